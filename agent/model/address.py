@@ -1,0 +1,122 @@
+"""Addresses: IPs in canonical form, socket addresses, and addresses inside a named network.
+
+IPv4-mapped IPv6 addresses become IPv4 here and nowhere else, so that every lookup after this file
+compares like with like.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
+
+IP = IPv4Address | IPv6Address
+CIDR = IPv4Network | IPv6Network
+
+
+class AddressError(ValueError):
+    """The text or bytes are not an address; the message quotes them."""
+
+
+@lru_cache(maxsize=16384)
+def parse_ip(text: str) -> IP:
+    """An IP from its text; IPv4-mapped IPv6 becomes IPv4; a zone (`%eth0`) is refused."""
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise AddressError(f"{text!r} is not an IP address") from error
+    if isinstance(ip, IPv6Address):
+        if ip.scope_id is not None:
+            raise AddressError(f"{text!r} carries a zone, which means nothing off its host")
+        return ip.ipv4_mapped or ip
+    return ip
+
+
+@lru_cache(maxsize=16384)
+def ip_from_bytes(raw: bytes) -> IP:
+    """An IP from 4 or 16 bytes in network order."""
+    if len(raw) == 4:
+        return IPv4Address(raw)
+    if len(raw) == 16:
+        ip = IPv6Address(raw)
+        return ip.ipv4_mapped or ip
+    raise AddressError(f"an IP address has 4 or 16 bytes, not {len(raw)}")
+
+
+def parse_cidr(text: str) -> CIDR:
+    """A network; host bits are dropped; a bare address is a network of one."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise AddressError(f"{text!r} is not an IP network (CIDR)") from error
+
+
+def cidr_from_bytes(raw: bytes, length: int) -> CIDR:
+    """A network from the bytes of its address and a prefix length in bits."""
+    if len(raw) not in (4, 16):
+        raise AddressError(f"an IP address has 4 or 16 bytes, not {len(raw)}")
+    if length > len(raw) * 8:
+        raise AddressError(f"prefix length {length} is longer than the address ({len(raw) * 8} bits)")
+    return ipaddress.ip_network((raw, length), strict=False)
+
+
+class SocketAddress(NamedTuple):
+    """An IP and a port (host order). Prints as `1.2.3.4:80` or `[fd00::1]:80`."""
+
+    ip: IP
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> SocketAddress:
+        """From `IPv4:port` or `[IPv6]:port`; the port is 1 to 65535."""
+        host, port = split_host_port(text)
+        return cls(parse_ip(host), port)
+
+    @classmethod
+    def from_sockname(cls, name: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:
+        """From what `getsockname()` or `getpeername()` answers for an IP socket."""
+        return cls(parse_ip(name[0].partition("%")[0]), name[1])
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """`host:port` or `[IPv6]:port` into its parts; the host is not resolved or checked further."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not colon or not host or (":" in host and not bracketed):
+        raise AddressError(f"{text!r} is not HOST:PORT (IPv6 needs brackets)")
+    if not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+        raise AddressError(f"{text!r} has no port between 1 and 65535")
+    return host, int(port)
+
+
+class NetworkAddress(NamedTuple):
+    """An IP inside a named network; the default network is the empty string. Prints as `net/ip`."""
+
+    network: str
+    ip: IP
+
+    def __str__(self) -> str:
+        return f"{self.network}/{self.ip}"
+
+
+class NamespacedHostname(NamedTuple):
+    """The primary key of a Service. Prints as `namespace/hostname`."""
+
+    namespace: str
+    hostname: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.hostname}"
+
+    @classmethod
+    def parse(cls, text: str) -> NamespacedHostname:
+        namespace, slash, hostname = text.partition("/")
+        if not slash or not hostname or "/" in hostname:
+            raise AddressError(f"{text!r} is not NAMESPACE/HOSTNAME")
+        return cls(namespace, hostname)

@@ -1,0 +1,80 @@
+"""How a connection ended or why it was refused: one closed table.
+
+Each outcome fixes what peers and operators see: the response flag of metrics and logs (facts/ztunnel
+8.2), the HTTP status of a refused CONNECT (2.2), and a hint for the person who reads the log.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, unique
+from typing import NamedTuple
+
+
+class Facts(NamedTuple):
+    flag: str
+    """`response_flags` label; `-` means success."""
+    status: int
+    """HTTP status of the answer to CONNECT, where one is still owed."""
+    hint: str
+
+
+@unique
+class Outcome(Enum):
+    """Why a connection ended. `outcome.value` is stable: logs, metrics and tests use the name."""
+
+    OK = Facts("-", 200, "")
+    DRAINED = Facts("-", 503, "the agent was stopping; the client may retry")
+    POLICY_DENIED = Facts(
+        "DENY", 401, "an authorization policy forbids it; see `ztun status` for the policies"
+    )
+    POLICY_CHANGED = Facts("DENY", 401, "a policy change closed a live connection")
+    BAD_REQUEST = Facts("CONNECT", 400, "the peer's CONNECT is not a legal HBONE request")
+    ADDRESS_MISMATCH = Facts("CONNECT", 400, "the CONNECT names a destination that is not the pod it reached")
+    UNKNOWN_SOURCE = Facts("CONNECT", 503, "the control plane does not know this pod (yet)")
+    UNKNOWN_DESTINATION_WORKLOAD = Facts(
+        "CONNECT", 503, "the control plane does not know the pod it reached (yet)"
+    )
+    UNKNOWN_MESH_DESTINATION = Facts(
+        "CONNECT", 503, "the address lies in the mesh, but no workload or service has it"
+    )
+    UNDECLARED_SERVICE_PORT = Facts("CONNECT", 503, "the Service declares no such port; add it to spec.ports")
+    NO_HEALTHY_UPSTREAM = Facts("CONNECT", 503, "the Service has no healthy endpoint")
+    UNKNOWN_WAYPOINT = Facts("CONNECT", 503, "the waypoint of the destination cannot be resolved")
+    UNKNOWN_GATEWAY = Facts("CONNECT", 503, "the gateway of the destination's network cannot be resolved")
+    NO_ROUTE_BETWEEN_NETWORKS = Facts("CONNECT", 503, "only Services can be reached across networks")
+    UNSUPPORTED = Facts("CONNECT", 503, "this version cannot do that yet; see the README")
+    SELF_CALL = Facts("CONNECT", 503, "a connection to the agent's own ports is refused: it would loop")
+    CONNECT_FAILED = Facts("CONNECT", 503, "the destination did not accept the connection")
+    CONNECT_TIMEOUT = Facts("CONNECT", 503, "the destination did not answer within the connect timeout")
+    HBONE_TIMEOUT = Facts("NETWORK_POLICY", 503, "a NetworkPolicy may block port 15008 between the nodes")
+    TLS_FAILED = Facts("TLS_FAILURE", 503, "the TLS handshake failed")
+    WRONG_IDENTITY = Facts("TLS_FAILURE", 503, "the peer's certificate does not carry an expected identity")
+    H2_FAILED = Facts("H2_HANDSHAKE_FAILURE", 503, "the HTTP/2 connection failed")
+    UPSTREAM_REFUSED = Facts("CONNECT", 503, "the destination's proxy refused the CONNECT; see its log")
+    IDENTITY_UNAVAILABLE = Facts("IDENTITY_ERROR", 503, "no valid certificate for the pod; see `ztun status`")
+    CERTIFICATE_REVOKED = Facts("CERT_REVOKED", 503, "a certificate in the chain was revoked")
+    OVERLOADED = Facts("CONNECT", 503, "the agent is at its limit of connections or file descriptors")
+    POD_REMOVED = Facts("-", 503, "the pod left the mesh")
+    RESET = Facts("-", 503, "one end reset the connection")
+    INTERNAL = Facts("CONNECT", 503, "a defect in ztun: please report it with the log line")
+
+    @property
+    def flag(self) -> str:
+        return self.value.flag
+
+    @property
+    def status(self) -> int:
+        return self.value.status
+
+    @property
+    def hint(self) -> str:
+        return self.value.hint
+
+
+class Refusal(Exception):
+    """A connection that must not go on: the outcome and the particulars, for the log line."""
+
+    def __init__(self, outcome: Outcome, detail: str = "") -> None:
+        super().__init__(detail or outcome.hint)
+        self.outcome = outcome
+        self.detail = detail or outcome.hint
