@@ -1,0 +1,165 @@
+"""The rules of docs/ARCHITECTURE.md, checked: who may import whom, file sizes, calls that have one home."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    p for top in ("agent", "redirect") for p in (ROOT / top).rglob("*.py") if "pb" not in p.parts
+)
+LINES_LIMIT = 400
+
+# package -> what it may import of ours (itself is always allowed). `*` = leaf modules named in full.
+ALLOWED: dict[str, set[str]] = {
+    "agent.model": set(),
+    "agent.policy": {"agent.model"},
+    "agent.state": {"agent.model", "agent.policy"},
+    "agent.wire": {"agent.model", "agent.control.pb"},
+    "agent.identity": {"agent.model", "agent.wire.tls_records"},
+    "agent.net": {"agent.model", "agent.wire", "agent.identity"},
+    "agent.telemetry": {"agent.model"},
+    "agent.control": {"agent.model", "agent.wire", "agent.identity"},
+    "agent.controlplane": {"agent.model", "agent.control.pb"},
+    "agent.proxy": {
+        "agent.model",
+        "agent.policy",
+        "agent.state",
+        "agent.wire",
+        "agent.identity",
+        "agent.net",
+        "agent.telemetry",
+    },
+    "agent.enroll": {"agent.model", "agent.state", "agent.policy.prefilter", "redirect"},
+    "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
+    "agent.lab": {"agent", "redirect"},
+    "agent.cli": {
+        "agent.model",
+        "agent.policy.explain",
+        "redirect",
+        "agent.lab",
+        "agent.controlplane",
+        "agent.config",
+        "agent.admin",
+        "agent.app",
+        "agent.worker",
+    },
+    "agent.config": {"agent.model"},
+    "agent.channel": {"agent.model"},
+    "agent.app": {"agent", "redirect"},
+    "agent.worker": {"agent", "redirect"},
+    "agent.__main__": {"agent.cli"},
+    "redirect": set(),
+}
+ASYNCIO_HOMES = (
+    "agent.net.loop",
+    "agent.control",
+    "agent.controlplane",
+    "agent.identity.keeper",
+    "agent.enroll",
+    "agent.admin",
+    "agent.app",
+    "agent.worker",
+    "agent.lab",
+    "agent.cli",
+    "agent.channel",
+)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def package_of(module: str) -> str:
+    return max((p for p in ALLOWED if module == p or module.startswith(p + ".")), key=len, default="agent")
+
+
+def imports_of(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                dotted = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*dotted.split("."))).with_suffix(".py").exists()
+                yield node.lineno, dotted if is_module else node.module
+
+
+def within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_rules(path: Path) -> None:
+    module = module_name(path)
+    package = package_of(module)
+    for line, name in imports_of(path):
+        if not (within(name, "agent") or within(name, "redirect")):
+            continue
+        allowed = within(name, package) or any(within(name, a) for a in ALLOWED.get(package, set()))
+        assert allowed, f"{path.relative_to(ROOT)}:{line}: {package} may not import {name}"
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("bcc", ("redirect.bcc_backend",)),
+        ("OpenSSL", ("agent.identity.handshake",)),
+        ("asyncio", ASYNCIO_HOMES),
+    ],
+)
+def test_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:
+    for path in SOURCES:
+        module = module_name(path)
+        if any(within(module, home) for home in homes):
+            continue
+        for line, name in imports_of(path):
+            assert not within(name, library), f"{path.relative_to(ROOT)}:{line}: {library} belongs to {homes}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_is_small_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text()
+    lines = text.count("\n")
+    assert lines <= LINES_LIMIT, (
+        f"{path.relative_to(ROOT)} has {lines} lines: which second job has it taken on?"
+    )
+    if lines:
+        assert ast.get_docstring(ast.parse(text)), f"{path.relative_to(ROOT)} has no module docstring"
+    assert path.stem not in {"utils", "helpers", "common", "manager"}
+
+
+def calls_in(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call | ast.Attribute):
+            target = node.func if isinstance(node, ast.Call) else node
+            yield node.lineno, ast.unparse(target)
+
+
+@pytest.mark.parametrize(
+    ("call", "homes", "reason"),
+    [
+        ("print", ("agent.cli", "agent.lab"), "output belongs to the command line"),
+        ("os.environ", ("agent.config",), "one reader of the environment"),
+        ("os.getenv", ("agent.config",), "one reader of the environment"),
+        (
+            "asyncio.create_task",
+            (),
+            "a task without an owner is lost, and its exception with it: use a TaskGroup",
+        ),
+        ("asyncio.ensure_future", (), "the same"),
+    ],
+)
+def test_call_has_its_home(call: str, homes: tuple[str, ...], reason: str) -> None:
+    for path in SOURCES:
+        module = module_name(path)
+        if any(within(module, home) for home in homes):
+            continue
+        for line, name in calls_in(path):
+            assert name != call, f"{path.relative_to(ROOT)}:{line}: {call}: {reason}"
