@@ -47,9 +47,17 @@ def ip_from_bytes(raw: bytes) -> IP:
 def parse_cidr(text: str) -> CIDR:
     """A network; host bits are dropped; a bare address is a network of one."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return _canonical(ipaddress.ip_network(text, strict=False))
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP network (CIDR)") from error
+
+
+def _canonical(network: CIDR) -> CIDR:
+    """A range inside ::ffff:0:0/96 is the IPv4 range it stands for: only so can it contain an address."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return (
+        network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
+    )
 
 
 def cidr_from_bytes(raw: bytes, length: int) -> CIDR:
@@ -58,7 +66,7 @@ def cidr_from_bytes(raw: bytes, length: int) -> CIDR:
         raise AddressError(f"an IP address has 4 or 16 bytes, not {len(raw)}")
     if length > len(raw) * 8:
         raise AddressError(f"prefix length {length} is longer than the address ({len(raw) * 8} bits)")
-    return ipaddress.ip_network((raw, length), strict=False)
+    return _canonical(ipaddress.ip_network((raw, length), strict=False))
 
 
 class SocketAddress(NamedTuple):

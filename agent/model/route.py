@@ -10,6 +10,9 @@ from agent.model.identity import Identity
 from agent.model.service import Service
 from agent.model.workload import Workload
 
+HBONE_PORT = 15008
+"""Where every node proxy, waypoint and gateway takes HBONE, on the address of the workload itself."""
+
 
 class Hop(Enum):
     """How the bytes travel; the value is the word used in dumps and logs."""
@@ -26,8 +29,9 @@ class Route:
 
     `target` is what is dialled (for HBONE with its port 15008); `authority` the CONNECT's destination,
     None unless tunnelled; `accepted` the identities the other end may prove, in order; `destination`
-    the workload behind the target (the waypoint, where one is used), None when unknown; `service` the
-    Service that was addressed.
+    the workload behind the target (the waypoint or gateway, where one is used), None when unknown; `service`
+    the Service that was addressed; `inner_accepted`, for DOUBLE_HBONE, the identities the far end of the
+    inner tunnel may prove.
     """
 
     hop: Hop
@@ -36,3 +40,4 @@ class Route:
     accepted: tuple[Identity, ...] = ()
     destination: Workload | None = None
     service: Service | None = None
+    inner_accepted: tuple[Identity, ...] = ()

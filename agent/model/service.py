@@ -77,7 +77,7 @@ class Service:
     hostname: str
     vips: tuple[NetworkAddress, ...] = ()
     cidr_vips: tuple[CidrVip, ...] = ()
-    ports: Mapping[int, int] = field(default=NO_PORTS, hash=False)
+    ports: Mapping[int, int] = field(default_factory=lambda: NO_PORTS, hash=False)
     """Service port -> target port; 0 means a named port, resolved per endpoint."""
     subject_alt_names: tuple[str, ...] = ()
     waypoint: GatewayAddress | None = None

@@ -86,7 +86,9 @@ class Workload:
     status: Health = Health.HEALTHY
     cluster_id: str = "Kubernetes"
     hostname: str = ""
-    services: Mapping[NamespacedHostname, Mapping[int, int]] = field(default=EMPTY, hash=False)
+    services: Mapping[NamespacedHostname, Mapping[int, int]] = field(
+        default_factory=lambda: EMPTY, hash=False
+    )
     """Service key -> {service port -> target port of this workload}."""
     application_tunnel: ApplicationTunnel | None = None
     locality: Locality = Locality()
