@@ -1,0 +1,366 @@
+"""TLS 1.3 handshakes of the mesh, by pyOpenSSL over memory buffers; the only importer of pyOpenSSL.
+
+Decides who the other end is: chain, validity and usage are checked by OpenSSL, the SPIFFE identity here,
+before any application byte is looked at (facts/ztunnel 3.1, 3.3, 3.4). What comes out is a `Secured`: plain
+values for `wire.tls_records`; OpenSSL is not used again for the connection. Keys come from memory and never
+reach a disk or a log. Knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL, crypto
+
+from agent.model.identity import Identity, IdentityError
+from agent.model.outcome import Outcome, Refusal
+from agent.wire.tls_records import HEADER_BYTES, MAX_CIPHER_BYTES, Alert, TlsRecords, TlsState
+
+# AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
+CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
+ALPN = b"h2"
+# A hello with post-quantum key share and a chain of several certificates stay far below.
+MAX_HANDSHAKE_BYTES = 1 << 17
+_HANDSHAKE_RECORDS = (20, 21, 22, 23)
+_READ_BYTES = 1 << 16
+
+VERIFY_ERRORS = {
+    7: "its signature is wrong",
+    9: "it is not valid yet (check the clocks of both nodes)",
+    10: "it has expired (check the peer's certificate renewal)",
+    18: "it is self-signed",
+    19: "its root is not trusted here (check the trust bundles of both nodes)",
+    20: "its issuer is not trusted here (check the trust bundles of both nodes)",
+    21: "its issuer is not trusted here (check the trust bundles of both nodes)",
+    23: "it was revoked",
+    24: "its issuer is not an authority",
+    26: "its extended key usage does not allow this role",
+}
+"""X509_V_ERR_* of OpenSSL's x509_vfy.h, for people."""
+
+
+class HandshakeError(Refusal):
+    """The handshake failed: outcome TLS_FAILED, or WRONG_IDENTITY when TLS was fine but the peer is not."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What one workload proves its identity with, and whom it trusts.
+
+    `chain` is the leaf and its intermediates, leaf first, roots left out; `roots` are the trust anchors for
+    peers, all of them equal. The OpenSSL contexts are made once per object: hold on to it.
+    """
+
+    identity: Identity
+    key: EllipticCurvePrivateKey | RSAPrivateKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...] = field(repr=False)
+    roots: tuple[x509.Certificate, ...] = field(repr=False)
+
+    @cached_property
+    def server_context(self) -> SSL.Context:
+        context = _context(self)
+        context.set_alpn_select_callback(_select_alpn)
+        return context
+
+    @cached_property
+    def client_context(self) -> SSL.Context:
+        context = _context(self)
+        context.set_alpn_protos([ALPN])
+        return context
+
+    @property
+    def not_after(self) -> float:
+        """When the leaf expires, in seconds since the epoch."""
+        return self.chain[0].not_valid_after_utc.timestamp()
+
+
+def _context(credentials: Credentials) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    context.set_tls13_ciphersuites(CIPHER_SUITES)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.use_privatekey(credentials.key)
+    context.use_certificate(credentials.chain[0])
+    for certificate in credentials.chain[1:]:
+        context.add_extra_chain_cert(certificate)
+    store = context.get_cert_store()
+    assert store is not None, "a context has a store"
+    for root in credentials.roots:
+        store.add_cert(crypto.X509.from_cryptography(root))
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify)
+    context.set_keylog_callback(_on_secret)
+    return context
+
+
+def _session_of(connection: SSL.Connection) -> Session:
+    session: Session = connection.get_app_data()
+    return session
+
+
+def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    if ALPN in offered:
+        return ALPN
+    _session_of(connection).note(f"the peer offers the protocols {offered!r}; HBONE is {ALPN.decode()}")
+    return SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+    if not ok:
+        reason = VERIFY_ERRORS.get(error, f"OpenSSL verify error {error}")
+        which = "certificate" if depth == 0 else f"certificate chain (depth {depth})"
+        _session_of(connection).note(f"the peer's {which} is not accepted: {reason}")
+    return bool(ok)
+
+
+def _on_secret(connection: SSL.Connection, line: bytes) -> None:
+    # The one place traffic secrets pass through as text: they go into the session and nowhere else.
+    label, _, secret = line.split(b" ")
+    if label in (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0"):
+        _session_of(connection).take_secret(label[:6] == b"CLIENT", bytes.fromhex(secret.decode()))
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """A finished handshake: who the peer is, the record state, and bytes that came behind the handshake."""
+
+    state: TlsState
+    suite: str
+    group: str
+    peer: Identity | None
+    peer_der: bytes = field(repr=False)
+    leftover: bytes = field(repr=False)
+
+
+@lru_cache(maxsize=4096)
+def spiffe_identities(der: bytes) -> tuple[Identity, ...]:
+    """All SPIFFE identities of a certificate, in the order of its URI names; others are skipped."""
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    found = []
+    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
+        try:
+            found.append(Identity.parse(uri))
+        except IdentityError:
+            continue
+    return tuple(found)
+
+
+def _check_client(own: Identity, presented: tuple[Identity, ...]) -> None:
+    """facts/ztunnel 3.3: some identity of the client lies in the trust domain of our own certificate."""
+    if not any(identity.trust_domain == own.trust_domain for identity in presented):
+        raise HandshakeError(
+            Outcome.WRONG_IDENTITY,
+            f"the client presents {_listed(presented)}; want one in the trust domain {own.trust_domain!r}",
+        )
+
+
+def _check_server(accepted: tuple[Identity, ...], presented: tuple[Identity, ...]) -> None:
+    """facts/ztunnel 3.4: any identity of the server is any of the accepted."""
+    if not any(identity in accepted for identity in presented):
+        raise HandshakeError(
+            Outcome.WRONG_IDENTITY,
+            f"the server presents {_listed(presented)}; expected {_listed(accepted)}",
+        )
+
+
+def _listed(identities: tuple[Identity, ...]) -> str:
+    return " or ".join(str(i) for i in identities) or "no SPIFFE identity"
+
+
+class Session:
+    """One handshake, either end. `feed` what arrives, send `outgoing`, until `done`."""
+
+    __slots__ = (
+        "_check",
+        "_client_secret",
+        "_connection",
+        "_fed_bytes",
+        "_incoming",
+        "_is_server",
+        "_notes",
+        "_output",
+        "_secured",
+        "_server_secret",
+    )
+
+    def __init__(self, context: SSL.Context, check: Callable[[tuple[Identity, ...]], None], is_server: bool):
+        self._connection = SSL.Connection(context, None)
+        self._connection.set_app_data(self)
+        self._check = check
+        self._is_server = is_server
+        self._incoming = bytearray()
+        self._output: deque[bytes] = deque()
+        self._notes: list[str] = []
+        self._client_secret = self._server_secret = b""
+        self._secured: Secured | None = None
+        self._fed_bytes = 0
+        if is_server:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+            self._step()
+
+    @classmethod
+    def server(cls, credentials: Credentials) -> Session:
+        """The accepting end: the client must prove an identity in our own trust domain."""
+        own = credentials.identity
+        return cls(credentials.server_context, lambda found: _check_client(own, found), True)
+
+    @classmethod
+    def client(cls, credentials: Credentials, accepted: tuple[Identity, ...]) -> Session:
+        """The dialling end: the server must prove one of `accepted`. Sends no server name."""
+        return cls(credentials.client_context, lambda found: _check_server(accepted, found), False)
+
+    @property
+    def is_server(self) -> bool:
+        return self._is_server
+
+    @property
+    def done(self) -> bool:
+        return self._secured is not None
+
+    @property
+    def secured(self) -> Secured:
+        """The result. Only when `done`."""
+        if self._secured is None:
+            raise AssertionError("the handshake is not done")
+        return self._secured
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer; not to be called once `done`.
+
+        Raises HandshakeError; what `outgoing` holds then (an alert) should still be sent.
+        """
+        self._incoming += data
+        # Record by record: what follows the last record of the handshake must not reach OpenSSL.
+        while self._secured is None:
+            record = self._next_record()
+            if record is None:
+                return
+            self._connection.bio_write(record)
+            self._step()
+
+    def outgoing(self) -> bytes:
+        """Bytes for the peer; empty when there are none."""
+        data = b"".join(self._output)
+        self._output.clear()
+        return data
+
+    def note(self, text: str) -> None:
+        """Something a callback found, to explain the failure that OpenSSL will report."""
+        self._notes.append(text)
+
+    def take_secret(self, of_client: bool, secret: bytes) -> None:
+        if of_client:
+            self._client_secret = secret
+        else:
+            self._server_secret = secret
+
+    def _next_record(self) -> bytes | None:
+        data = self._incoming
+        if data and data[0] not in _HANDSHAKE_RECORDS:
+            raise HandshakeError(
+                Outcome.TLS_FAILED,
+                f"the peer does not speak TLS here; its first bytes are {bytes(data[:16])!r}",
+            )
+        if len(data) < HEADER_BYTES:
+            return None
+        size = HEADER_BYTES + (data[3] << 8 | data[4])
+        self._fed_bytes += size if len(data) >= size else 0
+        if size > HEADER_BYTES + MAX_CIPHER_BYTES or self._fed_bytes > MAX_HANDSHAKE_BYTES:
+            raise HandshakeError(Outcome.TLS_FAILED, "the peer's handshake is longer than any legal one")
+        if len(data) < size:
+            return None
+        record = bytes(data[:size])
+        del data[:size]
+        return record
+
+    def _step(self) -> None:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            self._collect()
+            return
+        except SSL.Error as error:
+            self._collect()
+            raise HandshakeError(Outcome.TLS_FAILED, self._explain(error)) from None
+        self._finish()
+
+    def _collect(self) -> int:
+        """Move what OpenSSL wants to send to the output; the number of records in it."""
+        try:
+            data = self._connection.bio_read(_READ_BYTES)
+        except SSL.WantReadError:
+            return 0
+        self._output.append(data)
+        records = at = 0
+        while at < len(data):
+            at += HEADER_BYTES + int.from_bytes(data[at + 3 : at + 5], "big")
+            records += 1
+        return records
+
+    def _finish(self) -> None:
+        connection = self._connection
+        if connection.get_alpn_proto_negotiated() != ALPN:
+            raise HandshakeError(Outcome.TLS_FAILED, "the peer does not speak HTTP/2 inside TLS (no ALPN h2)")
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            raise HandshakeError(Outcome.TLS_FAILED, "the peer presents no certificate")
+        der = certificate.public_bytes(Encoding.DER)
+        # What a server sends behind the client's last message are session tickets, sealed under the
+        # application key already: they count in its write sequence.
+        sent = self._collect()
+        presented = spiffe_identities(der)
+        state = self._state(sent if self._is_server else 0)
+        self._check_peer(presented, state)
+        self._secured = Secured(
+            state,
+            str(connection.get_cipher_name()),
+            str(connection.get_group_name() or ""),
+            presented[0] if presented else None,
+            der,
+            bytes(self._incoming),
+        )
+        # The connection and the session hold each other; apart, both go without the garbage collector.
+        connection.set_app_data(None)
+        del self._connection, self._incoming
+
+    def _check_peer(self, presented: tuple[Identity, ...], state: TlsState) -> None:
+        try:
+            self._check(presented)
+        except HandshakeError:
+            if self._is_server:
+                self._output.append(TlsRecords(state).seal_alert(Alert.ACCESS_DENIED))
+            else:
+                # The last flight would hand our certificate to a server that is not the one meant.
+                self._output.clear()
+            raise
+
+    def _state(self, sent_records: int) -> TlsState:
+        read, write = self._server_secret, self._client_secret
+        if self._is_server:
+            read, write = write, read
+        self._client_secret = self._server_secret = b""
+        return TlsState(str(self._connection.get_cipher_name()), read, 0, write, sent_records)
+
+    def _explain(self, error: SSL.Error) -> str:
+        if self._notes:
+            return "; ".join(dict.fromkeys(self._notes))
+        reasons = [str(entry[-1]) for entry in error.args[0]] if error.args and error.args[0] else []
+        text = ", ".join(reasons) or "the peer closed the connection"
+        if "peer did not return a certificate" in text:
+            text = "the peer presents no certificate"
+        return f"TLS handshake: {text}"

@@ -1,0 +1,282 @@
+"""Handshakes between two of ours, and every way in which a peer must be refused with a reason."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from OpenSSL import SSL
+
+from agent.identity.handshake import Credentials, HandshakeError, Session
+from agent.model.identity import Identity
+from agent.model.outcome import Outcome
+from agent.wire.tls_records import TlsError, TlsRecords
+from tests.support.certs import Issued, TestCA, credentials
+
+A = "spiffe://cluster.local/ns/a/sa/a"
+B = "spiffe://cluster.local/ns/b/sa/b"
+CA = TestCA()
+OTHER_CA = TestCA()
+CLIENT = credentials(CA, A)
+SERVER = credentials(CA, B)
+ACCEPT_B = (SERVER.identity,)
+
+
+def shake(
+    client: Credentials, server: Credentials, accepted: tuple[Identity, ...] = ACCEPT_B, piece: int = 1 << 20
+) -> tuple[Session, Session]:
+    """Drive both ends, `piece` bytes at a time, until both are done. Raises what the first to fail raises."""
+    one, two = Session.client(client, accepted), Session.server(server)
+    for _ in range(10):
+        for end, other in ((one, two), (two, one)):
+            data = end.outgoing()
+            for at in range(0, len(data), piece):
+                if not other.done:
+                    other.feed(data[at : at + piece])
+        if one.done and two.done:
+            return one, two
+    raise AssertionError("the handshake does not end")
+
+
+def open_all(records: TlsRecords, data: bytes) -> bytes:
+    out = memoryview(bytearray(len(data) + 1))
+    _, made = records.open(memoryview(data), len(data), out)
+    return bytes(out[:made])
+
+
+def seal(records: TlsRecords, data: bytes) -> bytes:
+    out = memoryview(bytearray(TlsRecords.sealed_bytes(len(data))))
+    return bytes(out[: records.seal(memoryview(bytearray(data + b"\0")), len(data), out)])
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+def test_both_ends_know_each_other(piece: int) -> None:
+    client, server = shake(CLIENT, SERVER, piece=piece)
+    assert client.secured.peer == Identity.parse(B) and server.secured.peer == Identity.parse(A)
+    assert client.secured.suite == server.secured.suite == "TLS_AES_128_GCM_SHA256"
+    assert client.secured.group == "X25519MLKEM768"
+    assert client.secured.leftover == server.secured.leftover == b""
+
+
+def test_records_go_on_where_the_handshake_ended_tickets_counted() -> None:
+    client, server = Session.client(CLIENT, ACCEPT_B), Session.server(SERVER)
+    server.feed(client.outgoing())
+    client.feed(server.outgoing())
+    server.feed(client.outgoing())
+    tickets = server.outgoing()
+    ours, theirs = TlsRecords(client.secured.state), TlsRecords(server.secured.state)
+    assert open_all(ours, tickets + seal(theirs, b"answer")) == b"answer"
+    assert open_all(theirs, seal(ours, b"request")) == b"request"
+
+
+def test_bytes_behind_the_handshake_stay_ours() -> None:
+    one, two = Session.client(CLIENT, ACCEPT_B), Session.server(SERVER)
+    two.feed(one.outgoing())
+    one.feed(two.outgoing())
+    early = seal(TlsRecords(one.secured.state), b"at once")
+    two.feed(one.outgoing() + early[:9])
+    assert two.secured.leftover == early[:9]
+    assert open_all(TlsRecords(two.secured.state), two.secured.leftover + early[9:]) == b"at once"
+
+
+def test_an_intermediate_is_presented_and_several_roots_are_trusted() -> None:
+    client = credentials(CA, A, issued=CA.issue(A, intermediate=True), roots=(OTHER_CA, CA))
+    server = credentials(OTHER_CA, B, roots=(CA, OTHER_CA))
+    assert shake(client, server)[1].secured.peer == Identity.parse(A)
+
+
+def test_an_rsa_root_and_the_other_suite_work_too() -> None:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_tls13_ciphersuites(b"TLS_AES_256_GCM_SHA384")
+    context.set_alpn_protos([b"h2"])
+    issued = CA.issue(A)
+    context.use_privatekey(issued.key)
+    context.use_certificate(issued.leaf)
+    peer = SSL.Connection(context, None)
+    peer.set_connect_state()
+    session = Session.server(SERVER)
+    for _ in range(2):
+        try:
+            peer.do_handshake()
+        except SSL.WantReadError:
+            pass
+        session.feed(peer.bio_read(65536))
+        peer.bio_write(session.outgoing())
+    assert session.secured.suite == "TLS_AES_256_GCM_SHA384" and len(session.secured.state.read_secret) == 48
+    peer.send(b"hello")
+    assert open_all(TlsRecords(session.secured.state), peer.bio_read(65536)) == b"hello"
+    assert peer.get_servername() is None
+
+
+# -- whom the server refuses
+
+
+def presented(issued: Issued, ca: TestCA = CA) -> Credentials:
+    return credentials(ca, A, issued=issued, roots=(CA,))
+
+
+REFUSED_CLIENTS = [
+    ("expired", lambda: presented(CA.expired(A)), Outcome.TLS_FAILED, "expired"),
+    ("another root", lambda: presented(OTHER_CA.issue(A)), Outcome.TLS_FAILED, "not accepted"),
+    (
+        "wrong usage",
+        lambda: presented(CA.issue(A, usages=("server",))),
+        Outcome.TLS_FAILED,
+        "extended key usage",
+    ),
+    ("no SAN", lambda: presented(CA.issue(None)), Outcome.WRONG_IDENTITY, "no SPIFFE identity"),
+    (
+        "SAN is no identity",
+        lambda: presented(CA.issue("https://a/")),
+        Outcome.WRONG_IDENTITY,
+        "no SPIFFE identity",
+    ),
+    (
+        "another trust domain",
+        lambda: presented(CA.issue("spiffe://other/ns/a/sa/a")),
+        Outcome.WRONG_IDENTITY,
+        "spiffe://other/ns/a/sa/a; want one in the trust domain 'cluster.local'",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("client", "outcome", "text"),
+    [row[1:] for row in REFUSED_CLIENTS],
+    ids=[row[0] for row in REFUSED_CLIENTS],
+)
+def test_the_server_refuses(client: object, outcome: Outcome, text: str) -> None:
+    with pytest.raises(HandshakeError) as caught:
+        shake(client(), SERVER)  # type: ignore[operator]
+    assert caught.value.outcome is outcome and text in caught.value.detail
+
+
+def test_a_refused_client_learns_it_by_an_alert() -> None:
+    one, two = Session.client(presented(CA.issue(None)), ACCEPT_B), Session.server(SERVER)
+    two.feed(one.outgoing())
+    one.feed(two.outgoing())
+    with pytest.raises(HandshakeError):
+        two.feed(one.outgoing())
+    with pytest.raises(TlsError, match="access_denied"):
+        open_all(TlsRecords(one.secured.state), two.outgoing())
+
+
+def test_a_client_without_certificate_is_refused() -> None:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(HandshakeError, match="presents no certificate"):
+        stdlib_client(context)
+
+
+def test_a_client_without_h2_is_refused() -> None:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    with pytest.raises(HandshakeError, match=r"http/1.1|h2"):
+        stdlib_client(context)
+
+
+def test_tls_1_2_is_refused() -> None:
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(HandshakeError, match=r"version|protocol") as caught:
+        stdlib_client(context)
+    assert caught.value.outcome is Outcome.TLS_FAILED
+
+
+def stdlib_client(context: ssl.SSLContext) -> None:
+    """A handshake of Python's own ssl module, as a stranger, with our server."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peer = context.wrap_bio(incoming, outgoing)
+    session = Session.server(SERVER)
+    for _ in range(3):
+        try:
+            peer.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        if data := outgoing.read():
+            session.feed(data)
+        incoming.write(session.outgoing())
+
+
+# -- whom the client refuses
+
+
+def test_any_identity_of_the_server_may_be_any_of_the_accepted() -> None:
+    server = credentials(CA, B, issued=CA.issue(B, more_uris=["https://x/", A]))
+    accepted = (Identity.parse("spiffe://cluster.local/ns/z/sa/z"), Identity.parse(A))
+    client, _ = shake(CLIENT, server, accepted)
+    assert client.secured.peer == Identity.parse(B)  # the first is who it is
+
+
+def test_the_client_names_expected_and_presented_and_keeps_its_certificate() -> None:
+    one, two = Session.client(CLIENT, (CLIENT.identity,)), Session.server(SERVER)
+    two.feed(one.outgoing())
+    with pytest.raises(HandshakeError) as caught:
+        one.feed(two.outgoing())
+    assert caught.value.outcome is Outcome.WRONG_IDENTITY
+    assert caught.value.detail == f"the server presents {B}; expected {A}"
+    assert one.outgoing() == b""
+
+
+def test_nothing_accepted_means_nobody() -> None:
+    with pytest.raises(HandshakeError, match="no SPIFFE identity"):
+        shake(CLIENT, SERVER, ())
+
+
+@pytest.mark.parametrize(
+    ("issued", "text"),
+    [
+        (CA.expired(B), "expired"),
+        (OTHER_CA.issue(B), "not accepted"),
+        (CA.issue(B, usages=("client",)), "extended key usage"),
+    ],
+    ids=["expired", "another root", "wrong usage"],
+)
+def test_the_client_refuses(issued: Issued, text: str) -> None:
+    with pytest.raises(HandshakeError, match=text) as caught:
+        shake(CLIENT, credentials(CA, B, issued=issued))
+    assert caught.value.outcome is Outcome.TLS_FAILED
+
+
+# -- strangers, and what must never be seen
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", r"does not speak TLS.*GET /"),
+        (b"PRI * HTTP/2.0\r\n", "does not speak TLS"),
+        (b"\x16\x03\x01\xff\xff", "longer than any legal"),
+        (b"\x16\x03\x01\x00\x05hello", "TLS handshake"),
+        (b"\x17\x03\x03\x00\x05hello", "TLS handshake"),
+    ],
+)
+def test_strangers_are_named(data: bytes, text: str) -> None:
+    session = Session.server(SERVER)
+    with pytest.raises(HandshakeError, match=text) as caught:
+        session.feed(data)
+    assert caught.value.outcome is Outcome.TLS_FAILED
+
+
+def test_an_endless_handshake_is_cut_off() -> None:
+    session = Session.server(SERVER)
+    hello = b"\x16\x03\x01\x40\x00" + b"\x01\x03\xff\xff" + bytes(16380)
+    with pytest.raises(HandshakeError):
+        for _ in range(20):
+            session.feed(hello)
+
+
+def test_nothing_secret_is_printed() -> None:
+    client, _ = shake(CLIENT, SERVER)
+    shown = repr(CLIENT) + repr(client.secured) + repr(client.secured.state)
+    number = CLIENT.key.private_numbers().private_value
+    assert str(number) not in shown and "PRIVATE" not in shown
+    assert client.secured.state.read_secret.hex() not in shown and "key=" not in shown
+
+
+def test_contexts_are_made_once() -> None:
+    assert CLIENT.client_context is CLIENT.client_context
+    assert CLIENT.server_context is CLIENT.server_context
