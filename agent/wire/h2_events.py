@@ -1,0 +1,150 @@
+"""What an HTTP/2 connection reports to its owner, the state of one stream, and the connection's limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this end allows its peer, and how it checks that the peer lives (facts/ztunnel 2.3, 2.4)."""
+
+    stream_window_bytes: int = 4 * MIB
+    connection_window_bytes: int = 16 * MIB
+    frame_bytes: int = MIB
+    header_list_bytes: int = 16384
+    peer_streams: int = 0
+    """How many streams the peer may have open at once; a client allows none."""
+    ping_after_s: float = 10.0
+    ping_timeout_s: float = 20.0
+
+
+CLIENT_LIMITS = Limits()
+SERVER_LIMITS = Limits(header_list_bytes=65536, peer_streams=200)
+
+
+class Stream:
+    """One stream, both directions. `owner` is the user's; everything else belongs to the codec."""
+
+    __slots__ = (
+        "id",
+        "is_answered",
+        "is_headed",
+        "local_open",
+        "owner",
+        "receive_window",
+        "remote_open",
+        "send_window",
+        "unreturned",
+    )
+
+    def __init__(self, stream_id: int, send_window: int, receive_window: int) -> None:
+        self.id = stream_id
+        self.send_window = send_window
+        self.receive_window = receive_window
+        self.unreturned = 0
+        """Bytes the user is done with, for which the peer has not got credit back yet."""
+        self.local_open = self.remote_open = True
+        self.is_headed = False
+        """The peer's first HEADERS (not interim) came; more of them are trailers."""
+        self.is_answered = False
+        """The final answer was sent (server) or received (client)."""
+        self.owner: Any = None
+
+    def __repr__(self) -> str:
+        return f"Stream({self.id})"
+
+
+@dataclass(slots=True)
+class HeadReceived:
+    """A request (server) or a final answer (client). `fields` includes the pseudo headers."""
+
+    stream: Stream
+    fields: list[tuple[str, str]]
+    ended: bool
+
+
+@dataclass(slots=True)
+class DataReceived:
+    """Payload, valid until the next `receive`; give credit back with `consumed(stream, len(data))`."""
+
+    stream: Stream
+    data: memoryview
+    ended: bool
+
+
+@dataclass(slots=True)
+class StreamReset:
+    """The stream is gone. `by_peer` is false when this end reset it for a violation (`text` says which)."""
+
+    stream: Stream
+    code: int
+    by_peer: bool = True
+    text: str = ""
+
+
+@dataclass(slots=True)
+class WindowOpened:
+    """More may be sent: on one stream, or on all (None)."""
+
+    stream: Stream | None
+
+
+@dataclass(slots=True)
+class StreamsChanged:
+    """The peer's limit of streams changed, or a stream ended: `free_streams` has a new value."""
+
+
+@dataclass(slots=True)
+class GoAwayReceived:
+    """No new streams on this connection; those the peer will not process were reset before this event."""
+
+    last_stream_id: int
+    code: int
+    text: str
+
+
+@dataclass(slots=True)
+class ConnectionFailed:
+    """The peer broke the protocol, or lost its ping. GOAWAY is in the output; write it and close."""
+
+    code: int
+    text: str
+
+
+Event = (
+    HeadReceived
+    | DataReceived
+    | StreamReset
+    | WindowOpened
+    | StreamsChanged
+    | GoAwayReceived
+    | ConnectionFailed
+)
+
+
+class Bucket:
+    """A budget against floods: `burst` at once, then `per_s`. Time is the caller's."""
+
+    __slots__ = ("_at_s", "_level", "burst", "per_s")
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self.burst = burst
+        self.per_s = per_s
+        self._level = burst
+        self._at_s = 0.0
+
+    def take(self, now_s: float) -> bool:
+        """Spend one; false when the budget is gone."""
+        if self._level < 1:
+            self._level = min(self.burst, self._level + (now_s - self._at_s) * self.per_s)
+            self._at_s = now_s
+            if self._level < 1:
+                return False
+        elif self._level == self.burst:
+            self._at_s = now_s
+        self._level -= 1
+        return True

@@ -1,0 +1,195 @@
+"""The sending half of an HTTP/2 connection that carries CONNECT tunnels: streams, windows, frames out.
+
+Sans-IO: control frames collect in `out`; DATA payloads never pass through here, only their headers do
+(`data_header_into`). `h2_tunnel` adds the receiving half. RFC 9113; values of facts/ztunnel 2.3 and 2.6.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from agent.wire import h2_frames as frames
+from agent.wire import h2_headers
+from agent.wire.h2_events import Limits, Stream
+from agent.wire.h2_frames import FRAME_HEADER, ErrorCode, Setting
+
+# Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
+REMEMBERED_RESETS = 1024
+SHUTDOWN_PING = b"ztun-end"
+
+
+class H2Sender:
+    """State of one connection and all that is sent on it. Not used alone: see `h2_tunnel.H2Tunnels`."""
+
+    def __init__(self, *, is_server: bool, limits: Limits) -> None:
+        self.is_server = is_server
+        self.limits = limits
+        self.out = bytearray()
+        """Control frames to send, in order, before any DATA staged later. Take with `data_to_send`."""
+        self.streams: dict[int, Stream] = {}
+        self.send_window = frames.DEFAULT_WINDOW
+        self.receive_window = limits.connection_window_bytes
+        self.unreturned = 0
+        self.peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
+        self.peer_window = frames.DEFAULT_WINDOW
+        self.peer_streams: int | None = None
+        """The peer's MAX_CONCURRENT_STREAMS, None while it set no limit."""
+        self.failed = False
+        self.goaway_sent = self.goaway_received = False
+        self._closes_door = False
+        """The first GOAWAY of a graceful end is out, the second not yet."""
+        self._resets: OrderedDict[int, None] = OrderedDict()
+        self._next_id = 1
+        self._last_peer_id = 0
+        self._table_emptied = False
+        self._stream_quarter = limits.stream_window_bytes // 4
+        self._connection_quarter = limits.connection_window_bytes // 4
+        self._greet()
+
+    def _greet(self) -> None:
+        limits = self.limits
+        values = {
+            Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+            Setting.MAX_FRAME_SIZE: limits.frame_bytes,
+            Setting.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
+        }
+        if self.is_server:
+            values[Setting.MAX_CONCURRENT_STREAMS] = limits.peer_streams
+        else:
+            values[Setting.ENABLE_PUSH] = 0
+            self.out += frames.PREFACE
+        self.out += frames.settings(values)
+        extra = limits.connection_window_bytes - frames.DEFAULT_WINDOW
+        if extra > 0:
+            self.out += frames.window_update(0, extra)
+
+    def data_to_send(self) -> bytes:
+        """All control frames that wait, once."""
+        data = bytes(self.out)
+        self.out.clear()
+        return data
+
+    # -- streams
+
+    @property
+    def can_open(self) -> bool:
+        """No GOAWAY either way, no failure, and stream ids are left."""
+        return not (
+            self.goaway_received or self.goaway_sent or self.failed or self._next_id > frames.MAX_STREAM_ID
+        )
+
+    def open(self, authority: str, headers: Iterable[tuple[str, str]]) -> Stream:
+        """Send a CONNECT (client). The caller has checked `can_open` and the peer's limit of streams."""
+        if not self.can_open or self.is_server:
+            raise AssertionError("open() on a connection that takes no new streams")
+        stream = Stream(self._next_id, self.peer_window, self.limits.stream_window_bytes)
+        self._next_id += 2
+        self.streams[stream.id] = stream
+        self._send_block(stream.id, h2_headers.encode_connect(authority), headers, ended=False)
+        return stream
+
+    def answer(self, stream: Stream, status: int, headers: Iterable[tuple[str, str]], *, ended: bool) -> None:
+        """Send the final answer (server). With `ended`, the stream is over in both directions."""
+        if not stream.local_open:
+            return
+        self._send_block(stream.id, h2_headers.encode_status(status), headers, ended=ended)
+        stream.is_answered = True
+        if ended:
+            stream.local_open = False
+            if stream.remote_open:
+                # As upstream's h2 does: the rest of the request is not wanted, and nothing went wrong.
+                self.reset(stream, ErrorCode.NO_ERROR)
+            else:
+                self._forget(stream)
+
+    def end(self, stream: Stream) -> None:
+        """Half-close: an empty DATA frame with END_STREAM."""
+        if not stream.local_open:
+            return
+        stream.local_open = False
+        self.out += frames.frame(frames.DATA, frames.END_STREAM, stream.id)
+        if not stream.remote_open:
+            self._forget(stream)
+
+    def reset(self, stream: Stream, code: ErrorCode) -> None:
+        """RST_STREAM, unless the stream is over already."""
+        if self.streams.get(stream.id) is not stream:
+            return
+        self.out += frames.rst_stream(stream.id, code)
+        self._resets[stream.id] = None
+        if len(self._resets) > REMEMBERED_RESETS:
+            self._resets.popitem(last=False)
+        self._forget(stream)
+
+    def _forget(self, stream: Stream) -> None:
+        stream.local_open = stream.remote_open = False
+        del self.streams[stream.id]
+
+    def _send_block(
+        self, stream_id: int, block: bytes, headers: Iterable[tuple[str, str]], *, ended: bool
+    ) -> None:
+        block += h2_headers.encode_fields(headers)
+        if not self._table_emptied:
+            self._table_emptied = True
+            block = h2_headers.EMPTY_TABLE + block
+        self.out += frames.headers(stream_id, block, ended=ended, frame_bytes=self.peer_frame_bytes)
+
+    # -- data
+
+    def sendable(self, stream: Stream) -> int:
+        """How many bytes the next DATA frame of this stream may carry; 0 or less: wait for WindowOpened."""
+        if not stream.local_open:
+            return 0
+        return min(stream.send_window, self.send_window, self.peer_frame_bytes)
+
+    def data_header_into(self, buffer: memoryview, at: int, stream: Stream, size: int) -> None:
+        """Write the 9 bytes in front of `size` bytes of payload, and debit both windows.
+
+        Whatever `out` holds must be sent before this frame.
+        """
+        FRAME_HEADER.pack_into(buffer, at, size >> 8, size & 0xFF, frames.DATA, 0, stream.id)
+        stream.send_window -= size
+        self.send_window -= size
+
+    def consumed(self, stream: Stream, size: int) -> None:
+        """`size` bytes of payload were handed on: credit for the peer, sent a quarter window at a time."""
+        stream.unreturned += size
+        if stream.unreturned >= self._stream_quarter and stream.remote_open:
+            self.out += frames.window_update(stream.id, stream.unreturned)
+            stream.receive_window += stream.unreturned
+            stream.unreturned = 0
+        self._return_credit(size)
+
+    def _return_credit(self, size: int) -> None:
+        self.unreturned += size
+        if self.unreturned >= self._connection_quarter:
+            self.out += frames.window_update(0, self.unreturned)
+            self.receive_window += self.unreturned
+            self.unreturned = 0
+
+    # -- the end of the connection
+
+    def go_away(self) -> None:
+        """Graceful: no new streams, open ones go on. A server announces first and closes the door one
+        round trip later, so that streams already on their way are served (facts/ztunnel 2.6)."""
+        if self.goaway_sent:
+            return
+        self.goaway_sent = True
+        if self.is_server:
+            self.out += frames.goaway(frames.MAX_STREAM_ID, ErrorCode.NO_ERROR)
+            self.out += frames.ping(SHUTDOWN_PING)
+            self._closes_door = True
+        else:
+            self.out += frames.goaway(0, ErrorCode.NO_ERROR)
+
+    def shut(self, code: ErrorCode, text: str = "") -> None:
+        """Abrupt: GOAWAY with the last stream seen. The caller writes it and closes."""
+        self.goaway_sent = True
+        self.out += frames.goaway(self._last_peer_id, code, text)
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing more will happen on this connection: it may be closed."""
+        going = self.goaway_received or (self.goaway_sent and not self._closes_door)
+        return going and not self.streams
