@@ -1,0 +1,244 @@
+"""The data path's event loop: one edge-triggered epoll, alone or nested in an asyncio loop as one reader.
+
+Per turn: ready descriptors (each handles at most one batch), then postponed actions, due timers, and last
+the writes that piled up, once per connection. A callback that raises loses its watch and is reported; the
+loop goes on. Measured against asyncio alone: three times the requests (facts/performance 1, 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import select
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+
+from agent.net.buffers import Buffers
+
+Ready = Callable[[int], None]
+Action = Callable[[], None]
+
+EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+WRITABLE = select.EPOLLOUT
+_EVENTS_PER_ROUND = 256
+# Rounds before the outer loop gets its turn; more would starve timers and the control channel.
+_ROUNDS_PER_TURN = 4
+_BUSY_EVENTS = 8
+
+
+class Timer:
+    """An action in the future; `cancel()` before it ran means it never will."""
+
+    __slots__ = ("action", "at_s")
+
+    def __init__(self, at_s: float, action: Action) -> None:
+        self.at_s = at_s
+        self.action: Action | None = action
+
+    def cancel(self) -> None:
+        self.action = None
+
+
+class Loop:
+    """`clock` is monotonic seconds; `on_error(exception, fd or None)` hears of callbacks that raised."""
+
+    def __init__(
+        self, clock: Callable[[], float], on_error: Callable[[BaseException, int | None], None]
+    ) -> None:
+        self.now = clock
+        self._on_error = on_error
+        self._epoll = select.epoll()
+        self._watchers: dict[int, Ready] = {}
+        self._crashes: dict[int, Callable[[BaseException], None]] = {}
+        self._soon: deque[Action] = deque()
+        self._ending: list[Action] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = count()
+        self._outer: asyncio.AbstractEventLoop | None = None
+        self._outer_timer: asyncio.TimerHandle | None = None
+        self._outer_due_s = float("inf")
+        self._outer_again: asyncio.Handle | None = None
+        self._turning = False
+        self.buffers = Buffers()
+
+    # -- what callers ask for
+
+    def watch(
+        self,
+        fd: int,
+        on_ready: Ready,
+        on_crash: Callable[[BaseException], None] | None = None,
+        mask: int = EDGES,
+    ) -> None:
+        """Call `on_ready(mask)` at every edge. `on_crash` closes what belongs to `fd` if that raises."""
+        known = fd in self._watchers
+        self._watchers[fd] = on_ready
+        if on_crash is not None:
+            self._crashes[fd] = on_crash
+        if known:
+            self._epoll.modify(fd, mask)
+        else:
+            self._epoll.register(fd, mask)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching; call it before the descriptor is closed. Unknown descriptors are ignored."""
+        if self._watchers.pop(fd, None) is not None:
+            self._crashes.pop(fd, None)
+            try:
+                self._epoll.unregister(fd)
+            except OSError:  # closed already: the kernel forgot it by itself
+                pass
+
+    def soon(self, action: Action) -> None:
+        """Run once, after the descriptors that are ready now had their batch."""
+        self._soon.append(action)
+        if self._outer is not None and not self._turning:
+            self._ask_outer()
+
+    def flush_at_end(self, action: Action) -> None:
+        """Run at the end of this turn. For writers: call it once per turn and connection."""
+        self._ending.append(action)
+        if self._outer is not None and not self._turning:
+            self._ask_outer()
+
+    def later(self, delay_s: float, action: Action) -> Timer:
+        timer = Timer(self.now() + delay_s, action)
+        heapq.heappush(self._timers, (timer.at_s, next(self._order), timer))
+        if self._outer is not None and not self._turning:
+            self._set_outer_timer()
+        return timer
+
+    # -- running
+
+    def attach(self, outer: asyncio.AbstractEventLoop) -> None:
+        """Run inside `outer` from now on."""
+        self._outer = outer
+        outer.add_reader(self._epoll.fileno(), self._on_outer)
+        self._ask_outer()
+
+    def detach(self) -> None:
+        if self._outer is None:
+            return
+        self._outer.remove_reader(self._epoll.fileno())
+        for handle in (self._outer_timer, self._outer_again):
+            if handle is not None:
+                handle.cancel()
+        self._outer = self._outer_timer = self._outer_again = None
+        self._outer_due_s = float("inf")
+
+    def close(self) -> None:
+        self.detach()
+        self._watchers.clear()
+        self._crashes.clear()
+        self._soon.clear()
+        self._ending.clear()
+        self._timers.clear()
+        self._epoll.close()
+
+    def turn(self, timeout_s: float | None = 0.0) -> None:
+        """Wait up to `timeout_s` (None: for ever) for something to do, and do it."""
+        self._turning = True
+        try:
+            self._rounds(self._patience(timeout_s))
+        finally:
+            self._turning = False
+
+    def _patience(self, timeout_s: float | None) -> float:
+        if self._soon or self._ending:
+            return 0.0
+        if self._timers:
+            due = max(0.0, self._timers[0][0] - self.now())
+            return due if timeout_s is None else min(due, timeout_s)
+        return -1.0 if timeout_s is None else timeout_s
+
+    def _rounds(self, timeout_s: float) -> None:
+        for _ in range(_ROUNDS_PER_TURN):
+            ready = self._epoll.poll(timeout_s, _EVENTS_PER_ROUND)
+            timeout_s = 0.0
+            find = self._watchers.get
+            for fd, mask in ready:
+                on_ready = find(fd)
+                # A descriptor closed and opened again within this round may get the old one's event:
+                # all watchers stand an edge that brings nothing.
+                if on_ready is not None:
+                    try:
+                        on_ready(mask)
+                    except Exception as error:  # noqa: BLE001 - reported, and its owner is closed
+                        self._crashed(fd, error)
+            if self._soon:
+                self._run_soon()
+            if self._timers and self._timers[0][0] <= self.now():
+                self._run_timers()
+            if self._ending:
+                self._run_ending()
+            # Few events: the next ones are for the outer loop to wait for, and asking again is wasted.
+            if len(ready) < _BUSY_EVENTS and not self._soon:
+                return
+
+    def _crashed(self, fd: int, error: BaseException) -> None:
+        on_crash = self._crashes.get(fd)
+        self.forget(fd)
+        self._on_error(error, fd)
+        if on_crash is not None:
+            self._run(lambda: on_crash(error))
+
+    def _run(self, action: Action) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - reported; the loop must go on
+            self._on_error(error, None)
+
+    def _run_soon(self) -> None:
+        for _ in range(len(self._soon)):  # those added meanwhile wait for the next round
+            self._run(self._soon.popleft())
+
+    def _run_ending(self) -> None:
+        while self._ending:
+            actions, self._ending = self._ending, []
+            for action in actions:
+                self._run(action)
+
+    def _run_timers(self) -> None:
+        now = self.now()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.action is not None:
+                action, timer.action = timer.action, None
+                self._run(action)
+
+    # -- nested in asyncio
+
+    def _on_outer(self) -> None:
+        if self._outer_again is not None:
+            self._outer_again.cancel()
+            self._outer_again = None
+        self.turn(0.0)
+        if self._outer is not None:
+            if self._soon or self._ending:
+                self._ask_outer()
+            self._set_outer_timer()
+
+    def _ask_outer(self) -> None:
+        if self._outer is not None and self._outer_again is None:
+            self._outer_again = self._outer.call_soon(self._on_outer)
+
+    def _set_outer_timer(self) -> None:
+        """One asyncio timer stands for the earliest of ours."""
+        while self._timers and self._timers[0][2].action is None:
+            heapq.heappop(self._timers)
+        if self._outer is None or not self._timers or self._timers[0][0] >= self._outer_due_s:
+            return
+        if self._outer_timer is not None:
+            self._outer_timer.cancel()
+        self._outer_due_s = self._timers[0][0]
+        self._outer_timer = self._outer.call_later(
+            max(0.0, self._outer_due_s - self.now()), self._on_outer_timer
+        )
+
+    def _on_outer_timer(self) -> None:
+        self._outer_timer = None
+        self._outer_due_s = float("inf")
+        self._on_outer()

@@ -1,0 +1,159 @@
+"""The nested epoll: edges, postponed work, timers, and callbacks that raise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from agent.net.loop import ENDED, READABLE, Loop
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.errors: list[tuple[BaseException, int | None]] = []
+        self.loop = Loop(self.clock, lambda error, fd: self.errors.append((error, fd)))
+        self.said: list[object] = []
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.loop.close()
+
+
+@contextlib.contextmanager
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, two = socket.socketpair()
+    with one, two:
+        one.setblocking(False)
+        two.setblocking(False)
+        yield one, two
+
+
+def test_an_edge_is_reported_once_and_the_end_is_named(rig: Rig) -> None:
+    with pair() as (one, two):
+        rig.loop.watch(one.fileno(), rig.said.append)
+        rig.loop.turn()
+        rig.said.clear()  # the first edge: writable
+        two.send(b"x")
+        rig.loop.turn()
+        rig.loop.turn()
+        assert len(rig.said) == 1 and rig.said[0] & READABLE and not rig.said[0] & ENDED
+        two.shutdown(socket.SHUT_WR)
+        rig.loop.turn()
+        assert rig.said[1] & ENDED
+
+
+def test_a_forgotten_descriptor_is_silent(rig: Rig) -> None:
+    with pair() as (one, two):
+        rig.loop.watch(one.fileno(), rig.said.append)
+        rig.loop.forget(one.fileno())
+        rig.loop.forget(one.fileno())
+        two.send(b"x")
+        rig.loop.turn()
+        assert not rig.said
+
+
+def test_one_callback_may_forget_another_that_is_ready_too(rig: Rig) -> None:
+    with pair() as (one, two):
+        pairs = {one.fileno(): two.fileno(), two.fileno(): one.fileno()}
+        for fd in pairs:
+            rig.loop.watch(fd, lambda mask, fd=fd: (rig.said.append(fd), rig.loop.forget(pairs[fd])))
+        rig.loop.turn()
+        assert len(rig.said) == 1
+
+
+def test_a_callback_that_raises_loses_its_watch_and_nobody_else_does(rig: Rig) -> None:
+    with pair() as (one, two):
+        crashed: list[BaseException] = []
+
+        def fail(mask: int) -> None:
+            raise ValueError("no")
+
+        rig.loop.watch(one.fileno(), fail, crashed.append)
+        rig.loop.watch(two.fileno(), rig.said.append)
+        rig.loop.turn()
+        assert [fd for _, fd in rig.errors] == [one.fileno()] and isinstance(crashed[0], ValueError)
+        two.send(b"x")
+        one.send(b"y")
+        rig.loop.turn()
+        assert len(rig.errors) == 1 and len(rig.said) == 2
+
+
+def test_actions_that_raise_are_reported(rig: Rig) -> None:
+    rig.loop.soon(lambda: 1 // 0)
+    rig.loop.soon(lambda: rig.said.append("next"))
+    rig.loop.flush_at_end(lambda: 1 // 0)
+    rig.loop.later(0, lambda: 1 // 0)
+    rig.loop.turn()
+    assert rig.said == ["next"] and [type(e) for e, _ in rig.errors] == [ZeroDivisionError] * 3
+
+
+def test_order_within_a_turn(rig: Rig) -> None:
+    with pair() as (one, _):
+        rig.loop.watch(one.fileno(), lambda mask: rig.said.append("ready"))
+        rig.loop.flush_at_end(lambda: rig.said.append("flush"))
+        rig.loop.soon(lambda: rig.said.append("soon"))
+        rig.loop.later(0, lambda: rig.said.append("timer"))
+        rig.loop.turn()
+        assert rig.said == ["ready", "soon", "timer", "flush"]
+
+
+def test_an_action_that_asks_again_does_not_keep_the_turn(rig: Rig) -> None:
+    def again() -> None:
+        rig.said.append(1)
+        rig.loop.soon(again)
+
+    rig.loop.soon(again)
+    rig.loop.turn()
+    assert len(rig.said) <= 4
+
+
+def test_timers_run_in_order_once_unless_cancelled(rig: Rig) -> None:
+    rig.loop.later(2, lambda: rig.said.append("two"))
+    rig.loop.later(1, lambda: rig.said.append("one"))
+    rig.loop.later(1.5, lambda: rig.said.append("never")).cancel()
+    rig.loop.turn()
+    assert not rig.said
+    rig.clock.now_s += 2
+    rig.loop.turn()
+    rig.loop.turn()
+    assert rig.said == ["one", "two"]
+
+
+def test_nested_in_asyncio_all_of_it_works() -> None:
+    async def main() -> None:
+        outer = asyncio.get_running_loop()
+        errors: list[BaseException] = []
+        loop = Loop(outer.time, lambda error, fd: errors.append(error))
+        loop.attach(outer)
+        said: list[str] = []
+        done = asyncio.Event()
+        with pair() as (one, two):
+            loop.watch(one.fileno(), lambda mask: said.append("ready"))
+            await asyncio.sleep(0)
+            loop.soon(lambda: said.append("soon"))
+            loop.flush_at_end(lambda: said.append("flush"))
+            loop.later(0.02, done.set)
+            loop.later(0.01, lambda: loop.later(0.0, lambda: said.append("timer")))
+            outer.call_soon(two.send, b"x")
+            await asyncio.wait_for(done.wait(), 5)
+            assert {"ready", "soon", "flush", "timer"} <= set(said) and not errors
+            loop.detach()
+        loop.close()
+
+    asyncio.run(main())
