@@ -1,0 +1,108 @@
+"""Accept connections from one listener in batches, and stand a full descriptor table without spinning.
+
+Each accepted socket is handed on with both its addresses (canonical: IPv4-mapped becomes IPv4). What the
+addresses mean is the receiver's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections.abc import Callable
+
+from agent.model.address import SocketAddress
+from agent.net.loop import Loop, Timer
+
+OnAccept = Callable[[socket.socket, SocketAddress, SocketAddress], None]
+
+BATCH = 64
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+FULL_PAUSE_S = 0.1
+
+
+class Acceptor:
+    """Calls `on_accept(sock, peer, local)`; the listener is non-blocking and belongs to the acceptor.
+
+    `on_exhausted()` is called each time there was no descriptor left for a waiting connection; the
+    connection stays queued and is tried again after a tenth of a second.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: socket.socket,
+        on_accept: OnAccept,
+        *,
+        on_exhausted: Callable[[], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._on_accept = on_accept
+        self._on_exhausted = on_exhausted
+        self._timer: Timer | None = None
+        self._paused = False
+        self._closed = False
+        loop.watch(listener.fileno(), self._on_ready, mask=select.EPOLLIN | select.EPOLLET)
+
+    def pause(self) -> None:
+        """Leave new connections in the queue."""
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._loop.soon(self._batch)
+
+    def close(self) -> None:
+        """Stop and close the listener. Connections still queued are reset, unless somebody shares it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.forget(self._listener.fileno())
+        self._listener.close()
+
+    def _on_ready(self, mask: int) -> None:
+        self._batch()
+
+    def _batch(self) -> None:
+        if self._closed or self._paused or self._timer is not None:
+            return
+        for _ in range(BATCH):
+            if self._closed or self._paused:
+                return
+            try:
+                sock, peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._wait()
+                    return
+                if error.errno in (errno.EINVAL, errno.EBADF):
+                    raise
+                continue  # that one connection failed in the queue (ECONNABORTED and the like)
+            self._hand_on(sock, peer)
+        self._loop.soon(self._batch)
+
+    def _hand_on(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+        sock.setblocking(False)
+        try:
+            local = SocketAddress.from_sockname(sock.getsockname())
+            self._on_accept(sock, SocketAddress.from_sockname(peer), local)
+        except BaseException:
+            sock.close()
+            # The edge is spent: without this the rest of the queue would wait for the next arrival.
+            self._loop.soon(self._batch)
+            raise
+
+    def _wait(self) -> None:
+        self._timer = self._loop.later(FULL_PAUSE_S, self._retry)
+        if self._on_exhausted is not None:
+            self._on_exhausted()
+
+    def _retry(self) -> None:
+        self._timer = None
+        self._batch()
