@@ -1,0 +1,320 @@
+"""One TLS connection over a socket: the handshake, then records in and out, on the nested epoll.
+
+Plaintext arrives as one view per read; what is sent is sealed and written once per turn. Ciphertext the
+socket does not take waits here, and `is_congested` tells the readers upstream to pause. Knows nothing of
+HTTP/2; its user is told of everything through `TlsUser`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Protocol
+
+from agent.identity.handshake import HandshakeError, Secured, Session
+from agent.model.outcome import Outcome
+from agent.net.buffers import RECEIVE_BYTES
+from agent.net.loop import ENDED, READABLE, WRITABLE, Loop, Timer
+from agent.wire.tls_records import Alert, TlsError, TlsRecords
+
+HIGH_BYTES = 1 << 20
+"""Unsent ciphertext above which readers pause."""
+# Readers obey HIGH_BYTES, so only answers to a flood of control frames can grow so far.
+LIMIT_BYTES = 4 * HIGH_BYTES
+LINGER_S = 1.0
+_HANDSHAKE_READ_BYTES = 1 << 14
+
+
+class TlsUser(Protocol):
+    def on_secured(self, secured: Secured) -> None:
+        """The handshake is done, nothing was read yet; may `fail` the link."""
+
+    def on_plaintext(self, data: memoryview) -> None:
+        """Plaintext, valid during the call. May be empty: then only TLS itself wants to be flushed."""
+
+    def on_drained(self) -> None:
+        """No longer congested."""
+
+    def on_lost(self, outcome: Outcome, detail: str) -> None:
+        """The connection is over; called once. OK means that the peer closed it properly."""
+
+
+class TlsLink:
+    """`session` decides the end. The socket belongs to the link: connected, non-blocking, not watched."""
+
+    __slots__ = (
+        "_buffers",
+        "_ended",
+        "_fd",
+        "_held",
+        "_is_over",
+        "_loop",
+        "_records",
+        "_recv_into",
+        "_secured",
+        "_send",
+        "_session",
+        "_sock",
+        "_timer",
+        "_unsent",
+        "_user",
+        "is_congested",
+    )
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, session: Session, user: TlsUser, handshake_timeout_s: float
+    ) -> None:
+        self._loop = loop
+        self._buffers = loop.buffers
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._recv_into = sock.recv_into
+        self._send = sock.send
+        self._session: Session | None = session
+        self._user = user
+        self._secured: Secured | None = None
+        self._records: TlsRecords | None = None
+        self._held = b""
+        self._unsent = bytearray()
+        self._ended = self._is_over = False
+        self.is_congested = False
+        self._timer: Timer | None = loop.later(handshake_timeout_s, self._on_handshake_timeout)
+        loop.watch(self._fd, self._on_ready, self._on_crash)
+
+    @property
+    def secured(self) -> Secured | None:
+        """The handshake's result, None before it is done."""
+        return self._secured
+
+    @property
+    def is_secured(self) -> bool:
+        """Bytes can be sent: the handshake is done and the link not closed."""
+        return self._records is not None
+
+    @property
+    def wants_to_write(self) -> bool:
+        """TLS itself has something to send (an answer to KeyUpdate)."""
+        return self._records is not None and self._records.wants_to_write
+
+    # -- events
+
+    def _on_ready(self, mask: int) -> None:
+        if mask & ENDED:
+            self._ended = True
+        if mask & WRITABLE and (self._unsent or self._session is not None):
+            self._send_unsent()
+        if mask & READABLE:
+            if self._records is not None:
+                self._read()
+            else:
+                self._shake()
+
+    def _read(self) -> None:
+        """One batch: read up to 17 records, open those that are whole, hand on their plaintext."""
+        records = self._records
+        if records is None or self._is_over:
+            return
+        buffer = self._buffers.received
+        held = len(self._held)
+        if held:
+            buffer[:held] = self._held
+        try:
+            size = self._recv_into(buffer[held : held + RECEIVE_BYTES])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.fail(Outcome.RESET, f"the connection broke: {os.strerror(error.errno or 0)}")
+            return
+        if not size:
+            self._on_end()
+            return
+        self._take(records, buffer, held + size)
+        if (size == RECEIVE_BYTES or self._ended) and not self._is_over:
+            self._loop.soon(self._read)
+
+    def _take(self, records: TlsRecords, buffer: memoryview, total: int) -> None:
+        opened = self._buffers.opened
+        try:
+            used, made = records.open(buffer, total, opened)
+        except TlsError as error:
+            self._on_tls_error(error)
+            return
+        self._held = bytes(buffer[used:total]) if used < total else b""
+        if made or records.wants_to_write:
+            self._user.on_plaintext(opened[:made])
+        if records.closed and not self._is_over:
+            self.fail(Outcome.OK, "the peer closed the connection")
+
+    def _on_end(self) -> None:
+        self.fail(Outcome.RESET if self._held else Outcome.OK, "the peer closed the connection")
+
+    def _on_tls_error(self, error: TlsError) -> None:
+        self.fail(Outcome.TLS_FAILED, str(error), error.alert)
+
+    def _on_crash(self, error: BaseException) -> None:
+        self.abort()
+        self._user.on_lost(Outcome.INTERNAL, f"{type(error).__name__}: {error}")
+
+    # -- the handshake
+
+    def _shake(self) -> None:
+        session = self._session
+        if session is None or self._is_over:
+            return
+        try:
+            data = self._sock.recv(_HANDSHAKE_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.fail(Outcome.TLS_FAILED, f"TLS handshake: {os.strerror(error.errno or 0)}")
+            return
+        if not data:
+            self.fail(Outcome.TLS_FAILED, "TLS handshake: the peer closed the connection")
+            return
+        try:
+            session.feed(data)
+        except HandshakeError as error:
+            self._unsent += session.outgoing()
+            self.fail(error.outcome, error.detail)
+            return
+        self._unsent += session.outgoing()
+        if session.done:
+            self._secure(session.secured)
+        self._send_unsent()
+        if not self._is_over:
+            self._loop.soon(self._read if self._records is not None else self._shake)
+
+    def _secure(self, secured: Secured) -> None:
+        self._session = None
+        self._secured = secured
+        records = self._records = TlsRecords(secured.state)
+        self._stop_timer()
+        self._user.on_secured(secured)
+        left = secured.leftover
+        if left and not self._is_over:
+            self._buffers.received[: len(left)] = left
+            self._take(records, self._buffers.received, len(left))
+
+    def _on_handshake_timeout(self) -> None:
+        self._timer = None
+        self.fail(Outcome.TLS_FAILED, "the TLS handshake was not done in time")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- sending
+
+    def seal_and_send(self, stage: memoryview, size: int) -> None:
+        """Send the first `size` bytes of a stage (0: only what TLS itself has to say)."""
+        records = self._records
+        if records is None or self._is_over:
+            return
+        sealed = self._buffers.sealed
+        made = records.seal(stage, size, sealed)
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._send(sealed[:made])
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._on_broken()
+                return
+        if sent < made:
+            self._unsent += sealed[sent:made]
+            self._on_growth()
+
+    def _on_broken(self) -> None:
+        """Nothing can be sent any more. What the peer said before it left (an alert) is still to be read."""
+        self._unsent.clear()
+        self._ended = True
+        self._loop.soon(self._read if self._records is not None else self._shake)
+
+    def _on_growth(self) -> None:
+        size = len(self._unsent)
+        if size > LIMIT_BYTES:
+            self.abort()
+            self._user.on_lost(Outcome.H2_FAILED, "the peer asks for answers and does not read them")
+        elif size > HIGH_BYTES:
+            self.is_congested = True
+
+    def _send_unsent(self) -> None:
+        session = self._session
+        if session is not None:
+            self._unsent += session.outgoing()
+        while self._unsent and not self._is_over:
+            try:
+                with memoryview(self._unsent) as view:
+                    sent = self._send(view[: HIGH_BYTES // 4])
+            except BlockingIOError:
+                break
+            except OSError:
+                self._on_broken()
+                return
+            del self._unsent[:sent]
+        if self.is_congested and len(self._unsent) < HIGH_BYTES // 2:
+            self.is_congested = False
+            self._user.on_drained()
+
+    # -- the end
+
+    def fail(self, outcome: Outcome, detail: str, alert: Alert | None = Alert.CLOSE_NOTIFY) -> None:
+        """End the connection, tell the peer by an alert where that is possible, and tell the user."""
+        if self._is_over:
+            return
+        self.finish(alert)
+        self._user.on_lost(outcome, detail)
+
+    def finish(self, alert: Alert | None = Alert.CLOSE_NOTIFY) -> None:
+        """Close: what is unsent and the alert go out first. The user is not told."""
+        if self._is_over:
+            return
+        self._stop_timer()
+        if self._records is not None and alert is not None:
+            self._unsent += self._records.seal_alert(alert)
+        self._is_over = True
+        self._records = self._session = None
+        # Closing a socket with unread bytes sends RST, which destroys what the peer has not read yet:
+        # so the sending side is shut first, and the rest is read and dropped for a moment.
+        self._timer = self._loop.later(LINGER_S, self._close)
+        self._loop.watch(self._fd, self._on_linger)
+
+    def _on_linger(self, mask: int) -> None:
+        try:
+            while self._unsent:
+                sent = self._send(self._unsent)
+                del self._unsent[:sent]
+            self._sock.shutdown(socket.SHUT_WR)
+            while self._recv_into(self._buffers.received):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._close()
+
+    def abort(self) -> None:
+        """Close at once, with a reset for the peer. The user is not told."""
+        if self._is_over and self._timer is None:
+            return
+        self._is_over = True
+        self._records = self._session = None
+        self._close(reset=True)
+
+    def _close(self, *, reset: bool = False) -> None:
+        self._stop_timer()
+        self._unsent = bytearray()
+        self._loop.forget(self._fd)
+        close(self._sock, reset=reset)
+
+
+def close(sock: socket.socket, *, reset: bool) -> None:
+    """Close a socket; with `reset` the peer gets RST instead of an orderly end."""
+    if reset and sock.fileno() >= 0:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        except OSError:  # the peer was faster
+            pass
+    sock.close()

@@ -1,0 +1,182 @@
+"""One CONNECT tunnel of an HBONE connection, and what its users must offer (a relay, a pool, a server).
+
+A tunnel answers or is answered once, then carries bytes for its sink. Bytes that come before there is a
+sink wait here; the peer gets no credit for them, so they are bounded by the stream's window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from agent.model.identity import Identity
+from agent.model.outcome import Outcome, Refusal
+from agent.wire.h2_events import Stream
+from agent.wire.h2_frames import ErrorCode, error_name
+from agent.wire.hbone import ConnectHead
+
+if TYPE_CHECKING:
+    from agent.net.tunnel_link import TunnelLink
+
+Headers = Iterable[tuple[str, str]]
+OnAnswer = Callable[["Tunnel", int, tuple[tuple[str, str], ...]], None]
+CLEAN_RESETS = (ErrorCode.NO_ERROR, ErrorCode.CANCEL)
+"""Resets that upstream's peers send in place of an orderly end (facts/ztunnel 2.5)."""
+
+
+class TunnelSink(Protocol):
+    def deliver(self, pieces: list[memoryview], size: int, ended: bool) -> None:
+        """Payload, valid during the call, `size` bytes in all; `ended`: nothing follows."""
+
+    def resume(self) -> None:
+        """There may be room to send again."""
+
+    def reset(self, clean: bool, detail: str) -> None:
+        """The stream is gone: reset by the peer, refused by this end, or lost with its connection."""
+
+
+class TunnelServerEvents(Protocol):
+    """What the accepting end is told. `authenticated` may raise Refusal: the link is closed with it."""
+
+    def authenticated(self, link: TunnelLink, peer: Identity | None) -> None: ...
+
+    def requested(self, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
+        """A legal CONNECT. Answer with `tunnel.accept()` or `.refuse()`, now or later; may raise Refusal."""
+
+    def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None: ...
+
+
+class TunnelClientEvents(Protocol):
+    """What the dialling end is told."""
+
+    def authenticated(self, link: TunnelLink, peer: Identity | None) -> None: ...
+
+    def available(self, link: TunnelLink) -> None:
+        """`free_streams` or `is_usable` may have changed."""
+
+    def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None: ...
+
+
+class Tunnel:
+    """Made by a TunnelLink: from `open()` (client), or with a request (server)."""
+
+    __slots__ = (
+        "_early",
+        "_early_end",
+        "failure",
+        "head",
+        "is_gone",
+        "link",
+        "on_answer",
+        "on_gone",
+        "sink",
+        "stream",
+    )
+
+    def __init__(self, link: TunnelLink, head: ConnectHead, on_answer: OnAnswer | None = None) -> None:
+        self.link = link
+        self.head = head
+        self.on_answer = on_answer
+        self.stream: Stream | None = None
+        self.sink: TunnelSink | None = None
+        self.on_gone: Callable[[Tunnel], None] | None = None
+        """Called when the peer takes the tunnel back before it has a sink (a dial may be cancelled)."""
+        self.failure: Refusal | None = None
+        self.is_gone = False
+        self._early: list[bytes] | None = None
+        self._early_end = False
+
+    @property
+    def is_server(self) -> bool:
+        return self.link.is_server
+
+    def accept(self, headers: Headers = ()) -> None:
+        """Answer 200 (server). Bytes flow once a relay is attached."""
+        self._answer(200, headers, ended=False)
+
+    def refuse(self, status: int, headers: Headers = ()) -> None:
+        """Answer with a status other than 200 (server), and end the tunnel."""
+        self._answer(status, headers, ended=True)
+        self.is_gone = True
+
+    def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
+        """End the tunnel now, in both directions. Nobody is called back."""
+        self.on_answer = self.on_gone = None
+        self.sink = None
+        if not self.is_gone:
+            self.is_gone = True
+            self._drop_early()
+            self.link.reset_tunnel(self, code)
+
+    def _answer(self, status: int, headers: Headers, *, ended: bool) -> None:
+        if self.is_gone or self.stream is None:
+            return
+        self.link.answer_tunnel(self.stream, status, headers, ended=ended)
+
+    # -- for the relay
+
+    def attach(self, sink: TunnelSink) -> None:
+        """Deliver to `sink` from now on, beginning with what came early."""
+        self.sink = sink
+        self.on_gone = None
+        early, self._early = self._early, None
+        if early or self._early_end:
+            pieces = [memoryview(piece) for piece in early or ()]
+            sink.deliver(pieces, sum(map(len, pieces)), self._early_end)
+        if self.is_gone and self.sink is not None:
+            failure = self.failure
+            sink.reset(failure is None, failure.detail if failure else "")
+
+    # -- for the link
+
+    def received(self, pieces: list[memoryview], size: int, ended: bool) -> None:
+        if self.sink is not None:
+            self.sink.deliver(pieces, size, ended)
+        elif self.is_gone:
+            self._consume(size)
+        else:
+            if self._early is None:
+                self._early = []
+            self._early.extend(bytes(piece) for piece in pieces)
+            self._early_end = ended
+
+    def answered(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        on_answer, self.on_answer = self.on_answer, None
+        if on_answer is not None:
+            on_answer(self, status, headers)
+
+    def was_reset(self, code: int, by_peer: bool, text: str) -> None:
+        clean = by_peer and code in CLEAN_RESETS
+        detail = f"the tunnel was reset by the peer: {error_name(code)}"
+        if not by_peer:
+            detail = f"the tunnel was reset here, {error_name(code)}: {text}"
+        outcome = Outcome.RESET if clean or self.on_answer is None else Outcome.UPSTREAM_REFUSED
+        self._end(Refusal(outcome, detail), clean)
+
+    def fail(self, outcome: Outcome, detail: str) -> None:
+        """Lost with its connection, or never sent."""
+        self._end(Refusal(outcome, detail), clean=False)
+
+    def _end(self, failure: Refusal, clean: bool) -> None:
+        if self.is_gone:
+            return
+        self.is_gone = True
+        if not clean or self.on_answer is not None:
+            self.failure = failure
+        if self.sink is not None:
+            self.sink.reset(clean, failure.detail)
+            return
+        self._drop_early()
+        if self.on_answer is not None:
+            self.answered(0, ())
+        elif self.on_gone is not None:
+            on_gone, self.on_gone = self.on_gone, None
+            on_gone(self)
+
+    def _drop_early(self) -> None:
+        early, self._early = self._early, None
+        self._consume(sum(map(len, early or ())))
+
+    def _consume(self, size: int) -> None:
+        if size and self.stream is not None:
+            self.link.consumed(self.stream, size)

@@ -1,0 +1,390 @@
+"""One HBONE connection, either end: HTTP/2 tunnels over a TLS link.
+
+Joins `wire.h2_tunnel` to `net.tls_link`, hands each tunnel its bytes, and lets those wait that may not send.
+Who may connect and what a request means is decided by `events`. Sits between `proxy.pool` or
+`proxy.inbound` and the socket.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Iterable
+
+from agent.identity.handshake import Secured, Session
+from agent.model.identity import Identity
+from agent.model.outcome import Outcome, Refusal
+from agent.net.loop import Loop, Timer
+from agent.net.stage import Stage
+from agent.net.tls_link import TlsLink
+from agent.net.tunnel import OnAnswer, Tunnel, TunnelClientEvents, TunnelServerEvents, TunnelSink
+from agent.wire.h2_events import (
+    ConnectionFailed,
+    DataReceived,
+    Event,
+    GoAwayReceived,
+    HeadReceived,
+    Stream,
+    StreamReset,
+    StreamsChanged,
+    WindowOpened,
+)
+from agent.wire.h2_frames import ErrorCode, H2StreamError, error_name
+from agent.wire.h2_tunnel import H2Tunnels
+from agent.wire.hbone import BadConnect, ConnectHead, parse_connect, parse_status
+from agent.wire.tls_records import Alert
+
+__all__ = ["Tunnel", "TunnelClientEvents", "TunnelLink", "TunnelServerEvents"]
+
+HANDSHAKE_TIMEOUT_S = 10.0
+STREAMS_LIMIT = 100
+
+
+class TunnelLink:
+    """`session` decides which end this is. The socket (connected, non-blocking) belongs to the link."""
+
+    __slots__ = (
+        "_client_events",
+        "_codec",
+        "_events",
+        "_is_closed",
+        "_loop",
+        "_queued",
+        "_server_events",
+        "_streams_limit",
+        "_ticker",
+        "_tls",
+        "_waiting",
+        "is_server",
+        "peer",
+        "rejected_requests",
+        "stage",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        session: Session,
+        events: TunnelServerEvents | TunnelClientEvents,
+        *,
+        streams_limit: int = STREAMS_LIMIT,
+        handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    ) -> None:
+        self._loop = loop
+        self._events = events
+        self.is_server = session.is_server
+        self._server_events: TunnelServerEvents | None = None
+        self._client_events: TunnelClientEvents | None = None
+        if session.is_server:
+            self._server_events = events  # type: ignore[assignment]
+        else:
+            self._client_events = events  # type: ignore[assignment]
+        self._streams_limit = streams_limit
+        self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now())
+        self._is_closed = False
+        self._waiting: dict[TunnelSink, None] = {}
+        self._queued: deque[Tunnel] = deque()
+        self._ticker: Timer | None = None
+        self.peer: Identity | None = None
+        self.rejected_requests = 0
+        """Requests answered or reset here because they were no legal CONNECT."""
+        self._tls = TlsLink(loop, sock, session, self, handshake_timeout_s)
+        self.stage = Stage(loop, self._codec, self._tls)
+        """Where relays put what they read; see `Stage.forward`."""
+
+    # -- what the pool asks
+
+    @property
+    def secured(self) -> Secured | None:
+        """TLS facts of the connection (suite, key exchange, peer certificate); None before the handshake."""
+        return self._tls.secured
+
+    @property
+    def is_usable(self) -> bool:
+        """New tunnels may be opened (perhaps queued): not closed, no GOAWAY, ids left."""
+        return not self._is_closed and self._codec.can_open
+
+    @property
+    def open_streams(self) -> int:
+        """Tunnels under way, those that still wait to be sent included."""
+        return len(self._codec.streams) + len(self._queued)
+
+    @property
+    def free_streams(self) -> int:
+        """How many more tunnels fit now: by the peer's live SETTINGS and the cap given here."""
+        if not self.is_usable:
+            return 0
+        return max(0, self._peer_limit() - self.open_streams)
+
+    def _peer_limit(self) -> int:
+        limit = self._codec.peer_streams
+        return self._streams_limit if limit is None else min(limit, self._streams_limit)
+
+    def open(self, head: ConnectHead, on_answer: OnAnswer) -> Tunnel:
+        """Send a CONNECT; `on_answer(tunnel, status, headers)` comes later, exactly once.
+
+        Before the handshake is done, or while the peer's limit of streams is reached, the request waits.
+        Status 0: there will be no answer, `tunnel.failure` says why. Not called after `tunnel.reset()`.
+        """
+        tunnel = Tunnel(self, head, on_answer)
+        self._queued.append(tunnel)
+        if not self.is_usable:
+            self._loop.soon(self._refuse_queued)
+        elif self._tls.secured is not None:
+            self._send_queued()
+        return tunnel
+
+    def go_away(self) -> None:
+        """Take or make no new tunnels; close once those under way have ended."""
+        if not self._is_closed:
+            self._codec.go_away()
+            self.stage.flush_soon()
+            self._loop.soon(self._close_if_finished)
+
+    def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "closed here") -> None:
+        """Close at once; every tunnel fails with `outcome`."""
+        if not self._is_closed:
+            if self._tls.secured is not None:
+                self._codec.shut(ErrorCode.NO_ERROR, detail)
+                self.stage.flush()
+            self._end(outcome, detail)
+
+    # -- for tunnels and relays
+
+    def wait(self, sink: TunnelSink) -> None:
+        """Call `sink.resume()` when more may be sent. In the order of asking, so that no tunnel starves."""
+        self._waiting[sink] = None
+
+    def wait_no_more(self, sink: TunnelSink) -> None:
+        self._waiting.pop(sink, None)
+
+    def consumed(self, stream: Stream, size: int) -> None:
+        codec = self._codec
+        codec.consumed(stream, size)
+        if codec.out:
+            self.stage.flush_soon()
+
+    def end_stream(self, stream: Stream) -> None:
+        self._codec.end(stream)
+        self.stage.flush_soon()
+        self._loop.soon(self._after_stream)
+
+    def answer_tunnel(
+        self, stream: Stream, status: int, headers: Iterable[tuple[str, str]], *, ended: bool
+    ) -> None:
+        self._codec.answer(stream, status, headers, ended=ended)
+        self.stage.flush_soon()
+        if ended:
+            self._loop.soon(self._after_stream)
+
+    def reset_tunnel(self, tunnel: Tunnel, code: ErrorCode) -> None:
+        if tunnel.stream is None:
+            if tunnel in self._queued:
+                self._queued.remove(tunnel)
+            return
+        self._codec.reset(tunnel.stream, code)
+        self.stage.flush_soon()
+        self._loop.soon(self._after_stream)
+
+    # -- told by the TLS link
+
+    def on_secured(self, secured: Secured) -> None:
+        self.peer = secured.peer
+        try:
+            self._events.authenticated(self, secured.peer)
+        except Refusal as refusal:
+            self._tls.fail(refusal.outcome, refusal.detail, Alert.ACCESS_DENIED)
+            return
+        if self._is_closed:
+            return
+        self._tick()
+        self._send_queued()
+        self.stage.flush_soon()
+
+    def on_plaintext(self, data: memoryview) -> None:
+        codec = self._codec
+        events = codec.receive(data, self._loop.now())
+        if len(events) == 1 and type(event := events[0]) is DataReceived:
+            self._deliver(event.stream, [event.data], len(event.data), event.ended)
+            if event.ended:
+                self._after_stream()
+        elif events:
+            self._on_events(events)
+        if codec.out or self._tls.wants_to_write:
+            self.stage.flush_soon()
+
+    def _on_events(self, events: list[Event]) -> None:
+        """DATA of one stream that arrived in several frames is delivered in one go."""
+        pieces: list[memoryview] = []
+        stream: Stream | None = None
+        size = 0
+        for event in events:
+            if type(event) is DataReceived:
+                if stream is not event.stream:
+                    if stream is not None:
+                        self._deliver(stream, pieces, size, False)
+                    stream, pieces, size = event.stream, [], 0
+                pieces.append(event.data)
+                size += len(event.data)
+                if not event.ended:
+                    continue
+                self._deliver(stream, pieces, size, True)
+                stream = None
+            else:
+                if stream is not None:
+                    self._deliver(stream, pieces, size, False)
+                    stream = None
+                self._on_event(event)
+        if stream is not None:
+            self._deliver(stream, pieces, size, False)
+        self._after_stream()
+
+    def _deliver(self, stream: Stream, pieces: list[memoryview], size: int, ended: bool) -> None:
+        if stream.owner is not None:
+            stream.owner.received(pieces, size, ended)
+        else:
+            # The request was rejected after the codec had read on: only the credit is owed.
+            self.consumed(stream, size)
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, HeadReceived):
+            if self.is_server:
+                self._on_request(event)
+            else:
+                self._on_answer(event)
+        elif isinstance(event, WindowOpened):
+            if event.stream is None:
+                self._resume_waiting()
+            elif event.stream.owner is not None and event.stream.owner.sink is not None:
+                self._waiting.pop(event.stream.owner.sink, None)
+                event.stream.owner.sink.resume()
+        elif isinstance(event, StreamReset):
+            if event.stream.owner is not None:
+                event.stream.owner.was_reset(event.code, event.by_peer, event.text)
+        elif isinstance(event, ConnectionFailed):
+            self.stage.flush()
+            self._tls.fail(Outcome.H2_FAILED, f"HTTP/2 {error_name(event.code)}: {event.text}")
+        elif isinstance(event, GoAwayReceived | StreamsChanged):
+            self._on_available()
+
+    def _on_request(self, event: HeadReceived) -> None:
+        stream = event.stream
+        try:
+            head = parse_connect(event.fields)
+        except BadConnect as error:
+            self.rejected_requests += 1
+            self._codec.answer(stream, error.status, (), ended=True)
+            return
+        except H2StreamError as error:
+            self.rejected_requests += 1
+            self._codec.reset(stream, error.code)
+            return
+        tunnel = stream.owner = Tunnel(self, head)
+        tunnel.stream = stream
+        if event.ended:
+            tunnel.received([], 0, True)
+        try:
+            assert self._server_events is not None
+            self._server_events.requested(self, tunnel, head)
+        except Refusal as refusal:
+            tunnel.refuse(refusal.outcome.status)
+
+    def _on_answer(self, event: HeadReceived) -> None:
+        stream = event.stream
+        tunnel: Tunnel = stream.owner
+        try:
+            status = parse_status(event.fields)
+        except H2StreamError as error:
+            self._codec.reset(stream, error.code)
+            tunnel.was_reset(error.code, False, str(error))
+            return
+        if event.ended:
+            tunnel.received([], 0, True)
+        tunnel.answered(status, tuple(event.fields[1:]))
+
+    def on_drained(self) -> None:
+        self._resume_waiting()
+
+    def on_lost(self, outcome: Outcome, detail: str) -> None:
+        if outcome is Outcome.OK and self._codec.streams:
+            outcome, detail = Outcome.RESET, f"{detail} with tunnels open"
+        self._closed(outcome, detail)
+
+    # -- streams that wait, streams that end
+
+    def _resume_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for sink in waiting:
+            sink.resume()
+
+    def _send_queued(self) -> None:
+        while self._queued and self._codec.can_open and len(self._codec.streams) < self._peer_limit():
+            tunnel = self._queued.popleft()
+            stream = self._codec.open(tunnel.head.authority, tunnel.head.headers)
+            tunnel.stream, stream.owner = stream, tunnel
+        if self._codec.out:
+            self.stage.flush_soon()
+
+    def _refuse_queued(self) -> None:
+        while self._queued and not self.is_usable:
+            self._queued.popleft().fail(Outcome.UPSTREAM_REFUSED, "the connection takes no new tunnels")
+
+    def _on_available(self) -> None:
+        if self._tls.secured is None or self._is_closed:
+            return
+        if self.is_usable:
+            self._send_queued()
+        else:
+            self._refuse_queued()
+        if self._client_events is not None:
+            self._client_events.available(self)
+
+    def _after_stream(self) -> None:
+        """A stream may have ended: its place may be used, or the connection be finished."""
+        if self._is_closed:
+            return
+        if self._queued:
+            self._on_available()
+        self._close_if_finished()
+
+    def _close_if_finished(self) -> None:
+        if self._codec.is_finished and not self._queued and not self._is_closed:
+            self.stage.flush()
+            self._end(Outcome.OK, "closed after GOAWAY", gracefully=True)
+
+    # -- time and the end
+
+    def _tick(self) -> None:
+        now = self._loop.now()
+        due = self._codec.tick(now)
+        if due is None:
+            self._codec.shut(ErrorCode.NO_ERROR, "no answer to PING")
+            self.stage.flush()
+            self._tls.fail(Outcome.H2_FAILED, "the peer did not answer a PING in time")
+            return
+        if self._codec.out:
+            self.stage.flush_soon()
+        self._ticker = self._loop.later(due - now, self._tick)
+
+    def _end(self, outcome: Outcome, detail: str, *, gracefully: bool = False) -> None:
+        if gracefully:
+            self._tls.finish()
+        else:
+            self._tls.abort()
+        self._closed(outcome, detail)
+
+    def _closed(self, outcome: Outcome, detail: str) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.stage.release()
+        owners = [stream.owner for stream in self._codec.streams.values() if stream.owner is not None]
+        self._codec.streams.clear()
+        for tunnel in (*owners, *self._queued):
+            tunnel.fail(outcome, detail)
+        self._queued.clear()
+        self._waiting.clear()
+        self._events.closed(self, outcome, detail)
