@@ -1,0 +1,260 @@
+"""Relays between real sockets and a real tunnel: every byte, every kind of end, and no memory for the slow."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from agent.model.outcome import Outcome
+from agent.net.relay import PlainRelay, TunnelRelay
+from agent.net.tls_link import HIGH_BYTES, close
+from agent.net.tunnel import Tunnel
+from agent.wire.h2_events import MIB
+from agent.wire.h2_frames import ErrorCode
+from tests.support.netpair import Hbone, Node, node, tcp_pair
+from tests.support.traffic import Flow, take_into
+
+
+def test_64_mib_each_way_at_once_and_the_ends_are_ends() -> None:
+    with node() as it:
+        relayed = Hbone(it).relayed()
+        size = 64 * MIB
+        up = Flow(relayed.client, relayed.server, size, 1)
+        down = Flow(relayed.server, relayed.client, size, 2)
+        it.until(lambda: up.step() & down.step() and len(relayed.done) == 2, 60)
+        assert up.got == up.data and down.got == down.data
+        for relay in (relayed.client_relay, relayed.server_relay):
+            assert (relay.sent_bytes, relay.received_bytes) == (size, size)
+            assert (relay.outcome, relay.error) == (Outcome.OK, "")
+
+
+def test_many_tunnels_share_one_connection_and_none_starves() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        flows = []
+        for seed in range(20):
+            relayed = hbone.relayed()
+            flows.append(Flow(relayed.client, relayed.server, MIB + seed, seed))
+        it.until(lambda: sum(flow.step() for flow in flows) == len(flows), 60)
+        assert all(flow.got == flow.data for flow in flows)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_half_close_leaves_the_other_direction_open(first: str) -> None:
+    with node() as it:
+        relayed = Hbone(it).relayed()
+        one, two = relayed.client, relayed.server
+        if first == "server":
+            one, two = two, one
+        one.send(b"question")
+        one.shutdown(socket.SHUT_WR)
+        assert relayed.read_end(two) == b"question"
+        two.send(b"a late answer")
+        assert relayed.read(one, 13) == b"a late answer"
+        assert not relayed.done
+        two.shutdown(socket.SHUT_WR)
+        assert relayed.read_end(one) == b""
+        it.until(lambda: len(relayed.done) == 2)
+        assert relayed.client_relay.error == relayed.server_relay.error == ""
+
+
+class OneEnd:
+    """An application relayed into one end of a tunnel."""
+
+    def __init__(self, it: Node, tunnel: Tunnel) -> None:
+        self.it = it
+        self.app, near = tcp_pair()
+        it.keep(self.app)
+        it.keep(near)
+        self.done: list[TunnelRelay] = []
+        self.relay = TunnelRelay(it.loop, near, tunnel, self.done.append)
+
+    def read(self, size: int | None = None) -> bytes:
+        """`size` bytes, or all up to the end."""
+        got = bytearray()
+        self.it.until(lambda: take_into(self.app, got) or len(got) == size)
+        return bytes(got)
+
+
+def test_the_server_may_speak_first_and_the_client_before_there_is_a_relay() -> None:
+    with node() as it:
+        outer, inner = Hbone(it).tunnel()
+        client = OneEnd(it, outer)
+        client.app.send(b"early")
+        client.app.shutdown(socket.SHUT_WR)
+        it.settle()
+        server = OneEnd(it, inner)
+        server.app.send(b"220 ready")
+        assert server.read() == b"early"
+        assert client.read(9) == b"220 ready"
+
+
+def test_a_reader_that_sleeps_stops_the_sender_within_the_window() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        relayed = hbone.relayed()
+        flow = Flow(relayed.client, relayed.server, 40 * MIB, 3)
+        for _ in range(100):
+            flow.push()
+            it.loop.turn(0.001)
+        held = len(relayed.server_relay._backlog)
+        assert held <= 4 * MIB and len(hbone.client._tls._unsent) <= 2 * HIGH_BYTES
+        assert flow.sent < 30 * MIB  # window, and what four kernel buffers hold
+        other = hbone.relayed()  # another tunnel of the same connection is not held up
+        other.client.send(b"alive")
+        assert other.read(other.server, 5) == b"alive"
+        it.until(flow.step, 60)
+        assert flow.got == flow.data
+        assert len(hbone.client._waiting) <= 1  # however often it waited
+
+
+def test_an_application_reset_ends_its_direction_as_upstream_does() -> None:
+    with node() as it:
+        relayed = Hbone(it).relayed()
+        relayed.client.send(b"x")
+        relayed.read(relayed.server, 1)
+        close(relayed.client, reset=True)
+        assert relayed.read_end(relayed.server) == b""  # FIN, not RST
+        relayed.server.send(b"nobody reads this")
+        it.until(lambda: relayed.client_relay in relayed.done)
+        assert relayed.client_relay.error == ""
+        it.until(lambda: relayed.server_relay in relayed.done)
+        assert relayed.server_relay.error == ""
+
+
+@pytest.mark.parametrize("code", [ErrorCode.NO_ERROR, ErrorCode.CANCEL])
+def test_a_cancelled_tunnel_is_an_end_for_the_application(code: ErrorCode) -> None:
+    with node() as it:
+        outer, inner = Hbone(it).tunnel()
+        client = OneEnd(it, outer)
+        inner.reset(code)
+        assert client.read() == b""
+        it.until(lambda: client.done)
+        assert client.done[0].error == ""
+
+
+def test_a_tunnel_reset_with_an_error_resets_the_application() -> None:
+    with node() as it:
+        outer, inner = Hbone(it).tunnel()
+        client = OneEnd(it, outer)
+        inner.reset(ErrorCode.INTERNAL_ERROR)
+        with pytest.raises(ConnectionResetError):
+            client.read()
+        it.until(lambda: client.done)
+        assert "INTERNAL_ERROR" in client.done[0].error and client.done[0].outcome is Outcome.RESET
+
+
+def test_abort_kills_both_sides_at_once() -> None:
+    with node() as it:
+        relayed = Hbone(it).relayed()
+        relayed.client.send(b"x")
+        relayed.read(relayed.server, 1)
+        relayed.server_relay.abort(Outcome.POLICY_CHANGED, "denied by default/deny-all")
+        with pytest.raises(ConnectionResetError):
+            relayed.read_end(relayed.server)
+        assert relayed.read_end(relayed.client) == b""
+        it.until(lambda: len(relayed.done) == 2)
+        assert relayed.server_relay.outcome is Outcome.POLICY_CHANGED
+        assert relayed.server_relay.error == "denied by default/deny-all"
+        relayed.server_relay.abort()
+        it.settle()
+        assert len(relayed.done) == 2
+
+
+def test_counters_are_live_and_fixed_in_direction() -> None:
+    with node() as it:
+        relayed = Hbone(it).relayed()
+        relayed.client.send(b"12345")
+        relayed.read(relayed.server, 5)
+        relayed.server.send(b"123")
+        relayed.read(relayed.client, 3)
+        for relay in (relayed.client_relay, relayed.server_relay):
+            assert (relay.sent_bytes, relay.received_bytes) == (5, 3)
+
+
+def test_a_lost_connection_resets_the_application_and_names_the_loss() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        relayed = hbone.relayed()
+        close(hbone.server_wire, reset=True)
+        with pytest.raises(ConnectionResetError):
+            relayed.read_end(relayed.client)
+        it.until(lambda: relayed.client_relay in relayed.done)
+        assert relayed.client_relay.outcome is Outcome.RESET and relayed.client_relay.error
+
+
+# -- plain
+
+
+class Plain:
+    def __init__(self, it: Node) -> None:
+        self.client, near = tcp_pair()
+        self.server, far = tcp_pair()
+        for sock in (self.client, near, self.server, far):
+            it.keep(sock)
+        self.done: list[PlainRelay] = []
+        self.relay = PlainRelay(it.loop, near, far, self.done.append)
+
+
+def test_plain_16_mib_each_way_and_the_ends() -> None:
+    with node() as it:
+        plain = Plain(it)
+        up = Flow(plain.client, plain.server, 16 * MIB, 1)
+        down = Flow(plain.server, plain.client, 16 * MIB, 2)
+        it.until(lambda: up.step() & down.step() and plain.done, 60)
+        assert up.got == up.data and down.got == down.data
+        assert (plain.relay.sent_bytes, plain.relay.received_bytes) == (16 * MIB, 16 * MIB)
+        assert plain.relay.error == ""
+
+
+def test_plain_half_close() -> None:
+    with node() as it:
+        plain = Plain(it)
+        plain.client.send(b"question")
+        plain.client.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        it.until(lambda: take_into(plain.server, got))
+        assert got == b"question" and not plain.done
+        plain.server.send(b"answer")
+        plain.server.close()
+        got = bytearray()
+        it.until(lambda: take_into(plain.client, got))
+        assert got == b"answer"
+        it.until(lambda: plain.done)
+
+
+def test_plain_reset_of_the_receiver_reaches_the_sender() -> None:
+    with node() as it:
+        plain = Plain(it)
+        flow = Flow(plain.client, plain.server, 64 * MIB, 1)
+        flow.push()
+        it.settle()
+        close(plain.server, reset=True)
+        it.until(lambda: plain.done)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            flow.source.send(b"more")
+
+
+def test_plain_slow_reader_holds_one_batch() -> None:
+    with node() as it:
+        plain = Plain(it)
+        flow = Flow(plain.client, plain.server, 40 * MIB, 1)
+        for _ in range(50):
+            flow.push()
+            it.loop.turn(0.001)
+        assert len(plain.relay._server.backlog) <= 1 << 18
+        assert flow.sent < 30 * MIB
+        it.until(flow.step)
+        assert flow.got == flow.data
+
+
+def test_plain_abort() -> None:
+    with node() as it:
+        plain = Plain(it)
+        plain.relay.abort(Outcome.POLICY_CHANGED, "denied")
+        for sock in (plain.client, plain.server):
+            with pytest.raises(ConnectionResetError):
+                it.until(lambda sock=sock: take_into(sock, bytearray()))
+        it.until(lambda: plain.done)
+        assert (plain.relay.outcome, plain.relay.error) == (Outcome.POLICY_CHANGED, "denied")

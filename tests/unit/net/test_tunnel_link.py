@@ -1,0 +1,323 @@
+"""HBONE connections between two of ours over real sockets: streams, limits, ends, refusals."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from agent.identity.handshake import Session
+from agent.model.outcome import Outcome, Refusal
+from agent.net.tunnel import Tunnel
+from agent.net.tunnel_link import TunnelLink
+from agent.wire import h2_frames as frames
+from agent.wire.h2_frames import ErrorCode
+from agent.wire.hbone import connect_head
+from agent.wire.tls_records import Alert
+from tests.support.certs import credentials
+from tests.support.netpair import (
+    CA,
+    CLIENT,
+    CLIENT_ID,
+    HEAD,
+    SERVER,
+    SERVER_ID,
+    Hbone,
+    Node,
+    ServerSide,
+    node,
+    tcp_pair,
+)
+from tests.support.playbook import data
+
+
+def test_both_ends_know_who_the_other_is_and_how_it_is_protected() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        it.until(lambda: hbone.client_side.peers and hbone.server_side.peers)
+        assert str(hbone.client_side.peers[0]) == SERVER_ID == str(hbone.client.peer)
+        assert str(hbone.server_side.peers[0]) == CLIENT_ID == str(hbone.server.peer)
+        assert hbone.client.secured is not None and hbone.client.secured.suite == "TLS_AES_128_GCM_SHA256"
+
+
+def test_a_request_made_before_the_handshake_waits_for_it() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.server_side.on_request = lambda tunnel: tunnel.accept([("baggage", "k=v")])
+        head = connect_head("[fd00::1]:8080", [("forwarded", "for=x")])
+        hbone.ask(head)
+        it.until(lambda: hbone.answers)
+        assert hbone.answers[0][1:] == (200, (("baggage", "k=v"),))
+        assert hbone.server_side.requests[0][1] == head
+
+
+def test_a_refusal_is_an_answer_and_leaves_the_connection_usable() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.server_side.on_request = lambda tunnel: tunnel.refuse(401)
+        hbone.ask()
+        it.until(lambda: hbone.answers)
+        assert hbone.answers[0][1] == 401
+        hbone.tunnel()
+        assert hbone.answers[1][1] == 200 and not hbone.client_side.ends
+
+
+def test_a_refusal_raised_while_a_request_is_judged_is_answered() -> None:
+    def refuse(tunnel: Tunnel) -> None:
+        raise Refusal(Outcome.ADDRESS_MISMATCH, "not here")
+
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.server_side.on_request = refuse
+        hbone.ask()
+        it.until(lambda: hbone.answers)
+        assert hbone.answers[0][1] == 400
+
+
+def test_free_streams_follow_the_cap_and_the_peers_live_settings() -> None:
+    with node() as it:
+        hbone = Hbone(it, streams_limit=5)
+        assert hbone.client.free_streams == 5
+        hbone.tunnel()
+        assert (hbone.client.free_streams, hbone.client.open_streams) == (4, 1)
+        hbone.server._codec.out += frames.settings({frames.Setting.MAX_CONCURRENT_STREAMS: 2})
+        hbone.server.stage.flush_soon()
+        it.until(lambda: hbone.client.free_streams == 1)
+        tunnels = [hbone.ask() for _ in range(3)]
+        it.settle()
+        assert len(hbone.server_side.requests) == 2  # the others wait for a place
+        tunnels[0].reset()
+        it.until(lambda: len(hbone.server_side.requests) == 3)
+        assert hbone.client_side.available_calls > 0
+
+
+def test_a_reset_while_the_server_is_still_dialling_reaches_it() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        gone: list[Tunnel] = []
+        hbone.server_side.on_request = lambda tunnel: setattr(tunnel, "on_gone", gone.append)
+        tunnel = hbone.ask()
+        it.until(lambda: hbone.server_side.requests)
+        tunnel.reset()
+        it.until(lambda: gone)
+        assert not hbone.answers and gone[0].is_gone
+        gone[0].accept()  # too late, and harmless
+        it.settle()
+
+
+def test_a_reset_by_the_server_before_its_answer_is_a_failure_with_a_reason() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.server_side.on_request = lambda tunnel: tunnel.reset(ErrorCode.REFUSED_STREAM)
+        hbone.ask()
+        it.until(lambda: hbone.answers)
+        tunnel, status, _ = hbone.answers[0]
+        assert status == 0 and tunnel.failure is not None and "REFUSED_STREAM" in tunnel.failure.detail
+
+
+def test_go_away_lets_tunnels_finish_and_takes_no_new_ones() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        relayed = hbone.relayed()
+        hbone.server.go_away()
+        it.until(lambda: not hbone.client.is_usable)
+        assert hbone.client.free_streams == 0
+        late = hbone.ask()
+        it.until(lambda: late.failure)
+        relayed.client.send(b"still here")
+        assert relayed.read(relayed.server, 10) == b"still here"
+        relayed.client.shutdown(socket.SHUT_WR)
+        relayed.server.shutdown(socket.SHUT_WR)
+        it.until(lambda: hbone.client_side.ends and hbone.server_side.ends)
+        assert hbone.client_side.ends[0][0] is hbone.server_side.ends[0][0] is Outcome.OK
+        assert all(not relay.error for relay in relayed.done)
+
+
+def test_an_idle_connection_closes_when_the_client_says_so() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        it.until(lambda: hbone.client_side.peers and hbone.server_side.peers)
+        hbone.client.go_away()
+        it.until(lambda: hbone.client_side.ends and hbone.server_side.ends)
+        assert hbone.server_side.ends[0][0] is Outcome.OK
+
+
+def test_an_abort_fails_every_tunnel_on_both_ends() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        relayed = hbone.relayed()
+        waiting = hbone.ask()
+        it.settle()
+        hbone.server.abort(Outcome.POLICY_CHANGED, "revoked")
+        it.until(lambda: len(relayed.done) == 2)
+        assert hbone.server_side.ends == [(Outcome.POLICY_CHANGED, "revoked")]
+        assert relayed.server_relay.outcome is Outcome.POLICY_CHANGED and relayed.client_relay.error
+        it.until(lambda: waiting.is_gone)
+        with pytest.raises(ConnectionResetError):
+            relayed.read_end(relayed.server)
+
+
+def test_a_lost_connection_says_why_to_those_who_wait_for_an_answer() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        it.until(lambda: hbone.client_side.peers)
+        hbone.ask()
+        it.until(lambda: hbone.server_side.requests)
+        hbone.server_wire.shutdown(socket.SHUT_RDWR)
+        it.until(lambda: hbone.answers)
+        tunnel, status, _ = hbone.answers[0]
+        assert status == 0 and tunnel.failure is not None
+        assert hbone.client_side.ends[0][0] is not Outcome.OK
+
+
+# -- refused connections
+
+
+def test_the_wrong_server_is_refused_and_the_reason_reaches_the_waiting_tunnel() -> None:
+    with node() as it:
+        hbone = Hbone(it, server=credentials(CA, SERVER_ID, issued=CA.issue(CLIENT_ID)))
+        tunnel = hbone.ask()
+        it.until(lambda: tunnel.failure and hbone.server_side.ends)
+        assert tunnel.failure is not None and tunnel.failure.outcome is Outcome.WRONG_IDENTITY
+        assert f"presents {CLIENT_ID}; expected {SERVER_ID}" in tunnel.failure.detail
+        assert hbone.client_side.ends[0][0] is Outcome.WRONG_IDENTITY
+
+
+def test_a_client_without_identity_is_refused_on_both_ends() -> None:
+    with node() as it:
+        hbone = Hbone(it, client=credentials(CA, CLIENT_ID, issued=CA.issue(None)))
+        it.until(lambda: hbone.server_side.ends and hbone.client_side.ends)
+        assert hbone.server_side.ends[0][0] is Outcome.WRONG_IDENTITY
+        assert not hbone.server_side.peers and not hbone.server_side.requests
+        assert "access_denied" in hbone.client_side.ends[0][1]
+
+
+def test_a_peer_that_is_not_wanted_is_refused_before_its_requests_are_read() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.server_side.refusal = Refusal(Outcome.CERTIFICATE_REVOKED, "revoked")
+        tunnel = hbone.ask()
+        it.until(lambda: tunnel.failure)
+        assert hbone.server_side.ends == [(Outcome.CERTIFICATE_REVOKED, "revoked")]
+        assert not hbone.server_side.requests
+
+
+class RawClient:
+    """A TCP client of a server link that says what it likes."""
+
+    def __init__(self, it: Node, **options: float) -> None:
+        self.sock, far = tcp_pair()
+        it.keep(self.sock)
+        it.keep(far)
+        self.events = ServerSide()
+        self.link = TunnelLink(it.loop, far, Session.server(SERVER), self.events, **options)
+
+
+@pytest.mark.parametrize("hello", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", frames.PREFACE])
+def test_plaintext_on_the_tls_port_is_named(hello: bytes) -> None:
+    with node() as it:
+        raw = RawClient(it)
+        raw.sock.send(hello)
+        it.until(lambda: raw.events.ends)
+        assert raw.events.ends[0][0] is Outcome.TLS_FAILED
+        assert "does not speak TLS" in raw.events.ends[0][1]
+
+
+def test_a_peer_that_leaves_during_the_handshake_is_named() -> None:
+    with node() as it:
+        raw = RawClient(it)
+        raw.sock.send(b"\x16\x03\x01")
+        raw.sock.close()
+        it.until(lambda: raw.events.ends)
+        assert raw.events.ends[0][0] is Outcome.TLS_FAILED and "closed" in raw.events.ends[0][1]
+
+
+def test_a_silent_peer_is_dropped_after_the_handshake_timeout() -> None:
+    with node() as it:
+        raw = RawClient(it, handshake_timeout_s=5.0)
+        it.settle()
+        assert not raw.events.ends
+        it.skew_s = 5.0
+        it.until(lambda: raw.events.ends)
+        assert raw.events.ends[0] == (Outcome.TLS_FAILED, "the TLS handshake was not done in time")
+
+
+def test_http_1_inside_tls_is_named() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.client._codec.out[:] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+        it.until(lambda: hbone.server_side.ends)
+        assert hbone.server_side.ends[0][0] is Outcome.H2_FAILED
+        assert "does not speak HTTP/2" in hbone.server_side.ends[0][1]
+        it.until(lambda: hbone.client_side.ends)
+
+
+def test_a_damaged_record_ends_the_connection_with_an_alert() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        hbone.client_wire.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        it.until(lambda: hbone.server_side.ends and hbone.client_side.ends)
+        assert hbone.server_side.ends[0][0] is Outcome.TLS_FAILED
+        assert "integrity" in hbone.server_side.ends[0][1]
+        assert Alert.BAD_RECORD_MAC.name.lower() in hbone.client_side.ends[0][1]
+
+
+def test_a_connect_without_port_is_a_400_and_never_reaches_the_proxy() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        tunnel = hbone.ask(connect_head("10.0.0.1:80")._replace(authority="10.0.0.1"))
+        it.until(lambda: hbone.answers)
+        assert hbone.answers == [(tunnel, 400, ())]
+        assert not hbone.server_side.requests and hbone.server.rejected_requests == 1
+        hbone.tunnel()
+
+
+def test_data_that_follows_a_rejected_request_is_dropped_with_its_credit() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        codec = hbone.client._codec
+        for _ in range(3):  # request and data in one flight
+            stream = codec.open("no-port", [])
+            stream.owner = Tunnel(hbone.client, HEAD, lambda *answer: hbone.answers.append(answer))
+            codec.out += data(stream.id, b"x" * 100) + data(stream.id, b"", ended=True)
+        hbone.client.stage.flush_soon()
+        it.until(lambda: len(hbone.answers) == 4)
+        assert [status for _, status, _ in hbone.answers] == [200, 400, 400, 400]
+        assert hbone.server._codec.unreturned == 300
+        hbone.tunnel()
+
+
+def test_an_oversized_header_block_is_refused_and_the_connection_stays() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.ask(connect_head("10.0.0.1:80", [("x", "y" * 70_000)]))
+        it.until(lambda: hbone.answers)
+        assert hbone.answers[0][1] == 0
+        hbone.tunnel()
+
+
+def test_a_peer_that_answers_no_ping_is_dropped() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        it.loop.forget(hbone.server_wire.fileno())  # the server goes deaf
+        it.skew_s = 10.5
+        it.settle()
+        assert not hbone.client_side.ends
+        it.skew_s = 31.0
+        it.until(lambda: hbone.client_side.ends)
+        assert hbone.client_side.ends[0][0] is Outcome.H2_FAILED and "PING" in hbone.client_side.ends[0][1]
+
+
+def test_pings_keep_an_idle_connection() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        for _ in range(6):
+            it.skew_s += 10.5
+            it.settle()
+        hbone.tunnel()
+        assert not hbone.client_side.ends and not hbone.server_side.ends
+        assert CLIENT.identity == hbone.server.peer
