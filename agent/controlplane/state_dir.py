@@ -1,0 +1,86 @@
+"""The state directory: what outlives the process, each file written whole or not at all.
+
+`root.pem` (0644) is for agents, everything secret is 0600. Knows files and modes, not what is in them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class StateError(Exception):
+    """The state directory cannot be used; the message names the file and what to do."""
+
+
+class StateDirectory:
+    """Reads and writes files below one directory, which it makes if it is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        except OSError as error:
+            raise StateError(f"cannot make the state directory {path}: {error.strerror}") from error
+
+    def write(self, name: str, content: bytes, mode: int = 0o600) -> Path:
+        """Replace a file. A reader, or a crash, sees the old content or the new."""
+        target = self.path / name
+        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            with open(descriptor, "wb") as file:
+                os.fchmod(file.fileno(), mode)  # the umask may have taken bits away
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise StateError(f"cannot write {target}: {error.strerror}") from error
+        return target
+
+    def read(self, name: str) -> bytes | None:
+        """The content, or None if there is no such file."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateError(f"cannot read {self.path / name}: {error.strerror}") from error
+
+    def read_secret(self, name: str) -> bytes | None:
+        """As `read`, for a file that nobody else may read; refused if others can."""
+        content = self.read(name)
+        if content is not None and (self.path / name).stat().st_mode & 0o077:
+            raise StateError(f"{self.path / name} is readable by others: chmod 600 it, or remove it")
+        return content
+
+    def write_json(self, name: str, value: object, mode: int = 0o600) -> None:
+        self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), mode)
+
+    def read_json(self, name: str, decode: Callable[[object], T], default: T) -> T:
+        """The decoded content, `default` if there is no such file; StateError if it is damaged."""
+        content = self.read(name)
+        if content is None:
+            return default
+        try:
+            return decode(json.loads(content))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StateError(f"{self.path / name} is damaged ({error}): restore or remove it") from error
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Held by one process at a time."""
+        with open(self.path / f".{name}.lock", "a", encoding="utf-8") as file:
+            flock(file, LOCK_EX)
+            yield
