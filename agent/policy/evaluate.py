@@ -1,0 +1,129 @@
+"""May this connection reach this workload? The decision of facts/ztunnel 7.1 and 7.2.
+
+Pure: the connection, the destination and the policies come in, a Decision goes out; who asks closes or
+relays. Deny comes before allow, dry-run policies are reported and never decide, and a policy the workload
+lists but nobody has sent yet denies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.model.connection import Connection
+from agent.model.policy import Action, Authorization
+from agent.model.workload import Workload
+from agent.policy.match import Subject, matching_rule, subject_of
+
+NONE_ALLOWED = "allow policies exist, but none allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunMatch:
+    """A dry-run policy that would have decided, with the rule that matched."""
+
+    policy: str
+    action: Action
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict. `reason` is empty when allowed; `policy` and `rule` name what decided, if one did.
+
+    `dry_run` lists every dry-run policy that matched; `dry_run_allow_missed` is true when the only allow
+    policies are dry-run ones and none matched: enforced, they would have denied.
+    """
+
+    allowed: bool
+    reason: str = ""
+    policy: str | None = None
+    rule: int | None = None
+    dry_run: tuple[DryRunMatch, ...] = ()
+    dry_run_allow_missed: bool = False
+
+
+ALLOWED = Decision(True)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """The policies that apply to one destination, sorted by what they do."""
+
+    deny: tuple[Authorization, ...] = ()
+    allow: tuple[Authorization, ...] = ()
+    dry_run: tuple[Authorization, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Names the workload lists and no policy has."""
+
+    @classmethod
+    def of(cls, policies: Iterable[Authorization], missing: tuple[str, ...] = ()) -> PolicySet:
+        policies = tuple(policies)
+        enforced = [p for p in policies if not p.dry_run]
+        return cls(
+            deny=tuple(p for p in enforced if p.action is Action.DENY),
+            allow=tuple(p for p in enforced if p.action is Action.ALLOW),
+            dry_run=tuple(p for p in policies if p.dry_run),
+            missing=missing,
+        )
+
+
+class PolicyIndex(Protocol):
+    """Knows which policies apply to a workload; a snapshot does."""
+
+    def policies_for(self, workload: Workload) -> PolicySet: ...
+
+
+def denied_by(policy: str) -> str:
+    return f"explicitly denied by: {policy}"
+
+
+def not_received(policy: str) -> str:
+    return f"policy {policy} is listed by the workload but not received yet"
+
+
+def evaluate(connection: Connection, destination: Workload, policies: PolicyIndex) -> Decision:
+    """Decide on a connection at its destination.
+
+    A listed policy that has not been received denies: istiod sends a workload before the policies it
+    lists, and in that window the missing one may be a DENY. Upstream skips it, which leaves the window open.
+    """
+    applicable = policies.policies_for(destination)
+    subject = subject_of(connection)
+    decision = _decide(applicable, subject)
+    return _with_dry_run(decision, applicable, subject) if applicable.dry_run else decision
+
+
+def _decide(policies: PolicySet, subject: Subject) -> Decision:
+    for policy in policies.deny:
+        rule = matching_rule(policy.rules, subject)
+        if rule is not None:
+            return Decision(False, denied_by(policy.key), policy.key, rule)
+    if policies.missing:
+        return Decision(False, not_received(policies.missing[0]), policies.missing[0])
+    if not policies.allow:
+        return ALLOWED
+    for policy in policies.allow:
+        rule = matching_rule(policy.rules, subject)
+        if rule is not None:
+            return Decision(True, "", policy.key, rule)
+    return Decision(False, NONE_ALLOWED)
+
+
+def _with_dry_run(decision: Decision, policies: PolicySet, subject: Subject) -> Decision:
+    matched = tuple(
+        DryRunMatch(policy.key, policy.action, rule)
+        for policy in policies.dry_run
+        if (rule := matching_rule(policy.rules, subject)) is not None
+    )
+    has_dry_allow = any(p.action is Action.ALLOW for p in policies.dry_run)
+    allow_matched = any(m.action is Action.ALLOW for m in matched)
+    return Decision(
+        decision.allowed,
+        decision.reason,
+        decision.policy,
+        decision.rule,
+        matched,
+        has_dry_allow and not policies.allow and not allow_matched,
+    )
