@@ -1,0 +1,230 @@
+"""Where an outbound connection goes: facts/ztunnel 5.2, step by step, with the refusals of DESIGN 6.
+
+Pure: a snapshot, the pod that dials, what it dialled, a random generator and options come in; a Route comes
+out, or a Refusal. The source is the pod that owns the connection, never looked up by address. Doubt refuses:
+a service without endpoints, a port it does not declare and a waypoint that cannot be found never turn into
+passthrough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from agent.model.address import CIDR, SocketAddress
+from agent.model.outcome import Outcome, Refusal
+from agent.model.route import HBONE_PORT, Hop, Route
+from agent.model.service import Mode, Service
+from agent.model.workload import GatewayAddress, TunnelProtocol, Workload
+from agent.state.balance import Purpose
+from agent.state.snapshot import Snapshot
+from agent.state.upstream import Upstream, address_of, from_service, service_identities
+from agent.state.waypoint import describe, find_gateway, is_instance, pick_waypoint, preferred_ip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How this node resolves. `own_ports`: the agent's, to which nothing may be relayed."""
+
+    network: str = ""
+    mesh_cidrs: tuple[CIDR, ...] = ()
+    """Ranges in which a destination nobody knows is refused instead of passed through."""
+    refuse_unknown: bool = False
+    own_ports: frozenset[int] = frozenset({15001, 15006, HBONE_PORT})
+
+
+def resolve(
+    snapshot: Snapshot, source: Workload, destination: SocketAddress, rng: Random, options: Options
+) -> Route:
+    """The route of a connection from a pod of this node. Raises Refusal with the reason."""
+    if destination.port in options.own_ports and destination.ip.is_loopback:
+        raise Refusal(Outcome.SELF_CALL, f"{destination} is the agent itself")
+    workload, service = _owners(snapshot, options.network, source, destination)
+    # Workloads first here, services first below (facts/ztunnel A.10).
+    addressed = service if workload is None else None
+    if addressed is not None:
+        waypoint = pick_waypoint(addressed, rng)
+        if waypoint is not None:
+            return _through_service_waypoint(snapshot, source, destination, addressed, waypoint, rng)
+    if source.network != options.network:
+        workload, service = _owners(snapshot, source.network, source, destination)
+    upstream = _upstream(snapshot, source, destination, workload, service, rng)
+    if upstream is None:
+        return _without_upstream(destination, (service, addressed), options)
+    if upstream.workload.network != source.network:
+        return _through_gateway(snapshot, source, destination, upstream, upstream.service, rng)
+    waypoint = upstream.workload.waypoint if addressed is None else None
+    if waypoint is not None and not is_instance(snapshot, source, waypoint):
+        return _through_workload_waypoint(snapshot, source, destination, upstream, waypoint, rng)
+    return _direct(destination, upstream)
+
+
+def _owners(
+    snapshot: Snapshot, network: str, source: Workload, destination: SocketAddress
+) -> tuple[Workload | None, Service | None]:
+    """The workload and the service that have the address."""
+    return (
+        snapshot.workload_at(network, destination.ip),
+        snapshot.service_at(network, destination.ip, source.namespace),
+    )
+
+
+def _upstream(
+    snapshot: Snapshot,
+    source: Workload,
+    destination: SocketAddress,
+    workload: Workload | None,
+    service: Service | None,
+    rng: Random,
+) -> Upstream | None:
+    if service is not None:
+        return from_service(snapshot, source, service, destination.port, Purpose.STANDARD, rng)
+    return Upstream(workload, destination.port) if workload else None
+
+
+def _without_upstream(
+    destination: SocketAddress, services: tuple[Service | None, ...], options: Options
+) -> Route:
+    """Passthrough, but never for an address that a Service owns, unless that Service asks for it."""
+    owners = [service for service in services if service is not None]
+    for service in owners:
+        if service.load_balancing.mode is not Mode.PASSTHROUGH:
+            raise _no_upstream(destination, service)
+    if not owners:
+        _refuse_unknown(destination, options)
+    return Route(Hop.PASSTHROUGH, destination)
+
+
+def _no_upstream(destination: SocketAddress, service: Service) -> Refusal:
+    if destination.port not in service.ports:
+        declared = ", ".join(map(str, service.ports)) or "none"
+        return Refusal(
+            Outcome.UNDECLARED_SERVICE_PORT,
+            f"Service {service.key} has no port {destination.port} (it declares {declared})",
+        )
+    return Refusal(
+        Outcome.NO_HEALTHY_UPSTREAM, f"Service {service.key} has no healthy endpoint for {destination.port}"
+    )
+
+
+def _refuse_unknown(destination: SocketAddress, options: Options) -> None:
+    for cidr in options.mesh_cidrs:
+        if destination.ip in cidr:
+            raise Refusal(
+                Outcome.UNKNOWN_MESH_DESTINATION,
+                f"{destination} lies in {cidr} of the mesh, but no workload or service has it",
+            )
+    if options.refuse_unknown:
+        raise Refusal(
+            Outcome.UNKNOWN_MESH_DESTINATION,
+            f"no workload or service has {destination}, and destinations unknown to the mesh are refused here",
+        )
+
+
+def _through_service_waypoint(
+    snapshot: Snapshot,
+    source: Workload,
+    destination: SocketAddress,
+    service: Service,
+    waypoint: GatewayAddress,
+    rng: Random,
+) -> Route:
+    hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
+    if hop is None:
+        raise _unknown_waypoint(waypoint, f"Service {service.key}")
+    if hop.workload.network != source.network:
+        return _through_gateway(snapshot, source, destination, hop, service, rng)
+    return Route(
+        Hop.HBONE,
+        address_of(hop, preferred_ip(waypoint, destination.ip)),
+        authority=str(destination),
+        accepted=hop.accepted,
+        destination=hop.workload,
+        service=service,
+    )
+
+
+def _through_workload_waypoint(
+    snapshot: Snapshot,
+    source: Workload,
+    destination: SocketAddress,
+    upstream: Upstream,
+    waypoint: GatewayAddress,
+    rng: Random,
+) -> Route:
+    hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
+    if hop is None:
+        raise _unknown_waypoint(waypoint, f"workload {upstream.workload.uid}")
+    if hop.workload.network != source.network:
+        raise _no_route(source, hop.workload)
+    return Route(
+        Hop.HBONE,
+        address_of(hop, preferred_ip(waypoint, destination.ip)),
+        authority=str(destination),
+        accepted=hop.accepted,
+        destination=hop.workload,
+        service=upstream.service,
+    )
+
+
+def _through_gateway(
+    snapshot: Snapshot,
+    source: Workload,
+    destination: SocketAddress,
+    upstream: Upstream,
+    service: Service | None,
+    rng: Random,
+) -> Route:
+    """To another network: a tunnel to its gateway, and in it one to the upstream (facts/ztunnel 5.6)."""
+    if service is None:
+        raise _no_route(source, upstream.workload)
+    gateway = upstream.workload.network_gateway
+    if gateway is None:
+        raise Refusal(
+            Outcome.UNKNOWN_GATEWAY,
+            f"workload {upstream.workload.uid} is in network {upstream.workload.network!r}, which names no gateway",
+        )
+    hop = find_gateway(snapshot, source, gateway, Purpose.STANDARD, rng)
+    if hop is None:
+        raise Refusal(
+            Outcome.UNKNOWN_GATEWAY,
+            f"gateway {describe(gateway)} of network {upstream.workload.network!r} cannot be resolved",
+        )
+    return Route(
+        Hop.DOUBLE_HBONE,
+        address_of(hop, preferred_ip(gateway, destination.ip)),
+        authority=f"{service.hostname}:{destination.port}",
+        accepted=hop.accepted,
+        destination=hop.workload,
+        service=service,
+        inner_accepted=service_identities(upstream.service),
+    )
+
+
+def _direct(destination: SocketAddress, upstream: Upstream) -> Route:
+    application = address_of(upstream, destination.ip)
+    if upstream.workload.protocol is TunnelProtocol.NONE:
+        return Route(Hop.TCP, application, destination=upstream.workload, service=upstream.service)
+    return Route(
+        Hop.HBONE,
+        SocketAddress(application.ip, HBONE_PORT),
+        authority=str(application),
+        accepted=upstream.accepted,
+        destination=upstream.workload,
+        service=upstream.service,
+    )
+
+
+def _unknown_waypoint(waypoint: GatewayAddress, user: str) -> Refusal:
+    return Refusal(
+        Outcome.UNKNOWN_WAYPOINT,
+        f"waypoint {describe(waypoint)} of {user} cannot be resolved: it does not exist or has no endpoint",
+    )
+
+
+def _no_route(source: Workload, workload: Workload) -> Refusal:
+    return Refusal(
+        Outcome.NO_ROUTE_BETWEEN_NETWORKS,
+        f"workload {workload.uid} is in network {workload.network!r}, {source.uid} in {source.network!r}: "
+        "only Services can be reached across networks",
+    )
