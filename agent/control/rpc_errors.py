@@ -1,0 +1,57 @@
+"""What a failed call means for the person who has to fix it: gRPC's status in one plain line.
+
+gRPC tells a wrong root from a closed port only in the text of UNAVAILABLE; the rows below are those texts
+(grpcio 1.60 to 1.85). An unknown one is passed on as it is, on one line.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from agent.control.endpoint import Endpoint
+
+MAX_DETAIL_CHARS = 300
+
+_UNAVAILABLE = (
+    ("Hostname Verification", "its certificate is not for {name}: check the server name"),
+    ("Peer name", "its certificate is not for {name}: check the server name"),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by our root: check {roots}"),
+    ("certificate signature failure", "its certificate is not signed by our root: check {roots}"),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS there: check the port"),
+    ("ALPN", "it does not speak HTTP/2 there: check the port"),
+    ("handshake", "the TLS handshake failed: check that the control plane answers TLS there"),
+    ("Connection refused", "connection refused: is it running, is the port right?"),
+    ("lookup", "its name cannot be resolved: check the address and DNS"),
+    ("DNS resolution", "its name cannot be resolved: check the address and DNS"),
+    ("timed out", "it does not answer: check routes and firewalls"),
+    ("deadline", "it does not answer: check routes and firewalls"),
+)
+_BY_CODE = {
+    grpc.StatusCode.UNAUTHENTICATED: "it refuses our token: check {token}, its audience and cluster {cluster}",
+    grpc.StatusCode.PERMISSION_DENIED: "our token is not for this node's name and account: check {token}",
+    grpc.StatusCode.UNIMPLEMENTED: "it has no such service: check the address",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "it is over its limits",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "it did not answer in time",
+    grpc.StatusCode.CANCELLED: "it ended the call",
+    grpc.StatusCode.INVALID_ARGUMENT: "it does not accept the request",
+}
+
+
+def explain(error: grpc.aio.AioRpcError, endpoint: Endpoint, what: str = "control plane") -> str:
+    """One line: who, what is wrong as far as it can be known, what to check, and the status as sent."""
+    detail = " ".join((error.details() or "").split())
+    hint = _hint(error.code(), detail).format(
+        name=endpoint.server_name or endpoint.address,
+        roots=endpoint.roots_source,
+        token=endpoint.token_file or "whether it wants a token (none is set)",
+        cluster=endpoint.cluster_id or "(none is set)",
+    )
+    status = f"{error.code().name}: {detail[:MAX_DETAIL_CHARS]}" if detail else error.code().name
+    return f"{what} {endpoint.address}: {hint} ({status})" if hint else f"{what} {endpoint.address}: {status}"
+
+
+def _hint(code: grpc.StatusCode, detail: str) -> str:
+    if code is grpc.StatusCode.UNAVAILABLE:
+        lowered = detail.lower()
+        return next((hint for mark, hint in _UNAVAILABLE if mark.lower() in lowered), "")
+    return _BY_CODE.get(code, "")

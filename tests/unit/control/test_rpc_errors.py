@@ -1,0 +1,71 @@
+"""gRPC's own words for a failure, as grpcio 1.85 says them (and 1.60 where it differs), into ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from agent.control.endpoint import Endpoint
+from agent.control.rpc_errors import MAX_DETAIL_CHARS, explain
+
+ENDPOINT = Endpoint("10.0.0.1:15012", "/etc/root.pem", "istiod.svc", Path("/run/token"), "c1")
+ALL = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:15012: "
+
+
+def said(code: grpc.StatusCode, details: str | None, endpoint: Endpoint = ENDPOINT) -> str:
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+    return explain(error, endpoint)
+
+
+@pytest.mark.parametrize(
+    ("details", "hint"),
+    [
+        (ALL + "Failed to connect to remote host: Connection refused", "is it running, is the port right?"),
+        (ALL + "Failed to connect to remote host: Timeout occurred: FD Shutdown", ""),
+        (ALL + "connection timed out", "does not answer: check routes and firewalls"),
+        (ALL + "Custom verification check failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+         "not for istiod.svc: check the server name"),
+        (ALL + "Peer name istiod.svc is not in peer certificate", "not for istiod.svc: check the server name"),
+        (ALL + "Ssl handshake failed: SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+         "CERTIFICATE_VERIFY_FAILED", "not signed by our root: check /etc/root.pem"),
+        (ALL + "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1a000064:ECDSA routines:"
+         "OPENSSL_internal:BAD_SIGNATURE: certificate signature failure", "not signed by our root"),
+        (ALL + "Tls handshake failed: OPENSSL_internal:WRONG_VERSION_NUMBER", "does not speak TLS there"),
+        (ALL + "Cannot check peer: missing selected ALPN property.", "does not speak HTTP/2 there"),
+        (ALL + "Handshake read failed (Endpoint closing)", "the TLS handshake failed"),
+        ("errors resolving x:1: [field:hostname lookup error:address lookup failed: Domain name not found]",
+         "its name cannot be resolved"),
+        ("DNS resolution failed for x:1: C-ares status is not ARES_SUCCESS", "its name cannot be resolved"),
+    ],
+)  # fmt: skip
+def test_unavailable_is_told_apart(details: str, hint: str) -> None:
+    text = said(grpc.StatusCode.UNAVAILABLE, details)
+    assert hint in text and text.startswith("control plane 10.0.0.1:15012: ")
+    assert details[:60] in text, "gRPC's own words stay"
+
+
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "refuses our token: check /run/token, its audience and cluster c1"),
+        (grpc.StatusCode.PERMISSION_DENIED, "our token is not for this node's name"),
+        (grpc.StatusCode.UNIMPLEMENTED, "has no such service"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "does not accept the request"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "over its limits"),
+        (grpc.StatusCode.INTERNAL, "control plane 10.0.0.1:15012: INTERNAL: why"),
+    ],
+)
+def test_each_status_says_what_to_check(code: grpc.StatusCode, hint: str) -> None:
+    assert hint in said(code, "why")
+
+
+def test_whatever_a_server_says_stays_one_bounded_line() -> None:
+    text = said(grpc.StatusCode.UNKNOWN, "a\r\nb\t{name}" + "c" * 10_000)
+    assert "\n" not in text and "a b {name}" in text and len(text) < MAX_DETAIL_CHARS + 100
+    assert said(grpc.StatusCode.UNKNOWN, None).endswith(": UNKNOWN")
+
+
+def test_without_token_it_says_so() -> None:
+    assert "none is set" in said(grpc.StatusCode.UNAUTHENTICATED, "", Endpoint("h:1", "SYSTEM"))
