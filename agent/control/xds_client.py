@@ -1,0 +1,209 @@
+"""The discovery stream: keeps one delta ADS stream to the control plane, and the state fed by it.
+
+`wire.xds_delta` decides what is said; this file connects, reads, hands each response to `apply` and answers
+it afterwards, and dials again with a growing, jittered back-off however the stream ended. Status is data.
+Errors of the control plane never leave `run`; those of `apply` do: they are our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from random import Random
+from typing import Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from agent.control.duplex import Duplex
+from agent.control.endpoint import ControlError, Endpoint
+from agent.control.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from agent.control.rpc_errors import explain
+from agent.model.backoff import Backoff
+from agent.wire.xds_delta import Received, XdsDelta
+
+log = logging.getLogger(__name__)
+
+METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+# Half the delay is random: the nodes of a mesh must not come back in step when a control plane restarts.
+RECONNECT = Backoff(first_s=0.1, cap_s=15.0, jitter=0.5)
+# A stream that answered and lived this long was a good one: the next failure is a first one again.
+GOOD_STREAM_S = 15.0
+
+Apply = Callable[[Received], Awaitable[Mapping[str, str]]]
+"""Put a response into the state; answers name -> reason of what was refused. The ACK follows it."""
+
+
+class Phase(Enum):
+    WAITING = "waiting"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+
+
+@dataclass(frozen=True, slots=True)
+class XdsStatus:
+    """How the stream is doing. Times are seconds since the epoch."""
+
+    phase: Phase = Phase.WAITING
+    connected_since: float | None = None
+    is_synced: bool = False
+    last_error: str = ""
+    last_error_at: float | None = None
+    failures: int = 0
+    next_attempt: float | None = None
+    revision: str = ""
+    nonce: str = ""
+    responses: int = 0
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class StreamWatch(Protocol):
+    """Counts for metrics (facts/ztunnel 8.2)."""
+
+    def message(self, type_url: str, body_bytes: int) -> None: ...
+
+    def terminated(self, reason: str) -> None:
+        """`ConnectionError`: no stream came about; `Error`: it broke; `Complete`: the server ended it."""
+        ...
+
+
+class NoWatch:
+    def message(self, type_url: str, body_bytes: int) -> None:
+        pass
+
+    def terminated(self, reason: str) -> None:
+        pass
+
+
+class _Ended(Exception):
+    """A stream's end: why, for people; and the reason for the metric."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class XdsClient:
+    """One per agent. `run` until cancelled; `status` at any time; `synced` once the first state is whole."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        protocol: XdsDelta,
+        apply: Apply,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        watch: StreamWatch | None = None,
+        backoff: Backoff = RECONNECT,
+    ) -> None:
+        self._endpoint = endpoint
+        self._protocol = protocol
+        self._apply = apply
+        self._clock = clock
+        self._rng = rng
+        self._sleep = sleep
+        self._watch = watch or NoWatch()
+        self._backoff = backoff
+        self._status = XdsStatus()
+        self.synced = asyncio.Event()
+
+    @property
+    def status(self) -> XdsStatus:
+        return self._status
+
+    async def run(self) -> None:
+        """Stream, and stream again, until cancelled."""
+        while True:
+            self._note(phase=Phase.CONNECTING, next_attempt=None)
+            try:
+                await self._stream()
+            except _Ended as end:
+                delay_s = self._failed(end)
+            await self._sleep(delay_s)
+
+    async def _stream(self) -> None:
+        """One stream from dial to end. Always raises: _Ended, or what `apply` raised."""
+        try:
+            async with self._endpoint.open() as channel:
+                stream = Duplex(channel, METHOD, self._endpoint.metadata())
+                try:
+                    await self._converse(stream)
+                finally:
+                    stream.close()
+        except ControlError as error:
+            raise _Ended(str(error), "ConnectionError") from error
+
+    async def _converse(self, stream: Duplex) -> None:
+        for request in self._protocol.open():
+            stream.send(request.SerializeToString())
+        while True:
+            response = await self._read(stream)
+            received = self._protocol.receive(response)
+            self._arrived(response, received)
+            rejections = await self._apply(received) if received.is_known else {}
+            request = self._protocol.settle(received, rejections)
+            self._settled(request)
+            stream.send(request.SerializeToString())
+
+    async def _read(self, stream: Duplex) -> DeltaDiscoveryResponse:
+        try:
+            raw = await stream.receive()
+        except grpc.aio.AioRpcError as error:
+            reason = "Error" if self._status.phase is Phase.CONNECTED else "ConnectionError"
+            raise _Ended(explain(error, self._endpoint), reason) from None
+        if raw is None:
+            raise _Ended(f"control plane {self._endpoint.address}: it ended the stream", "Complete")
+        try:
+            return DeltaDiscoveryResponse.FromString(raw)
+        except DecodeError as error:
+            text = f"control plane {self._endpoint.address}: its response is not protobuf: {error}"
+            raise _Ended(text, "Error") from error
+
+    def _arrived(self, response: DeltaDiscoveryResponse, received: Received) -> None:
+        if self._status.phase is not Phase.CONNECTED:
+            log.info("discovery stream to %s is up", self._endpoint.address)
+            self._note(phase=Phase.CONNECTED, connected_since=self._clock())
+        if not received.is_known:
+            log.error("the control plane sent a type that was not asked for: %r", received.type_url)
+        self._watch.message(received.type_url, sum(len(r.body) for r in received.updates))
+        self._note(
+            responses=self._status.responses + 1,
+            nonce=response.nonce,
+            revision=response.system_version_info or self._status.revision,
+        )
+
+    def _settled(self, request: DeltaDiscoveryRequest) -> None:
+        if request.HasField("error_detail"):
+            log.warning("resources refused: %s", request.error_detail.message)
+        if self._protocol.is_synced and not self.synced.is_set():
+            log.info("the first complete state is there")
+            self.synced.set()
+        self._note(is_synced=self.synced.is_set(), refused=self._protocol.refused)
+
+    def _failed(self, end: _Ended) -> float:
+        """Note the end of a stream; seconds until the next."""
+        now = self._clock()
+        since = self._status.connected_since
+        was_good = since is not None and now - since >= GOOD_STREAM_S
+        failures = 1 if was_good else self._status.failures + 1
+        delay_s = self._backoff.delay_s(failures, self._rng)
+        self._watch.terminated(end.reason)
+        log.warning("%s; next attempt in %.1f s", end, delay_s)
+        self._note(
+            phase=Phase.WAITING,
+            connected_since=None,
+            last_error=str(end),
+            last_error_at=now,
+            failures=failures,
+            next_attempt=now + delay_s,
+        )
+        return delay_s
+
+    def _note(self, **changes: object) -> None:
+        self._status = replace(self._status, **changes)  # type: ignore[arg-type]
