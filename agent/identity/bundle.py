@@ -1,0 +1,112 @@
+"""From a certificate authority's answer to credentials, or a reason why it cannot be used. Pure.
+
+The answer is checked before anything relies on it: it names the identity that was asked for, belongs to our
+key, is valid now, and its chain leads to the roots that came with it. The order of the answer's elements is
+facts/ztunnel 3.2: leaf, intermediates, and the last element holds the roots, several perhaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.x509 import verification
+
+from agent.identity.signer import SigningError
+from agent.model.identity import Identity, first_identity
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A workload's key, certificate and trust anchors. Times are seconds since the epoch.
+
+    `chain` is what a peer is shown: the leaf and the intermediates, never a root. Lives in memory only.
+    """
+
+    identity: Identity
+    key: EllipticCurvePrivateKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...] = field(repr=False)
+    roots: tuple[x509.Certificate, ...] = field(repr=False)
+    not_before: float
+    not_after: float
+
+
+def read_answer(
+    answer: Sequence[str], identity: Identity, key: EllipticCurvePrivateKey, now: float
+) -> Issued:
+    """Check a CA's answer and make it usable. `now`: seconds since the epoch. Raises SigningError."""
+    chain, roots = _parse(answer)
+    leaf = chain[0]
+    _check_names(leaf, identity)
+    if leaf.public_key() != key.public_key():
+        raise SigningError(f"the certificate the CA sent for {identity} belongs to another key")
+    _check_time(leaf, now)
+    _check_chain(chain, roots, now)
+    return Issued(
+        identity,
+        key,
+        chain,
+        roots,
+        leaf.not_valid_before_utc.timestamp(),
+        leaf.not_valid_after_utc.timestamp(),
+    )
+
+
+def _parse(answer: Sequence[str]) -> tuple[tuple[x509.Certificate, ...], tuple[x509.Certificate, ...]]:
+    if not answer:
+        raise SigningError("the CA's answer is empty")
+    if len(answer) == 1:
+        raise SigningError("the CA's answer has a certificate but no root: peers could not be verified")
+    chain = tuple(_certificates(pem, f"certificate {n}")[0] for n, pem in enumerate(answer[:-1], 1))
+    return chain, tuple(dict.fromkeys(_certificates(answer[-1], "last element (the roots)")))
+
+
+def _certificates(pem: str, what: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise SigningError(f"{what} in the CA's answer is not a PEM certificate: {error}") from error
+
+
+def _check_names(leaf: x509.Certificate, identity: Identity) -> None:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError) as error:
+        raise SigningError(f"the certificate the CA sent for {identity} names nobody: {error}") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if first_identity(uris) != identity:
+        named = ", ".join(uris) or "no URI"
+        raise SigningError(f"the CA was asked for {identity} but certifies {named}")
+
+
+def _check_time(leaf: x509.Certificate, now: float) -> None:
+    if not leaf.not_valid_before_utc.timestamp() <= now < leaf.not_valid_after_utc.timestamp():
+        raise SigningError(
+            f"the certificate the CA sent is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} to "
+            f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC, which is not now: compare the clocks"
+        )
+
+
+def _check_chain(
+    chain: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], now: float
+) -> None:
+    """Signatures, validity, and that every issuer is an authority; the web's further rules do not apply."""
+    authorities = verification.ExtensionPolicy.permit_all().require_present(
+        x509.BasicConstraints, verification.Criticality.AGNOSTIC, None
+    )
+    verifier = (
+        verification.PolicyBuilder()
+        .store(verification.Store(list(roots)))
+        .time(datetime.fromtimestamp(now, UTC))
+        .extension_policies(ca_policy=authorities, ee_policy=verification.ExtensionPolicy.permit_all())
+        .build_client_verifier()
+    )
+    try:
+        verifier.verify(chain[0], list(chain[1:]))
+    except (verification.VerificationError, ValueError) as error:
+        raise SigningError(
+            f"the certificate the CA sent does not chain to the {len(roots)} root(s) it sent: {error}"
+        ) from error

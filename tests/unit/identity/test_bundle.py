@@ -1,0 +1,153 @@
+"""What a CA may answer, and each way in which its answer is not used."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from agent.identity.bundle import Issued, read_answer
+from agent.identity.csr import make_request
+from agent.identity.signer import SigningError
+from agent.model.identity import Identity
+from tests.support.certs import pem
+from tests.support.xds import MeshCA
+
+WEB = Identity("cluster.local", "apps", "web")
+NOW = time.time()
+CA = MeshCA()
+KEY, CSR = make_request(WEB)
+
+
+def answer(
+    uri: str | None = str(WEB), start_s: float = -120, end_s: float = 3600, **options: bool
+) -> list[str]:
+    return CA.certify(CSR, uri, not_before=NOW + start_s, not_after=NOW + end_s, **options)
+
+
+def authority(
+    name: str, key: object, issuer: x509.Certificate | None, signer: object, *, is_ca: bool | None
+) -> x509.Certificate:
+    """A certificate that may sign others, or may not; `is_ca` None leaves the extension out."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+    )
+    if is_ca is not None:
+        builder = builder.add_extension(x509.BasicConstraints(is_ca, None), True)
+    return builder.sign(signer, hashes.SHA256())
+
+
+def leaf_under(issuer: x509.Certificate, signer: object) -> x509.Certificate:
+    now = datetime.now(UTC)
+    uri = x509.UniformResourceIdentifier(str(WEB))
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(issuer.subject)
+        .public_key(KEY.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([uri]), True)
+        .sign(signer, hashes.SHA256())
+    )
+
+
+def text(*certificates: x509.Certificate) -> str:
+    return b"".join(pem(c) for c in certificates).decode()
+
+
+def test_leaf_and_root() -> None:
+    issued = read_answer(answer(), WEB, KEY, NOW)
+    assert len(issued.chain) == 1 and issued.roots == (CA.root,)
+    assert issued.not_before == pytest.approx(NOW - 120, abs=1)
+    assert issued.not_after == pytest.approx(NOW + 3600, abs=1)
+
+
+def test_the_last_element_may_hold_several_roots() -> None:
+    other = MeshCA()
+    leaf, root = answer()
+    issued = read_answer([leaf, other.root_pem.decode() + root + root], WEB, KEY, NOW)
+    assert issued.roots == (other.root, CA.root), "all of them, each once, whichever signed our own"
+
+
+@pytest.mark.parametrize("make_key", [lambda: ec.generate_private_key(ec.SECP384R1()), lambda: RSA_KEY])
+def test_intermediates_are_shown_to_peers_and_roots_are_not(make_key: object) -> None:
+    root_key = make_key()
+    root = authority("root", root_key, None, root_key, is_ca=True)
+    middle_key = ec.generate_private_key(ec.SECP256R1())
+    middle = authority("middle", middle_key, root, root_key, is_ca=True)
+    leaf = leaf_under(middle, middle_key)
+    issued = read_answer([text(leaf), text(middle), text(root)], WEB, KEY, NOW)
+    assert issued.chain == (leaf, middle) and issued.roots == (root,)
+
+
+RSA_KEY = rsa.generate_private_key(65537, 2048)
+
+
+@pytest.mark.parametrize("is_ca", [False, None], ids=["said to be none", "not said to be one"])
+def test_an_issuer_that_is_no_authority_is_refused(is_ca: bool | None) -> None:
+    root_key, middle_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    root = authority("root", root_key, None, root_key, is_ca=True)
+    middle = authority("middle", middle_key, root, root_key, is_ca=is_ca)
+    with pytest.raises(SigningError, match="does not chain to the 1 root"):
+        read_answer([text(leaf_under(middle, middle_key)), text(middle), text(root)], WEB, KEY, NOW)
+
+
+@pytest.mark.parametrize(
+    ("chain", "said"),
+    [
+        ([], "answer is empty"),
+        (answer()[:1], "has a certificate but no root"),
+        (["rubbish", CA.root_pem.decode()], "certificate 1 in the CA's answer is not a PEM certificate"),
+        ([answer()[0], "rubbish"], "last element (the roots) in the CA's answer is not"),
+        ([answer()[0], ""], "last element (the roots) in the CA's answer is not"),
+        ([answer()[0], "", CA.root_pem.decode()], "certificate 2 in the CA's answer is not"),
+        (["-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"] * 2, "is not a PEM certificate"),
+        ([answer()[0], MeshCA().root_pem.decode()], "does not chain to the 1 root(s) it sent"),
+        (
+            answer("spiffe://cluster.local/ns/apps/sa/other"),
+            "certifies spiffe://cluster.local/ns/apps/sa/other",
+        ),
+        (answer("spiffe://other.example/ns/apps/sa/web"), "certifies spiffe://other.example/ns/apps/sa/web"),
+        (answer("https://apps.example/web"), "certifies https://apps.example/web"),
+        (answer(None), "names nobody"),
+        (answer(is_for_us=False), "belongs to another key"),
+        (answer(start_s=60), "which is not now: compare the clocks"),
+        (answer(start_s=-3600, end_s=-1), "which is not now: compare the clocks"),
+    ],
+)
+def test_answers_that_are_not_used(chain: list[str], said: str) -> None:
+    with pytest.raises(SigningError, match=re.escape(said)):
+        read_answer(chain, WEB, KEY, NOW)
+
+
+def test_the_first_spiffe_name_counts() -> None:
+    second = Identity("cluster.local", "apps", "second")
+    issued = CA.issue("https://apps.example", more_uris=[str(WEB), str(second)])
+    chain = [text(issued.leaf), CA.root_pem.decode()]
+    assert read_answer(chain, WEB, issued.key, NOW).identity == WEB
+    with pytest.raises(SigningError, match="asked for"):
+        read_answer(chain, second, issued.key, NOW)
+
+
+def test_the_key_is_not_printed() -> None:
+    issued = read_answer(answer(), WEB, KEY, NOW)
+    assert isinstance(issued, Issued)
+    assert (
+        "key" not in repr(issued) and "Certificate" not in repr(issued) and str(WEB.namespace) in repr(issued)
+    )
