@@ -1,0 +1,235 @@
+"""Keeps a valid certificate for every identity in use on this node, through a Signer.
+
+Fetches by priority, one at a time per identity and a few at once; renews at half of the lifetime; keeps what
+is valid when a renewal fails; lets go what expired (facts/ztunnel 3.7). Keys never leave memory. Knows
+nothing of gRPC, workers or connections: it calls `on_credentials` and `on_forget` and shows its state as
+data. When is decided in `schedule`, whether an answer is usable in `bundle`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+
+from agent.identity.bundle import Issued, read_answer
+from agent.identity.csr import make_request
+from agent.identity.schedule import Priority, renewal_time, retry_time
+from agent.identity.signer import Signer, SigningError
+from agent.model.identity import Identity
+
+log = logging.getLogger(__name__)
+
+CONCURRENT_FETCHES = 8
+# The wall clock may be set, and does not tick while a machine sleeps: look again at least this often.
+MAX_WAIT_S = 60.0
+
+Wait = Callable[[asyncio.Event, float], Awaitable[None]]
+
+
+class State(Enum):
+    INITIALIZING = "Initializing"
+    AVAILABLE = "Available"
+    UNAVAILABLE = "Unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One identity, for status and dumps. Times are seconds since the epoch; `error` is the last one's."""
+
+    identity: Identity
+    state: State
+    priority: Priority
+    next_attempt: float
+    failures: int
+    error: str
+    not_before: float | None
+    not_after: float | None
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    identity: Identity
+    priority: Priority
+    due: float
+    issued: Issued | None = None
+    error: str = ""
+    failures: int = 0
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the first fetch ended, well or not, or the identity was forgotten."""
+
+    @property
+    def state(self) -> State:
+        if self.issued is not None:
+            return State.AVAILABLE
+        return State.UNAVAILABLE if self.error else State.INITIALIZING
+
+
+async def wait_for_event(event: asyncio.Event, timeout_s: float) -> None:
+    """Until the event is set or the time is up."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+class Keeper:
+    """One per agent. `run` until cancelled; the other methods from the same event loop.
+
+    `clock`: seconds since the epoch. `on_credentials` hears of each new certificate, `on_forget` of an
+    identity whose last one must not be used any more: not in use, or expired.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        clock: Callable[[], float],
+        rng: Random,
+        on_credentials: Callable[[Identity, Issued], None],
+        on_forget: Callable[[Identity], None],
+        wait: Wait = wait_for_event,
+        concurrency: int = CONCURRENT_FETCHES,
+    ) -> None:
+        self._signer = signer
+        self._clock = clock
+        self._rng = rng
+        self._on_credentials = on_credentials
+        self._on_forget = on_forget
+        self._wait = wait
+        self._concurrency = concurrency
+        self._entries: dict[Identity, _Entry] = {}
+        self._fetching: set[Identity] = set()
+        self._wake = asyncio.Event()
+
+    def set_in_use(self, identities: Iterable[Identity], priority: Priority = Priority.WARMUP) -> None:
+        """These and no others are in use: new ones are fetched, missing ones forgotten."""
+        wanted = set(identities)
+        for identity in [i for i in self._entries if i not in wanted]:
+            self._forget(self._entries.pop(identity))
+        now = self._clock()
+        for identity in sorted(wanted - self._entries.keys()):
+            self._entries[identity] = _Entry(identity, priority, now)
+        self._wake.set()
+
+    def hurry(self, identity: Identity, priority: Priority = Priority.REALTIME) -> None:
+        """Move a first fetch forward in the queue. Does not shorten a back-off."""
+        entry = self._entries.get(identity)
+        if entry is not None and priority < entry.priority and entry.issued is None:
+            entry.priority = priority
+            self._wake.set()
+
+    def get(self, identity: Identity) -> Issued | None:
+        """The certificate in hand, if it is still valid."""
+        entry = self._entries.get(identity)
+        issued = entry.issued if entry is not None else None
+        return issued if issued is not None and self._clock() < issued.not_after else None
+
+    async def obtain(self, identity: Identity) -> Issued:
+        """The certificate, waiting for the first fetch. Raises SigningError: at once while it is failing."""
+        entry = self._entries.get(identity)
+        if entry is None:
+            raise SigningError(f"{identity} is not in use on this node")
+        self.hurry(identity)
+        await entry.settled.wait()
+        if self._entries.get(identity) is not entry:
+            raise SigningError(f"{identity} was forgotten: its last pod left this node")
+        issued = self.get(identity)
+        if issued is None:
+            raise SigningError(entry.error or f"the certificate of {identity} has just expired")
+        return issued
+
+    def held(self) -> tuple[Held, ...]:
+        """All identities in use, in order."""
+        return tuple(
+            Held(
+                entry.identity,
+                entry.state,
+                entry.priority,
+                entry.due,
+                entry.failures,
+                entry.error,
+                entry.issued.not_before if entry.issued else None,
+                entry.issued.not_after if entry.issued else None,
+            )
+            for _, entry in sorted(self._entries.items())
+        )
+
+    async def run(self) -> None:
+        """Fetch and renew, until cancelled."""
+        async with asyncio.TaskGroup() as fetches:
+            while True:
+                self._wake.clear()
+                now = self._clock()
+                self._let_go_expired(now)
+                for entry in self._next_fetches(now):
+                    self._fetching.add(entry.identity)
+                    fetches.create_task(self._fetch(entry.identity), name=f"fetch {entry.identity}")
+                await self._wait(self._wake, self._idle_s(now))
+
+    def _next_fetches(self, now: float) -> list[_Entry]:
+        # A scan, not a heap: a node has a few hundred identities, and priorities change while they wait.
+        due = [e for e in self._entries.values() if e.due <= now and e.identity not in self._fetching]
+        due.sort(key=lambda e: (e.priority, e.due))
+        return due[: self._concurrency - len(self._fetching)]
+
+    def _idle_s(self, now: float) -> float:
+        """Until the next fetch or expiry. The end of a fetch wakes by itself."""
+        times = [e.issued.not_after for e in self._entries.values() if e.issued]
+        if len(self._fetching) < self._concurrency:
+            times += [e.due for e in self._entries.values() if e.identity not in self._fetching]
+        return max(0.0, min(min(times, default=math.inf) - now, MAX_WAIT_S))
+
+    async def _fetch(self, identity: Identity) -> None:
+        try:
+            request = make_request(identity)
+            answer = await self._signer.sign(identity, request.csr_pem)
+            self._succeeded(read_answer(answer, identity, request.key, self._clock()))
+        except SigningError as error:
+            self._failed(identity, str(error))
+        finally:
+            self._fetching.discard(identity)
+            self._wake.set()
+
+    def _succeeded(self, issued: Issued) -> None:
+        entry = self._entries.get(issued.identity)
+        if entry is None:
+            return  # forgotten while the CA was asked
+        entry.issued, entry.error, entry.failures = issued, "", 0
+        entry.priority = Priority.BACKGROUND
+        entry.due = renewal_time(issued.not_before, issued.not_after, self._clock())
+        log.info("certificate for %s, valid for %.0f s", issued.identity, issued.not_after - self._clock())
+        entry.settled.set()
+        self._on_credentials(issued.identity, issued)
+
+    def _failed(self, identity: Identity, error: str) -> None:
+        entry = self._entries.get(identity)
+        if entry is None:
+            return
+        now = self._clock()
+        entry.error = error
+        entry.failures += 1
+        not_after = entry.issued.not_after if entry.issued is not None else None
+        entry.due = retry_time(now, entry.failures, not_after, self._rng)
+        log.warning("no certificate for %s: %s; next attempt in %.1f s", identity, error, entry.due - now)
+        entry.settled.set()
+
+    def _let_go_expired(self, now: float) -> None:
+        for entry in self._entries.values():
+            if entry.issued is not None and entry.issued.not_after <= now:
+                entry.issued = None
+                entry.priority = Priority.REALTIME
+                entry.error = f"its certificate has expired; last renewal: {entry.error or 'not tried yet'}"
+                log.error("%s: %s", entry.identity, entry.error)
+                self._on_forget(entry.identity)
+
+    def _forget(self, entry: _Entry) -> None:
+        entry.settled.set()
+        if entry.issued is not None:
+            log.info("%s is not in use any more: its certificate is forgotten", entry.identity)
+            self._on_forget(entry.identity)

@@ -1,0 +1,363 @@
+"""The keeper with a CA and a clock under the test's hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from random import Random
+
+import pytest
+
+from agent.identity.bundle import Issued
+from agent.identity.keeper import MAX_WAIT_S, Keeper, State, wait_for_event
+from agent.identity.schedule import Priority
+from agent.identity.signer import SigningError
+from agent.model.identity import Identity
+from tests.support.clock import FakeClock
+from tests.support.xds import PATIENCE_S, MeshCA
+
+LIFETIME_S = 3600
+WEB, DB, API = (Identity("cluster.local", "apps", name) for name in ("web", "db", "api"))
+CA = MeshCA()
+
+
+class Signer:
+    """Counts and answers requests; holds them back while `gate` is shut; fails while `error` is set."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.asked: list[Identity] = []
+        self.under_way: list[Identity] = []
+        self.most_under_way = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error = ""
+        self.lifetime_s: float = LIFETIME_S
+        self.uri: Callable[[Identity], str | None] = str
+
+    async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
+        assert identity not in self.under_way, "one fetch per identity at a time"
+        self.asked.append(identity)
+        self.under_way.append(identity)
+        self.most_under_way = max(self.most_under_way, len(self.under_way))
+        try:
+            await self.gate.wait()
+        finally:
+            self.under_way.remove(identity)
+        if self.error:
+            raise SigningError(self.error)
+        now = self.clock.now
+        return tuple(CA.certify(csr_pem, self.uri(identity), not_before=now, not_after=now + self.lifetime_s))
+
+
+class Rig:
+    def __init__(self, concurrency: int = 8) -> None:
+        self.clock = FakeClock()
+        self.signer = Signer(self.clock)
+        self.given: list[tuple[Identity, Issued]] = []
+        self.forgotten: list[Identity] = []
+        self.keeper = Keeper(
+            self.signer,
+            clock=self.clock,
+            rng=Random(1),
+            on_credentials=lambda identity, issued: self.given.append((identity, issued)),
+            on_forget=self.forgotten.append,
+            wait=self.clock.wait,
+            concurrency=concurrency,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(self.keeper.run())
+            await self.clock.until_idle()
+            yield
+            task.cancel()
+
+    async def use(self, *identities: Identity) -> None:
+        self.keeper.set_in_use(identities)
+        await self.clock.until_idle()
+
+    def state(self, identity: Identity) -> State:
+        return next(h.state for h in self.keeper.held() if h.identity == identity)
+
+
+def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(body())
+
+
+def test_each_identity_in_use_gets_one_certificate() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB, DB)
+            await rig.use(WEB, DB)
+            assert sorted(rig.signer.asked) == [DB, WEB]
+            assert sorted(i for i, _ in rig.given) == [DB, WEB]
+            issued = rig.keeper.get(WEB)
+            assert issued is not None and issued.identity == WEB
+            held = {h.identity: h for h in rig.keeper.held()}
+            assert list(held) == [DB, WEB]
+            assert held[WEB].state is State.AVAILABLE and held[WEB].error == ""
+            assert held[WEB].not_after == rig.clock.now + LIFETIME_S
+
+    run(body)
+
+
+def test_renews_at_half_of_the_lifetime() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB)
+            for _ in range(LIFETIME_S // 120):
+                assert rig.clock.next_wake_s <= MAX_WAIT_S, "the wall clock is looked at often"
+                assert len(rig.signer.asked) == 1
+                await rig.clock.advance(59.9)
+            await rig.clock.advance(LIFETIME_S / 2 - (LIFETIME_S // 120) * 59.9)
+            assert len(rig.signer.asked) == 2
+            first, second = (issued for _, issued in rig.given)
+            assert rig.keeper.get(WEB) is second and second.key is not first.key
+            assert rig.forgotten == []
+
+    run(body)
+
+
+def test_a_failed_renewal_keeps_what_is_valid_until_it_expires() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB)
+            first = rig.keeper.get(WEB)
+            rig.signer.error = "the CA is away"
+            while rig.clock.now < first.not_after - 1:
+                await rig.clock.advance(min(rig.clock.next_wake_s, first.not_after - 1 - rig.clock.now))
+                assert rig.keeper.get(WEB) is first and rig.state(WEB) is State.AVAILABLE
+            assert "the CA is away" in rig.keeper.held()[0].error, "status tells of it all the same"
+            assert 15 < len(rig.signer.asked) < 30, "with growing pauses"
+            assert rig.forgotten == []
+
+            await rig.clock.advance(1)
+            assert rig.keeper.get(WEB) is None and rig.forgotten == [WEB]
+            [held] = rig.keeper.held()
+            assert held.state is State.UNAVAILABLE and held.not_after is None
+            with pytest.raises(SigningError, match="the CA is away"):
+                await rig.keeper.obtain(WEB)
+
+            rig.signer.error = ""
+            await rig.clock.advance(180)
+            assert rig.state(WEB) is State.AVAILABLE and rig.given[-1][1] is rig.keeper.get(WEB)
+
+    run(body)
+
+
+def test_a_certificate_expires_on_time_while_its_renewal_hangs() -> None:
+    async def body() -> None:
+        rig = Rig(concurrency=1)
+        async with rig.running():
+            await rig.use(WEB)
+            rig.signer.gate.clear()
+            await rig.clock.advance(MAX_WAIT_S)
+            rig.clock.now += LIFETIME_S / 2
+            await rig.use(WEB, DB)
+            assert rig.signer.under_way == [DB], "the first fetch goes first, and hangs"
+            rig.clock.now = rig.keeper.held()[1].not_after - 5
+            await rig.use(WEB, DB)
+            assert rig.clock.next_wake_s == 5
+            await rig.clock.advance(5)
+            assert rig.forgotten == [WEB] and rig.keeper.get(WEB) is None
+
+    run(body)
+
+
+def test_expiry_is_tried_once_more_at_the_last_moment() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.lifetime_s = 4
+        async with rig.running():
+            await rig.use(WEB)
+            rig.signer.error = "the CA is away"
+            await rig.clock.advance(2)
+            await rig.clock.advance(rig.clock.next_wake_s)
+            asked = len(rig.signer.asked)
+            rig.signer.error = ""
+            await rig.clock.advance(rig.clock.next_wake_s)
+            assert len(rig.signer.asked) == asked + 1 and rig.state(WEB) is State.AVAILABLE
+
+    run(body)
+
+
+@pytest.mark.parametrize("uri", [str(DB), None], ids=["of another", "of nobody"])
+def test_an_answer_that_cannot_be_used_is_a_failure_with_a_reason(uri: str | None) -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.uri = lambda identity: uri
+        async with rig.running():
+            await rig.use(WEB)
+            assert rig.given == [] and rig.keeper.get(WEB) is None
+            assert rig.state(WEB) is State.UNAVAILABLE
+            assert str(DB) in rig.keeper.held()[0].error or "names nobody" in rig.keeper.held()[0].error
+
+    run(body)
+
+
+def test_failures_are_retried_ever_more_slowly_and_answered_from_memory() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.error = "refused"
+        async with rig.running():
+            await rig.use(WEB)
+            pauses = []
+            for number in range(1, 12):
+                assert len(rig.signer.asked) == number
+                with pytest.raises(SigningError, match="refused"):
+                    await rig.keeper.obtain(WEB)
+                await rig.clock.until_idle()
+                assert len(rig.signer.asked) == number, "asking does not shorten the pause"
+                due_s = rig.keeper.held()[0].next_attempt - rig.clock.now
+                pauses.append(due_s)
+                await rig.clock.advance(due_s)
+            assert all(0.8 * min(2**n, 150) <= p <= 1.2 * min(2**n, 150) for n, p in enumerate(pauses))
+            rig.signer.error = ""
+            await rig.clock.advance(180)
+            assert rig.keeper.held()[0].failures == 0 and rig.state(WEB) is State.AVAILABLE
+
+    run(body)
+
+
+def test_at_most_so_many_at_once_and_the_urgent_first() -> None:
+    async def body() -> None:
+        rig = Rig(concurrency=3)
+        rig.signer.gate.clear()
+        crowd = [Identity("cluster.local", "apps", f"a{n:02}") for n in range(10)]
+        async with rig.running():
+            await rig.use(*crowd)
+            assert rig.signer.under_way == crowd[:3]
+            rig.keeper.hurry(crowd[9])
+            await rig.clock.until_idle()
+            assert len(rig.signer.under_way) == 3
+            rig.signer.gate.set()
+            await rig.clock.until_idle()
+            assert rig.signer.asked[3] == crowd[9]
+            assert sorted(rig.signer.asked) == crowd and rig.signer.most_under_way == 3
+
+    run(body)
+
+
+def test_first_fetches_go_before_renewals() -> None:
+    async def body() -> None:
+        rig = Rig(concurrency=1)
+        async with rig.running():
+            await rig.use(WEB, DB)
+            rig.signer.gate.clear()
+            rig.clock.now += LIFETIME_S / 2  # both are due for renewal
+            await rig.use(WEB, DB, API)
+            rig.signer.gate.set()
+            await rig.clock.until_idle()
+            assert rig.signer.asked[2] == API
+            assert {h.priority for h in rig.keeper.held()} == {Priority.BACKGROUND}
+
+    run(body)
+
+
+def test_those_who_wait_share_the_first_fetch() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.gate.clear()
+        async with rig.running():
+            await rig.use(WEB)
+            assert rig.state(WEB) is State.INITIALIZING
+            async with asyncio.TaskGroup() as tasks:
+                waiting = [tasks.create_task(rig.keeper.obtain(WEB)) for _ in range(5)]
+                await rig.clock.until_idle()
+                rig.signer.gate.set()
+            assert len({id(task.result()) for task in waiting}) == 1 and rig.signer.asked == [WEB]
+
+    run(body)
+
+
+def test_forgotten_while_it_is_fetched() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.gate.clear()
+        async with rig.running():
+            await rig.use(WEB)
+            async with asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(refusal(rig.keeper.obtain(WEB)))
+                await rig.clock.until_idle()
+                await rig.use()
+            assert "was forgotten" in waiting.result()
+            rig.signer.gate.set()
+            await rig.clock.until_idle()
+            assert rig.given == [] and rig.keeper.held() == (), "the answer that comes late is dropped"
+            assert "not in use" in await refusal(rig.keeper.obtain(WEB))
+
+    run(body)
+
+
+async def refusal(waiting: Coroutine[None, None, Issued]) -> str:
+    with pytest.raises(SigningError) as caught:
+        await waiting
+    return str(caught.value)
+
+
+def test_back_in_use_while_the_old_fetch_is_under_way() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.gate.clear()
+        async with rig.running():
+            await rig.use(WEB)
+            await rig.use()
+            await rig.use(WEB)
+            assert rig.signer.asked == [WEB], "the signer asserts that there is never a second"
+            rig.signer.gate.set()
+            await rig.clock.until_idle()
+            assert rig.state(WEB) is State.AVAILABLE and rig.signer.asked == [WEB]
+
+    run(body)
+
+
+def test_forgetting_withdraws_what_was_given_out() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB, DB)
+            await rig.use(DB)
+            assert rig.forgotten == [WEB] and rig.keeper.get(WEB) is None
+            await rig.clock.advance(LIFETIME_S / 2)
+            assert rig.signer.asked.count(WEB) == 1 and rig.signer.asked.count(DB) == 2
+
+    run(body)
+
+
+def test_a_ca_at_its_own_end_is_not_asked_without_pause() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.lifetime_s = 1
+        async with rig.running():
+            await rig.use(WEB)
+            assert len(rig.signer.asked) == 1
+            assert rig.clock.next_wake_s == pytest.approx(1)
+
+    run(body)
+
+
+def test_stopping_ends_the_fetches_under_way() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.gate.clear()
+        async with rig.running():
+            await rig.use(WEB, DB)
+        assert rig.signer.under_way == []
+
+    run(body)
+
+
+def test_waiting_ends_with_the_event_or_the_time() -> None:
+    async def body() -> None:
+        event = asyncio.Event()
+        await wait_for_event(event, 0.0)
+        event.set()
+        await wait_for_event(event, 3600.0)
+
+    run(body)
