@@ -1,0 +1,88 @@
+"""OpenMetrics text from the figures, and which content type to serve it under.
+
+The body is always OpenMetrics (facts/ztunnel 8.1), families without a sample are left out, counters carry
+`_total`. Reads a snapshot of `totals`; the HTTP around it is `admin`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from agent.telemetry import families
+from agent.telemetry.families import BY_NAME, Family, Kind
+from agent.telemetry.metrics import Snapshot
+from agent.telemetry.record import label_names
+
+OPENMETRICS = "application/openmetrics-text;charset=utf-8;version=1.0.0"
+PLAIN = "text/plain; charset=utf-8"
+# In the order of metrics.Tally.values().
+TCP_COUNTERS = (
+    families.TCP_OPENED,
+    families.TCP_CLOSED,
+    families.TCP_FAILED,
+    families.TCP_RECEIVED,
+    families.TCP_SENT,
+)
+
+
+def content_type(accept: Iterable[str]) -> str:
+    """The Content-Type for the values of a request's Accept headers."""
+    for header in accept:
+        for entry in header.split(","):
+            if entry.partition(";")[0].strip().lower() == "application/openmetrics-text":
+                return OPENMETRICS
+    return PLAIN
+
+
+def expose(snapshot: Snapshot) -> bytes:
+    """The OpenMetrics text of a snapshot, ending with `# EOF`."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(snapshot))
+    text: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
+    return text
+
+
+class _Collector:
+    """prometheus_client's custom collector over a snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._tcp()
+        open_now = _metric(families.TCP_OPEN)
+        for reporter, count in self._snapshot["open"].items():
+            open_now.add_sample(families.TCP_OPEN.name, {"reporter": reporter}, count)
+        if open_now.samples:
+            yield open_now
+        yield from self._figures()
+
+    def _tcp(self) -> Iterator[Metric]:
+        metrics = [_metric(family) for family in TCP_COUNTERS]
+        closed, failed = metrics[1], metrics[2]
+        for values, counts in self._snapshot["tcp"]:
+            labels = dict(zip(label_names(tuple(values)), values, strict=True))
+            for metric, count in zip(metrics, counts, strict=True):
+                # A pair that was opened shows its bytes from zero on, so that rates see the first ones.
+                if count or (counts[0] and metric is not closed and metric is not failed):
+                    metric.add_sample(metric.name + "_total", labels, count)
+        return (metric for metric in metrics if metric.samples)
+
+    def _figures(self) -> Iterator[Metric]:
+        metrics: dict[str, Metric] = {}
+        for name, values, count in self._snapshot["figures"]:
+            family = BY_NAME[name]
+            metric = metrics.setdefault(name, _metric(family))
+            suffix = "_total" if family.kind is Kind.COUNTER else ""
+            metric.add_sample(name + suffix, dict(zip(family.labels, values, strict=True)), count)
+        return iter(metrics.values())
+
+
+def _metric(family: Family) -> Metric:
+    kind = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+    return kind(family.name, family.help, labels=())

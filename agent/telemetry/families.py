@@ -1,0 +1,98 @@
+"""Every metric by name: its kind, labels and help text. The only place where metric names are spelled.
+
+Names and labels of `istio_*`, `workload_manager_*` and `process_*` are ztunnel's (facts/ztunnel 8.2), `ztun_*`
+are our own. The help text of a metric that is not stable says "unstable" (8.1). Values live elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from agent.telemetry.record import LABEL_NAMES
+
+
+class Kind(Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric. A counter's `name` is without `_total`; the exposition adds it."""
+
+    name: str
+    kind: Kind
+    text: str
+    labels: tuple[str, ...] = ()
+    is_stable: bool = field(default=False, kw_only=True)
+
+    @property
+    def help(self) -> str:
+        return self.text if self.is_stable else f"{self.text} (unstable)"
+
+
+def _counter(name: str, text: str, *labels: str, is_stable: bool = False) -> Family:
+    return Family(name, Kind.COUNTER, text, labels, is_stable=is_stable)
+
+
+def _gauge(name: str, text: str, *labels: str, is_stable: bool = False) -> Family:
+    return Family(name, Kind.GAUGE, text, labels, is_stable=is_stable)
+
+
+TCP_OPENED = _counter("istio_tcp_connections_opened", "TCP connections opened", *LABEL_NAMES, is_stable=True)
+TCP_CLOSED = _counter("istio_tcp_connections_closed", "TCP connections closed", *LABEL_NAMES, is_stable=True)
+TCP_RECEIVED = _counter(
+    "istio_tcp_received_bytes", "Bytes from client to server", *LABEL_NAMES, is_stable=True
+)
+TCP_SENT = _counter("istio_tcp_sent_bytes", "Bytes from server to client", *LABEL_NAMES, is_stable=True)
+TCP_FAILED = _counter("istio_tcp_connections_failed", "TCP connections that failed", *LABEL_NAMES)
+TCP_OPEN = _gauge("istio_tcp_sockets_open", "TCP connections open now", "reporter")
+
+CRL_REJECTIONS = _counter("istio_crl_policy_rejections", "Connections refused by revocation", "reporter")
+XDS_TERMINATIONS = _counter("istio_xds_connection_terminations", "Discovery streams that ended", "reason")
+XDS_MESSAGES = _counter("istio_xds_message", "Discovery responses received", "url")
+XDS_MESSAGE_BYTES = _counter("istio_xds_message_bytes", "Bytes of resources received", "url")
+BUILD = _gauge("istio_build", "Version of this agent", "component", "tag", is_stable=True)
+
+PODS_ACTIVE = _gauge("workload_manager_active_proxy_count", "Pods enrolled now")
+PODS_PENDING = _gauge("workload_manager_pending_proxy_count", "Pods waiting to be enrolled")
+PODS_STARTED = _counter("workload_manager_proxies_started", "Pods enrolled since start")
+PODS_STOPPED = _counter("workload_manager_proxies_stopped", "Pods un-enrolled since start")
+
+OPEN_FDS = _gauge("process_open_fds", "File descriptors open in the control process", is_stable=True)
+MAX_FDS = _gauge("process_max_fds", "Limit of file descriptors of the control process", is_stable=True)
+
+REDIRECT_PACKETS = _counter(
+    "ztun_redirect_packets", "Packets by the exit they took in the kernel programs", "program", "reason"
+)
+LABEL_SETS_FOLDED = _counter(
+    "ztun_telemetry_label_sets_folded", "Connections counted under the overflow labels: too many label sets"
+)
+LOG_LINES_DROPPED = _counter("ztun_access_log_lines_dropped", "Access-log lines the reader was too slow for")
+WORKERS_REPLACED = _counter("ztun_workers_replaced", "Workers whose figures were taken over after they ended")
+
+ALL: tuple[Family, ...] = (
+    TCP_OPENED,
+    TCP_CLOSED,
+    TCP_RECEIVED,
+    TCP_SENT,
+    TCP_FAILED,
+    TCP_OPEN,
+    CRL_REJECTIONS,
+    XDS_TERMINATIONS,
+    XDS_MESSAGES,
+    XDS_MESSAGE_BYTES,
+    BUILD,
+    PODS_ACTIVE,
+    PODS_PENDING,
+    PODS_STARTED,
+    PODS_STOPPED,
+    OPEN_FDS,
+    MAX_FDS,
+    REDIRECT_PACKETS,
+    LABEL_SETS_FOLDED,
+    LOG_LINES_DROPPED,
+    WORKERS_REPLACED,
+)
+BY_NAME = {family.name: family for family in ALL}

@@ -1,0 +1,144 @@
+"""The counters of one process: connections by label set, and single figures by family.
+
+`proxy` opens a handle per connection, adds bytes to it while they flow, and closes it with the outcome. A
+worker sends `snapshot()` to the control process, where `totals` adds the workers up; nothing here knows of
+other processes, of time or of the exposition. Label sets are never forgotten, because a counter must not go
+backwards; past a limit, new ones share one overflow label set, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from agent.model.outcome import Outcome
+from agent.telemetry import families
+from agent.telemetry.families import Family
+from agent.telemetry.record import FLAG_INDEX, LABEL_NAMES, NO_FLAG, LabelSet, Reporter, with_flag
+
+OVERFLOW = "overflow"
+LABEL_SETS_LIMIT = 10_000
+
+
+class Snapshot(TypedDict):
+    """Absolute figures of one process; plain JSON values."""
+
+    process: str
+    """Who counted; another value means that counting began anew at zero."""
+    tcp: list[tuple[list[str], list[int]]]
+    """Label values, then (opened, closed, failed, received bytes, sent bytes)."""
+    open: dict[str, int]
+    figures: list[tuple[str, list[str], float]]
+
+
+class Tally:
+    """The five TCP counters of one label set."""
+
+    __slots__ = ("closed", "failed", "opened", "received_bytes", "sent_bytes")
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.closed = 0
+        self.failed = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
+
+    def values(self) -> list[int]:
+        return [self.opened, self.closed, self.failed, self.received_bytes, self.sent_bytes]
+
+
+class Handle:
+    """One open connection. Bytes show in the metrics at once, not only when it ends."""
+
+    __slots__ = ("_labels", "_metrics", "_tally", "is_closed", "to_client_bytes", "to_server_bytes")
+
+    def __init__(self, metrics: Metrics, label_set: LabelSet, tally: Tally) -> None:
+        self._metrics = metrics
+        self._labels = label_set
+        self._tally = tally
+        self.is_closed = False
+        self.to_server_bytes = 0
+        self.to_client_bytes = 0
+
+    def add_bytes(self, to_server: int = 0, to_client: int = 0) -> None:
+        """`received` is what flows to the server, `sent` what flows to the client, for both reporters."""
+        self.to_server_bytes += to_server
+        self.to_client_bytes += to_client
+        self._tally.received_bytes += to_server
+        self._tally.sent_bytes += to_client
+
+    def close(self, outcome: Outcome) -> None:
+        """Counts the end under the outcome's flag. A second call counts nothing."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._metrics._ended(self._labels, outcome.flag)
+
+
+class Figures:
+    """Counters and gauges that are not about one TCP connection, by family and label values."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def add(self, family: Family, *values: str, count: float = 1) -> None:
+        key = self._key(family, values)
+        self._values[key] = self._values.get(key, 0) + count
+
+    def put(self, family: Family, *values: str, count: float) -> None:
+        """Sets a gauge, or a counter somebody else keeps (the kernel)."""
+        self._values[self._key(family, values)] = count
+
+    def items(self) -> list[tuple[str, list[str], float]]:
+        return [(name, list(values), count) for (name, values), count in self._values.items()]
+
+    def _key(self, family: Family, values: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        if len(values) != len(family.labels):
+            raise ValueError(f"{family.name} has labels {family.labels}, got {values}")
+        return family.name, values
+
+
+class Metrics:
+    """What one worker counts. Not thread-safe: one loop owns it."""
+
+    def __init__(self, process: str, limit: int = LABEL_SETS_LIMIT) -> None:
+        self.figures = Figures()
+        self._process = process
+        self._limit = limit
+        self._tallies: dict[LabelSet, Tally] = {}
+        self._open = dict.fromkeys(Reporter, 0)
+
+    def open(self, label_set: LabelSet) -> Handle:
+        """Counts a connection as opened. `label_set` is that of `record.labels(opened)`."""
+        tally = self._tally(label_set)
+        tally.opened += 1
+        self._open[Reporter(label_set[0])] += 1
+        return Handle(self, label_set, tally)
+
+    def snapshot(self) -> Snapshot:
+        return {
+            "process": self._process,
+            "tcp": [(list(key), tally.values()) for key, tally in self._tallies.items()],
+            "open": {reporter.value: count for reporter, count in self._open.items()},
+            "figures": self.figures.items(),
+        }
+
+    def _ended(self, label_set: LabelSet, flag: str) -> None:
+        self._open[Reporter(label_set[0])] -= 1
+        tally = self._tally(with_flag(label_set, flag))
+        tally.closed += 1
+        tally.failed += flag != NO_FLAG
+
+    def _tally(self, label_set: LabelSet) -> Tally:
+        tally = self._tallies.get(label_set)
+        if tally is not None:
+            return tally
+        if len(self._tallies) >= self._limit:
+            self.figures.add(families.LABEL_SETS_FOLDED)
+            label_set = overflow(label_set)
+        return self._tallies.setdefault(label_set, Tally())
+
+
+def overflow(label_set: LabelSet) -> LabelSet:
+    """The label set that stands for all beyond the limit; reporter and flag stay true."""
+    values = [OVERFLOW] * len(LABEL_NAMES)
+    values[0], values[FLAG_INDEX] = label_set[0], label_set[FLAG_INDEX]
+    return tuple(values)

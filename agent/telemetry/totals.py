@@ -1,0 +1,77 @@
+"""Adds up the absolute figures of several workers, on the side of the control process.
+
+No counter goes backwards when a worker is replaced: what the old one had counted last is kept and added to
+what its successor counts. Gauges of an ended worker are gone with it. Pure bookkeeping: the snapshots come in
+by message, the exposition reads `snapshot()`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from agent.telemetry import families
+from agent.telemetry.families import BY_NAME, Kind
+from agent.telemetry.metrics import LABEL_SETS_LIMIT, Figures, Snapshot, overflow
+from agent.telemetry.record import LabelSet
+
+FigureKey = tuple[str, tuple[str, ...]]
+
+
+class Totals:
+    """The sum over workers, live and ended. `update` may come in any order and any number of times."""
+
+    def __init__(self, limit: int = LABEL_SETS_LIMIT) -> None:
+        self._limit = limit
+        self._live: dict[str, Snapshot] = {}
+        self._ended_tcp: dict[LabelSet, list[int]] = {}
+        self._ended_figures: defaultdict[FigureKey, float] = defaultdict(float)
+
+    def update(self, worker: str, snapshot: Snapshot) -> None:
+        """The newest figures of a worker; a different `process` in them means that it was replaced."""
+        previous = self._live.get(worker)
+        if previous is not None and previous["process"] != snapshot["process"]:
+            self.retire(worker)
+        self._live[worker] = snapshot
+
+    def retire(self, worker: str) -> None:
+        """The worker ended; its last counters stay in the sum. Unknown workers are nothing to do."""
+        last = self._live.pop(worker, None)
+        if last is None:
+            return
+        for values, counts in last["tcp"]:
+            _add(self._ended_tcp, self._bounded(tuple(values)), counts)
+        for name, labels, count in last["figures"]:
+            if BY_NAME[name].kind is Kind.COUNTER:
+                self._ended_figures[name, tuple(labels)] += count
+        self._ended_figures[families.WORKERS_REPLACED.name, ()] += 1
+
+    def snapshot(self, control: Figures | None = None) -> Snapshot:
+        """The sum, with the control process's own figures in it."""
+        tcp = {key: list(counts) for key, counts in self._ended_tcp.items()}
+        gauges: Counter[str] = Counter()
+        figures = self._ended_figures.copy()
+        for snapshot in self._live.values():
+            for values, counts in snapshot["tcp"]:
+                _add(tcp, tuple(values), counts)
+            gauges.update(snapshot["open"])
+            for name, labels, count in snapshot["figures"]:
+                figures[name, tuple(labels)] += count
+        for name, labels, count in control.items() if control else ():
+            figures[name, tuple(labels)] += count
+        return {
+            "process": "all",
+            "tcp": [(list(key), counts) for key, counts in tcp.items()],
+            "open": dict(gauges),
+            "figures": [(name, list(labels), count) for (name, labels), count in figures.items()],
+        }
+
+    def _bounded(self, label_set: LabelSet) -> LabelSet:
+        """Ended workers may not grow the table without end either."""
+        if label_set in self._ended_tcp or len(self._ended_tcp) < self._limit:
+            return label_set
+        return overflow(label_set)
+
+
+def _add(table: dict[LabelSet, list[int]], key: LabelSet, counts: list[int]) -> None:
+    present = table.get(key)
+    table[key] = [a + b for a, b in zip(present, counts, strict=True)] if present else list(counts)
