@@ -1,0 +1,208 @@
+"""The access log: one line per connection, in ztunnel's plain format or as JSON.
+
+`line` is pure and keeps ztunnel's fields and their order (facts/ztunnel 8.3, 8.4). Whatever a peer can put
+into a field is escaped, so that it can neither end the line nor fake a field or a terminal sequence.
+`LineWriter` takes finished lines off the data path: a bounded queue and a thread that writes batches; when
+the reader is too slow lines are dropped and counted, because a log must not stop traffic.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from agent.model.address import SocketAddress
+from agent.model.connection import Direction
+from agent.model.workload import Workload
+from agent.telemetry.record import Opened, Record
+
+SCOPE = "access"
+# Printable ASCII without the quote and the backslash: what JSON would leave as it is.
+_HARMLESS = re.compile(r"[ !#-\[\]-~]*\Z")
+_BARE = re.compile(r"[A-Za-z0-9._:\[\]-]+\Z")
+
+Field = tuple[str, str | int | float]
+
+
+def line(record: Record, now_s: float, as_json: bool = False) -> str:
+    """The line for a connection that ended at `now_s` (Unix seconds), without its newline."""
+    level = "error" if record.is_failed else "info"
+    return _line(level, "connection complete", completed_fields(record), now_s, as_json)
+
+
+def refused_line(
+    direction: Direction,
+    source: SocketAddress,
+    destination: SocketAddress,
+    error: str,
+    now_s: float,
+    as_json: bool = False,
+) -> str:
+    """The line for a connection refused before its request was built (no metric counts it)."""
+    fields: list[Field] = [
+        ("src.addr", str(source)),
+        ("dst.addr", str(destination)),
+        ("direction", direction.value),
+        ("error", error),
+    ]
+    return _line("warn", "connection failed", fields, now_s, as_json)
+
+
+def opened_line(opened: Opened, now_s: float, as_json: bool = False) -> str:
+    """The debug line at the start of a connection."""
+    return _line("debug", "connection opened", opened_fields(opened), now_s, as_json)
+
+
+def opened_fields(opened: Opened) -> list[Field]:
+    """Who talks to whom; fields that are not known are left out."""
+    hbone, service = opened.authority, opened.service
+    hostname = service.hostname if service is not None else None
+    found = [
+        ("src.addr", str(opened.source_address)),
+        *_end("src", opened.source, str(opened.source_identity or "")),
+        ("dst.addr", str(opened.destination_address)),
+        ("dst.hbone_addr", hbone),
+        ("dst.service", hostname),
+        *_end("dst", opened.destination, str(opened.destination_identity or "")),
+        ("direction", opened.direction.value),
+    ]
+    return [(key, value) for key, value in found if value]
+
+
+def completed_fields(record: Record) -> list[Field]:
+    """All fields of a completed connection; `error` begins with the name of the outcome."""
+    sent, received = record.reported_bytes
+    fields = opened_fields(record.opened)
+    fields += [
+        ("bytes_sent", sent),
+        ("bytes_recv", received),
+        ("duration", f"{int(record.duration_s * 1000)}ms"),
+    ]
+    if record.is_failed or record.detail:
+        detail = record.detail or record.outcome.hint
+        fields.append(("error", f"{record.outcome.name}: {detail}"))
+    fields += [(f"{name}_ms", round(seconds * 1000, 3)) for name, seconds in record.phases]
+    return fields
+
+
+def _end(side: str, workload: Workload | None, identity: str) -> list[tuple[str, str | None]]:
+    if workload is None:
+        return [(f"{side}.identity", identity)]
+    return [
+        (f"{side}.workload", workload.name or workload.canonical_name),
+        (f"{side}.namespace", workload.namespace),
+        (f"{side}.identity", identity),
+        (f"{side}.cluster", workload.cluster_id),
+    ]
+
+
+def _line(level: str, message: str, fields: list[Field], now_s: float, as_json: bool) -> str:
+    microseconds = round(now_s * 1_000_000)
+    time = f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06d}Z"
+    if as_json:
+        head = {"level": level, "time": time, "scope": SCOPE, "message": message}
+        return json.dumps(head | dict(fields), separators=(",", ":"))
+    text = " ".join([f"{key}={_plain(key, value)}" for key, value in fields])
+    return f"{time}\t{level}\t{SCOPE}\t{message}\t{text}"
+
+
+@lru_cache(maxsize=4)
+def _second(now_s: int) -> str:
+    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _plain(key: str, value: str | int | float) -> str:
+    """Addresses and numbers bare, strings quoted; an address that is not one is quoted too."""
+    if not isinstance(value, str):
+        return str(value)
+    if key.endswith("addr") and _BARE.match(value):
+        return value
+    return f'"{value}"' if _HARMLESS.match(value) else json.dumps(value)
+
+
+class LineWriter:
+    """Writes lines to a file descriptor from a thread of its own. `write` never blocks.
+
+    At most `limit` lines wait; lines beyond that are dropped and counted in `dropped`. Lines are gathered for
+    `linger_s` before they are written, so that a busy log costs few wake-ups.
+    """
+
+    def __init__(self, fd: int, limit: int = 10_000, batch: int = 64, linger_s: float = 0.02) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._limit = limit
+        self._batch = batch
+        self._linger_s = linger_s
+        self._lines: deque[bytes] = deque()
+        self._has_lines = threading.Event()
+        self._is_closing = threading.Event()
+        self._gives_up = False
+        self._is_torn = False
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        if self._is_closing.is_set() or len(self._lines) >= self._limit:
+            self.dropped += 1
+            return
+        self._lines.append(text.encode("utf-8", "backslashreplace") + b"\n")
+        self._has_lines.set()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Writes what waits, for at most `timeout_s`; the rest counts as dropped. The fd stays open."""
+        self._is_closing.set()
+        self._has_lines.set()
+        self._thread.join(timeout_s)
+        self._gives_up = True
+        self._thread.join(timeout_s)
+        self.dropped += len(self._lines)
+        self._lines.clear()
+
+    def _run(self) -> None:
+        while True:
+            self._has_lines.wait()
+            self._is_closing.wait(self._linger_s)
+            # Cleared before the queue is read: a line that comes later sets it again.
+            self._has_lines.clear()
+            while self._lines and not self._gives_up:
+                count = min(len(self._lines), self._batch)
+                self._deliver([self._lines.popleft() for _ in range(count)])
+            if self._is_closing.is_set() and (self._gives_up or not self._lines):
+                return
+
+    def _deliver(self, lines: list[bytes]) -> None:
+        # A line that broke off must not be continued by the next one.
+        start = b"\n" if self._is_torn else b""
+        data = memoryview(start + b"".join(lines))
+        self._is_torn = False
+        try:
+            while data and self._is_writable():
+                written = self._some(data)
+                self._is_torn = data[written - 1] != ord("\n") if written else self._is_torn
+                data = data[written:]
+        except OSError:
+            # The reader is gone (EPIPE) or the disk is full: these lines are lost, later ones may do better.
+            pass
+        self.dropped += min(len(lines), bytes(data).count(b"\n"))
+
+    def _is_writable(self) -> bool:
+        """Waits for a slow reader in small steps, so that `close` can end the wait."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while not poll.poll(50):
+            if self._gives_up:
+                return False
+        return True
+
+    def _some(self, data: memoryview) -> int:
+        # POLLOUT of a pipe promises room for one page only; more would block a descriptor in blocking mode.
+        try:
+            return os.write(self._fd, data[: select.PIPE_BUF])
+        except BlockingIOError:
+            return 0

@@ -1,0 +1,195 @@
+"""The access-log line field by field, what hostile input can do to it, and the writer under a slow reader."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.model.address import SocketAddress
+from agent.model.connection import Direction
+from agent.model.outcome import Outcome
+from agent.model.service import Service
+from agent.model.workload import Workload
+from agent.telemetry.access_log import LineWriter, line, opened_line, refused_line
+from agent.telemetry.record import Opened, Record
+
+NOW = 1_714_816_745.028709
+CLIENT = Workload("c", "client-1", "shop", service_account="buyer", cluster_id="k1")
+SERVER = Workload("s", "", "store", canonical_name="srv", service_account="seller", cluster_id="k2")
+OPENED = Opened(
+    Direction.OUTBOUND,
+    SocketAddress.parse("10.0.0.1:40000"),
+    SocketAddress.parse("[fd00::2]:15008"),
+    CLIENT,
+    SERVER,
+    CLIENT.identity,
+    SERVER.identity,
+    is_mutual_tls=True,
+    authority="[fd00::2]:80",
+    service=Service("server", "store", "server.store.svc.cluster.local"),
+)
+DONE = Record(OPENED, Outcome.OK, to_server_bytes=84, to_client_bytes=312, duration_s=0.0139)
+PLAIN_LINE = (
+    "2024-05-04T09:59:05.028709Z\tinfo\taccess\tconnection complete\t"
+    'src.addr=10.0.0.1:40000 src.workload="client-1" src.namespace="shop" '
+    'src.identity="spiffe://cluster.local/ns/shop/sa/buyer" src.cluster="k1" '
+    "dst.addr=[fd00::2]:15008 dst.hbone_addr=[fd00::2]:80 "
+    'dst.service="server.store.svc.cluster.local" dst.workload="srv" dst.namespace="store" '
+    'dst.identity="spiffe://cluster.local/ns/store/sa/seller" dst.cluster="k2" '
+    'direction="outbound" bytes_sent=84 bytes_recv=312 duration="13ms"'
+)
+
+
+def test_plain_line_is_ztunnels() -> None:
+    assert line(DONE, NOW) == PLAIN_LINE
+
+
+def test_json_line_has_the_same_fields_in_the_same_order() -> None:
+    got = json.loads(line(DONE, NOW, as_json=True))
+    plain_keys = re.findall(r"(?:^|\t| )([a-z_.]+)=", PLAIN_LINE)
+    assert list(got) == ["level", "time", "scope", "message", *plain_keys]
+    assert (got["level"], got["scope"], got["bytes_sent"]) == ("info", "access", 84)
+
+
+def test_failure_is_an_error_that_names_outcome_and_detail() -> None:
+    text = line(Record(OPENED, Outcome.POLICY_DENIED, "denied by store/no-shop"), NOW)
+    assert "\terror\taccess\t" in text
+    assert text.endswith('duration="0ms" error="POLICY_DENIED: denied by store/no-shop"')
+
+
+def test_inbound_bytes_are_seen_from_the_server() -> None:
+    inbound = Record(
+        dataclasses.replace(OPENED, direction=Direction.INBOUND),
+        Outcome.OK,
+        to_server_bytes=84,
+        to_client_bytes=312,
+    )
+    assert "bytes_sent=312 bytes_recv=84" in line(inbound, NOW)
+
+
+def test_unknown_fields_are_left_out() -> None:
+    bare = Opened(Direction.INBOUND, OPENED.source_address, SocketAddress.parse("10.0.0.2:80"))
+    assert line(Record(bare, Outcome.OK), NOW).split("\t")[4] == (
+        'src.addr=10.0.0.1:40000 dst.addr=10.0.0.2:80 direction="inbound" '
+        'bytes_sent=0 bytes_recv=0 duration="0ms"'
+    )
+
+
+def test_opened_line_has_no_bytes_and_refused_line_only_addresses() -> None:
+    opened = opened_line(OPENED, NOW)
+    assert "\tdebug\taccess\tconnection opened\t" in opened
+    assert "bytes" not in opened and "duration" not in opened
+    refused = refused_line(Direction.INBOUND, OPENED.source_address, OPENED.destination_address, "no", NOW)
+    assert refused.endswith(
+        "\twarn\taccess\tconnection failed\t"
+        'src.addr=10.0.0.1:40000 dst.addr=[fd00::2]:15008 direction="inbound" error="no"'
+    )
+
+
+def test_phases_come_after_everything_ztunnel_has() -> None:
+    record = dataclasses.replace(DONE, phases=(("tls", 0.0042), ("connect", 0.001)))
+    assert line(record, NOW) == PLAIN_LINE + " tls_ms=4.2 connect_ms=1.0"
+
+
+FORGERY = '10.0.0.9:80" bytes_sent=1\n2024-05-04T09:59:05.028709Z\tinfo\taccess\tconnection complete\t'
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.just(FORGERY), st.text(max_size=40)))
+def test_no_peer_can_end_the_line_or_fake_a_field(as_json: bool, text: str) -> None:
+    hostile = dataclasses.replace(OPENED, authority=text or "x")
+    got = line(Record(hostile, Outcome.UPSTREAM_REFUSED, text), NOW, as_json)
+    assert len(got.splitlines()) == 1
+    assert got.isascii() and got.replace("\t", "").isprintable()
+    if as_json:
+        assert json.loads(got)["dst.hbone_addr"] == (text or "x")
+        return
+    fields = got.split("\t")
+    assert len(fields) == 5
+    outside_quotes = re.sub(r'"(?:[^"\\]|\\.)*"', '""', fields[4])
+    assert re.findall(r"([a-z_.]+)=", outside_quotes).count("bytes_sent") == 1
+
+
+def read_all(fd: int) -> bytes:
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def test_writer_writes_every_line_in_order() -> None:
+    reader, writer_fd = os.pipe()
+    got: list[bytes] = []
+    thread = threading.Thread(target=lambda: got.append(read_all(reader)))
+    thread.start()
+    writer = LineWriter(writer_fd, linger_s=0)
+    for number in range(5000):
+        writer.write(f"line {number} " + "x" * 100)
+    writer.close(timeout_s=30)
+    os.close(writer_fd)
+    thread.join()
+    assert [int(text.split()[1]) for text in got[0].splitlines()] == list(range(5000))
+    assert writer.dropped == 0
+
+
+def test_a_reader_that_stands_still_costs_lines_not_time() -> None:
+    reader, writer_fd = os.pipe()
+    writer = LineWriter(writer_fd, limit=100, linger_s=0)
+    count = 5000
+    for _ in range(count):
+        writer.write("y" * 199)
+    # What is neither in the queue (100) nor in the pipe (64 KiB) nor in one batch (64) is dropped at once.
+    assert writer.dropped >= count - 100 - 65536 // 200 - 2 * 64
+    writer.close(timeout_s=0.1)
+    os.close(writer_fd)
+    delivered = read_all(reader)
+    assert delivered.count(b"\n") + writer.dropped == count
+    assert writer.dropped > count / 2
+
+
+def test_lines_for_a_reader_that_is_gone_are_counted() -> None:
+    reader, writer_fd = os.pipe()
+    os.close(reader)
+    writer = LineWriter(writer_fd, linger_s=0)
+    writer.write("lost")
+    writer.close(timeout_s=30)
+    os.close(writer_fd)
+    assert writer.dropped == 1
+    writer.write("too late")
+    assert writer.dropped == 2
+
+
+def test_a_line_that_broke_off_is_not_continued_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with path.open("wb") as file:
+        writer = LineWriter(file.fileno(), linger_s=0)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+            writer.write("a line of the full disk")
+            wait_for(lambda: writer.dropped == 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        writer.write("after")
+        writer.close(timeout_s=30)
+    assert path.read_text() == "a line of \nafter\n"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
