@@ -1,0 +1,121 @@
+"""Processes inside the lab's namespaces: start, wait until ready, end all of them.
+
+Every process is noted with its creation time, so that a pid used again is never signalled. Ending a lab also
+ends what lives in its namespaces without having been started here (workers that outlived their control
+process).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from agent.lab.blueprint import LabError
+from agent.lab.journal import Journal
+from agent.lab.netns import entered, residents
+
+READY = b"ready"
+
+
+class Processes:
+    """Starts and ends the processes of one lab."""
+
+    def __init__(self, journal: Journal, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._journal = journal
+        self._monotonic = monotonic
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def start(
+        self,
+        name: str,
+        netns: Path,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdout: int | IO[bytes] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Runs `argv` in a namespace; output goes to `logs/NAME.log` of the lab unless `stdout` says else."""
+        with (self._journal.logs / f"{name}.log").open("ab") as log, entered(netns):
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log if stdout is None else stdout,
+                stderr=log,
+                env=env,
+                start_new_session=True,
+            )
+        self._children.append(process)
+        try:
+            created = psutil.Process(process.pid).create_time()
+        except psutil.NoSuchProcess:
+            return process
+        self._journal.note_process(name, process.pid, created)
+        return process
+
+    def start_ready(
+        self, name: str, netns: Path, argv: Sequence[str], *, timeout_s: float = 10.0
+    ) -> subprocess.Popen[bytes]:
+        """As `start`, and waits until the program says `ready` on its first line of output."""
+        process = self.start(name, netns, argv, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        line = self._first_line(process.stdout.fileno(), timeout_s)
+        if not line.startswith(READY):
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            log = (self._journal.logs / f"{name}.log").read_text(errors="replace").strip().splitlines()
+            raise LabError(f"{name} did not get ready in {timeout_s:g} s: {log[-1] if log else 'no output'}")
+        process.stdout.close()
+        return process
+
+    def end_all(self, namespaces: Iterable[Path], grace_s: float = 5.0) -> None:
+        """SIGTERM to every process of the lab, SIGKILL to what is left after `grace_s`."""
+        ours = {process.pid: process for process in (*self._started(), *residents(namespaces))}
+        ours.pop(os.getpid(), None)
+        for process in ours.values():
+            _signal(process.terminate)
+        _, alive = psutil.wait_procs(list(ours.values()), timeout=grace_s)
+        for process in alive:
+            _signal(process.kill)
+        psutil.wait_procs(alive, timeout=grace_s)
+        for child in self._children:
+            child.wait()
+        self._children.clear()
+
+    def _started(self) -> list[psutil.Process]:
+        found = []
+        for _, pid, create_time in self._journal.processes():
+            try:
+                process = psutil.Process(pid)
+                if process.create_time() == create_time:
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    def _first_line(self, fd: int, timeout_s: float) -> bytes:
+        deadline = self._monotonic() + timeout_s
+        line = b""
+        while not line.endswith(b"\n"):
+            left = deadline - self._monotonic()
+            if left <= 0 or not select.select([fd], [], [], left)[0]:
+                break
+            byte = os.read(fd, 1)
+            if not byte:
+                break
+            line += byte
+        return line
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:
+        pass
