@@ -1,0 +1,157 @@
+"""How every command prints: tables, JSON, durations, and errors of one line with an exit status.
+
+On a terminal a table is rich's; elsewhere it is plain aligned text that `awk` can read, never cut to a width.
+JSON is one document with the same rows. What to print is the commands' business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, TypeVar
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, object]
+Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+
+
+class CliError(click.ClickException):
+    """Ends the command with exit status 1 and one line on stderr: what failed; what to check."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def output_option(command: Command) -> Command:
+    """Adds `-o table|json` as parameter `output`."""
+    option = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="How to print the result.",
+    )
+    return option(command)
+
+
+def show(
+    rows: Sequence[Row], output: str, columns: Sequence[str] | None = None, *, empty: str = "nothing to show"
+) -> None:
+    """Rows as a table with the given columns (default: every field), or as a JSON list with every field."""
+    if output == "json":
+        show_json(rows)
+        return
+    if not rows:
+        click.echo(empty)
+        return
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    if sys.stdout.isatty():
+        Console().print(_rich_table(rows, columns))
+    else:
+        click.echo(plain_table(rows, columns))
+
+
+def show_json(value: object) -> None:
+    click.echo(json.dumps(plain(value), indent=2))
+
+
+def json_line(value: object) -> str:
+    """JSON without line breaks, for output that goes on for ever."""
+    return json.dumps(plain(value), separators=(",", ":"))
+
+
+def plain_table(rows: Iterable[Row], columns: Sequence[str]) -> str:
+    """Aligned columns under upper-case headings, two spaces apart; an empty cell is `-`."""
+    table = [[column.upper() for column in columns]]
+    table += [[cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
+
+
+def cell(value: object) -> str:
+    """A value in a table: one line, no control characters, `-` when there is none."""
+    simple = plain(value)
+    if simple is None or simple == "" or simple == []:
+        return "-"
+    if isinstance(simple, bool):
+        return "yes" if simple else "no"
+    if isinstance(simple, list):
+        return ",".join(cell(item) for item in simple)
+    if isinstance(simple, dict):
+        return " ".join(f"{key}={cell(item)}" for key, item in simple.items())
+    return one_line(str(simple))
+
+
+def plain(value: object) -> Plain:
+    """A value as JSON has it: addresses as text, enums by name, bytes in hex, dataclasses as objects."""
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item) for key, item in value.items()}
+    return _plain_object(value)
+
+
+def _plain_object(value: object) -> Plain:
+    if isinstance(value, IPv4Address | IPv6Address):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((plain(item) for item in value), key=str)
+    return str(value)
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and control characters, so that it stays where it is printed."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: `450ms`, `12s`, `1m30s`, `11h58m`, `3d2h`."""
+    if seconds < 0:
+        return f"-{duration(-seconds)}"
+    if seconds < 1:
+        return f"{int(seconds * 1000)}ms"
+    left = int(seconds)
+    parts: list[str] = []
+    for name, size in UNITS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count}{name}" if count else "")
+    return "".join(parts[:2])
+
+
+def age(then_s: float | None, now_s: float) -> str:
+    """How long ago, `never` without a time; a clock that jumped does not make it negative."""
+    return "never" if then_s is None else duration(max(0.0, now_s - then_s))
+
+
+def _rich_table(rows: Iterable[Row], columns: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold cyan")
+    for column in columns:
+        table.add_column(column.upper(), overflow="fold")
+    for row in rows:
+        # Text, not markup: a name from a manifest or a peer must not be read as a style.
+        table.add_row(*(Text(cell(row.get(column))) for column in columns))
+    return table
