@@ -1,0 +1,147 @@
+"""The pinned maps of an instance as rows of named fields: where `ztun maps` meets `redirect`.
+
+Nothing but this file of `ztun maps` knows `redirect`. It turns that package's errors into one line each: not
+root, no pins, another layout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.cli.output import CliError, Row
+from redirect.errors import RedirectError
+from redirect.layout import LAYOUT_HASH, MAPS, SLOTS, Flag
+from redirect.maps import Maps
+from redirect.pins import Pins
+
+Entries = Iterable[tuple[Row, Row]]
+
+
+class PinnedMap(Protocol):
+    """One map: its shape, and its entries as (key fields, value fields)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def capacity(self) -> int: ...
+    def entries(self) -> Entries: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TypedMap:
+    """A map of the current layout."""
+
+    name: str
+    read: Callable[[], Entries]
+
+    @property
+    def kind(self) -> str:
+        return MAPS[self.name].kind
+
+    @property
+    def capacity(self) -> int:
+        return MAPS[self.name].max_entries
+
+    def entries(self) -> Entries:
+        return self.read()
+
+
+@contextmanager
+def open_pinned(instance: str, run_dir: Path | None = None) -> Iterator[Mapping[str, PinnedMap]]:
+    """Opens the maps of an instance for reading, by name. CliError when they cannot be read."""
+    if os.geteuid() != 0:
+        raise CliError("the pinned maps may be read by root only: run this as root")
+    pins = Pins(instance, run_dir)
+    generations = [path.name for path in pins.generations()] if pins.exists else []
+    if not generations:
+        raise CliError(
+            f"instance {instance} has no pinned maps under {pins.root}: has an agent ever run here?"
+        )
+    if LAYOUT_HASH not in generations:
+        raise CliError(
+            f"the maps of instance {instance} have layout {', '.join(generations)}, this version reads {LAYOUT_HASH}: "
+            "use the version of ztun that made them"
+        )
+    try:
+        with Maps(pins.generation) as maps:
+            yield typed(maps)
+    except (RedirectError, OSError) as error:
+        raise CliError(f"the maps of instance {instance} cannot be read: {error}") from error
+
+
+def typed(maps: Maps) -> Mapping[str, PinnedMap]:
+    """Every map by name, decoded."""
+    readers: dict[str, Callable[[], Entries]] = {
+        "pods": lambda: pods(maps),
+        "ifaces": lambda: ifaces(maps),
+        "conf": lambda: conf(maps),
+        "socks": lambda: socks(maps),
+        "hostips": lambda: (({"address": ip}, {}) for ip in sorted(maps.host_addresses(), key=str)),
+        "hostflows": lambda: flows(maps, "hostflows"),
+        "passthru": lambda: flows(maps, "passthru"),
+        "stats": lambda: stats(maps),
+    }
+    return {name: TypedMap(name, readers[name]) for name in MAPS}
+
+
+def pods(maps: Maps) -> Entries:
+    for address, entry in sorted(maps.pods().items(), key=lambda item: str(item[0])):
+        yield {"address": address}, {"flags": flags(entry.flags), "ifindex": entry.ifindex}
+
+
+def ifaces(maps: Maps) -> Entries:
+    for ifindex, entry in sorted(maps.ifaces().items()):
+        yield (
+            {"ifindex": ifindex},
+            {
+                "flags": flags(entry.flags),
+                "addresses": list(entry.addresses),
+                "gateway_mac": entry.gateway_mac.hex(":"),
+            },
+        )
+
+
+def conf(maps: Maps) -> Entries:
+    value = maps.conf()
+    yield (
+        {"key": 0},
+        {
+            "pod_side_ifindex": value.pod_side_ifindex,
+            "net_side_ifindex": value.net_side_ifindex,
+            "pod_side_nsid": value.pod_side_nsid,
+            "net_side_nsid": value.net_side_nsid,
+            "net_side_mac": value.net_side_mac.hex(":"),
+            "is_dns_captured": value.is_dns_captured,
+        },
+    )
+
+
+def socks(maps: Maps) -> Entries:
+    filled = maps.slots()
+    for name, slot in SLOTS.items():
+        yield {"slot": slot}, {"listener": name, "filled": filled[slot]}
+
+
+def flows(maps: Maps, name: str) -> Entries:
+    for key, at_ns in maps.flows(name):
+        yield (
+            {"source": key.source, "sport": key.sport, "destination": key.destination, "dport": key.dport},
+            {"hook": "to_pod" if key.hook else "from_pod", "at_s": round(at_ns / 1e9, 3)},
+        )
+
+
+def stats(maps: Maps) -> Entries:
+    for (program, reason), packets in maps.stats().items():
+        if packets:
+            yield {"program": program, "reason": reason}, {"packets": packets}
+
+
+def flags(value: Flag) -> str:
+    return "|".join(flag.name for flag in Flag if flag in value and flag.name) or "-"
