@@ -1,0 +1,51 @@
+"""The configuration table: every wrong value is refused by name, every right one survives the trip to a worker."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent import config
+
+
+def test_flags_win_over_variables_and_variables_over_defaults() -> None:
+    environ = {"ZTUN_NODE": "from-env", "ZTUN_WORKERS": "3", "HOME": "/root"}
+    built = config.from_environment({"node": "from-flag", "workers": None}, environ)
+    assert (built.node, built.workers, built.instance) == ("from-flag", 3, "ztun")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("workers", "-1", "--workers"),
+        ("workers", "65", "0 to 64"),
+        ("xds_address", "localhost", "HOST:PORT"),
+        ("xds_address", "fd00::1:15012", "brackets"),
+        ("mesh_cidrs", "10.0.0.0/33", "10.0.0.0/33"),
+        ("local_path", "host", "hbone or handover"),
+        ("connect_timeout_s", "forever", "seconds"),
+        ("connect_timeout_s", "nan", "seconds"),
+        ("report_enrolled", "yes", "true or false"),
+        ("instance", "../x", "letters"),
+        ("instance", "", "--instance"),
+        ("frame_bytes", "16777216", "16777215"),
+        ("colour", "red", "not an option"),
+    ],
+)
+def test_a_wrong_value_names_the_culprit(name: str, value: str, says: str) -> None:
+    with pytest.raises(config.ConfigError, match=says) as caught:
+        config.build({name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_survives_the_trip_to_a_worker() -> None:
+    built = config.build(
+        {"node": "a", "mesh_cidrs": "10.0.0.0/8,fd00::/8", "admin_address": "off", "run_dir": "/tmp/x"}
+    )
+    assert config.build(config.as_texts(built)) == built
+    assert config.build(config.as_texts(config.build({}))) == config.build({})
+
+
+def test_every_default_is_acceptable_to_its_own_parser() -> None:
+    for name, row in config.options().items():
+        row.parse(row.default)
+        assert row.help, name
