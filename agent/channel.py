@@ -1,0 +1,272 @@
+"""Control and worker talk over one unix socket: typed messages, and listener fds beside them.
+
+Frame: u32 length of what follows, u32 length of the header, header (JSON: kind and fields, with every
+bytes value replaced by its index), then the blobs, each behind a u32 length. Fds travel by SCM_RIGHTS with
+the first byte of their frame. The socket lies in the run directory (mode 0700): both ends are ztun, so a
+malformed frame is a defect and ends the connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import struct
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+LENGTH = struct.Struct(">I")
+MAX_FRAME_BYTES = 512 << 20
+MAX_FDS = 64
+
+
+class ChannelError(Exception):
+    """The other end closed or broke the protocol: drop the connection and deal with its process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Base of what may be sent. Fields are JSON values, bytes, or lists of those."""
+
+    has_fds: ClassVar[bool] = False
+
+
+# --- control -> worker
+
+
+@dataclass(frozen=True, slots=True)
+class Resources(Message):
+    """Resources the control process accepted. `full`: names not in `updates` are gone."""
+
+    revision: int
+    type_url: str
+    updates: Sequence[tuple[str, bytes]]
+    removed: Sequence[str] = ()
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pods(Message):
+    """Every pod this node captures: [namespace, name, service account, [address, ...]]."""
+
+    pods: Sequence[tuple[str, str, str, Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret(Message):
+    """A certificate with its key (DER), for the identity's handshakes. Memory only, never logged."""
+
+    identity: str
+    key: bytes = dataclasses.field(repr=False)
+    chain: Sequence[bytes]
+    roots: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSecret(Message):
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners(Message):
+    """Serve these listeners: three fds, for slots 0 (15001), 1 (15008), 2 (15006), of one owner."""
+
+    has_fds: ClassVar[bool] = True
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Message):
+    """Stop accepting on the listeners of this owner: another worker serves them."""
+
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Message):
+    """Accept nothing more, tell peers, close what is left after the deadline, then exit."""
+
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePod(Message):
+    """Close every connection of a pod that left the mesh, at once."""
+
+    addresses: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Message):
+    """A question for the admin server; answered by Answer with the same number."""
+
+    number: int
+    what: str
+
+
+# --- worker -> control
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """First message of a worker. Its fds: three for each owner, in order."""
+
+    has_fds: ClassVar[bool] = True
+    slot: int
+    pid: int
+    owners: Sequence[int]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied(Message):
+    """State up to this revision is what new and live connections are judged by."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats(Message):
+    """Absolute counters of the worker; control adds up."""
+
+    metrics: Any
+    connections: int
+    dropped_log_lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Message):
+    number: int
+    value: Any
+
+
+KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__subclasses__()}
+
+
+def encode(message: Message) -> bytes:
+    blobs: list[bytes] = []
+    fields = {f.name: _lift(getattr(message, f.name), blobs) for f in dataclasses.fields(message)}
+    header = json.dumps([type(message).__name__, fields], separators=(",", ":")).encode()
+    body = b"".join([LENGTH.pack(len(header)), header, *(LENGTH.pack(len(b)) + b for b in blobs)])
+    return LENGTH.pack(len(body)) + body
+
+
+def _lift(value: Any, blobs: list[bytes]) -> Any:
+    if isinstance(value, bytes):
+        blobs.append(value)
+        return {"$blob": len(blobs) - 1}
+    if isinstance(value, list | tuple):
+        return [_lift(item, blobs) for item in value]
+    return value
+
+
+def _lower(value: Any, blobs: list[bytes]) -> Any:
+    if isinstance(value, dict) and value.keys() == {"$blob"}:
+        return blobs[value["$blob"]]
+    if isinstance(value, list):
+        return [_lower(item, blobs) for item in value]
+    return value
+
+
+def decode(body: bytes) -> Message:
+    """A message from a frame without its length. Raises ChannelError."""
+    try:
+        (header_bytes,) = LENGTH.unpack_from(body)
+        kind, fields = json.loads(body[4 : 4 + header_bytes])
+        blobs, at = [], 4 + header_bytes
+        while at < len(body):
+            (size,) = LENGTH.unpack_from(body, at)
+            blobs.append(body[at + 4 : at + 4 + size])
+            at += 4 + size
+        return KINDS[kind](**{name: _lower(value, blobs) for name, value in fields.items()})
+    except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+        raise ChannelError(f"malformed frame on the worker channel: {error}") from error
+
+
+class Channel:
+    """One end of the socket, non-blocking: call `receive` when readable and `flush` when writable."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self._incoming = bytearray()
+        self._fds: deque[int] = deque()
+        self._outgoing: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+
+    @property
+    def wants_write(self) -> bool:
+        return bool(self._outgoing)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Queue a message and send what the socket takes now. The fds stay the caller's."""
+        # dup: the frame may leave later than the caller closes its own.
+        held = tuple(socket.dup(fd) for fd in fds)
+        self._outgoing.append((memoryview(encode(message)), held))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send as much as the socket takes. Raises ChannelError when the other end is gone."""
+        while self._outgoing:
+            data, fds = self._outgoing[0]
+            try:
+                sent = socket.send_fds(self.sock, [data], fds) if fds else self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                raise ChannelError(f"the other end of the worker channel is gone: {error}") from error
+            for fd in fds:
+                socket.close(fd)
+            self._outgoing.popleft()
+            if sent < len(data):
+                self._outgoing.appendleft((data[sent:], ()))
+
+    def receive(self) -> list[tuple[Message, list[int]]]:
+        """Everything complete that has arrived, each with its fds. Raises ChannelError at the end."""
+        messages: list[tuple[Message, list[int]]] = []
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self.sock, 1 << 18, MAX_FDS)
+            except (BlockingIOError, InterruptedError):
+                return messages
+            except OSError as error:
+                raise ChannelError(f"the worker channel broke: {error}") from error
+            self._fds.extend(fds)
+            if not data:
+                if messages:
+                    return messages
+                raise ChannelError("the other end closed the worker channel")
+            self._incoming += data
+            messages.extend(self._take_frames())
+
+    def _take_frames(self) -> list[tuple[Message, list[int]]]:
+        messages = []
+        while len(self._incoming) >= 4:
+            (size,) = LENGTH.unpack_from(self._incoming)
+            if size > MAX_FRAME_BYTES:
+                raise ChannelError(f"a frame of {size} bytes on the worker channel")
+            if len(self._incoming) < 4 + size:
+                break
+            message = decode(bytes(self._incoming[4 : 4 + size]))
+            del self._incoming[: 4 + size]
+            messages.append((message, self._take_fds(message)))
+        return messages
+
+    def _take_fds(self, message: Message) -> list[int]:
+        if not message.has_fds:
+            return []
+        count = 3 * len(message.owners) if isinstance(message, Hello) else 3
+        if len(self._fds) < count:
+            raise ChannelError(f"{type(message).__name__} came with {len(self._fds)} fds instead of {count}")
+        return [self._fds.popleft() for _ in range(count)]
+
+    def close(self) -> None:
+        for _, fds in self._outgoing:
+            for fd in fds:
+                socket.close(fd)
+        for fd in self._fds:
+            socket.close(fd)
+        self._outgoing.clear()
+        self._fds.clear()
+        self.sock.close()

@@ -1,0 +1,89 @@
+"""The worker channel: messages arrive whole and in order, with their fds, however the bytes are split."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent import channel
+from agent.channel import Channel, ChannelError, Hello, Listeners, Resources, Secret
+
+
+def test_messages_survive_the_round_trip() -> None:
+    message = Resources(7, "type", [("a", b"\x00\xff"), ("b", b"")], ["gone"], True)
+    back = channel.decode(channel.encode(message)[4:])
+    assert isinstance(back, Resources)
+    assert [tuple(u) for u in back.updates] == list(message.updates)
+    assert (back.revision, back.removed, back.full) == (7, ["gone"], True)
+
+
+def test_fds_come_with_their_message() -> None:
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    pipes = [os.pipe() for _ in range(3)]
+    a.send(Resources(1, "t", []))
+    a.send(Listeners(4), [write for _, write in pipes])
+    for _, write in pipes:
+        os.close(write)
+    (first, none), (second, fds) = b.receive()
+    assert isinstance(first, Resources) and not none
+    assert second == Listeners(4)
+    for fd, (read, _) in zip(fds, pipes, strict=True):
+        os.write(fd, b"x")
+        assert os.read(read, 1) == b"x"
+        os.close(fd)
+        os.close(read)
+    a.close()
+    b.close()
+
+
+def test_a_frame_larger_than_the_socket_buffer_arrives() -> None:
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    blob = os.urandom(4 << 20)
+    a.send(Resources(1, "t", [("big", blob)]))
+    got = b.receive()
+    while not got:
+        a.flush()
+        got = b.receive()
+    assert isinstance(got[0][0], Resources) and got[0][0].updates[0][1] == blob
+    a.close()
+    b.close()
+
+
+def test_the_end_of_the_other_side_is_an_error_after_what_it_sent() -> None:
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    a.send(channel.Applied(3))
+    a.close()
+    assert b.receive()[0][0] == channel.Applied(3)
+    with pytest.raises(ChannelError, match="closed"):
+        b.receive()
+    b.close()
+
+
+def test_missing_fds_are_an_error() -> None:
+    left, right = socket.socketpair()
+    left.sendall(channel.encode(Hello(0, 1, [0], "v")))
+    b = Channel(right)
+    with pytest.raises(ChannelError, match="0 fds instead of 3"):
+        b.receive()
+    left.close()
+    b.close()
+
+
+def test_a_private_key_is_not_in_the_repr() -> None:
+    assert "secret" not in repr(Secret("spiffe://x", b"secret", [], []))
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None)
+def test_garbage_raises_only_channel_error(body: bytes) -> None:
+    try:
+        channel.decode(body)
+    except ChannelError:
+        pass
