@@ -1,0 +1,1 @@
+"""One connection's life: composes state, policy, identity and net. Runs in the workers."""

@@ -1,0 +1,61 @@
+"""How a worker stops: accept nothing more, tell peers, let live connections finish, cut at the deadline.
+
+Accepting ends by closing this worker's listener fds; queued connections stay with the socket, which the
+control process holds and gives to another worker. GOAWAY goes to every peer at once (lame duck).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.model.outcome import Outcome
+from agent.net.loop import Loop
+from agent.proxy.inbound import Inbound
+from agent.proxy.pool import Pool
+from agent.proxy.registry import Registry
+
+POLL_S = 0.1
+
+
+class Drain:
+    """One stop. `finished` is called once, when nothing is left or the deadline has passed."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        registry: Registry,
+        pool: Pool,
+        inbound: Inbound,
+        stop_accepting: Callable[[], None],
+        finished: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._registry = registry
+        self._pool = pool
+        self._inbound = inbound
+        self._stop_accepting = stop_accepting
+        self._finished = finished
+        self._deadline_s: float | None = None
+
+    def start(self, deadline_s: float) -> None:
+        """Begin; a second call may only shorten the time left."""
+        end = self._loop.now() + deadline_s
+        if self._deadline_s is not None:
+            self._deadline_s = min(self._deadline_s, end)
+            return
+        self._deadline_s = end
+        self._stop_accepting()
+        self._pool.go_away()
+        self._inbound.go_away()
+        self._check()
+
+    def _check(self) -> None:
+        assert self._deadline_s is not None
+        if len(self._registry) == 0:
+            self._finished()
+        elif self._loop.now() >= self._deadline_s:
+            self._registry.close_all(Outcome.DRAINED, "closed due to drain")
+            # One more turn lets the resets leave before the process does.
+            self._loop.later(POLL_S, self._finished)
+        else:
+            self._loop.later(POLL_S, self._check)

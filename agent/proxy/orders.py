@@ -1,0 +1,211 @@
+"""What the control process tells this worker, carried out: state, pods, certificates, listeners, drain.
+
+A worker outlives the control process. When the channel ends it goes on with what it has; the next control
+process connects, hears which listeners it serves, and sends the full state anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+from agent import channel
+from agent.channel import Channel, Message
+from agent.identity.handshake import Credentials, Secured
+from agent.model.address import IP, parse_ip
+from agent.model.connection import Direction
+from agent.model.identity import Identity
+from agent.net.accept import Acceptor
+from agent.net.loop import Loop
+from agent.proxy.inbound import Inbound
+from agent.proxy.inbound_plain import InboundPlain
+from agent.proxy.outbound import Outbound
+from agent.proxy.pods import LocalPod, LocalPods, from_message
+from agent.proxy.pool import Pool
+from agent.proxy.registry import Live, Registry
+from agent.proxy.report import Reporter
+from agent.proxy.secrets import Secrets
+from agent.state.apply import Batch, Changes, full_addresses, full_authorizations
+from agent.state.store import Store
+from agent.wire.xds_decode import decode_address, decode_authorization
+from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What orders act on."""
+
+    loop: Loop
+    store: Store
+    pods: LocalPods
+    secrets: Secrets
+    registry: Registry
+    pool: Pool
+    outbound: Outbound
+    inbound: Inbound
+    inbound_plain: InboundPlain
+    reporter: Reporter
+
+
+class Orders:
+    """Handles messages of the channel; one per worker."""
+
+    def __init__(self, parts: Parts, slot: int, version: str, drain: Callable[[float], None]) -> None:
+        self._parts = parts
+        self._slot = slot
+        self._version = version
+        self._drain = drain
+        self._owners: dict[int, tuple[socket.socket, ...]] = {}
+        self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
+        self._pods: tuple[LocalPod, ...] = ()
+
+    def hello(self, to: Channel) -> None:
+        """Introduce this worker to a control process, with the listeners it serves."""
+        fds = [sock.fileno() for socks in self._owners.values() for sock in socks]
+        to.send(channel.Hello(self._slot, os.getpid(), tuple(self._owners), self._version), fds)
+
+    def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None:
+        """Carry out one order; what it answers goes to `reply`."""
+        match message:
+            case channel.Resources():
+                self._apply(message)
+                reply(channel.Applied(message.revision))
+            case channel.Pods():
+                self._replace_pods(from_message(message.pods))
+            case channel.Secret():
+                self._parts.secrets.put(credentials(message))
+            case channel.ForgetSecret():
+                self._parts.secrets.forget(Identity.parse(message.identity))
+            case channel.Listeners():
+                self._serve(message.owner, fds)
+            case channel.Release():
+                self._release(message.owner)
+            case channel.ClosePod():
+                self._close_pod(frozenset(map(parse_ip, message.addresses)))
+            case channel.Drain():
+                self._drain(message.deadline_s)
+            case channel.Ask():
+                reply(channel.Answer(message.number, self._rows(message.what)))
+            case _:
+                raise channel.ChannelError(f"a worker does not take {type(message).__name__}")
+
+    def _rows(self, what: str) -> list[dict[str, object]]:
+        if what == "tunnels":
+            outbound = [(link, "outbound", identity) for identity, link in self._parts.pool.links]
+            inbound = [
+                (e.link, "inbound", e.identity) for e in self._parts.inbound.links if e.link is not None
+            ]
+            return [
+                tunnel_row(link.secured, direction, identity, link.open_streams)
+                for link, direction, identity in (*outbound, *inbound)
+                if link.secured is not None
+            ]
+        return [connection_row(live) for live in self._parts.registry]
+
+    def stats(self) -> channel.Stats:
+        self._parts.reporter.count_bytes()
+        return channel.Stats(self._parts.reporter.metrics.snapshot(), len(self._parts.registry))
+
+    def stop_accepting(self) -> None:
+        for owner in tuple(self._owners):
+            self._release(owner)
+
+    def _apply(self, message: channel.Resources) -> None:
+        store = self._parts.store
+        batch = self._batch(message)
+        changes: Changes = store.apply(batch)
+        closed = self._parts.registry.reevaluate(store.current, changes)
+        if closed:
+            log.info("closed %d live connections that current policy does not allow", closed)
+
+    def _batch(self, message: channel.Resources) -> Batch:
+        snapshot = self._parts.store.current
+        if message.type_url == ADDRESS:
+            values = [decode_address(name, raw) for name, raw in message.updates]
+            if message.full:
+                return full_addresses(snapshot, values)
+            return Batch(addresses=tuple(values), removed_addresses=tuple(message.removed))
+        if message.type_url == AUTHORIZATION:
+            pairs = [(name, decode_authorization(name, raw)) for name, raw in message.updates]
+            if message.full:
+                return full_authorizations(snapshot, pairs)
+            return Batch(authorizations=tuple(pairs), removed_authorizations=tuple(message.removed))
+        raise channel.ChannelError(f"unknown resource type {message.type_url}")
+
+    def _replace_pods(self, pods: tuple[LocalPod, ...]) -> None:
+        gone = {address for pod in self._pods for address in pod.addresses}
+        gone -= {address for pod in pods for address in pod.addresses}
+        self._pods = pods
+        self._parts.pods.replace(pods)
+        if gone:
+            self._close_pod(frozenset(gone))
+
+    def _close_pod(self, addresses: frozenset[IP]) -> None:
+        self._parts.registry.close_pod(addresses)
+        self._parts.pool.close_source(addresses)
+        self._parts.inbound.close_pod(addresses)
+
+    def _serve(self, owner: int, fds: Sequence[int]) -> None:
+        self._release(owner)
+        socks = tuple(socket.socket(fileno=fd) for fd in fds)
+        handlers = (
+            self._parts.outbound.accepted,
+            self._parts.inbound.accepted,
+            self._parts.inbound_plain.accepted,
+        )
+        self._owners[owner] = socks
+        self._acceptors[owner] = tuple(
+            Acceptor(self._parts.loop, sock, handler) for sock, handler in zip(socks, handlers, strict=True)
+        )
+
+    def _release(self, owner: int) -> None:
+        for acceptor in self._acceptors.pop(owner, ()):
+            acceptor.close()
+        for sock in self._owners.pop(owner, ()):
+            sock.close()
+
+
+def credentials(message: channel.Secret) -> Credentials:
+    """Credentials from what control sent (DER)."""
+    key = load_der_private_key(message.key, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise channel.ChannelError(f"the key of {message.identity} is not an EC key")
+    return Credentials(
+        Identity.parse(message.identity),
+        key,
+        tuple(x509.load_der_x509_certificate(der) for der in message.chain),
+        tuple(x509.load_der_x509_certificate(der) for der in message.roots),
+    )
+
+
+def tunnel_row(secured: Secured, direction: str, identity: Identity, tunnels: int) -> dict[str, object]:
+    """One HBONE connection: both proven identities and what TLS negotiated."""
+    return {
+        "direction": direction,
+        "identity": str(identity),
+        "peer": str(secured.peer or ""),
+        "suite": secured.suite,
+        "group": secured.group,
+        "tunnels": tunnels,
+    }
+
+
+def connection_row(live: Live) -> dict[str, object]:
+    """A live connection as the config dump lists it (facts/ztunnel 9.3), with the pod it belongs to."""
+    return {
+        "pod": str(live.pod),
+        "direction": "outbound" if live.direction is Direction.OUTBOUND else "inbound",
+        "src": str(live.source),
+        "originalDst": str(live.original),
+        "actualDst": str(live.actual),
+        "protocol": live.protocol,
+    }

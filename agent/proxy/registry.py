@@ -1,0 +1,96 @@
+"""Every live connection of this worker, so that a change of policy or of the pods can end it.
+
+An inbound connection is registered before it is judged: a policy that arrives between the two still finds
+it. Re-evaluation judges the current workload by current policy, not those captured at the start; a
+destination that has vanished from the snapshot ends its connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from agent.model.address import IP, SocketAddress
+from agent.model.connection import Connection, Direction
+from agent.model.outcome import Outcome
+from agent.policy.evaluate import evaluate
+from agent.state.apply import Changes
+from agent.state.snapshot import Snapshot
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One connection. `close` ends it at once; it is set as soon as there is something to end."""
+
+    direction: Direction
+    pod: IP
+    """Address of the enrolled pod at our end."""
+    source: SocketAddress
+    original: SocketAddress
+    """What the client dialled; for a tunnel its authority's address."""
+    actual: SocketAddress
+    protocol: str
+    close: Callable[[Outcome, str], None]
+    destination_uid: str = ""
+    connection: Connection | None = None
+    """The facts policy judges; None where there is nothing to judge (outbound)."""
+
+
+class Registry:
+    """The connections, and what ends them."""
+
+    def __init__(self, limit: int) -> None:
+        self._live: set[Live] = set()
+        self._limit = limit
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(tuple(self._live))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._live) >= self._limit
+
+    def add(self, live: Live) -> None:
+        self._live.add(live)
+
+    def remove(self, live: Live) -> None:
+        self._live.discard(live)
+
+    def reevaluate(self, snapshot: Snapshot, changes: Changes) -> int:
+        """Close what the new snapshot no longer allows; answers how many."""
+        if not changes.policies and not changes.workloads:
+            return 0
+        everything = bool(changes.policies)
+        doomed = [
+            (live, reason)
+            for live in self._live
+            if live.connection is not None
+            and (everything or live.destination_uid in changes.workloads)
+            and (reason := verdict(snapshot, live, live.connection))
+        ]
+        for live, (outcome, detail) in doomed:
+            live.close(outcome, detail)
+        return len(doomed)
+
+    def close_pod(self, addresses: frozenset[IP]) -> None:
+        """End every connection of a pod that left the mesh."""
+        for live in [live for live in self._live if live.pod in addresses]:
+            live.close(Outcome.POD_REMOVED, "the pod left the mesh")
+
+    def close_all(self, outcome: Outcome, detail: str) -> None:
+        for live in tuple(self._live):
+            live.close(outcome, detail)
+
+
+def verdict(snapshot: Snapshot, live: Live, connection: Connection) -> tuple[Outcome, str] | None:
+    """Why a live connection must end now, or None."""
+    workload = snapshot.workloads.get(live.destination_uid)
+    if workload is None:
+        return Outcome.POD_REMOVED, "the control plane removed the destination workload"
+    decision = evaluate(connection, workload, snapshot)
+    if decision.allowed:
+        return None
+    return Outcome.POLICY_CHANGED, f"connection closed due to policy change: {decision.reason}"

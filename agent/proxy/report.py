@@ -1,0 +1,125 @@
+"""What the connections of this worker leave behind: metrics while they live, one log line when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.model.address import SocketAddress
+from agent.model.connection import Direction
+from agent.model.outcome import Outcome, Refusal
+from agent.telemetry import access_log
+from agent.telemetry.metrics import Handle, Metrics
+from agent.telemetry.record import Attributes, Opened, Record, labels
+from agent.wire.baggage import KEYS_OF_WORKLOAD_NAME
+
+
+class CountsBytes(Protocol):
+    """A relay: bytes so far, client to server and back."""
+
+    @property
+    def sent_bytes(self) -> int: ...
+
+    @property
+    def received_bytes(self) -> int: ...
+
+
+class Tracked:
+    """One counted connection. `finish` counts its end and writes its line, once."""
+
+    __slots__ = ("_handle", "_reporter", "_started_s", "opened", "relay")
+
+    def __init__(self, reporter: Reporter, opened: Opened, handle: Handle, started_s: float) -> None:
+        self._reporter = reporter
+        self._handle = handle
+        self._started_s = started_s
+        self.opened = opened
+        self.relay: CountsBytes | None = None
+
+    def count_bytes(self) -> None:
+        """Bring the byte counters up to what the relay has carried by now."""
+        if self.relay is not None:
+            self._handle.add_bytes(
+                self.relay.sent_bytes - self._handle.to_server_bytes,
+                self.relay.received_bytes - self._handle.to_client_bytes,
+            )
+
+    def finish(self, outcome: Outcome, detail: str = "") -> None:
+        if self._handle.is_closed:
+            return
+        self.count_bytes()
+        self._handle.close(outcome)
+        self._reporter.ended(self, outcome, detail, self._handle, self._started_s)
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.finish(refusal.outcome, refusal.detail)
+
+
+class Reporter:
+    """One per worker. `write_line` takes finished lines; `wall` is Unix seconds, `clock` monotonic."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        write_line: Callable[[str], None],
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        as_json: bool = False,
+    ) -> None:
+        self.metrics = metrics
+        self.write_line = write_line
+        self.clock = clock
+        self.wall = wall
+        self.as_json = as_json
+        self._open: set[Tracked] = set()
+
+    def opened(self, opened: Opened) -> Tracked:
+        """Count a connection whose request is fully built."""
+        tracked = Tracked(self, opened, self.metrics.open(labels(opened)), self.clock())
+        self._open.add(tracked)
+        return tracked
+
+    def refused(
+        self, direction: Direction, source: SocketAddress, destination: SocketAddress, error: str
+    ) -> None:
+        """Log a connection that ended before its request was built: no metric counts it."""
+        self.write_line(
+            access_log.refused_line(direction, source, destination, error, self.wall(), self.as_json)
+        )
+
+    def count_bytes(self) -> None:
+        """Bring all byte counters up to date: before a snapshot of the metrics."""
+        for tracked in self._open:
+            tracked.count_bytes()
+
+    def ended(
+        self, tracked: Tracked, outcome: Outcome, detail: str, handle: Handle, started_s: float
+    ) -> None:
+        self._open.discard(tracked)
+        record = Record(
+            opened=tracked.opened,
+            outcome=outcome,
+            detail=detail,
+            to_server_bytes=handle.to_server_bytes,
+            to_client_bytes=handle.to_client_bytes,
+            duration_s=self.clock() - started_s,
+        )
+        self.write_line(access_log.line(record, self.wall(), self.as_json))
+
+
+def claims(baggage: dict[str, str]) -> Attributes | None:
+    """What a peer says of itself, for telemetry where the mesh knows nothing (facts/ztunnel 6.5)."""
+    if not baggage:
+        return None
+    name = next((baggage[key] for key in KEYS_OF_WORKLOAD_NAME if key in baggage), "")
+    return Attributes(
+        workload=name,
+        app=name,
+        canonical_service=baggage.get("service.name", ""),
+        canonical_revision=baggage.get("service.version", ""),
+        version=baggage.get("service.version", ""),
+        namespace=baggage.get("k8s.namespace.name", ""),
+        cluster=baggage.get("k8s.cluster.name", ""),
+        region=baggage.get("cloud.region", ""),
+        zone=baggage.get("cloud.availability_zone", ""),
+    )

@@ -1,0 +1,196 @@
+"""A whole data plane of one worker on loopback, for tests: real sockets, real TLS, no kernel redirection.
+
+Each pod is a loopback address. What the kernel would capture is handed to `outbound.accepted` by the test; the
+HBONE listener is real, so two of these talk as two nodes do. One loop drives all of them.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from agent.model.address import SocketAddress, parse_ip
+from agent.model.outcome import Outcome
+from agent.model.service import Service
+from agent.model.workload import Workload
+from agent.net.accept import Acceptor
+from agent.net.loop import Loop
+from agent.net.sockets import SideSockets
+from agent.proxy.connector import HboneConnector
+from agent.proxy.delivery import Delivery, ProxyAddresses
+from agent.proxy.inbound import Inbound
+from agent.proxy.inbound_plain import InboundPlain
+from agent.proxy.local import LocalPath
+from agent.proxy.outbound import Outbound
+from agent.proxy.pods import LocalPod, LocalPods
+from agent.proxy.pool import Pool
+from agent.proxy.registry import Registry
+from agent.proxy.report import Reporter
+from agent.proxy.secrets import Secrets
+from agent.state.apply import Batch
+from agent.state.resolve import Options
+from agent.state.snapshot import Snapshot
+from agent.state.store import Store
+from agent.telemetry.metrics import Metrics
+from tests.support.certs import TestCA, credentials
+
+PROXY = ProxyAddresses(parse_ip("127.77.255.1"), parse_ip("::1"))
+PATIENCE_S = 10.0
+
+
+class DataPath:
+    """One worker. `lines` are its access log; `store` its state; `add_pod` makes a workload local and certified."""
+
+    def __init__(self, loop: Loop, ca: TestCA, **options: object) -> None:
+        self.loop = loop
+        self.ca = ca
+        self.lines: list[str] = []
+        self.errors: list[BaseException] = []
+        self.store = Store(mesh_snapshot())
+        self.pods = LocalPods()
+        self.registry = Registry(limit=int(str(options.pop("limit", 1000))))
+        self.secrets = Secrets(lambda: datetime.now(UTC))
+        self.metrics = Metrics("test")
+        self.reporter = Reporter(self.metrics, self.lines.append, time.monotonic, time.time)
+        self.sockets = SideSockets(None)
+        rng = random.Random(7)
+        settings = Options(**options)  # type: ignore[arg-type]
+
+        def random_port() -> int:
+            return rng.randrange(20000, 60000)
+
+        connector = HboneConnector(
+            loop,
+            self.sockets,
+            self.secrets,
+            random_port,
+            connect_timeout_s=2.0,
+            handshake_timeout_s=2.0,
+            streams_limit=100,
+        )
+        self.pool = Pool(loop, connector, streams_limit=100, idle_s=60.0)
+        self.delivery = Delivery(loop, self.store, self.registry, self.sockets, random_port, PROXY, 2.0)
+        self.inbound = Inbound(
+            self.delivery, self.pods, self.secrets, self.reporter, settings, handshake_timeout_s=2.0
+        )
+        self.plain = InboundPlain(self.delivery, self.pods, self.reporter, settings)
+        self.local_path = LocalPath(self.delivery, self.pods, self.reporter, settings)
+        self.outbound = Outbound(
+            loop,
+            self.store,
+            self.pods,
+            self.registry,
+            self.pool,
+            None,
+            self.sockets,
+            self.reporter,
+            settings,
+            rng,
+            random_port,
+            2.0,
+        )
+        self.store.subscribe(self.registry.reevaluate)
+        self._acceptors: list[Acceptor] = []
+        self._listeners: list[socket.socket] = []
+        self._local: list[LocalPod] = []
+
+    def add_pod(self, workload: Workload, *, certified: bool = True, listening: bool = True) -> None:
+        """Make this workload an enrolled pod here, with its HBONE listener on loopback."""
+        pod = LocalPod(workload.namespace, workload.name, workload.service_account, workload.addresses)
+        self._local.append(pod)
+        self.pods.replace(self._local)
+        if certified:
+            self.secrets.put(credentials(self.ca, str(workload.identity)))
+        for address in workload.addresses if listening else ():
+            self.listen(str(address), 15008, self.inbound.accepted)
+
+    def listen(self, host: str, port: int, accepted: Callable[..., None]) -> int:
+        listener = socket.create_server((host, port), backlog=512)
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._acceptors.append(Acceptor(self.loop, listener, accepted))
+        return int(listener.getsockname()[1])
+
+    def know(self, *resources: Workload | Service) -> None:
+        self.store.apply(Batch(addresses=resources))
+
+    def capture(self, source: str, destination: SocketAddress) -> socket.socket:
+        """A connection that the pod at `source` opened to `destination`, as the kernel would hand it over."""
+        application, captured = stream_pair(source)
+        captured.setblocking(False)
+        peer = SocketAddress(parse_ip(source), application.getsockname()[1])
+        self.outbound.accepted(captured, peer, destination)
+        return application
+
+    def close(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for listener in self._listeners:
+            listener.close()
+        for _, link in self.pool.links:
+            link.abort()
+        for events in tuple(self.inbound.links):
+            if events.link is not None:
+                events.link.abort()
+        for live in self.registry:
+            live.close(Outcome.DRAINED, "the test is over")
+        self.sockets.close()
+
+
+def mesh_snapshot() -> Snapshot:
+    return Snapshot(node="n1")
+
+
+def stream_pair(source: str) -> tuple[socket.socket, socket.socket]:
+    """A TCP connection from a loopback address: (the application's end, the agent's end)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        application = socket.create_connection(listener.getsockname(), source_address=(source, 0))
+        captured, _ = listener.accept()
+    return application, captured
+
+
+class Driver:
+    """Turns a loop in a thread of its own while a test uses blocking sockets against it."""
+
+    def __init__(self) -> None:
+        self.crashes: list[BaseException] = []
+        self.loop = Loop(time.monotonic, lambda error, fd: self.crashes.append(error))
+        self._stop = threading.Event()
+        self._calls: list[tuple[Callable[[], object], threading.Event, list[object]]] = []
+        self._thread = threading.Thread(target=self._run, name="driver")
+        self._thread.start()
+
+    def call(self, action: Callable[[], object]) -> object:
+        """Run something on the loop's thread and give its result."""
+        done, result = threading.Event(), list[object]()
+        self._calls.append((action, done, result))
+        assert done.wait(PATIENCE_S), "the loop is stuck"
+        if result and isinstance(result[0], BaseException):
+            raise result[0]
+        return result[0]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Return once the condition holds on the loop's thread; fail when it does not for long."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.call(condition):
+            assert time.monotonic() < deadline, "the condition never held"
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.loop.turn(0.005)
+            while self._calls:
+                action, done, result = self._calls.pop(0)
+                try:
+                    result.append(action())
+                except Exception as error:
+                    result.append(error)
+                done.set()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.loop.close()

@@ -1,0 +1,292 @@
+"""Connections through a whole data plane on loopback: routes, policy, telemetry and every refusal's effect."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from agent.model.outcome import Outcome
+from agent.model.policy import Action, Match, StringMatch, StringMatchKind
+from agent.model.workload import TunnelProtocol
+from agent.state.apply import Batch
+from tests.support import mesh
+from tests.support.certs import TestCA
+from tests.support.datapath import DataPath, Driver, stream_pair
+
+CLIENT, SERVER, VIP = "127.77.1.1", "127.77.2.1", "127.77.9.9"
+
+
+class World:
+    """Two nodes: `here` with the client pod, `there` with the server pod and its echo application."""
+
+    def __init__(self) -> None:
+        self.driver = Driver()
+        self.ca = TestCA()
+        self.here = DataPath(self.driver.loop, self.ca)
+        self.there = DataPath(self.driver.loop, self.ca)
+        self.app = socket.create_server((SERVER, 8080))
+        self.threads: list[threading.Thread] = []
+        self.seen: list[str] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+        self.client = mesh.workload("client", CLIENT, service_account="client")
+        self.server = mesh.workload("server", SERVER, service_account="server", services={"web": {80: 8080}})
+        self.web = mesh.service("web", VIP)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, peer = self.app.accept()
+            except OSError:
+                return
+            self.seen.append(peer[0])
+            threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
+
+    @staticmethod
+    def _echo(connection: socket.socket) -> None:
+        with connection:
+            try:
+                while data := connection.recv(65536):
+                    connection.sendall(data)
+            except OSError:
+                return
+
+    def start(self) -> None:
+        def build() -> None:
+            for plane in (self.here, self.there):
+                plane.know(self.client, self.server, self.web)
+            self.here.add_pod(self.client)
+            self.there.add_pod(self.server)
+
+        self.driver.call(build)
+
+    def connect(self, destination: str = f"{SERVER}:8080") -> socket.socket:
+        app = self.driver.call(lambda: self.here.capture(CLIENT, mesh.at(destination)))
+        assert isinstance(app, socket.socket)
+        app.settimeout(5)
+        return app
+
+    def put_policy(self, name: str, policy: object) -> None:
+        self.driver.call(lambda: self.there.store.apply(Batch(authorizations=((name, policy),))))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.driver.call(lambda: (self.here.close(), self.there.close()))
+        self.driver.call(lambda: None)
+        self.driver.close()
+        # close() alone would leave the port taken while a thread waits in accept().
+        self.app.shutdown(socket.SHUT_RDWR)
+        self.app.close()
+        assert not self.driver.crashes, self.driver.crashes
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def exchange(app: socket.socket, data: bytes = b"hello") -> bytes:
+    app.sendall(data)
+    app.shutdown(socket.SHUT_WR)
+    got = b""
+    while chunk := app.recv(65536):
+        got += chunk
+    app.close()
+    return got
+
+
+def ended(app: socket.socket) -> bool:
+    """Whether the connection is refused or reset without an answer."""
+    try:
+        app.sendall(b"hello")
+        return app.recv(10) == b""
+    except OSError:
+        return True
+    finally:
+        app.close()
+
+
+def deny_client() -> object:
+    match = Match(principals=(StringMatch(StringMatchKind.SUFFIX, "/sa/client"),))
+    return mesh.policy("no-client", Action.DENY, match)
+
+
+def test_bytes_cross_and_the_application_sees_the_client(world: World) -> None:
+    assert exchange(world.connect()) == b"hello"
+    assert world.seen == [CLIENT]
+
+
+def test_a_service_is_reached_by_its_vip(world: World) -> None:
+    assert exchange(world.connect(f"{VIP}:80")) == b"hello"
+
+
+def test_both_ends_log_the_connection_with_both_identities(world: World) -> None:
+    exchange(world.connect(f"{VIP}:80"))
+    world.driver.until(lambda: bool(world.here.lines and world.there.lines))
+    for line in (world.here.lines[0], world.there.lines[0]):
+        assert "spiffe://cluster.local/ns/apps/sa/client" in line
+        assert "spiffe://cluster.local/ns/apps/sa/server" in line
+        assert "connection complete" in line
+        assert "web.apps.svc.cluster.local" in line
+    assert "outbound" in world.here.lines[0] and "inbound" in world.there.lines[0]
+
+
+def test_many_connections_share_one_tunnel_link(world: World) -> None:
+    apps = [world.connect() for _ in range(20)]
+    for app in apps:
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+    assert world.driver.call(lambda: len(world.here.pool.links)) == 1
+    for app in apps:
+        app.close()
+
+
+def test_a_denied_connection_gets_no_byte_through(world: World) -> None:
+    world.put_policy("apps/no-client", deny_client())
+    assert ended(world.connect())
+    assert world.seen == [], "the application was dialled although policy denies"
+    assert any("explicitly denied by: apps/no-client" in line for line in world.there.lines)
+    world.driver.until(lambda: bool(world.here.lines))
+    assert "401" in world.here.lines[0]
+
+
+def test_a_policy_change_closes_a_live_connection(world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    world.put_policy("apps/no-client", deny_client())
+    assert ended(app)
+    assert any("connection closed due to policy change" in line for line in world.there.lines)
+
+
+def test_a_policy_that_still_allows_leaves_a_live_connection_alone(world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    other = Match(principals=(StringMatch(StringMatchKind.SUFFIX, "/sa/other"),))
+    world.put_policy("apps/no-other", mesh.policy("no-other", Action.DENY, other))
+    assert exchange(app, b"still here") == b"still here"
+
+
+def test_an_identical_push_touches_nothing(world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    changes = world.driver.call(
+        lambda: world.there.store.apply(Batch(addresses=(world.client, world.server, world.web)))
+    )
+    assert not changes
+    assert exchange(app, b"y") == b"y"
+
+
+def test_the_server_must_prove_the_expected_identity(world: World) -> None:
+    impostor = mesh.workload("server", SERVER, service_account="someone-else", services={"web": {80: 8080}})
+    world.driver.call(lambda: world.here.know(impostor))
+    assert ended(world.connect())
+    world.driver.until(lambda: bool(world.here.lines))
+    assert "sa/someone-else" in world.here.lines[0] and "sa/server" in world.here.lines[0]
+    assert world.seen == []
+
+
+def test_no_certificate_means_no_connection(world: World) -> None:
+    world.driver.call(lambda: world.here.secrets.forget(world.client.identity))
+    assert ended(world.connect())
+    world.driver.until(lambda: bool(world.here.lines))
+    assert "no certificate for spiffe://cluster.local/ns/apps/sa/client" in world.here.lines[0]
+
+
+def test_an_application_that_does_not_listen_is_an_error_at_both_ends(world: World) -> None:
+    assert ended(world.connect(f"{SERVER}:9999"))
+    world.driver.until(lambda: bool(world.here.lines and world.there.lines))
+    assert "503" in world.here.lines[0]
+    assert "refused" in world.there.lines[0].lower()
+
+
+def test_a_destination_outside_the_mesh_is_passed_through(world: World) -> None:
+    with socket.create_server(("127.77.3.3", 0)) as outside:
+        app = world.connect(f"127.77.3.3:{outside.getsockname()[1]}")
+        served, peer = outside.accept()
+        assert peer[0] == CLIENT
+        served.sendall(b"220 hello\r\n")
+        assert app.recv(11) == b"220 hello\r\n"
+        served.close()
+        app.close()
+
+
+def test_an_undeclared_port_of_a_vip_is_refused(world: World) -> None:
+    assert ended(world.connect(f"{VIP}:81"))
+    world.driver.until(lambda: bool(world.here.lines))
+    assert "81" in world.here.lines[0]
+
+
+def test_a_pod_that_is_not_enrolled_is_refused(world: World) -> None:
+    app = world.driver.call(lambda: world.here.capture("127.77.1.99", mesh.at(f"{SERVER}:8080")))
+    assert isinstance(app, socket.socket)
+    app.settimeout(5)
+    assert ended(app)
+    assert "127.77.1.99 belongs to no enrolled pod" in world.here.lines[0]
+
+
+def test_a_pod_that_leaves_loses_its_connections_at_once(world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    world.driver.call(lambda: world.there.registry.close_pod(frozenset(world.server.addresses)))
+    assert ended(app)
+
+
+def test_the_hand_over_inside_a_node_asks_policy_and_logs_twice(world: World) -> None:
+    def move() -> None:
+        world.there.outbound.local_path = world.there.local_path
+        world.there.add_pod(world.client, listening=False)
+
+    world.driver.call(move)
+    app = world.driver.call(lambda: world.there.capture(CLIENT, mesh.at(f"{SERVER}:8080")))
+    assert isinstance(app, socket.socket)
+    app.settimeout(5)
+    assert exchange(app) == b"hello"
+    world.driver.until(lambda: len(world.there.lines) == 2)
+    assert world.driver.call(lambda: len(world.there.pool.links)) == 0, "it must not use TLS"
+    world.put_policy("apps/no-client", deny_client())
+    refused = world.driver.call(lambda: world.there.capture(CLIENT, mesh.at(f"{SERVER}:8080")))
+    assert isinstance(refused, socket.socket)
+    refused.settimeout(5)
+    assert ended(refused)
+
+
+def test_plaintext_to_an_enrolled_pod_is_judged_without_identity(world: World) -> None:
+    strict = Match(not_principals=(StringMatch(StringMatchKind.PRESENCE),))
+    first = plain(world)
+    assert exchange(first) == b"hello"
+    world.put_policy("apps/strict", mesh.policy("strict", Action.DENY, strict))
+    assert ended(plain(world))
+    assert any("explicitly denied by: apps/strict" in line for line in world.there.lines)
+
+
+def plain(world: World) -> socket.socket:
+    """A plaintext connection as the kernel steers it to 15006, from a client outside the mesh."""
+    application, captured = stream_pair("127.77.5.5")
+    captured.setblocking(False)
+    peer = mesh.at(f"127.77.5.5:{application.getsockname()[1]}")
+    world.driver.call(lambda: world.there.plain.accepted(captured, peer, mesh.at(f"{SERVER}:8080")))
+    application.settimeout(5)
+    return application
+
+
+def test_a_full_agent_refuses_more(world: World) -> None:
+    world.driver.call(lambda: setattr(world.here.registry, "_limit", 0))
+    assert ended(world.connect())
+    assert Outcome.OVERLOADED.hint in world.here.lines[0]
+
+
+def test_a_plain_destination_is_dialled_plainly(world: World) -> None:
+    bare = mesh.workload("server", SERVER, service_account="server", protocol=TunnelProtocol.NONE)
+    world.driver.call(lambda: world.here.know(bare))
+    assert exchange(world.connect()) == b"hello"
+    assert world.driver.call(lambda: len(world.here.pool.links)) == 0
