@@ -1,0 +1,258 @@
+"""Keeps the workers: adopts those that are there, starts the others, replaces the dead, deals out listeners.
+
+The control process holds every listener too, so that a queue survives its worker. A listener that nobody
+takes from for a second (a worker that hangs) gets one more server. Until `open_gates` a worker without state
+gets no listeners; an adopted one goes on with what it has. From then on `brief` sends the full state first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent import channel
+from agent.channel import ChannelError, Message
+from agent.supervisor.roster import Grant, Move, Roster
+from agent.supervisor.worker_link import WorkerLink
+
+log = logging.getLogger(__name__)
+
+STALL_S = 1.0
+STALL_POLL_S = 0.25
+RESTART_PAUSE_S = 0.05
+RESTART_PAUSE_MAX_S = 5.0
+LISTENERS_PER_OWNER = 3
+# struct tcp_info: for a listener, tcpi_unacked (u32 at byte 24) is the length of its accept queue.
+ACCEPT_QUEUE = struct.Struct("24xI")
+
+
+class Crew:
+    """The workers of one agent."""
+
+    def __init__(
+        self,
+        directory: Path,
+        count: int,
+        options: dict[str, str],
+        netns_paths: tuple[str | None, str | None],
+        make_listeners: Callable[[], Sequence[socket.socket]],
+        brief: Callable[[WorkerLink], None],
+        on_stats: Callable[[WorkerLink, channel.Stats], None],
+    ) -> None:
+        self._directory = directory
+        self._count = count
+        self._options = options
+        self._netns_paths = netns_paths
+        self._make_listeners = make_listeners
+        self._brief = brief
+        self._on_stats = on_stats
+        self._roster = Roster(count)
+        self._listeners: dict[int, tuple[socket.socket, ...]] = {}
+        self._links: dict[int, WorkerLink] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._lost = asyncio.Queue[WorkerLink]()
+        self._questions = 0
+        self._gates_open = False
+        self._waiting: list[WorkerLink] = []
+        self.restarts = 0
+        self.stopping = False
+
+    @property
+    def links(self) -> tuple[WorkerLink, ...]:
+        return tuple(self._links.values())
+
+    def listeners(self) -> tuple[socket.socket, ...]:
+        """The listeners of the first owner: what the sockmap's slots hold (the rest share by SO_REUSEPORT)."""
+        return self._listeners[0]
+
+    async def muster(self) -> None:
+        """Have every worker there: adopt, else start. Called once."""
+        for slot in range(self._count):
+            link = await self._adopt(slot)
+            if link is not None:
+                log.info("adopted worker %d (pid %d)", slot, link.pid)
+                self._take_fds(link)
+                self._links[slot] = link
+                self._carry_out(self._roster.arrived(slot, link.owners))
+        for owner in range(self._count):
+            if owner not in self._listeners:
+                self._listeners[owner] = tuple(self._make_listeners())
+        for slot in range(self._count):
+            if slot not in self._links:
+                self._enlist(slot, await self._start(slot))
+
+    def open_gates(self) -> None:
+        """The first complete state is there: brief everyone, let those who waited accept."""
+        self._gates_open = True
+        for link in self.links:
+            self._brief(link)
+        for link in self._waiting:
+            if not link.is_lost:
+                self._carry_out(self._roster.arrived(link.slot))
+        self._waiting.clear()
+
+    async def keep(self) -> None:
+        """Replace workers that are lost and watch for stalled queues, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._replace_lost())
+            group.create_task(self._watch_queues())
+
+    def broadcast(self, message: Message) -> None:
+        for link in self.links:
+            link.send(message)
+
+    async def applied(self, revision: int, patience_s: float) -> None:
+        """Return when every worker has applied this revision; one that does not follow is killed."""
+        for link in self.links:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await link.reached(revision)
+            except TimeoutError:
+                link.kill()
+
+    async def ask_all(self, what: str) -> list[object]:
+        """The answers of all workers that give one."""
+        answers = []
+        for link in self.links:
+            self._questions += 1
+            try:
+                answers.append(await link.ask(channel.Ask(self._questions, what), self._questions))
+            except (TimeoutError, ChannelError) as error:
+                log.warning("worker %d did not answer %r: %s", link.slot, what, error)
+        return answers
+
+    async def drain(self, deadline_s: float) -> None:
+        """Stop every worker; live connections may finish until the deadline."""
+        self.stopping = True
+        self.broadcast(channel.Drain(deadline_s))
+        try:
+            async with asyncio.timeout(deadline_s + 2):
+                while self._links:
+                    await self._lost.get()
+        except TimeoutError:
+            for link in self.links:
+                link.kill()
+
+    def close(self) -> None:
+        """Let go of everything without ending it: workers go on serving."""
+        for link in self.links:
+            link.close()
+        for socks in self._listeners.values():
+            for sock in socks:
+                sock.close()
+
+    async def _adopt(self, slot: int) -> WorkerLink | None:
+        try:
+            return await WorkerLink.connect(self._path(slot), self._on_stats, self._on_lost)
+        except (OSError, ChannelError, TimeoutError):
+            return None
+
+    def _path(self, slot: int) -> Path:
+        return self._directory / f"worker-{slot}.sock"
+
+    def _take_fds(self, link: WorkerLink) -> None:
+        """The adopted worker's listeners become ours to hold as well."""
+        socks = [socket.socket(fileno=fd) for fd in link.fds]
+        groups = [
+            tuple(socks[i : i + LISTENERS_PER_OWNER]) for i in range(0, len(socks), LISTENERS_PER_OWNER)
+        ]
+        for owner, group in zip(link.owner_order, groups, strict=True):
+            if owner < self._count and owner not in self._listeners:
+                self._listeners[owner] = group
+            else:
+                for sock in group:
+                    sock.close()
+
+    async def _start(self, slot: int) -> WorkerLink:
+        path = self._path(slot)
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            path.chmod(0o600)
+            listening.listen(4)
+            self._children.append(self._spawn(slot, listening.fileno()))
+        # The socket listens already: the connect waits in its queue until the worker has started.
+        return await WorkerLink.connect(path, self._on_stats, self._on_lost)
+
+    def _spawn(self, slot: int, fd: int) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "agent.worker", "--slot", str(slot), "--channel-fd", str(fd)]
+        command += ["--config", json.dumps(self._options)]
+        for flag, path in zip(("--pod-netns", "--net-netns"), self._netns_paths, strict=True):
+            if path is not None:
+                command += [flag, path]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(fd,), start_new_session=True)
+
+    def _enlist(self, slot: int, link: WorkerLink) -> None:
+        self._links[slot] = link
+        if not self._gates_open:
+            self._waiting.append(link)
+            return
+        self._brief(link)
+        self._carry_out(self._roster.arrived(slot))
+
+    def _carry_out(self, moves: Sequence[Move]) -> None:
+        for move in moves:
+            link = self._links.get(move.slot)
+            if link is None:
+                continue
+            if isinstance(move, Grant):
+                socks = self._listeners[move.owner]
+                link.send(channel.Listeners(move.owner), [sock.fileno() for sock in socks])
+            else:
+                link.send(channel.Release(move.owner))
+
+    def _on_lost(self, link: WorkerLink) -> None:
+        self._links.pop(link.slot, None)
+        # First somebody serves its queue, then its successor is started.
+        self._carry_out(self._roster.died(link.slot))
+        self._lost.put_nowait(link)
+
+    async def _replace_lost(self) -> None:
+        pause_s = RESTART_PAUSE_S
+        while True:
+            lost = await self._lost.get()
+            if self.stopping:
+                continue
+            # A worker that cannot be told of policy must not serve by the old one, even if it still lives.
+            lost.kill()
+            self._reap()
+            self.restarts += 1
+            await asyncio.sleep(pause_s)
+            try:
+                self._enlist(lost.slot, await self._start(lost.slot))
+                pause_s = RESTART_PAUSE_S
+            except (OSError, ChannelError, TimeoutError) as error:
+                pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
+                log.error("worker %d did not start (%s); trying again in %.2g s", lost.slot, error, pause_s)
+                self._lost.put_nowait(lost)
+
+    def _reap(self) -> None:
+        self._children = [child for child in self._children if child.poll() is None]
+
+    async def _watch_queues(self) -> None:
+        waiting_s = dict.fromkeys(self._listeners, 0.0)
+        while True:
+            await asyncio.sleep(STALL_POLL_S)
+            for owner, socks in self._listeners.items():
+                queued = any(accept_queue(sock) for sock in socks)
+                waiting_s[owner] = waiting_s[owner] + STALL_POLL_S if queued else 0.0
+                if waiting_s[owner] >= STALL_S:
+                    log.warning(
+                        "connections wait at the listeners of worker %d: another one serves them too", owner
+                    )
+                    self._carry_out(self._roster.stalled(owner))
+                    waiting_s[owner] = 0.0
+
+
+def accept_queue(sock: socket.socket) -> int:
+    """How many connections wait to be accepted."""
+    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACCEPT_QUEUE.size)
+    (waiting,) = ACCEPT_QUEUE.unpack(raw)
+    return int(waiting)
