@@ -1,0 +1,174 @@
+"""A small HTTP/1.1 server for admin, metrics and readiness, over TCP on loopback or a unix socket.
+
+One request per connection, no bodies above 1 MiB, two seconds for the head. It knows paths and methods;
+what they answer is handed in as functions. Paths that change something are given to the unix socket only:
+a loopback port is open to every process of the host's network namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from agent.model.address import split_host_port
+
+log = logging.getLogger(__name__)
+
+HEAD_TIMEOUT_S = 2.0
+MAX_HEAD_BYTES = 8192
+MAX_BODY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    body: bytes = b""
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises BadRequest."""
+        try:
+            value = json.loads(self.body or b"{}")
+        except ValueError as error:
+            raise BadRequest(f"the body is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise BadRequest("the body is not a JSON object")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    body: bytes
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class BadRequest(Exception):
+    """The request cannot be served; its text is the answer (400)."""
+
+
+def text(body: str, status: int = 200) -> Response:
+    return Response(body.encode(), status)
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value, indent=2, default=str).encode() + b"\n", status, "application/json")
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+Routes = Mapping[tuple[str, str], Handler]
+"""(method, path) -> handler; the method `*` answers any."""
+
+
+class HttpServer:
+    """Serves routes on any number of addresses until closed."""
+
+    def __init__(self) -> None:
+        self._servers: list[asyncio.Server] = []
+
+    async def serve_tcp(self, address: str, routes: Routes) -> None:
+        """Listen on HOST:PORT. Raises OSError, with the address in its text, when it is taken."""
+        host, port = split_host_port(address)
+        try:
+            server = await asyncio.start_server(self._connection(routes), host, port, limit=MAX_HEAD_BYTES)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+        self._servers.append(server)
+
+    async def serve_unix(self, path: Path, routes: Routes) -> None:
+        """Listen on a unix socket that only its owner may open."""
+        path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._connection(routes), str(path), limit=MAX_HEAD_BYTES)
+        path.chmod(0o600)
+        self._servers.append(server)
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
+
+    def _connection(
+        self, routes: Routes
+    ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                response = await self._answer(reader, routes)
+                if response is not None:
+                    writer.write(render(response))
+                    await writer.drain()
+            except OSError as error:
+                log.debug("admin: a client went away: %s", error)
+            finally:
+                writer.close()
+
+        return serve
+
+    async def _answer(self, reader: asyncio.StreamReader, routes: Routes) -> Response | None:
+        try:
+            async with asyncio.timeout(HEAD_TIMEOUT_S):
+                request = await read_request(reader)
+        except asyncio.IncompleteReadError:
+            return None
+        except (TimeoutError, asyncio.LimitOverrunError):
+            return text("the request head is too long or came too slowly\n", 408)
+        except BadRequest as error:
+            return text(f"{error}\n", 400)
+        return await dispatch(request, routes)
+
+
+async def dispatch(request: Request, routes: Routes) -> Response:
+    """The answer of the handler for a request; every failure becomes an answer too."""
+    handler = routes.get((request.method, request.path)) or routes.get(("*", request.path))
+    if handler is None:
+        known = any(path == request.path for _, path in routes)
+        return text("method not allowed\n", 405) if known else text("not found\n", 404)
+    try:
+        return await handler(request)
+    except BadRequest as error:
+        return text(f"{error}\n", 400)
+    except Exception as error:
+        log.exception("admin: %s %s failed", request.method, request.path)
+        return text(f"{type(error).__name__}: {error}\n", 500)
+
+
+async def read_request(reader: asyncio.StreamReader) -> Request:
+    """One HTTP/1.1 request (RFC 9112 3 and 5; only Content-Length bodies). Raises BadRequest."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    request_line, *lines = head[:-4].split("\r\n")
+    parts = request_line.split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+        raise BadRequest("not an HTTP/1.1 request")
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise BadRequest("a header line has no colon")
+        headers[name.strip().lower()] = value.strip()
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        raise BadRequest("the Content-Length cannot be used")
+    body = await reader.readexactly(int(length))
+    url = urlsplit(parts[1])
+    return Request(parts[0], url.path, dict(parse_qsl(url.query, keep_blank_values=True)), headers, body)
+
+
+def render(response: Response) -> bytes:
+    """The bytes of an answer; the connection ends behind it."""
+    reason = HTTPStatus(response.status).phrase
+    head = (
+        f"HTTP/1.1 {response.status} {reason}\r\ncontent-type: {response.content_type}\r\n"
+        f"content-length: {len(response.body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("latin-1") + response.body

@@ -1,0 +1,61 @@
+"""The one line of `ztun status`, and every reason that makes it something else than READY."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.admin.readiness import CertificateFact, Facts, duration, judge
+
+WELL = Facts(
+    generation="7f3a9c",
+    pods_captured=2,
+    pods_wanted=2,
+    xds="synced",
+    certificates=(CertificateFact("spiffe://a", 43080.0), CertificateFact("spiffe://b", 50000.0)),
+    workers_alive=2,
+    workers_wanted=2,
+)
+
+
+def test_a_well_agent_says_so_in_one_line() -> None:
+    health = judge(WELL)
+    assert health.line == "READY gen=7f3a pods=2/2 xds=synced certs=2 min=11h58m drops/s=0"
+    assert health.reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"xds": "stale", "xds_error": "connection refused"}, "control plane: stale: connection refused"),
+        ({"workers_alive": 1}, "workers: 1 of 2 alive"),
+        ({"pods_captured": 1}, "pods: 1 of 2 captured"),
+        (
+            {"certificates": (CertificateFact("spiffe://a", None, "CA refuses"),)},
+            "no certificate for spiffe://a",
+        ),
+        ({"certificates": (CertificateFact("spiffe://a", -1.0, "CA away"),)}, "has expired"),
+        ({"certificates": (CertificateFact("spiffe://a", 60.0, "CA away"),)}, "ends in 1m0s: CA away"),
+        ({"problems": ("host veth of demo/x is gone",)}, "host veth of demo/x is gone"),
+    ],
+)
+def test_each_trouble_is_named(change: dict[str, object], says: str) -> None:
+    health = judge(replace(WELL, **change))  # type: ignore[arg-type]
+    assert health.state == "DEGRADED"
+    assert any(says in reason for reason in health.reasons), health.reasons
+
+
+def test_a_renewal_that_fails_early_is_not_an_alarm() -> None:
+    assert (
+        judge(replace(WELL, certificates=(CertificateFact("spiffe://a", 40000.0, "CA away"),))).state
+        == "READY"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59, "59s"), (60, "1m0s"), (3599, "59m59s"), (43080, "11h58m"), (90061, "1d1h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

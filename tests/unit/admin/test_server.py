@@ -1,0 +1,88 @@
+"""The admin server over real sockets: right answers, clear refusals, and no harm from bad clients."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent.admin.server import BadRequest, HttpServer, Request, Response, as_json, text
+
+
+async def hello(request: Request) -> Response:
+    return as_json({"path": request.path, "query": dict(request.query), "body": request.body.decode()})
+
+
+async def broken(request: Request) -> Response:
+    raise RuntimeError("a defect")
+
+
+async def refusing(request: Request) -> Response:
+    raise BadRequest("namespace is missing")
+
+
+ROUTES = {
+    ("GET", "/hello"): hello,
+    ("POST", "/hello"): hello,
+    ("*", "/broken"): broken,
+    ("POST", "/no"): refusing,
+}
+
+
+def ask(tmp_path: Path, raw: bytes) -> tuple[int, str]:
+    async def run() -> bytes:
+        server = HttpServer()
+        await server.serve_unix(tmp_path / "s", ROUTES)
+        assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(raw)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        await server.close()
+        return answer
+
+    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
+    return (int(head.split()[1]) if head else 0), body.decode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "says"),
+    [
+        (b"GET /hello?a=1&b= HTTP/1.1\r\nHost: x\r\n\r\n", 200, '"b": ""'),
+        (b"POST /hello HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", 200, '"body": "abc"'),
+        (b"DELETE /hello HTTP/1.1\r\n\r\n", 405, "not allowed"),
+        (b"GET /nothing HTTP/1.1\r\n\r\n", 404, "not found"),
+        (b"GET /broken HTTP/1.1\r\n\r\n", 500, "RuntimeError: a defect"),
+        (b"POST /no HTTP/1.1\r\n\r\n", 400, "namespace is missing"),
+        (b"nonsense\r\n\r\n", 400, "not an HTTP/1.1 request"),
+        (b"GET / HTTP/1.1\r\nno colon here\r\n\r\n", 400, "no colon"),
+        (b"POST /hello HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", 400, "Content-Length"),
+        (b"GET /hello HTTP/1.1\r\nX: " + b"x" * 20000, 408, "too long"),
+        (b"GET /hel", 0, ""),
+    ],
+)
+def test_answers(tmp_path: Path, raw: bytes, status: int, says: str) -> None:
+    got, body = ask(tmp_path, raw)
+    assert got == status
+    assert says in body
+
+
+def test_a_taken_port_is_named() -> None:
+    async def run() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            with pytest.raises(OSError, match=address):
+                await HttpServer().serve_tcp(address, ROUTES)
+
+    asyncio.run(run())
+
+
+def test_plain_text_is_utf8() -> None:
+    assert text("ü").body == "ü".encode()
