@@ -1,0 +1,1 @@
+"""The C programs of the kernel side, as package data; compiled by redirect.loader."""

@@ -1,0 +1,93 @@
+/* tc ingress of a pod's host veth: what the pod sends.
+ * `tc filter add dev VETH ingress bpf da object-pinned .../prog_from_pod` (or the tcx link of it)
+ *
+ * Captures every new TCP connection of an enrolled pod, whatever its tuple was before, and steers the rest by
+ * which socket the packet belongs to. The order of the checks is facts/ebpf 14.3. */
+#include "ztun.h"
+
+static __always_inline int is_own_address(const struct packet *p, const struct iface_entry *i) {
+    /* IPv6 :: (duplicate address detection), or an IP header that cannot be read: that is dropped further down,
+     * if the pod is enrolled */
+    if (is_zero(&p->saddr_be))
+        return 1;
+    if (!p->is_v6)
+        return same_address(&p->saddr_be, &i->addr4);
+    if (same_address(&p->saddr_be, &i->addr6))
+        return 1;
+    /* fe80::/10: neighbour discovery */
+    return p->saddr_be.bytes[0] == 0xfe && (p->saddr_be.bytes[1] & 0xc0) == 0x80;
+}
+
+int from_pod(struct __sk_buff *skb) {
+    if ((skb->mark & MARK_MASK) == MARK_PROXY) {
+        opaque(skb);
+        skb->mark = 0;
+        bpf_skb_change_type(skb, 0);
+        PASS(EXIT_from_pod_PROXY);
+    }
+    u32 ifindex = skb->ifindex, zero = 0;
+    struct iface_entry *i = ifaces.lookup(&ifindex);
+    if (!i)
+        PASS(EXIT_from_pod_UNKNOWN_IFACE);
+    struct packet p;
+    int kind = parse(skb, &p);
+    if (kind == NOT_IP) {
+        if (skb->protocol == ETH_P_ARP_BE)
+            PASS(EXIT_from_pod_ARP);
+        if (i->flags & FLAG_ENROLLED)
+            DROP(EXIT_from_pod_NOT_IP_DROP);
+        PASS(EXIT_from_pod_NOT_IP_PASS);
+    }
+    if (!is_own_address(&p, i))
+        DROP(EXIT_from_pod_SPOOFED);
+    if (!(i->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
+        PASS(EXIT_from_pod_NOT_ENROLLED);
+    struct conf_entry *c = conf.lookup(&zero);
+    if (!c || !c->pod_side_ifindex)
+        DROP(EXIT_from_pod_NO_CONF);
+    struct bpf_sock_tuple t;
+    if (kind == NOT_TCP_UDP) {
+        struct packet inner;
+        /* sent *to* this pod: turned round, its address is the source */
+        if (icmp_error_about(skb, &p, &inner) && same_address(&inner.saddr_be, &p.saddr_be)) {
+            tuple_of(&t, &inner);
+            if (has_connection(skb, &t, inner.is_v6, c->pod_side_nsid))
+                return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ICMP_TO_PROXY);
+        }
+        PASS(EXIT_from_pod_OTHER_PROTOCOL);
+    }
+    tuple_of(&t, &p);
+    if (i->flags & FLAG_DRAIN) {
+        if (kind == PARSED && p.protocol == TCP && has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
+            return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DRAIN_TO_PROXY);
+        PASS(EXIT_from_pod_DRAIN_PASS);
+    }
+    if (kind == UNCLASSIFIABLE && p.protocol != UDP)
+        DROP(EXIT_from_pod_UNCLASSIFIABLE);
+    if (p.protocol == UDP) {
+        if (kind == PARSED && p.dport_be == __builtin_bswap16(DNS_PORT) && c->is_dns_captured)
+            return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DNS_TO_PROXY);
+        PASS(EXIT_from_pod_UDP_PASS);
+    }
+    struct flow_key flow, answered;
+    flow_of(&flow, &p, HOOK_FROM_POD);
+    answer_of(&answered, &p, HOOK_TO_POD);
+    if (is_bare_syn(&p)) {
+        end_kept(&flow, &answered);
+        if (!has_listener(SLOT_OUTBOUND))
+            DROP(EXIT_from_pod_NO_LISTENER);
+        return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_SYN_TO_PROXY);
+    }
+    if (passthru.lookup(&flow))
+        PASS(EXIT_from_pod_GRANDFATHERED);
+    int is_host_flow = hostflows.lookup(&answered) != 0;
+    if (is_host_flow || hostips.lookup(&p.daddr_be)) {
+        if (has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
+            return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ANSWER_TO_PROXY);
+        if (is_host_flow)
+            PASS(EXIT_from_pod_HOST_FLOW);
+        if (host_opened(skb, &p))
+            PASS(EXIT_from_pod_HOST_OPENED);
+    }
+    return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_TO_PROXY);
+}

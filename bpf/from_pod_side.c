@@ -1,0 +1,13 @@
+/* tc ingress of the host end of ztun-pod: what the proxy sends towards pods. Only ever into a captured pod.
+ * `tc filter add dev mo ingress bpf da object-pinned .../prog_from_pod_side` (or the tcx link of it) */
+#include "ztun.h"
+
+int from_pod_side(struct __sk_buff *skb) {
+    struct packet p;
+    if (parse(skb, &p) != PARSED)
+        DROP(EXIT_from_pod_side_NOT_TCP_UDP);
+    struct pod_entry *pod = pods.lookup(&p.daddr_be);
+    if (!pod || !(pod->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
+        DROP(EXIT_from_pod_side_NOT_POD);
+    return into_namespace(skb, pod->ifindex, EXIT_from_pod_side_TO_POD);
+}

@@ -1,0 +1,7 @@
+/* What every program includes, in order. */
+#include "ztun_types.h"
+#include "ztun_maps.h"
+#include "ztun_parse.h"
+#include "ztun_verdict.h"
+#include "ztun_flows.h"
+#include "ztun_sockets.h"

@@ -1,0 +1,36 @@
+/* Keys of single connections, and the end of those that were kept from before enrolment. */
+#ifndef ZTUN_FLOWS_H
+#define ZTUN_FLOWS_H
+
+/* The key of a packet at a hook, and of its answers. */
+static __always_inline void flow_of(struct flow_key *key, const struct packet *p, u8 hook) {
+    __builtin_memset(key, 0, sizeof(*key));
+    key->saddr_be = p->saddr_be;
+    key->daddr_be = p->daddr_be;
+    key->sport_be = p->sport_be;
+    key->dport_be = p->dport_be;
+    key->protocol = p->protocol;
+    key->hook = hook;
+}
+
+static __always_inline void answer_of(struct flow_key *key, const struct packet *p, u8 hook) {
+    __builtin_memset(key, 0, sizeof(*key));
+    key->saddr_be = p->daddr_be;
+    key->daddr_be = p->saddr_be;
+    key->sport_be = p->dport_be;
+    key->dport_be = p->sport_be;
+    key->protocol = p->protocol;
+    key->hook = hook;
+}
+
+/* A bare SYN begins the tuple anew: what was kept for it is over, in both directions. One of the two entries may
+ * be gone already (LRU); the other alone would lead packets of the new connection past the proxy. */
+static __always_inline void end_kept(struct flow_key *flow, struct flow_key *answer) {
+    if (!passthru.lookup(flow) && !passthru.lookup(answer))
+        return;
+    passthru.delete(flow);
+    passthru.delete(answer);
+    count(EXIT_from_pod_GRANDFATHER_END);
+}
+
+#endif

@@ -1,0 +1,16 @@
+/* The maps, shared by all programs through their pins. PIN is the directory of this layout.
+ * bcc checks neither key nor value size of an existing pin: the layout hash in the directory name does. */
+#ifndef ZTUN_MAPS_H
+#define ZTUN_MAPS_H
+
+BPF_TABLE_PINNED("hash", struct addr16, struct pod_entry, pods, 16384, PIN "/map_pods");
+BPF_TABLE_PINNED("hash", u32, struct iface_entry, ifaces, 8192, PIN "/map_ifaces");
+BPF_TABLE_PINNED("array", u32, struct conf_entry, conf, 1, PIN "/map_conf");
+BPF_TABLE_PINNED("hash", struct addr16, u32, hostips, 4096, PIN "/map_hostips");
+BPF_TABLE_PINNED("lru_hash", struct flow_key, u64, hostflows, 65536, PIN "/map_hostflows");
+BPF_TABLE_PINNED("lru_hash", struct flow_key, u64, passthru, 65536, PIN "/map_passthru");
+BPF_TABLE_PINNED("percpu_array", u32, u64, stats, ZTUN_EXIT_COUNT, PIN "/map_stats");
+/* A lookup in a sockmap answers a referenced socket: release it. (BPF_SOCKMAP has no lookup in bcc.) */
+BPF_TABLE_PINNED("sockmap", int, u64, socks, SLOTS, PIN "/map_socks");
+
+#endif

@@ -1,0 +1,128 @@
+/* The structs, flags and exits that user space shares with the programs.
+ *
+ * redirect/layout.py mirrors this file; tests/packets/test_layout.py holds the two against each other,
+ * and a change here changes LAYOUT_HASH, so that no program ever sees a map of another layout.
+ * Suffix _be: network byte order. Addresses have 16 bytes, IPv4 as ::ffff:a.b.c.d. */
+#ifndef ZTUN_TYPES_H
+#define ZTUN_TYPES_H
+
+struct addr16 {
+    u8 bytes[16];
+} __attribute__((aligned(8))); /* compared as two u64 */
+
+/* pods: address -> where the pod is attached */
+struct pod_entry {
+    u32 flags;
+    u32 ifindex;
+    u32 identity;
+    u32 reserved;
+};
+_Static_assert(sizeof(struct pod_entry) == 16, "pod_entry");
+
+/* ifaces: ifindex of a pod's host veth -> whose it is */
+struct iface_entry {
+    u32 flags;
+    u32 identity;
+    struct addr16 addr4;
+    struct addr16 addr6;
+    u8 gateway_mac[6];
+    u16 reserved;
+};
+_Static_assert(sizeof(struct iface_entry) == 48, "iface_entry");
+
+/* conf: the two private namespaces as the host sees them */
+struct conf_entry {
+    u32 pod_side_ifindex;
+    u32 net_side_ifindex;
+    u32 pod_side_nsid;
+    u32 net_side_nsid;
+    u8 net_side_mac[6];
+    u8 is_dns_captured; /* 0: DNS over UDP passes, as it does while no DNS proxy runs */
+    u8 reserved;
+};
+_Static_assert(sizeof(struct conf_entry) == 24, "conf_entry");
+
+/* hostflows, passthru: one direction of a connection as a hook sees it */
+struct flow_key {
+    struct addr16 saddr_be;
+    struct addr16 daddr_be;
+    u16 sport_be;
+    u16 dport_be;
+    u8 protocol;
+    u8 hook;
+    u8 reserved[2];
+};
+_Static_assert(sizeof(struct flow_key) == 40, "flow_key");
+
+enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4 };
+enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
+enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
+enum { HBONE_PORT = 15008, DNS_PORT = 53 };
+
+/* The one mark, 12 bits: set by from_net_side, cleared by from_pod a moment later on the same device. */
+#define MARK_MASK 0xfff
+#define MARK_PROXY 0x1c6
+
+/* Every exit of every program, counted. X(program, NAME, is_drop); order is the index in `stats`. */
+#define ZTUN_EXITS(X)                                                                                              \
+    X(from_pod, PROXY, 0)            /* the proxy's own packet, on its way into the host */                        \
+    X(from_pod, UNKNOWN_IFACE, 0)    /* not a pod's interface */                                                   \
+    X(from_pod, ARP, 0)              /* ARP */                                                                     \
+    X(from_pod, NOT_IP_PASS, 0)      /* neither IP nor ARP, pod not enrolled */                                    \
+    X(from_pod, NOT_IP_DROP, 1)      /* neither IP nor ARP, enrolled pod */                                        \
+    X(from_pod, SPOOFED, 1)          /* source address is not the pod's */                                         \
+    X(from_pod, NOT_ENROLLED, 0)     /* pod not enrolled */                                                        \
+    X(from_pod, ICMP_TO_PROXY, 0)    /* ICMP error about an application dial of the proxy */                       \
+    X(from_pod, OTHER_PROTOCOL, 0)   /* neither TCP nor UDP */                                                     \
+    X(from_pod, DRAIN_TO_PROXY, 0)   /* draining, the proxy still has the connection */                            \
+    X(from_pod, DRAIN_PASS, 0)       /* draining, not the proxy's */                                               \
+    X(from_pod, UNCLASSIFIABLE, 1)   /* TCP whose header cannot be seen: fragment, hidden header, truncated */     \
+    X(from_pod, DNS_TO_PROXY, 0)     /* DNS over UDP */                                                            \
+    X(from_pod, UDP_PASS, 0)         /* other UDP */                                                               \
+    X(from_pod, NO_LISTENER, 1)      /* new connection, nobody serves 15001 */                                     \
+    X(from_pod, SYN_TO_PROXY, 0)     /* new connection, captured */                                                \
+    X(from_pod, GRANDFATHERED, 0)    /* connection kept from before enrolment */                                   \
+    X(from_pod, ANSWER_TO_PROXY, 0)  /* answer to a dial of the proxy, tuple also known to the host */             \
+    X(from_pod, HOST_FLOW, 0)        /* answer to a connection this host made */                                   \
+    X(from_pod, HOST_OPENED, 0)      /* answer to a host socket older than the agent */                            \
+    X(from_pod, TO_PROXY, 0)         /* everything else of a captured connection */                                \
+    X(from_pod, NO_CONF, 1)          /* the agent has not finished its plumbing */                                 \
+    X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
+    X(to_pod, NOT_IP, 0)                                                                                           \
+    X(to_pod, UDP_PASS, 0)                                                                                         \
+    X(to_pod, ICMP_TO_PROXY, 0)      /* ICMP error about a dial made in the pod's name */                          \
+    X(to_pod, ICMP_REDIRECT, 1)      /* ICMP redirect meant for an enrolled pod */                                 \
+    X(to_pod, OTHER_PROTOCOL, 0)                                                                                   \
+    X(to_pod, UNCLASSIFIABLE, 1)     /* to an enrolled pod */                                                      \
+    X(to_pod, UNCLASSIFIABLE_PASS, 0)                                                                              \
+    X(to_pod, HOST_TO_PROXY, 0)      /* a service of this host answers the proxy */                                \
+    X(to_pod, HOST_SYN, 0)           /* this host opens a connection to the pod: noted */                          \
+    X(to_pod, HOST_PASS, 0)          /* later packets of it */                                                     \
+    X(to_pod, DRAIN_TO_PROXY, 0)                                                                                   \
+    X(to_pod, DRAIN_PASS, 0)                                                                                       \
+    X(to_pod, NOT_ENROLLED, 0)                                                                                     \
+    X(to_pod, NO_LISTENER, 1)        /* new connection, nobody serves 15008 or 15006 */                            \
+    X(to_pod, SYN_TO_PROXY, 0)                                                                                     \
+    X(to_pod, GRANDFATHERED, 0)                                                                                    \
+    X(to_pod, TO_PROXY, 0)                                                                                         \
+    X(to_pod, NO_CONF, 1)                                                                                          \
+    X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
+    X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
+    X(from_pod_side, TO_POD, 0)                                                                                    \
+    X(from_net_side, NOT_TCP_UDP, 1)                                                                               \
+    X(from_net_side, NOT_POD, 1)     /* the source is no captured pod */                                           \
+    X(from_net_side, NO_IFACE, 1)    /* its interface is unknown */                                                \
+    X(from_net_side, TO_HOST, 0)     /* as if the pod had sent it */                                               \
+    X(lookup_pod_side, UDP_DNS, 0)                                                                                 \
+    X(lookup_pod_side, UDP_DROP, 1)                                                                                \
+    X(lookup_pod_side, NO_LISTENER, 1)                                                                             \
+    X(lookup_pod_side, PICKED, 0)                                                                                  \
+    X(lookup_net_side, UDP_DROP, 1)                                                                                \
+    X(lookup_net_side, NO_LISTENER, 1)                                                                             \
+    X(lookup_net_side, PICKED, 0)                                                                                  \
+    X(from_pod, GRANDFATHER_END, 0)  /* not an exit: a kept tuple was used again, by either hook */
+
+#define ZTUN_EXIT_NAME(program, name, is_drop) EXIT_##program##_##name,
+enum ztun_exit { ZTUN_EXITS(ZTUN_EXIT_NAME) ZTUN_EXIT_COUNT };
+
+#endif

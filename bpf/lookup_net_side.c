@@ -1,0 +1,16 @@
+/* sk_lookup of ztun-net: which listener gets a new connection. `local_port` is in host order. */
+#include "ztun.h"
+
+int lookup_net_side(struct bpf_sk_lookup *ctx) {
+    if (ctx->protocol == UDP)
+        LOOKUP_DROP(EXIT_lookup_net_side_UDP_DROP);
+    int slot = ctx->local_port == HBONE_PORT ? SLOT_HBONE : SLOT_PLAINTEXT;
+    struct bpf_sock *sk = (struct bpf_sock *)socks.lookup(&slot);
+    if (!sk)
+        LOOKUP_DROP(EXIT_lookup_net_side_NO_LISTENER);
+    long failed = bpf_sk_assign((void *)ctx, sk, 0);
+    bpf_sk_release(sk);
+    if (failed)
+        LOOKUP_DROP(EXIT_lookup_net_side_NO_LISTENER);
+    LOOKUP_PASS(EXIT_lookup_net_side_PICKED);
+}

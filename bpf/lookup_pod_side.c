@@ -1,0 +1,19 @@
+/* sk_lookup of ztun-pod: which listener gets a new connection. `local_port` is in host order. */
+#include "ztun.h"
+
+int lookup_pod_side(struct bpf_sk_lookup *ctx) {
+    if (ctx->protocol == UDP) {
+        if (ctx->local_port == DNS_PORT)
+            LOOKUP_PASS(EXIT_lookup_pod_side_UDP_DNS);
+        LOOKUP_DROP(EXIT_lookup_pod_side_UDP_DROP);
+    }
+    int slot = SLOT_OUTBOUND;
+    struct bpf_sock *sk = (struct bpf_sock *)socks.lookup(&slot);
+    if (!sk)
+        LOOKUP_DROP(EXIT_lookup_pod_side_NO_LISTENER);
+    long failed = bpf_sk_assign((void *)ctx, sk, 0);
+    bpf_sk_release(sk);
+    if (failed)
+        LOOKUP_DROP(EXIT_lookup_pod_side_NO_LISTENER);
+    LOOKUP_PASS(EXIT_lookup_pod_side_PICKED);
+}

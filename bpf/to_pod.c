@@ -1,0 +1,78 @@
+/* tc egress of a pod's host veth: what is sent to the pod, after the host's de-NAT.
+ * `tc filter add dev VETH egress bpf da object-pinned .../prog_to_pod` (or the tcx link of it)
+ *
+ * Hands everything for an enrolled pod to the proxy, but for what this host itself sends (probes): forwarded
+ * packets always carry the interface they came in by, and a pod cannot fake its absence. */
+#include "ztun.h"
+
+int to_pod(struct __sk_buff *skb) {
+    u32 ifindex = skb->ifindex, zero = 0;
+    struct iface_entry *i = ifaces.lookup(&ifindex);
+    if (!i)
+        PASS(EXIT_to_pod_UNKNOWN_IFACE);
+    struct packet p;
+    int kind = parse(skb, &p);
+    if (kind == NOT_IP)
+        PASS(EXIT_to_pod_NOT_IP);
+    if (p.protocol == UDP)
+        PASS(EXIT_to_pod_UDP_PASS);
+    int is_captured = i->flags & (FLAG_ENROLLED | FLAG_DRAIN);
+    struct conf_entry *c = conf.lookup(&zero);
+    if (!c || !c->net_side_ifindex) {
+        if (is_captured)
+            DROP(EXIT_to_pod_NO_CONF);
+        PASS(EXIT_to_pod_NOT_ENROLLED);
+    }
+    struct bpf_sock_tuple t;
+    if (kind == NOT_TCP_UDP) {
+        struct packet inner;
+        /* sent *by* the pod's address: turned round, it is the destination */
+        if (icmp_error_about(skb, &p, &inner) &&
+            (same_address(&inner.daddr_be, &i->addr4) || same_address(&inner.daddr_be, &i->addr6))) {
+            tuple_of(&t, &inner);
+            if (has_connection(skb, &t, inner.is_v6, c->net_side_nsid))
+                return onto_net_side(skb, c, EXIT_to_pod_ICMP_TO_PROXY);
+        }
+        if ((i->flags & FLAG_ENROLLED) && is_icmp_redirect(skb, &p))
+            DROP(EXIT_to_pod_ICMP_REDIRECT);
+        PASS(EXIT_to_pod_OTHER_PROTOCOL);
+    }
+    if (kind == UNCLASSIFIABLE) {
+        if (i->flags & FLAG_ENROLLED)
+            DROP(EXIT_to_pod_UNCLASSIFIABLE);
+        PASS(EXIT_to_pod_UNCLASSIFIABLE_PASS);
+    }
+    tuple_of(&t, &p);
+    struct flow_key flow;
+    flow_of(&flow, &p, HOOK_TO_POD);
+    if (skb->ingress_ifindex == 0) {
+        if (has_connection(skb, &t, p.is_v6, c->net_side_nsid))
+            return onto_net_side(skb, c, EXIT_to_pod_HOST_TO_PROXY);
+        if (is_bare_syn(&p)) {
+            /* also for pods that are not enrolled: they may be before the connection ends */
+            u64 now_ns = bpf_ktime_get_ns();
+            hostflows.update(&flow, &now_ns);
+            PASS(EXIT_to_pod_HOST_SYN);
+        }
+        PASS(EXIT_to_pod_HOST_PASS);
+    }
+    if (i->flags & FLAG_DRAIN) {
+        if (has_connection(skb, &t, p.is_v6, c->net_side_nsid))
+            return onto_net_side(skb, c, EXIT_to_pod_DRAIN_TO_PROXY);
+        PASS(EXIT_to_pod_DRAIN_PASS);
+    }
+    if (!(i->flags & FLAG_ENROLLED))
+        PASS(EXIT_to_pod_NOT_ENROLLED);
+    if (is_bare_syn(&p)) {
+        struct flow_key answer;
+        answer_of(&answer, &p, HOOK_FROM_POD);
+        end_kept(&flow, &answer);
+        int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
+        if (!has_listener(slot))
+            DROP(EXIT_to_pod_NO_LISTENER);
+        return onto_net_side(skb, c, EXIT_to_pod_SYN_TO_PROXY);
+    }
+    if (passthru.lookup(&flow))
+        PASS(EXIT_to_pod_GRANDFATHERED);
+    return onto_net_side(skb, c, EXIT_to_pod_TO_PROXY);
+}
