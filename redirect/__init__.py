@@ -1,0 +1,1 @@
+"""The kernel side: programs, maps, namespaces, attachments. Knows kernels, not meshes; never imports agent."""

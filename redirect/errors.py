@@ -1,0 +1,54 @@
+"""Errors of the kernel side: one class for each thing that a caller can do about it.
+
+The text says what failed, the likely cause and what to check; it is printed as it is. Refusals that are an
+expected answer (an interface that cannot be captured) are values of `topology`, not errors.
+"""
+
+from __future__ import annotations
+
+
+class RedirectError(Exception):
+    """Something on the kernel side failed. Subclasses say what can be done."""
+
+
+class NotRoot(RedirectError):
+    """Run it again as root (or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)."""
+
+
+class NoPins(RedirectError):
+    """Nothing of this instance is in the kernel: name another instance, or start the agent."""
+
+
+class LayoutMismatch(RedirectError):
+    """What is pinned was made by another version of ztun: use that version, or uninstall."""
+
+
+class KernelTooOld(RedirectError):
+    """The kernel lacks something that capture cannot do without; the text names it."""
+
+
+class InstanceInUse(RedirectError):
+    """The names of this instance belong to something else on this machine: choose another instance."""
+
+
+class MapFull(RedirectError):
+    """A map has no room for one more entry. Pods that are captured stay captured."""
+
+    def __init__(self, name: str, max_entries: int) -> None:
+        super().__init__(
+            f"map {name} is full: it holds {max_entries} entries. "
+            f"`ztun maps dump {name}` shows what is in it; entries of pods that are gone point to a bug"
+        )
+
+
+class StepFailed(RedirectError):
+    """One step of a plan failed; those before it are done, those after it are not. Apply again to go on."""
+
+    def __init__(self, step: str, cause: OSError | str) -> None:
+        text = (cause.strerror or str(cause)) if isinstance(cause, OSError) else cause
+        super().__init__(f"{step}: {text}")
+        self.step = step
+
+
+class LoaderError(RedirectError):
+    """The programs cannot be compiled or loaded here: a missing package, or a kernel that refuses them."""

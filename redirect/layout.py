@@ -1,0 +1,203 @@
+"""The structs, flags and exits of bpf/include/ztun_types.h, as user space reads and writes them.
+
+Each struct is declared here once more, with its format; tests/packets/test_layout.py asserts size and offsets
+against the C side. The exits are read from the header itself. LAYOUT_HASH covers every C source: programs and
+maps of one hash belong together and lie in one directory of pins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import struct
+from dataclasses import dataclass
+from enum import IntFlag
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+
+import bpf
+
+SOURCES = Path(bpf.__file__).parent
+PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
+SLOTS = {"outbound": 0, "hbone": 1, "plaintext": 2}
+"""Slot of `socks` for each listener: ports 15001, 15008, 15006."""
+MARK_PROXY = 0x1C6
+HOOK_FROM_POD, HOOK_TO_POD = 0, 1
+NO_ADDRESS = bytes(16)
+
+IP = IPv4Address | IPv6Address
+
+
+class Flag(IntFlag):
+    ENROLLED = 1
+    DRAIN = 4
+
+
+class MapShape(NamedTuple):
+    kind: str
+    key_bytes: int
+    value_bytes: int
+    max_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """An exit of a program: its index in `stats` and its name."""
+
+    index: int
+    program: str
+    name: str
+    is_drop: bool
+
+
+def address_key(ip: IP) -> bytes:
+    """16 bytes in network order; IPv4 as ::ffff:a.b.c.d."""
+    return ip.packed if ip.version == 6 else b"\0" * 10 + b"\xff\xff" + ip.packed
+
+
+def address_of(raw: bytes) -> IP:
+    ip = IPv6Address(raw)
+    return ip.ipv4_mapped or ip
+
+
+@dataclass(frozen=True, slots=True)
+class PodEntry:
+    """Value of `pods`: where the pod of an address is attached."""
+
+    FORMAT = struct.Struct("=IIII")
+
+    flags: Flag
+    ifindex: int
+    identity: int = 0
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.flags, self.ifindex, self.identity, 0)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> PodEntry:
+        flags, ifindex, identity, _ = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), ifindex, identity)
+
+
+@dataclass(frozen=True, slots=True)
+class IfaceEntry:
+    """Value of `ifaces`: whose a host veth is. Absent addresses are zero."""
+
+    FORMAT = struct.Struct("=II16s16s6s2x")
+
+    flags: Flag
+    addr4: bytes
+    addr6: bytes
+    gateway_mac: bytes
+    identity: int = 0
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6, self.gateway_mac)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> IfaceEntry:
+        flags, identity, addr4, addr6, mac = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), addr4, addr6, mac, identity)
+
+    @property
+    def addresses(self) -> tuple[IP, ...]:
+        return tuple(address_of(raw) for raw in (self.addr4, self.addr6) if raw != NO_ADDRESS)
+
+
+@dataclass(frozen=True, slots=True)
+class Conf:
+    """The one value of `conf`: the private namespaces as the host sees them."""
+
+    FORMAT = struct.Struct("=IIII6sBx")
+
+    pod_side_ifindex: int
+    net_side_ifindex: int
+    pod_side_nsid: int
+    net_side_nsid: int
+    net_side_mac: bytes
+    is_dns_captured: bool = False
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(
+            self.pod_side_ifindex,
+            self.net_side_ifindex,
+            self.pod_side_nsid,
+            self.net_side_nsid,
+            self.net_side_mac,
+            self.is_dns_captured,
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Conf:
+        pod_side, net_side, pod_nsid, net_nsid, mac, dns = cls.FORMAT.unpack(raw)
+        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns))
+
+
+@dataclass(frozen=True, slots=True)
+class FlowKey:
+    """Key of `hostflows` and `passthru`: one direction of a connection at a hook."""
+
+    FORMAT = struct.Struct("=16s16s2s2sBB2x")
+
+    source: IP
+    destination: IP
+    sport: int
+    dport: int
+    protocol: int
+    hook: int
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(
+            address_key(self.source),
+            address_key(self.destination),
+            self.sport.to_bytes(2, "big"),
+            self.dport.to_bytes(2, "big"),
+            self.protocol,
+            self.hook,
+        )
+
+    @classmethod
+    def decode(cls, raw: bytes) -> FlowKey:
+        source, destination, sport, dport, protocol, hook = cls.FORMAT.unpack(raw)
+        return cls(
+            address_of(source),
+            address_of(destination),
+            int.from_bytes(sport, "big"),
+            int.from_bytes(dport, "big"),
+            protocol,
+            hook,
+        )
+
+
+def _reasons(header: str) -> tuple[Reason, ...]:
+    rows = re.findall(r"X\((\w+), (\w+), ([01])\)", header)
+    return tuple(Reason(index, program, name, drop == "1") for index, (program, name, drop) in enumerate(rows))
+
+
+def _hash(sources: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*sources.glob("*.c"), *sources.glob("include/*.h")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+REASONS = _reasons((SOURCES / "include" / "ztun_types.h").read_text())
+LAYOUT_HASH = _hash(SOURCES)
+MAPS = {
+    "pods": MapShape("hash", 16, PodEntry.FORMAT.size, 16384),
+    "ifaces": MapShape("hash", 4, IfaceEntry.FORMAT.size, 8192),
+    "conf": MapShape("array", 4, Conf.FORMAT.size, 1),
+    "hostips": MapShape("hash", 16, 4, 4096),
+    "hostflows": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
+    "passthru": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
+    "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
+    "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
+}
+
+
+def parse_ip(text: str) -> IP:
+    """An address in the form the maps use. Raises ValueError."""
+    ip = ipaddress.ip_address(text)
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

@@ -1,0 +1,234 @@
+"""bpf(2), by ctypes: what the agent needs of it, without libbpf, bcc or their memory.
+
+Every call raises OSError with the kernel's errno. Structures: include/uapi/linux/bpf.h of Linux 6.6; the kernel
+takes shorter ones from older programs, so only the fields used are laid out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
+
+MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+OBJ_PIN, OBJ_GET = 6, 7
+PROG_TEST_RUN = 10
+PROG_BY_ID, INFO_BY_FD = 13, 15
+PROG_QUERY = 16
+LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
+
+BPF_SK_LOOKUP = 36
+BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
+BPF_F_BEFORE = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class MapInfo(NamedTuple):
+    type: int
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    name: str
+
+
+class ProgInfo(NamedTuple):
+    id: int
+    tag: str
+    name: str
+    run_time_ns: int
+    run_count: int
+
+
+class LinkInfo(NamedTuple):
+    type: int
+    id: int
+    prog_id: int
+    target: int
+    """tcx: ifindex (0 once the device is gone); netns: inode of the namespace."""
+    attach_type: int
+
+
+class RunResult(NamedTuple):
+    """What one BPF_PROG_TEST_RUN did."""
+
+    verdict: int
+    data: bytes
+    context: bytes
+    duration_ns: int
+
+
+def call(command: int, attributes: bytes) -> int:
+    """One bpf(2). Raises OSError."""
+    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 128))
+    result = int(_libc.syscall(SYSCALL, command, buffer, len(buffer)))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(data, len(data))
+
+
+def _pointer(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
+    return 0 if buffer is None else ctypes.addressof(buffer)
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map holds for each key."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return max(int(part.rpartition("-")[2]) for part in text.split(",")) + 1
+
+
+def obj_pin(fd: int, path: Path | str) -> None:
+    """`bpftool prog|map|link pin`"""
+    name = _buffer(os.fsencode(path) + b"\0")
+    call(OBJ_PIN, struct.pack("=QII", _pointer(name), fd, 0))
+
+
+def obj_get(path: Path | str) -> int:
+    """An fd of a pinned program, map or link."""
+    name = _buffer(os.fsencode(path) + b"\0")
+    return call(OBJ_GET, struct.pack("=QII", _pointer(name), 0, 0))
+
+
+def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """The value, or None. Per-CPU maps: `value_size` is that of all CPUs together."""
+    key_buffer, value = _buffer(key), _buffer(bytes(value_size))
+    try:
+        call(MAP_LOOKUP, struct.pack("=IxxxxQQQ", fd, _pointer(key_buffer), _pointer(value), 0))
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Raises OSError(E2BIG) when the map is full."""
+    key_buffer, value_buffer = _buffer(key), _buffer(value)
+    call(MAP_UPDATE, struct.pack("=IxxxxQQQ", fd, _pointer(key_buffer), _pointer(value_buffer), flags))
+
+
+def map_delete(fd: int, key: bytes) -> bool:
+    """Whether it was there."""
+    key_buffer = _buffer(key)
+    try:
+        call(MAP_DELETE, struct.pack("=IxxxxQQQ", fd, _pointer(key_buffer), 0, 0))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """Every key; one that others delete meanwhile makes the kernel begin anew, so some may come twice."""
+    key: ctypes.Array[ctypes.c_char] | None = None
+    while True:
+        following = _buffer(bytes(key_size))
+        try:
+            call(MAP_NEXT_KEY, struct.pack("=IxxxxQQQ", fd, _pointer(key), _pointer(following), 0))
+        except FileNotFoundError:
+            return
+        yield following.raw
+        key = following
+
+
+def map_items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Every entry that stays long enough to be read."""
+    for key in list(map_keys(fd, key_size)):
+        value = map_lookup(fd, key, value_size)
+        if value is not None:
+            yield key, value
+
+
+def _info(fd: int, size: int) -> bytes:
+    buffer = _buffer(bytes(size))
+    call(INFO_BY_FD, struct.pack("=IIQ", fd, size, _pointer(buffer)))
+    return buffer.raw
+
+
+def map_info(fd: int) -> MapInfo:
+    kind, number, key_size, value_size, max_entries, _, name = struct.unpack_from("=IIIIII16s", _info(fd, 80))
+    return MapInfo(kind, number, key_size, value_size, max_entries, name.rstrip(b"\0").decode())
+
+
+def prog_info(fd: int) -> ProgInfo:
+    raw = _info(fd, 232)
+    _, number, tag = struct.unpack_from("=II8s", raw)
+    (name,) = struct.unpack_from("=16s", raw, 64)
+    run_time_ns, run_count = struct.unpack_from("=QQ", raw, 200 - 8)
+    return ProgInfo(number, tag.hex(), name.rstrip(b"\0").decode(), run_time_ns, run_count)
+
+
+def link_info(fd: int) -> LinkInfo:
+    kind, number, prog_id, target, attach_type = struct.unpack_from("=IIIxxxxII", _info(fd, 64))
+    return LinkInfo(kind, number, prog_id, target, attach_type)
+
+
+def prog_fd_by_id(number: int) -> int:
+    return call(PROG_BY_ID, struct.pack("=III", number, 0, 0))
+
+
+def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
+    """`target`: ifindex (tcx, in the current namespace) or fd of a namespace (sk_lookup)."""
+    return call(LINK_CREATE, struct.pack("=IIII", prog_fd, target, attach_type, flags))
+
+
+def link_update(link_fd: int, prog_fd: int) -> None:
+    """Atomic swap. ENOLINK: the device or namespace of the link is gone."""
+    call(LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
+
+
+def link_detach(link_fd: int) -> None:
+    call(LINK_DETACH, struct.pack("=I", link_fd))
+
+
+def prog_query(target: int, attach_type: int) -> list[int]:
+    """Ids of the programs attached, in the order in which they run; target as in link_create."""
+    room = 64
+    ids = _buffer(bytes(4 * room))
+    # target, attach_type, query_flags, attach_flags, prog_ids, count, pad, then pointers not asked for
+    attributes = struct.pack("=IIIIQIIQQQQ", target, attach_type, 0, 0, _pointer(ids), room, 0, 0, 0, 0, 0)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    if int(_libc.syscall(SYSCALL, PROG_QUERY, buffer, len(buffer))) < 0:
+        code = ctypes.get_errno()
+        if code in (errno.ENOENT, errno.EINVAL):
+            return []
+        raise OSError(code, os.strerror(code))
+    (count,) = struct.unpack_from("=I", buffer.raw, 24)
+    return list(struct.unpack_from(f"={count}I", ids.raw))
+
+
+def prog_test_run(prog_fd: int, data: bytes, context: bytes = b"", room: int = 4096) -> RunResult:
+    """Run a program on one packet: `BPF_PROG_TEST_RUN`. Programs of sk_lookup take only a context.
+
+    `context` comes back changed, of the same length; zeroes past the kernel's own struct are allowed.
+    """
+    data_in = _buffer(data) if data else None
+    data_out = _buffer(bytes(room)) if data else None
+    context_in = _buffer(context) if context else None
+    context_out = _buffer(bytes(len(context))) if context else None
+    attributes = struct.pack(
+        "=IIIIQQIIIIQQII",
+        *(prog_fd, 0, len(data), room if data else 0, _pointer(data_in), _pointer(data_out)),
+        *(0 if not data else 1, 0),
+        *(len(context), len(context) if context_out else 0, _pointer(context_in), _pointer(context_out)),
+        *(0, 0),
+    )
+    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 128))
+    if int(_libc.syscall(SYSCALL, PROG_TEST_RUN, buffer, len(buffer))) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    _, verdict, _, out_size = struct.unpack_from("=IIII", buffer.raw)
+    _, duration_ns = struct.unpack_from("=II", buffer.raw, 32)
+    signed = verdict - (1 << 32) if verdict >= 1 << 31 else verdict
+    output = data_out.raw[:out_size] if data_out is not None else b""
+    return RunResult(signed, output, context_out.raw if context_out is not None else b"", duration_ns)
