@@ -1,0 +1,112 @@
+"""Network namespaces: create, enter, remove, and tell two of them apart.
+
+A namespace is a bind mount under /run/netns, so that it outlives every process and `ip netns` shows it.
+Entering is per thread: sockets and netlink handles made inside stay there, the thread comes back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+RUN_DIR = Path("/run/netns")
+OWN = Path("/proc/thread-self/ns/net")
+
+CLONE_NEWNET = 0x40000000
+MS_BIND, MS_REC, MS_SHARED = 0x1000, 0x4000, 0x100000
+MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def path_of(name: str) -> Path:
+    return RUN_DIR / name
+
+
+def inode(path: Path = OWN) -> int:
+    """What identifies a namespace on this machine; by default that of the calling thread."""
+    return path.stat().st_ino
+
+
+def is_namespace(path: Path) -> bool:
+    """Whether a name under /run/netns is mounted. A crash can leave the plain file of it behind."""
+    # The parent of a mount point is on another device than the mount itself.
+    return path.exists() and path.stat().st_dev != path.parent.stat().st_dev
+
+
+def ensure(name: str) -> Path:
+    """`ip netns add NAME`, unless it is there."""
+    path = path_of(name)
+    if is_namespace(path):
+        return path
+    _share_run_dir()
+    path.touch(mode=0o444)
+    failure: list[OSError] = []
+
+    def unshare_and_mount() -> None:
+        try:
+            call("unshare", CLONE_NEWNET)
+            call("mount", bytes(OWN), bytes(path), b"none", MS_BIND, None)
+        except OSError as error:
+            failure.append(error)
+
+    # A thread of its own: unshare() changes the thread that calls it, for good.
+    thread = threading.Thread(target=unshare_and_mount)
+    thread.start()
+    thread.join()
+    if failure:
+        path.unlink()
+        raise failure[0]
+    return path
+
+
+def remove(name: str) -> None:
+    """`ip netns del NAME`; a name that does not exist is nothing to do. Sockets inside keep it alive, unnamed."""
+    path = path_of(name)
+    try:
+        call("umount2", bytes(path), MNT_DETACH)
+    except OSError as error:
+        # EINVAL: a plain file, left by a crash between its creation and the mount.
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def entered(path: Path) -> Iterator[None]:
+    """The calling thread inside a namespace. No await may happen inside: the thread is not itself."""
+    home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            call("setns", target, CLONE_NEWNET)
+        finally:
+            os.close(target)
+        try:
+            yield
+        finally:
+            call("setns", home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def call(function: str, *arguments: object) -> None:
+    """A libc function that answers 0 or sets errno. Raises OSError."""
+    if getattr(_libc, function)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{function}: {os.strerror(number)}")
+
+
+def _share_run_dir() -> None:
+    """/run/netns as a shared mount, so that other mount namespaces see new entries, as iproute2 does."""
+    RUN_DIR.mkdir(exist_ok=True)
+    try:
+        call("mount", b"", bytes(RUN_DIR), b"none", MS_SHARED | MS_REC, None)
+    except OSError:
+        call("mount", bytes(RUN_DIR), bytes(RUN_DIR), b"none", MS_BIND | MS_REC, None)
+        call("mount", b"", bytes(RUN_DIR), b"none", MS_SHARED | MS_REC, None)
