@@ -1,0 +1,284 @@
+"""The two private namespaces, one for each side of the proxy, and the veth pair that leads into each.
+
+Only sockets live in them: the pod side speaks to pods, the net side to everybody else (DESIGN 1, facts/ebpf
+14.1). All of it is made by netlink, again on every start, and reads the same the second time. Knows no program
+and no map; the numbers that those need are returned. Call from a thread in the node's network namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from redirect import netns
+from redirect.errors import InstanceInUse, RedirectError
+
+DEFAULT_MTU_BYTES = 1500
+PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
+LOCAL_TABLE = 100
+RULE_PREFERENCE = 10
+IFNAME_LIMIT = 15
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_LOOPBACK = 1
+_SCOPE_HOST = 254
+_RTN_LOCAL = 2
+_IFA_F_NODAD = 0x02
+_IFF_NOARP = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One private namespace and the device that leads there, of the same name at both ends."""
+
+    namespace: str
+    ifname: str
+
+    @property
+    def netns(self) -> Path:
+        return netns.path_of(self.namespace)
+
+
+@dataclass(frozen=True, slots=True)
+class SideLink:
+    """What programs need to know about a side: host ifindex, namespace id as the node sees it, MAC inside."""
+
+    ifindex: int
+    nsid: int
+    inner_mac: bytes
+
+
+def sides_of(instance: str) -> tuple[Side, Side]:
+    """The pod side and the net side of an instance. Raises ValueError for a name that cannot be used."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", instance):
+        raise ValueError(f"instance {instance!r}: want lower-case letters, digits and dashes, 31 at most")
+    return (
+        Side(f"{instance}-pod", _ifname(instance, "mo")),
+        Side(f"{instance}-net", _ifname(instance, "mi")),
+    )
+
+
+def prepare(side: Side, mtu_bytes: int = DEFAULT_MTU_BYTES) -> SideLink:
+    """Makes a side, or what is missing of it. Raises InstanceInUse, OSError or NetlinkError."""
+    path = netns.ensure(side.namespace)
+    with netns.entered(path):
+        _write_sysctls(_namespace_sysctls())
+    ifindex = _ensure_veth(side, path, mtu_bytes)
+    with netns.entered(path):
+        _write_sysctls(_device_sysctls(side.ifname))
+        with IPRoute() as ip:
+            _configure_inside(ip, side.ifname, mtu_bytes)
+    return _link(side, ifindex)
+
+
+def remove(side: Side) -> bool:
+    """Removes the namespace and both ends of its veth. False: there was nothing."""
+    existed = side.netns.exists()
+    with IPRoute() as ip:
+        for index in ip.link_lookup(ifname=side.ifname):
+            ip.link("del", index=index)  # ip link del DEV: the other end goes with it
+            existed = True
+    netns.remove(side.namespace)
+    return existed
+
+
+def find(side: Side) -> SideLink | None:
+    """A side that is there, without touching it; None when its device or namespace is missing."""
+    if not netns.is_namespace(side.netns):
+        return None
+    with IPRoute() as ip:
+        link = _host_link(ip, side)
+    return None if link is None else _link(side, link["index"])
+
+
+def drift(side: Side, mtu_bytes: int = DEFAULT_MTU_BYTES) -> list[str]:
+    """What differs from what `prepare` makes, one line each."""
+    if not netns.is_namespace(side.netns):
+        return [f"namespace {side.namespace} is missing"]
+    with IPRoute() as ip:
+        link = _host_link(ip, side)
+    if link is None:
+        return [f"device {side.ifname} is missing or does not lead into {side.namespace}"]
+    found = [] if link.get("state") == "up" else [f"device {side.ifname} is down"]
+    if link.get("mtu") != mtu_bytes:
+        found.append(f"device {side.ifname} has MTU {link.get('mtu')} instead of {mtu_bytes}")
+    found += _sysctl_drift({f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"}, "node")
+    with netns.entered(side.netns):
+        wanted = {**_namespace_sysctls(), **_device_sysctls(side.ifname)}
+        found += _sysctl_drift(wanted, side.namespace)
+        with IPRoute() as ip:
+            found += [f"{side.namespace}: {what} is missing" for what in _missing_inside(ip, side.ifname)]
+    return found
+
+
+def _namespace_sysctls() -> dict[str, str]:
+    return {
+        "net/ipv4/conf/all/rp_filter": "0",
+        "net/ipv4/conf/default/rp_filter": "0",
+        "net/ipv6/conf/all/accept_dad": "0",
+        "net/ipv4/tcp_migrate_req": "1",  # Linux 5.14: a closing listener hands its queue to another
+        "net/ipv4/ip_local_port_range": "1024\t65535",
+        "net/ipv4/tcp_tw_reuse": "1",
+        "net/ipv4/tcp_timestamps": "1",
+    }
+
+
+def _device_sysctls(ifname: str) -> dict[str, str]:
+    return {f"net/ipv4/conf/{ifname}/rp_filter": "0", f"net/ipv6/conf/{ifname}/accept_ra": "0"}
+
+
+def _write_sysctls(wanted: dict[str, str]) -> None:
+    """`sysctl -w NAME=VALUE` for each, in the namespace of the calling thread."""
+    for name, value in wanted.items():
+        path = Path("/proc/sys", name)
+        if path.exists():
+            path.write_text(value)
+
+
+def _sysctl_drift(wanted: dict[str, str], where: str) -> Iterator[str]:
+    for name, value in wanted.items():
+        path = Path("/proc/sys", name)
+        if path.exists() and (found := path.read_text().strip()) != value:
+            shown = name.removeprefix("net/").replace("/", ".")
+            yield f"{where}: sysctl net.{shown} is {found.replace(chr(9), ' ')} instead of {value.replace(chr(9), ' ')}"
+
+
+def _ensure_veth(side: Side, path: Path, mtu_bytes: int) -> int:
+    """The veth pair with its host end set up; the host end's index."""
+    with IPRoute() as ip, path.open("rb") as namespace:
+        if _host_link(ip, side) is None:
+            _refuse_taken_name(ip, side)
+            # ip link add DEV type veth peer name DEV netns NAMESPACE
+            _add_veth(ip, side, namespace.fileno())
+        (index,) = ip.link_lookup(ifname=side.ifname)
+        # Before it comes up: an address of its own would let the host answer on it.
+        _write_sysctls({f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"})
+        ip.link("set", index=index, mtu=mtu_bytes, state="up")  # ip link set DEV mtu MTU up
+        return int(index)
+
+
+def _add_veth(ip: IPRoute, side: Side, namespace_fd: int) -> None:
+    try:
+        ip.link(
+            "add", ifname=side.ifname, kind="veth", peer={"ifname": side.ifname, "net_ns_fd": namespace_fd}
+        )
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        raise InstanceInUse(
+            f"namespace {side.namespace} already has a device {side.ifname} whose other end is not in this network "
+            "namespace: another node of this machine runs the same instance; choose another instance name"
+        ) from error
+
+
+def _refuse_taken_name(ip: IPRoute, side: Side) -> None:
+    """A device of that name that leads elsewhere: left by an earlier namespace, or somebody else's."""
+    for index in ip.link_lookup(ifname=side.ifname):
+        (link,) = ip.get_links(index)
+        raise InstanceInUse(
+            f"device {side.ifname} ({link.get(('linkinfo', 'kind')) or 'physical'}) exists but does not lead into "
+            f"namespace {side.namespace}: `ip link del {side.ifname}` if it is a left-over, or choose another instance"
+        )
+
+
+def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
+    index = _index_inside(ip, ifname)
+    # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
+    ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
+    ip.link("set", index=_LOOPBACK, state="up")  # ip link set lo up
+    for family in _FAMILIES:
+        # ip [-6] route replace default dev DEV
+        ip.route("replace", family=family, dst="default", oif=index)
+        # ip [-6] route replace local default dev lo table 100
+        scope = {"scope": _SCOPE_HOST} if family == socket.AF_INET else {}
+        ip.route(
+            "replace", family=family, type="local", dst="default", oif=_LOOPBACK, table=LOCAL_TABLE, **scope
+        )
+        if not _has_rule(ip, family, ifname):
+            # ip [-6] rule add iif DEV lookup 100 pref 10
+            ip.rule("add", family=family, iifname=ifname, table=LOCAL_TABLE, priority=RULE_PREFERENCE)
+    v4, v6 = PROXY_ADDRESSES
+    ip.addr("replace", index=_LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
+    # ip addr replace V6/128 dev lo nodad
+    ip.addr("replace", index=_LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
+
+
+def _missing_inside(ip: IPRoute, ifname: str) -> Iterator[str]:
+    index = _index_inside(ip, ifname)
+    (link,) = ip.get_links(index)
+    if link.get("state") != "up":
+        yield f"device {ifname} up"
+    if not link["flags"] & _IFF_NOARP:
+        yield f"device {ifname} without ARP"
+    for family in _FAMILIES:
+        name = "IPv4" if family == socket.AF_INET else "IPv6"
+        if not _has_default(ip, family, 254, index):
+            yield f"the {name} default route"
+        if not _has_default(ip, family, LOCAL_TABLE, _LOOPBACK, _RTN_LOCAL):
+            yield f"the {name} local default route in table {LOCAL_TABLE}"
+        if not _has_rule(ip, family, ifname):
+            yield f"the {name} rule for table {LOCAL_TABLE}"
+    have = {address.get("address") for address in ip.get_addr(index=_LOOPBACK)}
+    yield from (f"address {address}" for address in PROXY_ADDRESSES if address not in have)
+
+
+def _has_default(ip: IPRoute, family: int, table: int, oif: int, kind: int = 1) -> bool:
+    return any(
+        route["dst_len"] == 0 and route.get("oif") == oif and route["type"] == kind
+        for route in ip.get_routes(family=family, table=table)
+    )
+
+
+def _has_rule(ip: IPRoute, family: int, ifname: str) -> bool:
+    return any(
+        rule.get("iifname") == ifname and rule.get("table") == LOCAL_TABLE
+        for rule in ip.get_rules(family=family)
+    )
+
+
+def _host_link(ip: IPRoute, side: Side) -> Any | None:
+    """The host end of a side's veth, if it leads into the side's namespace."""
+    for index in ip.link_lookup(ifname=side.ifname):
+        (link,) = ip.get_links(index)
+        if link.get(("linkinfo", "kind")) == "veth" and _nsid(ip, side.netns) == link.get("link_netnsid"):
+            return link
+    return None
+
+
+def _nsid(ip: IPRoute, path: Path) -> int | None:
+    """The number by which the node knows another namespace: `ip netns list-id`."""
+    with path.open("rb") as namespace:
+        found = ip.get_netnsid(fd=namespace.fileno())["nsid"]
+    return int(found) if found >= 0 else None
+
+
+def _link(side: Side, ifindex: int) -> SideLink:
+    with IPRoute() as ip:
+        nsid = _nsid(ip, side.netns)
+    if nsid is None:
+        raise RedirectError(f"namespace {side.namespace} has no id here although {side.ifname} leads into it")
+    with netns.entered(side.netns), IPRoute() as ip:
+        (link,) = ip.get_links(_index_inside(ip, side.ifname))
+    return SideLink(ifindex, nsid, bytes.fromhex(str(link.get("address")).replace(":", "")))
+
+
+def _index_inside(ip: IPRoute, ifname: str) -> int:
+    (index,) = ip.link_lookup(ifname=ifname)
+    return int(index)
+
+
+def _ifname(instance: str, suffix: str) -> str:
+    name = f"{instance}-{suffix}"
+    if len(name) <= IFNAME_LIMIT:
+        return name
+    digest = hashlib.sha256(instance.encode()).hexdigest()[:6]
+    return f"{instance[: IFNAME_LIMIT - len(digest) - len(suffix) - 2]}-{digest}-{suffix}"
