@@ -1,0 +1,137 @@
+"""Lists the TCP sockets of a network namespace, and destroys those of an address (`ss -t`, `ss -K`).
+
+Raw NETLINK_SOCK_DIAG, because pyroute2 cannot destroy. A destroyed socket resets its peer, by way of whatever
+is attached at that moment. struct inet_diag_req_v2 and inet_diag_msg: include/uapi/linux/inet_diag.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redirect.layout import IP, address_of
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+TCP_TIME_WAIT, TCP_LISTEN = 6, 10
+_STATES = ~(1 << TCP_LISTEN) & 0x1FFF
+
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBBBI48s")
+_MESSAGE = struct.Struct("=BBBB")
+_ID = struct.Struct(">HH16s16s")
+_ID_BYTES = 48
+_RECEIVE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class TcpSocket:
+    """One socket that is not listening. `id` is the kernel's own name of it, cookie included."""
+
+    family: int
+    local: IP
+    local_port: int
+    remote: IP
+    remote_port: int
+    state: int
+    id: bytes
+
+    @property
+    def is_open(self) -> bool:
+        return self.state != TCP_TIME_WAIT
+
+
+def tcp_sockets() -> list[TcpSocket]:
+    """Every TCP socket of the calling thread's namespace but the listeners, both families."""
+    with _opened() as netlink:
+        return list(_dump(netlink))
+
+
+def destroy(addresses: Collection[IP]) -> int:
+    """Closes every connection from or to one of the addresses in the thread's namespace; how many.
+
+    Raises OSError(EOPNOTSUPP) on a kernel without CONFIG_INET_DIAG_DESTROY.
+    """
+    with _opened() as netlink:
+        doomed = [s for s in _dump(netlink) if s.local in addresses or s.remote in addresses]
+        return sum(_destroy(netlink, s.family, s.id) for s in doomed)
+
+
+def can_destroy() -> bool:
+    """Whether the kernel destroys sockets: asks for one that cannot exist."""
+    with _opened() as netlink:
+        try:
+            _destroy(netlink, socket.AF_INET, bytes(_ID_BYTES))
+        except OSError as error:
+            return error.errno != errno.EOPNOTSUPP
+    return True
+
+
+@contextmanager
+def _opened() -> Iterator[socket.socket]:
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+    ) as netlink:
+        netlink.bind((0, 0))
+        yield netlink
+
+
+def _dump(netlink: socket.socket) -> Iterator[TcpSocket]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        _send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, bytes(_ID_BYTES))
+        yield from [_parse(body) for body in _answers(netlink)]
+
+
+def _destroy(netlink: socket.socket, family: int, identifier: bytes) -> bool:
+    _send(netlink, SOCK_DESTROY, NLM_F_ACK, family, identifier)
+    try:
+        list(_answers(netlink))
+    except OSError as error:
+        # Closed by itself meanwhile; or a TIME_WAIT on a kernel that does not destroy those: nothing is lost.
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
+        return False
+    return True
+
+
+def _send(netlink: socket.socket, kind: int, flags: int, family: int, identifier: bytes) -> None:
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES, identifier)
+    netlink.send(_HEADER.pack(_HEADER.size + len(request), kind, flags | NLM_F_REQUEST, 0, 0) + request)
+
+
+def _answers(netlink: socket.socket) -> Iterator[bytes]:
+    """The bodies of one answer, up to its end. Raises OSError for an error the kernel reports."""
+    while True:
+        data = netlink.recv(_RECEIVE_BYTES)
+        while data:
+            length, kind, _, _, _ = _HEADER.unpack_from(data)
+            body, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+            if kind == NLMSG_DONE:
+                return
+            if kind == NLMSG_ERROR:
+                (code,) = struct.unpack_from("=i", body)
+                if code == 0:
+                    return
+                raise OSError(-code, os.strerror(-code))
+            yield body
+
+
+def _parse(body: bytes) -> TcpSocket:
+    family, state, *_ = _MESSAGE.unpack_from(body)
+    identifier = body[_MESSAGE.size : _MESSAGE.size + _ID_BYTES]
+    local_port, remote_port, local, remote = _ID.unpack_from(identifier)
+    return TcpSocket(
+        family, _ip(family, local), local_port, _ip(family, remote), remote_port, state, identifier
+    )
+
+
+def _ip(family: int, raw: bytes) -> IP:
+    """An IPv4 address also where an IPv6 socket speaks IPv4."""
+    return address_of(raw if family == socket.AF_INET6 else b"\0" * 10 + b"\xff\xff" + raw[:4])
