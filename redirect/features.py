@@ -1,0 +1,70 @@
+"""What this kernel can do: each answer comes from asking it, never from its version number.
+
+A missing necessity stops the agent with its name; a missing option only changes the way (clsact instead of
+tcx). The facts are in facts/ebpf 10.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from redirect import netns, sock_diag, sys_bpf
+from redirect.errors import KernelTooOld, NotRoot
+
+_LOOPBACK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`has_bpf` and `has_sk_lookup` are necessary. Without `has_sock_destroy` old connections time out."""
+
+    has_bpf: bool
+    has_sk_lookup: bool
+    has_tcx: bool
+    has_tcp_migrate: bool
+    has_sock_destroy: bool
+
+    def require(self) -> None:
+        """Raises KernelTooOld naming what is missing."""
+        if not self.has_bpf:
+            raise KernelTooOld(
+                "bpf(2) answers ENOSYS or EPERM: CONFIG_BPF_SYSCALL is off, or a lockdown forbids it"
+            )
+        if not self.has_sk_lookup:
+            raise KernelTooOld("programs of type sk_lookup cannot be attached: ztun needs Linux 5.10")
+
+
+def probe() -> Features:
+    """Asks the kernel, in the calling thread's network namespace. Raises NotRoot."""
+    if os.geteuid() != 0:
+        raise NotRoot("the kernel side needs root: run as root, or from the DaemonSet with its capabilities")
+    with netns.OWN.open("rb") as namespace:
+        has_sk_lookup = _can_query(namespace.fileno(), sys_bpf.BPF_SK_LOOKUP)
+    return Features(
+        has_bpf=_can_query(-1, -1, unless=(errno.ENOSYS, errno.EPERM)),
+        has_sk_lookup=has_sk_lookup,
+        has_tcx=has_tcx(),
+        has_tcp_migrate=Path("/proc/sys/net/ipv4/tcp_migrate_req").exists(),
+        has_sock_destroy=sock_diag.can_destroy(),
+    )
+
+
+def has_tcx() -> bool:
+    """Whether programs can be attached without a qdisc (Linux 6.6)."""
+    return _can_query(_LOOPBACK, sys_bpf.BPF_TCX_INGRESS)
+
+
+def _can_query(
+    target: int, attach_type: int, unless: tuple[int, ...] = (errno.ENOSYS, errno.EPERM, errno.EINVAL)
+) -> bool:
+    attributes = struct.pack("=iiIIQI", target, attach_type, 0, 0, 0, 0)
+    try:
+        sys_bpf.call(sys_bpf.PROG_QUERY, attributes)
+    except OSError as error:
+        # ENOENT: the kernel knows the hook and nothing is attached.
+        return error.errno not in unless
+    return True
