@@ -1,0 +1,166 @@
+"""The pinned maps with their types: what the writer puts in, and what `ztun maps` reads.
+
+One open file descriptor for each map of one generation. A full map is reported by name. Order of writes is
+`plan`'s business, the form of an entry `layout`'s.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+from redirect import sys_bpf
+from redirect.errors import LayoutMismatch, MapFull
+from redirect.layout import (
+    IP,
+    MAPS,
+    REASONS,
+    SLOTS,
+    Conf,
+    FlowKey,
+    IfaceEntry,
+    PodEntry,
+    address_key,
+    address_of,
+)
+
+_U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
+_ONLY = _U32.pack(0)
+
+
+class Maps:
+    """The open maps of a generation. Close it, or use it in a `with`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises FileNotFoundError for a map that is not pinned, LayoutMismatch for one of another size."""
+        self._fds: dict[str, int] = {}
+        try:
+            for name in MAPS:
+                self._fds[name] = sys_bpf.obj_get(directory / f"map_{name}")
+                check_shape(self._fds[name], name)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+    def __enter__(self) -> Maps:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # pods, ifaces, hostips: what is captured
+
+    def pods(self) -> dict[IP, PodEntry]:
+        return {address_of(key): PodEntry.decode(value) for key, value in self._items("pods")}
+
+    def pod(self, address: IP) -> PodEntry | None:
+        raw = self._lookup("pods", address_key(address))
+        return None if raw is None else PodEntry.decode(raw)
+
+    def put_pod(self, address: IP, entry: PodEntry) -> None:
+        self._put("pods", address_key(address), entry.encode())
+
+    def delete_pod(self, address: IP) -> bool:
+        return sys_bpf.map_delete(self._fds["pods"], address_key(address))
+
+    def ifaces(self) -> dict[int, IfaceEntry]:
+        return {_U32.unpack(key)[0]: IfaceEntry.decode(value) for key, value in self._items("ifaces")}
+
+    def put_iface(self, ifindex: int, entry: IfaceEntry) -> None:
+        self._put("ifaces", _U32.pack(ifindex), entry.encode())
+
+    def delete_iface(self, ifindex: int) -> bool:
+        return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
+
+    def host_addresses(self) -> frozenset[IP]:
+        return frozenset(address_of(key) for key, _ in self._items("hostips"))
+
+    def put_host_address(self, address: IP) -> None:
+        self._put("hostips", address_key(address), _U32.pack(1))
+
+    def delete_host_address(self, address: IP) -> bool:
+        return sys_bpf.map_delete(self._fds["hostips"], address_key(address))
+
+    # conf, socks, passthru, stats
+
+    def conf(self) -> Conf:
+        return Conf.decode(self._lookup("conf", _ONLY) or bytes(Conf.FORMAT.size))
+
+    def put_conf(self, conf: Conf) -> None:
+        self._put("conf", _ONLY, conf.encode())
+
+    def put_listener(self, slot: int, fd: int) -> None:
+        """The listening socket of a slot. It leaves the map by itself when its last holder closes it."""
+        self._put("socks", _U32.pack(slot), _U64.pack(fd))
+
+    def slots(self) -> tuple[bool, ...]:
+        """Whether each slot has a listener, in the order of their numbers."""
+        return tuple(self._lookup("socks", _U32.pack(slot)) is not None for slot in sorted(SLOTS.values()))
+
+    def put_passthrough(self, flows: Iterable[FlowKey], now_ns: int) -> None:
+        for flow in flows:
+            self._put("passthru", flow.encode(), _U64.pack(now_ns))
+
+    def flows(self, name: str) -> Iterator[tuple[FlowKey, int]]:
+        """Entries of `hostflows` or `passthru`: the flow, and when it was noted (ns of the monotonic clock)."""
+        for key, value in self._items(name):
+            yield FlowKey.decode(key), _U64.unpack(value)[0]
+
+    def stats(self) -> dict[tuple[str, str], int]:
+        """Packets by (program, reason), over all CPUs, since the maps were made."""
+        cpus = sys_bpf.possible_cpus()
+        counted = {}
+        for reason in REASONS:
+            raw = sys_bpf.map_lookup(self._fds["stats"], _U32.pack(reason.index), 8 * cpus) or b""
+            counted[reason.program, reason.name] = sum(value for (value,) in _U64.iter_unpack(raw))
+        return counted
+
+    def copy_from(self, directory: Path, names: Iterable[str]) -> None:
+        """Entries of another generation, byte by byte. Raises LayoutMismatch where the sizes differ."""
+        for name in names:
+            fd = sys_bpf.obj_get(directory / f"map_{name}")
+            try:
+                check_shape(fd, name)
+                shape = MAPS[name]
+                for key, value in sys_bpf.map_items(fd, shape.key_bytes, shape.value_bytes):
+                    self._put(name, key, value)
+            finally:
+                os.close(fd)
+
+    def _items(self, name: str) -> Iterator[tuple[bytes, bytes]]:
+        shape = MAPS[name]
+        # A dictionary: an entry that comes twice because others were deleted meanwhile is still one.
+        return sys_bpf.map_items(self._fds[name], shape.key_bytes, shape.value_bytes)
+
+    def _lookup(self, name: str, key: bytes) -> bytes | None:
+        return sys_bpf.map_lookup(self._fds[name], key, MAPS[name].value_bytes)
+
+    def _put(self, name: str, key: bytes, value: bytes) -> None:
+        try:
+            sys_bpf.map_update(self._fds[name], key, value)
+        except OSError as error:
+            if error.errno == errno.E2BIG:
+                raise MapFull(name, sys_bpf.map_info(self._fds[name]).max_entries) from error
+            raise
+
+
+def check_shape(fd: int, name: str) -> None:
+    """Raises LayoutMismatch unless keys and values have the sizes of this layout."""
+    info, shape = sys_bpf.map_info(fd), MAPS[name]
+    if (info.key_size, info.value_size) != (shape.key_bytes, shape.value_bytes):
+        raise LayoutMismatch(
+            f"map {name} in the kernel has keys of {info.key_size} and values of {info.value_size} bytes, this "
+            f"version has {shape.key_bytes} and {shape.value_bytes}: un-enrol with the version that made it, "
+            "or `ztun uninstall`"
+        )

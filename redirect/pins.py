@@ -1,0 +1,117 @@
+"""Where everything of one instance is pinned: a directory for each layout, links beside them, and the lock.
+
+    ROOT/HASH/prog_NAME, ROOT/HASH/map_NAME    programs and maps that belong together
+    ROOT/links/...                             attachments: updated in place, so that there is never a gap
+
+ROOT is /sys/fs/bpf/ztun/INSTANCE where /sys/fs/bpf is a bpffs, else a bpffs of our own under the run directory.
+Knows names and files only; nothing here decides what they are for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redirect import loader, netns, sys_bpf
+from redirect.layout import LAYOUT_HASH
+
+BPFFS = Path("/sys/fs/bpf")
+RUN_ROOT = Path("/run/ztun")
+BPFFS_MAGIC = 0xCAFE4A11
+LINKS = "links"
+
+
+class Pins:
+    """The pinned objects of an instance. Nothing is made before `mount`."""
+
+    def __init__(self, instance: str, run_dir: Path | None = None) -> None:
+        self.run_dir = run_dir or RUN_ROOT / instance
+        self.is_private = not is_bpffs(BPFFS)
+        self.root = self.run_dir / "bpf" if self.is_private else BPFFS / "ztun" / instance
+        self.generation = self.root / LAYOUT_HASH
+        self.links = self.root / LINKS
+
+    def mount(self) -> None:
+        """Makes the directories; mounts a bpffs of our own where the machine has none."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(parents=True, exist_ok=True)
+        if self.is_private and not is_bpffs(self.root):
+            # mount -t bpf bpf RUN_DIR/bpf -o mode=0700
+            netns.call("mount", b"bpf", bytes(self.root), b"bpf", 0, b"mode=0700")
+        self.links.mkdir(exist_ok=True)
+
+    def unmount(self) -> None:
+        """Removes what is left of the directories. Pins in them must be gone."""
+        if self.is_private and is_bpffs(self.root):
+            netns.call("umount2", bytes(self.root), netns.MNT_DETACH)  # umount RUN_DIR/bpf
+        if self.root.is_dir():
+            self.root.rmdir()
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything of this instance is pinned, of whatever layout."""
+        return bool(self.generations())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether programs and maps of this layout are there, so that no compiler has to run."""
+        return loader.is_complete(self.generation)
+
+    def generations(self) -> list[Path]:
+        """Directories of every layout, this one's or another's."""
+        if not self.root.is_dir():
+            return []
+        return sorted(path for path in self.root.iterdir() if path.is_dir() and path.name != LINKS)
+
+    def staging(self) -> Path:
+        """An empty directory to load into; `adopt` makes it the generation."""
+        path = self.root / f"{LAYOUT_HASH}-loading"
+        discard(path)
+        path.mkdir()
+        return path
+
+    def adopt(self, staging: Path) -> None:
+        """The loaded directory takes its place; one of the same layout that lacks pins steps aside."""
+        if self.generation.exists():
+            aside = self.root / f"{LAYOUT_HASH}-broken"
+            discard(aside)
+            self.generation.rename(aside)
+        staging.rename(self.generation)
+
+    def open_program(self, name: str) -> int:
+        return sys_bpf.obj_get(self.generation / f"prog_{name}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One writer at a time: waits for another that is at work."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.run_dir / "redirect.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def discard(directory: Path) -> None:
+    """Removes a directory of pins. What is attached or held open lives on in the kernel."""
+    if directory.is_dir():
+        for path in list(directory.iterdir()):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+        directory.rmdir()
+
+
+def is_bpffs(path: Path) -> bool:
+    buffer = ctypes.create_string_buffer(256)
+    try:
+        netns.call("statfs", bytes(path), buffer)
+    except OSError:
+        return False
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF == BPFFS_MAGIC
