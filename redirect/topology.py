@@ -1,0 +1,248 @@
+"""Finds where a pod is attached to this node, and says why one cannot be captured.
+
+A pod is found by a path to its network namespace, by a process of it, or by its interface here. `judge` is the
+pure core; around it thin readers of links, addresses and namespace ids. Kinds of interface that packets can
+pass without meeting our programs are refused, never half captured (DESIGN 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from redirect import features, netns
+from redirect.attach import ingress_qdisc
+from redirect.errors import RedirectError
+from redirect.layout import IP
+
+LOOPBACK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a pod is attached: the host end of its veth. With a `refusal`, what is known besides it may be empty.
+
+    `gateway_mac`: destination of frames re-injected as if the pod had sent them.
+    """
+
+    ifindex: int
+    ifname: str
+    addresses: tuple[IP, ...]
+    gateway_mac: bytes
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One interface. `peer` and `peer_nsid`: the other end of a veth; no nsid: the same namespace."""
+
+    ifindex: int
+    ifname: str
+    kind: str
+    mac: bytes
+    peer: int = 0
+    peer_nsid: int | None = None
+    master: int = 0
+    addresses: tuple[IP, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is seen of a pod: `inside` its namespace, and the node's links by ifindex.
+
+    `pod_nsid`: the number by which the node knows the pod's namespace; `ingress_qdiscs`: ifindexes with a
+    qdisc of kind `ingress`.
+    """
+
+    inside: tuple[Link, ...]
+    node: dict[int, Link]
+    pod_nsid: int | None
+    ingress_qdiscs: frozenset[int] = frozenset()
+    has_tcx: bool = True
+    is_node_namespace: bool = False
+
+
+def locate(*, netns: str | Path | None = None, pid: int | None = None, ifname: str | None = None) -> Place:
+    """A pod by exactly one of: path of its namespace, a process in it, its interface on this node.
+
+    By interface the pod's namespace is looked for among /run/netns and all processes; one that is held open by
+    something else is not found, and the refusal says so. Raises ValueError, or OSError for a path or process
+    that cannot be read.
+    """
+    given = [each for each in (netns, pid, ifname) if each is not None]
+    if len(given) != 1:
+        raise ValueError("name the pod by exactly one of netns, pid and ifname")
+    if ifname is not None:
+        return _locate_interface(ifname)
+    path = Path(netns) if netns is not None else Path(f"/proc/{pid}/ns/net")
+    return judge(_read(path))
+
+
+def judge(view: View) -> Place:
+    """The place of a pod, or the reason why it cannot be captured."""
+    if view.is_node_namespace:
+        return _refused(
+            "it is in the node's own network namespace (hostNetwork): there is nothing in between"
+        )
+    used = [link for link in view.inside if link.addresses and link.ifindex != LOOPBACK]
+    if not used:
+        return _refused("its namespace has no interface with an address: is the CNI done with it?")
+    if len(used) > 1:
+        names = ", ".join(link.ifname for link in used)
+        return _refused(
+            f"it has addresses on more than one interface ({names}): traffic could pass by the other"
+        )
+    (inside,) = used
+    refusal = _unfit_inside(inside)
+    if refusal:
+        return _refused(refusal, addresses=inside.addresses)
+    host = view.node.get(inside.peer)
+    if host is None or not _are_ends(inside, host, view.pod_nsid):
+        return _refused(
+            f"the other end of its {inside.ifname} is not in this node's network namespace: "
+            "is this the right node, or is the CNI built of nested namespaces?",
+            addresses=inside.addresses,
+        )
+    refusal, mac = _gateway(host, view)
+    return Place(host.ifindex, host.ifname, inside.addresses, mac, refusal)
+
+
+def namespace_behind(ifindex: int) -> Path | None:
+    """A path to the namespace of a veth's other end; None when no name and no process leads there."""
+    with IPRoute() as ip:
+        nsid = next((link.get("link_netnsid") for link in ip.get_links(ifindex)), None)
+        if nsid is None:
+            return None
+        for path in _namespaces():
+            try:
+                if _nsid(ip, path) == nsid:
+                    return path
+            except OSError:
+                continue  # the process ended meanwhile
+    return None
+
+
+def _unfit_inside(link: Link) -> str:
+    if link.kind != "veth":
+        known = f"of kind {link.kind}" if link.kind else "a physical device or virtual function"
+        return (
+            f"its interface {link.ifname} is {known}, not a veth: its packets do not pass a hook of this node"
+        )
+    families = [ip.version for ip in link.addresses]
+    if len(set(families)) != len(families):
+        listed = ", ".join(map(str, link.addresses))
+        return f"its interface {link.ifname} has more than one address of a family ({listed})"
+    return ""
+
+
+def _are_ends(inside: Link, host: Link, pod_nsid: int | None) -> bool:
+    """Whether two links are the ends of one veth. An ifindex alone means nothing across namespaces."""
+    return host.kind == "veth" and host.peer == inside.ifindex and host.peer_nsid == pod_nsid is not None
+
+
+def _gateway(host: Link, view: View) -> tuple[str, bytes]:
+    """(refusal, MAC): who answers for the gateway behind a host veth."""
+    if host.ifindex in view.ingress_qdiscs and not view.has_tcx:
+        return (
+            f"interface {host.ifname} has an `ingress` qdisc of somebody else and this kernel has no tcx "
+            "(Linux 6.6): remove the qdisc, or have its owner use clsact"
+        ), host.mac
+    if not host.master:
+        return "", host.mac
+    master = view.node.get(host.master)
+    if master is None or master.kind != "bridge":
+        kind = master.kind if master is not None else "unknown kind"
+        return f"interface {host.ifname} belongs to a device of kind {kind}; only bridges are known", host.mac
+    return "", master.mac
+
+
+def _refused(reason: str, addresses: tuple[IP, ...] = ()) -> Place:
+    return Place(0, "", addresses, bytes(6), reason)
+
+
+def _locate_interface(ifname: str) -> Place:
+    with IPRoute() as ip:
+        indexes = ip.link_lookup(ifname=ifname)
+        if not indexes:
+            raise RedirectError(f"this node has no interface {ifname}; `ip link` lists them")
+        (link,) = _links(ip, indexes[0])
+    if link.kind != "veth":
+        kind = link.kind or "physical device"
+        return _refused(f"interface {ifname} is not a veth but a {kind}: name the host end of the pod's veth")
+    path = namespace_behind(link.ifindex)
+    if path is None:
+        return _refused(
+            f"the namespace behind interface {ifname} is neither under {netns.RUN_DIR} nor that of a process: "
+            "name the pod by --netns or --pid"
+        )
+    place = judge(_read(path))
+    if not place.refusal and place.ifindex != link.ifindex:
+        return _refused(
+            f"interface {ifname} is not the one that the pod behind it uses: that is {place.ifname}"
+        )
+    return place
+
+
+def _read(path: Path) -> View:
+    if netns.inode(path) == netns.inode():
+        return View((), {}, None, is_node_namespace=True)
+    with IPRoute() as ip:
+        node = {link.ifindex: link for link in _links(ip)}
+        pod_nsid = _nsid(ip, path)
+        blocked = frozenset(
+            link.ifindex
+            for link in node.values()
+            if link.kind == "veth" and ingress_qdisc(ip, link.ifindex) == "ingress"
+        )
+    with netns.entered(path), IPRoute() as ip:
+        inside = tuple(_links(ip))
+    return View(inside, node, pod_nsid, blocked, features.has_tcx())
+
+
+def _links(ip: IPRoute, *indexes: int) -> Iterator[Link]:
+    addresses: dict[int, list[IP]] = {}
+    for entry in ip.get_addr():
+        address = ip_address(entry.get("local") or entry.get("address"))
+        if not address.is_link_local and not address.is_loopback:
+            addresses.setdefault(entry["index"], []).append(address)
+    for link in ip.get_links(*indexes):
+        yield _link(link, addresses.get(link["index"], ()))
+
+
+def _link(link: Any, addresses: Iterable[IP]) -> Link:
+    mac = str(link.get("address") or "").replace(":", "")
+    return Link(
+        ifindex=int(link["index"]),
+        ifname=str(link.get("ifname")),
+        kind=str(link.get(("linkinfo", "kind")) or ""),
+        mac=bytes.fromhex(mac) if len(mac) == 12 else bytes(6),
+        peer=int(link.get("link") or 0),
+        peer_nsid=link.get("link_netnsid"),
+        master=int(link.get("master") or 0),
+        addresses=tuple(sorted(addresses, key=lambda each: (each.version, int(each)))),
+    )
+
+
+def _nsid(ip: IPRoute, path: Path) -> int | None:
+    with path.open("rb") as namespace:
+        found = ip.get_netnsid(fd=namespace.fileno())["nsid"]
+    return int(found) if found >= 0 else None
+
+
+def _namespaces() -> Iterator[Path]:
+    """A path to every namespace that has a name or a process, each once."""
+    seen: set[int] = set()
+    named = netns.RUN_DIR.iterdir() if netns.RUN_DIR.is_dir() else iter(())
+    for path in (*named, *Path("/proc").glob("[0-9]*/ns/net")):
+        try:
+            number = netns.inode(path)
+        except OSError:
+            continue
+        if number not in seen:
+            seen.add(number)
+            yield path

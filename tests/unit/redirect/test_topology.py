@@ -1,0 +1,79 @@
+"""Where a pod is attached, judged on plain values: one row for each refusal and each way to be accepted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from redirect.topology import Link, Place, View, judge
+
+V4, V6 = ip_address("10.0.0.1"), ip_address("fd00::1")
+POD_MAC, HOST_MAC, BRIDGE_MAC = (bytes.fromhex(f"02000000000{number}") for number in (1, 2, 3))
+
+LO = Link(1, "lo", "", bytes(6), addresses=(ip_address("10.1.1.1"),))
+ETH0 = Link(2, "eth0", "veth", POD_MAC, peer=9, peer_nsid=0, addresses=(V4, V6))
+HOST = Link(9, "veth9", "veth", HOST_MAC, peer=2, peer_nsid=3)
+BRIDGE = Link(4, "cni0", "bridge", BRIDGE_MAC)
+GOOD = View((LO, ETH0), {9: HOST, 4: BRIDGE}, pod_nsid=3)
+
+
+def inside(**changes: object) -> View:
+    return replace(GOOD, inside=(LO, replace(ETH0, **changes)))
+
+
+def outside(**changes: object) -> View:
+    return replace(GOOD, node={4: BRIDGE, 9: replace(HOST, **changes)})
+
+
+def test_a_routed_pod_is_answered_by_its_veth() -> None:
+    assert judge(GOOD) == Place(9, "veth9", (V4, V6), HOST_MAC)
+
+
+def test_a_bridged_pod_is_answered_by_the_bridge() -> None:
+    assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), BRIDGE_MAC)
+
+
+def test_interfaces_without_an_address_do_not_count() -> None:
+    tunnel = Link(3, "tunl0", "ipip", bytes(6))
+    assert not judge(replace(GOOD, inside=(LO, ETH0, tunnel))).refusal
+
+
+def test_an_ingress_qdisc_is_no_obstacle_where_tcx_is() -> None:
+    assert not judge(replace(GOOD, ingress_qdiscs=frozenset({9}))).refusal
+
+
+REFUSALS = {
+    "host network": (View((), {}, None, is_node_namespace=True), "hostNetwork"),
+    "no address": (inside(addresses=()), "no interface with an address"),
+    "two interfaces": (
+        replace(GOOD, inside=(ETH0, replace(ETH0, ifindex=3, ifname="net1"))),
+        "more than one interface (eth0, net1)",
+    ),
+    "two addresses of a family": (inside(addresses=(V4, ip_address("10.0.0.2"))), "more than one address"),
+    "netkit": (inside(kind="netkit"), "of kind netkit, not a veth"),
+    "ipvlan": (inside(kind="ipvlan"), "of kind ipvlan, not a veth"),
+    "macvlan": (inside(kind="macvlan"), "of kind macvlan, not a veth"),
+    "virtual function": (inside(kind=""), "physical device or virtual function"),
+    "peer elsewhere": (replace(GOOD, node={4: BRIDGE}), "not in this node's"),
+    "peer's number is another veth": (outside(peer=77), "not in this node's"),
+    "peer's number leads to another pod": (outside(peer_nsid=8), "not in this node's"),
+    "pod without an id here": (replace(GOOD, pod_nsid=None), "not in this node's"),
+    "both ends without an id": (replace(outside(peer_nsid=None), pod_nsid=None), "not in this node's"),
+    "peer's number is no veth": (outside(kind="bridge"), "not in this node's"),
+    "bond": (
+        replace(outside(master=5), node={5: Link(5, "bond0", "bond", HOST_MAC), 9: replace(HOST, master=5)}),
+        "device of kind bond",
+    ),
+    "unknown master": (outside(master=6), "unknown kind"),
+    "ingress qdisc without tcx": (
+        replace(GOOD, ingress_qdiscs=frozenset({9}), has_tcx=False),
+        "`ingress` qdisc",
+    ),
+}
+
+
+@pytest.mark.parametrize(("view", "reason"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_what_cannot_be_captured_is_refused_with_the_reason(view: View, reason: str) -> None:
+    assert reason in judge(view).refusal
