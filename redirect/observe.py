@@ -1,0 +1,50 @@
+"""Reads what the kernel has into an `Observed`: maps, attachments, interfaces. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyroute2 import IPRoute
+
+from redirect.attach import Attachments
+from redirect.layout import IP, IfaceEntry, PodEntry
+from redirect.maps import Maps
+
+POD_PROGRAMS = ("from_pod", "to_pod")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The kernel side of an instance at one moment, as far as pods are concerned.
+
+    `attached` are the (ifindex, program) that run this generation's program; `stale` those of ours that run an
+    older one, or whose interface is gone. `interfaces`: ifindex -> name of what exists in this namespace.
+    """
+
+    pods: Mapping[IP, PodEntry] = field(default_factory=dict)
+    ifaces: Mapping[int, IfaceEntry] = field(default_factory=dict)
+    host_addresses: frozenset[IP] = frozenset()
+    attached: frozenset[tuple[int, str]] = frozenset()
+    stale: frozenset[tuple[int, str]] = frozenset()
+    interfaces: Mapping[int, str] = field(default_factory=dict)
+
+
+def observe(maps: Maps, attachments: Attachments) -> Observed:
+    """In the node's network namespace."""
+    current = {program: attachments.program_id(program) for program in POD_PROGRAMS}
+    ours = {place: number for place, number in attachments.attached().items() if place[1] in current}
+    return Observed(
+        pods=maps.pods(),
+        ifaces=maps.ifaces(),
+        host_addresses=maps.host_addresses(),
+        attached=frozenset(place for place, number in ours.items() if number == current[place[1]]),
+        stale=frozenset(place for place, number in ours.items() if number != current[place[1]]),
+        interfaces=interfaces(),
+    )
+
+
+def interfaces() -> dict[int, str]:
+    """ifindex -> name, in the calling thread's network namespace."""
+    with IPRoute() as ip:
+        return {int(link["index"]): str(link.get("ifname")) for link in ip.get_links()}

@@ -1,0 +1,203 @@
+"""Computes the steps from what the kernel has to what it should have. Pure; a second plan is empty.
+
+The order is the point (facts/ebpf 14.6). A pod appears: interface closed, programs on, sockets of an address's
+former owner destroyed, address moved. A pod goes: its sockets are destroyed while it drains, so that both ends
+are reset, then its addresses are freed, but only those that still point at its interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from redirect.desired import Desired, DesiredPod
+from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry, address_key
+from redirect.observe import POD_PROGRAMS, Observed
+
+
+@dataclass(frozen=True, slots=True)
+class PutIface:
+    ifindex: int
+    entry: IfaceEntry
+
+    def __str__(self) -> str:
+        state = "drain" if self.entry.flags & Flag.DRAIN else "close"
+        return f"{state} interface {self.ifindex} ({', '.join(map(str, self.entry.addresses))})"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteIface:
+    ifindex: int
+
+    def __str__(self) -> str:
+        return f"forget interface {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    ifindex: int
+    program: str
+
+    def __str__(self) -> str:
+        return f"attach {self.program} to interface {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    ifindex: int
+    program: str
+
+    def __str__(self) -> str:
+        return f"detach {self.program} from interface {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class DestroySockets:
+    """Those of the proxy, in both private namespaces."""
+
+    addresses: frozenset[IP]
+
+    def __str__(self) -> str:
+        return f"destroy the proxy's sockets of {', '.join(sorted(map(str, self.addresses)))}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutPod:
+    address: IP
+    entry: PodEntry
+
+    def __str__(self) -> str:
+        state = "drain" if self.entry.flags & Flag.DRAIN else "capture"
+        return f"{state} {self.address} at interface {self.entry.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    """Only while the address still points at `ifindex`."""
+
+    address: IP
+    ifindex: int
+
+    def __str__(self) -> str:
+        return f"release {self.address} from interface {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutHostAddress:
+    address: IP
+
+    def __str__(self) -> str:
+        return f"note the node's address {self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteHostAddress:
+    address: IP
+
+    def __str__(self) -> str:
+        return f"forget the node's address {self.address}"
+
+
+Step = (
+    PutIface
+    | DeleteIface
+    | Attach
+    | Detach
+    | DestroySockets
+    | PutPod
+    | DeletePod
+    | PutHostAddress
+    | DeleteHostAddress
+)
+
+
+def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
+    """The steps, in order; each may be repeated. Empty when nothing differs."""
+    return (
+        # New addresses of the node first: a probe from one must not meet a pod that does not know it.
+        *_host_addresses(desired, observed),
+        # Appearing before going: an address that changes hands is never without an owner.
+        *(step for pod in desired.pods for step in _appear(pod, observed)),
+        *_go(desired, observed),
+        *_left_over(desired, observed),
+    )
+
+
+def iface_entry(pod: DesiredPod) -> IfaceEntry:
+    """What the kernel is to know about a pod's interface."""
+    v4, v6 = (pod.address(version) for version in (4, 6))
+    return IfaceEntry(
+        Flag(pod.flags),
+        address_key(v4) if v4 is not None else NO_ADDRESS,
+        address_key(v6) if v6 is not None else NO_ADDRESS,
+        pod.gateway_mac,
+    )
+
+
+def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
+    for address in _sorted(desired.host_addresses - observed.host_addresses):
+        yield PutHostAddress(address)
+    for address in _sorted(observed.host_addresses - desired.host_addresses):
+        yield DeleteHostAddress(address)
+
+
+def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
+    entry = iface_entry(pod)
+    if observed.ifaces.get(pod.ifindex) != entry:
+        yield PutIface(pod.ifindex, entry)
+    for program in POD_PROGRAMS:
+        if (pod.ifindex, program) not in observed.attached:
+            yield Attach(pod.ifindex, program)
+    for address in pod.addresses:
+        wanted, found = PodEntry(Flag(pod.flags), pod.ifindex), observed.pods.get(address)
+        if found == wanted:
+            continue
+        if found is not None and found.ifindex != pod.ifindex:
+            yield DestroySockets(frozenset({address}))
+        yield PutPod(address, wanted)
+
+
+def _go(desired: Desired, observed: Observed) -> Iterator[Step]:
+    """Interfaces that are captured no longer, and addresses that an interface has no longer."""
+    kept = {pod.ifindex for pod in desired.pods}
+    claimed = {address for pod in desired.pods for address in pod.addresses}
+    freed: dict[int, dict[IP, PodEntry]] = {ifindex: {} for ifindex in observed.ifaces.keys() - kept}
+    for address, entry in observed.pods.items():
+        if address not in claimed:
+            freed.setdefault(entry.ifindex, {})[address] = entry
+    for ifindex in sorted(freed):
+        gone = freed[ifindex]
+        if ifindex not in kept:
+            yield from _drain(ifindex, gone, observed)
+        if gone:
+            yield DestroySockets(frozenset(gone))
+        for address in _sorted(gone):
+            yield DeletePod(address, ifindex)
+        if ifindex not in kept and ifindex in observed.ifaces:
+            yield DeleteIface(ifindex)
+
+
+def _drain(ifindex: int, addresses: dict[IP, PodEntry], observed: Observed) -> Iterator[Step]:
+    """While it drains, what the proxy still sends (resets) leaves; nothing new is captured."""
+    if ifindex not in observed.interfaces:
+        return
+    entry = observed.ifaces.get(ifindex)
+    if entry is not None and entry.flags != Flag.DRAIN:
+        yield PutIface(
+            ifindex, IfaceEntry(Flag.DRAIN, entry.addr4, entry.addr6, entry.gateway_mac, entry.identity)
+        )
+    for address in _sorted(addresses):
+        if addresses[address].flags != Flag.DRAIN:
+            yield PutPod(address, PodEntry(Flag.DRAIN, ifindex, addresses[address].identity))
+
+
+def _left_over(desired: Desired, observed: Observed) -> Iterator[Step]:
+    """Programs on interfaces that are not captured, and links whose interface is gone."""
+    kept = {pod.ifindex for pod in desired.pods}
+    for ifindex, program in sorted(observed.attached | observed.stale):
+        if ifindex not in kept:
+            yield Detach(ifindex, program)
+
+
+def _sorted(addresses: frozenset[IP] | dict[IP, PodEntry] | set[IP]) -> list[IP]:
+    return sorted(addresses, key=address_key)

@@ -1,0 +1,236 @@
+"""The order of steps, on plain values: each situation of facts/ebpf 14.6 as one row."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redirect.desired import Desired, DesiredPod
+from redirect.layout import IP, Flag, IfaceEntry, PodEntry
+from redirect.observe import POD_PROGRAMS, Observed
+from redirect.plan import (
+    Attach,
+    DeleteHostAddress,
+    DeleteIface,
+    DeletePod,
+    DestroySockets,
+    Detach,
+    PutHostAddress,
+    PutIface,
+    PutPod,
+    Step,
+    iface_entry,
+    plan,
+)
+
+V4, V6, OTHER = (ip_address(text) for text in ("10.0.0.1", "fd00::1", "10.0.0.2"))
+MAC = bytes.fromhex("020000000001")
+
+
+def pod(ifindex: int, *addresses: IP) -> DesiredPod:
+    return DesiredPod(ifindex, f"veth{ifindex}", addresses, MAC)
+
+
+def wanted(*pods: DesiredPod, host: frozenset[IP] = frozenset()) -> Desired:
+    return Desired(pods, host)
+
+
+def captured(*pods: DesiredPod) -> Observed:
+    """The kernel as it is once these pods are captured."""
+    return Observed(
+        pods={ip: PodEntry(Flag(each.flags), each.ifindex) for each in pods for ip in each.addresses},
+        ifaces={each.ifindex: iface_entry(each) for each in pods},
+        attached=frozenset((each.ifindex, program) for each in pods for program in POD_PROGRAMS),
+        interfaces={each.ifindex: each.ifname for each in pods},
+    )
+
+
+def run(steps: tuple[Step, ...], before: Observed) -> Observed:
+    """What the kernel has after the steps."""
+    pods, ifaces = dict(before.pods), dict(before.ifaces)
+    attached, stale, host = set(before.attached), set(before.stale), set(before.host_addresses)
+    for step in steps:
+        match step:
+            case PutIface(ifindex, entry):
+                ifaces[ifindex] = entry
+            case DeleteIface(ifindex):
+                del ifaces[ifindex]
+            case PutPod(address, entry):
+                pods[address] = entry
+            case DeletePod(address, ifindex):
+                if pods[address].ifindex == ifindex:
+                    del pods[address]
+            case Attach(ifindex, program):
+                attached.add((ifindex, program))
+                stale.discard((ifindex, program))
+            case Detach(ifindex, program):
+                attached.discard((ifindex, program))
+                stale.discard((ifindex, program))
+            case PutHostAddress(address):
+                host.add(address)
+            case DeleteHostAddress(address):
+                host.remove(address)
+    return Observed(pods, ifaces, frozenset(host), frozenset(attached), frozenset(stale), before.interfaces)
+
+
+def drained(each: DesiredPod) -> IfaceEntry:
+    entry = iface_entry(each)
+    return IfaceEntry(Flag.DRAIN, entry.addr4, entry.addr6, entry.gateway_mac)
+
+
+A = pod(5, V4, V6)
+GONE = Observed(pods=captured(A).pods, ifaces=captured(A).ifaces, stale=captured(A).attached)
+ENROLLED, DRAIN = Flag.ENROLLED, Flag.DRAIN
+
+ROWS = {
+    "a pod appears: closed, programs, addresses": (
+        wanted(A),
+        Observed(interfaces={5: "veth5"}),
+        (
+            PutIface(5, iface_entry(A)),
+            Attach(5, "from_pod"),
+            Attach(5, "to_pod"),
+            PutPod(V4, PodEntry(ENROLLED, 5)),
+            PutPod(V6, PodEntry(ENROLLED, 5)),
+        ),
+    ),
+    "nothing differs": (wanted(A), captured(A), ()),
+    "a pod is let go: its sockets are destroyed while it drains": (
+        wanted(),
+        captured(A),
+        (
+            PutIface(5, drained(A)),
+            PutPod(V4, PodEntry(DRAIN, 5)),
+            PutPod(V6, PodEntry(DRAIN, 5)),
+            DestroySockets(frozenset({V4, V6})),
+            DeletePod(V4, 5),
+            DeletePod(V6, 5),
+            DeleteIface(5),
+            Detach(5, "from_pod"),
+            Detach(5, "to_pod"),
+        ),
+    ),
+    "a pod is deleted: nothing to drain, its pins are left": (
+        wanted(),
+        GONE,
+        (
+            DestroySockets(frozenset({V4, V6})),
+            DeletePod(V4, 5),
+            DeletePod(V6, 5),
+            DeleteIface(5),
+            Detach(5, "from_pod"),
+            Detach(5, "to_pod"),
+        ),
+    ),
+    "an address moves: new owner closed first, old sockets destroyed, the rest of the old one released": (
+        wanted(pod(6, V4)),
+        captured(A),
+        (
+            PutIface(6, iface_entry(pod(6, V4))),
+            Attach(6, "from_pod"),
+            Attach(6, "to_pod"),
+            DestroySockets(frozenset({V4})),
+            PutPod(V4, PodEntry(ENROLLED, 6)),
+            PutIface(5, drained(A)),
+            PutPod(V6, PodEntry(DRAIN, 5)),
+            DestroySockets(frozenset({V6})),
+            DeletePod(V6, 5),
+            DeleteIface(5),
+            Detach(5, "from_pod"),
+            Detach(5, "to_pod"),
+        ),
+    ),
+    "a captured pod changes an address": (
+        wanted(pod(5, OTHER, V6)),
+        captured(A),
+        (
+            PutIface(5, iface_entry(pod(5, OTHER, V6))),
+            PutPod(OTHER, PodEntry(ENROLLED, 5)),
+            DestroySockets(frozenset({V4})),
+            DeletePod(V4, 5),
+        ),
+    ),
+    "a program of an older version is swapped": (
+        wanted(A),
+        Observed(
+            pods=captured(A).pods,
+            ifaces=captured(A).ifaces,
+            attached=frozenset({(5, "to_pod")}),
+            stale=frozenset({(5, "from_pod")}),
+            interfaces={5: "veth5"},
+        ),
+        (Attach(5, "from_pod"),),
+    ),
+    "un-enrolment that was interrupted goes on": (
+        wanted(),
+        Observed(attached=frozenset({(5, "to_pod")}), interfaces={5: "veth5"}),
+        (Detach(5, "to_pod"),),
+    ),
+    "addresses of the node": (
+        wanted(host=frozenset({V4})),
+        Observed(host_addresses=frozenset({OTHER})),
+        (PutHostAddress(V4), DeleteHostAddress(OTHER)),
+    ),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS.keys())
+def test_the_steps_and_their_order(row: tuple[Desired, Observed, tuple[Step, ...]]) -> None:
+    desired, observed, steps = row
+    assert plan(desired, observed) == steps
+
+
+ADDRESSES = [ip_address(f"10.0.0.{number}") for number in range(1, 5)] + [
+    ip_address(f"fd00::{number}") for number in range(1, 5)
+]
+
+
+@st.composite
+def sets_of_pods(draw: st.DrawFn) -> tuple[DesiredPod, ...]:
+    """Pods on a few interfaces that share no address."""
+    free, made = list(ADDRESSES), []
+    for ifindex in draw(st.sets(st.integers(3, 7), max_size=4)):
+        mine: list[IP] = []
+        for version in (4, 6):
+            choice = draw(st.sampled_from([None, *(ip for ip in free if ip.version == version)]))
+            if choice is not None:
+                free.remove(choice)
+                mine.append(choice)
+        if mine:
+            made.append(pod(ifindex, *mine))
+    return tuple(made)
+
+
+@settings(deadline=None)
+@given(sets_of_pods(), sets_of_pods(), st.booleans())
+def test_after_the_steps_everything_is_as_desired_and_nothing_is_left_to_do(
+    before: tuple[DesiredPod, ...], after: tuple[DesiredPod, ...], has_interfaces: bool
+) -> None:
+    desired, observed = Desired(after, frozenset({OTHER})), captured(*before)
+    if not has_interfaces:
+        observed = Observed(observed.pods, observed.ifaces, stale=observed.attached)
+    result = run(plan(desired, observed), observed)
+    assert plan(desired, result) == ()
+    assert (result.pods, result.ifaces) == (captured(*after).pods, captured(*after).ifaces)
+    assert result.attached == captured(*after).attached
+
+
+@settings(deadline=None)
+@given(sets_of_pods(), sets_of_pods())
+def test_an_address_never_moves_before_its_new_owner_is_closed(
+    before: tuple[DesiredPod, ...], after: tuple[DesiredPod, ...]
+) -> None:
+    observed = captured(*before)
+    steps = plan(Desired(after, frozenset()), observed)
+    for number, step in enumerate(steps):
+        if not isinstance(step, PutPod) or step.entry.flags != ENROLLED:
+            continue
+        result = run(steps[:number], observed)
+        assert result.ifaces[step.entry.ifindex].flags == ENROLLED
+        assert {(step.entry.ifindex, program) for program in POD_PROGRAMS} <= result.attached
+        owner = observed.pods.get(step.address)
+        if owner is not None and owner.ifindex != step.entry.ifindex:
+            assert DestroySockets(frozenset({step.address})) in steps[:number]
