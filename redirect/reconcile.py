@@ -1,0 +1,316 @@
+"""The kernel side of one node, whole: what the agent and the commands call.
+
+Puts sides, pins, loader, maps, attachments, plan and reconcile together, under the instance's lock. Every call
+blocks and must run in a thread of the node's network namespace that has no running event loop. Everything made
+here outlives the process; a second process finds it and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from redirect import features, loader, netns, sides, sock_diag, sys_bpf
+from redirect.attach import Attachments
+from redirect.desired import Desired, DesiredPod
+from redirect.errors import LayoutMismatch, NoPins, RedirectError
+from redirect.layout import (
+    HOOK_FROM_POD,
+    HOOK_TO_POD,
+    IP,
+    SLOTS,
+    Conf,
+    Flag,
+    FlowKey,
+)
+from redirect.maps import Maps
+from redirect.observe import interfaces, observe
+from redirect.pins import Pins, discard
+from redirect.plan import Step, plan
+from redirect.steps import Executor
+from redirect.topology import Place, namespace_behind
+
+_TCP = 6
+_CARRIED_OVER = ("pods", "ifaces", "hostips", "hostflows", "passthru", "conf")
+_SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
+_LOOKUPS = ("lookup_pod_side", "lookup_net_side")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare` found or made. `compiled`: the programs were not there yet."""
+
+    compiled: bool
+    pod_side: Path
+    net_side: Path
+    features: features.Features
+
+
+class Redirection:
+    """One instance of ztun in the kernel of this node. `run_dir` holds the lock, and a private bpffs if needed."""
+
+    def __init__(
+        self,
+        instance: str = "ztun",
+        run_dir: Path | None = None,
+        *,
+        mtu_bytes: int = sides.DEFAULT_MTU_BYTES,
+        has_tcx: bool | None = None,
+    ) -> None:
+        """`has_tcx` overrides what the kernel says, for tests. Raises ValueError for a bad instance name."""
+        self.instance = instance
+        self._pod_side, self._net_side = sides.sides_of(instance)
+        self.pins = Pins(instance, run_dir)
+        self._mtu_bytes = mtu_bytes
+        self._has_tcx = has_tcx
+        self._open_maps: Maps | None = None
+        self._open_attachments: Attachments | None = None
+
+    @property
+    def private_namespaces(self) -> tuple[Path, Path]:
+        """Where the sockets of the pod side and of the net side are made."""
+        return self._pod_side.netns, self._net_side.netns
+
+    def prepare(self, *, is_dns_captured: bool = False) -> Prepared:
+        """Makes everything that does not depend on pods, or takes it over as it is.
+
+        Raises NotRoot, KernelTooOld, InstanceInUse, LayoutMismatch, LoaderError, OSError.
+        """
+        probed = features.probe()
+        probed.require()
+        with self._writing():
+            # Namespaces first: they fail when another node of this machine has this instance name.
+            links = [sides.prepare(side, self._mtu_bytes) for side in (self._pod_side, self._net_side)]
+            self.pins.mount()
+            compiled = self._load()
+            self._maps.put_conf(_conf(*links, is_dns_captured=is_dns_captured))
+            self._attach_sides([link.ifindex for link in links])
+            self._take_over()
+        return Prepared(compiled, *self.private_namespaces, probed)
+
+    def apply(self, desired: Desired, *, keep_existing: bool = False) -> list[str]:
+        """Makes the kernel side what is desired; what was done, a line for each step.
+
+        Connections that are open when a pod appears are reset, or with `keep_existing` left alone until they
+        close. Raises StepFailed, MapFull, NoPins.
+        """
+        with self._writing():
+            observed = observe(self._maps, self._attachments)
+            kept: list[str] = []
+            if keep_existing:
+                kept = [self._keep(pod) for pod in desired.pods if pod.ifindex not in observed.ifaces]
+            return kept + self._execute(plan(desired, observed))
+
+    def audit(self, desired: Desired) -> list[str]:
+        """What differs from `desired` and from `prepare`, one line each; writes nothing."""
+        found = [f"missing step: {step}" for step in plan(desired, observe(self._maps, self._attachments))]
+        for side in (self._pod_side, self._net_side):
+            found += sides.drift(side, self._mtu_bytes)
+        return found + self._side_drift()
+
+    def captured(self) -> tuple[Place, ...]:
+        """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
+        present = interfaces()
+        return tuple(
+            Place(ifindex, present.get(ifindex, ""), entry.addresses, entry.gateway_mac)
+            for ifindex, entry in sorted(self._maps.ifaces().items())
+            if entry.flags & Flag.ENROLLED
+        )
+
+    def set_listeners(self, fds: Sequence[int]) -> None:
+        """Listening sockets for 15001, 15008 and 15006, in this order. Replaces those that are there."""
+        for slot, fd in zip(sorted(SLOTS.values()), fds, strict=True):
+            self._maps.put_listener(slot, fd)
+
+    def slots(self) -> tuple[bool, ...]:
+        """Whether 15001, 15008 and 15006 have a listener. One that has none drops new connections."""
+        return self._maps.slots()
+
+    def stats(self) -> dict[tuple[str, str], int]:
+        """Packets by (program, reason). Starts anew with new programs."""
+        return self._maps.stats()
+
+    def allow_existing(self, addresses: Collection[IP], pod_netns: Path) -> int:
+        """Lets a pod's open TCP connections pass as they are. To be called just before it appears; how many.
+
+        They pass until they close, or until their port is used again (facts/ebpf 14.3).
+        """
+        with netns.entered(pod_netns):
+            found = [s for s in sock_diag.tcp_sockets() if s.local in addresses and s.is_open]
+        self._maps.put_passthrough((flow for s in found for flow in _both_directions(s)), time.monotonic_ns())
+        return len(found)
+
+    def uninstall(self) -> list[str]:
+        """Removes everything of this instance from the kernel; what was removed. Pods are open after it.
+
+        Captured connections are reset first; if that fails the answer says so, and the rest goes on.
+        """
+        with self._writing():
+            removed = self._release_all() + self._detach_all()
+            self.close()
+            for directory in self.pins.generations():
+                discard(directory)
+                removed.append(f"pins {directory}")
+            for side in (self._pod_side, self._net_side):
+                if sides.remove(side):
+                    removed.append(f"namespace {side.namespace}")
+            if self.pins.links.is_dir():
+                discard(self.pins.links)
+            self.pins.unmount()
+            return removed
+
+    def close(self) -> None:
+        """Gives the file descriptors back; the kernel side stays as it is."""
+        if self._open_maps is not None:
+            self._open_maps.close()
+            self._open_maps = None
+
+    def _keep(self, pod: DesiredPod) -> str:
+        namespace = namespace_behind(pod.ifindex)
+        if namespace is None:
+            return f"open connections of {pod.ifname} will be reset: its namespace was not found"
+        return f"keep {self.allow_existing(pod.addresses, namespace)} open connections of {pod.ifname}"
+
+    @property
+    def _maps(self) -> Maps:
+        if self._open_maps is None:
+            if not self.pins.is_complete:
+                raise NoPins(
+                    f"instance {self.instance} has no programs of this version in {self.pins.root}: "
+                    "has an agent ever run here? `ztun agent` puts them there"
+                )
+            self._open_maps = Maps(self.pins.generation)
+        return self._open_maps
+
+    @property
+    def _attachments(self) -> Attachments:
+        if self._open_attachments is None:
+            has_tcx = features.probe().has_tcx if self._has_tcx is None else self._has_tcx
+            self._open_attachments = Attachments(self.instance, self.pins, has_tcx=has_tcx)
+        return self._open_attachments
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One writer at a time; what netlink refuses is an OSError like everything else."""
+        with self.pins.locked():
+            try:
+                yield
+            except NetlinkError as error:
+                raise OSError(error.code, f"netlink: {os.strerror(error.code)}") from error
+
+    def _load(self) -> bool:
+        """Puts this layout's programs and maps there, with the entries of an older one; whether it had to."""
+        compiled = not self.pins.is_complete
+        if compiled:
+            staging = self.pins.staging()
+            try:
+                loader.load(staging)
+                self._carry_over(staging)
+            except BaseException:
+                discard(staging)
+                raise
+            self.close()
+            self.pins.adopt(staging)
+        return compiled
+
+    def _carry_over(self, staging: Path) -> None:
+        """Pods that are captured stay captured: without their entries the new programs would let them pass."""
+        with Maps(staging) as maps:
+            for directory in self.pins.generations():
+                if directory != staging:
+                    try:
+                        maps.copy_from(
+                            directory, (n for n in _CARRIED_OVER if (directory / f"map_{n}").exists())
+                        )
+                    except LayoutMismatch:
+                        if _has_pods(directory):
+                            raise
+
+    def _take_over(self) -> None:
+        """Swaps the programs of captured pods for this generation's and drops other generations."""
+        others = [path for path in self.pins.generations() if path != self.pins.generation]
+        if others:
+            for ifindex, program in observe(self._maps, self._attachments).stale:
+                if ifindex in interfaces():
+                    self._attachments.attach(ifindex, program)
+            for path in others:
+                discard(path)
+
+    def _attach_sides(self, ifindexes: Iterable[int]) -> None:
+        for ifindex, program in zip(ifindexes, _SIDE_PROGRAMS, strict=True):
+            self._attachments.attach(ifindex, program)
+        for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
+            self._attachments.attach_lookup(program, namespace)
+
+    def _side_drift(self) -> list[str]:
+        links = [sides.find(side) for side in (self._pod_side, self._net_side)]
+        attached = self._attachments.attached()
+        found = []
+        for link, program in zip(links, _SIDE_PROGRAMS, strict=True):
+            current = self._attachments.program_id(program)
+            if link is not None and attached.get((link.ifindex, program)) != current:
+                found.append(f"program {program} is not attached to interface {link.ifindex}")
+        for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
+            current = self._attachments.program_id(program)
+            if namespace.exists() and self._attachments.attached_lookup(program, namespace) != current:
+                found.append(f"program {program} is not attached to namespace {namespace.name}")
+        conf = self._maps.conf()
+        pod_side, net_side = links
+        if pod_side and net_side and conf != _conf(pod_side, net_side, is_dns_captured=conf.is_dns_captured):
+            found.append("map conf does not match the devices and namespaces that are there")
+        return found
+
+    def _release_all(self) -> list[str]:
+        if not self.pins.is_complete:
+            return []
+        try:
+            observed = observe(self._maps, self._attachments)
+            return self._execute(plan(Desired((), observed.host_addresses), observed))
+        except (RedirectError, OSError) as error:
+            return [f"could not release the pods in order: {error}"]
+
+    def _execute(self, steps: Iterable[Step]) -> list[str]:
+        return Executor(self._maps, self._attachments, self.private_namespaces).apply(steps)
+
+    def _detach_all(self) -> list[str]:
+        removed = []
+        for ifindex, program in sorted(self._attachments.attached()):
+            self._attachments.detach(ifindex, program)
+            removed.append(f"program {program} of interface {ifindex}")
+        self._attachments.detach_lookups()
+        return removed
+
+
+def _conf(pod_side: sides.SideLink, net_side: sides.SideLink, *, is_dns_captured: bool) -> Conf:
+    return Conf(
+        pod_side.ifindex,
+        net_side.ifindex,
+        pod_side.nsid,
+        net_side.nsid,
+        net_side.inner_mac,
+        is_dns_captured,
+    )
+
+
+def _both_directions(socket: sock_diag.TcpSocket) -> tuple[FlowKey, FlowKey]:
+    """As from_pod sees the pod's packets, and as to_pod sees those that come in."""
+    pod, peer = (socket.local, socket.local_port), (socket.remote, socket.remote_port)
+    return (
+        FlowKey(pod[0], peer[0], pod[1], peer[1], _TCP, HOOK_FROM_POD),
+        FlowKey(peer[0], pod[0], peer[1], pod[1], _TCP, HOOK_TO_POD),
+    )
+
+
+def _has_pods(directory: Path) -> bool:
+    """Whether a generation of any layout captures anything, by the keys of its `ifaces`."""
+    fd = sys_bpf.obj_get(directory / "map_ifaces")
+    try:
+        return any(True for _ in sys_bpf.map_keys(fd, sys_bpf.map_info(fd).key_size))
+    finally:
+        os.close(fd)
