@@ -1,0 +1,222 @@
+"""Capture in the kernel, end to end: real pods, real connections, and plain listeners in place of the proxy."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from agent.lab.blueprint import generate, parse
+from agent.lab.topology import Topology
+from redirect import netns
+from redirect.errors import InstanceInUse
+from redirect.reconcile import Redirection
+from tests.support.redirect_lab import (
+    SILENCE_S,
+    Node,
+    dial,
+    instance_name,
+    plain,
+    redirected,
+)
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+NOWHERE = {4: "203.0.113.7", 6: "2001:db8::7"}
+PROBES = (sys.executable, "-m", "agent.lab.probes")
+FAMILIES = pytest.mark.parametrize("family", [4, 6])
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(f"hg{os.getpid()}", tmp_path_factory.mktemp("run"))
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
+        yield topology
+    finally:
+        topology.down()
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tcx", "clsact"])
+def prepared(
+    request: pytest.FixtureRequest, lab: Topology, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
+    run_dir = tmp_path_factory.mktemp("redirect")
+    with redirected(lab, "node-a", run_dir, instance=instance_name("a"), has_tcx=request.param) as node:
+        yield node
+
+
+@pytest.fixture
+def node(prepared: Node) -> Iterator[Node]:
+    """Listeners open, nothing captured."""
+    prepared.listen()
+    yield prepared
+    prepared.capture()
+
+
+def says_the_same(client: socket.socket, server: socket.socket) -> bool:
+    """Whether bytes pass both ways."""
+    server.settimeout(5)
+    client.sendall(b"to the server")
+    server.sendall(b"to the client")
+    return server.recv(64) == b"to the server" and client.recv(64) == b"to the client"
+
+
+def echoes(client: socket.socket) -> bool:
+    client.sendall(b"hello")
+    return client.recv(64) == b"hello"
+
+
+@FAMILIES
+def test_a_connection_of_a_pod_meets_the_outbound_listener_with_its_addresses(
+    node: Node, family: int
+) -> None:
+    node.capture("a1")
+    with closing(dial(node.pod("a1").netns, NOWHERE[family], 80)) as client:
+        accepted, peer = node.listeners[0].accept()
+        with accepted:
+            assert plain(accepted.getsockname()) == (NOWHERE[family], 80)
+            assert plain(peer) == (str(node.pod("a1").address(family)), client.getsockname()[1])
+            assert says_the_same(client, accepted)
+
+
+@FAMILIES
+@pytest.mark.parametrize(("port", "slot"), [(15008, 1), (PORT, 2)], ids=["hbone", "plaintext"])
+@pytest.mark.parametrize("client_pod", ["b1", "a2"], ids=["other node", "same node"])
+def test_a_connection_to_a_pod_meets_its_inbound_listener(
+    node: Node, client_pod: str, port: int, slot: int, family: int
+) -> None:
+    node.capture("a1")
+    address = str(node.pod("a1").address(family))
+    with closing(dial(node.pod(client_pod).netns, address, port)) as client:
+        accepted, peer = node.listeners[slot].accept()
+        with accepted:
+            assert plain(accepted.getsockname()) == (address, port)
+            assert plain(peer)[0] == str(node.pod(client_pod).address(family))
+            assert says_the_same(client, accepted)
+
+
+@FAMILIES
+def test_a_pod_that_is_not_enrolled_is_untouched(node: Node, family: int) -> None:
+    node.capture("a1")
+    for client, server in (("a2", "b1"), ("b1", "a2")):
+        with closing(dial(node.pod(client).netns, node.pod(server).address(family), PORT)) as connection:
+            assert echoes(connection)
+
+
+@FAMILIES
+def test_the_node_itself_reaches_a_captured_pod(node: Node, family: int) -> None:
+    node.capture("a1")
+    with closing(dial(node.place.netns, node.pod("a1").address(family), PORT)) as connection:
+        assert echoes(connection)
+
+
+@FAMILIES
+@pytest.mark.parametrize("client", ["a1", "b1"], ids=["out of the pod", "into the pod"])
+def test_without_a_listener_new_connections_meet_silence_and_wait(
+    node: Node, client: str, family: int
+) -> None:
+    node.capture("a1")
+    node.deafen()
+    target, port = (NOWHERE[family], 80) if client == "a1" else (node.pod("a1").address(family), PORT)
+    with pytest.raises(TimeoutError):
+        dial(node.pod(client).netns, target, port, SILENCE_S)
+    node.listen()
+    # The same connection comes through once somebody listens again.
+    with closing(dial(node.pod(client).netns, target, port)):
+        node.listeners[0 if client == "a1" else 2].accept()[0].close()
+
+
+def test_a_source_that_is_not_the_pods_is_dropped_and_counted(node: Node) -> None:
+    node.capture("a1")
+    thief, victim, target = (node.pod(name).address(4) for name in ("a1", "a2", "b1"))
+    before = node.redirection.stats()["from_pod", "SPOOFED"]
+    for source in (victim, thief):
+        datagram = struct.pack("!HHHH4s", 4000, 4001, 12, 0, b"hi!!")
+        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 32, 0, 0, 64, 17, 0, source.packed, target.packed)
+        with (
+            netns.entered(node.pod("a1").netns),
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
+        ):
+            raw.sendto(header + datagram, (str(target), 0))
+    assert node.redirection.stats()["from_pod", "SPOOFED"] == before + 1
+
+
+@FAMILIES
+def test_enrolment_resets_connections_that_are_open(node: Node, family: int) -> None:
+    with closing(dial(node.pod("a1").netns, node.pod("b1").address(family), PORT)) as connection:
+        assert echoes(connection)
+        node.capture("a1")
+        with pytest.raises(ConnectionResetError):
+            echoes(connection)
+
+
+@FAMILIES
+@pytest.mark.parametrize(("client", "server"), [("a1", "b1"), ("b1", "a1")], ids=["out", "in"])
+def test_existing_connections_can_be_kept(node: Node, client: str, server: str, family: int) -> None:
+    with closing(dial(node.pod(client).netns, node.pod(server).address(family), PORT)) as connection:
+        assert echoes(connection)
+        assert node.capture("a1", keep_existing=True)[0] == "keep 1 open connections of pod-a1"
+        assert echoes(connection)
+        # New ones are captured all the same.
+        with closing(dial(node.pod(client).netns, node.pod(server).address(family), PORT)):
+            node.listeners[0 if client == "a1" else 2].accept()[0].close()
+
+
+@FAMILIES
+@pytest.mark.parametrize("client", ["a1", "b1"], ids=["out", "in"])
+def test_un_enrolment_resets_captured_connections_and_opens_the_pod(
+    node: Node, client: str, family: int
+) -> None:
+    node.capture("a1")
+    server = "b1" if client == "a1" else "a1"
+    address = node.pod(server).address(family)
+    with closing(dial(node.pod(client).netns, address, PORT)) as connection:
+        accepted, _ = node.listeners[0 if client == "a1" else 2].accept()
+        with accepted:
+            node.capture()
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
+    with closing(dial(node.pod(client).netns, address, PORT)) as connection:
+        assert echoes(connection)
+
+
+def test_the_next_agent_finds_everything_and_compiles_nothing(node: Node) -> None:
+    node.capture("a1")
+    with closing(dial(node.pod("a1").netns, NOWHERE[4], 80)) as client:
+        accepted, _ = node.listeners[0].accept()
+        old = node.redirection
+        successor = Redirection(old.instance, old.pins.run_dir, has_tcx=old._has_tcx)
+        with accepted, netns.entered(node.place.netns), closing(successor):
+            assert not successor.prepare().compiled
+            assert [place.addresses for place in successor.captured()] == [node.pod("a1").addresses]
+            assert successor.slots() == (True, True, True)
+            assert successor.apply(node.desired("a1")) == []
+            assert successor.audit(node.desired("a1")) == []
+            assert says_the_same(client, accepted)
+
+
+def test_two_nodes_have_an_instance_each_and_not_the_same(
+    node: Node, lab: Topology, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = lab.nodes["node-b"].netns
+    same = Redirection(node.redirection.instance, tmp_path_factory.mktemp("x"))
+    with netns.entered(other), pytest.raises(InstanceInUse):
+        same.prepare()
+    with redirected(lab, "node-b", tmp_path_factory.mktemp("b"), instance=instance_name("b")) as second:
+        node.capture("a1")
+        second.capture("b1")
+        with closing(dial(node.pod("b1").netns, node.pod("a1").address(4), PORT)):
+            accepted, _ = second.listeners[0].accept()
+            accepted.close()
+        node.listeners[2].settimeout(SILENCE_S)
+        with pytest.raises(TimeoutError):
+            node.listeners[2].accept()

@@ -1,0 +1,116 @@
+"""A lab node with the kernel side on it, and a stand-in for the proxy: plain listeners on both sides."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.lab.topology import NodePlace, PodPlace, Topology
+from redirect import host_addresses, netns, topology
+from redirect.desired import Desired, DesiredPod
+from redirect.reconcile import Redirection
+
+IPV6_TRANSPARENT = 75
+PATIENCE_S = 10.0
+# Long enough for a SYN to arrive if it is going to, shorter than its first repetition.
+SILENCE_S = 0.4
+
+
+def listener(namespace: Path, port: int) -> socket.socket:
+    """A transparent listener of both families in a private namespace."""
+    with netns.entered(namespace):
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.settimeout(PATIENCE_S)
+        sock.bind(("::", port))
+        sock.listen(16)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def dial(namespace: Path, address: object, port: int, timeout_s: float = PATIENCE_S) -> socket.socket:
+    """A connection from a namespace. Raises OSError; TimeoutError when nobody answers."""
+    with netns.entered(namespace):
+        return socket.create_connection((str(address), port), timeout_s)
+
+
+def plain(name: tuple[object, ...]) -> tuple[str, int]:
+    """(address, port) of a socket name, IPv4 without its prefix."""
+    return str(name[0]).removeprefix("::ffff:"), int(str(name[1]))
+
+
+@dataclass
+class Node:
+    """One node of the lab with an instance of its own. `listeners`: for 15001, 15008, 15006."""
+
+    lab: Topology
+    place: NodePlace
+    redirection: Redirection
+    listeners: list[socket.socket] = field(default_factory=list)
+
+    def pod(self, name: str) -> PodPlace:
+        return self.lab.pods[f"lab/{name}"]
+
+    def desired(self, *names: str) -> Desired:
+        """What `apply` is given to capture these pods; call it inside the node."""
+        places = [topology.locate(netns=self.pod(name).netns) for name in names]
+        assert not [place.refusal for place in places if place.refusal]
+        return Desired(
+            tuple(DesiredPod(p.ifindex, p.ifname, p.addresses, p.gateway_mac) for p in places),
+            host_addresses.local(),
+        )
+
+    def capture(self, *names: str, keep_existing: bool = False) -> list[str]:
+        """Captures these pods and no others."""
+        with netns.entered(self.place.netns):
+            return self.redirection.apply(self.desired(*names), keep_existing=keep_existing)
+
+    def audit(self, *names: str) -> list[str]:
+        with netns.entered(self.place.netns):
+            return self.redirection.audit(self.desired(*names))
+
+    def listen(self) -> None:
+        """Listeners in all three slots, in place of those that are there."""
+        self.deafen()
+        pod_side, net_side = self.redirection.private_namespaces
+        for namespace, port in ((pod_side, 15001), (net_side, 15008), (net_side, 15006)):
+            self.listeners.append(listener(namespace, port))
+        self.redirection.set_listeners([sock.fileno() for sock in self.listeners])
+
+    def deafen(self) -> None:
+        while self.listeners:
+            self.listeners.pop().close()
+
+
+@contextmanager
+def redirected(
+    lab: Topology, node: str, run_dir: Path, *, instance: str, has_tcx: bool | None = None
+) -> Iterator[Node]:
+    """A node with everything of `prepare`; removed again whatever happens."""
+    place = lab.nodes[node]
+    redirection = Redirection(instance, run_dir, has_tcx=has_tcx)
+    made = Node(lab, place, redirection)
+    try:
+        with netns.entered(place.netns):
+            redirection.prepare()
+        made.listen()
+        yield made
+    finally:
+        made.deafen()
+        redirection.close()
+        with netns.entered(place.netns):
+            redirection.uninstall()
+
+
+def instance_name(letter: str) -> str:
+    """Of this process alone, so that two runs of the tests do not meet."""
+    return f"hg{os.getpid()}{letter}"
