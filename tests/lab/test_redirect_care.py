@@ -1,0 +1,420 @@
+"""The kernel side beside others: drift is seen, foreign filters are left alone, nothing of ours stays behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from agent.cli.output import CliError
+from agent.cli.pinned import open_pinned
+from agent.lab.blueprint import generate, parse
+from agent.lab.topology import Topology
+from redirect import host_addresses, netns, sys_bpf, topology
+from redirect.desired import Desired
+from redirect.errors import LayoutMismatch, MapFull, NoPins, RedirectError, StepFailed
+from redirect.layout import MAPS
+from redirect.reconcile import Redirection
+from tests.support.redirect_lab import (
+    Node,
+    dial,
+    instance_name,
+    redirected,
+)
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+PROBES = (sys.executable, "-m", "agent.lab.probes")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(f"hgc{os.getpid()}", tmp_path_factory.mktemp("run"))
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
+        yield topology
+    finally:
+        topology.down()
+
+
+@pytest.fixture
+def node(lab: Topology, tmp_path: Path) -> Iterator[Node]:
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("c")) as made:
+        yield made
+
+
+def ifindex(node: Node, name: str) -> int:
+    with netns.entered(node.place.netns):
+        return socket.if_nametoindex(node.pod(name).ifname)
+
+
+def inventory(node: Path) -> dict[str, object]:
+    """Everything in a node that ztun could leave behind."""
+    with netns.entered(node), IPRoute() as ip, open("/proc/thread-self/ns/net") as own:
+        links = {link["index"]: link.get("ifname") for link in ip.get_links()}
+        qdiscs = sorted((q["index"], q.get("kind"), q["parent"]) for q in ip.get_qdiscs())
+        filters = [
+            (index, parent, entry["handle"])
+            for index in links
+            for parent in (0xFFFFFFF2, 0xFFFFFFF3)
+            for entry in ip.get_filters(index=index, parent=parent)
+        ]
+        programs = {
+            (index, kind): sys_bpf.prog_query(index, kind)
+            for index in links
+            for kind in (sys_bpf.BPF_TCX_INGRESS, sys_bpf.BPF_TCX_EGRESS)
+        }
+        programs[own.fileno(), 0] = sys_bpf.prog_query(own.fileno(), sys_bpf.BPF_SK_LOOKUP)
+        return {"links": links, "qdiscs": qdiscs, "filters": filters, "programs": programs}
+
+
+def add_foreign_filter(index: int, prog_fd: int) -> None:
+    with IPRoute() as ip:
+        ip.tc("add", "clsact", index=index)
+        ip.tc(
+            "add-filter", "bpf", index=index, handle=7, fd=prog_fd, name="foreign",
+            parent=0xFFFFFFF2, classid=1, direct_action=True, prio=1,
+        )  # fmt: skip
+
+
+def map_with_one_entry(value_bytes: int) -> int:
+    """A hash map with 4-byte keys that knows interface 1."""
+    create_map, kind_hash = 0, 1
+    fd = sys_bpf.call(create_map, struct.pack("=IIIII", kind_hash, 4, value_bytes, 8, 0))
+    sys_bpf.map_update(fd, struct.pack("=I", 1), bytes(value_bytes))
+    return fd
+
+
+@pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
+def test_uninstalling_leaves_the_node_as_it_was(lab: Topology, tmp_path: Path, has_tcx: bool) -> None:
+    place = lab.nodes["node-a"].netns
+    before, instance = inventory(place), instance_name("u")
+    with redirected(lab, "node-a", tmp_path, instance=instance, has_tcx=has_tcx) as node:
+        node.capture("a1", "a2")
+        assert inventory(place) != before
+        pins = node.redirection.pins.root
+    assert inventory(place) == before
+    assert not [path.name for path in netns.RUN_DIR.iterdir() if path.name.startswith(instance)]
+    assert not pins.exists()
+    with closing(Redirection(instance, tmp_path)) as again, netns.entered(place):
+        assert again.uninstall() == []
+        with pytest.raises(NoPins):
+            again.apply(Desired((), frozenset()))
+
+
+@pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
+def test_a_foreign_filter_is_passed_first_and_stays(lab: Topology, tmp_path: Path, has_tcx: bool) -> None:
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("f"), has_tcx=has_tcx) as node:
+        index = ifindex(node, "a1")
+        prog_fd = node.redirection.pins.open_program("from_pod_side")  # drops whatever is not for a pod
+        try:
+            with netns.entered(node.place.netns):
+                add_foreign_filter(index, prog_fd)
+            foreign = inventory(node.place.netns)
+            node.capture("a1")
+            with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
+                node.listeners[0].accept()[0].close()
+            node.capture()
+            assert inventory(node.place.netns) == foreign
+        finally:
+            os.close(prog_fd)
+            with netns.entered(node.place.netns), IPRoute() as ip:
+                ip.tc("del", "clsact", index=index)
+
+
+def test_a_foreign_tcx_program_that_was_there_first_runs_after_ours(node: Node) -> None:
+    index = ifindex(node, "a1")
+    prog_fd = node.redirection.pins.open_program("from_pod_side")  # drops whatever is not for a pod
+    with netns.entered(node.place.netns):
+        link_fd = sys_bpf.link_create(prog_fd, index, sys_bpf.BPF_TCX_INGRESS)
+        foreign = sys_bpf.prog_query(index, sys_bpf.BPF_TCX_INGRESS)
+        try:
+            node.capture("a1")
+            with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
+                node.listeners[0].accept()[0].close()
+            assert sys_bpf.prog_query(index, sys_bpf.BPF_TCX_INGRESS)[1:] == foreign
+            node.capture()
+            assert sys_bpf.prog_query(index, sys_bpf.BPF_TCX_INGRESS) == foreign
+        finally:
+            os.close(link_fd)
+            os.close(prog_fd)
+
+
+def test_uninstalling_resets_what_was_captured_and_opens_the_pods(node: Node) -> None:
+    node.capture("a1")
+    server = node.lab.pods["lab/b1"].address(4)
+    client = dial(node.pod("a1").netns, server, PORT)
+    accepted, _ = node.listeners[0].accept()
+    with client, accepted, netns.entered(node.place.netns):
+        node.redirection.uninstall()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    with closing(dial(node.pod("a1").netns, server, PORT)) as client:
+        client.sendall(b"hello")
+        assert client.recv(64) == b"hello"
+
+
+def test_an_ingress_qdisc_is_refused_without_tcx_and_no_obstacle_with_it(node: Node, lab: Topology) -> None:
+    index = ifindex(node, "a1")
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        ip.tc("add", "ingress", index=index)
+        try:
+            node.redirection._attachments._has_tcx = False
+            with pytest.raises(StepFailed, match=r"attach from_pod to interface \d+: .*`ingress`"):
+                node.capture("a1")
+            node.redirection._attachments._has_tcx = True
+            node.capture("a1")
+            with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
+                node.listeners[0].accept()[0].close()
+            assert [q.get("kind") for q in ip.get_qdiscs(index) if q["parent"] == 0xFFFFFFF1] == ["ingress"]
+        finally:
+            ip.tc("del", "ingress", index=index)
+
+
+def test_drift_is_named_and_repaired(node: Node) -> None:
+    node.capture("a1")
+    assert node.audit("a1") == []
+    redirection, index = node.redirection, ifindex(node, "a1")
+    pod_side = redirection.private_namespaces[0]
+    fd = sys_bpf.obj_get(redirection.pins.links / f"{index}-to_pod")
+    sys_bpf.link_detach(fd)
+    os.close(fd)
+    fd = sys_bpf.obj_get(redirection.pins.links / "lookup_net_side")
+    sys_bpf.link_detach(fd)
+    os.close(fd)
+    redirection._maps.delete_pod(node.pod("a1").address(6))
+    with netns.entered(pod_side), IPRoute() as ip:
+        Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("0")
+        ip.flush_routes(table=100, family=socket.AF_INET)
+    found = "\n".join(node.audit("a1"))
+    for expected in (
+        f"missing step: attach to_pod to interface {index}",
+        f"missing step: capture {node.pod('a1').address(6)} at interface {index}",
+        "program lookup_net_side is not attached",
+        "sysctl net.ipv4.tcp_tw_reuse is 0 instead of 1",
+        "the IPv4 local default route in table 100 is missing",
+    ):
+        assert expected in found
+    assert len(found.splitlines()) == 5
+    with netns.entered(node.place.netns):
+        redirection.prepare()
+    assert node.capture("a1") == [
+        f"attach to_pod to interface {index}",
+        f"capture {node.pod('a1').address(6)} at interface {index}",
+    ]
+    assert node.audit("a1") == []
+
+
+def test_a_pod_whose_interface_is_gone_is_forgotten_with_its_pins(node: Node, lab: Topology) -> None:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        ip.link("add", ifname="hgtemp", kind="veth", peer={"ifname": "hgtemp2"})
+        (index,) = ip.link_lookup(ifname="hgtemp")
+        desired = node.desired("a1")
+        pod = desired.pods[0]
+        extra = type(pod)(index, "hgtemp", (ip_address("10.9.9.9"),), pod.gateway_mac)
+        node.redirection.apply(Desired((pod, extra), desired.host_addresses))
+        ip.link("del", index=index)
+        assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname, ""]
+        with pytest.raises(StepFailed, match=r"attach from_pod to interface \d+: .*gone"):
+            node.redirection.apply(Desired((pod, extra), host_addresses.local()))
+        # Another interface under the same number is not taken for the one that was captured.
+        ip.link("add", ifname="hgtemp", index=index, kind="veth", peer={"ifname": "hgtemp2"})
+        desired = Desired((pod, extra), host_addresses.local())
+        assert node.redirection.apply(desired) == [
+            f"attach {program} to interface {index}" for program in ("from_pod", "to_pod")
+        ]
+        assert node.redirection.audit(desired) == []
+        ip.link("del", index=index)
+        done = node.redirection.apply(Desired((pod,), host_addresses.local()))
+    assert f"release 10.9.9.9 from interface {index}" in done
+    assert not [step for step in done if "drain" in step]
+    assert not list(node.redirection.pins.links.glob(f"{index}-*"))
+    assert node.audit("a1") == []
+
+
+def test_programs_of_another_version_are_replaced_while_a_connection_lasts(
+    node: Node, lab: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.capture("a1")
+    with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)) as client:
+        accepted, _ = node.listeners[0].accept()
+        older = node.redirection
+        monkeypatch.setattr("redirect.pins.LAYOUT_HASH", "0123456789ab")
+        newer = Redirection(older.instance, older.pins.run_dir)
+        with accepted, closing(newer), netns.entered(node.place.netns):
+            assert newer.prepare().compiled
+            assert newer.pins.generations() == [newer.pins.generation]
+            assert [place.addresses for place in newer.captured()] == [node.pod("a1").addresses]
+            assert newer.audit(node.desired("a1")) == []
+            newer.set_listeners([sock.fileno() for sock in node.listeners])
+            client.sendall(b"still there")
+            accepted.settimeout(5)
+            assert accepted.recv(64) == b"still there"
+
+
+def test_pods_of_another_layout_stop_the_agent_instead_of_being_opened(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.capture("a1")
+    older = node.redirection
+    wider = map_with_one_entry(value_bytes=MAPS["ifaces"].value_bytes + 8)
+    try:
+        (older.pins.generation / "map_ifaces").unlink()
+        sys_bpf.obj_pin(wider, older.pins.generation / "map_ifaces")
+    finally:
+        os.close(wider)
+    attached = older._attachments.attached()
+    monkeypatch.setattr("redirect.pins.LAYOUT_HASH", "0123456789ab")
+    with (
+        closing(Redirection(older.instance, older.pins.run_dir)) as newer,
+        netns.entered(node.place.netns),
+    ):
+        with pytest.raises(LayoutMismatch, match=r"map ifaces in the kernel has .* 56 bytes"):
+            newer.prepare()
+        assert newer.pins.generations() == [older.pins.generation]
+        assert newer._attachments.attached() == attached
+    with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
+        node.listeners[0].accept()[0].close()
+
+
+def test_a_full_map_is_named_with_its_size(node: Node) -> None:
+    crowd = frozenset(ip_address("10.0.0.0") + number for number in range(MAPS["hostips"].max_entries + 1))
+    with pytest.raises(MapFull, match=r"map hostips is full: it holds 4096 entries"):
+        node.redirection.apply(Desired((), crowd))
+
+
+def test_the_maps_are_read_as_named_fields(node: Node) -> None:
+    node.capture("a1")
+    with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
+        node.listeners[0].accept()[0].close()
+    with open_pinned(node.redirection.instance, node.redirection.pins.run_dir) as maps:
+        rows = {name: [{**key, **value} for key, value in each.entries()] for name, each in maps.items()}
+    index = ifindex(node, "a1")
+    assert [(row["address"], row["ifindex"]) for row in rows["pods"]] == [
+        (address, index) for address in node.pod("a1").addresses
+    ]
+    (iface,) = rows["ifaces"]
+    assert (iface["ifindex"], iface["addresses"]) == (index, list(node.pod("a1").addresses))
+    assert [row["listener"] for row in rows["socks"] if row["filled"]] == ["outbound", "hbone", "plaintext"]
+    counts = {(row["program"], row["reason"]): row["packets"] for row in rows["stats"]}
+    assert counts["from_pod", "SYN_TO_PROXY"] >= 1
+    assert {row["address"] for row in rows["hostips"]} >= set(node.place.addresses)
+
+
+def test_maps_that_cannot_be_read_say_why(node: Node, tmp_path: Path) -> None:
+    with (
+        pytest.raises(CliError, match="hgnobody has no pinned maps"),
+        open_pinned("hgnobody", tmp_path / "x"),
+    ):
+        pass
+    node.redirection.pins.generation.rename(node.redirection.pins.root / "0123456789ab")
+    with (
+        pytest.raises(CliError, match="layout 0123456789ab"),
+        open_pinned(node.redirection.instance, node.redirection.pins.run_dir),
+    ):
+        pass
+
+
+def test_an_address_that_moves_takes_its_connections_down_first(node: Node) -> None:
+    """The former pod's sockets in the proxy must not send into the new pod."""
+    node.capture("a1")
+    with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
+        accepted, _ = node.listeners[0].accept()
+        with accepted, netns.entered(node.place.netns):
+            desired = node.desired("a1", "a2")
+            first, second = desired.pods
+            moved = type(second)(second.ifindex, second.ifname, first.addresses, second.gateway_mac)
+            done = node.redirection.apply(Desired((moved,), desired.host_addresses))
+            accepted.settimeout(5)
+            with pytest.raises(ConnectionAbortedError):
+                accepted.recv(1)
+    destroyed = next(number for number, step in enumerate(done) if "destroy" in step)
+    assert done.index(f"attach from_pod to interface {second.ifindex}") < destroyed
+    assert destroyed < done.index(f"capture {first.address(4)} at interface {second.ifindex}")
+
+
+def test_news_of_addresses_arrive(lab: Topology) -> None:
+    with netns.entered(lab.nodes["node-b"].netns), closing(host_addresses.Watch()) as watch, IPRoute() as ip:
+        assert watch.read() == frozenset()
+        (index,) = ip.link_lookup(ifname="lo")
+        ip.addr("add", index=index, address="10.250.0.1", prefixlen=32)
+        assert watch.read() == {host_addresses.News.ADDRESSES}
+        assert ip_address("10.250.0.1") in host_addresses.local()
+        ip.addr("del", index=index, address="10.250.0.1", prefixlen=32)
+
+
+def test_a_pod_is_found_by_namespace_process_and_interface(node: Node) -> None:
+    pod = node.pod("a1")
+    with netns.entered(pod.netns):
+        process = subprocess.Popen(["sleep", "60"])
+    try:
+        with netns.entered(node.place.netns):
+            by_netns = topology.locate(netns=pod.netns)
+            assert (by_netns.ifname, by_netns.addresses, by_netns.refusal) == (pod.ifname, pod.addresses, "")
+            assert topology.locate(pid=process.pid) == by_netns
+            assert topology.locate(ifname=pod.ifname) == by_netns
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_pod_on_a_bridge_is_answered_by_the_bridge(node: Node) -> None:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        ip.link("add", ifname="hgbridge", kind="bridge")
+        (bridge,) = ip.link_lookup(ifname="hgbridge")
+        ip.link("set", index=ifindex(node, "a1"), master=bridge)
+        try:
+            place = topology.locate(netns=node.pod("a1").netns)
+            (link,) = ip.get_links(bridge)
+            assert (place.gateway_mac.hex(":"), place.refusal) == (link.get("address"), "")
+        finally:
+            ip.link("del", index=bridge)
+
+
+def test_places_that_cannot_be_captured_say_why(node: Node, lab: Topology, tmp_path: Path) -> None:
+    with netns.entered(node.place.netns):
+        assert "hostNetwork" in topology.locate(netns=node.place.netns).refusal
+        assert "not in this node's" in topology.locate(netns=lab.pods["lab/b1"].netns).refusal
+        assert "not a veth" in topology.locate(ifname="lo").refusal
+        with pytest.raises(RedirectError, match="no interface hgnone"):
+            topology.locate(ifname="hgnone")
+        with pytest.raises(FileNotFoundError):
+            topology.locate(netns=tmp_path / "missing")
+        with pytest.raises(ValueError, match="exactly one"):
+            topology.locate(pid=1, ifname="lo")
+
+
+@pytest.mark.parametrize("kind", ["macvlan", "ipvlan"])
+def test_a_pod_behind_another_kind_of_interface_is_refused(node: Node, kind: str) -> None:
+    name = f"hg{os.getpid()}{kind}"
+    path = netns.ensure(name)
+    try:
+        with netns.entered(node.place.netns), IPRoute() as ip, path.open("rb") as namespace:
+            (parent,) = ip.link_lookup(ifname="uplink")
+            try:
+                ip.link("add", ifname="hgchild", kind=kind, link=parent, net_ns_fd=namespace.fileno())
+            except NetlinkError as error:
+                if error.code == errno.EOPNOTSUPP:
+                    pytest.skip(f"this kernel has no {kind}")
+                raise
+        with netns.entered(path), IPRoute() as ip:
+            (index,) = ip.link_lookup(ifname="hgchild")
+            ip.addr("add", index=index, address="10.77.0.9", prefixlen=24)
+        with netns.entered(node.place.netns):
+            assert f"of kind {kind}" in topology.locate(netns=path).refusal
+    finally:
+        netns.remove(name)
