@@ -1,0 +1,89 @@
+"""Tells our own control plane which pods this node captures; never called on istiod.
+
+The whole set goes out each time, so a lost report is repaired by the next. A report is repeated until one
+got through, with growing pauses, and again whenever the discovery stream has been made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+
+import grpc
+
+from agent.control.endpoint import ControlError, Endpoint
+from agent.control.pb.ztun_pb2 import EnrolledPod, EnrolledReport
+from agent.control.pb.ztun_pb2_grpc import EnrolmentStub
+from agent.control.rpc_errors import explain
+from agent.model.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+DEADLINE_S = 5.0
+RETRY = Backoff(first_s=0.2, cap_s=15.0)
+Pod = tuple[str, str]
+
+
+class EnrolmentClient:
+    """Keeps the control plane's view of this node's captured pods current."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        node: str,
+        rng: random.Random,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._endpoint = endpoint
+        self._node = node
+        self._rng = rng
+        self._sleep = sleep
+        self._wanted: tuple[Pod, ...] | None = None
+        self._changed = asyncio.Event()
+        self.error = ""
+        """Why the last report did not get through; empty when it did."""
+
+    def report(self, pods: Iterable[Pod]) -> None:
+        """Make this the set to report; returns at once."""
+        self._wanted = tuple(sorted(pods))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Report every change until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            failures = 0
+            while not await self._reported():
+                failures += 1
+                await self._sleep(RETRY.delay_s(failures, self._rng))
+
+    async def _reported(self) -> bool:
+        if self._wanted is None:
+            return True
+        wanted = [EnrolledPod(namespace=namespace, name=name) for namespace, name in self._wanted]
+        try:
+            async with self._endpoint.open() as channel:
+                reply = await EnrolmentStub(channel).Report(  # type: ignore[no-untyped-call]
+                    EnrolledReport(node=self._node, pods=wanted),
+                    metadata=self._endpoint.metadata(),
+                    timeout=DEADLINE_S,
+                )
+        except ControlError as error:
+            return self._failed(str(error))
+        except grpc.aio.AioRpcError as error:
+            return self._failed(explain(error, self._endpoint))
+        for pod in reply.unknown:
+            log.warning(
+                "the control plane does not know pod %s on this node: peers reach it in plaintext", pod
+            )
+        self.error = ""
+        return True
+
+    def _failed(self, reason: str) -> bool:
+        if reason != self.error:
+            log.warning("the control plane was not told which pods are captured: %s", reason)
+        self.error = reason
+        return False

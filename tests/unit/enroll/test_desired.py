@@ -1,0 +1,55 @@
+"""Whether a pod may be enrolled as asked, and what the refusal says."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.enroll.desired import EnrolmentRefused, check, enrolled_pod, recognise
+from agent.model.address import parse_ip
+from tests.support import mesh
+
+WEB = mesh.workload("web", "10.0.0.1", "fd00::1", service_account="web")
+BOTH = [parse_ip("fd00::1"), parse_ip("10.0.0.1")]
+
+
+def test_a_pod_is_what_the_control_plane_says_it_is() -> None:
+    workload = check(mesh.snapshot(WEB), "n1", "apps", "web", BOTH, [])
+    pod = enrolled_pod(workload, BOTH, 7, "veth7")
+    assert str(pod.identity) == "spiffe://cluster.local/ns/apps/sa/web"
+    assert list(map(str, pod.addresses)) == ["10.0.0.1", "fd00::1"]
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "addresses", "says"),
+    [
+        ("n1", "nobody", ["10.0.0.1", "fd00::1"], "lists no pod apps/nobody"),
+        ("n2", "web", ["10.0.0.1", "fd00::1"], "is on node 'n1'"),
+        ("n1", "web", ["10.0.0.1"], "lists 10.0.0.1, fd00::1"),
+        ("n1", "web", ["10.0.0.9", "fd00::1"], "has 10.0.0.9"),
+        ("n1", "web", [], "has no address"),
+    ],
+)
+def test_doubt_refuses_and_names_the_culprit(node: str, name: str, addresses: list[str], says: str) -> None:
+    with pytest.raises(EnrolmentRefused, match=says) as caught:
+        check(mesh.snapshot(WEB), node, "apps", name, map(parse_ip, addresses), [])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_address_belongs_to_one_enrolled_pod_only() -> None:
+    other = enrolled_pod(mesh.workload("old", "10.0.0.1"), [parse_ip("10.0.0.1")], 3, "veth3")
+    with pytest.raises(EnrolmentRefused, match="apps/old is enrolled with an address"):
+        check(mesh.snapshot(WEB), "n1", "apps", "web", BOTH, [other])
+
+
+def test_a_host_network_pod_is_refused() -> None:
+    bare = mesh.workload("web", "10.0.0.1", "fd00::1", host_network=True)
+    with pytest.raises(EnrolmentRefused, match="host's network"):
+        check(mesh.snapshot(bare), "n1", "apps", "web", BOTH, [])
+
+
+def test_pins_are_recognised_only_when_every_address_is_one_pods_of_this_node() -> None:
+    snapshot = mesh.snapshot(WEB, mesh.workload("far", "10.0.0.2", node="n2"))
+    assert recognise(snapshot, "n1", "", BOTH) == WEB
+    assert recognise(snapshot, "n1", "", [parse_ip("10.0.0.2")]) is None, "another node's"
+    assert recognise(snapshot, "n1", "", [parse_ip("10.0.0.1"), parse_ip("10.0.0.2")]) is None, "two pods'"
+    assert recognise(snapshot, "n1", "", [parse_ip("10.0.0.3")]) is None, "nobody's"
