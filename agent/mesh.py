@@ -1,0 +1,112 @@
+"""The control process's copy of the mesh state, and its way to the workers.
+
+Resources come from xDS as bytes. They are decoded here once, to refuse what cannot be used; what is accepted
+goes into the store and, unchanged, to every worker. Only when all workers judge by it is the response
+acknowledged: a control plane that waits for the acknowledgement knows that a policy is in force.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from agent import channel
+from agent.channel import Message
+from agent.model.policy import Authorization
+from agent.model.service import Service
+from agent.model.workload import Workload
+from agent.state.apply import Batch
+from agent.state.store import Store
+from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
+from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received
+
+log = logging.getLogger(__name__)
+
+TYPES = (AUTHORIZATION, ADDRESS)
+"""In the order a worker gets them: policies before the workloads that name them."""
+
+Raw = Mapping[str, bytes]
+
+
+class MeshState:
+    """Accepted resources by type and name, with the decoded snapshot beside them."""
+
+    def __init__(
+        self,
+        store: Store,
+        broadcast: Callable[[Message], None],
+        applied: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self.store = store
+        self._broadcast = broadcast
+        self._applied = applied
+        self._raw: dict[str, dict[str, bytes]] = {ADDRESS: {}, AUTHORIZATION: {}}
+        self._revision = 0
+
+    @property
+    def revision(self) -> int:
+        return self._revision
+
+    async def accept_response(self, received: Received) -> dict[str, str]:
+        """What the xDS client calls with each response."""
+        updates = {resource.name: resource.body for resource in received.updates}
+        return await self.accept(received.type_url, updates, received.removed)
+
+    async def accept(self, type_url: str, updates: Raw, removed: Sequence[str]) -> dict[str, str]:
+        """Apply a response; answers the resources refused, with reasons. Returns when all workers follow."""
+        decoded, refused = decode_all(type_url, updates)
+        held = self._raw[type_url]
+        fresh = {name: updates[name] for name in decoded if held.get(name) != updates[name]}
+        gone = [name for name in removed if name in held]
+        if fresh or gone:
+            held.update(fresh)
+            for name in gone:
+                del held[name]
+            self.store.apply(batch_of(type_url, {name: decoded[name] for name in fresh}, gone))
+            self._revision += 1
+            self._broadcast(channel.Resources(self._revision, type_url, tuple(fresh.items()), gone))
+            await self._applied(self._revision)
+        return refused
+
+    def brief(self, send: Callable[[Message], None]) -> None:
+        """Send a worker that has just come everything there is."""
+        for type_url in TYPES:
+            send(channel.Resources(self._revision, type_url, tuple(self._raw[type_url].items()), full=True))
+
+
+def decode_all(
+    type_url: str, updates: Raw
+) -> tuple[dict[str, Workload | Service | Authorization], dict[str, str]]:
+    """Every resource that can be used, and why the others cannot."""
+    decode = decode_address if type_url == ADDRESS else decode_authorization
+    decoded: dict[str, Workload | Service | Authorization] = {}
+    refused: dict[str, str] = {}
+    for name, raw in updates.items():
+        try:
+            value = decode(name, raw)
+            check_name(name, value)
+        except DecodeError as error:
+            refused[name] = str(error)
+            log.warning("refused resource %s: %s", name, error)
+        else:
+            decoded[name] = value
+    return decoded, refused
+
+
+def check_name(name: str, value: Workload | Service | Authorization) -> None:
+    """A resource under another's name could not be removed by its own. Raises DecodeError."""
+    inside = (
+        value.uid if isinstance(value, Workload) else str(value.key) if isinstance(value, Service) else name
+    )
+    if inside != name:
+        raise DecodeError(f"it calls itself {inside}")
+
+
+def batch_of(
+    type_url: str, decoded: Mapping[str, Workload | Service | Authorization], removed: Iterable[str]
+) -> Batch:
+    if type_url == ADDRESS:
+        addresses = tuple(v for v in decoded.values() if not isinstance(v, Authorization))
+        return Batch(addresses=addresses, removed_addresses=tuple(removed))
+    policies = tuple((name, v) for name, v in decoded.items() if isinstance(v, Authorization))
+    return Batch(authorizations=policies, removed_authorizations=tuple(removed))
