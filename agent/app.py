@@ -1,0 +1,301 @@
+"""The control process of a node: WIRING ONLY. Builds everything in dependency order, owns the task group.
+
+Start: run directory, kernel side, workers, identities, first complete state, pods found in the pins, listeners
+into their slots, ready. Stop (SIGTERM): not ready, workers drain; programs and pins stay, so that captured pods
+are closed, not open, until the next agent. A crash of this process ends none of the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from agent import VERSION, channel, config
+from agent.admin.server import HttpServer
+from agent.config import Config
+from agent.control.ca_client import CaClient
+from agent.control.endpoint import Endpoint
+from agent.control.enrolment_client import EnrolmentClient
+from agent.control.xds_client import XdsClient
+from agent.enroll.desired import EnrolledPod
+from agent.enroll.enroller import Enroller
+from agent.enroll.kernel import KernelSide
+from agent.identity.bundle import Issued
+from agent.identity.keeper import Keeper
+from agent.log import set_up_log
+from agent.mesh import MeshState
+from agent.model.identity import Identity
+from agent.net.sockets import open_listener
+from agent.pages import Pages
+from agent.state.snapshot import Snapshot
+from agent.state.store import Store
+from agent.supervisor.crew import Crew
+from agent.supervisor.secret import secret
+from agent.supervisor.worker_link import WorkerLink
+from agent.telemetry import families
+from agent.telemetry.metrics import Figures
+from agent.telemetry.totals import Totals
+from agent.wire.xds_delta import XdsDelta, make_node
+from redirect import host_addresses
+from redirect.errors import RedirectError
+from redirect.reconcile import Redirection
+
+log = logging.getLogger(__name__)
+
+POD_SIDE, NET_SIDE = 0, 1
+SIDES_OF_PORTS = ((15001, POD_SIDE), (15008, NET_SIDE), (15006, NET_SIDE))
+APPLY_PATIENCE_S = 5.0
+CERTIFICATES_PATIENCE_S = 10.0
+
+
+class StartError(Exception):
+    """The agent cannot start; the text says why and what to check."""
+
+
+def run(settings: Config) -> None:
+    """Run the agent until SIGTERM. Raises StartError."""
+    set_up_log(settings.log_level, settings.log_format, "agent")
+    if os.geteuid() != 0:
+        raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
+    settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with RunLock(settings.directory):
+        try:
+            asyncio.run(serve(settings))
+        except* (RedirectError, OSError) as errors:
+            raise StartError("; ".join(map(str, errors.exceptions))) from errors
+
+
+class RunLock:
+    """One agent per run directory; the lock goes with the process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "agent.lock"
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise StartError(
+                f"another agent runs on {self._path.parent}: stop it, or choose --instance"
+            ) from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+class Agent:
+    """Every part of the control process, wired."""
+
+    def __init__(self, settings: Config) -> None:
+        rng = random.Random(random.SystemRandom().getrandbits(64))
+        self.settings = settings
+        self.redirection = Redirection(settings.instance, settings.directory)
+        self.kernel = KernelSide(self.redirection)
+        self.store = Store(Snapshot(node=settings.node))
+        self.totals = Totals()
+        self.figures = Figures()
+        self.figures.put(families.BUILD, "ztunnel", VERSION, count=1)
+        self.pods: tuple[EnrolledPod, ...] = ()
+        xds, ca = (self._endpoint(address) for address in (settings.xds_address, settings.ca_address))
+        self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
+        self.keeper = Keeper(
+            self.ca, clock=time.time, rng=rng, on_credentials=self._issued, on_forget=self._forgotten
+        )
+        self.namespaces = tuple(map(str, self.redirection.private_namespaces))
+        self.crew = Crew(
+            settings.directory,
+            settings.worker_count,
+            config.as_texts(settings),
+            (self.namespaces[0], self.namespaces[1]),
+            self._make_listeners,
+            self._brief,
+            lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
+            settings.drain_deadline_s,
+        )
+        self.mesh = MeshState(
+            self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
+        )
+        node = make_node(
+            ip=settings.instance_ip,
+            pod=settings.pod_name,
+            namespace=settings.pod_namespace,
+            node_name=settings.node,
+            metadata={"CLUSTER_ID": settings.cluster_id, "ISTIO_VERSION": VERSION},
+        )
+        self.xds = XdsClient(
+            xds, XdsDelta(node), self.mesh.accept_response, clock=time.time, rng=rng, watch=self
+        )
+        self.reports = EnrolmentClient(xds, settings.node, rng)
+        self.enroller = Enroller(
+            settings.node,
+            settings.network,
+            self.store,
+            self.kernel,
+            self.keeper.obtain,
+            self.keeper.set_in_use,
+            self._tell_workers,
+            self._announce,
+        )
+        self.store.subscribe(self.enroller.state_changed)
+        self.pages = Pages(
+            settings, self.store, self.xds, self.keeper, self.enroller, self.kernel, self.crew, self
+        )
+
+    def _endpoint(self, address: str) -> Endpoint:
+        return Endpoint(
+            address or self.settings.xds_address,
+            roots=self.settings.root_cert,
+            server_name=self.settings.server_name,
+            token_file=Path(self.settings.token_file) if self.settings.token_file else None,
+            cluster_id=self.settings.cluster_id,
+        )
+
+    @property
+    def report_error(self) -> str:
+        return self.reports.error
+
+    # -- what xDS counts (StreamWatch)
+
+    def message(self, type_url: str, body_bytes: int) -> None:
+        self.figures.add(families.XDS_MESSAGES, type_url)
+        self.figures.add(families.XDS_MESSAGE_BYTES, type_url, count=body_bytes)
+
+    def terminated(self, reason: str) -> None:
+        self.figures.add(families.XDS_TERMINATIONS, reason)
+
+    # -- what reaches the workers
+
+    def _make_listeners(self) -> list[socket.socket]:
+        return [
+            open_listener(self.namespaces[side], port, transparent=True, reuse_port=True)
+            for port, side in SIDES_OF_PORTS
+        ]
+
+    def _brief(self, link: WorkerLink) -> None:
+        self.mesh.brief(link.send)
+        link.send(pods_message(self.pods))
+        for held in self.keeper.held():
+            issued = self.keeper.get(held.identity)
+            if issued is not None:
+                link.send(secret(issued))
+
+    def _issued(self, identity: Identity, issued: Issued) -> None:
+        self.crew.broadcast(secret(issued))
+
+    def _forgotten(self, identity: Identity) -> None:
+        self.crew.broadcast(channel.ForgetSecret(str(identity)))
+
+    def _tell_workers(self, pods: Iterable[EnrolledPod]) -> None:
+        self.pods = tuple(pods)
+        self.crew.broadcast(pods_message(self.pods))
+
+    def _announce(self, pods: Iterable[EnrolledPod]) -> None:
+        if self.settings.report_enrolled:
+            self.reports.report((pod.namespace, pod.name) for pod in pods)
+
+    # -- the order of things
+
+    async def prepare(self) -> None:
+        """Kernel side and workers; nothing is accepted yet that was not before."""
+        await self.kernel.run(lambda redirection: redirection.prepare())
+        await self.crew.muster()
+
+    async def open_gates(self) -> None:
+        """After the first complete state: pods of the pins, then the workers, then the listeners' slots."""
+        await self.xds.synced.wait()
+        await self.enroller.adopt()
+        # Connections wait in the kernel meanwhile: better late than refused for want of a certificate.
+        await self.certified(CERTIFICATES_PATIENCE_S)
+        self.crew.open_gates()
+        fds = [sock.fileno() for sock in self.crew.listeners()]
+        await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
+        self.pages.is_serving = True
+        log.info("serving: %d pods", len(self.enroller.pods))
+
+    async def certified(self, patience_s: float) -> None:
+        """Return when every identity in use has its certificate, or patience ends."""
+        identities = [held.identity for held in self.keeper.held()]
+        try:
+            async with asyncio.timeout(patience_s):
+                await asyncio.gather(*map(self.keeper.obtain, identities), return_exceptions=True)
+        except TimeoutError:
+            log.warning("certificates are missing after %g s: serving what there is", patience_s)
+
+    async def watch_interfaces(self) -> None:
+        """Follow netlink: pods whose interface goes, addresses of the node that come and go."""
+        changed = asyncio.Event()
+        watch = host_addresses.Watch()
+        asyncio.get_running_loop().add_reader(watch.fileno(), changed.set)
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                if watch.read() & {host_addresses.News.LINKS, host_addresses.News.ADDRESSES}:
+                    await self.enroller.refresh()
+        finally:
+            asyncio.get_running_loop().remove_reader(watch.fileno())
+            watch.close()
+
+
+async def serve(settings: Config) -> None:
+    """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
+    agent = Agent(settings)
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    servers = HttpServer()
+    try:
+        await servers.serve_unix(settings.directory / "agent.sock", agent.pages.private_routes(stop))
+        await agent.prepare()
+        await serve_http(servers, settings, agent.pages)
+        async with asyncio.TaskGroup() as group:
+            parts = (
+                agent.xds.run(),
+                agent.keeper.run(),
+                agent.reports.run(),
+                agent.crew.keep(),
+                agent.open_gates(),
+                agent.watch_interfaces(),
+                agent.pages.watch_kernel(),
+            )
+            tasks = [group.create_task(part) for part in parts]
+            await stop.wait()
+            agent.pages.is_serving = False
+            log.info("stopping: workers drain for %g s", settings.drain_deadline_s)
+            await agent.crew.drain(settings.drain_deadline_s)
+            for task in tasks:
+                task.cancel()
+    finally:
+        await servers.close()
+        await agent.ca.close()
+        agent.crew.close()
+        agent.kernel.close()
+
+
+async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> None:
+    for address, routes in (
+        (settings.admin_address, pages.admin_routes()),
+        (settings.metrics_address, pages.metrics_routes()),
+        (settings.readiness_address, pages.readiness_routes()),
+    ):
+        if address != "off":
+            await servers.serve_tcp(address, routes)
+
+
+def pods_message(pods: Iterable[EnrolledPod]) -> channel.Pods:
+    return channel.Pods(
+        [(pod.namespace, pod.name, pod.service_account, [str(ip) for ip in pod.addresses]) for pod in pods]
+    )
