@@ -1,0 +1,110 @@
+"""`ztun control-plane`: the embedded control plane, and tokens for the agents that may ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from agent.config import ConfigError, cidrs
+from agent.controlplane.serve import Options, serve
+from agent.controlplane.state_dir import StateError
+from agent.controlplane.tokens import issue
+from agent.log import set_up_log
+from agent.model.address import CIDR
+
+STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/var/lib/ztun"),
+    show_default=True,
+    help="root key and certificate, tokens, allocated VIPs",
+)
+
+
+@click.group(name="control-plane", invoke_without_command=True)
+@click.option(
+    "--manifests", type=click.Path(exists=True, file_okay=False, path_type=Path), help="directory to serve"
+)
+@STATE_DIR
+@click.option("--listen", default="127.0.0.1:15012", show_default=True, help="HOST:PORT of xDS and the CA")
+@click.option("--service-cidr", help="ranges for Services without clusterIP  [10.96.0.0/16,fd77:96::/112]")
+@click.option("--trust-domain", default="cluster.local", show_default=True)
+@click.option("--cluster-id", default="Kubernetes", show_default=True)
+@click.option("--server-name", multiple=True, help="a further name or IP of the server certificate")
+@click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain", show_default=True)
+@click.pass_context
+def control_plane(
+    context: click.Context,
+    manifests: Path | None,
+    state_dir: Path,
+    listen: str,
+    service_cidr: str | None,
+    trust_domain: str,
+    cluster_id: str,
+    server_name: tuple[str, ...],
+    log_format: str,
+) -> None:
+    """Serve the Kubernetes manifests of a directory to agents: discovery and certificates."""
+    if context.invoked_subcommand is not None:
+        return
+    if manifests is None:
+        raise click.UsageError("--manifests is missing: the directory with the Kubernetes YAML to serve")
+    options = Options(
+        manifests=manifests,
+        state_dir=state_dir,
+        listen=listen,
+        trust_domain=trust_domain,
+        cluster_id=cluster_id,
+        server_names=server_name,
+    )
+    if service_cidr:
+        options = replace(options, service_cidr=parse_cidrs(service_cidr))
+    set_up_log("info", log_format, "control-plane")
+    try:
+        asyncio.run(until_stopped(options))
+    except StateError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def parse_cidrs(text: str) -> tuple[CIDR, ...]:
+    try:
+        return cidrs(text)
+    except (ValueError, ConfigError) as error:
+        raise click.UsageError(f"--service-cidr: {error}") from error
+
+
+async def until_stopped(options: Options) -> None:
+    """Serve until SIGTERM or SIGINT; says `ready HOST:PORT` on stdout once it answers."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+
+    def started(address: str) -> None:
+        logging.getLogger(__name__).info("serving %s on %s", options.manifests, address)
+        click.echo(f"ready {address}")
+
+    await serve(options, stop=stop, started=started)
+
+
+@control_plane.command()
+@click.option("--node", required=True, help="name of the node, as in spec.nodeName of its pods")
+@STATE_DIR
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="copy the token there as well (0600)"
+)
+def token(node: str, state_dir: Path, out: Path | None) -> None:
+    """Make the token by which a node's agent is known; an older one of that node ends."""
+    try:
+        path = issue(state_dir, node)
+    except StateError as error:
+        raise click.ClickException(str(error)) from error
+    if out is not None and out != path:
+        shutil.copy(path, out)
+        out.chmod(0o600)
+    click.echo(str(out or path))

@@ -1,0 +1,63 @@
+"""`ztun enroll` and `ztun unenroll`: ask the agent of this node to capture a pod, or to let it go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from agent.admin import client
+
+INSTANCE = click.option("--instance", default="ztun", show_default=True, help="which agent of this machine")
+RUN_DIR = click.option("--run-dir", help="run directory of the agent, where it is not /run/ztun/INSTANCE")
+
+
+def split_pod(pod: str) -> tuple[str, str]:
+    namespace, slash, name = pod.partition("/")
+    if not slash or not namespace or not name or "/" in name:
+        raise click.UsageError(f"{pod!r} is not NAMESPACE/NAME")
+    return namespace, name
+
+
+@click.command()
+@click.argument("pod", metavar="NAMESPACE/NAME")
+@click.option("--netns", help="path of the pod's network namespace")
+@click.option("--pid", type=int, help="a process of the pod")
+@click.option("--ifname", help="the pod's interface on this host (its host veth)")
+@click.option("--keep-existing", is_flag=True, help="let connections that are open now go on, in plaintext")
+@INSTANCE
+@RUN_DIR
+def enroll(
+    pod: str,
+    netns: str | None,
+    pid: int | None,
+    ifname: str | None,
+    keep_existing: bool,
+    instance: str,
+    run_dir: str | None,
+) -> None:
+    """Capture a pod: from then on its TCP goes through the mesh, in and out."""
+    namespace, name = split_pod(pod)
+    if sum(place is not None for place in (netns, pid, ifname)) != 1:
+        raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
+    body: dict[str, Any] = {"namespace": namespace, "name": name, "keep_existing": keep_existing}
+    body |= {k: v for k, v in (("netns", netns), ("pid", pid), ("ifname", ifname)) if v is not None}
+    answer = client.ask(client.socket_path(instance, run_dir), "POST", "/enroll", body)
+    click.echo(
+        f"enrolled {pod} as {answer['identity']} on {answer['ifname']} ({', '.join(answer['addresses'])})"
+    )
+    for note in answer.get("notes", []):
+        click.echo(f"note: {note}")
+
+
+@click.command()
+@click.argument("pod", metavar="NAMESPACE/NAME")
+@INSTANCE
+@RUN_DIR
+def unenroll(pod: str, instance: str, run_dir: str | None) -> None:
+    """Let a pod go: its mesh connections are reset, new ones bypass the mesh."""
+    namespace, name = split_pod(pod)
+    client.ask(
+        client.socket_path(instance, run_dir), "POST", "/unenroll", {"namespace": namespace, "name": name}
+    )
+    click.echo(f"un-enrolled {pod}")

@@ -1,0 +1,121 @@
+"""`ztun lab`: two nodes with pods, a control plane and agents, on one machine, in namespaces of their own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from agent.cli import output as out
+from agent.lab import blueprint, netns
+from agent.lab.blueprint import LabError
+from agent.lab.mesh import LabMesh
+from agent.lab.topology import DEFAULT_NAME, Topology
+
+NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="which lab")
+MANIFESTS = Path(__file__).parents[2] / "deploy" / "quickstart"
+
+
+def as_lab_error(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except LabError as error:
+        raise click.ClickException(str(error)) from error
+    except PermissionError as error:
+        raise click.ClickException(f"the lab makes network namespaces: run this as root ({error})") from error
+
+
+@click.group()
+def lab() -> None:
+    """Build, use and remove a lab of two nodes."""
+
+
+@lab.command()
+@NAME
+@click.option(
+    "--pods", type=click.IntRange(1, 200), help="this many generated pods per node instead of the manifests"
+)
+@click.option("--manifests", type=click.Path(exists=True, file_okay=False, path_type=Path), default=MANIFESTS)
+@click.option("--bare", is_flag=True, help="only nodes and pods: no control plane, no agents")
+def up(name: str, pods: int | None, manifests: Path, bare: bool) -> None:
+    """Build the lab; pods are not enrolled yet."""
+
+    def build() -> None:
+        topology = Topology(name)
+        plan = blueprint.read(manifests) if pods is None else blueprint.parse(blueprint.generate(pods))
+        topology.up(plan)
+        if not bare:
+            mesh = LabMesh(topology)
+            try:
+                source = manifests
+                if pods is not None:
+                    source = topology.journal.directory / "generated"
+                    source.mkdir()
+                    blueprint.write(blueprint.generate(pods), source / "lab.yaml")
+                mesh.start(source)
+            except BaseException:
+                click.echo(topology.journal.last_words(), err=True)
+                mesh.down()
+                raise
+        click.echo(f"lab {name} is up: {len(topology.nodes)} nodes, {len(topology.pods)} pods")
+        click.echo(f"  look:    ztun lab status --name {name}")
+        click.echo(f"  enter:   ztun lab exec --name {name} NAMESPACE/POD COMMAND...")
+        click.echo(f"  remove:  ztun lab down --name {name}")
+
+    as_lab_error(build)
+
+
+@lab.command()
+@NAME
+def down(name: str) -> None:
+    """Remove the lab and everything in it. Harmless when there is none."""
+    as_lab_error(LabMesh(Topology(name)).down)
+    click.echo(f"lab {name} is gone")
+
+
+@lab.command()
+@NAME
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def status(name: str, output: str) -> None:
+    """List the pods of the lab and how to reach the agents."""
+
+    def show() -> None:
+        topology = Topology.load(name)
+        mesh = LabMesh(topology)
+        rows = [
+            {
+                "pod": pod.key,
+                "node": pod.node,
+                "interface": pod.ifname,
+                "addresses": " ".join(map(str, pod.addresses)),
+                "agent": str(mesh.run_dir(pod.node)),
+            }
+            for pod in topology.pods.values()
+        ]
+        out.show(rows, output)
+
+    as_lab_error(show)
+
+
+@lab.command(name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@NAME
+@click.argument("place", metavar="NAMESPACE/POD|NODE")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, place: str, command: tuple[str, ...]) -> None:
+    """Run a command in a pod's, or a node's, network namespace."""
+
+    def run() -> None:
+        topology = Topology.load(name)
+        where = topology.pods.get(place) or topology.nodes.get(place)
+        if where is None:
+            known = ", ".join([*topology.pods, *topology.nodes])
+            raise LabError(f"no pod or node {place!r} in lab {name}; there are {known}")
+        netns.enter(where.netns)
+        try:
+            os.execvp(command[0], command)
+        except OSError as error:
+            raise LabError(f"{command[0]}: {error.strerror}") from error
+
+    as_lab_error(run)
