@@ -1,0 +1,168 @@
+"""A mesh inside a lab: the embedded control plane, one agent per node, enrolment of the lab's pods.
+
+Everything runs as a user would run it, by the `ztun` command inside the node's network namespace; nothing
+here reaches into the processes. The topology must be up; `Topology.down` ends and removes all of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.admin import client
+from agent.admin.client import AgentAbsent, AgentRefused
+from agent.lab.blueprint import LabError
+from agent.lab.netns import entered
+from agent.lab.topology import NodePlace, PodPlace, Topology
+from redirect.reconcile import Redirection
+
+CONTROL_PLANE_PORT = 15012
+READY_TIMEOUT_S = 30.0
+POLL_S = 0.02
+ZTUN = (sys.executable, "-m", "agent")
+
+
+@dataclass(slots=True)
+class LabMesh:
+    """Control plane and agents of one lab. `flags` are extra flags for every agent."""
+
+    topology: Topology
+    flags: Mapping[str, str] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic
+    generation: int = 0
+
+    @property
+    def manifests(self) -> Path:
+        """The directory the control plane reads: drop a policy here."""
+        return self.topology.journal.directory / "manifests"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.topology.journal.directory / "control-plane"
+
+    def instance(self, node: str) -> str:
+        """Name of a node's agent on this machine."""
+        return f"{self.topology.name}-{node.removeprefix('node-')}"
+
+    def run_dir(self, node: str) -> Path:
+        return self.topology.journal.directory / f"run-{node}"
+
+    def log(self, name: str) -> Path:
+        return self.topology.journal.logs / f"{name}.log"
+
+    def start(self, manifests: Path) -> None:
+        """Start the control plane on a copy of the manifests, then the agents; returns when all are ready."""
+        shutil.copytree(manifests, self.manifests, dirs_exist_ok=True)
+        self.start_control_plane()
+        for node in self.topology.nodes.values():
+            self.start_agent(node)
+        for node in self.topology.nodes.values():
+            self.wait_ready(node.name)
+
+    def down(self) -> None:
+        """End every process, take ztun out of the kernel, remove the lab. Safe at any time, also after a crash."""
+        self.topology.end_processes()
+        for node, path in self.topology.node_namespaces():
+            if path.exists():
+                with entered(path):
+                    Redirection(self.instance(node), self.run_dir(node)).uninstall()
+        self.topology.down()
+
+    def start_control_plane(self) -> None:
+        node = self.topology.nodes["node-a"]
+        address = f"{node.addresses[0]}:{CONTROL_PLANE_PORT}"
+        command = (
+            *ZTUN,
+            "control-plane",
+            "--manifests",
+            str(self.manifests),
+            "--state-dir",
+            str(self.state_dir),
+        )
+        self.state_dir.mkdir(mode=0o700, exist_ok=True)
+        self.topology.processes.start_ready(
+            "control-plane", node.netns, [*command, "--listen", address], timeout_s=READY_TIMEOUT_S
+        )
+
+    def start_agent(self, node: NodePlace) -> Any:
+        """Start the node's agent; `wait_ready` tells when it serves."""
+        token = self.state_dir / "tokens" / node.name
+        if not token.exists():
+            self._issue_token(node, token)
+        control_plane = self.topology.nodes["node-a"].addresses[0]
+        flags = {
+            "node": node.name,
+            "instance": self.instance(node.name),
+            "run-dir": str(self.run_dir(node.name)),
+            "xds-address": f"{control_plane}:{CONTROL_PLANE_PORT}",
+            "root-cert": str(self.state_dir / "root.pem"),
+            "token-file": str(token),
+            "drain-deadline-s": "1",
+            **self.flags,
+        }
+        arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
+        return self.topology.processes.start(f"agent-{node.name}", node.netns, [*ZTUN, "agent", *arguments])
+
+    def _issue_token(self, node: NodePlace, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        command = [*ZTUN, "control-plane", "token", "--node", node.name, "--state-dir", str(self.state_dir)]
+        process = self.topology.processes.start(
+            f"token-{node.name}", node.netns, [*command, "--out", str(path)]
+        )
+        if process.wait() != 0:
+            raise LabError(f"no token for {node.name}: see {self.log(f'token-{node.name}')}")
+
+    def ask(self, node: str, method: str, target: str, body: dict[str, Any] | None = None) -> Any:
+        """What the node's agent answers on its admin socket."""
+        return client.ask(self.run_dir(node) / "agent.sock", method, target, body)
+
+    def status(self, node: str) -> dict[str, Any]:
+        answer = self.ask(node, "GET", "/status")
+        assert isinstance(answer, dict)
+        return answer
+
+    def wait_ready(self, node: str) -> None:
+        """Return when the agent says READY. Raises LabError with its last words."""
+        deadline = self.monotonic() + READY_TIMEOUT_S
+        last = "it does not answer"
+        while self.monotonic() < deadline:
+            try:
+                status = self.status(node)
+            except (AgentAbsent, AgentRefused) as error:
+                last = str(error)
+            else:
+                if status["state"] == "READY":
+                    return
+                last = f"{status['state']}: {'; '.join(status['reasons'])}"
+            time.sleep(POLL_S)
+        raise LabError(f"the agent of {node} is not ready: {last}; see {self.log(f'agent-{node}')}")
+
+    def enroll(self, pod: PodPlace, *, keep_existing: bool = False) -> dict[str, Any]:
+        """Enrol a pod as `ztun enroll` does; returns once it is captured."""
+        body = {
+            "namespace": pod.namespace,
+            "name": pod.name,
+            "netns": str(pod.netns),
+            "keep_existing": keep_existing,
+        }
+        answer = self.ask(pod.node, "POST", "/enroll", body)
+        assert isinstance(answer, dict)
+        return answer
+
+    def unenroll(self, pod: PodPlace) -> None:
+        self.ask(pod.node, "POST", "/unenroll", {"namespace": pod.namespace, "name": pod.name})
+
+    def wait_announced(self, *pods: PodPlace) -> None:
+        """Return when every agent has heard that these pods are reached by HBONE."""
+        wanted = {pod.key for pod in pods}
+        deadline = self.monotonic() + READY_TIMEOUT_S
+        for node in self.topology.nodes:
+            while not wanted <= set(self.ask(node, "GET", "/announced")):
+                if self.monotonic() > deadline:
+                    raise LabError(f"{node} does not hear of {sorted(wanted)} as enrolled")
+                time.sleep(POLL_S)
