@@ -92,13 +92,6 @@ class Drain(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class ClosePod(Message):
-    """Close every connection of a pod that left the mesh, at once."""
-
-    addresses: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
 class Ask(Message):
     """A question for the admin server; answered by Answer with the same number."""
 

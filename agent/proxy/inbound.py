@@ -43,7 +43,9 @@ class Inbound:
         options: Options,
         *,
         handshake_timeout_s: float,
+        links_limit: int,
     ) -> None:
+        self._links_limit = links_limit
         self.delivery = delivery
         self.reporter = reporter
         self.options = options
@@ -55,6 +57,8 @@ class Inbound:
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's port 15008."""
         try:
+            if len(self.links) >= self._links_limit:
+                raise Refusal(Outcome.OVERLOADED)
             workload = self.workload(local)
             session = Session.server(self._secrets.get(workload.identity))
         except (Refusal, HandshakeError) as refusal:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from agent import channel
 from agent.channel import Channel, Message
 from agent.identity.handshake import Credentials, Secured
-from agent.model.address import IP, parse_ip
+from agent.model.address import IP
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.net.accept import Acceptor
@@ -89,8 +89,6 @@ class Orders:
                 self._serve(message.owner, fds)
             case channel.Release():
                 self._release(message.owner)
-            case channel.ClosePod():
-                self._close_pod(frozenset(map(parse_ip, message.addresses)))
             case channel.Drain():
                 self._drain(message.deadline_s)
             case channel.Ask():

@@ -8,6 +8,7 @@ gets no listeners; an adopted one goes on with what it has. From then on `brief`
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import socket
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent import channel
+from agent import VERSION, channel
 from agent.channel import ChannelError, Message
 from agent.supervisor.roster import Grant, Move, Roster
 from agent.supervisor.worker_link import WorkerLink
@@ -45,7 +46,10 @@ class Crew:
         make_listeners: Callable[[], Sequence[socket.socket]],
         brief: Callable[[WorkerLink], None],
         on_stats: Callable[[WorkerLink, channel.Stats], None],
+        drain_deadline_s: float,
     ) -> None:
+        self._drain_deadline_s = drain_deadline_s
+        self._version = f"{VERSION}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
         self._directory = directory
         self._count = count
         self._options = options
@@ -74,16 +78,15 @@ class Crew:
 
     async def muster(self) -> None:
         """Have every worker there: adopt, else start. Called once."""
-        for slot in range(self._count):
-            link = await self._adopt(slot)
+        for path in self._directory.glob("worker-*.sock"):
+            link = await self._adopt(path)
             if link is not None:
-                log.info("adopted worker %d (pid %d)", slot, link.pid)
-                self._take_fds(link)
-                self._links[slot] = link
-                self._carry_out(self._roster.arrived(slot, link.owners))
+                self._links[link.slot] = link
         for owner in range(self._count):
             if owner not in self._listeners:
                 self._listeners[owner] = tuple(self._make_listeners())
+        for link in self.links:
+            self._carry_out(self._roster.arrived(link.slot, link.owners))
         for slot in range(self._count):
             if slot not in self._links:
                 self._enlist(slot, await self._start(slot))
@@ -148,11 +151,20 @@ class Crew:
             for sock in socks:
                 sock.close()
 
-    async def _adopt(self, slot: int) -> WorkerLink | None:
+    async def _adopt(self, path: Path) -> WorkerLink | None:
+        """The worker behind a socket, with its listeners; one of another version or configuration drains."""
         try:
-            return await WorkerLink.connect(self._path(slot), self._on_stats, self._on_lost)
+            link = await WorkerLink.connect(path, self._on_stats, self._on_lost)
         except (OSError, ChannelError, TimeoutError):
             return None
+        self._take_fds(link)
+        if link.version == self._version and link.slot < self._count:
+            log.info("adopted worker %d (pid %d)", link.slot, link.pid)
+            return link
+        log.info("worker %d (pid %d) is of another version or configuration: it drains", link.slot, link.pid)
+        link.send(channel.Drain(self._drain_deadline_s))
+        link.close()
+        return None
 
     def _path(self, slot: int) -> Path:
         return self._directory / f"worker-{slot}.sock"
@@ -183,7 +195,7 @@ class Crew:
 
     def _spawn(self, slot: int, fd: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "agent.worker", "--slot", str(slot), "--channel-fd", str(fd)]
-        command += ["--config", json.dumps(self._options)]
+        command += ["--version", self._version, "--config", json.dumps(self._options)]
         for flag, path in zip(("--pod-netns", "--net-netns"), self._netns_paths, strict=True):
             if path is not None:
                 command += [flag, path]

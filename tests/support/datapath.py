@@ -75,7 +75,13 @@ class DataPath:
         self.pool = Pool(loop, connector, streams_limit=100, idle_s=60.0)
         self.delivery = Delivery(loop, self.store, self.registry, self.sockets, random_port, PROXY, 2.0)
         self.inbound = Inbound(
-            self.delivery, self.pods, self.secrets, self.reporter, settings, handshake_timeout_s=2.0
+            self.delivery,
+            self.pods,
+            self.secrets,
+            self.reporter,
+            settings,
+            handshake_timeout_s=2.0,
+            links_limit=1000,
         )
         self.plain = InboundPlain(self.delivery, self.pods, self.reporter, settings)
         self.local_path = LocalPath(self.delivery, self.pods, self.reporter, settings)

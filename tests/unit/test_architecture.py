@@ -152,7 +152,11 @@ def calls_in(path: Path) -> Iterator[tuple[int, str]]:
     ("call", "homes", "reason"),
     [
         ("print", ("agent.cli", "agent.lab"), "output belongs to the command line"),
-        ("os.environ", ("agent.config", "redirect.bcc_backend"), "one reader; bcc takes its header tree by it"),
+        (
+            "os.environ",
+            ("agent.config", "redirect.bcc_backend"),
+            "one reader; bcc takes its header tree by it",
+        ),
         ("os.getenv", ("agent.config",), "one reader of the environment"),
         (
             "asyncio.create_task",
