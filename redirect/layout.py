@@ -173,7 +173,9 @@ class FlowKey:
 
 def _reasons(header: str) -> tuple[Reason, ...]:
     rows = re.findall(r"X\((\w+), (\w+), ([01])\)", header)
-    return tuple(Reason(index, program, name, drop == "1") for index, (program, name, drop) in enumerate(rows))
+    return tuple(
+        Reason(index, program, name, drop == "1") for index, (program, name, drop) in enumerate(rows)
+    )
 
 
 def _hash(sources: Path) -> str:

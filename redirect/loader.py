@@ -29,7 +29,9 @@ def load(directory: Path) -> None:
     command = [sys.executable, "-m", "redirect.loader", str(directory)]
     root = Path(__file__).parents[1]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=root, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=root, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise LoaderError(f"compiling the programs took more than {TIMEOUT_S:g} s") from error
     if done.returncode:
