@@ -1,8 +1,9 @@
 """Keeps the workers: adopts those that are there, starts the others, replaces the dead, deals out listeners.
 
-The control process holds every listener too, so that a queue survives its worker. A listener that nobody
-takes from for a second (a worker that hangs) gets one more server. Until `open_gates` a worker without state
-gets no listeners; an adopted one goes on with what it has. From then on `brief` sends the full state first.
+The control process holds every listener too, so that a queue survives its worker. A listener that nobody takes
+from for a second gets one more server; a worker that is silent for ten is ended. Until `open_gates` a worker
+without state gets no listeners; an adopted one goes on with what it has. From then on `brief` sends the full
+state first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 STALL_S = 1.0
 STALL_POLL_S = 0.25
+# Workers report every second; one that does not for so long hangs.
+SILENCE_S = 10.0
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
 LISTENERS_PER_OWNER = 3
@@ -106,6 +109,7 @@ class Crew:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._replace_lost())
             group.create_task(self._watch_queues())
+            group.create_task(self._watch_silence())
 
     def broadcast(self, message: Message) -> None:
         for link in self.links:
@@ -244,6 +248,19 @@ class Crew:
                 pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
                 log.error("worker %d did not start (%s); trying again in %.2g s", lost.slot, error, pause_s)
                 self._lost.put_nowait(lost)
+
+    async def _watch_silence(self) -> None:
+        """End workers that hang: their tunnels stand still, and peers would wait for a ping's time-out."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(STALL_S)
+            for link in self.links:
+                silent_s = loop.time() - link.heard_s
+                if silent_s >= SILENCE_S:
+                    log.error(
+                        "worker %d (pid %d) was silent for %.0f s: killing it", link.slot, link.pid, silent_s
+                    )
+                    link.kill()
 
     def _reap(self) -> None:
         self._children = [child for child in self._children if child.poll() is None]

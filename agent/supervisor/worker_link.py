@@ -48,6 +48,8 @@ class WorkerLink:
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._applied_changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self.heard_s = self._loop.time()
+        """When it last said anything, on the loop's clock."""
         self._lost = False
         self._loop.add_reader(channel.sock, self._readable)
         self._writing = False
@@ -119,6 +121,7 @@ class WorkerLink:
         except ChannelError as error:
             self._lose(error)
             return
+        self.heard_s = self._loop.time()
         for message, _ in messages:
             self._heard(message)
 
