@@ -1,4 +1,4 @@
-"""`ztun status`: is this node's agent well? One line for people, everything with `-o json`, exit 0, 3 or 4."""
+"""`ztun status`: is this node's agent well? One line, `-o table` with pods and VIPs, `-o json`; exit 0, 3 or 4."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import click
 
 from agent.admin import client
+from agent.cli import output as out
 from agent.cli.enroll import INSTANCE, RUN_DIR
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
@@ -16,7 +17,9 @@ EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 @click.command()
 @INSTANCE
 @RUN_DIR
-@click.option("-o", "--output", type=click.Choice(["line", "json"]), default="line", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["line", "table", "json"]), default="line", show_default=True
+)
 def status(instance: str, run_dir: str | None, output: str) -> None:
     """Show the agent's state: READY (exit 0), DEGRADED (3) or DEAD (4), and why."""
     try:
@@ -33,4 +36,10 @@ def status(instance: str, run_dir: str | None, output: str) -> None:
         click.echo(answer["line"])
         for reason in answer["reasons"]:
             click.echo(f"  {reason}")
+    if output == "table":
+        out.show(
+            answer["pods"], output, ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
+        )
+        services = [{"service": name, "vips": vips} for name, vips in answer["services"].items()]
+        out.show(services, output, empty="no Service is known")
     sys.exit(EXIT_CODES[answer["state"]])

@@ -1,0 +1,67 @@
+"""Commands as a user runs them: one line on failure, the right exit status, help without side effects."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import COMMANDS
+
+
+def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["enroll", "web"], 2, "'web' is not NAMESPACE/NAME"),
+        (["enroll", "a/b/c", "--pid", "1"], 2, "not NAMESPACE/NAME"),
+        (["enroll", "demo/web"], 2, "--netns PATH, --pid PID or --ifname IF"),
+        (["enroll", "demo/web", "--pid", "1", "--ifname", "x"], 2, "once"),
+        (["enroll", "demo/web", "--pid", "1", "--run-dir", "/nonexistent"], 4, "no agent answers"),
+        (["unenroll", "demo/web", "--run-dir", "/nonexistent"], 4, "no agent answers"),
+        (["agent"], 2, "--node is missing"),
+        (["agent", "--node", "a", "--workers", "many"], 2, "--workers"),
+        (["agent", "--node", "a", "--local-path", "fast"], 2, "hbone or handover"),
+        (["control-plane"], 2, "--manifests is missing"),
+        (["control-plane", "--manifests", "/", "--service-cidr", "10.0.0.0/99"], 2, "--service-cidr"),
+        (["maps", "--run-dir", "/nonexistent"], 1, "no pinned maps"),
+        (["lab", "status", "--name", "no-such-lab"], 1, "not up"),
+        (["no-such-command"], 2, "No such command"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_a_status(arguments: list[str], status: int, says: str) -> None:
+    done = ztun(*arguments)
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dead_agent_is_exit_4_in_every_form(tmp_path: Path) -> None:
+    plain = ztun("status", "--run-dir", str(tmp_path))
+    assert plain.returncode == 4
+    assert plain.stdout.startswith("DEAD ")
+    machine = ztun("status", "--run-dir", str(tmp_path), "-o", "json")
+    assert machine.returncode == 4
+    assert json.loads(machine.stdout)["state"] == "DEAD"
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command: str) -> None:
+    done = ztun(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_the_agents_help_lists_every_option_with_its_variable() -> None:
+    text = ztun("agent", "--help").stdout
+    assert "--mesh-cidrs" in text
+    assert "ZTUN_MESH_CIDRS" in text
