@@ -1,0 +1,236 @@
+"""Rows of from_pod: what a pod sends, in the order of the checks of facts/ebpf 14.3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from redirect.layout import HOOK_TO_POD, MARK_PROXY
+from tests.packets.world import (
+    DRAIN,
+    ENROLLED,
+    FAMILIES,
+    NEXT,
+    PLAIN,
+    REDIRECT,
+    SHOT,
+    V4,
+    Family,
+    Row,
+    Socket,
+    World,
+)
+from tests.support import packets as pk
+from tests.support.packets import ACK, FIN, RST, SYN, TCP, ip4
+
+OPEN, DRAINING, NOT_OURS = World(), World(flags=DRAIN), World(flags=PLAIN)
+PORT, WEB, PROBE, SERVICE = 40001, 80, 8080, 10250
+
+
+def row(name: str, exit_name: str, verdict: int, packet: bytes, world: World = OPEN, **more: object) -> Row:
+    return Row(name, "from_pod", exit_name, verdict, packet, world, **more)  # type: ignore[arg-type]
+
+
+def rows() -> Iterator[Row]:
+    for net in FAMILIES:
+        yield from marks_and_sources(net)
+        yield from new_connections(net)
+        yield from kept(net)
+        yield from host_flows(net)
+        yield from answers_to_proxy(net)
+        yield from icmp(net)
+        yield from datagrams(net)
+        yield from draining(net)
+
+
+def marks_and_sources(net: Family) -> Iterator[Row]:
+    syn = pk.segment(net.pod, PORT, net.peer, WEB)
+    named = f" {net.name}"
+    yield row("proxy's own" + named, "PROXY", NEXT, syn, mark=MARK_PROXY)
+    yield row("proxy's own, other bits of the mark" + named, "PROXY", NEXT, syn, mark=0xABC000 | MARK_PROXY)
+    foreign = 0x1C7
+    yield row(
+        "mark of somebody else" + named, "SYN_TO_PROXY", REDIRECT, syn, mark=foreign, mark_after=foreign
+    )
+    shifted = MARK_PROXY << 12
+    yield row(
+        "mark outside the mask" + named, "SYN_TO_PROXY", REDIRECT, syn, mark=shifted, mark_after=shifted
+    )
+    yield row("device of no pod" + named, "UNKNOWN_IFACE", NEXT, syn, World(has_iface=False))
+    for what, packet in (
+        ("SYN", pk.segment(net.peer, PORT, net.host, WEB)),
+        ("ACK", pk.segment(net.router, PORT, net.peer, WEB, ACK)),
+        ("datagram", pk.datagram(net.peer, PORT, net.host, pk.UDP)),
+        ("echo", pk.icmp(net.peer, net.host, 8 if net is V4 else 128)),
+    ):
+        yield row(f"spoofed {what}{named}", "SPOOFED", SHOT, packet)
+        yield row(f"spoofed {what}, draining{named}", "SPOOFED", SHOT, packet, DRAINING)
+    yield row(
+        "spoofed, not enrolled" + named, "SPOOFED", SHOT, pk.segment(net.peer, PORT, net.host, WEB), NOT_OURS
+    )
+    yield row("not enrolled" + named, "NOT_ENROLLED", NEXT, syn, NOT_OURS)
+    yield row("not enrolled, no conf" + named, "NOT_ENROLLED", NEXT, syn, NOT_OURS.but(has_conf=False))
+    yield row("no conf" + named, "NO_CONF", SHOT, syn, World(has_conf=False))
+    yield row("no conf, draining" + named, "NO_CONF", SHOT, syn, DRAINING.but(has_conf=False))
+
+
+def new_connections(net: Family) -> Iterator[Row]:
+    def sent(flags: int) -> bytes:
+        return pk.segment(net.pod, PORT, net.peer, WEB, flags)
+
+    named = f" {net.name}"
+    yield row("SYN" + named, "SYN_TO_PROXY", REDIRECT, sent(SYN))
+    yield row("SYN with RST" + named, "SYN_TO_PROXY", REDIRECT, sent(SYN | RST))
+    yield row("SYN to port 53" + named, "SYN_TO_PROXY", REDIRECT, pk.segment(net.pod, PORT, net.peer, 53))
+    for host in (net.host, net.router):
+        packet = pk.segment(net.pod, PORT, host, SERVICE)
+        yield row(f"SYN to {host}", "SYN_TO_PROXY", REDIRECT, packet, World(hostips=(net.host,)))
+    nobody = World(slots=frozenset({"hbone", "plaintext"}))
+    yield row("SYN, nobody serves 15001" + named, "NO_LISTENER", SHOT, sent(SYN), nobody)
+    yield row("ACK, nobody serves 15001" + named, "TO_PROXY", REDIRECT, sent(ACK), nobody)
+    for what, flags in (
+        ("SYN+ACK", SYN | ACK),
+        ("ACK", ACK),
+        ("FIN", FIN | ACK),
+        ("RST", RST),
+        ("no flag", 0),
+    ):
+        yield row(what + named, "TO_PROXY", REDIRECT, sent(flags))
+
+
+def kept(net: Family) -> Iterator[Row]:
+    peer = (net.peer, WEB)
+    out, back = net.both_ways(PORT, peer)
+    both = World(passthru=(out, back))
+    syn, ack = (pk.segment(net.pod, PORT, *peer, flags) for flags in (SYN, ACK))
+    syn_ack = pk.segment(net.pod, PORT, *peer, SYN | ACK)
+    named = f" {net.name}"
+    yield row("kept" + named, "GRANDFATHERED", NEXT, ack, both)
+    yield row("kept, SYN+ACK" + named, "GRANDFATHERED", NEXT, syn_ack, both)
+    yield row("only the other direction is kept" + named, "TO_PROXY", REDIRECT, ack, World(passthru=(back,)))
+    other = pk.segment(net.pod, PORT + 1, *peer, ACK)
+    yield row("another port is kept" + named, "TO_PROXY", REDIRECT, other, both)
+    # LRU eviction takes one direction alone; the one that is left would send answers past the proxy
+    for which, entries in (("both", (out, back)), ("this direction", (out,)), ("the other", (back,))):
+        world = World(passthru=entries)
+        yield row(f"SYN ends kept, {which}{named}", "SYN_TO_PROXY", REDIRECT, syn, world, is_end_of_kept=True)
+    nobody = both.but(slots=frozenset())
+    yield row("SYN ends kept, nobody serves" + named, "NO_LISTENER", SHOT, syn, nobody, is_end_of_kept=True)
+
+
+def host_flows(net: Family) -> Iterator[Row]:
+    pod, host, far = (net.pod, PROBE), (net.host, PORT), (net.router, PORT)
+    answer, syn = pk.segment(*pod, *host, SYN | ACK), pk.segment(*pod, *host)
+    noted = World(hostflows=(net.flow(host, pod, HOOK_TO_POD),))
+    known = World(hostips=(net.host,))
+    named = f" {net.name}"
+    yield row("answer to a noted flow" + named, "HOST_FLOW", NEXT, answer, noted)
+    translated = World(hostflows=(net.flow(far, pod, HOOK_TO_POD),))
+    yield row("noted after NAT" + named, "HOST_FLOW", NEXT, pk.segment(*pod, *far, ACK), translated)
+    yield row(
+        "noted for another port" + named, "TO_PROXY", REDIRECT, pk.segment(net.pod, 81, *host, ACK), noted
+    )
+    yield row("SYN on a noted tuple" + named, "SYN_TO_PROXY", REDIRECT, syn, noted)
+    listening = noted.but(sockets=(Socket("pod", host, state="listening"),))
+    yield row("noted, proxy only listens there" + named, "HOST_FLOW", NEXT, answer, listening)
+    wrong_side = noted.but(sockets=(Socket("net", host, pod),))
+    yield row("noted, a socket of the other side" + named, "HOST_FLOW", NEXT, answer, wrong_side)
+    mine = Socket("host", host, pod)
+    yield row(
+        "host opened it before the agent" + named, "HOST_OPENED", NEXT, answer, known.but(sockets=(mine,))
+    )
+    yield row("the same to no host address" + named, "TO_PROXY", REDIRECT, answer, World(sockets=(mine,)))
+    yield row("host has no such socket" + named, "TO_PROXY", REDIRECT, answer, known)
+    late = (net.host, PORT + 9)  # outlives the row, so the tuple is used by no other
+    waits = known.but(sockets=(Socket("host", late, pod, "time_wait"),))
+    yield row("host's waits" + named, "HOST_OPENED", NEXT, pk.segment(*pod, *late, ACK), waits)
+    served = known.but(sockets=(mine, Socket("host", host, state="listening")))
+    yield row("pod had dialled a service of the host" + named, "TO_PROXY", REDIRECT, answer, served)
+    yield row("SYN to the host's tuple" + named, "SYN_TO_PROXY", REDIRECT, syn, known.but(sockets=(mine,)))
+
+
+def answers_to_proxy(net: Family) -> Iterator[Row]:
+    """The proxy's dial goes before what the host may know of the tuple. Each row has its own: TIME_WAIT stays."""
+    pod, named = (net.pod, PROBE), f" {net.name}"
+    for index, state in enumerate(("established", "syn_recv", "time_wait")):
+        for offset, which in ((1, "noted"), (2, "host address")):
+            host = (net.host, PORT + 10 * index + offset)
+            answer, proxy = pk.segment(*pod, *host, ACK), Socket("pod", host, pod, state)
+            if which == "noted":
+                world = World(hostflows=(net.flow(host, pod, HOOK_TO_POD),), sockets=(proxy,))
+            else:
+                world = World(hostips=(net.host,), sockets=(proxy, Socket("host", host, pod)))
+            yield row(f"{which}, proxy's is {state}{named}", "ANSWER_TO_PROXY", REDIRECT, answer, world)
+
+
+def icmp(net: Family) -> Iterator[Row]:
+    """Errors that the pod sends about a dial of the proxy: `about` went to the pod, source = the client."""
+    client, pod = (net.peer, PORT), (net.pod, PROBE)
+    about = pk.segment(*client, *pod, ACK)
+    dialled = World(sockets=(Socket("pod", client, pod),))
+    named = f" {net.name}"
+    errors = (3, 11, 12) if net is V4 else (1, 2, 3, 4)
+    for kind in errors:
+        error = pk.icmp_error(net.pod, net.peer, kind, about)
+        yield row(f"error {kind}{named}", "ICMP_TO_PROXY", REDIRECT, error, dialled)
+        yield row(
+            f"error {kind}, draining{named}", "ICMP_TO_PROXY", REDIRECT, error, dialled.but(flags=DRAIN)
+        )
+        yield row(f"error {kind}, no socket{named}", "OTHER_PROTOCOL", NEXT, error)
+    kind = errors[0]
+    error = pk.icmp_error(net.pod, net.peer, kind, about)
+    wrong = World(sockets=(Socket("net", client, pod),))
+    yield row("error, socket of the other side" + named, "OTHER_PROTOCOL", NEXT, error, wrong)
+    yield row("error, not enrolled" + named, "NOT_ENROLLED", NEXT, error, dialled.but(flags=PLAIN))
+    # about a packet that was not sent to this pod: it claims to speak of a neighbour's connection
+    other = (net.router, PROBE)
+    foreign = pk.icmp_error(net.pod, net.peer, kind, pk.segment(*client, *other, ACK))
+    neighbour = World(sockets=(Socket("pod", client, other),))
+    yield row("error about another's connection" + named, "OTHER_PROTOCOL", NEXT, foreign, neighbour)
+    about_udp = pk.icmp_error(net.pod, net.peer, kind, pk.datagram(*client, *pod))
+    yield row("error about UDP" + named, "OTHER_PROTOCOL", NEXT, about_udp, dialled)
+    cut = pk.icmp_error(net.pod, net.peer, kind, about[: 14 + (20 if net is V4 else 40) + 2])
+    yield row("error cut before the ports" + named, "OTHER_PROTOCOL", NEXT, cut, dialled)
+    if net is V4:
+        inner = ip4(net.peer, net.pod, TCP, pk.tcp(PORT, PROBE, ACK), options=b"\x01" * 12)
+        with_options = pk.icmp(net.pod, net.peer, kind, inner)
+        yield row("error about a packet with options", "ICMP_TO_PROXY", REDIRECT, with_options, dialled)
+    empty = pk.icmp(net.pod, net.peer, kind)
+    yield row("error about nothing" + named, "OTHER_PROTOCOL", NEXT, empty, dialled)
+    for kind in (0, 5, 8, 13) if net is V4 else (128, 129, 137):
+        packet = pk.icmp_error(net.pod, net.peer, kind, about)
+        yield row(f"ICMP {kind} is no error{named}", "OTHER_PROTOCOL", NEXT, packet, dialled)
+    for protocol in (pk.GRE, pk.ESP, pk.SCTP):
+        yield row(
+            f"protocol {protocol}{named}",
+            "OTHER_PROTOCOL",
+            NEXT,
+            pk.ip(net.pod, net.peer, protocol, bytes(24)),
+        )
+
+
+def datagrams(net: Family) -> Iterator[Row]:
+    query, quic = pk.datagram(net.pod, PORT, net.peer, 53), pk.datagram(net.pod, PORT, net.peer, 443)
+    answer = pk.datagram(net.pod, 53, net.peer, PORT)
+    named = f" {net.name}"
+    yield row("DNS" + named, "DNS_TO_PROXY", REDIRECT, query)
+    yield row("DNS to the host" + named, "DNS_TO_PROXY", REDIRECT, pk.datagram(net.pod, PORT, net.host, 53))
+    yield row("DNS, not captured" + named, "UDP_PASS", NEXT, query, World(is_dns_captured=False))
+    yield row("DNS, draining" + named, "DRAIN_PASS", NEXT, query, DRAINING)
+    yield row("UDP" + named, "UDP_PASS", NEXT, quic)
+    yield row("UDP from port 53" + named, "UDP_PASS", NEXT, answer)
+    yield row("UDP cut" + named, "UDP_PASS", NEXT, query[:-8])
+
+
+def draining(net: Family) -> Iterator[Row]:
+    pod, client = (net.pod, PROBE), (net.peer, PORT)
+    answer, syn = pk.segment(*pod, *client, ACK), pk.segment(*pod, *client)
+    proxys = DRAINING.but(sockets=(Socket("pod", client, pod),))
+    named = f" {net.name}"
+    yield row("proxy's" + named, "DRAIN_TO_PROXY", REDIRECT, answer, proxys)
+    both = proxys.but(flags=ENROLLED | DRAIN)
+    yield row("proxy's, flags of both" + named, "DRAIN_TO_PROXY", REDIRECT, answer, both)
+    yield row("not the proxy's" + named, "DRAIN_PASS", NEXT, answer, DRAINING)
+    yield row("SYN" + named, "DRAIN_PASS", NEXT, syn, DRAINING)
+    yield row("SYN, flags of both" + named, "DRAIN_PASS", NEXT, syn, World(flags=ENROLLED | DRAIN))
+    fragment = pk.framed(ip4(V4.pod, V4.peer, TCP, pk.tcp(PROBE, PORT), is_more=True))
+    yield row("fragment" + named, "DRAIN_PASS", NEXT, fragment, DRAINING)

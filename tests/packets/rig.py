@@ -1,0 +1,220 @@
+"""A node to run packets in: the programs pinned once, a network namespace with the two private ones beside it.
+
+`Rig.play` puts one world into the maps, opens its sockets, runs one packet through one program by
+BPF_PROG_TEST_RUN and answers everything that changed. A test run redirects nothing: its verdict is the helper's
+return code. All of it lives in namespaces and a bpffs of its own, removed at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from redirect import loader, netns, sides, sys_bpf
+from redirect.layout import (
+    HOOK_TO_POD,
+    MAPS,
+    NO_ADDRESS,
+    PROGRAMS,
+    REASONS,
+    SLOTS,
+    Conf,
+    FlowKey,
+    IfaceEntry,
+    PodEntry,
+    address_key,
+    parse_ip,
+)
+from tests.packets.sockets import listener, opened
+from tests.packets.world import GATEWAY_MAC, World
+
+PREFIX = f"hh-{os.getpid()}"
+NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
+SIDES = {"pod": sides.Side(f"{PREFIX}-pod", "hh-mo"), "net": sides.Side(f"{PREFIX}-net", "hh-mi")}
+CONTEXT_BYTES = 256
+"""Longer than any kernel's struct __sk_buff; its unknown tail must be zero."""
+MARK_AT, INGRESS_AT, IFINDEX_AT = 8, 36, 40
+NAMES = [f"{reason.program}/{reason.name}" for reason in REASONS]
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What one packet did."""
+
+    verdict: int
+    data: bytes
+    mark: int
+    counted: dict[str, int]
+    passthru: frozenset[FlowKey]
+    hostflows: frozenset[FlowKey]
+
+
+class Rig:
+    """The programs, their maps and the namespaces. The calling thread must be inside the node's namespace."""
+
+    def __init__(self, pins: Path, closing: ExitStack) -> None:
+        self.pins = pins
+        self.programs = {name: sys_bpf.obj_get(pins / f"prog_{name}") for name in PROGRAMS}
+        self.maps = {name: sys_bpf.obj_get(pins / f"map_{name}") for name in MAPS}
+        for fd in (*self.programs.values(), *self.maps.values()):
+            closing.callback(os.close, fd)
+        self.links = {name: sides.prepare(side) for name, side in SIDES.items()}
+        self.pod_path = netns.ensure(POD)
+        self.ifindex = _add_veth(self.pod_path)
+        self.paths = {"host": netns.path_of(NODE), **{name: side.netns for name, side in SIDES.items()}}
+        for path in self.paths.values():
+            with netns.entered(path):
+                _make_every_address_local()
+        self.listeners = {name: closing.enter_context(listener()) for name in SLOTS}
+        self.cpus = sys_bpf.possible_cpus()
+
+    @contextmanager
+    def world(self, world: World) -> Iterator[None]:
+        """The maps as the world says, and its sockets open."""
+        with ExitStack() as closing:
+            self._fill(world)
+            closing.callback(self._clear)
+            for spec in world.sockets:
+                closing.enter_context(opened(spec, self.paths[spec.side]))
+            yield
+
+    def play(self, program: str, packet: bytes, mark: int = 0, ingress_ifindex: int = 0) -> Played:
+        """One packet that arrives at (or leaves by) the pod's device, in the world that is set."""
+        context = bytearray(CONTEXT_BYTES)
+        struct.pack_into("=I", context, MARK_AT, mark)
+        struct.pack_into("=II", context, INGRESS_AT, ingress_ifindex, self.ifindex)
+        before = self.counters()
+        ran = sys_bpf.prog_test_run(self.programs[program], packet, bytes(context))
+        after = self.counters()
+        return Played(
+            ran.verdict,
+            ran.data,
+            struct.unpack_from("=I", ran.context, MARK_AT)[0],
+            {name: after[name] - before[name] for name in NAMES if after[name] != before[name]},
+            self.flows("passthru"),
+            self.flows("hostflows"),
+        )
+
+    def counters(self) -> dict[str, int]:
+        return {name: self._counter(index) for index, name in enumerate(NAMES)}
+
+    def until_counted(self, name: str, before: dict[str, int], limit_s: float = 5.0) -> None:
+        """Waits for a packet on a real device to be counted, once."""
+        end = time.monotonic() + limit_s
+        while self.counters()[name] == before[name]:
+            assert time.monotonic() < end, f"{name} did not move"
+        assert self.counters()[name] == before[name] + 1
+
+    def flows(self, name: str) -> frozenset[FlowKey]:
+        keys = sys_bpf.map_keys(self.maps[name], FlowKey.FORMAT.size)
+        return frozenset(FlowKey.decode(key) for key in keys)
+
+    def set_slot(self, slot: str, sock: socket.socket | None) -> None:
+        key = struct.pack("=I", SLOTS[slot])
+        if sock is not None:
+            sys_bpf.map_update(self.maps["socks"], key, struct.pack("=Q", sock.fileno()))
+            return
+        try:
+            sys_bpf.map_delete(self.maps["socks"], key)
+        except OSError as error:
+            # what a sockmap says of a slot that is empty already
+            assert error.errno == errno.EINVAL
+
+    def conf(self, world: World) -> Conf:
+        if not world.has_conf:
+            return Conf(0, 0, 0, 0, bytes(6))
+        pod, net = self.links["pod"], self.links["net"]
+        return Conf(pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac, world.is_dns_captured)
+
+    def _counter(self, index: int) -> int:
+        raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)
+        assert raw is not None
+        return sum(struct.unpack(f"={self.cpus}Q", raw))
+
+    def _fill(self, world: World) -> None:
+        put = self._put
+        put("conf", struct.pack("=I", 0), self.conf(world).encode())
+        addresses = [
+            address_key(parse_ip(text)) if text else NO_ADDRESS for text in (world.addr4, world.addr6)
+        ]
+        if world.has_iface:
+            entry = IfaceEntry(world.flags, *addresses, GATEWAY_MAC)
+            put("ifaces", struct.pack("=I", self.ifindex), entry.encode())
+        if world.has_pods:
+            for address in addresses:
+                if address != NO_ADDRESS:
+                    put("pods", address, PodEntry(world.flags, self.ifindex).encode())
+        for text in world.hostips:
+            put("hostips", address_key(parse_ip(text)), struct.pack("=I", 1))
+        for flow in world.passthru:
+            put("passthru", flow.encode(), struct.pack("=Q", 1))
+        for flow in world.hostflows:
+            assert flow.hook == HOOK_TO_POD
+            put("hostflows", flow.encode(), struct.pack("=Q", 1))
+        for slot in SLOTS:
+            self.set_slot(slot, self.listeners[slot] if slot in world.slots else None)
+
+    def _put(self, name: str, key: bytes, value: bytes) -> None:
+        sys_bpf.map_update(self.maps[name], key, value)
+
+    def _clear(self) -> None:
+        for name in ("ifaces", "pods", "hostips", "passthru", "hostflows"):
+            for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
+                sys_bpf.map_delete(self.maps[name], key)
+
+
+def _add_veth(pod: Path) -> int:
+    """A pod's veth pair: `ip link add DEV type veth peer name eth0 netns POD`. The host end's ifindex."""
+    with IPRoute() as ip, pod.open("rb") as namespace:
+        ip.link(
+            "add", ifname=POD_DEVICE, kind="veth", peer={"ifname": POD_PEER, "net_ns_fd": namespace.fileno()}
+        )
+        (index,) = ip.link_lookup(ifname=POD_DEVICE)
+        ip.link("set", index=index, state="up")
+    with netns.entered(pod), IPRoute() as ip:
+        ip.link("set", index=ip.link_lookup(ifname=POD_PEER)[0], state="up")
+    return int(index)
+
+
+def _make_every_address_local() -> None:
+    """So that connections between any two addresses can be opened over lo: `ip rule add lookup 100 pref 5`"""
+    with IPRoute() as ip:
+        ip.link("set", index=1, state="up")
+        for family in (socket.AF_INET, socket.AF_INET6):
+            scope = {"scope": 254} if family == socket.AF_INET else {}
+            ip.route("replace", family=family, type="local", dst="default", oif=1, table=100, **scope)
+            ip.rule("add", family=family, table=100, priority=5)
+
+
+@contextmanager
+def bpffs() -> Iterator[Path]:
+    """A bpffs of its own: `mount -t bpf bpf DIR`"""
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}-") as directory:
+        netns.call("mount", b"bpf", os.fsencode(directory), b"bpf", 0, None)
+        try:
+            yield Path(directory)
+        finally:
+            netns.call("umount2", os.fsencode(directory), netns.MNT_DETACH)
+
+
+@contextmanager
+def built() -> Iterator[Rig]:
+    """Everything, once; the thread is back in its own namespace between tests."""
+    with ExitStack() as closing:
+        pins = closing.enter_context(bpffs()) / "x"
+        loader.load(pins)
+        for name in (NODE, POD, *(side.namespace for side in SIDES.values())):
+            closing.callback(netns.remove, name)
+        with netns.entered(netns.ensure(NODE)):
+            rig = Rig(pins, closing)
+        yield rig

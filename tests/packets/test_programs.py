@@ -1,0 +1,51 @@
+"""Every exit of every tc program: verdict, counter, mark, bytes and maps after one packet."""
+
+from __future__ import annotations
+
+import pytest
+
+from redirect.layout import REASONS
+from tests.packets import from_pod_rows, header_rows, side_rows, to_pod_rows
+from tests.packets.rig import Rig
+from tests.packets.test_lookups import LOOKUPS
+from tests.packets.world import GATEWAY_MAC, SHOT, Row
+
+ROWS = [*from_pod_rows.rows(), *header_rows.rows(), *to_pod_rows.rows(), *side_rows.rows()]
+END_OF_KEPT = "from_pod/GRANDFATHER_END"
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
+    with rig.world(row.world):
+        seen = rig.play(row.program, row.packet, row.mark, row.ingress_ifindex)
+    counted = {f"{row.program}/{row.exit}": 1}
+    if row.is_end_of_kept:
+        counted[END_OF_KEPT] = 1
+    assert (seen.counted, seen.verdict) == (counted, row.verdict)
+    assert seen.mark == row.mark_after
+    assert seen.data == _expected_bytes(rig, row)
+    assert seen.passthru == (frozenset() if row.is_end_of_kept else frozenset(row.world.passthru))
+    assert seen.hostflows == frozenset(row.world.hostflows + row.notes)
+
+
+def _expected_bytes(rig: Rig, row: Row) -> bytes:
+    macs = {"": row.packet[:6], "net side": rig.links["net"].inner_mac, "gateway": GATEWAY_MAC}
+    return macs[row.destination_mac] + row.packet[6:]
+
+
+def test_every_exit_has_a_row() -> None:
+    covered = {(row.program, row.exit) for row in ROWS} | {(look.program, look.exit) for look in LOOKUPS}
+    if any(row.is_end_of_kept for row in ROWS):
+        covered.add(("from_pod", "GRANDFATHER_END"))
+    assert {(reason.program, reason.name) for reason in REASONS} == covered
+
+
+def test_rows_have_names_of_their_own() -> None:
+    assert len({row.id for row in ROWS}) == len(ROWS)
+
+
+def test_what_is_called_a_drop_drops() -> None:
+    drops = {(reason.program, reason.name): reason.is_drop for reason in REASONS}
+    for row in ROWS:
+        assert drops[row.program, row.exit] == (row.verdict == SHOT), row.id

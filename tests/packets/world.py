@@ -1,0 +1,96 @@
+"""What a packet meets and what must come of it: the vocabulary of the tables of rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, SLOTS, Flag, FlowKey, parse_ip
+from tests.support.packets import TCP
+
+NEXT, SHOT, REDIRECT = -1, 2, 7
+GATEWAY_MAC = bytes.fromhex("02bb00000001")
+ENROLLED, DRAIN, PLAIN = Flag.ENROLLED, Flag.DRAIN, Flag(0)
+FORWARDED = 4242
+"""`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One address of each role."""
+
+    name: str
+    pod: str
+    peer: str
+    host: str
+    router: str
+
+    def flow(self, source: Address, destination: Address, hook: int) -> FlowKey:
+        return FlowKey(parse_ip(source[0]), parse_ip(destination[0]), source[1], destination[1], TCP, hook)
+
+    def both_ways(self, pod_port: int, peer: Address) -> tuple[FlowKey, FlowKey]:
+        """The two entries of a connection of the pod: as it leaves, as its answers come."""
+        here = (self.pod, pod_port)
+        return self.flow(here, peer, HOOK_FROM_POD), self.flow(peer, here, HOOK_TO_POD)
+
+
+V4 = Family("v4", "10.77.0.9", "10.88.0.7", "10.77.0.1", "10.66.0.1")
+V6 = Family("v6", "fd77::9", "fd88::7", "fd77::1", "fd66::1")
+FAMILIES = (V4, V6)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """A TCP socket that is open meanwhile, on a side of the proxy or on the host ("pod", "net", "host")."""
+
+    side: str
+    local: Address
+    far: Address | None = None
+    state: str = "established"
+    """established, syn_recv, time_wait or listening"""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The maps and sockets. Unless said otherwise: one enrolled pod, all listeners there, nothing else."""
+
+    flags: Flag = ENROLLED
+    addr4: str = V4.pod
+    addr6: str = V6.pod
+    passthru: tuple[FlowKey, ...] = ()
+    hostflows: tuple[FlowKey, ...] = ()
+    hostips: tuple[str, ...] = ()
+    sockets: tuple[Socket, ...] = ()
+    slots: frozenset[str] = frozenset(SLOTS)
+    has_iface: bool = True
+    has_pods: bool = True
+    has_conf: bool = True
+    is_dns_captured: bool = True
+
+    def but(self, **changes: object) -> World:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A packet at a program, and all that must be seen afterwards."""
+
+    name: str
+    program: str
+    exit: str
+    verdict: int
+    packet: bytes
+    world: World = field(default_factory=World)
+    ingress_ifindex: int = 0
+    mark: int = 0
+    mark_after: int = 0
+    destination_mac: str = ""
+    """Whose the packet carries afterwards: "net side" or "gateway"; "" is its own, all bytes unchanged."""
+    is_end_of_kept: bool = False
+    """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
+    notes: tuple[FlowKey, ...] = ()
+    """Entries that `hostflows` gains."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.program}-{self.exit}-{self.name}".replace(" ", "_")
