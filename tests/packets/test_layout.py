@@ -1,0 +1,175 @@
+"""redirect/layout.py against the C side: sizes, offsets, enumerators, and the maps that the kernel really made."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from ipaddress import IPv6Address
+from pathlib import Path
+
+import pytest
+
+from redirect import layout, loader, sys_bpf
+from redirect.layout import MAPS, REASONS, SLOTS, SOURCES, Conf, Flag, FlowKey, IfaceEntry, PodEntry
+from tests.packets.rig import Rig
+
+pytestmark = pytest.mark.kernel
+HEADER = SOURCES / "include" / "ztun_types.h"
+KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "sockmap": 15}
+
+# C expression -> what user space believes
+CONSTANTS = {
+    "sizeof(struct pod_entry)": PodEntry.FORMAT.size,
+    "sizeof(struct iface_entry)": IfaceEntry.FORMAT.size,
+    "sizeof(struct conf_entry)": Conf.FORMAT.size,
+    "sizeof(struct flow_key)": FlowKey.FORMAT.size,
+    "sizeof(struct addr16)": len(layout.NO_ADDRESS),
+    "FLAG_ENROLLED": int(Flag.ENROLLED),
+    "FLAG_DRAIN": int(Flag.DRAIN),
+    "HOOK_FROM_POD": layout.HOOK_FROM_POD,
+    "HOOK_TO_POD": layout.HOOK_TO_POD,
+    "SLOT_OUTBOUND": SLOTS["outbound"],
+    "SLOT_HBONE": SLOTS["hbone"],
+    "SLOT_PLAINTEXT": SLOTS["plaintext"],
+    "SLOTS": len(SLOTS),
+    "MARK_PROXY": layout.MARK_PROXY,
+    "ZTUN_EXIT_COUNT": len(REASONS),
+    **{f"EXIT_{reason.program}_{reason.name}": reason.index for reason in REASONS},
+}
+ALL_ONES = 0xFFFFFFFF
+BLANK = {
+    "pod_entry": PodEntry(Flag(0), 0),
+    "iface_entry": IfaceEntry(Flag(0), bytes(16), bytes(16), bytes(6)),
+    "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
+    "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
+}
+# struct -> C member -> the same of user space's value, with every bit of it set
+MEMBERS: dict[str, dict[str, tuple[str, object]]] = {
+    "pod_entry": {
+        "flags": ("flags", Flag(ALL_ONES)),
+        "ifindex": ("ifindex", ALL_ONES),
+        "identity": ("identity", ALL_ONES),
+    },
+    "iface_entry": {
+        "flags": ("flags", Flag(ALL_ONES)),
+        "identity": ("identity", ALL_ONES),
+        "addr4": ("addr4", b"\xff" * 16),
+        "addr6": ("addr6", b"\xff" * 16),
+        "gateway_mac": ("gateway_mac", b"\xff" * 6),
+    },
+    "conf_entry": {
+        "pod_side_ifindex": ("pod_side_ifindex", ALL_ONES),
+        "net_side_ifindex": ("net_side_ifindex", ALL_ONES),
+        "pod_side_nsid": ("pod_side_nsid", ALL_ONES),
+        "net_side_nsid": ("net_side_nsid", ALL_ONES),
+        "net_side_mac": ("net_side_mac", b"\xff" * 6),
+        "is_dns_captured": ("is_dns_captured", True),
+    },
+    "flow_key": {
+        "saddr_be": ("source", IPv6Address((1 << 128) - 1)),
+        "daddr_be": ("destination", IPv6Address((1 << 128) - 1)),
+        "sport_be": ("sport", 0xFFFF),
+        "dport_be": ("dport", 0xFFFF),
+        "protocol": ("protocol", 0xFF),
+        "hook": ("hook", 0xFF),
+    },
+}
+
+# Runs by itself, because bcc keeps LLVM's memory: expressions on stdin, their values on stdout.
+PROBE = r"""
+import ctypes, json, os, sys
+from redirect import sys_bpf
+from redirect.bcc_backend import SCHED_CLS, header_tree, import_bcc
+from redirect.layout import SOURCES
+
+expressions = json.load(sys.stdin)
+lines = [f"k = {i}; v = {text}; probed.update(&k, &v);" for i, text in enumerate(expressions)]
+text = (SOURCES / "include" / "ztun_types.h").read_text()
+text += f"\nBPF_ARRAY(probed, u64, {len(lines)});\n"
+text += "int probe(struct __sk_buff *skb) { int k; u64 v; " + " ".join(lines) + " return 0; }\n"
+bcc = import_bcc()
+with header_tree() as tree:
+    os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+    loaded = bcc.BPF(text=text, cflags=["-w"])
+    sys_bpf.prog_test_run(loaded.load_func("probe", SCHED_CLS).fd, bytes(64))
+    os.chdir("/")
+print(json.dumps([loaded["probed"][ctypes.c_int(i)].value for i in range(len(lines))]))
+"""
+
+
+def place(struct: str, member: str) -> tuple[int, int]:
+    """Offset and size of a member as user space encodes it: the bytes that it changes."""
+    name, value = MEMBERS[struct][member]
+    blank = BLANK[struct].encode()
+    changed = replace(BLANK[struct], **{name: value}).encode()
+    moved = [at for at, pair in enumerate(zip(blank, changed, strict=True)) if pair[0] != pair[1]]
+    return moved[0], moved[-1] + 1 - moved[0]
+
+
+def ask_c(expressions: list[str]) -> dict[str, int]:
+    """The values that C gives to constant expressions."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        input=json.dumps(expressions),
+        capture_output=True,
+        text=True,
+        cwd=Path(layout.__file__).parents[1],
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(expressions, json.loads(done.stdout), strict=True))
+
+
+def test_structs_and_enumerators_are_the_same_in_c() -> None:
+    expected = dict(CONSTANTS)
+    for struct, members in MEMBERS.items():
+        for member in members:
+            offset, size = place(struct, member)
+            expected[f"__builtin_offsetof(struct {struct}, {member})"] = offset
+            expected[f"sizeof(((struct {struct} *)0)->{member})"] = size
+    assert ask_c(list(expected)) == expected
+
+
+def test_every_member_of_c_is_compared() -> None:
+    structs = dict(re.findall(r"^struct (\w+) \{\n(.*?)^\}", HEADER.read_text(), re.MULTILINE | re.DOTALL))
+    del structs["addr16"]
+    found = {
+        name: set(re.findall(r"(\w+)(?:\[\d+\])?;", body)) - {"reserved"} for name, body in structs.items()
+    }
+    assert found == {name: set(members) for name, members in MEMBERS.items()}
+
+
+def test_values_come_back_as_they_were() -> None:
+    for struct, members in MEMBERS.items():
+        for name, value in members.values():
+            entry = replace(BLANK[struct], **{name: value})
+            assert type(entry).decode(entry.encode()) == entry
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_pinned_maps_have_the_shape_that_user_space_expects(rig: Rig, name: str) -> None:
+    shape, made = MAPS[name], sys_bpf.map_info(rig.maps[name])
+    assert (made.type, made.key_size, made.value_size) == (
+        KINDS[shape.kind],
+        shape.key_bytes,
+        shape.value_bytes,
+    )
+    assert made.max_entries == shape.max_entries
+
+
+def test_a_pin_directory_is_complete(rig: Rig) -> None:
+    assert loader.is_complete(rig.pins)
+    assert {path.name for path in rig.pins.iterdir()} == {
+        *(f"map_{name}" for name in MAPS),
+        *(f"prog_{name}" for name in layout.PROGRAMS),
+    }
+
+
+def test_each_program_is_loaded_under_its_name(rig: Rig) -> None:
+    assert {name: sys_bpf.prog_info(fd).name for name, fd in rig.programs.items()} == {
+        name: name[:15] for name in rig.programs
+    }
