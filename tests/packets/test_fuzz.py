@@ -1,0 +1,130 @@
+"""Any bytes at all through the four tc programs of an enrolled pod: one exit, a known verdict, never past the proxy."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.packets.rig import Rig
+from tests.packets.test_programs import END_OF_KEPT
+from tests.packets.world import FORWARDED, GATEWAY_MAC, NEXT, REDIRECT, SHOT, V4, V6, Family, World
+from tests.support import packets as pk
+
+pytestmark = pytest.mark.kernel
+FEW = settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+TC_PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side")
+ETHERTYPES = st.sampled_from((pk.ETH_IPV4, pk.ETH_IPV6, pk.ETH_ARP, pk.ETH_VLAN)) | st.integers(0, 0xFFFF)
+INTERESTING = st.sampled_from((0, 1, 4, 6, 17, 43, 44, 47, 50, 51, 58, 60, 135, 255))
+PORTS = st.integers(0, 0xFFFF)
+
+
+@st.composite
+def noise(draw: st.DrawFn) -> bytes:
+    """Random bytes, often with a version, a protocol and addresses that lead deep into the programs."""
+    ethertype, body = draw(ETHERTYPES), bytearray(draw(st.binary(min_size=60, max_size=200)))
+    if ethertype == pk.ETH_IPV4 and draw(st.booleans()):
+        body[0] = 0x40 | draw(st.integers(4, 15))
+        body[9] = draw(INTERESTING)
+        body[12:20] = pk.ip4(*_ends(draw, V4), 0, b"")[12:20]
+    elif ethertype == pk.ETH_IPV6 and draw(st.booleans()):
+        body[0] = 0x60
+        body[6] = draw(INTERESTING)
+        body[8:40] = pk.ip6(*_ends(draw, V6), 0, b"")[8:40]
+        if draw(st.booleans()):
+            body[40:42] = bytes((draw(INTERESTING), draw(st.integers(0, 3))))
+    return pk.ether(bytes(body), ethertype)
+
+
+def _ends(draw: st.DrawFn, net: Family) -> tuple[str, str]:
+    return draw(st.permutations((net.pod, net.peer, net.host)))[0], draw(st.sampled_from((net.pod, net.host)))
+
+
+@pytest.mark.parametrize("program", TC_PROGRAMS)
+@FEW
+@given(packet=noise(), ingress_ifindex=st.sampled_from((0, FORWARDED)))
+def test_noise_leaves_by_exactly_one_exit(
+    rig: Rig, program: str, packet: bytes, ingress_ifindex: int
+) -> None:
+    with rig.world(World()):
+        seen = rig.play(program, packet, 0, ingress_ifindex)
+    assert seen.verdict in (NEXT, SHOT, REDIRECT)
+    assert [name.partition("/")[0] for name in seen.counted] == [program]
+    assert list(seen.counted.values()) == [1]
+    assert seen.data[6:] == packet[6:]
+    assert seen.data[:6] in (packet[:6], rig.links["net"].inner_mac, GATEWAY_MAC)
+    if program in ("from_pod_side", "from_net_side"):
+        assert seen.verdict != NEXT
+
+
+@st.composite
+def own_segment(draw: st.DrawFn) -> tuple[bytes, int]:
+    """A valid TCP segment of the pod to anywhere, behind options or extension headers; and its flags."""
+    flags = draw(st.integers(0, 255))
+    segment = pk.tcp(draw(PORTS), draw(PORTS), flags, draw(st.binary(max_size=40)))
+    if draw(st.booleans()):
+        far = str(draw(st.ip_addresses(v=4)))
+        options = b"\x01" * 4 * draw(st.integers(0, 10))
+        return pk.framed(pk.ip4(V4.pod, far, pk.TCP, segment, options=options)), flags
+    following = pk.TCP
+    for _ in range(draw(st.integers(0, 4))):
+        segment, following = pk.extension(following, segment, draw(st.integers(0, 2))), pk.DEST_OPTIONS
+    return pk.framed(pk.ip6(V6.pod, str(draw(st.ip_addresses(v=6))), following, segment)), flags
+
+
+@FEW
+@given(sent=own_segment(), mark=st.integers(0, 0xFFF).filter(lambda mark: mark != 0x1C6))
+def test_no_segment_of_an_enrolled_pod_goes_past_the_proxy(
+    rig: Rig, sent: tuple[bytes, int], mark: int
+) -> None:
+    packet, flags = sent
+    with rig.world(World(hostips=(V4.host, V6.host))):
+        seen = rig.play("from_pod", packet, mark)
+    is_new = flags & (pk.SYN | pk.ACK) == pk.SYN
+    assert seen.counted == {f"from_pod/{'SYN_TO_PROXY' if is_new else 'TO_PROXY'}": 1}
+    assert seen.verdict == REDIRECT
+
+
+@FEW
+@given(sport=PORTS, dport=PORTS, flags=st.integers(0, 255), net=st.sampled_from((V4, V6)))
+def test_a_kept_tuple_is_no_way_out_for_a_new_connection(
+    rig: Rig, sport: int, dport: int, flags: int, net: Family
+) -> None:
+    entries = net.both_ways(sport, (net.peer, dport))
+    with rig.world(World(passthru=entries)):
+        seen = rig.play("from_pod", pk.segment(net.pod, sport, net.peer, dport, flags))
+    is_new = flags & (pk.SYN | pk.ACK) == pk.SYN
+    assert seen.verdict == (REDIRECT if is_new else NEXT)
+    assert (END_OF_KEPT in seen.counted) == is_new
+    assert seen.passthru == (frozenset() if is_new else frozenset(entries))
+
+
+@FEW
+@given(
+    source=st.ip_addresses(), destination=st.ip_addresses(v=4), ports=st.tuples(PORTS, PORTS), data=st.data()
+)
+def test_a_foreign_source_never_goes_on(
+    rig: Rig, source: object, destination: object, ports: tuple[int, int], data: st.DataObject
+) -> None:
+    """Link-local and :: pass the check of the source (neighbour discovery), but not as TCP past the proxy."""
+    far = str(destination) if ":" not in str(source) else V6.peer
+    flags = data.draw(st.sampled_from((pk.SYN, pk.ACK)))
+    packet = pk.segment(str(source), ports[0], far, ports[1], flags)
+    with rig.world(World()):
+        seen = rig.play("from_pod", packet)
+    assert seen.verdict in (SHOT, REDIRECT)
+    if str(source) not in (V4.pod, V6.pod) and not _is_for_discovery(packet):
+        assert seen.counted == {"from_pod/SPOOFED": 1}
+
+
+def _is_for_discovery(packet: bytes) -> bool:
+    if struct.unpack_from("!H", packet, 12)[0] != pk.ETH_IPV6:
+        return False
+    source = packet[22:38]
+    return source == bytes(16) or (source[0] == 0xFE and source[1] & 0xC0 == 0x80)
