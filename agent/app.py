@@ -15,7 +15,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -109,6 +109,7 @@ class Agent:
         self.figures = Figures()
         self.figures.put(families.BUILD, "ztunnel", VERSION, count=1)
         self.pods: tuple[EnrolledPod, ...] = ()
+        self.is_prepared = asyncio.Event()
         xds, ca = (self._endpoint(address) for address in (settings.xds_address, settings.ca_address))
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
         self.keeper = Keeper(
@@ -213,8 +214,13 @@ class Agent:
         await self.kernel.run(lambda redirection: redirection.prepare())
         await self.crew.muster()
 
-    async def open_gates(self) -> None:
-        """After the first complete state: pods of the pins, then the workers, then the listeners' slots."""
+    async def begin(self) -> None:
+        """Everything up to serving; the discovery stream connects meanwhile.
+
+        After the first complete state: pods of the pins, then the workers, then the listeners' slots.
+        """
+        await self.prepare()
+        self.is_prepared.set()
         await self.xds.synced.wait()
         await self.enroller.adopt()
         # Connections wait in the kernel meanwhile: better late than refused for want of a certificate.
@@ -224,6 +230,10 @@ class Agent:
         await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
         self.pages.is_serving = True
         log.info("serving: %d pods", len(self.enroller.pods))
+
+    async def after_prepared(self, part: Callable[[], Awaitable[None]]) -> None:
+        await self.is_prepared.wait()
+        await part()
 
     async def certified(self, patience_s: float) -> None:
         """Return when every identity in use has its certificate, or patience ends."""
@@ -259,17 +269,16 @@ async def serve(settings: Config) -> None:
     servers = HttpServer()
     try:
         await servers.serve_unix(settings.directory / "agent.sock", agent.pages.private_routes(stop))
-        await agent.prepare()
         await serve_http(servers, settings, agent.pages)
         async with asyncio.TaskGroup() as group:
             parts = (
                 agent.xds.run(),
                 agent.keeper.run(),
                 agent.reports.run(),
-                agent.crew.keep(),
-                agent.open_gates(),
-                agent.watch_interfaces(),
-                agent.pages.watch_kernel(),
+                agent.begin(),
+                agent.after_prepared(agent.crew.keep),
+                agent.after_prepared(agent.watch_interfaces),
+                agent.after_prepared(agent.pages.watch_kernel),
             )
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()

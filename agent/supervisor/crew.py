@@ -90,9 +90,9 @@ class Crew:
                 self._listeners[owner] = tuple(self._make_listeners())
         for link in self.links:
             self._carry_out(self._roster.arrived(link.slot, link.owners))
-        for slot in range(self._count):
-            if slot not in self._links:
-                self._enlist(slot, await self._start(slot))
+        missing = [slot for slot in range(self._count) if slot not in self._links]
+        for link in await asyncio.gather(*map(self._start, missing)):
+            self._enlist(link.slot, link)
 
     def open_gates(self) -> None:
         """The first complete state is there: brief everyone, let those who waited accept."""
