@@ -166,9 +166,12 @@ class Story:
         """The two commands an operator starts with, as they print."""
         for node in self.mesh.topology.nodes:
             instance, run_dir = self.mesh.instance(node), str(self.mesh.run_dir(node))
-            text = self._run("maps", "list", "--instance", instance, "--run-dir", run_dir)
             if node == "node-a":
-                self._say(_indented(text))
+                for arguments in (("list",), ("dump", "pods")):
+                    text = self._run("maps", *arguments, "--instance", instance, "--run-dir", run_dir)
+                    alive = not text.startswith("exit")
+                    self.fact(alive, f"ztun maps {' '.join(arguments)}, live from the kernel of {node}:")
+                    self._say(_indented(text))
             line = self._run("status", "--instance", instance, "--run-dir", run_dir)
             self.fact(line.startswith("READY"), f"ztun status on {node}: {line.strip()}")
 
