@@ -73,7 +73,7 @@ int from_pod(struct __sk_buff *skb) {
     flow_of(&flow, &p, HOOK_FROM_POD);
     answer_of(&answered, &p, HOOK_TO_POD);
     if (is_bare_syn(&p)) {
-        end_kept(&flow, &answered);
+        end_kept(&flow, &answered, EXIT_from_pod_GRANDFATHER_END);
         if (!has_listener(SLOT_OUTBOUND))
             DROP(EXIT_from_pod_NO_LISTENER);
         return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_SYN_TO_PROXY);

@@ -11,6 +11,6 @@ int lookup_net_side(struct bpf_sk_lookup *ctx) {
     long failed = bpf_sk_assign((void *)ctx, sk, 0);
     bpf_sk_release(sk);
     if (failed)
-        LOOKUP_DROP(EXIT_lookup_net_side_NO_LISTENER);
+        LOOKUP_DROP(EXIT_lookup_net_side_UNFIT_LISTENER);
     LOOKUP_PASS(EXIT_lookup_net_side_PICKED);
 }

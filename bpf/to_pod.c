@@ -21,7 +21,7 @@ int to_pod(struct __sk_buff *skb) {
     if (!c || !c->net_side_ifindex) {
         if (is_captured)
             DROP(EXIT_to_pod_NO_CONF);
-        PASS(EXIT_to_pod_NOT_ENROLLED);
+        PASS(EXIT_to_pod_NO_CONF_PASS);
     }
     struct bpf_sock_tuple t;
     if (kind == NOT_TCP_UDP) {
@@ -66,7 +66,7 @@ int to_pod(struct __sk_buff *skb) {
     if (is_bare_syn(&p)) {
         struct flow_key answer;
         answer_of(&answer, &p, HOOK_FROM_POD);
-        end_kept(&flow, &answer);
+        end_kept(&flow, &answer, EXIT_to_pod_GRANDFATHER_END);
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);

@@ -25,12 +25,12 @@ static __always_inline void answer_of(struct flow_key *key, const struct packet 
 
 /* A bare SYN begins the tuple anew: what was kept for it is over, in both directions. One of the two entries may
  * be gone already (LRU); the other alone would lead packets of the new connection past the proxy. */
-static __always_inline void end_kept(struct flow_key *flow, struct flow_key *answer) {
+static __always_inline void end_kept(struct flow_key *flow, struct flow_key *answer, u32 reason) {
     if (!passthru.lookup(flow) && !passthru.lookup(answer))
         return;
     passthru.delete(flow);
     passthru.delete(answer);
-    count(EXIT_from_pod_GRANDFATHER_END);
+    count(reason);
 }
 
 #endif

@@ -106,6 +106,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, GRANDFATHERED, 0)                                                                                    \
     X(to_pod, TO_PROXY, 0)                                                                                         \
     X(to_pod, NO_CONF, 1)                                                                                          \
+    X(to_pod, NO_CONF_PASS, 0)       /* the same, pod not enrolled */                                              \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
     X(from_pod_side, TO_POD, 0)                                                                                    \
@@ -116,11 +117,14 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(lookup_pod_side, UDP_DNS, 0)                                                                                 \
     X(lookup_pod_side, UDP_DROP, 1)                                                                                \
     X(lookup_pod_side, NO_LISTENER, 1)                                                                             \
+    X(lookup_pod_side, UNFIT_LISTENER, 1) /* of another address family, or no listener at all */                   \
     X(lookup_pod_side, PICKED, 0)                                                                                  \
     X(lookup_net_side, UDP_DROP, 1)                                                                                \
     X(lookup_net_side, NO_LISTENER, 1)                                                                             \
+    X(lookup_net_side, UNFIT_LISTENER, 1)                                                                          \
     X(lookup_net_side, PICKED, 0)                                                                                  \
-    X(from_pod, GRANDFATHER_END, 0)  /* not an exit: a kept tuple was used again, by either hook */
+    X(from_pod, GRANDFATHER_END, 0)  /* not an exit: a kept tuple was used again, seen by this hook */             \
+    X(to_pod, GRANDFATHER_END, 0)    /* the same, by the other */
 
 #define ZTUN_EXIT_NAME(program, name, is_drop) EXIT_##program##_##name,
 enum ztun_exit { ZTUN_EXITS(ZTUN_EXIT_NAME) ZTUN_EXIT_COUNT };

@@ -168,7 +168,7 @@ def icmp(net: Family) -> Iterator[Row]:
     about = pk.segment(*client, *pod, ACK)
     dialled = World(sockets=(Socket("pod", client, pod),))
     named = f" {net.name}"
-    errors = (3, 11, 12) if net is V4 else (1, 2, 3, 4)
+    errors = (3, 11, 12) if net is V4 else (1, 2, 3, 4, 5, 127)
     for kind in errors:
         error = pk.icmp_error(net.pod, net.peer, kind, about)
         yield row(f"error {kind}{named}", "ICMP_TO_PROXY", REDIRECT, error, dialled)
@@ -230,6 +230,7 @@ def draining(net: Family) -> Iterator[Row]:
     both = proxys.but(flags=ENROLLED | DRAIN)
     yield row("proxy's, flags of both" + named, "DRAIN_TO_PROXY", REDIRECT, answer, both)
     yield row("not the proxy's" + named, "DRAIN_PASS", NEXT, answer, DRAINING)
+    yield row("UDP on the proxy's tuple" + named, "DRAIN_PASS", NEXT, pk.datagram(*pod, *client), proxys)
     yield row("SYN" + named, "DRAIN_PASS", NEXT, syn, DRAINING)
     yield row("SYN, flags of both" + named, "DRAIN_PASS", NEXT, syn, World(flags=ENROLLED | DRAIN))
     fragment = pk.framed(ip4(V4.pod, V4.peer, TCP, pk.tcp(PROBE, PORT), is_more=True))

@@ -20,6 +20,7 @@ SK_DROP, SK_PASS = 0, 1
 CONTEXT = struct.Struct("=QIII16sHxxI16sII4x")
 """struct bpf_sk_lookup (linux/bpf.h): cookie, family, protocol, the remote end, the local end, ifindex."""
 ALL = frozenset(SLOTS)
+UNFIT = "UNFIT_LISTENER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,11 @@ def test_a_lookup_picks_the_slot(rig: Rig, look: Lookup, net: Family) -> None:
 @pytest.mark.kernel
 @pytest.mark.parametrize("program, slot", (("lookup_pod_side", "outbound"), ("lookup_net_side", "plaintext")))
 def test_a_listener_of_the_wrong_family_serves_nobody(rig: Rig, program: str, slot: str) -> None:
-    look = Lookup(program, TCP, 80, "NO_LISTENER", SK_DROP)
+    look = Lookup(program, TCP, 80, UNFIT, SK_DROP)
     with rig.world(World()), listener(("127.0.0.1", 0)) as v4_only:
         rig.set_slot(slot, v4_only)
         assert look_up(rig, look, V4) == (SK_PASS, cookie(v4_only), {f"{program}/PICKED": 1})
-        assert look_up(rig, look, V6) == (SK_DROP, 0, {f"{program}/NO_LISTENER": 1})
+        assert look_up(rig, look, V6) == (SK_DROP, 0, {f"{program}/{UNFIT}": 1})
 
 
 @pytest.mark.kernel

@@ -67,7 +67,7 @@ def admission(net: Family) -> Iterator[Row]:
     yield row("no conf" + named, "NO_CONF", SHOT, syn, World(has_conf=False))
     yield row("no conf, draining" + named, "NO_CONF", SHOT, syn, DRAINING.but(has_conf=False))
     yield from_host("no conf" + named, "NO_CONF", SHOT, syn, World(has_conf=False))
-    yield row("no conf, not enrolled" + named, "NOT_ENROLLED", NEXT, syn, NOT_OURS.but(has_conf=False))
+    yield row("no conf, not enrolled" + named, "NO_CONF_PASS", NEXT, syn, NOT_OURS.but(has_conf=False))
     for what, flags in (("SYN", SYN), ("ACK", ACK)):
         packet = pk.segment(net.peer, PORT, net.pod, WEB, flags)
         yield row(f"{what}, not enrolled{named}", "NOT_ENROLLED", NEXT, packet, NOT_OURS)
