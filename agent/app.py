@@ -288,6 +288,7 @@ async def serve(settings: Config) -> None:
             for task in tasks:
                 task.cancel()
     finally:
+        (settings.directory / "agent.sock").unlink(missing_ok=True)
         await servers.close()
         await agent.ca.close()
         agent.crew.close()

@@ -146,6 +146,8 @@ class Crew:
         except TimeoutError:
             for link in self.links:
                 link.kill()
+        for slot in range(self._count):
+            self._path(slot).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of everything without ending it: workers go on serving."""
@@ -236,6 +238,7 @@ class Crew:
             lost = await self._lost.get()
             if self.stopping:
                 continue
+            log.warning("worker %d (pid %d) is gone: starting another", lost.slot, lost.pid)
             # A worker that cannot be told of policy must not serve by the old one, even if it still lives.
             lost.kill()
             self._reap()

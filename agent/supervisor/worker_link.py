@@ -164,7 +164,7 @@ class WorkerLink:
             if not future.done():
                 future.set_exception(ChannelError(f"worker {self.slot} is gone"))
         if error is not None:
-            log.warning("worker %d (pid %d): %s", self.slot, self.pid, error)
+            log.info("worker %d (pid %d): %s", self.slot, self.pid, error)
         self._on_lost(self)
 
 
