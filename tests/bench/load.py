@@ -1,0 +1,272 @@
+"""The applications of the bench, both ends: `python -S -E load.py KIND ...`. Standard library only.
+
+One epoll loop and few system calls per message, so that the generator is not what is measured. A client says
+`begin` on its output when the warm-up is over, and one line of JSON when the measured time is. The first byte of
+a connection tells the server what to do: `S` read and forget, `G` send without end, any other: echo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+CHUNK_BYTES = 256 * 1024
+MESSAGE_BYTES = 128
+ROUND_EVENTS = 256
+PATIENCE_S = 10.0
+Address = tuple[str, int]
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+class Server:
+    """Serves every connection of one port until it is killed."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("0.0.0.0", port), backlog=4096)
+        self._listener.setblocking(False)
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._connections: dict[int, tuple[socket.socket, Callable[[int, socket.socket], None]]] = {}
+        self._scratch = memoryview(bytearray(CHUNK_BYTES))
+
+    def run(self) -> None:
+        listening, connections = self._listener.fileno(), self._connections
+        say(f"ready {self._listener.getsockname()[1]}")
+        while True:
+            for fd, _ in self._epoll.poll(maxevents=ROUND_EVENTS):
+                if fd == listening:
+                    self._accept()
+                    continue
+                sock, handle = connections[fd]
+                try:
+                    handle(fd, sock)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    self._close(fd)
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                sock, _ = self._listener.accept()
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._connections[sock.fileno()] = (sock, self._first)
+                self._epoll.register(sock, select.EPOLLIN)
+        except BlockingIOError:
+            return
+
+    def _first(self, fd: int, sock: socket.socket) -> None:
+        mode = sock.recv(1, socket.MSG_PEEK)
+        if mode == b"G":
+            sock.recv(1)
+            self._connections[fd] = (sock, self._give)
+            self._epoll.modify(fd, select.EPOLLOUT)
+        else:
+            handle = self._swallow if mode == b"S" else self._echo
+            self._connections[fd] = (sock, handle)
+            handle(fd, sock)
+
+    def _echo(self, fd: int, sock: socket.socket) -> None:
+        # One small message is in flight per connection: the socket's buffer always has room for it.
+        data = os.read(fd, CHUNK_BYTES)
+        if data:
+            os.write(fd, data)
+        else:
+            self._close(fd)
+
+    def _swallow(self, fd: int, sock: socket.socket) -> None:
+        if not sock.recv_into(self._scratch):
+            self._close(fd)
+
+    def _give(self, fd: int, sock: socket.socket) -> None:
+        sock.send(self._scratch)
+
+    def _close(self, fd: int) -> None:
+        self._connections.pop(fd)[0].close()
+
+
+class Span:
+    """The measured time: begins after the warm-up, ends `length_s` later."""
+
+    def __init__(self, warm_up_s: float, length_s: float) -> None:
+        self._warm_until_s = time.monotonic() + warm_up_s
+        self._length_s = length_s
+        self.is_open = False
+        self._began_s = 0.0
+        self.took_s = 0.0
+
+    def tick(self) -> bool:
+        """Look at the clock: True when the warm-up has just ended. `took_s` is set once all is over."""
+        now_s = time.monotonic()
+        if not self.is_open:
+            if now_s < self._warm_until_s:
+                return False
+            self.is_open, self._began_s = True, now_s
+            say("begin")
+            return True
+        if now_s - self._began_s >= self._length_s:
+            self.took_s = now_s - self._began_s
+        return False
+
+
+def connected(address: Address, count: int, first: bytes) -> list[socket.socket]:
+    """Connections on which `first` was sent; with an echo, once the answer came."""
+    socks = []
+    for _ in range(count):
+        sock = socket.create_connection(address, PATIENCE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.send(first)
+        if first == b"E" and sock.recv(1) != first:
+            raise ConnectionError(f"{address} does not echo")
+        socks.append(sock)
+    return socks
+
+
+def upload(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+    return _bulk(connected(address, count, b"S"), select.EPOLLOUT, span_of())
+
+
+def download(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+    return _bulk(connected(address, count, b"G"), select.EPOLLIN, span_of())
+
+
+def _bulk(socks: list[socket.socket], direction: int, span: Span) -> dict[str, Any]:
+    epoll, scratch = select.epoll(), memoryview(bytearray(CHUNK_BYTES))
+    move: dict[int, Callable[[memoryview], int]] = {}
+    for sock in socks:
+        sock.setblocking(False)
+        move[sock.fileno()] = sock.recv_into if direction == select.EPOLLIN else sock.send
+        epoll.register(sock, direction)
+    moved = 0
+    while not span.took_s:
+        for fd, _ in epoll.poll(PATIENCE_S):
+            try:
+                size = move[fd](scratch)
+            except BlockingIOError:
+                continue
+            if not size:
+                raise ConnectionError("the connection ended in the middle of the transfer")
+            moved += size
+        if span.tick():
+            moved = 0
+    return {"bytes": moved, "seconds": span.took_s}
+
+
+def exchange(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+    """Request and response of 128 bytes, one in flight per connection."""
+    socks = connected(address, count, b"E")
+    epoll, message, now = select.epoll(), bytes(MESSAGE_BYTES), time.perf_counter_ns
+    sent_ns, missing, times = {}, {}, []
+    span = span_of()
+    for sock in socks:
+        sock.setblocking(False)
+        epoll.register(sock, select.EPOLLIN)
+        fd = sock.fileno()
+        sent_ns[fd], missing[fd] = now(), MESSAGE_BYTES
+        os.write(fd, message)
+    while not span.took_s:
+        for fd, _ in epoll.poll(PATIENCE_S, ROUND_EVENTS):
+            size = len(os.read(fd, MESSAGE_BYTES))
+            if size != missing[fd]:
+                if not size:
+                    raise ConnectionError("the connection ended in the middle of an exchange")
+                missing[fd] -= size
+                continue
+            done_ns = now()
+            times.append(done_ns - sent_ns[fd])
+            sent_ns[fd], missing[fd] = done_ns, MESSAGE_BYTES
+            os.write(fd, message)
+        if span.tick():
+            times.clear()
+    times.sort()
+    return {
+        "count": len(times),
+        "seconds": span.took_s,
+        "p50_us": times[len(times) // 2] / 1000,
+        "p99_us": times[len(times) * 99 // 100] / 1000,
+    }
+
+
+def connect(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+    """Open, one byte there and back, close: `count` at a time."""
+    epoll, socks, span = select.epoll(), {}, span_of()
+    done = failed = 0
+
+    def start() -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.connect_ex(address)
+        socks[sock.fileno()] = sock
+        epoll.register(sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+
+    for _ in range(count):
+        start()
+    while not span.took_s:
+        for fd, mask in epoll.poll(PATIENCE_S, ROUND_EVENTS):
+            sock = socks[fd]
+            try:
+                if not mask & select.EPOLLIN:
+                    sock.send(b"E")
+                    continue
+                is_echoed = sock.recv(2) == b"E"
+            except OSError:
+                is_echoed = False
+            done += is_echoed
+            failed += not is_echoed
+            del socks[fd]
+            sock.close()
+            start()
+        if span.tick():
+            done = failed = 0
+    return {"count": done, "failed": failed, "seconds": span.took_s}
+
+
+def hold(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+    """Open `count` connections, use each once, keep them until this process is killed."""
+    socks = connected(address, count, b"E")
+    say("begin")
+    signal.pause()
+    return {"count": len(socks)}
+
+
+CLIENTS = {
+    "upload": upload,
+    "download": download,
+    "exchange": exchange,
+    "connect": connect,
+    "hold": hold,
+}
+
+
+def main(argv: list[str]) -> None:
+    """`serve PORT CPU` or `CLIENT HOST PORT COUNT WARM_UP_S LENGTH_S CPU`; CPU -1 pins to none."""
+    kind, *rest = argv
+    *rest, cpu = rest
+    if int(cpu) >= 0:
+        os.sched_setaffinity(0, {int(cpu)})
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if kind == "serve":
+        Server(int(rest[0])).run()
+        return
+    host, port, count, warm_up_s, length_s = rest
+    result = CLIENTS[kind]((host, int(port)), int(count), lambda: Span(float(warm_up_s), float(length_s)))
+    say(json.dumps(result))
+    # Thousands of sockets at once: the kernel closes them faster than Python.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
