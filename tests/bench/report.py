@@ -1,0 +1,155 @@
+"""What the bench says: medians, ratios, the table, the JSON, and whether the targets are met. Pure.
+
+A metric is known by the key under which `rounds` collects it. A ratio is the median of the ratios of single
+rounds: both systems of a pair ran within seconds, so that what drifts from round to round cancels out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SYSTEMS = ("ztun", "envoy", "direct")
+Samples = Mapping[str, Mapping[str, Sequence[float]]]
+"""system -> metric -> one value per round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    key: str
+    label: str
+    unit: str
+    digits: int
+
+
+METRICS = (
+    Metric("upload_1", "upload, 1 stream", "GB/s", 2),
+    Metric("download_1", "download, 1 stream", "GB/s", 2),
+    Metric("upload_8", "upload, 8 streams", "GB/s", 2),
+    Metric("download_8", "download, 8 streams", "GB/s", 2),
+    Metric("exchange_1", "requests, 1 connection", "1/s", 0),
+    Metric("p50_1", "  round trip p50", "us", 0),
+    Metric("p99_1", "  round trip p99", "us", 0),
+    Metric("exchange_64", "requests, 64 connections", "1/s", 0),
+    Metric("p50_64", "  round trip p50", "us", 0),
+    Metric("p99_64", "  round trip p99", "us", 0),
+    Metric("connect", "new connections", "1/s", 0),
+    Metric("cpu_upload_1", "CPU per GB, upload, 1 stream", "s", 2),
+    Metric("cpu_download_1", "CPU per GB, download, 1 stream", "s", 2),
+    Metric("cpu_upload_8", "CPU per GB, upload, 8 streams", "s", 2),
+    Metric("cpu_download_8", "CPU per GB, download, 8 streams", "s", 2),
+    Metric("cpu_exchange_64", "CPU per request, 64 connections", "us", 1),
+    Metric("cpu_connect", "CPU per new connection", "us", 0),
+    Metric("cpu_handshake", "CPU per handshake, server only", "us", 0),
+    Metric("memory_idle", "memory per idle connection", "kB", 1),
+    Metric("memory_rest", "memory at rest", "MB", 0),
+    Metric("memory_control", "  of it control processes", "MB", 0),
+)
+LABELS = {metric.key: metric.label.strip() for metric in METRICS}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound on ztun/Envoy for some metrics."""
+
+    metrics: tuple[str, ...]
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+class TargetsError(ValueError):
+    """The file of targets is wrong; the text says where."""
+
+
+def read_targets(document: Mapping[str, Any]) -> list[Target]:
+    """The targets of a parsed targets.toml."""
+    targets = []
+    for name, entry in document.items():
+        unknown = set(entry["metrics"]) - LABELS.keys()
+        bounds = {key: entry[key] for key in ("at_least", "at_most") if key in entry}
+        if unknown or len(bounds) != 1:
+            raise TargetsError(
+                f"[{name}]: want known metrics and one of at_least, at_most; unknown: {sorted(unknown)}"
+            )
+        targets.append(Target(tuple(entry["metrics"]), **bounds))
+    return targets
+
+
+def medians(samples: Samples) -> dict[str, dict[str, float]]:
+    return {
+        system: {metric: statistics.median(values) for metric, values in by_metric.items()}
+        for system, by_metric in samples.items()
+    }
+
+
+def ratio(samples: Samples, metric: str, to: str) -> float | None:
+    """ztun over another system, the median of all rounds; None where either is missing or is 0."""
+    mine, other = samples["ztun"].get(metric), samples[to].get(metric)
+    if not mine or not other or not all(other):
+        return None
+    return statistics.median(one / two for one, two in zip(mine, other, strict=True))
+
+
+def misses(samples: Samples, targets: Iterable[Target]) -> list[str]:
+    """One line for each target that is not met, or not measured."""
+    lines = []
+    for target in targets:
+        for metric in target.metrics:
+            value = ratio(samples, metric, "envoy")
+            shown = "not measured" if value is None else f"{value:.2f} x Envoy"
+            if target.at_least is not None and (value is None or value < target.at_least):
+                lines.append(f"{metric} ({LABELS[metric]}): {shown}, target at least {target.at_least:.2f}")
+            if target.at_most is not None and (value is None or value > target.at_most):
+                lines.append(f"{metric} ({LABELS[metric]}): {shown}, target at most {target.at_most:.2f}")
+    return lines
+
+
+def table(samples: Samples, targets: Iterable[Target]) -> str:
+    """Markdown, readable as it is."""
+    found = medians(samples)
+    bounds = {metric: target for target in targets for metric in target.metrics}
+    rows = [["", "unit", "ztun", "Envoy", "direct", "ztun/Envoy", "ztun/direct", "target"]]
+    for metric in METRICS:
+        values = [_number(found[system].get(metric.key), metric.digits) for system in SYSTEMS]
+        ratios = [_number(ratio(samples, metric.key, to), 2) for to in ("envoy", "direct")]
+        rows.append([metric.label, metric.unit, *values, *ratios, _bound(bounds.get(metric.key))])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in rows]
+    rule = "|" + "|".join(
+        "-" * (width + 1) + (":" if column > 1 else "-") for column, width in enumerate(widths)
+    )
+    return "\n".join([lines[0], rule + "|", *lines[1:]])
+
+
+def document(samples: Samples, about: Mapping[str, Any], missed: Sequence[str]) -> dict[str, Any]:
+    """Everything, for machines: what was run where, every sample, medians, ratios, misses."""
+    return {
+        "about": dict(about),
+        "units": {metric.key: metric.unit for metric in METRICS},
+        "medians": medians(samples),
+        "ratios": {
+            f"ztun/{to}": {metric.key: ratio(samples, metric.key, to) for metric in METRICS}
+            for to in ("envoy", "direct")
+        },
+        "samples": samples,
+        "missed": list(missed),
+    }
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _bound(target: Target | None) -> str:
+    if target is None:
+        return ""
+    return f">= {target.at_least:.2f}" if target.at_least is not None else f"<= {target.at_most:.2f}"
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [
+        text.ljust(width) if column < 2 else text.rjust(width)
+        for column, (text, width) in enumerate(zip(row, widths, strict=True))
+    ]
