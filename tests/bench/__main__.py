@@ -1,0 +1,151 @@
+"""`python -m tests.bench`: the command line of the bench; scripts/bench calls it. Needs root.
+
+Two labs one after the other: memory of fresh proxies, then the rounds. Both are removed whatever happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from agent.lab.blueprint import LabError
+from tests.bench import envoy, report
+from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
+from tests.bench.systems import Stage
+
+ROOT = Path(__file__).parents[2]
+TARGETS = ROOT / "scripts" / "targets.toml"
+ROUNDS, WARM_UP_S, LENGTH_S = 7, 0.3, 1.3
+QUICK_ROUNDS, QUICK_WARM_UP_S, QUICK_LENGTH_S = 2, 0.1, 0.35
+BUSY_LOAD = 0.5
+NOTES = """\
+Envoy is dialled at its node's address, not captured: it is spared the way through the eBPF programs and two more
+veth pairs that ztun's packets take. ztun runs with capture, policy (3), access log and metrics; Envoy without any."""
+
+
+BEGAN_S = time.monotonic()
+
+
+def tell(text: str) -> None:
+    sys.stderr.write(f"bench: {time.monotonic() - BEGAN_S:5.1f} s  {text}\n")
+    sys.stderr.flush()
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description="ztun, Envoy and no proxy, side by side"
+    )
+    parser.add_argument("--quick", action="store_true", help="under a minute, less exact")
+    parser.add_argument(
+        "--check", action="store_true", help="exit 1 when a target of scripts/targets.toml is missed"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample, medians and ratios")
+    parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
+    parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
+    parser.add_argument(
+        "--name", default="ztunbench", help="name of the lab it builds, 10 characters at most"
+    )
+    parsed = parser.parse_args(argv)
+    if parsed.rounds is not None and parsed.rounds < 1:
+        parser.error("--rounds: at least 1")
+    if len(parsed.name) > 10:
+        parser.error("--name: 10 characters at most")
+    return parsed
+
+
+def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
+    """Both labs; every sample, and what is worth knowing about the run."""
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    times = (QUICK_WARM_UP_S, QUICK_LENGTH_S) if options.quick else (WARM_UP_S, LENGTH_S)
+    about = machine() | {"rounds": rounds, "warm_up_s": times[0], "length_s": times[1]}
+    about |= {"pinned": not options.no_pin, "idle_connections": IDLE_CONNECTIONS}
+    with Stage(options.name, tell, is_pinned=not options.no_pin) as stage:
+        idle = Idle(stage, tell).run()
+    with Stage(options.name, tell, is_pinned=not options.no_pin) as stage:
+        running = Rounds(stage, *times, tell)
+        running.run(rounds)
+    about |= {"negotiated": running.negotiated, "failed_connections": running.failed}
+    return {name: values | idle[name] for name, values in running.samples.items()}, about
+
+
+def machine() -> dict[str, Any]:
+    """Date, cores, kernel, versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    version = subprocess.run([envoy.BINARY, "--version"], capture_output=True, text=True, check=True).stdout
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "envoy": version.split("version:")[-1].strip(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def show(samples: Samples, about: dict[str, Any], targets: list[report.Target]) -> None:
+    out = sys.stdout
+    out.write(
+        f"{about['date']}, {about['cores']} x {about['cpu']}, Linux {about['kernel']}, Python {about['python']}, "
+        f"Envoy {about['envoy'].split('/')[1] if '/' in about['envoy'] else about['envoy']}\n"
+        f"medians of {about['rounds']} interleaved rounds of {about['length_s']:g} s; "
+        f"{'each node on a core of its own' if about['pinned'] else 'nothing pinned'}; "
+        f"load before {about['load_before']:.2f}\n\n"
+    )
+    out.write(report.table(samples, targets) + "\n\n" + NOTES + "\n")
+    for name, negotiated in about["negotiated"].items():
+        out.write(f"Handshake with {name}: {negotiated}\n")
+    for name, failed in about["failed_connections"].items():
+        out.write(f"New connections that failed with {name}: {failed}\n")
+
+
+def stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str]) -> int:
+    options = arguments(argv)
+    targets = report.read_targets(tomllib.loads(TARGETS.read_text()))
+    if os.geteuid() != 0:
+        tell("it makes network namespaces and loads eBPF programs: run it as root")
+        return 2
+    if (os.cpu_count() or 1) < 2:
+        tell("it needs two cores, one for each node")
+        return 2
+    if os.getloadavg()[0] > BUSY_LOAD:
+        tell(
+            f"the machine is busy (load {os.getloadavg()[0]:.2f}): the figures will be worse and less certain"
+        )
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        samples, about = measure(options)
+    except (LabError, BenchError) as error:
+        tell(str(error))
+        return 2
+    except KeyboardInterrupt:
+        tell("interrupted; everything is removed")
+        return 130
+    show(samples, about, targets)
+    missed = report.misses(samples, targets)
+    if options.json:
+        options.json.write_text(json.dumps(report.document(samples, about, missed), indent=1) + "\n")
+    for line in missed:
+        tell(f"target missed: {line}")
+    tell("done")
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,127 @@
+"""Configuration of the two Envoys: TCP in, pooled HTTP/2 CONNECT over mTLS 1.3 between them, TCP out.
+
+As tests/support/envoy.py, which is held to interoperate, but with defaults left alone: only the circuit breakers
+are raised, since 2,000 idle connections are more than Envoy lets through by default.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from string import Template
+
+from cryptography.hazmat.primitives import serialization
+
+from agent.controlplane.ca import open_authority
+from agent.controlplane.state_dir import StateDirectory
+from agent.identity.csr import make_request
+from agent.model.identity import Identity
+
+BINARY = Path(sys.prefix) / "lib" / f"python3.{sys.version_info.minor}/site-packages/envoy/_bin/envoy"
+CONCURRENCY = 2
+_TYPES = "type.googleapis.com/envoy.extensions"
+_TLS = """
+          common_tls_context:
+            alpn_protocols: [h2]
+            tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
+            tls_certificates:
+            - {certificate_chain: {filename: $dir/leaf.pem}, private_key: {filename: $dir/leaf.key}}
+            validation_context:
+              trusted_ca: {filename: $dir/ca.pem}
+              match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "$peer"}}]
+"""
+_CLUSTER = """
+    circuit_breakers:
+      thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]
+    load_assignment:
+      cluster_name: next
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: $next_host, port_value: $next_port}}}
+"""
+ORIGINATE = Template(
+    f"""
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 0.0.0.0, port_value: $listen}}}}
+    filter_chains:
+    - filters:
+      - name: tcp
+        typed_config:
+          "@type": {_TYPES}.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: originate
+          cluster: next
+          tunneling_config: {{hostname: "$authority"}}
+  clusters:
+  - name: next{_CLUSTER}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": {_TYPES}.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{allow_connect: true}}}}
+    transport_socket:
+      name: tls
+      typed_config:
+          "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{_TLS}
+"""
+)
+TERMINATE = Template(
+    f"""
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 0.0.0.0, port_value: $listen}}}}
+    filter_chains:
+    - transport_socket:
+        name: tls
+        typed_config:
+          "@type": {_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: true{_TLS}
+      filters:
+      - name: hcm
+        typed_config:
+          "@type": {_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: terminate
+          codec_type: HTTP2
+          http2_protocol_options: {{allow_connect: true}}
+          upgrade_configs: [{{upgrade_type: CONNECT}}]
+          http_filters:
+          - {{name: router, typed_config: {{"@type": {_TYPES}.filters.http.router.v3.Router}}}}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{connect_matcher: {{}}}}
+                route:
+                  cluster: next
+                  timeout: 0s
+                  upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{}}}}]
+  clusters:
+  - name: next{_CLUSTER}
+"""
+)
+
+
+def write_credentials(directory: Path, state_dir: Path, identity: str) -> None:
+    """`leaf.pem`, `leaf.key` and `ca.pem`: a certificate of the lab's own authority, as ztun's are."""
+    authority = open_authority(StateDirectory(state_dir), "cluster.local", lambda: datetime.now(UTC))
+    key, csr_pem = make_request(Identity.parse(identity))
+    chain = authority.sign(csr_pem, identity, 86400, datetime.now(UTC))
+    directory.mkdir(parents=True, mode=0o700)
+    (directory / "leaf.pem").write_text("".join(chain))
+    (directory / "ca.pem").write_text(authority.root_pem)
+    key_file = directory / "leaf.key"
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+def command(config: Path, base_id: int) -> list[str]:
+    return [
+        str(BINARY),
+        *("-c", str(config), "--concurrency", str(CONCURRENCY), "-l", "warning"),
+        *("--disable-hot-restart", "--base-id", str(base_id)),
+    ]

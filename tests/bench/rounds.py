@@ -1,0 +1,200 @@
+"""Runs the workloads against the systems in turn and collects one sample per metric, system and round.
+
+A B C A B C: what drifts (clock speed, a neighbour) meets all systems alike. Each run starts its own client, throws
+the warm-up away and reads the proxies' CPU time exactly at the two ends of the measured time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tests.bench import accounting
+from tests.bench.systems import CLIENT_ID, HERE, Stage, System
+
+Client: TypeAlias = "subprocess.Popen[bytes]"
+Samples = dict[str, dict[str, list[float]]]
+"""system -> metric -> one value per round."""
+
+IDLE_CONNECTIONS = 2000
+WARM_UP_CONNECTIONS = 64
+SETTLE_S = 0.5
+
+
+class BenchError(Exception):
+    """A run failed; the text names the system and the workload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    name: str
+    kind: str
+    count: int = 1
+
+    @property
+    def is_handshake(self) -> bool:
+        return self.kind == "handshake"
+
+
+WORKLOADS = (
+    Workload("upload_1", "upload", 1),
+    Workload("download_1", "download", 1),
+    Workload("upload_8", "upload", 8),
+    Workload("download_8", "download", 8),
+    Workload("exchange_1", "exchange", 1),
+    Workload("exchange_64", "exchange", 64),
+    Workload("connect", "connect", 32),
+    Workload("handshake", "handshake"),
+)
+
+
+class Rounds:
+    """`warm_up_s` and `length_s` are those of every single run."""
+
+    def __init__(self, stage: Stage, warm_up_s: float, length_s: float, tell: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._warm_up_s = warm_up_s
+        self._length_s = length_s
+        self._tell = tell
+        self.samples: Samples = {name: {} for name in stage.systems}
+        self.negotiated: dict[str, str] = {}
+        self.failed: dict[str, int] = {}
+
+    def run(self, count: int, workloads: Iterable[Workload] = WORKLOADS) -> None:
+        """Every workload on every system, `count` times."""
+        chosen, began_s = tuple(workloads), time.monotonic()
+        for number in range(count):
+            for workload in chosen:
+                for system in self._stage.systems.values():
+                    if not workload.is_handshake or system.hbone is not None:
+                        self._note(system, self._measure(system, workload))
+            self._tell(f"round {number + 1} of {count}, {time.monotonic() - began_s:.0f} s")
+
+    def _note(self, system: System, values: Mapping[str, float]) -> None:
+        for metric, value in values.items():
+            self.samples[system.name].setdefault(metric, []).append(value)
+
+    def _measure(self, system: System, workload: Workload) -> dict[str, float]:
+        watched = system.second if workload.is_handshake else system.proxies
+        client = start(self._stage, system, workload, self._warm_up_s, self._length_s)
+        try:
+            expect_begin(self._stage, client, system, workload.name)
+            before_s = accounting.cpu_s(watched)
+            result = json.loads(line(client) or "null")
+            used_s = accounting.cpu_s(watched) - before_s
+        finally:
+            end(client)
+        if result is None:
+            raise failure(self._stage, system, workload.name)
+        if workload.is_handshake:
+            self.negotiated[system.name] = result["negotiated"]
+        if result.get("failed"):
+            self.failed[system.name] = self.failed.get(system.name, 0) + result["failed"]
+        return metrics(workload, result, used_s if watched else None)
+
+
+def metrics(workload: Workload, result: Mapping[str, Any], used_s: float | None) -> dict[str, float]:
+    """A client's result as metrics; `used_s` is the CPU time of the proxies, None where there are none."""
+    seconds = result["seconds"]
+    values: dict[str, float] = {}
+    if "bytes" in result:
+        values[workload.name] = result["bytes"] / seconds / 1e9
+        if used_s is not None:
+            values[f"cpu_{workload.name}"] = used_s / (result["bytes"] / 1e9)
+        return values
+    each_us = None if used_s is None else used_s / result["count"] * 1e6
+    if workload.is_handshake:
+        return {"cpu_handshake": each_us or 0.0, "handshakes": result["count"] / seconds}
+    values[workload.name] = result["count"] / seconds
+    if each_us is not None:
+        values[f"cpu_{workload.name}"] = each_us
+    for metric in ("p50_us", "p99_us"):
+        if metric in result:
+            values[f"{metric.removesuffix('_us')}_{workload.count}"] = result[metric]
+    return values
+
+
+class Idle:
+    """Memory of proxies that have just started and carried nothing but a warm-up."""
+
+    def __init__(self, stage: Stage, tell: Callable[[str], None]) -> None:
+        self._stage = stage
+        self._tell = tell
+
+    def run(self) -> Samples:
+        """At rest, and per idle connection."""
+        samples: Samples = {name: {} for name in self._stage.systems}
+        for system in self._stage.systems.values():
+            if system.proxies:
+                self._tell(f"memory of {system.name} with {IDLE_CONNECTIONS} idle connections")
+                samples[system.name] = self._measure(system)
+        return samples
+
+    def _measure(self, system: System) -> dict[str, list[float]]:
+        at_rest = accounting.pss_bytes(system.proxies)
+        control = accounting.pss_bytes(system.control)
+        self._with_open(system, WARM_UP_CONNECTIONS)
+        before = accounting.pss_bytes(system.proxies)
+        during = self._with_open(system, IDLE_CONNECTIONS)
+        return {
+            "memory_rest": [at_rest / 1e6],
+            "memory_control": [control / 1e6],
+            "memory_idle": [(during - before) / IDLE_CONNECTIONS / 1e3],
+        }
+
+    def _with_open(self, system: System, count: int) -> int:
+        """Memory while so many connections are open and silent."""
+        client = start(self._stage, system, Workload("hold", "hold", count), 0, 0)
+        try:
+            expect_begin(self._stage, client, system, "hold")
+            time.sleep(SETTLE_S)
+            return accounting.pss_bytes(system.proxies)
+        finally:
+            end(client)
+            time.sleep(SETTLE_S)
+
+
+def start(stage: Stage, system: System, workload: Workload, warm_up_s: float, length_s: float) -> Client:
+    """A client of the workload in the system's client pod."""
+    (host, port), pod = system.target, system.client
+    times = [str(warm_up_s), str(length_s), str(stage.core(system.client.node))]
+    if workload.is_handshake:
+        assert system.hbone is not None
+        # From a pod outside the mesh: what an enrolled one sends to this port is captured and refused.
+        (host, port), pod = system.hbone, stage.pod("bare-client")
+        command = ["-m", "tests.bench.handshakes", host, str(port), str(stage.credentials(CLIENT_ID))]
+    else:
+        # Without site-packages a client starts in a fraction of the time.
+        command = ["-S", "-E", str(HERE / "load.py"), workload.kind, host, str(port), str(workload.count)]
+    name, netns = f"client-{system.name}", pod.netns
+    return stage.topology.processes.start(
+        name, netns, [sys.executable, *command, *times], stdout=subprocess.PIPE
+    )
+
+
+def line(client: Client) -> bytes:
+    """The next line of output, empty at its end. Clients give up by themselves, so this does not block for ever."""
+    assert client.stdout is not None
+    return client.stdout.readline().strip()
+
+
+def expect_begin(stage: Stage, client: Client, system: System, workload: str) -> None:
+    if line(client) != b"begin":
+        raise failure(stage, system, workload)
+
+
+def end(client: Client) -> None:
+    client.kill()
+    client.wait()
+    assert client.stdout is not None
+    client.stdout.close()
+
+
+def failure(stage: Stage, system: System, workload: str) -> BenchError:
+    log = stage.mesh.log(f"client-{system.name}").read_text(errors="replace").splitlines()
+    return BenchError(f"{system.name}, {workload}: {log[-1] if log else 'the client died'}")

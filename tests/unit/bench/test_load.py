@@ -1,0 +1,81 @@
+"""The bench's own traffic over loopback: each client against the server, and results as metrics."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.bench.rounds import WORKLOADS, Workload, metrics
+from tests.bench.systems import HERE
+
+LOAD = [sys.executable, "-S", "-E", str(HERE / "load.py")]
+LENGTH_S = "0.05"
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server of the bench on a port of its own."""
+    with subprocess.Popen([*LOAD, "serve", "0", "-1"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        word, number = server.stdout.readline().split()
+        assert word == "ready"
+        yield int(number)
+        server.kill()
+
+
+def run(kind: str, port: int, count: int) -> dict[str, float]:
+    command = [*LOAD, kind, "127.0.0.1", str(port), str(count), "0.01", LENGTH_S, "-1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    begin, result = done.stdout.splitlines()
+    assert begin == "begin"
+    return dict(json.loads(result))
+
+
+@pytest.mark.parametrize("kind", ["upload", "download"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_bulk_counts_bytes_in_the_measured_time(port: int, kind: str, count: int) -> None:
+    result = run(kind, port, count)
+    assert result["bytes"] > 100_000
+    assert result["seconds"] >= float(LENGTH_S)
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_exchange_counts_whole_round_trips_and_times_them(port: int, count: int) -> None:
+    result = run("exchange", port, count)
+    assert result["count"] >= count
+    assert 0 < result["p50_us"] <= result["p99_us"]
+
+
+def test_connect_counts_connections_that_were_served(port: int) -> None:
+    result = run("connect", port, 4)
+    assert result["count"] > 0
+    assert result["failed"] == 0
+
+
+def test_connect_counts_refused_ones_as_failed() -> None:
+    with subprocess.Popen([*LOAD, "serve", "0", "-1"], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        closed = int(server.stdout.readline().split()[1])
+        server.kill()
+    result = run("connect", closed, 4)
+    assert result["count"] == 0
+    assert result["failed"] > 0
+
+
+def test_results_become_rates_and_costs_per_unit() -> None:
+    bulk = metrics(Workload("upload_8", "upload", 8), {"bytes": 4e9, "seconds": 2.0}, 6.0)
+    assert bulk == {"upload_8": 2.0, "cpu_upload_8": 1.5}
+    result = {"count": 1000, "seconds": 2.0, "p50_us": 3.0, "p99_us": 9.0}
+    exchange = metrics(Workload("exchange_64", "exchange", 64), result, 0.05)
+    assert exchange == {"exchange_64": 500.0, "cpu_exchange_64": 50.0, "p50_64": 3.0, "p99_64": 9.0}
+    direct = metrics(Workload("connect", "connect", 32), {"count": 10, "seconds": 1.0}, None)
+    assert direct == {"connect": 10.0}
+
+
+def test_every_workload_has_a_name_of_its_own() -> None:
+    assert len({workload.name for workload in WORKLOADS}) == len(WORKLOADS)

@@ -1,0 +1,96 @@
+"""The bench's verdict: ratios of medians, targets missed by name, value and bound, and the table."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from tests.bench.__main__ import TARGETS
+from tests.bench.report import (
+    LABELS,
+    Target,
+    TargetsError,
+    document,
+    medians,
+    misses,
+    ratio,
+    read_targets,
+    table,
+)
+
+# The machine was twice as fast in the second round, and something went wrong for ztun in the third.
+SAMPLES = {
+    "ztun": {"upload_1": [1.2, 2.4, 0.1], "cpu_handshake": [900.0]},
+    "envoy": {"upload_1": [1.0, 2.0, 2.0], "cpu_handshake": [1000.0]},
+    "direct": {"upload_1": [4.0, 8.0, 4.0]},
+}
+
+
+def test_ratios_are_taken_round_by_round_so_that_drift_and_one_bad_round_do_not_decide() -> None:
+    assert ratio(SAMPLES, "upload_1", "envoy") == pytest.approx(1.2)
+    assert ratio(SAMPLES, "upload_1", "direct") == pytest.approx(0.3)
+    assert ratio(SAMPLES, "cpu_handshake", "direct") is None
+    assert medians(SAMPLES)["envoy"]["upload_1"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("target", "missed"),
+    [
+        (Target(("upload_1",), at_least=1.1), []),
+        (
+            Target(("upload_1",), at_least=1.3),
+            ["upload_1 (upload, 1 stream): 1.20 x Envoy, target at least 1.30"],
+        ),
+        (Target(("cpu_handshake",), at_most=1.0), []),
+        (
+            Target(("cpu_handshake",), at_most=0.8),
+            ["cpu_handshake (CPU per handshake, server only): 0.90 x Envoy, target at most 0.80"],
+        ),
+        (
+            Target(("connect",), at_least=1.3),
+            ["connect (new connections): not measured, target at least 1.30"],
+        ),
+    ],
+)
+def test_a_missed_target_is_named_with_value_and_bound(target: Target, missed: list[str]) -> None:
+    assert misses(SAMPLES, [target]) == missed
+
+
+def test_the_targets_file_covers_what_the_issue_asks() -> None:
+    targets = read_targets(tomllib.loads(TARGETS.read_text()))
+    bounds = {metric: (t.at_least, t.at_most) for t in targets for metric in t.metrics}
+    assert bounds["upload_1"] == bounds["download_8"] == bounds["exchange_64"] == (1.1, None)
+    assert bounds["connect"] == (1.3, None)
+    assert bounds["cpu_handshake"] == (None, 1.0)
+    assert bounds["memory_idle"] == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"metrics": ["uplaod_1"], "at_least": 1.0},
+        {"metrics": ["upload_1"]},
+        {"metrics": ["upload_1"], "at_least": 1.0, "at_most": 2.0},
+    ],
+)
+def test_a_wrong_targets_file_is_refused_by_section(entry: dict[str, object]) -> None:
+    with pytest.raises(TargetsError, match=r"\[mine\]"):
+        read_targets({"mine": entry})
+
+
+def test_the_table_has_a_row_for_every_metric_and_shows_the_target() -> None:
+    lines = table(SAMPLES, [Target(("upload_1",), at_least=1.1)]).splitlines()
+    assert len(lines) == len(LABELS) + 2
+    assert len({line.count("|") for line in lines}) == 1
+    (upload,) = [line for line in lines if "upload, 1 stream" in line and "CPU" not in line]
+    cells = [cell.strip() for cell in upload.strip("|").split("|")]
+    assert cells == ["upload, 1 stream", "GB/s", "1.20", "2.00", "4.00", "1.20", "0.30", ">= 1.10"]
+
+
+def test_the_document_keeps_every_sample() -> None:
+    made = document(SAMPLES, {"cores": 2}, ["x"])
+    assert made["samples"] == SAMPLES
+    assert made["medians"]["ztun"]["upload_1"] == 1.2
+    assert made["ratios"]["ztun/direct"]["upload_1"] == pytest.approx(0.3)
+    assert (made["about"], made["missed"]) == ({"cores": 2}, ["x"])
