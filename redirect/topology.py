@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import features, netns
 from redirect.attach import ingress_qdisc
@@ -72,7 +73,7 @@ def locate(*, netns: str | Path | None = None, pid: int | None = None, ifname: s
 
     By interface the pod's namespace is looked for among /run/netns and all processes; one that is held open by
     something else is not found, and the refusal says so. Raises ValueError, or OSError for a path or process
-    that cannot be read.
+    that cannot be read or is not a network namespace.
     """
     given = [each for each in (netns, pid, ifname) if each is not None]
     if len(given) != 1:
@@ -230,7 +231,10 @@ def _link(link: Any, addresses: Iterable[IP]) -> Link:
 
 def _nsid(ip: IPRoute, path: Path) -> int | None:
     with path.open("rb") as namespace:
-        found = ip.get_netnsid(fd=namespace.fileno())["nsid"]
+        try:
+            found = ip.get_netnsid(fd=namespace.fileno())["nsid"]
+        except NetlinkError as error:
+            raise OSError(error.code, f"{path} is not a network namespace") from error
     return int(found) if found >= 0 else None
 
 
