@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import sys_bpf
-from redirect.errors import StepFailed
-from redirect.pins import Pins
+from redirect import netns, sys_bpf
+from redirect.errors import InstanceInUse, StepFailed
+from redirect.pins import BPFFS, Pins
 
 # tcx attach type and clsact parent of each program of a device.
 DIRECTIONS = {
@@ -33,6 +34,8 @@ INGRESS_QDISC_PARENT = 0xFFFFFFF1
 # Priority 1 runs first. Cilium replaces handle 1 of it: never ours.
 PRIORITY = 1
 HANDLE = 0x7A74
+CLSACT = "clsact"
+PROTOCOL_ALL_BE = socket.htons(0x0003)
 TCA_BPF_ID = 11
 NLA_HEADER_BYTES = 4
 
@@ -62,6 +65,22 @@ class Attachments:
             else:
                 self._replace_filter(ifindex, program, prog_fd)
 
+    def refuse_unseen(self, program: str, namespace: Path) -> None:
+        """Raises InstanceInUse when a private namespace has a socket lookup whose pin cannot be seen from here.
+
+        The namespace is ours alone: an earlier agent attached it, and a second set of programs beside its set
+        would drop what that one lets pass.
+        """
+        if (self._pins.links / program).exists() or not netns.is_namespace(namespace):
+            return
+        with namespace.open("rb") as target:
+            if sys_bpf.prog_query(target.fileno(), sys_bpf.BPF_SK_LOOKUP):
+                raise InstanceInUse(
+                    f"namespace {namespace.name} has a socket lookup whose pin is not in {self._pins.links}: has "
+                    f"{BPFFS} been unmounted, or did the agent before run in another mount namespace? Start this "
+                    "one where the pins are, or choose another instance"
+                )
+
     def attach_lookup(self, program: str, namespace: Path) -> None:
         """The socket lookup of a private namespace."""
         with self._opened(program) as prog_fd, namespace.open("rb") as target:
@@ -74,6 +93,12 @@ class Attachments:
         """Takes a program off again; one that is not there is nothing to do."""
         _unpin_link(self._pins.links / f"{ifindex}-{program}")
         self._delete_filter(ifindex, program)
+
+    def forget_qdiscs(self, present: Collection[int]) -> None:
+        """Those of interfaces that are gone: the next clsact under such a number is not ours."""
+        for marker in self._pins.links.glob(f"{CLSACT}-*"):
+            if int(marker.name.removeprefix(f"{CLSACT}-")) not in present:
+                marker.rmdir()
 
     def detach_lookups(self) -> None:
         for path in self._link_paths():
@@ -90,7 +115,7 @@ class Attachments:
                 found[int(ifindex), program] = link.prog_id if link.target == int(ifindex) else 0
         with IPRoute() as ip:
             for qdisc in ip.get_qdiscs():
-                if qdisc.get("kind") == "clsact":
+                if qdisc.get("kind") == CLSACT:
                     found.update(self._filters_of(ip, qdisc["index"]))
         return found
 
@@ -163,13 +188,15 @@ class Attachments:
                     "it has an `ingress` qdisc of somebody else, which leaves no room for clsact; "
                     "remove the qdisc, or use a kernel with tcx (Linux 6.6)",
                 )
-            marker = self._pins.links / f"clsact-{ifindex}"
-            if marker.is_dir() and not self._filters_of(ip, ifindex):
+            marker = self._clsact_marker(ifindex)
+            if kind and marker.is_dir() and not self._filters_of(ip, ifindex):
                 # Left by an interface that had this number before: this clsact is not ours.
                 marker.rmdir()
             if not kind:
-                ip.tc("add", "clsact", index=ifindex)  # tc qdisc add dev DEV clsact
-                marker.mkdir()
+                # The marker first: after a crash in between, a clsact of ours is not taken for somebody else's.
+                marker.mkdir(exist_ok=True)
+                ip.tc("add", CLSACT, index=ifindex)  # tc qdisc add dev DEV clsact
+            self._refuse_collision(ip, ifindex, program)
             # tc filter replace dev DEV ingress|egress prio 1 handle 0x7a74 bpf direct-action fd PROG
             ip.tc(
                 "replace-filter",
@@ -184,10 +211,33 @@ class Attachments:
                 prio=PRIORITY,
             )
 
+    def _refuse_collision(self, ip: IPRoute, ifindex: int, program: str) -> None:
+        """A filter of somebody else that would be overwritten, or that keeps ours from our priority."""
+        for filter_ in _filters(ip, ifindex, DIRECTIONS[program][1]):
+            if _priority(filter_) != PRIORITY or self._is_ours(filter_, program):
+                continue
+            kind, protocol, handle = str(filter_.get("kind")), filter_["info"] & 0xFFFF, filter_["handle"]
+            if kind == "bpf" and protocol == PROTOCOL_ALL_BE and handle != HANDLE:
+                continue
+            raise StepFailed(
+                f"attach {program} to interface {ifindex}",
+                f"a `{kind}` filter of somebody else at priority {PRIORITY} (handle {handle:#x}, protocol "
+                f"{socket.ntohs(protocol):#06x}) leaves no room for ours; give it another priority "
+                "(`tc filter show dev DEV ingress`, or egress), or use a kernel with tcx (Linux 6.6)",
+            )
+
+    def _is_ours(self, filter_: Any, program: str) -> bool:
+        """By name, priority and handle: whatever differs in one of them is somebody else's."""
+        return (
+            _is_named(filter_, self._name(program))
+            and _priority(filter_) == PRIORITY
+            and filter_["handle"] == HANDLE
+        )
+
     def _delete_filter(self, ifindex: int, program: str) -> None:
         with IPRoute() as ip:
             try:
-                if ingress_qdisc(ip, ifindex) == "clsact":
+                if ingress_qdisc(ip, ifindex) == CLSACT:
                     if (ifindex, program) in self._filters_of(ip, ifindex):
                         # tc filter del dev DEV ingress|egress prio 1 handle 0x7a74 bpf
                         ip.tc(
@@ -199,25 +249,33 @@ class Attachments:
                             prio=PRIORITY,
                         )
                     self._delete_qdisc(ip, ifindex)
+                    return
             except NetlinkError as error:
                 # The interface went between the look and the step: its filters went with it.
                 if error.code not in (errno.ENODEV, errno.ENOENT):
                     raise
+        # No clsact any more: a marker would claim the next one for us.
+        if self._clsact_marker(ifindex).is_dir():
+            self._clsact_marker(ifindex).rmdir()
 
     def _delete_qdisc(self, ip: IPRoute, ifindex: int) -> None:
         """The clsact that we added, once nobody has a filter in it."""
-        marker = self._pins.links / f"clsact-{ifindex}"
+        marker = self._clsact_marker(ifindex)
         if not marker.is_dir():
             return
         if not any(_filters(ip, ifindex, parent) for parent in (0xFFFFFFF2, 0xFFFFFFF3)):
-            ip.tc("del", "clsact", index=ifindex)  # tc qdisc del dev DEV clsact
+            ip.tc("del", CLSACT, index=ifindex)  # tc qdisc del dev DEV clsact
             marker.rmdir()
+
+    def _clsact_marker(self, ifindex: int) -> Path:
+        """A directory that says: the clsact of this interface was added by us."""
+        return self._pins.links / f"{CLSACT}-{ifindex}"
 
     def _filters_of(self, ip: IPRoute, ifindex: int) -> Attached:
         found: Attached = {}
         for program, (_, parent) in DIRECTIONS.items():
             for filter_ in _filters(ip, ifindex, parent):
-                if _is_named(filter_, self._name(program)):
+                if self._is_ours(filter_, program):
                     found[ifindex, program] = _program_id(filter_)
         return found
 
@@ -234,6 +292,10 @@ def _filters(ip: IPRoute, ifindex: int, parent: int) -> list[Any]:
     return [
         entry for entry in ip.get_filters(index=ifindex, parent=parent) if entry.get("options") is not None
     ]
+
+
+def _priority(filter_: Any) -> int:
+    return int(filter_["info"]) >> 16
 
 
 def _is_named(filter_: Any, name: str) -> bool:

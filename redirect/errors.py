@@ -6,6 +6,8 @@ expected answer (an interface that cannot be captured) are values of `topology`,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class RedirectError(Exception):
     """Something on the kernel side failed. Subclasses say what can be done."""
@@ -42,12 +44,20 @@ class MapFull(RedirectError):
 
 
 class StepFailed(RedirectError):
-    """One step of a plan failed; those before it are done, those after it are not. Apply again to go on."""
+    """A step for one pod failed: the rest of its steps are not done, those of others are. Apply again to go on."""
 
     def __init__(self, step: str, cause: OSError | str) -> None:
-        text = (cause.strerror or str(cause)) if isinstance(cause, OSError) else cause
-        super().__init__(f"{step}: {text}")
         self.step = step
+        self.cause = (cause.strerror or str(cause)) if isinstance(cause, OSError) else cause
+        super().__init__(f"{step}: {self.cause}")
+
+
+class StepsFailed(RedirectError):
+    """Steps of more than one pod failed; as StepFailed, with the causes in `failures`."""
+
+    def __init__(self, failures: Iterable[RedirectError]) -> None:
+        self.failures = tuple(failures)
+        super().__init__("; ".join(dict.fromkeys(map(str, self.failures))))
 
 
 class LoaderError(RedirectError):

@@ -3,7 +3,8 @@
     ROOT/HASH/prog_NAME, ROOT/HASH/map_NAME    programs and maps that belong together
     ROOT/links/...                             attachments: updated in place, so that there is never a gap
 
-ROOT is /sys/fs/bpf/ztun/INSTANCE where /sys/fs/bpf is a bpffs, else a bpffs of our own under the run directory.
+ROOT is /sys/fs/bpf/ztun/INSTANCE where /sys/fs/bpf is a bpffs, else a bpffs of our own under the run directory;
+an instance that has one of its own keeps it, also when /sys/fs/bpf is mounted later.
 Knows names and files only; nothing here decides what they are for.
 """
 
@@ -30,7 +31,9 @@ class Pins:
 
     def __init__(self, instance: str, run_dir: Path | None = None) -> None:
         self.run_dir = run_dir or RUN_ROOT / instance
-        self.is_private = not is_bpffs(BPFFS)
+        # systemd or another agent may have mounted /sys/fs/bpf since the last start. Pins there would be a second
+        # set of programs beside the first, which drops what the first lets pass.
+        self.is_private = is_bpffs(self.run_dir / "bpf") or not is_bpffs(BPFFS)
         self.root = self.run_dir / "bpf" if self.is_private else BPFFS / "ztun" / instance
         self.generation = self.root / LAYOUT_HASH
         self.links = self.root / LINKS
@@ -50,6 +53,8 @@ class Pins:
             netns.call("umount2", bytes(self.root), netns.MNT_DETACH)  # umount RUN_DIR/bpf
         if self.root.is_dir():
             self.root.rmdir()
+        if not self.is_private and self.root.parent.is_dir() and not any(self.root.parent.iterdir()):
+            self.root.parent.rmdir()
 
     @property
     def exists(self) -> bool:
@@ -89,11 +94,37 @@ class Pins:
     def locked(self) -> Iterator[None]:
         """One writer at a time: waits for another that is at work."""
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.run_dir / "redirect.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = self._lock()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
+            os.close(fd)
+
+    def remove_lock(self) -> None:
+        """By the one who holds it, as the last thing. Whoever waits for it makes a new one."""
+        self._lock_path.unlink(missing_ok=True)
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.run_dir / "redirect.lock"
+
+    def _is_lock_file(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), self._lock_path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _lock(self) -> int:
+        while True:
+            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                # A lock on a file that was removed meanwhile excludes nobody.
+                if self._is_lock_file(fd):
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
 
 

@@ -53,9 +53,10 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class DestroySockets:
-    """Those of the proxy, in both private namespaces."""
+    """Those of the proxy, in both private namespaces; done for the pod of `ifindex`, which comes or goes."""
 
     addresses: frozenset[IP]
+    ifindex: int
 
     def __str__(self) -> str:
         return f"destroy the proxy's sockets of {', '.join(sorted(map(str, self.addresses)))}"
@@ -111,16 +112,37 @@ Step = (
 )
 
 
+def concerns(step: Step) -> int | None:
+    """The interface whose pod a step is for; None: the node itself."""
+    match step:
+        case PutHostAddress() | DeleteHostAddress():
+            return None
+        case PutPod(_, entry):
+            return entry.ifindex
+        case _:
+            return step.ifindex
+
+
 def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
-    """The steps, in order; each may be repeated. Empty when nothing differs."""
+    """The steps, in order; each may be repeated. Empty when nothing differs.
+
+    A pod whose interface is gone is one that goes, whether or not it is still desired.
+    """
+    gone = {pod.ifindex for pod in missing(desired, observed)}
+    present = Desired(tuple(p for p in desired.pods if p.ifindex not in gone), desired.host_addresses)
     return (
         # New addresses of the node first: a probe from one must not meet a pod that does not know it.
-        *_host_addresses(desired, observed),
+        *_host_addresses(present, observed),
         # Appearing before going: an address that changes hands is never without an owner.
-        *(step for pod in desired.pods for step in _appear(pod, observed)),
-        *_go(desired, observed),
-        *_left_over(desired, observed),
+        *(step for pod in present.pods for step in _appear(pod, observed)),
+        *_go(present, observed),
+        *_left_over(present, observed),
     )
+
+
+def missing(desired: Desired, observed: Observed) -> tuple[DesiredPod, ...]:
+    """Desired pods whose interface does not exist (any more)."""
+    return tuple(pod for pod in desired.pods if pod.ifindex not in observed.interfaces)
 
 
 def iface_entry(pod: DesiredPod) -> IfaceEntry:
@@ -153,7 +175,7 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         if found == wanted:
             continue
         if found is not None and found.ifindex != pod.ifindex:
-            yield DestroySockets(frozenset({address}))
+            yield DestroySockets(frozenset({address}), pod.ifindex)
         yield PutPod(address, wanted)
 
 
@@ -170,7 +192,7 @@ def _go(desired: Desired, observed: Observed) -> Iterator[Step]:
         if ifindex not in kept:
             yield from _drain(ifindex, gone, observed)
         if gone:
-            yield DestroySockets(frozenset(gone))
+            yield DestroySockets(frozenset(gone), ifindex)
         for address in _sorted(gone):
             yield DeletePod(address, ifindex)
         if ifindex not in kept and ifindex in observed.ifaces:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import features, loader, netns, sides, sock_diag, sys_bpf
+from redirect import carry_over, features, loader, netns, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import Desired, DesiredPod
-from redirect.errors import LayoutMismatch, NoPins, RedirectError
+from redirect.errors import NoPins, RedirectError
 from redirect.layout import (
     HOOK_FROM_POD,
     HOOK_TO_POD,
@@ -30,14 +30,13 @@ from redirect.layout import (
     FlowKey,
 )
 from redirect.maps import Maps
-from redirect.observe import interfaces, observe
+from redirect.observe import Observed, interfaces, observe
 from redirect.pins import Pins, discard
-from redirect.plan import Step, plan
+from redirect.plan import Step, missing, plan
 from redirect.steps import Executor
 from redirect.topology import Place, namespace_behind
 
 _TCP = 6
-_CARRIED_OVER = ("pods", "ifaces", "hostips", "hostflows", "passthru", "conf")
 _SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
 _LOOKUPS = ("lookup_pod_side", "lookup_net_side")
 
@@ -85,6 +84,8 @@ class Redirection:
         probed = features.probe()
         probed.require()
         with self._writing():
+            for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
+                self._attachments.refuse_unseen(program, namespace)
             # Namespaces first: they fail when another node of this machine has this instance name.
             links = [sides.prepare(side, self._mtu_bytes) for side in (self._pod_side, self._net_side)]
             self.pins.mount()
@@ -98,18 +99,24 @@ class Redirection:
         """Makes the kernel side what is desired; what was done, a line for each step.
 
         Connections that are open when a pod appears are reset, or with `keep_existing` left alone until they
-        close. Raises StepFailed, MapFull, NoPins.
+        close. A pod whose interface is gone is let go, and a line says so. Raises NoPins, and when everything
+        that could be done is done StepFailed, MapFull or StepsFailed.
         """
         with self._writing():
             observed = observe(self._maps, self._attachments)
-            kept: list[str] = []
+            self._attachments.forget_qdiscs(observed.interfaces)
+            gone = missing(desired, observed)
+            done = [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
             if keep_existing:
-                kept = [self._keep(pod) for pod in desired.pods if pod.ifindex not in observed.ifaces]
-            return kept + self._execute(plan(desired, observed))
+                known = observed.ifaces.keys() | {pod.ifindex for pod in gone}
+                done += [self._keep(pod) for pod in desired.pods if pod.ifindex not in known]
+            return done + self._execute(plan(desired, observed), observed)
 
     def audit(self, desired: Desired) -> list[str]:
         """What differs from `desired` and from `prepare`, one line each; writes nothing."""
-        found = [f"missing step: {step}" for step in plan(desired, observe(self._maps, self._attachments))]
+        observed = observe(self._maps, self._attachments)
+        found = [f"{pod.ifname} (interface {pod.ifindex}) is gone" for pod in missing(desired, observed)]
+        found += [f"missing step: {step}" for step in plan(desired, observed)]
         for side in (self._pod_side, self._net_side):
             found += sides.drift(side, self._mtu_bytes)
         return found + self._side_drift()
@@ -163,6 +170,7 @@ class Redirection:
             if self.pins.links.is_dir():
                 discard(self.pins.links)
             self.pins.unmount()
+            self.pins.remove_lock()
             return removed
 
     def close(self) -> None:
@@ -172,10 +180,14 @@ class Redirection:
             self._open_maps = None
 
     def _keep(self, pod: DesiredPod) -> str:
-        namespace = namespace_behind(pod.ifindex)
-        if namespace is None:
-            return f"open connections of {pod.ifname} will be reset: its namespace was not found"
-        return f"keep {self.allow_existing(pod.addresses, namespace)} open connections of {pod.ifname}"
+        try:
+            namespace = namespace_behind(pod.ifindex)
+            if namespace is None:
+                return f"open connections of {pod.ifname} will be reset: its namespace was not found"
+            kept = self.allow_existing(pod.addresses, namespace)
+        except (NetlinkError, OSError) as error:
+            return f"open connections of {pod.ifname} will be reset: they cannot be listed ({error})"
+        return f"keep {kept} open connections of {pod.ifname}"
 
     @property
     def _maps(self) -> Maps:
@@ -205,13 +217,15 @@ class Redirection:
                 raise OSError(error.code, f"netlink: {os.strerror(error.code)}") from error
 
     def _load(self) -> bool:
-        """Puts this layout's programs and maps there, with the entries of an older one; whether it had to."""
+        """Puts this layout's programs there, on the maps of an older one where possible; whether it had to."""
         compiled = not self.pins.is_complete
         if compiled:
             staging = self.pins.staging()
+            older = [path for path in self.pins.generations() if path != staging]
             try:
+                carry_over.share(older, staging)
                 loader.load(staging)
-                self._carry_over(staging)
+                carry_over.copy(older, staging)
             except BaseException:
                 discard(staging)
                 raise
@@ -219,31 +233,28 @@ class Redirection:
             self.pins.adopt(staging)
         return compiled
 
-    def _carry_over(self, staging: Path) -> None:
-        """Pods that are captured stay captured: without their entries the new programs would let them pass."""
-        with Maps(staging) as maps:
-            for directory in self.pins.generations():
-                if directory != staging:
-                    try:
-                        maps.copy_from(
-                            directory, (n for n in _CARRIED_OVER if (directory / f"map_{n}").exists())
-                        )
-                    except LayoutMismatch:
-                        if _has_pods(directory):
-                            raise
-
     def _take_over(self) -> None:
         """Swaps the programs of captured pods for this generation's and drops other generations."""
         others = [path for path in self.pins.generations() if path != self.pins.generation]
         if others:
-            for ifindex, program in observe(self._maps, self._attachments).stale:
-                if ifindex in interfaces():
-                    self._attachments.attach(ifindex, program)
+            observed = observe(self._maps, self._attachments)
+            for ifindex, program in observed.stale:
+                if ifindex in observed.interfaces:
+                    # One that fails keeps its older program, closed as it was: `audit` shows it, and `apply`, which
+                    # follows, tries again and names it. The others must not wait for it.
+                    with suppress(RedirectError, NetlinkError, OSError):
+                        self._attachments.attach(ifindex, program)
             for path in others:
                 discard(path)
 
     def _attach_sides(self, ifindexes: Iterable[int]) -> None:
-        for ifindex, program in zip(ifindexes, _SIDE_PROGRAMS, strict=True):
+        self._attachments.forget_qdiscs(interfaces())
+        wanted = set(zip(ifindexes, _SIDE_PROGRAMS, strict=True))
+        for ifindex, program in self._attachments.attached().keys() - wanted:
+            if program in _SIDE_PROGRAMS:
+                # The device was deleted and made again under another number.
+                self._attachments.detach(ifindex, program)
+        for ifindex, program in sorted(wanted):
             self._attachments.attach(ifindex, program)
         for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
             self._attachments.attach_lookup(program, namespace)
@@ -271,12 +282,13 @@ class Redirection:
             return []
         try:
             observed = observe(self._maps, self._attachments)
-            return self._execute(plan(Desired((), observed.host_addresses), observed))
+            return self._execute(plan(Desired((), observed.host_addresses), observed), observed)
         except (RedirectError, OSError) as error:
             return [f"could not release the pods in order: {error}"]
 
-    def _execute(self, steps: Iterable[Step]) -> list[str]:
-        return Executor(self._maps, self._attachments, self.private_namespaces).apply(steps)
+    def _execute(self, steps: Iterable[Step], observed: Observed) -> list[str]:
+        executor = Executor(self._maps, self._attachments, self.private_namespaces)
+        return executor.apply(steps, observed.interfaces)
 
     def _detach_all(self) -> list[str]:
         removed = []
@@ -305,12 +317,3 @@ def _both_directions(socket: sock_diag.TcpSocket) -> tuple[FlowKey, FlowKey]:
         FlowKey(pod[0], peer[0], pod[1], peer[1], _TCP, HOOK_FROM_POD),
         FlowKey(peer[0], pod[0], peer[1], pod[1], _TCP, HOOK_TO_POD),
     )
-
-
-def _has_pods(directory: Path) -> bool:
-    """Whether a generation of any layout captures anything, by the keys of its `ifaces`."""
-    fd = sys_bpf.obj_get(directory / "map_ifaces")
-    try:
-        return any(True for _ in sys_bpf.map_keys(fd, sys_bpf.map_info(fd).key_size))
-    finally:
-        os.close(fd)

@@ -1,12 +1,13 @@
-"""Carries out the steps of a plan, one by one. Each may be repeated; a failure names its step and stops.
+"""Carries out the steps of a plan, one by one. Each may be repeated; a failure names its step and its interface.
 
-Decides nothing: the order is `plan`'s. Runs in a thread of the node's network namespace.
+A failure ends the steps of that pod, which stays as closed as it is, and of no other. Decides nothing else: the
+order is `plan`'s. Runs in a thread of the node's network namespace.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import singledispatchmethod
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import netns, plan, sock_diag
 from redirect.attach import Attachments
-from redirect.errors import StepFailed
+from redirect.errors import MapFull, RedirectError, StepFailed, StepsFailed
 from redirect.maps import Maps
 
 
@@ -26,17 +27,27 @@ class Executor:
         self._attachments = attachments
         self._private = tuple(private)
 
-    def apply(self, steps: Iterable[plan.Step]) -> list[str]:
-        """What was done, one line for each step. Raises StepFailed or MapFull."""
-        done = []
+    def apply(self, steps: Iterable[plan.Step], names: Mapping[int, str]) -> list[str]:
+        """What was done, one line for each step. `names`: ifindex -> interface, for errors.
+
+        Raises StepFailed or MapFull once everything else is done, StepsFailed for more than one.
+        """
+        done: list[str] = []
+        failures: dict[int | None, RedirectError] = {}
         for step in steps:
+            ifindex = plan.concerns(step)
+            if ifindex is not None and ifindex in failures:
+                continue
             try:
                 self._do(step)
-            except NetlinkError as error:
-                raise StepFailed(str(step), str(error)) from error
-            except OSError as error:
-                raise StepFailed(str(step), _explain(step, error)) from error
-            done.append(str(step))
+            except (RedirectError, NetlinkError, OSError) as error:
+                failures.setdefault(ifindex, _failure(step, error, names))
+            else:
+                done.append(str(step))
+        if len(failures) > 1:
+            raise StepsFailed(failures.values())
+        for failure in failures.values():
+            raise failure
         return done
 
     @singledispatchmethod
@@ -90,7 +101,22 @@ class Executor:
         self._maps.delete_host_address(step.address)
 
 
-def _explain(step: plan.Step, error: OSError) -> OSError | str:
-    if isinstance(step, plan.Attach) and error.errno == errno.ENODEV:
+def _failure(
+    step: plan.Step, error: RedirectError | NetlinkError | OSError, names: Mapping[int, str]
+) -> RedirectError:
+    if isinstance(error, MapFull):
+        return error
+    ifindex = plan.concerns(step)
+    name = "" if ifindex is None else f"{names.get(ifindex, 'interface that is gone')}: "
+    failure = StepFailed(f"{name}{step}", _explain(step, error))
+    failure.__cause__ = error
+    return failure
+
+
+def _explain(step: plan.Step, error: RedirectError | NetlinkError | OSError) -> OSError | str:
+    code = error.code if isinstance(error, NetlinkError) else getattr(error, "errno", None)
+    if isinstance(step, plan.Attach) and code == errno.ENODEV:
         return "the interface is gone; has the pod been deleted?"
-    return error
+    if isinstance(error, StepFailed):
+        return error.cause
+    return error if isinstance(error, OSError) else str(error)

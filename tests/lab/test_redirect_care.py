@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from agent.cli.output import CliError
 from agent.cli.pinned import open_pinned
@@ -23,7 +20,7 @@ from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import host_addresses, netns, sys_bpf, topology
 from redirect.desired import Desired
-from redirect.errors import LayoutMismatch, MapFull, NoPins, RedirectError, StepFailed
+from redirect.errors import MapFull, NoPins, RedirectError, StepFailed
 from redirect.layout import MAPS
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
@@ -91,14 +88,6 @@ def add_foreign_filter(index: int, prog_fd: int) -> None:
         )  # fmt: skip
 
 
-def map_with_one_entry(value_bytes: int) -> int:
-    """A hash map with 4-byte keys that knows interface 1."""
-    create_map, kind_hash = 0, 1
-    fd = sys_bpf.call(create_map, struct.pack("=IIIII", kind_hash, 4, value_bytes, 8, 0))
-    sys_bpf.map_update(fd, struct.pack("=I", 1), bytes(value_bytes))
-    return fd
-
-
 @pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
 def test_uninstalling_leaves_the_node_as_it_was(lab: Topology, tmp_path: Path, has_tcx: bool) -> None:
     place = lab.nodes["node-a"].netns
@@ -108,6 +97,7 @@ def test_uninstalling_leaves_the_node_as_it_was(lab: Topology, tmp_path: Path, h
         assert inventory(place) != before
         pins = node.redirection.pins.root
     assert inventory(place) == before
+    assert list(tmp_path.iterdir()) == []
     assert not [path.name for path in netns.RUN_DIR.iterdir() if path.name.startswith(instance)]
     assert not pins.exists()
     with closing(Redirection(instance, tmp_path)) as again, netns.entered(place):
@@ -229,8 +219,6 @@ def test_a_pod_whose_interface_is_gone_is_forgotten_with_its_pins(node: Node, la
         node.redirection.apply(Desired((pod, extra), desired.host_addresses))
         ip.link("del", index=index)
         assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname, ""]
-        with pytest.raises(StepFailed, match=r"attach from_pod to interface \d+: .*gone"):
-            node.redirection.apply(Desired((pod, extra), host_addresses.local()))
         # Another interface under the same number is not taken for the one that was captured.
         ip.link("add", ifname="hgtemp", index=index, kind="veth", peer={"ifname": "hgtemp2"})
         desired = Desired((pod, extra), host_addresses.local())
@@ -244,51 +232,6 @@ def test_a_pod_whose_interface_is_gone_is_forgotten_with_its_pins(node: Node, la
     assert not [step for step in done if "drain" in step]
     assert not list(node.redirection.pins.links.glob(f"{index}-*"))
     assert node.audit("a1") == []
-
-
-def test_programs_of_another_version_are_replaced_while_a_connection_lasts(
-    node: Node, lab: Topology, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node.capture("a1")
-    with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)) as client:
-        accepted, _ = node.listeners[0].accept()
-        older = node.redirection
-        monkeypatch.setattr("redirect.pins.LAYOUT_HASH", "0123456789ab")
-        newer = Redirection(older.instance, older.pins.run_dir)
-        with accepted, closing(newer), netns.entered(node.place.netns):
-            assert newer.prepare().compiled
-            assert newer.pins.generations() == [newer.pins.generation]
-            assert [place.addresses for place in newer.captured()] == [node.pod("a1").addresses]
-            assert newer.audit(node.desired("a1")) == []
-            newer.set_listeners([sock.fileno() for sock in node.listeners])
-            client.sendall(b"still there")
-            accepted.settimeout(5)
-            assert accepted.recv(64) == b"still there"
-
-
-def test_pods_of_another_layout_stop_the_agent_instead_of_being_opened(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node.capture("a1")
-    older = node.redirection
-    wider = map_with_one_entry(value_bytes=MAPS["ifaces"].value_bytes + 8)
-    try:
-        (older.pins.generation / "map_ifaces").unlink()
-        sys_bpf.obj_pin(wider, older.pins.generation / "map_ifaces")
-    finally:
-        os.close(wider)
-    attached = older._attachments.attached()
-    monkeypatch.setattr("redirect.pins.LAYOUT_HASH", "0123456789ab")
-    with (
-        closing(Redirection(older.instance, older.pins.run_dir)) as newer,
-        netns.entered(node.place.netns),
-    ):
-        with pytest.raises(LayoutMismatch, match=r"map ifaces in the kernel has .* 56 bytes"):
-            newer.prepare()
-        assert newer.pins.generations() == [older.pins.generation]
-        assert newer._attachments.attached() == attached
-    with closing(dial(node.pod("a1").netns, "203.0.113.7", 80)):
-        node.listeners[0].accept()[0].close()
 
 
 def test_a_full_map_is_named_with_its_size(node: Node) -> None:
@@ -394,23 +337,22 @@ def test_places_that_cannot_be_captured_say_why(node: Node, lab: Topology, tmp_p
             topology.locate(ifname="hgnone")
         with pytest.raises(FileNotFoundError):
             topology.locate(netns=tmp_path / "missing")
+        for no_namespace in ("/etc/passwd", "/proc/self/ns/mnt"):
+            with pytest.raises(OSError, match=f"{no_namespace} is not a network namespace"):
+                topology.locate(netns=no_namespace)
         with pytest.raises(ValueError, match="exactly one"):
             topology.locate(pid=1, ifname="lo")
 
 
-@pytest.mark.parametrize("kind", ["macvlan", "ipvlan"])
-def test_a_pod_behind_another_kind_of_interface_is_refused(node: Node, kind: str) -> None:
+def test_a_pod_behind_another_kind_of_interface_is_refused(node: Node) -> None:
+    """Other kinds than this one are rows of the unit test: not every kernel has them."""
+    kind = "macvlan"
     name = f"hg{os.getpid()}{kind}"
     path = netns.ensure(name)
     try:
         with netns.entered(node.place.netns), IPRoute() as ip, path.open("rb") as namespace:
             (parent,) = ip.link_lookup(ifname="uplink")
-            try:
-                ip.link("add", ifname="hgchild", kind=kind, link=parent, net_ns_fd=namespace.fileno())
-            except NetlinkError as error:
-                if error.code == errno.EOPNOTSUPP:
-                    pytest.skip(f"this kernel has no {kind}")
-                raise
+            ip.link("add", ifname="hgchild", kind=kind, link=parent, net_ns_fd=namespace.fileno())
         with netns.entered(path), IPRoute() as ip:
             (index,) = ip.link_lookup(ifname="hgchild")
             ip.addr("add", index=index, address="10.77.0.9", prefixlen=24)

@@ -28,6 +28,7 @@ from redirect.plan import (
 
 V4, V6, OTHER = (ip_address(text) for text in ("10.0.0.1", "fd00::1", "10.0.0.2"))
 MAC = bytes.fromhex("020000000001")
+INTERFACES = {number: f"veth{number}" for number in range(3, 8)}
 
 
 def pod(ifindex: int, *addresses: IP) -> DesiredPod:
@@ -44,7 +45,7 @@ def captured(*pods: DesiredPod) -> Observed:
         pods={ip: PodEntry(Flag(each.flags), each.ifindex) for each in pods for ip in each.addresses},
         ifaces={each.ifindex: iface_entry(each) for each in pods},
         attached=frozenset((each.ifindex, program) for each in pods for program in POD_PROGRAMS),
-        interfaces={each.ifindex: each.ifname for each in pods},
+        interfaces=INTERFACES,
     )
 
 
@@ -105,7 +106,7 @@ ROWS = {
             PutIface(5, drained(A)),
             PutPod(V4, PodEntry(DRAIN, 5)),
             PutPod(V6, PodEntry(DRAIN, 5)),
-            DestroySockets(frozenset({V4, V6})),
+            DestroySockets(frozenset({V4, V6}), 5),
             DeletePod(V4, 5),
             DeletePod(V6, 5),
             DeleteIface(5),
@@ -117,7 +118,23 @@ ROWS = {
         wanted(),
         GONE,
         (
-            DestroySockets(frozenset({V4, V6})),
+            DestroySockets(frozenset({V4, V6}), 5),
+            DeletePod(V4, 5),
+            DeletePod(V6, 5),
+            DeleteIface(5),
+            Detach(5, "from_pod"),
+            Detach(5, "to_pod"),
+        ),
+    ),
+    "a desired pod's interface is gone: it goes, the others come": (
+        wanted(A, pod(6, OTHER)),
+        Observed(GONE.pods, GONE.ifaces, stale=GONE.stale, interfaces={6: "veth6"}),
+        (
+            PutIface(6, iface_entry(pod(6, OTHER))),
+            Attach(6, "from_pod"),
+            Attach(6, "to_pod"),
+            PutPod(OTHER, PodEntry(ENROLLED, 6)),
+            DestroySockets(frozenset({V4, V6}), 5),
             DeletePod(V4, 5),
             DeletePod(V6, 5),
             DeleteIface(5),
@@ -132,11 +149,11 @@ ROWS = {
             PutIface(6, iface_entry(pod(6, V4))),
             Attach(6, "from_pod"),
             Attach(6, "to_pod"),
-            DestroySockets(frozenset({V4})),
+            DestroySockets(frozenset({V4}), 6),
             PutPod(V4, PodEntry(ENROLLED, 6)),
             PutIface(5, drained(A)),
             PutPod(V6, PodEntry(DRAIN, 5)),
-            DestroySockets(frozenset({V6})),
+            DestroySockets(frozenset({V6}), 5),
             DeletePod(V6, 5),
             DeleteIface(5),
             Detach(5, "from_pod"),
@@ -149,7 +166,7 @@ ROWS = {
         (
             PutIface(5, iface_entry(pod(5, OTHER, V6))),
             PutPod(OTHER, PodEntry(ENROLLED, 5)),
-            DestroySockets(frozenset({V4})),
+            DestroySockets(frozenset({V4}), 5),
             DeletePod(V4, 5),
         ),
     ),
@@ -214,8 +231,9 @@ def test_after_the_steps_everything_is_as_desired_and_nothing_is_left_to_do(
         observed = Observed(observed.pods, observed.ifaces, stale=observed.attached)
     result = run(plan(desired, observed), observed)
     assert plan(desired, result) == ()
-    assert (result.pods, result.ifaces) == (captured(*after).pods, captured(*after).ifaces)
-    assert result.attached == captured(*after).attached
+    expected = captured(*(after if has_interfaces else ()))
+    assert (result.pods, result.ifaces) == (expected.pods, expected.ifaces)
+    assert (result.attached, result.stale) == (expected.attached, frozenset())
 
 
 @settings(deadline=None)
@@ -233,4 +251,4 @@ def test_an_address_never_moves_before_its_new_owner_is_closed(
         assert {(step.entry.ifindex, program) for program in POD_PROGRAMS} <= result.attached
         owner = observed.pods.get(step.address)
         if owner is not None and owner.ifindex != step.entry.ifindex:
-            assert DestroySockets(frozenset({step.address})) in steps[:number]
+            assert DestroySockets(frozenset({step.address}), step.entry.ifindex) in steps[:number]

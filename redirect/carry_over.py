@@ -1,0 +1,91 @@
+"""Carries what an older generation of programs knows over to a new one, before the new one is attached.
+
+A map that has kept its shape is shared: the new programs are loaded on the very map of the old ones. So both see
+the same pods, flows and listeners while programs are swapped one by one, and no entry made meanwhile is lost. A
+map of another capacity is copied; one of another entry size is refused where pods depend on it. `stats` and `conf`
+belong to their programs and are new. Knows directories of pins, not what is attached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redirect import sys_bpf
+from redirect.errors import LayoutMismatch
+from redirect.layout import MAPS
+from redirect.maps import Maps
+
+_COPIED = ("pods", "ifaces", "hostips", "hostflows", "passthru")
+# A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
+_SHARED = (*_COPIED, "socks")
+# Numbers of enum bpf_map_type.
+_KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "sockmap": 15}
+
+
+def share(older: Iterable[Path], new: Path) -> None:
+    """Pins the maps of older generations in the empty directory of a new one, to be loaded on."""
+    # Those that capture pods first: theirs are the maps that programs work with.
+    for directory in sorted(older, key=has_pods, reverse=True):
+        for name in _SHARED:
+            if not (new / _pin(name)).exists():
+                with _opened(directory, name) as fd:
+                    if fd is not None and _is_same_shape(fd, name):
+                        sys_bpf.obj_pin(fd, new / _pin(name))
+
+
+def copy(older: Iterable[Path], new: Path) -> None:
+    """Entries of maps that could not be shared, into the loaded directory of a new generation.
+
+    Raises LayoutMismatch when the pods of an older generation cannot be carried over: without their entries the
+    new programs would let them pass.
+    """
+    with Maps(new) as maps:
+        for directory in older:
+            names = [name for name in _COPIED if _number(directory, name) not in (0, _number(new, name))]
+            try:
+                maps.copy_from(directory, names)
+            except LayoutMismatch:
+                if has_pods(directory):
+                    raise
+
+
+def has_pods(directory: Path) -> bool:
+    """Whether a generation of any layout captures anything, by the keys of its `ifaces`."""
+    with _opened(directory, "ifaces") as fd:
+        return fd is not None and any(True for _ in sys_bpf.map_keys(fd, sys_bpf.map_info(fd).key_size))
+
+
+def _is_same_shape(fd: int, name: str) -> bool:
+    info, shape = sys_bpf.map_info(fd), MAPS[name]
+    return (info.type, info.key_size, info.value_size, info.max_entries) == (
+        _KINDS[shape.kind],
+        shape.key_bytes,
+        shape.value_bytes,
+        shape.max_entries,
+    )
+
+
+def _number(directory: Path, name: str) -> int:
+    """The kernel's id of a map; 0: there is none."""
+    with _opened(directory, name) as fd:
+        return 0 if fd is None else sys_bpf.map_info(fd).id
+
+
+@contextmanager
+def _opened(directory: Path, name: str) -> Iterator[int | None]:
+    try:
+        fd = sys_bpf.obj_get(directory / _pin(name))
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _pin(name: str) -> str:
+    return f"map_{name}"
