@@ -1,0 +1,242 @@
+"""What fails for one pod stays with that pod, and what is somebody else's is neither overwritten nor removed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from pyroute2 import IPRoute
+
+from agent.lab.blueprint import generate, parse
+from agent.lab.topology import Topology
+from redirect import host_addresses, netns
+from redirect.desired import Desired, DesiredPod
+from redirect.errors import StepFailed, StepsFailed
+from redirect.reconcile import Redirection
+from tests.support.redirect_lab import Node, dial, instance_name, redirected
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+NOWHERE = "203.0.113.7"
+PROBES = (sys.executable, "-m", "agent.lab.probes")
+INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
+OUR_HANDLE = 0x7A74
+IPV4_BE = 0x0008
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(f"hlf{os.getpid()}", tmp_path_factory.mktemp("run"))
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
+        yield topology
+    finally:
+        topology.down()
+
+
+@pytest.fixture
+def node(lab: Topology, tmp_path: Path) -> Iterator[Node]:
+    """With clsact filters, where others can be in the way."""
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("l"), has_tcx=False) as made:
+        yield made
+
+
+def ifindex_of(node: Node, name: str) -> int:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=node.pod(name).ifname)
+        return int(index)
+
+
+@contextmanager
+def qdisc(node: Node, kind: str, *names: str) -> Iterator[IPRoute]:
+    """A qdisc of somebody else on the interfaces of these pods; gone afterwards, with what is in it."""
+    indexes = [ifindex_of(node, name) for name in names]
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        for index in indexes:
+            ip.tc("add", kind, index=index)
+        try:
+            yield ip
+        finally:
+            for index in indexes:
+                ip.tc("del", kind, index=index)
+
+
+def add_foreign(ip: IPRoute, index: int, prog_fd: int, parent: int, **options: int) -> None:
+    # tc filter add dev DEV ingress|egress prio 1 ... bpf direct-action
+    ip.tc(
+        "add-filter", "bpf", index=index, fd=prog_fd, name="foreign", parent=parent,
+        classid=1, direct_action=True, prio=1, **options,
+    )  # fmt: skip
+
+
+def filters(ip: IPRoute, index: int, parent: int) -> list[tuple[int, int]]:
+    """(handle, priority and protocol) of each."""
+    found = ip.get_filters(index=index, parent=parent)
+    return [(entry["handle"], entry["info"]) for entry in found if entry.get("options") is not None]
+
+
+def is_captured(node: Node, name: str) -> bool:
+    with closing(dial(node.pod(name).netns, NOWHERE, 80)):
+        node.listeners[0].accept()[0].close()
+    return True
+
+
+def echoes_directly(node: Node, name: str) -> bool:
+    """Whether a pod's connection reaches another node without the proxy."""
+    with closing(dial(node.pod(name).netns, node.lab.pods["lab/b1"].address(4), PORT)) as client:
+        client.sendall(b"hello")
+        return client.recv(64) == b"hello"
+
+
+def pod_without_interface(node: Node, mac: bytes) -> DesiredPod:
+    """One that was captured until its interface was deleted. Call it inside the node."""
+    with IPRoute() as ip:
+        ip.link("add", ifname="hlgone", kind="veth", peer={"ifname": "hlgone2"})
+        (index,) = ip.link_lookup(ifname="hlgone")
+        gone = DesiredPod(index, "hlgone", (ip_address("10.9.9.9"),), mac)
+        node.redirection.apply(Desired((gone,), host_addresses.local()))
+        ip.link("del", index=index)
+    return gone
+
+
+@pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
+@pytest.mark.parametrize("keep_existing", [False, True], ids=["reset", "keep"])
+def test_a_pod_whose_interface_is_gone_does_not_stop_the_others(
+    lab: Topology, tmp_path: Path, has_tcx: bool, keep_existing: bool
+) -> None:
+    with (
+        redirected(lab, "node-a", tmp_path, instance=instance_name("g"), has_tcx=has_tcx) as node,
+        netns.entered(node.place.netns),
+    ):
+        wanted = node.desired("a1")
+        gone = pod_without_interface(node, wanted.pods[0].gateway_mac)
+        never = DesiredPod(99999, "hlnever", (ip_address("10.9.9.8"),), gone.gateway_mac)
+        both = Desired((gone, never, *wanted.pods), wanted.host_addresses)
+        assert f"hlgone (interface {gone.ifindex}) is gone" in node.redirection.audit(both)
+        done = node.redirection.apply(both, keep_existing=keep_existing)
+        assert f"hlgone (interface {gone.ifindex}) is gone: not captured" in done
+        assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname]
+        assert set(node.redirection._maps.pods()) == set(wanted.pods[0].addresses)
+        assert not [path.name for path in node.redirection.pins.links.glob(f"*{gone.ifindex}*")]
+        assert is_captured(node, "a1")
+
+
+def test_a_pod_that_cannot_be_captured_does_not_stop_the_others(node: Node) -> None:
+    with qdisc(node, "ingress", "a1"):
+        expected = rf"^{node.pod('a1').ifname}: attach from_pod to interface \d+: it has an `ingress`"
+        with pytest.raises(StepFailed, match=expected):
+            node.capture("a1", "a2")
+        assert is_captured(node, "a2")
+        # The rest of the steps of the one that failed was left undone.
+        assert set(node.redirection._maps.pods()) == set(node.pod("a2").addresses)
+        # And letting one go is not stopped either.
+        with pytest.raises(StepFailed, match=expected):
+            node.capture("a1")
+        assert echoes_directly(node, "a2")
+    node.capture("a1")
+    assert is_captured(node, "a1")
+
+
+def test_every_pod_that_failed_is_named(node: Node) -> None:
+    with qdisc(node, "ingress", "a1", "a2"), pytest.raises(StepsFailed) as failed:
+        node.capture("a1", "a2")
+    for name in ("a1", "a2"):
+        assert f"{node.pod(name).ifname}: attach from_pod" in str(failed.value)
+    assert len(failed.value.failures) == 2
+
+
+def in_the_way(node: Node, ip: IPRoute, prog_fd: int, parent: int, **options: int) -> None:
+    """Refused, named, and as it was before."""
+    index = ifindex_of(node, "a1")
+    add_foreign(ip, index, prog_fd, parent, **options)
+    before = filters(ip, index, parent)
+    with pytest.raises(StepFailed, match=r"a `bpf` filter of somebody else at priority 1 .*another priority"):
+        node.capture("a1")
+    assert filters(ip, index, parent) == before
+    node.capture()
+    assert filters(ip, index, parent) == before
+    assert echoes_directly(node, "a1")
+
+
+@pytest.mark.parametrize("parent", [INGRESS, EGRESS], ids=["ingress", "egress"])
+@pytest.mark.parametrize(
+    "options", [{"handle": 7, "protocol": IPV4_BE}, {"handle": OUR_HANDLE}], ids=["protocol", "our handle"]
+)
+def test_a_foreign_filter_in_our_place_is_refused_and_stays(
+    node: Node, parent: int, options: dict[str, int]
+) -> None:
+    prog_fd = node.redirection.pins.open_program("to_pod")  # lets pass what is not captured
+    try:
+        with qdisc(node, "clsact", "a1") as ip:
+            in_the_way(node, ip, prog_fd, parent, **options)
+    finally:
+        os.close(prog_fd)
+
+
+def test_a_captured_pod_stays_closed_when_a_program_cannot_be_put_back(node: Node) -> None:
+    prog_fd = node.redirection.pins.open_program("to_pod")
+    index = ifindex_of(node, "a1")
+    try:
+        with qdisc(node, "clsact", "a1") as ip:
+            node.capture("a1")
+            # tc filter del dev DEV egress prio 1 handle 0x7a74 bpf
+            ip.tc("del-filter", "bpf", index=index, handle=OUR_HANDLE, parent=EGRESS, prio=1)
+            add_foreign(ip, index, prog_fd, EGRESS, handle=7, protocol=IPV4_BE)
+            with pytest.raises(StepFailed, match="attach to_pod"):
+                node.capture("a1")
+            assert is_captured(node, "a1")
+            node.capture()
+    finally:
+        os.close(prog_fd)
+
+
+@pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
+def test_a_side_that_was_made_again_leaves_no_link_of_the_former_one(
+    lab: Topology, tmp_path: Path, has_tcx: bool
+) -> None:
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("s"), has_tcx=has_tcx) as node:
+        former = node.redirection._maps.conf().net_side_ifindex
+        with netns.entered(node.place.netns), IPRoute() as ip:
+            ip.link("del", index=former)
+            node.redirection.prepare()
+        links = node.redirection.pins.links
+        assert node.redirection._maps.conf().net_side_ifindex != former
+        assert not [path.name for path in links.iterdir() if str(former) in path.name]
+        node.capture("a1")
+        assert is_captured(node, "a1")
+
+
+def is_waited_for(lock: Path) -> bool:
+    """By /proc/locks, which marks who waits with an arrow."""
+    inode = f":{lock.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_the_lock_excludes_also_when_it_is_removed_while_somebody_waits(tmp_path: Path) -> None:
+    """Whoever waited must not end up with a file that nobody else finds."""
+    first, second = (Redirection(instance_name("k"), tmp_path).pins for _ in range(2))
+    lock = tmp_path / "redirect.lock"
+    inside: list[int] = []
+
+    def wait_for_it() -> None:
+        with second.locked():
+            inside.append(lock.stat().st_ino)
+
+    thread = Thread(target=wait_for_it)
+    with first.locked():
+        thread.start()
+        while thread.is_alive() and not is_waited_for(lock):
+            thread.join(0.001)
+        assert not inside
+        first.remove_lock()
+    thread.join()
+    assert inside == [lock.stat().st_ino]
