@@ -1,0 +1,191 @@
+"""Another version of the programs takes over: nothing that is captured is opened, dropped or refused meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.lab.blueprint import generate, parse
+from agent.lab.topology import Topology
+from redirect import netns, sys_bpf
+from redirect.attach import Attachments
+from redirect.errors import LayoutMismatch, StepFailed
+from redirect.layout import HOOK_TO_POD, MAPS, FlowKey, address_key
+from redirect.reconcile import Redirection
+from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+NOWHERE = "203.0.113.7"
+PROBES = (sys.executable, "-m", "agent.lab.probes")
+OTHER_HASH = "0123456789ab"
+KIND_HASH, KIND_SOCKMAP = 1, 15
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(f"hlu{os.getpid()}", tmp_path_factory.mktemp("run"))
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
+        yield topology
+    finally:
+        topology.down()
+
+
+@pytest.fixture
+def node(lab: Topology, tmp_path: Path) -> Iterator[Node]:
+    """With one pod captured."""
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("v")) as made:
+        made.capture("a1")
+        yield made
+
+
+@contextmanager
+def next_version(node: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redirection]:
+    """The redirection of a version with other programs, not yet prepared; the caller is inside the node."""
+    older = node.redirection
+    monkeypatch.setattr("redirect.pins.LAYOUT_HASH", OTHER_HASH)
+    with closing(Redirection(older.instance, older.pins.run_dir)) as newer, netns.entered(node.place.netns):
+        yield newer
+
+
+def create_map(kind: int, key_bytes: int, value_bytes: int, entries: int) -> int:
+    return sys_bpf.call(0, struct.pack("=IIIII", kind, key_bytes, value_bytes, entries, 0))
+
+
+def repin(node: Node, name: str, fd: int) -> None:
+    """Puts a map in the place of one of the older generation's, and gives the fd back."""
+    path = node.redirection.pins.generation / f"map_{name}"
+    try:
+        path.unlink()
+        sys_bpf.obj_pin(fd, path)
+    finally:
+        os.close(fd)
+
+
+def is_served_outbound(node: Node, name: str = "a1") -> bool:
+    with closing(dial(node.pod(name).netns, NOWHERE, 80)):
+        node.listeners[0].accept()[0].close()
+    return True
+
+
+def test_the_next_version_serves_with_the_listeners_and_flows_of_the_one_before(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = node.redirection
+    flow = FlowKey(*node.pod("a1").addresses[:1] * 2, 1, 2, 6, HOOK_TO_POD)
+    with closing(dial(node.pod("a1").netns, NOWHERE, 80)) as client:
+        accepted, _ = node.listeners[0].accept()
+        with accepted, next_version(node, monkeypatch) as newer:
+            assert newer.prepare().compiled
+            assert newer.pins.generations() == [newer.pins.generation]
+            assert [place.addresses for place in newer.captured()] == [node.pod("a1").addresses]
+            assert newer.audit(node.desired("a1")) == []
+            # Before anybody gave it a listener: those of the workers that still run.
+            assert newer.slots() == (True, True, True)
+            assert is_served_outbound(node)
+            with closing(dial(node.lab.pods["lab/b1"].netns, node.pod("a1").address(4), PORT)):
+                node.listeners[2].accept()[0].close()
+            client.sendall(b"still there")
+            accepted.settimeout(5)
+            assert accepted.recv(64) == b"still there"
+            # What the older programs noted while they were swapped is known to the new ones.
+            sys_bpf.map_update(older._maps._fds["hostflows"], flow.encode(), bytes(8))
+            assert flow in dict(newer._maps.flows("hostflows"))
+
+
+def test_new_connections_are_served_all_the_while(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No SYN has to be sent twice: the first repetition comes after a second."""
+    pod, dialled = node.pod("a1").netns, 0
+    attach = Attachments.attach
+
+    def dial_and_attach(attachments: Attachments, ifindex: int, program: str) -> None:
+        nonlocal dialled
+        with closing(dial(pod, NOWHERE, 80, SILENCE_S)):
+            node.listeners[0].accept()[0].close()
+            dialled += 1
+        attach(attachments, ifindex, program)
+
+    monkeypatch.setattr(Attachments, "attach", dial_and_attach)
+    with next_version(node, monkeypatch) as newer:
+        newer.prepare()
+    assert dialled == 4  # before each of two programs of the sides and two of the pod
+    assert is_served_outbound(node)
+
+
+def test_a_program_that_cannot_be_swapped_stops_no_other_pod(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.capture("a1", "a2")
+    attach = Attachments.attach
+    with netns.entered(node.place.netns):
+        stuck = socket.if_nametoindex(node.pod("a1").ifname)
+
+    def attach_but_one(attachments: Attachments, ifindex: int, program: str) -> None:
+        if ifindex == stuck:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        attach(attachments, ifindex, program)
+
+    with next_version(node, monkeypatch) as newer:
+        with monkeypatch.context() as broken:
+            broken.setattr(Attachments, "attach", attach_but_one)
+            newer.prepare()
+            with pytest.raises(StepFailed, match=rf"^{node.pod('a1').ifname}: attach from_pod .*busy"):
+                newer.apply(node.desired("a1", "a2"))
+        assert f"missing step: attach from_pod to interface {stuck}" in newer.audit(node.desired("a1", "a2"))
+        assert is_served_outbound(node, "a1")
+        assert is_served_outbound(node, "a2")
+        newer.apply(node.desired("a1", "a2"))
+        assert newer.audit(node.desired("a1", "a2")) == []
+
+
+def test_slots_of_another_shape_stay_closed_until_there_are_listeners(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repin(node, "socks", create_map(KIND_SOCKMAP, 4, 8, MAPS["socks"].max_entries + 1))
+    with next_version(node, monkeypatch) as newer:
+        newer.prepare()
+        assert newer.slots() == (False, False, False)
+        with pytest.raises(TimeoutError):
+            dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), PORT, SILENCE_S)
+        newer.set_listeners([sock.fileno() for sock in node.listeners])
+        assert is_served_outbound(node)
+
+
+def test_a_map_of_another_capacity_is_copied(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = node.redirection._maps.pods()
+    smaller = create_map(KIND_HASH, MAPS["pods"].key_bytes, MAPS["pods"].value_bytes, len(pods))
+    for address, entry in pods.items():
+        sys_bpf.map_update(smaller, address_key(address), entry.encode())
+    repin(node, "pods", smaller)
+    with next_version(node, monkeypatch) as newer:
+        newer.prepare()
+        assert newer._maps.pods() == pods
+        assert is_served_outbound(node)
+
+
+def test_pods_of_another_layout_stop_the_agent_instead_of_being_opened(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = create_map(KIND_HASH, 4, MAPS["ifaces"].value_bytes + 8, 8)
+    sys_bpf.map_update(wider, struct.pack("=I", 1), bytes(MAPS["ifaces"].value_bytes + 8))
+    repin(node, "ifaces", wider)
+    older = node.redirection
+    attached = older._attachments.attached()
+    with next_version(node, monkeypatch) as newer:
+        with pytest.raises(LayoutMismatch, match=r"map ifaces in the kernel has .* 56 bytes"):
+            newer.prepare()
+        assert newer.pins.generations() == [older.pins.generation]
+        assert newer._attachments.attached() == attached
+    assert is_served_outbound(node)
