@@ -278,6 +278,7 @@ async def serve(settings: Config) -> None:
                 agent.begin(),
                 agent.after_prepared(agent.crew.keep),
                 agent.after_prepared(agent.watch_interfaces),
+                agent.enroller.follow(),
                 agent.after_prepared(agent.pages.watch_kernel),
             )
             tasks = [group.create_task(part) for part in parts]

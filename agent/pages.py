@@ -125,7 +125,7 @@ class Pages:
 
     def health(self) -> Health:
         enroller = self._enroller
-        problems = [*enroller.gone.values()]
+        problems = [*enroller.gone.values(), *enroller.kernel_trouble]
         problems += [
             f"{p.ifname} is captured, but the mesh does not know its pod: closed"
             for p in enroller.unrecognised

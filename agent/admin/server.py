@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -80,7 +81,8 @@ class HttpServer:
         """Listen on HOST:PORT. Raises OSError, with the address in its text, when it is taken."""
         host, port = split_host_port(address)
         try:
-            server = await asyncio.start_server(self._connection(routes), host, port, limit=MAX_HEAD_BYTES)
+            sock = listening(host, port)
+            server = await asyncio.start_server(self._connection(routes), sock=sock, limit=MAX_HEAD_BYTES)
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
         self._servers.append(server)
@@ -126,6 +128,13 @@ class HttpServer:
         except BadRequest as error:
             return text(f"{error}\n", 400)
         return await dispatch(request, routes)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A listening socket; the host `::` takes IPv4 as well. Raises OSError."""
+    # asyncio makes `::` IPv6 only, and the kubelet of an IPv4 cluster probes by IPv4.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, dualstack_ipv6=host == "::")
 
 
 async def dispatch(request: Request, routes: Routes) -> Response:

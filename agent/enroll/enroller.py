@@ -22,9 +22,11 @@ from agent.enroll.desired import (
 from agent.enroll.kernel import KernelSide, Place
 from agent.model.address import IP
 from agent.model.identity import Identity
+from agent.model.workload import Workload
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
+from redirect.errors import RedirectError, StepsFailed
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +56,23 @@ class Enroller:
         self._tell_workers = tell_workers
         self._announce = announce
         self._one_at_a_time = asyncio.Lock()
+        self._has_adopted = False
+        self._workloads_changed = asyncio.Event()
         self.pods: dict[str, EnrolledPod] = {}
         self.unrecognised: tuple[Place, ...] = ()
         """Captured before a restart, but the mesh state does not say who they are: closed."""
+        self.kernel_trouble: tuple[str, ...] = ()
+        """What of the last change the kernel refused, one text each."""
         self.gone: dict[str, str] = {}
         """Enrolled pods that are in trouble: key -> reason."""
 
     async def enroll(self, place: Place, namespace: str, name: str, *, keep_existing: bool) -> dict[str, Any]:
         """Capture a pod. Raises EnrolmentRefused, or the kernel side's own errors."""
         async with self._one_at_a_time:
+            if not self._has_adopted:
+                raise EnrolmentRefused(
+                    "this agent has no complete state of the mesh yet: is the control plane reachable?"
+                )
             if place.refusal:
                 raise EnrolmentRefused(f"pod {namespace}/{name}: {place.refusal}")
             workload = check(
@@ -70,8 +80,13 @@ class Enroller:
             )
             pod = enrolled_pod(workload, place.addresses, place.ifindex, place.ifname)
             await self._obtain_certificate(pod)
-            self.unrecognised = tuple(p for p in self.unrecognised if p.ifindex != place.ifindex)
-            notes = await self._apply({**self.pods, pod.key: pod}, keep_existing=keep_existing)
+            others = tuple(p for p in self.unrecognised if p.ifindex != place.ifindex)
+            before = self.pods
+            notes = await self._apply({**self.pods, pod.key: pod}, others, keep_existing=keep_existing)
+            failed = [text for text in self.kernel_trouble if not is_anothers(text, pod, self.pods.values())]
+            if failed:
+                await self._apply(before, others, keep_existing=keep_existing)
+                raise EnrolmentRefused(f"pod {pod.key} was not captured: {'; '.join(failed)}")
             self._announce(self.pods.values())
             log.info("enrolled %s as %s on %s", pod.key, pod.identity, pod.ifname)
             return {
@@ -91,43 +106,62 @@ class Enroller:
                 )
             remaining = {k: pod for k, pod in self.pods.items() if k != key}
             self._announce(remaining.values())
-            await self._apply(remaining, keep_existing=False)
+            await self._apply(remaining, self.unrecognised, keep_existing=False)
             log.info("un-enrolled %s", key)
 
     async def adopt(self) -> None:
         """Find the pods that an earlier agent captured, and who they are by the first complete state."""
         async with self._one_at_a_time:
-            pods, unknown = {}, []
-            for place in await self._kernel.captured():
-                workload = recognise(self._store.current, self._node, self._network, place.addresses)
-                if workload is None:
-                    log.error(
-                        "%s (%s) is captured but unknown to the mesh: closed", place.ifname, place.addresses
-                    )
-                    unknown.append(place)
-                    continue
-                pod = enrolled_pod(workload, place.addresses, place.ifindex, place.ifname)
-                pods[pod.key] = pod
-            self.unrecognised = tuple(unknown)
-            await self._apply(pods, keep_existing=True)
-            self._announce(self.pods.values())
+            await self._take_up(await self._kernel.captured())
+            self._has_adopted = True
+
+    async def follow(self) -> None:
+        """Take up pods that nobody knew as soon as the mesh state says who they are, until cancelled."""
+        while True:
+            await self._workloads_changed.wait()
+            self._workloads_changed.clear()
+            async with self._one_at_a_time:
+                if self._has_adopted and any(map(self._recognise, self.unrecognised)):
+                    await self._take_up(self.unrecognised)
+
+    async def _take_up(self, places: Iterable[Place]) -> None:
+        """Serve captured interfaces whose pods are known; the others stay captured, and closed."""
+        pods, unknown = dict(self.pods), []
+        for place in places:
+            workload = self._recognise(place)
+            if workload is None:
+                log.error(
+                    "%s (%s) is captured but unknown to the mesh: closed", place.ifname, place.addresses
+                )
+                unknown.append(place)
+                continue
+            pod = enrolled_pod(workload, place.addresses, place.ifindex, place.ifname)
+            pods[pod.key] = pod
+        await self._apply(pods, tuple(unknown), keep_existing=True)
+        self._announce(self.pods.values())
+
+    def _recognise(self, place: Place) -> Workload | None:
+        return recognise(self._store.current, self._node, self._network, place.addresses)
 
     async def refresh(self) -> None:
         """Drop pods whose interface is gone: after news from netlink."""
         async with self._one_at_a_time:
+            if not self._has_adopted:
+                return  # the pods of the pins are not known yet: to apply now would let all of them go
             present = await self._kernel.interfaces()
             remaining = {key: pod for key, pod in self.pods.items() if pod.ifindex in present}
-            self.unrecognised = tuple(p for p in self.unrecognised if p.ifindex in present)
+            unknown = tuple(p for p in self.unrecognised if p.ifindex in present)
             for key in self.pods.keys() - remaining.keys():
                 log.info("the interface of %s is gone: no longer enrolled", key)
             was = set(self.pods)
-            await self._apply(remaining, keep_existing=True)
+            await self._apply(remaining, unknown, keep_existing=True)
             if was != set(self.pods):
                 self._announce(self.pods.values())
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
         """Note which enrolled pods the mesh state no longer agrees about: they are closed by their workers."""
         if changes.workloads:
+            self._workloads_changed.set()
             self.gone = {key: reason for key, pod in self.pods.items() if (reason := trouble(snapshot, pod))}
 
     @property
@@ -152,16 +186,33 @@ class Enroller:
     def _identities(self) -> frozenset[Identity]:
         return frozenset(pod.identity for pod in self.pods.values())
 
-    async def _apply(self, pods: dict[str, EnrolledPod], *, keep_existing: bool) -> list[str]:
+    async def _apply(
+        self, pods: dict[str, EnrolledPod], unrecognised: tuple[Place, ...], *, keep_existing: bool
+    ) -> list[str]:
         """Make the kernel side capture exactly these, with the workers knowing them before it does."""
         merged = {**self.pods, **pods}
         self._tell_workers(merged.values())
-        notes = await self._kernel.capture(pods.values(), self.unrecognised, keep_existing=keep_existing)
-        self.pods = pods
+        try:
+            notes = await self._kernel.capture(pods.values(), unrecognised, keep_existing=keep_existing)
+            self.kernel_trouble = ()
+        except RedirectError as error:
+            # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
+            notes, self.kernel_trouble = [], failures_of(error)
+            log.error("the kernel side is not as it should be: %s", error)
+        self.pods, self.unrecognised = pods, unrecognised
         self._tell_workers(pods.values())
         self._in_use(self._identities())
         self.state_changed(self._store.current, Changes(workloads=frozenset({"*"})))
         return notes
+
+
+def failures_of(error: RedirectError) -> tuple[str, ...]:
+    return tuple(map(str, error.failures)) if isinstance(error, StepsFailed) else (str(error),)
+
+
+def is_anothers(text: str, pod: EnrolledPod, pods: Iterable[EnrolledPod]) -> bool:
+    """Whether a failure is about the interface of another pod than this one."""
+    return any(text.startswith(f"{other.ifname}:") for other in pods if other.key != pod.key)
 
 
 def trouble(snapshot: Snapshot, pod: EnrolledPod) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from agent.model.address import CIDR, SocketAddress
+from agent.model.address import CIDR, IP, SocketAddress
 from agent.model.outcome import Outcome, Refusal
 from agent.model.route import HBONE_PORT, Hop, Route
 from agent.model.service import Mode, Service
@@ -31,12 +31,16 @@ class Options:
     """Ranges in which a destination nobody knows is refused instead of passed through."""
     refuse_unknown: bool = False
     own_ports: frozenset[int] = frozenset({15001, 15006, HBONE_PORT})
+    own_addresses: frozenset[IP] = frozenset()
+    """The proxy's own, in its private namespaces: nobody is there to be talked to."""
 
 
 def resolve(
     snapshot: Snapshot, source: Workload, destination: SocketAddress, rng: Random, options: Options
 ) -> Route:
     """The route of a connection from a pod of this node. Raises Refusal with the reason."""
+    if destination.ip in options.own_addresses:
+        raise Refusal(Outcome.SELF_CALL, f"{destination.ip} is an address of the agent itself")
     if destination.port in options.own_ports and destination.ip.is_loopback:
         raise Refusal(Outcome.SELF_CALL, f"{destination} is the agent itself")
     workload, service = _owners(snapshot, options.network, source, destination)

@@ -65,6 +65,7 @@ class Crew:
         self._links: dict[int, WorkerLink] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._lost = asyncio.Queue[WorkerLink]()
+        self._one_lost = asyncio.Event()
         self._questions = 0
         self._gates_open = False
         self._waiting: list[WorkerLink] = []
@@ -142,7 +143,8 @@ class Crew:
         try:
             async with asyncio.timeout(deadline_s + 2):
                 while self._links:
-                    await self._lost.get()
+                    self._one_lost.clear()
+                    await self._one_lost.wait()
         except TimeoutError:
             for link in self.links:
                 link.kill()
@@ -195,9 +197,15 @@ class Crew:
             listening.bind(str(path))
             path.chmod(0o600)
             listening.listen(4)
-            self._children.append(self._spawn(slot, listening.fileno()))
-        # The socket listens already: the connect waits in its queue until the worker has started.
-        return await WorkerLink.connect(path, self._on_stats, self._on_lost)
+            child = self._spawn(slot, listening.fileno())
+        self._children.append(child)
+        try:
+            # The socket listens already: the connect waits in its queue until the worker has started.
+            return await WorkerLink.connect(path, self._on_stats, self._on_lost)
+        except BaseException:
+            # Nobody else knows it: it would outlive this process and never be found.
+            child.kill()
+            raise
 
     def _spawn(self, slot: int, fd: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "agent.worker", "--slot", str(slot), "--channel-fd", str(fd)]
@@ -231,6 +239,7 @@ class Crew:
         # First somebody serves its queue, then its successor is started.
         self._carry_out(self._roster.died(link.slot))
         self._lost.put_nowait(link)
+        self._one_lost.set()
 
     async def _replace_lost(self) -> None:
         pause_s = RESTART_PAUSE_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model.address import parse_cidr
+from agent.model.address import parse_cidr, parse_ip
 from agent.model.outcome import Outcome
 from agent.model.route import Hop, Route
 from agent.model.service import CidrVip, IPFamilies, LoadBalancing, Mode, Visibility
@@ -74,6 +74,7 @@ MESH = Options(mesh_cidrs=(parse_cidr("10.0.0.0/8"), parse_cidr("fd00::/16")))
         ("10.0.0.1:80", MESH, None),
         ("127.0.0.1:15001", Options(), Outcome.SELF_CALL),
         ("[::1]:15008", Options(), Outcome.SELF_CALL),
+        ("169.254.77.1:80", Options(own_addresses=frozenset({parse_ip("169.254.77.1")})), Outcome.SELF_CALL),
         ("127.0.0.1:8080", Options(), None),
     ],
 )
