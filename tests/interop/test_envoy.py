@@ -227,9 +227,11 @@ def test_envoy_that_allows_ten_streams_gets_ten_at_a_time() -> None:
     with envoy_server(streams=10) as (it, ours, listener, peer):
         ours.connect()
         first = accept(it, listener)
+        it.until(lambda: ours.statuses == [200])  # so Envoy's SETTINGS are here, too
         assert ours.link.free_streams == 9
         clients = [ours.connect() for _ in range(25)]
         servers = [accept(it, listener) for _ in range(9)]
+        it.until(lambda: len(ours.statuses) >= 10)
         it.settle()
         assert ours.statuses == [200] * 10 and ours.link.free_streams == 0
         for done in range(16):
