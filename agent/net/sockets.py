@@ -28,6 +28,9 @@ _FLAGS = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Python's own socket() lets go of the interpreter lock. In the thread that fills the stock that costs several
+# switches per socket, as the loop's thread wants the lock back after each of its calls; this one keeps it.
+_libc_locked = ctypes.PyDLL(None, use_errno=True)
 T = TypeVar("T")
 
 
@@ -60,7 +63,11 @@ def set_transparent(sock: socket.socket) -> None:
 
 
 def _fresh(family: int, transparent: bool) -> socket.socket:
-    sock = socket.socket(family, _FLAGS)
+    fd = _libc_locked.socket(family, _FLAGS, 0)
+    if fd < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    sock = socket.socket(family, _FLAGS, 0, fileno=fd)
     try:
         set_stream_options(sock)
         if transparent:
