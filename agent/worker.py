@@ -69,6 +69,7 @@ class Worker:
             network=config.network,
             mesh_cidrs=config.mesh_cidrs,
             refuse_unknown=config.unknown_destination == "refuse",
+            own_addresses=frozenset({PROXY_V4, PROXY_V6}),
         )
         reporter = Reporter(
             Metrics(f"{slot}-{os.getpid()}-{time.time_ns()}"),
@@ -152,7 +153,6 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
     running.add_reader(listening, lambda: link.connected(listening.accept()[0]))
     for signum in (signal.SIGTERM, signal.SIGINT):
         running.add_signal_handler(signum, worker.drain.start, config.drain_deadline_s)
-    worker.loop.attach(running)
     # Objects made so far live for ever: keep the collector from walking them again and again.
     gc.collect()
     gc.freeze()
@@ -196,7 +196,8 @@ def main() -> None:
     worker = Worker(config, args.slot, args.version, args.pod_netns, args.net_netns)
     # The threads that made sockets in the private namespaces have entered them: this one needs no such rights.
     drop_privileges()
-    asyncio.run(run(config, worker, listening))
+    with asyncio.Runner(loop_factory=worker.loop.outer) as runner:
+        runner.run(run(config, worker, listening))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The data path's event loop: one edge-triggered epoll, alone or nested in an asyncio loop as one reader.
+"""The data path's event loop: one edge-triggered epoll, alone or with an asyncio loop that waits through it.
 
 Per turn: ready descriptors (each handles at most one batch), then postponed actions, due timers, and last
 the writes that piled up, once per connection. A callback that raises loses its watch and is reported; the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import select
+import selectors
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -27,6 +28,8 @@ _EVENTS_PER_ROUND = 256
 # Rounds before the outer loop gets its turn; more would starve timers and the control channel.
 _ROUNDS_PER_TURN = 4
 _BUSY_EVENTS = 8
+HOLD_S = 0.002
+"""How long, at most, asyncio waits for its turn while the data path has work."""
 
 
 class Timer:
@@ -57,11 +60,9 @@ class Loop:
         self._ending: list[Action] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = count()
-        self._outer: asyncio.AbstractEventLoop | None = None
-        self._outer_timer: asyncio.TimerHandle | None = None
-        self._outer_due_s = float("inf")
-        self._outer_again: asyncio.Handle | None = None
-        self._turning = False
+        self._outer_fd: int | None = None
+        self._outer_is_ready = False
+        self._actions = 0
         self.buffers = Buffers()
 
     # -- what callers ask for
@@ -95,39 +96,17 @@ class Loop:
     def soon(self, action: Action) -> None:
         """Run once, after the descriptors that are ready now had their batch."""
         self._soon.append(action)
-        if self._outer is not None and not self._turning:
-            self._ask_outer()
 
     def flush_at_end(self, action: Action) -> None:
         """Run at the end of this turn. For writers: call it once per turn and connection."""
         self._ending.append(action)
-        if self._outer is not None and not self._turning:
-            self._ask_outer()
 
     def later(self, delay_s: float, action: Action) -> Timer:
         timer = Timer(self.now() + delay_s, action)
         heapq.heappush(self._timers, (timer.at_s, next(self._order), timer))
-        if self._outer is not None and not self._turning:
-            self._set_outer_timer()
         return timer
 
     # -- running
-
-    def attach(self, outer: asyncio.AbstractEventLoop) -> None:
-        """Run inside `outer` from now on."""
-        self._outer = outer
-        outer.add_reader(self._epoll.fileno(), self._on_outer)
-        self._ask_outer()
-
-    def detach(self) -> None:
-        if self._outer is None:
-            return
-        self._outer.remove_reader(self._epoll.fileno())
-        for handle in (self._outer_timer, self._outer_again):
-            if handle is not None:
-                handle.cancel()
-        self._outer = self._outer_timer = self._outer_again = None
-        self._outer_due_s = float("inf")
 
     def close(self) -> None:
         self.detach()
@@ -140,11 +119,7 @@ class Loop:
 
     def turn(self, timeout_s: float | None = 0.0) -> None:
         """Wait up to `timeout_s` (None: for ever) for something to do, and do it."""
-        self._turning = True
-        try:
-            self._rounds(self._patience(timeout_s))
-        finally:
-            self._turning = False
+        self._rounds(self._patience(timeout_s))
 
     def _patience(self, timeout_s: float | None) -> float:
         if self._soon or self._ending:
@@ -158,6 +133,7 @@ class Loop:
         for _ in range(_ROUNDS_PER_TURN):
             ready = self._epoll.poll(timeout_s, _EVENTS_PER_ROUND)
             timeout_s = 0.0
+            self._actions += len(ready)
             find = self._watchers.get
             for fd, mask in ready:
                 on_ready = find(fd)
@@ -186,6 +162,7 @@ class Loop:
             self._run(lambda: on_crash(error))
 
     def _run(self, action: Action) -> None:
+        self._actions += 1
         try:
             action()
         except Exception as error:  # noqa: BLE001 - reported; the loop must go on
@@ -209,36 +186,59 @@ class Loop:
                 action, timer.action = timer.action, None
                 self._run(action)
 
-    # -- nested in asyncio
+    # -- together with asyncio
 
-    def _on_outer(self) -> None:
-        if self._outer_again is not None:
-            self._outer_again.cancel()
-            self._outer_again = None
-        self.turn(0.0)
-        if self._outer is not None:
-            if self._soon or self._ending:
-                self._ask_outer()
-            self._set_outer_timer()
+    def outer(self) -> asyncio.AbstractEventLoop:
+        """An asyncio loop that waits through this one, until `detach()`. For `asyncio.Runner(loop_factory=...)`."""
+        selector = _OuterSelector(self)
+        self._outer_fd = selector.fileno()
+        # Level-triggered: as long as asyncio has not asked for its events, they end every wait.
+        self._epoll.register(self._outer_fd, select.EPOLLIN)
+        self._watchers[self._outer_fd] = self._on_outer
+        return asyncio.SelectorEventLoop(selector)
 
-    def _ask_outer(self) -> None:
-        if self._outer is not None and self._outer_again is None:
-            self._outer_again = self._outer.call_soon(self._on_outer)
+    def detach(self) -> None:
+        """Let the outer loop wait by itself from now on."""
+        if self._outer_fd is not None:
+            self.forget(self._outer_fd)
+            self._outer_fd = None
 
-    def _set_outer_timer(self) -> None:
-        """One asyncio timer stands for the earliest of ours."""
-        while self._timers and self._timers[0][2].action is None:
-            heapq.heappop(self._timers)
-        if self._outer is None or not self._timers or self._timers[0][0] >= self._outer_due_s:
-            return
-        if self._outer_timer is not None:
-            self._outer_timer.cancel()
-        self._outer_due_s = self._timers[0][0]
-        self._outer_timer = self._outer.call_later(
-            max(0.0, self._outer_due_s - self.now()), self._on_outer_timer
-        )
+    @property
+    def is_attached(self) -> bool:
+        return self._outer_fd is not None
 
-    def _on_outer_timer(self) -> None:
-        self._outer_timer = None
-        self._outer_due_s = float("inf")
-        self._on_outer()
+    def serve(self, timeout_s: float | None) -> None:
+        """Turn until asyncio has something to do: descriptors, `timeout_s`, or what our own actions asked for.
+
+        Those are not known here, so after the first action asyncio gets its turn within HOLD_S.
+        """
+        self._outer_is_ready = False
+        end_s = float("inf") if timeout_s is None else self.now() + timeout_s
+        while True:
+            done = self._actions
+            self.turn(None if end_s == float("inf") else max(0.0, end_s - self.now()))
+            now = self.now()
+            if self._actions != done:
+                end_s = min(end_s, now + HOLD_S)
+            if self._outer_is_ready or now >= end_s:
+                return
+
+    def _on_outer(self, mask: int) -> None:
+        self._outer_is_ready = True
+
+
+class _OuterSelector(selectors.EpollSelector):
+    """asyncio's descriptors in an epoll of their own, which is itself one descriptor of the data path's.
+
+    That way round a wake-up for user bytes costs one wait and nothing of asyncio.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if not self._loop.is_attached:
+            return super().select(timeout)
+        self._loop.serve(timeout)
+        return super().select(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -135,25 +136,53 @@ def test_timers_run_in_order_once_unless_cancelled(rig: Rig) -> None:
     assert rig.said == ["one", "two"]
 
 
-def test_nested_in_asyncio_all_of_it_works() -> None:
+def test_asyncio_waits_through_it_and_all_of_both_works() -> None:
+    errors: list[BaseException] = []
+    loop = Loop(time.monotonic, lambda error, fd: errors.append(error))
+
     async def main() -> None:
         outer = asyncio.get_running_loop()
-        errors: list[BaseException] = []
-        loop = Loop(outer.time, lambda error, fd: errors.append(error))
-        loop.attach(outer)
         said: list[str] = []
         done = asyncio.Event()
-        with pair() as (one, two):
+        with pair() as (one, two), pair() as (three, four):
             loop.watch(one.fileno(), lambda mask: said.append("ready"))
+            outer.add_reader(three, lambda: said.append(three.recv(1).decode()))
             await asyncio.sleep(0)
             loop.soon(lambda: said.append("soon"))
             loop.flush_at_end(lambda: said.append("flush"))
             loop.later(0.02, done.set)
             loop.later(0.01, lambda: loop.later(0.0, lambda: said.append("timer")))
             outer.call_soon(two.send, b"x")
+            outer.call_soon(four.send, b"y")
             await asyncio.wait_for(done.wait(), 5)
-            assert {"ready", "soon", "flush", "timer"} <= set(said) and not errors
-            loop.detach()
+            assert {"ready", "soon", "flush", "timer", "y"} <= set(said) and not errors
+            outer.remove_reader(three)
+        loop.detach()
+        loop.close()
+        await asyncio.sleep(0.001)  # asyncio goes on by itself
+
+    with asyncio.Runner(loop_factory=loop.outer) as runner:
+        runner.run(main())
+
+
+def test_asyncio_gets_its_turn_while_the_data_path_is_never_idle() -> None:
+    loop = Loop(time.monotonic, lambda error, fd: None)
+    turns = 0
+
+    def again() -> None:
+        nonlocal turns
+        turns += 1
+        loop.soon(again)
+
+    async def main() -> None:
+        again()
+        await asyncio.sleep(0.001)
+        asked = asyncio.Event()
+        loop.soon(asked.set)  # from inside the data path: nothing wakes asyncio for it
+        await asyncio.wait_for(asked.wait(), 5)
+        assert turns > 1
+        loop.detach()
         loop.close()
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=loop.outer) as runner:
+        runner.run(main())
