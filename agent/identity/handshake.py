@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -22,13 +23,21 @@ from OpenSSL import SSL, crypto
 
 from agent.model.identity import Identity, IdentityError
 from agent.model.outcome import Outcome, Refusal
-from agent.wire.tls_records import HEADER_BYTES, MAX_CIPHER_BYTES, Alert, TlsRecords, TlsState
+from agent.wire.tls_records import (
+    CHANGE_CIPHER_SPEC,
+    HEADER_BYTES,
+    MAX_CIPHER_BYTES,
+    Alert,
+    TlsRecords,
+    TlsState,
+)
 
 # AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
 CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 ALPN = b"h2"
 # A hello with post-quantum key share and a chain of several certificates stay far below.
 MAX_HANDSHAKE_BYTES = 1 << 17
+_NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN of ssl.h, which pyOpenSSL does not name
 _HANDSHAKE_RECORDS = (20, 21, 22, 23)
 _READ_BYTES = 1 << 16
 
@@ -76,10 +85,15 @@ class Credentials:
         context.set_alpn_protos([ALPN])
         return context
 
+    @cached_property
+    def expiry(self) -> datetime:
+        """When the leaf expires."""
+        return self.chain[0].not_valid_after_utc
+
     @property
     def not_after(self) -> float:
-        """When the leaf expires, in seconds since the epoch."""
-        return self.chain[0].not_valid_after_utc.timestamp()
+        """The same in seconds since the epoch."""
+        return self.expiry.timestamp()
 
 
 def _context(credentials: Credentials) -> SSL.Context:
@@ -89,6 +103,8 @@ def _context(credentials: Credentials) -> SSL.Context:
     context.set_tls13_ciphersuites(CIPHER_SUITES)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    # Else OpenSSL builds and verifies a leaf's own chain anew in every handshake, and sends the root along.
+    context.set_mode(_NO_AUTO_CHAIN)
     context.use_privatekey(credentials.key)
     context.use_certificate(credentials.chain[0])
     for certificate in credentials.chain[1:]:
@@ -251,7 +267,8 @@ class Session:
             if record is None:
                 return
             self._connection.bio_write(record)
-            self._step()
+            if record[0] != CHANGE_CIPHER_SPEC:  # that one means nothing by itself: it goes with the next
+                self._step()
 
     def outgoing(self) -> bytes:
         """Bytes for the peer; empty when there are none."""

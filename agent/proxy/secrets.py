@@ -28,7 +28,8 @@ class Secrets:
         credentials = self._by_identity.get(identity)
         if credentials is None:
             raise Refusal(Outcome.IDENTITY_UNAVAILABLE, f"no certificate for {identity} has arrived")
-        expiry = credentials.chain[0].not_valid_after_utc
-        if expiry <= self._now():
-            raise Refusal(Outcome.IDENTITY_UNAVAILABLE, f"the certificate of {identity} expired at {expiry}")
+        if credentials.expiry <= self._now():
+            raise Refusal(
+                Outcome.IDENTITY_UNAVAILABLE, f"the certificate of {identity} expired at {credentials.expiry}"
+            )
         return credentials

@@ -85,6 +85,21 @@ def test_an_intermediate_is_presented_and_several_roots_are_trusted() -> None:
     assert shake(client, server)[1].secured.peer == Identity.parse(A)
 
 
+def test_the_root_is_not_sent_along() -> None:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_alpn_protos([b"h2"])
+    context.use_privatekey(CLIENT.key)
+    context.use_certificate(CLIENT.chain[0])
+    peer, session = SSL.Connection(context, None), Session.server(SERVER)
+    peer.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        peer.do_handshake()
+    session.feed(peer.bio_read(1 << 16))
+    peer.bio_write(session.outgoing())
+    peer.do_handshake()
+    assert peer.get_peer_cert_chain(as_cryptography=True) == list(SERVER.chain)
+
+
 def test_an_rsa_root_and_the_other_suite_work_too() -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_tls13_ciphersuites(b"TLS_AES_256_GCM_SHA384")
