@@ -181,7 +181,8 @@ class TlsLink:
         if session.done:
             self._secure(session.secured)
         self._send_unsent()
-        if not self._is_over:
+        # A short read has emptied the socket: what follows is a new edge. Not so the end, once announced.
+        if (len(data) == _HANDSHAKE_READ_BYTES or self._ended) and not self._is_over:
             self._loop.soon(self._read if self._records is not None else self._shake)
 
     def _secure(self, secured: Secured) -> None:
@@ -278,10 +279,15 @@ class TlsLink:
         self._records = self._session = None
         # Closing a socket with unread bytes sends RST, which destroys what the peer has not read yet:
         # so the sending side is shut first, and the rest is read and dropped for a moment.
-        self._timer = self._loop.later(LINGER_S, self._close)
-        self._loop.watch(self._fd, self._on_linger)
+        if not self._linger():
+            self._timer = self._loop.later(LINGER_S, self._close)
+            self._loop.watch(self._fd, self._on_linger)
 
     def _on_linger(self, mask: int) -> None:
+        self._linger()
+
+    def _linger(self) -> bool:
+        """Send the rest, shut, and drop what the peer still says; true once that is over and done."""
         try:
             while self._unsent:
                 sent = self._send(self._unsent)
@@ -290,10 +296,11 @@ class TlsLink:
             while self._recv_into(self._buffers.received):
                 pass
         except BlockingIOError:
-            return
+            return False
         except OSError:
             pass
         self._close()
+        return True
 
     def abort(self) -> None:
         """Close at once, with a reset for the peer. The user is not told."""

@@ -22,11 +22,9 @@ from agent.wire.h2_events import (
     ConnectionFailed,
     DataReceived,
     Event,
-    GoAwayReceived,
     HeadReceived,
     Stream,
     StreamReset,
-    StreamsChanged,
     WindowOpened,
 )
 from agent.wire.h2_frames import ErrorCode, H2StreamError, error_name
@@ -200,7 +198,8 @@ class TunnelLink:
             return
         self._tick()
         self._send_queued()
-        self.stage.flush_soon()
+        # At once: so SETTINGS and the first requests leave with the last bytes of the handshake.
+        self.stage.flush()
 
     def on_plaintext(self, data: memoryview) -> None:
         codec = self._codec
@@ -265,7 +264,7 @@ class TunnelLink:
         elif isinstance(event, ConnectionFailed):
             self.stage.flush()
             self._tls.fail(Outcome.H2_FAILED, f"HTTP/2 {error_name(event.code)}: {event.text}")
-        elif isinstance(event, GoAwayReceived | StreamsChanged):
+        else:  # GoAwayReceived, StreamsChanged
             self._on_available()
 
     def _on_request(self, event: HeadReceived) -> None:
