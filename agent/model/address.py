@@ -76,7 +76,8 @@ class SocketAddress(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.ip}]:{self.port}" if self.ip.version == 6 else f"{self.ip}:{self.port}"
+        # `!s` goes around the address's own __format__, which costs as much again.
+        return f"[{self.ip!s}]:{self.port}" if self.ip.version == 6 else f"{self.ip!s}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> SocketAddress:

@@ -60,15 +60,15 @@ class Outcome(Enum):
 
     @property
     def flag(self) -> str:
-        return self.value.flag
+        return self._value_.flag
 
     @property
     def status(self) -> int:
-        return self.value.status
+        return self._value_.status
 
     @property
     def hint(self) -> str:
-        return self.value.hint
+        return self._value_.hint
 
 
 class Refusal(Exception):

@@ -12,7 +12,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from agent.model.address import IP, NamespacedHostname, NetworkAddress
-from agent.model.identity import DEFAULT_TRUST_DOMAIN, Identity
+from agent.model.identity import DEFAULT_TRUST_DOMAIN, Identity, identity_of
 
 EMPTY: Mapping[NamespacedHostname, Mapping[int, int]] = MappingProxyType({})
 
@@ -97,4 +97,4 @@ class Workload:
 
     @property
     def identity(self) -> Identity:
-        return Identity(self.trust_domain, self.namespace, self.service_account)
+        return identity_of(self.trust_domain, self.namespace, self.service_account)

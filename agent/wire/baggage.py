@@ -7,26 +7,32 @@ them. Formats: facts/ztunnel 2.1 (sent) and 6.5 (received).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from agent.model.address import SocketAddress
-from agent.model.workload import Workload
+from agent.model.workload import Workload, WorkloadType
 
 KEYS_OF_WORKLOAD_NAME = tuple(f"k8s.{kind}.name" for kind in ("deployment", "cronjob", "pod", "job"))
+_KEY_OF_NAME = {kind: f"k8s.{kind.value}.name" for kind in WorkloadType}
 MAX_FORWARDED_BYTES = 1024
 
 
 def baggage(workload: Workload) -> str:
     """The value describing a workload: known attributes only, in ztunnel's order."""
-    pairs = (
+    return _described(
         ("k8s.cluster.name", workload.cluster_id),
         ("k8s.namespace.name", workload.namespace),
-        (f"k8s.{workload.workload_type.value}.name", workload.workload_name),
+        (_KEY_OF_NAME[workload.workload_type], workload.workload_name),
         ("service.name", workload.canonical_name),
         ("service.version", workload.canonical_revision),
         ("cloud.region", workload.locality.region),
         ("cloud.availability_zone", workload.locality.zone),
     )
-    return ",".join(f"{key}={value}" for key, value in pairs if value)
+
+
+@lru_cache(maxsize=4096)
+def _described(*pairs: tuple[str, str]) -> str:
+    return ",".join([f"{key}={value}" for key, value in pairs if value])
 
 
 def parse_baggage(lines: Iterable[str]) -> dict[str, str]:

@@ -50,9 +50,13 @@ def _integer(value: int, prefix_bits: int, first: int) -> bytes:
     return bytes(out)
 
 
+_SHORT = tuple(bytes((size,)) for size in range(127))
+
+
 def _text(text: str) -> bytes:
     raw = text.encode("latin-1")
-    return _integer(len(raw), 7, 0) + raw
+    size = len(raw)
+    return (_SHORT[size] if size < 127 else _integer(size, 7, 0)) + raw
 
 
 @lru_cache(maxsize=64)
@@ -78,7 +82,7 @@ def encode_status(status: int) -> bytes:
 
 
 def encode_fields(fields: Iterable[tuple[str, str]]) -> bytes:
-    return b"".join(encode_field(name, value) for name, value in fields)
+    return b"".join([_literal_name(name) + _text(value) for name, value in fields])
 
 
 class _Stateful(Exception):
@@ -103,9 +107,13 @@ def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
 
 
 def _read_text(block: bytes, at: int) -> tuple[str, int]:
-    if block[at] & 0x80:
+    size = block[at]
+    if size & 0x80:
         raise _Stateful
-    size, at = _read_integer(block, at, 0x7F)
+    if size == 0x7F:
+        size, at = _read_integer(block, at, 0x7F)
+    else:
+        at += 1
     end = at + size
     if end > len(block):
         raise _Stateful
@@ -126,13 +134,14 @@ def read_stateless(block: bytes) -> Fields:
             continue
         if first & 0x60:
             raise _Stateful  # an insertion or a change of the table's size
-        index, at = _read_integer(block, at, 0x0F)
-        if index > len(_STATIC):
-            raise _Stateful
+        index = first & 0x0F
         if index:
+            index, at = _read_integer(block, at, 0x0F)
+            if index > len(_STATIC):
+                raise _Stateful
             name = _STATIC[index - 1][0]
         else:
-            name, at = _read_text(block, at)
+            name, at = _read_text(block, at + 1)
         value, at = _read_text(block, at)
         fields.append((name, value))
     return fields

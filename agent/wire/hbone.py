@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from agent.model.address import AddressError, parse_ip, split_host_port
@@ -51,6 +52,7 @@ def connect_head(authority: str, headers: Iterable[tuple[str, str]] = ()) -> Con
     return ConnectHead(authority, host, port, tuple(headers))
 
 
+@lru_cache(maxsize=1024)
 def parse_authority(authority: str) -> tuple[str, int]:
     """`IPv4:port`, `[IPv6]:port` or `hostname:port`. Raises BadConnect."""
     try:
