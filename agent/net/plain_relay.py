@@ -177,7 +177,9 @@ class PlainRelay:
         self._loop.soon(self._tell)
 
     def _tell(self) -> None:
-        self._done(self)
+        done = self._done
+        del self._done  # it holds the owner, who holds the relay
+        done(self)
 
     def _on_crash(self, error: BaseException) -> None:
         self.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")

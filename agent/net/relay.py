@@ -241,12 +241,16 @@ class TunnelRelay:
         self._up_open = self._down_open = False
         if self._is_waiting:
             self._link.wait_no_more(self)
+        self._tunnel.sink = self._stream.owner = None
         self._loop.forget(self._fd)
         close(self._sock, reset=reset)
         self._loop.soon(self._tell)
 
     def _tell(self) -> None:
-        self._done(self)
+        # The owner holds the relay and the relay its owner; apart, both go without the garbage collector.
+        done = self._done
+        del self._done
+        done(self)
 
     def _on_crash(self, error: BaseException) -> None:
         if not self._is_over:

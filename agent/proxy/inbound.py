@@ -30,6 +30,8 @@ from agent.telemetry.record import Opened
 from agent.wire.baggage import baggage, forwarded_host, parse_baggage
 from agent.wire.hbone import ConnectHead
 
+BROKEN_PROTOCOL = frozenset({Outcome.TLS_FAILED, Outcome.H2_FAILED})
+
 
 class Inbound:
     """Accepts HBONE connections; one per worker."""
@@ -108,7 +110,8 @@ class InboundLink:
 
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.inbound.links.discard(self)
-        if link.secured is None and outcome is not Outcome.OK:
+        # A member that breaks the protocol is worth a line too; one that merely leaves is not.
+        if outcome in BROKEN_PROTOCOL or (link.secured is None and outcome is not Outcome.OK):
             self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, detail)
 
 
@@ -181,19 +184,21 @@ class InboundTunnel:
     def _track(self, workload: Workload, destination: SocketAddress) -> None:
         snapshot = self._inbound.delivery.store.current
         host = forwarded_host(self._head.header("forwarded"))
+        source = snapshot.workload_at(self._inbound.options.network, self._parent.peer.ip)
         self._tracked = self._inbound.reporter.opened(
             Opened(
                 direction=Direction.INBOUND,
                 source_address=self._parent.peer,
                 destination_address=self._parent.local,
-                source=snapshot.workload_at(self._inbound.options.network, self._parent.peer.ip),
+                source=source,
                 destination=workload,
                 source_identity=self._link.peer,
                 destination_identity=workload.identity,
                 is_mutual_tls=True,
                 authority=self._head.authority,
                 service=guess_service(snapshot, workload, destination.port, host),
-                source_claims=claims(parse_baggage(self._head.values("baggage"))),
+                # What the mesh knows wins, so the claims are not even read then.
+                source_claims=None if source else claims(parse_baggage(self._head.values("baggage"))),
             )
         )
 
@@ -242,5 +247,6 @@ class InboundTunnel:
     def _end(self, outcome: Outcome, detail: str) -> None:
         if self._live is not None:
             self._inbound.delivery.registry.remove(self._live)
+            self._live = None  # it holds `close`, and so this object
         if self._tracked is not None:
             self._tracked.finish(outcome, detail)

@@ -106,5 +106,6 @@ class PlainConnection:
     def _end(self, outcome: Outcome, detail: str) -> None:
         if self._live is not None:
             self._owner.delivery.registry.remove(self._live)
+            self._live = None  # it holds `close`, and so this object
         if self._tracked is not None:
             self._tracked.finish(outcome, detail)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
@@ -176,12 +175,13 @@ class OutboundConnection:
         owner = self._owner
         assert route.authority is not None
         host = route.service.hostname if route.service is not None else None
+        trace = owner.rng.randbytes(24)
         head = connect_head(
             route.authority,
             [
                 ("baggage", baggage(source)),
                 ("forwarded", forwarded(self._peer, host)),
-                ("traceparent", traceparent(owner.rng.randbytes(16), owner.rng.randbytes(8))),
+                ("traceparent", traceparent(trace[:16], trace[16:])),
             ],
         )
         key = PoolKey(source.identity, route.accepted, route.target, self._peer.ip)
@@ -200,7 +200,7 @@ class OutboundConnection:
             tunnel.reset()
             return
         assert self._tracked is not None
-        self._tracked.opened = replace(self._tracked.opened, destination_identity=tunnel.link.peer)
+        self._tracked.opened = self._tracked.opened._replace(destination_identity=tunnel.link.peer)
         self._relay = TunnelRelay(self._owner.loop, self._sock, tunnel, self._done)
         self._count(self._relay)
 
@@ -237,5 +237,6 @@ class OutboundConnection:
             self._half.finish(outcome, detail)
         if self._live is not None:
             self._owner.registry.remove(self._live)
+            self._live = None  # it holds `close`, and so this object
         if self._tracked is not None:
             self._tracked.finish(outcome, detail)

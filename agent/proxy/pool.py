@@ -134,10 +134,11 @@ class Pool:
             link.go_away()
 
     def _enqueue(self, group: Group, waiter: Waiter) -> None:
-        link = next((link for link in group.links if link.is_usable and link.free_streams > 0), None)
-        if link is not None and not group.waiting:
-            self._start(group, link, waiter, reused=True)
-            return
+        if not group.waiting:
+            for link in group.links:
+                if link.free_streams > 0:
+                    self._start(group, link, waiter, reused=True)
+                    return
         group.waiting.append(waiter)
         self._grow(group)
 

@@ -10,7 +10,7 @@ from agent.model.connection import Direction
 from agent.model.outcome import Outcome, Refusal
 from agent.telemetry import access_log
 from agent.telemetry.metrics import Handle, Metrics
-from agent.telemetry.record import Attributes, Opened, Record, labels
+from agent.telemetry.record import Attributes, LabelMemo, Opened, Record
 from agent.wire.baggage import KEYS_OF_WORKLOAD_NAME
 
 
@@ -72,10 +72,11 @@ class Reporter:
         self.wall = wall
         self.as_json = as_json
         self._open: set[Tracked] = set()
+        self._memo = LabelMemo()
 
     def opened(self, opened: Opened) -> Tracked:
         """Count a connection whose request is fully built."""
-        tracked = Tracked(self, opened, self.metrics.open(labels(opened)), self.clock())
+        tracked = Tracked(self, opened, self.metrics.open(self._memo.labels(opened)), self.clock())
         self._open.add(tracked)
         return tracked
 

@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
+from agent.model.identity import Identity
 from agent.model.workload import Workload
 from agent.telemetry.record import Opened, Record
 
@@ -33,7 +34,9 @@ Field = tuple[str, str | int | float]
 def line(record: Record, now_s: float, as_json: bool = False) -> str:
     """The line for a connection that ended at `now_s` (Unix seconds), without its newline."""
     level = "error" if record.is_failed else "info"
-    return _line(level, "connection complete", completed_fields(record), now_s, as_json)
+    if as_json:
+        return _line(level, "connection complete", completed_fields(record), now_s, as_json)
+    return _head(level, "connection complete", now_s) + _completed_text(record)
 
 
 def refused_line(
@@ -84,6 +87,12 @@ def completed_fields(record: Record) -> list[Field]:
         ("bytes_recv", received),
         ("duration", f"{int(record.duration_s * 1000)}ms"),
     ]
+    return fields + _ending(record)
+
+
+def _ending(record: Record) -> list[Field]:
+    """The fields that most connections do not have."""
+    fields: list[Field] = []
     if record.is_failed or record.detail:
         detail = record.detail or record.outcome.hint
         fields.append(("error", f"{record.outcome.name}: {detail}"))
@@ -91,25 +100,76 @@ def completed_fields(record: Record) -> list[Field]:
     return fields
 
 
+def _completed_text(record: Record) -> str:
+    """`completed_fields` as text. Every connection pays for this: what stays the same is made once."""
+    opened, service = record.opened, record.opened.service
+    sent, received = record.reported_bytes
+    texts = [
+        f"src.addr={opened.source_address}",
+        _end_text("src", opened.source, opened.source_identity),
+        f"dst.addr={opened.destination_address}",
+        _text("dst.hbone_addr", opened.authority) if opened.authority else "",
+        _text("dst.service", service.hostname) if service is not None else "",
+        _end_text("dst", opened.destination, opened.destination_identity),
+        f'direction="{opened.direction.value}" bytes_sent={sent} bytes_recv={received}'
+        f' duration="{int(record.duration_s * 1000)}ms"',
+    ]
+    if record.is_failed or record.detail or record.phases:
+        texts += [f"{key}={_plain(key, value)}" for key, value in _ending(record)]
+    return " ".join(filter(None, texts))
+
+
+def _end_text(side: str, workload: Workload | None, identity: Identity | None) -> str:
+    if workload is None:
+        return _text(f"{side}.identity", str(identity)) if identity else ""
+    name = workload.name or workload.canonical_name
+    return _known_end_text(side, name, workload.namespace, identity, workload.cluster_id)
+
+
+@lru_cache(maxsize=4096)
+def _known_end_text(side: str, name: str, namespace: str, identity: Identity | None, cluster: str) -> str:
+    fields = _known_end(side, name, namespace, str(identity or ""), cluster)
+    return " ".join([_text(key, value) for key, value in fields if value])
+
+
+@lru_cache(maxsize=4096)
+def _text(key: str, value: str) -> str:
+    return f"{key}={_plain(key, value)}"
+
+
 def _end(side: str, workload: Workload | None, identity: str) -> list[tuple[str, str | None]]:
     if workload is None:
         return [(f"{side}.identity", identity)]
-    return [
-        (f"{side}.workload", workload.name or workload.canonical_name),
-        (f"{side}.namespace", workload.namespace),
+    name = workload.name or workload.canonical_name
+    return [*_known_end(side, name, workload.namespace, identity, workload.cluster_id)]
+
+
+def _known_end(
+    side: str, name: str, namespace: str, identity: str, cluster: str
+) -> tuple[tuple[str, str], ...]:
+    return (
+        (f"{side}.workload", name),
+        (f"{side}.namespace", namespace),
         (f"{side}.identity", identity),
-        (f"{side}.cluster", workload.cluster_id),
-    ]
+        (f"{side}.cluster", cluster),
+    )
 
 
 def _line(level: str, message: str, fields: list[Field], now_s: float, as_json: bool) -> str:
-    microseconds = round(now_s * 1_000_000)
-    time = f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06d}Z"
     if as_json:
-        head = {"level": level, "time": time, "scope": SCOPE, "message": message}
+        head = {"level": level, "time": _time(now_s), "scope": SCOPE, "message": message}
         return json.dumps(head | dict(fields), separators=(",", ":"))
     text = " ".join([f"{key}={_plain(key, value)}" for key, value in fields])
-    return f"{time}\t{level}\t{SCOPE}\t{message}\t{text}"
+    return _head(level, message, now_s) + text
+
+
+def _head(level: str, message: str, now_s: float) -> str:
+    return f"{_time(now_s)}\t{level}\t{SCOPE}\t{message}\t"
+
+
+def _time(now_s: float) -> str:
+    microseconds = round(now_s * 1_000_000)
+    return f"{_second(microseconds // 1_000_000)}.{microseconds % 1_000_000:06d}Z"
 
 
 @lru_cache(maxsize=4)
@@ -139,7 +199,7 @@ class LineWriter:
         self._limit = limit
         self._batch = batch
         self._linger_s = linger_s
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[str] = deque()
         self._has_lines = threading.Event()
         self._is_closing = threading.Event()
         self._gives_up = False
@@ -151,8 +211,10 @@ class LineWriter:
         if self._is_closing.is_set() or len(self._lines) >= self._limit:
             self.dropped += 1
             return
-        self._lines.append(text.encode("utf-8", "backslashreplace") + b"\n")
-        self._has_lines.set()
+        self._lines.append(text)
+        # Where it is set, the thread has yet to clear it, and reads the queue after that.
+        if not self._has_lines.is_set():
+            self._has_lines.set()
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Writes what waits, for at most `timeout_s`; the rest counts as dropped. The fd stays open."""
@@ -176,10 +238,10 @@ class LineWriter:
             if self._is_closing.is_set() and (self._gives_up or not self._lines):
                 return
 
-    def _deliver(self, lines: list[bytes]) -> None:
+    def _deliver(self, lines: list[str]) -> None:
         # A line that broke off must not be continued by the next one.
         start = b"\n" if self._is_torn else b""
-        data = memoryview(start + b"".join(lines))
+        data = memoryview(start + ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
         self._is_torn = False
         try:
             while data and self._is_writable():

@@ -104,25 +104,25 @@ class Metrics:
         self._process = process
         self._limit = limit
         self._tallies: dict[LabelSet, Tally] = {}
-        self._open = dict.fromkeys(Reporter, 0)
+        self._open = {reporter.value: 0 for reporter in Reporter}
 
     def open(self, label_set: LabelSet) -> Handle:
         """Counts a connection as opened. `label_set` is that of `record.labels(opened)`."""
         tally = self._tally(label_set)
         tally.opened += 1
-        self._open[Reporter(label_set[0])] += 1
+        self._open[label_set[0]] += 1
         return Handle(self, label_set, tally)
 
     def snapshot(self) -> Snapshot:
         return {
             "process": self._process,
             "tcp": [(list(key), tally.values()) for key, tally in self._tallies.items()],
-            "open": {reporter.value: count for reporter, count in self._open.items()},
+            "open": dict(self._open),
             "figures": self.figures.items(),
         }
 
     def _ended(self, label_set: LabelSet, flag: str) -> None:
-        self._open[Reporter(label_set[0])] -= 1
+        self._open[label_set[0]] -= 1
         tally = self._tally(with_flag(label_set, flag))
         tally.closed += 1
         tally.failed += flag != NO_FLAG

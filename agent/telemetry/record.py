@@ -7,7 +7,6 @@ merely claims gets into a principal: identities here are proven by mTLS, or None
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -57,8 +56,7 @@ class Attributes(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A connection whose request is fully built (the moment ztunnel counts as "opened").
 
     `source_identity` and `destination_identity` are proven ones only. `source_claims` come from a peer's
@@ -86,8 +84,7 @@ class Opened:
         return Reporter.SOURCE if self.direction is Direction.OUTBOUND else Reporter.DESTINATION
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A connection that ended. Bytes are counted by where they flow, whoever reports.
 
     `phases` names the parts of the setup with their seconds, e.g. `(("tls", 0.004), ("connect", 0.001))`.
@@ -165,6 +162,44 @@ def labels(opened: Opened, flag: str = NO_FLAG) -> LabelSet:
     if any(localities):
         values += localities
     return tuple([value or UNKNOWN for value in values])
+
+
+class LabelMemo:
+    """Label sets already made, for ends and services that are still the very same objects.
+
+    Most connections of a node run between few pairs of workloads. An entry holds the connection it was made
+    for, so that the objects by whose identity it is found stay alive and cannot be mistaken for others.
+    """
+
+    LIMIT = 4096
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, ...], tuple[Opened, LabelSet]] = {}
+
+    def labels(self, opened: Opened) -> LabelSet:
+        """What `labels(opened)` answers."""
+        if opened.source_claims is not None or opened.destination_claims is not None:
+            return labels(opened)
+        key = (
+            id(opened.direction),
+            id(opened.source),
+            id(opened.destination),
+            id(opened.service),
+            opened.is_mutual_tls,
+        )
+        known = self._made.get(key)
+        if known is not None:
+            made_for, label_set = known
+            if (made_for.source_identity, made_for.destination_identity) == (
+                opened.source_identity,
+                opened.destination_identity,
+            ):
+                return label_set
+        if len(self._made) >= self.LIMIT:
+            self._made.clear()
+        label_set = labels(opened)
+        self._made[key] = opened, label_set
+        return label_set
 
 
 def with_flag(label_set: LabelSet, flag: str) -> LabelSet:

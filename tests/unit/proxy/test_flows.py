@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 from collections.abc import Iterator
@@ -115,6 +116,20 @@ def ended(app: socket.socket) -> bool:
 def deny_client() -> object:
     match = Match(principals=(StringMatch(StringMatchKind.SUFFIX, "/sa/client"),))
     return mesh.policy("no-client", Action.DENY, match)
+
+
+def test_connections_that_ended_leave_nothing_to_the_garbage_collector(world: World) -> None:
+    kinds = {"OutboundConnection", "InboundTunnel", "TunnelRelay", "Tunnel", "Live"}
+    assert exchange(world.connect()) == b"hello"
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert exchange(world.connect()) == b"hello"
+        world.driver.until(lambda: not len(world.here.registry) and not len(world.there.registry))
+        world.driver.until(lambda: not [o for o in gc.get_objects() if type(o).__name__ in kinds])
+    finally:
+        gc.enable()
 
 
 def test_bytes_cross_and_the_application_sees_the_client(world: World) -> None:

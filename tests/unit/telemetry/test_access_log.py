@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -71,7 +70,7 @@ def test_failure_is_an_error_that_names_outcome_and_detail() -> None:
 
 def test_inbound_bytes_are_seen_from_the_server() -> None:
     inbound = Record(
-        dataclasses.replace(OPENED, direction=Direction.INBOUND),
+        OPENED._replace(direction=Direction.INBOUND),
         Outcome.OK,
         to_server_bytes=84,
         to_client_bytes=312,
@@ -99,7 +98,7 @@ def test_opened_line_has_no_bytes_and_refused_line_only_addresses() -> None:
 
 
 def test_phases_come_after_everything_ztunnel_has() -> None:
-    record = dataclasses.replace(DONE, phases=(("tls", 0.0042), ("connect", 0.001)))
+    record = DONE._replace(phases=(("tls", 0.0042), ("connect", 0.001)))
     assert line(record, NOW) == PLAIN_LINE + " tls_ms=4.2 connect_ms=1.0"
 
 
@@ -110,7 +109,7 @@ FORGERY = '10.0.0.9:80" bytes_sent=1\n2024-05-04T09:59:05.028709Z\tinfo\taccess\
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.just(FORGERY), st.text(max_size=40)))
 def test_no_peer_can_end_the_line_or_fake_a_field(as_json: bool, text: str) -> None:
-    hostile = dataclasses.replace(OPENED, authority=text or "x")
+    hostile = OPENED._replace(authority=text or "x")
     got = line(Record(hostile, Outcome.UPSTREAM_REFUSED, text), NOW, as_json)
     assert len(got.splitlines()) == 1
     assert got.isascii() and got.replace("\t", "").isprintable()

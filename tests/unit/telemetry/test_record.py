@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.model.address import NamespacedHostname, SocketAddress
@@ -13,6 +15,7 @@ from agent.model.workload import Locality, Workload
 from agent.telemetry.record import (
     LABEL_NAMES,
     Attributes,
+    LabelMemo,
     Opened,
     Record,
     label_names,
@@ -126,6 +129,34 @@ def test_service_known_by_key_only() -> None:
     )
     got = as_dict(opened)
     assert (got["destination_service_namespace"], got["destination_service_name"]) == ("store", "server")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        FULL._replace(direction=Direction.INBOUND),
+        FULL._replace(source=replace(CLIENT, canonical_revision="v9")),
+        FULL._replace(destination=None),
+        FULL._replace(destination_identity=Identity("far.example", "store", "seller")),
+        FULL._replace(source_identity=None),
+        FULL._replace(is_mutual_tls=False),
+        FULL._replace(service=None),
+        FULL._replace(destination_claims=CLAIMS),
+        FULL._replace(source=None, source_claims=CLAIMS),
+    ],
+)
+def test_memo_answers_what_labels_answers(other: Opened) -> None:
+    memo = LabelMemo()
+    for opened in (FULL, other, FULL, other):
+        assert memo.labels(opened) == labels(opened)
+    assert memo.labels(FULL) != memo.labels(other)
+
+
+def test_memo_is_bounded_and_does_not_mistake_a_new_object_for_a_gone_one() -> None:
+    memo = LabelMemo()
+    for number in range(2 * LabelMemo.LIMIT):
+        workload = Workload(f"u{number}", "n", "ns", workload_name=f"w{number}")
+        assert memo.labels(Opened(Direction.INBOUND, A, B, workload))[1] == f"w{number}"
 
 
 def test_flag_is_replaced_and_nothing_else() -> None:
