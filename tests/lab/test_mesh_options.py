@@ -1,0 +1,100 @@
+"""What other settings change, on one mesh that has them: the hand-over inside a node, refusal of unknown addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.lab.firewall import Denied
+from tests.support.labmesh import OWN_VIP, VIP4, World, policy_manifest, principal, running
+from tests.support.labtraffic import until
+
+pytestmark = pytest.mark.kernel
+
+FLAGS = {
+    "workers": "1",
+    "local-path": "handover",
+    "mesh-cidrs": "10.77.0.0/16,fd77:1::/64",
+    "log-format": "json",
+}
+
+DRAIN_S = 1.0
+"""The drain deadline of agents in a lab."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with running("o", tmp_path_factory.mktemp("options"), flags=FLAGS) as made:
+        yield made
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_connection_inside_a_node_is_handed_over_without_a_tunnel(world: World, version: int) -> None:
+    log = world.log("node-a")
+    with world.talk("client-a", world.address("server-a", version)) as talk:
+        assert talk.say()["client"] == talk.address, "address and port are the client's own"
+    assert not world.tunnels("node-a")
+    for direction in ("outbound", "inbound"):
+        line = log.line(f'"direction":"{direction}"')
+        assert "sa/client" in line and "server-a" in line
+
+
+def test_a_pod_that_calls_its_own_service_lands_on_itself(world: World) -> None:
+    with world.talk("server-a", OWN_VIP, 80) as talk:
+        assert talk.say()["server"].startswith(world.address("server-a"))
+
+
+def test_a_hand_over_asks_policy_at_its_beginning_and_when_policy_changes(world: World) -> None:
+    address = world.address("server-a")
+    with world.talk("client-a", address) as live:
+        live.say()
+        with world.manifest("policy", policy_manifest("test", principal("nobody"))):
+            until(live.is_ended, "the live connection ends")
+            assert not world.is_served("client-a", address)
+    until(lambda: world.is_served("client-a", address), "the mesh is open again")
+
+
+def test_a_hand_over_skips_the_policy_of_the_host_as_documented(world: World) -> None:
+    world.lab.deny_forward(Denied(world.pod("client-a").address(4), world.pod("server-a").address(4)))
+    try:
+        assert world.is_served("client-a", world.address("server-a"))
+    finally:
+        world.lab.allow_forward()
+
+
+def test_between_nodes_there_is_a_tunnel_as_ever(world: World) -> None:
+    assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
+    assert world.tunnels("node-a")
+
+
+@pytest.mark.parametrize("address", ["10.77.2.99", "fd77:1::99"])
+def test_an_unknown_address_of_the_mesh_is_refused(world: World, address: str) -> None:
+    log = world.log("node-a")
+    with pytest.raises(OSError), world.talk("client-a", address) as talk:
+        talk.say()
+    assert "no workload or service has it" in log.line("connection failed", address)
+
+
+def test_other_unknown_addresses_pass(world: World) -> None:
+    """That nothing answers there is the destination's own word."""
+    log = world.log("node-a")
+    with pytest.raises(OSError), world.talk("client-a", str(world.node("node-b").addresses[0]), 9) as talk:
+        talk.say()
+    line = log.line('"direction":"outbound"', ":9")
+    assert "CONNECT_FAILED" in line and "refused" in line
+
+
+def test_services_are_balanced_over_both_paths(world: World) -> None:
+    seen = {name: len(world.application(name).clients) for name in ("server-a", "server-b")}
+    for _ in range(40):
+        world.ask("client-a", VIP4, 80)
+    assert all(len(world.application(name).clients) > count for name, count in seen.items())
+
+
+def test_an_agent_that_stops_waits_no_longer_than_for_its_last_worker(world: World) -> None:
+    process = world.process("agent-node-b")
+    process.terminate()
+    process.wait(DRAIN_S + 1)
+    world.restart("node-b")
+    assert world.is_served("client-b", world.address("server-b"))

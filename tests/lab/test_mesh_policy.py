@@ -1,0 +1,117 @@
+"""Policies dropped into the control plane's directory, and what they do to new and to live connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from agent.lab.firewall import Denied
+from tests.support.labmesh import PORT, SILENCE_S, World, policy_manifest, principal
+from tests.support.labtraffic import until
+
+pytestmark = pytest.mark.kernel
+
+PROMPT_S = 3.0
+"""A change must be in force sooner; a second is what is promised, on a machine that does nothing else."""
+STRICT = """\
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: demo}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
+@contextmanager
+def policy(world: World, rules: str, **fields: str) -> Iterator[None]:
+    """The policy as long as the block; at its end the mesh is open again."""
+    try:
+        with world.manifest("policy", policy_manifest("test", rules, **fields)):
+            yield
+    finally:
+        for client in ("client-a", "client-b"):
+            for server in ("server-a", "server-b"):
+                until(
+                    lambda c=client, s=server: world.is_served(c, world.address(s)), "the mesh is open again"
+                )
+
+
+@pytest.mark.parametrize("server", ["server-a", "server-b"])
+def test_a_policy_that_names_others_denies_the_next_and_ends_the_live(world: World, server: str) -> None:
+    address = world.address(server)
+    with world.talk("client-a", address) as live:
+        live.say()
+        log = world.log(f"node-{server[-1]}")
+        with policy(world, principal("nobody")):
+            until(live.is_ended, "the live connection ends", PROMPT_S)
+            assert not world.is_served("client-a", address)
+            line = log.line('direction="inbound"', "POLICY_DENIED", f'dst.workload="{server}"')
+            assert "sa/client" in line
+            log.line('direction="inbound"', "POLICY_CHANGED")
+
+
+def test_a_policy_change_that_still_allows_leaves_the_live_connection_alone(world: World) -> None:
+    """That the change is in force shows in another account's denial."""
+    address = world.address("server-b")
+    with world.talk("client-a", address) as live, world.talk("server-a", address) as other:
+        live.say()
+        other.say()
+        with policy(world, principal("client")):
+            until(other.is_ended, "the other account's connection ends", PROMPT_S)
+            live.say()
+            with world.manifest("second", policy_manifest("second", principal("client", "server"))):
+                until(lambda: world.is_served("server-a", address), "the second policy allows it", PROMPT_S)
+                live.say()
+        live.say()
+
+
+def test_a_port_may_be_denied_to_one_account_only(world: World) -> None:
+    address = world.address("server-b")
+    rules = principal("client").replace("}}]}]", '}}], to: [{operation: {ports: ["8080"]}}]}]')
+    with policy(world, rules, action="DENY"):
+        until(lambda: not world.is_served("client-b", address), "client is denied", PROMPT_S)
+        assert world.is_served("server-a", address)
+
+
+def test_plaintext_is_denied_by_strict_and_passes_without_it(world: World) -> None:
+    address = world.address("server-b")
+    with world.talk("outsider-a", address) as live:
+        live.say()
+        with world.manifest("strict", STRICT):
+            until(live.is_ended, "the live plaintext connection ends", PROMPT_S)
+            assert not world.is_served("outsider-a", address)
+            assert world.is_served("client-a", address)
+        until(lambda: world.is_served("outsider-a", address), "PERMISSIVE again", PROMPT_S)
+
+
+def test_a_host_policy_between_two_pods_of_a_node_holds_for_the_tunnel(world: World) -> None:
+    """NetworkPolicy is the host's: what FORWARD drops between the pods must not get there by the proxy."""
+    pair = world.pod("client-b").address(4), world.pod("server-b").address(4)
+    log = world.log("node-b")
+    world.lab.deny_forward(Denied(*pair, 15008))
+    try:
+        seen = len(world.application("server-b").clients)
+        with world.dial("client-b", str(pair[1])) as sock:
+            sock.settimeout(SILENCE_S)
+            sock.sendall(b"hello\n")
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+        assert len(world.application("server-b").clients) == seen
+        assert world.is_served("client-b", world.address("server-b", 6)), "IPv6 is not denied"
+    finally:
+        world.lab.allow_forward()
+    until(lambda: world.is_served("client-b", str(pair[1])), "it passes again", 20.0)
+    log.line('direction="outbound"', f"src.addr={pair[0]}")
+
+
+def test_a_host_policy_on_the_real_port_holds_for_plaintext(world: World) -> None:
+    address = world.address("server-a")
+    assert world.is_served("outsider-a", address)
+    world.lab.deny_forward(Denied(world.pod("outsider-a").address(4), world.pod("server-a").address(4), PORT))
+    try:
+        with pytest.raises(TimeoutError):
+            world.dial("outsider-a", address, timeout_s=SILENCE_S)
+    finally:
+        world.lab.allow_forward()
+    assert world.is_served("outsider-a", address)
