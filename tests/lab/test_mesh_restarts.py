@@ -1,0 +1,126 @@
+"""Agents that start again when little is there: no control plane, a pod nobody knows, an interface that went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from pyroute2 import IPRoute
+
+from agent.lab import wiring
+from agent.lab.netns import entered
+from tests.support.labmesh import POD, SILENCE_S, World
+from tests.support.labtraffic import until
+
+pytestmark = pytest.mark.kernel
+
+RECONNECT_S = 20.0
+
+
+@contextmanager
+def no_control_plane(world: World) -> Iterator[None]:
+    world.kill(world.process("control-plane").pid)
+    try:
+        yield
+    finally:
+        world.mesh.start_control_plane()
+        for node in world.lab.nodes:
+            until(lambda n=node: world.status(n)["state"] == "READY", f"{node} follows", RECONNECT_S)
+
+
+def captured(world: World, node: str) -> set[str]:
+    """Addresses that the kernel captures on a node."""
+    rows = world.cli("maps", "dump", "pods", node=node).stdout.splitlines()[1:]
+    return {row.split()[0] for row in rows if "ENROLLED" in row}
+
+
+def interface_comes_and_goes(world: World, node: str) -> None:
+    """News from netlink, as on every node all day."""
+    with entered(world.node(node).netns), IPRoute() as ip:
+        ip.link("add", ifname="hjnews", kind="veth", peer={"ifname": "hjnews2"})
+        (index,) = ip.link_lookup(ifname="hjnews")
+        ip.link("del", index=index)
+
+
+def answers(world: World, node: str) -> bool:
+    try:
+        world.status(node)
+    except Exception:
+        return False
+    return True
+
+
+def test_a_control_process_without_control_plane_leaves_its_workers_serving(world: World) -> None:
+    before = captured(world, "node-a")
+    workers = world.workers("node-a")
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        with no_control_plane(world):
+            world.kill_control("node-a")
+            world.mesh.start_agent(world.node("node-a"))
+            until(
+                lambda: world.workers("node-a") == workers if answers(world, "node-a") else False, "adoption"
+            )
+            interface_comes_and_goes(world, "node-a")
+            live.say()
+            assert world.is_served("client-a", world.address("server-b"))
+            assert captured(world, "node-a") == before
+            assert world.status("node-a")["state"] == "DEGRADED"
+        live.say()
+
+
+def test_an_agent_that_never_had_state_keeps_its_pods_closed(world: World) -> None:
+    before = captured(world, "node-a")
+    with no_control_plane(world):
+        world.kill_all("node-a")
+        world.mesh.start_agent(world.node("node-a"))
+        until(lambda: answers(world, "node-a") and len(world.workers("node-a")) == 2, "it runs")
+        interface_comes_and_goes(world, "node-a")
+        with pytest.raises(TimeoutError):
+            world.dial("client-a", world.address("outsider-b"), timeout_s=SILENCE_S)
+        assert captured(world, "node-a") == before
+    assert world.is_served("client-a", world.address("server-b"))
+
+
+def test_a_captured_pod_nobody_knows_is_closed_until_somebody_does(world: World) -> None:
+    pods = world.mesh.manifests / "pods.yaml"
+    text = pods.read_text()
+    record = POD.format(name="client-b", account="client", node="node-b", side=2, low=11)
+    before = captured(world, "node-b")
+    try:
+        world.write(pods, text.replace(record, ""))
+        until(lambda: world.status("node-b")["state"] == "DEGRADED", "it is missed")
+        assert not world.is_served("client-b", world.address("outsider-b"))
+        world.kill_all("node-b")
+        world.mesh.start_agent(world.node("node-b"))
+        reasons = until(
+            lambda: answers(world, "node-b") and " ".join(world.status("node-b")["reasons"]), "it says why"
+        )
+        until(lambda: world.is_served("client-a", world.address("server-b")), "the others are served")
+        reasons = " ".join(world.status("node-b")["reasons"])
+        assert "pod-client-b is captured, but the mesh does not know its pod: closed" in reasons
+        assert not world.is_served("client-b", world.address("outsider-b"))
+        assert captured(world, "node-b") == before
+    finally:
+        world.write(pods, text)
+    world.mesh.wait_ready("node-b")
+    assert world.ask("client-b", world.address("server-a")) == world.address("client-b")
+
+
+def test_a_pod_whose_interface_goes_is_forgotten_and_may_come_again(world: World) -> None:
+    pod = world.pod("spare-a")
+    world.mesh.enroll(pod)
+    with entered(world.node("node-a").netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=pod.ifname)
+        ip.link("del", index=index)
+    until(lambda: len(world.status("node-a")["pods"]) == 2, "it is forgotten")
+    assert world.address("spare-a") not in captured(world, "node-a")
+    wiring.attach_pod(world.node("node-a").netns, pod.netns, pod.ifname, pod.addresses)
+    wiring.wait_until_up(pod.netns)
+    assert world.is_served("spare-a", world.address("outsider-b"))
+    world.mesh.enroll(pod)
+    log = world.log("node-a")
+    assert world.ask("spare-a", world.address("server-b")) == world.address("spare-a")
+    log.line('direction="outbound"', "sa/spare")
+    world.mesh.unenroll(pod)
