@@ -1,0 +1,158 @@
+"""What an operator sees: the command line, readiness and metrics of a mesh that runs, and of one that does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.lab import netns
+from agent.lab.journal import RUN_ROOT
+from agent.lab.mesh import ZTUN
+from tests.support.labmesh import World
+from tests.support.labtraffic import until
+
+pytestmark = pytest.mark.kernel
+
+STATUS_LINE = re.compile(
+    r"READY gen=[0-9a-f]{4} pods=2/2 xds=synced certs=2 min=\d+h(\d+m)? drops/s=\d+(\.\d+)?\n"
+)
+
+
+def test_status_is_one_line(world: World) -> None:
+    done = world.cli("status", node="node-a")
+    assert done.returncode == 0 and STATUS_LINE.fullmatch(done.stdout), done.stdout
+
+
+def test_status_as_json_names_pods_workers_and_services(world: World) -> None:
+    answer = json.loads(world.cli("status", "-o", "json", node="node-a").stdout)
+    assert answer["state"] == "READY" and answer["node"] == "node-a"
+    assert {pod["pod"]: pod["identity"] for pod in answer["pods"]} == {
+        "demo/client-a": "spiffe://cluster.local/ns/demo/sa/client",
+        "demo/server-a": "spiffe://cluster.local/ns/demo/sa/server",
+    }
+    assert len(answer["workers"]) == 2
+    assert answer["services"]["demo/server.demo.svc.cluster.local"] == ["10.96.77.10", "fd77:96::10"]
+
+
+def test_status_of_an_agent_that_is_not_there_is_dead(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*ZTUN, "status", "--run-dir", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4
+    assert done.stdout.startswith("DEAD no agent answers on ") and done.stdout.count("\n") == 1
+
+
+def test_the_maps_are_shown_as_named_fields(world: World) -> None:
+    rows = json.loads(world.cli("maps", "list", "-o", "json", node="node-a").stdout)
+    entries = {row["name"]: row["entries"] for row in rows}
+    assert entries["pods"] == 4 and entries["ifaces"] == 2
+    table = world.cli("maps", "dump", "pods", node="node-a").stdout.splitlines()
+    assert table[0].split() == ["ADDRESS", "FLAGS", "IFINDEX"]
+    assert any(line.split()[:2] == [world.address("client-a"), "ENROLLED"] for line in table)
+    done = world.cli("maps", "lookup", "pods", world.address("server-a", 6), "-o", "json", node="node-a")
+    (row,) = json.loads(done.stdout)
+    assert (row["address"], row["flags"]) == (world.address("server-a", 6), "ENROLLED")
+
+
+def test_every_map_can_be_dumped(world: World) -> None:
+    done = world.cli("maps", "dump", "-o", "json", node="node-a")
+    dumped = json.loads(done.stdout)
+    assert {"pods", "ifaces", "conf", "socks", "hostips", "hostflows", "passthru", "stats"} <= set(dumped)
+    assert {row["listener"] for row in dumped["socks"] if row["filled"]} == {"outbound", "hbone", "plaintext"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["maps", "dump", "nosuch"], "no map 'nosuch'; there are "),
+        (["maps", "lookup", "pods", "192.0.2.1"], "map pods has no entry for 192.0.2.1"),
+    ],
+)
+def test_questions_to_the_maps_that_have_no_answer(world: World, arguments: list[str], reason: str) -> None:
+    done = world.cli(*arguments, node="node-a")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert reason in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_maps_of_an_instance_that_never_was(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*ZTUN, "maps", "--instance", "hjnobody", "--run-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert "no pinned maps" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_readiness_and_admin_answer_where_they_should(world: World) -> None:
+    assert world.http("node-a", 15021, "/healthz/ready") == (200, "ready\n")
+    status, body = world.http("node-a", 15000, "/status")
+    assert status == 200 and json.loads(body)["state"] == "READY"
+    assert world.http("node-a", 15000, "/enroll")[0] == 404, "what changes something is for the unix socket"
+
+
+def test_metrics_tell_workloads_and_protection(world: World) -> None:
+    def opened(client: str, server: str, policy: str, node: str = "node-b") -> float:
+        return world.metric(
+            node,
+            "istio_tcp_connections_opened_total",
+            reporter="destination",
+            source_workload=client,
+            destination_workload=server,
+            connection_security_policy=policy,
+        )
+
+    world.ask("client-a", world.address("server-b"))
+    world.ask("outsider-a", world.address("server-b"))
+    until(lambda: opened("client-a", "server-b", "mutual_tls") >= 1, "the tunnel is counted")
+    until(lambda: opened("outsider-a", "server-b", "unknown") >= 1, "the plaintext is counted")
+    _, body = world.http("node-b", 15020, "/metrics")
+    assert body.endswith("# EOF\n")
+    assert world.metric("node-b", "ztun_redirect_packets_total", program="to_pod", reason="SYN_TO_PROXY") > 0
+
+
+def test_the_maps_outlive_the_agent_and_status_says_dead(world: World) -> None:
+    world.kill_all("node-a")
+    try:
+        assert world.cli("status", node="node-a").returncode == 4
+        rows = json.loads(world.cli("maps", "dump", "pods", "-o", "json", node="node-a").stdout)
+        assert {row["address"] for row in rows} == {
+            world.address(pod, version) for pod in ("client-a", "server-a") for version in (4, 6)
+        }
+        done = world.cli("enroll", "demo/spare-a", "--ifname", "pod-spare-a", node="node-a")
+        assert done.returncode == 4 and done.stderr.count("\n") == 1 and "no agent answers" in done.stderr
+    finally:
+        world.restart("node-a")
+
+
+def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
+    name = f"hj{os.getpid()}l"
+    try:
+        done = world.cli("lab", "up", "--name", name, "--pods", "1")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"lab {name} is up: 2 nodes, 2 pods\n")
+        again = world.cli("lab", "up", "--name", name)
+        assert again.returncode == 1 and "is up already" in again.stderr and again.stderr.count("\n") == 1
+        rows = json.loads(world.cli("lab", "status", "--name", name, "-o", "json").stdout)
+        assert [row["pod"] for row in rows] == ["lab/a1", "lab/b1"]
+        done = world.cli("lab", "exec", "--name", name, "lab/a1", "ip", "-br", "address")
+        assert done.returncode == 0 and "10.64.0.1/32" in done.stdout
+        done = world.cli("lab", "exec", "--name", name, "lab/zzz", "true")
+        assert done.returncode == 1 and "no pod or node 'lab/zzz'" in done.stderr
+    finally:
+        done = world.cli("lab", "down", "--name", name)
+    assert (done.returncode, done.stdout) == (0, f"lab {name} is gone\n")
+    assert not (RUN_ROOT / name).exists()
+    assert not [path for path in netns.path_of(name).parent.iterdir() if path.name.startswith(name)]
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["exec", "demo/x", "true"]], ids=["status", "exec"])
+def test_a_lab_that_is_not_up_is_named(world: World, arguments: list[str]) -> None:
+    done = world.cli("lab", arguments[0], "--name", "hjnolab", *arguments[1:])
+    assert done.returncode == 1 and "lab hjnolab is not up" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,226 @@
+"""Enrolling and letting go while traffic runs, and every pod that is refused with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from agent.admin.client import AgentRefused
+from agent.lab.topology import PodPlace
+from tests.support.labmesh import POD, PORT, World
+from tests.support.labtraffic import until
+
+pytestmark = pytest.mark.kernel
+
+
+@contextmanager
+def enrolled(world: World, name: str, *, keep_existing: bool = False) -> Iterator[dict[str, object]]:
+    """A pod captured for the block."""
+    pod = world.pod(name)
+    answer = world.mesh.enroll(pod, keep_existing=keep_existing)
+    world.mesh.wait_announced(pod)
+    try:
+        yield answer
+    finally:
+        world.mesh.unenroll(pod)
+        until(lambda: not is_announced(world, pod), f"{name} is plain again")
+
+
+def is_announced(world: World, pod: PodPlace) -> bool:
+    return any(pod.key in world.mesh.ask(node, "GET", "/announced") for node in world.lab.nodes)
+
+
+def enroll(world: World, node: str, name: str, **where: object) -> dict[str, object]:
+    answer: dict[str, object] = world.mesh.ask(
+        node, "POST", "/enroll", {"namespace": "demo", "name": name} | where
+    )
+    return answer
+
+
+def test_a_pod_is_captured_from_the_next_connection_on_and_open_ones_are_reset(world: World) -> None:
+    address = world.address("outsider-b")
+    with world.talk("spare-a", address) as before:
+        assert before.say()["client"] == before.address
+        with enrolled(world, "spare-a") as answer:
+            assert answer["identity"] == "spiffe://cluster.local/ns/demo/sa/spare"
+            with pytest.raises(ConnectionResetError):
+                before.say()
+            log = world.log("node-a")
+            with world.talk("spare-a", world.address("server-b")) as talk:
+                assert talk.say()["client"].startswith(world.address("spare-a"))
+                own = talk.address
+            assert "sa/spare" in log.line('direction="outbound"', f"src.addr={own}")
+
+
+def test_open_connections_may_be_kept_and_are_reported(world: World) -> None:
+    address = world.address("outsider-b")
+    with world.talk("spare-a", address) as kept:
+        kept.say()
+        with enrolled(world, "spare-a", keep_existing=True) as answer:
+            assert any("1 open connection" in str(note) for note in answer["notes"]), answer
+            assert kept.say()["client"] == kept.address
+            log = world.log("node-a")
+            with world.talk("spare-a", address) as fresh:
+                fresh.say()
+                own = fresh.address
+            log.line('direction="outbound"', f"src.addr={own}")
+            assert not log.lines(f"src.addr={kept.address}")
+            kept.say()
+
+
+@pytest.mark.parametrize("server", ["server-a", "server-b"])
+def test_a_pod_that_is_let_go_is_reset_and_talks_plainly_again(world: World, server: str) -> None:
+    client = world.pod("client-a")
+    with world.talk("client-a", world.address(server)) as live:
+        live.say()
+        world.mesh.unenroll(client)
+        try:
+            until(live.is_ended, "the live connection is reset")
+            log = world.log("node-a")
+            with world.talk("client-a", world.address(server)) as plain:
+                assert plain.say()["client"].rpartition(":")[0] == world.address("client-a")
+                own = plain.address
+            assert not log.lines('direction="outbound"', own)
+        finally:
+            world.mesh.enroll(client)
+            world.mesh.wait_announced(client)
+    log = world.log("node-a")
+    world.ask("client-a", world.address(server))
+    log.line('direction="outbound"', "sa/client")
+
+
+def test_a_server_that_is_let_go_is_reached_plainly(world: World) -> None:
+    server = world.pod("server-b")
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        world.mesh.unenroll(server)
+        try:
+            until(live.is_ended, "the live connection is reset")
+            until(lambda: not is_announced(world, server), "the mesh has heard")
+            with world.talk("client-a", world.address("server-b")) as plain:
+                assert plain.say()["client"] == plain.address
+        finally:
+            world.mesh.enroll(server)
+            world.mesh.wait_announced(server)
+    assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
+
+
+def test_enrolling_again_changes_nothing(world: World) -> None:
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        world.mesh.enroll(world.pod("client-a"))
+        live.say()
+    pods = [pod["pod"] for pod in world.status("node-a")["pods"]]
+    assert sorted(pods) == ["demo/client-a", "demo/server-a"]
+
+
+@pytest.mark.parametrize(
+    ("node", "name", "where", "reason"),
+    [
+        ("node-a", "nobody", "spare-a", "the control plane lists no pod demo/nobody"),
+        (
+            "node-a",
+            "spare-a",
+            "outsider-a",
+            "has 10.77.1.13, fd77:1::13, but the control plane lists 10.77.1.14",
+        ),
+        ("node-a", "spare-b", "spare-b", "this node"),
+        ("node-a", "spare-b", "spare-a", "pod demo/spare-b is on node 'node-b'"),
+        ("node-a", "spare-a", "node-a", "hostNetwork"),
+        ("node-a", "spare-a", "/run/netns/hj-none", "No such file"),
+    ],
+    ids=["unknown", "wrong-addresses", "elsewhere", "wrong-node", "host-network", "no-namespace"],
+)
+def test_what_is_not_that_pod_is_refused_with_the_reason(
+    world: World, node: str, name: str, where: str, reason: str
+) -> None:
+    before = world.status(node)["pods"]
+    path = where if where.startswith("/") else str(world.place(where).netns)
+    with pytest.raises(AgentRefused, match=reason):
+        enroll(world, node, name, netns=path)
+    assert world.status(node)["pods"] == before
+    assert world.is_served("spare-a", world.address("outsider-b")), "it is as open as before"
+
+
+def test_a_pod_of_the_host_network_is_refused(world: World) -> None:
+    pods = world.mesh.manifests / "pods.yaml"
+    text = pods.read_text()
+    plain = POD.format(name="spare-a", account="spare", node="node-a", side=1, low=14)
+    try:
+        world.write(pods, text.replace(plain, plain.replace("spec:\n", "spec:\n  hostNetwork: true\n")))
+
+        def refusal() -> str:
+            try:
+                enroll(world, "node-a", "spare-a", netns=str(world.pod("spare-a").netns))
+            except AgentRefused as error:
+                return str(error)
+            world.mesh.unenroll(world.pod("spare-a"))
+            return ""
+
+        assert "uses the host's network" in until(refusal, "a refusal")
+    finally:
+        world.write(pods, text)
+
+
+def test_a_pod_whose_account_changes_is_closed_until_it_is_enrolled_anew(world: World) -> None:
+    """The manifest now says another account than the one the pod was enrolled with: nobody may speak for it."""
+    pods = world.mesh.manifests / "pods.yaml"
+    text = pods.read_text()
+    plain = POD.format(name="server-b", account="server", node="node-b", side=2, low=12)
+    seen = len(world.application("server-b").clients)
+    try:
+        world.write(
+            pods,
+            text.replace(plain, plain.replace("serviceAccountName: server", "serviceAccountName: other")),
+        )
+        until(lambda: world.status("node-b")["state"] == "DEGRADED", "the agent says so")
+        assert "demo/server-b is enrolled, but" in " ".join(world.status("node-b")["reasons"])
+        log = world.log("node-a")
+        assert not world.is_served("client-a", world.address("server-b"))
+        assert "error" in log.line('direction="outbound"', f"dst.addr={world.address('server-b')}:15008")
+        assert not world.is_served("outsider-a", world.address("server-b"))
+        assert len(world.application("server-b").clients) == seen
+    finally:
+        world.write(pods, text)
+        world.mesh.wait_ready("node-b")
+    until(lambda: world.is_served("client-a", world.address("server-b")), "it is served again")
+
+
+def test_the_command_line_enrolls_and_lets_go(world: World) -> None:
+    done = world.cli("enroll", "demo/spare-b", "--netns", str(world.pod("spare-b").netns), node="node-b")
+    try:
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(
+            "enrolled demo/spare-b as spiffe://cluster.local/ns/demo/sa/spare on pod-spare-b"
+        )
+    finally:
+        done = world.cli("unenroll", "demo/spare-b", node="node-b")
+    assert (done.returncode, done.stdout) == (0, "un-enrolled demo/spare-b\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["enroll", "demo/nobody", "--ifname", "pod-spare-b"], "lists no pod demo/nobody"),
+        (["enroll", "demo/spare-b", "--ifname", "nosuch"], "no interface nosuch"),
+        (["enroll", "demo/spare-b", "--pid", "999999999"], "999999999"),
+        (["enroll", "spare-b", "--ifname", "x"], "is not NAMESPACE/NAME"),
+        (["enroll", "demo/spare-b"], "say where the pod is"),
+        (["unenroll", "demo/spare-b"], "is not enrolled here"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_line(
+    world: World, arguments: list[str], reason: str
+) -> None:
+    done = world.cli(*arguments, node="node-b")
+    assert done.returncode != 0 and done.stdout == ""
+    assert reason in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_port_of_the_pod_that_nobody_serves_is_refused_to_the_client(world: World) -> None:
+    log = world.log("node-b")
+    with pytest.raises(OSError), world.talk("client-a", world.address("server-b"), PORT + 1) as talk:
+        talk.say()
+    assert "CONNECT_FAILED" in log.line('direction="inbound"', f":{PORT + 1}")
