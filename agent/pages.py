@@ -68,7 +68,6 @@ class Pages:
         self._crew = crew
         self._counted = counted
         self._wall = wall
-        self._drops = 0
         self._drops_per_s = 0.0
         self._kernel_problem = ""
         self._process = psutil.Process()
@@ -101,27 +100,30 @@ class Pages:
         return {("GET", "/healthz/ready"): self._ready}
 
     async def watch_kernel(self) -> None:
-        """Keep the kernel's counters and the rate of drops current, until cancelled."""
-        before_s: float | None = None
+        """Keep the figures of this process and the rate of drops current, until cancelled."""
+        drops, at_s = await self._read_kernel(), time.monotonic()
         while True:
-            try:
-                counters = await self._kernel.run(lambda redirection: redirection.stats())
-                self._kernel_problem = ""
-            except (RedirectError, OSError) as error:
-                self._kernel_problem = f"the kernel's counters cannot be read: {error}"
-                counters = {}
-            self._counted.figures.put(families.OPEN_FDS, count=self._process.num_fds())
-            self._counted.figures.put(families.MAX_FDS, count=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-            self._counted.figures.put(families.PODS_ACTIVE, count=len(self._enroller.pods))
-            self._counted.figures.put(families.PODS_PENDING, count=len(self._enroller.unrecognised))
-            now_s = time.monotonic()
-            for (program, reason), packets in counters.items():
-                self._counted.figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
-            drops = sum(packets for key, packets in counters.items() if key in DROPS)
-            if before_s is not None:
-                self._drops_per_s = max(0, drops - self._drops) / (now_s - before_s)
-            self._drops, before_s = drops, now_s
             await asyncio.sleep(KERNEL_POLL_S)
+            now_drops, now_s = await self._read_kernel(), time.monotonic()
+            self._drops_per_s = max(0, now_drops - drops) / (now_s - at_s)
+            drops, at_s = now_drops, now_s
+
+    async def _read_kernel(self) -> int:
+        """Put the kernel's counters and this process's own among the figures; answers the packets dropped."""
+        figures = self._counted.figures
+        figures.put(families.OPEN_FDS, count=self._process.num_fds())
+        figures.put(families.MAX_FDS, count=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        figures.put(families.PODS_ACTIVE, count=len(self._enroller.pods))
+        figures.put(families.PODS_PENDING, count=len(self._enroller.unrecognised))
+        try:
+            counters = await self._kernel.run(lambda redirection: redirection.stats())
+            self._kernel_problem = ""
+        except (RedirectError, OSError) as error:
+            self._kernel_problem = f"the kernel's counters cannot be read: {error}"
+            counters = {}
+        for (program, reason), packets in counters.items():
+            figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
+        return sum(packets for key, packets in counters.items() if key in DROPS)
 
     def health(self) -> Health:
         enroller = self._enroller
@@ -209,6 +211,7 @@ class Pages:
         return text("not ready, pending: state manager\n", 500)
 
     async def _metrics(self, request: Request) -> Response:
+        await self._read_kernel()
         snapshot = self._counted.totals.snapshot(self._counted.figures)
         # A large exposition takes a while: off the loop, so that enrolment and policy do not wait for it.
         body = await asyncio.to_thread(exposition.expose, snapshot)
