@@ -1,7 +1,8 @@
 """Configuration of the two Envoys: TCP in, pooled HTTP/2 CONNECT over mTLS 1.3 between them, TCP out.
 
 As tests/support/envoy.py, which is held to interoperate, but with defaults left alone: only the circuit breakers
-are raised, since 2,000 idle connections are more than Envoy lets through by default.
+are raised, since 2,000 idle connections are more than Envoy lets through by default. Both are made for capture:
+they listen in one private namespace, run and dial in the other, and dial in the client pod's name as ztun does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ _TLS = """
               trusted_ca: {filename: $dir/ca.pem}
               match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "$peer"}}]
 """
+# IP_TRANSPARENT (19): packets for any address are taken, and an address is dialled from that is not here.
+_LISTENER = """
+  - address: {socket_address: {address: 0.0.0.0, port_value: $listen, network_namespace_filepath: $listen_netns}}
+    transparent: true"""
 _CLUSTER = """
+    upstream_bind_config:
+      source_address: {address: $source, port_value: 0}
+      socket_options: [{level: 0, name: 19, int_value: 1, state: STATE_PREBIND}]
     circuit_breakers:
       thresholds: [{max_connections: 100000, max_pending_requests: 100000, max_requests: 100000}]
     load_assignment:
@@ -43,8 +51,7 @@ _CLUSTER = """
 ORIGINATE = Template(
     f"""
 static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 0.0.0.0, port_value: $listen}}}}
+  listeners:{_LISTENER}
     filter_chains:
     - filters:
       - name: tcp
@@ -68,8 +75,7 @@ static_resources:
 TERMINATE = Template(
     f"""
 static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 0.0.0.0, port_value: $listen}}}}
+  listeners:{_LISTENER}
     filter_chains:
     - transport_socket:
         name: tls

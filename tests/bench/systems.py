@@ -1,17 +1,17 @@
 """The three systems under test, alive at the same time on one lab: ztun, Envoy, and no proxy.
 
-ztun is the product as a user runs it, pods captured by eBPF. Envoy stands in the nodes' own namespaces and is
-dialled at the node's address. Each node has one core: client pod and first proxy share core 0, second proxy and
-server pod core 1. Everything made here is gone when the stage is left.
+ztun is the product as a user runs it, pods captured by eBPF. Envoy stands behind the same capture, for a pair of
+pods of its own. Each node has one core: client pod and first proxy share core 0, second proxy and server pod
+core 1. Everything made here is gone when the stage is left.
 """
 
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +20,14 @@ from agent.lab import blueprint
 from agent.lab.blueprint import LabError
 from agent.lab.mesh import LabMesh
 from agent.lab.netns import entered, write_sysctl
-from agent.lab.topology import NodePlace, PodPlace, Topology
+from agent.lab.topology import PodPlace, Topology
 from tests.bench import accounting, envoy
+from tests.bench.capture import Capture
 
 HERE = Path(__file__).parent
 MANIFESTS = HERE / "manifests"
 APP_PORT = 8080
-ENVOY_A_PORT, ENVOY_B_PORT = 15101, 15108
-HBONE_PORT = 15008
+OUTBOUND_PORT, HBONE_PORT = 15001, 15008
 CLIENT_ID = "spiffe://cluster.local/ns/bench/sa/client"
 SERVER_ID = "spiffe://cluster.local/ns/bench/sa/server"
 CORES = {"node-a": 0, "node-b": 1}
@@ -37,6 +37,21 @@ SYSCTLS = {
     "net/ipv4/tcp_tw_reuse": 1,
     "net/ipv4/ip_local_port_range": "20000 65000",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What an Envoy is in the pair: its configuration, where it listens and dials, who it is and whom it expects."""
+
+    template: envoy.Template
+    port: int
+    next_port: int
+    identity: str
+    peer: str
+
+
+FIRST = Role(envoy.ORIGINATE, OUTBOUND_PORT, HBONE_PORT, CLIENT_ID, SERVER_ID)
+SECOND = Role(envoy.TERMINATE, HBONE_PORT, APP_PORT, SERVER_ID, CLIENT_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +80,7 @@ class Stage:
         self.topology = Topology(name)
         self.mesh = LabMesh(self.topology, {"workers": str(envoy.CONCURRENCY)})
         self.systems: dict[str, System] = {}
+        self._captures: list[Capture] = []
 
     def __enter__(self) -> Stage:
         try:
@@ -83,13 +99,16 @@ class Stage:
         self._tell("removing the lab")
         # A second Ctrl-C must not leave half of it behind.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            self.mesh.down()
-        finally:
-            signal.signal(signal.SIGINT, before)
+        with ExitStack() as stack:
+            # Last in, first out, each whatever became of the others.
+            stack.callback(signal.signal, signal.SIGINT, before)
+            stack.callback(self.mesh.down)
+            for capture in self._captures:
+                stack.callback(capture.remove)
+            self.topology.end_processes()
 
     def _open(self) -> None:
-        self._tell("building the lab: two nodes, four pods")
+        self._tell("building the lab: two nodes, six pods")
         self.topology.up(blueprint.read(MANIFESTS))
         for place in (*self.topology.nodes.values(), *self.topology.pods.values()):
             with entered(place.netns):
@@ -101,10 +120,16 @@ class Stage:
         for pod in pods:
             self.mesh.enroll(pod)
         self.mesh.wait_announced(*pods)
-        for pod in ("server", "bare-server"):
+        for pod in ("server", "envoy-server", "bare-server"):
             self._serve(self.pod(pod))
         found = (self._ztun(), self._envoy(), self._direct())
         self.systems = {system.name: system for system in found}
+
+    def check_captured(self) -> None:
+        """After some workload. Raises LabError if it went past an Envoy: that would have measured no proxy."""
+        for capture in self._captures:
+            if not capture.taken():
+                raise LabError(f"instance {capture.instance} has captured no connection for Envoy")
 
     def core(self, node: str) -> int:
         """The core of a node, -1 when nothing is pinned."""
@@ -145,58 +170,53 @@ class Stage:
         )
 
     def _envoy(self) -> System:
-        one, other = (self.topology.nodes[name] for name in CORES)
-        app = str(self.pod("bare-server").address(4))
-        second = self._start_envoy(
-            other, envoy.TERMINATE, ENVOY_B_PORT, (app, APP_PORT), SERVER_ID, CLIENT_ID
-        )
-        hbone = (str(other.addresses[0]), ENVOY_B_PORT)
-        first = self._start_envoy(one, envoy.ORIGINATE, ENVOY_A_PORT, hbone, CLIENT_ID, SERVER_ID)
+        server = str(self.pod("envoy-server").address(4))
+        second = self._start_envoy(self.pod("envoy-server"), SECOND)
+        first = self._start_envoy(self.pod("envoy-client"), FIRST)
         return System(
             name="envoy",
-            client=self.pod("bare-client"),
-            target=(str(one.addresses[0]), ENVOY_A_PORT),
+            client=self.pod("envoy-client"),
+            target=(server, APP_PORT),
             first=(first,),
             second=(second,),
-            hbone=hbone,
+            hbone=(server, HBONE_PORT),
         )
 
     def _direct(self) -> System:
         server = str(self.pod("bare-server").address(4))
         return System(name="direct", client=self.pod("bare-client"), target=(server, APP_PORT))
 
-    def _start_envoy(
-        self,
-        node: NodePlace,
-        template: envoy.Template,
-        port: int,
-        following: tuple[str, int],
-        identity: str,
-        peer: str,
-    ) -> int:
-        directory = self.credentials(identity)
-        config = directory / "envoy.yaml"
-        values = {"dir": directory, "peer": peer, "listen": port}
-        values |= {"next_host": following[0], "next_port": following[1]}
+    def _start_envoy(self, pod: PodPlace, role: Role) -> int:
+        """An Envoy that has captured a pod; its process."""
+        capture = self._capture(pod.node)
+        listen, dial = capture.pod_side, capture.net_side
+        if role is SECOND:
+            listen, dial = dial, listen
+        server = self.pod("envoy-server").address(4)
+        config = self.credentials(role.identity) / "envoy.yaml"
+        values = {"dir": config.parent, "peer": role.peer, "listen": role.port, "listen_netns": listen}
+        values |= {"next_host": server, "next_port": role.next_port, "authority": f"{server}:{APP_PORT}"}
         # The text of the template holds the placeholders of its parts as well: one pass fills them all.
-        config.write_text(
-            template.substitute(values, authority=f"{self.pod('bare-server').address(4)}:{APP_PORT}")
-        )
-        name = f"envoy-{node.name}"
-        process = self.topology.processes.start(name, node.netns, envoy.command(config, port))
+        config.write_text(role.template.substitute(values, source=self.pod("envoy-client").address(4)))
+        name = f"envoy-{pod.node}"
+        # It runs where it dials, to be spared the change of namespace at every dial.
+        process = self.topology.processes.start(name, dial, envoy.command(config, role.port))
         end_s = time.monotonic() + START_TIMEOUT_S
-        while not _listens(node, port):
-            if process.poll() is not None or time.monotonic() > end_s:
-                raise LabError(f"{name} does not start: {self.mesh.log(name).read_text()[-2000:]}")
+        while process.poll() is None and time.monotonic() < end_s:
+            if capture.begin(pod, process.pid, role.port, envoy.CONCURRENCY):
+                self._pin((process.pid,), pod.node)
+                return process.pid
             time.sleep(0.02)
-        self._pin((process.pid,), node.name)
-        return process.pid
+        raise LabError(f"{name} does not start: {self.mesh.log(name).read_text()[-2000:]}")
+
+    def _capture(self, node: str) -> Capture:
+        """A second instance of ztun's kernel side on a node, beside that of the agent."""
+        instance = f"{self.topology.name}-{node.replace('node-', 'envoy-')}"
+        capture = Capture(self.topology.nodes[node], instance)
+        self._captures.append(capture)
+        capture.prepare()
+        return capture
 
     def _pin(self, pids: tuple[int, ...], node: str) -> None:
         if self._is_pinned:
             accounting.pin(pids, CORES[node])
-
-
-def _listens(node: NodePlace, port: int) -> bool:
-    with entered(node.netns), socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
