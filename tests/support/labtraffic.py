@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import socket
 import threading
 import time
@@ -11,8 +13,6 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
-
-import psutil
 
 from agent.lab import probes
 from agent.lab.netns import entered
@@ -36,15 +36,17 @@ def until(condition: Callable[[], T], what: str, patience_s: float = PATIENCE_S)
 
 
 def wait_gone(pid: int) -> None:
-    """Return when a process is dead: a zombie is."""
-
-    def is_gone() -> bool:
-        try:
-            return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
-
-    until(is_gone, f"the end of process {pid}")
+    """Return when a process is dead with all of its threads: only then are its sockets closed."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # A leader that is a zombie says nothing of its threads; a pidfd is readable when the last one has gone.
+        ready, _, _ = select.select([pidfd], [], [], PATIENCE_S)
+    finally:
+        os.close(pidfd)
+    assert ready, f"process {pid} does not end"
 
 
 class Application:
