@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class Journal:
 
     def erase(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        with suppress(OSError):
+            self.directory.parent.rmdir()  # only when this was the last lab
 
     def last_words(self, lines: int = 15) -> str:
         """The ends of all logs: what a person needs when the lab did not come up."""
