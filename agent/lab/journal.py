@@ -72,8 +72,9 @@ class Journal:
 
     def erase(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
-        with suppress(OSError):
-            self.directory.parent.rmdir()  # only when this was the last lab
+        if self.directory.parent == RUN_ROOT:
+            with suppress(OSError):
+                RUN_ROOT.rmdir()  # succeeds only when this was the last lab
 
     def last_words(self, lines: int = 15) -> str:
         """The ends of all logs: what a person needs when the lab did not come up."""
