@@ -20,7 +20,7 @@ SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
-PROG_BY_ID, INFO_BY_FD = 13, 15
+INFO_BY_FD = 15
 PROG_QUERY = 16
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
@@ -171,10 +171,6 @@ def prog_info(fd: int) -> ProgInfo:
 def link_info(fd: int) -> LinkInfo:
     kind, number, prog_id, target, attach_type = struct.unpack_from("=IIIxxxxII", _info(fd, 64))
     return LinkInfo(kind, number, prog_id, target, attach_type)
-
-
-def prog_fd_by_id(number: int) -> int:
-    return call(PROG_BY_ID, struct.pack("=III", number, 0, 0))
 
 
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:

@@ -78,13 +78,6 @@ class KernelSide:
 
         return await self.run(work)
 
-    async def audit(self) -> list[str]:
-        """Differences between what is captured and the kernel, without changing anything."""
-        places = list(self._places.values())
-        return await self.run(
-            lambda redirection: redirection.audit(desired(places, frozenset(host_addresses.local())))
-        )
-
     def close(self) -> None:
         self._thread.shutdown(wait=True)
 

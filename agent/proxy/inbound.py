@@ -214,16 +214,14 @@ class InboundTunnel:
         self._dial = None
         self._tunnel.on_gone = None
         self._tunnel.refuse(refusal.outcome.status)
-        if self._tracked is not None:
-            self._end(refusal.outcome, refusal.detail)
-        else:
+        if self._tracked is None:
             self._inbound.reporter.refused(
                 Direction.INBOUND,
                 self._parent.peer,
                 self._parent.local,
                 f"{refusal.detail} ({self._head.authority})",
             )
-            self._end(refusal.outcome, refusal.detail)
+        self._end(refusal.outcome, refusal.detail)
 
     def _gone(self, tunnel: Tunnel) -> None:
         """The peer gave up before the application answered."""
