@@ -21,9 +21,9 @@ from google.protobuf.message import DecodeError
 
 from agent.control.duplex import Duplex
 from agent.control.endpoint import ControlError, Endpoint
-from agent.control.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from agent.control.rpc_errors import explain
 from agent.model.backoff import Backoff
+from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from agent.wire.xds_delta import Received, XdsDelta
 
 log = logging.getLogger(__name__)

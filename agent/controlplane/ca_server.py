@@ -7,11 +7,11 @@ from typing import Any
 
 import grpc
 
-from agent.control.pb import citadel_pb2 as citadel
 from agent.controlplane.access import Code, Refused, granted_identity
 from agent.controlplane.ca import Authority, Clock
 from agent.controlplane.publisher import Publisher
 from agent.controlplane.xds_server import Authenticate
+from agent.pb import citadel_pb2 as citadel
 
 SERVICE = "istio.v1.auth.IstioCertificateService"
 IDENTITY_KEY = "ImpersonatedIdentity"

@@ -13,12 +13,12 @@ from typing import Any
 
 import grpc
 
-from agent.control.pb import ztun_pb2 as ztun
 from agent.controlplane.access import Code, Refused
 from agent.controlplane.inventory import Inventory
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate import PodKey
 from agent.controlplane.xds_server import Authenticate
+from agent.pb import ztun_pb2 as ztun
 
 SERVICE = "ztun.v1.Enrolment"
 FILE = "enrolled.json"

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from agent.control.pb import authorization_pb2 as authz
 from agent.controlplane.inventory import Inventory
 from agent.controlplane.resources import Snapshot
+from agent.pb import authorization_pb2 as authz
 
 ARCHIVE_LIMIT = 20000
 

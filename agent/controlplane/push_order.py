@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from agent.control.pb import authorization_pb2 as authz
 from agent.controlplane.resources import Policy, Resource
+from agent.pb import authorization_pb2 as authz
 
 Archive = Mapping[str, authz.Authorization]
 """Version -> a policy as it was served once."""

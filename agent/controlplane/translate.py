@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.control.pb import authorization_pb2 as authz
-from agent.control.pb import workload_pb2 as wds
 from agent.controlplane.inventory import Inventory
 from agent.controlplane.objects import AuthorizationPolicy, Pod, Service
 from agent.controlplane.resources import Policy, Resource, Snapshot, make_resource
@@ -21,6 +19,8 @@ from agent.controlplane.translate_policy import policy_name, translate_policy, u
 from agent.controlplane.translate_service import service_name, translate_service
 from agent.model.address import NetworkAddress
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
+from agent.pb import authorization_pb2 as authz
+from agent.pb import workload_pb2 as wds
 
 NETWORK_LABEL = "topology.istio.io/network"
 PodKey = tuple[str, str]

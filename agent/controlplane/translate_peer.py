@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from agent.control.pb import authorization_pb2 as authz
 from agent.controlplane.objects import PeerAuthentication
+from agent.pb import authorization_pb2 as authz
 
 STATIC_STRICT = "istio_converted_static_strict"
 

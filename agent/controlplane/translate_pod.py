@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from agent.control.pb import workload_pb2 as wds
 from agent.controlplane.objects import Node, Pod, Service, ServicePort
 from agent.controlplane.translate_peer import selects
 from agent.controlplane.translate_service import service_name
+from agent.pb import workload_pb2 as wds
 
 CAPTURED = "ambient.istio.io/redirection"
 TUNNEL = "networking.istio.io/tunnel"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.control.pb import authorization_pb2 as authz
 from agent.controlplane.objects import AuthorizationPolicy, Rule, Terms
+from agent.pb import authorization_pb2 as authz
 
 DRY_RUN = "istio.io/dry-run"
 

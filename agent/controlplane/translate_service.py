@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.control.pb import workload_pb2 as wds
 from agent.controlplane.objects import Namespace, Service, ServicePort
+from agent.pb import workload_pb2 as wds
 
 TRAFFIC_DISTRIBUTION = "networking.istio.io/traffic-distribution"
 TCP_BY_NUMBER = frozenset({25, 53, 3306, 27017})

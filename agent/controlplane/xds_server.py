@@ -13,12 +13,12 @@ from typing import Any
 
 import grpc
 
-from agent.control.pb import xds_pb2 as xds
 from agent.controlplane.access import Code, Refused
 from agent.controlplane.publisher import Publisher
 from agent.controlplane.resources import ADDRESS_TYPE
 from agent.controlplane.status import StatusBoard
 from agent.controlplane.xds_session import Nack, Session
+from agent.pb import xds_pb2 as xds
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 POLICY_GRACE_S = 0.5

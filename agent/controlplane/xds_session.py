@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agent.control.pb import xds_pb2 as xds
 from agent.controlplane.access import Code, Refused
 from agent.controlplane.push_order import Archive, PolicyPlan, plan
 from agent.controlplane.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE, Resource, Snapshot
+from agent.pb import xds_pb2 as xds
 
 WILDCARD = "*"
 NO_PLAN = PolicyPlan((), (), ())

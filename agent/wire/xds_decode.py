@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError as ProtobufError
 
-from agent.control.pb import authorization_pb2, workload_pb2
 from agent.model import policy as p
 from agent.model import service as s
 from agent.model import workload as w
@@ -28,6 +27,7 @@ from agent.model.address import (
     ip_from_bytes,
 )
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
+from agent.pb import authorization_pb2, workload_pb2
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from agent.control.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status
-from agent.control.pb.xds_pb2 import Resource as ResourceMessage
+from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status
+from agent.pb.xds_pb2 import Resource as ResourceMessage
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control.pb import authorization_pb2, workload_pb2
 from agent.model.policy import Authorization
 from agent.model.service import Service
 from agent.model.workload import Workload
+from agent.pb import authorization_pb2, workload_pb2
 from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
 
 ENUM = st.integers(-3, 9)

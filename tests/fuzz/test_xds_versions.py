@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control.pb.xds_pb2 import DeltaDiscoveryResponse, Node
+from agent.pb.xds_pb2 import DeltaDiscoveryResponse, Node
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, XdsDelta
 from tests.support.xds import response
 

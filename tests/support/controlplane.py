@@ -11,10 +11,10 @@ from typing import Any
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
-from agent.control.pb import citadel_pb2, xds_pb2, ztun_pb2
 from agent.controlplane import tokens
 from agent.controlplane.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.controlplane.serve import ControlPlane, Options
+from agent.pb import citadel_pb2, xds_pb2, ztun_pb2
 
 LIMIT_S = 10.0
 """How long a test waits for what must come."""

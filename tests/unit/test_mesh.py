@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from agent import channel
-from agent.control.pb.authorization_pb2 import Authorization
-from agent.control.pb.workload_pb2 import Address
 from agent.mesh import MeshState
+from agent.pb.authorization_pb2 import Authorization
+from agent.pb.workload_pb2 import Address
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION

@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 
-from agent.control.pb import authorization_pb2, workload_pb2
 from agent.controlplane.inventory import admit, collect
 from agent.controlplane.manifests import parse
 from agent.controlplane.resources import Snapshot
 from agent.controlplane.translate import MeshSettings, translate
+from agent.pb import authorization_pb2, workload_pb2
 
 VECTORS = Path(__file__).parents[3] / ".." / "shared" / "vectors"
 WDS = VECTORS / "wds"

@@ -9,10 +9,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.control.pb import workload_pb2, xds_pb2
 from agent.controlplane.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.controlplane.serve import ControlPlane, Options, serve
 from agent.controlplane.state_dir import StateError
+from agent.pb import workload_pb2, xds_pb2
 from tests.support.controlplane import NAMESPACE, deny, pod, running, versions
 
 WEB = pod("web-0", "node-a", "10.10.0.5")

@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control.pb import authorization_pb2 as authz
-from agent.control.pb import workload_pb2, xds_pb2
 from agent.controlplane.access import Refused
 from agent.controlplane.push_order import only_opens
 from agent.controlplane.resources import (
@@ -20,6 +18,8 @@ from agent.controlplane.resources import (
     make_resource,
 )
 from agent.controlplane.xds_session import Session
+from agent.pb import authorization_pb2 as authz
+from agent.pb import workload_pb2, xds_pb2
 
 Rules = tuple[str, ...]
 Shape = tuple[str, bool, Rules]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from agent.control.pb import authorization_pb2, workload_pb2
 from agent.model import policy as p
 from agent.model import service as s
 from agent.model import workload as w
 from agent.model.address import NamespacedHostname, NetworkAddress, parse_cidr, parse_ip
+from agent.pb import authorization_pb2, workload_pb2
 from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
 
 V4, V6 = bytes([10, 0, 0, 1]), bytes.fromhex("fd00" + "00" * 13 + "01")

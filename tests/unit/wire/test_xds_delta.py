@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.control.pb.xds_pb2 import DeltaDiscoveryRequest, Node
+from agent.pb.xds_pb2 import DeltaDiscoveryRequest, Node
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, MAX_REASONS_CHARS, Received, XdsDelta, make_node
 from tests.support.xds import response
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent.control.pb.xds_pb2 import DeltaDiscoveryRequest, Node
+from agent.pb.xds_pb2 import DeltaDiscoveryRequest, Node
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, XdsDelta
 from tests.support.xds import response
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from agent.control.pb import xds_pb2 as agent_dot_control_dot_pb_dot_xds__pb2
+from agent.pb import xds_pb2 as agent_dot_pb_dot_xds__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in agent/control/pb/xds_pb2_grpc.py depends on'
+        + ' but the generated code in agent/pb/xds_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,8 +36,8 @@ class AggregatedDiscoveryServiceStub:
         """
         self.DeltaAggregatedResources = channel.stream_stream(
                 '/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources',
-                request_serializer=agent_dot_control_dot_pb_dot_xds__pb2.DeltaDiscoveryRequest.SerializeToString,
-                response_deserializer=agent_dot_control_dot_pb_dot_xds__pb2.DeltaDiscoveryResponse.FromString,
+                request_serializer=agent_dot_pb_dot_xds__pb2.DeltaDiscoveryRequest.SerializeToString,
+                response_deserializer=agent_dot_pb_dot_xds__pb2.DeltaDiscoveryResponse.FromString,
                 _registered_method=True)
 
 
@@ -55,8 +55,8 @@ def add_AggregatedDiscoveryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'DeltaAggregatedResources': grpc.stream_stream_rpc_method_handler(
                     servicer.DeltaAggregatedResources,
-                    request_deserializer=agent_dot_control_dot_pb_dot_xds__pb2.DeltaDiscoveryRequest.FromString,
-                    response_serializer=agent_dot_control_dot_pb_dot_xds__pb2.DeltaDiscoveryResponse.SerializeToString,
+                    request_deserializer=agent_dot_pb_dot_xds__pb2.DeltaDiscoveryRequest.FromString,
+                    response_serializer=agent_dot_pb_dot_xds__pb2.DeltaDiscoveryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -84,8 +84,8 @@ class AggregatedDiscoveryService:
             request_iterator,
             target,
             '/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources',
-            agent_dot_control_dot_pb_dot_xds__pb2.DeltaDiscoveryRequest.SerializeToString,
-            agent_dot_control_dot_pb_dot_xds__pb2.DeltaDiscoveryResponse.FromString,
+            agent_dot_pb_dot_xds__pb2.DeltaDiscoveryRequest.SerializeToString,
+            agent_dot_pb_dot_xds__pb2.DeltaDiscoveryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from agent.control.pb import citadel_pb2 as agent_dot_control_dot_pb_dot_citadel__pb2
+from agent.pb import ztun_pb2 as agent_dot_pb_dot_ztun__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in agent/control/pb/citadel_pb2_grpc.py depends on'
+        + ' but the generated code in agent/pb/ztun_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class IstioCertificateServiceStub:
+class EnrolmentStub:
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -34,43 +34,43 @@ class IstioCertificateServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.CreateCertificate = channel.unary_unary(
-                '/istio.v1.auth.IstioCertificateService/CreateCertificate',
-                request_serializer=agent_dot_control_dot_pb_dot_citadel__pb2.IstioCertificateRequest.SerializeToString,
-                response_deserializer=agent_dot_control_dot_pb_dot_citadel__pb2.IstioCertificateResponse.FromString,
+        self.Report = channel.unary_unary(
+                '/ztun.v1.Enrolment/Report',
+                request_serializer=agent_dot_pb_dot_ztun__pb2.EnrolledReport.SerializeToString,
+                response_deserializer=agent_dot_pb_dot_ztun__pb2.EnrolledReply.FromString,
                 _registered_method=True)
 
 
-class IstioCertificateServiceServicer:
+class EnrolmentServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def CreateCertificate(self, request, context):
+    def Report(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
 
-def add_IstioCertificateServiceServicer_to_server(servicer, server):
+def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'CreateCertificate': grpc.unary_unary_rpc_method_handler(
-                    servicer.CreateCertificate,
-                    request_deserializer=agent_dot_control_dot_pb_dot_citadel__pb2.IstioCertificateRequest.FromString,
-                    response_serializer=agent_dot_control_dot_pb_dot_citadel__pb2.IstioCertificateResponse.SerializeToString,
+            'Report': grpc.unary_unary_rpc_method_handler(
+                    servicer.Report,
+                    request_deserializer=agent_dot_pb_dot_ztun__pb2.EnrolledReport.FromString,
+                    response_serializer=agent_dot_pb_dot_ztun__pb2.EnrolledReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'istio.v1.auth.IstioCertificateService', rpc_method_handlers)
+            'ztun.v1.Enrolment', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('istio.v1.auth.IstioCertificateService', rpc_method_handlers)
+    server.add_registered_method_handlers('ztun.v1.Enrolment', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class IstioCertificateService:
+class Enrolment:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def CreateCertificate(request,
+    def Report(request,
             target,
             options=(),
             channel_credentials=None,
@@ -83,9 +83,9 @@ class IstioCertificateService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/istio.v1.auth.IstioCertificateService/CreateCertificate',
-            agent_dot_control_dot_pb_dot_citadel__pb2.IstioCertificateRequest.SerializeToString,
-            agent_dot_control_dot_pb_dot_citadel__pb2.IstioCertificateResponse.FromString,
+            '/ztun.v1.Enrolment/Report',
+            agent_dot_pb_dot_ztun__pb2.EnrolledReport.SerializeToString,
+            agent_dot_pb_dot_ztun__pb2.EnrolledReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,5 +1,5 @@
 from google.protobuf import empty_pb2 as _empty_pb2
-from agent.control.pb import workload_pb2 as _workload_pb2
+from agent.pb import workload_pb2 as _workload_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
