@@ -76,6 +76,7 @@ int from_pod(struct __sk_buff *skb) {
         end_kept(&flow, &answered, EXIT_from_pod_GRANDFATHER_END);
         if (!has_listener(SLOT_OUTBOUND))
             DROP(EXIT_from_pod_NO_LISTENER);
+        count_capture(ifindex, 0);
         return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_SYN_TO_PROXY);
     }
     if (passthru.lookup(&flow))

@@ -70,6 +70,7 @@ int to_pod(struct __sk_buff *skb) {
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);
+        count_capture(ifindex, 1);
         return onto_net_side(skb, c, EXIT_to_pod_SYN_TO_PROXY);
     }
     if (passthru.lookup(&flow))

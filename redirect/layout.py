@@ -136,6 +136,23 @@ class Conf:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureCount:
+    """Value of `captures`: SYNs of a pod that were handed to the proxy, those sent again too."""
+
+    FORMAT = struct.Struct("=QQ")
+
+    outbound: int = 0
+    inbound: int = 0
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.outbound, self.inbound)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> CaptureCount:
+        return cls(*cls.FORMAT.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
 class FlowKey:
     """Key of `hostflows` and `passthru`: one direction of a connection at a hook."""
 
@@ -194,6 +211,7 @@ MAPS = {
     "hostips": MapShape("hash", 16, 4, 4096),
     "hostflows": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
     "passthru": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
+    "captures": MapShape("hash", 4, CaptureCount.FORMAT.size, 8192),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }

@@ -20,6 +20,7 @@ from redirect.layout import (
     MAPS,
     REASONS,
     SLOTS,
+    CaptureCount,
     Conf,
     FlowKey,
     IfaceEntry,
@@ -81,7 +82,13 @@ class Maps:
         self._put("ifaces", _U32.pack(ifindex), entry.encode())
 
     def delete_iface(self, ifindex: int) -> bool:
+        # The next interface of this number begins at zero.
+        sys_bpf.map_delete(self._fds["captures"], _U32.pack(ifindex))
         return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
+
+    def captures(self) -> dict[int, CaptureCount]:
+        """New connections handed to the proxy, by ifindex of the pod."""
+        return {_U32.unpack(key)[0]: CaptureCount.decode(value) for key, value in self._items("captures")}
 
     def host_addresses(self) -> frozenset[IP]:
         return frozenset(address_of(key) for key, _ in self._items("hostips"))

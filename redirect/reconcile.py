@@ -25,6 +25,7 @@ from redirect.layout import (
     HOOK_TO_POD,
     IP,
     SLOTS,
+    CaptureCount,
     Conf,
     Flag,
     FlowKey,
@@ -142,6 +143,10 @@ class Redirection:
     def stats(self) -> dict[tuple[str, str], int]:
         """Packets by (program, reason). Starts anew with new programs."""
         return self._maps.stats()
+
+    def captures(self) -> dict[int, CaptureCount]:
+        """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
+        return self._maps.captures()
 
     def allow_existing(self, addresses: Collection[IP], pod_netns: Path) -> int:
         """Lets a pod's open TCP connections pass as they are. To be called just before it appears; how many.

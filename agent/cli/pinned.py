@@ -86,6 +86,7 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "hostips": lambda: (({"address": ip}, {}) for ip in sorted(maps.host_addresses(), key=str)),
         "hostflows": lambda: flows(maps, "hostflows"),
         "passthru": lambda: flows(maps, "passthru"),
+        "captures": lambda: captures(maps),
         "stats": lambda: stats(maps),
     }
     return {name: TypedMap(name, readers[name]) for name in MAPS}
@@ -135,6 +136,11 @@ def flows(maps: Maps, name: str) -> Entries:
             {"source": key.source, "sport": key.sport, "destination": key.destination, "dport": key.dport},
             {"hook": "to_pod" if key.hook else "from_pod", "at_s": round(at_ns / 1e9, 3)},
         )
+
+
+def captures(maps: Maps) -> Entries:
+    for ifindex, counted in sorted(maps.captures().items()):
+        yield {"ifindex": ifindex}, {"outbound": counted.outbound, "inbound": counted.inbound}
 
 
 def stats(maps: Maps) -> Entries:

@@ -54,6 +54,13 @@ struct flow_key {
 };
 _Static_assert(sizeof(struct flow_key) == 40, "flow_key");
 
+/* captures: ifindex of a pod's host veth -> its SYNs handed to the proxy, retransmitted ones too */
+struct capture_count {
+    u64 outbound;
+    u64 inbound;
+};
+_Static_assert(sizeof(struct capture_count) == 16, "capture_count");
+
 enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4 };
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };

@@ -24,6 +24,15 @@ static __always_inline void count(u32 reason) {
  * ("dereference of modified ctx ptr"). An empty asm keeps it from that. */
 #define opaque(p) asm volatile("" : "+r"(p))
 
+/* One more new connection of a pod for the proxy: user space holds it against what the workers accept. The entry
+ * is the program's to make, and user space's to delete with the interface; a full map costs the count, no more. */
+static __always_inline void count_capture(u32 ifindex, int is_inbound) {
+    struct capture_count none = {};
+    struct capture_count *n = captures.lookup_or_try_init(&ifindex, &none);
+    if (n)
+        __sync_fetch_and_add(is_inbound ? &n->inbound : &n->outbound, 1);
+}
+
 /* Into a private namespace, straight through the veth (tc ingress only; keeps skb->mark). */
 static __always_inline int into_namespace(struct __sk_buff *skb, u32 ifindex, u32 reason) {
     count(reason);

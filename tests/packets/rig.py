@@ -28,6 +28,7 @@ from redirect.layout import (
     PROGRAMS,
     REASONS,
     SLOTS,
+    CaptureCount,
     Conf,
     FlowKey,
     IfaceEntry,
@@ -119,6 +120,12 @@ class Rig:
         keys = sys_bpf.map_keys(self.maps[name], FlowKey.FORMAT.size)
         return frozenset(FlowKey.decode(key) for key in keys)
 
+    def captures(self) -> CaptureCount:
+        """What the pod's device has counted."""
+        size = CaptureCount.FORMAT.size
+        raw = sys_bpf.map_lookup(self.maps["captures"], struct.pack("=I", self.ifindex), size)
+        return CaptureCount.decode(raw or bytes(size))
+
     def set_slot(self, slot: str, sock: socket.socket | None) -> None:
         key = struct.pack("=I", SLOTS[slot])
         if sock is not None:
@@ -168,7 +175,7 @@ class Rig:
         sys_bpf.map_update(self.maps[name], key, value)
 
     def _clear(self) -> None:
-        for name in ("ifaces", "pods", "hostips", "passthru", "hostflows"):
+        for name in ("ifaces", "pods", "hostips", "passthru", "hostflows", "captures"):
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)
 

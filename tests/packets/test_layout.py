@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 from redirect import layout, loader, sys_bpf
-from redirect.layout import MAPS, REASONS, SLOTS, SOURCES, Conf, Flag, FlowKey, IfaceEntry, PodEntry
+from redirect.layout import (
+    MAPS,
+    REASONS,
+    SLOTS,
+    SOURCES,
+    CaptureCount,
+    Conf,
+    Flag,
+    FlowKey,
+    IfaceEntry,
+    PodEntry,
+)
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -25,6 +36,7 @@ CONSTANTS = {
     "sizeof(struct pod_entry)": PodEntry.FORMAT.size,
     "sizeof(struct iface_entry)": IfaceEntry.FORMAT.size,
     "sizeof(struct conf_entry)": Conf.FORMAT.size,
+    "sizeof(struct capture_count)": CaptureCount.FORMAT.size,
     "sizeof(struct flow_key)": FlowKey.FORMAT.size,
     "sizeof(struct addr16)": len(layout.NO_ADDRESS),
     "FLAG_ENROLLED": int(Flag.ENROLLED),
@@ -44,6 +56,7 @@ BLANK = {
     "pod_entry": PodEntry(Flag(0), 0),
     "iface_entry": IfaceEntry(Flag(0), bytes(16), bytes(16), bytes(6)),
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
+    "capture_count": CaptureCount(),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
 }
 # struct -> C member -> the same of user space's value, with every bit of it set
@@ -67,6 +80,10 @@ MEMBERS: dict[str, dict[str, tuple[str, object]]] = {
         "net_side_nsid": ("net_side_nsid", ALL_ONES),
         "net_side_mac": ("net_side_mac", b"\xff" * 6),
         "is_dns_captured": ("is_dns_captured", True),
+    },
+    "capture_count": {
+        "outbound": ("outbound", (1 << 64) - 1),
+        "inbound": ("inbound", (1 << 64) - 1),
     },
     "flow_key": {
         "saddr_be": ("source", IPv6Address((1 << 128) - 1)),

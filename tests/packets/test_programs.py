@@ -19,11 +19,18 @@ END_OF_KEPT = "GRANDFATHER_END"
 def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     with rig.world(row.world):
         seen = rig.play(row.program, row.packet, row.mark, row.ingress_ifindex)
+        captured = rig.captures()
     counted = {f"{row.program}/{row.exit}": 1}
     if row.is_end_of_kept:
         counted[f"{row.program}/{END_OF_KEPT}"] = 1
     assert (seen.counted, seen.verdict) == (counted, row.verdict)
     assert seen.mark == row.mark_after
+    # What the prover holds against the accepts of the workers: new connections, and nothing else.
+    is_new = row.exit == "SYN_TO_PROXY"
+    assert (captured.outbound, captured.inbound) == (
+        is_new and row.program == "from_pod",
+        is_new and row.program == "to_pod",
+    )
     assert seen.data == _expected_bytes(rig, row)
     assert seen.passthru == (frozenset() if row.is_end_of_kept else frozenset(row.world.passthru))
     assert seen.hostflows == frozenset(row.world.hostflows + row.notes)
