@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from agent.config import ConfigError, cidrs
-from agent.controlplane.serve import Options, serve
+from agent.controlplane.app import Options, serve
+from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateError
-from agent.controlplane.tokens import issue
 from agent.log import set_up_log
 from agent.model.address import CIDR
 

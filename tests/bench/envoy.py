@@ -14,7 +14,7 @@ from string import Template
 
 from cryptography.hazmat.primitives import serialization
 
-from agent.controlplane.ca import open_authority
+from agent.controlplane.serve.ca import open_authority
 from agent.controlplane.state_dir import StateDirectory
 from agent.identity.csr import make_request
 from agent.model.identity import Identity

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.controlplane.documents import ManifestError
-from agent.controlplane.inventory import admit, collect
-from agent.controlplane.manifests import Manifest, parse
-from agent.controlplane.translate import MeshSettings, translate
+from agent.controlplane.read.inventory import admit, collect
+from agent.controlplane.read.manifests import Manifest, parse
+from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.translate.compose import MeshSettings, translate
 
 KINDS = [
     ("v1", "Pod"),

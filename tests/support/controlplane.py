@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 from google.protobuf.struct_pb2 import Struct
 
-from agent.controlplane import tokens
-from agent.controlplane.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
-from agent.controlplane.serve import ControlPlane, Options
+from agent.controlplane.app import ControlPlane, Options
+from agent.controlplane.serve import tokens
+from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.pb import citadel_pb2, xds_pb2, ztun_pb2
 
 LIMIT_S = 10.0

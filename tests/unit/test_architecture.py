@@ -25,7 +25,17 @@ ALLOWED: dict[str, set[str]] = {
     "agent.telemetry": {"agent.model"},
     "agent.control": {"agent.model", "agent.wire", "agent.identity", "agent.pb"},
     "agent.pb": set(),
-    "agent.controlplane": {"agent.model", "agent.pb"},
+    "agent.controlplane": {"agent.model"},
+    "agent.controlplane.state_dir": set(),
+    "agent.controlplane.read": {"agent.model", "agent.controlplane.state_dir"},
+    "agent.controlplane.translate": {"agent.model", "agent.pb", "agent.controlplane.read"},
+    "agent.controlplane.serve": {
+        "agent.model",
+        "agent.pb",
+        "agent.controlplane.state_dir",
+        "agent.controlplane.read",
+        "agent.controlplane.translate",
+    },
     "agent.proxy": {
         "agent.model",
         "agent.policy",
@@ -64,7 +74,8 @@ ALLOWED: dict[str, set[str]] = {
 ASYNCIO_HOMES = (
     "agent.net.loop",
     "agent.control",
-    "agent.controlplane",
+    "agent.controlplane.app",
+    "agent.controlplane.serve",
     "agent.identity.keeper",
     "agent.enroll",
     "agent.admin",

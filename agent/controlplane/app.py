@@ -1,0 +1,187 @@
+"""`ztun control-plane`: WIRING ONLY. Manifests in, discovery and certificates out, over one TLS port.
+
+`serve` runs until it is cancelled or told to stop. The flow: `read.directory` → `publication`
+(`translate.vips` fills in addresses, `translate.compose` makes resources) → `serve.publisher` → every stream's
+`serve.xds_session`. Enrolment reports enter before `translate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from agent.controlplane.publication import Publication
+from agent.controlplane.read.directory import ManifestDirectory
+from agent.controlplane.serve.access import Code, Refused, calling_node
+from agent.controlplane.serve.ca import Clock, open_authority
+from agent.controlplane.serve.ca_service import CertificateService
+from agent.controlplane.serve.enrolment_service import EnrolledPods, EnrolmentService
+from agent.controlplane.serve.publisher import Publisher
+from agent.controlplane.serve.status import StatusBoard
+from agent.controlplane.serve.tokens import TokenStore
+from agent.controlplane.serve.xds_service import POLICY_GRACE_S, DiscoveryService
+from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.translate.compose import MeshSettings
+from agent.model.address import CIDR, parse_cidr, split_host_port
+from agent.model.identity import DEFAULT_TRUST_DOMAIN
+
+SERVER_NAMES = ("istiod.istio-system.svc", "localhost", "127.0.0.1", "::1")
+STOP_GRACE_S = 2.0
+GRPC_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.max_send_message_length", -1),
+    # Agents ping every 30 s (facts/ztunnel 3.6); the default would call that abuse.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything `ztun control-plane` can be told. Port 0 takes a free one."""
+
+    manifests: Path
+    state_dir: Path
+    listen: str = "127.0.0.1:15012"
+    service_cidr: tuple[CIDR, ...] = field(
+        default_factory=lambda: (parse_cidr("10.96.0.0/16"), parse_cidr("fd77:96::/112"))
+    )
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    cluster_id: str = "Kubernetes"
+    root_namespace: str = "istio-system"
+    server_names: tuple[str, ...] = ()
+    """More names and addresses for the server's certificate."""
+    policy_grace_s: float = POLICY_GRACE_S
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def serve(
+    options: Options,
+    *,
+    stop: asyncio.Event | None = None,
+    started: Callable[[str], None] | None = None,
+    clock: Clock = now,
+) -> None:
+    """Run a control plane. `started` gets its HOST:PORT. Raises StateError if it cannot start."""
+    async with AsyncExitStack() as stack:
+        plane = await ControlPlane.start(options, clock)
+        stack.push_async_callback(plane.close)
+        if started is not None:
+            started(plane.address)
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(plane.follow())
+            await (stop or asyncio.Event()).wait()
+            following.cancel()
+
+
+class ControlPlane:
+    """The built objects of one control plane. `start` listens; `follow` takes changes in until cancelled."""
+
+    def __init__(
+        self,
+        server: Any,
+        address: str,
+        publication: Publication,
+        directory: ManifestDirectory,
+        publisher: Publisher,
+    ) -> None:
+        self._server, self.address = server, address
+        self._publication, self._directory, self._publisher = publication, directory, publisher
+
+    @classmethod
+    async def start(cls, options: Options, clock: Clock = now) -> ControlPlane:
+        state = StateDirectory(options.state_dir)
+        directory = ManifestDirectory(options.manifests, state)
+        authority = open_authority(state, options.trust_domain, clock)
+        publisher, board, tokens = Publisher(), StatusBoard(state), TokenStore(state)
+        pods = EnrolledPods(state)
+        settings = MeshSettings(
+            cluster_id=options.cluster_id,
+            trust_domain=options.trust_domain,
+            root_namespace=options.root_namespace,
+        )
+        publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
+
+        def authenticate(context: Any) -> str:
+            try:
+                return calling_node(context.invocation_metadata(), tokens.node_of, options.cluster_id)
+            except StateError as error:
+                log.error("nobody can be let in: %s", error)
+                raise Refused(Code.UNAVAILABLE, "node tokens cannot be checked now; see its log") from error
+
+        directory.read()
+        publication.take(directory.reading)
+        names = (*SERVER_NAMES, split_listen(options.listen)[0], *options.server_names)
+        credentials = grpc.ssl_server_credentials(
+            [authority.server_credentials([n for n in names if n not in ("0.0.0.0", "::")], clock())]
+        )
+        server = grpc.aio.server(options=GRPC_OPTIONS)
+        discovery = DiscoveryService(publisher, board, authenticate, options.policy_grace_s)
+        server.add_generic_rpc_handlers(
+            (
+                discovery.handler(),
+                CertificateService(authority, publisher, authenticate, clock).handler(),
+                EnrolmentService(pods, authenticate, publication.inventory, publication.refresh).handler(),
+            )
+        )
+        address = await _listen(server, options.listen, credentials)
+        board.listening(address)
+        log.info("serving %s on %s, root in %s", options.manifests, address, options.state_dir)
+        return cls(server, address, publication, directory, publisher)
+
+    async def follow(self) -> None:
+        """Serve every change of the manifests; runs until cancelled."""
+        async with aclosing(self._directory.watch()) as changes:
+            is_behind = False
+            async for _ in changes:
+                if self._directory.read() is not None or is_behind:
+                    is_behind = not self._take()
+
+    def _take(self) -> bool:
+        try:
+            self._publication.take(self._directory.reading)
+        except StateError as error:
+            log.error("%s; the last state stays served, this is tried again", error)
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End every stream with a status that makes its client come back, then stop listening."""
+        self._publisher.close()
+        await self._server.stop(grace=STOP_GRACE_S)
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Host and port of `--listen`; unlike a destination, port 0 is legal."""
+    if listen.endswith(":0"):
+        return split_host_port(listen[:-1] + "1")[0], 0
+    return split_host_port(listen)
+
+
+async def _listen(server: Any, listen: str, credentials: Any) -> str:
+    host, wanted = split_listen(listen)
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        port = server.add_secure_port(f"{shown}:{wanted}", credentials)
+        if not port:
+            raise RuntimeError("the port was not given")
+        await server.start()
+    except RuntimeError as error:
+        raise StateError(f"cannot listen on {listen}: {error}; is another control plane there?") from error
+    return f"{shown}:{port}"

@@ -1,0 +1,191 @@
+"""Readers of core kinds: Namespace, Node, ServiceAccount, ConfigMap `istio`, Pod and Service.
+
+Two modes. A bare manifest, written by hand, gets what an API server and a kubelet would have filled in; what
+nobody can guess (a pod's address and node) is an error. A stored object (`kubectl get -o yaml`: it has a
+`resourceVersion`) is taken as it stands: a pod without conditions is not ready, one without addresses not yet there.
+"""
+
+from __future__ import annotations
+
+from agent.controlplane.read.fields import Field
+from agent.controlplane.read.objects import (
+    ContainerPort,
+    MeshConfig,
+    Meta,
+    Namespace,
+    Node,
+    Owner,
+    Pod,
+    Service,
+    ServiceAccount,
+    ServicePort,
+)
+from agent.controlplane.read.yaml_tree import ManifestError, read_documents
+from agent.model.address import IP
+
+PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+SERVICE_KINDS = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
+
+
+def read_meta(root: Field, kind: str, namespaced: bool) -> Meta:
+    meta = root.get("metadata")
+    namespace = meta.get("namespace").name("default") if namespaced else ""
+    return Meta(
+        place=root.place,
+        kind=kind,
+        namespace=namespace,
+        name=meta.get("name").name(),
+        labels=meta.get("labels").text_map(),
+        annotations=meta.get("annotations").text_map(),
+        created=_timestamp(meta.get("creationTimestamp")),
+    )
+
+
+def _timestamp(field: Field) -> str:
+    return field.text("") if field.present else ""
+
+
+def read_namespace(root: Field, stored: bool) -> Namespace:
+    return Namespace(read_meta(root, "Namespace", namespaced=False))
+
+
+def read_node(root: Field, stored: bool) -> Node:
+    return Node(read_meta(root, "Node", namespaced=False))
+
+
+def read_service_account(root: Field, stored: bool) -> ServiceAccount:
+    return ServiceAccount(read_meta(root, "ServiceAccount", namespaced=True))
+
+
+def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
+    """Of a ConfigMap `istio`: the trust domain in `data.mesh`, itself a YAML text (facts/istio 6.2)."""
+    mesh = root.at("data.mesh")
+    trust_domain = None
+    if mesh.present:
+        try:
+            for _, node in read_documents(mesh.place.file, mesh.text()):
+                said = Field(node, "", mesh.place).get("trustDomain")
+                trust_domain = said.name() if said.present else trust_domain
+        except ManifestError as error:
+            raise mesh.error(f"the mesh config cannot be used: {error.field} {error.problem}") from error
+    return MeshConfig(read_meta(root, "ConfigMap", namespaced=True), trust_domain)
+
+
+def read_pod(root: Field, stored: bool) -> Pod:
+    spec, status, meta = root.get("spec"), root.get("status"), root.get("metadata")
+    return Pod(
+        meta=read_meta(root, "Pod", namespaced=True),
+        service_account=_service_account(spec, stored),
+        node=spec.get("nodeName").text("" if stored else None),
+        ips=_pod_ips(status, stored),
+        phase=status.get("phase").one_of(*PHASES, default="Running"),
+        ready=_is_ready(status.get("conditions"), stored),
+        leaving=meta.get("deletionTimestamp").present,
+        host_network=spec.get("hostNetwork").boolean(),
+        generated=bool(meta.get("generateName").text("")),
+        owner=_owner(meta.get("ownerReferences")),
+        ports=_container_ports(spec, "" if stored else "TCP"),
+    )
+
+
+def _service_account(spec: Field, stored: bool) -> str:
+    """Stored objects keep an empty one; in a manifest it is `default`, as the API server would write."""
+    said = spec.get("serviceAccountName")
+    return said.text("") if stored else said.name("default")
+
+
+def _pod_ips(status: Field, stored: bool) -> tuple[IP, ...]:
+    several = tuple(entry.get("ip").ip() for entry in status.get("podIPs").each())
+    if several:
+        if len(set(several)) != len(several):
+            raise status.get("podIPs").error("the same address stands here twice")
+        return several
+    single = status.get("podIP")
+    if single.present:
+        return (single.ip(),)
+    if stored:
+        return ()
+    raise status.get("podIPs").error(
+        "it is missing: give the pod's addresses, e.g. podIPs: [{ip: 10.77.1.11}]"
+    )
+
+
+def _is_ready(conditions: Field, stored: bool) -> bool:
+    if not conditions.present:
+        return not stored
+    entries = [(c.get("type").text(), c.get("status").text()) for c in conditions.each()]
+    return ("Ready", "True") in entries
+
+
+def _owner(references: Field) -> Owner | None:
+    for reference in references.each():
+        if reference.get("controller").boolean():
+            return Owner(reference.get("kind").text(), reference.get("name").text())
+    return None
+
+
+def _container_ports(spec: Field, protocol: str) -> tuple[ContainerPort, ...]:
+    containers = list(spec.get("containers").each())
+    side_cars = [c for c in spec.get("initContainers").each() if c.get("restartPolicy").text("") == "Always"]
+    return tuple(
+        ContainerPort(
+            port.get("name").text(""),
+            port.get("protocol").one_of(*PROTOCOLS, default=protocol),
+            port.get("containerPort").integer(1, 65535),
+        )
+        for container in (*containers, *side_cars)
+        for port in container.get("ports").each()
+    )
+
+
+def read_service(root: Field, stored: bool) -> Service:
+    spec = root.get("spec")
+    kind = spec.get("type").one_of(*SERVICE_KINDS, default="ClusterIP")
+    ips = _cluster_ips(spec)
+    if ips is None and (stored or kind == "ExternalName"):
+        ips = ()
+    families = tuple(f.one_of("IPv4", "IPv6") for f in spec.get("ipFamilies").each())
+    if ips and not families and not stored:
+        families = tuple(f"IPv{ip.version}" for ip in ips)
+    return Service(
+        meta=read_meta(root, "Service", namespaced=True),
+        kind=kind,
+        selector=spec.get("selector").text_map(),
+        cluster_ips=ips,
+        families=families,
+        family_policy=spec.get("ipFamilyPolicy").one_of(*FAMILY_POLICIES, default=""),
+        ports=tuple(_service_port(port, stored) for port in spec.get("ports").each()),
+        traffic_distribution=spec.get("trafficDistribution").text(""),
+        is_node_local=spec.get("internalTrafficPolicy").text("Cluster") == "Local",
+        publishes_not_ready=spec.get("publishNotReadyAddresses").boolean(),
+    )
+
+
+def _cluster_ips(spec: Field) -> tuple[IP, ...] | None:
+    """The addresses given; empty for a headless Service; None where nothing is said."""
+    entries = list(spec.get("clusterIPs").each()) or [spec.get("clusterIP")]
+    if entries[0].text("") == "":
+        return None
+    if entries[0].text() == "None":
+        return ()
+    return tuple(entry.ip() for entry in entries)
+
+
+def _service_port(port: Field, stored: bool) -> ServicePort:
+    number = port.get("port").integer(1, 65535)
+    protocol = port.get("appProtocol")
+    return ServicePort(
+        name=port.get("name").text(""),
+        port=number,
+        target=_target(port.get("targetPort"), 0 if stored else number),
+        protocol=port.get("protocol").one_of(*PROTOCOLS, default="TCP"),
+        app_protocol=protocol.text() if protocol.present else None,
+    )
+
+
+def _target(target: Field, default: int) -> int | str:
+    if not target.present:
+        return default
+    return target.integer(1, 65535) if target.is_integer else target.text()

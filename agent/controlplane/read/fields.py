@@ -1,0 +1,165 @@
+"""A cursor over one document: typed reads of named fields, with errors that name the exact place.
+
+`Field` couples a node of `yaml_tree` with its path (`spec.rules[0].from`), so that every reader of a kind gets
+file, line, document and field in its errors for nothing. A null value is the same as an absent one, as in Kubernetes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agent.controlplane.read.yaml_tree import (
+    BOOL_TAG,
+    INT_TAG,
+    NOT_TEXT,
+    NULL_TAG,
+    ManifestError,
+    Mapping,
+    Node,
+    Scalar,
+    Sequence,
+)
+from agent.model.address import IP, AddressError, parse_ip
+
+T = TypeVar("T")
+NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+DECIMAL = re.compile(r"[-+]?[0-9]{1,18}")
+TRUE = frozenset({"y", "yes", "true", "on"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an object stands, for errors about it: file, line, document (from 1)."""
+
+    file: str
+    line: int
+    document: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} (document {self.document})"
+
+    def error(self, problem: str, field: str = "") -> ManifestError:
+        return ManifestError(problem, file=self.file, line=self.line, document=self.document, field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A node at a path of a document. `node` is None where the document says nothing; the line is then the parent's."""
+
+    node: Node | None
+    path: str
+    place: Place
+
+    @property
+    def present(self) -> bool:
+        return self.node is not None
+
+    def error(self, problem: str) -> ManifestError:
+        return self.place.error(problem, self.path)
+
+    def get(self, key: str) -> Field:
+        """The field of that name, present or not."""
+        entries = self._mapping().entries if self.present else {}
+        return self._child(entries.get(key), f"{self.path}.{key}" if self.path else key)
+
+    def at(self, path: str) -> Field:
+        """The field at a dotted path."""
+        result = self
+        for key in path.split("."):
+            result = result.get(key)
+        return result
+
+    def each(self) -> Iterator[Field]:
+        """The elements of a list; none if absent."""
+        if self.node is None:
+            return
+        if not isinstance(self.node, Sequence):
+            raise self.error("it must be a list")
+        for index, item in enumerate(self.node.items):
+            yield self._child(item, f"{self.path}[{index}]")
+
+    def names(self) -> Collection[str]:
+        """The keys of a mapping; none if absent."""
+        return self._mapping().entries.keys() if self.present else ()
+
+    def only(self, *known: str) -> Field:
+        """This mapping, if it holds no other keys: for kinds where a mistyped key would change who is let in."""
+        for name in self.names():
+            if name not in known:
+                raise self.get(name).error(f"unknown field; {self.path or 'it'} takes {', '.join(known)}")
+        return self
+
+    def text(self, default: str | None = None) -> str:
+        """A string; a number or a boolean is refused, as the API server does."""
+        if self.node is None:
+            return self._absent(default)
+        if not isinstance(self.node, Scalar):
+            raise self.error("it must be text")
+        if self.node.tag in NOT_TEXT:
+            raise self.error(f'it must be text: put it in quotes ("{self.node.text}")')
+        return self.node.text
+
+    def name(self, default: str | None = None) -> str:
+        """The name of an object: lower case letters, digits, dashes and dots (it becomes part of keys)."""
+        text = self.text(default)
+        if not NAME.fullmatch(text):
+            raise self.error(f"{text!r} is not a name: lower case letters, digits, '-' and '.', at most 253")
+        return text
+
+    def one_of(self, *words: str, default: str | None = None) -> str:
+        text = self.text(default)
+        if text not in words and text != default:
+            raise self.error(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    def integer(self, low: int, high: int, default: int | None = None) -> int:
+        if self.node is None:
+            return self._absent(default)
+        if isinstance(self.node, Scalar) and self.node.tag == INT_TAG and DECIMAL.fullmatch(self.node.text):
+            value = int(self.node.text)
+            if low <= value <= high:
+                return value
+        raise self.error(f"it must be a whole number from {low} to {high}")
+
+    @property
+    def is_integer(self) -> bool:
+        return isinstance(self.node, Scalar) and self.node.tag == INT_TAG
+
+    def boolean(self, default: bool = False) -> bool:
+        if self.node is None:
+            return default
+        if not isinstance(self.node, Scalar) or self.node.tag != BOOL_TAG:
+            raise self.error("it must be true or false")
+        return self.node.text.lower() in TRUE
+
+    def ip(self) -> IP:
+        try:
+            return parse_ip(self.text())
+        except AddressError as error:
+            raise self.error(str(error)) from error
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple(item.text() for item in self.each())
+
+    def text_map(self) -> dict[str, str]:
+        """A mapping of strings: labels, annotations, selectors."""
+        return {key: self.get(key).text("") for key in self.names()}
+
+    def _mapping(self) -> Mapping:
+        if not isinstance(self.node, Mapping):
+            raise self.error("it must be a mapping")
+        return self.node
+
+    def _child(self, node: Node | None, path: str) -> Field:
+        if isinstance(node, Scalar) and node.tag == NULL_TAG:
+            node = None
+        line = node.line if node is not None else self.place.line
+        return Field(node, path, Place(self.place.file, line, self.place.document))
+
+    def _absent(self, default: T | None) -> T:
+        if default is None:
+            raise self.error("it is missing")
+        return default

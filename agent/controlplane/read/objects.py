@@ -1,0 +1,173 @@
+"""The Kubernetes objects that make a mesh, as frozen values: what the readers of manifests produce.
+
+Only what `translate` needs is kept, with defaults filled in and everything checked; each object knows the place
+it was read from, because two objects can contradict each other long after they were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from agent.controlplane.read.fields import Place
+from agent.model.address import IP
+
+IPRange = tuple[IPv4Address | IPv6Address, int]
+"""An address and a prefix length; host bits stay, as istiod sends them (facts/istio 6.5)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """Name and labels of an object. `namespace` is empty for objects of the cluster."""
+
+    place: Place = field(compare=False)
+    kind: str
+    namespace: str
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return (self.kind, self.namespace, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace + '/' if self.namespace else ''}{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    meta: Meta
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    """ConfigMap `istio` of the root namespace; None means: not said there."""
+
+    meta: Meta
+    trust_domain: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    name: str
+    protocol: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The controller that made a pod."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """`ready`: condition Ready is true. `ports` are those of containers, then of restartable init containers."""
+
+    meta: Meta
+    service_account: str
+    node: str
+    ips: tuple[IP, ...]
+    phase: str = "Running"
+    ready: bool = True
+    leaving: bool = False
+    host_network: bool = False
+    generated: bool = False
+    owner: Owner | None = None
+    ports: tuple[ContainerPort, ...] = ()
+
+    @property
+    def is_live(self) -> bool:
+        return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """`target` is a number, the name of a container port, or 0 where a stored object says nothing."""
+
+    name: str
+    port: int
+    target: int | str
+    protocol: str
+    app_protocol: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """`cluster_ips` None: none given and one is wanted, for `translate.vips` to allocate; empty: headless."""
+
+    meta: Meta
+    kind: str = "ClusterIP"
+    selector: Mapping[str, str] = field(default_factory=dict)
+    cluster_ips: tuple[IP, ...] | None = None
+    families: tuple[str, ...] = ()
+    family_policy: str = ""
+    ports: tuple[ServicePort, ...] = ()
+    traffic_distribution: str = ""
+    is_node_local: bool = False
+    publishes_not_ready: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One source, operation or condition: field of `istio.security.Match` -> its values, AND between fields.
+
+    `beyond` names the fields that need HTTP and that a node proxy cannot judge.
+    """
+
+    strings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[IPRange, ...]] = field(default_factory=dict)
+    ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    accounts: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    beyond: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`to` and `sources` are OR inside; `when` is AND; the three are AND."""
+
+    to: tuple[Terms, ...] = ()
+    sources: tuple[Terms, ...] = ()
+    when: tuple[Terms, ...] = ()
+
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        return tuple(name for terms in (*self.to, *self.sources, *self.when) for name in terms.beyond)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationPolicy:
+    """`selector` None or empty: all workloads of the namespace. `is_targeted`: for a waypoint, not for node proxies."""
+
+    meta: Meta
+    action: str = "ALLOW"
+    selector: Mapping[str, str] | None = None
+    rules: tuple[Rule, ...] = ()
+    is_targeted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerAuthentication:
+    meta: Meta
+    mode: str = "UNSET"
+    selector: Mapping[str, str] | None = None
+
+
+Object = (
+    Namespace | Node | ServiceAccount | MeshConfig | Pod | Service | AuthorizationPolicy | PeerAuthentication
+)

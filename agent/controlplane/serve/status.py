@@ -1,0 +1,114 @@
+"""What `ztun status` may say about the control plane, as one value and one file without secrets.
+
+Written to `state-dir/status.json` whenever it changes, whole or not at all, so that it can be read at any time and
+after the process has died.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.translate.resources import Snapshot
+
+FILE = "status.json"
+TEXT_LIMIT = 500
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NackReport:
+    """The newest refusal of a node for one type."""
+
+    node: str
+    type_url: str
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """`is_serving`: the manifests were read whole once. `streams`: node -> open discovery streams."""
+
+    address: str = ""
+    is_serving: bool = False
+    errors: tuple[Mapping[str, str | int], ...] = ()
+    warnings: tuple[str, ...] = ()
+    vips: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    enrolled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    streams: Mapping[str, int] = field(default_factory=dict)
+    nacks: tuple[NackReport, ...] = ()
+    addresses: int = 0
+    policies: int = 0
+
+
+def error_row(error: ManifestError) -> dict[str, str | int]:
+    return {
+        "file": error.file,
+        "line": error.line,
+        "document": error.document,
+        "field": error.field,
+        "problem": error.problem,
+    }
+
+
+class StatusBoard:
+    """The current Status; every change goes to the file."""
+
+    def __init__(self, directory: StateDirectory) -> None:
+        self._directory = directory
+        self._streams: Counter[str] = Counter()
+        self._nacks: dict[tuple[str, str], NackReport] = {}
+        self.status = Status()
+
+    def listening(self, address: str) -> None:
+        self._set(address=address)
+
+    def read(self, is_serving: bool, errors: Sequence[ManifestError], warnings: Sequence[str]) -> None:
+        self._set(is_serving=is_serving, errors=tuple(map(error_row, errors)), warnings=tuple(warnings))
+
+    def published(
+        self,
+        snapshot: Snapshot,
+        vips: Mapping[str, tuple[str, ...]],
+        enrolled: Mapping[str, Sequence[tuple[str, str]]],
+    ) -> None:
+        self._set(
+            addresses=len(snapshot.addresses),
+            policies=len(snapshot.policies),
+            vips=vips,
+            enrolled={node: tuple(map("/".join, pods)) for node, pods in enrolled.items()},
+        )
+
+    def connected(self, node: str) -> None:
+        self._streams[node] += 1
+        self._set(streams=dict(self._streams))
+
+    def disconnected(self, node: str) -> None:
+        self._streams[node] -= 1
+        self._streams += Counter()  # drops nodes at zero
+        self._set(streams=dict(self._streams))
+
+    def refused(self, node: str, type_url: str, names: tuple[str, ...], reason: str) -> None:
+        self._nacks[node, type_url] = NackReport(node, type_url, names, reason[:TEXT_LIMIT])
+        self._set(nacks=tuple(self._nacks.values()))
+
+    def accepted(self, node: str, type_url: str) -> None:
+        if self._nacks.pop((node, type_url), None) is not None:
+            self._set(nacks=tuple(self._nacks.values()))
+
+    def _set(self, **changes: Any) -> None:
+        status = dataclasses.replace(self.status, **changes)
+        if status == self.status:
+            return
+        self.status = status
+        try:
+            self._directory.write_json(FILE, dataclasses.asdict(status), 0o644)
+        except StateError as error:
+            log.error("%s; the status in it is out of date", error)

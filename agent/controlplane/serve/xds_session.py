@@ -1,0 +1,172 @@
+"""One client's delta discovery stream, without IO: requests in, responses out (facts/istio 6.7, ztunnel 4.1).
+
+Level-triggered: `step` compares what the client holds with what it should hold and says what may be sent now. One
+response of a type is under way at a time; the next waits for its ack, and changes meanwhile melt into it. Policies
+that tighten are acked before any address goes out; removals and policies that open follow when addresses are acked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agent.controlplane.serve.access import Code, Refused
+from agent.controlplane.serve.push_order import Archive, PolicyPlan, plan
+from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE, Resource, Snapshot
+from agent.pb import xds_pb2 as xds
+
+WILDCARD = "*"
+NO_PLAN = PolicyPlan((), (), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """A response that the client refused, wholly or in part; `reason` is the client's text."""
+
+    type_url: str
+    reason: str
+    names: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Subscription:
+    """What the client holds of one type, and what is under way to it."""
+
+    type_url: str
+    held: dict[str, str] = field(default_factory=dict)
+    """name -> version, as sent or as the client said when it came back."""
+    nonce: str = ""
+    """Of the response under way; empty when everything sent was answered."""
+    sending: tuple[str, ...] = ()
+    is_answered: bool = False
+    asked: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """name -> version that the client would not take: not sent again unchanged."""
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.nonce
+
+
+class Session:
+    """A stream's state. Wildcard subscriptions only; asking for more names on one is answered from the same set."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, _Subscription] = {}
+        self._sent = 0
+        self._addresses_may_go_alone = False
+        self._withholds = False
+
+    def receive(self, request: xds.DeltaDiscoveryRequest) -> Nack | None:
+        """Take a request in. Raises Refused for a subscription that is not served here."""
+        known = self._types.get(request.type_url)
+        if known is None:
+            self._subscribe(request)
+            return None
+        if request.response_nonce and request.response_nonce != known.nonce:
+            return None  # stale, with all it says: the client will answer the newer response
+        if WILDCARD in request.resource_names_unsubscribe:
+            raise _only_wildcards()
+        known.asked.extend(n for n in request.resource_names_subscribe if n != WILDCARD)
+        return self._answered(known, request) if request.response_nonce else None
+
+    def _subscribe(self, request: xds.DeltaDiscoveryRequest) -> None:
+        names = list(request.resource_names_subscribe)
+        if (names and WILDCARD not in names) or WILDCARD in request.resource_names_unsubscribe:
+            raise _only_wildcards()
+        asked = [name for name in names if name != WILDCARD]
+        held = dict(request.initial_resource_versions)
+        self._types[request.type_url] = _Subscription(request.type_url, held, asked=asked)
+
+    def _answered(self, known: _Subscription, request: xds.DeltaDiscoveryRequest) -> Nack | None:
+        sent, known.nonce, known.sending = known.sending, "", ()
+        if not request.HasField("error_detail"):
+            for name in sent:
+                known.refused.pop(name, None)
+            return None
+        reason = request.error_detail.message
+        # A client applies what it can and names the rest; if it names nothing we sent, all of it is in doubt.
+        # Form of the text: `name: reason; name: reason` (facts/ztunnel 4.1).
+        names = tuple(name for name in sent if f"; {name}: " in f"; {reason}") or sent
+        known.refused.update({name: known.held[name] for name in names if name in known.held})
+        return Nack(known.type_url, reason, names)
+
+    def release_addresses(self) -> None:
+        """The client had its time to subscribe to policies: addresses need not wait for them any longer."""
+        self._addresses_may_go_alone = True
+
+    def step(self, snapshot: Snapshot, archive: Archive) -> list[xds.DeltaDiscoveryResponse]:
+        """What to send now, in this order. Call it after every request and every new snapshot."""
+        policies, addresses = self._types.get(AUTHORIZATION_TYPE), self._types.get(ADDRESS_TYPE)
+        responses = [self._push(s, (), ()) for s in self._unknown_types() if not s.is_answered]
+        todo = plan(policies.held, policies.refused, snapshot.policies, archive) if policies else NO_PLAN
+        if policies and policies.is_idle and (todo.early or not policies.is_answered):
+            responses.append(self._push(policies, todo.early, ()))
+        tightened = policies.is_idle if policies else self._addresses_may_go_alone
+        if addresses and addresses.is_idle and tightened:
+            responses.extend(self._addresses(addresses, policies, snapshot))
+        loosened = policies and policies.is_idle and (addresses is None or addresses.is_idle)
+        if policies and loosened and not self._withholds and (todo.late or todo.removed or policies.asked):
+            late = [*todo.late, *self._asked_policies(policies, snapshot)]
+            responses.append(self._push(policies, late, (*todo.removed, *policies.asked)))
+            policies.asked.clear()
+        return responses
+
+    def _addresses(
+        self, known: _Subscription, policies: _Subscription | None, snapshot: Snapshot
+    ) -> list[xds.DeltaDiscoveryResponse]:
+        current = snapshot.addresses
+        refused = policies.refused.keys() if policies else frozenset()
+        due = {name: r for name, r in current.items() if known.held.get(name) != r.version}
+        # Security: an address that lists a policy the client could not take stays as the client has it, and
+        # so do the policies that it lists there: they are not removed meanwhile.
+        changed = {name: r for name, r in due.items() if not r.policies & refused}
+        self._withholds = len(changed) < len(due)
+        removed = [name for name in known.held if name not in current]
+        by_alias = {alias: r for r in current.values() for alias in r.aliases} if known.asked else {}
+        for name in known.asked:
+            found = current.get(name) or by_alias.get(name)
+            if found is None:
+                removed.append(name)
+            elif not found.policies & refused:
+                changed[found.name] = found
+        if not changed and not removed and not known.asked and known.is_answered:
+            return []
+        known.asked.clear()
+        return [self._push(known, changed.values(), removed)]
+
+    @staticmethod
+    def _asked_policies(known: _Subscription, snapshot: Snapshot) -> list[Resource]:
+        found = [snapshot.policies[name].resource for name in known.asked if name in snapshot.policies]
+        known.asked[:] = [name for name in known.asked if name not in snapshot.policies]
+        return found
+
+    def _unknown_types(self) -> Iterable[_Subscription]:
+        """Types that do not exist here: answered once, with nothing, because a client waits for that."""
+        return [s for s in self._types.values() if s.type_url not in (ADDRESS_TYPE, AUTHORIZATION_TYPE)]
+
+    def _push(
+        self, known: _Subscription, resources: Iterable[Resource], removed: Iterable[str]
+    ) -> xds.DeltaDiscoveryResponse:
+        self._sent += 1
+        response = xds.DeltaDiscoveryResponse(
+            type_url=known.type_url, nonce=str(self._sent), removed_resources=list(removed)
+        )
+        for resource in resources:
+            entry = response.resources.add(name=resource.name, version=resource.version)
+            entry.resource.type_url = known.type_url
+            entry.resource.value = resource.value
+            known.held[resource.name] = resource.version
+        for name in response.removed_resources:
+            known.held.pop(name, None)
+            known.refused.pop(name, None)
+        known.nonce, known.is_answered = response.nonce, True
+        known.sending = tuple(entry.name for entry in response.resources)
+        return response
+
+
+def _only_wildcards() -> Refused:
+    return Refused(
+        Code.UNIMPLEMENTED,
+        "this control plane serves whole meshes: subscribe with an empty first request or *, not on demand",
+    )

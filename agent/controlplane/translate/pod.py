@@ -1,0 +1,126 @@
+"""Pod to `istio.workload.Workload`, field by field as istiod does it (facts/istio 6.2). Pure.
+
+A workload is announced as reachable by HBONE if something captures it: the annotation that Istio's CNI writes, the
+label of one that speaks HBONE itself, or the report of its node's agent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from agent.controlplane.read.objects import Node, Pod, Service, ServicePort
+from agent.controlplane.translate.peer_authentication import selects
+from agent.controlplane.translate.service import service_name
+from agent.pb import workload_pb2 as wds
+
+CAPTURED = "ambient.istio.io/redirection"
+TUNNEL = "networking.istio.io/tunnel"
+WORKLOAD_NAME = "service.istio.io/workload-name"
+NAMES = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+REVISIONS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+REGION, ZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
+SUBZONE = "topology.istio.io/subzone"
+CRON_JOB = re.compile(r"(.+)-\d{8,10}")
+
+
+def pod_uid(pod: Pod, cluster_id: str) -> str:
+    """The resource's name; the double slash is the empty API group."""
+    return f"{cluster_id}//Pod/{pod.meta.namespace}/{pod.meta.name}"
+
+
+def is_announced(pod: Pod) -> bool:
+    return pod.is_live and bool(pod.ips)
+
+
+def translate_pod(
+    pod: Pod,
+    *,
+    cluster_id: str,
+    trust_domain: str,
+    network: str,
+    is_enrolled: bool,
+    services: Mapping[str, wds.PortList],
+    policies: Iterable[str],
+    node: Node | None,
+) -> wds.Workload:
+    """`trust_domain` is empty for the default one; `node` the Node object, if there is one."""
+    name = workload_name(pod)
+    speaks_hbone = "http" in [word.strip() for word in pod.meta.labels.get(TUNNEL, "").split(",")]
+    captured = is_enrolled or pod.meta.annotations.get(CAPTURED) == "enabled"
+    message = wds.Workload(
+        uid=pod_uid(pod, cluster_id),
+        name=pod.meta.name,
+        namespace=pod.meta.namespace,
+        addresses=[ip.packed for ip in pod.ips],
+        network=network,
+        tunnel_protocol=wds.HBONE if captured or speaks_hbone else wds.NONE,
+        native_tunnel=speaks_hbone,
+        trust_domain=trust_domain,
+        service_account=pod.service_account,
+        node=pod.node,
+        canonical_name=_first_label(pod.meta.labels, NAMES, name),
+        canonical_revision=_first_label(pod.meta.labels, REVISIONS, "latest"),
+        workload_type=wds.POD,
+        workload_name=name,
+        authorization_policies=policies,
+        status=wds.HEALTHY if pod.ready and not pod.leaving else wds.UNHEALTHY,
+        cluster_id=cluster_id,
+        services=services,
+        network_mode=wds.HOST_NETWORK if pod.host_network else wds.STANDARD,
+    )
+    locality = _locality(node)
+    if locality.ByteSize():
+        message.locality.CopyFrom(locality)
+    return message
+
+
+def _first_label(labels: Mapping[str, str], names: Iterable[str], default: str) -> str:
+    """The value of the first label that is there, empty or not."""
+    return next((labels[name] for name in names if name in labels), default)
+
+
+def workload_name(pod: Pod) -> str:
+    """A label, or the controller that generated the pod, or the pod itself."""
+    labels = pod.meta.labels
+    if WORKLOAD_NAME in labels:
+        return labels[WORKLOAD_NAME]
+    if pod.owner is None or not pod.generated:
+        return pod.meta.name
+    kind, name = pod.owner.kind, pod.owner.name
+    if kind == "ReplicaSet":
+        for label in ("rollouts-pod-template-hash", "pod-template-hash"):
+            if labels.get(label) and name.endswith("-" + labels[label]):
+                return name.removesuffix("-" + labels[label])
+    if kind == "ReplicationController" and labels.get("deploymentconfig"):
+        return labels["deploymentconfig"]
+    made_by_schedule = CRON_JOB.fullmatch(name) if kind == "Job" else None
+    return made_by_schedule[1] if made_by_schedule else name
+
+
+def _locality(node: Node | None) -> wds.Locality:
+    labels = node.meta.labels if node else {}
+    return wds.Locality(
+        region=labels.get(REGION, ""), zone=labels.get(ZONE, ""), subzone=labels.get(SUBZONE, "")
+    )
+
+
+def pod_services(pod: Pod, services: Iterable[Service], domain: str) -> dict[str, wds.PortList]:
+    """The Services of the pod's namespace that select it, with the ports they reach on it."""
+    return {
+        service_name(service, domain): wds.PortList(ports=list(_ports(service.ports, pod)))
+        for service in services
+        if service.selector and selects(service.selector, pod.meta.labels)
+    }
+
+
+def _ports(ports: Iterable[ServicePort], pod: Pod) -> Iterable[wds.Port]:
+    """A port whose name no TCP port of this pod has is left out for this pod."""
+    for port in ports:
+        target = port.target if isinstance(port.target, int) else _named_port(pod, port.target)
+        if target is not None:
+            yield wds.Port(service_port=port.port, target_port=target)
+
+
+def _named_port(pod: Pod, name: str) -> int | None:
+    return next((p.number for p in pod.ports if p.name == name and p.protocol == "TCP"), None)

@@ -1,0 +1,68 @@
+"""The golden vectors of a real istiod: where they are, what of them is supported, and how to compare.
+
+Their JSON names the levels of a policy `groups` and `rules`; our schema `rules` and `clauses`, with the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+
+from agent.controlplane.read.inventory import admit, collect
+from agent.controlplane.read.manifests import parse
+from agent.controlplane.translate.compose import MeshSettings, translate
+from agent.controlplane.translate.resources import Snapshot
+from agent.pb import authorization_pb2, workload_pb2
+
+VECTORS = Path(__file__).parents[4] / ".." / "shared" / "vectors"
+WDS = VECTORS / "wds"
+SUPPORTED = {"Namespace", "Node", "Pod", "Service", "ServiceAccount", "ConfigMap"}
+SUPPORTED |= {"AuthorizationPolicy", "PeerAuthentication"}
+
+
+def cases() -> list[str]:
+    return sorted(path.stem for path in WDS.glob("*.yaml"))
+
+
+def source(case: str) -> str:
+    return (WDS / f"{case}.yaml").read_text()
+
+
+def unsupported(case: str) -> str:
+    """What the case needs that this control plane does not have yet; empty if nothing."""
+    documents = [d for d in yaml.safe_load_all(source(case)) if d]
+    missing = sorted({d["kind"] for d in documents} - SUPPORTED)
+    if any("portLevelMtls" in (d.get("spec") or {}) for d in documents):
+        missing.append("PeerAuthentication.portLevelMtls")
+    return ", ".join(missing)
+
+
+def served(text: str, *, stored: bool = True, settings: MeshSettings | None = None) -> Snapshot:
+    admission = admit({}, {"case.yaml": parse("case.yaml", text, stored)})
+    assert not admission.errors, admission.errors
+    return translate(collect(admission.served), {}, settings or MeshSettings())
+
+
+def as_json(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as the vectors write it."""
+    addresses = {
+        name: json_format.MessageToDict(workload_pb2.Address.FromString(resource.value))
+        for name, resource in snapshot.addresses.items()
+    }
+    policies = {name: as_vector(policy.message) for name, policy in snapshot.policies.items()}
+    return {"addresses": addresses, "authorizations": policies}
+
+
+def as_vector(message: authorization_pb2.Authorization) -> dict[str, Any]:
+    result = json_format.MessageToDict(message)
+    groups = [{"rules": rule["clauses"]} if "clauses" in rule else {} for rule in result.pop("rules", [])]
+    return result | ({"groups": groups} if groups else {})
+
+
+def expected(case: str) -> dict[str, Any]:
+    answer = json.loads((WDS / f"{case}.json").read_text())
+    return {"addresses": answer["addresses"], "authorizations": answer["authorizations"]}

@@ -1,0 +1,124 @@
+"""The answers of a real istiod to the same objects; where istiod is odd, our own better answer instead."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from agent.controlplane.read.manifests import parse
+from agent.controlplane.read.yaml_tree import ManifestError
+from tests.unit.controlplane.translate import golden
+
+DENY_EVERYONE: dict[str, object] = {}
+"""A group without rules: matches every connection."""
+ODD = {
+    "authz-ip-blocks": "an address that is none is an error here; istiod skips it",
+    "authz-ports": "a port that is none is an error here; istiod skips it",
+    "authz-l7-deny": "a DENY that needs HTTP denies everyone here; istiod's never denies",
+    "authz-when": "source.serviceAccount is judged here; istiod's rule never denies",
+}
+
+pytestmark = pytest.mark.skipif(
+    not golden.WDS.is_dir(), reason=f"GOLDEN VECTORS ARE MISSING: {golden.WDS}; nothing was compared"
+)
+
+
+@pytest.mark.parametrize("case", [case for case in golden.cases() if case not in ODD])
+def test_same_as_istiod(case: str) -> None:
+    missing = golden.unsupported(case)
+    if missing:
+        pytest.skip(f"not yet: {missing}")
+    assert golden.as_json(golden.served(golden.source(case))) == golden.expected(case)
+
+
+def test_enough_cases_are_compared() -> None:
+    supported = [case for case in golden.cases() if not golden.unsupported(case)]
+    assert len(supported) >= 33
+
+
+def groups(answer: dict, name: str) -> list:
+    return answer["authorizations"][name].get("groups", [])
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("authz-ip-blocks", r"spec\.rules\[0\]\.from\[0\]\.source\.ipBlocks\[0\]: 'nonsense' is not an IP"),
+        ("authz-ports", r"spec\.rules\[0\]\.to\[0\]\.operation\.ports\[0\]: 'http' is not a port"),
+    ],
+)
+def test_unusable_values_are_errors_and_the_rest_of_the_case_is_as_istiod_has_it(
+    case: str, said: str
+) -> None:
+    text = golden.source(case)
+    line = next(n for n, row in enumerate(text.splitlines(), 1) if re.search(r"\[(nonsense|http),", row))
+    with pytest.raises(ManifestError, match=said) as caught:
+        parse("bad.yaml", text, stored=True)
+    assert (caught.value.file, caught.value.line) == ("bad.yaml", line)
+    good = "\n---\n".join(d for d in text.split("\n---\n") if "name: bad," not in d)
+    expected = golden.expected(case)
+    del expected["authorizations"]["apps/bad"]
+    assert golden.as_json(golden.served(good)) == expected
+
+
+def test_a_deny_that_needs_http_denies_without_it() -> None:
+    ours = golden.as_json(golden.served(golden.source("authz-l7-deny")))
+    theirs = golden.expected("authz-l7-deny")
+    assert ours["addresses"] == theirs["addresses"]
+    assert groups(ours, "apps/only") == [DENY_EVERYONE]
+    shop = {"rules": [{"matches": [{"namespaces": [{"exact": "shop"}]}]}]}
+    assert groups(ours, "apps/d") == [
+        DENY_EVERYONE,
+        {"rules": [{"matches": [{"destinationPorts": [80]}]}]},
+        DENY_EVERYONE,
+        shop,
+        DENY_EVERYONE,
+        shop,
+        {"rules": [{"matches": [{"destinationPorts": [82]}]}]},
+    ]
+
+
+def test_service_accounts_can_be_a_condition() -> None:
+    ours = golden.as_json(golden.served(golden.source("authz-when")))
+    theirs = golden.expected("authz-when")
+    accounts = {
+        "serviceAccounts": [{"namespace": "a", "serviceAccount": "b"}],
+        "notServiceAccounts": [{"namespace": "c", "serviceAccount": "d"}],
+    }
+    assert groups(theirs, "apps/w")[5] == {"rules": [{"matches": [{}]}]}
+    theirs["authorizations"]["apps/w"]["groups"][5] = {"rules": [{"matches": [accounts]}]}
+    assert ours == theirs
+
+
+def test_workloads_without_labels_list_no_selector_policy() -> None:
+    """The pods of a case with another unsupported kind in it; istiod lists every selector policy on them."""
+    ours = golden.as_json(golden.served(golden.source("authz-no-labels")))["addresses"]
+    theirs = golden.expected("authz-no-labels")["addresses"]
+    for name in ("apps/bare", "apps/empty", "shop/bare"):
+        workload = theirs[f"Kubernetes//Pod/{name}"]["workload"]
+        assert workload.pop("authorizationPolicies")
+        assert ours[f"Kubernetes//Pod/{name}"]["workload"] == workload
+    assert ours["Kubernetes//Pod/apps/web-0"] == theirs["Kubernetes//Pod/apps/web-0"]
+
+
+def test_an_empty_selector_means_the_namespace() -> None:
+    ours = golden.as_json(golden.served(golden.source("authz-scopes")))
+    theirs = golden.expected("authz-scopes")
+    assert theirs["authorizations"]["apps/empty-selector"]["scope"] == "WORKLOAD_SELECTOR"
+    theirs["authorizations"]["apps/empty-selector"]["scope"] = "NAMESPACE"
+    assert ours["authorizations"] == theirs["authorizations"]
+    pods = {name: a for name, a in theirs["addresses"].items() if "//Pod/" in name}
+    assert ours["addresses"] == pods
+
+
+def test_aliases_are_what_istiod_answers_on_demand() -> None:
+    for case in golden.cases():
+        if golden.unsupported(case):
+            continue
+        answers = json.loads((golden.WDS / f"{case}.json").read_text()).get("onDemand", {})
+        addresses = golden.served(golden.source(case)).addresses if answers else {}
+        for answer in answers.values():
+            for name, aliases in answer["resources"].items():
+                assert sorted(addresses[name].aliases) == aliases, (case, name)
