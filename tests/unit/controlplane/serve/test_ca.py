@@ -1,4 +1,4 @@
-"""Certificates over real TLS and gRPC: what is in them, and who gets none (../shared/vectors/ca)."""
+"""Certificates over real TLS and gRPC: what is in them, and who gets none (tests/vectors/ca)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The golden vectors of a real istiod: where they are, what of them is supported, and how to compare.
+"""The golden vectors of a real istiod (tests/vectors/wds): what of them is supported, and how to compare.
 
 Their JSON names the levels of a policy `groups` and `rules`; our schema `rules` and `clauses`, with the same numbers.
 """
@@ -18,8 +18,7 @@ from agent.controlplane.translate.compose import MeshSettings, translate
 from agent.controlplane.translate.resources import Snapshot
 from agent.pb import authorization_pb2, workload_pb2
 
-VECTORS = Path(__file__).parents[4] / ".." / "shared" / "vectors"
-WDS = VECTORS / "wds"
+WDS = Path(__file__).parents[3] / "vectors" / "wds"
 SUPPORTED = {"Namespace", "Node", "Pod", "Service", "ServiceAccount", "ConfigMap"}
 SUPPORTED |= {"AuthorizationPolicy", "PeerAuthentication"}
 
