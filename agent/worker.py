@@ -1,4 +1,4 @@
-"""The worker process: WIRING ONLY. Builds the data plane, serves its channel, runs until drained.
+"""The worker process: WIRING ONLY. Builds loop and sockets for the data plane, serves its channel, runs until drained.
 
 Started by the control process as `python -m agent.worker`, in a session of its own, so that it outlives it.
 One thread for each private namespace makes sockets there; everything else runs in one loop.
@@ -18,31 +18,18 @@ import signal
 import socket
 import sys
 import time
-from datetime import UTC, datetime
 
 from agent import config as configuration
 from agent.config import Config
 from agent.log import set_up_log
-from agent.model.address import IP, parse_ip
+from agent.model.address import parse_ip
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
 from agent.privileges import drop_privileges
-from agent.proxy.connector import HboneConnector
-from agent.proxy.delivery import Delivery, ProxyAddresses
+from agent.proxy.dataplane import DataPlane, Outside
+from agent.proxy.delivery import ProxyAddresses
 from agent.proxy.drain import Drain
-from agent.proxy.inbound import Inbound
-from agent.proxy.inbound_plain import InboundPlain
-from agent.proxy.local import LocalPath
-from agent.proxy.orders import Orders, Parts
-from agent.proxy.outbound import Outbound
-from agent.proxy.pods import LocalPods
-from agent.proxy.pool import Pool
-from agent.proxy.registry import Registry
-from agent.proxy.report import Reporter
-from agent.proxy.secrets import Secrets
-from agent.state.resolve import Options
-from agent.state.snapshot import Snapshot
-from agent.state.store import Store
+from agent.proxy.orders import Orders
 from agent.supervisor.control_link import ControlLink
 from agent.telemetry.access_log import LineWriter
 from agent.telemetry.metrics import Metrics
@@ -50,8 +37,7 @@ from agent.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 1.0
-PROXY_V4: IP = parse_ip("169.254.77.1")
-PROXY_V6: IP = parse_ip("fd7a:7475:6e::1")
+PROXY = ProxyAddresses(parse_ip("169.254.77.1"), parse_ip("fd7a:7475:6e::1"))
 
 
 class Worker:
@@ -60,80 +46,23 @@ class Worker:
     def __init__(
         self, config: Config, slot: int, version: str, pod_netns: str | None, net_netns: str | None
     ) -> None:
-        rng = random.Random(random.SystemRandom().getrandbits(64))
         self.loop = Loop(time.monotonic, self._crashed)
         self.stopped = asyncio.Event()
         self._lines = LineWriter(sys.stdout.fileno())
-        store = Store(Snapshot(node=config.node))
-        options = Options(
-            network=config.network,
-            mesh_cidrs=config.mesh_cidrs,
-            refuse_unknown=config.unknown_destination == "refuse",
-            own_addresses=frozenset({PROXY_V4, PROXY_V6}),
-        )
-        reporter = Reporter(
-            Metrics(f"{slot}-{os.getpid()}-{time.time_ns()}"),
-            self._lines.write,
-            time.monotonic,
-            time.time,
-            as_json=config.log_format == "json",
-        )
-        registry = Registry(limit=config.max_connections)
-        secrets = Secrets(lambda: datetime.now(UTC))
-        pods = LocalPods()
         self._pod_side = SideSockets(pod_netns, transparent=True)
         self._net_side = SideSockets(net_netns, transparent=True)
-
-        def random_port() -> int:
-            return rng.randrange(1024, 65536)
-
-        connector = HboneConnector(
+        outside = Outside(
             self.loop,
-            self._net_side,
-            secrets,
-            random_port,
-            connect_timeout_s=config.connect_timeout_s,
-            handshake_timeout_s=config.handshake_timeout_s,
-            streams_limit=config.pool_max_streams,
-        )
-        pool = Pool(self.loop, connector, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s)
-        delivery = Delivery(
-            self.loop,
-            store,
-            registry,
             self._pod_side,
-            random_port,
-            ProxyAddresses(PROXY_V4, PROXY_V6),
-            config.connect_timeout_s,
-        )
-        local_path = LocalPath(delivery, pods, reporter, options) if config.local_path == "handover" else None
-        inbound = Inbound(
-            delivery,
-            pods,
-            secrets,
-            reporter,
-            options,
-            handshake_timeout_s=config.handshake_timeout_s,
-            links_limit=config.max_connections,
-        )
-        outbound = Outbound(
-            self.loop,
-            store,
-            pods,
-            registry,
-            pool,
-            local_path,
             self._net_side,
-            reporter,
-            options,
-            rng,
-            random_port,
-            config.connect_timeout_s,
+            PROXY,
+            Metrics(f"{slot}-{os.getpid()}-{time.time_ns()}"),
+            self._lines.write,
+            random.Random(random.SystemRandom().getrandbits(64)),
         )
-        plain = InboundPlain(delivery, pods, reporter, options)
-        parts = Parts(self.loop, store, pods, secrets, registry, pool, outbound, inbound, plain, reporter)
-        self.orders = Orders(parts, slot, version, lambda deadline_s: self.drain.start(deadline_s))
-        self.drain = Drain(self.loop, registry, pool, inbound, self.orders.stop_accepting, self.stopped.set)
+        plane = DataPlane(config, outside)
+        self.orders = Orders(plane, slot, version, lambda deadline_s: self.drain.start(deadline_s))
+        self.drain = Drain(plane, self.orders.stop_accepting, self.stopped.set)
 
     def close(self) -> None:
         self.loop.detach()

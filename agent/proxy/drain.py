@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agent.model.outcome import Outcome
-from agent.net.loop import Loop
-from agent.proxy.inbound import Inbound
-from agent.proxy.pool import Pool
-from agent.proxy.registry import Registry
+from agent.proxy.dataplane import DataPlane
 
 POLL_S = 0.1
 
@@ -21,18 +18,10 @@ class Drain:
     """One stop. `finished` is called once, when nothing is left or the deadline has passed."""
 
     def __init__(
-        self,
-        loop: Loop,
-        registry: Registry,
-        pool: Pool,
-        inbound: Inbound,
-        stop_accepting: Callable[[], None],
-        finished: Callable[[], None],
+        self, plane: DataPlane, stop_accepting: Callable[[], None], finished: Callable[[], None]
     ) -> None:
-        self._loop = loop
-        self._registry = registry
-        self._pool = pool
-        self._inbound = inbound
+        self._loop = plane.loop
+        self._plane = plane
         self._stop_accepting = stop_accepting
         self._finished = finished
         self._deadline_s: float | None = None
@@ -45,16 +34,16 @@ class Drain:
             return
         self._deadline_s = end
         self._stop_accepting()
-        self._pool.go_away()
-        self._inbound.go_away()
+        self._plane.pool.go_away()
+        self._plane.inbound.go_away()
         self._check()
 
     def _check(self) -> None:
         assert self._deadline_s is not None
-        if len(self._registry) == 0:
+        if len(self._plane.registry) == 0:
             self._finished()
         elif self._loop.now() >= self._deadline_s:
-            self._registry.close_all(Outcome.DRAINED, "closed due to drain")
+            self._plane.registry.close_all(Outcome.DRAINED, "closed due to drain")
             # One more turn lets the resets leave before the process does.
             self._loop.later(POLL_S, self._finished)
         else:

@@ -6,11 +6,9 @@ process connects, hears which listeners it serves, and sends the full state anew
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,48 +17,22 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from agent import channel
 from agent.channel import Channel, Message
 from agent.identity.handshake import Credentials, Secured
-from agent.model.address import IP
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.net.accept import Acceptor
-from agent.net.loop import Loop
-from agent.proxy.inbound import Inbound
-from agent.proxy.inbound_plain import InboundPlain
-from agent.proxy.outbound import Outbound
-from agent.proxy.pods import LocalPod, LocalPods, from_message
-from agent.proxy.pool import Pool
-from agent.proxy.registry import Live, Registry
-from agent.proxy.report import Reporter
-from agent.proxy.secrets import Secrets
-from agent.state.apply import Batch, Changes, full_addresses, full_authorizations
-from agent.state.store import Store
+from agent.proxy.dataplane import DataPlane
+from agent.proxy.pods import LocalPod, from_message
+from agent.proxy.registry import Live
+from agent.state.apply import Batch, full_addresses, full_authorizations
 from agent.wire.xds_decode import decode_address, decode_authorization
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Parts:
-    """What orders act on."""
-
-    loop: Loop
-    store: Store
-    pods: LocalPods
-    secrets: Secrets
-    registry: Registry
-    pool: Pool
-    outbound: Outbound
-    inbound: Inbound
-    inbound_plain: InboundPlain
-    reporter: Reporter
 
 
 class Orders:
     """Handles messages of the channel; one per worker."""
 
-    def __init__(self, parts: Parts, slot: int, version: str, drain: Callable[[float], None]) -> None:
-        self._parts = parts
+    def __init__(self, plane: DataPlane, slot: int, version: str, drain: Callable[[float], None]) -> None:
+        self._plane = plane
         self._slot = slot
         self._version = version
         self._drain = drain
@@ -82,9 +54,9 @@ class Orders:
             case channel.Pods():
                 self._replace_pods(from_message(message.pods))
             case channel.Secret():
-                self._parts.secrets.put(credentials(message))
+                self._plane.secrets.put(credentials(message))
             case channel.ForgetSecret():
-                self._parts.secrets.forget(Identity.parse(message.identity))
+                self._plane.secrets.forget(Identity.parse(message.identity))
             case channel.Listeners():
                 self._serve(message.owner, fds)
             case channel.Release():
@@ -98,35 +70,31 @@ class Orders:
 
     def _rows(self, what: str) -> list[dict[str, object]]:
         if what == "tunnels":
-            outbound = [(link, "outbound", identity) for identity, link in self._parts.pool.links]
+            outbound = [(link, "outbound", identity) for identity, link in self._plane.pool.links]
             inbound = [
-                (e.link, "inbound", e.identity) for e in self._parts.inbound.links if e.link is not None
+                (e.link, "inbound", e.identity) for e in self._plane.inbound.links if e.link is not None
             ]
             return [
                 tunnel_row(link.secured, direction, identity, link.open_streams)
                 for link, direction, identity in (*outbound, *inbound)
                 if link.secured is not None
             ]
-        return [connection_row(live) for live in self._parts.registry]
+        return [connection_row(live) for live in self._plane.registry]
 
     def stats(self) -> channel.Stats:
-        self._parts.reporter.count_bytes()
-        return channel.Stats(self._parts.reporter.metrics.snapshot(), len(self._parts.registry))
+        self._plane.reporter.count_bytes()
+        return channel.Stats(self._plane.reporter.metrics.snapshot(), len(self._plane.registry))
 
     def stop_accepting(self) -> None:
         for owner in tuple(self._owners):
             self._release(owner)
 
     def _apply(self, message: channel.Resources) -> None:
-        store = self._parts.store
-        batch = self._batch(message)
-        changes: Changes = store.apply(batch)
-        closed = self._parts.registry.reevaluate(store.current, changes)
-        if closed:
-            log.info("closed %d live connections that current policy does not allow", closed)
+        # The data plane ends what the new state does not allow before this returns.
+        self._plane.store.apply(self._batch(message))
 
     def _batch(self, message: channel.Resources) -> Batch:
-        snapshot = self._parts.store.current
+        snapshot = self._plane.store.current
         if message.type_url == ADDRESS:
             values = [decode_address(name, raw) for name, raw in message.updates]
             if message.full:
@@ -143,26 +111,21 @@ class Orders:
         gone = {address for pod in self._pods for address in pod.addresses}
         gone -= {address for pod in pods for address in pod.addresses}
         self._pods = pods
-        self._parts.pods.replace(pods)
+        self._plane.pods.replace(pods)
         if gone:
-            self._close_pod(frozenset(gone))
-
-    def _close_pod(self, addresses: frozenset[IP]) -> None:
-        self._parts.registry.close_pod(addresses)
-        self._parts.pool.close_source(addresses)
-        self._parts.inbound.close_pod(addresses)
+            self._plane.close_pod(frozenset(gone))
 
     def _serve(self, owner: int, fds: Sequence[int]) -> None:
         self._release(owner)
         socks = tuple(socket.socket(fileno=fd) for fd in fds)
         handlers = (
-            self._parts.outbound.accepted,
-            self._parts.inbound.accepted,
-            self._parts.inbound_plain.accepted,
+            self._plane.outbound.accepted,
+            self._plane.inbound.accepted,
+            self._plane.inbound_plain.accepted,
         )
         self._owners[owner] = socks
         self._acceptors[owner] = tuple(
-            Acceptor(self._parts.loop, sock, handler) for sock, handler in zip(socks, handlers, strict=True)
+            Acceptor(self._plane.loop, sock, handler) for sock, handler in zip(socks, handlers, strict=True)
         )
 
     def _release(self, owner: int) -> None:

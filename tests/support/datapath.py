@@ -1,7 +1,8 @@
 """A whole data plane of one worker on loopback, for tests: real sockets, real TLS, no kernel redirection.
 
-Each pod is a loopback address. What the kernel would capture is handed to `outbound.accepted` by the test; the
-HBONE listener is real, so two of these talk as two nodes do. One loop drives all of them.
+It is the worker's own `DataPlane`; only what lies outside it is a test's. Each pod is a loopback address. What the
+kernel would capture is handed to `outbound.accepted` by the test; the HBONE listener is real, so two of these talk
+as two nodes do. One loop drives all of them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
+from agent import config
 from agent.model.address import SocketAddress, parse_ip
 from agent.model.outcome import Outcome
 from agent.model.service import Service
@@ -20,86 +21,41 @@ from agent.model.workload import Workload
 from agent.net.accept import Acceptor
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
-from agent.proxy.connector import HboneConnector
-from agent.proxy.delivery import Delivery, ProxyAddresses
-from agent.proxy.inbound import Inbound
-from agent.proxy.inbound_plain import InboundPlain
-from agent.proxy.local import LocalPath
-from agent.proxy.outbound import Outbound
-from agent.proxy.pods import LocalPod, LocalPods
-from agent.proxy.pool import Pool
-from agent.proxy.registry import Registry
-from agent.proxy.report import Reporter
-from agent.proxy.secrets import Secrets
+from agent.proxy.dataplane import DataPlane, Outside
+from agent.proxy.delivery import ProxyAddresses
+from agent.proxy.pods import LocalPod
 from agent.state.apply import Batch
-from agent.state.resolve import Options
-from agent.state.snapshot import Snapshot
-from agent.state.store import Store
 from agent.telemetry.metrics import Metrics
 from tests.support.certs import TestCA, credentials
 
 PROXY = ProxyAddresses(parse_ip("127.77.255.1"), parse_ip("::1"))
 PATIENCE_S = 10.0
+DEFAULTS = {"node": "n1", "connect_timeout_s": "2", "handshake_timeout_s": "2", "max_connections": "1000"}
 
 
-class DataPath:
-    """One worker. `lines` are its access log; `store` its state; `add_pod` makes a workload local and certified."""
+class DataPath(DataPlane):
+    """One worker. `lines` are its access log; `add_pod` makes a workload local and certified.
 
-    def __init__(self, loop: Loop, ca: TestCA, **options: object) -> None:
-        self.loop = loop
+    `options` are texts of the agent's configuration, by field.
+    """
+
+    def __init__(self, loop: Loop, ca: TestCA, **options: str) -> None:
         self.ca = ca
         self.lines: list[str] = []
-        self.errors: list[BaseException] = []
-        self.store = Store(mesh_snapshot())
-        self.pods = LocalPods()
-        self.registry = Registry(limit=int(str(options.pop("limit", 1000))))
-        self.secrets = Secrets(lambda: datetime.now(UTC))
+        self.wall_skew_s = 0.0
         self.metrics = Metrics("test")
-        self.reporter = Reporter(self.metrics, self.lines.append, time.monotonic, time.time)
         self.sockets = SideSockets(None)
-        rng = random.Random(7)
-        settings = Options(**options)  # type: ignore[arg-type]
-
-        def random_port() -> int:
-            return rng.randrange(20000, 60000)
-
-        connector = HboneConnector(
+        outside = Outside(
             loop,
             self.sockets,
-            self.secrets,
-            random_port,
-            connect_timeout_s=2.0,
-            handshake_timeout_s=2.0,
-            streams_limit=100,
-        )
-        self.pool = Pool(loop, connector, streams_limit=100, idle_s=60.0)
-        self.delivery = Delivery(loop, self.store, self.registry, self.sockets, random_port, PROXY, 2.0)
-        self.inbound = Inbound(
-            self.delivery,
-            self.pods,
-            self.secrets,
-            self.reporter,
-            settings,
-            handshake_timeout_s=2.0,
-            links_limit=1000,
-        )
-        self.plain = InboundPlain(self.delivery, self.pods, self.reporter, settings)
-        self.local_path = LocalPath(self.delivery, self.pods, self.reporter, settings)
-        self.outbound = Outbound(
-            loop,
-            self.store,
-            self.pods,
-            self.registry,
-            self.pool,
-            None,
             self.sockets,
-            self.reporter,
-            settings,
-            rng,
-            random_port,
-            2.0,
+            PROXY,
+            self.metrics,
+            self.lines.append,
+            random.Random(7),
+            wall=lambda: time.time() + self.wall_skew_s,
         )
-        self.store.subscribe(self.registry.reevaluate)
+        super().__init__(config.build({**DEFAULTS, **options}), outside)
         self._acceptors: list[Acceptor] = []
         self._listeners: list[socket.socket] = []
         self._local: list[LocalPod] = []
@@ -145,10 +101,6 @@ class DataPath:
         for live in self.registry:
             live.close(Outcome.DRAINED, "the test is over")
         self.sockets.close()
-
-
-def mesh_snapshot() -> Snapshot:
-    return Snapshot(node="n1")
 
 
 def stream_pair(source: str) -> tuple[socket.socket, socket.socket]:

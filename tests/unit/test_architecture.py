@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.net",
         "agent.telemetry",
         "agent.channel",
+        "agent.config",
     },
     "agent.enroll": {"agent.model", "agent.state", "agent.policy.prefilter", "redirect"},
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},

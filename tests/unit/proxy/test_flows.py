@@ -23,11 +23,11 @@ CLIENT, SERVER, VIP = "127.77.1.1", "127.77.2.1", "127.77.9.9"
 class World:
     """Two nodes: `here` with the client pod, `there` with the server pod and its echo application."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: str) -> None:
         self.driver = Driver()
         self.ca = TestCA()
-        self.here = DataPath(self.driver.loop, self.ca)
-        self.there = DataPath(self.driver.loop, self.ca)
+        self.here = DataPath(self.driver.loop, self.ca, **options)
+        self.there = DataPath(self.driver.loop, self.ca, **options)
         self.app = socket.create_server((SERVER, 8080))
         self.threads: list[threading.Thread] = []
         self.seen: list[str] = []
@@ -83,8 +83,9 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Parametrized indirectly with options of the agents where a test wants others than the defaults."""
+    made = World(**getattr(request, "param", {}))
     try:
         made.start()
         yield made
@@ -256,12 +257,9 @@ def test_a_pod_that_leaves_loses_its_connections_at_once(world: World) -> None:
     assert ended(app)
 
 
+@pytest.mark.parametrize("world", [{"local_path": "handover"}], indirect=True)
 def test_the_hand_over_inside_a_node_asks_policy_and_logs_twice(world: World) -> None:
-    def move() -> None:
-        world.there.outbound.local_path = world.there.local_path
-        world.there.add_pod(world.client, listening=False)
-
-    world.driver.call(move)
+    world.driver.call(lambda: world.there.add_pod(world.client, listening=False))
     app = world.driver.call(lambda: world.there.capture(CLIENT, mesh.at(f"{SERVER}:8080")))
     assert isinstance(app, socket.socket)
     app.settimeout(5)
@@ -289,15 +287,19 @@ def plain(world: World) -> socket.socket:
     application, captured = stream_pair("127.77.5.5")
     captured.setblocking(False)
     peer = mesh.at(f"127.77.5.5:{application.getsockname()[1]}")
-    world.driver.call(lambda: world.there.plain.accepted(captured, peer, mesh.at(f"{SERVER}:8080")))
+    world.driver.call(lambda: world.there.inbound_plain.accepted(captured, peer, mesh.at(f"{SERVER}:8080")))
     application.settimeout(5)
     return application
 
 
+@pytest.mark.parametrize("world", [{"max_connections": "1"}], indirect=True)
 def test_a_full_agent_refuses_more(world: World) -> None:
-    world.driver.call(lambda: setattr(world.here.registry, "_limit", 0))
+    first = world.connect()
     assert ended(world.connect())
     assert Outcome.OVERLOADED.hint in world.here.lines[0]
+    assert exchange(first) == b"hello"
+    world.driver.until(lambda: not len(world.here.registry))
+    assert exchange(world.connect()) == b"hello"
 
 
 def test_a_plain_destination_is_dialled_plainly(world: World) -> None:

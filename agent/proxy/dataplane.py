@@ -1,0 +1,139 @@
+"""The data plane of one worker: every part built once and joined, for the worker process and for tests.
+
+What touches the world outside comes in: loop, sockets of both sides, clocks, randomness, where lines go. A state
+change ends live connections here, so nobody who owns a data plane can forget it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from agent.config import Config
+from agent.model.address import IP
+from agent.net.loop import Loop
+from agent.net.sockets import SideSockets
+from agent.proxy.connector import HboneConnector
+from agent.proxy.delivery import Delivery, ProxyAddresses
+from agent.proxy.inbound import Inbound
+from agent.proxy.inbound_plain import InboundPlain
+from agent.proxy.local import LocalPath
+from agent.proxy.outbound import Outbound
+from agent.proxy.pods import LocalPods
+from agent.proxy.pool import Pool
+from agent.proxy.registry import Registry
+from agent.proxy.report import Reporter
+from agent.proxy.secrets import Secrets
+from agent.state.apply import Changes
+from agent.state.resolve import Options
+from agent.state.snapshot import Snapshot
+from agent.state.store import Store
+from agent.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a data plane meets outside itself. `pod_side` can only reach pods, `net_side` only the network."""
+
+    loop: Loop
+    pod_side: SideSockets
+    net_side: SideSockets
+    proxy: ProxyAddresses
+    metrics: Metrics
+    write_line: Callable[[str], None]
+    """Takes finished lines of the access log."""
+    rng: random.Random
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    """Unix seconds."""
+
+
+class DataPlane:
+    """The parts, by name. It accepts what the three listeners' handlers are given, and owns no listener itself."""
+
+    def __init__(self, config: Config, outside: Outside) -> None:
+        loop, rng = outside.loop, outside.rng
+        self.loop = loop
+        self.store = Store(Snapshot(node=config.node))
+        self.pods = LocalPods()
+        self.registry = Registry(limit=config.max_connections)
+        self.secrets = Secrets(lambda: datetime.fromtimestamp(outside.wall(), UTC))
+        self.reporter = Reporter(
+            outside.metrics,
+            outside.write_line,
+            outside.clock,
+            outside.wall,
+            as_json=config.log_format == "json",
+        )
+        options = Options(
+            network=config.network,
+            mesh_cidrs=config.mesh_cidrs,
+            refuse_unknown=config.unknown_destination == "refuse",
+            own_addresses=frozenset({outside.proxy.v4, outside.proxy.v6}),
+        )
+
+        def random_port() -> int:
+            return rng.randrange(1024, 65536)
+
+        connector = HboneConnector(
+            loop,
+            outside.net_side,
+            self.secrets,
+            random_port,
+            connect_timeout_s=config.connect_timeout_s,
+            handshake_timeout_s=config.handshake_timeout_s,
+            streams_limit=config.pool_max_streams,
+        )
+        self.pool = Pool(loop, connector, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s)
+        delivery = Delivery(
+            loop,
+            self.store,
+            self.registry,
+            outside.pod_side,
+            random_port,
+            outside.proxy,
+            config.connect_timeout_s,
+        )
+        local_path = LocalPath(delivery, self.pods, self.reporter, options)
+        self.inbound = Inbound(
+            delivery,
+            self.pods,
+            self.secrets,
+            self.reporter,
+            options,
+            handshake_timeout_s=config.handshake_timeout_s,
+            links_limit=config.max_connections,
+        )
+        self.inbound_plain = InboundPlain(delivery, self.pods, self.reporter, options)
+        self.outbound = Outbound(
+            loop,
+            self.store,
+            self.pods,
+            self.registry,
+            self.pool,
+            local_path if config.local_path == "handover" else None,
+            outside.net_side,
+            self.reporter,
+            options,
+            rng,
+            random_port,
+            config.connect_timeout_s,
+        )
+        self.store.subscribe(self._reevaluate)
+
+    def close_pod(self, addresses: frozenset[IP]) -> None:
+        """End everything that a pod of these addresses has here: it left the mesh."""
+        self.registry.close_pod(addresses)
+        self.pool.close_source(addresses)
+        self.inbound.close_pod(addresses)
+
+    def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> None:
+        closed = self.registry.reevaluate(snapshot, changes)
+        if closed:
+            log.info("closed %d live connections that current policy does not allow", closed)
