@@ -149,6 +149,7 @@ class Agent:
             self.keeper.set_in_use,
             self._tell_workers,
             self._announce,
+            time.time,
         )
         self.store.subscribe(self.enroller.state_changed)
         self.pages = Pages(

@@ -20,6 +20,7 @@ from agent.control.xds_client import Phase, XdsClient
 from agent.enroll.desired import EnrolmentRefused
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
+from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.keeper import Keeper
 from agent.model.workload import TunnelProtocol
 from agent.state.store import Store
@@ -127,17 +128,13 @@ class Pages:
 
     def health(self) -> Health:
         enroller = self._enroller
-        problems = [*enroller.gone.values(), *enroller.kernel_trouble]
-        problems += [
-            f"{p.ifname} is captured, but the mesh does not know its pod: closed"
-            for p in enroller.unrecognised
-        ]
+        problems = [str(trouble) for trouble in enroller.troubles]
         problems += [self._kernel_problem] if self._kernel_problem else []
         if self._counted.report_error:
             problems.append(
                 f"the control plane was not told which pods are captured: {self._counted.report_error}"
             )
-        captured = len(enroller.pods) - len(enroller.gone)
+        captured = len(enroller.pods.keys() - {trouble.pod for trouble in enroller.troubles})
         return judge(
             Facts(
                 generation=LAYOUT_HASH,
@@ -168,13 +165,14 @@ class Pages:
 
     async def _status(self, _: Request) -> Response:
         health = self.health()
+        troubles = {trouble.pod: str(trouble) for trouble in self._enroller.troubles}
         pods = [
             {
-                "pod": pod.key,
+                "pod": str(pod.key),
                 "identity": str(pod.identity),
                 "interface": pod.ifname,
                 "addresses": list(map(str, pod.addresses)),
-                "trouble": self._enroller.gone.get(pod.key, ""),
+                "trouble": troubles.get(pod.key, ""),
             }
             for pod in self._enroller.pods.values()
         ]
@@ -219,30 +217,27 @@ class Pages:
 
     async def _enroll(self, request: Request) -> Response:
         body = request.json()
-        namespace, name = pod_of(body)
         try:
-            place = await self._kernel.locate(
-                netns=body.get("netns"), pid=body.get("pid"), ifname=body.get("ifname")
-            )
+            wish = Wish(pod_of(body), Where(*(body.get(key) for key in ("netns", "pid", "ifname"))))
             keep = bool(body.get("keep_existing", False))
-            return as_json(await self._enroller.enroll(place, namespace, name, keep_existing=keep))
-        except (EnrolmentRefused, RedirectError, OSError) as error:
+            return as_json(await self._enroller.enroll(wish, keep_existing=keep))
+        except (EnrolmentRefused, RedirectError, OSError, ValueError) as error:
             raise BadRequest(str(error)) from error
 
     async def _unenroll(self, request: Request) -> Response:
-        namespace, name = pod_of(request.json())
+        pod = pod_of(request.json())
         try:
-            await self._enroller.unenroll(namespace, name)
+            await self._enroller.unenroll(pod)
         except (EnrolmentRefused, RedirectError, OSError) as error:
             raise BadRequest(str(error)) from error
-        return as_json({"unenrolled": f"{namespace}/{name}"})
+        return as_json({"unenrolled": str(pod)})
 
 
-def pod_of(body: dict[str, Any]) -> tuple[str, str]:
+def pod_of(body: dict[str, Any]) -> PodKey:
     namespace, name = body.get("namespace"), body.get("name")
     if not isinstance(namespace, str) or not isinstance(name, str) or not namespace or not name:
         raise BadRequest("the request names no pod: namespace and name are needed")
-    return namespace, name
+    return PodKey(namespace, name)
 
 
 def flatten(answers: list[object]) -> list[object]:

@@ -10,7 +10,12 @@ from collections.abc import Iterable
 
 
 class RedirectError(Exception):
-    """Something on the kernel side failed. Subclasses say what can be done."""
+    """Something on the kernel side failed. Subclasses say what can be done.
+
+    `ifindex`: the interface whose pod it concerns; None where it is the node, or not known.
+    """
+
+    ifindex: int | None = None
 
 
 class NotRoot(RedirectError):
@@ -36,7 +41,10 @@ class InstanceInUse(RedirectError):
 class MapFull(RedirectError):
     """A map has no room for one more entry. Pods that are captured stay captured."""
 
-    def __init__(self, name: str, max_entries: int) -> None:
+    def __init__(self, name: str, max_entries: int, ifindex: int | None = None) -> None:
+        self.name = name
+        self.max_entries = max_entries
+        self.ifindex = ifindex
         super().__init__(
             f"map {name} is full: it holds {max_entries} entries. "
             f"`ztun maps dump {name}` shows what is in it; entries of pods that are gone point to a bug"
@@ -46,8 +54,9 @@ class MapFull(RedirectError):
 class StepFailed(RedirectError):
     """A step for one pod failed: the rest of its steps are not done, those of others are. Apply again to go on."""
 
-    def __init__(self, step: str, cause: OSError | str) -> None:
+    def __init__(self, step: str, cause: OSError | str, ifindex: int | None = None) -> None:
         self.step = step
+        self.ifindex = ifindex
         self.cause = (cause.strerror or str(cause)) if isinstance(cause, OSError) else cause
         super().__init__(f"{step}: {self.cause}")
 

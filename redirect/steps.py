@@ -104,11 +104,11 @@ class Executor:
 def _failure(
     step: plan.Step, error: RedirectError | NetlinkError | OSError, names: Mapping[int, str]
 ) -> RedirectError:
-    if isinstance(error, MapFull):
-        return error
     ifindex = plan.concerns(step)
+    if isinstance(error, MapFull):
+        return MapFull(error.name, error.max_entries, ifindex)
     name = "" if ifindex is None else f"{names.get(ifindex, 'interface that is gone')}: "
-    failure = StepFailed(f"{name}{step}", _explain(step, error))
+    failure = StepFailed(f"{name}{step}", _explain(step, error), ifindex)
     failure.__cause__ = error
     return failure
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from agent.enroll.trouble import Missing, Trouble
+from agent.enroll.wish import PodKey
 from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot
+from redirect.topology import Place
 
 
 class EnrolmentRefused(Exception):
@@ -21,19 +24,28 @@ class EnrolmentRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EnrolledPod:
-    """A pod that is captured, and where."""
+    """A pod that is captured: who it is, and where."""
 
-    namespace: str
-    name: str
+    key: PodKey
     service_account: str
     trust_domain: str
-    addresses: tuple[IP, ...]
-    ifindex: int
-    ifname: str
+    place: Place
 
     @property
-    def key(self) -> str:
-        return f"{self.namespace}/{self.name}"
+    def namespace(self) -> str:
+        return self.key.namespace
+
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+    @property
+    def addresses(self) -> tuple[IP, ...]:
+        return self.place.addresses
+
+    @property
+    def ifname(self) -> str:
+        return self.place.ifname
 
     @property
     def identity(self) -> Identity:
@@ -43,14 +55,12 @@ class EnrolledPod:
 def check(
     snapshot: Snapshot,
     node: str,
-    namespace: str,
-    name: str,
+    pod: PodKey,
     addresses: Iterable[IP],
     enrolled: Iterable[EnrolledPod],
 ) -> Workload:
     """The workload this pod is. Raises EnrolmentRefused."""
-    pod = f"{namespace}/{name}"
-    workload = only_pod(snapshot, namespace, name)
+    workload = only_pod(snapshot, pod)
     if node and workload.node != node:
         raise EnrolmentRefused(f"pod {pod} is on node {workload.node!r}, this agent is of node {node!r}")
     if workload.host_network:
@@ -69,16 +79,14 @@ def check(
     return workload
 
 
-def only_pod(snapshot: Snapshot, namespace: str, name: str) -> Workload:
+def only_pod(snapshot: Snapshot, pod: PodKey) -> Workload:
     """The one workload of that name. Raises EnrolmentRefused when there is none, or more."""
-    workloads = snapshot.workloads_named(namespace, name)
+    workloads = snapshot.workloads_named(pod.namespace, pod.name)
     if not workloads:
-        raise EnrolmentRefused(
-            f"the control plane lists no pod {namespace}/{name}: check the name and its manifest"
-        )
+        raise EnrolmentRefused(f"the control plane lists no pod {pod}: check the name and its manifest")
     if len(workloads) > 1:
         uids = ", ".join(sorted(w.uid for w in workloads))
-        raise EnrolmentRefused(f"{namespace}/{name} is more than one workload: {uids}")
+        raise EnrolmentRefused(f"{pod} is more than one workload: {uids}")
     return workloads[0]
 
 
@@ -91,16 +99,26 @@ def recognise(snapshot: Snapshot, node: str, network: str, addresses: Iterable[I
     return workload if workload is not None and (not node or workload.node == node) else None
 
 
-def enrolled_pod(workload: Workload, addresses: Iterable[IP], ifindex: int, ifname: str) -> EnrolledPod:
-    return EnrolledPod(
-        workload.namespace,
-        workload.name,
-        workload.service_account,
-        workload.trust_domain,
-        tuple(sorted(addresses, key=lambda ip: (ip.version, int(ip)))),
-        ifindex,
-        ifname,
-    )
+def enrolled_pod(workload: Workload, place: Place) -> EnrolledPod:
+    key = PodKey(workload.namespace, workload.name)
+    return EnrolledPod(key, workload.service_account, workload.trust_domain, place)
+
+
+def trouble(snapshot: Snapshot, pod: EnrolledPod) -> Trouble | None:
+    """Why the pod's connections are refused although it is captured; None when they are not."""
+    workload = snapshot.local_workload(pod.namespace, pod.name, pod.service_account)
+    if workload is None:
+        return Trouble(
+            Missing.WORKLOAD,
+            f"pod {pod.key} is enrolled, but the control plane no longer lists it here",
+            pod.key,
+            pod.ifname,
+        )
+    moved = [ip for ip in pod.addresses if ip not in workload.addresses]
+    if moved:
+        text = f"pod {pod.key} is enrolled with {_join(moved)}, which is no longer its address"
+        return Trouble(Missing.ADDRESS, text, pod.key, pod.ifname)
+    return None
 
 
 def _join(addresses: Iterable[IP]) -> str:

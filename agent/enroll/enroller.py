@@ -2,7 +2,8 @@
 
 The one writer of the kernel side: every change of the set goes through `_apply`, one at a time. A step that
 fails is named to whoever asked; a pod that was captured stays captured, and closed. After a restart the pods
-are found again in the pins and stay captured until the mesh state says who they are.
+are found again in the pins and stay captured until the mesh state says who they are. Wishes say which pods are
+wanted; `pods` are those that are captured, each with its place.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from agent.enroll.desired import (
     check,
     enrolled_pod,
     recognise,
+    trouble,
 )
-from agent.enroll.kernel import KernelSide, Place
-from agent.model.address import IP
+from agent.enroll.kernel import KernelSide
+from agent.enroll.trouble import Missing, Trouble, dated
+from agent.enroll.wish import PodKey, Wish
 from agent.model.identity import Identity
 from agent.model.workload import Workload
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
-from redirect.errors import RedirectError, StepsFailed
+from redirect.errors import RedirectError
+from redirect.topology import Place
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class Enroller:
         in_use: Callable[[frozenset[Identity]], None],
         tell_workers: Callable[[Iterable[EnrolledPod]], None],
         announce: Callable[[Iterable[EnrolledPod]], None],
+        wall: Callable[[], float],
     ) -> None:
         self._node = node
         self._network = network
@@ -55,38 +60,39 @@ class Enroller:
         self._in_use = in_use
         self._tell_workers = tell_workers
         self._announce = announce
+        self._wall = wall
         self._one_at_a_time = asyncio.Lock()
         self._has_adopted = False
         self._workloads_changed = asyncio.Event()
-        self.pods: dict[str, EnrolledPod] = {}
+        self._failures: tuple[RedirectError, ...] = ()
+        self.wishes: dict[PodKey, Wish] = {}
+        self.pods: dict[PodKey, EnrolledPod] = {}
         self.unrecognised: tuple[Place, ...] = ()
         """Captured before a restart, but the mesh state does not say who they are: closed."""
-        self.kernel_trouble: tuple[str, ...] = ()
-        """What of the last change the kernel refused, one text each."""
-        self.gone: dict[str, str] = {}
-        """Enrolled pods that are in trouble: key -> reason."""
+        self.troubles: tuple[Trouble, ...] = ()
+        """What keeps pods that are wanted or captured from being served."""
 
-    async def enroll(self, place: Place, namespace: str, name: str, *, keep_existing: bool) -> dict[str, Any]:
-        """Capture a pod. Raises EnrolmentRefused, or the kernel side's own errors."""
+    async def enroll(self, wish: Wish, *, keep_existing: bool) -> dict[str, Any]:
+        """Capture a pod. Raises EnrolmentRefused, or the kernel side's own errors; then nothing has changed."""
+        place = await self._kernel.locate(wish.where)
         async with self._one_at_a_time:
             if not self._has_adopted:
                 raise EnrolmentRefused(
                     "this agent has no complete state of the mesh yet: is the control plane reachable?"
                 )
             if place.refusal:
-                raise EnrolmentRefused(f"pod {namespace}/{name}: {place.refusal}")
-            workload = check(
-                self._store.current, self._node, namespace, name, place.addresses, self.pods.values()
-            )
-            pod = enrolled_pod(workload, place.addresses, place.ifindex, place.ifname)
+                raise EnrolmentRefused(f"pod {wish.pod}: {place.refusal}")
+            workload = check(self._store.current, self._node, wish.pod, place.addresses, self.pods.values())
+            pod = enrolled_pod(workload, place)
             await self._obtain_certificate(pod)
             others = tuple(p for p in self.unrecognised if p.ifindex != place.ifindex)
             before = self.pods
             notes = await self._apply({**self.pods, pod.key: pod}, others, keep_existing=keep_existing)
-            failed = [text for text in self.kernel_trouble if not is_anothers(text, pod, self.pods.values())]
+            failed = [str(failure) for failure in self._failures if failure.ifindex in (None, place.ifindex)]
             if failed:
                 await self._apply(before, others, keep_existing=keep_existing)
                 raise EnrolmentRefused(f"pod {pod.key} was not captured: {'; '.join(failed)}")
+            self.wishes[wish.pod] = wish
             self._announce(self.pods.values())
             log.info("enrolled %s as %s on %s", pod.key, pod.identity, pod.ifname)
             return {
@@ -96,10 +102,9 @@ class Enroller:
                 "notes": notes,
             }
 
-    async def unenroll(self, namespace: str, name: str) -> None:
+    async def unenroll(self, key: PodKey) -> None:
         """Let a pod go. Peers are told first, so that they stop dialling its tunnel port."""
         async with self._one_at_a_time:
-            key = f"{namespace}/{name}"
             if key not in self.pods:
                 raise EnrolmentRefused(
                     f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
@@ -107,6 +112,7 @@ class Enroller:
             remaining = {k: pod for k, pod in self.pods.items() if k != key}
             self._announce(remaining.values())
             await self._apply(remaining, self.unrecognised, keep_existing=False)
+            self.wishes.pop(key, None)
             log.info("un-enrolled %s", key)
 
     async def adopt(self) -> None:
@@ -135,7 +141,7 @@ class Enroller:
                 )
                 unknown.append(place)
                 continue
-            pod = enrolled_pod(workload, place.addresses, place.ifindex, place.ifname)
+            pod = enrolled_pod(workload, place)
             pods[pod.key] = pod
         await self._apply(pods, tuple(unknown), keep_existing=True)
         self._announce(self.pods.values())
@@ -149,7 +155,7 @@ class Enroller:
             if not self._has_adopted:
                 return  # the pods of the pins are not known yet: to apply now would let all of them go
             present = await self._kernel.interfaces()
-            remaining = {key: pod for key, pod in self.pods.items() if pod.ifindex in present}
+            remaining = {key: pod for key, pod in self.pods.items() if pod.place.ifindex in present}
             unknown = tuple(p for p in self.unrecognised if p.ifindex in present)
             for key in self.pods.keys() - remaining.keys():
                 log.info("the interface of %s is gone: no longer enrolled", key)
@@ -162,11 +168,24 @@ class Enroller:
         """Note which enrolled pods the mesh state no longer agrees about: they are closed by their workers."""
         if changes.workloads:
             self._workloads_changed.set()
-            self.gone = {key: reason for key, pod in self.pods.items() if (reason := trouble(snapshot, pod))}
+            self.troubles = dated(self._troubles(snapshot), self.troubles, self._wall())
 
     @property
     def is_settled(self) -> bool:
-        return not self.unrecognised and not self.gone
+        return not self.troubles
+
+    def _troubles(self, snapshot: Snapshot) -> Iterable[Trouble]:
+        for pod in self.pods.values():
+            if found := trouble(snapshot, pod):
+                yield found
+        for place in self.unrecognised:
+            text = f"{place.ifname} is captured, but the mesh does not know its pod: closed"
+            yield Trouble(Missing.POD, text, ifname=place.ifname)
+        by_interface = {pod.place.ifindex: pod for pod in self.pods.values()}
+        for failure in self._failures:
+            concerned = by_interface.get(failure.ifindex) if failure.ifindex is not None else None
+            key, ifname = (concerned.key, concerned.ifname) if concerned else (None, "")
+            yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
 
     async def _obtain_certificate(self, pod: EnrolledPod) -> None:
         self._in_use(frozenset([*self._identities(), pod.identity]))
@@ -187,42 +206,19 @@ class Enroller:
         return frozenset(pod.identity for pod in self.pods.values())
 
     async def _apply(
-        self, pods: dict[str, EnrolledPod], unrecognised: tuple[Place, ...], *, keep_existing: bool
-    ) -> list[str]:
+        self, pods: dict[PodKey, EnrolledPod], unrecognised: tuple[Place, ...], *, keep_existing: bool
+    ) -> tuple[str, ...]:
         """Make the kernel side capture exactly these, with the workers knowing them before it does."""
         merged = {**self.pods, **pods}
         self._tell_workers(merged.values())
-        try:
-            notes = await self._kernel.capture(pods.values(), unrecognised, keep_existing=keep_existing)
-            self.kernel_trouble = ()
-        except RedirectError as error:
-            # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
-            notes, self.kernel_trouble = [], failures_of(error)
-            log.error("the kernel side is not as it should be: %s", error)
+        places = [*(pod.place for pod in pods.values()), *unrecognised]
+        applied = await self._kernel.capture(places, keep_existing=keep_existing)
+        # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
+        self._failures = applied.failures
+        for failure in applied.failures:
+            log.error("the kernel side is not as it should be: %s", failure)
         self.pods, self.unrecognised = pods, unrecognised
         self._tell_workers(pods.values())
         self._in_use(self._identities())
         self.state_changed(self._store.current, Changes(workloads=frozenset({"*"})))
-        return notes
-
-
-def failures_of(error: RedirectError) -> tuple[str, ...]:
-    return tuple(map(str, error.failures)) if isinstance(error, StepsFailed) else (str(error),)
-
-
-def is_anothers(text: str, pod: EnrolledPod, pods: Iterable[EnrolledPod]) -> bool:
-    """Whether a failure is about the interface of another pod than this one."""
-    return any(text.startswith(f"{other.ifname}:") for other in pods if other.key != pod.key)
-
-
-def trouble(snapshot: Snapshot, pod: EnrolledPod) -> str:
-    """Why the pod's connections are refused although it is captured; empty when they are not."""
-    workload = snapshot.local_workload(pod.namespace, pod.name, pod.service_account)
-    if workload is None:
-        return f"pod {pod.key} is enrolled, but the control plane no longer lists it here"
-    missing: list[IP] = [ip for ip in pod.addresses if ip not in workload.addresses]
-    if missing:
-        return (
-            f"pod {pod.key} is enrolled with {', '.join(map(str, missing))}, which is no longer its address"
-        )
-    return ""
+        return applied.notes

@@ -1,0 +1,134 @@
+"""The way to the kernel side, with a Redirection that records: what is desired, and what failures say."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from agent.enroll.kernel import Applied, KernelSide
+from agent.enroll.wish import Where
+from agent.model.address import parse_ip
+from redirect import host_addresses
+from redirect.desired import Desired, DesiredPod
+from redirect.errors import MapFull, RedirectError, StepFailed, StepsFailed
+from redirect.topology import Place
+
+T = TypeVar("T")
+MAC = b"\x02" * 6
+ONE, TWO = (Place(n, f"veth{n}", (parse_ip(f"10.0.0.{n}"),), MAC) for n in (1, 2))
+
+
+class FakeRedirection:
+    """What was asked of it, and by which threads. Raises `error` where one is set."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Desired, bool]] = []
+        self.threads: set[int] = set()
+        self.error: Exception | None = None
+        self.pins: tuple[Place, ...] = ()
+
+    def apply(self, desired: Desired, *, keep_existing: bool) -> list[str]:
+        self.asked.append((desired, keep_existing))
+        self.threads.add(threading.get_ident())
+        if self.error:
+            raise self.error
+        return ["attach from_pod to interface 1", "keep 2 open connections of veth1"]
+
+    def captured(self) -> tuple[Place, ...]:
+        self.threads.add(threading.get_ident())
+        return self.pins
+
+
+def run(redirection: FakeRedirection, *works: Callable[[KernelSide], Awaitable[T]]) -> list[T]:
+    async def main(kernel: KernelSide) -> list[T]:
+        return [await work(kernel) for work in works]
+
+    kernel = KernelSide(redirection)  # type: ignore[arg-type]
+    try:
+        return asyncio.run(main(kernel))
+    finally:
+        kernel.close()
+
+
+def capture(redirection: FakeRedirection, *places: Place, keep_existing: bool = False) -> Applied:
+    return run(redirection, lambda kernel: kernel.capture(places, keep_existing=keep_existing))[0]
+
+
+def test_exactly_the_places_of_the_call_are_desired_and_the_nodes_addresses_read_anew() -> None:
+    redirection = FakeRedirection()
+    capture(redirection, TWO, ONE, keep_existing=True)
+    pods = tuple(DesiredPod(each.ifindex, each.ifname, each.addresses, MAC) for each in (ONE, TWO))
+    assert redirection.asked == [(Desired(pods, host_addresses.local()), True)]
+    capture(redirection, TWO)
+    assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), False), "nothing is remembered"
+
+
+def test_only_what_people_asked_about_is_noted() -> None:
+    assert capture(FakeRedirection(), ONE) == Applied(notes=("keep 2 open connections of veth1",))
+
+
+@pytest.mark.parametrize(
+    ("error", "concerned"),
+    [
+        (StepFailed("attach", "no such device", 2), [2]),
+        (StepsFailed([StepFailed("attach", "busy", 1), MapFull("pods", 4, 2)]), [1, 2]),
+        (MapFull("hostips", 4096), [None]),
+        (OSError(105, "no buffer space"), [None]),
+    ],
+)
+def test_failures_are_answers_that_name_their_interface(
+    error: Exception, concerned: list[int | None]
+) -> None:
+    redirection = FakeRedirection()
+    redirection.error = error
+    failures = capture(redirection, ONE, TWO).failures
+    assert [failure.ifindex for failure in failures] == concerned
+    assert all(isinstance(failure, RedirectError) for failure in failures)
+    assert str(error) in "; ".join(map(str, failures))
+
+
+def test_what_is_no_failure_of_the_kernel_side_is_not_swallowed() -> None:
+    redirection = FakeRedirection()
+    redirection.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        capture(redirection, ONE)
+
+
+def test_captured_interfaces_that_are_gone_are_not_places() -> None:
+    redirection = FakeRedirection()
+    redirection.pins = (ONE, Place(9, "", (), bytes(6)))
+    assert run(redirection, lambda kernel: kernel.captured()) == [(ONE,)]
+
+
+def test_there_is_one_writer() -> None:
+    redirection = FakeRedirection()
+    run(redirection, lambda kernel: kernel.captured(), lambda kernel: kernel.captured())
+    capture(redirection, ONE)
+    assert threading.get_ident() not in redirection.threads
+    redirection.threads.clear()
+
+    async def both(kernel: KernelSide) -> None:
+        await asyncio.gather(*(kernel.capture([ONE], keep_existing=False) for _ in range(8)))
+
+    run(redirection, both)
+    assert len(redirection.threads) == 1
+
+
+def test_a_place_that_cannot_be_captured_says_why(tmp_path: Path) -> None:
+    def locate(path: Path) -> Place:
+        return run(FakeRedirection(), lambda kernel: kernel.locate(Where(netns=str(path))))[0]
+
+    assert "hostNetwork" in locate(Path("/proc/self/ns/net")).refusal
+    with pytest.raises(FileNotFoundError):
+        locate(tmp_path / "none")
+
+
+@pytest.mark.parametrize("fields", [(None, None, None), ("/run/netns/a", 7, None)])
+def test_a_wish_says_in_one_way_where_its_pod_is(fields: tuple[str | None, int | None, str | None]) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        Where(*fields)
