@@ -22,20 +22,20 @@ from types import TracebackType
 from agent import VERSION, channel, config
 from agent.admin.server import HttpServer
 from agent.config import Config
-from agent.control.ca_client import CaClient
-from agent.control.endpoint import Endpoint
-from agent.control.enrolment_client import EnrolmentClient
-from agent.control.xds_client import XdsClient
 from agent.enroll.desired import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.log import set_up_log
-from agent.mesh import MeshState
+from agent.mesh_state import MeshState
 from agent.model.identity import Identity
 from agent.net.sockets import open_listener
 from agent.pages import Pages
+from agent.rpc.ca_client import CaClient
+from agent.rpc.endpoint import Endpoint
+from agent.rpc.enrolment_client import EnrolmentClient
+from agent.rpc.xds_client import XdsClient
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.supervisor.crew import Crew

@@ -16,13 +16,13 @@ import psutil
 from agent.admin.readiness import CertificateFact, Facts, Health, judge
 from agent.admin.server import BadRequest, Request, Response, Routes, as_json, text
 from agent.config import Config
-from agent.control.xds_client import Phase, XdsClient
 from agent.enroll.desired import EnrolmentRefused
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.keeper import Keeper
 from agent.model.workload import TunnelProtocol
+from agent.rpc.xds_client import Phase, XdsClient
 from agent.state.store import Store
 from agent.supervisor.crew import Crew
 from agent.telemetry import exposition, families

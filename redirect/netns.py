@@ -65,6 +65,13 @@ def ensure(name: str) -> Path:
     return path
 
 
+def create(name: str) -> Path:
+    """`ip netns add NAME`. FileExistsError when the name is taken: nobody else's namespace is adopted."""
+    RUN_DIR.mkdir(exist_ok=True)
+    os.close(os.open(path_of(name), os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
+    return ensure(name)
+
+
 def remove(name: str) -> None:
     """`ip netns del NAME`; a name that does not exist is nothing to do. Sockets inside keep it alive, unnamed."""
     path = path_of(name)
@@ -77,16 +84,21 @@ def remove(name: str) -> None:
     path.unlink(missing_ok=True)
 
 
+def enter(path: Path) -> None:
+    """Moves the calling thread into a namespace for good; `exec` after it to run a command there."""
+    target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        call("setns", target, CLONE_NEWNET)
+    finally:
+        os.close(target)
+
+
 @contextmanager
 def entered(path: Path) -> Iterator[None]:
     """The calling thread inside a namespace. No await may happen inside: the thread is not itself."""
     home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            call("setns", target, CLONE_NEWNET)
-        finally:
-            os.close(target)
+        enter(path)
         try:
             yield
         finally:

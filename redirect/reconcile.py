@@ -30,12 +30,12 @@ from redirect.layout import (
     Flag,
     FlowKey,
 )
+from redirect.locate import Place, namespace_behind
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces, observe
 from redirect.pins import Pins, discard
 from redirect.plan import Step, missing, plan
 from redirect.steps import Executor
-from redirect.topology import Place, namespace_behind
 
 _TCP = 6
 _SIDE_PROGRAMS = ("from_pod_side", "from_net_side")

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from agent.cli import output as out
-from agent.lab import blueprint, netns
+from agent.lab import blueprint
+from agent.lab.agents import LabMesh
 from agent.lab.blueprint import LabError
-from agent.lab.mesh import LabMesh
 from agent.lab.topology import DEFAULT_NAME, Topology
+from redirect import netns
 
 NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="which lab")
 MANIFESTS = Path(__file__).parents[2] / "deploy" / "quickstart"

@@ -30,7 +30,7 @@ from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from redirect.errors import RedirectError
-from redirect.topology import Place
+from redirect.locate import Place
 
 log = logging.getLogger(__name__)
 

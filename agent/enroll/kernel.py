@@ -16,11 +16,11 @@ from typing import TypeVar
 
 from agent.enroll.wish import Where
 from agent.model.address import IP
-from redirect import host_addresses, topology
+from redirect import host_addresses
 from redirect.desired import Desired, DesiredPod
 from redirect.errors import RedirectError, StepsFailed
+from redirect.locate import Place, locate
 from redirect.reconcile import Redirection
-from redirect.topology import Place
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,7 @@ class KernelSide:
 
     async def locate(self, where: Where) -> Place:
         """Where a pod is attached, or why it cannot be captured (`refusal`)."""
-        return await self.run(
-            lambda _: topology.locate(netns=where.netns, pid=where.pid, ifname=where.ifname)
-        )
+        return await self.run(lambda _: locate(netns=where.netns, pid=where.pid, ifname=where.ifname))
 
     async def captured(self) -> tuple[Place, ...]:
         """What the pins say is captured, with interfaces that still exist."""

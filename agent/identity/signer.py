@@ -1,6 +1,6 @@
 """What the keeper needs from a certificate authority, and the one way in which it fails.
 
-`control.ca_client` implements it over gRPC; tests by hand. Knows nothing of either.
+`rpc.ca_client` implements it over gRPC; tests by hand. Knows nothing of either.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from agent.lab.netns import entered
 from agent.lab.segments import HBONE_PORT, Classifier, Report
 from agent.lab.wiring import UPLINK
+from redirect.netns import entered
 
 ETH_P_ALL = 0x0003
 SOL_PACKET = 263

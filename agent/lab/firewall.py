@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.lab.blueprint import Blueprint, LabError, Service, ServicePort
-from agent.lab.netns import entered
 from agent.model.address import IP
+from redirect.netns import entered
 
 MASQUERADE_MARK = "0x4000"
 FAMILIES = {4: "ip", 6: "ip6"}

@@ -19,7 +19,7 @@ import psutil
 
 from agent.lab.blueprint import LabError
 from agent.lab.journal import Journal
-from agent.lab.netns import entered, residents
+from redirect.netns import entered
 
 READY = b"ready"
 
@@ -119,3 +119,16 @@ def _signal(send: Callable[[], None]) -> None:
         send()
     except psutil.NoSuchProcess:
         pass
+
+
+def residents(paths: Iterable[Path]) -> list[psutil.Process]:
+    """Processes whose main thread lives in one of the namespaces."""
+    inodes = {path.stat().st_ino for path in paths if path.exists()}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.stat(f"/proc/{process.pid}/ns/net").st_ino in inodes:
+                found.append(process)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found

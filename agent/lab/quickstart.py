@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from agent.lab import blueprint
+from agent.lab.agents import LabMesh
 from agent.lab.blueprint import LabError
-from agent.lab.mesh import LabMesh
 from agent.lab.story import Story
 from agent.lab.topology import Topology
 

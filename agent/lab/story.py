@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 
 from agent.lab import probes
+from agent.lab.agents import ZTUN, LabMesh
 from agent.lab.capture import LinkCapture
-from agent.lab.mesh import ZTUN, LabMesh
-from agent.lab.netns import entered
 from agent.lab.topology import PodPlace
+from redirect.netns import entered
 
 MARKER = "attack-at-dawn"
 PORT = 8080

@@ -3,7 +3,7 @@
 Node namespaces NAME-a and NAME-b are joined by a veth; each pod NAME-POD sits behind a host veth of its node.
 `up` builds all of it from a blueprint or nothing at all, `down` removes exactly what `up` made. A second lab
 under another name may use the same addresses: they exist only inside the namespaces. Agents and the control
-plane are started by `lab.up`, not here.
+plane are started by `lab.agents`, not here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.lab import firewall, netns, wiring
+from agent.lab import firewall, wiring
 from agent.lab.blueprint import NODES, Blueprint, LabError, Pod
 from agent.lab.firewall import Denied
 from agent.lab.journal import RUN_ROOT, Journal
 from agent.lab.process import Processes
 from agent.model.address import IP, parse_ip
+from redirect import netns
 
 DEFAULT_NAME = "ztunlab"
 UPLINK_ADDRESSES = {

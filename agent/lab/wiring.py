@@ -16,8 +16,8 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from agent.lab.blueprint import LabError
-from agent.lab.netns import entered, write_sysctl
 from agent.model.address import IP
+from redirect.netns import entered
 
 UPLINK = "uplink"
 EXTERNAL = "external"
@@ -139,3 +139,8 @@ def _add_address(ip: IPRoute, index: int, address: str) -> None:
 def _skip_duplicate_detection() -> None:
     for scope in ("all", "default"):
         write_sysctl(f"net/ipv6/conf/{scope}/accept_dad", 0)
+
+
+def write_sysctl(name: str, value: object) -> None:
+    """`sysctl -w NAME=VALUE` in the namespace of the calling thread; slashes between the parts."""
+    Path("/proc/sys", name).write_text(f"{value}\n")

@@ -24,7 +24,7 @@ from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter, Tracked, claims
 from agent.proxy.secrets import Secrets
-from agent.state.inbound import guess_service, resolve_inbound
+from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
 from agent.wire.baggage import baggage, forwarded_host, parse_baggage

@@ -13,7 +13,7 @@ from agent.proxy.delivery import Delivery, reset
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter, Tracked
-from agent.state.inbound import check_not_own, guess_service
+from agent.state.connect_target import check_not_own, guess_service
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
 

@@ -19,7 +19,7 @@ from agent.proxy.delivery import Delivery
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import CountsBytes, Reporter, Tracked
-from agent.state.inbound import guess_service, resolve_inbound
+from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
 

@@ -8,7 +8,7 @@ import struct
 import pytest
 from pyroute2 import IPRoute
 
-from agent.lab.netns import entered
+from redirect.netns import entered
 from tests.support.labmesh import PORT, World
 from tests.support.labtraffic import Sniffer, until
 

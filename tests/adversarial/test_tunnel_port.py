@@ -20,8 +20,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from agent.lab.netns import entered
 from agent.wire.h2_frames import PREFACE
+from redirect.netns import entered
 from tests.support.certs import Issued, TestCA
 from tests.support.labmesh import OWN_VIP, POD, World
 from tests.support.labtraffic import until

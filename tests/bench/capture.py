@@ -15,11 +15,12 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from agent.lab.blueprint import LabError
-from agent.lab.netns import entered
 from agent.lab.topology import NodePlace, PodPlace
-from redirect import host_addresses, topology
+from redirect import host_addresses
 from redirect.desired import Desired, DesiredPod
 from redirect.layout import SLOTS
+from redirect.locate import locate
+from redirect.netns import entered
 from redirect.reconcile import Redirection
 
 _PIDFD_GETFD = 438
@@ -78,7 +79,7 @@ class Capture:
 
 
 def _desired(pod: PodPlace) -> Desired:
-    place = topology.locate(netns=pod.netns)
+    place = locate(netns=pod.netns)
     if place.refusal:
         raise LabError(f"{pod.key} cannot be captured: {place.refusal}")
     captured = DesiredPod(place.ifindex, place.ifname, place.addresses, place.gateway_mac)

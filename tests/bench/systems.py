@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 
 from agent.lab import blueprint
+from agent.lab.agents import LabMesh
 from agent.lab.blueprint import LabError
-from agent.lab.mesh import LabMesh
-from agent.lab.netns import entered, write_sysctl
 from agent.lab.topology import PodPlace, Topology
+from agent.lab.wiring import write_sysctl
+from redirect.netns import entered
 from tests.bench import accounting, envoy
 from tests.bench.capture import Capture
 

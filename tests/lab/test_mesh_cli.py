@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.lab import netns
+from agent.lab.agents import ZTUN
 from agent.lab.journal import RUN_ROOT
-from agent.lab.mesh import ZTUN
+from redirect import netns
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
 

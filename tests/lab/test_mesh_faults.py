@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from agent.lab.mesh import LabMesh
+from agent.lab.agents import LabMesh
 from redirect.pins import Pins
 from tests.support.labmesh import PORT, SILENCE_S, World, policy_manifest, principal
 from tests.support.labtraffic import PATIENCE_S, Sniffer, until, wait_gone

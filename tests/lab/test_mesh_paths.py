@@ -13,8 +13,8 @@ from pyroute2 import IPRoute
 
 from agent.lab import probes
 from agent.lab.capture import LinkCapture
-from agent.lab.netns import entered, path_of
 from agent.lab.wiring import UPLINK
+from redirect.netns import entered, path_of
 from tests.support.labmesh import (
     BANNER_PORT,
     BULK_PORT,

@@ -9,7 +9,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from agent.lab import wiring
-from agent.lab.netns import entered
+from redirect.netns import entered
 from tests.support.labmesh import POD, SILENCE_S, World
 from tests.support.labtraffic import until
 

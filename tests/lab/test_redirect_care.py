@@ -18,10 +18,11 @@ from agent.cli.output import CliError
 from agent.cli.pinned import open_pinned
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
-from redirect import host_addresses, netns, sys_bpf, topology
+from redirect import host_addresses, netns, sys_bpf
 from redirect.desired import Desired
 from redirect.errors import MapFull, NoPins, RedirectError, StepFailed
 from redirect.layout import MAPS
+from redirect.locate import locate
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
     Node,
@@ -306,10 +307,10 @@ def test_a_pod_is_found_by_namespace_process_and_interface(node: Node) -> None:
         process = subprocess.Popen(["sleep", "60"])
     try:
         with netns.entered(node.place.netns):
-            by_netns = topology.locate(netns=pod.netns)
+            by_netns = locate(netns=pod.netns)
             assert (by_netns.ifname, by_netns.addresses, by_netns.refusal) == (pod.ifname, pod.addresses, "")
-            assert topology.locate(pid=process.pid) == by_netns
-            assert topology.locate(ifname=pod.ifname) == by_netns
+            assert locate(pid=process.pid) == by_netns
+            assert locate(ifname=pod.ifname) == by_netns
     finally:
         process.kill()
         process.wait()
@@ -321,7 +322,7 @@ def test_a_pod_on_a_bridge_is_answered_by_the_bridge(node: Node) -> None:
         (bridge,) = ip.link_lookup(ifname="hgbridge")
         ip.link("set", index=ifindex(node, "a1"), master=bridge)
         try:
-            place = topology.locate(netns=node.pod("a1").netns)
+            place = locate(netns=node.pod("a1").netns)
             (link,) = ip.get_links(bridge)
             assert (place.gateway_mac.hex(":"), place.refusal) == (link.get("address"), "")
         finally:
@@ -330,18 +331,18 @@ def test_a_pod_on_a_bridge_is_answered_by_the_bridge(node: Node) -> None:
 
 def test_places_that_cannot_be_captured_say_why(node: Node, lab: Topology, tmp_path: Path) -> None:
     with netns.entered(node.place.netns):
-        assert "hostNetwork" in topology.locate(netns=node.place.netns).refusal
-        assert "not in this node's" in topology.locate(netns=lab.pods["lab/b1"].netns).refusal
-        assert "not a veth" in topology.locate(ifname="lo").refusal
+        assert "hostNetwork" in locate(netns=node.place.netns).refusal
+        assert "not in this node's" in locate(netns=lab.pods["lab/b1"].netns).refusal
+        assert "not a veth" in locate(ifname="lo").refusal
         with pytest.raises(RedirectError, match="no interface hgnone"):
-            topology.locate(ifname="hgnone")
+            locate(ifname="hgnone")
         with pytest.raises(FileNotFoundError):
-            topology.locate(netns=tmp_path / "missing")
+            locate(netns=tmp_path / "missing")
         for no_namespace in ("/etc/passwd", "/proc/self/ns/mnt"):
             with pytest.raises(OSError, match=f"{no_namespace} is not a network namespace"):
-                topology.locate(netns=no_namespace)
+                locate(netns=no_namespace)
         with pytest.raises(ValueError, match="exactly one"):
-            topology.locate(pid=1, ifname="lo")
+            locate(pid=1, ifname="lo")
 
 
 def test_a_pod_behind_another_kind_of_interface_is_refused(node: Node) -> None:
@@ -357,6 +358,6 @@ def test_a_pod_behind_another_kind_of_interface_is_refused(node: Node) -> None:
             (index,) = ip.link_lookup(ifname="hgchild")
             ip.addr("add", index=index, address="10.77.0.9", prefixlen=24)
         with netns.entered(node.place.netns):
-            assert f"of kind {kind}" in topology.locate(netns=path).refusal
+            assert f"of kind {kind}" in locate(netns=path).refusal
     finally:
         netns.remove(name)

@@ -20,11 +20,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.lab import firewall, netns, probes
+from agent.lab import firewall, probes
 from agent.lab.blueprint import Blueprint, LabError, generate, parse
 from agent.lab.capture import LinkCapture
 from agent.lab.firewall import Denied
 from agent.lab.topology import Topology
+from redirect import netns
 
 pytestmark = pytest.mark.kernel
 

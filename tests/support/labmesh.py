@@ -23,9 +23,9 @@ import psutil
 
 from agent.cli.pinned import open_pinned
 from agent.lab import blueprint
-from agent.lab.mesh import ZTUN, LabMesh
-from agent.lab.netns import entered
+from agent.lab.agents import ZTUN, LabMesh
 from agent.lab.topology import NodePlace, PodPlace, Topology
+from redirect.netns import entered
 from tests.support.labtraffic import PATIENCE_S, Application, LogReader, Talk, wait_gone
 
 PROBES = (sys.executable, "-m", "agent.lab.probes")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.lab import probes
-from agent.lab.netns import entered
 from agent.lab.wiring import UPLINK
+from redirect.netns import entered
 
 T = TypeVar("T")
 PATIENCE_S = 10.0

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.lab.topology import NodePlace, PodPlace, Topology
-from redirect import host_addresses, netns, topology
+from redirect import host_addresses, netns
 from redirect.desired import Desired, DesiredPod
+from redirect.locate import locate
 from redirect.reconcile import Redirection
 
 IPV6_TRANSPARENT = 75
@@ -62,7 +63,7 @@ class Node:
 
     def desired(self, *names: str) -> Desired:
         """What `apply` is given to capture these pods; call it inside the node."""
-        places = [topology.locate(netns=self.pod(name).netns) for name in names]
+        places = [locate(netns=self.pod(name).netns) for name in names]
         assert not [place.refusal for place in places if place.refusal]
         return Desired(
             tuple(DesiredPod(p.ifindex, p.ifname, p.addresses, p.gateway_mac) for p in places),

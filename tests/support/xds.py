@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent.control.endpoint import Endpoint
 from agent.pb import citadel_pb2, citadel_pb2_grpc, xds_pb2
+from agent.rpc.endpoint import Endpoint
 from tests.support.certs import HOUR, Issued, TestCA, pem
 
 SERVER_NAME = "istiod.istio-system.svc"

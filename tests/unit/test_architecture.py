@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.identity": {"agent.model", "agent.wire.tls_records"},
     "agent.net": {"agent.model", "agent.wire", "agent.identity"},
     "agent.telemetry": {"agent.model"},
-    "agent.control": {"agent.model", "agent.wire", "agent.identity", "agent.pb"},
+    "agent.rpc": {"agent.model", "agent.wire", "agent.identity", "agent.pb"},
     "agent.pb": set(),
     "agent.controlplane": {"agent.model"},
     "agent.controlplane.state_dir": set(),
@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model"},
     "agent.supervisor": {"agent.model", "agent.channel", "agent.identity.bundle"},
-    "agent.mesh": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
+    "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.log": set(),
     "agent.pages": {"agent", "redirect"},
     "agent.app": {"agent", "redirect"},
@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 ASYNCIO_HOMES = (
     "agent.net.loop",
-    "agent.control",
+    "agent.rpc",
     "agent.controlplane.app",
     "agent.controlplane.serve",
     "agent.identity.keeper",

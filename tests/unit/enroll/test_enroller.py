@@ -19,8 +19,8 @@ from agent.model.identity import Identity
 from agent.state.apply import Changes
 from agent.state.store import Store
 from redirect.errors import RedirectError, StepFailed
-from redirect.topology import Place
-from tests.support import mesh
+from redirect.locate import Place
+from tests.support import mesh_values as mesh
 
 
 def place(number: int, refusal: str = "") -> Place:

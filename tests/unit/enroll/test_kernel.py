@@ -16,7 +16,7 @@ from agent.model.address import parse_ip
 from redirect import host_addresses
 from redirect.desired import Desired, DesiredPod
 from redirect.errors import MapFull, RedirectError, StepFailed, StepsFailed
-from redirect.topology import Place
+from redirect.locate import Place
 
 T = TypeVar("T")
 MAC = b"\x02" * 6

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.control.duplex import Duplex
-from agent.control.xds_client import METHOD
+from agent.rpc.duplex import Duplex
+from agent.rpc.xds_client import METHOD
 from tests.support.xds import PATIENCE_S, FakeControlPlane, MeshCA
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.control.endpoint import Endpoint
-from agent.control.rpc_errors import MAX_DETAIL_CHARS, explain
+from agent.rpc.endpoint import Endpoint
+from agent.rpc.rpc_errors import MAX_DETAIL_CHARS, explain
 
 ENDPOINT = Endpoint("10.0.0.1:15012", "/etc/root.pem", "istiod.svc", Path("/run/token"), "c1")
 ALL = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:15012: "

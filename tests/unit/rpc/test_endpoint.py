@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.control.ca_client import CaClient
-from agent.control.endpoint import SYSTEM_ROOTS, ControlError, Endpoint
 from agent.identity.csr import make_request
 from agent.model.identity import Identity
+from agent.rpc.ca_client import CaClient
+from agent.rpc.endpoint import SYSTEM_ROOTS, ControlError, Endpoint
 from tests.support.xds import FakeControlPlane, MeshCA
 
 WEB = Identity("cluster.local", "apps", "web")

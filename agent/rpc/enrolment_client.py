@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import grpc
 
-from agent.control.endpoint import ControlError, Endpoint
-from agent.control.rpc_errors import explain
 from agent.model.backoff import Backoff
 from agent.pb.ztun_pb2 import EnrolledPod, EnrolledReport
 from agent.pb.ztun_pb2_grpc import EnrolmentStub
+from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.rpc_errors import explain
 
 log = logging.getLogger(__name__)
 

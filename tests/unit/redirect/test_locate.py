@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from redirect.topology import Link, Place, View, judge
+from redirect.locate import Link, Place, View, judge
 
 V4, V6 = ip_address("10.0.0.1"), ip_address("fd00::1")
 POD_MAC, HOST_MAC, BRIDGE_MAC = (bytes.fromhex(f"02000000000{number}") for number in (1, 2, 3))

@@ -19,11 +19,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from agent.control.duplex import Duplex
-from agent.control.endpoint import ControlError, Endpoint
-from agent.control.rpc_errors import explain
 from agent.model.backoff import Backoff
 from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
+from agent.rpc.duplex import Duplex
+from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.rpc_errors import explain
 from agent.wire.xds_delta import Received, XdsDelta
 
 log = logging.getLogger(__name__)

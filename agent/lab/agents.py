@@ -17,8 +17,8 @@ from typing import Any
 from agent.admin import client
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.lab.blueprint import LabError
-from agent.lab.netns import entered
 from agent.lab.topology import NodePlace, PodPlace, Topology
+from redirect.netns import entered
 from redirect.reconcile import Redirection
 
 CONTROL_PLANE_PORT = 15012

@@ -12,8 +12,8 @@ from random import Random
 import grpc
 import pytest
 
-from agent.control.endpoint import Endpoint
-from agent.control.xds_client import Phase, XdsClient
+from agent.rpc.endpoint import Endpoint
+from agent.rpc.xds_client import Phase, XdsClient
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received, XdsDelta, make_node
 from tests.support.clock import FakeClock, Sleeps
 from tests.support.xds import PATIENCE_S, FakeControlPlane, MeshCA

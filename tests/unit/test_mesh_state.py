@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from agent import channel
-from agent.mesh import MeshState
+from agent.mesh_state import MeshState
 from agent.pb.authorization_pb2 import Authorization
 from agent.pb.workload_pb2 import Address
 from agent.state.snapshot import Snapshot

@@ -14,11 +14,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from agent.control.endpoint import ControlError, Endpoint
-from agent.control.rpc_errors import explain
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from agent.pb.citadel_pb2 import IstioCertificateRequest, IstioCertificateResponse
+from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.rpc_errors import explain
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 DEADLINE_S = 10.0

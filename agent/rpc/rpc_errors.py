@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import grpc
 
-from agent.control.endpoint import Endpoint
+from agent.rpc.endpoint import Endpoint
 
 MAX_DETAIL_CHARS = 300
 

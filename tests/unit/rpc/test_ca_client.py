@@ -11,12 +11,12 @@ import grpc
 import pytest
 from cryptography import x509
 
-from agent.control.ca_client import CaClient
-from agent.control.endpoint import Endpoint
 from agent.identity.bundle import read_answer
 from agent.identity.csr import make_request
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
+from agent.rpc.ca_client import CaClient
+from agent.rpc.endpoint import Endpoint
 from tests.support.xds import PATIENCE_S, FakeControlPlane, MeshCA
 
 WEB = Identity("cluster.local", "apps", "web")
