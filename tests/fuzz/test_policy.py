@@ -22,7 +22,7 @@ from agent.model.policy import (
 )
 from agent.policy.evaluate import PolicySet, evaluate
 from agent.policy.explain import explain
-from tests.support.mesh_values import connection, identity, snapshot, workload
+from tests.support.mesh import connection, identity, snapshot, workload
 
 CIDRS = st.sampled_from(["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "fd00::/64", "::/0"]).map(parse_cidr)
 WORDS = ["", "apps", "cluster.local/ns/apps/sa/web", "web", "cluster"]

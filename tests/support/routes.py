@@ -13,7 +13,7 @@ from agent.model.route import Hop, Route
 from agent.model.service import Service
 from agent.model.workload import Workload
 from agent.state.resolve import Options, resolve
-from tests.support.mesh_values import at, service, snapshot, workload
+from tests.support.mesh import at, service, snapshot, workload
 
 SOURCE = workload("src", "10.0.0.9", "fd00::9", service_account="src")
 POD = workload("pod", "10.0.0.1", "fd00::1", service_account="pod")

@@ -9,7 +9,7 @@ from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey
 from agent.model.address import IP, parse_ip
 from redirect.locate import Place
-from tests.support import mesh_values as mesh
+from tests.support import mesh
 
 WEB = mesh.workload("web", "10.0.0.1", "fd00::1", service_account="web")
 BOTH = [parse_ip("fd00::1"), parse_ip("10.0.0.1")]

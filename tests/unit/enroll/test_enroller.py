@@ -20,7 +20,7 @@ from agent.state.apply import Changes
 from agent.state.store import Store
 from redirect.errors import RedirectError, StepFailed
 from redirect.locate import Place
-from tests.support import mesh_values as mesh
+from tests.support import mesh
 
 
 def place(number: int, refusal: str = "") -> Place:

@@ -7,7 +7,7 @@ import pytest
 from agent.model.policy import Action, Authorization, Match, Scope
 from agent.model.workload import Workload
 from agent.policy.evaluate import DryRunMatch, evaluate
-from tests.support.mesh_values import allow, connection, deny, identity, snapshot, workload
+from tests.support.mesh import allow, connection, deny, identity, snapshot, workload
 
 YES, NO = Match(destination_ports=(8080,)), Match(destination_ports=(1,))
 WEB = workload("web", "10.0.0.1")

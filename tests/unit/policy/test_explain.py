@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.policy.explain import ClauseReport, MatchReport, explain
-from tests.support.mesh_values import allow, connection, deny, exact, identity, snapshot, workload
+from tests.support.mesh import allow, connection, deny, exact, identity, snapshot, workload
 
 WEB = workload("web", "10.0.0.1")
 CALL = connection(who=identity())

@@ -15,7 +15,7 @@ from agent.policy.match import (
     string_matches,
     subject_of,
 )
-from tests.support.mesh_values import PRESENT, connection, exact, identity
+from tests.support.mesh import PRESENT, connection, exact, identity
 
 WEB = identity("web")
 OTHER = identity("api", "shop", "other.domain")

@@ -13,7 +13,7 @@ from agent.model.outcome import Outcome
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.model.workload import TunnelProtocol
 from agent.state.apply import Batch
-from tests.support import mesh_values as mesh
+from tests.support import mesh
 from tests.support.certs import TestCA
 from tests.support.datapath import DataPath, Driver, stream_pair
 

@@ -9,7 +9,7 @@ from agent.model.outcome import Outcome
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.proxy.registry import Live, Registry
 from agent.state.apply import Batch, Changes, apply
-from tests.support import mesh_values as mesh
+from tests.support import mesh
 
 SERVER = mesh.workload("server", "10.0.0.2")
 CLIENT = Identity("cluster.local", "apps", "client")

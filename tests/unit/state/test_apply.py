@@ -21,7 +21,7 @@ from agent.state.apply import (
     full_authorizations,
 )
 from agent.state.snapshot import Snapshot
-from tests.support.mesh_values import allow, batch, deny, key, pods, policy, service, snapshot, workload
+from tests.support.mesh import allow, batch, deny, key, pods, policy, service, snapshot, workload
 
 EMPTY = Snapshot(node="n1")
 W = workload("w", "10.0.0.1", services={"web": {80: 8080}})

@@ -11,7 +11,7 @@ from agent.model.service import LoadBalancing, Mode, Scope, Service
 from agent.model.workload import ApplicationTunnel, Locality, TunnelToApplication, Workload
 from agent.state.balance import Purpose, choose, rank, target_port, weighted_index
 from agent.state.snapshot import Endpoint, Endpoints
-from tests.support.mesh_values import gateway, service, workload
+from tests.support.mesh import gateway, service, workload
 
 REGION, ZONE, SUBZONE, NODE, NETWORK = Scope.REGION, Scope.ZONE, Scope.SUBZONE, Scope.NODE, Scope.NETWORK
 TUNNEL = ApplicationTunnel(TunnelToApplication.PROXY, 15088)

@@ -10,7 +10,7 @@ from agent.model.service import Visibility, WeightedWaypoint
 from agent.model.workload import ApplicationTunnel, TunnelToApplication
 from agent.state.connect_target import InboundTarget, check_not_own, guess_service, resolve_inbound
 from agent.state.resolve import Options
-from tests.support.mesh_values import at, gateway, host, key, service, snapshot, workload
+from tests.support.mesh import at, gateway, host, key, service, snapshot, workload
 
 OPTIONS = Options()
 V4, V6 = parse_ip("10.0.0.1"), parse_ip("fd00::1")

@@ -10,7 +10,7 @@ from agent.model.route import Hop, Route
 from agent.model.service import CidrVip, IPFamilies, LoadBalancing, Mode, Visibility
 from agent.model.workload import Health, TunnelProtocol
 from agent.state.resolve import Options
-from tests.support.mesh_values import at, gateway, identity, service, workload
+from tests.support.mesh import at, gateway, identity, service, workload
 from tests.support.routes import ENDPOINT, POD, WEB, brief, refusal, route
 
 PLAIN = workload("plain", "10.0.0.2", "fd00::2", protocol=TunnelProtocol.NONE)

@@ -9,7 +9,7 @@ from agent.model.outcome import Outcome
 from agent.model.route import Hop
 from agent.model.service import LoadBalancing, Mode, WeightedWaypoint
 from agent.model.workload import Health
-from tests.support.mesh_values import gateway, identity, key, service, workload
+from tests.support.mesh import gateway, identity, key, service, workload
 from tests.support.routes import ENDPOINT, POD, WEB, brief, refusal, route
 
 PASS = LoadBalancing(Mode.PASSTHROUGH)

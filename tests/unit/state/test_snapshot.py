@@ -11,7 +11,7 @@ from agent.model.service import CidrVip, HealthPolicy, LoadBalancing, Service, V
 from agent.model.workload import Health, TunnelProtocol, Workload
 from agent.state.apply import apply
 from agent.state.snapshot import Snapshot
-from tests.support.mesh_values import batch, deny, host, key, service, snapshot, workload
+from tests.support.mesh import batch, deny, host, key, service, snapshot, workload
 
 IP1 = parse_ip("10.0.0.1")
 PLAIN = TunnelProtocol.NONE

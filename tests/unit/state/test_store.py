@@ -6,7 +6,7 @@ import pytest
 
 from agent.state.snapshot import EMPTY
 from agent.state.store import Store
-from tests.support.mesh_values import batch, workload
+from tests.support.mesh import batch, workload
 
 W = workload("w", "10.0.0.1")
 
