@@ -22,7 +22,7 @@ from types import TracebackType
 from agent import VERSION, channel, config
 from agent.admin.server import HttpServer
 from agent.config import Config
-from agent.enroll.desired import EnrolledPod
+from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.identity.bundle import Issued

@@ -16,7 +16,7 @@ import psutil
 from agent.admin.readiness import CertificateFact, Facts, Health, judge
 from agent.admin.server import BadRequest, Request, Response, Routes, as_json, text
 from agent.config import Config
-from agent.enroll.desired import EnrolmentRefused
+from agent.enroll.enrolled_pod import EnrolmentRefused
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.enroll.wish import PodKey, Where, Wish

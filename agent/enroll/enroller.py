@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from agent.enroll.desired import (
+from agent.enroll.enrolled_pod import (
     EnrolledPod,
     EnrolmentRefused,
     check,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.enroll.desired import EnrolledPod, EnrolmentRefused
+from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import Applied
 from agent.enroll.trouble import Missing

@@ -1,4 +1,4 @@
-"""Which pods are to be captured, and whether a pod may be: pure checks against the mesh state.
+"""A captured pod, and whether a pod may become one: pure checks against the mesh state.
 
 A pod is enrolled by namespace and name; its interface's addresses must be exactly those that the control
 plane lists for it on this node. An address alone never says who a pod is.

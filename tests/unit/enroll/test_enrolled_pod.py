@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.enroll.desired import EnrolmentRefused, check, enrolled_pod, recognise, trouble
+from agent.enroll.enrolled_pod import EnrolmentRefused, check, enrolled_pod, recognise, trouble
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey
 from agent.model.address import IP, parse_ip
