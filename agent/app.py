@@ -30,6 +30,7 @@ from agent.identity.keeper import Keeper
 from agent.log import set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
+from agent.model.listener import Listener, Side
 from agent.net.sockets import open_listener
 from agent.pages import Pages
 from agent.rpc.ca_client import CaClient
@@ -51,8 +52,6 @@ from redirect.reconcile import Redirection
 
 log = logging.getLogger(__name__)
 
-POD_SIDE, NET_SIDE = 0, 1
-SIDES_OF_PORTS = ((15001, POD_SIDE), (15008, NET_SIDE), (15006, NET_SIDE))
 APPLY_PATIENCE_S = 5.0
 CERTIFICATES_PATIENCE_S = 10.0
 
@@ -115,13 +114,14 @@ class Agent:
         self.keeper = Keeper(
             self.ca, clock=time.time, rng=rng, on_credentials=self._issued, on_forget=self._forgotten
         )
-        self.namespaces = tuple(map(str, self.redirection.private_namespaces))
+        pod_side, net_side = map(str, self.redirection.private_namespaces)
+        self.namespaces = {Side.POD: pod_side, Side.NET: net_side}
         self.crew = Crew(
             settings.directory,
             settings.worker_count,
             config.as_texts(settings),
-            (self.namespaces[0], self.namespaces[1]),
-            self._make_listeners,
+            (pod_side, net_side),
+            self._make_listener,
             self._brief,
             lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
             settings.drain_deadline_s,
@@ -180,11 +180,8 @@ class Agent:
 
     # -- what reaches the workers
 
-    def _make_listeners(self) -> list[socket.socket]:
-        return [
-            open_listener(self.namespaces[side], port, transparent=True, reuse_port=True)
-            for port, side in SIDES_OF_PORTS
-        ]
+    def _make_listener(self, row: Listener) -> socket.socket:
+        return open_listener(self.namespaces[row.side], row.port, transparent=True, reuse_port=True)
 
     def _brief(self, link: WorkerLink) -> None:
         self.mesh.brief(link.send)
@@ -227,7 +224,7 @@ class Agent:
         # Connections wait in the kernel meanwhile: better late than refused for want of a certificate.
         await self.certified(CERTIFICATES_PATIENCE_S)
         self.crew.open_gates()
-        fds = [sock.fileno() for sock in self.crew.listeners()]
+        fds = {name: sock.fileno() for name, sock in self.crew.listeners().items()}
         await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
         self.pages.is_serving = True
         log.info("serving: %d pods", len(self.enroller.pods))

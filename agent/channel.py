@@ -1,9 +1,9 @@
 """Control and worker talk over one unix socket: typed messages, and listener fds beside them.
 
-Frame: u32 length of what follows, u32 length of the header, header (JSON: kind and fields, with every
-bytes value replaced by its index), then the blobs, each behind a u32 length. Fds travel by SCM_RIGHTS with
-the first byte of their frame. The socket lies in the run directory (mode 0700): both ends are ztun, so a
-malformed frame is a defect and ends the connection.
+Frame: u32 length of the body, u32 count of its fds; the body is the u32 length of the header, the header (JSON:
+kind and fields, with every bytes value replaced by its index), then the blobs, each behind a u32 length. Fds
+travel by SCM_RIGHTS with the first byte of their frame. The socket lies in the run directory (mode 0700): both
+ends are ztun, so a malformed frame is a defect and ends the connection.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, TypeVar
 
+PREFIX = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 512 << 20
-MAX_FDS = 64
+MAX_FDS = 253
+"""What one sendmsg(2) passes: SCM_MAX_FD of the kernel."""
+T = TypeVar("T")
 
 
 class ChannelError(Exception):
@@ -29,8 +32,6 @@ class ChannelError(Exception):
 @dataclass(frozen=True, slots=True)
 class Message:
     """Base of what may be sent. Fields are JSON values, bytes, or lists of those."""
-
-    has_fds: ClassVar[bool] = False
 
 
 # --- control -> worker
@@ -71,10 +72,10 @@ class ForgetSecret(Message):
 
 @dataclass(frozen=True, slots=True)
 class Listeners(Message):
-    """Serve these listeners: three fds, for slots 0 (15001), 1 (15008), 2 (15006), of one owner."""
+    """Serve these listeners of one owner. One fd for each name (model.listener), in their order."""
 
-    has_fds: ClassVar[bool] = True
     owner: int
+    names: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,11 @@ class Ask(Message):
 
 @dataclass(frozen=True, slots=True)
 class Hello(Message):
-    """First message of a worker. Its fds: three for each owner, in order."""
+    """First message of a worker. `served`: owner and name of each listener; one fd for each, in their order."""
 
-    has_fds: ClassVar[bool] = True
     slot: int
     pid: int
-    owners: Sequence[int]
+    served: Sequence[tuple[int, str]]
     version: str
 
 
@@ -138,12 +138,13 @@ class Answer(Message):
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__subclasses__()}
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Message, fd_count: int = 0) -> bytes:
+    """The frame of a message."""
     blobs: list[bytes] = []
     fields = {f.name: _lift(getattr(message, f.name), blobs) for f in dataclasses.fields(message)}
     header = json.dumps([type(message).__name__, fields], separators=(",", ":")).encode()
     body = b"".join([LENGTH.pack(len(header)), header, *(LENGTH.pack(len(b)) + b for b in blobs)])
-    return LENGTH.pack(len(body)) + body
+    return PREFIX.pack(len(body), fd_count) + body
 
 
 def _lift(value: Any, blobs: list[bytes]) -> Any:
@@ -164,7 +165,7 @@ def _lower(value: Any, blobs: list[bytes]) -> Any:
 
 
 def decode(body: bytes) -> Message:
-    """A message from a frame without its length. Raises ChannelError."""
+    """A message from the body of a frame. Raises ChannelError."""
     try:
         (header_bytes,) = LENGTH.unpack_from(body)
         kind, fields = json.loads(body[4 : 4 + header_bytes])
@@ -176,6 +177,13 @@ def decode(body: bytes) -> Message:
         return KINDS[kind](**{name: _lower(value, blobs) for name, value in fields.items()})
     except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
         raise ChannelError(f"malformed frame on the worker channel: {error}") from error
+
+
+def with_fds(names: Sequence[T], fds: Sequence[int]) -> list[tuple[T, int]]:
+    """What a message names, each with its fd. Raises ChannelError where the fds do not match."""
+    if len(names) != len(fds):
+        raise ChannelError(f"{len(fds)} fds came for {len(names)} listeners")
+    return list(zip(names, fds, strict=True))
 
 
 class Channel:
@@ -193,10 +201,10 @@ class Channel:
         return bool(self._outgoing)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Queue a message and send what the socket takes now. The fds stay the caller's."""
+        """Queue a message and send what the socket takes now. The fds, at most MAX_FDS, stay the caller's."""
         # dup: the frame may leave later than the caller closes its own.
         held = tuple(socket.dup(fd) for fd in fds)
-        self._outgoing.append((memoryview(encode(message)), held))
+        self._outgoing.append((memoryview(encode(message, len(held))), held))
         self.flush()
 
     def flush(self) -> None:
@@ -220,12 +228,16 @@ class Channel:
         messages: list[tuple[Message, list[int]]] = []
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self.sock, 1 << 18, MAX_FDS)
+                data, fds, flags, _ = socket.recv_fds(self.sock, 1 << 18, MAX_FDS)
             except (BlockingIOError, InterruptedError):
                 return messages
             except OSError as error:
                 raise ChannelError(f"the worker channel broke: {error}") from error
             self._fds.extend(fds)
+            if flags & socket.MSG_CTRUNC:
+                raise ChannelError(
+                    "fds were lost on the worker channel: this process may open no more of them"
+                )
             if not data:
                 if messages:
                     return messages
@@ -235,24 +247,21 @@ class Channel:
 
     def _take_frames(self) -> list[tuple[Message, list[int]]]:
         messages = []
-        while len(self._incoming) >= 4:
-            (size,) = LENGTH.unpack_from(self._incoming)
+        while len(self._incoming) >= PREFIX.size:
+            size, fd_count = PREFIX.unpack_from(self._incoming)
             if size > MAX_FRAME_BYTES:
                 raise ChannelError(f"a frame of {size} bytes on the worker channel")
-            if len(self._incoming) < 4 + size:
+            end = PREFIX.size + size
+            if len(self._incoming) < end:
                 break
-            message = decode(bytes(self._incoming[4 : 4 + size]))
-            del self._incoming[: 4 + size]
-            messages.append((message, self._take_fds(message)))
+            message = decode(bytes(self._incoming[PREFIX.size : end]))
+            del self._incoming[:end]
+            if len(self._fds) < fd_count:
+                raise ChannelError(
+                    f"{type(message).__name__} came with {len(self._fds)} fds instead of {fd_count}"
+                )
+            messages.append((message, [self._fds.popleft() for _ in range(fd_count)]))
         return messages
-
-    def _take_fds(self, message: Message) -> list[int]:
-        if not message.has_fds:
-            return []
-        count = 3 * len(message.owners) if isinstance(message, Hello) else 3
-        if len(self._fds) < count:
-            raise ChannelError(f"{type(message).__name__} came with {len(self._fds)} fds instead of {count}")
-        return [self._fds.popleft() for _ in range(count)]
 
     def close(self) -> None:
         for _, fds in self._outgoing:

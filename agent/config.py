@@ -15,9 +15,6 @@ from typing import Any
 
 from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
 
-ILLEGAL_PORTS = frozenset({15001, 15006, 15008})
-"""The agent's own ports: nothing may be relayed to them, or it would loop (facts/ztunnel 1)."""
-
 
 class ConfigError(ValueError):
     """A flag or variable has a value that cannot be used; the message names it."""

@@ -1,8 +1,8 @@
 """The structs, flags and exits of bpf/include/ztun_types.h, as user space reads and writes them.
 
 Each struct is declared here once more, with its format; tests/packets/test_layout.py asserts size and offsets
-against the C side. The exits are read from the header itself. LAYOUT_HASH covers every C source: programs and
-maps of one hash belong together and lie in one directory of pins.
+against the C side. The exits and the listeners' slots are read from the header itself. LAYOUT_HASH covers every C
+source: programs and maps of one hash belong together and lie in one directory of pins.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import bpf
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
-SLOTS = {"outbound": 0, "hbone": 1, "plaintext": 2}
-"""Slot of `socks` for each listener: ports 15001, 15008, 15006."""
 MARK_PROXY = 0x1C6
 HOOK_FROM_POD, HOOK_TO_POD = 0, 1
 NO_ADDRESS = bytes(16)
@@ -195,6 +193,10 @@ def _reasons(header: str) -> tuple[Reason, ...]:
     )
 
 
+def _slots(header: str) -> dict[str, int]:
+    return {name.lower(): int(slot) for name, slot in re.findall(r"\bSLOT_(\w+) = (\d+)", header)}
+
+
 def _hash(sources: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*sources.glob("*.c"), *sources.glob("include/*.h")]):
@@ -202,7 +204,10 @@ def _hash(sources: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-REASONS = _reasons((SOURCES / "include" / "ztun_types.h").read_text())
+_HEADER = (SOURCES / "include" / "ztun_types.h").read_text()
+REASONS = _reasons(_HEADER)
+SLOTS = _slots(_HEADER)
+"""Slot of `socks` for each listener, by its name."""
 LAYOUT_HASH = _hash(SOURCES)
 MAPS = {
     "pods": MapShape("hash", 16, PodEntry.FORMAT.size, 16384),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,13 +131,13 @@ class Redirection:
             if entry.flags & Flag.ENROLLED
         )
 
-    def set_listeners(self, fds: Sequence[int]) -> None:
-        """Listening sockets for 15001, 15008 and 15006, in this order. Replaces those that are there."""
-        for slot, fd in zip(sorted(SLOTS.values()), fds, strict=True):
-            self._maps.put_listener(slot, fd)
+    def set_listeners(self, fds: Mapping[str, int]) -> None:
+        """A listening socket for each name of SLOTS, in place of those that are there. Raises KeyError."""
+        for name, slot in SLOTS.items():
+            self._maps.put_listener(slot, fds[name])
 
     def slots(self) -> tuple[bool, ...]:
-        """Whether 15001, 15008 and 15006 have a listener. One that has none drops new connections."""
+        """Whether each slot has a listener, in their order. One that has none drops new connections."""
         return self._maps.slots()
 
     def stats(self) -> dict[tuple[str, str], int]:

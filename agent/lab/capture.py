@@ -13,8 +13,9 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from agent.lab.segments import HBONE_PORT, Classifier, Report
+from agent.lab.segments import Classifier, Report
 from agent.lab.wiring import UPLINK
+from agent.model.listener import HBONE
 from redirect.netns import entered
 
 ETH_P_ALL = 0x0003
@@ -28,7 +29,7 @@ FRAME_LIMIT = 256 * 1024
 class LinkCapture:
     """`with LinkCapture(node.netns, b"marker") as capture: ...` then `capture.report()`."""
 
-    def __init__(self, netns: Path, marker: bytes, *, ifname: str = UPLINK, port: int = HBONE_PORT) -> None:
+    def __init__(self, netns: Path, marker: bytes, *, ifname: str = UPLINK, port: int = HBONE.port) -> None:
         self._netns = netns
         self._ifname = ifname
         self._classifier = Classifier(marker, port)

@@ -12,7 +12,8 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-HBONE_PORT = 15008
+from agent.model.listener import HBONE
+
 HEADER_BYTES = 5
 RECORD_LIMIT = 16384 + 256
 CONTENT_TYPES = frozenset((20, 21, 22, 23, 24))
@@ -131,7 +132,7 @@ class _Direction:
 class Classifier:
     """Counts over all frames of a link. `marker` is what must not be readable."""
 
-    def __init__(self, marker: bytes, port: int = HBONE_PORT) -> None:
+    def __init__(self, marker: bytes, port: int = HBONE.port) -> None:
         if not marker:
             raise ValueError("an empty marker is in every packet")
         self._marker = marker

@@ -10,9 +10,6 @@ from agent.model.identity import Identity
 from agent.model.service import Service
 from agent.model.workload import Workload
 
-HBONE_PORT = 15008
-"""Where every node proxy, waypoint and gateway takes HBONE, on the address of the workload itself."""
-
 
 class Hop(Enum):
     """How the bytes travel; the value is the word used in dumps and logs."""

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Connection, Direction
+from agent.model.listener import HBONE
 from agent.model.outcome import Outcome, Refusal
-from agent.model.route import HBONE_PORT, Route
+from agent.model.route import Route
 from agent.model.workload import Workload
 from agent.net.dial import Dial
 from agent.proxy.delivery import Delivery
@@ -38,7 +39,7 @@ class LocalPath:
         pod = self._pods.at(route.target.ip)
         return (
             pod is not None
-            and route.target.port == HBONE_PORT
+            and route.target.port == HBONE.port
             and route.destination is not None
             and route.target.ip in route.destination.addresses
             and (route.destination.namespace, route.destination.name) == (pod.namespace, pod.name)

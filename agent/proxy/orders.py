@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +19,7 @@ from agent.channel import Channel, Message
 from agent.identity.handshake import Credentials, Secured
 from agent.model.connection import Direction
 from agent.model.identity import Identity
+from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
 from agent.net.accept import Acceptor
 from agent.proxy.dataplane import DataPlane
 from agent.proxy.pods import LocalPod, from_message
@@ -36,14 +37,22 @@ class Orders:
         self._slot = slot
         self._version = version
         self._drain = drain
-        self._owners: dict[int, tuple[socket.socket, ...]] = {}
+        # For each owner its listeners by name, and what accepts on them.
+        self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
+        self._handlers = {
+            OUTBOUND.name: plane.outbound.accepted,
+            HBONE.name: plane.inbound.accepted,
+            PLAINTEXT.name: plane.inbound_plain.accepted,
+        }
         self._pods: tuple[LocalPod, ...] = ()
 
     def hello(self, to: Channel) -> None:
         """Introduce this worker to a control process, with the listeners it serves."""
-        fds = [sock.fileno() for socks in self._owners.values() for sock in socks]
-        to.send(channel.Hello(self._slot, os.getpid(), tuple(self._owners), self._version), fds)
+        held = [(owner, name, sock) for owner, socks in self._owners.items() for name, sock in socks.items()]
+        served = [(owner, name) for owner, name, _ in held]
+        fds = [sock.fileno() for _, _, sock in held]
+        to.send(channel.Hello(self._slot, os.getpid(), served, self._version), fds)
 
     def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None:
         """Carry out one order; what it answers goes to `reply`."""
@@ -58,7 +67,7 @@ class Orders:
             case channel.ForgetSecret():
                 self._plane.secrets.forget(Identity.parse(message.identity))
             case channel.Listeners():
-                self._serve(message.owner, fds)
+                self._serve(message.owner, channel.with_fds(message.names, fds))
             case channel.Release():
                 self._release(message.owner)
             case channel.Drain():
@@ -115,23 +124,21 @@ class Orders:
         if gone:
             self._plane.close_pod(frozenset(gone))
 
-    def _serve(self, owner: int, fds: Sequence[int]) -> None:
+    def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
         self._release(owner)
-        socks = tuple(socket.socket(fileno=fd) for fd in fds)
-        handlers = (
-            self._plane.outbound.accepted,
-            self._plane.inbound.accepted,
-            self._plane.inbound_plain.accepted,
-        )
+        socks = {name: socket.socket(fileno=fd) for name, fd in listeners}
+        unknown = socks.keys() - self._handlers.keys()
+        if unknown:
+            raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
         self._owners[owner] = socks
         self._acceptors[owner] = tuple(
-            Acceptor(self._plane.loop, sock, handler) for sock, handler in zip(socks, handlers, strict=True)
+            Acceptor(self._plane.loop, sock, self._handlers[name]) for name, sock in socks.items()
         )
 
     def _release(self, owner: int) -> None:
         for acceptor in self._acceptors.pop(owner, ()):
             acceptor.close()
-        for sock in self._owners.pop(owner, ()):
+        for sock in self._owners.pop(owner, {}).values():
             sock.close()
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from random import Random
 
 from agent.model.address import CIDR, IP, SocketAddress
+from agent.model.listener import HBONE, OWN_PORTS
 from agent.model.outcome import Outcome, Refusal
-from agent.model.route import HBONE_PORT, Hop, Route
+from agent.model.route import Hop, Route
 from agent.model.service import Mode, Service
 from agent.model.workload import GatewayAddress, TunnelProtocol, Workload
 from agent.state.balance import Purpose
@@ -30,7 +31,7 @@ class Options:
     mesh_cidrs: tuple[CIDR, ...] = ()
     """Ranges in which a destination nobody knows is refused instead of passed through."""
     refuse_unknown: bool = False
-    own_ports: frozenset[int] = frozenset({15001, 15006, HBONE_PORT})
+    own_ports: frozenset[int] = OWN_PORTS
     own_addresses: frozenset[IP] = frozenset()
     """The proxy's own, in its private namespaces: nobody is there to be talked to."""
 
@@ -211,7 +212,7 @@ def _direct(destination: SocketAddress, upstream: Upstream) -> Route:
         return Route(Hop.TCP, application, destination=upstream.workload, service=upstream.service)
     return Route(
         Hop.HBONE,
-        SocketAddress(application.ip, HBONE_PORT),
+        SocketAddress(application.ip, HBONE.port),
         authority=str(application),
         accepted=upstream.accepted,
         destination=upstream.workload,

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from agent import VERSION, channel
 from agent.channel import ChannelError, Message
+from agent.model.listener import LISTENERS, Listener
 from agent.supervisor.roster import Grant, Move, Roster
 from agent.supervisor.worker_link import WorkerLink
 
@@ -32,7 +33,6 @@ STALL_POLL_S = 0.25
 SILENCE_S = 10.0
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
-LISTENERS_PER_OWNER = 3
 # struct tcp_info: for a listener, tcpi_unacked (u32 at byte 24) is the length of its accept queue.
 ACCEPT_QUEUE = struct.Struct("24xI")
 
@@ -46,7 +46,7 @@ class Crew:
         count: int,
         options: dict[str, str],
         netns_paths: tuple[str | None, str | None],
-        make_listeners: Callable[[], Sequence[socket.socket]],
+        make_listener: Callable[[Listener], socket.socket],
         brief: Callable[[WorkerLink], None],
         on_stats: Callable[[WorkerLink, channel.Stats], None],
         drain_deadline_s: float,
@@ -57,11 +57,11 @@ class Crew:
         self._count = count
         self._options = options
         self._netns_paths = netns_paths
-        self._make_listeners = make_listeners
+        self._make_listener = make_listener
         self._brief = brief
         self._on_stats = on_stats
         self._roster = Roster(count)
-        self._listeners: dict[int, tuple[socket.socket, ...]] = {}
+        self._listeners: dict[int, dict[str, socket.socket]] = {owner: {} for owner in range(count)}
         self._links: dict[int, WorkerLink] = {}
         self._children: list[subprocess.Popen[bytes]] = []
         self._lost = asyncio.Queue[WorkerLink]()
@@ -76,8 +76,8 @@ class Crew:
     def links(self) -> tuple[WorkerLink, ...]:
         return tuple(self._links.values())
 
-    def listeners(self) -> tuple[socket.socket, ...]:
-        """The listeners of the first owner: what the sockmap's slots hold (the rest share by SO_REUSEPORT)."""
+    def listeners(self) -> dict[str, socket.socket]:
+        """The first owner's, by name: what the sockmap's slots hold (the rest share by SO_REUSEPORT)."""
         return self._listeners[0]
 
     async def muster(self) -> None:
@@ -86,9 +86,10 @@ class Crew:
             link = await self._adopt(path)
             if link is not None:
                 self._links[link.slot] = link
-        for owner in range(self._count):
-            if owner not in self._listeners:
-                self._listeners[owner] = tuple(self._make_listeners())
+        for socks in self._listeners.values():
+            for row in LISTENERS:
+                if row.name not in socks:
+                    socks[row.name] = self._make_listener(row)
         for link in self.links:
             self._carry_out(self._roster.arrived(link.slot, link.owners))
         missing = [slot for slot in range(self._count) if slot not in self._links]
@@ -156,7 +157,7 @@ class Crew:
         for link in self.links:
             link.close()
         for socks in self._listeners.values():
-            for sock in socks:
+            for sock in socks.values():
                 sock.close()
 
     async def _adopt(self, path: Path) -> WorkerLink | None:
@@ -179,16 +180,13 @@ class Crew:
 
     def _take_fds(self, link: WorkerLink) -> None:
         """The adopted worker's listeners become ours to hold as well."""
-        socks = [socket.socket(fileno=fd) for fd in link.fds]
-        groups = [
-            tuple(socks[i : i + LISTENERS_PER_OWNER]) for i in range(0, len(socks), LISTENERS_PER_OWNER)
-        ]
-        for owner, group in zip(link.owner_order, groups, strict=True):
-            if owner < self._count and owner not in self._listeners:
-                self._listeners[owner] = group
-            else:
-                for sock in group:
+        for owner, socks in link.listeners.items():
+            ours = self._listeners.get(owner)
+            for name, sock in socks.items():
+                if ours is None or name in ours:
                     sock.close()
+                else:
+                    ours[name] = sock
 
     async def _start(self, slot: int) -> WorkerLink:
         path = self._path(slot)
@@ -230,7 +228,7 @@ class Crew:
                 continue
             if isinstance(move, Grant):
                 socks = self._listeners[move.owner]
-                link.send(channel.Listeners(move.owner), [sock.fileno() for sock in socks])
+                link.send(channel.Listeners(move.owner, tuple(socks)), [s.fileno() for s in socks.values()])
             else:
                 link.send(channel.Release(move.owner))
 
@@ -282,7 +280,7 @@ class Crew:
         while True:
             await asyncio.sleep(STALL_POLL_S)
             for owner, socks in self._listeners.items():
-                queued = any(accept_queue(sock) for sock in socks)
+                queued = any(accept_queue(sock) for sock in socks.values())
                 waiting_s[owner] = waiting_s[owner] + STALL_POLL_S if queued else 0.0
                 if waiting_s[owner] >= STALL_S:
                     log.warning(

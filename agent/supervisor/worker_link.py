@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.channel import Answer, Applied, Channel, ChannelError, Hello, Message, Stats
+from agent.channel import Answer, Applied, Channel, ChannelError, Hello, Message, Stats, with_fds
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,8 @@ class WorkerLink:
         self.slot = hello.slot
         self.pid = hello.pid
         self.version = hello.version
-        self.owner_order = tuple(hello.owners)
-        self.owners = frozenset(hello.owners)
-        self.fds = fds
+        self.listeners = adopted(hello, fds)
+        """What it accepts on: its listeners by owner and name, ours to hold as well."""
         self.applied = 0
         self.stats: Stats | None = None
         self._channel = channel
@@ -72,6 +71,10 @@ class WorkerLink:
             channel.close()
             raise
         return cls(channel, hello, fds, on_stats, on_lost)
+
+    @property
+    def owners(self) -> frozenset[int]:
+        return frozenset(self.listeners)
 
     @property
     def is_lost(self) -> bool:
@@ -166,6 +169,14 @@ class WorkerLink:
         if error is not None:
             log.info("worker %d (pid %d): %s", self.slot, self.pid, error)
         self._on_lost(self)
+
+
+def adopted(hello: Hello, fds: Sequence[int]) -> dict[int, dict[str, socket.socket]]:
+    """The listeners that came with a Hello, by owner and name. Raises ChannelError."""
+    listeners: dict[int, dict[str, socket.socket]] = {}
+    for (owner, name), fd in with_fds(hello.served, fds):
+        listeners.setdefault(owner, {})[name] = socket.socket(fileno=fd)
+    return listeners
 
 
 async def _first_message(channel: Channel) -> tuple[Hello, list[int]]:

@@ -60,7 +60,7 @@ class Capture:
             if len(found) < sockets:
                 return False
             # In all slots: an Envoy here has one listener, and nobody dials the ports of the other slots.
-            self._redirection.set_listeners([found[0].fileno()] * len(SLOTS))
+            self._redirection.set_listeners(dict.fromkeys(SLOTS, found[0].fileno()))
         with entered(self._node.netns):
             self._redirection.apply(_desired(pod))
         return True

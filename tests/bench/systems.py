@@ -21,6 +21,7 @@ from agent.lab.agents import LabMesh
 from agent.lab.blueprint import LabError
 from agent.lab.topology import PodPlace, Topology
 from agent.lab.wiring import write_sysctl
+from agent.model.listener import HBONE, OUTBOUND
 from redirect.netns import entered
 from tests.bench import accounting, envoy
 from tests.bench.capture import Capture
@@ -28,7 +29,6 @@ from tests.bench.capture import Capture
 HERE = Path(__file__).parent
 MANIFESTS = HERE / "manifests"
 APP_PORT = 8080
-OUTBOUND_PORT, HBONE_PORT = 15001, 15008
 CLIENT_ID = "spiffe://cluster.local/ns/bench/sa/client"
 SERVER_ID = "spiffe://cluster.local/ns/bench/sa/server"
 CORES = {"node-a": 0, "node-b": 1}
@@ -51,8 +51,8 @@ class Role:
     peer: str
 
 
-FIRST = Role(envoy.ORIGINATE, OUTBOUND_PORT, HBONE_PORT, CLIENT_ID, SERVER_ID)
-SECOND = Role(envoy.TERMINATE, HBONE_PORT, APP_PORT, SERVER_ID, CLIENT_ID)
+FIRST = Role(envoy.ORIGINATE, OUTBOUND.port, HBONE.port, CLIENT_ID, SERVER_ID)
+SECOND = Role(envoy.TERMINATE, HBONE.port, APP_PORT, SERVER_ID, CLIENT_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Stage:
             first=by_node[0],
             second=by_node[1],
             control=tuple(pids[0] for pids in by_node),
-            hbone=(server, HBONE_PORT),
+            hbone=(server, HBONE.port),
         )
 
     def _envoy(self) -> System:
@@ -180,7 +180,7 @@ class Stage:
             target=(server, APP_PORT),
             first=(first,),
             second=(second,),
-            hbone=(server, HBONE_PORT),
+            hbone=(server, HBONE.port),
         )
 
     def _direct(self) -> System:

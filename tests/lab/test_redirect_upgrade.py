@@ -159,7 +159,7 @@ def test_slots_of_another_shape_stay_closed_until_there_are_listeners(
         assert newer.slots() == (False, False, False)
         with pytest.raises(TimeoutError):
             dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), PORT, SILENCE_S)
-        newer.set_listeners([sock.fileno() for sock in node.listeners])
+        newer.set_listeners(node.fds)
         assert is_served_outbound(node)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.model.listener import HBONE, LISTENERS
 from redirect import layout, loader, sys_bpf
 from redirect.layout import (
     MAPS,
     REASONS,
-    SLOTS,
     SOURCES,
     CaptureCount,
     Conf,
@@ -43,10 +43,9 @@ CONSTANTS = {
     "FLAG_DRAIN": int(Flag.DRAIN),
     "HOOK_FROM_POD": layout.HOOK_FROM_POD,
     "HOOK_TO_POD": layout.HOOK_TO_POD,
-    "SLOT_OUTBOUND": SLOTS["outbound"],
-    "SLOT_HBONE": SLOTS["hbone"],
-    "SLOT_PLAINTEXT": SLOTS["plaintext"],
-    "SLOTS": len(SLOTS),
+    **{f"SLOT_{row.name.upper()}": row.slot for row in LISTENERS},
+    "SLOTS": len(LISTENERS),
+    "HBONE_PORT": HBONE.port,
     "MARK_PROXY": layout.MARK_PROXY,
     "ZTUN_EXIT_COUNT": len(REASONS),
     **{f"EXIT_{reason.program}_{reason.name}": reason.index for reason in REASONS},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from agent.model.listener import LISTENERS
 from redirect import sys_bpf
 from redirect.layout import SLOTS
 from tests.packets.rig import NAMES, Rig
@@ -39,6 +40,11 @@ class Lookup:
 
 
 LOOKUPS = [
+    # The table of listeners: each is found on its side, by its port.
+    *(
+        Lookup(f"lookup_{row.side.value}_side", TCP, row.port, "PICKED", SK_PASS, row.name)
+        for row in LISTENERS
+    ),
     *(
         Lookup("lookup_pod_side", TCP, port, "PICKED", SK_PASS, "outbound", frozenset({"outbound"}))
         for port in (53, 80, 15001, 15006, 15008)

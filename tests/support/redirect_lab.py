@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.lab.topology import NodePlace, PodPlace, Topology
+from agent.model.listener import LISTENERS, Side
 from redirect import host_addresses, netns
 from redirect.desired import Desired, DesiredPod
 from redirect.locate import locate
@@ -51,7 +52,7 @@ def plain(name: tuple[object, ...]) -> tuple[str, int]:
 
 @dataclass
 class Node:
-    """One node of the lab with an instance of its own. `listeners`: for 15001, 15008, 15006."""
+    """One node of the lab with an instance of its own. `listeners`: one for each row of the table, in its order."""
 
     lab: Topology
     place: NodePlace
@@ -82,10 +83,15 @@ class Node:
     def listen(self) -> None:
         """Listeners in all three slots, in place of those that are there."""
         self.deafen()
-        pod_side, net_side = self.redirection.private_namespaces
-        for namespace, port in ((pod_side, 15001), (net_side, 15008), (net_side, 15006)):
-            self.listeners.append(listener(namespace, port))
-        self.redirection.set_listeners([sock.fileno() for sock in self.listeners])
+        namespaces = dict(zip(Side, self.redirection.private_namespaces, strict=True))
+        for row in LISTENERS:
+            self.listeners.append(listener(namespaces[row.side], row.port))
+        self.redirection.set_listeners(self.fds)
+
+    @property
+    def fds(self) -> dict[str, int]:
+        """The listeners as `set_listeners` takes them."""
+        return {row.name: sock.fileno() for row, sock in zip(LISTENERS, self.listeners, strict=True)}
 
     def deafen(self) -> None:
         while self.listeners:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
+from contextlib import closing
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -11,11 +14,12 @@ from hypothesis import strategies as st
 
 from agent import channel
 from agent.channel import Channel, ChannelError, Hello, Listeners, Resources, Secret
+from agent.model.listener import LISTENERS
 
 
 def test_messages_survive_the_round_trip() -> None:
     message = Resources(7, "type", [("a", b"\x00\xff"), ("b", b"")], ["gone"], True)
-    back = channel.decode(channel.encode(message)[4:])
+    back = channel.decode(channel.encode(message)[channel.PREFIX.size :])
     assert isinstance(back, Resources)
     assert [tuple(u) for u in back.updates] == list(message.updates)
     assert (back.revision, back.removed, back.full) == (7, ["gone"], True)
@@ -26,12 +30,12 @@ def test_fds_come_with_their_message() -> None:
     a, b = Channel(left), Channel(right)
     pipes = [os.pipe() for _ in range(3)]
     a.send(Resources(1, "t", []))
-    a.send(Listeners(4), [write for _, write in pipes])
+    a.send(Listeners(4, ("a", "b", "c")), [write for _, write in pipes])
     for _, write in pipes:
         os.close(write)
     (first, none), (second, fds) = b.receive()
     assert isinstance(first, Resources) and not none
-    assert second == Listeners(4)
+    assert second == Listeners(4, ["a", "b", "c"])
     for fd, (read, _) in zip(fds, pipes, strict=True):
         os.write(fd, b"x")
         assert os.read(read, 1) == b"x"
@@ -68,12 +72,51 @@ def test_the_end_of_the_other_side_is_an_error_after_what_it_sent() -> None:
 
 def test_missing_fds_are_an_error() -> None:
     left, right = socket.socketpair()
-    left.sendall(channel.encode(Hello(0, 1, [0], "v")))
+    left.sendall(channel.encode(Hello(0, 1, [(0, "a"), (0, "b"), (0, "c")], "v"), fd_count=3))
     b = Channel(right)
     with pytest.raises(ChannelError, match="0 fds instead of 3"):
         b.receive()
     left.close()
     b.close()
+
+
+def test_each_message_brings_as_many_fds_as_it_says() -> None:
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    pipes = [os.pipe() for _ in range(60)]
+    with closing(a), closing(b):
+        for first, last in ((0, 1), (1, 60)):
+            a.send(Listeners(last, ("x",) * (last - first)), [write for _, write in pipes[first:last]])
+        one, many = b.receive()
+        assert (len(one[1]), len(many[1])) == (1, 59)
+        assert [os.fstat(fd).st_ino for fd in (*one[1], *many[1])] == [os.fstat(w).st_ino for _, w in pipes]
+        for fd in (*one[1], *many[1], *chain.from_iterable(pipes)):
+            os.close(fd)
+
+
+def test_fds_that_the_receiver_has_no_room_for_are_an_error() -> None:
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(a), closing(b):
+        a.send(Listeners(0, ("x", "y")), [left.fileno(), right.fileno()])
+        lowest_free = os.dup(left.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
+        try:
+            with pytest.raises(ChannelError, match="may open no more"):
+                b.receive()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_one_message_can_carry_every_listener_of_an_agent() -> None:
+    assert 64 * len(LISTENERS) <= channel.MAX_FDS
+
+
+def test_listeners_without_their_fds_are_an_error() -> None:
+    with pytest.raises(ChannelError, match="1 fds came for 2 listeners"):
+        channel.with_fds(("a", "b"), [3])
 
 
 def test_a_private_key_is_not_in_the_repr() -> None:
