@@ -87,7 +87,11 @@ class Release(Message):
 
 @dataclass(frozen=True, slots=True)
 class Drain(Message):
-    """Accept nothing more, tell peers, close what is left after the deadline, then exit."""
+    """Accept nothing more, tell peers, close what is left after the deadline, then exit.
+
+    Until it exits a draining worker is told of state and certificates like the others, judges its live connections
+    by them, answers, and reports its figures; the last thing it sends are its last ones.
+    """
 
     deadline_s: float
 
@@ -111,6 +115,13 @@ class Hello(Message):
     pid: int
     served: Sequence[tuple[int, str]]
     version: str
+    is_draining: bool = False
+    """It accepts nothing more and will exit: it cannot be given listeners."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving(Message):
+    """Somebody asked this worker to end (SIGTERM). It goes on until it is told to drain, or nobody tells it."""
 
 
 @dataclass(frozen=True, slots=True)

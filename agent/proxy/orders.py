@@ -46,13 +46,15 @@ class Orders:
             PLAINTEXT.name: plane.inbound_plain.accepted,
         }
         self._pods: tuple[LocalPod, ...] = ()
+        self._is_draining = False
 
     def hello(self, to: Channel) -> None:
         """Introduce this worker to a control process, with the listeners it serves."""
         held = [(owner, name, sock) for owner, socks in self._owners.items() for name, sock in socks.items()]
         served = [(owner, name) for owner, name, _ in held]
         fds = [sock.fileno() for _, _, sock in held]
-        to.send(channel.Hello(self._slot, os.getpid(), served, self._version), fds)
+        hello = channel.Hello(self._slot, os.getpid(), served, self._version, self._is_draining)
+        to.send(hello, fds)
 
     def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None:
         """Carry out one order; what it answers goes to `reply`."""
@@ -95,6 +97,7 @@ class Orders:
         return channel.Stats(self._plane.reporter.metrics.snapshot(), len(self._plane.registry))
 
     def stop_accepting(self) -> None:
+        self._is_draining = True
         for owner in tuple(self._owners):
             self._release(owner)
 
