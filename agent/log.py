@@ -1,4 +1,4 @@
-"""The process log: one line per event on stderr, plain or JSON, in ztunnel's shape (facts/ztunnel 8.4)."""
+"""The process log: one line per event on stderr, plain or JSON, in ztunnel's shape (docs/WIRE.md#logs)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
  * `tc filter add dev VETH ingress bpf da object-pinned .../prog_from_pod` (or the tcx link of it)
  *
  * Captures every new TCP connection of an enrolled pod, whatever its tuple was before, and steers the rest by
- * which socket the packet belongs to. The order of the checks is facts/ebpf 14.3. */
+ * which socket the packet belongs to. The order of the checks: bpf/README.md#order-of-the-checks. */
 #include "ztun.h"
 
 static __always_inline int is_own_address(const struct packet *p, const struct iface_entry *i) {

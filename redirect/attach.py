@@ -2,7 +2,7 @@
 
 A tcx or sk_lookup link is pinned and updated in place; a filter has our own handle and name and is replaced in
 place. Nothing that is not ours is ever changed or removed. What belongs where is decided elsewhere; interface
-numbers are those of the calling thread's network namespace (facts/ebpf 14.7).
+numbers are those of the calling thread's network namespace (docs/KERNEL.md#attachment).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Compiles the programs with bcc, on a machine without kernel headers. The only importer of bcc.
 
-bcc wants a kernel source tree; ten small files made here are enough (facts/ebpf 4.1), the same for every
-architecture. It changes into that tree, process-wide, and keeps LLVM's memory: hence the short-lived process
-around this module. Includes are expanded here, because bcc rewrites map calls only in its main file.
+bcc wants a kernel source tree; ten small files made here are enough (docs/KERNEL.md#header-tree), the same
+for every architecture. It changes into that tree, process-wide, and keeps LLVM's memory: hence the
+short-lived process around this module. Includes are expanded here, because bcc rewrites map calls only in its
+main file.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def import_bcc() -> ModuleType:
 
 
 def header_files() -> dict[str, str]:
-    """The tree bcc compiles against: path -> content (facts/ebpf 4.1)."""
+    """The tree bcc compiles against: path -> content."""
     numbers = [min(int(n), 255) for n in re.findall(r"\d+", os.uname().release)[:3]]
     code = (numbers[0] << 16) + (numbers[1] << 8) + numbers[2]
     page = os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,7 @@
 """What this kernel can do: each answer comes from asking it, never from its version number.
 
 A missing necessity stops the agent with its name; a missing option only changes the way (clsact instead of
-tcx). The facts are in facts/ebpf 10.
+tcx). Which versions have it: docs/KERNEL.md#features.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The node's own addresses and interfaces, and news that they changed.
 
-Traffic with an address of the node itself is treated apart (facts/ebpf 14.3, check 9), so the set must follow
-the kernel. The news carries no content: whoever hears it reads the set anew. In the calling thread's namespace.
+Traffic with an address of the node itself is treated apart (docs/KERNEL.md#host-traffic), so the set must
+follow the kernel. The news carries no content: whoever hears it reads the set anew. In the calling thread's
+namespace.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A pod is found by a path to its network namespace, by a process of it, or by its interface here. `judge` is the
 pure core; around it thin readers of links, addresses and namespace ids. Kinds of interface that packets can
-pass without meeting our programs are refused, never half captured (DESIGN 6).
+pass without meeting our programs are refused, never half captured.
 """
 
 from __future__ import annotations

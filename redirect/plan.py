@@ -1,8 +1,9 @@
 """Computes the steps from what the kernel has to what it should have. Pure; a second plan is empty.
 
-The order is the point (facts/ebpf 14.6). A pod appears: interface closed, programs on, sockets of an address's
-former owner destroyed, address moved. A pod goes: its sockets are destroyed while it drains, so that both ends
-are reset, then its addresses are freed, but only those that still point at its interface.
+The order is the point (docs/KERNEL.md#order-of-changes). A pod appears: interface closed, programs on,
+sockets of an address's former owner destroyed, address moved. A pod goes: its sockets are destroyed while it
+drains, so that both ends are reset, then its addresses are freed, but only those that still point at its
+interface.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Redirection:
     def allow_existing(self, addresses: Collection[IP], pod_netns: Path) -> int:
         """Lets a pod's open TCP connections pass as they are. To be called just before it appears; how many.
 
-        They pass until they close, or until their port is used again (facts/ebpf 14.3).
+        They pass until they close, or until their port is used again.
         """
         with netns.entered(pod_netns):
             found = [s for s in sock_diag.tcp_sockets() if s.local in addresses and s.is_open]

@@ -1,7 +1,7 @@
 """The two private namespaces, one for each side of the proxy, and the veth pair that leads into each.
 
-Only sockets live in them: the pod side speaks to pods, the net side to everybody else (DESIGN 1, facts/ebpf
-14.1). All of it is made by netlink, again on every start, and reads the same the second time. Knows no program
+Only sockets live in them: the pod side speaks to pods, the net side to everybody else (docs/KERNEL.md).
+All of it is made by netlink, again on every start, and reads the same the second time. Knows no program
 and no map; the numbers that those need are returned. Call from a thread in the node's network namespace.
 """
 

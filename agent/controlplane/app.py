@@ -38,7 +38,7 @@ STOP_GRACE_S = 2.0
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", -1),
-    # Agents ping every 30 s (facts/ztunnel 3.6); the default would call that abuse.
+    # Agents ping every 30 s (docs/WIRE.md#ca); the default would call that abuse.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 30_000),

@@ -2,7 +2,7 @@
 
 The answer is checked before anything relies on it: it names the identity that was asked for, belongs to our
 key, is valid now, and its chain leads to the roots that came with it. The order of the answer's elements is
-facts/ztunnel 3.2: leaf, intermediates, and the last element holds the roots, several perhaps.
+docs/WIRE.md#certificates: leaf, intermediates, and the last element holds the roots, several perhaps.
 """
 
 from __future__ import annotations

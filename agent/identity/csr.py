@@ -1,4 +1,4 @@
-"""Key pairs and certificate signing requests of workloads (facts/ztunnel 3.5). Keys stay in memory."""
+"""Key pairs and certificate signing requests of workloads (docs/WIRE.md#certificates). Keys stay in memory."""
 
 from __future__ import annotations
 

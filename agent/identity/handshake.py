@@ -1,7 +1,7 @@
 """TLS 1.3 handshakes of the mesh, by pyOpenSSL over memory buffers; the only importer of pyOpenSSL.
 
 Decides who the other end is: chain, validity and usage are checked by OpenSSL, the SPIFFE identity here,
-before any application byte is looked at (facts/ztunnel 3.1, 3.3, 3.4). What comes out is a `Secured`: plain
+before any application byte is looked at (docs/WIRE.md#mutual-tls). What comes out is a `Secured`: plain
 values for `wire.tls_records`; OpenSSL is not used again for the connection. Keys come from memory and never
 reach a disk or a log. Knows nothing of sockets.
 """
@@ -175,7 +175,7 @@ def spiffe_identities(der: bytes) -> tuple[Identity, ...]:
 
 
 def _check_client(own: Identity, presented: tuple[Identity, ...]) -> None:
-    """facts/ztunnel 3.3: some identity of the client lies in the trust domain of our own certificate."""
+    """Some identity of the client lies in the trust domain of our own certificate."""
     if not any(identity.trust_domain == own.trust_domain for identity in presented):
         raise HandshakeError(
             Outcome.WRONG_IDENTITY,
@@ -184,7 +184,7 @@ def _check_client(own: Identity, presented: tuple[Identity, ...]) -> None:
 
 
 def _check_server(accepted: tuple[Identity, ...], presented: tuple[Identity, ...]) -> None:
-    """facts/ztunnel 3.4: any identity of the server is any of the accepted."""
+    """Any identity of the server is any of the accepted."""
     if not any(identity in accepted for identity in presented):
         raise HandshakeError(
             Outcome.WRONG_IDENTITY,

@@ -1,7 +1,7 @@
 """Keeps a valid certificate for every identity in use on this node, through a Signer.
 
 Fetches by priority, one at a time per identity and a few at once; renews at half of the lifetime; keeps what
-is valid when a renewal fails; lets go what expired (facts/ztunnel 3.7). Keys never leave memory. Knows
+is valid when a renewal fails; lets go what expired (docs/WIRE.md#certificates). Keys never leave memory. Knows
 nothing of gRPC, workers or connections: it calls `on_credentials` and `on_forget` and shows its state as
 data. When is decided in `schedule`, whether an answer is usable in `bundle`.
 """

@@ -1,4 +1,4 @@
-"""When a certificate is fetched next, and which of several goes first. Pure (facts/ztunnel 3.7).
+"""When a certificate is fetched next, and which of several goes first. Pure (docs/WIRE.md#certificates).
 
 Times are seconds since the epoch; the clock and the randomness belong to the caller.
 """

@@ -20,5 +20,5 @@ class SigningError(Exception):
 class Signer(Protocol):
     async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
         """Have a request signed for an identity; the certificate chain as the authority sends it, PEM by
-        PEM, leaf first, roots last (facts/ztunnel 3.2). Raises SigningError; never waits without end."""
+        PEM, leaf first, roots last (docs/WIRE.md#certificates). Raises SigningError; never waits without end."""
         ...

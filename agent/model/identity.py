@@ -1,6 +1,6 @@
 """SPIFFE identities of workloads, in the one form Istio uses.
 
-Format: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` (facts/ztunnel 3.3: exactly five
+Format: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` (docs/WIRE.md#mutual-tls: exactly five
 parts after the scheme; an empty namespace or account parses, anything else does not).
 """
 
@@ -52,7 +52,7 @@ def identity_of(trust_domain: str, namespace: str, service_account: str) -> Iden
 
 
 def first_identity(uris: list[str] | tuple[str, ...]) -> Identity | None:
-    """The first URI SAN that is an identity, or None (facts/ztunnel 3.3)."""
+    """The first URI SAN that is an identity, or None (docs/WIRE.md#mutual-tls)."""
     for uri in uris:
         try:
             return Identity.parse(uri)

@@ -1,7 +1,7 @@
 """How a connection ended or why it was refused: one closed table.
 
-Each outcome fixes what peers and operators see: the response flag of metrics and logs (facts/ztunnel
-8.2), the HTTP status of a refused CONNECT (2.2), and a hint for the person who reads the log.
+Each outcome fixes what peers and operators see: the response flag of metrics and logs (docs/WIRE.md#metrics),
+the HTTP status of a refused CONNECT (docs/WIRE.md#connect), and a hint for the person who reads the log.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An authorization policy as the node proxy enforces it: `istio.security.Authorization`.
 
-Structure (facts/ztunnel 7.3): rules are OR; clauses in a rule are AND; matches in a clause are OR;
+Structure (docs/WIRE.md#policies): rules are OR; clauses in a rule are AND; matches in a clause are OR;
 groups in a match are AND. Empty levels mean: no rules = never, a rule without clauses = always,
 a clause without matches = true, an empty match = never.
 """

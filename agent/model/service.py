@@ -1,6 +1,6 @@
 """A Service: a named set of endpoints with its virtual IPs and balancing preference.
 
-Fields mirror `istio.workload.Service` (facts/ztunnel 4.3).
+Fields mirror `istio.workload.Service` (docs/WIRE.md#mesh-state).
 """
 
 from __future__ import annotations

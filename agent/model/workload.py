@@ -1,6 +1,6 @@
 """A Workload: one running instance (pod or VM), the unit of workload discovery.
 
-Fields mirror `istio.workload.Workload` (facts/ztunnel 4.3) after the conversions of 4.2: defaults are
+Fields mirror `istio.workload.Workload` (docs/WIRE.md#mesh-state) after its conversions: defaults are
 filled in, addresses are canonical, enumerations are closed.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from agent.wire.tls_records import MAX_PLAIN_BYTES, RECORD_BYTES, TlsRecords
 
 STAGE_BYTES = 1 << 18
-"""Plaintext that one link collects before it is sealed and sent (measured: facts/performance 2.2)."""
+"""Plaintext that one link collects before it is sealed and sent (measured)."""
 RECEIVE_BYTES = STAGE_BYTES // MAX_PLAIN_BYTES * RECORD_BYTES + RECORD_BYTES
 _KEPT_STAGES = 64
 

@@ -1,8 +1,8 @@
 """Connect to a target, as the client where asked: its address, and its port where that is free.
 
-Order of source ports (facts/ebpf 14.2): the client's own, eight explicit random ones, the kernel's choice
-last. The kernel's choice skips every port that anybody has bound explicitly, TIME_WAIT included, so it must
-not come first.
+Order of source ports (docs/KERNEL.md#sockets): the client's own, eight explicit random ones, the kernel's
+choice last. The kernel's choice skips every port that anybody has bound explicitly, TIME_WAIT included, so it
+must not come first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Carry bytes between an application's socket and a tunnel, until both directions have ended.
 
 Back-pressure end to end: a socket that does not take bytes stops the peer's credit; a window or a socket
-that is full stops the reading here. Ends and resets map as facts/ztunnel 2.5: each direction ends by itself,
+that is full stops the reading here. Ends and resets map as docs/WIRE.md#ends: each direction ends by itself,
 an application's reset becomes the end of its direction, RST_STREAM(CANCEL or NO_ERROR) is an end.
 """
 

@@ -2,7 +2,7 @@
 
 A socket belongs for ever to the namespace of the thread that made it, and a namespace is entered per thread
 (setns(2)). So one thread enters once, at start, while CAP_SYS_ADMIN is there, and keeps a small stock of
-fresh sockets for the loop's thread to take. Options as facts/ztunnel 1.3 and facts/ebpf 14.2.
+fresh sockets for the loop's thread to take. Options: docs/WIRE.md#sockets and docs/KERNEL.md#sockets.
 """
 
 from __future__ import annotations

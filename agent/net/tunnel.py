@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Headers = Iterable[tuple[str, str]]
 OnAnswer = Callable[["Tunnel", int, tuple[tuple[str, str], ...]], None]
 CLEAN_RESETS = (ErrorCode.NO_ERROR, ErrorCode.CANCEL)
-"""Resets that upstream's peers send in place of an orderly end (facts/ztunnel 2.5)."""
+"""Resets that upstream's peers send in place of an orderly end (docs/WIRE.md#ends)."""
 
 
 class TunnelSink(Protocol):

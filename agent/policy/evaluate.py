@@ -1,4 +1,4 @@
-"""May this connection reach this workload? The decision of facts/ztunnel 7.1 and 7.2.
+"""May this connection reach this workload? The decision of docs/WIRE.md#policies.
 
 Pure: the connection, the destination and the policies come in, a Decision goes out; who asks closes or
 relays. Deny comes before allow, dry-run policies are reported and never decide, and a policy the workload

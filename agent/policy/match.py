@@ -1,4 +1,4 @@
-"""Does one rule of an authorization policy match one connection? The semantics of facts/ztunnel 7.3.
+"""Does one rule of an authorization policy match one connection? The semantics of docs/WIRE.md#policies.
 
 Pure predicates over `Subject`, the facts of a connection in the form policies compare. `evaluate` walks
 them for a verdict, `explain` walks the same predicates and writes down every answer; neither has a copy

@@ -1,7 +1,7 @@
 """Inbound HBONE (15008): mTLS as the destination workload, then one delivery for each CONNECT.
 
 The address a connection arrived at names the workload, and so the certificate, before TLS. Each CONNECT is
-checked (facts/ztunnel 6.2 to 6.4), registered, judged by policy with the peer's proven identity, dialled, and
+checked (docs/WIRE.md#inbound), registered, judged by policy with the peer's proven identity, dialled, and
 only then answered with 200; refusals answer with the status of their outcome.
 """
 

@@ -1,7 +1,7 @@
 """The hand-over between two pods of one node (`--local-path=handover`): no TLS, no host stack.
 
 The source identity is known from the capture, the destination's policy is asked as for a tunnel, and both
-ends leave their telemetry. It skips the host's NetworkPolicy, so it is an explicit choice (DESIGN 4.3).
+ends leave their telemetry. It skips the host's NetworkPolicy, so it is an explicit choice.
 """
 
 from __future__ import annotations

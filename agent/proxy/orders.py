@@ -171,7 +171,7 @@ def tunnel_row(secured: Secured, direction: str, identity: Identity, tunnels: in
 
 
 def connection_row(live: Live) -> dict[str, object]:
-    """A live connection as the config dump lists it (facts/ztunnel 9.3), with the pod it belongs to."""
+    """A live connection as the config dump lists it (docs/WIRE.md#logs), with the pod it belongs to."""
     return {
         "pod": str(live.pod),
         "direction": "outbound" if live.direction is Direction.OUTBOUND else "inbound",

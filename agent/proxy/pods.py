@@ -2,7 +2,7 @@
 
 The kernel side guarantees the address (anti-spoof by interface); the control process says which enrolled
 pod has it. The workload behind it comes from the snapshot by namespace, name and service account, never by
-address alone (facts/ztunnel 5.1).
+address alone (docs/WIRE.md#outbound).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The pool of outbound HBONE connections: decides which one carries a tunnel, and when to dial another.
 
-Connections are never shared between two source pods, even of one identity: the peer judges the source
-address (facts/istio 12.4). A burst to one destination waits for one handshake; how many tunnels a connection
+Connections are never shared between two source pods, even of one identity: the peer judges the source address
+(docs/WIRE.md#waypoints). A burst to one destination waits for one handshake; how many tunnels a connection
 takes is what the peer's SETTINGS say now, under a cap of our own. Failures reach exactly those who wait.
 """
 

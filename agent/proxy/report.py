@@ -109,7 +109,7 @@ class Reporter:
 
 
 def claims(baggage: dict[str, str]) -> Attributes | None:
-    """What a peer says of itself, for telemetry where the mesh knows nothing (facts/ztunnel 6.5)."""
+    """What a peer says of itself, for telemetry where the mesh knows nothing (docs/WIRE.md#inbound)."""
     if not baggage:
         return None
     name = next((baggage[key] for key in KEYS_OF_WORKLOAD_NAME if key in baggage), "")

@@ -1,4 +1,4 @@
-"""Certificates from an Istio CA over gRPC: `identity.signer.Signer` for the keeper (facts/ztunnel 3.6).
+"""Certificates from an Istio CA over gRPC: `identity.signer.Signer` for the keeper (docs/WIRE.md#ca).
 
 Keeps one channel and replaces it when the file of the roots is replaced; calls under way finish on the old
 one. What the answer holds is not looked at here (`identity.bundle` does), nor is anything retried (the

@@ -1,8 +1,8 @@
 """One end of the control plane as a client sees it: address, trust, and what every call carries.
 
-Opens gRPC channels over TLS that check the server against our roots and show our token (facts/ztunnel 3.6,
-3.10; facts/istio 7). Files are read anew each time: tokens and roots are replaced on disk while the agent
-runs. Which calls are made, and when to try again, is not decided here.
+Opens gRPC channels over TLS that check the server against our roots and show our token (docs/WIRE.md#ca).
+Files are read anew each time: tokens and roots are replaced on disk while the agent runs. Which calls are
+made, and when to try again, is not decided here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SYSTEM_ROOTS = "SYSTEM"
 _PEM_MARK = "-----BEGIN"
 
 _CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    # A push is one message for the whole mesh, tens of MB (facts/istio 7).
+    # A push is one message for the whole mesh, tens of MB (docs/WIRE.md#discovery).
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -62,7 +62,7 @@ class XdsStatus:
 
 
 class StreamWatch(Protocol):
-    """Counts for metrics (facts/ztunnel 8.2)."""
+    """Counts for metrics (docs/WIRE.md#metrics)."""
 
     def message(self, type_url: str, body_bytes: int) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Which endpoint of a service gets a connection: facts/ztunnel 5.3, and the port it gets it on (5.4).
+"""Which endpoint of a service gets a connection: docs/WIRE.md#balancing, and the port it gets it on.
 
 Pure: the random generator comes in. Every draw is weighted by capacity; there is no memory between draws,
 no retry and no stickiness. Whether the endpoint is then reached directly is decided in `resolve`.

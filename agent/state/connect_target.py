@@ -1,4 +1,4 @@
-"""What a CONNECT at a pod's HBONE port means: facts/ztunnel 6.2 to 6.5 and 6.7.
+"""What a CONNECT at a pod's HBONE port means: docs/WIRE.md#inbound.
 
 Pure. The pod is the one whose address the connection came to, never the one the authority names; the
 authority is checked against it. Authorization is a separate question (`policy.evaluate`), asked about the

@@ -1,4 +1,4 @@
-"""Where an outbound connection goes: facts/ztunnel 5.2, step by step, with the refusals of DESIGN 6.
+"""Where an outbound connection goes: docs/WIRE.md#outbound, step by step; doubt is a refusal.
 
 Pure: a snapshot, the pod that dials, what it dialled, a random generator and options come in; a Route comes
 out, or a Refusal. The source is the pod that owns the connection, never looked up by address. Doubt refuses:
@@ -45,7 +45,7 @@ def resolve(
     if destination.port in options.own_ports and destination.ip.is_loopback:
         raise Refusal(Outcome.SELF_CALL, f"{destination} is the agent itself")
     workload, service = _owners(snapshot, options.network, source, destination)
-    # Workloads first here, services first below (facts/ztunnel A.10).
+    # Workloads first here, services first below (docs/WIRE.md#outbound).
     addressed = service if workload is None else None
     if addressed is not None:
         waypoint = pick_waypoint(addressed, rng)
@@ -180,7 +180,7 @@ def _through_gateway(
     service: Service | None,
     rng: Random,
 ) -> Route:
-    """To another network: a tunnel to its gateway, and in it one to the upstream (facts/ztunnel 5.6)."""
+    """To another network: a tunnel to its gateway, and in it one to the upstream (docs/WIRE.md#outbound)."""
     if service is None:
         raise _no_route(source, upstream.workload)
     gateway = upstream.workload.network_gateway

@@ -1,7 +1,7 @@
 """Everything the control plane said, at one moment: immutable, with the indexes that lookups need.
 
-Made by `apply` only. Selection rules (facts/ztunnel 4.2) live here: which workload an address means, which
-of several services owns a VIP or a hostname, which endpoints count, which policies apply. Endpoints are
+Made by `apply` only. Selection rules (docs/WIRE.md#mesh-state) live here: which workload an address means,
+which of several services owns a VIP or a hostname, which endpoints count, which policies apply. Endpoints are
 derived from the links that workloads carry, never stored with a service, so a service that comes late or
 comes back finds all of them.
 """
@@ -166,7 +166,7 @@ class Snapshot:
     # --- policies
 
     def policies_for(self, workload: Workload) -> PolicySet:
-        """The policies of the mesh, of the workload's namespace, and those it lists (facts/ztunnel 7.1)."""
+        """The policies of the mesh, of the workload's namespace, and those it lists (docs/WIRE.md#policies)."""
         key = (workload.namespace, workload.authorization_policies)
         memo = self.policies_memo.get(key)
         if memo is None:

@@ -1,4 +1,4 @@
-"""The workload a connection ends up at, once a service has been balanced: facts/ztunnel 5.2 step 2, 5.4, 5.7.
+"""The workload a connection ends up at, once a service has been balanced: docs/WIRE.md#outbound, step 2.
 
 Shared by `resolve` (the destination itself) and `waypoint` (the hop in between). Pure lookups; what the
 result means for the route, and what to refuse, is up to those two.
@@ -64,7 +64,7 @@ def from_address(
     purpose: Purpose,
     rng: Random,
 ) -> Upstream | None:
-    """What an address means in a network: a service first, then a workload (facts/ztunnel A.10)."""
+    """What an address means in a network: a service first, then a workload (docs/WIRE.md#outbound)."""
     service = snapshot.service_at(network, address.ip, source.namespace)
     if service is not None:
         return from_service(snapshot, source, service, address.port, purpose, rng)

@@ -1,4 +1,4 @@
-"""Waypoints and network gateways: where one is, and who is one. facts/ztunnel 5.5, 5.6 and 6.3.
+"""Waypoints and network gateways: where one is, and who is one. docs/WIRE.md#waypoints.
 
 A waypoint that is configured and cannot be resolved refuses the connection: going round it would skip the
 policies it enforces.

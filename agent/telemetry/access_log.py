@@ -1,6 +1,6 @@
 """The access log: one line per connection, in ztunnel's plain format or as JSON.
 
-`line` is pure and keeps ztunnel's fields and their order (facts/ztunnel 8.3, 8.4). Whatever a peer can put
+`line` is pure and keeps ztunnel's fields and their order (docs/WIRE.md#logs). Whatever a peer can put
 into a field is escaped, so that it can neither end the line nor fake a field or a terminal sequence.
 `LineWriter` takes finished lines off the data path: a bounded queue and a thread that writes batches; when
 the reader is too slow lines are dropped and counted, because a log must not stop traffic.

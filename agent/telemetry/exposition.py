@@ -1,6 +1,6 @@
 """OpenMetrics text from the figures, and which content type to serve it under.
 
-The body is always OpenMetrics (facts/ztunnel 8.1), families without a sample are left out, counters carry
+The body is always OpenMetrics (docs/WIRE.md#metrics), families without a sample are left out, counters carry
 `_total`. Reads a snapshot of `totals`; the HTTP around it is `admin`'s.
 """
 

@@ -1,7 +1,8 @@
 """Every metric by name: its kind, labels and help text. The only place where metric names are spelled.
 
-Names and labels of `istio_*`, `workload_manager_*` and `process_*` are ztunnel's (facts/ztunnel 8.2), `ztun_*`
-are our own. The help text of a metric that is not stable says "unstable" (8.1). Values live elsewhere.
+Names and labels of `istio_*`, `workload_manager_*` and `process_*` are ztunnel's (docs/WIRE.md#metrics),
+`ztun_*` are our own. The help text of a metric that is not stable says "unstable". Values live
+elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is known about one connection when it opens and when it ends, and the metric labels that follow.
 
 Pure values: `proxy` builds them, `metrics` and `access_log` read them. The label set, its order and its
-precedence are ztunnel's (facts/ztunnel 8.2), because dashboards are written against them. Nothing a peer
+precedence are ztunnel's (docs/WIRE.md#metrics), because dashboards are written against them. Nothing a peer
 merely claims gets into a principal: identities here are proven by mTLS, or None.
 """
 
@@ -61,7 +61,7 @@ class Opened(NamedTuple):
 
     `source_identity` and `destination_identity` are proven ones only. `source_claims` come from a peer's
     `baggage` and fill in where the mesh state knows nothing; `destination_claims` come from the answer
-    through a network gateway, which knows better than the state here, and win (facts/ztunnel 2.8).
+    through a network gateway, which knows better than the state here, and win (docs/WIRE.md#double-hbone).
     `destination_address` is what is dialled (outbound), the pod's own HBONE address (inbound) or the
     original destination (inbound plaintext). `authority` is that of the CONNECT, None for plain TCP.
     """
@@ -104,7 +104,7 @@ class Record(NamedTuple):
 
     @property
     def reported_bytes(self) -> tuple[int, int]:
-        """(sent, received) from the reporter's viewpoint, as the access log has it (8.3)."""
+        """(sent, received) from the reporter's viewpoint, as the access log has it (docs/WIRE.md#logs)."""
         if self.opened.direction is Direction.OUTBOUND:
             return self.to_server_bytes, self.to_client_bytes
         return self.to_client_bytes, self.to_server_bytes
@@ -141,7 +141,7 @@ NOBODY = Attributes()
 
 
 def labels(opened: Opened, flag: str = NO_FLAG) -> LabelSet:
-    """The TCP label set of a connection, empty values as `unknown` (facts/ztunnel 8.2)."""
+    """The TCP label set of a connection, empty values as `unknown` (docs/WIRE.md#metrics)."""
     source = _known(opened.source) or opened.source_claims or NOBODY
     destination = opened.destination_claims or _known(opened.destination) or NOBODY
     source_principal = opened.source_identity if opened.is_mutual_tls else None

@@ -1,7 +1,7 @@
 """Headers that describe a connection to the other end: `baggage`, `forwarded`, `traceparent`.
 
 They are attribution for telemetry and nothing else: a peer may claim anything in them, so no decision reads
-them. Formats: facts/ztunnel 2.1 (sent) and 6.5 (received).
+them. Formats: docs/WIRE.md#connect (sent) and docs/WIRE.md#inbound (received).
 """
 
 from __future__ import annotations

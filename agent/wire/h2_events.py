@@ -10,7 +10,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this end allows its peer, and how it checks that the peer lives (facts/ztunnel 2.3, 2.4)."""
+    """What this end allows its peer, and how it checks that the peer lives (docs/WIRE.md#settings)."""
 
     stream_window_bytes: int = 4 * MIB
     connection_window_bytes: int = 16 * MIB

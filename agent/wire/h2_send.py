@@ -1,7 +1,7 @@
 """The sending half of an HTTP/2 connection that carries CONNECT tunnels: streams, windows, frames out.
 
 Sans-IO: control frames collect in `out`; DATA payloads never pass through here, only their headers do
-(`data_header_into`). `h2_tunnel` adds the receiving half. RFC 9113; values of facts/ztunnel 2.3 and 2.6.
+(`data_header_into`). `h2_tunnel` adds the receiving half. RFC 9113; values of docs/WIRE.md#settings.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class H2Sender:
 
     def go_away(self) -> None:
         """Graceful: no new streams, open ones go on. A server announces first and closes the door one
-        round trip later, so that streams already on their way are served (facts/ztunnel 2.6)."""
+        round trip later, so that streams already on their way are served (docs/WIRE.md#goaway)."""
         if self.goaway_sent:
             return
         self.goaway_sent = True

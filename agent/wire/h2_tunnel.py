@@ -57,7 +57,7 @@ class H2Tunnels(H2Receiver):
     def tick(self, now_s: float) -> float | None:
         """Keepalive: send a ping when due. Returns when to call again, or None: the ping was lost.
 
-        A ping first after `ping_after_s`, then that long after each answer (facts/ztunnel 2.4).
+        A ping first after `ping_after_s`, then that long after each answer (docs/WIRE.md#pings).
         """
         if now_s >= self._ping_due_s:
             if self._ping_sent:

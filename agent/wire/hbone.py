@@ -1,4 +1,4 @@
-"""HBONE on top of HTTP/2: legal CONNECT requests and answers (facts/ztunnel 2.1, 2.2, 6.2).
+"""HBONE on top of HTTP/2: legal CONNECT requests and answers (docs/WIRE.md#connect).
 
 A request has `:method: CONNECT` and `:authority: HOST:PORT` and no other pseudo field. What is merely not
 HBONE is answered with a status; what no HTTP/2 peer may send resets the stream. Whether the destination is

@@ -1,6 +1,6 @@
 """xDS resources: protobuf bytes to model values, or a DecodeError that becomes the NACK of that resource.
 
-Formats: facts/ztunnel 4.3 and 4.4; conversions: 4.2. Where upstream is lenient in a way that changes what a
+Formats and conversions: docs/WIRE.md#mesh-state. Where upstream is lenient in a way that changes what a
 policy admits (an IP or a StringMatch it cannot parse is dropped from its list, ports are cut to 16 bits),
 the resource is refused here instead: a list that lost an entry means something else than its author wrote.
 Knows nothing about streams, versions or the state the values go into.

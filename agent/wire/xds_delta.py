@@ -2,8 +2,8 @@
 
 Keeps, per type, which version of which name was accepted, so that the next stream resumes where this one
 broke off, and decides when the first complete state is there. What is inside a resource is not looked at:
-who applies it says which names it refuses. Protocol: facts/ztunnel 4.1 and 4.6, server side facts/istio 6.7;
-recorded conversations: vectors/talks.
+who applies it says which names it refuses. Protocol: docs/WIRE.md#discovery;
+recorded conversations: tests/vectors/talks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
 TYPES = (ADDRESS, AUTHORIZATION)
 """What a node proxy subscribes to, in the order in which it asks."""
 
-# A server takes requests of 4 MiB (facts/istio 7): above this the names of a resume do not fit.
+# A server takes requests of 4 MiB (docs/WIRE.md#discovery): above this the names of a resume do not fit.
 MAX_RESUME_BYTES = 3 << 20
 MAX_REASONS_CHARS = 8192
 
@@ -59,7 +59,7 @@ class _Subscription:
 def make_node(
     *, ip: str, pod: str, namespace: str, node_name: str, metadata: Mapping[str, str] | None = None
 ) -> Node:
-    """Who asks, in the form in which istiod knows a node proxy (facts/ztunnel 4.1, facts/istio 7)."""
+    """Who asks, in the form in which istiod knows a node proxy (docs/WIRE.md#discovery)."""
     node = Node(id=f"ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local")
     node.metadata.update(
         {

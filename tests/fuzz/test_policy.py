@@ -1,6 +1,6 @@
 """Random policies on random connections: `evaluate` always answers, and `explain` gives the same answer.
 
-The third test holds `evaluate` against the sentences of facts/ztunnel 7.3 written down a second time.
+The third test holds `evaluate` against the sentences of docs/WIRE.md#policies written down a second time.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_dry_run_policies_change_no_verdict(policies, conn, target) -> None:
 
 
 def sentence(match: Match, conn) -> bool:
-    """facts/ztunnel 7.3, read aloud."""
+    """docs/WIRE.md#policies, read aloud."""
     who = conn.identity
     text = {
         StringMatchKind.EXACT: lambda v, t: t == v,

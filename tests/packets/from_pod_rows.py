@@ -1,4 +1,4 @@
-"""Rows of from_pod: what a pod sends, in the order of the checks of facts/ebpf 14.3."""
+"""Rows of from_pod: what a pod sends, in the order of the checks of bpf/README.md#order-of-the-checks."""
 
 from __future__ import annotations
 

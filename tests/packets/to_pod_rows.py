@@ -1,4 +1,4 @@
-"""Rows of to_pod: what is sent to a pod, in the order of the checks of facts/ebpf 14.3."""
+"""Rows of to_pod: what is sent to a pod, in the order of the checks of bpf/README.md#order-of-the-checks."""
 
 from __future__ import annotations
 

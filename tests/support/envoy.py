@@ -1,6 +1,6 @@
 """The real Envoy, as the other end of HBONE: configuration, start on free loopback ports, certain end.
 
-Two roles (facts/parts 4): `originate` = plain TCP in, HBONE out (tcp_proxy with tunneling_config);
+Two roles: `originate` = plain TCP in, HBONE out (tcp_proxy with tunneling_config);
 `terminate` = HBONE in, plain TCP out (CONNECT termination).
 """
 

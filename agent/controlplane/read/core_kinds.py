@@ -60,7 +60,7 @@ def read_service_account(root: Field, stored: bool) -> ServiceAccount:
 
 
 def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
-    """Of a ConfigMap `istio`: the trust domain in `data.mesh`, itself a YAML text (facts/istio 6.2)."""
+    """Of a ConfigMap `istio`: the trust domain in `data.mesh`, itself a YAML text."""
     mesh = root.at("data.mesh")
     trust_domain = None
     if mesh.present:

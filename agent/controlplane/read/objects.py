@@ -14,7 +14,7 @@ from agent.controlplane.read.fields import Place
 from agent.model.address import IP
 
 IPRange = tuple[IPv4Address | IPv6Address, int]
-"""An address and a prefix length; host bits stay, as istiod sends them (facts/istio 6.5)."""
+"""An address and a prefix length; host bits stay, as istiod sends them (docs/WIRE.md#translation)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Readers of Istio's security kinds: AuthorizationPolicy and PeerAuthentication.
 
-Stricter than istiod, which skips what it cannot parse (facts/istio 6.5): a mistyped field or an address that is none
+Stricter than istiod, which skips what it cannot parse: a mistyped field or an address that is none
 would change who is let in, so it is an error here. Fields that need HTTP are legal and noted as `beyond`.
 """
 
@@ -142,7 +142,7 @@ def _pattern(entry: Field) -> str:
 
 
 def _range(entry: Field) -> IPRange:
-    """An address or CIDR; host bits are kept (facts/istio 6.5)."""
+    """An address or CIDR; host bits are kept (docs/WIRE.md#translation)."""
     address, slash, length = entry.text().partition("/")
     ip = _address(entry, address)
     if not slash:

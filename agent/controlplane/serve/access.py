@@ -1,4 +1,4 @@
-"""Who is calling, and what a caller may have: the decisions of DESIGN 9, apart from any gRPC object. Pure.
+"""Who is calling, and what a caller may have: decided apart from any gRPC object. Pure.
 
 A call carries `authorization: Bearer TOKEN`; the token decides the node. A node may have certificates for the
 identities of pods that run on it, and for nothing else.

@@ -1,4 +1,4 @@
-"""The certificate authority: its own root, and leaves as Istio's CA issues them (facts/istio 7, CreateCertificate).
+"""The certificate authority: its own root, and leaves as Istio's CA issues them (docs/WIRE.md#ca).
 
 The root's key is the one secret on disk (`ca-key.pem`, 0600). What goes into a leaf is decided by the caller: only the
 public key is taken from a signing request, after its signature has been checked. The clock is a parameter.

@@ -1,4 +1,4 @@
-"""Istio's certificate service over gRPC: who asks, may they, sign (facts/ztunnel 3.6, DESIGN 9)."""
+"""Istio's certificate service over gRPC: who asks, may they, sign (docs/WIRE.md#ca)."""
 
 from __future__ import annotations
 

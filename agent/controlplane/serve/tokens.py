@@ -1,4 +1,4 @@
-"""Node tokens: who an agent is to the control plane (DESIGN 9).
+"""Node tokens: who an agent is to the control plane.
 
 A token is 256 random bits in a file (0600) that its agent reads; the control plane keeps only SHA-256 hashes, in
 `tokens.json`. Issuing again replaces the node's token: the one before stops working at once. Comparison takes the same

@@ -1,7 +1,7 @@
 """Delta ADS over gRPC: one coroutine per stream that moves requests into its Session and its answers out.
 
-The wire is istiod's (facts/ztunnel 4.6); what is sent when is decided in `xds_session`. Handlers are registered by
-hand from the generated messages, because generated servicers have no types.
+The wire is istiod's (docs/WIRE.md#discovery); what is sent when is decided in `xds_session`. Handlers are
+registered by hand from the generated messages, because generated servicers have no types.
 """
 
 from __future__ import annotations

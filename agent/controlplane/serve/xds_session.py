@@ -1,4 +1,4 @@
-"""One client's delta discovery stream, without IO: requests in, responses out (facts/istio 6.7, ztunnel 4.1).
+"""One client's delta discovery stream, without IO: requests in, responses out (docs/WIRE.md#discovery).
 
 Level-triggered: `step` compares what the client holds with what it should hold and says what may be sent now. One
 response of a type is under way at a time; the next waits for its ack, and changes meanwhile melt into it. Policies
@@ -86,7 +86,7 @@ class Session:
             return None
         reason = request.error_detail.message
         # A client applies what it can and names the rest; if it names nothing we sent, all of it is in doubt.
-        # Form of the text: `name: reason; name: reason` (facts/ztunnel 4.1).
+        # Form of the text: `name: reason; name: reason` (docs/WIRE.md#discovery).
         names = tuple(name for name in sent if f"; {name}: " in f"; {reason}") or sent
         known.refused.update({name: known.held[name] for name in names if name in known.held})
         return Nack(known.type_url, reason, names)

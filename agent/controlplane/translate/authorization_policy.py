@@ -1,7 +1,8 @@
-"""AuthorizationPolicy to `istio.security.Authorization`, as istiod does it (facts/istio 6.5), closed where it is open.
+"""AuthorizationPolicy to `istio.security.Authorization`, as istiod does it, closed where it is open.
 
-Differences, each towards the stricter side: a DENY rule that a node proxy cannot judge denies (istiod sends an
-empty match, which never does); `selector: {}` means the whole namespace (istiod lets nobody list it). Pure.
+The form is docs/WIRE.md#translation. Differences, each towards the stricter side: a DENY rule that a node
+proxy cannot judge denies (istiod sends an empty match, which never does); `selector: {}` means the whole
+namespace (istiod lets nobody list it). Pure.
 """
 
 from __future__ import annotations

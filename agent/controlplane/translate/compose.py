@@ -1,7 +1,7 @@
 """The whole mesh: an Inventory and the set of captured pods, to the Snapshot that is served. Pure.
 
 Composes the translations of single kinds; names, order of lists and the fields between objects (which Services and
-policies a workload has) follow facts/istio 6.
+policies a workload has) follow istiod (docs/WIRE.md#translation).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""PeerAuthentication: which mode holds for a workload, and the one policy that enforces STRICT (facts/istio 6.6).
+"""PeerAuthentication: which mode holds for a workload, and the one policy that enforces STRICT.
 
-Levels: workload (selector, in its own namespace), namespace, mesh (root namespace); the oldest of a level wins and
-UNSET asks the next. STRICT makes a workload list a DENY of everyone without an identity. Pure.
+Levels (docs/WIRE.md#translation): workload (selector, in its own namespace), namespace, mesh (root
+namespace); the oldest of a level wins and UNSET asks the next. STRICT makes a workload list a DENY of
+everyone without an identity. Pure.
 """
 
 from __future__ import annotations

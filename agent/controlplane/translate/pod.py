@@ -1,4 +1,4 @@
-"""Pod to `istio.workload.Workload`, field by field as istiod does it (facts/istio 6.2). Pure.
+"""Pod to `istio.workload.Workload`, field by field as istiod does it (docs/WIRE.md#translation). Pure.
 
 A workload is announced as reachable by HBONE if something captures it: the annotation that Istio's CNI writes, the
 label of one that speaks HBONE itself, or the report of its node's agent.

@@ -20,7 +20,7 @@ AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource; `policies` are the names of those an address lists. `aliases` as facts/istio 6.1."""
+    """One resource; `policies` are the names of those an address lists. `aliases` as docs/WIRE.md#translation."""
 
     name: str
     value: bytes

@@ -1,4 +1,4 @@
-"""Service to `istio.workload.Service`, field by field as istiod does it (facts/istio 6.3). Pure."""
+"""Service to `istio.workload.Service`, field by field as istiod does it (docs/WIRE.md#translation). Pure."""
 
 from __future__ import annotations
 

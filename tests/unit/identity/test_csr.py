@@ -1,4 +1,4 @@
-"""The signing request, byte for byte what facts/ztunnel 3.5 says."""
+"""The signing request, byte for byte what istiod expects (docs/WIRE.md#certificates)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the next fetch is due: rows of facts/ztunnel 3.7."""
+"""When the next fetch is due: rows of docs/WIRE.md#certificates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which policies apply, and what they decide together: facts/ztunnel 7.1 and 7.2."""
+"""Which policies apply, and what they decide together (docs/WIRE.md#policies)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of facts/ztunnel 7.3, each positive and negative, for plaintext and mTLS, IPv4 and IPv6."""
+"""Every group of a match (docs/WIRE.md#policies), each positive and negative, for plaintext and mTLS, IPv4 and IPv6."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of steps, on plain values: each situation of facts/ebpf 14.6 as one row."""
+"""The order of steps, on plain values: each situation of docs/KERNEL.md#order-of-changes as one row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets the connection: ranks and their quirk, weights, ports (facts/ztunnel 5.3, 5.4)."""
+"""Who gets the connection: ranks and their quirk, weights, ports (docs/WIRE.md#balancing)."""
 
 from __future__ import annotations
 

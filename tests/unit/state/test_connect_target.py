@@ -1,4 +1,4 @@
-"""What a CONNECT means at the pod it reached: facts/ztunnel 6.2 to 6.5."""
+"""What a CONNECT means at the pod it reached (docs/WIRE.md#inbound)."""
 
 from __future__ import annotations
 

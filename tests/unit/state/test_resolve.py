@@ -1,4 +1,4 @@
-"""Where connections go: facts/ztunnel 5.2, and the refusals of DESIGN 6."""
+"""Where connections go (docs/WIRE.md#outbound), and what is refused."""
 
 from __future__ import annotations
 

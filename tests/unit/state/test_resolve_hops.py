@@ -1,4 +1,4 @@
-"""Connections with a hop in between: waypoints (facts/ztunnel 5.5) and gateways of other networks (5.6)."""
+"""Connections with a hop in between: waypoints (docs/WIRE.md#waypoints) and gateways of other networks."""
 
 from __future__ import annotations
 

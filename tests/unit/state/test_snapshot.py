@@ -1,4 +1,4 @@
-"""Lookups: which workload, service and endpoints a name or an address means (facts/ztunnel 4.2)."""
+"""Lookups: which workload, service and endpoints a name or an address means (docs/WIRE.md#mesh-state)."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_removed_or_moved_service_leaves_no_address_behind(ip: str) -> None:
 
 
 def test_range_of_a_changed_service_serves_its_current_endpoints() -> None:
-    """Upstream keeps the old entry of a range beside the new one (facts/ztunnel 4.2)."""
+    """Upstream keeps the old entry of a range beside the new one (docs/WIRE.md#mesh-state)."""
     snap = snapshot(RANGE)
     snap, _ = apply(snap, batch(workload("w", "10.0.0.1", services={"range": {80: 80}})))
     found = snap.service_at("", parse_ip("10.9.0.1"), "apps")

@@ -1,4 +1,4 @@
-"""The TCP label set: names, order, `unknown`, precedence, byte directions (facts/ztunnel 8.2)."""
+"""The TCP label set: names, order, `unknown`, precedence, byte directions (docs/WIRE.md#metrics)."""
 
 from __future__ import annotations
 

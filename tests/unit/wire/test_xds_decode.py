@@ -259,7 +259,7 @@ def test_service_that_cannot_be_used(fields: dict[str, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        # Upstream drops these entries, and the list then means something else (facts/ztunnel 7.3).
+        # Upstream drops these entries, and the list then means something else (docs/WIRE.md#policies).
         ({"source_ips": [{"address": V4, "length": 24}, {"address": b"abc"}]}, r"source_ips\[1\]"),
         ({"not_source_ips": [{}]}, r"not_source_ips\[0\]"),
         ({"destination_ips": [{"address": V4, "length": 33}]}, r"destination_ips\[0\]: prefix length 33"),

@@ -97,7 +97,7 @@ class FakeClient:
 
     @property
     def admits(self) -> bool:
-        """Somebody without any named principal against the policies held now (facts/ztunnel 7.2)."""
+        """Somebody without any named principal against the policies held now (docs/WIRE.md#policies)."""
         listed = self.addresses["web"].authorization_policies if "web" in self.addresses else ()
         held = [p for n, p in self.policies.items() if p.scope != authz.WORKLOAD_SELECTOR or n in listed]
         matched = {p.action for p in held if any(not rule.clauses for rule in p.rules)}
