@@ -1,6 +1,6 @@
 /* tc ingress of the host end of ztun-net: what the proxy sends in a pod's name. It leaves by the pod's own
- * interface, as if the pod had sent it, so that the host's NAT, conntrack and NetworkPolicy see it so; whatever
- * the destination, never straight into a pod.
+ * interface, with the MACs that the pod itself would use, so that bridges, the host's NAT, conntrack and
+ * NetworkPolicy see it so; whatever the destination, never straight into a pod.
  * `tc filter add dev mi ingress bpf da object-pinned .../prog_from_net_side` (or the tcx link of it) */
 #include "ztun.h"
 
@@ -11,14 +11,10 @@ int from_net_side(struct __sk_buff *skb) {
     struct pod_entry *pod = pods.lookup(&p.saddr_be);
     if (!pod || !(pod->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         DROP(EXIT_from_net_side_NOT_POD);
-    u32 ifindex = pod->ifindex;
-    struct iface_entry *i = ifaces.lookup(&ifindex);
-    if (!i)
-        DROP(EXIT_from_net_side_NO_IFACE);
     count(EXIT_from_net_side_TO_HOST);
-    bpf_skb_store_bytes(skb, 0, i->gateway_mac, 6, 0);
+    bpf_skb_store_bytes(skb, 0, pod->macs, 12, 0);
     opaque(skb);
     /* read and cleared by from_pod on that device: no other program or rule ever sees it */
     skb->mark = MARK_PROXY;
-    return bpf_redirect(ifindex, BPF_F_INGRESS);
+    return bpf_redirect(pod->ifindex, BPF_F_INGRESS);
 }

@@ -22,7 +22,6 @@ int from_pod(struct __sk_buff *skb) {
     if ((skb->mark & MARK_MASK) == MARK_PROXY) {
         opaque(skb);
         skb->mark = 0;
-        bpf_skb_change_type(skb, 0);
         PASS(EXIT_from_pod_PROXY);
     }
     u32 ifindex = skb->ifindex, zero = 0;

@@ -11,21 +11,33 @@ from redirect.layout import IP, Flag
 
 
 @dataclass(frozen=True, slots=True)
+class NextHop:
+    """Whom a pod hands its packets to, in one family (`version` 4 or 6)."""
+
+    version: int
+    mac: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredPod:
     """One captured pod: the host end of its veth, and the addresses that it may use behind it.
 
-    `gateway_mac` is the destination of frames that are re-injected as if the pod had sent them. At most one
-    address of each family: the interface's entry in the kernel has room for that many.
+    At most one address of each family: the interface's entry in the kernel has room for that many. Frames sent in
+    the pod's name go to the next hop of their family and carry `mac`, the pod's own; frames into it the reverse.
     """
 
     ifindex: int
     ifname: str
     addresses: tuple[IP, ...]
-    gateway_mac: bytes
+    mac: bytes
+    hops: tuple[NextHop, ...]
     flags: int = Flag.ENROLLED
 
     def address(self, version: int) -> IP | None:
         return next((ip for ip in self.addresses if ip.version == version), None)
+
+    def hop(self, version: int) -> NextHop:
+        return next(hop for hop in self.hops if hop.version == version)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_
 MARK_PROXY = 0x1C6
 HOOK_FROM_POD, HOOK_TO_POD = 0, 1
 NO_ADDRESS = bytes(16)
+NO_MAC = bytes(6)
 
 IP = IPv4Address | IPv6Address
 
@@ -62,42 +63,47 @@ def address_of(raw: bytes) -> IP:
 
 @dataclass(frozen=True, slots=True)
 class PodEntry:
-    """Value of `pods`: where the pod of an address is attached."""
+    """Value of `pods`: where the pod of an address is attached, and the MACs of frames with this address there.
 
-    FORMAT = struct.Struct("=IIII")
+    In the pod's name: from the pod to its next hop. Into the pod: the reverse.
+    """
+
+    FORMAT = struct.Struct("=III6s6s6s2x")
 
     flags: Flag
     ifindex: int
+    pod_mac: bytes
+    hop_mac: bytes
     identity: int = 0
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.flags, self.ifindex, self.identity, 0)
+        macs = (self.hop_mac, self.pod_mac, self.hop_mac)
+        return self.FORMAT.pack(self.flags, self.ifindex, self.identity, *macs)
 
     @classmethod
     def decode(cls, raw: bytes) -> PodEntry:
-        flags, ifindex, identity, _ = cls.FORMAT.unpack(raw)
-        return cls(Flag(flags), ifindex, identity)
+        flags, ifindex, identity, hop_mac, pod_mac, _ = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), ifindex, pod_mac, hop_mac, identity)
 
 
 @dataclass(frozen=True, slots=True)
 class IfaceEntry:
     """Value of `ifaces`: whose a host veth is. Absent addresses are zero."""
 
-    FORMAT = struct.Struct("=II16s16s6s2x")
+    FORMAT = struct.Struct("=II16s16s")
 
     flags: Flag
     addr4: bytes
     addr6: bytes
-    gateway_mac: bytes
     identity: int = 0
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6, self.gateway_mac)
+        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6)
 
     @classmethod
     def decode(cls, raw: bytes) -> IfaceEntry:
-        flags, identity, addr4, addr6, mac = cls.FORMAT.unpack(raw)
-        return cls(Flag(flags), addr4, addr6, mac, identity)
+        flags, identity, addr4, addr6 = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), addr4, addr6, identity)
 
     @property
     def addresses(self) -> tuple[IP, ...]:

@@ -18,8 +18,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import features, netns
 from redirect.attach import ingress_qdisc
+from redirect.desired import DesiredPod, NextHop
 from redirect.errors import RedirectError
-from redirect.layout import IP
+from redirect.layout import IP, NO_MAC
 
 LOOPBACK = 1
 
@@ -28,14 +29,19 @@ LOOPBACK = 1
 class Place:
     """Where a pod is attached: the host end of its veth. With a `refusal`, what is known besides it may be empty.
 
-    `gateway_mac`: destination of frames re-injected as if the pod had sent them.
+    `mac` is the pod's own; `hops` has one for each family of its addresses.
     """
 
     ifindex: int
     ifname: str
     addresses: tuple[IP, ...]
-    gateway_mac: bytes
+    mac: bytes
+    hops: tuple[NextHop, ...]
     refusal: str = ""
+
+    def desired(self) -> DesiredPod:
+        """What is to be captured there."""
+        return DesiredPod(self.ifindex, self.ifname, self.addresses, self.mac, self.hops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,8 @@ def judge(view: View) -> Place:
             addresses=inside.addresses,
         )
     refusal, mac = _gateway(host, view)
-    return Place(host.ifindex, host.ifname, inside.addresses, mac, refusal)
+    hops = tuple(NextHop(address.version, mac) for address in inside.addresses)
+    return Place(host.ifindex, host.ifname, inside.addresses, inside.mac, hops, refusal)
 
 
 def namespace_behind(ifindex: int) -> Path | None:
@@ -163,7 +170,7 @@ def _gateway(host: Link, view: View) -> tuple[str, bytes]:
 
 
 def _refused(reason: str, addresses: tuple[IP, ...] = ()) -> Place:
-    return Place(0, "", addresses, bytes(6), reason)
+    return Place(0, "", addresses, NO_MAC, (), reason)
 
 
 def _locate_interface(ifname: str) -> Place:

@@ -9,7 +9,7 @@ interface.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redirect.desired import Desired, DesiredPod
 from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry, address_key
@@ -153,8 +153,12 @@ def iface_entry(pod: DesiredPod) -> IfaceEntry:
         Flag(pod.flags),
         address_key(v4) if v4 is not None else NO_ADDRESS,
         address_key(v6) if v6 is not None else NO_ADDRESS,
-        pod.gateway_mac,
     )
+
+
+def pod_entry(pod: DesiredPod, address: IP) -> PodEntry:
+    """What the kernel is to know about one of a pod's addresses."""
+    return PodEntry(Flag(pod.flags), pod.ifindex, pod.mac, pod.hop(address.version).mac)
 
 
 def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
@@ -172,7 +176,7 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         if (pod.ifindex, program) not in observed.attached:
             yield Attach(pod.ifindex, program)
     for address in pod.addresses:
-        wanted, found = PodEntry(Flag(pod.flags), pod.ifindex), observed.pods.get(address)
+        wanted, found = pod_entry(pod, address), observed.pods.get(address)
         if found == wanted:
             continue
         if found is not None and found.ifindex != pod.ifindex:
@@ -206,12 +210,10 @@ def _drain(ifindex: int, addresses: dict[IP, PodEntry], observed: Observed) -> I
         return
     entry = observed.ifaces.get(ifindex)
     if entry is not None and entry.flags != Flag.DRAIN:
-        yield PutIface(
-            ifindex, IfaceEntry(Flag.DRAIN, entry.addr4, entry.addr6, entry.gateway_mac, entry.identity)
-        )
+        yield PutIface(ifindex, replace(entry, flags=Flag.DRAIN))
     for address in _sorted(addresses):
         if addresses[address].flags != Flag.DRAIN:
-            yield PutPod(address, PodEntry(Flag.DRAIN, ifindex, addresses[address].identity))
+            yield PutPod(address, replace(addresses[address], flags=Flag.DRAIN))
 
 
 def _left_over(desired: Desired, observed: Observed) -> Iterator[Step]:

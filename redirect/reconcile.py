@@ -18,17 +18,20 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import carry_over, features, loader, netns, sides, sock_diag
 from redirect.attach import Attachments
-from redirect.desired import Desired, DesiredPod
+from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import NoPins, RedirectError
 from redirect.layout import (
     HOOK_FROM_POD,
     HOOK_TO_POD,
     IP,
+    NO_MAC,
     SLOTS,
     CaptureCount,
     Conf,
     Flag,
     FlowKey,
+    IfaceEntry,
+    PodEntry,
 )
 from redirect.locate import Place, namespace_behind
 from redirect.maps import Maps
@@ -124,9 +127,9 @@ class Redirection:
 
     def captured(self) -> tuple[Place, ...]:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
-        present = interfaces()
+        present, pods = interfaces(), self._maps.pods()
         return tuple(
-            Place(ifindex, present.get(ifindex, ""), entry.addresses, entry.gateway_mac)
+            _place(ifindex, present.get(ifindex, ""), entry, pods)
             for ifindex, entry in sorted(self._maps.ifaces().items())
             if entry.flags & Flag.ENROLLED
         )
@@ -302,6 +305,17 @@ class Redirection:
             removed.append(f"program {program} of interface {ifindex}")
         self._attachments.detach_lookups()
         return removed
+
+
+def _place(ifindex: int, ifname: str, entry: IfaceEntry, pods: Mapping[IP, PodEntry]) -> Place:
+    """As the maps have it. An address whose entry is missing (its capture failed half way) has no MACs."""
+    known = {address: pods[address] for address in entry.addresses if address in pods}
+    mac = next((pod.pod_mac for pod in known.values()), NO_MAC)
+    hops = (
+        NextHop(address.version, known[address].hop_mac if address in known else NO_MAC)
+        for address in entry.addresses
+    )
+    return Place(ifindex, ifname, entry.addresses, mac, tuple(hops))
 
 
 def _conf(pod_side: sides.SideLink, net_side: sides.SideLink, *, is_dns_captured: bool) -> Conf:

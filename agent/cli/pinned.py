@@ -94,19 +94,14 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
 
 def pods(maps: Maps) -> Entries:
     for address, entry in sorted(maps.pods().items(), key=lambda item: str(item[0])):
-        yield {"address": address}, {"flags": flags(entry.flags), "ifindex": entry.ifindex}
+        value = {"flags": flags(entry.flags), "ifindex": entry.ifindex}
+        macs = {"pod_mac": entry.pod_mac.hex(":"), "hop_mac": entry.hop_mac.hex(":")}
+        yield {"address": address}, {**value, **macs}
 
 
 def ifaces(maps: Maps) -> Entries:
     for ifindex, entry in sorted(maps.ifaces().items()):
-        yield (
-            {"ifindex": ifindex},
-            {
-                "flags": flags(entry.flags),
-                "addresses": list(entry.addresses),
-                "gateway_mac": entry.gateway_mac.hex(":"),
-            },
-        )
+        yield {"ifindex": ifindex}, {"flags": flags(entry.flags), "addresses": list(entry.addresses)}
 
 
 def conf(maps: Maps) -> Entries:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from agent.enroll.wish import Where
 from agent.model.address import IP
 from redirect import host_addresses
-from redirect.desired import Desired, DesiredPod
+from redirect.desired import Desired
 from redirect.errors import RedirectError, StepsFailed
 from redirect.locate import Place, locate
 from redirect.reconcile import Redirection
@@ -80,11 +80,8 @@ class KernelSide:
 
 def desired(places: Iterable[Place], addresses: frozenset[IP]) -> Desired:
     """The kernel side's wish list."""
-    pods = tuple(
-        DesiredPod(place.ifindex, place.ifname, place.addresses, place.gateway_mac)
-        for place in sorted(places, key=lambda place: place.ifindex)
-    )
-    return Desired(pods=pods, host_addresses=addresses)
+    pods = (place.desired() for place in sorted(places, key=lambda place: place.ifindex))
+    return Desired(pods=tuple(pods), host_addresses=addresses)
 
 
 def failures_of(error: RedirectError | OSError) -> tuple[RedirectError, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from agent.lab.blueprint import LabError
 from agent.lab.topology import NodePlace, PodPlace
 from redirect import host_addresses
-from redirect.desired import Desired, DesiredPod
+from redirect.desired import Desired
 from redirect.layout import SLOTS
 from redirect.locate import locate
 from redirect.netns import entered
@@ -82,8 +82,7 @@ def _desired(pod: PodPlace) -> Desired:
     place = locate(netns=pod.netns)
     if place.refusal:
         raise LabError(f"{pod.key} cannot be captured: {place.refusal}")
-    captured = DesiredPod(place.ifindex, place.ifname, place.addresses, place.gateway_mac)
-    return Desired((captured,), host_addresses.local())
+    return Desired((place.desired(),), host_addresses.local())
 
 
 def listening_sockets(pid: int, port: int) -> Iterator[socket.socket]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -216,7 +217,7 @@ def test_a_pod_whose_interface_is_gone_is_forgotten_with_its_pins(node: Node, la
         (index,) = ip.link_lookup(ifname="hgtemp")
         desired = node.desired("a1")
         pod = desired.pods[0]
-        extra = type(pod)(index, "hgtemp", (ip_address("10.9.9.9"),), pod.gateway_mac)
+        extra = replace(pod, ifindex=index, ifname="hgtemp", addresses=(ip_address("10.9.9.9"),))
         node.redirection.apply(Desired((pod, extra), desired.host_addresses))
         ip.link("del", index=index)
         assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname, ""]
@@ -281,7 +282,7 @@ def test_an_address_that_moves_takes_its_connections_down_first(node: Node) -> N
         with accepted, netns.entered(node.place.netns):
             desired = node.desired("a1", "a2")
             first, second = desired.pods
-            moved = type(second)(second.ifindex, second.ifname, first.addresses, second.gateway_mac)
+            moved = replace(second, addresses=first.addresses)
             done = node.redirection.apply(Desired((moved,), desired.host_addresses))
             accepted.settimeout(5)
             with pytest.raises(ConnectionAbortedError):
@@ -324,7 +325,8 @@ def test_a_pod_on_a_bridge_is_answered_by_the_bridge(node: Node) -> None:
         try:
             place = locate(netns=node.pod("a1").netns)
             (link,) = ip.get_links(bridge)
-            assert (place.gateway_mac.hex(":"), place.refusal) == (link.get("address"), "")
+            assert place.refusal == ""
+            assert {hop.mac.hex(":") for hop in place.hops} == {link.get("address")}
         finally:
             ip.link("del", index=bridge)
 

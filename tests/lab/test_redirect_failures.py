@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Thread
@@ -97,12 +98,12 @@ def echoes_directly(node: Node, name: str) -> bool:
         return client.recv(64) == b"hello"
 
 
-def pod_without_interface(node: Node, mac: bytes) -> DesiredPod:
+def pod_without_interface(node: Node, like: DesiredPod) -> DesiredPod:
     """One that was captured until its interface was deleted. Call it inside the node."""
     with IPRoute() as ip:
         ip.link("add", ifname="hlgone", kind="veth", peer={"ifname": "hlgone2"})
         (index,) = ip.link_lookup(ifname="hlgone")
-        gone = DesiredPod(index, "hlgone", (ip_address("10.9.9.9"),), mac)
+        gone = replace(like, ifindex=index, ifname="hlgone", addresses=(ip_address("10.9.9.9"),))
         node.redirection.apply(Desired((gone,), host_addresses.local()))
         ip.link("del", index=index)
     return gone
@@ -118,8 +119,8 @@ def test_a_pod_whose_interface_is_gone_does_not_stop_the_others(
         netns.entered(node.place.netns),
     ):
         wanted = node.desired("a1")
-        gone = pod_without_interface(node, wanted.pods[0].gateway_mac)
-        never = DesiredPod(99999, "hlnever", (ip_address("10.9.9.8"),), gone.gateway_mac)
+        gone = pod_without_interface(node, wanted.pods[0])
+        never = replace(gone, ifindex=99999, ifname="hlnever", addresses=(ip_address("10.9.9.8"),))
         both = Desired((gone, never, *wanted.pods), wanted.host_addresses)
         assert f"hlgone (interface {gone.ifindex}) is gone" in node.redirection.audit(both)
         done = node.redirection.apply(both, keep_existing=keep_existing)

@@ -178,13 +178,14 @@ def test_a_map_of_another_capacity_is_copied(node: Node, monkeypatch: pytest.Mon
 def test_pods_of_another_layout_stop_the_agent_instead_of_being_opened(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wider = create_map(KIND_HASH, 4, MAPS["ifaces"].value_bytes + 8, 8)
-    sys_bpf.map_update(wider, struct.pack("=I", 1), bytes(MAPS["ifaces"].value_bytes + 8))
+    wider_bytes = MAPS["ifaces"].value_bytes + 8
+    wider = create_map(KIND_HASH, 4, wider_bytes, 8)
+    sys_bpf.map_update(wider, struct.pack("=I", 1), bytes(wider_bytes))
     repin(node, "ifaces", wider)
     older = node.redirection
     attached = older._attachments.attached()
     with next_version(node, monkeypatch) as newer:
-        with pytest.raises(LayoutMismatch, match=r"map ifaces in the kernel has .* 56 bytes"):
+        with pytest.raises(LayoutMismatch, match=rf"map ifaces in the kernel has .* {wider_bytes} bytes"):
             newer.prepare()
         assert newer.pins.generations() == [older.pins.generation]
         assert newer._attachments.attached() == attached

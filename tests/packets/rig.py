@@ -37,7 +37,7 @@ from redirect.layout import (
     parse_ip,
 )
 from tests.packets.sockets import listener, opened
-from tests.packets.world import GATEWAY_MAC, World
+from tests.packets.world import FAMILIES, POD_MAC, World
 
 PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
@@ -155,12 +155,12 @@ class Rig:
             address_key(parse_ip(text)) if text else NO_ADDRESS for text in (world.addr4, world.addr6)
         ]
         if world.has_iface:
-            entry = IfaceEntry(world.flags, *addresses, GATEWAY_MAC)
-            put("ifaces", struct.pack("=I", self.ifindex), entry.encode())
+            put("ifaces", struct.pack("=I", self.ifindex), IfaceEntry(world.flags, *addresses).encode())
         if world.has_pods:
-            for address in addresses:
+            for address, net in zip(addresses, FAMILIES, strict=True):
                 if address != NO_ADDRESS:
-                    put("pods", address, PodEntry(world.flags, self.ifindex).encode())
+                    entry = PodEntry(world.flags, self.ifindex, POD_MAC, net.hop_mac)
+                    put("pods", address, entry.encode())
         for text in world.hostips:
             put("hostips", address_key(parse_ip(text)), struct.pack("=I", 1))
         for flow in world.passthru:

@@ -22,7 +22,8 @@ def rows() -> Iterator[Row]:
 
 def to_pods(net: Family) -> Iterator[Row]:
     def row(name: str, exit_name: str, verdict: int, packet: bytes, world: World) -> Row:
-        return Row(f"{name} {net.name}", "from_pod_side", exit_name, verdict, packet, world)
+        head = "into" if verdict == REDIRECT else ""
+        return Row(f"{name} {net.name}", "from_pod_side", exit_name, verdict, packet, world, head=head)
 
     for what, flags in FLAGS:
         packet = pk.segment(net.peer, 40003, net.pod, 80, flags)
@@ -41,7 +42,7 @@ def to_host(net: Family) -> Iterator[Row]:
     def row(name: str, exit_name: str, verdict: int, packet: bytes, world: World, **more: object) -> Row:
         made = Row(f"{name} {net.name}", "from_net_side", exit_name, verdict, packet, world)
         if verdict == REDIRECT:
-            made = replace(made, destination_mac="gateway", mark_after=MARK_PROXY)
+            made = replace(made, head="out", mark_after=MARK_PROXY)
         return replace(made, **more)  # type: ignore[arg-type]
 
     for what, flags in FLAGS:
@@ -50,7 +51,6 @@ def to_host(net: Family) -> Iterator[Row]:
         yield row(f"{what}, draining", "TO_HOST", REDIRECT, packet, World(flags=DRAIN))
         yield row(f"{what} in the name of a pod not enrolled", "NOT_POD", SHOT, packet, World(flags=PLAIN))
         yield row(f"{what} in nobody's name", "NOT_POD", SHOT, packet, World(has_pods=False))
-        yield row(f"{what} of a pod without interface", "NO_IFACE", SHOT, packet, World(has_iface=False))
     yield row(
         "an old mark goes", "TO_HOST", REDIRECT, pk.segment(net.pod, 1, net.peer, 2), World(), mark=0xFFF000
     )

@@ -12,7 +12,7 @@ import pytest
 
 from redirect import netns, sys_bpf
 from tests.packets.rig import POD_DEVICE, POD_PEER, SIDES, Rig
-from tests.packets.world import FAMILIES, GATEWAY_MAC, Family, Socket, World
+from tests.packets.world import FAMILIES, POD_MAC, Family, Socket, World
 from tests.support import packets as pk
 
 pytestmark = [pytest.mark.kernel, pytest.mark.parametrize("net", FAMILIES, ids=lambda net: net.name)]
@@ -79,7 +79,7 @@ def test_what_the_pod_side_sends_arrives_in_the_pod(rig: Rig, net: Family) -> No
         closing.enter_context(attached(rig, "from_pod_side", rig.links["pod"].ifindex))
         pod = closing.enter_context(tap(rig.pod_path, POD_PEER))
         closing.enter_context(tap(rig.paths["pod"], SIDES["pod"].ifname)).send(frame)
-        assert arrival(pod, frame) == frame
+        assert arrival(pod, frame) == POD_MAC + net.hop_mac + frame[12:]
 
 
 def test_what_the_net_side_sends_comes_out_of_the_pods_device(rig: Rig, net: Family) -> None:
@@ -93,5 +93,5 @@ def test_what_the_net_side_sends_comes_out_of_the_pods_device(rig: Rig, net: Fam
         # taps come before tc ingress, so what this one sees is still on its way into from_pod
         device = closing.enter_context(tap(rig.paths["host"], POD_DEVICE))
         closing.enter_context(tap(rig.paths["net"], SIDES["net"].ifname)).send(frame)
-        assert arrival(device, frame)[:6] == GATEWAY_MAC
+        assert arrival(device, frame)[:12] == net.hop_mac + POD_MAC
         rig.until_counted("from_pod/PROXY", before)

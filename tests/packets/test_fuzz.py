@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.packets.rig import Rig
 from tests.packets.test_programs import END_OF_KEPT
-from tests.packets.world import FORWARDED, GATEWAY_MAC, NEXT, REDIRECT, SHOT, V4, V6, Family, World
+from tests.packets.world import FAMILIES, FORWARDED, NEXT, POD_MAC, REDIRECT, SHOT, V4, V6, Family, World
 from tests.support import packets as pk
 
 pytestmark = pytest.mark.kernel
@@ -57,8 +57,10 @@ def test_noise_leaves_by_exactly_one_exit(
     assert seen.verdict in (NEXT, SHOT, REDIRECT)
     assert [name.partition("/")[0] for name in seen.counted] == [program]
     assert list(seen.counted.values()) == [1]
-    assert seen.data[6:] == packet[6:]
-    assert seen.data[:6] in (packet[:6], rig.links["net"].inner_mac, GATEWAY_MAC)
+    heads = [packet[:12], rig.links["net"].inner_mac + packet[6:12]]
+    heads += [head for net in FAMILIES for head in (net.hop_mac + POD_MAC, POD_MAC + net.hop_mac)]
+    assert seen.data[:12] in heads
+    assert seen.data[12:] == packet[12:]
     if program in ("from_pod_side", "from_net_side"):
         assert seen.verdict != NEXT
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from ipaddress import IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,45 +53,45 @@ CONSTANTS = {
 }
 ALL_ONES = 0xFFFFFFFF
 BLANK = {
-    "pod_entry": PodEntry(Flag(0), 0),
-    "iface_entry": IfaceEntry(Flag(0), bytes(16), bytes(16), bytes(6)),
+    "pod_entry": PodEntry(Flag(0), 0, layout.NO_MAC, layout.NO_MAC),
+    "iface_entry": IfaceEntry(Flag(0), bytes(16), bytes(16)),
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
     "capture_count": CaptureCount(),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
 }
 # struct -> C member -> the same of user space's value, with every bit of it set
-MEMBERS: dict[str, dict[str, tuple[str, object]]] = {
+MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
     "pod_entry": {
-        "flags": ("flags", Flag(ALL_ONES)),
-        "ifindex": ("ifindex", ALL_ONES),
-        "identity": ("identity", ALL_ONES),
+        "flags": {"flags": Flag(ALL_ONES)},
+        "ifindex": {"ifindex": ALL_ONES},
+        "identity": {"identity": ALL_ONES},
+        "macs": {"pod_mac": b"\xff" * 6, "hop_mac": b"\xff" * 6},
     },
     "iface_entry": {
-        "flags": ("flags", Flag(ALL_ONES)),
-        "identity": ("identity", ALL_ONES),
-        "addr4": ("addr4", b"\xff" * 16),
-        "addr6": ("addr6", b"\xff" * 16),
-        "gateway_mac": ("gateway_mac", b"\xff" * 6),
+        "flags": {"flags": Flag(ALL_ONES)},
+        "identity": {"identity": ALL_ONES},
+        "addr4": {"addr4": b"\xff" * 16},
+        "addr6": {"addr6": b"\xff" * 16},
     },
     "conf_entry": {
-        "pod_side_ifindex": ("pod_side_ifindex", ALL_ONES),
-        "net_side_ifindex": ("net_side_ifindex", ALL_ONES),
-        "pod_side_nsid": ("pod_side_nsid", ALL_ONES),
-        "net_side_nsid": ("net_side_nsid", ALL_ONES),
-        "net_side_mac": ("net_side_mac", b"\xff" * 6),
-        "is_dns_captured": ("is_dns_captured", True),
+        "pod_side_ifindex": {"pod_side_ifindex": ALL_ONES},
+        "net_side_ifindex": {"net_side_ifindex": ALL_ONES},
+        "pod_side_nsid": {"pod_side_nsid": ALL_ONES},
+        "net_side_nsid": {"net_side_nsid": ALL_ONES},
+        "net_side_mac": {"net_side_mac": b"\xff" * 6},
+        "is_dns_captured": {"is_dns_captured": True},
     },
     "capture_count": {
-        "outbound": ("outbound", (1 << 64) - 1),
-        "inbound": ("inbound", (1 << 64) - 1),
+        "outbound": {"outbound": (1 << 64) - 1},
+        "inbound": {"inbound": (1 << 64) - 1},
     },
     "flow_key": {
-        "saddr_be": ("source", IPv6Address((1 << 128) - 1)),
-        "daddr_be": ("destination", IPv6Address((1 << 128) - 1)),
-        "sport_be": ("sport", 0xFFFF),
-        "dport_be": ("dport", 0xFFFF),
-        "protocol": ("protocol", 0xFF),
-        "hook": ("hook", 0xFF),
+        "saddr_be": {"source": IPv6Address((1 << 128) - 1)},
+        "daddr_be": {"destination": IPv6Address((1 << 128) - 1)},
+        "sport_be": {"sport": 0xFFFF},
+        "dport_be": {"dport": 0xFFFF},
+        "protocol": {"protocol": 0xFF},
+        "hook": {"hook": 0xFF},
     },
 }
 
@@ -118,9 +119,8 @@ print(json.dumps([loaded["probed"][ctypes.c_int(i)].value for i in range(len(lin
 
 def place(struct: str, member: str) -> tuple[int, int]:
     """Offset and size of a member as user space encodes it: the bytes that it changes."""
-    name, value = MEMBERS[struct][member]
     blank = BLANK[struct].encode()
-    changed = replace(BLANK[struct], **{name: value}).encode()
+    changed = replace(BLANK[struct], **MEMBERS[struct][member]).encode()
     moved = [at for at, pair in enumerate(zip(blank, changed, strict=True)) if pair[0] != pair[1]]
     return moved[0], moved[-1] + 1 - moved[0]
 
@@ -161,8 +161,8 @@ def test_every_member_of_c_is_compared() -> None:
 
 def test_values_come_back_as_they_were() -> None:
     for struct, members in MEMBERS.items():
-        for name, value in members.values():
-            entry = replace(BLANK[struct], **{name: value})
+        for changes in members.values():
+            entry = replace(BLANK[struct], **changes)
             assert type(entry).decode(entry.encode()) == entry
 
 

@@ -8,7 +8,7 @@ from redirect.layout import REASONS
 from tests.packets import from_pod_rows, header_rows, side_rows, to_pod_rows
 from tests.packets.rig import Rig
 from tests.packets.test_lookups import LOOKUPS, UNFIT
-from tests.packets.world import GATEWAY_MAC, SHOT, Row
+from tests.packets.world import POD_MAC, SHOT, V4, V6, Row
 
 ROWS = [*from_pod_rows.rows(), *header_rows.rows(), *to_pod_rows.rows(), *side_rows.rows()]
 END_OF_KEPT = "GRANDFATHER_END"
@@ -37,8 +37,14 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
 
 
 def _expected_bytes(rig: Rig, row: Row) -> bytes:
-    macs = {"": row.packet[:6], "net side": rig.links["net"].inner_mac, "gateway": GATEWAY_MAC}
-    return macs[row.destination_mac] + row.packet[6:]
+    hop_mac = V6.hop_mac if row.packet[12:14] == b"\x86\xdd" else V4.hop_mac
+    heads = {
+        "": row.packet[:12],
+        "net side": rig.links["net"].inner_mac + row.packet[6:12],
+        "out": hop_mac + POD_MAC,
+        "into": POD_MAC + hop_mac,
+    }
+    return heads[row.head] + row.packet[12:]
 
 
 def test_every_exit_has_a_row() -> None:

@@ -32,8 +32,8 @@ PORT, WEB, HBONE = 40002, 80, 15008
 def row(name: str, exit_name: str, verdict: int, packet: bytes, world: World = OPEN, **more: object) -> Row:
     """By default the packet came in by another device. What is steered carries the net side's MAC."""
     made = Row(name, "to_pod", exit_name, verdict, packet, world, ingress_ifindex=FORWARDED)
-    mac = "net side" if verdict == REDIRECT else ""
-    return replace(made, destination_mac=mac, **more)  # type: ignore[arg-type]
+    head = "net side" if verdict == REDIRECT else ""
+    return replace(made, head=head, **more)  # type: ignore[arg-type]
 
 
 def from_host(

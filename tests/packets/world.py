@@ -8,7 +8,7 @@ from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, SLOTS, Flag, FlowKey, pa
 from tests.support.packets import TCP
 
 NEXT, SHOT, REDIRECT = -1, 2, 7
-GATEWAY_MAC = bytes.fromhex("02bb00000001")
+POD_MAC = bytes.fromhex("02bb00000009")
 ENROLLED, DRAIN, PLAIN = Flag.ENROLLED, Flag.DRAIN, Flag(0)
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
@@ -24,6 +24,7 @@ class Family:
     peer: str
     host: str
     router: str
+    hop_mac: bytes
 
     def flow(self, source: Address, destination: Address, hook: int) -> FlowKey:
         return FlowKey(parse_ip(source[0]), parse_ip(destination[0]), source[1], destination[1], TCP, hook)
@@ -34,8 +35,8 @@ class Family:
         return self.flow(here, peer, HOOK_FROM_POD), self.flow(peer, here, HOOK_TO_POD)
 
 
-V4 = Family("v4", "10.77.0.9", "10.88.0.7", "10.77.0.1", "10.66.0.1")
-V6 = Family("v6", "fd77::9", "fd88::7", "fd77::1", "fd66::1")
+V4 = Family("v4", "10.77.0.9", "10.88.0.7", "10.77.0.1", "10.66.0.1", bytes.fromhex("02bb00000004"))
+V6 = Family("v6", "fd77::9", "fd88::7", "fd77::1", "fd66::1", bytes.fromhex("02bb00000006"))
 FAMILIES = (V4, V6)
 
 
@@ -84,8 +85,9 @@ class Row:
     ingress_ifindex: int = 0
     mark: int = 0
     mark_after: int = 0
-    destination_mac: str = ""
-    """Whose the packet carries afterwards: "net side" or "gateway"; "" is its own, all bytes unchanged."""
+    head: str = ""
+    """The MACs that the packet carries afterwards: "net side" (its destination), "out" (from the pod to its next
+    hop) or "into" (the reverse); "" is its own, all bytes unchanged."""
     is_end_of_kept: bool = False
     """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
     notes: tuple[FlowKey, ...] = ()

@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.lab.topology import NodePlace, PodPlace, Topology
 from agent.model.listener import LISTENERS, Side
 from redirect import host_addresses, netns
-from redirect.desired import Desired, DesiredPod
+from redirect.desired import Desired
 from redirect.locate import locate
 from redirect.reconcile import Redirection
 
@@ -67,7 +67,7 @@ class Node:
         places = [locate(netns=self.pod(name).netns) for name in names]
         assert not [place.refusal for place in places if place.refusal]
         return Desired(
-            tuple(DesiredPod(p.ifindex, p.ifname, p.addresses, p.gateway_mac) for p in places),
+            tuple(place.desired() for place in places),
             host_addresses.local(),
         )
 

@@ -17,7 +17,7 @@ POD = PodKey("apps", "web")
 
 
 def place(*addresses: IP) -> Place:
-    return Place(7, "veth7", addresses, b"\x02" * 6)
+    return Place(7, "veth7", addresses, b"\x02" * 6, ())
 
 
 def test_a_pod_is_what_the_control_plane_says_it_is() -> None:

@@ -24,7 +24,7 @@ from tests.support import mesh
 
 
 def place(number: int, refusal: str = "") -> Place:
-    return Place(number, f"veth{number}", (parse_ip(f"10.0.0.{number}"),), b"\x02" * 6, refusal)
+    return Place(number, f"veth{number}", (parse_ip(f"10.0.0.{number}"),), b"\x02" * 6, (), refusal)
 
 
 class FakeKernel:

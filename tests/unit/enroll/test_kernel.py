@@ -14,13 +14,13 @@ from agent.enroll.kernel import Applied, KernelSide
 from agent.enroll.wish import Where
 from agent.model.address import parse_ip
 from redirect import host_addresses
-from redirect.desired import Desired, DesiredPod
+from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, RedirectError, StepFailed, StepsFailed
 from redirect.locate import Place
 
 T = TypeVar("T")
 MAC = b"\x02" * 6
-ONE, TWO = (Place(n, f"veth{n}", (parse_ip(f"10.0.0.{n}"),), MAC) for n in (1, 2))
+ONE, TWO = (Place(n, f"veth{n}", (parse_ip(f"10.0.0.{n}"),), MAC, (NextHop(4, MAC),)) for n in (1, 2))
 
 
 class FakeRedirection:
@@ -62,7 +62,9 @@ def capture(redirection: FakeRedirection, *places: Place, keep_existing: bool = 
 def test_exactly_the_places_of_the_call_are_desired_and_the_nodes_addresses_read_anew() -> None:
     redirection = FakeRedirection()
     capture(redirection, TWO, ONE, keep_existing=True)
-    pods = tuple(DesiredPod(each.ifindex, each.ifname, each.addresses, MAC) for each in (ONE, TWO))
+    pods = tuple(
+        DesiredPod(each.ifindex, each.ifname, each.addresses, MAC, (NextHop(4, MAC),)) for each in (ONE, TWO)
+    )
     assert redirection.asked == [(Desired(pods, host_addresses.local()), True)]
     capture(redirection, TWO)
     assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), False), "nothing is remembered"
@@ -101,7 +103,7 @@ def test_what_is_no_failure_of_the_kernel_side_is_not_swallowed() -> None:
 
 def test_captured_interfaces_that_are_gone_are_not_places() -> None:
     redirection = FakeRedirection()
-    redirection.pins = (ONE, Place(9, "", (), bytes(6)))
+    redirection.pins = (ONE, Place(9, "", (), bytes(6), ()))
     assert run(redirection, lambda kernel: kernel.captured()) == [(ONE,)]
 
 

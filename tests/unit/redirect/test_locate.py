@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from redirect.desired import NextHop
 from redirect.locate import Link, Place, View, judge
 
 V4, V6 = ip_address("10.0.0.1"), ip_address("fd00::1")
@@ -27,12 +28,16 @@ def outside(**changes: object) -> View:
     return replace(GOOD, node={4: BRIDGE, 9: replace(HOST, **changes)})
 
 
+def hops(mac: bytes) -> tuple[NextHop, ...]:
+    return NextHop(4, mac), NextHop(6, mac)
+
+
 def test_a_routed_pod_is_answered_by_its_veth() -> None:
-    assert judge(GOOD) == Place(9, "veth9", (V4, V6), HOST_MAC)
+    assert judge(GOOD) == Place(9, "veth9", (V4, V6), POD_MAC, hops(HOST_MAC))
 
 
 def test_a_bridged_pod_is_answered_by_the_bridge() -> None:
-    assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), BRIDGE_MAC)
+    assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), POD_MAC, hops(BRIDGE_MAC))
 
 
 def test_interfaces_without_an_address_do_not_count() -> None:

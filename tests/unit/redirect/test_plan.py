@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redirect.desired import Desired, DesiredPod
-from redirect.layout import IP, Flag, IfaceEntry, PodEntry
+from redirect.desired import Desired, DesiredPod, NextHop
+from redirect.layout import IP, Flag, IfaceEntry
 from redirect.observe import POD_PROGRAMS, Observed
 from redirect.plan import (
     Attach,
@@ -24,15 +25,18 @@ from redirect.plan import (
     Step,
     iface_entry,
     plan,
+    pod_entry,
 )
 
 V4, V6, OTHER = (ip_address(text) for text in ("10.0.0.1", "fd00::1", "10.0.0.2"))
 MAC = bytes.fromhex("020000000001")
+OTHER_MAC = bytes.fromhex("0200000000ff")
+HOPS = tuple(NextHop(version, bytes.fromhex(f"02000000000{version}")) for version in (4, 6))
 INTERFACES = {number: f"veth{number}" for number in range(3, 8)}
 
 
 def pod(ifindex: int, *addresses: IP) -> DesiredPod:
-    return DesiredPod(ifindex, f"veth{ifindex}", addresses, MAC)
+    return DesiredPod(ifindex, f"veth{ifindex}", addresses, MAC, HOPS)
 
 
 def wanted(*pods: DesiredPod, host: frozenset[IP] = frozenset()) -> Desired:
@@ -42,7 +46,7 @@ def wanted(*pods: DesiredPod, host: frozenset[IP] = frozenset()) -> Desired:
 def captured(*pods: DesiredPod) -> Observed:
     """The kernel as it is once these pods are captured."""
     return Observed(
-        pods={ip: PodEntry(Flag(each.flags), each.ifindex) for each in pods for ip in each.addresses},
+        pods={ip: pod_entry(each, ip) for each in pods for ip in each.addresses},
         ifaces={each.ifindex: iface_entry(each) for each in pods},
         attached=frozenset((each.ifindex, program) for each in pods for program in POD_PROGRAMS),
         interfaces=INTERFACES,
@@ -78,8 +82,11 @@ def run(steps: tuple[Step, ...], before: Observed) -> Observed:
 
 
 def drained(each: DesiredPod) -> IfaceEntry:
-    entry = iface_entry(each)
-    return IfaceEntry(Flag.DRAIN, entry.addr4, entry.addr6, entry.gateway_mac)
+    return replace(iface_entry(each), flags=Flag.DRAIN)
+
+
+def put(address: IP, flags: Flag, ifindex: int) -> PutPod:
+    return PutPod(address, replace(pod_entry(pod(ifindex, address), address), flags=flags))
 
 
 A = pod(5, V4, V6)
@@ -94,8 +101,8 @@ ROWS = {
             PutIface(5, iface_entry(A)),
             Attach(5, "from_pod"),
             Attach(5, "to_pod"),
-            PutPod(V4, PodEntry(ENROLLED, 5)),
-            PutPod(V6, PodEntry(ENROLLED, 5)),
+            put(V4, ENROLLED, 5),
+            put(V6, ENROLLED, 5),
         ),
     ),
     "nothing differs": (wanted(A), captured(A), ()),
@@ -104,8 +111,8 @@ ROWS = {
         captured(A),
         (
             PutIface(5, drained(A)),
-            PutPod(V4, PodEntry(DRAIN, 5)),
-            PutPod(V6, PodEntry(DRAIN, 5)),
+            put(V4, DRAIN, 5),
+            put(V6, DRAIN, 5),
             DestroySockets(frozenset({V4, V6}), 5),
             DeletePod(V4, 5),
             DeletePod(V6, 5),
@@ -133,7 +140,7 @@ ROWS = {
             PutIface(6, iface_entry(pod(6, OTHER))),
             Attach(6, "from_pod"),
             Attach(6, "to_pod"),
-            PutPod(OTHER, PodEntry(ENROLLED, 6)),
+            put(OTHER, ENROLLED, 6),
             DestroySockets(frozenset({V4, V6}), 5),
             DeletePod(V4, 5),
             DeletePod(V6, 5),
@@ -150,9 +157,9 @@ ROWS = {
             Attach(6, "from_pod"),
             Attach(6, "to_pod"),
             DestroySockets(frozenset({V4}), 6),
-            PutPod(V4, PodEntry(ENROLLED, 6)),
+            put(V4, ENROLLED, 6),
             PutIface(5, drained(A)),
-            PutPod(V6, PodEntry(DRAIN, 5)),
+            put(V6, DRAIN, 5),
             DestroySockets(frozenset({V6}), 5),
             DeletePod(V6, 5),
             DeleteIface(5),
@@ -165,9 +172,17 @@ ROWS = {
         captured(A),
         (
             PutIface(5, iface_entry(pod(5, OTHER, V6))),
-            PutPod(OTHER, PodEntry(ENROLLED, 5)),
+            put(OTHER, ENROLLED, 5),
             DestroySockets(frozenset({V4}), 5),
             DeletePod(V4, 5),
+        ),
+    ),
+    "a captured pod changes its MAC, or its next hop does: nothing else happens": (
+        wanted(replace(A, mac=OTHER_MAC, hops=(HOPS[0], NextHop(6, OTHER_MAC)))),
+        captured(A),
+        (
+            PutPod(V4, replace(put(V4, ENROLLED, 5).entry, pod_mac=OTHER_MAC)),
+            PutPod(V6, replace(put(V6, ENROLLED, 5).entry, pod_mac=OTHER_MAC, hop_mac=OTHER_MAC)),
         ),
     ),
     "a program of an older version is swapped": (
