@@ -34,6 +34,10 @@ class KernelTooOld(RedirectError):
     """The kernel lacks something that capture cannot do without; the text names it."""
 
 
+class PodNotFound(RedirectError):
+    """Nothing leads to the pod: its namespace, process or interface is not there (any more, or yet)."""
+
+
 class InstanceInUse(RedirectError):
     """The names of this instance belong to something else on this machine: choose another instance."""
 

@@ -7,8 +7,11 @@ pass without meeting our programs are refused, never half captured.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import features, netns
+from redirect import features, netns, rtnetlink
 from redirect.attach import ingress_qdisc
 from redirect.desired import DesiredPod, NextHop
-from redirect.errors import RedirectError
+from redirect.errors import PodNotFound
 from redirect.layout import IP, NO_MAC
+from redirect.netns import NamespaceId
 
 LOOPBACK = 1
 
@@ -29,7 +33,8 @@ LOOPBACK = 1
 class Place:
     """Where a pod is attached: the host end of its veth. With a `refusal`, what is known besides it may be empty.
 
-    `mac` is the pod's own; `hops` has one for each family of its addresses.
+    `mac` is the pod's own; `hops` has one for each family of its addresses. `namespace`: the pod's; `nsid`: the
+    number by which the node knows it, for as long as it exists.
     """
 
     ifindex: int
@@ -38,6 +43,8 @@ class Place:
     mac: bytes
     hops: tuple[NextHop, ...]
     refusal: str = ""
+    namespace: NamespaceId | None = None
+    nsid: int | None = None
 
     def desired(self) -> DesiredPod:
         """What is to be captured there."""
@@ -60,7 +67,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is seen of a pod: `inside` its namespace, and the node's links by ifindex.
+    """What is seen of a pod: `inside` its namespace, and those of the node's links that it leads to, by ifindex.
 
     `pod_nsid`: the number by which the node knows the pod's namespace; `ingress_qdiscs`: ifindexes with a
     qdisc of kind `ingress`.
@@ -72,26 +79,31 @@ class View:
     ingress_qdiscs: frozenset[int] = frozenset()
     has_tcx: bool = True
     is_node_namespace: bool = False
+    namespace: NamespaceId | None = None
 
 
 def locate(*, netns: str | Path | None = None, pid: int | None = None, ifname: str | None = None) -> Place:
     """A pod by exactly one of: path of its namespace, a process in it, its interface on this node.
 
     By interface the pod's namespace is looked for among /run/netns and all processes; one that is held open by
-    something else is not found, and the refusal says so. Raises ValueError, or OSError for a path or process
-    that cannot be read or is not a network namespace.
+    something else is not found, and the refusal says so. Raises ValueError, PodNotFound for a path, process or
+    interface that is not there or leads to no network namespace, OSError for one that cannot be read.
     """
     given = [each for each in (netns, pid, ifname) if each is not None]
     if len(given) != 1:
         raise ValueError("name the pod by exactly one of netns, pid and ifname")
     if ifname is not None:
         return _locate_interface(ifname)
-    path = Path(netns) if netns is not None else Path(f"/proc/{pid}/ns/net")
-    return judge(_read(path))
+    with _held(Path(netns)) if netns is not None else _held_of_process(pid) as path:
+        return judge(_read(path))
 
 
 def judge(view: View) -> Place:
     """The place of a pod, or the reason why it cannot be captured."""
+    return replace(_judge(view), namespace=view.namespace, nsid=view.pod_nsid)
+
+
+def _judge(view: View) -> Place:
     if view.is_node_namespace:
         return _refused(
             "it is in the node's own network namespace (hostNetwork): there is nothing in between"
@@ -122,16 +134,15 @@ def judge(view: View) -> Place:
 
 def namespace_behind(ifindex: int) -> Path | None:
     """A path to the namespace of a veth's other end; None when no name and no process leads there."""
-    with IPRoute() as ip:
-        nsid = next((link.get("link_netnsid") for link in ip.get_links(ifindex)), None)
-        if nsid is None:
-            return None
-        for path in _namespaces():
-            try:
-                if _nsid(ip, path) == nsid:
-                    return path
-            except OSError:
-                continue  # the process ended meanwhile
+    link = rtnetlink.link(ifindex)
+    if link is None or link.peer_nsid is None:
+        return None
+    for path in namespaces():
+        try:
+            if rtnetlink.nsid(path) == link.peer_nsid:
+                return path
+        except OSError:
+            continue  # the process ended meanwhile
     return None
 
 
@@ -174,11 +185,9 @@ def _refused(reason: str, addresses: tuple[IP, ...] = ()) -> Place:
 
 
 def _locate_interface(ifname: str) -> Place:
-    with IPRoute() as ip:
-        indexes = ip.link_lookup(ifname=ifname)
-        if not indexes:
-            raise RedirectError(f"this node has no interface {ifname}; `ip link` lists them")
-        (link,) = _links(ip, indexes[0])
+    link = next((link for link in rtnetlink.links().values() if link.ifname == ifname), None)
+    if link is None:
+        raise PodNotFound(f"this node has no interface {ifname}; `ip link` lists them")
     if link.kind != "veth":
         kind = link.kind or "physical device"
         return _refused(f"interface {ifname} is not a veth but a {kind}: name the host end of the pod's veth")
@@ -188,7 +197,8 @@ def _locate_interface(ifname: str) -> Place:
             f"the namespace behind interface {ifname} is neither under {netns.RUN_DIR} nor that of a process: "
             "name the pod by --netns or --pid"
         )
-    place = judge(_read(path))
+    with _held(path) as held:
+        place = judge(_read(held))
     if not place.refusal and place.ifindex != link.ifindex:
         return _refused(
             f"interface {ifname} is not the one that the pod behind it uses: that is {place.ifname}"
@@ -199,26 +209,34 @@ def _locate_interface(ifname: str) -> Place:
 def _read(path: Path) -> View:
     if netns.inode(path) == netns.inode():
         return View((), {}, None, is_node_namespace=True)
-    with IPRoute() as ip:
-        node = {link.ifindex: link for link in _links(ip)}
-        pod_nsid = _nsid(ip, path)
-        blocked = frozenset(
-            link.ifindex
-            for link in node.values()
-            if link.kind == "veth" and ingress_qdisc(ip, link.ifindex) == "ingress"
-        )
     with netns.entered(path), IPRoute() as ip:
-        inside = tuple(_links(ip))
-    return View(inside, node, pod_nsid, blocked, features.has_tcx())
+        inside, namespace = tuple(_links(ip)), netns.own_id()
+    with IPRoute() as ip:
+        # Only what the pod leads to: a node may have hundreds of others.
+        hosts = list(_some(ip, {link.peer for link in inside}))
+        masters = _some(ip, {link.master for link in hosts})
+        node = {link.ifindex: link for link in (*hosts, *masters)}
+        blocked = frozenset(link.ifindex for link in hosts if ingress_qdisc(ip, link.ifindex) == "ingress")
+    return View(inside, node, rtnetlink.nsid(path), blocked, features.has_tcx(), namespace=namespace)
 
 
-def _links(ip: IPRoute, *indexes: int) -> Iterator[Link]:
+def _some(ip: IPRoute, indexes: Iterable[int]) -> Iterator[Link]:
+    """Those of the links that exist, without their addresses."""
+    for index in sorted(indexes):
+        try:
+            yield from (_link(link, ()) for link in (ip.get_links(index) if index else ()))
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+
+
+def _links(ip: IPRoute) -> Iterator[Link]:
     addresses: dict[int, list[IP]] = {}
     for entry in ip.get_addr():
         address = ip_address(entry.get("local") or entry.get("address"))
         if not address.is_link_local and not address.is_loopback:
             addresses.setdefault(entry["index"], []).append(address)
-    for link in ip.get_links(*indexes):
+    for link in ip.get_links():
         yield _link(link, addresses.get(link["index"], ()))
 
 
@@ -236,16 +254,38 @@ def _link(link: Any, addresses: Iterable[IP]) -> Link:
     )
 
 
-def _nsid(ip: IPRoute, path: Path) -> int | None:
-    with path.open("rb") as namespace:
+@contextmanager
+def _held(path: Path) -> Iterator[Path]:
+    """A path to the same namespace that nobody can mount something else on while it is read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError) as error:
+        raise PodNotFound(
+            f"there is no namespace at {path} (no such file); `ip netns` lists those with a name"
+        ) from error
+    try:
+        held = Path(f"/proc/self/fd/{fd}")
         try:
-            found = ip.get_netnsid(fd=namespace.fileno())["nsid"]
-        except NetlinkError as error:
-            raise OSError(error.code, f"{path} is not a network namespace") from error
-    return int(found) if found >= 0 else None
+            rtnetlink.nsid(held)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EISDIR):
+                raise
+            raise PodNotFound(f"{path} is not a network namespace") from error
+        yield held
+    finally:
+        os.close(fd)
 
 
-def _namespaces() -> Iterator[Path]:
+@contextmanager
+def _held_of_process(pid: int | None) -> Iterator[Path]:
+    try:
+        with _held(Path(f"/proc/{pid}/ns/net")) as held:
+            yield held
+    except PodNotFound as error:
+        raise PodNotFound(f"there is no process {pid} (no such process)") from error
+
+
+def namespaces() -> Iterator[Path]:
     """A path to every namespace that has a name or a process, each once."""
     seen: set[int] = set()
     named = netns.RUN_DIR.iterdir() if netns.RUN_DIR.is_dir() else iter(())

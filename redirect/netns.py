@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 RUN_DIR = Path("/run/netns")
@@ -20,8 +23,20 @@ OWN = Path("/proc/thread-self/ns/net")
 CLONE_NEWNET = 0x40000000
 MS_BIND, MS_REC, MS_SHARED = 0x1000, 0x4000, 0x100000
 MNT_DETACH = 2
+SO_NETNS_COOKIE = 71
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceId:
+    """What tells a namespace from every other since boot. The kernel uses inodes again, cookies never.
+
+    `cookie` is 0 before Linux 5.14.
+    """
+
+    inode: int
+    cookie: int
 
 
 def path_of(name: str) -> Path:
@@ -31,6 +46,19 @@ def path_of(name: str) -> Path:
 def inode(path: Path = OWN) -> int:
     """What identifies a namespace on this machine; by default that of the calling thread."""
     return path.stat().st_ino
+
+
+def own_id() -> NamespaceId:
+    """The namespace of the calling thread."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            raw = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            raw = bytes(8)
+    (cookie,) = struct.unpack("=Q", raw)
+    return NamespaceId(inode(), cookie)
 
 
 def is_namespace(path: Path) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pyroute2 import IPRoute
-
+from redirect import rtnetlink
 from redirect.attach import Attachments
 from redirect.layout import IP, IfaceEntry, PodEntry
 from redirect.maps import Maps
@@ -46,5 +45,4 @@ def observe(maps: Maps, attachments: Attachments) -> Observed:
 
 def interfaces() -> dict[int, str]:
     """ifindex -> name, in the calling thread's network namespace."""
-    with IPRoute() as ip:
-        return {int(link["index"]): str(link.get("ifname")) for link in ip.get_links()}
+    return {link.ifindex: link.ifname for link in rtnetlink.links().values()}

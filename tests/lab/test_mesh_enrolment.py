@@ -129,7 +129,7 @@ def test_enrolling_again_changes_nothing(world: World) -> None:
         ("node-a", "spare-b", "spare-b", "this node"),
         ("node-a", "spare-b", "spare-a", "pod demo/spare-b is on node 'node-b'"),
         ("node-a", "spare-a", "node-a", "hostNetwork"),
-        ("node-a", "spare-a", "/run/netns/hj-none", "No such file"),
+        ("node-a", "spare-a", "/run/netns/hj-none", "no such file"),
     ],
     ids=["unknown", "wrong-addresses", "elsewhere", "wrong-node", "host-network", "no-namespace"],
 )
@@ -205,7 +205,7 @@ def test_the_command_line_enrolls_and_lets_go(world: World) -> None:
     [
         (["enroll", "demo/nobody", "--ifname", "pod-spare-b"], "lists no pod demo/nobody"),
         (["enroll", "demo/spare-b", "--ifname", "nosuch"], "no interface nosuch"),
-        (["enroll", "demo/spare-b", "--pid", "999999999"], "999999999"),
+        (["enroll", "demo/spare-b", "--pid", "999999999"], "no such process"),
         (["enroll", "spare-b", "--ifname", "x"], "is not NAMESPACE/NAME"),
         (["enroll", "demo/spare-b"], "say where the pod is"),
         (["unenroll", "demo/spare-b"], "is not enrolled here"),

@@ -21,7 +21,7 @@ from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import host_addresses, netns, sys_bpf
 from redirect.desired import Desired
-from redirect.errors import MapFull, NoPins, RedirectError, StepFailed
+from redirect.errors import MapFull, NoPins, PodNotFound, StepFailed
 from redirect.layout import MAPS
 from redirect.locate import locate
 from redirect.reconcile import Redirection
@@ -336,12 +336,14 @@ def test_places_that_cannot_be_captured_say_why(node: Node, lab: Topology, tmp_p
         assert "hostNetwork" in locate(netns=node.place.netns).refusal
         assert "not in this node's" in locate(netns=lab.pods["lab/b1"].netns).refusal
         assert "not a veth" in locate(ifname="lo").refusal
-        with pytest.raises(RedirectError, match="no interface hgnone"):
+        with pytest.raises(PodNotFound, match="no interface hgnone"):
             locate(ifname="hgnone")
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(PodNotFound, match=r"missing \(no such file\)"):
             locate(netns=tmp_path / "missing")
-        for no_namespace in ("/etc/passwd", "/proc/self/ns/mnt"):
-            with pytest.raises(OSError, match=f"{no_namespace} is not a network namespace"):
+        with pytest.raises(PodNotFound, match=r"no process 999999999 \(no such process\)"):
+            locate(pid=999999999)
+        for no_namespace in ("/etc/passwd", "/etc", "/proc/self/ns/mnt"):
+            with pytest.raises(PodNotFound, match=f"{no_namespace} is not a network namespace"):
                 locate(netns=no_namespace)
         with pytest.raises(ValueError, match="exactly one"):
             locate(pid=1, ifname="lo")

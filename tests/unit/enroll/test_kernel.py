@@ -15,7 +15,7 @@ from agent.enroll.wish import Where
 from agent.model.address import parse_ip
 from redirect import host_addresses
 from redirect.desired import Desired, DesiredPod, NextHop
-from redirect.errors import MapFull, RedirectError, StepFailed, StepsFailed
+from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
 from redirect.locate import Place
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def test_a_place_that_cannot_be_captured_says_why(tmp_path: Path) -> None:
         return run(FakeRedirection(), lambda kernel: kernel.locate(Where(netns=str(path))))[0]
 
     assert "hostNetwork" in locate(Path("/proc/self/ns/net")).refusal
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(PodNotFound, match="no such file"):
         locate(tmp_path / "none")
 
 

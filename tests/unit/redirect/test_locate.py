@@ -33,11 +33,11 @@ def hops(mac: bytes) -> tuple[NextHop, ...]:
 
 
 def test_a_routed_pod_is_answered_by_its_veth() -> None:
-    assert judge(GOOD) == Place(9, "veth9", (V4, V6), POD_MAC, hops(HOST_MAC))
+    assert judge(GOOD) == Place(9, "veth9", (V4, V6), POD_MAC, hops(HOST_MAC), nsid=3)
 
 
 def test_a_bridged_pod_is_answered_by_the_bridge() -> None:
-    assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), POD_MAC, hops(BRIDGE_MAC))
+    assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), POD_MAC, hops(BRIDGE_MAC), nsid=3)
 
 
 def test_interfaces_without_an_address_do_not_count() -> None:

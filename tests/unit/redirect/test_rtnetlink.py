@@ -1,0 +1,66 @@
+"""Links read raw against pyroute2 in the test's own namespace, and answers that are not whole."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from redirect import rtnetlink
+from redirect.rtnetlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RTM_NEWLINK
+
+HEADER = struct.Struct("=IHHII")
+
+
+def message(kind: int, body: bytes = bytes(4), flags: int = 0) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, flags, 1, 0) + body
+
+
+@pytest.fixture
+def kernel() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """(ours, the kernel's end)"""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_links_are_those_that_pyroute2_reads() -> None:
+    with IPRoute() as ip:
+        expected = {link["index"]: (link.get("ifname"), link.get("link") or 0) for link in ip.get_links()}
+    assert {row.ifindex: (row.ifname, row.peer) for row in rtnetlink.links().values()} == expected
+
+
+def test_one_link_or_none() -> None:
+    loopback = rtnetlink.link(1)
+    assert loopback is not None and (loopback.ifname, loopback.kind) == ("lo", "")
+    assert rtnetlink.link(0x7FFFFFFF) is None
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/ns/mnt"])
+def test_what_is_no_network_namespace_has_no_number(path: str) -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        rtnetlink.nsid(Path(path))
+
+
+def test_a_dump_is_all_of_its_datagrams(kernel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = kernel
+    theirs.send(message(RTM_NEWLINK, b"one.") + message(RTM_NEWLINK, b"two."))
+    theirs.send(message(RTM_NEWLINK, b"three...") + message(NLMSG_DONE))
+    assert rtnetlink._answer(ours, is_dump=True) == ([b"one.", b"two.", b"three..."], True)
+
+
+def test_an_interrupted_dump_is_not_whole(kernel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = kernel
+    theirs.send(message(RTM_NEWLINK, flags=NLM_F_DUMP_INTR) + message(NLMSG_DONE))
+    assert rtnetlink._answer(ours, is_dump=True)[1] is False
+
+
+def test_a_refusal_is_an_error_with_its_number(kernel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = kernel
+    theirs.send(message(NLMSG_ERROR, struct.pack("=i", -19)))
+    with pytest.raises(OSError, match="No such device"):
+        rtnetlink._answer(ours, is_dump=False)
