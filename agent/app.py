@@ -15,24 +15,32 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from agent import VERSION, channel, config
+from agent import VERSION, config
 from agent.admin.server import HttpServer
+from agent.briefing import Briefing
 from agent.config import Config
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
-from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.log import set_up_log
 from agent.mesh_state import MeshState
-from agent.model.identity import Identity
 from agent.model.listener import Listener, Side
 from agent.net.sockets import open_listener
-from agent.pages import Pages
+from agent.pages.announced import AnnouncedPage
+from agent.pages.enrolment import EnrollPage, UnenrollPage
+from agent.pages.health import AgentHealth
+from agent.pages.metrics import MetricsPage
+from agent.pages.quit import QuitPage
+from agent.pages.ready import ReadyPage
+from agent.pages.routes import Pages
+from agent.pages.status import StatusPage
+from agent.pages.worker_list import WorkerListPage
 from agent.rpc.ca_client import CaClient
 from agent.rpc.endpoint import Endpoint
 from agent.rpc.enrolment_client import EnrolmentClient
@@ -40,13 +48,13 @@ from agent.rpc.xds_client import XdsClient
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.supervisor.crew import Crew
-from agent.supervisor.secret import secret
-from agent.supervisor.worker_link import WorkerLink
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
+from agent.telemetry.xds_figures import XdsFigures
+from agent.watch.interfaces import follow_interfaces
+from agent.watch.kernel_counters import KernelCounters
 from agent.wire.xds_delta import XdsDelta, make_node
-from redirect import host_addresses
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
 
@@ -107,28 +115,32 @@ class Agent:
         self.totals = Totals()
         self.figures = Figures()
         self.figures.put(families.BUILD, "ztunnel", VERSION, count=1)
-        self.pods: tuple[EnrolledPod, ...] = ()
         self.is_prepared = asyncio.Event()
+        self.is_serving = False
         xds, ca = (self._endpoint(address) for address in (settings.xds_address, settings.ca_address))
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
         self.keeper = Keeper(
-            self.ca, clock=time.time, rng=rng, on_credentials=self._issued, on_forget=self._forgotten
+            self.ca,
+            clock=time.time,
+            rng=rng,
+            on_credentials=lambda identity, issued: self.briefing.issued(identity, issued),
+            on_forget=lambda identity: self.briefing.forgotten(identity),
         )
         pod_side, net_side = map(str, self.redirection.private_namespaces)
-        self.namespaces = {Side.POD: pod_side, Side.NET: net_side}
         self.crew = Crew(
             settings.directory,
             settings.worker_count,
             config.as_texts(settings),
             (pod_side, net_side),
-            self._make_listener,
-            self._brief,
+            partial(make_listener, {Side.POD: pod_side, Side.NET: net_side}),
+            lambda link: self.briefing.brief(link.send),
             lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
             settings.drain_deadline_s,
         )
         self.mesh = MeshState(
             self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
         )
+        self.briefing = Briefing(self.mesh, self.keeper, self.crew.broadcast)
         node = make_node(
             ip=settings.instance_ip,
             pod=settings.pod_name,
@@ -137,7 +149,12 @@ class Agent:
             metadata={"CLUSTER_ID": settings.cluster_id, "ISTIO_VERSION": VERSION},
         )
         self.xds = XdsClient(
-            xds, XdsDelta(node), self.mesh.accept_response, clock=time.time, rng=rng, watch=self
+            xds,
+            XdsDelta(node),
+            self.mesh.accept_response,
+            clock=time.time,
+            rng=rng,
+            watch=XdsFigures(self.figures),
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
         self.enroller = Enroller(
@@ -147,14 +164,12 @@ class Agent:
             self.kernel,
             self.keeper.obtain,
             self.keeper.set_in_use,
-            self._tell_workers,
+            self.briefing.enrolled,
             self._announce,
             time.time,
         )
         self.store.subscribe(self.enroller.state_changed)
-        self.pages = Pages(
-            settings, self.store, self.xds, self.keeper, self.enroller, self.kernel, self.crew, self
-        )
+        self.counters = KernelCounters(self.kernel, self.enroller, self.figures)
 
     def _endpoint(self, address: str) -> Endpoint:
         return Endpoint(
@@ -165,47 +180,9 @@ class Agent:
             cluster_id=self.settings.cluster_id,
         )
 
-    @property
-    def report_error(self) -> str:
-        return self.reports.error
-
-    # -- what xDS counts (StreamWatch)
-
-    def message(self, type_url: str, body_bytes: int) -> None:
-        self.figures.add(families.XDS_MESSAGES, type_url)
-        self.figures.add(families.XDS_MESSAGE_BYTES, type_url, count=body_bytes)
-
-    def terminated(self, reason: str) -> None:
-        self.figures.add(families.XDS_TERMINATIONS, reason)
-
-    # -- what reaches the workers
-
-    def _make_listener(self, row: Listener) -> socket.socket:
-        return open_listener(self.namespaces[row.side], row.port, transparent=True, reuse_port=True)
-
-    def _brief(self, link: WorkerLink) -> None:
-        self.mesh.brief(link.send)
-        link.send(pods_message(self.pods))
-        for held in self.keeper.held():
-            issued = self.keeper.get(held.identity)
-            if issued is not None:
-                link.send(secret(issued))
-
-    def _issued(self, identity: Identity, issued: Issued) -> None:
-        self.crew.broadcast(secret(issued))
-
-    def _forgotten(self, identity: Identity) -> None:
-        self.crew.broadcast(channel.ForgetSecret(str(identity)))
-
-    def _tell_workers(self, pods: Iterable[EnrolledPod]) -> None:
-        self.pods = tuple(pods)
-        self.crew.broadcast(pods_message(self.pods))
-
     def _announce(self, pods: Iterable[EnrolledPod]) -> None:
         if self.settings.report_enrolled:
             self.reports.report((pod.namespace, pod.name) for pod in pods)
-
-    # -- the order of things
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
@@ -226,7 +203,7 @@ class Agent:
         self.crew.open_gates()
         fds = {name: sock.fileno() for name, sock in self.crew.listeners().items()}
         await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
-        self.pages.is_serving = True
+        self.is_serving = True
         log.info("serving: %d pods", len(self.enroller.pods))
 
     async def after_prepared(self, part: Callable[[], Awaitable[None]]) -> None:
@@ -242,21 +219,6 @@ class Agent:
         except TimeoutError:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 
-    async def watch_interfaces(self) -> None:
-        """Follow netlink: pods whose interface goes, addresses of the node that come and go."""
-        changed = asyncio.Event()
-        watch = host_addresses.Watch()
-        asyncio.get_running_loop().add_reader(watch.fileno(), changed.set)
-        try:
-            while True:
-                await changed.wait()
-                changed.clear()
-                if watch.read() & {host_addresses.News.LINKS, host_addresses.News.ADDRESSES}:
-                    await self.enroller.refresh()
-        finally:
-            asyncio.get_running_loop().remove_reader(watch.fileno())
-            watch.close()
-
 
 async def serve(settings: Config) -> None:
     """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
@@ -264,10 +226,11 @@ async def serve(settings: Config) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    pages = pages_of(agent, stop)
     servers = HttpServer()
     try:
-        await servers.serve_unix(settings.directory / "agent.sock", agent.pages.private_routes(stop))
-        await serve_http(servers, settings, agent.pages)
+        await servers.serve_unix(settings.directory / "agent.sock", pages.private_routes())
+        await serve_http(servers, settings, pages)
         async with asyncio.TaskGroup() as group:
             parts = (
                 agent.xds.run(),
@@ -275,13 +238,13 @@ async def serve(settings: Config) -> None:
                 agent.reports.run(),
                 agent.begin(),
                 agent.after_prepared(agent.crew.keep),
-                agent.after_prepared(agent.watch_interfaces),
+                agent.after_prepared(lambda: follow_interfaces(agent.enroller.refresh)),
                 agent.enroller.follow(),
-                agent.after_prepared(agent.pages.watch_kernel),
+                agent.after_prepared(agent.counters.watch),
             )
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
-            agent.pages.is_serving = False
+            agent.is_serving = False
             log.info("stopping: workers drain for %g s", settings.drain_deadline_s)
             await agent.crew.drain(settings.drain_deadline_s)
             for task in tasks:
@@ -294,6 +257,42 @@ async def serve(settings: Config) -> None:
         agent.kernel.close()
 
 
+def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
+    """Every page, each with what it asks and no more."""
+    health = AgentHealth(
+        enroller=agent.enroller,
+        xds=agent.xds,
+        reports=agent.reports,
+        keeper=agent.keeper,
+        crew=agent.crew,
+        workers_wanted=agent.settings.worker_count,
+        counters=agent.counters,
+        is_serving=lambda: agent.is_serving,
+    )
+    return Pages(
+        status=StatusPage(
+            node=agent.settings.node,
+            health=health,
+            enroller=agent.enroller,
+            store=agent.store,
+            crew=agent.crew,
+            xds=agent.xds,
+        ),
+        connections=WorkerListPage(agent.crew, "connections"),
+        tunnels=WorkerListPage(agent.crew, "tunnels"),
+        announced=AnnouncedPage(agent.store),
+        enroll=EnrollPage(agent.enroller),
+        unenroll=UnenrollPage(agent.enroller),
+        quit=QuitPage(stop),
+        metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
+        ready=ReadyPage(lambda: agent.is_serving),
+    )
+
+
+def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
+    return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
+
+
 async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> None:
     for address, routes in (
         (settings.admin_address, pages.admin_routes()),
@@ -302,9 +301,3 @@ async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> Non
     ):
         if address != "off":
             await servers.serve_tcp(address, routes)
-
-
-def pods_message(pods: Iterable[EnrolledPod]) -> channel.Pods:
-    return channel.Pods(
-        [(pod.namespace, pod.name, pod.service_account, [str(ip) for ip in pod.addresses]) for pod in pods]
-    )

@@ -1,7 +1,7 @@
 """Errors of the kernel side: one class for each thing that a caller can do about it.
 
 The text says what failed, the likely cause and what to check; it is printed as it is. Refusals that are an
-expected answer (an interface that cannot be captured) are values of `topology`, not errors.
+expected answer (an interface that cannot be captured) are values of `locate`, not errors.
 """
 
 from __future__ import annotations

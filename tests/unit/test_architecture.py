@@ -65,9 +65,32 @@ ALLOWED: dict[str, set[str]] = {
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model"},
     "agent.supervisor": {"agent.model", "agent.channel", "agent.identity.bundle"},
+    "agent.watch": {"agent.model", "agent.enroll", "agent.telemetry", "redirect"},
+    "agent.briefing": {
+        "agent.model",
+        "agent.channel",
+        "agent.mesh_state",
+        "agent.enroll.enrolled_pod",
+        "agent.identity.bundle",
+        "agent.identity.keeper",
+        "agent.supervisor.secret",
+    },
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.log": set(),
-    "agent.pages": {"agent", "redirect"},
+    # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
+    "agent.pages": {
+        "agent.model",
+        "agent.admin",
+        "agent.state.store",
+        "agent.enroll",
+        "agent.identity.keeper",
+        "agent.rpc",
+        "agent.supervisor.crew",
+        "agent.telemetry",
+        "agent.watch",
+        "redirect.errors",
+        "redirect.layout",
+    },
     "agent.app": {"agent", "redirect"},
     "agent.worker": {"agent", "redirect"},
     "agent.__main__": {"agent.cli"},
@@ -87,6 +110,7 @@ ASYNCIO_HOMES = (
     "agent.cli",
     "agent.supervisor",
     "agent.pages",
+    "agent.watch",
 )
 
 

@@ -1,0 +1,51 @@
+"""What a worker is told: everything when it comes, and each change to all of them.
+
+Resources of the mesh, enrolled pods, certificates with their keys. Nothing here decides; it hears of changes from
+those who do (`mesh_state` broadcasts resources itself, because it waits for them to be applied).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agent import channel
+from agent.channel import Message
+from agent.enroll.enrolled_pod import EnrolledPod
+from agent.identity.bundle import Issued
+from agent.identity.keeper import Keeper
+from agent.mesh_state import MeshState
+from agent.model.identity import Identity
+from agent.supervisor.secret import secret
+
+
+class Briefing:
+    """Speaks to all workers by `broadcast`, to one that has just come by what `brief` is given."""
+
+    def __init__(self, mesh: MeshState, keeper: Keeper, broadcast: Callable[[Message], None]) -> None:
+        self._mesh, self._keeper, self._broadcast = mesh, keeper, broadcast
+        self._pods: tuple[EnrolledPod, ...] = ()
+
+    def brief(self, send: Callable[[Message], None]) -> None:
+        """Tell a worker that has just come everything there is; policies before pods, pods before secrets."""
+        self._mesh.brief(send)
+        send(pods_message(self._pods))
+        for held in self._keeper.held():
+            issued = self._keeper.get(held.identity)
+            if issued is not None:
+                send(secret(issued))
+
+    def enrolled(self, pods: Iterable[EnrolledPod]) -> None:
+        self._pods = tuple(pods)
+        self._broadcast(pods_message(self._pods))
+
+    def issued(self, _: Identity, issued: Issued) -> None:
+        self._broadcast(secret(issued))
+
+    def forgotten(self, identity: Identity) -> None:
+        self._broadcast(channel.ForgetSecret(str(identity)))
+
+
+def pods_message(pods: Iterable[EnrolledPod]) -> channel.Pods:
+    return channel.Pods(
+        [(pod.namespace, pod.name, pod.service_account, [str(ip) for ip in pod.addresses]) for pod in pods]
+    )

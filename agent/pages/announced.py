@@ -1,0 +1,18 @@
+"""`/announced`: the pods that the control plane announces as reachable by HBONE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.admin.server import Request, Response, as_json
+from agent.model.workload import TunnelProtocol
+from agent.state.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedPage:
+    store: Store
+
+    async def __call__(self, _: Request) -> Response:
+        workloads = self.store.current.workloads.values()
+        return as_json([f"{w.namespace}/{w.name}" for w in workloads if w.protocol is TunnelProtocol.HBONE])

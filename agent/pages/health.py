@@ -1,0 +1,72 @@
+"""What the parts of the control process say now, put together for the judgement of health."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.admin.readiness import CertificateFact, Facts, Health, judge
+from agent.enroll.enroller import Enroller
+from agent.identity.keeper import Keeper
+from agent.rpc.enrolment_client import EnrolmentClient
+from agent.rpc.xds_client import Phase, XdsClient
+from agent.supervisor.crew import Crew
+from agent.watch.kernel_counters import KernelCounters
+from redirect.layout import LAYOUT_HASH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentHealth:
+    """`wall`: seconds since the epoch, as the ends of certificates are."""
+
+    enroller: Enroller
+    xds: XdsClient
+    reports: EnrolmentClient
+    keeper: Keeper
+    crew: Crew
+    workers_wanted: int
+    counters: KernelCounters
+    is_serving: Callable[[], bool]
+    wall: Callable[[], float] = time.time
+
+    def now(self) -> Health:
+        enroller = self.enroller
+        captured = len(enroller.pods.keys() - {trouble.pod for trouble in enroller.troubles})
+        return judge(
+            Facts(
+                generation=LAYOUT_HASH,
+                pods_captured=captured,
+                pods_wanted=len(enroller.pods) + len(enroller.unrecognised),
+                xds=self._xds_word(),
+                xds_error=self.xds.status.last_error,
+                certificates=tuple(self._certificates()),
+                drops_per_s=round(self.counters.drops_per_s, 1),
+                workers_alive=len(self.crew.links),
+                workers_wanted=self.workers_wanted,
+                problems=tuple(self._problems()),
+            )
+        )
+
+    def _problems(self) -> list[str]:
+        problems = [str(trouble) for trouble in self.enroller.troubles]
+        if self.counters.problem:
+            problems.append(self.counters.problem)
+        if self.reports.error:
+            problems.append(f"the control plane was not told which pods are captured: {self.reports.error}")
+        if not self.is_serving():
+            problems.append("not serving yet")
+        return problems
+
+    def _xds_word(self) -> str:
+        status = self.xds.status
+        if not status.is_synced:
+            return "waiting"
+        return "synced" if status.phase is Phase.CONNECTED else "stale"
+
+    def _certificates(self) -> list[CertificateFact]:
+        now = self.wall()
+        return [
+            CertificateFact(str(held.identity), held.not_after - now if held.not_after else None, held.error)
+            for held in self.keeper.held()
+        ]

@@ -1,0 +1,55 @@
+"""`/status`: what `ztun status` prints, with every pod and every reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.admin.server import Request, Response, as_json
+from agent.enroll.enroller import Enroller
+from agent.pages.health import AgentHealth
+from agent.rpc.xds_client import XdsClient
+from agent.state.store import Store
+from agent.supervisor.crew import Crew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusPage:
+    node: str
+    health: AgentHealth
+    enroller: Enroller
+    store: Store
+    crew: Crew
+    xds: XdsClient
+
+    async def __call__(self, _: Request) -> Response:
+        health = self.health.now()
+        return as_json(
+            {
+                "state": health.state,
+                "line": health.line,
+                "reasons": health.reasons,
+                "node": self.node,
+                "pods": self._pods(),
+                "services": self._services(),
+                "workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.links],
+                "worker_restarts": self.crew.restarts,
+                "refused_resources": dict(self.xds.status.refused),
+            }
+        )
+
+    def _pods(self) -> list[dict[str, object]]:
+        troubles = {trouble.pod: str(trouble) for trouble in self.enroller.troubles}
+        return [
+            {
+                "pod": str(pod.key),
+                "identity": str(pod.identity),
+                "interface": pod.ifname,
+                "addresses": list(map(str, pod.addresses)),
+                "trouble": troubles.get(pod.key, ""),
+            }
+            for pod in self.enroller.pods.values()
+        ]
+
+    def _services(self) -> dict[str, list[str]]:
+        services = self.store.current.services
+        return {str(key): [str(vip.ip) for vip in service.vips] for key, service in services.items()}

@@ -1,0 +1,59 @@
+"""Reads what the kernel's programs have counted, every second and whenever somebody asks for the figures.
+
+The counters go among the figures of the control process, with what that process knows of itself; the rate of drops
+and whether they could be read at all are kept for the judgement of health.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+
+import psutil
+
+from agent.enroll.enroller import Enroller
+from agent.enroll.kernel import KernelSide
+from agent.telemetry import families
+from agent.telemetry.metrics import Figures
+from redirect.errors import RedirectError
+from redirect.layout import REASONS
+
+POLL_S = 1.0
+DROPS = {(reason.program, reason.name) for reason in REASONS if reason.is_drop}
+
+
+class KernelCounters:
+    """`drops_per_s` of the last second; `problem`, why the counters cannot be read, empty if they can."""
+
+    def __init__(self, kernel: KernelSide, enroller: Enroller, figures: Figures) -> None:
+        self._kernel, self._enroller, self._figures = kernel, enroller, figures
+        self._process = psutil.Process()
+        self.drops_per_s = 0.0
+        self.problem = ""
+
+    async def watch(self) -> None:
+        """Keep figures and rate current, until cancelled."""
+        drops, at_s = await self.read(), time.monotonic()
+        while True:
+            await asyncio.sleep(POLL_S)
+            now_drops, now_s = await self.read(), time.monotonic()
+            self.drops_per_s = max(0, now_drops - drops) / (now_s - at_s)
+            drops, at_s = now_drops, now_s
+
+    async def read(self) -> int:
+        """Put the kernel's counters and this process's own among the figures; answers the packets dropped."""
+        figures = self._figures
+        figures.put(families.OPEN_FDS, count=self._process.num_fds())
+        figures.put(families.MAX_FDS, count=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        figures.put(families.PODS_ACTIVE, count=len(self._enroller.pods))
+        figures.put(families.PODS_PENDING, count=len(self._enroller.unrecognised))
+        try:
+            counters = await self._kernel.run(lambda redirection: redirection.stats())
+            self.problem = ""
+        except (RedirectError, OSError) as error:
+            self.problem = f"the kernel's counters cannot be read: {error}"
+            counters = {}
+        for (program, reason), packets in counters.items():
+            figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
+        return sum(packets for key, packets in counters.items() if key in DROPS)

@@ -1,0 +1,95 @@
+"""What workers are told: a newcomer everything there is, the others each change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from random import Random
+from typing import Any
+
+from agent import channel
+from agent.briefing import Briefing
+from agent.enroll.enrolled_pod import EnrolledPod
+from agent.enroll.wish import PodKey
+from agent.identity.keeper import Keeper
+from agent.mesh_state import MeshState
+from agent.model.address import parse_ip
+from agent.model.identity import Identity
+from agent.state.snapshot import Snapshot
+from agent.state.store import Store
+from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
+from redirect.locate import Place
+from tests.support.xds import PATIENCE_S, MeshCA
+
+WEB, OLD = Identity("cluster.local", "apps", "web"), Identity("cluster.local", "apps", "old")
+PLACE = Place(7, "veth7", (parse_ip("10.0.0.1"),), mac=bytes(6), hops=())
+POD = EnrolledPod(PodKey("apps", "web-0"), "web", "cluster.local", PLACE)
+CA = MeshCA()
+
+
+class Signer:
+    async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
+        now = time.time()
+        return tuple(CA.certify(csr_pem, str(identity), not_before=now, not_after=now + 3600))
+
+
+class Control:
+    """The parts of a control process that workers hear from, and what they were told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.keeper = Keeper(
+            Signer(),
+            clock=time.time,
+            rng=Random(1),
+            on_credentials=lambda identity, issued: self.briefing.issued(identity, issued),
+            on_forget=lambda identity: self.briefing.forgotten(identity),
+        )
+        mesh = MeshState(Store(Snapshot(node="n1")), self.told.append, self._applied)
+        self.briefing = Briefing(mesh, self.keeper, self.told.append)
+
+    async def _applied(self, revision: int) -> None: ...
+
+    async def use(self, *identities: Identity) -> None:
+        """Have certificates for these and no others."""
+        self.keeper.set_in_use(identities)
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(self.keeper.run())
+            for identity in identities:
+                await self.keeper.obtain(identity)
+            running.cancel()
+
+    def newcomer(self) -> list[Any]:
+        """What a worker hears that has just come."""
+        heard: list[Any] = []
+        self.briefing.brief(heard.append)
+        return heard
+
+
+def test_a_newcomer_hears_policies_then_workloads_then_pods_then_secrets() -> None:
+    control = Control()
+    asyncio.run(control.use(WEB))
+    control.briefing.enrolled([POD])
+    policies, addresses, pods, secret = control.newcomer()
+    assert [(m.type_url, m.full) for m in (policies, addresses)] == [(AUTHORIZATION, True), (ADDRESS, True)]
+    assert pods == channel.Pods([("apps", "web-0", "web", ["10.0.0.1"])])
+    assert secret.identity == str(WEB)
+
+
+def test_each_change_is_told_to_all() -> None:
+    control = Control()
+    asyncio.run(control.use(WEB, OLD))
+    asyncio.run(control.use(WEB))
+    control.briefing.enrolled([POD])
+    control.briefing.enrolled([])
+    secrets = sorted(m.identity for m in control.told if isinstance(m, channel.Secret))
+    assert secrets == sorted(map(str, (WEB, OLD)))
+    assert channel.ForgetSecret(str(OLD)) in control.told
+    assert control.told[-1] == channel.Pods([])
+
+
+def test_a_newcomer_hears_nothing_of_what_was_forgotten() -> None:
+    control = Control()
+    asyncio.run(control.use(OLD))
+    asyncio.run(control.use())
+    assert not [message for message in control.newcomer() if isinstance(message, channel.Secret)]
