@@ -258,3 +258,27 @@ def test_what_the_tree_cites_is_in_the_tree(path: Path) -> None:
 def names_something(room: str, module: str) -> bool:
     rooms = {path.parent for path in SOURCES if path.parent.name == room}
     return any((r / f"{module}.py").exists() or (r / module).is_dir() for r in rooms)
+
+
+def folders_of_the_picture() -> list[tuple[list[Path], str]]:
+    """The table of docs/ARCHITECTURE.md: the places of each row, and what it says of them."""
+    text = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| (`[\w./]+`(?:, `[\w./]+`)*) \| (.+) \|$", text, re.MULTILINE)
+    return [
+        ([ROOT / place for place in re.findall(r"`([^`]+)`", places)], said)
+        for places, said in rows
+        if "/" in places
+    ]
+
+
+def test_the_picture_shows_every_folder_and_nothing_that_is_not_there() -> None:
+    rows = folders_of_the_picture()
+    shown = {place for places, _ in rows for place in places}
+    assert all(place.exists() for place in shown), f"gone: {sorted(p for p in shown if not p.exists())}"
+    folders = {path.parent for path in SOURCES if path.parent != ROOT / "agent"}
+    missing = {str(f.relative_to(ROOT)) for f in folders if not {f, f.parent} & shown}
+    assert not missing, f"docs/ARCHITECTURE.md has no row for {sorted(missing)}"
+    for places, said in rows:
+        for name in re.findall(r"`([a-z_0-9]+)`", said):
+            there = [found for place in places for found in (*place.rglob(name), *place.rglob(f"{name}.py"))]
+            assert there, f"docs/ARCHITECTURE.md: {places[0].name} has no {name}"
