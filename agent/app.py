@@ -57,6 +57,7 @@ from agent.watch.kernel_counters import KernelCounters
 from agent.wire.xds_delta import XdsDelta, make_node
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
+from redirect.spawn import ChildFailed
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def run(settings: Config) -> None:
     with RunLock(settings.directory):
         try:
             asyncio.run(serve(settings))
-        except* (RedirectError, OSError) as errors:
+        except* (RedirectError, ChildFailed, OSError) as errors:
             raise StartError("; ".join(map(str, errors.exceptions))) from errors
 
 

@@ -1,7 +1,8 @@
 """What a worker may no longer do once its sockets' threads are in their namespaces.
 
-Capabilities are per thread (capabilities(7)): the threads of the private namespaces keep what they need to make
-transparent sockets; the thread that touches what peers send keeps nothing but binding to low ports.
+Capabilities are per thread (capabilities(7)): the threads of the private namespaces keep what it takes to make
+transparent sockets; every other one, among them the thread that touches what peers send, nothing but binding to low
+ports.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import os
 import struct
 
 CAP_NET_BIND_SERVICE = 10
+CAP_NET_RAW = 13
+"""For IP_TRANSPARENT; CAP_NET_ADMIN would do as well, and allows far more."""
 VERSION_3 = 0x20080522
 PR_SET_NO_NEW_PRIVS = 38
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def drop_privileges(keep: tuple[int, ...] = (CAP_NET_BIND_SERVICE,)) -> None:
-    """Drop every capability of this thread but `keep`, for good. Raises OSError."""
-    mask = sum(1 << capability for capability in keep)
+def keep_only(*capabilities: int) -> None:
+    """Drop every capability of this thread but these, for good. Raises OSError."""
+    mask = sum(1 << capability for capability in capabilities)
     # struct __user_cap_header_struct {version, pid}; then effective, permitted, inheritable for 2 x 32 bits
     header = ctypes.create_string_buffer(struct.pack("=Ii", VERSION_3, 0))
     low = struct.pack("=III", mask & 0xFFFFFFFF, mask & 0xFFFFFFFF, 0)
@@ -28,11 +31,6 @@ def drop_privileges(keep: tuple[int, ...] = (CAP_NET_BIND_SERVICE,)) -> None:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot drop capabilities: {os.strerror(code)}")
     # execve() of a root process would give them back.
-    _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-
-
-def effective() -> int:
-    """This thread's effective capabilities as a mask."""
-    with open("/proc/thread-self/status") as status:
-        line = next(line for line in status if line.startswith("CapEff:"))
-    return int(line.split()[1], 16)
+    if _libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot give up new privileges: {os.strerror(code)}")

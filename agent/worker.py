@@ -1,7 +1,8 @@
 """The worker process: WIRING ONLY. Builds loop and sockets for the data plane, serves its channel, runs until drained.
 
-Started by the control process as `python -m agent.worker`, in a session of its own, so that it outlives it.
-One thread for each private namespace makes sockets there; everything else runs in one loop.
+Started by the control process through `redirect.spawn`, in a session of its own, so that it outlives it. One thread
+for each private namespace makes sockets there; everything else runs in one loop. Rights go before anything but those
+two threads exists: capabilities are a thread's own, and a new thread has those of its maker.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+from typing import NamedTuple
 
 from agent import config as configuration
 from agent.config import Config
@@ -25,7 +27,7 @@ from agent.log import set_up_log
 from agent.model.address import parse_ip
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
-from agent.privileges import drop_privileges
+from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
 from agent.proxy.dataplane import DataPlane, Outside
 from agent.proxy.delivery import ProxyAddresses
 from agent.proxy.drain import Drain
@@ -40,21 +42,34 @@ STATS_EVERY_S = 1.0
 PROXY = ProxyAddresses(parse_ip("169.254.77.1"), parse_ip("fd7a:7475:6e::1"))
 
 
+class Sides(NamedTuple):
+    """Sockets that reach pods, and sockets that reach the network."""
+
+    pod: SideSockets
+    net: SideSockets
+
+    @classmethod
+    def entered(cls, pod_netns: str | None, net_netns: str | None) -> Sides:
+        """In their namespaces, and without the rights that entering took. Raises OSError."""
+
+        def in_side(netns_path: str | None) -> SideSockets:
+            return SideSockets(netns_path, transparent=True, once_inside=lambda: keep_only(CAP_NET_RAW))
+
+        return cls(in_side(pod_netns), in_side(net_netns))
+
+
 class Worker:
     """Everything of one worker process."""
 
-    def __init__(
-        self, config: Config, slot: int, version: str, pod_netns: str | None, net_netns: str | None
-    ) -> None:
+    def __init__(self, config: Config, slot: int, version: str, sides: Sides) -> None:
         self.loop = Loop(time.monotonic, self._crashed)
         self.stopped = asyncio.Event()
         self._lines = LineWriter(sys.stdout.fileno())
-        self._pod_side = SideSockets(pod_netns, transparent=True)
-        self._net_side = SideSockets(net_netns, transparent=True)
+        self._sides = sides
         outside = Outside(
             self.loop,
-            self._pod_side,
-            self._net_side,
+            sides.pod,
+            sides.net,
             PROXY,
             Metrics(f"{slot}-{os.getpid()}-{time.time_ns()}"),
             self._lines.write,
@@ -67,8 +82,8 @@ class Worker:
     def close(self) -> None:
         self.loop.detach()
         self.loop.close()
-        self._pod_side.close()
-        self._net_side.close()
+        for side in self._sides:
+            side.close()
         self._lines.close()
 
     def _crashed(self, error: BaseException, fd: int | None) -> None:
@@ -117,17 +132,14 @@ def main() -> None:
     parser.add_argument("--pod-netns")
     parser.add_argument("--net-netns")
     args = parser.parse_args()
+    sides = Sides.entered(args.pod_netns, args.net_netns)
+    # All that this thread still needs, and with it every thread that is made from here on.
+    keep_only(CAP_NET_BIND_SERVICE)
     config = configuration.build(json.loads(args.config))
     set_up_log(config.log_level, config.log_format, f"worker-{args.slot}")
     raise_fd_limit()
     listening = socket.socket(fileno=args.channel_fd)
     listening.setblocking(False)
-    worker = Worker(config, args.slot, args.version, args.pod_netns, args.net_netns)
-    # The threads that made sockets in the private namespaces have entered them: this one needs no such rights.
-    drop_privileges()
+    worker = Worker(config, args.slot, args.version, sides)
     with asyncio.Runner(loop_factory=worker.loop.outer) as runner:
         runner.run(run(config, worker, listening))
-
-
-if __name__ == "__main__":
-    main()

@@ -146,7 +146,9 @@ def compile_programs(pins: Path) -> dict[str, int]:
             loaded = bcc.BPF(text=program_text(), cflags=[f'-DPIN="{pins}"', "-w", "-Wno-everything"])
             fds = {name: _load(loaded, name) for name in PROGRAMS}
         except Exception as error:
-            raise LoaderError(f"the programs do not load: {error}; the verifier's words are above") from error
+            raise LoaderError(
+                f"the programs do not load: {error}; --log-level debug shows the verifier's words"
+            ) from error
         finally:
             # bcc changes into its source tree and does not always come back.
             os.chdir(here)

@@ -1,19 +1,21 @@
 """Has the programs compiled, loaded and pinned by a process that lives only for that.
 
-`load` starts `python -m redirect.loader DIRECTORY` and waits: LLVM's memory and bcc's change of directory end with
-it. Everything lands in DIRECTORY (on a bpffs) as map_NAME and prog_NAME, programs last, so that a directory with
+`load` runs this module as a process of its own and waits: LLVM's memory and bcc's change of directory end with it.
+Everything lands in DIRECTORY (on a bpffs) as map_NAME and prog_NAME, programs last, so that a directory with
 all programs is complete.
 """
 
 from __future__ import annotations
 
-import subprocess
+import logging
 import sys
 from pathlib import Path
 
-from redirect import sys_bpf
+from redirect import spawn, sys_bpf
 from redirect.errors import LoaderError
 from redirect.layout import MAPS, PROGRAMS
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
 
@@ -26,17 +28,11 @@ def is_complete(directory: Path) -> bool:
 
 def load(directory: Path) -> None:
     """Compile and pin into the directory. Raises LoaderError, one line."""
-    command = [sys.executable, "-m", "redirect.loader", str(directory)]
-    root = Path(__file__).parents[1]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=root, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise LoaderError(f"compiling the programs took more than {TIMEOUT_S:g} s") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise LoaderError(f"loading the programs failed: {lines[-1] if lines else f'exit {done.returncode}'}")
+        spawn.run("redirect.loader", [str(directory.absolute())], timeout_s=TIMEOUT_S)
+    except spawn.ChildFailed as error:
+        log.debug("the loader: %s", error.failure.details)
+        raise LoaderError(f"loading the programs failed: {error.failure}") from error
 
 
 def main() -> None:
@@ -52,7 +48,3 @@ def main() -> None:
         path = directory / f"prog_{name}"
         path.unlink(missing_ok=True)
         sys_bpf.obj_pin(fds[name], path)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ here reaches into the processes. The topology must be up; `Topology.down` ends a
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +17,14 @@ from agent.admin import client
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.lab.blueprint import LabError
 from agent.lab.topology import NodePlace, PodPlace, Topology
+from redirect import spawn
 from redirect.netns import entered
 from redirect.reconcile import Redirection
 
 CONTROL_PLANE_PORT = 15012
 READY_TIMEOUT_S = 30.0
 POLL_S = 0.02
-ZTUN = (sys.executable, "-m", "agent")
+ZTUN = tuple(spawn.command("agent.cli.main"))
 
 
 @dataclass(slots=True)

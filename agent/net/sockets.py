@@ -55,7 +55,7 @@ def set_stream_options(sock: socket.socket) -> None:
 
 
 def set_transparent(sock: socket.socket) -> None:
-    """Bind to, and accept for, addresses that are not local. Needs CAP_NET_ADMIN."""
+    """Bind to, and accept for, addresses that are not local. Needs CAP_NET_RAW or CAP_NET_ADMIN."""
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
     else:
@@ -82,11 +82,20 @@ def _fresh(family: int, transparent: bool) -> socket.socket:
 class SideSockets:
     """Fresh, non-blocking TCP sockets of one namespace (None: the current one).
 
-    The constructor returns once the namespace is entered, or raises OSError naming it.
+    The constructor returns once the namespace is entered, or raises OSError naming it. `once_inside` then runs
+    in the thread that stays there: it may give up the rights that only entering took.
     """
 
-    def __init__(self, netns_path: str | None, *, transparent: bool = False, stock: int = 32) -> None:
+    def __init__(
+        self,
+        netns_path: str | None,
+        *,
+        transparent: bool = False,
+        stock: int = 32,
+        once_inside: Callable[[], None] | None = None,
+    ) -> None:
         self.netns_path = netns_path
+        self._once_inside = once_inside
         self._transparent = transparent
         self._stock_size = stock
         self._stock: dict[int, deque[socket.socket]] = {int(family): deque() for family in FAMILIES}
@@ -131,6 +140,8 @@ class SideSockets:
     def _serve(self, path: str) -> None:
         try:
             enter_netns(path)
+            if self._once_inside is not None:
+                self._once_inside()
         except OSError as error:
             self._answers.put(error)
             return

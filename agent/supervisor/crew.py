@@ -14,16 +14,17 @@ import json
 import logging
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent import VERSION, channel
 from agent.channel import ChannelError, Message
 from agent.model.listener import LISTENERS, Listener
+from agent.supervisor.process import Process
 from agent.supervisor.roster import Grant, Move, Roster
 from agent.supervisor.worker_link import WorkerLink
+from redirect import spawn
+from redirect.spawn import ChildFailed
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,6 @@ class Crew:
         self._roster = Roster(count)
         self._listeners: dict[int, dict[str, socket.socket]] = {owner: {} for owner in range(count)}
         self._links: dict[int, WorkerLink] = {}
-        self._children: list[subprocess.Popen[bytes]] = []
         self._lost = asyncio.Queue[WorkerLink]()
         self._one_lost = asyncio.Event()
         self._questions = 0
@@ -93,7 +93,16 @@ class Crew:
         for link in self.links:
             self._carry_out(self._roster.arrived(link.slot, link.owners))
         missing = [slot for slot in range(self._count) if slot not in self._links]
-        for link in await asyncio.gather(*map(self._start, missing)):
+        started = await asyncio.gather(*map(self._start, missing), return_exceptions=True)
+        links = [link for link in started if isinstance(link, WorkerLink)]
+        failures = [failure for failure in started if isinstance(failure, BaseException)]
+        if failures:
+            # The others would outlive this process without ever having served.
+            for link in links:
+                link.kill()
+                link.close()
+            raise failures[0]
+        for link in links:
             self._enlist(link.slot, link)
 
     def open_gates(self) -> None:
@@ -195,23 +204,28 @@ class Crew:
             listening.bind(str(path))
             path.chmod(0o600)
             listening.listen(4)
-            child = self._spawn(slot, listening.fileno())
-        self._children.append(child)
+            arguments = self._arguments(slot, listening.fileno())
+            process = Process.of(spawn.start("agent.worker", arguments, pass_fds=(listening.fileno(),)))
         try:
             # The socket listens already: the connect waits in its queue until the worker has started.
-            return await WorkerLink.connect(path, self._on_stats, self._on_lost)
-        except BaseException:
+            return await WorkerLink.connect(path, self._on_stats, self._on_lost, process)
+        except BaseException as error:
             # Nobody else knows it: it would outlive this process and never be found.
-            child.kill()
+            if not isinstance(error, ChannelError):
+                process.kill()
+            failure = await process.end()
+            if isinstance(error, ChannelError | TimeoutError):
+                log.debug("worker %d: %s", slot, failure.details)
+                raise ChildFailed(f"worker {slot} did not start", failure) from error
             raise
 
-    def _spawn(self, slot: int, fd: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "agent.worker", "--slot", str(slot), "--channel-fd", str(fd)]
-        command += ["--version", self._version, "--config", json.dumps(self._options)]
+    def _arguments(self, slot: int, fd: int) -> list[str]:
+        arguments = ["--slot", str(slot), "--channel-fd", str(fd)]
+        arguments += ["--version", self._version, "--config", json.dumps(self._options)]
         for flag, path in zip(("--pod-netns", "--net-netns"), self._netns_paths, strict=True):
             if path is not None:
-                command += [flag, path]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(fd,), start_new_session=True)
+                arguments += [flag, path]
+        return arguments
 
     def _enlist(self, slot: int, link: WorkerLink) -> None:
         self._links[slot] = link
@@ -245,18 +259,19 @@ class Crew:
             lost = await self._lost.get()
             if self.stopping:
                 continue
-            log.warning("worker %d (pid %d) is gone: starting another", lost.slot, lost.pid)
             # A worker that cannot be told of policy must not serve by the old one, even if it still lives.
             lost.kill()
-            self._reap()
+            failure = await lost.process.end()
+            log.warning("worker %d (pid %d) is gone (%s): starting another", lost.slot, lost.pid, failure)
+            log.debug("worker %d (pid %d): %s", lost.slot, lost.pid, failure.details)
             self.restarts += 1
             await asyncio.sleep(pause_s)
             try:
                 self._enlist(lost.slot, await self._start(lost.slot))
                 pause_s = RESTART_PAUSE_S
-            except (OSError, ChannelError, TimeoutError) as error:
+            except (OSError, ChildFailed) as error:
                 pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
-                log.error("worker %d did not start (%s); trying again in %.2g s", lost.slot, error, pause_s)
+                log.error("%s; trying again in %.2g s", error, pause_s)
                 self._lost.put_nowait(lost)
 
     async def _watch_silence(self) -> None:
@@ -271,9 +286,6 @@ class Crew:
                         "worker %d (pid %d) was silent for %.0f s: killing it", link.slot, link.pid, silent_s
                     )
                     link.kill()
-
-    def _reap(self) -> None:
-        self._children = [child for child in self._children if child.poll() is None]
 
     async def _watch_queues(self) -> None:
         waiting_s = dict.fromkeys(self._listeners, 0.0)

@@ -8,15 +8,13 @@ watched through its channel and a pidfd.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.channel import Answer, Applied, Channel, ChannelError, Hello, Message, Stats, with_fds
+from agent.supervisor.process import Process
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +29,12 @@ class WorkerLink:
         channel: Channel,
         hello: Hello,
         fds: list[int],
+        process: Process,
         on_stats: Callable[[WorkerLink, Stats], None],
         on_lost: Callable[[WorkerLink], None],
     ) -> None:
         self.slot = hello.slot
-        self.pid = hello.pid
+        self.process = process
         self.version = hello.version
         self.listeners = adopted(hello, fds)
         """What it accepts on: its listeners by owner and name, ours to hold as well."""
@@ -59,18 +58,26 @@ class WorkerLink:
         path: Path,
         on_stats: Callable[[WorkerLink, Stats], None],
         on_lost: Callable[[WorkerLink], None],
+        process: Process | None = None,
     ) -> WorkerLink:
-        """Connect to a worker's socket and wait for its Hello. Raises OSError or ChannelError."""
+        """Connect to a worker's socket and wait for its Hello. Raises OSError, ChannelError, TimeoutError.
+
+        `process`: the worker, where this process started it.
+        """
         sock = socket.socket(socket.AF_UNIX)
         sock.setblocking(False)
         channel = Channel(sock)
         try:
             await asyncio.get_running_loop().sock_connect(sock, str(path))
             hello, fds = await _first_message(channel)
+            return cls(channel, hello, fds, process or Process(hello.pid), on_stats, on_lost)
         except BaseException:
             channel.close()
             raise
-        return cls(channel, hello, fds, on_stats, on_lost)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     @property
     def owners(self) -> frozenset[int]:
@@ -110,13 +117,13 @@ class WorkerLink:
 
     def kill(self) -> None:
         """End the worker's process at once, if it is still there: stale policy must not be served."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        self.process.kill()
 
     def close(self) -> None:
         """Let go of the worker without ending it."""
         self._on_lost = lambda _: None
         self._lose(None)
+        self.process.close()
 
     def _readable(self) -> None:
         try:

@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model"},
-    "agent.supervisor": {"agent.model", "agent.channel", "agent.identity.bundle"},
+    "agent.supervisor": {"agent.model", "agent.channel", "agent.identity.bundle", "redirect.spawn"},
     "agent.watch": {"agent.model", "agent.enroll", "agent.telemetry", "redirect"},
     "agent.briefing": {
         "agent.model",

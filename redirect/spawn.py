@@ -1,0 +1,161 @@
+"""Starts modules of ours as processes of their own: the loader, the workers, the programs of the lab.
+
+Each runs `redirect.child` in an isolated interpreter: no code of the working directory, of PYTHONPATH or of a user's
+site is loaded, whoever starts it and wherever. Why a child ended is a typed Failure with a short text, told by itself
+through a pipe; what only its mender needs is in `details`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from redirect import child
+
+REPORT_BYTES = 65536
+
+
+class Cause(Enum):
+    """What can be done about a child that ended."""
+
+    REFUSED = "refused"
+    """Its input cannot be used: the same again will not do."""
+    SYSTEM = "system"
+    """The system denied it something: another try may do."""
+    DEFECT = "defect"
+    """Nobody expected it; the details are for whoever mends it."""
+    DIED = "died"
+    """It said nothing: killed, or it could not even begin."""
+    ENDED = "ended"
+    """It was finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a child ended. `text` is one line."""
+
+    cause: Cause
+    text: str
+    details: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class ChildFailed(Exception):
+    """A child did not do what it was started for."""
+
+    def __init__(self, what: str, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(f"{what}: {failure}")
+
+
+def command(module: str, *arguments: str, report_fd: int = child.NO_REPORT) -> list[str]:
+    """The command line that runs main() of a module of ours. Without `report_fd` its errors go to stderr."""
+    return [sys.executable, "-I", str(Path(child.__file__).absolute()), module, str(report_fd), *arguments]
+
+
+class Child:
+    """A process that `start` made; it may outlive this one."""
+
+    def __init__(self, process: subprocess.Popen[bytes], report_fd: int) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._report_fd = report_fd
+
+    def failure(self) -> Failure:
+        """Why it ended; waits for that."""
+        code = self._process.wait()
+        return _failure(code, self._report_fd)
+
+    def close(self) -> None:
+        """Let go of it; it is reaped if it has ended."""
+        if self._process.poll() is None:
+            # It may outlive this process: Popen is not to warn that nobody waited.
+            self._process.returncode = 0
+        os.close(self._report_fd)
+
+
+def start(module: str, arguments: Iterable[str], *, pass_fds: Sequence[int] = ()) -> Child:
+    """Start a module in a session of its own, in /, with this process's stdout and stderr. Raises OSError."""
+    reading, writing = _report_pipe()
+    try:
+        process = subprocess.Popen(
+            command(module, *arguments, report_fd=writing),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(*pass_fds, writing),
+            cwd="/",
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return Child(process, reading)
+
+
+def run(module: str, arguments: Iterable[str], *, timeout_s: float) -> None:
+    """Run a module to its end, in /. Raises ChildFailed, with its output among the details; OSError."""
+    reading, writing = _report_pipe()
+    try:
+        try:
+            done = subprocess.run(
+                command(module, *arguments, report_fd=writing),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(writing,),
+                cwd="/",
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            failure = Failure(Cause.SYSTEM, f"it took more than {timeout_s:g} s", _text(error.output))
+            raise ChildFailed(module, failure) from error
+        finally:
+            os.close(writing)
+        if done.returncode:
+            told = _failure(done.returncode, reading)
+            failure = Failure(told.cause, told.text, told.details + _text(done.stdout))
+            raise ChildFailed(module, failure)
+    finally:
+        os.close(reading)
+
+
+def _report_pipe() -> tuple[int, int]:
+    reading, writing = os.pipe()
+    # What a child leaves behind may hold the other end: its report is read when it has ended, or is not there.
+    os.set_blocking(reading, False)
+    return reading, writing
+
+
+def _failure(code: int, report_fd: int) -> Failure:
+    try:
+        report = os.read(report_fd, REPORT_BYTES)
+    except BlockingIOError:
+        report = b""
+    if report:
+        told = json.loads(report)
+        return Failure(Cause(told["cause"]), " ".join(told["text"].split()), told["details"])
+    if code < 0:
+        return Failure(Cause.DIED, f"ended by {_signal_name(-code)}")
+    return Failure(Cause.DIED, f"exit status {code}") if code else Failure(Cause.ENDED, "it was finished")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _text(output: bytes | None) -> str:
+    return (output or b"").decode(errors="replace")

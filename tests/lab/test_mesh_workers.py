@@ -1,0 +1,27 @@
+"""The workers' processes in a running mesh: their rights, and how one generation of them follows another."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
+from redirect import netns
+from redirect.sides import sides_of
+from tests.support.labmesh import World
+from tests.support.tasks import tasks
+
+pytestmark = pytest.mark.kernel
+
+
+def test_each_thread_of_a_worker_has_the_rights_that_the_documents_give_it(world: World) -> None:
+    world.ask("client-a", world.address("server-b"))
+    sides = {netns.inode(side.netns) for side in sides_of(world.mesh.instance("node-a"))}
+    for pid in world.workers("node-a").values():
+        threads = tasks(pid)
+        makers = [task for task in threads.values() if task.netns in sides]
+        others = [task for task in threads.values() if task.netns not in sides]
+        assert {task.netns for task in makers} == sides and len(makers) == 2
+        assert {task.permitted for task in makers} == {1 << CAP_NET_RAW}
+        assert len(others) >= 2 and {task.permitted for task in others} == {1 << CAP_NET_BIND_SERVICE}
+        assert all(task.effective == task.permitted for task in threads.values())
+        assert all(task.no_new_privileges for task in threads.values())
