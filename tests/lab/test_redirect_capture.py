@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
+    ECHO_PORT,
     SILENCE_S,
     Node,
     dial,
+    echoing_lab,
     instance_name,
     plain,
     redirected,
@@ -27,22 +26,14 @@ from tests.support.redirect_lab import (
 
 pytestmark = pytest.mark.kernel
 
-PORT = 8080
 NOWHERE = {4: "203.0.113.7", 6: "2001:db8::7"}
-PROBES = (sys.executable, "-m", "agent.lab.probes")
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    topology = Topology(f"hg{os.getpid()}", tmp_path_factory.mktemp("run"))
-    try:
-        topology.up(parse(generate(2)))
-        for pod in topology.pods.values():
-            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
-        yield topology
-    finally:
-        topology.down()
+    with echoing_lab("hg", tmp_path_factory.mktemp("run")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tcx", "clsact"])
@@ -89,7 +80,7 @@ def test_a_connection_of_a_pod_meets_the_outbound_listener_with_its_addresses(
 
 
 @FAMILIES
-@pytest.mark.parametrize(("port", "slot"), [(15008, 1), (PORT, 2)], ids=["hbone", "plaintext"])
+@pytest.mark.parametrize(("port", "slot"), [(15008, 1), (ECHO_PORT, 2)], ids=["hbone", "plaintext"])
 @pytest.mark.parametrize("client_pod", ["b1", "a2"], ids=["other node", "same node"])
 def test_a_connection_to_a_pod_meets_its_inbound_listener(
     node: Node, client_pod: str, port: int, slot: int, family: int
@@ -108,14 +99,14 @@ def test_a_connection_to_a_pod_meets_its_inbound_listener(
 def test_a_pod_that_is_not_enrolled_is_untouched(node: Node, family: int) -> None:
     node.capture("a1")
     for client, server in (("a2", "b1"), ("b1", "a2")):
-        with closing(dial(node.pod(client).netns, node.pod(server).address(family), PORT)) as connection:
+        with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)) as connection:
             assert echoes(connection)
 
 
 @FAMILIES
 def test_the_node_itself_reaches_a_captured_pod(node: Node, family: int) -> None:
     node.capture("a1")
-    with closing(dial(node.place.netns, node.pod("a1").address(family), PORT)) as connection:
+    with closing(dial(node.place.netns, node.pod("a1").address(family), ECHO_PORT)) as connection:
         assert echoes(connection)
 
 
@@ -126,7 +117,7 @@ def test_without_a_listener_new_connections_meet_silence_and_wait(
 ) -> None:
     node.capture("a1")
     node.deafen()
-    target, port = (NOWHERE[family], 80) if client == "a1" else (node.pod("a1").address(family), PORT)
+    target, port = (NOWHERE[family], 80) if client == "a1" else (node.pod("a1").address(family), ECHO_PORT)
     with pytest.raises(TimeoutError):
         dial(node.pod(client).netns, target, port, SILENCE_S)
     node.listen()
@@ -152,7 +143,7 @@ def test_a_source_that_is_not_the_pods_is_dropped_and_counted(node: Node) -> Non
 
 @FAMILIES
 def test_enrolment_resets_connections_that_are_open(node: Node, family: int) -> None:
-    with closing(dial(node.pod("a1").netns, node.pod("b1").address(family), PORT)) as connection:
+    with closing(dial(node.pod("a1").netns, node.pod("b1").address(family), ECHO_PORT)) as connection:
         assert echoes(connection)
         node.capture("a1")
         with pytest.raises(ConnectionResetError):
@@ -162,12 +153,12 @@ def test_enrolment_resets_connections_that_are_open(node: Node, family: int) -> 
 @FAMILIES
 @pytest.mark.parametrize(("client", "server"), [("a1", "b1"), ("b1", "a1")], ids=["out", "in"])
 def test_existing_connections_can_be_kept(node: Node, client: str, server: str, family: int) -> None:
-    with closing(dial(node.pod(client).netns, node.pod(server).address(family), PORT)) as connection:
+    with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)) as connection:
         assert echoes(connection)
         assert node.capture("a1", keep_existing=True)[0] == "keep 1 open connections of pod-a1"
         assert echoes(connection)
         # New ones are captured all the same.
-        with closing(dial(node.pod(client).netns, node.pod(server).address(family), PORT)):
+        with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)):
             node.listeners[0 if client == "a1" else 2].accept()[0].close()
 
 
@@ -179,13 +170,13 @@ def test_un_enrolment_resets_captured_connections_and_opens_the_pod(
     node.capture("a1")
     server = "b1" if client == "a1" else "a1"
     address = node.pod(server).address(family)
-    with closing(dial(node.pod(client).netns, address, PORT)) as connection:
+    with closing(dial(node.pod(client).netns, address, ECHO_PORT)) as connection:
         accepted, _ = node.listeners[0 if client == "a1" else 2].accept()
         with accepted:
             node.capture()
             with pytest.raises(ConnectionResetError):
                 connection.recv(1)
-    with closing(dial(node.pod(client).netns, address, PORT)) as connection:
+    with closing(dial(node.pod(client).netns, address, ECHO_PORT)) as connection:
         assert echoes(connection)
 
 
@@ -214,7 +205,7 @@ def test_two_nodes_have_an_instance_each_and_not_the_same(
     with redirected(lab, "node-b", tmp_path_factory.mktemp("b"), instance=instance_name("b")) as second:
         node.capture("a1")
         second.capture("b1")
-        with closing(dial(node.pod("b1").netns, node.pod("a1").address(4), PORT)):
+        with closing(dial(node.pod("b1").netns, node.pod("a1").address(4), ECHO_PORT)):
             accepted, _ = second.listeners[0].accept()
             accepted.close()
         node.listeners[2].settimeout(SILENCE_S)

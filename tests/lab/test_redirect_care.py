@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +16,6 @@ from pyroute2 import IPRoute
 
 from agent.cli.output import CliError
 from agent.cli.pinned import open_pinned
-from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import host_addresses, netns, sys_bpf
 from redirect.desired import Desired
@@ -26,28 +24,21 @@ from redirect.layout import MAPS
 from redirect.locate import locate
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
+    ECHO_PORT,
     Node,
     dial,
+    echoing_lab,
     instance_name,
     redirected,
 )
 
 pytestmark = pytest.mark.kernel
 
-PORT = 8080
-PROBES = (sys.executable, "-m", "agent.lab.probes")
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    topology = Topology(f"hgc{os.getpid()}", tmp_path_factory.mktemp("run"))
-    try:
-        topology.up(parse(generate(2)))
-        for pod in topology.pods.values():
-            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
-        yield topology
-    finally:
-        topology.down()
+    with echoing_lab("hgc", tmp_path_factory.mktemp("run")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -149,13 +140,13 @@ def test_a_foreign_tcx_program_that_was_there_first_runs_after_ours(node: Node) 
 def test_uninstalling_resets_what_was_captured_and_opens_the_pods(node: Node) -> None:
     node.capture("a1")
     server = node.lab.pods["lab/b1"].address(4)
-    client = dial(node.pod("a1").netns, server, PORT)
+    client = dial(node.pod("a1").netns, server, ECHO_PORT)
     accepted, _ = node.listeners[0].accept()
     with client, accepted, netns.entered(node.place.netns):
         node.redirection.uninstall()
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-    with closing(dial(node.pod("a1").netns, server, PORT)) as client:
+    with closing(dial(node.pod("a1").netns, server, ECHO_PORT)) as client:
         client.sendall(b"hello")
         assert client.recv(64) == b"hello"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -14,19 +13,16 @@ from threading import Thread
 import pytest
 from pyroute2 import IPRoute
 
-from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import host_addresses, netns
 from redirect.desired import Desired, DesiredPod
 from redirect.errors import StepFailed, StepsFailed
 from redirect.reconcile import Redirection
-from tests.support.redirect_lab import Node, dial, instance_name, redirected
+from tests.support.redirect_lab import ECHO_PORT, Node, dial, echoing_lab, instance_name, redirected
 
 pytestmark = pytest.mark.kernel
 
-PORT = 8080
 NOWHERE = "203.0.113.7"
-PROBES = (sys.executable, "-m", "agent.lab.probes")
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 OUR_HANDLE = 0x7A74
 IPV4_BE = 0x0008
@@ -34,14 +30,8 @@ IPV4_BE = 0x0008
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    topology = Topology(f"hlf{os.getpid()}", tmp_path_factory.mktemp("run"))
-    try:
-        topology.up(parse(generate(2)))
-        for pod in topology.pods.values():
-            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
-        yield topology
-    finally:
-        topology.down()
+    with echoing_lab("hlf", tmp_path_factory.mktemp("run")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -93,7 +83,7 @@ def is_captured(node: Node, name: str) -> bool:
 
 def echoes_directly(node: Node, name: str) -> bool:
     """Whether a pod's connection reaches another node without the proxy."""
-    with closing(dial(node.pod(name).netns, node.lab.pods["lab/b1"].address(4), PORT)) as client:
+    with closing(dial(node.pod(name).netns, node.lab.pods["lab/b1"].address(4), ECHO_PORT)) as client:
         client.sendall(b"hello")
         return client.recv(64) == b"hello"
 

@@ -6,41 +6,39 @@ import errno
 import os
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import netns, sys_bpf
 from redirect.attach import Attachments
 from redirect.errors import LayoutMismatch, StepFailed
 from redirect.layout import HOOK_TO_POD, MAPS, FlowKey, address_key
 from redirect.reconcile import Redirection
-from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected
+from tests.support.redirect_lab import (
+    ECHO_PORT,
+    SILENCE_S,
+    Node,
+    dial,
+    echoing_lab,
+    instance_name,
+    redirected,
+)
 
 pytestmark = pytest.mark.kernel
 
-PORT = 8080
 NOWHERE = "203.0.113.7"
-PROBES = (sys.executable, "-m", "agent.lab.probes")
 OTHER_HASH = "0123456789ab"
 KIND_HASH, KIND_SOCKMAP = 1, 15
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
-    topology = Topology(f"hlu{os.getpid()}", tmp_path_factory.mktemp("run"))
-    try:
-        topology.up(parse(generate(2)))
-        for pod in topology.pods.values():
-            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
-        yield topology
-    finally:
-        topology.down()
+    with echoing_lab("hlu", tmp_path_factory.mktemp("run")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -95,7 +93,7 @@ def test_the_next_version_serves_with_the_listeners_and_flows_of_the_one_before(
             # Before anybody gave it a listener: those of the workers that still run.
             assert newer.slots() == (True, True, True)
             assert is_served_outbound(node)
-            with closing(dial(node.lab.pods["lab/b1"].netns, node.pod("a1").address(4), PORT)):
+            with closing(dial(node.lab.pods["lab/b1"].netns, node.pod("a1").address(4), ECHO_PORT)):
                 node.listeners[2].accept()[0].close()
             client.sendall(b"still there")
             accepted.settimeout(5)
@@ -158,7 +156,7 @@ def test_slots_of_another_shape_stay_closed_until_there_are_listeners(
         newer.prepare()
         assert newer.slots() == (False, False, False)
         with pytest.raises(TimeoutError):
-            dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), PORT, SILENCE_S)
+            dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), ECHO_PORT, SILENCE_S)
         newer.set_listeners(node.fds)
         assert is_served_outbound(node)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.lab.blueprint import generate, parse
 from agent.lab.topology import NodePlace, PodPlace, Topology
 from agent.model.listener import LISTENERS, Side
 from redirect import host_addresses, netns
@@ -20,6 +22,21 @@ IPV6_TRANSPARENT = 75
 PATIENCE_S = 10.0
 # Long enough for a SYN to arrive if it is going to, shorter than its first repetition.
 SILENCE_S = 0.4
+ECHO_PORT = 8080
+
+
+@contextmanager
+def echoing_lab(prefix: str, run_dir: Path) -> Iterator[Topology]:
+    """Two nodes with two pods each, in which something echoes on ECHO_PORT. The name is this process's own."""
+    topology = Topology(f"{prefix}{os.getpid()}", run_dir)
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            echo = [sys.executable, "-m", "agent.lab.probes", "echo", "--port", str(ECHO_PORT)]
+            topology.processes.start_ready(pod.name, pod.netns, echo)
+        yield topology
+    finally:
+        topology.down()
 
 
 def listener(namespace: Path, port: int) -> socket.socket:
