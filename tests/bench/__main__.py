@@ -20,9 +20,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import envoy, report
+from tests.bench import report
 from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
 from tests.bench.systems import Stage
+from tests.support.envoy import binary
 
 ROOT = Path(__file__).parents[2]
 TARGETS = ROOT / "scripts" / "targets.toml"
@@ -85,7 +86,7 @@ def machine() -> dict[str, Any]:
     """Date, cores, kernel, versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    version = subprocess.run([envoy.BINARY, "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": models[0] if models else platform.machine(),

@@ -1,16 +1,15 @@
 """Configuration of the two Envoys: TCP in, pooled HTTP/2 CONNECT over mTLS 1.3 between them, TCP out.
 
-As tests/support/envoy.py, which is held to interoperate, but with defaults left alone: only the circuit breakers
-are raised, since 2,000 idle connections are more than Envoy lets through by default. Both are made for capture:
-they listen in one private namespace, run and dial in the other, and dial in the client pod's name as ztun does.
+The roles of tests/support/envoy.py, which are held to interoperate, with defaults left alone: only the circuit
+breakers are raised, since 2,000 idle connections are more than Envoy lets through by default. Both are made for
+capture: they listen in one private namespace, run and dial in the other, and dial in the client pod's name as ztun
+does.
 """
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from string import Template
 
 from cryptography.hazmat.primitives import serialization
 
@@ -18,20 +17,9 @@ from agent.controlplane.serve.ca import open_authority
 from agent.controlplane.state_dir import StateDirectory
 from agent.identity.csr import make_request
 from agent.model.identity import Identity
+from tests.support.envoy import binary, originate, terminate
 
-BINARY = Path(sys.prefix) / "lib" / f"python3.{sys.version_info.minor}/site-packages/envoy/_bin/envoy"
 CONCURRENCY = 2
-_TYPES = "type.googleapis.com/envoy.extensions"
-_TLS = """
-          common_tls_context:
-            alpn_protocols: [h2]
-            tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
-            tls_certificates:
-            - {certificate_chain: {filename: $dir/leaf.pem}, private_key: {filename: $dir/leaf.key}}
-            validation_context:
-              trusted_ca: {filename: $dir/ca.pem}
-              match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "$peer"}}]
-"""
 # IP_TRANSPARENT (19): packets for any address are taken, and an address is dialled from that is not here.
 _LISTENER = """
   - address: {socket_address: {address: 0.0.0.0, port_value: $listen, network_namespace_filepath: $listen_netns}}
@@ -48,64 +36,8 @@ _CLUSTER = """
       - lb_endpoints:
         - endpoint: {address: {socket_address: {address: $next_host, port_value: $next_port}}}
 """
-ORIGINATE = Template(
-    f"""
-static_resources:
-  listeners:{_LISTENER}
-    filter_chains:
-    - filters:
-      - name: tcp
-        typed_config:
-          "@type": {_TYPES}.filters.network.tcp_proxy.v3.TcpProxy
-          stat_prefix: originate
-          cluster: next
-          tunneling_config: {{hostname: "$authority"}}
-  clusters:
-  - name: next{_CLUSTER}
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": {_TYPES}.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{http2_protocol_options: {{allow_connect: true}}}}
-    transport_socket:
-      name: tls
-      typed_config:
-          "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{_TLS}
-"""
-)
-TERMINATE = Template(
-    f"""
-static_resources:
-  listeners:{_LISTENER}
-    filter_chains:
-    - transport_socket:
-        name: tls
-        typed_config:
-          "@type": {_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext
-          require_client_certificate: true{_TLS}
-      filters:
-      - name: hcm
-        typed_config:
-          "@type": {_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: terminate
-          codec_type: HTTP2
-          http2_protocol_options: {{allow_connect: true}}
-          upgrade_configs: [{{upgrade_type: CONNECT}}]
-          http_filters:
-          - {{name: router, typed_config: {{"@type": {_TYPES}.filters.http.router.v3.Router}}}}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - match: {{connect_matcher: {{}}}}
-                route:
-                  cluster: next
-                  timeout: 0s
-                  upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{}}}}]
-  clusters:
-  - name: next{_CLUSTER}
-"""
-)
+ORIGINATE = originate(_LISTENER, _CLUSTER)
+TERMINATE = terminate(_LISTENER, _CLUSTER)
 
 
 def write_credentials(directory: Path, state_dir: Path, identity: str) -> None:
@@ -127,7 +59,7 @@ def write_credentials(directory: Path, state_dir: Path, identity: str) -> None:
 
 def command(config: Path, base_id: int) -> list[str]:
     return [
-        str(BINARY),
+        str(binary()),
         *("-c", str(config), "--concurrency", str(CONCURRENCY), "-l", "warning"),
         *("--disable-hot-restart", "--base-id", str(base_id)),
     ]

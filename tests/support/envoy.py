@@ -31,28 +31,34 @@ _TLS = """
                 trusted_ca: {filename: $dir/ca.pem}
                 match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "$peer"}}]
 """
-_ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: $admin}}}\n"
-ORIGINATE = Template(
-    _ADMIN
-    + f"""
+_ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: $admin}}}"
+_LISTENER = """
+  - address: {socket_address: {address: 127.0.0.1, port_value: $listen}}"""
+_CLUSTER = """
+    load_assignment:
+      cluster_name: next
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: $target}}}
+"""
+
+
+def originate(listener: str, cluster: str, head: str = "") -> Template:
+    """Plain TCP in, HBONE out; the parts are YAML. Values: `dir`, `peer`, `authority`, and what the parts need."""
+    return Template(
+        f"""{head}
 static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: $listen}}}}
+  listeners:{listener}
     filter_chains:
     - filters:
       - name: tcp
         typed_config:
           "@type": {_TYPES}.filters.network.tcp_proxy.v3.TcpProxy
           stat_prefix: originate
-          cluster: hbone
+          cluster: next
           tunneling_config: {{hostname: "$authority"}}
   clusters:
-  - name: hbone
-    load_assignment:
-      cluster_name: hbone
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: $target}}}}}}
+  - name: next{cluster}
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": {_TYPES}.upstreams.http.v3.HttpProtocolOptions
@@ -62,13 +68,15 @@ static_resources:
       typed_config:
             "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{_TLS}
 """
-)
-TERMINATE = Template(
-    _ADMIN
-    + f"""
+    )
+
+
+def terminate(listener: str, cluster: str, head: str = "", http2: str = "", manager: str = "") -> Template:
+    """HBONE in, plain TCP out. `http2`: more HTTP/2 options, `manager`: more of the connection manager."""
+    return Template(
+        f"""{head}
 static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: $listen}}}}
+  listeners:{listener}
     filter_chains:
     - transport_socket:
         name: tls
@@ -80,9 +88,8 @@ static_resources:
         typed_config:
           "@type": {_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: terminate
-          codec_type: HTTP2
-          drain_timeout: 1s
-          http2_protocol_options: {{allow_connect: true, max_concurrent_streams: $streams}}
+          codec_type: HTTP2{manager}
+          http2_protocol_options: {{allow_connect: true{http2}}}
           upgrade_configs: [{{upgrade_type: CONNECT}}]
           http_filters:
           - {{name: router, typed_config: {{"@type": {_TYPES}.filters.http.router.v3.Router}}}}
@@ -93,17 +100,22 @@ static_resources:
               routes:
               - match: {{connect_matcher: {{}}}}
                 route:
-                  cluster: app
+                  cluster: next
                   timeout: 0s
                   upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{}}}}]
   clusters:
-  - name: app
-    load_assignment:
-      cluster_name: app
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: $target}}}}}}
+  - name: next{cluster}
 """
+    )
+
+
+ORIGINATE = originate(_LISTENER, _CLUSTER, _ADMIN)
+TERMINATE = terminate(
+    _LISTENER,
+    _CLUSTER,
+    _ADMIN,
+    http2=", max_concurrent_streams: $streams",
+    manager="\n          drain_timeout: 1s",
 )
 
 
