@@ -134,19 +134,10 @@ def _through_service_waypoint(
     waypoint: GatewayAddress,
     rng: Random,
 ) -> Route:
-    hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
-    if hop is None:
-        raise _unknown_waypoint(waypoint, f"Service {service.key}")
+    hop = _waypoint(snapshot, source, waypoint, f"Service {service.key}", rng)
     if hop.workload.network != source.network:
         return _through_gateway(snapshot, source, destination, hop, service, rng)
-    return Route(
-        Hop.HBONE,
-        address_of(hop, preferred_ip(waypoint, destination.ip)),
-        authority=str(destination),
-        accepted=hop.accepted,
-        destination=hop.workload,
-        service=service,
-    )
+    return _by_waypoint(hop, waypoint, destination, service)
 
 
 def _through_workload_waypoint(
@@ -157,18 +148,36 @@ def _through_workload_waypoint(
     waypoint: GatewayAddress,
     rng: Random,
 ) -> Route:
-    hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
-    if hop is None:
-        raise _unknown_waypoint(waypoint, f"workload {upstream.workload.uid}")
+    hop = _waypoint(snapshot, source, waypoint, f"workload {upstream.workload.uid}", rng)
     if hop.workload.network != source.network:
         raise _no_route(source, hop.workload)
+    return _by_waypoint(hop, waypoint, destination, upstream.service)
+
+
+def _waypoint(
+    snapshot: Snapshot, source: Workload, waypoint: GatewayAddress, user: str, rng: Random
+) -> Upstream:
+    """An instance of it; without one the connection is refused, it never goes past."""
+    hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
+    if hop is None:
+        raise Refusal(
+            Outcome.UNKNOWN_WAYPOINT,
+            f"waypoint {describe(waypoint)} of {user} cannot be resolved: it does not exist or has no endpoint",
+        )
+    return hop
+
+
+def _by_waypoint(
+    hop: Upstream, waypoint: GatewayAddress, destination: SocketAddress, service: Service | None
+) -> Route:
+    """To the waypoint, which is told the address that was dialled."""
     return Route(
         Hop.HBONE,
         address_of(hop, preferred_ip(waypoint, destination.ip)),
         authority=str(destination),
         accepted=hop.accepted,
         destination=hop.workload,
-        service=upstream.service,
+        service=service,
     )
 
 
@@ -217,13 +226,6 @@ def _direct(destination: SocketAddress, upstream: Upstream) -> Route:
         accepted=upstream.accepted,
         destination=upstream.workload,
         service=upstream.service,
-    )
-
-
-def _unknown_waypoint(waypoint: GatewayAddress, user: str) -> Refusal:
-    return Refusal(
-        Outcome.UNKNOWN_WAYPOINT,
-        f"waypoint {describe(waypoint)} of {user} cannot be resolved: it does not exist or has no endpoint",
     )
 
 
