@@ -27,6 +27,7 @@ from agent.config import Config
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
+from agent.fd_limit import raise_fd_limit
 from agent.identity.keeper import Keeper
 from agent.log import set_up_log
 from agent.mesh_state import MeshState
@@ -74,6 +75,7 @@ def run(settings: Config) -> None:
     set_up_log(settings.log_level, settings.log_format, "agent")
     if os.geteuid() != 0:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
+    raise_fd_limit()
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with RunLock(settings.directory):
         try:

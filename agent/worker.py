@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import random
-import resource
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from typing import NamedTuple
 
 from agent import config as configuration
 from agent.config import Config
+from agent.fd_limit import raise_fd_limit
 from agent.log import set_up_log
 from agent.model.address import parse_ip
 from agent.net.loop import Loop
@@ -113,12 +113,6 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
         running.remove_reader(listening)
         listening.close()
         worker.close()
-
-
-def raise_fd_limit() -> None:
-    """As many descriptors as the system lets this process have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> None:

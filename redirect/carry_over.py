@@ -25,6 +25,25 @@ _SHARED = (*_COPIED, "socks")
 _KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "sockmap": 15}
 
 
+def recover(program_ids: Iterable[int], pinned: Iterable[Path], directory: Path) -> None:
+    """Pins the maps of attached programs in a directory of their own, those of a name that no generation has pinned.
+
+    Somebody may have removed those pins while nobody held the maps besides the programs: without their entries
+    the programs of the next version would let captured pods pass.
+    """
+    known = {path.name for each in pinned for path in each.iterdir()}
+    for number in {number for program in set(program_ids) - {0} for number in sys_bpf.prog_map_ids(program)}:
+        fd = sys_bpf.map_by_id(number)
+        try:
+            name = _pin(sys_bpf.map_info(fd).name)
+            if name not in known:
+                directory.mkdir(exist_ok=True)
+                sys_bpf.obj_pin(fd, directory / name)
+                known.add(name)
+        finally:
+            os.close(fd)
+
+
 def share(older: Iterable[Path], new: Path) -> None:
     """Pins the maps of older generations in the empty directory of a new one, to be loaded on."""
     # Those that capture pods first: theirs are the maps that programs work with.

@@ -73,5 +73,16 @@ class StepsFailed(RedirectError):
         super().__init__("; ".join(dict.fromkeys(map(str, self.failures))))
 
 
+def raise_all(failures: Iterable[RedirectError]) -> None:
+    """Raises what there is: nothing, the one failure, or StepsFailed of all."""
+    match tuple(failures):
+        case ():
+            return
+        case (only,):
+            raise only
+        case several:
+            raise StepsFailed(several)
+
+
 class LoaderError(RedirectError):
     """The programs cannot be compiled or loaded here: a missing package, or a kernel that refuses them."""

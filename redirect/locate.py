@@ -20,9 +20,9 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import features, netns, rtnetlink
-from redirect.attach import ingress_qdisc
 from redirect.desired import DesiredPod, NextHop
 from redirect.errors import PodNotFound
+from redirect.filters import ingress_qdisc
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
 

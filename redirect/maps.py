@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -47,6 +47,11 @@ class Maps:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def fds(self) -> Mapping[str, int]:
+        """The descriptor of each map, by name; they stay this object's."""
+        return self._fds
 
     def close(self) -> None:
         while self._fds:

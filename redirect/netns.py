@@ -72,14 +72,12 @@ def ensure(name: str) -> Path:
     path = path_of(name)
     if is_namespace(path):
         return path
-    _share_run_dir()
-    path.touch(mode=0o444)
     failure: list[OSError] = []
 
     def unshare_and_mount() -> None:
         try:
             call("unshare", CLONE_NEWNET)
-            call("mount", bytes(OWN), bytes(path), b"none", MS_BIND, None)
+            _mount(OWN, path)
         except OSError as error:
             failure.append(error)
 
@@ -88,7 +86,6 @@ def ensure(name: str) -> Path:
     thread.start()
     thread.join()
     if failure:
-        path.unlink()
         raise failure[0]
     return path
 
@@ -121,6 +118,32 @@ def enter(path: Path) -> None:
         os.close(target)
 
 
+class HeldNamespace:
+    """A namespace that has a name, kept open: it lives on when the name is taken away. Close it."""
+
+    def __init__(self, name: str) -> None:
+        """Raises OSError."""
+        self.name = name
+        self._fd = os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC)
+        self._inode = os.fstat(self._fd).st_ino
+
+    @property
+    def has_name(self) -> bool:
+        path = path_of(self.name)
+        return is_namespace(path) and inode(path) == self._inode
+
+    def restore_name(self) -> bool:
+        """`ip netns attach` of what is held, if the name leads elsewhere or nowhere; whether it did. Raises OSError."""
+        if self.has_name:
+            return False
+        remove(self.name)
+        _mount(Path(f"/proc/self/fd/{self._fd}"), path_of(self.name))
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 @contextmanager
 def entered(path: Path) -> Iterator[None]:
     """The calling thread inside a namespace. No await may happen inside: the thread is not itself."""
@@ -140,6 +163,16 @@ def call(function: str, *arguments: object) -> None:
     if getattr(_libc, function)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{function}: {os.strerror(number)}")
+
+
+def _mount(namespace: Path, path: Path) -> None:
+    _share_run_dir()
+    path.touch(mode=0o444)
+    try:
+        call("mount", bytes(namespace), bytes(path), b"none", MS_BIND, None)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def _share_run_dir() -> None:

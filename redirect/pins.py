@@ -31,15 +31,23 @@ class Pins:
 
     def __init__(self, instance: str, run_dir: Path | None = None) -> None:
         self.run_dir = run_dir or RUN_ROOT / instance
+        self._instance = instance
+        self._choose_root()
+
+    def _choose_root(self) -> None:
         # systemd or another agent may have mounted /sys/fs/bpf since the last start. Pins there would be a second
         # set of programs beside the first, which drops what the first lets pass.
         self.is_private = is_bpffs(self.run_dir / "bpf") or not is_bpffs(BPFFS)
-        self.root = self.run_dir / "bpf" if self.is_private else BPFFS / "ztun" / instance
+        self.root = self.run_dir / "bpf" if self.is_private else BPFFS / "ztun" / self._instance
         self.generation = self.root / LAYOUT_HASH
         self.links = self.root / LINKS
 
     def mount(self) -> None:
-        """Makes the directories; mounts a bpffs of our own where the machine has none."""
+        """Makes the directories; mounts a bpffs of our own where the machine has none.
+
+        Looks anew at what there is: a bpffs may have been unmounted since, or its directories removed.
+        """
+        self._choose_root()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.root.mkdir(parents=True, exist_ok=True)
         if self.is_private and not is_bpffs(self.root):
@@ -78,6 +86,11 @@ class Pins:
         discard(path)
         path.mkdir()
         return path
+
+    @property
+    def recovered(self) -> Path:
+        """Where maps are pinned that only attached programs hold: one more older generation."""
+        return self.root / "attached"
 
     def adopt(self, staging: Path) -> None:
         """The loaded directory takes its place; one of the same layout that lacks pins steps aside."""

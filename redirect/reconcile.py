@@ -19,7 +19,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 from redirect import carry_over, features, loader, netns, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import Desired, DesiredPod, NextHop
-from redirect.errors import NoPins, RedirectError
+from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
+from redirect.foundation import Foundation, conf_of
+from redirect.generation import Generation
 from redirect.layout import (
     HOOK_FROM_POD,
     HOOK_TO_POD,
@@ -27,7 +29,6 @@ from redirect.layout import (
     NO_MAC,
     SLOTS,
     CaptureCount,
-    Conf,
     Flag,
     FlowKey,
     IfaceEntry,
@@ -41,8 +42,6 @@ from redirect.plan import Step, missing, plan
 from redirect.steps import Executor
 
 _TCP = 6
-_SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
-_LOOKUPS = ("lookup_pod_side", "lookup_net_side")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +67,17 @@ class Redirection:
     ) -> None:
         """`has_tcx` overrides what the kernel says, for tests. Raises ValueError for a bad instance name."""
         self.instance = instance
-        self._pod_side, self._net_side = sides.sides_of(instance)
         self.pins = Pins(instance, run_dir)
-        self._mtu_bytes = mtu_bytes
-        self._has_tcx = has_tcx
-        self._open_maps: Maps | None = None
-        self._open_attachments: Attachments | None = None
+        self._attachments = Attachments(
+            instance, self.pins, lambda program: self._generation.program_fd(program), has_tcx=has_tcx
+        )
+        self._foundation = Foundation(instance, self._attachments, mtu_bytes)
+        self._open_generation: Generation | None = None
 
     @property
     def private_namespaces(self) -> tuple[Path, Path]:
         """Where the sockets of the pod side and of the net side are made."""
-        return self._pod_side.netns, self._net_side.netns
+        return self._foundation.namespaces
 
     def prepare(self, *, is_dns_captured: bool = False) -> Prepared:
         """Makes everything that does not depend on pods, or takes it over as it is.
@@ -88,14 +87,12 @@ class Redirection:
         probed = features.probe()
         probed.require()
         with self._writing():
-            for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
-                self._attachments.refuse_unseen(program, namespace)
             # Namespaces first: they fail when another node of this machine has this instance name.
-            links = [sides.prepare(side, self._mtu_bytes) for side in (self._pod_side, self._net_side)]
+            links = self._foundation.make()
             self.pins.mount()
             compiled = self._load()
-            self._maps.put_conf(_conf(*links, is_dns_captured=is_dns_captured))
-            self._attach_sides([link.ifindex for link in links])
+            self._maps.put_conf(conf_of(links, is_dns_captured))
+            self._foundation.attach(links)
             self._take_over()
         return Prepared(compiled, *self.private_namespaces, probed)
 
@@ -107,23 +104,27 @@ class Redirection:
         that could be done is done StepFailed, MapFull or StepsFailed.
         """
         with self._writing():
+            done, failures = self._hold_on()
             observed = observe(self._maps, self._attachments)
             self._attachments.forget_qdiscs(observed.interfaces)
             gone = missing(desired, observed)
-            done = [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
+            done += [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
             if keep_existing:
                 known = observed.ifaces.keys() | {pod.ifindex for pod in gone}
                 done += [self._keep(pod) for pod in desired.pods if pod.ifindex not in known]
-            return done + self._execute(plan(desired, observed), observed)
+            try:
+                done += self._execute(plan(desired, observed), observed)
+            except RedirectError as error:
+                failures.append(error)
+            raise_all(failures)
+            return done
 
     def audit(self, desired: Desired) -> list[str]:
         """What differs from `desired` and from `prepare`, one line each; writes nothing."""
         observed = observe(self._maps, self._attachments)
         found = [f"{pod.ifname} (interface {pod.ifindex}) is gone" for pod in missing(desired, observed)]
         found += [f"missing step: {step}" for step in plan(desired, observed)]
-        for side in (self._pod_side, self._net_side):
-            found += sides.drift(side, self._mtu_bytes)
-        return found + self._side_drift()
+        return found + self._foundation.drift(self._maps.conf())
 
     def captured(self) -> tuple[Place, ...]:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
@@ -168,13 +169,11 @@ class Redirection:
         """
         with self._writing():
             removed = self._release_all() + self._detach_all()
-            self.close()
+            self._let_go()
             for directory in self.pins.generations():
                 discard(directory)
                 removed.append(f"pins {directory}")
-            for side in (self._pod_side, self._net_side):
-                if sides.remove(side):
-                    removed.append(f"namespace {side.namespace}")
+            removed += self._foundation.remove()
             if self.pins.links.is_dir():
                 discard(self.pins.links)
             self.pins.unmount()
@@ -182,10 +181,16 @@ class Redirection:
             return removed
 
     def close(self) -> None:
-        """Gives the file descriptors back; the kernel side stays as it is."""
-        if self._open_maps is not None:
-            self._open_maps.close()
-            self._open_maps = None
+        """Gives the file descriptors back; the kernel side stays as it is.
+
+        What lost its pin is pinned again first. Raises OSError, when all is done, where that fails: nothing holds
+        those links once this process has let go, and their pods are open.
+        """
+        try:
+            if self._open_generation is not None:
+                self._restore_pins()
+        finally:
+            self._let_go()
 
     def _keep(self, pod: DesiredPod) -> str:
         try:
@@ -198,22 +203,19 @@ class Redirection:
         return f"keep {kept} open connections of {pod.ifname}"
 
     @property
-    def _maps(self) -> Maps:
-        if self._open_maps is None:
+    def _generation(self) -> Generation:
+        if self._open_generation is None:
             if not self.pins.is_complete:
                 raise NoPins(
                     f"instance {self.instance} has no programs of this version in {self.pins.root}: "
                     "has an agent ever run here? `ztun agent` puts them there"
                 )
-            self._open_maps = Maps(self.pins.generation)
-        return self._open_maps
+            self._open_generation = Generation(self.pins)
+        return self._open_generation
 
     @property
-    def _attachments(self) -> Attachments:
-        if self._open_attachments is None:
-            has_tcx = features.probe().has_tcx if self._has_tcx is None else self._has_tcx
-            self._open_attachments = Attachments(self.instance, self.pins, has_tcx=has_tcx)
-        return self._open_attachments
+    def _maps(self) -> Maps:
+        return self._generation.maps
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -226,9 +228,14 @@ class Redirection:
 
     def _load(self) -> bool:
         """Puts this layout's programs there, on the maps of an older one where possible; whether it had to."""
+        if self._open_generation is not None:
+            self._restore_pins()
         compiled = not self.pins.is_complete
         if compiled:
             staging = self.pins.staging()
+            carry_over.recover(
+                self._attachments.attached().values(), self.pins.generations(), self.pins.recovered
+            )
             older = [path for path in self.pins.generations() if path != staging]
             try:
                 carry_over.share(older, staging)
@@ -237,9 +244,32 @@ class Redirection:
             except BaseException:
                 discard(staging)
                 raise
-            self.close()
             self.pins.adopt(staging)
         return compiled
+
+    def _restore_pins(self) -> list[str]:
+        """Pins again what this process holds, also where another bpffs is in the place of the one before."""
+        generation = self._generation
+        self.pins.mount()
+        return generation.restore_pins() + self._attachments.restore_pins()
+
+    def _hold_on(self) -> tuple[list[str], list[RedirectError]]:
+        """Gives pins and names back to what this process holds: what was done, and what could not be."""
+        done: list[str] = []
+        failures: list[RedirectError] = []
+        for what, restore in (("pin", self._restore_pins), ("namespace", self._foundation.restore_names)):
+            try:
+                done += [f"{what} {name} was gone: made again" for name in restore()]
+            except OSError as error:
+                failures.append(StepFailed(f"make a lost {what} again", error))
+        return done, failures
+
+    def _let_go(self) -> None:
+        self._attachments.close()
+        self._foundation.close()
+        if self._open_generation is not None:
+            self._open_generation.close()
+            self._open_generation = None
 
     def _take_over(self) -> None:
         """Swaps the programs of captured pods for this generation's and drops other generations."""
@@ -254,36 +284,6 @@ class Redirection:
                         self._attachments.attach(ifindex, program)
             for path in others:
                 discard(path)
-
-    def _attach_sides(self, ifindexes: Iterable[int]) -> None:
-        self._attachments.forget_qdiscs(interfaces())
-        wanted = set(zip(ifindexes, _SIDE_PROGRAMS, strict=True))
-        for ifindex, program in self._attachments.attached().keys() - wanted:
-            if program in _SIDE_PROGRAMS:
-                # The device was deleted and made again under another number.
-                self._attachments.detach(ifindex, program)
-        for ifindex, program in sorted(wanted):
-            self._attachments.attach(ifindex, program)
-        for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
-            self._attachments.attach_lookup(program, namespace)
-
-    def _side_drift(self) -> list[str]:
-        links = [sides.find(side) for side in (self._pod_side, self._net_side)]
-        attached = self._attachments.attached()
-        found = []
-        for link, program in zip(links, _SIDE_PROGRAMS, strict=True):
-            current = self._attachments.program_id(program)
-            if link is not None and attached.get((link.ifindex, program)) != current:
-                found.append(f"program {program} is not attached to interface {link.ifindex}")
-        for namespace, program in zip(self.private_namespaces, _LOOKUPS, strict=True):
-            current = self._attachments.program_id(program)
-            if namespace.exists() and self._attachments.attached_lookup(program, namespace) != current:
-                found.append(f"program {program} is not attached to namespace {namespace.name}")
-        conf = self._maps.conf()
-        pod_side, net_side = links
-        if pod_side and net_side and conf != _conf(pod_side, net_side, is_dns_captured=conf.is_dns_captured):
-            found.append("map conf does not match the devices and namespaces that are there")
-        return found
 
     def _release_all(self) -> list[str]:
         if not self.pins.is_complete:
@@ -316,17 +316,6 @@ def _place(ifindex: int, ifname: str, entry: IfaceEntry, pods: Mapping[IP, PodEn
         for address in entry.addresses
     )
     return Place(ifindex, ifname, entry.addresses, mac, tuple(hops))
-
-
-def _conf(pod_side: sides.SideLink, net_side: sides.SideLink, *, is_dns_captured: bool) -> Conf:
-    return Conf(
-        pod_side.ifindex,
-        net_side.ifindex,
-        pod_side.nsid,
-        net_side.nsid,
-        net_side.inner_mac,
-        is_dns_captured,
-    )
 
 
 def _both_directions(socket: sock_diag.TcpSocket) -> tuple[FlowKey, FlowKey]:

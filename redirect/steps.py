@@ -15,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import netns, plan, sock_diag
 from redirect.attach import Attachments
-from redirect.errors import MapFull, RedirectError, StepFailed, StepsFailed
+from redirect.errors import MapFull, RedirectError, StepFailed, raise_all
 from redirect.maps import Maps
 
 
@@ -44,10 +44,7 @@ class Executor:
                 failures.setdefault(ifindex, _failure(step, error, names))
             else:
                 done.append(str(step))
-        if len(failures) > 1:
-            raise StepsFailed(failures.values())
-        for failure in failures.values():
-            raise failure
+        raise_all(failures.values())
         return done
 
     @singledispatchmethod

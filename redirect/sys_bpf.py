@@ -20,6 +20,7 @@ SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
+PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID = 13, 14
 INFO_BY_FD = 15
 PROG_QUERY = 16
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
@@ -155,6 +156,12 @@ def _info(fd: int, size: int) -> bytes:
     return buffer.raw
 
 
+def object_id(fd: int) -> tuple[int, int]:
+    """(type, id) of a program, map or link: all three infos begin so."""
+    kind, number = struct.unpack("=II", _info(fd, 8))
+    return kind, number
+
+
 def map_info(fd: int) -> MapInfo:
     kind, number, key_size, value_size, max_entries, _, name = struct.unpack_from("=IIIIII16s", _info(fd, 80))
     return MapInfo(kind, number, key_size, value_size, max_entries, name.rstrip(b"\0").decode())
@@ -166,6 +173,26 @@ def prog_info(fd: int) -> ProgInfo:
     (name,) = struct.unpack_from("=16s", raw, 64)
     run_time_ns, run_count = struct.unpack_from("=QQ", raw, 200 - 8)
     return ProgInfo(number, tag.hex(), name.rstrip(b"\0").decode(), run_time_ns, run_count)
+
+
+def prog_map_ids(program_id: int) -> list[int]:
+    """The maps that a loaded program works with. Raises FileNotFoundError when it is gone."""
+    fd = call(PROG_GET_FD_BY_ID, struct.pack("=I", program_id))
+    room = 64
+    ids, info = _buffer(bytes(4 * room)), _buffer(bytes(64))
+    # struct bpf_prog_info: nr_map_ids at 52, map_ids at 56
+    struct.pack_into("=IQ", info, 52, room, _pointer(ids))
+    try:
+        call(INFO_BY_FD, struct.pack("=IIQ", fd, len(info), _pointer(info)))
+    finally:
+        os.close(fd)
+    (count,) = struct.unpack_from("=I", info, 52)
+    return list(struct.unpack_from(f"={count}I", ids))
+
+
+def map_by_id(number: int) -> int:
+    """An fd of a map. Raises FileNotFoundError when it is gone."""
+    return call(MAP_GET_FD_BY_ID, struct.pack("=I", number))
 
 
 def link_info(fd: int) -> LinkInfo:

@@ -75,6 +75,10 @@ class KernelSide:
         return await self.run(work)
 
     def close(self) -> None:
+        try:
+            self._thread.submit(self._redirection.close).result()
+        except (RedirectError, OSError) as error:
+            log.error("captured pods may be open from now on: a link cannot be pinned (%s)", error)
         self._thread.shutdown(wait=True)
 
 

@@ -1,4 +1,4 @@
-"""Follows netlink for as long as the agent runs: interfaces of pods that go, addresses of the node that come and go."""
+"""Follows netlink for as long as the agent runs: interfaces and filters that go, addresses of the node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def follow_interfaces(refresh: Callable[[], Awaitable[None]]) -> None:
         while True:
             await changed.wait()
             changed.clear()
-            if watch.read() & {host_addresses.News.LINKS, host_addresses.News.ADDRESSES}:
+            if watch.read():
                 await refresh()
     finally:
         asyncio.get_running_loop().remove_reader(watch.fileno())

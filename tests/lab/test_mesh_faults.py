@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -212,6 +213,28 @@ def test_a_restart_finds_programs_and_pods_in_the_pins(world: World) -> None:
     assert waiting.answer() == world.address("client-a")
     assert {path.name: path.stat().st_ino for path in pins.generation.iterdir()} == before
     assert world.status("node-a")["line"].split()[2] == "pods=2/2"
+
+
+def test_pins_removed_beneath_an_agent_open_nobody_and_are_made_again(world: World) -> None:
+    server = world.address("server-b")
+    pins = Pins(world.mesh.instance("node-a"), world.mesh.run_dir("node-a"))
+    before = {path.name for path in pins.root.rglob("*")}
+    captured = world.counters("node-a")["from_pod", "SYN_TO_PROXY"]
+    with New(world, "client-a", server) as traffic:
+        traffic.goes_on()
+        shutil.rmtree(pins.root)
+        traffic.goes_on()
+        world.mesh.enroll(world.pod("spare-a"))
+        traffic.goes_on()
+    assert not traffic.failures
+    assert before < {path.name for path in pins.root.rglob("*")}
+    assert world.is_served("spare-a", server)
+    assert world.counters("node-a")["from_pod", "SYN_TO_PROXY"] > captured + traffic.served
+    world.mesh.unenroll(world.pod("spare-a"))
+    world.kill_control("node-a")
+    world.restart("node-a")
+    assert world.status("node-a")["line"].split()[2] == "pods=2/2"
+    assert world.is_served("client-a", server)
 
 
 def test_an_agent_with_other_settings_takes_over_without_refusing_anyone(world: World) -> None:

@@ -184,9 +184,7 @@ def test_the_next_agent_finds_everything_and_compiles_nothing(node: Node) -> Non
     node.capture("a1")
     with closing(dial(node.pod("a1").netns, NOWHERE[4], 80)) as client:
         accepted, _ = node.listeners[0].accept()
-        old = node.redirection
-        successor = Redirection(old.instance, old.pins.run_dir, has_tcx=old._has_tcx)
-        with accepted, netns.entered(node.place.netns), closing(successor):
+        with accepted, netns.entered(node.place.netns), closing(node.successor()) as successor:
             assert not successor.prepare().compiled
             assert [place.addresses for place in successor.captured()] == [node.pod("a1").addresses]
             assert successor.slots() == (True, True, True)

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from redirect import netns, sys_bpf
+from redirect.desired import Desired
 from redirect.errors import InstanceInUse
 from redirect.pins import BPFFS, is_bpffs
 from redirect.reconcile import Redirection
 
 pytestmark = pytest.mark.kernel
 
+NOBODY = Desired((), frozenset())
 CLONE_NEWNS, MS_MOVE, MS_REC, MS_SLAVE = 0x20000, 0x2000, 0x4000, 0x80000
 
 
@@ -93,6 +95,39 @@ def test_a_bpffs_that_appears_between_two_starts_changes_nothing(
                     assert third.pins.root == BPFFS / "ztun" / instance
             finally:
                 first.uninstall()
+
+    elsewhere.submit(check).result()
+
+
+def test_an_unmounted_bpffs_detaches_nothing_and_is_replaced_by_one_of_our_own(
+    elsewhere: ThreadPoolExecutor, instance: str, tmp_path: Path
+) -> None:
+    def check() -> None:
+        mount_bpffs()
+        with closing(Redirection(instance, tmp_path)) as first:
+            try:
+                first.prepare()
+                shared = first.pins.root
+                netns.call("umount2", bytes(BPFFS), netns.MNT_DETACH)
+                assert programs(first) == [1, 1, 1, 1]
+                first.apply(NOBODY)
+                assert first.pins.root == tmp_path / "bpf" != shared
+                with closing(Redirection(instance, tmp_path)) as second:
+                    assert not second.prepare().compiled
+                    first.close()
+                    assert programs(second) == [1, 1, 1, 1]
+                    assert second.audit(NOBODY) == []
+                # The one of our own goes as well, and the machine's comes back.
+                first.prepare()
+                netns.call("umount2", bytes(first.pins.root), netns.MNT_DETACH)
+                mount_bpffs()
+                first.apply(NOBODY)
+                assert first.pins.root == shared
+                assert first.pins.is_complete
+                assert first.audit(NOBODY) == []
+            finally:
+                first.uninstall()
+        assert not (BPFFS / "ztun").exists()
 
     elsewhere.submit(check).result()
 

@@ -74,6 +74,7 @@ class Node:
     lab: Topology
     place: NodePlace
     redirection: Redirection
+    has_tcx: bool | None = None
     listeners: list[socket.socket] = field(default_factory=list)
 
     def pod(self, name: str) -> PodPlace:
@@ -96,6 +97,10 @@ class Node:
     def audit(self, *names: str) -> list[str]:
         with netns.entered(self.place.netns):
             return self.redirection.audit(self.desired(*names))
+
+    def successor(self) -> Redirection:
+        """What the next process works with: it knows nothing but what is in the kernel."""
+        return Redirection(self.redirection.instance, self.redirection.pins.run_dir, has_tcx=self.has_tcx)
 
     def listen(self) -> None:
         """Listeners in all three slots, in place of those that are there."""
@@ -122,7 +127,7 @@ def redirected(
     """A node with everything of `prepare`; removed again whatever happens."""
     place = lab.nodes[node]
     redirection = Redirection(instance, run_dir, has_tcx=has_tcx)
-    made = Node(lab, place, redirection)
+    made = Node(lab, place, redirection, has_tcx)
     try:
         with netns.entered(place.netns):
             redirection.prepare()

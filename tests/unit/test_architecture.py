@@ -76,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.supervisor.secret",
     },
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
+    "agent.fd_limit": set(),
     "agent.log": set(),
     # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
     "agent.pages": {

@@ -31,6 +31,8 @@ class FakeRedirection:
         self.threads: set[int] = set()
         self.error: Exception | None = None
         self.pins: tuple[Place, ...] = ()
+        self.close_error: Exception | None = None
+        self.is_closed = False
 
     def apply(self, desired: Desired, *, keep_existing: bool) -> list[str]:
         self.asked.append((desired, keep_existing))
@@ -42,6 +44,12 @@ class FakeRedirection:
     def captured(self) -> tuple[Place, ...]:
         self.threads.add(threading.get_ident())
         return self.pins
+
+    def close(self) -> None:
+        self.threads.add(threading.get_ident())
+        self.is_closed = True
+        if self.close_error:
+            raise self.close_error
 
 
 def run(redirection: FakeRedirection, *works: Callable[[KernelSide], Awaitable[T]]) -> list[T]:
@@ -119,6 +127,15 @@ def test_there_is_one_writer() -> None:
 
     run(redirection, both)
     assert len(redirection.threads) == 1
+
+
+def test_what_cannot_be_left_to_the_pins_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    redirection = FakeRedirection()
+    KernelSide(redirection).close()  # type: ignore[arg-type]
+    assert redirection.is_closed and not caplog.messages
+    redirection.close_error = OSError("no bpffs")
+    KernelSide(redirection).close()  # type: ignore[arg-type]
+    assert caplog.messages == ["captured pods may be open from now on: a link cannot be pinned (no bpffs)"]
 
 
 def test_a_place_that_cannot_be_captured_says_why(tmp_path: Path) -> None:

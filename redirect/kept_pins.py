@@ -1,0 +1,68 @@
+"""Keeps the pins of objects that this process holds open: what lost its pin is pinned again.
+
+A program, map or link lives as long as anybody holds a descriptor or a pin of it. The descriptor is for as long as
+this process lives, the pin for the one after it; whoever removes a pin meanwhile detaches nothing. One directory
+of a bpffs, one name for each object. Owns no descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from redirect import sys_bpf
+
+
+class KeptPins:
+    """The pins in one directory, which may move to another bpffs: `directory` is asked each time."""
+
+    def __init__(self, directory: Callable[[], Path]) -> None:
+        self._directory = directory
+        self._seen_as: dict[str, int] = {}
+
+    def lost(self, held: Mapping[str, int]) -> list[str]:
+        """Names whose pin is gone, or is another file than the one last known to lead to the object."""
+        directory = self._directory()
+        try:
+            with os.scandir(directory) as entries:
+                found = {entry.name: entry.inode() for entry in entries}
+        except FileNotFoundError:
+            found = {}
+        return [name for name in held if name not in found or found[name] != self._seen_as.get(name)]
+
+    def restore(self, held: Mapping[str, int]) -> list[str]:
+        """Pins every held object that has no pin of its name; the names. Raises OSError, with the others done."""
+        pinned, failure = [], None
+        for name in self.lost(held):
+            try:
+                if self._pin(name, held[name]):
+                    pinned.append(name)
+            except OSError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return pinned
+
+    def remove(self, name: str) -> None:
+        """Unpins; a pin that is not there is nothing to do."""
+        self._seen_as.pop(name, None)
+        (self._directory() / name).unlink(missing_ok=True)
+
+    def _pin(self, name: str, fd: int) -> bool:
+        """Whether it had to be pinned."""
+        path = self._directory() / name
+        leads_here = path.exists() and _object_behind(path) == sys_bpf.object_id(fd)
+        if not leads_here:
+            path.unlink(missing_ok=True)
+            sys_bpf.obj_pin(fd, path)
+        self._seen_as[name] = path.stat().st_ino
+        return not leads_here
+
+
+def _object_behind(path: Path) -> tuple[int, int]:
+    fd = sys_bpf.obj_get(path)
+    try:
+        return sys_bpf.object_id(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,89 @@
+"""The links of an instance: tcx on devices, sk_lookup in the private namespaces. Each is held open and pinned.
+
+A link is known by its pin's name, `IFINDEX-PROGRAM` or the program alone for a socket lookup, and is updated in
+place, so that there is never a gap. Which link belongs where is decided by who calls.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from redirect import sys_bpf
+from redirect.kept_pins import KeptPins
+from redirect.pins import Pins
+
+
+class Links:
+    """Every link that this process made or found pinned. Close it: only the pins hold them then."""
+
+    def __init__(self, pins: Pins) -> None:
+        self._pins = pins
+        self._kept = KeptPins(lambda: pins.links)
+        self._held: dict[str, int] = {}
+
+    def ensure(self, name: str, prog_fd: int, target: int, kind: int, flags: int = 0) -> None:
+        """Has a program run at a place, in place of what this link ran; a new link where there is none.
+
+        `target` and `kind` as in `sys_bpf.link_create`. Raises OSError; a link that cannot be pinned is attached
+        and held all the same.
+        """
+        if self._has(name) and not self._update(name, prog_fd):
+            # The device or namespace of the link is gone and its number may be another's by now.
+            self._drop(name)
+        if name not in self._held:
+            # bpftool net attach tcx_ingress PROG dev DEV; BEFORE with relative 0: ahead of everybody else's
+            self._held[name] = sys_bpf.link_create(prog_fd, target, kind, flags)
+        self._kept.restore({name: self._held[name]})
+
+    def remove(self, name: str) -> None:
+        """`bpftool link detach`: at once, whoever else holds the link. One that is not there is nothing to do."""
+        if self._has(name):
+            try:
+                sys_bpf.link_detach(self._held[name])
+            except OSError as error:
+                if error.errno != errno.ENOLINK:
+                    raise
+            self._drop(name)
+
+    def info(self, name: str) -> sys_bpf.LinkInfo | None:
+        """What the kernel says of a link; None when there is none of that name."""
+        return sys_bpf.link_info(self._held[name]) if self._has(name) else None
+
+    def infos(self) -> dict[str, sys_bpf.LinkInfo]:
+        """The same for every link."""
+        if self._pins.links.is_dir():
+            with os.scandir(self._pins.links) as entries:
+                for entry in entries:
+                    if not entry.is_dir():
+                        self._has(entry.name)
+        return {name: sys_bpf.link_info(fd) for name, fd in self._held.items()}
+
+    def restore_pins(self) -> list[str]:
+        """Pins again what lost its pin; the names. Raises OSError."""
+        return self._kept.restore(self._held)
+
+    def close(self) -> None:
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _has(self, name: str) -> bool:
+        """Whether there is such a link; one that another process left pinned is held from now on."""
+        path = self._pins.links / name
+        if name not in self._held and path.exists():
+            self._held[name] = sys_bpf.obj_get(path)
+        return name in self._held
+
+    def _update(self, name: str, prog_fd: int) -> bool:
+        """LINK_UPDATE swaps atomically: no packet meets neither program. False: what it was attached to is gone."""
+        try:
+            sys_bpf.link_update(self._held[name], prog_fd)
+        except OSError as error:
+            if error.errno != errno.ENOLINK:
+                raise
+            return False
+        return True
+
+    def _drop(self, name: str) -> None:
+        self._kept.remove(name)
+        os.close(self._held.pop(name))

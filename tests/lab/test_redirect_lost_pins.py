@@ -1,0 +1,138 @@
+"""Pins, filters and names that somebody removes: nothing is detached meanwhile, and they are made again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from agent.lab.blueprint import generate, parse
+from agent.lab.topology import Topology
+from redirect import host_addresses, netns
+from redirect.pins import Pins
+from tests.support.redirect_lab import Node, dial, instance_name, redirected
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+PROBES = (sys.executable, "-m", "agent.lab.probes")
+CLSACT_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(f"hlp{os.getpid()}", tmp_path_factory.mktemp("run"))
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
+        yield topology
+    finally:
+        topology.down()
+
+
+@pytest.fixture(params=[True, False], ids=["tcx", "clsact"])
+def node(lab: Topology, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Node]:
+    """With one pod captured."""
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("p"), has_tcx=request.param) as made:
+        made.capture("a1")
+        yield made
+
+
+def is_captured(node: Node, name: str = "a1") -> bool:
+    """Whether a connection of a pod, to where it could go without the proxy, comes to the proxy instead."""
+    with closing(dial(node.pod(name).netns, node.lab.pods["lab/b1"].address(4), PORT)):
+        node.listeners[0].accept()[0].close()
+    return True
+
+
+def pinned(pins: Pins) -> set[str]:
+    return {str(path.relative_to(pins.root)) for path in pins.root.rglob("*")}
+
+
+def one_link(pins: Pins) -> None:
+    next(path for path in pins.links.iterdir() if not path.is_dir()).unlink()
+
+
+LOSSES: dict[str, Callable[[Pins], None]] = {
+    "a link": one_link,
+    "links": lambda pins: shutil.rmtree(pins.links),
+    "generation": lambda pins: shutil.rmtree(pins.generation),
+    "instance": lambda pins: shutil.rmtree(pins.root),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_removed_pins_open_nobody_and_are_made_again(node: Node, loss: str) -> None:
+    redirection = node.redirection
+    before = pinned(redirection.pins)
+    LOSSES[loss](redirection.pins)
+    lost = before - pinned(redirection.pins)
+    objects = {path.rpartition("/")[2] for path in lost if "_" in path}
+    assert is_captured(node)
+    done = node.capture("a1", "a2")
+    pins_made_again = {line.split()[1] for line in done if line.startswith("pin ")}
+    assert pins_made_again == objects != set()
+    assert before < pinned(redirection.pins)
+    assert is_captured(node, "a2")
+    assert not [line for line in node.capture("a1", "a2") if line.startswith("pin ")]
+    # What the next process finds is all of it, and holds without this one.
+    redirection.close()
+    assert is_captured(node)
+    with closing(node.successor()) as following, netns.entered(node.place.netns):
+        assert not following.prepare().compiled
+        assert following.audit(node.desired("a1", "a2")) == []
+
+
+def test_a_generation_that_nobody_held_is_found_again_through_the_programs_that_are_attached(
+    node: Node,
+) -> None:
+    """Else the next agent would know of no pod, and let all of them go."""
+    redirection, pins = node.redirection, node.redirection.pins
+    redirection.close()
+    shutil.rmtree(pins.generation)
+    with closing(node.successor()) as following:
+        with netns.entered(node.place.netns):
+            assert following.prepare().compiled
+            assert [place.ifname for place in following.captured()] == [node.pod("a1").ifname]
+            assert following.audit(node.desired("a1")) == []
+        assert is_captured(node)
+        assert following.pins.generations() == [pins.generation]
+
+
+def test_a_namespace_without_its_name_lives_on_and_is_named_again(node: Node) -> None:
+    redirection = node.redirection
+    namespaces = redirection.private_namespaces
+    known = [netns.inode(path) for path in namespaces]
+    netns.remove(namespaces[0].name)
+    # Somebody made another of that name.
+    netns.remove(namespaces[1].name)
+    netns.ensure(namespaces[1].name)
+    assert is_captured(node)
+    assert {line for line in node.capture("a1") if line.startswith("namespace ")} == {
+        f"namespace {path.name} was gone: made again" for path in namespaces
+    }
+    assert [netns.inode(path) for path in namespaces] == known
+    assert node.audit("a1") == []
+    assert is_captured(node)
+
+
+def test_news_of_a_removed_filter_arrive_and_it_is_attached_again(lab: Topology, tmp_path: Path) -> None:
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("n"), has_tcx=False) as node:
+        node.capture("a1")
+        with netns.entered(node.place.netns), closing(host_addresses.Watch()) as watch, IPRoute() as ip:
+            (index,) = ip.link_lookup(ifname=node.pod("a1").ifname)
+            # tc filter del dev DEV ingress; tc filter del dev DEV egress
+            for parent in CLSACT_PARENTS:
+                ip.tc("del-filter", index=index, parent=parent)
+            assert watch.read() == {host_addresses.News.FILTERS}
+            assert node.capture("a1") == [
+                f"attach {program} to interface {index}" for program in ("from_pod", "to_pod")
+            ]
+        assert is_captured(node)
