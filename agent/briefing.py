@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from agent import channel
 from agent.channel import Message
 from agent.enroll.enrolled_pod import EnrolledPod
@@ -15,7 +17,6 @@ from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
-from agent.supervisor.secret import secret
 
 
 class Briefing:
@@ -32,14 +33,14 @@ class Briefing:
         for held in self._keeper.held():
             issued = self._keeper.get(held.identity)
             if issued is not None:
-                send(secret(issued))
+                send(secret_message(issued))
 
     def enrolled(self, pods: Iterable[EnrolledPod]) -> None:
         self._pods = tuple(pods)
         self._broadcast(pods_message(self._pods))
 
     def issued(self, _: Identity, issued: Issued) -> None:
-        self._broadcast(secret(issued))
+        self._broadcast(secret_message(issued))
 
     def forgotten(self, identity: Identity) -> None:
         self._broadcast(channel.ForgetSecret(str(identity)))
@@ -48,4 +49,14 @@ class Briefing:
 def pods_message(pods: Iterable[EnrolledPod]) -> channel.Pods:
     return channel.Pods(
         [(pod.namespace, pod.name, pod.service_account, [str(ip) for ip in pod.addresses]) for pod in pods]
+    )
+
+
+def secret_message(issued: Issued) -> channel.Secret:
+    """A certificate with its key: DER in memory, over the private channel, nowhere else."""
+    return channel.Secret(
+        identity=str(issued.identity),
+        key=issued.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        chain=[certificate.public_bytes(Encoding.DER) for certificate in issued.chain],
+        roots=[certificate.public_bytes(Encoding.DER) for certificate in issued.roots],
     )

@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model"},
-    "agent.supervisor": {"agent.model", "agent.channel", "agent.identity.bundle", "redirect.spawn"},
+    "agent.supervisor": {"agent.model", "agent.channel", "redirect.spawn"},
     "agent.watch": {"agent.model", "agent.enroll", "agent.telemetry", "redirect"},
     "agent.briefing": {
         "agent.model",
@@ -73,7 +73,6 @@ ALLOWED: dict[str, set[str]] = {
         "agent.enroll.enrolled_pod",
         "agent.identity.bundle",
         "agent.identity.keeper",
-        "agent.supervisor.secret",
     },
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.fd_limit": set(),
