@@ -31,7 +31,7 @@ from agent.fd_limit import raise_fd_limit
 from agent.identity.keeper import Keeper
 from agent.log import set_up_log
 from agent.mesh_state import MeshState
-from agent.model.listener import Listener, Side
+from agent.model.listener import LISTENERS, Listener, Side
 from agent.net.sockets import open_listener
 from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
@@ -42,6 +42,8 @@ from agent.pages.ready import ReadyPage
 from agent.pages.routes import Pages
 from agent.pages.status import StatusPage
 from agent.pages.worker_list import WorkerListPage
+from agent.proof.listeners import ListenerCheck, Served
+from agent.proof.prover import Prover
 from agent.rpc.ca_client import CaClient
 from agent.rpc.endpoint import Endpoint
 from agent.rpc.enrolment_client import EnrolmentClient
@@ -53,11 +55,13 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
+from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
 from agent.watch.interfaces import follow_interfaces
 from agent.watch.kernel_counters import KernelCounters
 from agent.wire.xds_delta import XdsDelta, make_node
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
+from redirect.sides import PROXY_ADDRESSES
 from redirect.spawn import ChildFailed
 
 log = logging.getLogger(__name__)
@@ -119,6 +123,7 @@ class Agent:
         self.figures = Figures()
         self.figures.put(families.BUILD, "ztunnel", VERSION, count=1)
         self.is_prepared = asyncio.Event()
+        self.has_begun = asyncio.Event()
         self.is_serving = False
         xds, ca = (self._endpoint(address) for address in (settings.xds_address, settings.ca_address))
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
@@ -173,6 +178,17 @@ class Agent:
         )
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.enroller, self.figures)
+        namespaces = {Side.POD: pod_side, Side.NET: net_side}
+        served = tuple(Served(row.name, namespaces[row.side], row.port) for row in LISTENERS)
+        self.prover = Prover(
+            {
+                "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
+                "workers": WorkersCheck(self.crew, self.mesh),
+                "traffic": TrafficCheck(self.kernel, self.crew, self.enroller, time.monotonic),
+            },
+            wall=time.time,
+            clock=time.monotonic,
+        )
 
     def _endpoint(self, address: str) -> Endpoint:
         return Endpoint(
@@ -207,11 +223,17 @@ class Agent:
         fds = {name: sock.fileno() for name, sock in self.crew.listeners().items()}
         await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
         self.is_serving = True
+        self.has_begun.set()
         log.info("serving: %d pods", len(self.enroller.pods))
 
     async def after_prepared(self, part: Callable[[], Awaitable[None]]) -> None:
         await self.is_prepared.wait()
         await part()
+
+    async def prove(self) -> None:
+        """Observe what is claimed, from the moment on that something is."""
+        await self.has_begun.wait()
+        await self.prover.run()
 
     async def certified(self, patience_s: float) -> None:
         """Return when every identity in use has its certificate, or patience ends."""
@@ -244,6 +266,7 @@ async def serve(settings: Config) -> None:
                 agent.after_prepared(lambda: follow_interfaces(agent.enroller.refresh)),
                 agent.enroller.follow(),
                 agent.after_prepared(agent.counters.watch),
+                agent.prove(),
             )
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
@@ -270,6 +293,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         crew=agent.crew,
         workers_wanted=agent.settings.worker_count,
         counters=agent.counters,
+        prover=agent.prover,
         is_serving=lambda: agent.is_serving,
     )
     return Pages(

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from agent.admin.readiness import CertificateFact, Facts, Health, judge
 from agent.enroll.enroller import Enroller
 from agent.identity.keeper import Keeper
+from agent.proof.findings import Standing, first_broken
+from agent.proof.prover import Prover
 from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.xds_client import Phase, XdsClient
 from agent.supervisor.crew import Crew
+from agent.watch.checks import of_pods
 from agent.watch.kernel_counters import KernelCounters
 from redirect.layout import LAYOUT_HASH
 
@@ -27,6 +30,7 @@ class AgentHealth:
     crew: Crew
     workers_wanted: int
     counters: KernelCounters
+    prover: Prover
     is_serving: Callable[[], bool]
     wall: Callable[[], float] = time.time
 
@@ -48,14 +52,20 @@ class AgentHealth:
             )
         )
 
+    def standing(self) -> list[Standing]:
+        """Everything that is broken: what the enroller knows at once, and what the proofs found."""
+        return [*of_pods(self.enroller.troubles), *self.prover.standing]
+
     def _problems(self) -> list[str]:
-        problems = [str(trouble) for trouble in self.enroller.troubles]
+        problems = [str(each.finding) for each in first_broken(self.standing())]
         if self.counters.problem:
             problems.append(self.counters.problem)
         if self.reports.error:
             problems.append(f"the control plane was not told which pods are captured: {self.reports.error}")
         if not self.is_serving():
             problems.append("not serving yet")
+        elif self.prover.doubt:
+            problems.append(self.prover.doubt)
         return problems
 
     def _xds_word(self) -> str:

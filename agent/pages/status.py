@@ -28,6 +28,7 @@ class StatusPage:
                 "state": health.state,
                 "line": health.line,
                 "reasons": health.reasons,
+                "proof": self._proof(),
                 "node": self.node,
                 "pods": self._pods(),
                 "services": self._services(),
@@ -49,6 +50,22 @@ class StatusPage:
             }
             for pod in self.enroller.pods.values()
         ]
+
+    def _proof(self) -> dict[str, object]:
+        """How old the last observation is, and every broken link of it, the chain's order within each pod."""
+        return {
+            "age_s": self.health.prover.age_s,
+            "findings": [
+                {
+                    "link": each.finding.link.word,
+                    "pod": each.finding.pod,
+                    "reason": each.finding.reason,
+                    "remedy": each.finding.remedy,
+                    "since": each.since,
+                }
+                for each in self.health.standing()
+            ],
+        }
 
     def _services(self) -> dict[str, list[str]]:
         services = self.store.current.services

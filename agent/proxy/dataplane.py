@@ -17,6 +17,7 @@ from agent.config import Config
 from agent.model.address import IP
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
+from agent.proxy.arrivals import Arrivals
 from agent.proxy.connector import HboneConnector
 from agent.proxy.delivery import Delivery, ProxyAddresses
 from agent.proxy.inbound import Inbound
@@ -62,6 +63,8 @@ class DataPlane:
         self.loop = loop
         self.store = Store(Snapshot(node=config.node))
         self.pods = LocalPods()
+        own_addresses = frozenset({outside.proxy.v4, outside.proxy.v6})
+        self.arrivals = Arrivals(own_addresses)
         self.registry = Registry(limit=config.max_connections)
         self.secrets = Secrets(lambda: datetime.fromtimestamp(outside.wall(), UTC))
         self.reporter = Reporter(
@@ -75,7 +78,7 @@ class DataPlane:
             network=config.network,
             mesh_cidrs=config.mesh_cidrs,
             refuse_unknown=config.unknown_destination == "refuse",
-            own_addresses=frozenset({outside.proxy.v4, outside.proxy.v6}),
+            own_addresses=own_addresses,
         )
 
         def random_port() -> int:
@@ -132,6 +135,7 @@ class DataPlane:
         self.registry.close_pod(addresses)
         self.pool.close_source(addresses)
         self.inbound.close_pod(addresses)
+        self.arrivals.forget(addresses)
 
     def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> None:
         closed = self.registry.reevaluate(snapshot, changes)

@@ -41,9 +41,9 @@ class Orders:
         self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
         self._handlers = {
-            OUTBOUND.name: plane.outbound.accepted,
-            HBONE.name: plane.inbound.accepted,
-            PLAINTEXT.name: plane.inbound_plain.accepted,
+            OUTBOUND.name: plane.arrivals.door(Direction.OUTBOUND, plane.outbound.accepted),
+            HBONE.name: plane.arrivals.door(Direction.INBOUND, plane.inbound.accepted),
+            PLAINTEXT.name: plane.arrivals.door(Direction.INBOUND, plane.inbound_plain.accepted),
         }
         self._pods: tuple[LocalPod, ...] = ()
         self._is_draining = False
@@ -94,7 +94,11 @@ class Orders:
 
     def stats(self) -> channel.Stats:
         self._plane.reporter.count_bytes()
-        return channel.Stats(self._plane.reporter.metrics.snapshot(), len(self._plane.registry))
+        return channel.Stats(
+            self._plane.reporter.metrics.snapshot(),
+            len(self._plane.registry),
+            pods=self._plane.arrivals.rows(),
+        )
 
     def stop_accepting(self) -> None:
         self._is_draining = True

@@ -1,0 +1,1 @@
+"""Proves what the agent claims: observations at most two seconds old, link by link, never intentions."""

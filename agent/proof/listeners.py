@@ -1,0 +1,79 @@
+"""Proves that each listener is served: dials it in its namespace, and hears a worker close the connection.
+
+The kernel completes a handshake for a queue that nobody serves, so a connection proves nothing; its end does.
+A worker knows these dials by both addresses being the proxy's own, and closes them without a word: nobody else
+can have such a connection, because a pod and the network are never given that source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.proof.findings import Finding, Link
+
+PATIENCE_S = 1.0
+
+MakeSocket = Callable[[str, int], socket.socket]
+"""(path of a namespace, address family) -> a fresh non-blocking TCP socket born there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A listener that should be served: its name, the namespace it lives in, its port."""
+
+    name: str
+    netns: str
+    port: int
+
+
+class ListenerCheck:
+    """Dials every listener once a round. `address` is the proxy's own, on lo of the private namespaces."""
+
+    def __init__(
+        self,
+        listeners: tuple[Served, ...],
+        address: str,
+        make_socket: MakeSocket,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._listeners = listeners
+        self._address = address
+        self._make_socket = make_socket
+        self._patience_s = patience_s
+
+    async def __call__(self) -> list[Finding]:
+        found = await asyncio.gather(*map(self._prove, self._listeners))
+        return [finding for finding in found if finding is not None]
+
+    async def _prove(self, served: Served) -> Finding | None:
+        listener = f"the {served.name} listener (port {served.port})"
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._dial(served)
+        except TimeoutError:
+            reason = f"nobody accepts on {listener}"
+        except OSError as error:
+            # asyncio's own text of a failed connect says less
+            reason = f"{listener} cannot be reached: {os.strerror(error.errno) if error.errno else error}"
+        else:
+            return None
+        return Finding(
+            Link.LISTENER,
+            "",
+            f"{reason}: new connections of pods wait or fail",
+            "look for a worker that hangs in `ztun status -o json`; restarting the agent replaces the workers",
+        )
+
+    async def _dial(self, served: Served) -> None:
+        """Return when a worker has closed the connection in good order. Raises TimeoutError or OSError."""
+        loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        with self._make_socket(served.netns, family) as sock:
+            # From the address that is dialled: a worker knows its own proofs by that.
+            sock.bind((self._address, 0))
+            await loop.sock_connect(sock, (self._address, served.port))
+            await loop.sock_recv(sock, 1)

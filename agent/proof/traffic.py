@@ -1,0 +1,128 @@
+"""Holds what the kernel hands to the proxy against what the workers do with it, pod by pod. Pure.
+
+A pod whose new connections are captured and accepted by nobody is cut off, whatever else looks well; so is one
+whose tunnels or handshakes all fail. Counters only grow; a window of the last rounds says what has moved. What a
+pod or a stranger can fake (half-open scans, garbage on 15008) takes longer to be believed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from operator import sub
+
+from agent.proof.findings import Finding, Link
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counters of one pod. `captured_*` are the kernel's, the others the workers' added up."""
+
+    captured_outbound: int = 0
+    captured_inbound: int = 0
+    accepted_outbound: int = 0
+    accepted_inbound: int = 0
+    tunnels_made: int = 0
+    tunnels_failed: int = 0
+    handshakes_done: int = 0
+    handshakes_failed: int = 0
+
+    def since(self, earlier: Counts) -> Counts:
+        """What has moved. A worker that was replaced may have taken counts with it: never below zero."""
+        return Counts(*(max(0, n) for n in map(sub, astuple(self), astuple(earlier))))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """At least `tries` of something within the window, the window at least `over_s` long, and no success."""
+
+    tries: int
+    over_s: float
+
+
+OUTBOUND = Rule(tries=3, over_s=3.0)
+# A scan of the pod from outside leaves SYNs that nobody could have accepted.
+INBOUND = Rule(tries=10, over_s=10.0)
+PEERS = Rule(tries=3, over_s=3.0)
+WINDOW_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    at_s: float
+    counts: Counts
+
+
+class TrafficWatch:
+    """Remembers the last half minute of every pod's counters."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, deque[Sample]] = {}
+
+    def update(
+        self, now_s: float, counts: Mapping[str, Counts], last_errors: Mapping[str, str]
+    ) -> list[Finding]:
+        """A round: counters by pod (`namespace/name`), and the last failure of each pod's tunnels in words."""
+        self._samples = {pod: self._samples.get(pod, deque()) for pod in counts}
+        findings: list[Finding] = []
+        for pod, current in counts.items():
+            samples = self._samples[pod]
+            samples.append(Sample(now_s, current))
+            # One sample at least as old as the window stays: the window is measured from it.
+            while len(samples) > 2 and samples[1].at_s <= now_s - WINDOW_S:
+                samples.popleft()
+            findings += judge(pod, samples, last_errors.get(pod, ""))
+        return findings
+
+
+def judge(pod: str, samples: Iterable[Sample], last_error: str) -> list[Finding]:
+    """What of a pod does not work, by its samples from old to new."""
+    *earlier, newest = samples
+    findings = []
+    for rule, tries, successes, link, text, remedy in _CHECKS:
+        for old in reversed(earlier):
+            moved, over_s = newest.counts.since(old.counts), newest.at_s - old.at_s
+            if getattr(moved, successes):
+                break  # what worked within the window stands for the rest
+            if getattr(moved, tries) >= rule.tries and over_s >= rule.over_s:
+                why = f" (the last one: {last_error})" if last_error and link is Link.PEER else ""
+                findings.append(Finding(link, pod, text + why, remedy))
+                break
+    return findings
+
+
+_CHECKS = (
+    (
+        OUTBOUND,
+        "captured_outbound",
+        "accepted_outbound",
+        Link.LOOKUP,
+        "its new connections are captured, but no worker accepts any",
+        "`ztun maps dump stats` shows where they end; restarting the agent replaces the workers",
+    ),
+    (
+        INBOUND,
+        "captured_inbound",
+        "accepted_inbound",
+        Link.LOOKUP,
+        "new connections to it are captured, but no worker accepts any",
+        "a scan of half-open connections looks the same; else see `ztun maps dump stats`",
+    ),
+    (
+        PEERS,
+        "tunnels_failed",
+        "tunnels_made",
+        Link.PEER,
+        "every HBONE connection it needs fails",
+        "check the peer's node and port 15008 on the way to it, and both certificates",
+    ),
+    (
+        PEERS,
+        "handshakes_failed",
+        "handshakes_done",
+        Link.PEER,
+        "every mutual TLS handshake with it fails",
+        "the access log names the peers; check that they trust this node's certificate authority",
+    ),
+)

@@ -1,0 +1,105 @@
+"""The checks of this agent: which of its parts is asked about which link of the chain.
+
+Each check is a small object that asks one part and puts the answer into findings; what an answer means is decided
+in `agent.proof`, what is wrong with a pod in `enroll`, with the kernel side in `redirect`. Built by `app`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from agent.enroll.enroller import Enroller
+from agent.enroll.kernel import KernelSide
+from agent.enroll.trouble import Missing, Trouble
+from agent.mesh_state import MeshState
+from agent.model.address import IP, parse_ip
+from agent.net.sockets import in_netns
+from agent.proof.findings import Finding, Link, Standing
+from agent.proof.traffic import Counts, TrafficWatch
+from agent.proof.workers import WorkerSeen, WorkerWatch
+from agent.supervisor.crew import Crew
+
+LINK_OF_TROUBLE = {
+    Missing.POD: Link.CONTROL_PLANE,
+    Missing.WORKLOAD: Link.CONTROL_PLANE,
+    Missing.ADDRESS: Link.CONTROL_PLANE,
+    Missing.CAPTURE: Link.PROGRAM,
+}
+
+
+class WorkersCheck:
+    """Does every worker judge by the current state?"""
+
+    def __init__(self, crew: Crew, mesh: MeshState) -> None:
+        self._crew = crew
+        self._mesh = mesh
+        self._watch = WorkerWatch()
+
+    async def __call__(self) -> list[Finding]:
+        seen = [WorkerSeen(link.slot, link.pid, link.applied) for link in self._crew.links]
+        return self._watch.update(self._mesh.revision, seen)
+
+
+class TrafficCheck:
+    """Does what the kernel hands over arrive, and do tunnels and handshakes work? Pod by pod."""
+
+    def __init__(
+        self, kernel: KernelSide, crew: Crew, enroller: Enroller, clock: Callable[[], float]
+    ) -> None:
+        self._kernel = kernel
+        self._crew = crew
+        self._enroller = enroller
+        self._clock = clock
+        self._watch = TrafficWatch()
+
+    async def __call__(self) -> list[Finding]:
+        captured = await self._kernel.run(lambda redirection: redirection.captures())
+        served, errors = self._served()
+        counts: dict[str, Counts] = {}
+        last: dict[str, str] = {}
+        for pod in self._enroller.pods.values():
+            kernel = captured.get(pod.place.ifindex)
+            syns = (kernel.outbound, kernel.inbound) if kernel is not None else (0, 0)
+            rows = [served[ip] for ip in pod.addresses if ip in served]
+            counts[str(pod.key)] = (
+                Counts(*syns, *map(sum, zip(*rows, strict=True))) if rows else Counts(*syns)
+            )
+            last[str(pod.key)] = next((errors[ip] for ip in pod.addresses if ip in errors), "")
+        return self._watch.update(self._clock(), counts, last)
+
+    def _served(self) -> tuple[dict[IP, list[int]], dict[IP, str]]:
+        """What the workers say of each pod address, added up; and the last failure of one of them."""
+        total: defaultdict[IP, list[int]] = defaultdict(lambda: [0] * 6)
+        errors: dict[IP, str] = {}
+        for link in self._crew.links:
+            for text, row, error in link.stats.pods if link.stats is not None else ():
+                ip = parse_ip(text)
+                total[ip] = [a + b for a, b in zip(total[ip], row, strict=True)]
+                if error:
+                    errors[ip] = error
+        return total, errors
+
+
+def of_pods(troubles: Iterable[Trouble]) -> list[Standing]:
+    """What the enroller knows to be wrong with pods, as findings. Known at once, without a round of proofs."""
+    return [
+        Standing(
+            Finding(
+                LINK_OF_TROUBLE[trouble.missing],
+                str(trouble.pod) if trouble.pod is not None else "",
+                trouble.text,
+                trouble.remedy,
+            ),
+            trouble.since_s,
+        )
+        for trouble in troubles
+    ]
+
+
+def socket_in(netns: str, family: int) -> socket.socket:
+    """A TCP socket born in a network namespace, for the dials of proofs."""
+    return in_netns(
+        netns, lambda: socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    )

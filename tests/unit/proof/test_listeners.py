@@ -1,0 +1,81 @@
+"""A listener is proven by a worker that closes the dial, by nothing less: real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from agent.proof.findings import Finding, Link
+from agent.proof.listeners import ListenerCheck, Served
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+def fresh(netns: str, family: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
+
+
+def check(port: int, patience_s: float = 0.2) -> list[Finding]:
+    one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", fresh, patience_s)
+    return asyncio.run(one())
+
+
+def test_a_worker_that_closes_the_dial_proves_its_listener(listener: socket.socket) -> None:
+    async def scenario() -> list[Finding]:
+        peers = []
+
+        async def worker() -> None:
+            loop = asyncio.get_running_loop()
+            listener.setblocking(False)
+            sock, peer = await loop.sock_accept(listener)
+            peers.append((peer[0], sock.getsockname()[0]))
+            sock.close()
+
+        port = listener.getsockname()[1]
+        one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", fresh)
+        findings, _ = await asyncio.gather(one(), worker())
+        # By these a worker knows the dial.
+        assert peers == [("127.0.0.1", "127.0.0.1")]
+        return findings
+
+    assert asyncio.run(scenario()) == []
+
+
+def test_a_queue_that_nobody_serves_is_found(listener: socket.socket) -> None:
+    (finding,) = check(listener.getsockname()[1])
+    assert finding.link is Link.LISTENER
+    assert finding.reason.startswith(
+        f"nobody accepts on the hbone listener (port {listener.getsockname()[1]})"
+    )
+
+
+def test_no_listener_at_all_is_found(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    (finding,) = check(port)
+    assert "cannot be reached: Connection refused" in finding.reason
+
+
+def test_a_reset_proves_nothing(listener: socket.socket) -> None:
+    async def scenario() -> list[Finding]:
+        async def closing() -> None:
+            listener.setblocking(False)
+            sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            sock.close()
+
+        one = ListenerCheck((Served("hbone", "", listener.getsockname()[1]),), "127.0.0.1", fresh)
+        findings, _ = await asyncio.gather(one(), closing())
+        return findings
+
+    (finding,) = asyncio.run(scenario())
+    assert "Connection reset by peer" in finding.reason

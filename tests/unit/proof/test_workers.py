@@ -1,0 +1,20 @@
+"""Who counts as a worker that follows."""
+
+from __future__ import annotations
+
+from agent.proof.findings import Link
+from agent.proof.workers import WorkerSeen, WorkerWatch
+
+
+def test_workers_that_follow_are_well() -> None:
+    watch = WorkerWatch()
+    assert watch.update(7, [WorkerSeen(0, 11, 7), WorkerSeen(1, 12, 7)]) == []
+
+
+def test_a_revision_on_its_way_is_not_held_against_a_worker_for_a_round() -> None:
+    watch = WorkerWatch()
+    watch.update(7, [WorkerSeen(0, 11, 7)])
+    assert watch.update(8, [WorkerSeen(0, 11, 7)]) == []
+    (finding,) = watch.update(9, [WorkerSeen(0, 11, 7)])
+    assert finding.link is Link.STATE
+    assert "worker 0 (pid 11) judges by revision 7 of the mesh state, control has 9" in finding.reason
