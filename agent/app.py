@@ -29,7 +29,7 @@ from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.fd_limit import raise_fd_limit
 from agent.identity.keeper import Keeper
-from agent.log import set_up_log
+from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.listener import LISTENERS, Listener, Side
 from agent.net.sockets import open_listener
@@ -76,14 +76,14 @@ class StartError(Exception):
 
 def run(settings: Config) -> None:
     """Run the agent until SIGTERM. Raises StartError."""
-    set_up_log(settings.log_level, settings.log_format, "agent")
+    process_log = set_up_log(settings.log_level, settings.log_format, "agent")
     if os.geteuid() != 0:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
     raise_fd_limit()
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with RunLock(settings.directory):
         try:
-            asyncio.run(serve(settings))
+            asyncio.run(serve(settings, process_log))
         except* (RedirectError, ChildFailed, OSError) as errors:
             raise StartError("; ".join(map(str, errors.exceptions))) from errors
 
@@ -113,7 +113,7 @@ class RunLock:
 class Agent:
     """Every part of the control process, wired."""
 
-    def __init__(self, settings: Config) -> None:
+    def __init__(self, settings: Config, process_log: ProcessLog) -> None:
         rng = random.Random(random.SystemRandom().getrandbits(64))
         self.settings = settings
         self.redirection = Redirection(settings.instance, settings.directory)
@@ -122,6 +122,7 @@ class Agent:
         self.totals = Totals()
         self.figures = Figures()
         self.figures.put(families.BUILD, "ztunnel", VERSION, count=1)
+        self.figures.ask(lambda: [(families.LOG_LINES_LOST, ("process",), process_log.lost)])
         self.is_prepared = asyncio.Event()
         self.has_begun = asyncio.Event()
         self.is_serving = False
@@ -245,9 +246,9 @@ class Agent:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 
 
-async def serve(settings: Config) -> None:
+async def serve(settings: Config, process_log: ProcessLog) -> None:
     """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
-    agent = Agent(settings)
+    agent = Agent(settings, process_log)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -304,6 +305,8 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             store=agent.store,
             crew=agent.crew,
             xds=agent.xds,
+            totals=agent.totals,
+            figures=agent.figures,
         ),
         connections=WorkerListPage(agent.crew, "connections"),
         tunnels=WorkerListPage(agent.crew, "tunnels"),

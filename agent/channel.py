@@ -137,7 +137,6 @@ class Stats(Message):
 
     metrics: Any
     connections: int
-    dropped_log_lines: int = 0
     pods: Sequence[tuple[str, Sequence[int], str]] = ()
     """For each pod address: accepted outbound and inbound, tunnels made and failed, handshakes done and failed;
     and the last failure in words."""

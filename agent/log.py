@@ -1,11 +1,21 @@
-"""The process log: one line per event on stderr, plain or JSON, in ztunnel's shape (docs/WIRE.md#logs)."""
+"""The process log: one line per event on stderr, plain or JSON, in ztunnel's shape (docs/WIRE.md#logs).
+
+A reader that stands still costs lines, never time: they are counted, and the log says where they are missing.
+"""
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import sys
 import time
+from typing import TextIO
+
+from agent.telemetry.line_writer import LineWriter, text_stream
+
+QUEUE_LINES = 1000
+EXIT_PATIENCE_S = 0.5
 
 
 class PlainFormatter(logging.Formatter):
@@ -53,8 +63,46 @@ def timestamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e6):06d}Z"
 
 
-def set_up_log(level: str, form: str, process: str) -> None:
-    """Configure the root logger of this process."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(process) if form == "json" else PlainFormatter(process))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+class ProcessLog:
+    """The log of this process, and whatever else it prints, by threads of their own: nothing waits for a reader.
+
+    `sys.stdout` and `sys.stderr` lead there while it is open, so that tracebacks keep their place among the lines.
+    """
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self._before = sys.stdout, sys.stderr
+        self._writers = [self._writer(stream.fileno(), formatter) for stream in self._before]
+        sys.stdout, sys.stderr = (
+            text_stream(writer, stream.fileno())
+            for writer, stream in zip(self._writers, self._before, strict=True)
+        )
+        self.handler: logging.StreamHandler[TextIO] = logging.StreamHandler(sys.stderr)
+        self.handler.setFormatter(formatter)
+
+    @property
+    def lost(self) -> int:
+        """Lines dropped so far because nobody took them."""
+        return sum(writer.lost for writer in self._writers)
+
+    def close(self, patience_s: float = EXIT_PATIENCE_S) -> None:
+        """Write what waits, for at most `patience_s`, and go back to the streams of before."""
+        ours, (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), self._before
+        self.handler.setStream(sys.stderr)
+        for stream, writer in zip(ours, self._writers, strict=True):
+            stream.close()
+            writer.close(patience_s)
+
+    def _writer(self, fd: int, formatter: logging.Formatter) -> LineWriter:
+        def note(lost: int) -> str:
+            text = f"{lost} lines are missing here: the reader of this log was too slow for them"
+            return formatter.format(logging.LogRecord("log", logging.WARNING, __file__, 0, text, None, None))
+
+        return LineWriter(fd, note, limit=QUEUE_LINES, linger_s=0.0)
+
+
+def set_up_log(level: str, form: str, process: str) -> ProcessLog:
+    """Configure the root logger of this process; what waits when the process ends is written then."""
+    log = ProcessLog(JsonFormatter(process) if form == "json" else PlainFormatter(process))
+    logging.basicConfig(level=level.upper(), handlers=[log.handler], force=True)
+    atexit.register(log.close)
+    return log

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from agent import config as configuration
 from agent.config import Config
 from agent.fd_limit import raise_fd_limit
-from agent.log import set_up_log
+from agent.log import ProcessLog, set_up_log
 from agent.model.address import parse_ip
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
@@ -33,7 +33,9 @@ from agent.proxy.delivery import ProxyAddresses
 from agent.proxy.drain import Drain
 from agent.proxy.orders import Orders
 from agent.supervisor.control_link import ControlLink
-from agent.telemetry.access_log import LineWriter
+from agent.telemetry import families
+from agent.telemetry.access_log import lost_line
+from agent.telemetry.line_writer import LineWriter
 from agent.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -61,17 +63,27 @@ class Sides(NamedTuple):
 class Worker:
     """Everything of one worker process."""
 
-    def __init__(self, config: Config, slot: int, version: str, sides: Sides) -> None:
+    def __init__(
+        self, config: Config, slot: int, version: str, sides: Sides, process_log: ProcessLog
+    ) -> None:
         self.loop = Loop(time.monotonic, self._crashed)
         self.stopped = asyncio.Event()
-        self._lines = LineWriter(sys.stdout.fileno())
+        as_json = config.log_format == "json"
+        self._lines = LineWriter(sys.stdout.fileno(), lambda count: lost_line(count, time.time(), as_json))
         self._sides = sides
+        metrics = Metrics(f"{slot}-{os.getpid()}-{time.time_ns()}")
+        metrics.figures.ask(
+            lambda: [
+                (families.LOG_LINES_LOST, ("access",), self._lines.lost),
+                (families.LOG_LINES_LOST, ("process",), process_log.lost),
+            ]
+        )
         outside = Outside(
             self.loop,
             sides.pod,
             sides.net,
             PROXY,
-            Metrics(f"{slot}-{os.getpid()}-{time.time_ns()}"),
+            metrics,
             self._lines.write,
             random.Random(random.SystemRandom().getrandbits(64)),
         )
@@ -130,10 +142,10 @@ def main() -> None:
     # All that this thread still needs, and with it every thread that is made from here on.
     keep_only(CAP_NET_BIND_SERVICE)
     config = configuration.build(json.loads(args.config))
-    set_up_log(config.log_level, config.log_format, f"worker-{args.slot}")
+    process_log = set_up_log(config.log_level, config.log_format, f"worker-{args.slot}")
     raise_fd_limit()
     listening = socket.socket(fileno=args.channel_fd)
     listening.setblocking(False)
-    worker = Worker(config, args.slot, args.version, sides)
+    worker = Worker(config, args.slot, args.version, sides, process_log)
     with asyncio.Runner(loop_factory=worker.loop.outer) as runner:
         runner.run(run(config, worker, listening))

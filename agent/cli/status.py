@@ -36,6 +36,8 @@ def status(instance: str, run_dir: str | None, output: str) -> None:
         click.echo(answer["line"])
         for reason in answer["reasons"]:
             click.echo(f"  {reason}")
+        for name, count in answer.get("log_lines_lost", {}).items():
+            click.echo(f"  note: {count} lines of the {name} log were lost: its reader was too slow")
     if output == "table":
         out.show(
             answer["pods"], output, ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"

@@ -10,6 +10,9 @@ from agent.pages.health import AgentHealth
 from agent.rpc.xds_client import XdsClient
 from agent.state.store import Store
 from agent.supervisor.crew import Crew
+from agent.telemetry import families
+from agent.telemetry.metrics import Figures
+from agent.telemetry.totals import Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,8 @@ class StatusPage:
     store: Store
     crew: Crew
     xds: XdsClient
+    totals: Totals
+    figures: Figures
 
     async def __call__(self, _: Request) -> Response:
         health = self.health.now()
@@ -35,6 +40,7 @@ class StatusPage:
                 "workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.links],
                 "worker_restarts": self.crew.restarts,
                 "refused_resources": dict(self.xds.status.refused),
+                "log_lines_lost": self._lost_lines(),
             }
         )
 
@@ -66,6 +72,11 @@ class StatusPage:
                 for each in self.health.standing()
             ],
         }
+
+    def _lost_lines(self) -> dict[str, int]:
+        """Lines that the readers of the logs were too slow for, by log, of this process and its workers."""
+        lost = self.totals.sums(families.LOG_LINES_LOST, self.figures)
+        return {name: int(count) for (name,), count in lost.items() if count}
 
     def _services(self) -> dict[str, list[str]]:
         services = self.store.current.services

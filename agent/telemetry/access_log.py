@@ -2,18 +2,13 @@
 
 `line` is pure and keeps ztunnel's fields and their order (docs/WIRE.md#logs). Whatever a peer can put
 into a field is escaped, so that it can neither end the line nor fake a field or a terminal sequence.
-`LineWriter` takes finished lines off the data path: a bounded queue and a thread that writes batches; when
-the reader is too slow lines are dropped and counted, because a log must not stop traffic.
+`line_writer` takes finished lines off the data path.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import select
-import threading
-from collections import deque
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -60,6 +55,11 @@ def refused_line(
 def opened_line(opened: Opened, now_s: float, as_json: bool = False) -> str:
     """The debug line at the start of a connection."""
     return _line("debug", "connection opened", opened_fields(opened), now_s, as_json)
+
+
+def lost_line(count: int, now_s: float, as_json: bool = False) -> str:
+    """The line that stands where `count` lines are missing."""
+    return _line("warn", "lines lost: the reader of this log is too slow", [("lines", count)], now_s, as_json)
 
 
 def opened_fields(opened: Opened) -> list[Field]:
@@ -184,87 +184,3 @@ def _plain(key: str, value: str | int | float) -> str:
     if key.endswith("addr") and _BARE.match(value):
         return value
     return f'"{value}"' if _HARMLESS.match(value) else json.dumps(value)
-
-
-class LineWriter:
-    """Writes lines to a file descriptor from a thread of its own. `write` never blocks.
-
-    At most `limit` lines wait; lines beyond that are dropped and counted in `dropped`. Lines are gathered for
-    `linger_s` before they are written, so that a busy log costs few wake-ups.
-    """
-
-    def __init__(self, fd: int, limit: int = 10_000, batch: int = 64, linger_s: float = 0.02) -> None:
-        self.dropped = 0
-        self._fd = fd
-        self._limit = limit
-        self._batch = batch
-        self._linger_s = linger_s
-        self._lines: deque[str] = deque()
-        self._has_lines = threading.Event()
-        self._is_closing = threading.Event()
-        self._gives_up = False
-        self._is_torn = False
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
-        self._thread.start()
-
-    def write(self, text: str) -> None:
-        if self._is_closing.is_set() or len(self._lines) >= self._limit:
-            self.dropped += 1
-            return
-        self._lines.append(text)
-        # Where it is set, the thread has yet to clear it, and reads the queue after that.
-        if not self._has_lines.is_set():
-            self._has_lines.set()
-
-    def close(self, timeout_s: float = 1.0) -> None:
-        """Writes what waits, for at most `timeout_s`; the rest counts as dropped. The fd stays open."""
-        self._is_closing.set()
-        self._has_lines.set()
-        self._thread.join(timeout_s)
-        self._gives_up = True
-        self._thread.join(timeout_s)
-        self.dropped += len(self._lines)
-        self._lines.clear()
-
-    def _run(self) -> None:
-        while True:
-            self._has_lines.wait()
-            self._is_closing.wait(self._linger_s)
-            # Cleared before the queue is read: a line that comes later sets it again.
-            self._has_lines.clear()
-            while self._lines and not self._gives_up:
-                count = min(len(self._lines), self._batch)
-                self._deliver([self._lines.popleft() for _ in range(count)])
-            if self._is_closing.is_set() and (self._gives_up or not self._lines):
-                return
-
-    def _deliver(self, lines: list[str]) -> None:
-        # A line that broke off must not be continued by the next one.
-        start = b"\n" if self._is_torn else b""
-        data = memoryview(start + ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace"))
-        self._is_torn = False
-        try:
-            while data and self._is_writable():
-                written = self._some(data)
-                self._is_torn = data[written - 1] != ord("\n") if written else self._is_torn
-                data = data[written:]
-        except OSError:
-            # The reader is gone (EPIPE) or the disk is full: these lines are lost, later ones may do better.
-            pass
-        self.dropped += min(len(lines), bytes(data).count(b"\n"))
-
-    def _is_writable(self) -> bool:
-        """Waits for a slow reader in small steps, so that `close` can end the wait."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        while not poll.poll(50):
-            if self._gives_up:
-                return False
-        return True
-
-    def _some(self, data: memoryview) -> int:
-        # POLLOUT of a pipe promises room for one page only; more would block a descriptor in blocking mode.
-        try:
-            return os.write(self._fd, data[: select.PIPE_BUF])
-        except BlockingIOError:
-            return 0

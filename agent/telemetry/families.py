@@ -70,7 +70,9 @@ REDIRECT_PACKETS = _counter(
 LABEL_SETS_FOLDED = _counter(
     "ztun_telemetry_label_sets_folded", "Connections counted under the overflow labels: too many label sets"
 )
-LOG_LINES_DROPPED = _counter("ztun_access_log_lines_dropped", "Access-log lines the reader was too slow for")
+LOG_LINES_LOST = _counter(
+    "ztun_log_lines_lost", "Lines of the process log or the access log that nobody took in time", "log"
+)
 WORKERS_REPLACED = _counter("ztun_workers_replaced", "Workers whose figures were taken over after they ended")
 
 ALL: tuple[Family, ...] = (
@@ -93,7 +95,7 @@ ALL: tuple[Family, ...] = (
     MAX_FDS,
     REDIRECT_PACKETS,
     LABEL_SETS_FOLDED,
-    LOG_LINES_DROPPED,
+    LOG_LINES_LOST,
     WORKERS_REPLACED,
 )
 BY_NAME = {family.name: family for family in ALL}

@@ -8,6 +8,7 @@ backwards; past a limit, new ones share one overflow label set, so that memory s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TypedDict
 
 from agent.model.outcome import Outcome
@@ -73,11 +74,16 @@ class Handle:
             self._metrics._ended(self._labels, outcome.flag)
 
 
+Sample = tuple[Family, tuple[str, ...], float]
+"""One figure: its family, its label values, its value."""
+
+
 class Figures:
     """Counters and gauges that are not about one TCP connection, by family and label values."""
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._sources: list[Callable[[], Iterable[Sample]]] = []
 
     def add(self, family: Family, *values: str, count: float = 1) -> None:
         key = self._key(family, values)
@@ -87,8 +93,15 @@ class Figures:
         """Sets a gauge, or a counter somebody else keeps (the kernel)."""
         self._values[self._key(family, values)] = count
 
+    def ask(self, source: Callable[[], Iterable[Sample]]) -> None:
+        """Have figures that somebody else keeps read whenever these are."""
+        self._sources.append(source)
+
     def items(self) -> list[tuple[str, list[str], float]]:
-        return [(name, list(values), count) for (name, values), count in self._values.items()]
+        values = self._values.copy()
+        for source in self._sources:
+            values.update((self._key(family, labels), count) for family, labels, count in source())
+        return [(name, list(labels), count) for (name, labels), count in values.items()]
 
     def _key(self, family: Family, values: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         if len(values) != len(family.labels):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from agent.telemetry import families
-from agent.telemetry.families import BY_NAME, Kind
+from agent.telemetry.families import BY_NAME, Family, Kind
 from agent.telemetry.metrics import LABEL_SETS_LIMIT, Figures, Snapshot, overflow
 from agent.telemetry.record import LabelSet
 
@@ -49,21 +49,31 @@ class Totals:
         """The sum, with the control process's own figures in it."""
         tcp = {key: list(counts) for key, counts in self._ended_tcp.items()}
         gauges: Counter[str] = Counter()
-        figures = self._ended_figures.copy()
         for snapshot in self._live.values():
             for values, counts in snapshot["tcp"]:
                 _add(tcp, tuple(values), counts)
             gauges.update(snapshot["open"])
-            for name, labels, count in snapshot["figures"]:
-                figures[name, tuple(labels)] += count
-        for name, labels, count in control.items() if control else ():
-            figures[name, tuple(labels)] += count
+        figures = self._figures(control)
         return {
             "process": "all",
             "tcp": [(list(key), counts) for key, counts in tcp.items()],
             "open": dict(gauges),
             "figures": [(name, list(labels), count) for (name, labels), count in figures.items()],
         }
+
+    def sums(self, family: Family, control: Figures | None = None) -> dict[tuple[str, ...], float]:
+        """The sum of one family by its label values."""
+        figures = self._figures(control)
+        return {labels: count for (name, labels), count in figures.items() if name == family.name}
+
+    def _figures(self, control: Figures | None) -> dict[FigureKey, float]:
+        figures = self._ended_figures.copy()
+        for snapshot in self._live.values():
+            for name, labels, count in snapshot["figures"]:
+                figures[name, tuple(labels)] += count
+        for name, labels, count in control.items() if control else ():
+            figures[name, tuple(labels)] += count
+        return figures
 
     def _bounded(self, label_set: LabelSet) -> LabelSet:
         """Ended workers may not grow the table without end either."""

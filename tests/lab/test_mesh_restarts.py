@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
@@ -124,3 +127,59 @@ def test_a_pod_whose_interface_goes_is_forgotten_and_may_come_again(world: World
     assert world.ask("spare-a", world.address("server-b")) == world.address("spare-a")
     log.line('direction="outbound"', "sa/spare")
     world.mesh.unenroll(pod)
+
+
+def are_replaced(old: dict[int, int], new: dict[int, int]) -> bool:
+    return old.keys() == new.keys() and not set(old.values()) & set(new.values())
+
+
+@contextmanager
+def unread(path: Path) -> Iterator[int]:
+    """In place of a log file a full pipe that nobody reads; the descriptor to read it by."""
+    kept = path.with_suffix(".kept")
+    path.rename(kept)
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        assert os.write(writer, b"\n" * 65536) < 65536
+        os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
+        path.unlink()
+        kept.rename(path)
+
+
+def test_an_agent_whose_log_nobody_reads_starts_serves_and_replaces_its_workers(world: World) -> None:
+    world.kill_all("node-a")
+    with unread(world.mesh.log("agent-node-a")) as reader:
+        world.restart("node-a")
+        assert world.is_served("client-a", world.address("server-b"))
+        old = world.workers("node-a")
+        world.kill(*old.values())
+        until(lambda: are_replaced(old, world.workers("node-a")), "new workers")
+        assert world.is_served("client-a", world.address("server-b"))
+        assert world.status("node-a")["log_lines_lost"] == {}
+        for log in ("access", "process"):
+            assert world.metric("node-a", "ztun_log_lines_lost_total", log=log) == 0
+        seen = bytearray()
+
+        def reads(text: str) -> bool:
+            while chunk := read_now(reader):
+                seen.extend(chunk)
+            return text in seen.decode()
+
+        until(lambda: reads(f"(pid {old[0]}) is gone"), "what was said in the meantime")
+        until(lambda: reads("connection complete"), "the connection through the new workers")
+        # Before the pipe goes: what it cannot take any more is lost, and this agent would count it.
+        world.kill_all("node-a")
+    world.restart("node-a")
+
+
+def read_now(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65536)
+    except BlockingIOError:
+        return b""

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.wire": {"agent.model", "agent.pb"},
     "agent.identity": {"agent.model", "agent.wire.tls_records"},
     "agent.net": {"agent.model", "agent.wire", "agent.identity"},
-    "agent.telemetry": {"agent.model"},
+    "agent.telemetry": {"agent.model", "agent.privileges"},
     "agent.rpc": {"agent.model", "agent.wire", "agent.identity", "agent.pb"},
     "agent.pb": set(),
     "agent.controlplane": {"agent.model"},
@@ -87,7 +87,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.fd_limit": set(),
-    "agent.log": set(),
+    "agent.log": {"agent.telemetry.line_writer"},
+    "agent.privileges": set(),
     # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
     "agent.pages": {
         "agent.model",

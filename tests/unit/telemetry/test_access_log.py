@@ -1,16 +1,9 @@
-"""The access-log line field by field, what hostile input can do to it, and the writer under a slow reader."""
+"""The access-log line field by field, and what hostile input can do to it."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
-import signal
-import threading
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +14,7 @@ from agent.model.connection import Direction
 from agent.model.outcome import Outcome
 from agent.model.service import Service
 from agent.model.workload import Workload
-from agent.telemetry.access_log import LineWriter, line, opened_line, refused_line
+from agent.telemetry.access_log import line, lost_line, opened_line, refused_line
 from agent.telemetry.record import Opened, Record
 
 NOW = 1_714_816_745.028709
@@ -122,73 +115,8 @@ def test_no_peer_can_end_the_line_or_fake_a_field(as_json: bool, text: str) -> N
     assert re.findall(r"([a-z_.]+)=", outside_quotes).count("bytes_sent") == 1
 
 
-def read_all(fd: int) -> bytes:
-    with open(fd, "rb") as file:
-        return file.read()
-
-
-def test_writer_writes_every_line_in_order() -> None:
-    reader, writer_fd = os.pipe()
-    got: list[bytes] = []
-    thread = threading.Thread(target=lambda: got.append(read_all(reader)))
-    thread.start()
-    writer = LineWriter(writer_fd, linger_s=0)
-    for number in range(5000):
-        writer.write(f"line {number} " + "x" * 100)
-    writer.close(timeout_s=30)
-    os.close(writer_fd)
-    thread.join()
-    assert [int(text.split()[1]) for text in got[0].splitlines()] == list(range(5000))
-    assert writer.dropped == 0
-
-
-def test_a_reader_that_stands_still_costs_lines_not_time() -> None:
-    reader, writer_fd = os.pipe()
-    writer = LineWriter(writer_fd, limit=100, linger_s=0)
-    count = 5000
-    for _ in range(count):
-        writer.write("y" * 199)
-    # What is neither in the queue (100) nor in the pipe (64 KiB) nor in one batch (64) is dropped at once.
-    assert writer.dropped >= count - 100 - 65536 // 200 - 2 * 64
-    writer.close(timeout_s=0.1)
-    os.close(writer_fd)
-    delivered = read_all(reader)
-    assert delivered.count(b"\n") + writer.dropped == count
-    assert writer.dropped > count / 2
-
-
-def test_lines_for_a_reader_that_is_gone_are_counted() -> None:
-    reader, writer_fd = os.pipe()
-    os.close(reader)
-    writer = LineWriter(writer_fd, linger_s=0)
-    writer.write("lost")
-    writer.close(timeout_s=30)
-    os.close(writer_fd)
-    assert writer.dropped == 1
-    writer.write("too late")
-    assert writer.dropped == 2
-
-
-def test_a_line_that_broke_off_is_not_continued_by_the_next(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with path.open("wb") as file:
-        writer = LineWriter(file.fileno(), linger_s=0)
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-            writer.write("a line of the full disk")
-            wait_for(lambda: writer.dropped == 1)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            signal.signal(signal.SIGXFSZ, before)
-        writer.write("after")
-        writer.close(timeout_s=30)
-    assert path.read_text() == "a line of \nafter\n"
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+def test_missing_lines_have_a_line_of_the_same_shape() -> None:
+    assert lost_line(7, NOW) == (
+        "2024-05-04T09:59:05.028709Z\twarn\taccess\tlines lost: the reader of this log is too slow\tlines=7"
+    )
+    assert json.loads(lost_line(7, NOW, as_json=True))["lines"] == 7

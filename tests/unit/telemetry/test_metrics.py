@@ -85,24 +85,24 @@ def test_workers_add_up() -> None:
         metrics = Metrics(name)
         for _ in range(count):
             metrics.open(label_set("web"))
-        metrics.figures.add(families.LOG_LINES_DROPPED, count=10)
+        metrics.figures.add(families.LOG_LINES_LOST, "access", count=10)
         totals.update(name, through_the_channel(metrics.snapshot()))
     text = expose(totals.snapshot())
     assert value(text, "istio_tcp_connections_opened_total") == 5
     assert value(text, "istio_tcp_sockets_open") == 5
-    assert value(text, "ztun_access_log_lines_dropped_total") == 20
+    assert value(text, "ztun_log_lines_lost_total") == 20
 
 
 def test_a_replaced_worker_keeps_its_counts_but_not_its_open_connections() -> None:
     totals, old, new = Totals(), Metrics("pid1"), Metrics("pid2")
     old.open(label_set("web"))
-    old.figures.add(families.LOG_LINES_DROPPED)
+    old.figures.add(families.LOG_LINES_LOST, "access")
     totals.update("worker-0", old.snapshot())
     totals.update("worker-0", new.snapshot())
     text = expose(totals.snapshot())
     assert value(text, "istio_tcp_connections_opened_total") == 1
     assert value(text, "istio_tcp_sockets_open") == 0
-    assert value(text, "ztun_access_log_lines_dropped_total") == 1
+    assert value(text, "ztun_log_lines_lost_total") == 1
     assert value(text, "ztun_workers_replaced_total") == 1
 
 
