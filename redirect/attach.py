@@ -44,9 +44,7 @@ class Attachments:
         Raises StepFailed for an interface that is gone or has a qdisc in the way, OSError otherwise.
         """
         prog_fd = self._program_fd(program)
-        if self._has_tcx is None:
-            self._has_tcx = features.has_tcx()
-        if self._has_tcx:
+        if self._uses_links:
             self._links.ensure(
                 _link_name(ifindex, program), prog_fd, ifindex, TCX_TYPES[program], sys_bpf.BPF_F_BEFORE
             )
@@ -55,17 +53,21 @@ class Attachments:
 
     def detach(self, ifindex: int, program: str) -> None:
         """Takes a program off again; one that is not there is nothing to do."""
-        self._links.remove(_link_name(ifindex, program))
-        self._filters.detach(ifindex, program)
+        if self._uses_links:
+            self._links.remove(_link_name(ifindex, program))
+        else:
+            self._filters.detach(ifindex, program)
 
     def attached(self) -> Attached:
-        """What of ours is attached to devices, by links and by filters."""
+        """What of ours is attached to devices."""
+        if not self._uses_links:
+            return self._filters.attached()
         found: Attached = {}
         for name, link in self._links.infos().items():
             ifindex, dash, program = name.partition("-")
             if dash and program in TCX_TYPES:
                 found[int(ifindex), program] = link.prog_id if link.target == int(ifindex) else 0
-        return found | self._filters.attached()
+        return found
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
         """Those of interfaces that are gone: the next clsact under such a number is not ours."""
@@ -108,6 +110,12 @@ class Attachments:
     def program_id(self, program: str) -> int:
         """Id of this generation's program."""
         return sys_bpf.prog_info(self._program_fd(program)).id
+
+    @property
+    def _uses_links(self) -> bool:
+        if self._has_tcx is None:
+            self._has_tcx = features.has_tcx()
+        return self._has_tcx
 
     def restore_pins(self) -> list[str]:
         """Pins again the links that lost their pin; their names. Raises OSError."""

@@ -9,32 +9,29 @@ from __future__ import annotations
 
 import errno
 import socket
-import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from redirect import tc_rows
 from redirect.errors import StepFailed
 from redirect.pins import Pins
+from redirect.tc_rows import CLSACT_EGRESS, CLSACT_INGRESS, FilterRow
 
 # clsact parent of each program of a device.
 PARENTS = {
-    "from_pod": 0xFFFFFFF2,
-    "to_pod": 0xFFFFFFF3,
-    "from_pod_side": 0xFFFFFFF2,
-    "from_net_side": 0xFFFFFFF2,
+    "from_pod": CLSACT_INGRESS,
+    "to_pod": CLSACT_EGRESS,
+    "from_pod_side": CLSACT_INGRESS,
+    "from_net_side": CLSACT_INGRESS,
 }
-INGRESS_QDISC_PARENT = 0xFFFFFFF1
 # Priority 1 runs first. Cilium replaces handle 1 of it: never ours.
 PRIORITY = 1
 HANDLE = 0x7A74
 CLSACT = "clsact"
 PROTOCOL_ALL_BE = socket.htons(0x0003)
-TCA_BPF_ID = 11
-NLA_HEADER_BYTES = 4
 
 
 class Filters:
@@ -48,23 +45,23 @@ class Filters:
 
     def attach(self, ifindex: int, program: str, prog_fd: int) -> None:
         """Puts a program there, or swaps it in for an older one. Raises StepFailed for what is in the way."""
+        kind = tc_rows.ingress_qdiscs().get(ifindex, "")
+        if kind == "ingress":
+            raise StepFailed(
+                f"attach {program} to interface {ifindex}",
+                "it has an `ingress` qdisc of somebody else, which leaves no room for clsact; "
+                "remove the qdisc, or use a kernel with tcx (Linux 6.6)",
+            )
+        if kind and self._is_own_qdisc(ifindex) and not self._of_interface(ifindex):
+            # Left by an interface that had this number before: this clsact is not ours.
+            self._disown_qdisc(ifindex)
         with IPRoute() as ip:
-            kind = ingress_qdisc(ip, ifindex)
-            if kind == "ingress":
-                raise StepFailed(
-                    f"attach {program} to interface {ifindex}",
-                    "it has an `ingress` qdisc of somebody else, which leaves no room for clsact; "
-                    "remove the qdisc, or use a kernel with tcx (Linux 6.6)",
-                )
-            if kind and self._is_own_qdisc(ifindex) and not self._of_interface(ip, ifindex):
-                # Left by an interface that had this number before: this clsact is not ours.
-                self._disown_qdisc(ifindex)
             if not kind:
                 # The mark first: after a crash in between, a clsact of ours is not taken for somebody else's.
                 self._own_qdiscs.add(ifindex)
                 self._mark(ifindex).mkdir(exist_ok=True)
                 ip.tc("add", CLSACT, index=ifindex)  # tc qdisc add dev DEV clsact
-            self._refuse_collision(ip, ifindex, program)
+            self._refuse_collision(ifindex, program)
             # tc filter replace dev DEV ingress|egress prio 1 handle 0x7a74 bpf direct-action fd PROG
             ip.tc(
                 "replace-filter",
@@ -81,35 +78,35 @@ class Filters:
 
     def detach(self, ifindex: int, program: str) -> None:
         """Removes our filter, and our clsact when nobody has a filter in it."""
+        if tc_rows.ingress_qdiscs().get(ifindex) != CLSACT:
+            # No clsact any more: a mark would claim the next one for us.
+            self._disown_qdisc(ifindex)
+            return
         with IPRoute() as ip:
             try:
-                if ingress_qdisc(ip, ifindex) == CLSACT:
-                    if (ifindex, program) in self._of_interface(ip, ifindex):
-                        # tc filter del dev DEV ingress|egress prio 1 handle 0x7a74 bpf
-                        ip.tc(
-                            "del-filter",
-                            "bpf",
-                            index=ifindex,
-                            handle=HANDLE,
-                            parent=PARENTS[program],
-                            prio=PRIORITY,
-                        )
-                    self._delete_qdisc(ip, ifindex)
-                    return
+                if (ifindex, program) in self._of_interface(ifindex):
+                    # tc filter del dev DEV ingress|egress prio 1 handle 0x7a74 bpf
+                    ip.tc(
+                        "del-filter",
+                        "bpf",
+                        index=ifindex,
+                        handle=HANDLE,
+                        parent=PARENTS[program],
+                        prio=PRIORITY,
+                    )
+                self._delete_qdisc(ip, ifindex)
             except NetlinkError as error:
                 # The interface went between the look and the step: its filters went with it.
                 if error.code not in (errno.ENODEV, errno.ENOENT):
                     raise
-        # No clsact any more: a mark would claim the next one for us.
-        self._disown_qdisc(ifindex)
+                self._disown_qdisc(ifindex)
 
     def attached(self) -> dict[tuple[int, str], int]:
         """(ifindex, program) -> id of the program, for each of our filters."""
         found: dict[tuple[int, str], int] = {}
-        with IPRoute() as ip:
-            for qdisc in ip.get_qdiscs():
-                if qdisc.get("kind") == CLSACT:
-                    found.update(self._of_interface(ip, qdisc["index"]))
+        for ifindex, kind in tc_rows.ingress_qdiscs().items():
+            if kind == CLSACT:
+                found.update(self._of_interface(ifindex))
         return found
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
@@ -123,44 +120,40 @@ class Filters:
         for ifindex in self._own_qdiscs:
             self._mark(ifindex).mkdir(exist_ok=True)
 
-    def _refuse_collision(self, ip: IPRoute, ifindex: int, program: str) -> None:
+    def _refuse_collision(self, ifindex: int, program: str) -> None:
         """A filter of somebody else that would be overwritten, or that keeps ours from our priority."""
-        for filter_ in _filters(ip, ifindex, PARENTS[program]):
-            if _priority(filter_) != PRIORITY or self._is_ours(filter_, program):
+        for row in tc_rows.filters(ifindex, PARENTS[program]):
+            if row.priority != PRIORITY or self._is_ours(row, program):
                 continue
-            kind, protocol, handle = str(filter_.get("kind")), filter_["info"] & 0xFFFF, filter_["handle"]
-            if kind == "bpf" and protocol == PROTOCOL_ALL_BE and handle != HANDLE:
+            if row.kind == "bpf" and row.protocol_be == PROTOCOL_ALL_BE and row.handle != HANDLE:
                 continue
             raise StepFailed(
                 f"attach {program} to interface {ifindex}",
-                f"a `{kind}` filter of somebody else at priority {PRIORITY} (handle {handle:#x}, protocol "
-                f"{socket.ntohs(protocol):#06x}) leaves no room for ours; give it another priority "
+                f"a `{row.kind}` filter of somebody else at priority {PRIORITY} (handle {row.handle:#x}, protocol "
+                f"{socket.ntohs(row.protocol_be):#06x}) leaves no room for ours; give it another priority "
                 "(`tc filter show dev DEV ingress`, or egress), or use a kernel with tcx (Linux 6.6)",
             )
 
-    def _is_ours(self, filter_: Any, program: str) -> bool:
+    def _is_ours(self, row: FilterRow, program: str) -> bool:
         """By name, priority and handle: whatever differs in one of them is somebody else's."""
-        return (
-            _is_named(filter_, self._name(program))
-            and _priority(filter_) == PRIORITY
-            and filter_["handle"] == HANDLE
-        )
+        return (row.name, row.priority, row.handle) == (self._name(program), PRIORITY, HANDLE)
 
     def _name(self, program: str) -> str:
         return f"ztun:{self._instance}:{program}"
 
-    def _of_interface(self, ip: IPRoute, ifindex: int) -> dict[tuple[int, str], int]:
-        found = {}
-        for program, parent in PARENTS.items():
-            for filter_ in _filters(ip, ifindex, parent):
-                if self._is_ours(filter_, program):
-                    found[ifindex, program] = _program_id(filter_)
-        return found
+    def _of_interface(self, ifindex: int) -> dict[tuple[int, str], int]:
+        rows = {parent: tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)}
+        return {
+            (ifindex, program): row.program_id
+            for program, parent in PARENTS.items()
+            for row in rows[parent]
+            if self._is_ours(row, program)
+        }
 
     def _delete_qdisc(self, ip: IPRoute, ifindex: int) -> None:
         """The clsact that we added, once nobody has a filter in it."""
         if self._is_own_qdisc(ifindex) and not any(
-            _filters(ip, ifindex, parent) for parent in set(PARENTS.values())
+            tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)
         ):
             ip.tc("del", CLSACT, index=ifindex)  # tc qdisc del dev DEV clsact
             self._disown_qdisc(ifindex)
@@ -178,34 +171,3 @@ class Filters:
         self._own_qdiscs.discard(ifindex)
         if self._mark(ifindex).is_dir():
             self._mark(ifindex).rmdir()
-
-
-def ingress_qdisc(ip: IPRoute, ifindex: int) -> str:
-    """The kind of qdisc in the place where clsact goes; empty when it is free."""
-    for qdisc in ip.get_qdiscs(ifindex):
-        if qdisc["parent"] == INGRESS_QDISC_PARENT:
-            return str(qdisc.get("kind"))
-    return ""
-
-
-def _filters(ip: IPRoute, ifindex: int, parent: int) -> list[Any]:
-    return [
-        entry for entry in ip.get_filters(index=ifindex, parent=parent) if entry.get("options") is not None
-    ]
-
-
-def _priority(filter_: Any) -> int:
-    return int(filter_["info"]) >> 16
-
-
-def _is_named(filter_: Any, name: str) -> bool:
-    return any(attr == "TCA_BPF_NAME" and value == name for attr, value in filter_.get("options")["attrs"])
-
-
-def _program_id(filter_: Any) -> int:
-    """TCA_BPF_ID, which pyroute2 0.9 does not decode: it hands out the whole message and an offset."""
-    for name, value in filter_.get("options")["attrs"]:
-        if name == "UNKNOWN" and value["header"]["type"] == TCA_BPF_ID:
-            start = value.offset + NLA_HEADER_BYTES
-            return int.from_bytes(value.data[start : start + 4], sys.byteorder)
-    return 0

@@ -11,11 +11,8 @@ import errno
 import socket
 import struct
 from enum import Enum
-from ipaddress import ip_address
 
-from pyroute2 import IPRoute
-
-from redirect import observe
+from redirect import observe, rt_rows
 from redirect.layout import IP
 
 # include/uapi/linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
@@ -44,8 +41,7 @@ def local() -> frozenset[IP]:
 
     Each veth brings an fe80 address of its own; what the node sends from there is known by its flow.
     """
-    with IPRoute() as ip:
-        found = {ip_address(entry.get("local") or entry.get("address")) for entry in ip.get_addr()}
+    found = {address for _, address in rt_rows.addresses()}
     return frozenset(
         each for each in found if not each.is_loopback and not (each.version == 6 and each.is_link_local)
     )

@@ -19,10 +19,9 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import features, netns, rtnetlink
+from redirect import features, netns, rtnetlink, tc_rows
 from redirect.desired import DesiredPod, NextHop
 from redirect.errors import PodNotFound
-from redirect.filters import ingress_qdisc
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
 
@@ -216,7 +215,7 @@ def _read(path: Path) -> View:
         hosts = list(_some(ip, {link.peer for link in inside}))
         masters = _some(ip, {link.master for link in hosts})
         node = {link.ifindex: link for link in (*hosts, *masters)}
-        blocked = frozenset(link.ifindex for link in hosts if ingress_qdisc(ip, link.ifindex) == "ingress")
+    blocked = frozenset(ifindex for ifindex, kind in tc_rows.ingress_qdiscs().items() if kind == "ingress")
     return View(inside, node, rtnetlink.nsid(path), blocked, features.has_tcx(), namespace=namespace)
 
 

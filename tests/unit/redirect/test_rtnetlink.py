@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from redirect import rtnetlink
-from redirect.rtnetlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, RTM_NEWLINK
+from redirect import netlink, rtnetlink
+from redirect.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
+from redirect.rtnetlink import RTM_NEWLINK
 
 HEADER = struct.Struct("=IHHII")
 
@@ -50,17 +51,17 @@ def test_a_dump_is_all_of_its_datagrams(kernel: tuple[socket.socket, socket.sock
     ours, theirs = kernel
     theirs.send(message(RTM_NEWLINK, b"one.") + message(RTM_NEWLINK, b"two."))
     theirs.send(message(RTM_NEWLINK, b"three...") + message(NLMSG_DONE))
-    assert rtnetlink._answer(ours, is_dump=True) == ([b"one.", b"two.", b"three..."], True)
+    assert netlink._answer(ours, is_dump=True) == ([b"one.", b"two.", b"three..."], True)
 
 
 def test_an_interrupted_dump_is_not_whole(kernel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = kernel
     theirs.send(message(RTM_NEWLINK, flags=NLM_F_DUMP_INTR) + message(NLMSG_DONE))
-    assert rtnetlink._answer(ours, is_dump=True)[1] is False
+    assert netlink._answer(ours, is_dump=True)[1] is False
 
 
 def test_a_refusal_is_an_error_with_its_number(kernel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = kernel
     theirs.send(message(NLMSG_ERROR, struct.pack("=i", -19)))
     with pytest.raises(OSError, match="No such device"):
-        rtnetlink._answer(ours, is_dump=False)
+        netlink._answer(ours, is_dump=False)

@@ -1,0 +1,87 @@
+"""Asks rtnetlink and takes its answers apart: the part that links, routes, filters and counters have in common.
+
+Raw, because pyroute2 decodes every attribute of every message, which takes a hundred times longer than reading the
+few that are wanted. A dump that the kernel interrupted is read again, never taken for whole: what is missing from
+it would count as gone. In the calling thread's network namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 1, 0x300, 0x10
+NESTED_MASK = 0x3FFF
+DUMP_ATTEMPTS = 20
+_RECEIVE_BYTES = 1 << 18
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_S32 = struct.Struct("=i")
+
+Attributes = dict[int, bytes]
+
+
+def ask(kind: int, payload: bytes, flags: int = 0) -> list[bytes]:
+    """The bodies of all messages of the answer; with NLM_F_DUMP, of a list. Raises OSError."""
+    for _ in range(DUMP_ATTEMPTS):
+        with socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+        ) as sock:
+            header = _HEADER.pack(_HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0)
+            sock.send(header + payload)
+            bodies, is_whole = _answer(sock, is_dump=bool(flags))
+        if is_whole:
+            return bodies
+    raise OSError(errno.EAGAIN, "what the kernel has changes too fast to be listed")
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute of a request. `value` has a length that needs no padding, or is the last."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+
+
+def attributes(raw: bytes) -> Attributes:
+    """Attributes by their type; of a type that comes twice, the last."""
+    found: Attributes = {}
+    at = 0
+    while at + _ATTRIBUTE.size <= len(raw):
+        length, kind = _ATTRIBUTE.unpack_from(raw, at)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & NESTED_MASK] = raw[at + _ATTRIBUTE.size : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
+def text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")
+
+
+def _answer(sock: socket.socket, *, is_dump: bool) -> tuple[list[bytes], bool]:
+    bodies: list[bytes] = []
+    is_whole = True
+    while True:
+        for kind, flags, body in _messages(sock.recv(_RECEIVE_BYTES)):
+            is_whole &= not flags & NLM_F_DUMP_INTR
+            if kind == NLMSG_DONE:
+                return bodies, is_whole
+            if kind == NLMSG_ERROR:
+                (code,) = _S32.unpack_from(body)
+                raise OSError(-code, os.strerror(-code))
+            bodies.append(body)
+        if not is_dump:
+            return bodies, True
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """(type, flags, body) of each message of a datagram."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        yield kind, flags, data[at + _HEADER.size : at + length]
+        at += (length + 3) & ~3

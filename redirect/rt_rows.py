@@ -1,0 +1,111 @@
+"""Reads addresses, default routes, rules and packet counters of the calling thread's network namespace, raw.
+
+What looks at the private namespaces again and again must be cheap. Layouts: include/uapi/linux/rtnetlink.h,
+if_addr.h, fib_rules.h, if_link.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from redirect import netlink
+from redirect.layout import IP
+
+RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_GETSTATS = 22, 26, 34, 94
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_OIF, RTA_TABLE = 4, 15
+RTN_UNICAST, RTN_LOCAL = 1, 2
+FRA_IIFNAME, FRA_TABLE = 3, 15
+IFLA_STATS_LINK_64 = 1
+MAIN_TABLE = 254
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_STATS = struct.Struct("=BBHII")
+_COUNTERS = struct.Struct("=QQ")
+_U32 = struct.Struct("=I")
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultRoute:
+    """A route for every destination. `kind`: RTN_UNICAST, RTN_LOCAL or another."""
+
+    family: int
+    table: int
+    kind: int
+    oif: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule that sends what comes in by an interface to a table."""
+
+    family: int
+    iifname: str
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class PacketCount:
+    """Of one interface, since it was made."""
+
+    received: int = 0
+    sent: int = 0
+
+
+def addresses() -> list[tuple[int, IP]]:
+    """(ifindex, address) of all interfaces: `ip addr show`. Raises OSError."""
+    found = []
+    for body in netlink.ask(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), netlink.NLM_F_DUMP):
+        family, _, _, _, ifindex = _ADDRESS.unpack_from(body)
+        if family in FAMILIES:
+            known = netlink.attributes(body[_ADDRESS.size :])
+            raw = known.get(IFA_LOCAL) or known[IFA_ADDRESS]
+            found.append((ifindex, IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)))
+    return found
+
+
+def default_routes() -> frozenset[DefaultRoute]:
+    """Of both families and all tables: `ip [-6] route show default table all`. Raises OSError."""
+    found = set()
+    for asked in FAMILIES:
+        request = _ROUTE.pack(asked, 0, 0, 0, 0, 0, 0, 0, 0)
+        for body in netlink.ask(RTM_GETROUTE, request, netlink.NLM_F_DUMP):
+            family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+            if not prefix:
+                known = netlink.attributes(body[_ROUTE.size :])
+                found.add(DefaultRoute(family, _u32(known, RTA_TABLE, table), kind, _u32(known, RTA_OIF)))
+    return frozenset(found)
+
+
+def rules() -> frozenset[Rule]:
+    """Of both families: `ip [-6] rule show`. Raises OSError."""
+    found = set()
+    for asked in FAMILIES:
+        request = _ROUTE.pack(asked, 0, 0, 0, 0, 0, 0, 0, 0)
+        for body in netlink.ask(RTM_GETRULE, request, netlink.NLM_F_DUMP):
+            family, _, _, _, table, *_ = _ROUTE.unpack_from(body)
+            known = netlink.attributes(body[_ROUTE.size :])
+            iifname = netlink.text(known.get(FRA_IIFNAME, b""))
+            found.add(Rule(family, iifname, _u32(known, FRA_TABLE, table)))
+    return frozenset(found)
+
+
+def packet_counts() -> dict[int, PacketCount]:
+    """Packets of each interface by its index: `ip -s link show`. Raises OSError."""
+    found = {}
+    request = _STATS.pack(0, 0, 0, 0, 1 << (IFLA_STATS_LINK_64 - 1))
+    for body in netlink.ask(RTM_GETSTATS, request, netlink.NLM_F_DUMP):
+        _, _, _, ifindex, _ = _STATS.unpack_from(body)
+        known = netlink.attributes(body[_STATS.size :])
+        if IFLA_STATS_LINK_64 in known:
+            found[ifindex] = PacketCount(*_COUNTERS.unpack_from(known[IFLA_STATS_LINK_64]))
+    return found
+
+
+def _u32(known: netlink.Attributes, kind: int, default: int = 0) -> int:
+    return int(_U32.unpack(known[kind])[0]) if kind in known else default
