@@ -15,7 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.x509 import verification
 
+from agent.identity.anchors import is_authority
 from agent.identity.signer import SigningError
+from agent.identity.verify_words import described
 from agent.model.identity import Identity, first_identity
 
 
@@ -32,26 +34,35 @@ class Issued:
     roots: tuple[x509.Certificate, ...] = field(repr=False)
     not_before: float
     not_after: float
+    """When it ends, or the first authority that it rests on."""
+    not_anchors: tuple[str, ...] = ()
+    """Names of certificates that came as roots, cannot be any, and are left out of `roots`."""
 
 
 def read_answer(
     answer: Sequence[str], identity: Identity, key: EllipticCurvePrivateKey, now: float
 ) -> Issued:
     """Check a CA's answer and make it usable. `now`: seconds since the epoch. Raises SigningError."""
-    chain, roots = _parse(answer)
+    chain, sent_roots = _parse(answer)
+    roots, not_anchors = _anchors(sent_roots)
     leaf = chain[0]
     _check_names(leaf, identity)
+    if is_authority(leaf):
+        raise SigningError(
+            f"the certificate the CA sent for {identity} is that of an authority: peers would refuse it"
+        )
     if leaf.public_key() != key.public_key():
         raise SigningError(f"the certificate the CA sent for {identity} belongs to another key")
     _check_time(leaf, now)
-    _check_chain(chain, roots, now)
+    path = _check_chain(chain, roots, now)
     return Issued(
         identity,
         key,
         chain,
         roots,
         leaf.not_valid_before_utc.timestamp(),
-        leaf.not_valid_after_utc.timestamp(),
+        min(certificate.not_valid_after_utc.timestamp() for certificate in path),
+        not_anchors,
     )
 
 
@@ -69,6 +80,17 @@ def _certificates(pem: str, what: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem.encode())
     except ValueError as error:
         raise SigningError(f"{what} in the CA's answer is not a PEM certificate: {error}") from error
+
+
+def _anchors(sent: tuple[x509.Certificate, ...]) -> tuple[tuple[x509.Certificate, ...], tuple[str, ...]]:
+    """Those that may be trust anchors, and the names of those that may not."""
+    roots = tuple(root for root in sent if is_authority(root))
+    if not roots:
+        raise SigningError(
+            f"none of the {len(sent)} root(s) in the CA's answer is a CA certificate (basic constraints): "
+            f"{', '.join(map(described, sent))}; look at what the CA gives as its root"
+        )
+    return roots, tuple(described(root) for root in sent if not is_authority(root))
 
 
 def _check_names(leaf: x509.Certificate, identity: Identity) -> None:
@@ -92,8 +114,11 @@ def _check_time(leaf: x509.Certificate, now: float) -> None:
 
 def _check_chain(
     chain: tuple[x509.Certificate, ...], roots: tuple[x509.Certificate, ...], now: float
-) -> None:
-    """Signatures, validity, and that every issuer is an authority; the web's further rules do not apply."""
+) -> Sequence[x509.Certificate]:
+    """Signatures, validity, and that every issuer is an authority; the web's further rules do not apply.
+
+    Answers the path found, from the leaf to its anchor, which need not be self-signed.
+    """
     authorities = verification.ExtensionPolicy.permit_all().require_present(
         x509.BasicConstraints, verification.Criticality.AGNOSTIC, None
     )
@@ -105,7 +130,7 @@ def _check_chain(
         .build_client_verifier()
     )
     try:
-        verifier.verify(chain[0], list(chain[1:]))
+        return verifier.verify(chain[0], list(chain[1:])).chain
     except (verification.VerificationError, ValueError) as error:
         raise SigningError(
             f"the certificate the CA sent does not chain to the {len(roots)} root(s) it sent: {error}"

@@ -8,11 +8,11 @@ reach a disk or a log. Knows nothing of sockets.
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 from cryptography import x509
@@ -21,16 +21,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
-from agent.model.identity import Identity, IdentityError
+from agent.identity.anchors import is_authority
+from agent.identity.presented import Check, Presented, is_client_of, is_server_of, presented_by
+from agent.identity.verify_words import not_accepted
+from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
-from agent.wire.tls_records import (
-    CHANGE_CIPHER_SPEC,
-    HEADER_BYTES,
-    MAX_CIPHER_BYTES,
-    Alert,
-    TlsRecords,
-    TlsState,
-)
+from agent.wire.tls_alerts import Alert, alert_meaning
+from agent.wire.tls_records import CHANGE_CIPHER_SPEC, HEADER_BYTES, MAX_CIPHER_BYTES, TlsRecords, TlsState
 
 # AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
 CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
@@ -40,20 +37,8 @@ MAX_HANDSHAKE_BYTES = 1 << 17
 _NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN of ssl.h, which pyOpenSSL does not name
 _HANDSHAKE_RECORDS = (20, 21, 22, 23)
 _READ_BYTES = 1 << 16
-
-VERIFY_ERRORS = {
-    7: "its signature is wrong",
-    9: "it is not valid yet (check the clocks of both nodes)",
-    10: "it has expired (check the peer's certificate renewal)",
-    18: "it is self-signed",
-    19: "its root is not trusted here (check the trust bundles of both nodes)",
-    20: "its issuer is not trusted here (check the trust bundles of both nodes)",
-    21: "its issuer is not trusted here (check the trust bundles of both nodes)",
-    23: "it was revoked",
-    24: "its issuer is not an authority",
-    26: "its extended key usage does not allow this role",
-}
-"""X509_V_ERR_* of OpenSSL's x509_vfy.h, for people."""
+# How OpenSSL names an alert that came from the peer: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate".
+_ALERT = re.compile(rf" alert ({'|'.join(alert.name.replace('_', ' ').lower() for alert in Alert)})$")
 
 
 class HandshakeError(Refusal):
@@ -64,8 +49,8 @@ class HandshakeError(Refusal):
 class Credentials:
     """What one workload proves its identity with, and whom it trusts.
 
-    `chain` is the leaf and its intermediates, leaf first, roots left out; `roots` are the trust anchors for
-    peers, all of them equal. The OpenSSL contexts are made once per object: hold on to it.
+    `chain` is the leaf and its intermediates, leaf first, roots left out; `roots` are those for peers, all of
+    them equal. The OpenSSL contexts are made once per object: hold on to it.
     """
 
     identity: Identity
@@ -84,6 +69,11 @@ class Credentials:
         context = _context(self)
         context.set_alpn_protos([ALPN])
         return context
+
+    @cached_property
+    def anchors(self) -> tuple[x509.Certificate, ...]:
+        """Those of the roots that may be trust anchors."""
+        return tuple(root for root in self.roots if is_authority(root))
 
     @cached_property
     def expiry(self) -> datetime:
@@ -111,8 +101,10 @@ def _context(credentials: Credentials) -> SSL.Context:
         context.add_extra_chain_cert(certificate)
     store = context.get_cert_store()
     assert store is not None, "a context has a store"
-    for root in credentials.roots:
-        store.add_cert(crypto.X509.from_cryptography(root))
+    # An issuing CA is an anchor as it stands, whoever signed it. With this flag a leaf would be one as well.
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+    for anchor in credentials.anchors:
+        store.add_cert(crypto.X509.from_cryptography(anchor))
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify)
     context.set_keylog_callback(_on_secret)
     return context
@@ -132,9 +124,8 @@ def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> Any:
 
 def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
     if not ok:
-        reason = VERIFY_ERRORS.get(error, f"OpenSSL verify error {error}")
-        which = "certificate" if depth == 0 else f"certificate chain (depth {depth})"
-        _session_of(connection).note(f"the peer's {which} is not accepted: {reason}")
+        session = _session_of(connection)
+        session.note(not_accepted(error, certificate.to_cryptography(), depth, session.anchors))
     return bool(ok)
 
 
@@ -157,45 +148,6 @@ class Secured:
     leftover: bytes = field(repr=False)
 
 
-@lru_cache(maxsize=4096)
-def spiffe_identities(der: bytes) -> tuple[Identity, ...]:
-    """All SPIFFE identities of a certificate, in the order of its URI names; others are skipped."""
-    certificate = x509.load_der_x509_certificate(der)
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ()
-    found = []
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        try:
-            found.append(Identity.parse(uri))
-        except IdentityError:
-            continue
-    return tuple(found)
-
-
-def _check_client(own: Identity, presented: tuple[Identity, ...]) -> None:
-    """Some identity of the client lies in the trust domain of our own certificate."""
-    if not any(identity.trust_domain == own.trust_domain for identity in presented):
-        raise HandshakeError(
-            Outcome.WRONG_IDENTITY,
-            f"the client presents {_listed(presented)}; want one in the trust domain {own.trust_domain!r}",
-        )
-
-
-def _check_server(accepted: tuple[Identity, ...], presented: tuple[Identity, ...]) -> None:
-    """Any identity of the server is any of the accepted."""
-    if not any(identity in accepted for identity in presented):
-        raise HandshakeError(
-            Outcome.WRONG_IDENTITY,
-            f"the server presents {_listed(presented)}; expected {_listed(accepted)}",
-        )
-
-
-def _listed(identities: tuple[Identity, ...]) -> str:
-    return " or ".join(str(i) for i in identities) or "no SPIFFE identity"
-
-
 class Session:
     """One handshake, either end. `feed` what arrives, send `outgoing`, until `done`."""
 
@@ -210,9 +162,17 @@ class Session:
         "_output",
         "_secured",
         "_server_secret",
+        "anchors",
     )
 
-    def __init__(self, context: SSL.Context, check: Callable[[tuple[Identity, ...]], None], is_server: bool):
+    def __init__(
+        self,
+        context: SSL.Context,
+        anchors: tuple[x509.Certificate, ...],
+        check: Check,
+        is_server: bool,
+    ) -> None:
+        self.anchors = anchors
         self._connection = SSL.Connection(context, None)
         self._connection.set_app_data(self)
         self._check = check
@@ -233,12 +193,12 @@ class Session:
     def server(cls, credentials: Credentials) -> Session:
         """The accepting end: the client must prove an identity in our own trust domain."""
         own = credentials.identity
-        return cls(credentials.server_context, lambda found: _check_client(own, found), True)
+        return cls(credentials.server_context, credentials.anchors, is_client_of(own), True)
 
     @classmethod
     def client(cls, credentials: Credentials, accepted: tuple[Identity, ...]) -> Session:
         """The dialling end: the server must prove one of `accepted`. Sends no server name."""
-        return cls(credentials.client_context, lambda found: _check_server(accepted, found), False)
+        return cls(credentials.client_context, credentials.anchors, is_server_of(accepted), False)
 
     @property
     def is_server(self) -> bool:
@@ -340,14 +300,14 @@ class Session:
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.
         sent = self._collect()
-        presented = spiffe_identities(der)
+        presented = presented_by(der)
         state = self._state(sent if self._is_server else 0)
         self._check_peer(presented, state)
         self._secured = Secured(
             state,
             str(connection.get_cipher_name()),
             str(connection.get_group_name() or ""),
-            presented[0] if presented else None,
+            presented.identities[0] if presented.identities else None,
             der,
             bytes(self._incoming),
         )
@@ -355,16 +315,25 @@ class Session:
         connection.set_app_data(None)
         del self._connection, self._incoming
 
-    def _check_peer(self, presented: tuple[Identity, ...], state: TlsState) -> None:
-        try:
-            self._check(presented)
-        except HandshakeError:
-            if self._is_server:
-                self._output.append(TlsRecords(state).seal_alert(Alert.ACCESS_DENIED))
-            else:
-                # The last flight would hand our certificate to a server that is not the one meant.
-                self._output.clear()
-            raise
+    def _check_peer(self, presented: Presented, state: TlsState) -> None:
+        refusal = self._refusal(presented)
+        if refusal is None:
+            return
+        if self._is_server:
+            self._output.append(TlsRecords(state).seal_alert(Alert.ACCESS_DENIED))
+        else:
+            # The last flight would hand our certificate to a server that is not the one meant.
+            self._output.clear()
+        raise refusal
+
+    def _refusal(self, presented: Presented) -> HandshakeError | None:
+        if presented.is_authority:
+            # Whoever can sign may be anybody: its key is not for connections.
+            return HandshakeError(
+                Outcome.TLS_FAILED, "the peer shows a CA certificate as its own: look at what its CA issues"
+            )
+        reason = self._check(presented.identities)
+        return HandshakeError(Outcome.WRONG_IDENTITY, reason) if reason else None
 
     def _state(self, sent_records: int) -> TlsState:
         read, write = self._server_secret, self._client_secret
@@ -377,6 +346,9 @@ class Session:
         if self._notes:
             return "; ".join(dict.fromkeys(self._notes))
         reasons = [str(entry[-1]) for entry in error.args[0]] if error.args and error.args[0] else []
+        for reason in reasons:
+            if alert := _ALERT.search(reason):
+                return alert_meaning(Alert[alert[1].replace(" ", "_").upper()])
         text = ", ".join(reasons) or "the peer closed the connection"
         if "peer did not return a certificate" in text:
             text = "the peer presents no certificate"

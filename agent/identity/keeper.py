@@ -204,6 +204,11 @@ class Keeper:
         entry.priority = Priority.BACKGROUND
         entry.due = renewal_time(issued.not_before, issued.not_after, self._clock())
         log.info("certificate for %s, valid for %.0f s", issued.identity, issued.not_after - self._clock())
+        if issued.not_anchors:
+            log.warning(
+                "not trusted though the CA sent them as roots, for they are no CA certificates: %s",
+                ", ".join(issued.not_anchors),
+            )
         entry.settled.set()
         self._on_credentials(issued.identity, issued)
 

@@ -15,7 +15,8 @@ from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop, Timer
-from agent.wire.tls_records import Alert, TlsError, TlsRecords
+from agent.wire.tls_alerts import Alert
+from agent.wire.tls_records import TlsError, TlsRecords
 
 HIGH_BYTES = 1 << 20
 """Unsent ciphertext above which readers pause."""

@@ -30,7 +30,7 @@ from agent.wire.h2_events import (
 from agent.wire.h2_frames import ErrorCode, H2StreamError, error_name
 from agent.wire.h2_tunnel import H2Tunnels
 from agent.wire.hbone import BadConnect, ConnectHead, parse_connect, parse_status
-from agent.wire.tls_records import Alert
+from agent.wire.tls_alerts import Alert
 
 __all__ = ["Tunnel", "TunnelClientEvents", "TunnelLink", "TunnelServerEvents"]
 

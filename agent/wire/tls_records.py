@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
-from enum import IntEnum
 from struct import Struct
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from agent.wire.tls_alerts import Alert, alert_meaning
 
 HEADER_BYTES = 5
 TAG_BYTES = 16
@@ -34,33 +35,6 @@ NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
 
 _HEADER = Struct(">BHH")
 _FULL_HEADER = _HEADER.pack(APPLICATION, 0x0303, MAX_PLAIN_BYTES + 1 + TAG_BYTES)
-
-
-class Alert(IntEnum):
-    """Alert descriptions this layer sends or names (RFC 8446 6)."""
-
-    CLOSE_NOTIFY = 0
-    UNEXPECTED_MESSAGE = 10
-    BAD_RECORD_MAC = 20
-    RECORD_OVERFLOW = 22
-    HANDSHAKE_FAILURE = 40
-    BAD_CERTIFICATE = 42
-    CERTIFICATE_REVOKED = 44
-    CERTIFICATE_EXPIRED = 45
-    CERTIFICATE_UNKNOWN = 46
-    UNKNOWN_CA = 48
-    ACCESS_DENIED = 49
-    DECODE_ERROR = 50
-    DECRYPT_ERROR = 51
-    PROTOCOL_VERSION = 70
-    INTERNAL_ERROR = 80
-    USER_CANCELED = 90
-    CERTIFICATE_REQUIRED = 116
-    NO_APPLICATION_PROTOCOL = 120
-
-
-def alert_name(code: int) -> str:
-    return Alert(code).name.lower() if code in Alert._value2member_map_ else f"alert {code}"
 
 
 class TlsError(Exception):
@@ -289,7 +263,7 @@ class TlsRecords:
         if content[1] == Alert.CLOSE_NOTIFY:
             self.closed = True
         elif content[1] != Alert.USER_CANCELED:
-            raise TlsError(None, f"the peer ended TLS with the alert {alert_name(content[1])}")
+            raise TlsError(None, alert_meaning(content[1]))
 
     def _on_handshake(self, content: bytes) -> None:
         if not content:

@@ -57,14 +57,25 @@ class Issued:
 
 
 class TestCA:
-    """One root. `issue()` makes leaves under it, through an intermediate if asked."""
+    """One authority, self-signed or under a `parent`. `issue()` makes leaves, through an intermediate if asked."""
 
     __test__ = False  # not a test class, whatever pytest thinks of the name
 
-    def __init__(self, trust_domain: str = "cluster.local") -> None:
+    def __init__(
+        self,
+        trust_domain: str = "cluster.local",
+        *,
+        parent: TestCA | None = None,
+        name: str = "root",
+        not_after: datetime | None = None,
+        is_ca: bool = True,
+    ) -> None:
+        self.is_ca = is_ca
         self.trust_domain = trust_domain
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self.root = self._authority(f"root of {trust_domain}", self._key, self._key, None)
+        self._name = f"{name} of {trust_domain}"
+        self._above = (parent._key, parent.root) if parent else (self._key, None)
+        self.root = self.renewed(not_after)
 
     @property
     def root_pem(self) -> bytes:
@@ -79,6 +90,7 @@ class TestCA:
         usages: Iterable[str] = BOTH,
         intermediate: bool = False,
         more_uris: Iterable[str] = (),
+        is_ca: bool | None = None,
     ) -> Issued:
         """A leaf for `identity_uri` (None: no subject alternative name at all), valid for an hour each way."""
         now = datetime.now(UTC)
@@ -102,7 +114,13 @@ class TestCA:
         if uris:
             names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(u) for u in uris])
             builder = builder.add_extension(names, True)
+        if is_ca is not None:
+            builder = builder.add_extension(x509.BasicConstraints(is_ca, None), True)
         return Issued(key, [builder.sign(signer, hashes.SHA256()), *above])
+
+    def renewed(self, not_after: datetime | None = None) -> x509.Certificate:
+        """Another certificate of the same name and key."""
+        return self._authority(self._name, self._key, *self._above, not_after)
 
     def expired(self, identity_uri: str) -> Issued:
         now = datetime.now(UTC)
@@ -114,6 +132,7 @@ class TestCA:
         key: ec.EllipticCurvePrivateKey,
         signer: ec.EllipticCurvePrivateKey,
         issuer: x509.Certificate | None,
+        not_after: datetime | None = None,
     ) -> x509.Certificate:
         subject = x509.Name(
             [
@@ -129,8 +148,8 @@ class TestCA:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - 24 * HOUR)
-            .not_valid_after(now + 24 * HOUR)
-            .add_extension(x509.BasicConstraints(True, None), True)
+            .not_valid_after(not_after or now + 24 * HOUR)
+            .add_extension(x509.BasicConstraints(self.is_ca, None), True)
             .sign(signer, hashes.SHA256())
         )
 

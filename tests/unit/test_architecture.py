@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.policy": {"agent.model"},
     "agent.state": {"agent.model", "agent.policy"},
     "agent.wire": {"agent.model", "agent.pb"},
-    "agent.identity": {"agent.model", "agent.wire.tls_records"},
+    "agent.identity": {"agent.model", "agent.wire.tls_alerts", "agent.wire.tls_records"},
     "agent.net": {"agent.model", "agent.wire", "agent.identity"},
     "agent.telemetry": {"agent.model", "agent.privileges"},
     "agent.rpc": {"agent.model", "agent.wire", "agent.identity", "agent.pb"},
@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.controlplane.state_dir",
         "agent.controlplane.read",
         "agent.controlplane.translate",
+        "agent.identity.anchors",
     },
     "agent.proxy": {
         "agent.model",

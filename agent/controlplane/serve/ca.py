@@ -1,7 +1,8 @@
 """The certificate authority: its own root, and leaves as Istio's CA issues them (docs/WIRE.md#ca).
 
-The root's key is the one secret on disk (`ca-key.pem`, 0600). What goes into a leaf is decided by the caller: only the
-public key is taken from a signing request, after its signature has been checked. The clock is a parameter.
+The root may also be an issuing CA that somebody put there, under a root of its own. Its key is the one secret on disk
+(`ca-key.pem`, 0600). What goes into a leaf is decided by the caller: only the public key is taken from a signing
+request, after its signature has been checked. The clock is a parameter.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.controlplane.serve.access import Code, Refused
 from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.identity.anchors import is_authority
 
 KEY_FILE = "ca-key.pem"
 ROOT_FILE = "root.pem"
@@ -115,6 +117,11 @@ def open_authority(directory: StateDirectory, trust_domain: str, clock: Clock) -
         raise StateError(f"the authority in {directory.path} is damaged: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != root.public_key():
         raise StateError(f"{KEY_FILE} and {ROOT_FILE} in {directory.path} do not belong together")
+    if not is_authority(root):
+        raise StateError(
+            f"{directory.path / ROOT_FILE} is no CA certificate (basic constraints), so nobody would trust what it "
+            "signs: put an authority there, self-signed or under one of your own"
+        )
     return Authority(root, key)
 
 

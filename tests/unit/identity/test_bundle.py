@@ -16,7 +16,8 @@ from agent.identity.bundle import Issued, read_answer
 from agent.identity.csr import make_request
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
-from tests.support.certs import pem
+from tests.support.certs import Issued as Signed
+from tests.support.certs import TestCA, pem
 from tests.support.xds import MeshCA
 
 WEB = Identity("cluster.local", "apps", "web")
@@ -106,6 +107,77 @@ def test_an_issuer_that_is_no_authority_is_refused(is_ca: bool | None) -> None:
     middle = authority("middle", middle_key, root, root_key, is_ca=is_ca)
     with pytest.raises(SigningError, match="does not chain to the 1 root"):
         read_answer([text(leaf_under(middle, middle_key)), text(middle), text(root)], WEB, KEY, NOW)
+
+
+ROOT, OTHER = TestCA(), TestCA("other.example")
+ISSUING = TestCA(parent=ROOT, name="issuing CA")
+
+
+def answer_of(issued: Signed, *above: TestCA, roots: list[x509.Certificate]) -> tuple[list[str], object]:
+    """What a CA sends with a leaf it has made, and the leaf's key."""
+    return [text(c) for c in (*issued.chain, *(ca.root for ca in above))] + [text(*roots)], issued.key
+
+
+@pytest.mark.parametrize(
+    "above", [(), (ISSUING,), (ISSUING, ROOT)], ids=["alone", "with its issuer", "with all"]
+)
+@pytest.mark.parametrize(
+    "anchors", [[ISSUING.root], [OTHER.root, ISSUING.root, ROOT.root]], ids=["the issuer", "several"]
+)
+def test_an_issuing_ca_is_an_anchor(above: tuple[TestCA, ...], anchors: list[x509.Certificate]) -> None:
+    chain, key = answer_of(ISSUING.issue(str(WEB)), *above, roots=anchors)
+    issued = read_answer(chain, WEB, key, NOW)
+    assert issued.roots == tuple(anchors) and len(issued.chain) == 1 + len(above)
+
+
+def test_a_leaf_among_the_roots_is_no_anchor_and_named() -> None:
+    leaf = OTHER.issue("spiffe://other.example/ns/x/sa/y").leaf
+    chain, key = answer_of(ISSUING.issue(str(WEB)), roots=[leaf, ISSUING.root])
+    issued = read_answer(chain, WEB, key, NOW)
+    assert issued.roots == (ISSUING.root,)
+    assert issued.not_anchors == ("spiffe://other.example/ns/x/sa/y",)
+
+
+def test_what_ends_first_on_the_way_to_the_anchor_ends_the_certificate() -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=10)
+    ending = TestCA(parent=ROOT, name="ending CA", not_after=soon)
+    for roots in ([ending.root], [ROOT.root]):
+        chain, key = answer_of(ending.issue(str(WEB)), ending, roots=roots)
+        assert read_answer(chain, WEB, key, NOW).not_after == int(soon.timestamp())
+    chain, key = answer_of(ISSUING.issue(str(WEB)), ISSUING, ending, roots=[ISSUING.root])
+    assert read_answer(chain, WEB, key, NOW).not_after > soon.timestamp(), "it rests on nothing that ends"
+
+
+PAST = datetime.now(UTC) - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("issued", "roots", "said"),
+    [
+        (
+            ISSUING.issue(str(WEB)),
+            [ISSUING.issue(str(WEB)).leaf],
+            "none of the 1 root(s) in the CA's answer is a CA",
+        ),
+        (
+            ISSUING.issue(str(WEB), is_ca=True),
+            [ISSUING.root],
+            "is that of an authority: peers would refuse it",
+        ),
+        (ROOT.issue(str(WEB)), [ISSUING.root], "does not chain to the 1 root(s)"),
+        (ISSUING.issue(str(WEB)), [ISSUING.renewed(PAST)], "does not chain to the 1 root(s)"),
+    ],
+    ids=[
+        "only a leaf as root",
+        "an authority as leaf",
+        "the root above the anchor",
+        "an anchor that expired",
+    ],
+)
+def test_answers_that_rest_on_nothing(issued: Signed, roots: list[x509.Certificate], said: str) -> None:
+    chain, key = answer_of(issued, roots=roots)
+    with pytest.raises(SigningError, match=re.escape(said)):
+        read_answer(chain, WEB, key, NOW)
 
 
 @pytest.mark.parametrize(

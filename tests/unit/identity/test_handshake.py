@@ -12,6 +12,7 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.wire.tls_records import TlsError, TlsRecords
 from tests.support.certs import Issued, TestCA, credentials
+from tests.support.handshakes import open_all, seal, shake
 
 A = "spiffe://cluster.local/ns/a/sa/a"
 B = "spiffe://cluster.local/ns/b/sa/b"
@@ -22,36 +23,9 @@ SERVER = credentials(CA, B)
 ACCEPT_B = (SERVER.identity,)
 
 
-def shake(
-    client: Credentials, server: Credentials, accepted: tuple[Identity, ...] = ACCEPT_B, piece: int = 1 << 20
-) -> tuple[Session, Session]:
-    """Drive both ends, `piece` bytes at a time, until both are done. Raises what the first to fail raises."""
-    one, two = Session.client(client, accepted), Session.server(server)
-    for _ in range(10):
-        for end, other in ((one, two), (two, one)):
-            data = end.outgoing()
-            for at in range(0, len(data), piece):
-                if not other.done:
-                    other.feed(data[at : at + piece])
-        if one.done and two.done:
-            return one, two
-    raise AssertionError("the handshake does not end")
-
-
-def open_all(records: TlsRecords, data: bytes) -> bytes:
-    out = memoryview(bytearray(len(data) + 1))
-    _, made = records.open(memoryview(data), len(data), out)
-    return bytes(out[:made])
-
-
-def seal(records: TlsRecords, data: bytes) -> bytes:
-    out = memoryview(bytearray(TlsRecords.sealed_bytes(len(data))))
-    return bytes(out[: records.seal(memoryview(bytearray(data + b"\0")), len(data), out)])
-
-
 @pytest.mark.parametrize("piece", [1, 7, 1 << 20])
 def test_both_ends_know_each_other(piece: int) -> None:
-    client, server = shake(CLIENT, SERVER, piece=piece)
+    client, server = shake(CLIENT, SERVER, ACCEPT_B, piece=piece)
     assert client.secured.peer == Identity.parse(B) and server.secured.peer == Identity.parse(A)
     assert client.secured.suite == server.secured.suite == "TLS_AES_128_GCM_SHA256"
     assert client.secured.group == "X25519MLKEM768"
@@ -82,7 +56,7 @@ def test_bytes_behind_the_handshake_stay_ours() -> None:
 def test_an_intermediate_is_presented_and_several_roots_are_trusted() -> None:
     client = credentials(CA, A, issued=CA.issue(A, intermediate=True), roots=(OTHER_CA, CA))
     server = credentials(OTHER_CA, B, roots=(CA, OTHER_CA))
-    assert shake(client, server)[1].secured.peer == Identity.parse(A)
+    assert shake(client, server, ACCEPT_B)[1].secured.peer == Identity.parse(A)
 
 
 def test_the_root_is_not_sent_along() -> None:
@@ -162,7 +136,7 @@ REFUSED_CLIENTS = [
 )
 def test_the_server_refuses(client: object, outcome: Outcome, text: str) -> None:
     with pytest.raises(HandshakeError) as caught:
-        shake(client(), SERVER)  # type: ignore[operator]
+        shake(client(), SERVER, ACCEPT_B)  # type: ignore[operator]
     assert caught.value.outcome is outcome and text in caught.value.detail
 
 
@@ -252,7 +226,7 @@ def test_nothing_accepted_means_nobody() -> None:
 )
 def test_the_client_refuses(issued: Issued, text: str) -> None:
     with pytest.raises(HandshakeError, match=text) as caught:
-        shake(CLIENT, credentials(CA, B, issued=issued))
+        shake(CLIENT, credentials(CA, B, issued=issued), ACCEPT_B)
     assert caught.value.outcome is Outcome.TLS_FAILED
 
 
@@ -285,7 +259,7 @@ def test_an_endless_handshake_is_cut_off() -> None:
 
 
 def test_nothing_secret_is_printed() -> None:
-    client, _ = shake(CLIENT, SERVER)
+    client, _ = shake(CLIENT, SERVER, ACCEPT_B)
     shown = repr(CLIENT) + repr(client.secured) + repr(client.secured.state)
     number = CLIENT.key.private_numbers().private_value
     assert str(number) not in shown and "PRIVATE" not in shown

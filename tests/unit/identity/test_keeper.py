@@ -14,6 +14,7 @@ from agent.identity.keeper import MAX_WAIT_S, Keeper, State, wait_for_event
 from agent.identity.schedule import Priority
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
+from tests.support.certs import pem
 from tests.support.clock import FakeClock
 from tests.support.xds import PATIENCE_S, MeshCA
 
@@ -35,6 +36,7 @@ class Signer:
         self.error = ""
         self.lifetime_s: float = LIFETIME_S
         self.uri: Callable[[Identity], str | None] = str
+        self.more_roots = ""
 
     async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
         assert identity not in self.under_way, "one fetch per identity at a time"
@@ -48,7 +50,8 @@ class Signer:
         if self.error:
             raise SigningError(self.error)
         now = self.clock.now
-        return tuple(CA.certify(csr_pem, self.uri(identity), not_before=now, not_after=now + self.lifetime_s))
+        leaf, root = CA.certify(csr_pem, self.uri(identity), not_before=now, not_after=now + self.lifetime_s)
+        return leaf, root + self.more_roots
 
 
 class Rig:
@@ -103,6 +106,19 @@ def test_each_identity_in_use_gets_one_certificate() -> None:
             assert held[WEB].not_after == rig.clock.now + LIFETIME_S
 
     run(body)
+
+
+def test_what_came_as_a_root_and_can_be_none_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.more_roots = pem(CA.issue(str(DB)).leaf).decode()
+        async with rig.running():
+            await rig.use(WEB)
+            assert rig.keeper.get(WEB) is not None
+
+    run(body)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "no CA certificates" in warning and str(DB) in warning
 
 
 def test_renews_at_half_of_the_lifetime() -> None:

@@ -13,7 +13,7 @@ from agent.net.tunnel_link import TunnelLink
 from agent.wire import h2_frames as frames
 from agent.wire.h2_frames import ErrorCode
 from agent.wire.hbone import connect_head
-from agent.wire.tls_records import Alert
+from agent.wire.tls_alerts import Alert
 from tests.support.certs import credentials
 from tests.support.netpair import (
     CA,

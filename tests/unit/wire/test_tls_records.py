@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
+from agent.wire.tls_alerts import Alert
 from agent.wire.tls_records import (
     AES_128,
     ALERT,
@@ -17,7 +18,6 @@ from agent.wire.tls_records import (
     MAX_PLAIN_BYTES,
     NEW_SESSION_TICKET,
     SUITES,
-    Alert,
     TlsError,
     TlsRecords,
     TlsState,

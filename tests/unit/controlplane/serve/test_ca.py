@@ -18,7 +18,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from agent.controlplane.serve.access import Refused
 from agent.controlplane.serve.ca import open_authority
 from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.identity.bundle import read_answer
+from agent.identity.csr import make_request
+from agent.identity.handshake import Credentials
+from agent.model.identity import Identity
+from tests.support.certs import Issued, TestCA
 from tests.support.controlplane import Plane, pod, running
+from tests.support.handshakes import shake
 
 WEB = "spiffe://cluster.local/ns/demo/sa/web"
 FAR = "spiffe://cluster.local/ns/demo/sa/far"
@@ -238,6 +244,42 @@ def test_half_an_authority_is_refused(tmp_path: Path, spoil: Any, said: str) -> 
     spoil(tmp_path)
     with pytest.raises(StateError, match=said):
         authority(tmp_path, now)
+
+
+def put(directory: Path, ca: TestCA) -> None:
+    """Let this be the authority of a state directory."""
+    state = StateDirectory(directory)
+    key = Issued(ca._key, [ca.root])
+    state.write("ca-key.pem", key.key_pem)
+    state.write("root.pem", key.chain_pem, 0o644)
+
+
+def test_an_issuing_ca_serves_as_root_from_its_own_tls_to_the_handshakes_of_its_leaves(
+    tmp_path: Path,
+) -> None:
+    issuing = TestCA(parent=TestCA(), name="issuing CA")
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    put(state, issuing)
+    identity = Identity.parse(WEB)
+    key, csr = make_request(identity)
+
+    async def scenario() -> list[str]:
+        # Every call checks the server's certificate against root.pem.
+        async with running(tmp_path, PODS) as plane:
+            return await plane.certificate("node-a", WEB, csr)
+
+    issued = read_answer(asyncio.run(scenario()), identity, key, datetime.now(UTC).timestamp())
+    assert issued.roots == (issuing.root,)
+    held = Credentials(identity, issued.key, issued.chain, issued.roots)
+    one, two = shake(held, held, (identity,))
+    assert one.secured.peer == two.secured.peer == identity
+
+
+def test_a_root_that_is_no_authority_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, TestCA(is_ca=False))
+    with pytest.raises(StateError, match="is no CA certificate"):
+        authority(tmp_path, datetime.now(UTC))
 
 
 def test_a_root_of_another_key_is_refused(tmp_path: Path) -> None:
