@@ -11,6 +11,9 @@ int from_net_side(struct __sk_buff *skb) {
     struct pod_entry *pod = pods.lookup(&p.saddr_be);
     if (!pod || !(pod->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         DROP(EXIT_from_net_side_NOT_POD);
+    if (is_larger_than(skb, &p, pod->mtu_bytes))
+        DROP(EXIT_from_net_side_TOO_BIG);
+    fit_syn(skb, &p, pod->mss_bytes);
     count(EXIT_from_net_side_TO_HOST);
     bpf_skb_store_bytes(skb, 0, pod->macs, 12, 0);
     opaque(skb);

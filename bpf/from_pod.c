@@ -56,6 +56,7 @@ int from_pod(struct __sk_buff *skb) {
         PASS(EXIT_from_pod_OTHER_PROTOCOL);
     }
     tuple_of(&t, &p);
+    fit_syn_of(skb, &p, &p.saddr_be);
     if (i->flags & FLAG_DRAIN) {
         if (kind == PARSED && p.protocol == TCP && has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DRAIN_TO_PROXY);

@@ -9,6 +9,7 @@ int from_pod_side(struct __sk_buff *skb) {
     struct pod_entry *pod = pods.lookup(&p.daddr_be);
     if (!pod || !(pod->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         DROP(EXIT_from_pod_side_NOT_POD);
+    fit_syn(skb, &p, pod->mss_bytes);
     bpf_skb_store_bytes(skb, 0, pod->macs + 6, 12, 0);
     return into_namespace(skb, pod->ifindex, EXIT_from_pod_side_TO_POD);
 }

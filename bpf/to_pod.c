@@ -43,6 +43,8 @@ int to_pod(struct __sk_buff *skb) {
         PASS(EXIT_to_pod_UNCLASSIFIABLE_PASS);
     }
     tuple_of(&t, &p);
+    if (is_captured)
+        fit_syn_of(skb, &p, &p.daddr_be);
     struct flow_key flow;
     flow_of(&flow, &p, HOOK_TO_POD);
     if (skb->ingress_ifindex == 0) {

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from redirect.layout import IP, Flag
+from redirect.packet_size import PacketSize
 
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """Whom a pod hands its packets to, in one family (`version` 4 or 6)."""
+    """Whom a pod hands its packets to, in one family (`version` 4 or 6), and how large they may be."""
 
     version: int
     mac: bytes
+    size: PacketSize
 
 
 @dataclass(frozen=True, slots=True)

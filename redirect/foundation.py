@@ -22,11 +22,10 @@ LOOKUPS = ("lookup_pod_side", "lookup_net_side")
 class Foundation:
     """That of one instance. Close it; everything stays as it is."""
 
-    def __init__(self, instance: str, attachments: Attachments, mtu_bytes: int) -> None:
+    def __init__(self, instance: str, attachments: Attachments) -> None:
         """Raises ValueError for a name that cannot be used."""
         self.sides = sides.sides_of(instance)
         self._attachments = attachments
-        self._mtu_bytes = mtu_bytes
         self._held: list[netns.HeldNamespace] = []
 
     @property
@@ -40,7 +39,7 @@ class Foundation:
         self.restore_names()
         for namespace, program in zip(self.namespaces, LOOKUPS, strict=True):
             self._attachments.refuse_unseen(program, namespace)
-        made = [sides.prepare(side, self._mtu_bytes) for side in self.sides]
+        made = [sides.prepare(side) for side in self.sides]
         if not self._held:
             self._held = [netns.HeldNamespace(side.namespace) for side in self.sides]
         return made
@@ -64,7 +63,7 @@ class Foundation:
 
     def drift(self, conf: Conf) -> list[str]:
         """What differs from what `make` and `attach` leave, one line each; writes nothing."""
-        found = [line for side in self.sides for line in sides.drift(side, self._mtu_bytes)]
+        found = [line for side in self.sides for line in sides.drift(side)]
         links = [sides.find(side) for side in self.sides]
         attached = self._attachments.attached()
         for link, program in zip(links, SIDE_PROGRAMS, strict=True):

@@ -63,27 +63,32 @@ def address_of(raw: bytes) -> IP:
 
 @dataclass(frozen=True, slots=True)
 class PodEntry:
-    """Value of `pods`: where the pod of an address is attached, and the MACs of frames with this address there.
+    """Value of `pods`: where the pod of an address is attached, and what its packets of this family are like there.
 
-    In the pod's name: from the pod to its next hop. Into the pod: the reverse.
+    `mtu_bytes`: the largest that leaves in its name; `mss_bytes`: the largest MSS in a SYN from or to it. MACs in
+    the pod's name: from the pod to its next hop. Into the pod: the reverse.
     """
 
-    FORMAT = struct.Struct("=III6s6s6s2x")
+    FORMAT = struct.Struct("=IIIHH6s6s6s2x")
 
     flags: Flag
     ifindex: int
     pod_mac: bytes
     hop_mac: bytes
+    mtu_bytes: int
+    mss_bytes: int
     identity: int = 0
 
     def encode(self) -> bytes:
         macs = (self.hop_mac, self.pod_mac, self.hop_mac)
-        return self.FORMAT.pack(self.flags, self.ifindex, self.identity, *macs)
+        return self.FORMAT.pack(
+            self.flags, self.ifindex, self.identity, self.mtu_bytes, self.mss_bytes, *macs
+        )
 
     @classmethod
     def decode(cls, raw: bytes) -> PodEntry:
-        flags, ifindex, identity, hop_mac, pod_mac, _ = cls.FORMAT.unpack(raw)
-        return cls(Flag(flags), ifindex, pod_mac, hop_mac, identity)
+        flags, ifindex, identity, mtu_bytes, mss_bytes, hop_mac, pod_mac, _ = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), ifindex, pod_mac, hop_mac, mtu_bytes, mss_bytes, identity)
 
 
 @dataclass(frozen=True, slots=True)

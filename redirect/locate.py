@@ -19,11 +19,13 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import features, netns, rtnetlink, tc_rows
+from redirect import features, netns, packet_size, route_sizes, rtnetlink, tc_rows
 from redirect.desired import DesiredPod, NextHop
 from redirect.errors import PodNotFound
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
+from redirect.packet_size import RouteSize
+from redirect.rtnetlink import DEFAULT_MTU_BYTES
 
 LOOPBACK = 1
 
@@ -62,6 +64,7 @@ class Link:
     peer_nsid: int | None = None
     master: int = 0
     addresses: tuple[IP, ...] = ()
+    mtu_bytes: int = DEFAULT_MTU_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class View:
     """What is seen of a pod: `inside` its namespace, and those of the node's links that it leads to, by ifindex.
 
     `pod_nsid`: the number by which the node knows the pod's namespace; `ingress_qdiscs`: ifindexes with a
-    qdisc of kind `ingress`.
+    qdisc of kind `ingress`; `route_sizes`: of routes inside, by the interface they leave by.
     """
 
     inside: tuple[Link, ...]
@@ -79,6 +82,7 @@ class View:
     has_tcx: bool = True
     is_node_namespace: bool = False
     namespace: NamespaceId | None = None
+    route_sizes: tuple[tuple[int, RouteSize], ...] = ()
 
 
 def locate(*, netns: str | Path | None = None, pid: int | None = None, ifname: str | None = None) -> Place:
@@ -127,7 +131,11 @@ def _judge(view: View) -> Place:
             addresses=inside.addresses,
         )
     refusal, mac = _gateway(host, view)
-    hops = tuple(NextHop(address.version, mac) for address in inside.addresses)
+    routes = [size for ifindex, size in view.route_sizes if ifindex == inside.ifindex]
+    hops = tuple(
+        NextHop(ip.version, mac, packet_size.of_pod(inside.mtu_bytes, ip.version, routes))
+        for ip in inside.addresses
+    )
     return Place(host.ifindex, host.ifname, inside.addresses, inside.mac, hops, refusal)
 
 
@@ -210,13 +218,14 @@ def _read(path: Path) -> View:
         return View((), {}, None, is_node_namespace=True)
     with netns.entered(path), IPRoute() as ip:
         inside, namespace = tuple(_links(ip)), netns.own_id()
+        sizes = tuple(route_sizes.read(ip))
     with IPRoute() as ip:
         # Only what the pod leads to: a node may have hundreds of others.
         hosts = list(_some(ip, {link.peer for link in inside}))
         masters = _some(ip, {link.master for link in hosts})
         node = {link.ifindex: link for link in (*hosts, *masters)}
     blocked = frozenset(ifindex for ifindex, kind in tc_rows.ingress_qdiscs().items() if kind == "ingress")
-    return View(inside, node, rtnetlink.nsid(path), blocked, features.has_tcx(), namespace=namespace)
+    return View(inside, node, rtnetlink.nsid(path), blocked, features.has_tcx(), False, namespace, sizes)
 
 
 def _some(ip: IPRoute, indexes: Iterable[int]) -> Iterator[Link]:
@@ -250,6 +259,7 @@ def _link(link: Any, addresses: Iterable[IP]) -> Link:
         peer_nsid=link.get("link_netnsid"),
         master=int(link.get("master") or 0),
         addresses=tuple(sorted(addresses, key=lambda each: (each.version, int(each)))),
+        mtu_bytes=int(link.get("mtu")),
     )
 
 

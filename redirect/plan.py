@@ -14,6 +14,10 @@ from dataclasses import dataclass, replace
 from redirect.desired import Desired, DesiredPod
 from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry, address_key
 from redirect.observe import POD_PROGRAMS, Observed
+from redirect.rtnetlink import DEFAULT_MTU_BYTES, LinkRow
+
+LEAST_MTU_BYTES = 1280
+"""With less, a device loses its IPv6 routes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,16 @@ class DeleteHostAddress:
         return f"forget the node's address {self.address}"
 
 
+@dataclass(frozen=True, slots=True)
+class SetInnerMtu:
+    """Of the devices that lead into the private namespaces."""
+
+    mtu_bytes: int
+
+    def __str__(self) -> str:
+        return f"set the MTU of the inner devices to {self.mtu_bytes}"
+
+
 Step = (
     PutIface
     | DeleteIface
@@ -110,13 +124,14 @@ Step = (
     | DeletePod
     | PutHostAddress
     | DeleteHostAddress
+    | SetInnerMtu
 )
 
 
 def concerns(step: Step) -> int | None:
     """The interface whose pod a step is for; None: the node itself."""
     match step:
-        case PutHostAddress() | DeleteHostAddress():
+        case PutHostAddress() | DeleteHostAddress() | SetInnerMtu():
             return None
         case PutPod(_, entry):
             return entry.ifindex
@@ -134,10 +149,13 @@ def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     return (
         # New addresses of the node first: a probe from one must not meet a pod that does not know it.
         *_host_addresses(present, observed),
+        # Room before there are packets that need it; less of it once nobody does.
+        *_inner_mtu(present, observed, is_growing=True),
         # Appearing before going: an address that changes hands is never without an owner.
         *(step for pod in present.pods for step in _appear(pod, observed)),
         *_go(present, observed),
         *_left_over(present, observed),
+        *_inner_mtu(present, observed, is_growing=False),
     )
 
 
@@ -156,9 +174,11 @@ def iface_entry(pod: DesiredPod) -> IfaceEntry:
     )
 
 
-def pod_entry(pod: DesiredPod, address: IP) -> PodEntry:
-    """What the kernel is to know about one of a pod's addresses."""
-    return PodEntry(Flag(pod.flags), pod.ifindex, pod.mac, pod.hop(address.version).mac)
+def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
+    """What the kernel is to know about one of a pod's addresses. `link`: the node's end of its veth."""
+    hop = pod.hop(address.version)
+    size = hop.size.within(link.mtu_bytes, address.version)
+    return PodEntry(Flag(pod.flags), pod.ifindex, pod.mac, hop.mac, size.mtu_bytes, size.mss_bytes)
 
 
 def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
@@ -176,12 +196,30 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         if (pod.ifindex, program) not in observed.attached:
             yield Attach(pod.ifindex, program)
     for address in pod.addresses:
-        wanted, found = pod_entry(pod, address), observed.pods.get(address)
+        wanted, found = pod_entry(pod, address, observed.links[pod.ifindex]), observed.pods.get(address)
         if found == wanted:
             continue
         if found is not None and found.ifindex != pod.ifindex:
             yield DestroySockets(frozenset({address}), pod.ifindex)
         yield PutPod(address, wanted)
+
+
+def _inner_mtu(desired: Desired, observed: Observed, *, is_growing: bool) -> Iterator[Step]:
+    """The MTU of the largest pod: the proxy's stack announces what fits it and believes that peers do.
+
+    Not more: who announces far more than comes has its receive window grow late, which costs a transfer over a long
+    path a round trip or two. Pods with less have it lowered in each SYN.
+    """
+    sizes = [
+        hop.size.within(observed.links[pod.ifindex].mtu_bytes, hop.version).mtu_bytes
+        for pod in desired.pods
+        for hop in pod.hops
+    ]
+    wanted = max(sizes, default=DEFAULT_MTU_BYTES)
+    wanted = max(wanted, LEAST_MTU_BYTES)
+    found = observed.inner_mtu_bytes
+    if found and found != wanted and (wanted > found) == is_growing:
+        yield SetInnerMtu(wanted)
 
 
 def _go(desired: Desired, observed: Observed) -> Iterator[Step]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import carry_over, features, loader, netns, sides, sock_diag
+from redirect import carry_over, features, loader, netns, packet_size, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
@@ -37,8 +37,10 @@ from redirect.layout import (
 from redirect.locate import Place, namespace_behind
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces, observe
+from redirect.packet_size import PacketSize
 from redirect.pins import Pins, discard
 from redirect.plan import Step, missing, plan
+from redirect.rtnetlink import DEFAULT_MTU_BYTES
 from redirect.steps import Executor
 
 _TCP = 6
@@ -62,7 +64,6 @@ class Redirection:
         instance: str = "ztun",
         run_dir: Path | None = None,
         *,
-        mtu_bytes: int = sides.DEFAULT_MTU_BYTES,
         has_tcx: bool | None = None,
     ) -> None:
         """`has_tcx` overrides what the kernel says, for tests. Raises ValueError for a bad instance name."""
@@ -71,7 +72,7 @@ class Redirection:
         self._attachments = Attachments(
             instance, self.pins, lambda program: self._generation.program_fd(program), has_tcx=has_tcx
         )
-        self._foundation = Foundation(instance, self._attachments, mtu_bytes)
+        self._foundation = Foundation(instance, self._attachments)
         self._open_generation: Generation | None = None
 
     @property
@@ -295,7 +296,7 @@ class Redirection:
             return [f"could not release the pods in order: {error}"]
 
     def _execute(self, steps: Iterable[Step], observed: Observed) -> list[str]:
-        executor = Executor(self._maps, self._attachments, self.private_namespaces)
+        executor = Executor(self._maps, self._attachments, self._foundation.sides)
         return executor.apply(steps, observed.interfaces)
 
     def _detach_all(self) -> list[str]:
@@ -311,11 +312,14 @@ def _place(ifindex: int, ifname: str, entry: IfaceEntry, pods: Mapping[IP, PodEn
     """As the maps have it. An address whose entry is missing (its capture failed half way) has no MACs."""
     known = {address: pods[address] for address in entry.addresses if address in pods}
     mac = next((pod.pod_mac for pod in known.values()), NO_MAC)
-    hops = (
-        NextHop(address.version, known[address].hop_mac if address in known else NO_MAC)
-        for address in entry.addresses
-    )
+    hops = (_hop(address.version, known.get(address)) for address in entry.addresses)
     return Place(ifindex, ifname, entry.addresses, mac, tuple(hops))
+
+
+def _hop(version: int, pod: PodEntry | None) -> NextHop:
+    if pod is None:
+        return NextHop(version, NO_MAC, packet_size.of_link(DEFAULT_MTU_BYTES, version))
+    return NextHop(version, pod.hop_mac, PacketSize(pod.mtu_bytes, pod.mss_bytes))
 
 
 def _both_directions(socket: sock_diag.TcpSocket) -> tuple[FlowKey, FlowKey]:

@@ -1,7 +1,8 @@
 """Links and namespace ids as the kernel tells them, read raw: a node has hundreds of them and they are read often.
 
-pyroute2 decodes every attribute of every link (150 us each); this reads the five that tell whose a veth is. In the
-calling thread's network namespace. Layouts: include/uapi/linux/rtnetlink.h, if_link.h, net_namespace.h.
+pyroute2 decodes every attribute of every link (150 us each); this reads those that tell whose a veth is and how
+large its packets may be. In the calling thread's network namespace. Layouts: include/uapi/linux/rtnetlink.h,
+if_link.h, net_namespace.h.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from pathlib import Path
 from redirect import netlink
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 16, 18, 88, 90
-IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 5, 18, 23, 29, 37
+IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 3, 4, 5, 18
+IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 23, 29, 37
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
 NETNSA_NSID, NETNSA_FD = 1, 3
 IFF_LOWER_UP = 0x10000
+DEFAULT_MTU_BYTES = 1500
+"""Of a veth that nobody has set otherwise."""
 
 _LINK = struct.Struct("=BxHiII")
 _U32 = struct.Struct("=I")
@@ -39,6 +43,7 @@ class LinkRow:
     kind: str = ""
     peer: int = 0
     peer_nsid: int | None = None
+    mtu_bytes: int = DEFAULT_MTU_BYTES
     is_up: bool = False
     received: int = 0
 
@@ -83,6 +88,7 @@ def _row(body: bytes) -> LinkRow:
         netlink.text(info.get(IFLA_INFO_KIND, b"")),
         _U32.unpack(found[IFLA_LINK])[0] if IFLA_LINK in found else 0,
         _S32.unpack(found[IFLA_LINK_NETNSID])[0] if IFLA_LINK_NETNSID in found else None,
+        _U32.unpack(found[IFLA_MTU])[0],
         bool(flags & IFF_LOWER_UP),
         _U64.unpack_from(stats)[0] if stats else 0,
     )

@@ -22,7 +22,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 from redirect import netns
 from redirect.errors import InstanceInUse, RedirectError
 
-DEFAULT_MTU_BYTES = 1500
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
 RULE_PREFERENCE = 10
@@ -67,17 +66,29 @@ def sides_of(instance: str) -> tuple[Side, Side]:
     )
 
 
-def prepare(side: Side, mtu_bytes: int = DEFAULT_MTU_BYTES) -> SideLink:
-    """Makes a side, or what is missing of it. Raises InstanceInUse, OSError or NetlinkError."""
+def prepare(side: Side) -> SideLink:
+    """Makes a side, or what is missing of it. What MTU it has stays: that is the pods' business.
+
+    Raises InstanceInUse, OSError or NetlinkError.
+    """
     path = netns.ensure(side.namespace)
     with netns.entered(path):
         _write_sysctls(_namespace_sysctls())
-    ifindex = _ensure_veth(side, path, mtu_bytes)
+    ifindex = _ensure_veth(side, path)
     with netns.entered(path):
         _write_sysctls(_device_sysctls(side.ifname))
         with IPRoute() as ip:
-            _configure_inside(ip, side.ifname, mtu_bytes)
+            _configure_inside(ip, side.ifname)
     return _link(side, ifindex)
+
+
+def set_mtu(side: Side, mtu_bytes: int) -> None:
+    """Of both ends, as far as they are there. Raises OSError or NetlinkError."""
+    # The end that is looked at comes last: it has the new MTU only when both have.
+    with netns.entered(side.netns), IPRoute() as ip:
+        _set_mtu(ip, side.ifname, mtu_bytes)
+    with IPRoute() as ip:
+        _set_mtu(ip, side.ifname, mtu_bytes)
 
 
 def remove(side: Side) -> bool:
@@ -100,7 +111,7 @@ def find(side: Side) -> SideLink | None:
     return None if link is None else _link(side, link["index"])
 
 
-def drift(side: Side, mtu_bytes: int = DEFAULT_MTU_BYTES) -> list[str]:
+def drift(side: Side) -> list[str]:
     """What differs from what `prepare` makes, one line each."""
     if not netns.is_namespace(side.netns):
         return [f"namespace {side.namespace} is missing"]
@@ -109,14 +120,17 @@ def drift(side: Side, mtu_bytes: int = DEFAULT_MTU_BYTES) -> list[str]:
     if link is None:
         return [f"device {side.ifname} is missing or does not lead into {side.namespace}"]
     found = [] if link.get("state") == "up" else [f"device {side.ifname} is down"]
-    if link.get("mtu") != mtu_bytes:
-        found.append(f"device {side.ifname} has MTU {link.get('mtu')} instead of {mtu_bytes}")
     found += _sysctl_drift({f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"}, "node")
     with netns.entered(side.netns):
         wanted = {**_namespace_sysctls(), **_device_sysctls(side.ifname)}
         found += _sysctl_drift(wanted, side.namespace)
         with IPRoute() as ip:
             found += [f"{side.namespace}: {what} is missing" for what in _missing_inside(ip, side.ifname)]
+            (inside,) = ip.get_links(_index_inside(ip, side.ifname))
+    if inside.get("mtu") != link.get("mtu"):
+        found.append(
+            f"device {side.ifname} has MTU {link.get('mtu')}, and {inside.get('mtu')} at its other end"
+        )
     return found
 
 
@@ -129,6 +143,8 @@ def _namespace_sysctls() -> dict[str, str]:
         "net/ipv4/ip_local_port_range": "1024\t65535",
         "net/ipv4/tcp_tw_reuse": "1",
         "net/ipv4/tcp_timestamps": "1",
+        # Both families: segments that nobody acknowledges become smaller, where no ICMP says that they are too large.
+        "net/ipv4/tcp_mtu_probing": "1",
     }
 
 
@@ -152,7 +168,7 @@ def _sysctl_drift(wanted: dict[str, str], where: str) -> Iterator[str]:
             yield f"{where}: sysctl net.{shown} is {found.replace(chr(9), ' ')} instead of {value.replace(chr(9), ' ')}"
 
 
-def _ensure_veth(side: Side, path: Path, mtu_bytes: int) -> int:
+def _ensure_veth(side: Side, path: Path) -> int:
     """The veth pair with its host end set up; the host end's index."""
     with IPRoute() as ip, path.open("rb") as namespace:
         if _host_link(ip, side) is None:
@@ -162,8 +178,13 @@ def _ensure_veth(side: Side, path: Path, mtu_bytes: int) -> int:
         (index,) = ip.link_lookup(ifname=side.ifname)
         # Before it comes up: an address of its own would let the host answer on it.
         _write_sysctls({f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"})
-        ip.link("set", index=index, mtu=mtu_bytes, state="up")  # ip link set DEV mtu MTU up
+        ip.link("set", index=index, state="up")  # ip link set DEV up
         return int(index)
+
+
+def _set_mtu(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
+    for index in ip.link_lookup(ifname=ifname):
+        ip.link("set", index=index, mtu=mtu_bytes)  # ip link set DEV mtu MTU
 
 
 def _add_veth(ip: IPRoute, side: Side, namespace_fd: int) -> None:
@@ -190,10 +211,10 @@ def _refuse_taken_name(ip: IPRoute, side: Side) -> None:
         )
 
 
-def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
+def _configure_inside(ip: IPRoute, ifname: str) -> None:
     index = _index_inside(ip, ifname)
-    # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
-    ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
+    # ip link set DEV arp off up: no neighbour discovery, every address is one hop away
+    ip.link("set", index=index, arp=False, state="up")
     ip.link("set", index=_LOOPBACK, state="up")  # ip link set lo up
     for family in _FAMILIES:
         # ip [-6] route replace default dev DEV

@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Mapping
 from functools import singledispatchmethod
-from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import netns, plan, sock_diag
+from redirect import netns, plan, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.errors import MapFull, RedirectError, StepFailed, raise_all
 from redirect.maps import Maps
@@ -22,7 +21,7 @@ from redirect.maps import Maps
 class Executor:
     """Applies steps to the maps and attachments of one instance."""
 
-    def __init__(self, maps: Maps, attachments: Attachments, private: Iterable[Path]) -> None:
+    def __init__(self, maps: Maps, attachments: Attachments, private: Iterable[sides.Side]) -> None:
         self._maps = maps
         self._attachments = attachments
         self._private = tuple(private)
@@ -80,14 +79,19 @@ class Executor:
 
     @_do.register
     def _(self, step: plan.DestroySockets) -> None:
-        for namespace in self._private:
-            with netns.entered(namespace):
+        for side in self._private:
+            with netns.entered(side.netns):
                 try:
                     sock_diag.destroy(step.addresses)
                 except OSError as error:
                     # Without CONFIG_INET_DIAG_DESTROY the workers close what they have registered.
                     if error.errno != errno.EOPNOTSUPP:
                         raise
+
+    @_do.register
+    def _(self, step: plan.SetInnerMtu) -> None:
+        for side in self._private:
+            sides.set_mtu(side, step.mtu_bytes)
 
     @_do.register
     def _(self, step: plan.PutHostAddress) -> None:

@@ -96,7 +96,8 @@ def pods(maps: Maps) -> Entries:
     for address, entry in sorted(maps.pods().items(), key=lambda item: str(item[0])):
         value = {"flags": flags(entry.flags), "ifindex": entry.ifindex}
         macs = {"pod_mac": entry.pod_mac.hex(":"), "hop_mac": entry.hop_mac.hex(":")}
-        yield {"address": address}, {**value, **macs}
+        sizes = {"mtu_bytes": entry.mtu_bytes, "mss_bytes": entry.mss_bytes}
+        yield {"address": address}, {**value, **sizes, **macs}
 
 
 def ifaces(maps: Maps) -> Entries:

@@ -5,3 +5,4 @@
 #include "ztun_verdict.h"
 #include "ztun_flows.h"
 #include "ztun_sockets.h"
+#include "ztun_segments.h"

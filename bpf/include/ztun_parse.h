@@ -38,6 +38,7 @@ struct packet {
     u8 tcp_flags;
     u8 is_v6;
     u8 is_later_fragment; /* no header of its own at l4_offset */
+    u8 tcp_header_bytes;  /* as it says itself: may be less than 20, or more than there is */
     u32 l4_offset;
 };
 
@@ -54,6 +55,7 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *p) {
         /* up to the flags byte at 13 */
         if (bpf_skb_load_bytes(skb, p->l4_offset, l4, 14))
             return UNCLASSIFIABLE;
+        p->tcp_header_bytes = (l4[12] >> 4) * 4;
         p->tcp_flags = l4[13];
     } else if (p->protocol == UDP) {
         if (bpf_skb_load_bytes(skb, p->l4_offset, l4, 8))

@@ -10,16 +10,19 @@ struct addr16 {
     u8 bytes[16];
 } __attribute__((aligned(8))); /* compared as two u64 */
 
-/* pods: address -> where the pod is attached, and the MACs of frames with this address there: its next hop's, its
- * own, its next hop's again. So the first 12 bytes head a frame in the pod's name, the last 12 one into the pod. */
+/* pods: address -> where the pod is attached, how large its packets may be, and the MACs of frames with this address
+ * there: its next hop's, its own, its next hop's again. So the first 12 bytes head a frame in the pod's name, the last
+ * 12 one into the pod. */
 struct pod_entry {
     u32 flags;
     u32 ifindex;
     u32 identity;
+    u16 mtu_bytes; /* the largest IP packet in the pod's name */
+    u16 mss_bytes; /* the largest MSS in a SYN from or to the pod */
     u8 macs[18];
     u16 reserved;
 };
-_Static_assert(sizeof(struct pod_entry) == 32, "pod_entry");
+_Static_assert(sizeof(struct pod_entry) == 36, "pod_entry");
 
 /* ifaces: ifindex of a pod's host veth -> whose it is */
 struct iface_entry {
@@ -119,6 +122,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod_side, TO_POD, 0)                                                                                    \
     X(from_net_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_net_side, NOT_POD, 1)     /* the source is no captured pod */                                           \
+    X(from_net_side, TOO_BIG, 1)     /* larger than the pod's MTU: it has become smaller meanwhile */              \
     X(from_net_side, TO_HOST, 0)     /* as if the pod had sent it */                                               \
     X(lookup_pod_side, UDP_DNS, 0)                                                                                 \
     X(lookup_pod_side, UDP_DROP, 1)                                                                                \

@@ -52,7 +52,7 @@ def test_the_maps_are_shown_as_named_fields(world: World) -> None:
     entries = {row["name"]: row["entries"] for row in rows}
     assert entries["pods"] == 4 and entries["ifaces"] == 2
     table = world.cli("maps", "dump", "pods", node="node-a").stdout.splitlines()
-    assert table[0].split() == ["ADDRESS", "FLAGS", "IFINDEX", "POD_MAC", "HOP_MAC"]
+    assert table[0].split() == ["ADDRESS", "FLAGS", "IFINDEX", "MTU_BYTES", "MSS_BYTES", "POD_MAC", "HOP_MAC"]
     assert any(line.split()[:2] == [world.address("client-a"), "ENROLLED"] for line in table)
     done = world.cli("maps", "lookup", "pods", world.address("server-a", 6), "-o", "json", node="node-a")
     (row,) = json.loads(done.stdout)

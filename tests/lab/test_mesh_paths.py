@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
 from agent.lab import probes
 from agent.lab.capture import LinkCapture
-from agent.lab.wiring import UPLINK
 from redirect.netns import entered, path_of
 from tests.support.labmesh import (
     BANNER_PORT,
@@ -28,6 +24,7 @@ from tests.support.labmesh import (
     World,
 )
 from tests.support.labtraffic import PATIENCE_S, until
+from tests.support.links import small_link
 
 pytestmark = pytest.mark.kernel
 
@@ -257,26 +254,6 @@ def test_a_link_that_takes_less_is_learnt_by_the_proxy(world: World, server: str
             (route,) = ip.route("get", dst=address)
             assert route.get("metrics").get("mtu") == 1300
     assert world.counters("node-a")["to_pod", "ICMP_TO_PROXY"] > too_big
-
-
-@contextmanager
-def small_link(world: World, mtu: int) -> Iterator[None]:
-    """The link between the nodes with another MTU for the block, at both ends: a veth drops what it cannot take."""
-    usual = [set_mtu(node.netns, mtu) for node in world.lab.nodes.values()]
-    try:
-        yield
-    finally:
-        for node, before in zip(world.lab.nodes.values(), usual, strict=True):
-            set_mtu(node.netns, before)
-
-
-def set_mtu(node: Path, mtu: int) -> int:
-    """`ip link set uplink mtu MTU`; the one before."""
-    with entered(node), IPRoute() as ip:
-        (index,) = ip.link_lookup(ifname=UPLINK)
-        (link,) = ip.get_links(index)
-        ip.link("set", index=index, mtu=mtu)
-        return int(link.get("mtu"))
 
 
 def test_both_ends_count_each_connection_once_over_all_workers(world: World) -> None:

@@ -44,7 +44,7 @@ NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh
 SIDES = {"pod": sides.Side(f"{PREFIX}-pod", "hh-mo"), "net": sides.Side(f"{PREFIX}-net", "hh-mi")}
 CONTEXT_BYTES = 256
 """Longer than any kernel's struct __sk_buff; its unknown tail must be zero."""
-MARK_AT, INGRESS_AT, IFINDEX_AT = 8, 36, 40
+MARK_AT, INGRESS_AT, IFINDEX_AT, GSO_SIZE_AT = 8, 36, 40, 176
 NAMES = [f"{reason.program}/{reason.name}" for reason in REASONS]
 
 
@@ -89,11 +89,14 @@ class Rig:
                 closing.enter_context(opened(spec, self.paths[spec.side]))
             yield
 
-    def play(self, program: str, packet: bytes, mark: int = 0, ingress_ifindex: int = 0) -> Played:
+    def play(
+        self, program: str, packet: bytes, mark: int = 0, ingress_ifindex: int = 0, gso_size_bytes: int = 0
+    ) -> Played:
         """One packet that arrives at (or leaves by) the pod's device, in the world that is set."""
         context = bytearray(CONTEXT_BYTES)
         struct.pack_into("=I", context, MARK_AT, mark)
         struct.pack_into("=II", context, INGRESS_AT, ingress_ifindex, self.ifindex)
+        struct.pack_into("=I", context, GSO_SIZE_AT, gso_size_bytes)
         before = self.counters()
         ran = sys_bpf.prog_test_run(self.programs[program], packet, bytes(context))
         after = self.counters()
@@ -159,7 +162,9 @@ class Rig:
         if world.has_pods:
             for address, net in zip(addresses, FAMILIES, strict=True):
                 if address != NO_ADDRESS:
-                    entry = PodEntry(world.flags, self.ifindex, POD_MAC, net.hop_mac)
+                    entry = PodEntry(
+                        world.flags, self.ifindex, POD_MAC, net.hop_mac, world.mtu_bytes, world.mss_bytes
+                    )
                     put("pods", address, entry.encode())
         for text in world.hostips:
             put("hostips", address_key(parse_ip(text)), struct.pack("=I", 1))

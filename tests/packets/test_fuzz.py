@@ -130,3 +130,46 @@ def _is_for_discovery(packet: bytes) -> bool:
         return False
     source = packet[22:38]
     return source == bytes(16) or (source[0] == 0xFE and source[1] & 0xC0 == 0x80)
+
+
+@st.composite
+def tcp_options(draw: st.DrawFn) -> bytes:
+    """Up to 40 bytes: single bytes and whole options in any order, cut anywhere."""
+    pieces = st.one_of(
+        st.binary(min_size=1, max_size=3),
+        st.just(b"\x01"),
+        st.integers(0, 0xFFFF).map(lambda size: b"\x02\x04" + size.to_bytes(2, "big")),
+        st.binary(max_size=8).map(lambda value: b"\x08" + bytes([2 + len(value)]) + value),
+    )
+    raw = b"".join(draw(st.lists(pieces, max_size=12)))[:40]
+    return raw + bytes(-len(raw) % 4)
+
+
+def lowered(options: bytes, limit: int) -> bytes:
+    """What becomes of the options, after RFC 9293, 3.1 and tcp_parse_options of Linux."""
+    after, at = bytearray(options), 0
+    while at < len(options) and options[at] != 0:
+        if options[at] == 1:
+            at += 1
+            continue
+        size = options[at + 1] if at + 1 < len(options) else 0
+        if size < 2 or at + size > len(options):
+            break
+        if options[at] == 2 and size == 4 and int.from_bytes(options[at + 2 : at + 4], "big") > limit:
+            after[at + 2 : at + 4] = limit.to_bytes(2, "big")
+        at += size
+    return bytes(after)
+
+
+@FEW
+@given(options=tcp_options(), data=st.binary(max_size=9), net=st.sampled_from((V4, V6)), limit=PORTS)
+def test_each_mss_is_lowered_and_nothing_else_changes_but_the_checksum(
+    rig: Rig, options: bytes, data: bytes, net: Family, limit: int
+) -> None:
+    def frame(options: bytes) -> bytes:
+        segment = pk.tcp(40000, 80, pk.SYN, data, options=options)
+        return pk.ip(net.pod, net.peer, pk.TCP, pk.with_checksum(net.pod, net.peer, segment))
+
+    with rig.world(World(mss_bytes=limit)):
+        seen = rig.play("from_pod", frame(options))
+    assert seen.data == frame(lowered(options, limit))

@@ -53,7 +53,7 @@ CONSTANTS = {
 }
 ALL_ONES = 0xFFFFFFFF
 BLANK = {
-    "pod_entry": PodEntry(Flag(0), 0, layout.NO_MAC, layout.NO_MAC),
+    "pod_entry": PodEntry(Flag(0), 0, layout.NO_MAC, layout.NO_MAC, 0, 0),
     "iface_entry": IfaceEntry(Flag(0), bytes(16), bytes(16)),
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
     "capture_count": CaptureCount(),
@@ -65,6 +65,8 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "flags": {"flags": Flag(ALL_ONES)},
         "ifindex": {"ifindex": ALL_ONES},
         "identity": {"identity": ALL_ONES},
+        "mtu_bytes": {"mtu_bytes": 0xFFFF},
+        "mss_bytes": {"mss_bytes": 0xFFFF},
         "macs": {"pod_mac": b"\xff" * 6, "hop_mac": b"\xff" * 6},
     },
     "iface_entry": {

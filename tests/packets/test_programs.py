@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 
 from redirect.layout import REASONS
-from tests.packets import from_pod_rows, header_rows, side_rows, to_pod_rows
+from tests.packets import from_pod_rows, header_rows, segment_rows, side_rows, to_pod_rows
 from tests.packets.rig import Rig
 from tests.packets.test_lookups import LOOKUPS, UNFIT
 from tests.packets.world import POD_MAC, SHOT, V4, V6, Row
 
-ROWS = [*from_pod_rows.rows(), *header_rows.rows(), *to_pod_rows.rows(), *side_rows.rows()]
+ROWS = [
+    *from_pod_rows.rows(),
+    *header_rows.rows(),
+    *to_pod_rows.rows(),
+    *side_rows.rows(),
+    *segment_rows.rows(),
+]
 END_OF_KEPT = "GRANDFATHER_END"
 
 
@@ -18,7 +24,7 @@ END_OF_KEPT = "GRANDFATHER_END"
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     with rig.world(row.world):
-        seen = rig.play(row.program, row.packet, row.mark, row.ingress_ifindex)
+        seen = rig.play(row.program, row.packet, row.mark, row.ingress_ifindex, row.gso_size_bytes)
         captured = rig.captures()
     counted = {f"{row.program}/{row.exit}": 1}
     if row.is_end_of_kept:
@@ -44,7 +50,7 @@ def _expected_bytes(rig: Rig, row: Row) -> bytes:
         "out": hop_mac + POD_MAC,
         "into": POD_MAC + hop_mac,
     }
-    return heads[row.head] + row.packet[12:]
+    return heads[row.head] + (row.after or row.packet)[12:]
 
 
 def test_every_exit_has_a_row() -> None:

@@ -67,6 +67,9 @@ class World:
     has_pods: bool = True
     has_conf: bool = True
     is_dns_captured: bool = True
+    mtu_bytes: int = 0xFFFF
+    mss_bytes: int = 0xFFFF
+    """Of the pod, in both families; larger than any packet unless said otherwise."""
 
     def but(self, **changes: object) -> World:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -88,6 +91,10 @@ class Row:
     head: str = ""
     """The MACs that the packet carries afterwards: "net side" (its destination), "out" (from the pod to its next
     hop) or "into" (the reverse); "" is its own, all bytes unchanged."""
+    after: bytes = b""
+    """The packet as it is afterwards, but for its MACs; empty: unchanged."""
+    gso_size_bytes: int = 0
+    """The packet is a bundle of segments that carry so much each."""
     is_end_of_kept: bool = False
     """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
     notes: tuple[FlowKey, ...] = ()

@@ -1,7 +1,8 @@
 """Packets as bytes, right or deliberately wrong, for the programs' test runs.
 
 Written by hand from RFC 791, 8200, 9293, 768, 792 and 4443, so that every field can be made a lie. Checksums
-are zero: no program looks at them. Addresses are text; the family of a packet is that of its addresses.
+are zero, as no program looks at them, unless `with_checksum` puts in TCP's. Addresses are text; the family of a
+packet is that of its addresses.
 """
 
 from __future__ import annotations
@@ -33,8 +34,28 @@ def arp(source: str, target: str) -> bytes:
     return ether(body, ETH_ARP)
 
 
-def tcp(sport: int, dport: int, flags: int = SYN, data: bytes = b"") -> bytes:
-    return struct.pack("!HHIIBBHHH", sport, dport, 1, 1, 5 << 4, flags, 65535, 0, 0) + data
+def tcp(
+    sport: int,
+    dport: int,
+    flags: int = SYN,
+    data: bytes = b"",
+    *,
+    options: bytes = b"",
+    header_words: int | None = None,
+) -> bytes:
+    """A segment. `options`: whole words; `header_words`: the data offset, right unless given."""
+    words = 5 + len(options) // 4 if header_words is None else header_words
+    return struct.pack("!HHIIBBHHH", sport, dport, 1, 1, words << 4, flags, 65535, 0, 0) + options + data
+
+
+def with_checksum(source: str, destination: str, segment: bytes) -> bytes:
+    """A TCP segment between two addresses with the checksum of RFC 9293, 3.1."""
+    packed = b"".join(ipaddress.ip_address(each).packed for each in (source, destination))
+    whole = packed + struct.pack("!II", TCP, len(segment)) + segment + bytes(len(segment) % 2)
+    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return segment[:16] + struct.pack("!H", total ^ 0xFFFF) + segment[18:]
 
 
 def udp(sport: int, dport: int, data: bytes = b"ztun") -> bytes:

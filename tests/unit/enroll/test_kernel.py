@@ -17,10 +17,12 @@ from redirect import host_addresses
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
 from redirect.locate import Place
+from redirect.packet_size import of_link
 
 T = TypeVar("T")
 MAC = b"\x02" * 6
-ONE, TWO = (Place(n, f"veth{n}", (parse_ip(f"10.0.0.{n}"),), MAC, (NextHop(4, MAC),)) for n in (1, 2))
+HOP = NextHop(4, MAC, of_link(1500, 4))
+ONE, TWO = (Place(n, f"veth{n}", (parse_ip(f"10.0.0.{n}"),), MAC, (HOP,)) for n in (1, 2))
 
 
 class FakeRedirection:
@@ -70,9 +72,7 @@ def capture(redirection: FakeRedirection, *places: Place, keep_existing: bool = 
 def test_exactly_the_places_of_the_call_are_desired_and_the_nodes_addresses_read_anew() -> None:
     redirection = FakeRedirection()
     capture(redirection, TWO, ONE, keep_existing=True)
-    pods = tuple(
-        DesiredPod(each.ifindex, each.ifname, each.addresses, MAC, (NextHop(4, MAC),)) for each in (ONE, TWO)
-    )
+    pods = tuple(DesiredPod(each.ifindex, each.ifname, each.addresses, MAC, (HOP,)) for each in (ONE, TWO))
     assert redirection.asked == [(Desired(pods, host_addresses.local()), True)]
     capture(redirection, TWO)
     assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), False), "nothing is remembered"

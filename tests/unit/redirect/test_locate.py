@@ -9,6 +9,7 @@ import pytest
 
 from redirect.desired import NextHop
 from redirect.locate import Link, Place, View, judge
+from redirect.packet_size import PacketSize, RouteSize
 
 V4, V6 = ip_address("10.0.0.1"), ip_address("fd00::1")
 POD_MAC, HOST_MAC, BRIDGE_MAC = (bytes.fromhex(f"02000000000{number}") for number in (1, 2, 3))
@@ -29,7 +30,11 @@ def outside(**changes: object) -> View:
 
 
 def hops(mac: bytes) -> tuple[NextHop, ...]:
-    return NextHop(4, mac), NextHop(6, mac)
+    return sized(mac, 1500, 1500)
+
+
+def sized(mac: bytes, mtu4: int, mtu6: int) -> tuple[NextHop, ...]:
+    return NextHop(4, mac, PacketSize(mtu4, mtu4 - 40)), NextHop(6, mac, PacketSize(mtu6, mtu6 - 60))
 
 
 def test_a_routed_pod_is_answered_by_its_veth() -> None:
@@ -38,6 +43,16 @@ def test_a_routed_pod_is_answered_by_its_veth() -> None:
 
 def test_a_bridged_pod_is_answered_by_the_bridge() -> None:
     assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), POD_MAC, hops(BRIDGE_MAC), nsid=3)
+
+
+def test_a_pods_packets_are_as_large_as_its_interface_takes() -> None:
+    assert judge(inside(mtu_bytes=9000)).hops == sized(HOST_MAC, 9000, 9000)
+
+
+def test_routes_by_its_interface_can_make_them_smaller() -> None:
+    by_it, by_another = (2, RouteSize(4, 1400)), (3, RouteSize(4, 600))
+    judged = judge(replace(GOOD, route_sizes=(by_it, by_another, (2, RouteSize(6, 1300)))))
+    assert judged.hops == sized(HOST_MAC, 1400, 1300)
 
 
 def test_interfaces_without_an_address_do_not_count() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.layout import IP, Flag, IfaceEntry
 from redirect.observe import POD_PROGRAMS, Observed
+from redirect.packet_size import of_link
 from redirect.plan import (
     Attach,
     DeleteHostAddress,
@@ -22,34 +23,48 @@ from redirect.plan import (
     PutHostAddress,
     PutIface,
     PutPod,
+    SetInnerMtu,
     Step,
     iface_entry,
     plan,
     pod_entry,
 )
+from redirect.rtnetlink import LinkRow
 
 V4, V6, OTHER = (ip_address(text) for text in ("10.0.0.1", "fd00::1", "10.0.0.2"))
 MAC = bytes.fromhex("020000000001")
 OTHER_MAC = bytes.fromhex("0200000000ff")
-HOPS = tuple(NextHop(version, bytes.fromhex(f"02000000000{version}")) for version in (4, 6))
-INTERFACES = {number: f"veth{number}" for number in range(3, 8)}
+SIZES = {version: of_link(1500, version) for version in (4, 6)}
+HOPS = tuple(NextHop(version, bytes.fromhex(f"02000000000{version}"), SIZES[version]) for version in (4, 6))
+LINKS = {number: LinkRow(number, f"veth{number}") for number in range(3, 8)}
 
 
 def pod(ifindex: int, *addresses: IP) -> DesiredPod:
     return DesiredPod(ifindex, f"veth{ifindex}", addresses, MAC, HOPS)
 
 
+def sized(each: DesiredPod, mtu_bytes: int) -> DesiredPod:
+    """The pod with another MTU inside."""
+    return replace(each, hops=tuple(replace(hop, size=of_link(mtu_bytes, hop.version)) for hop in each.hops))
+
+
+def behind(mtu_bytes: int) -> dict[int, LinkRow]:
+    """The node's interfaces, each of that MTU."""
+    return {number: replace(link, mtu_bytes=mtu_bytes) for number, link in LINKS.items()}
+
+
 def wanted(*pods: DesiredPod, host: frozenset[IP] = frozenset()) -> Desired:
     return Desired(pods, host)
 
 
-def captured(*pods: DesiredPod) -> Observed:
+def captured(*pods: DesiredPod, inner: int = 1500) -> Observed:
     """The kernel as it is once these pods are captured."""
     return Observed(
-        pods={ip: pod_entry(each, ip) for each in pods for ip in each.addresses},
+        pods={ip: pod_entry(each, ip, LINKS[each.ifindex]) for each in pods for ip in each.addresses},
         ifaces={each.ifindex: iface_entry(each) for each in pods},
         attached=frozenset((each.ifindex, program) for each in pods for program in POD_PROGRAMS),
-        interfaces=INTERFACES,
+        links=LINKS,
+        inner_mtu_bytes=inner,
     )
 
 
@@ -57,6 +72,7 @@ def run(steps: tuple[Step, ...], before: Observed) -> Observed:
     """What the kernel has after the steps."""
     pods, ifaces = dict(before.pods), dict(before.ifaces)
     attached, stale, host = set(before.attached), set(before.stale), set(before.host_addresses)
+    inner = before.inner_mtu_bytes
     for step in steps:
         match step:
             case PutIface(ifindex, entry):
@@ -78,7 +94,9 @@ def run(steps: tuple[Step, ...], before: Observed) -> Observed:
                 host.add(address)
             case DeleteHostAddress(address):
                 host.remove(address)
-    return Observed(pods, ifaces, frozenset(host), frozenset(attached), frozenset(stale), before.interfaces)
+            case SetInnerMtu(mtu_bytes):
+                inner = mtu_bytes
+    return Observed(pods, ifaces, frozenset(host), frozenset(attached), frozenset(stale), before.links, inner)
 
 
 def drained(each: DesiredPod) -> IfaceEntry:
@@ -86,7 +104,7 @@ def drained(each: DesiredPod) -> IfaceEntry:
 
 
 def put(address: IP, flags: Flag, ifindex: int) -> PutPod:
-    return PutPod(address, replace(pod_entry(pod(ifindex, address), address), flags=flags))
+    return PutPod(address, replace(pod_entry(pod(ifindex, address), address, LINKS[ifindex]), flags=flags))
 
 
 A = pod(5, V4, V6)
@@ -96,7 +114,7 @@ ENROLLED, DRAIN = Flag.ENROLLED, Flag.DRAIN
 ROWS = {
     "a pod appears: closed, programs, addresses": (
         wanted(A),
-        Observed(interfaces={5: "veth5"}),
+        Observed(links={5: LINKS[5]}),
         (
             PutIface(5, iface_entry(A)),
             Attach(5, "from_pod"),
@@ -135,7 +153,7 @@ ROWS = {
     ),
     "a desired pod's interface is gone: it goes, the others come": (
         wanted(A, pod(6, OTHER)),
-        Observed(GONE.pods, GONE.ifaces, stale=GONE.stale, interfaces={6: "veth6"}),
+        Observed(GONE.pods, GONE.ifaces, stale=GONE.stale, links={6: LINKS[6]}),
         (
             PutIface(6, iface_entry(pod(6, OTHER))),
             Attach(6, "from_pod"),
@@ -178,7 +196,7 @@ ROWS = {
         ),
     ),
     "a captured pod changes its MAC, or its next hop does: nothing else happens": (
-        wanted(replace(A, mac=OTHER_MAC, hops=(HOPS[0], NextHop(6, OTHER_MAC)))),
+        wanted(replace(A, mac=OTHER_MAC, hops=(HOPS[0], NextHop(6, OTHER_MAC, SIZES[6])))),
         captured(A),
         (
             PutPod(V4, replace(put(V4, ENROLLED, 5).entry, pod_mac=OTHER_MAC)),
@@ -192,15 +210,47 @@ ROWS = {
             ifaces=captured(A).ifaces,
             attached=frozenset({(5, "to_pod")}),
             stale=frozenset({(5, "from_pod")}),
-            interfaces={5: "veth5"},
+            links={5: LINKS[5]},
         ),
         (Attach(5, "from_pod"),),
     ),
     "un-enrolment that was interrupted goes on": (
         wanted(),
-        Observed(attached=frozenset({(5, "to_pod")}), interfaces={5: "veth5"}),
+        Observed(attached=frozenset({(5, "to_pod")}), links={5: LINKS[5]}),
         (Detach(5, "to_pod"),),
     ),
+    "a larger pod appears: room for it first": (
+        wanted(sized(A, 9000)),
+        replace(captured(), links=behind(9000)),
+        (
+            SetInnerMtu(9000),
+            PutIface(5, iface_entry(A)),
+            Attach(5, "from_pod"),
+            Attach(5, "to_pod"),
+            PutPod(V4, replace(put(V4, ENROLLED, 5).entry, mtu_bytes=9000, mss_bytes=8960)),
+            PutPod(V6, replace(put(V6, ENROLLED, 5).entry, mtu_bytes=9000, mss_bytes=8940)),
+        ),
+    ),
+    "the node's end of a pod's veth gets a smaller MTU: its packets first, the devices after them": (
+        wanted(A),
+        replace(captured(A), links=behind(1400)),
+        (
+            PutPod(V4, replace(put(V4, ENROLLED, 5).entry, mtu_bytes=1400, mss_bytes=1360)),
+            PutPod(V6, replace(put(V6, ENROLLED, 5).entry, mtu_bytes=1400, mss_bytes=1340)),
+            SetInnerMtu(1400),
+        ),
+    ),
+    "the inner devices have room for the largest pod, not for each": (
+        wanted(A, sized(pod(6, OTHER), 1400)),
+        captured(A, sized(pod(6, OTHER), 1400)),
+        (),
+    ),
+    "they keep what IPv6 needs, however small pods are": (
+        wanted(sized(A, 700)),
+        captured(sized(A, 700)),
+        (SetInnerMtu(1280),),
+    ),
+    "they are not there: whoever makes them sees to that": (wanted(A), captured(A, inner=0), ()),
     "addresses of the node": (
         wanted(host=frozenset({V4})),
         Observed(host_addresses=frozenset({OTHER})),
@@ -243,7 +293,7 @@ def test_after_the_steps_everything_is_as_desired_and_nothing_is_left_to_do(
 ) -> None:
     desired, observed = Desired(after, frozenset({OTHER})), captured(*before)
     if not has_interfaces:
-        observed = Observed(observed.pods, observed.ifaces, stale=observed.attached)
+        observed = replace(observed, attached=frozenset(), stale=observed.attached, links={})
     result = run(plan(desired, observed), observed)
     assert plan(desired, result) == ()
     expected = captured(*(after if has_interfaces else ()))

@@ -1,0 +1,134 @@
+"""Pods with another MTU than the usual: what the proxy sends and announces in their name is as theirs would be."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from pyroute2 import DiagSocket
+
+from agent.cli.pinned import open_pinned
+from agent.lab import probes
+from redirect.netns import entered, path_of
+from tests.support.labmesh import BULK_PORT, World
+from tests.support.labtraffic import PATIENCE_S, until
+from tests.support.links import resize, silent_link, small_link
+
+pytestmark = [pytest.mark.kernel, pytest.mark.parametrize("version", [4, 6])]
+MEGABYTES = 4 << 20
+ECHO_PORT = 7007
+TCP_ESTABLISHED, INFO, ENDS = 1, 2, ("idiag_src", "idiag_dst")
+
+
+@contextmanager
+def sized(world: World, version: int, **sizes: int) -> Iterator[None]:
+    """Enrolled pods with these MTUs; `client_a=1400` is pod client-a."""
+    pods = {world.pod(name.replace("_", "-")): mtu for name, mtu in sizes.items()}
+    try:
+        for pod, mtu in pods.items():
+            resize(world, pod, mtu)
+            world.mesh.unenroll(pod)
+            world.mesh.enroll(pod)
+            until_sized(world, pod.name, version, mtu)
+        world.mesh.wait_announced(*pods)
+        yield
+    finally:
+        for pod in pods:
+            resize(world, pod, 1500)
+            world.mesh.unenroll(pod)
+            world.mesh.enroll(pod)
+        world.mesh.wait_announced(*pods)
+
+
+def until_sized(world: World, pod: str, version: int, mtu_bytes: int) -> None:
+    """Until the kernel side has followed."""
+    node, address = world.pod(pod).node, world.address(pod, version)
+
+    def entry() -> dict[str, object]:
+        with open_pinned(world.mesh.instance(node), world.mesh.run_dir(node)) as maps:
+            return next(
+                dict(value) for key, value in maps["pods"].entries() if str(key["address"]) == address
+            )
+
+    headers = 40 if version == 4 else 60
+    wanted = {"mtu_bytes": mtu_bytes, "mss_bytes": mtu_bytes - headers}
+    until(lambda: wanted.items() <= entry().items(), f"{pod} has {wanted}")
+
+
+def exchange(world: World, client: str, server: str, version: int) -> None:
+    """Megabytes in both directions, all of them right."""
+    if (server, BULK_PORT) not in world.applications:
+        world.serve(server, "bulk", BULK_PORT)
+    with entered(world.pod(client).netns):
+        probes.exchange(world.address(server, version), BULK_PORT, PATIENCE_S, MEGABYTES, MEGABYTES)
+
+
+@pytest.mark.parametrize("server", ["server-b", "outsider-b"], ids=["hbone", "passthrough"])
+def test_a_small_pods_transfers_pass_a_path_that_drops_without_a_word(
+    world: World, server: str, version: int
+) -> None:
+    with sized(world, version, client_a=1400), silent_link(world, 1400):
+        exchange(world, "client-a", server, version)
+
+
+def test_transfers_to_a_small_pod_pass_as_well(world: World, version: int) -> None:
+    with sized(world, version, server_b=1400), silent_link(world, 1400):
+        exchange(world, "client-a", "server-b", version)
+        exchange(world, "outsider-a", "server-b", version)
+
+
+def test_a_small_and_a_large_pod_agree_on_what_the_small_one_takes(world: World, version: int) -> None:
+    sizes = {"client_a": 1400, "server_a": 9000, "server_b": 9000, "client_b": 1400}
+    with sized(world, version, **sizes), silent_link(world, 1400):
+        exchange(world, "client-a", "server-b", version)
+        exchange(world, "server-b", "client-a", version)
+        exchange(world, "client-a", "server-a", version)
+
+
+def test_a_live_connection_survives_that_its_pod_becomes_smaller(world: World, version: int) -> None:
+    """Other pods are as large as before, so only what leaves in this one's name is too large."""
+    pod = world.pod("client-a")
+    world.serve("outsider-b", "echo", ECHO_PORT)
+    try:
+        with world.dial("client-a", world.address("outsider-b", version), ECHO_PORT) as sock:
+            assert echoed(sock, b"before" * 10_000)
+            resize(world, pod, 1400)
+            until_sized(world, "client-a", version, 1400)
+            assert echoed(sock, b"after!" * 10_000)
+        assert world.counters("node-a")["from_net_side", "TOO_BIG"] > 0
+    finally:
+        resize(world, pod, 1500)
+        world.applications.pop(("outsider-b", ECHO_PORT)).close()
+
+
+def echoed(sock: socket.socket, text: bytes) -> bool:
+    sock.sendall(text)
+    with sock.makefile("rb") as answers:
+        return answers.read(len(text)) == text
+
+
+def test_large_pods_use_what_they_have(world: World, version: int) -> None:
+    with sized(world, version, client_a=9000, server_b=9000), small_link(world, 9000):
+        exchange(world, "client-a", "server-b", version)
+        with world.talk("client-a", world.address("server-b", version)) as talk:
+            talk.say()
+            tcp_info = talk.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 20)
+            assert int.from_bytes(tcp_info[16:20], sys.byteorder) > 8800  # tcpi_snd_mss
+            for node in ("node-a", "node-b"):
+                assert min(tunnel_segments(world, node, version)) > 8800
+
+
+def tunnel_segments(world: World, node: str, version: int) -> list[int]:
+    """The largest segments that the proxy sends in its tunnels between the large pods: `ss -ti` in ztun-net."""
+    ends = {world.address("client-a", version), world.address("server-b", version)}
+    with entered(path_of(f"{world.mesh.instance(node)}-net")), DiagSocket() as sockets:
+        rows = [
+            row
+            for family in (socket.AF_INET, socket.AF_INET6)  # a dual-stack listener accepts IPv4 as IPv6
+            for row in sockets.get_sock_stats(family=family, states=1 << TCP_ESTABLISHED, extensions=INFO)
+        ]
+    found = [row for row in rows if {row[end].removeprefix("::ffff:") for end in ENDS} == ends]
+    return [row.get("INET_DIAG_INFO")["tcpi_snd_mss"] for row in found]
