@@ -34,8 +34,10 @@ from agent.mesh_state import MeshState
 from agent.model.listener import LISTENERS, Listener, Side
 from agent.net.sockets import open_listener
 from agent.pages.announced import AnnouncedPage
+from agent.pages.certificates import CertificatesPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
 from agent.pages.health import AgentHealth
+from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
 from agent.pages.quit import QuitPage
 from agent.pages.ready import ReadyPage
@@ -311,6 +313,9 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         connections=WorkerListPage(agent.crew, "connections"),
         tunnels=WorkerListPage(agent.crew, "tunnels"),
         announced=AnnouncedPage(agent.store),
+        certificates=CertificatesPage(agent.keeper, time.time),
+        policies=PoliciesPage(agent.store),
+        services=ServicesPage(agent.store),
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
         quit=QuitPage(stop),

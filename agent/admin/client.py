@@ -16,7 +16,7 @@ class AgentAbsent(Exception):
 
 
 class AgentRefused(Exception):
-    """The agent answered with a refusal; its text says why."""
+    """The agent answered with a refusal, or its socket is not for this user; the text says why."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -47,7 +47,7 @@ def ask(path: Path, method: str, target: str, body: dict[str, Any] | None = None
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise AgentAbsent(f"no agent answers on {path}; is it running? try `ztun agent --help`") from error
     except PermissionError as error:
-        raise AgentAbsent(f"{path} may be opened by root only; run this as root") from error
+        raise AgentRefused(f"{path} may be opened by root only: run this as root") from error
     except (OSError, http.client.HTTPException) as error:
         raise AgentAbsent(f"the agent on {path} does not answer: {error}") from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,10 +46,12 @@ def up(name: str, pods: int | None, manifests: Path, bare: bool) -> None:
 
     def build() -> None:
         topology = Topology(name)
+        mesh = LabMesh(topology)
+        if not bare:
+            mesh.check_name()
         plan = blueprint.read(manifests) if pods is None else blueprint.parse(blueprint.generate(pods))
         topology.up(plan)
         if not bare:
-            mesh = LabMesh(topology)
             try:
                 source = manifests
                 if pods is not None:
@@ -85,17 +88,38 @@ def status(name: str, output: str) -> None:
     def show() -> None:
         topology = Topology.load(name)
         mesh = LabMesh(topology)
-        rows = [
+        pods = [
             {
                 "pod": pod.key,
                 "node": pod.node,
                 "interface": pod.ifname,
-                "addresses": " ".join(map(str, pod.addresses)),
-                "agent": str(mesh.run_dir(pod.node)),
+                "addresses": list(pod.addresses),
+                "netns": str(pod.netns),
             }
             for pod in topology.pods.values()
         ]
-        out.show(rows, output)
+        nodes = [
+            {
+                "node": node.name,
+                "netns": str(node.netns),
+                "instance": mesh.instance(node.name),
+                "run_dir": str(mesh.run_dir(node.name)),
+            }
+            for node in topology.nodes.values()
+        ]
+        if output == "json":
+            out.show_json({"nodes": nodes, "pods": pods})
+            return
+        out.show(nodes, output, ["node", "netns", "run_dir"])
+        click.echo()
+        # One row for each address: a line of both would not fit 80 columns.
+        rows = [
+            {**pod, "address": str(ip)} if not n else {"address": str(ip)}
+            for pod, place in zip(pods, topology.pods.values(), strict=True)
+            for n, ip in enumerate(place.addresses)
+        ]
+        out.show(rows, output, ["pod", "interface", "address", "netns"])
+        click.echo(f"\nagents: ztun status --lab {name}/{nodes[0]['node']}")
 
     as_lab_error(show)
 
@@ -106,6 +130,10 @@ def status(name: str, output: str) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, place: str, command: tuple[str, ...]) -> None:
     """Run a command in a pod's, or a node's, network namespace."""
+    if command[0] == "--":
+        command = command[1:]
+    if not command:
+        raise click.UsageError("no command to run")
 
     def run() -> None:
         topology = Topology.load(name)
@@ -117,6 +145,8 @@ def exec_(name: str, place: str, command: tuple[str, ...]) -> None:
         try:
             os.execvp(command[0], command)
         except OSError as error:
-            raise LabError(f"{command[0]}: {error.strerror}") from error
+            # As a shell has it: 127 for a command that is not there, 126 for one that cannot be run.
+            click.echo(f"ztun: {command[0]}: {error.strerror}", err=True)
+            sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
 
     as_lab_error(run)

@@ -15,23 +15,37 @@ from agent import VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.config import quiet_grpc
 
-COMMANDS = {
-    "agent": "agent.cli.agent:agent",
-    "control-plane": "agent.cli.control_plane:control_plane",
-    "enroll": "agent.cli.enroll:enroll",
-    "unenroll": "agent.cli.enroll:unenroll",
-    "status": "agent.cli.status:status",
-    "maps": "agent.cli.maps:maps",
-    "lab": "agent.cli.lab:lab",
-    "uninstall": "agent.cli.uninstall:uninstall",
+SECTIONS = {
+    "Run": {
+        "agent": "agent.cli.agent:agent",
+        "control-plane": "agent.cli.control_plane:control_plane",
+        "uninstall": "agent.cli.uninstall:uninstall",
+    },
+    "Pods": {
+        "enroll": "agent.cli.enroll:enroll",
+        "unenroll": "agent.cli.enroll:unenroll",
+    },
+    "Look": {
+        "status": "agent.cli.status:status",
+        "connections": "agent.cli.inspect:connections",
+        "tunnels": "agent.cli.inspect:tunnels",
+        "certificates": "agent.cli.inspect:certificates",
+        "policies": "agent.cli.inspect:policies",
+        "services": "agent.cli.inspect:services",
+        "maps": "agent.cli.maps:maps",
+    },
+    "Try": {
+        "lab": "agent.cli.lab:lab",
+    },
 }
+COMMANDS = {name: target for section in SECTIONS.values() for name, target in section.items()}
 
 
 class LazyGroup(click.Group):
     """Loads a command's module when it is named, so that `ztun maps` never pays for gRPC."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         target = COMMANDS.get(cmd_name)
@@ -41,6 +55,24 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for section, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                assert command is not None
+                rows.append((name.ljust(width), command.get_short_help_str(formatter.width - width - 6)))
+            with formatter.section(section):
+                formatter.write_dl(rows)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,8 +84,15 @@ def ztun() -> None:
 def main() -> None:
     """The console script."""
     quiet_grpc()
+    stdout = sys.stdout
     try:
         ztun.main(standalone_mode=False)
+    except SystemExit:
+        # click meets a closed pipe (`ztun maps | head`) by wrapping stdout and leaving with status 1: whoever
+        # reads has had enough, which is no error.
+        if sys.stdout is stdout:
+            raise
+        sys.exit(0)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
@@ -68,5 +107,3 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("ztun: interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)

@@ -18,8 +18,8 @@ import click
 
 from agent.cli.output import CliError, Row, cell, json_line, output_option, plain, show, show_json
 from agent.cli.pinned import PinnedMap, open_pinned
+from agent.cli.which import DEFAULT_INSTANCE, which_of
 
-DEFAULT_INSTANCE = "ztun"
 EMPTY = "(empty)"
 
 
@@ -42,11 +42,14 @@ class Reader:
 
 
 def _choose(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """`--instance` and `--run-dir` count before and after the name of the sub-command; the last one wins."""
+    """`--instance`, `--run-dir` and `--lab` count before and after the name of the sub-command; the last one wins."""
     if context.obj is None:
         context.obj = Reader(open_pinned)
     if value is not None and parameter.name == "run_dir":
         context.obj.run_dir = Path(value)
+    elif value is not None and parameter.name == "lab":
+        node = which_of(None, None, value)
+        context.obj.instance, context.obj.run_dir = node.instance, node.run_dir
     elif value is not None:
         context.obj.instance = value
 
@@ -68,7 +71,14 @@ def instance_option(command: Command) -> Command:
         expose_value=False,
         help="Its run directory, where it is not /run/ztun/INSTANCE.",
     )
-    return instance(run_dir(command))
+    lab = click.option(
+        "--lab",
+        metavar="NAME/NODE",
+        callback=_choose,
+        expose_value=False,
+        help="That of a node of a lab, in place of the two above.",
+    )
+    return instance(run_dir(lab(command)))
 
 
 @click.group(invoke_without_command=True)

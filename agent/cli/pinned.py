@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.cli.output import CliError, Row
 from redirect.errors import RedirectError
-from redirect.layout import LAYOUT_HASH, MAPS, SLOTS, Flag
+from redirect.layout import IP, LAYOUT_HASH, MAPS, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.pins import Pins
 
@@ -83,7 +83,7 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "ifaces": lambda: ifaces(maps),
         "conf": lambda: conf(maps),
         "socks": lambda: socks(maps),
-        "hostips": lambda: (({"address": ip}, {}) for ip in sorted(maps.host_addresses(), key=str)),
+        "hostips": lambda: (({"address": ip}, {}) for ip in sorted(maps.host_addresses(), key=by_address)),
         "hostflows": lambda: flows(maps, "hostflows"),
         "passthru": lambda: flows(maps, "passthru"),
         "captures": lambda: captures(maps),
@@ -92,8 +92,13 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
     return {name: TypedMap(name, readers[name]) for name in MAPS}
 
 
+def by_address(ip: IP) -> tuple[int, int]:
+    """Order of addresses: IPv4 first, then by number."""
+    return ip.version, int(ip)
+
+
 def pods(maps: Maps) -> Entries:
-    for address, entry in sorted(maps.pods().items(), key=lambda item: str(item[0])):
+    for address, entry in sorted(maps.pods().items(), key=lambda item: by_address(item[0])):
         value = {"flags": flags(entry.flags), "ifindex": entry.ifindex}
         macs = {"pod_mac": entry.pod_mac.hex(":"), "hop_mac": entry.hop_mac.hex(":")}
         sizes = {"mtu_bytes": entry.mtu_bytes, "mss_bytes": entry.mss_bytes}

@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import click
 
 from agent.admin import client
 from agent.cli import output as out
-from agent.cli.enroll import INSTANCE, RUN_DIR
+from agent.cli.which import Which, which_agent
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 
 
 @click.command()
-@INSTANCE
-@RUN_DIR
+@which_agent
 @click.option(
-    "-o", "--output", type=click.Choice(["line", "table", "json"]), default="line", show_default=True
+    "-o",
+    "--output",
+    type=click.Choice(["line", "table", "json"]),
+    default="line",
+    show_default=True,
+    help="One line and the reasons, tables with pods and Services, or everything.",
 )
-def status(instance: str, run_dir: str | None, output: str) -> None:
-    """Show the agent's state: READY (exit 0), DEGRADED (3) or DEAD (4), and why."""
+def status(which: Which, output: str) -> None:
+    """Show whether the agent is well, and if not, why.
+
+    The first word is READY (exit status 0), DEGRADED (3) or DEAD (4).
+    """
     try:
-        answer = client.ask(client.socket_path(instance, run_dir), "GET", "/status")
+        answer = client.ask(which.socket, "GET", "/status")
     except client.AgentAbsent as error:
-        if output == "json":
-            click.echo(json.dumps({"state": "DEAD", "reasons": [str(error)]}))
-        else:
-            click.echo(f"DEAD {error}")
-        sys.exit(EXIT_CODES["DEAD"])
+        answer = dead(str(error))
     if output == "json":
         click.echo(json.dumps(answer, indent=2))
     else:
         click.echo(answer["line"])
-        for reason in answer["reasons"]:
-            click.echo(f"  {reason}")
-        for name, count in answer.get("log_lines_lost", {}).items():
-            click.echo(f"  note: {count} lines of the {name} log were lost: its reader was too slow")
+        if answer["state"] != "DEAD":
+            for reason in answer["reasons"]:
+                click.echo(f"  {reason}")
     if output == "table":
         out.show(
             answer["pods"], output, ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
@@ -45,3 +48,16 @@ def status(instance: str, run_dir: str | None, output: str) -> None:
         services = [{"service": name, "vips": vips} for name, vips in answer["services"].items()]
         out.show(services, output, empty="no Service is known")
     sys.exit(EXIT_CODES[answer["state"]])
+
+
+def dead(reason: str) -> dict[str, Any]:
+    """The answer of an agent that gives none, in the shape of the others."""
+    return {
+        "state": "DEAD",
+        "line": f"DEAD {reason}",
+        "reasons": [reason],
+        "node": "",
+        "pods": [],
+        "services": {},
+        "workers": [],
+    }

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import config
 from agent.admin import client
 from agent.admin.client import AgentAbsent, AgentRefused
-from agent.lab.blueprint import LabError
+from agent.lab.blueprint import NODES, LabError
+from agent.lab.naming import instance_of
 from agent.lab.topology import NodePlace, PodPlace, Topology
 from redirect import spawn
 from redirect.netns import entered
@@ -47,10 +49,20 @@ class LabMesh:
 
     def instance(self, node: str) -> str:
         """Name of a node's agent on this machine."""
-        return f"{self.topology.name}-{node.removeprefix('node-')}"
+        return instance_of(self.topology.name, node)
 
     def run_dir(self, node: str) -> Path:
         return self.topology.journal.directory / f"run-{node}"
+
+    def check_name(self) -> None:
+        """Whether agents can be called after this lab. Raises LabError."""
+        for node in NODES:
+            try:
+                config.build({"instance": self.instance(node)})
+            except config.ConfigError as error:
+                raise LabError(
+                    f"lab name {self.topology.name!r} is too long for the agents of its nodes: 10 characters at most"
+                ) from error
 
     def log(self, name: str) -> Path:
         return self.topology.journal.logs / f"{name}.log"

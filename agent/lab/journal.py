@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.lab.blueprint import LabError
-
-RUN_ROOT = Path("/run/ztun-lab")
+from agent.lab.naming import RUN_ROOT
 
 
 class Journal:

@@ -17,7 +17,8 @@ from typing import Any
 from agent.lab import firewall, wiring
 from agent.lab.blueprint import NODES, Blueprint, LabError, Pod
 from agent.lab.firewall import Denied
-from agent.lab.journal import RUN_ROOT, Journal
+from agent.lab.journal import Journal
+from agent.lab.naming import RUN_ROOT
 from agent.lab.process import Processes
 from agent.model.address import IP, parse_ip
 from redirect import netns

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.admin.server import Handler, Routes
+from agent.admin.server import Handler, Request, Response, Routes, text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,9 @@ class Pages:
     connections: Handler
     tunnels: Handler
     announced: Handler
+    certificates: Handler
+    policies: Handler
+    services: Handler
     enroll: Handler
     unenroll: Handler
     quit: Handler
@@ -25,12 +28,17 @@ class Pages:
     ready: Handler
 
     def admin_routes(self) -> Routes:
-        return {
-            ("GET", "/status"): self.status,
-            ("GET", "/connections"): self.connections,
-            ("GET", "/tunnels"): self.tunnels,
-            ("GET", "/announced"): self.announced,
-        }
+        return with_index(
+            {
+                ("GET", "/status"): self.status,
+                ("GET", "/connections"): self.connections,
+                ("GET", "/tunnels"): self.tunnels,
+                ("GET", "/announced"): self.announced,
+                ("GET", "/certificates"): self.certificates,
+                ("GET", "/policies"): self.policies,
+                ("GET", "/services"): self.services,
+            }
+        )
 
     def private_routes(self) -> Routes:
         return {
@@ -45,3 +53,12 @@ class Pages:
 
     def readiness_routes(self) -> Routes:
         return {("GET", "/healthz/ready"): self.ready}
+
+
+def with_index(routes: Routes) -> Routes:
+    """The routes, and `/`, which lists them."""
+
+    async def index(_: Request) -> Response:
+        return text("".join(f"{path}\n" for _, path in sorted(routes)))
+
+    return {**routes, ("GET", "/"): index}

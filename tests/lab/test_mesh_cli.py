@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.lab.agents import ZTUN
-from agent.lab.journal import RUN_ROOT
+from agent.lab.naming import RUN_ROOT
 from redirect import netns
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
@@ -45,6 +45,25 @@ def test_status_of_an_agent_that_is_not_there_is_dead(tmp_path: Path) -> None:
     )
     assert done.returncode == 4
     assert done.stdout.startswith("DEAD no agent answers on ") and done.stdout.count("\n") == 1
+
+
+def test_what_the_agent_holds_is_listed(world: World) -> None:
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        lists = {
+            name: json.loads(world.cli(name, "-o", "json", node="node-b").stdout)
+            for name in ("connections", "tunnels", "certificates", "policies", "services")
+        }
+        table = world.cli("connections", node="node-b").stdout
+    pod = world.address("server-b")
+    (connection,) = lists["connections"]
+    assert (connection["direction"], connection["originalDst"]) == ("inbound", f"{pod}:8080")
+    assert connection["src"] in table and table.startswith("POD ")
+    assert {row["peer"] for row in lists["tunnels"]} == {"spiffe://cluster.local/ns/demo/sa/client"}
+    assert [row["state"] for row in lists["certificates"]] == ["Available", "Available"]
+    assert lists["policies"] == []
+    services = {row["service"]: row for row in lists["services"]}
+    assert services["demo/own"]["endpoints"] == ["demo/server-a"]
 
 
 def test_the_maps_are_shown_as_named_fields(world: World) -> None:
@@ -139,10 +158,18 @@ def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
         assert done.stdout.startswith(f"lab {name} is up: 2 nodes, 2 pods\n")
         again = world.cli("lab", "up", "--name", name)
         assert again.returncode == 1 and "is up already" in again.stderr and again.stderr.count("\n") == 1
-        rows = json.loads(world.cli("lab", "status", "--name", name, "-o", "json").stdout)
-        assert [row["pod"] for row in rows] == ["lab/a1", "lab/b1"]
+        answer = json.loads(world.cli("lab", "status", "--name", name, "-o", "json").stdout)
+        assert [row["pod"] for row in answer["pods"]] == ["lab/a1", "lab/b1"]
+        shown = world.cli("lab", "status", "--name", name).stdout
+        assert max(map(len, shown.splitlines())) <= 80
+        assert all(row["netns"] in shown for row in (*answer["pods"], *answer["nodes"]))
+        done = world.cli("status", "--lab", f"{name}/node-a")
+        assert done.returncode == 0 and done.stdout.startswith("READY ")
+        assert world.cli("maps", "--lab", f"{name}/a").returncode == 0
         done = world.cli("lab", "exec", "--name", name, "lab/a1", "ip", "-br", "address")
         assert done.returncode == 0 and "10.64.0.1/32" in done.stdout
+        done = world.cli("lab", "exec", "--name", name, "lab/a1", "--", "no-such-command", "--help")
+        assert (done.returncode, done.stderr.count("\n")) == (127, 1)
         done = world.cli("lab", "exec", "--name", name, "lab/zzz", "true")
         assert done.returncode == 1 and "no pod or node 'lab/zzz'" in done.stderr
     finally:

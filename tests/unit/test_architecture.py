@@ -95,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.model",
         "agent.admin",
         "agent.state.store",
+        "agent.state.snapshot",
         "agent.enroll",
         "agent.identity.keeper",
         "agent.rpc",

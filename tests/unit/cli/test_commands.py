@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,12 @@ def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["maps", "--run-dir", "/nonexistent"], 1, "no pinned maps"),
         (["lab", "status", "--name", "no-such-lab"], 1, "not up"),
         (["no-such-command"], 2, "No such command"),
+        (["stauts"], 2, "Did you mean 'status'?"),
+        (["status", "--lab", "ztunlab"], 2, "is not NAME/NODE"),
+        (["status", "--lab", "no-such-lab/node-a"], 2, "lab no-such-lab has no node node-a"),
+        (["tunnels", "--lab", "a/b", "--instance", "c"], 2, "--lab names the agent already"),
+        (["connections", "--run-dir", "/nonexistent"], 4, "no agent answers"),
+        (["lab", "up", "--name", "a-name-too-long"], 1, "10 characters at most"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_a_status(arguments: list[str], status: int, says: str) -> None:
@@ -51,7 +58,28 @@ def test_a_dead_agent_is_exit_4_in_every_form(tmp_path: Path) -> None:
     assert plain.stdout.startswith("DEAD ")
     machine = ztun("status", "--run-dir", str(tmp_path), "-o", "json")
     assert machine.returncode == 4
-    assert json.loads(machine.stdout)["state"] == "DEAD"
+    answer = json.loads(machine.stdout)
+    # The shape of an agent that lives: a script may read any field of it.
+    assert (answer["state"], answer["pods"], answer["services"]) == ("DEAD", [], {})
+
+
+def test_who_may_not_ask_is_told_so_and_not_that_the_agent_is_dead(tmp_path: Path) -> None:
+    (tmp_path / "agent.sock").touch()
+    tmp_path.chmod(0o700)
+    command = f"import sys; sys.argv = ['ztun', 'status', '--run-dir', {str(tmp_path)!r}]; import os; "
+    command += "from agent.cli.main import main; os.setuid(65534); main()"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "may be opened by root only" in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "agent", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

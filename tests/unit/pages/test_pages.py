@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from agent.admin.server import BadRequest, Request, Response, dispatch, text
+from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import pod_of
+from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.quit import QuitPage
 from agent.pages.ready import ReadyPage
 from agent.pages.routes import Pages
@@ -39,10 +41,18 @@ def test_what_changes_something_is_on_the_unix_socket_only(path: str) -> None:
             assert answer(routes, method, path).status == 404
 
 
-@pytest.mark.parametrize("path", ["/status", "/connections", "/tunnels", "/announced"])
+READING = ["/status", "/connections", "/tunnels", "/announced", "/certificates", "/policies", "/services"]
+
+
+@pytest.mark.parametrize("path", READING)
 def test_reading_is_on_both(path: str) -> None:
     for routes in (PAGES.admin_routes(), PAGES.private_routes()):
         assert answer(routes, "GET", path).status == 200
+
+
+def test_the_root_lists_what_can_be_read() -> None:
+    response = answer(PAGES.admin_routes(), "GET", "/")
+    assert response.body.decode().split() == sorted(READING)
 
 
 def test_ready_says_whether_connections_are_accepted() -> None:
@@ -71,3 +81,30 @@ def test_quit_stops() -> None:
 def test_a_request_that_names_no_pod_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="names no pod"):
         pod_of(body)
+
+
+def rows(page: Any) -> Any:
+    return json.loads(asyncio.run(page(Request("GET", "/"))).body)
+
+
+def test_policies_name_the_pods_of_this_node_that_they_judge() -> None:
+    store = Store(Snapshot(node="n1"))
+    rules = (Rule((Clause((Match(destination_ports=(80,)),)),)),)
+    wide = Authorization("wide", "apps", Scope.NAMESPACE, Action.DENY, rules)
+    narrow = Authorization("narrow", "apps", Scope.WORKLOAD_SELECTOR, Action.ALLOW, rules)
+    here = mesh.workload("a", node="n1", authorization_policies=("apps/narrow",))
+    there = mesh.workload("b", node="n2", authorization_policies=("apps/narrow",))
+    store.apply(Batch(addresses=(here, there, mesh.workload("c", node="n1"))))
+    store.apply(Batch(authorizations=(("apps/wide", wide), ("apps/narrow", narrow))))
+    assert [(row["policy"], row["action"], row["pods"]) for row in rows(PoliciesPage(store))] == [
+        ("apps/narrow", "Allow", ["apps/a"]),
+        ("apps/wide", "Deny", ["apps/a", "apps/c"]),
+    ]
+
+
+def test_services_list_their_usable_endpoints() -> None:
+    store = Store(Snapshot(node="n1"))
+    service = mesh.service("web")
+    store.apply(Batch(addresses=(service, mesh.workload("a", services={service.key: {80: 8080}}))))
+    (row,) = rows(ServicesPage(store))
+    assert (row["service"], row["endpoints"]) == ("apps/web", ["apps/a"])

@@ -1,0 +1,78 @@
+"""Which agent of this machine a command means: `--instance`, `--run-dir`, or a node of a lab by `--lab NAME/NODE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from agent.lab.naming import instance_of, run_dir_of
+
+DEFAULT_INSTANCE = "ztun"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """An agent. `run_dir` is None where it is the instance's usual one."""
+
+    instance: str = DEFAULT_INSTANCE
+    run_dir: Path | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self.run_dir or Path("/run/ztun") / self.instance
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent answers."""
+        return self.directory / "agent.sock"
+
+
+def which_of(instance: str | None, run_dir: Path | None, lab: str | None) -> Which:
+    """From the three options. Raises click.UsageError."""
+    if lab is None:
+        return Which(instance or DEFAULT_INSTANCE, run_dir)
+    if instance is not None or run_dir is not None:
+        raise click.UsageError("--lab names the agent already: leave --instance and --run-dir out")
+    name, slash, node = lab.partition("/")
+    if not name or not slash or not node:
+        raise click.UsageError(f"--lab {lab!r} is not NAME/NODE; `ztun lab status` lists the nodes")
+    directory = run_dir_of(name, node)
+    if not directory.is_dir():
+        raise click.UsageError(
+            f"lab {name} has no node {node} here; `ztun lab status --name {name}` lists them"
+        )
+    return Which(instance_of(name, node), directory)
+
+
+OPTIONS = (
+    click.option("--instance", help=f"Which agent of this machine.  [default: {DEFAULT_INSTANCE}]"),
+    click.option(
+        "--run-dir",
+        type=click.Path(path_type=Path),
+        help="The agent's run directory, where it is not /run/ztun/INSTANCE.",
+    ),
+    click.option(
+        "--lab", metavar="NAME/NODE", help="The agent of a node of a lab, in place of the two above."
+    ),
+)
+
+
+def which_agent(command: Command) -> Command:
+    """Adds the options that say which agent; the command gets them as `which`."""
+
+    @wraps(command)
+    def chosen(instance: str | None, run_dir: Path | None, lab: str | None, **rest: Any) -> Any:
+        return command(which=which_of(instance, run_dir, lab), **rest)
+
+    wrapped: Any = chosen
+    for option in reversed(OPTIONS):
+        wrapped = option(wrapped)
+    result: Command = wrapped
+    return result

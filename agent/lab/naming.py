@@ -1,0 +1,17 @@
+"""How the agents of a lab are called: plain names, for those who look for them without building anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUN_ROOT = Path("/run/ztun-lab")
+
+
+def instance_of(lab: str, node: str) -> str:
+    """The instance of a node's agent: `node-a` of lab `ztunlab` is `ztunlab-a`."""
+    return f"{lab}-{node.removeprefix('node-')}"
+
+
+def run_dir_of(lab: str, node: str, root: Path = RUN_ROOT) -> Path:
+    """Its run directory. `node` may be the last part of its name alone."""
+    return root / lab / f"run-node-{node.removeprefix('node-')}"

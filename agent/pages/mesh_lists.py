@@ -1,0 +1,70 @@
+"""`/policies` and `/services`: what the control plane said of them, as this node judges and routes by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.admin.server import Request, Response, as_json
+from agent.model.policy import Authorization, Scope
+from agent.model.service import Service
+from agent.model.workload import Workload
+from agent.state.snapshot import Snapshot
+from agent.state.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class PoliciesPage:
+    store: Store
+
+    async def __call__(self, _: Request) -> Response:
+        snapshot = self.store.current
+        return as_json(
+            [
+                {
+                    "policy": policy.key,
+                    "scope": policy.scope.value,
+                    "action": policy.action.value,
+                    "rules": len(policy.rules),
+                    "dry_run": policy.dry_run,
+                    "pods": _judged_here(snapshot, resource, policy),
+                }
+                for resource, policy in sorted(snapshot.policies.items(), key=lambda item: item[1].key)
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesPage:
+    store: Store
+
+    async def __call__(self, _: Request) -> Response:
+        snapshot = self.store.current
+        services = sorted(snapshot.services.values(), key=lambda each: (each.namespace, each.hostname))
+        return as_json([_service(snapshot, service) for service in services])
+
+
+def _judged_here(snapshot: Snapshot, resource: str, policy: Authorization) -> list[str]:
+    """The pods of this node whose connections it judges."""
+
+    def is_judged(workload: Workload) -> bool:
+        if policy.scope is Scope.WORKLOAD_SELECTOR:
+            return resource in workload.authorization_policies
+        return policy.scope is Scope.GLOBAL or policy.namespace == workload.namespace
+
+    return sorted(
+        f"{workload.namespace}/{workload.name}"
+        for workload in snapshot.workloads.values()
+        if snapshot.is_local(workload) and is_judged(workload)
+    )
+
+
+def _service(snapshot: Snapshot, service: Service) -> dict[str, object]:
+    endpoints = snapshot.endpoints(service.key).all
+    return {
+        "service": f"{service.namespace}/{service.name}",
+        "hostname": service.hostname,
+        "vips": [str(vip.ip) for vip in service.vips],
+        "ports": {str(port): target for port, target in sorted(service.ports.items())},
+        "waypoint": str(service.waypoint) if service.waypoint is not None else "",
+        "endpoints": sorted(f"{each.workload.namespace}/{each.workload.name}" for each in endpoints),
+    }
