@@ -24,6 +24,7 @@ SECTIONS = {
     "Pods": {
         "enroll": "agent.cli.enroll:enroll",
         "unenroll": "agent.cli.enroll:unenroll",
+        "pod-manifest": "agent.cli.pod_manifest:pod_manifest",
     },
     "Look": {
         "status": "agent.cli.status:status",

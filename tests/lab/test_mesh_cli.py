@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.controlplane.read.manifests import parse
+from agent.controlplane.read.objects import Pod
 from agent.lab.agents import ZTUN
 from agent.lab.naming import RUN_ROOT
 from redirect import netns
@@ -45,6 +47,18 @@ def test_status_of_an_agent_that_is_not_there_is_dead(tmp_path: Path) -> None:
     )
     assert done.returncode == 4
     assert done.stdout.startswith("DEAD no agent answers on ") and done.stdout.count("\n") == 1
+
+
+def test_the_manifest_of_a_running_pod_is_printed(world: World) -> None:
+    pod = world.pod("spare-b")
+    with netns.entered(world.node("node-b").netns):
+        where = ("--netns", str(pod.netns), "--node", "node-b", "--label", "app=made")
+        done = world.cli("pod-manifest", "demo/made", *where)
+    assert done.returncode == 0, done.stderr
+    (made,) = parse("pod.yaml", done.stdout).objects
+    assert isinstance(made, Pod)
+    assert (str(made.meta), made.node, made.meta.labels) == ("Pod demo/made", "node-b", {"app": "made"})
+    assert made.ips == pod.addresses
 
 
 def test_what_the_agent_holds_is_listed(world: World) -> None:
