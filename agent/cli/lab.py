@@ -12,12 +12,11 @@ import click
 from agent.cli import output as out
 from agent.lab import blueprint
 from agent.lab.agents import LabMesh
-from agent.lab.blueprint import LabError
+from agent.lab.blueprint import QUICKSTART, LabError
 from agent.lab.topology import DEFAULT_NAME, Topology
 from redirect import netns
 
 NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="which lab")
-MANIFESTS = Path(__file__).parents[2] / "deploy" / "quickstart"
 
 
 def as_lab_error(action: Callable[[], None]) -> None:
@@ -39,7 +38,9 @@ def lab() -> None:
 @click.option(
     "--pods", type=click.IntRange(1, 200), help="this many generated pods per node instead of the manifests"
 )
-@click.option("--manifests", type=click.Path(exists=True, file_okay=False, path_type=Path), default=MANIFESTS)
+@click.option(
+    "--manifests", type=click.Path(exists=True, file_okay=False, path_type=Path), default=QUICKSTART
+)
 @click.option("--bare", is_flag=True, help="only nodes and pods: no control plane, no agents")
 def up(name: str, pods: int | None, manifests: Path, bare: bool) -> None:
     """Build the lab; pods are not enrolled yet."""

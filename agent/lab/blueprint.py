@@ -16,6 +16,8 @@ import yaml
 from agent.model.address import IP, AddressError, parse_ip
 
 NODES = ("node-a", "node-b")
+QUICKSTART = Path(__file__).parent / "manifests"
+"""The manifests of the lab that is built when nobody says otherwise."""
 
 
 class LabError(Exception):

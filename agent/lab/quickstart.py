@@ -6,15 +6,13 @@ import argparse
 import os
 import sys
 import time
-from pathlib import Path
 
 from agent.lab import blueprint
 from agent.lab.agents import LabMesh
-from agent.lab.blueprint import LabError
+from agent.lab.blueprint import QUICKSTART, LabError
 from agent.lab.story import Story
 from agent.lab.topology import Topology
 
-MANIFESTS = Path(__file__).parents[2] / "deploy" / "quickstart"
 CHANGES = """\
 This machine: network namespaces {name}-*, devices and eBPF programs inside them, pins and sockets under
 /run/ztun-lab/{name}. Nothing in the host's own network namespace. All of it is removed at the end."""
@@ -32,10 +30,10 @@ def tell(name: str, keep: bool) -> int:
     started_s = time.monotonic()
     topology = Topology(name)
     say(CHANGES.format(name=name))
-    topology.up(blueprint.read(MANIFESTS))
+    topology.up(blueprint.read(QUICKSTART))
     mesh = LabMesh(topology)
     try:
-        mesh.start(MANIFESTS)
+        mesh.start(QUICKSTART)
         say(f"lab: 2 nodes, {len(topology.pods)} pods, control plane and 2 agents ready")
         story = Story(mesh, say, time.monotonic)
         steps = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from pathlib import Path
 
 import pytest
 
@@ -11,6 +10,7 @@ from agent.controlplane.read.inventory import admit, collect
 from agent.controlplane.read.manifests import parse
 from agent.controlplane.read.objects import Pod, Service
 from agent.controlplane.read.yaml_tree import ManifestError
+from agent.lab.blueprint import QUICKSTART
 from tests.support.controlplane import deny
 
 BARE = """apiVersion: v1
@@ -193,7 +193,7 @@ def test_pods_on_the_host_network_share_an_address() -> None:
 
 
 def test_the_quickstart_is_served_as_its_readme_says() -> None:
-    directory = Path(__file__).parents[4] / "deploy" / "quickstart"
+    directory = QUICKSTART
     read = {p.name: parse(p.name, p.read_text()) for p in sorted(directory.glob("*.yaml"))}
     admission = admit({}, read)
     assert not admission.errors and not any(m.warnings for m in read.values())
