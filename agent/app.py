@@ -24,13 +24,17 @@ from agent import VERSION, config
 from agent.admin.server import HttpServer
 from agent.briefing import Briefing
 from agent.config import Config
-from agent.enroll.enrolled_pod import EnrolledPod
+from agent.enroll.captures import Captures
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
+from agent.enroll.wish import PodKey
+from agent.enroll.wish_file import WishFile
 from agent.fd_limit import raise_fd_limit
+from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
+from agent.model.identity import Identity
 from agent.model.listener import LISTENERS, Listener, Side
 from agent.net.sockets import open_listener
 from agent.pages.announced import AnnouncedPage
@@ -58,7 +62,7 @@ from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
-from agent.watch.interfaces import follow_interfaces
+from agent.watch.interfaces import hear_interfaces
 from agent.watch.kernel_counters import KernelCounters
 from agent.wire.xds_delta import XdsDelta, make_node
 from redirect.errors import RedirectError
@@ -134,7 +138,7 @@ class Agent:
             self.ca,
             clock=time.time,
             rng=rng,
-            on_credentials=lambda identity, issued: self.briefing.issued(identity, issued),
+            on_credentials=self._issued,
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
         pod_side, net_side = map(str, self.redirection.private_namespaces)
@@ -168,26 +172,29 @@ class Agent:
             watch=XdsFigures(self.figures),
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
-        self.enroller = Enroller(
+        self.captures = Captures(
             settings.node,
             settings.network,
             self.store,
             self.kernel,
-            self.keeper.obtain,
-            self.keeper.set_in_use,
+            WishFile(settings.directory),
+            self.keeper,
             self.briefing.enrolled,
             self._announce,
             time.time,
         )
+        self.enroller = Enroller(
+            settings.node, settings.network, self.store, self.kernel, self.captures, self.keeper.obtain
+        )
         self.store.subscribe(self.enroller.state_changed)
-        self.counters = KernelCounters(self.kernel, self.enroller, self.figures)
+        self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         namespaces = {Side.POD: pod_side, Side.NET: net_side}
         served = tuple(Served(row.name, namespaces[row.side], row.port) for row in LISTENERS)
         self.prover = Prover(
             {
                 "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
                 "workers": WorkersCheck(self.crew, self.mesh),
-                "traffic": TrafficCheck(self.kernel, self.crew, self.enroller, time.monotonic),
+                "traffic": TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic),
             },
             wall=time.time,
             clock=time.monotonic,
@@ -202,13 +209,18 @@ class Agent:
             cluster_id=self.settings.cluster_id,
         )
 
-    def _announce(self, pods: Iterable[EnrolledPod]) -> None:
+    def _announce(self, pods: Iterable[PodKey]) -> None:
         if self.settings.report_enrolled:
             self.reports.report((pod.namespace, pod.name) for pod in pods)
+
+    def _issued(self, identity: Identity, issued: Issued) -> None:
+        self.briefing.issued(identity, issued)
+        self.enroller.desk.wake()
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
         await self.kernel.run(lambda redirection: redirection.prepare())
+        await self.enroller.take_over()
         await self.crew.muster()
 
     async def begin(self) -> None:
@@ -227,7 +239,7 @@ class Agent:
         await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
         self.is_serving = True
         self.has_begun.set()
-        log.info("serving: %d pods", len(self.enroller.pods))
+        log.info("serving: %d pods", len(self.captures.pods))
 
     async def after_prepared(self, part: Callable[[], Awaitable[None]]) -> None:
         await self.is_prepared.wait()
@@ -266,7 +278,7 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.reports.run(),
                 agent.begin(),
                 agent.after_prepared(agent.crew.keep),
-                agent.after_prepared(lambda: follow_interfaces(agent.enroller.refresh)),
+                hear_interfaces(agent.enroller.hear),
                 agent.enroller.follow(),
                 agent.after_prepared(agent.counters.watch),
                 agent.prove(),
@@ -289,7 +301,7 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
 def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
     """Every page, each with what it asks and no more."""
     health = AgentHealth(
-        enroller=agent.enroller,
+        captures=agent.captures,
         xds=agent.xds,
         reports=agent.reports,
         keeper=agent.keeper,
@@ -303,7 +315,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         status=StatusPage(
             node=agent.settings.node,
             health=health,
-            enroller=agent.enroller,
+            captures=agent.captures,
             store=agent.store,
             crew=agent.crew,
             xds=agent.xds,

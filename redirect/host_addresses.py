@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import sys
+from dataclasses import dataclass
 from enum import Enum
 
 from redirect import observe, rt_rows
@@ -19,6 +21,9 @@ from redirect.layout import IP
 _GROUPS = 0x1 | 0x8 | 0x10 | 0x100
 _HEADER = struct.Struct("=IHHII")
 _RECEIVE_BYTES = 1 << 16
+_ANCILLARY_BYTES = 64
+_READS = 256
+SOL_NETLINK, NETLINK_LISTEN_ALL_NSID = 270, 8
 
 
 class News(Enum):
@@ -34,6 +39,21 @@ _KINDS = {
     **dict.fromkeys((20, 21), News.ADDRESSES),  # RTM_NEWADDR, DELADDR
     **dict.fromkeys((36, 37, 44, 45), News.FILTERS),  # RTM_NEWQDISC, DELQDISC, NEWTFILTER, DELTFILTER
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What changed: here, and the numbers of other namespaces in which something did.
+
+    `is_lossy`: the kernel had to drop messages, so anything may have changed anywhere.
+    """
+
+    news: frozenset[News] = frozenset()
+    elsewhere: frozenset[int] = frozenset()
+    is_lossy: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.news or self.elsewhere)
 
 
 def local() -> frozenset[IP]:
@@ -53,7 +73,10 @@ def interfaces() -> frozenset[int]:
 
 
 class Watch:
-    """A netlink subscription, for an event loop: read it when `fileno()` is readable. Close it."""
+    """A netlink subscription, for an event loop: read it when `fileno()` is readable. Close it.
+
+    `hears_elsewhere`: also of the namespaces that this one knows by a number. Takes CAP_NET_BROADCAST.
+    """
 
     def __init__(self) -> None:
         self._netlink = socket.socket(
@@ -62,6 +85,7 @@ class Watch:
             socket.NETLINK_ROUTE,
         )
         try:
+            self.hears_elsewhere = self._listen_elsewhere()
             self._netlink.bind((0, _GROUPS))
         except BaseException:
             self._netlink.close()
@@ -73,21 +97,43 @@ class Watch:
     def close(self) -> None:
         self._netlink.close()
 
-    def read(self) -> frozenset[News]:
-        """All that changed since the last call; empty when nothing of interest did. Never blocks."""
+    def read(self) -> Heard:
+        """What changed since the last call. Never blocks, and ends also when more comes than can be read."""
         news: set[News] = set()
-        while True:
+        elsewhere: set[int] = set()
+        is_lossy = False
+        for _ in range(_READS):
             try:
-                data = self._netlink.recv(_RECEIVE_BYTES)
+                data, ancillary, _, _ = self._netlink.recvmsg(_RECEIVE_BYTES, _ANCILLARY_BYTES)
             except BlockingIOError:
-                return frozenset(news)
+                break
             except OSError as error:
-                # The kernel dropped messages because the buffer was full: anything may have changed.
                 if error.errno != errno.ENOBUFS:
                     raise
                 news.update(News)
+                is_lossy = True
                 continue
-            news.update(_kinds(data))
+            kinds, nsid = _kinds(data), _nsid(ancillary)
+            if nsid is None:
+                news.update(kinds)
+            elif kinds:
+                elsewhere.add(nsid)
+        return Heard(frozenset(news), frozenset(elsewhere), is_lossy)
+
+    def _listen_elsewhere(self) -> bool:
+        try:
+            self._netlink.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
+        except PermissionError:
+            return False
+        return True
+
+
+def _nsid(ancillary: list[tuple[int, int, bytes]]) -> int | None:
+    """The namespace that a message is about; None: our own."""
+    for level, kind, raw in ancillary:
+        if (level, kind) == (SOL_NETLINK, NETLINK_LISTEN_ALL_NSID):
+            return int.from_bytes(raw[:4], sys.byteorder, signed=True)
+    return None
 
 
 def _kinds(data: bytes) -> set[News]:

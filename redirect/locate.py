@@ -97,7 +97,7 @@ def locate(*, netns: str | Path | None = None, pid: int | None = None, ifname: s
         raise ValueError("name the pod by exactly one of netns, pid and ifname")
     if ifname is not None:
         return _locate_interface(ifname)
-    with _held(Path(netns)) if netns is not None else _held_of_process(pid) as path:
+    with held(Path(netns)) if netns is not None else _held_of_process(pid) as path:
         return judge(_read(path))
 
 
@@ -133,8 +133,8 @@ def _judge(view: View) -> Place:
     refusal, mac = _gateway(host, view)
     routes = [size for ifindex, size in view.route_sizes if ifindex == inside.ifindex]
     hops = tuple(
-        NextHop(ip.version, mac, packet_size.of_pod(inside.mtu_bytes, ip.version, routes))
-        for ip in inside.addresses
+        NextHop(version, mac, packet_size.of_pod(inside.mtu_bytes, version, routes))
+        for version in sorted({ip.version for ip in inside.addresses})
     )
     return Place(host.ifindex, host.ifname, inside.addresses, inside.mac, hops, refusal)
 
@@ -159,10 +159,6 @@ def _unfit_inside(link: Link) -> str:
         return (
             f"its interface {link.ifname} is {known}, not a veth: its packets do not pass a hook of this node"
         )
-    families = [ip.version for ip in link.addresses]
-    if len(set(families)) != len(families):
-        listed = ", ".join(map(str, link.addresses))
-        return f"its interface {link.ifname} has more than one address of a family ({listed})"
     return ""
 
 
@@ -204,8 +200,8 @@ def _locate_interface(ifname: str) -> Place:
             f"the namespace behind interface {ifname} is neither under {netns.RUN_DIR} nor that of a process: "
             "name the pod by --netns or --pid"
         )
-    with _held(path) as held:
-        place = judge(_read(held))
+    with held(path) as same:
+        place = judge(_read(same))
     if not place.refusal and place.ifindex != link.ifindex:
         return _refused(
             f"interface {ifname} is not the one that the pod behind it uses: that is {place.ifname}"
@@ -264,8 +260,8 @@ def _link(link: Any, addresses: Iterable[IP]) -> Link:
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[Path]:
-    """A path to the same namespace that nobody can mount something else on while it is read."""
+def held(path: Path) -> Iterator[Path]:
+    """A path to the same namespace that nobody can mount something else on while it is read. Raises PodNotFound."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError, ProcessLookupError) as error:
@@ -273,14 +269,14 @@ def _held(path: Path) -> Iterator[Path]:
             f"there is no namespace at {path} (no such file); `ip netns` lists those with a name"
         ) from error
     try:
-        held = Path(f"/proc/self/fd/{fd}")
+        same = Path(f"/proc/self/fd/{fd}")
         try:
-            rtnetlink.nsid(held)
+            rtnetlink.nsid(same)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EISDIR):
                 raise
             raise PodNotFound(f"{path} is not a network namespace") from error
-        yield held
+        yield same
     finally:
         os.close(fd)
 
@@ -288,8 +284,8 @@ def _held(path: Path) -> Iterator[Path]:
 @contextmanager
 def _held_of_process(pid: int | None) -> Iterator[Path]:
     try:
-        with _held(Path(f"/proc/{pid}/ns/net")) as held:
-            yield held
+        with held(Path(f"/proc/{pid}/ns/net")) as path:
+            yield path
     except PodNotFound as error:
         raise PodNotFound(f"there is no process {pid} (no such process)") from error
 

@@ -8,7 +8,7 @@ interface.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from redirect.desired import Desired, DesiredPod
@@ -156,6 +156,20 @@ def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *_go(present, observed),
         *_left_over(present, observed),
         *_inner_mtu(present, observed, is_growing=False),
+    )
+
+
+def closing(ifindexes: Iterable[int]) -> tuple[Step, ...]:
+    """Lets nothing through these interfaces, before anything is known of what is behind them.
+
+    What the pods send first: until then it may leave as it is.
+    """
+    nobody = IfaceEntry(Flag.ENROLLED, NO_ADDRESS, NO_ADDRESS)
+    numbers = tuple(ifindexes)
+    outward, inward = POD_PROGRAMS
+    return (
+        *(step for number in numbers for step in (PutIface(number, nobody), Attach(number, outward))),
+        *(Attach(number, inward) for number in numbers),
     )
 
 

@@ -39,7 +39,7 @@ from redirect.maps import Maps
 from redirect.observe import Observed, interfaces, observe
 from redirect.packet_size import PacketSize
 from redirect.pins import Pins, discard
-from redirect.plan import Step, missing, plan
+from redirect.plan import Step, closing, missing, plan
 from redirect.rtnetlink import DEFAULT_MTU_BYTES
 from redirect.steps import Executor
 
@@ -97,12 +97,19 @@ class Redirection:
             self._take_over()
         return Prepared(compiled, *self.private_namespaces, probed)
 
-    def apply(self, desired: Desired, *, keep_existing: bool = False) -> list[str]:
+    def close_off(self, interfaces: Mapping[int, str]) -> None:
+        """Lets nothing through interfaces of which nothing is known yet; ifindex -> name. Raises as `apply`."""
+        with self._writing():
+            Executor(self._maps, self._attachments, self._foundation.sides).apply(
+                closing(interfaces), interfaces
+            )
+
+    def apply(self, desired: Desired, *, keep_existing: Collection[int] = ()) -> list[str]:
         """Makes the kernel side what is desired; what was done, a line for each step.
 
-        Connections that are open when a pod appears are reset, or with `keep_existing` left alone until they
-        close. A pod whose interface is gone is let go, and a line says so. Raises NoPins, and when everything
-        that could be done is done StepFailed, MapFull or StepsFailed.
+        Connections that are open when a pod appears are reset, or left alone until they close where its interface is
+        among `keep_existing`. A pod whose interface is gone is let go, and a line says so. Raises NoPins, and when
+        everything that could be done is done StepFailed, MapFull or StepsFailed.
         """
         with self._writing():
             done, failures = self._hold_on()
@@ -110,9 +117,11 @@ class Redirection:
             self._attachments.forget_qdiscs(observed.interfaces)
             gone = missing(desired, observed)
             done += [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
-            if keep_existing:
-                known = observed.ifaces.keys() | {pod.ifindex for pod in gone}
-                done += [self._keep(pod) for pod in desired.pods if pod.ifindex not in known]
+            # One that is closed off without addresses was not the pod's yet.
+            known = {ifindex for ifindex, entry in observed.ifaces.items() if entry.addresses}
+            known |= {pod.ifindex for pod in gone}
+            fresh = [pod for pod in desired.pods if pod.ifindex in keep_existing and pod.ifindex not in known]
+            done += [self._keep(pod) for pod in fresh]
             try:
                 done += self._execute(plan(desired, observed), observed)
             except RedirectError as error:

@@ -22,8 +22,8 @@ class AgentRefused(Exception):
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=ANSWER_TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -37,9 +37,11 @@ def socket_path(instance: str, run_dir: str | None = None) -> Path:
     return Path(run_dir or f"/run/ztun/{instance}") / "agent.sock"
 
 
-def ask(path: Path, method: str, target: str, body: dict[str, Any] | None = None) -> Any:
-    """The agent's JSON answer. Raises AgentAbsent or AgentRefused."""
-    connection = UnixConnection(path)
+def ask(
+    path: Path, method: str, target: str, body: dict[str, Any] | None = None, *, wait_s: float = 0.0
+) -> Any:
+    """The agent's JSON answer, for which it may take `wait_s` longer. Raises AgentAbsent or AgentRefused."""
+    connection = UnixConnection(path, ANSWER_TIMEOUT_S + wait_s)
     try:
         connection.request(method, target, json.dumps(body).encode() if body is not None else None)
         response = connection.getresponse()

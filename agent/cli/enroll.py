@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -10,6 +11,11 @@ from agent.admin import client
 
 INSTANCE = click.option("--instance", default="ztun", show_default=True, help="which agent of this machine")
 RUN_DIR = click.option("--run-dir", help="run directory of the agent, where it is not /run/ztun/INSTANCE")
+
+WAIT_S = 5.0
+SAY_AFTER_S = 1.0
+"""A pod that is served within this time needs no word about waiting."""
+EXIT_WAITING = 3
 
 
 def split_pod(pod: str) -> tuple[str, str]:
@@ -25,6 +31,15 @@ def split_pod(pod: str) -> tuple[str, str]:
 @click.option("--pid", type=int, help="a process of the pod")
 @click.option("--ifname", help="the pod's interface on this host (its host veth)")
 @click.option("--keep-existing", is_flag=True, help="let connections that are open now go on, in plaintext")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, 86400),
+    default=WAIT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="how long to wait until the pod is served",
+)
 @INSTANCE
 @RUN_DIR
 def enroll(
@@ -33,16 +48,31 @@ def enroll(
     pid: int | None,
     ifname: str | None,
     keep_existing: bool,
+    wait_s: float,
     instance: str,
     run_dir: str | None,
 ) -> None:
-    """Capture a pod: from then on its TCP goes through the mesh, in and out."""
+    """Capture a pod: from then on its TCP goes through the mesh, in and out.
+
+    A pod that the control plane has not announced yet, or whose certificate is not there yet, is captured and closed,
+    and served as soon as it can be; when that is not within --wait, the exit status is 3 and the wish stands. It is
+    found again under the same --netns or --ifname when it comes back, by --pid while that process lives. A refusal
+    (status 1) leaves everything as it was.
+    """
     namespace, name = split_pod(pod)
     if sum(place is not None for place in (netns, pid, ifname)) != 1:
         raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
     body: dict[str, Any] = {"namespace": namespace, "name": name, "keep_existing": keep_existing}
     body |= {k: v for k, v in (("netns", netns), ("pid", pid), ("ifname", ifname)) if v is not None}
-    answer = client.ask(client.socket_path(instance, run_dir), "POST", "/enroll", body)
+    socket = client.socket_path(instance, run_dir)
+    answer = client.ask(socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
+    if "waiting" in answer and wait_s > SAY_AFTER_S:
+        click.echo(f"ztun: {answer['waiting']}; waiting for {wait_s:g} s", err=True)
+        body["wait_s"] = wait_s - SAY_AFTER_S
+        answer = client.ask(socket, "POST", "/enroll", body, wait_s=wait_s)
+    if "waiting" in answer:
+        click.echo(f"ztun: {answer['waiting']}; waited for {wait_s:g} s", err=True)
+        sys.exit(EXIT_WAITING)
     click.echo(
         f"enrolled {pod} as {answer['identity']} on {answer['ifname']} ({', '.join(answer['addresses'])})"
     )

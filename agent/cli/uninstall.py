@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from agent.cli.enroll import INSTANCE, RUN_DIR
+from agent.enroll import wish_file
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
 
@@ -19,6 +20,9 @@ def uninstall(instance: str, run_dir: str | None) -> None:
     directory = Path(run_dir or f"/run/ztun/{instance}")
     try:
         removed = Redirection(instance, directory).uninstall()
+        # Last: until the pods are open, the next agent must know them.
+        if wish_file.forget(directory):
+            removed.append("the wishes for pods to be captured")
     except (RedirectError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for line in removed:

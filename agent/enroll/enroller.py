@@ -1,44 +1,39 @@
-"""Carries enrolments out: checks, certificate, workers, kernel, and only then the news to the control plane.
+"""Takes wishes in and answers whoever asked: checks, certificate, capture, and only then yes.
 
-The one writer of the kernel side: every change of the set goes through `_apply`, one at a time. A step that
-fails is named to whoever asked; a pod that was captured stays captured, and closed. After a restart the pods
-are found again in the pins and stay captured until the mesh state says who they are. Wishes say which pods are
-wanted; `pods` are those that are captured, each with its place.
+A wish that is refused changes nothing. One that is accepted stands: its pod is captured and closed from then on, and
+served as soon as everything is there. `follow` takes a turn after all news, of the kernel and of the mesh.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
-from agent.enroll.enrolled_pod import (
-    EnrolledPod,
-    EnrolmentRefused,
-    check,
-    enrolled_pod,
-    recognise,
-    trouble,
-)
+from agent.enroll.captures import Captures
+from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
-from agent.enroll.trouble import Missing, Trouble, dated
+from agent.enroll.news import NewsDesk
+from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Wish
+from agent.identity.signer import SigningError
 from agent.model.identity import Identity
-from agent.model.workload import Workload
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
-from redirect.errors import RedirectError
+from redirect.host_addresses import Heard
 from redirect.locate import Place
 
-log = logging.getLogger(__name__)
-
-CERTIFICATE_TIMEOUT_S = 15.0
+OPEN_PATIENCE_S = 2.0
+"""How long a pod stays as it was while its certificate is fetched; then it is closed, and waits."""
+LOOK_AGAIN_S = 1.0
+"""How often pods that are not there are looked for without news: a path may be mounted in silence."""
 
 
 class Enroller:
-    """The pods of this node that are captured."""
+    """Enrolment as people ask for it. `captures` has what came of it."""
 
     def __init__(
         self,
@@ -46,179 +41,178 @@ class Enroller:
         network: str,
         store: Store,
         kernel: KernelSide,
-        certify: Callable[[Identity], Awaitable[object]],
-        in_use: Callable[[frozenset[Identity]], None],
-        tell_workers: Callable[[Iterable[EnrolledPod]], None],
-        announce: Callable[[Iterable[EnrolledPod]], None],
-        wall: Callable[[], float],
+        captures: Captures,
+        obtain: Callable[[Identity], Awaitable[object]],
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node = node
         self._network = network
         self._store = store
         self._kernel = kernel
-        self._certify = certify
-        self._in_use = in_use
-        self._tell_workers = tell_workers
-        self._announce = announce
+        self._obtain = obtain
         self._wall = wall
+        self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
-        self._has_adopted = False
-        self._workloads_changed = asyncio.Event()
-        self._failures: tuple[RedirectError, ...] = ()
-        self.wishes: dict[PodKey, Wish] = {}
-        self.pods: dict[PodKey, EnrolledPod] = {}
-        self.unrecognised: tuple[Place, ...] = ()
-        """Captured before a restart, but the mesh state does not say who they are: closed."""
-        self.troubles: tuple[Trouble, ...] = ()
-        """What keeps pods that are wanted or captured from being served."""
+        self._is_loaded = False
+        self._keeping: set[PodKey] = set()
+        self._turned = asyncio.Event()
+        self.captures = captures
+        self.desk = NewsDesk(monotonic)
 
-    async def enroll(self, wish: Wish, *, keep_existing: bool) -> dict[str, Any]:
-        """Capture a pod. Raises EnrolmentRefused, or the kernel side's own errors; then nothing has changed."""
-        place = await self._kernel.locate(wish.where)
-        async with self._one_at_a_time:
-            if not self._has_adopted:
-                raise EnrolmentRefused(
-                    "this agent has no complete state of the mesh yet: is the control plane reachable?"
-                )
-            if place.refusal:
-                raise EnrolmentRefused(f"pod {wish.pod}: {place.refusal}")
-            workload = check(self._store.current, self._node, wish.pod, place.addresses, self.pods.values())
-            pod = enrolled_pod(workload, place)
-            await self._obtain_certificate(pod)
-            others = tuple(p for p in self.unrecognised if p.ifindex != place.ifindex)
-            before = self.pods
-            notes = await self._apply({**self.pods, pod.key: pod}, others, keep_existing=keep_existing)
-            failed = [str(failure) for failure in self._failures if failure.ifindex in (None, place.ifindex)]
-            if failed:
-                await self._apply(before, others, keep_existing=keep_existing)
-                raise EnrolmentRefused(f"pod {pod.key} was not captured: {'; '.join(failed)}")
-            self.wishes[wish.pod] = wish
-            self._announce(self.pods.values())
-            log.info("enrolled %s as %s on %s", pod.key, pod.identity, pod.ifname)
-            return {
-                "identity": str(pod.identity),
-                "ifname": pod.ifname,
-                "addresses": list(map(str, pod.addresses)),
-                "notes": notes,
-            }
+    # -- requests
+
+    async def enroll(self, wish: Wish, *, keep_existing: bool, wait_s: float) -> dict[str, Any]:
+        """Have a pod captured and served. Raises EnrolmentRefused, PodNotFound or OSError: then nothing has changed.
+
+        Raises StillWaiting when the pod is captured, and closed, but not served within `wait_s`: its wish stands.
+        """
+        deadline_s = self._monotonic() + wait_s
+        if not self.captures.knows_mesh:
+            raise EnrolmentRefused(
+                "this agent has no complete state of the mesh yet: is the control plane reachable?"
+            )
+        where, place = await self._kernel.locate(wish.where)
+        if place.refusal:
+            raise EnrolmentRefused(f"pod {wish.pod}: {place.refusal}", Missing.INTERFACE)
+        identity = self._identity(wish.pod, place)
+        with self.captures.expecting(identity):
+            if identity is not None:
+                await self._certificate(identity, min(wait_s, OPEN_PATIENCE_S))
+            async with self._one_at_a_time:
+                await self._take_in(replace(wish, where=where, since_s=self._wall()), keep_existing)
+        pod = await self._served(wish.pod, deadline_s)
+        return {
+            "identity": str(pod.identity),
+            "ifname": pod.ifname,
+            "addresses": list(map(str, pod.addresses)),
+            "notes": [*self.captures.notes.pop(pod.key, ()), *_closed_note(pod)],
+        }
 
     async def unenroll(self, key: PodKey) -> None:
-        """Let a pod go. Peers are told first, so that they stop dialling its tunnel port."""
+        """End a wish and let its pod go. Peers are told first, so that they stop dialling its tunnel port."""
         async with self._one_at_a_time:
-            if key not in self.pods:
+            if not self.captures.has(key):
                 raise EnrolmentRefused(
                     f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
                 )
-            remaining = {k: pod for k, pod in self.pods.items() if k != key}
-            self._announce(remaining.values())
-            await self._apply(remaining, self.unrecognised, keep_existing=False)
-            self.wishes.pop(key, None)
-            log.info("un-enrolled %s", key)
+            self.captures.unwish(key)
+            await self._turn()
+            self.captures.history.note(key, f"un-enrolled {key}")
+
+    # -- the life of the agent
+
+    async def take_over(self) -> None:
+        """What an earlier agent left: the wishes, and what is captured, which stays as it is. Raises OSError."""
+        async with self._one_at_a_time:
+            await self.captures.load()
+            self._is_loaded = True
+            await self._turn()
 
     async def adopt(self) -> None:
-        """Find the pods that an earlier agent captured, and who they are by the first complete state."""
+        """The first complete state is there: serve the pods of the wishes."""
         async with self._one_at_a_time:
-            await self._take_up(await self._kernel.captured())
-            self._has_adopted = True
-
-    async def follow(self) -> None:
-        """Take up pods that nobody knew as soon as the mesh state says who they are, until cancelled."""
-        while True:
-            await self._workloads_changed.wait()
-            self._workloads_changed.clear()
-            async with self._one_at_a_time:
-                if self._has_adopted and any(map(self._recognise, self.unrecognised)):
-                    await self._take_up(self.unrecognised)
-
-    async def _take_up(self, places: Iterable[Place]) -> None:
-        """Serve captured interfaces whose pods are known; the others stay captured, and closed."""
-        pods, unknown = dict(self.pods), []
-        for place in places:
-            workload = self._recognise(place)
-            if workload is None:
-                log.error(
-                    "%s (%s) is captured but unknown to the mesh: closed", place.ifname, place.addresses
-                )
-                unknown.append(place)
-                continue
-            pod = enrolled_pod(workload, place)
-            pods[pod.key] = pod
-        await self._apply(pods, tuple(unknown), keep_existing=True)
-        self._announce(self.pods.values())
-
-    def _recognise(self, place: Place) -> Workload | None:
-        return recognise(self._store.current, self._node, self._network, place.addresses)
+            self.captures.knows_mesh = True
+            await self._turn()
 
     async def refresh(self) -> None:
-        """Drop pods whose interface is gone: after news from netlink."""
+        """A look and whatever follows from it."""
         async with self._one_at_a_time:
-            if not self._has_adopted:
-                return  # the pods of the pins are not known yet: to apply now would let all of them go
-            present = await self._kernel.interfaces()
-            remaining = {key: pod for key, pod in self.pods.items() if pod.place.ifindex in present}
-            unknown = tuple(p for p in self.unrecognised if p.ifindex in present)
-            for key in self.pods.keys() - remaining.keys():
-                log.info("the interface of %s is gone: no longer enrolled", key)
-            was = set(self.pods)
-            await self._apply(remaining, unknown, keep_existing=True)
-            if was != set(self.pods):
-                self._announce(self.pods.values())
+            if self._is_loaded:
+                await self._turn(is_asked=False)
+
+    async def follow(self) -> None:
+        """Take a turn after news and, while pods are waited for, now and then; until cancelled."""
+        while True:
+            await self.desk.wait(LOOK_AGAIN_S if self.captures.waiting else None)
+            began_s = self._monotonic()
+            await self.refresh()
+            # News that come meanwhile melt into one turn, and turns leave the most of a core to others.
+            await asyncio.sleep(self.desk.pause_s(self._monotonic() - began_s))
+
+    def hear(self, heard: Heard) -> None:
+        """News of the kernel."""
+        self.desk.hear(heard, self.captures.namespaces)
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
-        """Note which enrolled pods the mesh state no longer agrees about: they are closed by their workers."""
+        """Note at once which pods the mesh state no longer agrees about; a turn follows."""
         if changes.workloads:
-            self._workloads_changed.set()
-            self.troubles = dated(self._troubles(snapshot), self.troubles, self._wall())
+            self.captures.judge_anew()
+            self.desk.wake()
 
-    @property
-    def is_settled(self) -> bool:
-        return not self.troubles
+    # -- steps
 
-    def _troubles(self, snapshot: Snapshot) -> Iterable[Trouble]:
-        for pod in self.pods.values():
-            if found := trouble(snapshot, pod):
-                yield found
-        for place in self.unrecognised:
-            text = f"{place.ifname} is captured, but the mesh does not know its pod: closed"
-            yield Trouble(Missing.POD, text, ifname=place.ifname)
-        by_interface = {pod.place.ifindex: pod for pod in self.pods.values()}
-        for failure in self._failures:
-            concerned = by_interface.get(failure.ifindex) if failure.ifindex is not None else None
-            key, ifname = (concerned.key, concerned.ifname) if concerned else (None, "")
-            yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
-
-    async def _obtain_certificate(self, pod: EnrolledPod) -> None:
-        self._in_use(frozenset([*self._identities(), pod.identity]))
+    def _identity(self, pod: PodKey, place: Place) -> Identity | None:
+        """Of the pod at that place; None while the control plane does not list it. Raises EnrolmentRefused."""
+        others = self.captures.pods.values()
         try:
-            async with asyncio.timeout(CERTIFICATE_TIMEOUT_S):
-                await self._certify(pod.identity)
+            workload = check(self._store.current, self._node, self._network, pod, place.addresses, others)
+        except NotAnnounced:
+            return None
+        return enrolled_pod(workload, place).identity
+
+    async def _certificate(self, identity: Identity, patience_s: float) -> None:
+        """Raises EnrolmentRefused where waiting cannot help."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._obtain(identity)
         except TimeoutError:
-            self._in_use(self._identities())
+            return
+        except SigningError as error:
+            if not error.is_transient:
+                raise EnrolmentRefused(f"no certificate: {error}", Missing.CERTIFICATE) from error
+
+    async def _take_in(self, wish: Wish, keep_existing: bool) -> None:
+        before = self.captures.mark(wish.pod)
+        try:
+            self.captures.wish(wish)
+        except OSError as error:
+            raise EnrolmentRefused(f"the wish for pod {wish.pod} cannot be written down: {error}") from error
+        if keep_existing:
+            self._keeping.add(wish.pod)
+        await self._turn()
+        failed = self.captures.failures_of(wish.pod)
+        if failed:
+            self.captures.take_back(before)
+            self._keeping.discard(wish.pod)
+            await self._turn()
             raise EnrolmentRefused(
-                f"no certificate for {pod.identity} came within {CERTIFICATE_TIMEOUT_S:g} s; "
-                "is the certificate authority reachable? `ztun status` has its last error"
-            ) from None
-        except BaseException:
-            self._in_use(self._identities())
-            raise
+                f"pod {wish.pod} was not captured: {'; '.join(map(str, failed))}", Missing.CAPTURE
+            )
 
-    def _identities(self) -> frozenset[Identity]:
-        return frozenset(pod.identity for pod in self.pods.values())
+    async def _served(self, key: PodKey, deadline_s: float) -> EnrolledPod:
+        while (pod := self.captures.pods.get(key)) is None:
+            if key not in self.captures.wishes:
+                raise EnrolmentRefused(f"the wish for pod {key} has ended meanwhile")
+            left_s = deadline_s - self._monotonic()
+            if left_s <= 0:
+                reasons = [str(trouble) for trouble in self.captures.waiting if trouble.pod == key]
+                raise StillWaiting("; ".join(reasons))
+            turned = self._turned
+            try:
+                async with asyncio.timeout(left_s):
+                    await turned.wait()
+            except TimeoutError:
+                continue
+        return pod
 
-    async def _apply(
-        self, pods: dict[PodKey, EnrolledPod], unrecognised: tuple[Place, ...], *, keep_existing: bool
-    ) -> tuple[str, ...]:
-        """Make the kernel side capture exactly these, with the workers knowing them before it does."""
-        merged = {**self.pods, **pods}
-        self._tell_workers(merged.values())
-        places = [*(pod.place for pod in pods.values()), *unrecognised]
-        applied = await self._kernel.capture(places, keep_existing=keep_existing)
-        # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
-        self._failures = applied.failures
-        for failure in applied.failures:
-            log.error("the kernel side is not as it should be: %s", failure)
-        self.pods, self.unrecognised = pods, unrecognised
-        self._tell_workers(pods.values())
-        self._in_use(self._identities())
-        self.state_changed(self._store.current, Changes(workloads=frozenset({"*"})))
-        return applied.notes
+    async def _turn(self, *, is_asked: bool = True) -> None:
+        news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
+        await self.captures.turn(news, self._keeping)
+        self._keeping -= self.captures.pods.keys()
+        self._keeping &= self.captures.wishes.keys()
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+
+class StillWaiting(Exception):
+    """The pod is captured, and closed, but not served yet; the text says what is missing and what ends it."""
+
+
+def _closed_note(pod: EnrolledPod) -> list[str]:
+    if not pod.closed:
+        return []
+    listed = ", ".join(map(str, pod.closed))
+    return [
+        f"{listed} of its interface is not listed by the control plane: closed, packets from it are dropped"
+    ]

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from agent.enroll.wish import Where
+from agent.enroll import search
+from agent.enroll.search import failures_of
+from agent.enroll.sighting import Found, Sighting
+from agent.enroll.wish import PodKey, Where, Wish
 from agent.model.address import IP
 from redirect import host_addresses
 from redirect.desired import Desired
-from redirect.errors import RedirectError, StepsFailed
+from redirect.errors import RedirectError
 from redirect.locate import Place, locate
 from redirect.reconcile import Redirection
 
@@ -46,21 +49,41 @@ class KernelSide:
         """Do something with the Redirection in its thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._redirection)
 
-    async def locate(self, where: Where) -> Place:
-        """Where a pod is attached, or why it cannot be captured (`refusal`)."""
-        return await self.run(lambda _: locate(netns=where.netns, pid=where.pid, ifname=where.ifname))
+    async def locate(self, where: Where) -> tuple[Where, Place]:
+        """Where a pod is attached, or why it cannot be captured (`refusal`); its process told from later ones.
+
+        Raises PodNotFound, OSError.
+        """
+
+        def work(_: Redirection) -> tuple[Where, Place]:
+            settled = search.pinned_down(where)
+            return settled, locate(netns=settled.netns, pid=settled.pid, ifname=settled.ifname)
+
+        return await self.run(work)
+
+    async def search(
+        self,
+        wishes: Mapping[PodKey, Wish],
+        known: Mapping[PodKey, Sighting],
+        captured: Collection[int],
+        doubted: Collection[int],
+        told_s: float | None,
+    ) -> Found:
+        """As `search.search`. Raises OSError."""
+        return await self.run(
+            lambda redirection: search.search(redirection, wishes, known, captured, doubted, told_s)
+        )
 
     async def captured(self) -> tuple[Place, ...]:
         """What the pins say is captured, with interfaces that still exist."""
         places = await self.run(lambda redirection: redirection.captured())
         return tuple(place for place in places if place.ifname)
 
-    async def interfaces(self) -> frozenset[int]:
-        """The ifindexes of this node."""
-        return await self.run(lambda _: host_addresses.interfaces())
+    async def capture(self, places: Iterable[Place], *, keep_existing: Collection[int] = ()) -> Applied:
+        """Capture exactly these interfaces. A pod that failed is closed; the others are done.
 
-    async def capture(self, places: Iterable[Place], *, keep_existing: bool) -> Applied:
-        """Capture exactly these interfaces. A pod that failed is closed; the others are done."""
+        `keep_existing`: interfaces of pods whose open connections may go on.
+        """
         wanted = tuple(places)
 
         def work(redirection: Redirection) -> Applied:
@@ -86,13 +109,3 @@ def desired(places: Iterable[Place], addresses: frozenset[IP]) -> Desired:
     """The kernel side's wish list."""
     pods = (place.desired() for place in sorted(places, key=lambda place: place.ifindex))
     return Desired(pods=tuple(pods), host_addresses=addresses)
-
-
-def failures_of(error: RedirectError | OSError) -> tuple[RedirectError, ...]:
-    match error:
-        case StepsFailed():
-            return error.failures
-        case RedirectError():
-            return (error,)
-        case _:
-            return (RedirectError(f"the kernel side cannot be read: {error}"),)

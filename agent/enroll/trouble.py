@@ -15,21 +15,31 @@ from agent.enroll.wish import PodKey
 class Missing(StrEnum):
     """The first thing that a pod lacks."""
 
-    POD = "pod"
-    """It is captured, but nobody knows who it is."""
-    WORKLOAD = "workload"
-    """The control plane does not list it here."""
-    ADDRESS = "address"
-    """The control plane lists it without an address that it has."""
+    PROCESS = "process"
+    """The process that it was named by has ended."""
+    NAMESPACE = "namespace"
+    """Nothing leads to its network namespace."""
+    INTERFACE = "interface"
+    """Its namespace has no interface that can be captured."""
     CAPTURE = "capture"
     """The kernel refused a step."""
+    POD = "pod"
+    """An interface is captured, but nobody knows whose it is."""
+    WORKLOAD = "workload"
+    """The control plane does not list the pod here."""
+    ADDRESS = "address"
+    """The control plane lists the pod with other addresses than it has."""
+    CERTIFICATE = "certificate"
+    """There is none for its identity yet."""
+    RECORD = "record"
+    """The wishes cannot be written down: an agent that starts anew would not know them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """`pod` is None where it is not known, or where the whole node is meant; then `ifname` may say more.
+    """`text` does not name the pod. `pod` is None where nobody knows it, or where the whole node is meant.
 
-    `since_s` is wall-clock time.
+    `since_s` is wall-clock time. `is_expected`: nothing is wrong, the control plane does not list the pod either.
     """
 
     missing: Missing
@@ -38,9 +48,11 @@ class Trouble:
     ifname: str = ""
     remedy: str = ""
     since_s: float = 0.0
+    is_expected: bool = False
 
     def __str__(self) -> str:
-        return f"{self.text}: {self.remedy}" if self.remedy else self.text
+        whose = f"pod {self.pod}: " if self.pod is not None else ""
+        return f"{whose}{self.text}; {self.remedy}" if self.remedy else f"{whose}{self.text}"
 
 
 def dated(found: Iterable[Trouble], before: Iterable[Trouble], now_s: float) -> tuple[Trouble, ...]:

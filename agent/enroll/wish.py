@@ -1,4 +1,4 @@
-"""Wishes: who wants which pod captured, and where to look for it. Plain values.
+"""Wishes: who wants which pod captured, where to look for it, and who it was when it was found. Plain values.
 
 A wish is apart from what is captured: it says nothing about interfaces or addresses, and it stays when they go.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from redirect.netns import NamespaceId
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -28,21 +30,45 @@ class WantedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """How to find a pod: exactly one of the path of its namespace, a process in it, its interface on this node."""
+    """How to find a pod: exactly one of the path of its namespace, a process in it, its interface on this node.
+
+    `started` tells a process from a later one with the same pid: ticks since boot, 0 when not looked up yet.
+    """
 
     netns: str | None = None
     pid: int | None = None
     ifname: str | None = None
+    started: int = 0
 
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.netns, self.pid, self.ifname)) != 1:
             raise ValueError("name the pod by exactly one of netns, pid and ifname")
 
+    def __str__(self) -> str:
+        if self.netns is not None:
+            return f"namespace {self.netns}"
+        return f"process {self.pid}" if self.pid is not None else f"interface {self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Who a pod was when it was first served in its namespace: in there, nobody else may speak for it."""
+
+    namespace: NamespaceId
+    service_account: str
+    trust_domain: str
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """That a pod be captured."""
+    """That a pod be captured. `namespace`: where it was last found; `bound`: None until it was served once.
+
+    `since_s` is wall-clock time.
+    """
 
     pod: PodKey
     where: Where
     wanted_by: WantedBy = WantedBy.COMMAND
+    since_s: float = 0.0
+    namespace: NamespaceId | None = None
+    bound: Binding | None = None

@@ -58,6 +58,8 @@ class _Entry:
     due: float
     issued: Issued | None = None
     error: str = ""
+    is_transient: bool = False
+    """Of the last error: it passes by itself."""
     failures: int = 0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the first fetch ended, well or not, or the identity was forgotten."""
@@ -141,7 +143,8 @@ class Keeper:
             raise SigningError(f"{identity} was forgotten: its last pod left this node")
         issued = self.get(identity)
         if issued is None:
-            raise SigningError(entry.error or f"the certificate of {identity} has just expired")
+            text = entry.error or f"the certificate of {identity} has just expired"
+            raise SigningError(text, is_transient=entry.is_transient or not entry.error)
         return issued
 
     def held(self) -> tuple[Held, ...]:
@@ -191,7 +194,7 @@ class Keeper:
             answer = await self._signer.sign(identity, request.csr_pem)
             self._succeeded(read_answer(answer, identity, request.key, self._clock()))
         except SigningError as error:
-            self._failed(identity, str(error))
+            self._failed(identity, error)
         finally:
             self._fetching.discard(identity)
             self._wake.set()
@@ -212,12 +215,12 @@ class Keeper:
         entry.settled.set()
         self._on_credentials(issued.identity, issued)
 
-    def _failed(self, identity: Identity, error: str) -> None:
+    def _failed(self, identity: Identity, error: SigningError) -> None:
         entry = self._entries.get(identity)
         if entry is None:
             return
         now = self._clock()
-        entry.error = error
+        entry.error, entry.is_transient = str(error), error.is_transient
         entry.failures += 1
         not_after = entry.issued.not_after if entry.issued is not None else None
         entry.due = retry_time(now, entry.failures, not_after, self._rng)

@@ -13,8 +13,13 @@ from agent.model.identity import Identity
 class SigningError(Exception):
     """No certificate this time: the authority is away, refuses, or its answer cannot be used. Try later.
 
-    The text is one line: what failed, the likely cause, what to check.
+    The text is one line: what failed, the likely cause, what to check. `is_transient`: nobody has to change anything
+    for it to pass.
     """
+
+    def __init__(self, text: str, *, is_transient: bool = False) -> None:
+        super().__init__(text)
+        self.is_transient = is_transient
 
 
 class Signer(Protocol):

@@ -25,6 +25,7 @@ from redirect.reconcile import Redirection
 
 CONTROL_PLANE_PORT = 15012
 READY_TIMEOUT_S = 30.0
+ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
 ZTUN = tuple(spawn.command("agent.cli.main"))
 
@@ -155,15 +156,18 @@ class LabMesh:
         raise LabError(f"the agent of {node} is not ready: {last}; see {self.log(f'agent-{node}')}")
 
     def enroll(self, pod: PodPlace, *, keep_existing: bool = False) -> dict[str, Any]:
-        """Enrol a pod as `ztun enroll` does; returns once it is captured."""
+        """Enrol a pod as `ztun enroll` does; returns once it is served. Raises LabError when it is not in time."""
         body = {
             "namespace": pod.namespace,
             "name": pod.name,
             "netns": str(pod.netns),
             "keep_existing": keep_existing,
+            "wait_s": ENROL_TIMEOUT_S,
         }
         answer = self.ask(pod.node, "POST", "/enroll", body)
         assert isinstance(answer, dict)
+        if "waiting" in answer:
+            raise LabError(f"not enrolled within {ENROL_TIMEOUT_S:g} s: {answer['waiting']}")
         return answer
 
     def unenroll(self, pod: PodPlace) -> None:

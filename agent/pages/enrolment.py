@@ -1,4 +1,7 @@
-"""`/enroll` and `/unenroll`: a request becomes a wish, a refusal its own text (400)."""
+"""`/enroll` and `/unenroll`: a request becomes a wish, a refusal its own text (400).
+
+A pod that is captured and closed but not served yet is 202 with what is missing, `waiting`: its wish stands.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from typing import Any
 
 from agent.admin.server import BadRequest, Request, Response, as_json
 from agent.enroll.enrolled_pod import EnrolmentRefused
-from agent.enroll.enroller import Enroller
+from agent.enroll.enroller import Enroller, StillWaiting
 from agent.enroll.wish import PodKey, Where, Wish
 from redirect.errors import RedirectError
+
+WAIT_S = 5.0
+"""How long a request waits for its pod to be served when it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +25,12 @@ class EnrollPage:
     async def __call__(self, request: Request) -> Response:
         body = request.json()
         try:
-            wish = Wish(pod_of(body), Where(*(body.get(key) for key in ("netns", "pid", "ifname"))))
+            wish = Wish(pod_of(body), where_of(body))
             keep = bool(body.get("keep_existing", False))
-            return as_json(await self.enroller.enroll(wish, keep_existing=keep))
+            wait_s = float(body.get("wait_s", WAIT_S))
+            return as_json(await self.enroller.enroll(wish, keep_existing=keep, wait_s=wait_s))
+        except StillWaiting as waiting:
+            return as_json({"waiting": str(waiting)}, 202)
         except (EnrolmentRefused, RedirectError, OSError, ValueError) as error:
             raise BadRequest(str(error)) from error
 
@@ -37,6 +46,14 @@ class UnenrollPage:
         except (EnrolmentRefused, RedirectError, OSError) as error:
             raise BadRequest(str(error)) from error
         return as_json({"unenrolled": str(pod)})
+
+
+def where_of(body: dict[str, Any]) -> Where:
+    """Where the request says its pod is. Raises BadRequest, or ValueError for more than one place."""
+    for key, kind in (("netns", str), ("pid", int), ("ifname", str)):
+        if not isinstance(body.get(key), kind | None):
+            raise BadRequest(f"{key} of the request is {body[key]!r}, not a {kind.__name__}")
+    return Where(netns=body.get("netns"), pid=body.get("pid"), ifname=body.get("ifname"))
 
 
 def pod_of(body: dict[str, Any]) -> PodKey:

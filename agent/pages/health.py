@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.admin.readiness import CertificateFact, Facts, Health, judge
-from agent.enroll.enroller import Enroller
+from agent.enroll.captures import Captures
 from agent.identity.keeper import Keeper
 from agent.proof.findings import Standing, first_broken
 from agent.proof.prover import Prover
@@ -23,7 +23,7 @@ from redirect.layout import LAYOUT_HASH
 class AgentHealth:
     """`wall`: seconds since the epoch, as the ends of certificates are."""
 
-    enroller: Enroller
+    captures: Captures
     xds: XdsClient
     reports: EnrolmentClient
     keeper: Keeper
@@ -35,13 +35,14 @@ class AgentHealth:
     wall: Callable[[], float] = time.time
 
     def now(self) -> Health:
-        enroller = self.enroller
-        captured = len(enroller.pods.keys() - {trouble.pod for trouble in enroller.troubles})
+        captures = self.captures
+        troubled = {trouble.pod for trouble in captures.troubles}
+        away = {trouble.pod for trouble in captures.waiting if trouble.is_expected}
         return judge(
             Facts(
                 generation=LAYOUT_HASH,
-                pods_captured=captured,
-                pods_wanted=len(enroller.pods) + len(enroller.unrecognised),
+                pods_captured=len(captures.pods.keys() - troubled),
+                pods_wanted=len(captures.wishes.keys() - away) + len(captures.unrecognised),
                 xds=self._xds_word(),
                 xds_error=self.xds.status.last_error,
                 certificates=tuple(self._certificates()),
@@ -53,8 +54,8 @@ class AgentHealth:
         )
 
     def standing(self) -> list[Standing]:
-        """Everything that is broken: what the enroller knows at once, and what the proofs found."""
-        return [*of_pods(self.enroller.troubles), *self.prover.standing]
+        """Everything that is broken: what enrolment knows at once, and what the proofs found."""
+        return [*of_pods(self.captures.troubles), *self.prover.standing]
 
     def _problems(self) -> list[str]:
         problems = [str(each.finding) for each in first_broken(self.standing())]

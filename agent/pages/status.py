@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.admin.server import Request, Response, as_json
-from agent.enroll.enroller import Enroller
+from agent.enroll.captures import Captures
 from agent.pages.health import AgentHealth
 from agent.rpc.xds_client import XdsClient
 from agent.state.store import Store
@@ -19,7 +19,7 @@ from agent.telemetry.totals import Totals
 class StatusPage:
     node: str
     health: AgentHealth
-    enroller: Enroller
+    captures: Captures
     store: Store
     crew: Crew
     xds: XdsClient
@@ -36,6 +36,8 @@ class StatusPage:
                 "proof": self._proof(),
                 "node": self.node,
                 "pods": self._pods(),
+                "waiting": self._waiting(),
+                "history": self._history(),
                 "services": self._services(),
                 "workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.links],
                 "worker_restarts": self.crew.restarts,
@@ -45,16 +47,40 @@ class StatusPage:
         )
 
     def _pods(self) -> list[dict[str, object]]:
-        troubles = {trouble.pod: str(trouble) for trouble in self.enroller.troubles}
+        troubles = {trouble.pod: str(trouble) for trouble in self.captures.troubles}
         return [
             {
                 "pod": str(pod.key),
                 "identity": str(pod.identity),
                 "interface": pod.ifname,
                 "addresses": list(map(str, pod.addresses)),
+                "closed_addresses": list(map(str, pod.closed)),
                 "trouble": troubles.get(pod.key, ""),
             }
-            for pod in self.enroller.pods.values()
+            for pod in self.captures.pods.values()
+        ]
+
+    def _waiting(self) -> list[dict[str, object]]:
+        """What wished pods and captured interfaces wait for. `is_expected`: nothing is wrong."""
+        wishes = self.captures.wishes
+        return [
+            {
+                "pod": str(trouble.pod or ""),
+                "missing": trouble.missing.value,
+                "reason": trouble.text,
+                "remedy": trouble.remedy,
+                "since": trouble.since_s,
+                "interface": trouble.ifname,
+                "where": str(wishes[trouble.pod].where) if trouble.pod and trouble.pod in wishes else "",
+                "is_expected": trouble.is_expected,
+            }
+            for trouble in self.captures.waiting
+        ]
+
+    def _history(self) -> list[dict[str, object]]:
+        return [
+            {"at": event.at_s, "pod": str(event.pod), "text": event.text}
+            for event in self.captures.history.events
         ]
 
     def _proof(self) -> dict[str, object]:

@@ -6,18 +6,20 @@ ends leave their telemetry. It skips the host's NetworkPolicy, so it is an expli
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
 from agent.model.address import SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.listener import HBONE
 from agent.model.outcome import Outcome, Refusal
 from agent.model.route import Route
 from agent.model.workload import Workload
-from agent.net.dial import Dial, DialOwner
+from agent.net.dial import Dial
 from agent.proxy.delivery import Delivery
-from agent.proxy.life import Recorded
 from agent.proxy.pods import LocalPods
-from agent.proxy.registry import Live, LiveOwner
-from agent.proxy.report import Reporter
+from agent.proxy.registry import Live
+from agent.proxy.report import CountsBytes, Reporter, Tracked
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
@@ -44,11 +46,15 @@ class LocalPath:
         )
 
     def hand_over(
-        self, source: Workload, client: SocketAddress, route: Route, whole: LiveOwner
+        self,
+        source: Workload,
+        client: SocketAddress,
+        route: Route,
+        close: Callable[[Outcome, str], None],
     ) -> HandedOver:
         """The destination's half of the connection, registered and allowed. Raises Refusal.
 
-        `whole` is asked to end the connection when policy of the destination wants it.
+        `close` ends the whole connection: policy of the destination may ask for it later.
         """
         snapshot = self.delivery.store.current
         workload = self._pods.workload(snapshot, route.target.ip, is_source=False)
@@ -58,57 +64,63 @@ class LocalPath:
             raise Refusal(
                 Outcome.UNSUPPORTED, "application tunnels with PROXY protocol are not supported yet"
             )
-        opened = Opened(
-            direction=Direction.INBOUND,
-            source_address=client,
-            destination_address=target.destination,
-            source=source,
-            destination=workload,
-            source_identity=source.identity,
-            destination_identity=workload.identity,
-            authority=route.authority,
-            service=guess_service(snapshot, workload, target.destination.port),
+        tracked = self.reporter.opened(
+            Opened(
+                direction=Direction.INBOUND,
+                source_address=client,
+                destination_address=target.destination,
+                source=source,
+                destination=workload,
+                source_identity=source.identity,
+                destination_identity=workload.identity,
+                authority=route.authority,
+                service=guess_service(snapshot, workload, target.destination.port),
+            )
         )
-        connection = Connection(client, target.destination, source.identity, self._options.network)
-        half = HandedOver(self.delivery, self.reporter, connection, whole)
-        half.admit(opened, workload)
+        half = HandedOver(
+            self.delivery,
+            tracked,
+            Connection(client, target.destination, source.identity, self._options.network),
+            close,
+        )
+        half.admit(workload)
         return half
 
 
-class HandedOver(Recorded):
-    """The destination's half: its registry entry and its record live until `conclude`."""
+class HandedOver:
+    """The destination's half: its registry entry and its record live until `finish`."""
 
-    __slots__ = ("_connection", "_delivery", "_whole")
+    __slots__ = ("_connection", "_delivery", "_live", "_tracked")
 
     def __init__(
-        self, delivery: Delivery, reporter: Reporter, connection: Connection, whole: LiveOwner
+        self,
+        delivery: Delivery,
+        tracked: Tracked,
+        connection: Connection,
+        close: Callable[[Outcome, str], None],
     ) -> None:
-        super().__init__(delivery.registry, reporter)
         self._delivery = delivery
+        self._tracked = tracked
         self._connection = connection
-        self._whole = whole
-
-    def admit(self, opened: Opened, workload: Workload) -> None:
-        destination = self._connection.destination
-        live = Live(
-            Direction.INBOUND,
-            destination.ip,
-            self._connection.source,
-            destination,
-            destination,
-            "TCP",
-            self,
+        destination = connection.destination
+        self._live = Live(
+            Direction.INBOUND, destination.ip, connection.source, destination, destination, "TCP", close
         )
-        live.connection = self._connection
-        self._record(live, opened)
+        self._live.connection = connection
+
+    def admit(self, workload: Workload) -> None:
         try:
-            self._delivery.admit(live, workload)
+            self._delivery.admit(self._live, workload)
         except Refusal as refusal:
-            self.conclude(refusal.outcome, refusal.detail)
+            self.finish(refusal.outcome, refusal.detail)
             raise
 
-    def dial(self, owner: DialOwner) -> Dial:
-        return self._delivery.dial(self._connection, owner, keep_port=True)
+    def dial(self, connected: Callable[[socket.socket], None], failed: Callable[[Refusal], None]) -> Dial:
+        return self._delivery.dial(self._connection, keep_port=True, connected=connected, failed=failed)
 
-    def close(self, outcome: Outcome, detail: str) -> None:
-        self._whole.close(outcome, detail)
+    def carry(self, relay: CountsBytes) -> None:
+        self._tracked.relay = relay
+
+    def finish(self, outcome: Outcome, detail: str) -> None:
+        self._delivery.registry.remove(self._live)
+        self._tracked.finish(outcome, detail)

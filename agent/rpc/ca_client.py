@@ -18,7 +18,7 @@ from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from agent.pb.citadel_pb2 import IstioCertificateRequest, IstioCertificateResponse
 from agent.rpc.endpoint import ControlError, Endpoint
-from agent.rpc.rpc_errors import explain
+from agent.rpc.rpc_errors import explain, is_transient
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 DEADLINE_S = 10.0
@@ -68,7 +68,8 @@ class CaClient:
         except ControlError as error:
             raise SigningError(str(error)) from error
         except grpc.aio.AioRpcError as error:
-            raise SigningError(f"{identity}: {explain(error, self._endpoint, 'CA')}") from error
+            text = f"{identity}: {explain(error, self._endpoint, 'CA')}"
+            raise SigningError(text, is_transient=is_transient(error)) from error
         try:
             return tuple(IstioCertificateResponse.FromString(raw).cert_chain)
         except DecodeError as error:

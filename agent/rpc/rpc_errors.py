@@ -12,19 +12,19 @@ from agent.rpc.endpoint import Endpoint
 
 MAX_DETAIL_CHARS = 300
 
-_UNAVAILABLE = (
-    ("Hostname Verification", "its certificate is not for {name}: check the server name"),
-    ("Peer name", "its certificate is not for {name}: check the server name"),
-    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by our root: check {roots}"),
-    ("certificate signature failure", "its certificate is not signed by our root: check {roots}"),
-    ("WRONG_VERSION_NUMBER", "it does not speak TLS there: check the port"),
-    ("ALPN", "it does not speak HTTP/2 there: check the port"),
-    ("handshake", "the TLS handshake failed: check that the control plane answers TLS there"),
-    ("Connection refused", "connection refused: is it running, is the port right?"),
-    ("lookup", "its name cannot be resolved: check the address and DNS"),
-    ("DNS resolution", "its name cannot be resolved: check the address and DNS"),
-    ("timed out", "it does not answer: check routes and firewalls"),
-    ("deadline", "it does not answer: check routes and firewalls"),
+_UNAVAILABLE = (  # a mark in the text, what it means, whether it can pass with nothing changed by anybody
+    ("Hostname Verification", "its certificate is not for {name}: check the server name", False),
+    ("Peer name", "its certificate is not for {name}: check the server name", False),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by our root: check {roots}", False),
+    ("certificate signature failure", "its certificate is not signed by our root: check {roots}", False),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS there: check the port", False),
+    ("ALPN", "it does not speak HTTP/2 there: check the port", False),
+    ("handshake", "the TLS handshake failed: check that the control plane answers TLS there", False),
+    ("Connection refused", "connection refused: is it running, is the port right?", True),
+    ("lookup", "its name cannot be resolved: check the address and DNS", True),
+    ("DNS resolution", "its name cannot be resolved: check the address and DNS", True),
+    ("timed out", "it does not answer: check routes and firewalls", True),
+    ("deadline", "it does not answer: check routes and firewalls", True),
 )
 _BY_CODE = {
     grpc.StatusCode.UNAUTHENTICATED: "it refuses our token: check {token}, its audience and cluster {cluster}",
@@ -35,6 +35,27 @@ _BY_CODE = {
     grpc.StatusCode.CANCELLED: "it ended the call",
     grpc.StatusCode.INVALID_ARGUMENT: "it does not accept the request",
 }
+
+
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,
+)
+_IMPERSONATION = "request impersonation authentication failure"
+"""istiod's words for a pod that it does not find on our node: its list of pods may be behind."""
+
+
+def is_transient(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the same call may succeed later with nothing changed by anybody."""
+    detail = (error.details() or "").lower()
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return _IMPERSONATION in detail
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return next((passes for mark, _, passes in _UNAVAILABLE if mark.lower() in detail), True)
+    return error.code() in _PASSING
 
 
 def explain(error: grpc.aio.AioRpcError, endpoint: Endpoint, what: str = "control plane") -> str:
@@ -51,7 +72,9 @@ def explain(error: grpc.aio.AioRpcError, endpoint: Endpoint, what: str = "contro
 
 
 def _hint(code: grpc.StatusCode, detail: str) -> str:
+    if code is grpc.StatusCode.UNAUTHENTICATED and _IMPERSONATION in detail.lower():
+        return "it does not find the pod on this node yet; its list of pods may be behind, it is asked again"
     if code is grpc.StatusCode.UNAVAILABLE:
         lowered = detail.lower()
-        return next((hint for mark, hint in _UNAVAILABLE if mark.lower() in lowered), "")
+        return next((hint for mark, hint, _ in _UNAVAILABLE if mark.lower() in lowered), "")
     return _BY_CODE.get(code, "")

@@ -10,7 +10,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from agent.enroll.enroller import Enroller
+from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
 from agent.enroll.trouble import Missing, Trouble
 from agent.mesh_state import MeshState
@@ -22,10 +22,15 @@ from agent.proof.workers import WorkerSeen, WorkerWatch
 from agent.supervisor.crew import Crew
 
 LINK_OF_TROUBLE = {
+    Missing.PROCESS: Link.INTERFACE,
+    Missing.NAMESPACE: Link.INTERFACE,
+    Missing.INTERFACE: Link.INTERFACE,
+    Missing.CAPTURE: Link.PROGRAM,
     Missing.POD: Link.CONTROL_PLANE,
     Missing.WORKLOAD: Link.CONTROL_PLANE,
     Missing.ADDRESS: Link.CONTROL_PLANE,
-    Missing.CAPTURE: Link.PROGRAM,
+    Missing.CERTIFICATE: Link.CERTIFICATE,
+    Missing.RECORD: Link.PROOF,
 }
 
 
@@ -46,11 +51,11 @@ class TrafficCheck:
     """Does what the kernel hands over arrive, and do tunnels and handshakes work? Pod by pod."""
 
     def __init__(
-        self, kernel: KernelSide, crew: Crew, enroller: Enroller, clock: Callable[[], float]
+        self, kernel: KernelSide, crew: Crew, captures: Captures, clock: Callable[[], float]
     ) -> None:
         self._kernel = kernel
         self._crew = crew
-        self._enroller = enroller
+        self._captures = captures
         self._clock = clock
         self._watch = TrafficWatch()
 
@@ -59,7 +64,7 @@ class TrafficCheck:
         served, errors = self._served()
         counts: dict[str, Counts] = {}
         last: dict[str, str] = {}
-        for pod in self._enroller.pods.values():
+        for pod in self._captures.pods.values():
             kernel = captured.get(pod.place.ifindex)
             syns = (kernel.outbound, kernel.inbound) if kernel is not None else (0, 0)
             rows = [served[ip] for ip in pod.addresses if ip in served]
@@ -83,7 +88,7 @@ class TrafficCheck:
 
 
 def of_pods(troubles: Iterable[Trouble]) -> list[Standing]:
-    """What the enroller knows to be wrong with pods, as findings. Known at once, without a round of proofs."""
+    """What enrolment knows to be wrong with pods, as findings. Known at once, without a round of proofs."""
     return [
         Standing(
             Finding(

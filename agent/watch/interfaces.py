@@ -1,24 +1,30 @@
-"""Follows netlink for as long as the agent runs: interfaces and filters that go, addresses of the node."""
+"""Hears netlink for as long as the agent runs: links and addresses of the node, and of the namespaces it knows."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Callable
 
 from redirect import host_addresses
+from redirect.host_addresses import Heard
+
+log = logging.getLogger(__name__)
 
 
-async def follow_interfaces(refresh: Callable[[], Awaitable[None]]) -> None:
-    """Call `refresh` after each piece of news, one at a time, until cancelled. News meanwhile melt into one."""
-    changed = asyncio.Event()
+async def hear_interfaces(hear: Callable[[Heard], None]) -> None:
+    """Pass on each piece of news as it comes, until cancelled."""
     watch = host_addresses.Watch()
-    asyncio.get_running_loop().add_reader(watch.fileno(), changed.set)
+    if not watch.hears_elsewhere:
+        log.warning(
+            "without CAP_NET_BROADCAST nothing is heard from inside pods: addresses that they get later are looked "
+            "for every second"
+        )
+    loop = asyncio.get_running_loop()
+    # Read at once: a socket that stays readable while a turn takes its time would keep the loop spinning.
+    loop.add_reader(watch.fileno(), lambda: hear(watch.read()))
     try:
-        while True:
-            await changed.wait()
-            changed.clear()
-            if watch.read():
-                await refresh()
+        await asyncio.Event().wait()
     finally:
-        asyncio.get_running_loop().remove_reader(watch.fileno())
+        loop.remove_reader(watch.fileno())
         watch.close()

@@ -12,7 +12,7 @@ import time
 
 import psutil
 
-from agent.enroll.enroller import Enroller
+from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
@@ -26,8 +26,8 @@ DROPS = {(reason.program, reason.name) for reason in REASONS if reason.is_drop}
 class KernelCounters:
     """`drops_per_s` of the last second; `problem`, why the counters cannot be read, empty if they can."""
 
-    def __init__(self, kernel: KernelSide, enroller: Enroller, figures: Figures) -> None:
-        self._kernel, self._enroller, self._figures = kernel, enroller, figures
+    def __init__(self, kernel: KernelSide, captures: Captures, figures: Figures) -> None:
+        self._kernel, self._captures, self._figures = kernel, captures, figures
         self._process = psutil.Process()
         self.drops_per_s = 0.0
         self.problem = ""
@@ -46,8 +46,8 @@ class KernelCounters:
         figures = self._figures
         figures.put(families.OPEN_FDS, count=self._process.num_fds())
         figures.put(families.MAX_FDS, count=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        figures.put(families.PODS_ACTIVE, count=len(self._enroller.pods))
-        figures.put(families.PODS_PENDING, count=len(self._enroller.unrecognised))
+        figures.put(families.PODS_ACTIVE, count=len(self._captures.pods))
+        figures.put(families.PODS_PENDING, count=len(self._captures.waiting))
         try:
             counters = await self._kernel.run(lambda redirection: redirection.stats())
             self.problem = ""

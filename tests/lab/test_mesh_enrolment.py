@@ -176,7 +176,7 @@ def test_a_pod_whose_account_changes_is_closed_until_it_is_enrolled_anew(world: 
             text.replace(plain, plain.replace("serviceAccountName: server", "serviceAccountName: other")),
         )
         until(lambda: world.status("node-b")["state"] == "DEGRADED", "the agent says so")
-        assert "demo/server-b is enrolled, but" in " ".join(world.status("node-b")["reasons"])
+        assert "demo/server-b: control plane: enrolled, but" in " ".join(world.status("node-b")["reasons"])
         log = world.log("node-a")
         assert not world.is_served("client-a", world.address("server-b"))
         assert "error" in log.line('direction="outbound"', f"dst.addr={world.address('server-b')}:15008")

@@ -102,7 +102,9 @@ def test_a_captured_pod_nobody_knows_is_closed_until_somebody_does(world: World)
         )
         until(lambda: world.is_served("client-a", world.address("server-b")), "the others are served")
         reasons = " ".join(world.status("node-b")["reasons"])
-        assert "pod-client-b is captured, but the mesh does not know its pod: closed" in reasons
+        assert (
+            "pod demo/client-b: control plane: enrolled, but the control plane no longer lists it" in reasons
+        )
         assert not world.is_served("client-b", world.address("outsider-b"))
         assert captured(world, "node-b") == before
     finally:

@@ -113,7 +113,9 @@ def test_a_pod_whose_interface_is_gone_does_not_stop_the_others(
         never = replace(gone, ifindex=99999, ifname="hlnever", addresses=(ip_address("10.9.9.8"),))
         both = Desired((gone, never, *wanted.pods), wanted.host_addresses)
         assert f"hlgone (interface {gone.ifindex}) is gone" in node.redirection.audit(both)
-        done = node.redirection.apply(both, keep_existing=keep_existing)
+        done = node.redirection.apply(
+            both, keep_existing=[pod.ifindex for pod in both.pods] if keep_existing else ()
+        )
         assert f"hlgone (interface {gone.ifindex}) is gone: not captured" in done
         assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname]
         assert set(node.redirection._maps.pods()) == set(wanted.pods[0].addresses)

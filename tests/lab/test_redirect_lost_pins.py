@@ -131,7 +131,7 @@ def test_news_of_a_removed_filter_arrive_and_it_is_attached_again(lab: Topology,
             # tc filter del dev DEV ingress; tc filter del dev DEV egress
             for parent in CLSACT_PARENTS:
                 ip.tc("del-filter", index=index, parent=parent)
-            assert watch.read() == {host_addresses.News.FILTERS}
+            assert watch.read().news == {host_addresses.News.FILTERS}
             assert node.capture("a1") == [
                 f"attach {program} to interface {index}" for program in ("from_pod", "to_pod")
             ]

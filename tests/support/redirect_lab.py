@@ -92,7 +92,9 @@ class Node:
     def capture(self, *names: str, keep_existing: bool = False) -> list[str]:
         """Captures these pods and no others."""
         with netns.entered(self.place.netns):
-            return self.redirection.apply(self.desired(*names), keep_existing=keep_existing)
+            wanted = self.desired(*names)
+            kept = [pod.ifindex for pod in wanted.pods] if keep_existing else []
+            return self.redirection.apply(wanted, keep_existing=kept)
 
     def audit(self, *names: str) -> list[str]:
         with netns.entered(self.place.netns):

@@ -49,7 +49,13 @@ ALLOWED: dict[str, set[str]] = {
         "agent.channel",
         "agent.config",
     },
-    "agent.enroll": {"agent.model", "agent.state", "agent.policy.prefilter", "redirect"},
+    "agent.enroll": {
+        "agent.model",
+        "agent.state",
+        "agent.policy.prefilter",
+        "agent.identity.signer",
+        "redirect",
+    },
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
     "agent.lab": {"agent", "redirect"},
     "agent.cli": {
@@ -62,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.admin",
         "agent.app",
         "agent.log",
+        "agent.enroll.wish_file",
     },
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model"},

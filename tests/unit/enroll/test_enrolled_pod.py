@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
-from agent.enroll.enrolled_pod import EnrolmentRefused, check, enrolled_pod, recognise, trouble
+from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey
 from agent.model.address import IP, parse_ip
+from agent.model.workload import Workload
+from agent.state.snapshot import Snapshot
 from redirect.locate import Place
 from tests.support import mesh
 
@@ -20,57 +24,69 @@ def place(*addresses: IP) -> Place:
     return Place(7, "veth7", addresses, b"\x02" * 6, ())
 
 
+def judged(
+    snapshot: Snapshot, addresses: Iterable[IP], *enrolled: EnrolledPod, pod: PodKey = POD, node: str = "n1"
+) -> Workload:
+    return check(snapshot, node, "", pod, addresses, enrolled)
+
+
 def test_a_pod_is_what_the_control_plane_says_it_is() -> None:
-    workload = check(mesh.snapshot(WEB), "n1", POD, BOTH, [])
-    pod = enrolled_pod(workload, place(*BOTH))
+    pod = enrolled_pod(judged(mesh.snapshot(WEB), BOTH), place(*BOTH))
     assert str(pod.identity) == "spiffe://cluster.local/ns/apps/sa/web"
-    assert (pod.key, pod.ifname, pod.addresses) == (POD, "veth7", tuple(BOTH))
+    assert (pod.key, pod.ifname, pod.addresses, pod.closed) == (POD, "veth7", tuple(BOTH), ())
 
 
 @pytest.mark.parametrize(
-    ("node", "name", "addresses", "says"),
+    ("node", "name", "addresses", "says", "missing"),
     [
-        ("n1", "nobody", ["10.0.0.1", "fd00::1"], "lists no pod apps/nobody"),
-        ("n2", "web", ["10.0.0.1", "fd00::1"], "is on node 'n1'"),
-        ("n1", "web", ["10.0.0.1"], "lists 10.0.0.1, fd00::1"),
-        ("n1", "web", ["10.0.0.9", "fd00::1"], "has 10.0.0.9"),
-        ("n1", "web", [], "has no address"),
+        ("n2", "web", ["10.0.0.1", "fd00::1"], "is on node 'n1'", Missing.WORKLOAD),
+        ("n1", "web", ["10.0.0.1"], "lists 10.0.0.1, fd00::1", Missing.ADDRESS),
+        ("n1", "web", ["10.0.0.9", "fd00::1"], "has 10.0.0.9", Missing.ADDRESS),
+        ("n1", "web", [], "has no address", Missing.ADDRESS),
+        ("n1", "nobody", ["10.0.0.1", "fd00::9"], "are those of apps/web: check the name", Missing.WORKLOAD),
     ],
 )
-def test_doubt_refuses_and_names_the_culprit(node: str, name: str, addresses: list[str], says: str) -> None:
+def test_doubt_refuses_and_names_the_culprit(
+    node: str, name: str, addresses: list[str], says: str, missing: Missing
+) -> None:
     with pytest.raises(EnrolmentRefused, match=says) as caught:
-        check(mesh.snapshot(WEB), node, PodKey("apps", name), map(parse_ip, addresses), [])
-    assert "\n" not in str(caught.value)
+        judged(mesh.snapshot(WEB), map(parse_ip, addresses), pod=PodKey("apps", name), node=node)
+    assert "\n" not in str(caught.value) and caught.value.missing is missing
+    assert not isinstance(caught.value, NotAnnounced)
+
+
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        ([], "lists no pod apps/web: check the name and its manifest"),
+        ([mesh.workload("web", service_account="web")], "without an address"),
+    ],
+)
+def test_what_the_control_plane_does_not_know_yet_may_come(listed: list[Workload], says: str) -> None:
+    with pytest.raises(NotAnnounced, match=says):
+        judged(mesh.snapshot(*listed), BOTH)
+
+
+def test_addresses_that_are_not_announced_are_closed_and_not_served() -> None:
+    more = [*BOTH, parse_ip("10.0.0.50"), parse_ip("fd00::50")]
+    pod = enrolled_pod(judged(mesh.snapshot(WEB), more), place(*more))
+    assert pod.addresses == tuple(BOTH) and pod.place.addresses == tuple(BOTH)
+    assert list(map(str, pod.closed)) == ["10.0.0.50", "fd00::50"]
 
 
 def test_an_address_belongs_to_one_enrolled_pod_only() -> None:
     other = enrolled_pod(mesh.workload("old", "10.0.0.1"), place(parse_ip("10.0.0.1")))
     with pytest.raises(EnrolmentRefused, match="apps/old is enrolled with an address"):
-        check(mesh.snapshot(WEB), "n1", POD, BOTH, [other])
+        judged(mesh.snapshot(WEB), BOTH, other)
+
+
+def test_a_pod_with_more_addresses_of_a_family_than_can_be_captured_is_refused() -> None:
+    two = mesh.workload("web", "10.0.0.1", "10.0.0.2")
+    with pytest.raises(EnrolmentRefused, match=r"more than one address of a family .*: 10.0.0.1, 10.0.0.2"):
+        judged(mesh.snapshot(two), [parse_ip("10.0.0.1"), parse_ip("10.0.0.2")])
 
 
 def test_a_host_network_pod_is_refused() -> None:
     bare = mesh.workload("web", "10.0.0.1", "fd00::1", host_network=True)
     with pytest.raises(EnrolmentRefused, match="host's network"):
-        check(mesh.snapshot(bare), "n1", POD, BOTH, [])
-
-
-def test_pins_are_recognised_only_when_every_address_is_one_pods_of_this_node() -> None:
-    snapshot = mesh.snapshot(WEB, mesh.workload("far", "10.0.0.2", node="n2"))
-    assert recognise(snapshot, "n1", "", BOTH) == WEB
-    assert recognise(snapshot, "n1", "", [parse_ip("10.0.0.2")]) is None, "another node's"
-    assert recognise(snapshot, "n1", "", [parse_ip("10.0.0.1"), parse_ip("10.0.0.2")]) is None, "two pods'"
-    assert recognise(snapshot, "n1", "", [parse_ip("10.0.0.3")]) is None, "nobody's"
-
-
-def test_a_captured_pod_that_the_mesh_no_longer_agrees_about_is_in_trouble_by_name() -> None:
-    pod = enrolled_pod(WEB, place(*BOTH))
-    assert trouble(mesh.snapshot(WEB), pod) is None
-    for snapshot, missing in (
-        (mesh.snapshot(), Missing.WORKLOAD),
-        (mesh.snapshot(mesh.workload("web", "10.0.0.1", "fd00::1", service_account="x")), Missing.WORKLOAD),
-        (mesh.snapshot(mesh.workload("web", "10.0.0.1", service_account="web")), Missing.ADDRESS),
-    ):
-        found = trouble(snapshot, pod)
-        assert found is not None
-        assert (found.pod, found.missing) == (POD, missing)
+        judged(mesh.snapshot(bare), BOTH)

@@ -1,249 +1,276 @@
-"""Enrolment step by step with a kernel side that can refuse: who is captured, who is told, and in which order."""
+"""What whoever asks for an enrolment is told, and what has changed after each answer."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused
-from agent.enroll.enroller import Enroller
-from agent.enroll.kernel import Applied
+from agent.enroll.enrolled_pod import EnrolmentRefused
+from agent.enroll.enroller import StillWaiting
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import PodKey, Where, Wish
+from agent.enroll.wish import PodKey
+from agent.identity.signer import SigningError
 from agent.model.address import parse_ip
-from agent.model.identity import Identity
 from agent.state.apply import Changes
-from agent.state.store import Store
-from redirect.errors import RedirectError, StepFailed
+from redirect.errors import PodNotFound
+from redirect.host_addresses import Heard, News
 from redirect.locate import Place
 from tests.support import mesh
-
-
-def place(number: int, refusal: str = "") -> Place:
-    return Place(number, f"veth{number}", (parse_ip(f"10.0.0.{number}"),), b"\x02" * 6, (), refusal)
-
-
-class FakeKernel:
-    """Remembers what it was asked to capture; fails for the interfaces in `failing`."""
-
-    def __init__(self) -> None:
-        self.places = {f"veth{number}": place(number) for number in range(1, 10)}
-        self.pins: tuple[Place, ...] = ()
-        self.present = frozenset(range(1, 10))
-        self.captures: list[set[Place]] = []
-        self.failing: set[int] = set()
-
-    @property
-    def last(self) -> set[str]:
-        return {place.ifname for place in self.captures[-1]}
-
-    async def locate(self, where: Where) -> Place:
-        return self.places[where.ifname or ""]
-
-    async def captured(self) -> tuple[Place, ...]:
-        return self.pins
-
-    async def interfaces(self) -> frozenset[int]:
-        return self.present
-
-    async def capture(self, places: Iterable[Place], *, keep_existing: bool) -> Applied:
-        self.captures.append(set(places))
-        failures: list[RedirectError] = [
-            StepFailed(f"{each.ifname}: attach", "no such device", each.ifindex)
-            for each in sorted(self.captures[-1], key=lambda each: each.ifindex)
-            if each.ifindex in self.failing
-        ]
-        return Applied(failures=tuple(failures))
-
-
-class World:
-    def __init__(self, *workloads: Any) -> None:
-        self.kernel = FakeKernel()
-        self.now_s = 1000.0
-        self.store = Store(mesh.snapshot(*workloads))
-        self.events: list[Any] = []
-        self.on_announced: Callable[[], None] = lambda: None
-        self.certify: Callable[[Identity], Awaitable[object]] = self._certified
-        self.enroller = Enroller(
-            "n1",
-            "",
-            self.store,
-            self.kernel,  # type: ignore[arg-type]
-            lambda identity: self.certify(identity),
-            lambda identities: None,
-            lambda pods: self.events.append(("workers", sorted(pod.name for pod in pods))),
-            self._announced,
-            lambda: self.now_s,
-        )
-
-    def _announced(self, pods: Iterable[EnrolledPod]) -> None:
-        self.events.append(("announced", sorted(pod.name for pod in pods)))
-        self.on_announced()
-
-    async def _certified(self, identity: Identity) -> object:
-        self.events.append(("certificate", identity.service_account))
-        return object()
-
-    def run(self, *steps: Callable[[], Awaitable[Any]]) -> list[Any]:
-        async def all_of_them() -> list[Any]:
-            return [await step() for step in steps]
-
-        return asyncio.run(all_of_them())
-
-    def enroll(self, number: int, name: str) -> Callable[[], Awaitable[Any]]:
-        wish = Wish(PodKey("apps", name), Where(ifname=f"veth{number}"))
-        return lambda: self.enroller.enroll(wish, keep_existing=False)
-
-    def pods(self) -> list[str]:
-        return sorted(map(str, self.enroller.pods))
-
-    def troubles(self) -> list[tuple[Missing, str, str]]:
-        return [(each.missing, str(each.pod), str(each)) for each in self.enroller.troubles]
-
+from tests.support.enrolment import World, place, until, where, wish
 
 ONE, TWO = mesh.workload("one", "10.0.0.1", service_account="one"), mesh.workload("two", "10.0.0.2")
+BUSY = SigningError("the CA is busy", is_transient=True)
 
 
-def test_certificate_then_workers_then_kernel_then_the_news() -> None:
-    world = World(ONE)
-    world.run(world.enroller.adopt, world.enroll(1, "one"))
-    kinds = [event[0] for event in world.events if event != ("workers", []) and event != ("announced", [])]
+def test_certificate_then_workers_then_kernel_then_the_news(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    answer = world.enroll(1, "one")
+    assert (answer["identity"], answer["ifname"]) == ("spiffe://cluster.local/ns/apps/sa/one", "veth1")
+    kinds = [kind for kind, row in world.events if row]
     assert kinds == ["certificate", "workers", "workers", "announced"]
-    assert world.kernel.last == {"veth1"}
+    assert world.kernel.last == {"veth1"} and not world.kernel.closed_now
 
 
-def test_nothing_is_let_go_before_the_pods_of_the_pins_are_known() -> None:
-    world = World(ONE)
-    world.kernel.pins = (place(1),)
-    world.run(world.enroller.refresh)
-    assert world.kernel.captures == [], (
-        "netlink news before the first complete state must not apply an empty set"
-    )
+def test_without_a_state_of_the_mesh_nobody_is_taken_in(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.run(world.enroller.take_over)
     with pytest.raises(EnrolmentRefused, match="no complete state"):
-        world.run(world.enroll(1, "one"))
-    assert world.kernel.captures == []
+        world.enroll(1, "one")
+    assert not world.captures.wishes and not any(world.kernel.captures)
 
 
-def test_a_pod_of_the_pins_that_nobody_knows_stays_captured_and_is_taken_up_later() -> None:
-    world = World()
-    world.kernel.pins = (place(1),)
-    world.run(world.enroller.adopt)
-    assert world.kernel.last == {"veth1"}
-    assert world.pods() == [] and [each[0] for each in world.troubles()] == [Missing.POD]
-    world.store.swap(mesh.snapshot(ONE), mesh_change())
+def test_a_ca_that_refuses_for_good_means_no_capture(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.certificates.errors["one"] = SigningError("the CA refuses")
+    with pytest.raises(EnrolmentRefused, match="CA refuses"):
+        world.enroll(1, "one")
+    assert not any(world.kernel.captures) and not world.captures.wishes
+    assert not world.certificates.in_use, "nobody goes on asking"
 
-    async def follow_once() -> None:
-        task = asyncio.ensure_future(world.enroller.follow())
-        announced = asyncio.Event()
-        world.on_announced = announced.set
-        await announced.wait()
-        task.cancel()
 
-    world.store.subscribe(world.enroller.state_changed)
-    world.enroller.state_changed(world.store.current, mesh_change())
-    world.run(follow_once)
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_ca_that_is_away_closes_the_pod_until_it_is_back(tmp_path: Path, is_silent: bool) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    if is_silent:
+        world.certificates.is_ready = False
+    else:
+        world.certificates.errors["one"] = BUSY
+    with pytest.raises(StillWaiting, match="captured and closed: there is no certificate"):
+        world.enroll(1, "one")
+    assert world.kernel.closed_now == {"veth1"} and world.pods() == []
+    assert world.troubles() == [(Missing.CERTIFICATE, "apps/one")]
+    assert [identity.service_account for identity in world.certificates.in_use] == ["one"]
+    world.certificates.errors.clear()
+    world.certificates.is_ready = True
+    world.refresh()
     assert world.pods() == ["apps/one"] and not world.troubles()
 
 
-def mesh_change() -> Changes:
-    return Changes(workloads=frozenset({"x"}))
+def test_a_pod_that_is_not_announced_is_closed_and_served_once_it_is(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
+    with pytest.raises(
+        StillWaiting, match=r"apps/one: captured and closed.*lists no pod apps/one.*`ztun unenroll apps/one`"
+    ):
+        world.enroll(1, "one")
+    assert world.kernel.closed == [1] and world.kernel.closed_now == {"veth1"}
+    assert world.troubles() == [(Missing.WORKLOAD, "apps/one")] and world.announced() == []
+    world.mesh_says(ONE)
+    assert world.certificates.in_use, "asked for as soon as it is known whose"
+    assert world.pods() == ["apps/one"] and world.announced() == ["one"]
+    assert not world.kernel.closed_now
 
 
-def test_no_certificate_means_no_capture() -> None:
-    world = World(ONE)
+def test_whoever_waits_is_answered_when_the_pod_is_served(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
 
-    async def refused(identity: Identity) -> object:
-        raise EnrolmentRefused("the CA refuses")
+    async def scenario() -> str:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=30))
+            following = group.create_task(world.enroller.follow())
+            await until(lambda: bool(world.captures.troubles))
+            world.store.swap(mesh.snapshot(ONE), Changes(workloads=frozenset({"x"})))
+            answer = await asked
+            following.cancel()
+        return str(answer["ifname"])
 
-    world.certify = refused
-    world.run(world.enroller.adopt)
-    with pytest.raises(EnrolmentRefused, match="CA refuses"):
-        world.run(world.enroll(1, "one"))
-    assert not any(world.kernel.captures)
+    assert world.run(scenario) == ["veth1"]
 
 
-def test_a_pod_the_kernel_refuses_is_not_reported_enrolled() -> None:
-    world = World(ONE, TWO)
+def test_un_enrolling_ends_the_wait(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
+
+    async def let_go() -> None:
+        await until(lambda: bool(world.captures.troubles))
+        await world.enroller.unenroll(PodKey("apps", "one"))
+
+    async def scenario() -> None:
+        asked = world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=30)
+        answer, _ = await asyncio.gather(asked, let_go(), return_exceptions=True)
+        assert isinstance(answer, EnrolmentRefused) and "has ended meanwhile" in str(answer)
+
+    world.run(scenario)
+    assert world.kernel.last == set()
+
+
+def test_a_pod_the_kernel_refuses_is_not_enrolled_and_as_open_as_before(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
     world.kernel.failing = {1}
-    world.run(world.enroller.adopt)
     with pytest.raises(EnrolmentRefused, match="apps/one was not captured: veth1: attach"):
-        world.run(world.enroll(1, "one"))
-    assert world.pods() == [] and not world.enroller.wishes
-    assert ("announced", ["one"]) not in world.events
+        world.enroll(1, "one")
+    assert world.pods() == [] and not world.captures.wishes and world.kernel.last == set()
+    assert world.announced() == [] and not world.certificates.in_use
 
 
-def test_another_pods_trouble_neither_fails_this_enrolment_nor_lets_it_go() -> None:
-    world = World(ONE, TWO)
-    world.run(world.enroller.adopt, world.enroll(1, "one"))
+def test_another_pods_trouble_neither_fails_this_enrolment_nor_lets_it_go(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE, TWO)
+    world.start()
+    world.enroll(1, "one")
     world.kernel.failing = {1}
-    world.run(world.enroll(2, "two"))
+    world.enroll(2, "two")
     assert world.pods() == ["apps/one", "apps/two"]
-    assert world.troubles() == [(Missing.CAPTURE, "apps/one", "veth1: attach: no such device")]
+    assert [str(each) for each in world.captures.troubles] == ["pod apps/one: veth1: attach: no such device"]
     world.now_s += 5
-    world.run(world.enroller.refresh)
-    assert [each.since_s for each in world.enroller.troubles] == [1000.0], "since it was first seen"
+    world.refresh()
+    assert [each.since_s for each in world.captures.troubles] == [1000.0], "since it was first seen"
     world.kernel.failing = set()
-    world.run(world.enroller.refresh)
+    world.refresh()
     assert world.troubles() == []
-
-
-def test_a_kernel_that_refuses_at_a_restart_ends_nothing() -> None:
-    world = World(ONE, TWO)
-    world.kernel.pins = (place(1), place(2))
-    world.kernel.failing = {1, 2}
-    world.run(world.enroller.adopt)
-    assert [(missing, pod) for missing, pod, _ in world.troubles()] == [
-        (Missing.CAPTURE, "apps/one"),
-        (Missing.CAPTURE, "apps/two"),
-    ]
-    assert world.pods() == ["apps/one", "apps/two"]
-
-
-def test_a_pod_whose_interface_goes_is_forgotten() -> None:
-    world = World(ONE, TWO)
-    world.run(world.enroller.adopt, world.enroll(1, "one"), world.enroll(2, "two"))
-    world.kernel.present = frozenset({2})
-    world.run(world.enroller.refresh)
-    assert world.pods() == ["apps/two"]
-    assert world.events[-1] == ("announced", ["two"])
-
-
-def test_peers_hear_of_a_leaving_pod_before_it_goes() -> None:
-    world = World(ONE)
-    world.run(world.enroller.adopt, world.enroll(1, "one"))
-    world.events.clear()
-    world.run(lambda: world.enroller.unenroll(PodKey("apps", "one")))
-    assert world.events[0] == ("announced", [])
-    assert world.kernel.captures[-1] == set() and not world.enroller.wishes
-    with pytest.raises(EnrolmentRefused, match="not enrolled here"):
-        world.run(lambda: world.enroller.unenroll(PodKey("apps", "one")))
-
-
-def test_an_interface_that_cannot_be_captured_is_refused_with_its_reason() -> None:
-    world = World(ONE)
-    world.kernel.places["veth1"] = place(1, "it is a macvlan")
-    world.run(world.enroller.adopt)
-    with pytest.raises(EnrolmentRefused, match="it is a macvlan"):
-        world.run(world.enroll(1, "one"))
 
 
 @pytest.mark.parametrize(
     "found",
     [
-        place(1, "it has more than one interface"),
-        dataclasses.replace(place(1), addresses=(parse_ip("10.0.0.9"),)),
+        place(1, refusal="it has more than one interface"),
+        replace(place(1), addresses=(parse_ip("10.0.0.9"),)),
     ],
     ids=["not-capturable", "other-address"],
 )
-def test_a_refused_enrolment_changes_nothing_of_what_is_captured(found: Place) -> None:
-    world = World(ONE)
-    world.run(world.enroller.adopt, world.enroll(1, "one"))
-    world.kernel.places["veth1"] = found
+def test_a_refused_enrolment_changes_nothing_of_what_is_captured(tmp_path: Path, found: Place) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    before = world.captures.wishes
+    kept, world.kernel.places[where(1)] = world.kernel.places[where(1)], found
     with pytest.raises(EnrolmentRefused):
-        world.run(world.enroll(1, "one"))
-    world.run(world.enroller.refresh)
-    assert world.kernel.captures[-1] == {place(1)}
+        world.enroll(1, "one")
+    world.kernel.places[where(1)] = kept
+    world.refresh()
+    assert world.kernel.captures[-1] == {place(1)} and world.captures.wishes == before
+
+
+def test_a_second_wish_that_fails_leaves_the_first(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    before = world.captures.wishes
+    world.kernel.places[where(2)] = replace(place(2), addresses=place(1).addresses)
+    world.kernel.failing = {2}
+    with pytest.raises(EnrolmentRefused, match="veth2: attach"):
+        world.enroll(2, "one")
+    assert world.captures.wishes == before and world.kernel.captures[-1] == {place(1)}
+    assert world.pods() == ["apps/one"]
+
+
+def test_enrolling_again_changes_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    before = (world.captures.wishes, world.captures.pods)
+    world.enroll(1, "one")
+    assert (world.captures.wishes, world.captures.pods) == before
+
+
+def test_a_place_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    with pytest.raises(PodNotFound, match="there is no namespace /run/netns/99"):
+        world.enroll(99, "one")
+    assert not world.captures.wishes
+
+
+def test_open_connections_are_kept_where_asked_also_after_a_wait(tmp_path: Path) -> None:
+    world = World(tmp_path, TWO)
+    world.start()
+    with pytest.raises(StillWaiting):
+        world.enroll(1, "one", keep_existing=True)
+    world.enroll(2, "two")
+    assert not any(world.kernel.kept), "not of a pod that is not served yet, nor of another"
+    world.mesh_says(ONE, TWO)
+    assert [kept for kept in world.kernel.kept if kept] == [{1}]
+    assert world.enroll(1, "one")["notes"] == ["keep 1 open connections of veth1"]
+
+
+def test_an_address_more_than_announced_is_closed_and_said(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.kernel.places[where(1)] = place(1, "10.0.0.1", "10.0.0.77", "fd00::77")
+    answer = world.enroll(1, "one")
+    assert answer["addresses"] == ["10.0.0.1"]
+    assert answer["notes"] == [
+        "10.0.0.77, fd00::77 of its interface is not listed by the control plane: closed, packets from it are dropped"
+    ]
+    assert {place.addresses for place in world.kernel.captures[-1]} == {(parse_ip("10.0.0.1"),)}
+    world.mesh_says(mesh.workload("one", "10.0.0.1", "fd00::77", service_account="one"))
+    (captured,) = world.kernel.captures[-1]
+    assert set(map(str, captured.addresses)) == {"10.0.0.1", "fd00::77"}
+
+
+def test_a_wish_that_cannot_be_written_down_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    (tmp_path / "wishes.draft").mkdir()
+    with pytest.raises(EnrolmentRefused, match="cannot be written down"):
+        world.enroll(1, "one")
+    assert not world.captures.wishes and not any(world.kernel.captures)
+
+
+def test_peers_hear_of_a_leaving_pod_before_it_goes(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    world.events.clear()
+    captures = len(world.kernel.captures)
+    world.unenroll("one")
+    assert world.events[0] == ("announced", []) and len(world.kernel.captures) == captures + 1
+    assert world.kernel.captures[-1] == set() and not world.captures.wishes and not world.file.load()
+    assert not world.certificates.in_use
+    with pytest.raises(EnrolmentRefused, match="not enrolled here"):
+        world.unenroll("one")
+
+
+def test_a_wish_ends_also_when_its_pod_is_away(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    del world.kernel.places[where(1)]
+    world.kernel.present.discard(1)
+    world.refresh()
+    world.unenroll("one")
+    assert not world.captures.wishes and not world.file.load() and not world.troubles()
+
+
+def test_news_of_the_kernel_lead_to_a_turn(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    world.kernel.present.discard(1)
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(world.enroller.follow())
+            world.enroller.hear(Heard(frozenset({News.LINKS})))
+            await until(lambda: not world.captures.pods)
+            following.cancel()
+
+    world.run(scenario)
+    assert world.troubles() == [(Missing.INTERFACE, "apps/one")]

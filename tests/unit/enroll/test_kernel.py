@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,14 +29,14 @@ class FakeRedirection:
     """What was asked of it, and by which threads. Raises `error` where one is set."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Desired, bool]] = []
+        self.asked: list[tuple[Desired, Collection[int]]] = []
         self.threads: set[int] = set()
         self.error: Exception | None = None
         self.pins: tuple[Place, ...] = ()
         self.close_error: Exception | None = None
         self.is_closed = False
 
-    def apply(self, desired: Desired, *, keep_existing: bool) -> list[str]:
+    def apply(self, desired: Desired, *, keep_existing: Collection[int]) -> list[str]:
         self.asked.append((desired, keep_existing))
         self.threads.add(threading.get_ident())
         if self.error:
@@ -65,17 +65,17 @@ def run(redirection: FakeRedirection, *works: Callable[[KernelSide], Awaitable[T
         kernel.close()
 
 
-def capture(redirection: FakeRedirection, *places: Place, keep_existing: bool = False) -> Applied:
+def capture(redirection: FakeRedirection, *places: Place, keep_existing: Collection[int] = ()) -> Applied:
     return run(redirection, lambda kernel: kernel.capture(places, keep_existing=keep_existing))[0]
 
 
 def test_exactly_the_places_of_the_call_are_desired_and_the_nodes_addresses_read_anew() -> None:
     redirection = FakeRedirection()
-    capture(redirection, TWO, ONE, keep_existing=True)
+    capture(redirection, TWO, ONE, keep_existing={1})
     pods = tuple(DesiredPod(each.ifindex, each.ifname, each.addresses, MAC, (HOP,)) for each in (ONE, TWO))
-    assert redirection.asked == [(Desired(pods, host_addresses.local()), True)]
+    assert redirection.asked == [(Desired(pods, host_addresses.local()), {1})]
     capture(redirection, TWO)
-    assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), False), "nothing is remembered"
+    assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), ()), "nothing is remembered"
 
 
 def test_only_what_people_asked_about_is_noted() -> None:
@@ -123,7 +123,7 @@ def test_there_is_one_writer() -> None:
     redirection.threads.clear()
 
     async def both(kernel: KernelSide) -> None:
-        await asyncio.gather(*(kernel.capture([ONE], keep_existing=False) for _ in range(8)))
+        await asyncio.gather(*(kernel.capture([ONE]) for _ in range(8)))
 
     run(redirection, both)
     assert len(redirection.threads) == 1
@@ -140,7 +140,8 @@ def test_what_cannot_be_left_to_the_pins_is_told_at_the_end(caplog: pytest.LogCa
 
 def test_a_place_that_cannot_be_captured_says_why(tmp_path: Path) -> None:
     def locate(path: Path) -> Place:
-        return run(FakeRedirection(), lambda kernel: kernel.locate(Where(netns=str(path))))[0]
+        ((_, found),) = run(FakeRedirection(), lambda kernel: kernel.locate(Where(netns=str(path))))
+        return found
 
     assert "hostNetwork" in locate(Path("/proc/self/ns/net")).refusal
     with pytest.raises(PodNotFound, match="no such file"):

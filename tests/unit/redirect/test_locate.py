@@ -60,6 +60,15 @@ def test_interfaces_without_an_address_do_not_count() -> None:
     assert not judge(replace(GOOD, inside=(LO, ETH0, tunnel))).refusal
 
 
+def test_every_address_of_the_interface_is_its_pods_to_tell() -> None:
+    """Which of them are the pod's is for the mesh to say."""
+    place = judge(inside(addresses=(V4, ip_address("10.0.0.2"), V6)))
+    assert (place.addresses, [hop.version for hop in place.hops]) == (
+        (V4, ip_address("10.0.0.2"), V6),
+        [4, 6],
+    )
+
+
 def test_an_ingress_qdisc_is_no_obstacle_where_tcx_is() -> None:
     assert not judge(replace(GOOD, ingress_qdiscs=frozenset({9}))).refusal
 
@@ -71,7 +80,6 @@ REFUSALS = {
         replace(GOOD, inside=(ETH0, replace(ETH0, ifindex=3, ifname="net1"))),
         "more than one interface (eth0, net1)",
     ),
-    "two addresses of a family": (inside(addresses=(V4, ip_address("10.0.0.2"))), "more than one address"),
     "netkit": (inside(kind="netkit"), "of kind netkit, not a veth"),
     "ipvlan": (inside(kind="ipvlan"), "of kind ipvlan, not a veth"),
     "macvlan": (inside(kind="macvlan"), "of kind macvlan, not a veth"),

@@ -1,0 +1,321 @@
+"""What is captured for the wishes, and turn by turn what should be: look, judge, apply.
+
+The one writer of the kernel side; whoever calls `turn` sees to it that there is one at a time. What was captured for
+a wish stays captured, and closed, until the wish ends or its interface goes: `held` has every such interface, served
+or not. Workers know of a pod before the kernel captures it, the control plane after.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from agent.enroll.enrolled_pod import EnrolledPod
+from agent.enroll.held import HeldInterfaces
+from agent.enroll.history import History
+from agent.enroll.judgement import Judge, Judgement
+from agent.enroll.kernel import KernelSide
+from agent.enroll.news import News
+from agent.enroll.sighting import Found, Sighting
+from agent.enroll.trouble import Missing, Trouble, dated
+from agent.enroll.wish import Binding, PodKey, Wish
+from agent.enroll.wish_file import WishFile
+from agent.model.identity import Identity
+from agent.state.store import Store
+from redirect.errors import RedirectError
+from redirect.locate import Place
+
+log = logging.getLogger(__name__)
+
+
+class Certificates(Protocol):
+    """The certificates of this node."""
+
+    def get(self, identity: Identity) -> object | None: ...
+
+    def set_in_use(self, identities: Iterable[Identity]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One pod's wish and what was captured, at one moment."""
+
+    pod: PodKey
+    wish: Wish | None
+    held: frozenset[int]
+
+
+class Captures:
+    """The wishes of this node and what came of them."""
+
+    def __init__(
+        self,
+        node: str,
+        network: str,
+        store: Store,
+        kernel: KernelSide,
+        file: WishFile,
+        certificates: Certificates,
+        tell_workers: Callable[[Iterable[EnrolledPod]], None],
+        announce: Callable[[Iterable[PodKey]], None],
+        wall: Callable[[], float],
+    ) -> None:
+        self._node = node
+        self._network = network
+        self._store = store
+        self._kernel = kernel
+        self._file = file
+        self._certificates = certificates
+        self._tell_workers = tell_workers
+        self._announce = announce
+        self._wall = wall
+        self._sightings: Mapping[PodKey, Sighting] = {}
+        self._held = HeldInterfaces()
+        self._applied: frozenset[Place] | None = None
+        self._announced: frozenset[PodKey] | None = None
+        self._failures: tuple[RedirectError, ...] = ()
+        self._record_error = ""
+        self._expected: list[Identity] = []
+        self.knows_mesh = False
+        """Whether the first complete state is there: before it, what is captured stays as it is."""
+        self.wishes: Mapping[PodKey, Wish] = {}
+        self.pods: Mapping[PodKey, EnrolledPod] = {}
+        """Those that are captured and served."""
+        self.waiting: tuple[Trouble, ...] = ()
+        """Everything that keeps wished or captured pods from being served."""
+        self.notes: dict[PodKey, tuple[str, ...]] = {}
+        """What people should know about the open connections of pods that were served for the first time."""
+        self.history = History(wall)
+
+    @property
+    def troubles(self) -> tuple[Trouble, ...]:
+        """What somebody should look at."""
+        return tuple(trouble for trouble in self.waiting if not trouble.is_expected)
+
+    @property
+    def unrecognised(self) -> tuple[Place, ...]:
+        """Captured before a restart, but no wish says for whom: closed."""
+        return self._held.unowned
+
+    @property
+    def namespaces(self) -> frozenset[int]:
+        """The numbers by which the node knows the namespaces of wished pods."""
+        places = (seen.place for seen in self._sightings.values())
+        return frozenset(place.nsid for place in places if place is not None and place.nsid is not None)
+
+    async def load(self) -> None:
+        """Read the wishes, and what the pins say is captured. Raises OSError."""
+        self.wishes = self._file.load()
+        self._held = HeldInterfaces.of_pins(await self._kernel.captured())
+
+    def wish(self, wish: Wish) -> None:
+        """Add a wish, or put it in the place of the pod's former one. Raises OSError; then nothing changed."""
+        before = self.wishes.get(wish.pod)
+        if before is not None and before.where == wish.where:
+            wish = replace(before, wanted_by=wish.wanted_by)
+        elif before is not None:
+            wish = replace(wish, namespace=None, bound=before.bound)
+        self._write({**self.wishes, wish.pod: wish})
+        self._sightings = {key: seen for key, seen in self._sightings.items() if key != wish.pod}
+
+    def unwish(self, key: PodKey) -> None:
+        """End a wish and let go what is captured for it, with the next turn. Peers hear of it at once."""
+        self._tell_control_plane(self._reachable() - {key})
+        self._held = self._held.without(key)
+        self._sightings = {each: seen for each, seen in self._sightings.items() if each != key}
+        self._write_or_note({each: wish for each, wish in self.wishes.items() if each != key})
+
+    def mark(self, key: PodKey) -> Mark:
+        """How things are, for `take_back`."""
+        return Mark(key, self.wishes.get(key), self._held.indexes)
+
+    def take_back(self, mark: Mark) -> None:
+        """The pod's wish as it was before; interfaces that were captured since are let go with the next turn."""
+        if mark.wish is None:
+            self.unwish(mark.pod)
+            return
+        self._held = self._held.only(mark.held)
+        self._sightings = {each: seen for each, seen in self._sightings.items() if each != mark.pod}
+        self._write_or_note({**self.wishes, mark.pod: mark.wish})
+
+    def has(self, key: PodKey) -> bool:
+        """Whether there is a wish for the pod, or anything captured for it."""
+        return key in self.wishes or bool(self._held.of(key))
+
+    def failures_of(self, key: PodKey) -> list[RedirectError]:
+        """What of the last turn the kernel refused for this pod, or for the whole node."""
+        mine = self._held.of(key)
+        return [failure for failure in self._failures if failure.ifindex is None or failure.ifindex in mine]
+
+    @contextmanager
+    def expecting(self, identity: Identity | None) -> Iterator[None]:
+        """The identity of a pod that is about to be wished for is in use as well."""
+        if identity is None:
+            yield
+            return
+        self._expected.append(identity)
+        self._use(self._judge())
+        try:
+            yield
+        finally:
+            self._expected.remove(identity)
+            self._use(self._judge())
+
+    def judge_anew(self) -> None:
+        """What is wrong by the mesh state as it is now; what is captured changes with the next turn."""
+        if self.knows_mesh:
+            self._note_troubles(self._judge())
+
+    async def turn(self, news: News, keep_existing: Collection[PodKey] = ()) -> None:
+        """Look, judge, apply.
+
+        `keep_existing`: pods whose open connections go on when they are served for the first time.
+        """
+        try:
+            found = await self._kernel.search(
+                self.wishes, self._sightings, self._held.indexes, news.doubted, news.told_s
+            )
+        except OSError as error:
+            self._failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
+            self._note_troubles(self._judge())
+            return
+        self._sightings = found.sightings
+        self._hold(found)
+        self._end_those_of_processes()
+        if not self.knows_mesh:
+            await self._capture(Judgement({}, frozenset(), ()), news, found.failures, ())
+            return
+        judgement = self._judge()
+        self._use(judgement)
+        await self._serve(judgement, news, found.failures, keep_existing)
+        self._record_bindings()
+        self._tell_control_plane(self._reachable())
+        self._note_troubles(judgement)
+
+    # -- look
+
+    def _hold(self, found: Found) -> None:
+        for key, ifname in self._held.gone(found.present):
+            self.history.note(key, f"interface {ifname} of pod {key} is gone", logging.WARNING)
+        self._held = self._held.seen(found.sightings, found.present)
+        for closure in found.closed:
+            wish = self.wishes[closure.pod]
+            if wish.namespace is not None:
+                self.history.note(closure.pod, str(closure), logging.WARNING)
+
+    def _end_those_of_processes(self) -> None:
+        for key, seen in self._sightings.items():
+            if seen.missing is Missing.PROCESS and not self._held.of(key):
+                self.history.note(key, f"the wish for pod {key} ends: {seen.text}")
+                self._write_or_note({each: wish for each, wish in self.wishes.items() if each != key})
+        self._sightings = {key: seen for key, seen in self._sightings.items() if key in self.wishes}
+
+    # -- judge
+
+    def _judge(self) -> Judgement:
+        judge = Judge(
+            self._store.current,
+            self._node,
+            self._network,
+            lambda identity: self._certificates.get(identity) is not None,
+            self.pods,
+        )
+        return judge.judge(self.wishes, self._sightings)
+
+    def _use(self, judgement: Judgement) -> None:
+        self._certificates.set_in_use(judgement.identities.union(self._expected))
+
+    def _note_troubles(self, judgement: Judgement) -> None:
+        self.waiting = dated(self._troubles(judgement), self.waiting, self._wall())
+
+    def _troubles(self, judgement: Judgement) -> Iterator[Trouble]:
+        yield from judgement.troubles
+        for place in self.unrecognised:
+            text = f"{place.ifname} is captured, but no wish says for which pod: closed"
+            remedy = f"enrol its pod again (`ztun enroll NAMESPACE/NAME --ifname {place.ifname}`)"
+            yield Trouble(Missing.POD, text, ifname=place.ifname, remedy=remedy)
+        for failure in self._failures:
+            held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
+            key, ifname = (held.pod, held.place.ifname) if held else (None, "")
+            yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
+        if self._record_error:
+            yield Trouble(Missing.RECORD, self._record_error)
+
+    # -- apply
+
+    async def _serve(
+        self,
+        judgement: Judgement,
+        news: News,
+        failures: tuple[RedirectError, ...],
+        keep_existing: Collection[PodKey],
+    ) -> None:
+        """Have exactly these pods captured and served, with the workers knowing them before they are."""
+        if judgement.pods != self.pods:
+            self._tell_workers({**self.pods, **judgement.pods}.values())
+        fresh = [pod for key, pod in judgement.pods.items() if key in keep_existing and key not in self.pods]
+        notes = await self._capture(judgement, news, failures, [pod.place.ifindex for pod in fresh])
+        self.notes.update((pod.key, notes) for pod in fresh)
+        for key in sorted(judgement.pods.keys() - self.pods.keys()):
+            pod = judgement.pods[key]
+            self.history.note(key, f"pod {key} is captured on {pod.ifname} and served as {pod.identity}")
+        if judgement.pods != self.pods:
+            self.pods = judgement.pods
+            self._tell_workers(self.pods.values())
+
+    async def _capture(
+        self,
+        judgement: Judgement,
+        news: News,
+        failures: tuple[RedirectError, ...],
+        keep_existing: Collection[int],
+    ) -> tuple[str, ...]:
+        places = frozenset(self._held.places(pod.place for pod in judgement.pods.values()))
+        if places == self._applied and not news.is_of_node and not self._failures and not failures:
+            return ()
+        applied = await self._kernel.capture(places, keep_existing=keep_existing)
+        # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
+        self._applied, self._failures = places, applied.failures
+        for failure in applied.failures:
+            log.error("the kernel side is not as it should be: %s", failure)
+        return applied.notes
+
+    # -- what outlives it
+
+    def _record_bindings(self) -> None:
+        """Who was found where, for the agent after this one."""
+        wishes = dict(self.wishes)
+        for key, wish in self.wishes.items():
+            seen, pod = self._sightings.get(key), self.pods.get(key)
+            namespace = seen.place.namespace if seen is not None and seen.place is not None else None
+            if namespace is not None:
+                wishes[key] = wish = replace(wish, namespace=namespace)
+            if pod is not None and pod.place.namespace is not None:
+                bound = Binding(pod.place.namespace, pod.service_account, pod.trust_domain)
+                wishes[key] = replace(wish, bound=bound)
+        if wishes != self.wishes or self._record_error:
+            self._write_or_note(wishes)
+
+    def _write(self, wishes: Mapping[PodKey, Wish]) -> None:
+        self._file.save(wishes.values())
+        self.wishes, self._record_error = wishes, ""
+
+    def _write_or_note(self, wishes: Mapping[PodKey, Wish]) -> None:
+        try:
+            self._write(wishes)
+        except OSError as error:
+            self.wishes = wishes
+            self._record_error = f"wishes cannot be kept for the next agent: {error}"
+            log.error("%s", self._record_error)
+
+    def _reachable(self) -> frozenset[PodKey]:
+        """Pods that peers reach by HBONE. One that is away for a while stays one: nobody shall try it in clear."""
+        return frozenset(self.pods) | {key for key, wish in self.wishes.items() if wish.bound is not None}
+
+    def _tell_control_plane(self, reachable: frozenset[PodKey]) -> None:
+        if reachable != self._announced:
+            self._announced = reachable
+            self._announce(sorted(reachable))

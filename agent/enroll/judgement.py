@@ -1,0 +1,151 @@
+"""What is to be served, and what is wrong: pure, from wishes, what was found of them, and the mesh state.
+
+A wish whose pod was found is served when the control plane lists that pod here with the addresses that it has, and
+its identity has a certificate. In a namespace where a pod was served before it stays that pod: nobody else may speak
+for it there, and a control plane that no longer agrees closes it instead of renaming it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enrolled_pod
+from agent.enroll.sighting import Sighting
+from agent.enroll.trouble import Missing, Trouble
+from agent.enroll.wish import Binding, PodKey, Wish
+from agent.model.identity import Identity
+from agent.state.snapshot import Snapshot
+from redirect.locate import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """`identities` are those that certificates are needed for, those of pods that wait among them."""
+
+    pods: Mapping[PodKey, EnrolledPod]
+    identities: frozenset[Identity]
+    troubles: tuple[Trouble, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    pod: EnrolledPod | None = None
+    identity: Identity | None = None
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """`current`: the pods that are served now."""
+
+    snapshot: Snapshot
+    node: str
+    network: str
+    is_certified: Callable[[Identity], bool]
+    current: Mapping[PodKey, EnrolledPod]
+
+    def judge(self, wishes: Mapping[PodKey, Wish], sightings: Mapping[PodKey, Sighting]) -> Judgement:
+        """Every wish that was looked for."""
+        pods: dict[PodKey, EnrolledPod] = {}
+        identities: set[Identity] = set()
+        troubles: list[Trouble] = []
+        # Those that are served first: a newcomer does not take an address from one of them.
+        for key in sorted(wishes.keys() & sightings.keys(), key=lambda key: (key not in self.current, key)):
+            verdict = self._wish(wishes[key], sightings[key], pods)
+            if verdict.pod is not None:
+                pods[key] = verdict.pod
+            if verdict.identity is not None:
+                identities.add(verdict.identity)
+            if verdict.trouble is not None:
+                troubles.append(verdict.trouble)
+        return Judgement(pods, frozenset(identities), tuple(troubles))
+
+    def _wish(self, wish: Wish, sighting: Sighting, pods: Mapping[PodKey, EnrolledPod]) -> _Verdict:
+        place = sighting.place
+        if place is None or place.refusal:
+            return self._not_there(wish, sighting)
+        if wish.bound is not None and wish.bound.namespace == place.namespace:
+            verdict = self._again(wish.pod, wish.bound, place)
+        else:
+            verdict = self._first_time(wish.pod, place, pods)
+        if verdict.pod is not None:
+            for other in pods.values():
+                if set(other.addresses) & set(verdict.pod.addresses):
+                    text = f"pod {other.key} is enrolled with an address of it: un-enrol one of them"
+                    return _Verdict(None, verdict.identity, _closed(wish.pod, place, Missing.ADDRESS, text))
+        return verdict
+
+    def _not_there(self, wish: Wish, sighting: Sighting) -> _Verdict:
+        bound = wish.bound
+        account = bound.service_account if bound is not None else ""
+        listed = self.snapshot.local_workload(wish.pod.namespace, wish.pod.name, account)
+        identity = Identity(listed.trust_domain, listed.namespace, listed.service_account) if listed else None
+        current = self.current.get(wish.pod)
+        if current is not None and current.place.ifindex in sighting.ends:
+            text = f"no longer as it was enrolled: {sighting.text}"
+            return _Verdict(current, identity, Trouble(_missing(sighting), text, wish.pod, current.ifname))
+        state = "captured and closed" if sighting.ends else "not there"
+        return _Verdict(
+            None,
+            identity,
+            Trouble(
+                _missing(sighting),
+                f"{state}: {sighting.text}",
+                wish.pod,
+                remedy=f"it is captured as soon as that ends; `ztun unenroll {wish.pod}` ends the wish",
+                is_expected=not sighting.ends and not any(self._listed_here(wish.pod)),
+            ),
+        )
+
+    def _listed_here(self, key: PodKey) -> Iterator[object]:
+        workloads = self.snapshot.workloads_named(key.namespace, key.name)
+        return (w for w in workloads if not self.node or w.node == self.node)
+
+    def _again(self, key: PodKey, bound: Binding, place: Place) -> _Verdict:
+        """The pod of a namespace that it was served in before."""
+        current = self.current.get(key)
+        if current is not None and current.place.ifindex != place.ifindex:
+            current = None
+        workload = self.snapshot.local_workload(key.namespace, key.name, bound.service_account)
+        if workload is None:
+            text = (
+                f"enrolled, but the control plane no longer lists it here with account {bound.service_account}: "
+                "closed"
+            )
+            trouble = Trouble(Missing.WORKLOAD, text, key, place.ifname)
+            return _Verdict(current, current.identity if current else None, trouble)
+        pod = enrolled_pod(workload, place)
+        if not pod.addresses:
+            listed = ", ".join(map(str, workload.addresses)) or "none"
+            text = (
+                f"enrolled, but none of its addresses ({', '.join(map(str, place.addresses))}) is one "
+                f"that the control plane lists ({listed}): closed"
+            )
+            return _Verdict(current, pod.identity, Trouble(Missing.ADDRESS, text, key, place.ifname))
+        return _Verdict(pod, pod.identity)
+
+    def _first_time(self, key: PodKey, place: Place, pods: Mapping[PodKey, EnrolledPod]) -> _Verdict:
+        try:
+            workload = check(self.snapshot, self.node, self.network, key, place.addresses, pods.values())
+        except EnrolmentRefused as refusal:
+            return _Verdict(trouble=_closed(key, place, refusal.missing, str(refusal)))
+        pod = enrolled_pod(workload, place)
+        if not self.is_certified(pod.identity):
+            text = f"there is no certificate for {pod.identity} yet"
+            return _Verdict(None, pod.identity, _closed(key, place, Missing.CERTIFICATE, text))
+        return _Verdict(pod, pod.identity)
+
+
+def _closed(key: PodKey, place: Place, missing: Missing, reason: str) -> Trouble:
+    return Trouble(
+        missing,
+        f"captured and closed: {reason}",
+        key,
+        place.ifname,
+        f"it is served as soon as that ends; `ztun unenroll {key}` lets it go",
+    )
+
+
+def _missing(sighting: Sighting) -> Missing:
+    return sighting.missing if sighting.missing is not None else Missing.INTERFACE

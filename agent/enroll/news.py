@@ -1,0 +1,96 @@
+"""Collects what is heard between turns: of the node's links, of pods' namespaces, of the mesh.
+
+Bursts melt into one piece of news that is as old as its first part. Applying everything anew is spaced wider than
+looking: a look is cheap, and it closes what must not stay open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from redirect.host_addresses import Heard
+
+APPLY_SPACING_S = 0.5
+REST_SHARE = 3.0
+"""Turns take a quarter of the time at most, however much is heard: each owes three times its length of rest."""
+CREDIT_S = 1.0
+"""So much rest may be owed before it is taken: a handful of turns in a row is not slowed down."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a turn follows. `told_s`: when the first of it was heard (time.monotonic), None: nothing was.
+
+    `doubted`: numbers of namespaces in which something changed. `is_of_node`: links, addresses or filters of the node
+    did, so that everything is to be applied again, also where nothing seems to differ.
+    """
+
+    told_s: float | None = None
+    doubted: frozenset[int] = frozenset()
+    is_of_node: bool = True
+
+
+class NewsDesk:
+    """What was heard since the last turn."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._wake = asyncio.Event()
+        self._told_s: float | None = None
+        self._elsewhere: set[int] = set()
+        self._is_lossy = False
+        self._is_of_node = False
+        self._applied_s = float("-inf")
+        self._owed_s = 0.0
+        self._turned_s = monotonic()
+
+    def hear(self, heard: Heard, namespaces: Collection[int]) -> None:
+        """Of the kernel. `namespaces`: the numbers of those in which news count."""
+        concerned = heard.elsewhere.intersection(namespaces)
+        if not concerned and not heard.news:
+            return
+        if self._told_s is None:
+            self._told_s = self._monotonic()
+        self._elsewhere |= concerned
+        self._is_of_node |= bool(heard.news)
+        self._is_lossy |= heard.is_lossy
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something else changed: mesh state, certificates."""
+        self._wake.set()
+
+    async def wait(self, patience_s: float | None) -> None:
+        """Until something is heard, or for so long."""
+        if self._is_of_node:
+            left_s = max(0.0, self._applied_s + APPLY_SPACING_S - self._monotonic())
+            patience_s = left_s if patience_s is None else min(patience_s, left_s)
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def take(self, namespaces: Collection[int], *, is_asked: bool = False) -> News:
+        """All of it, for a turn. `is_asked`: somebody waits for the turn, so everything is applied in it."""
+        now_s = self._monotonic()
+        is_due = is_asked or (self._is_of_node and now_s - self._applied_s >= APPLY_SPACING_S)
+        doubted = frozenset(namespaces) if self._is_lossy else frozenset(self._elsewhere)
+        news = News(self._told_s, doubted, is_due)
+        if is_due:
+            self._applied_s = now_s
+            self._is_of_node = False
+        self._told_s, self._is_lossy = None, False
+        self._elsewhere.clear()
+        self._wake.clear()
+        return news
+
+    def pause_s(self, took_s: float) -> float:
+        """How long to rest after a turn that took so long."""
+        now_s = self._monotonic()
+        rested_s = max(0.0, now_s - self._turned_s - took_s)
+        self._owed_s = max(0.0, self._owed_s - rested_s) + took_s * REST_SHARE
+        self._turned_s = now_s
+        return max(0.0, self._owed_s - CREDIT_S)

@@ -1,0 +1,237 @@
+"""Looks for wished pods on this node, and closes what leads to them before it asks anything else.
+
+Blocking; runs in the thread of the kernel side. One listing of the node's links says whether everything is where it
+was: only pods of which something changed are looked at again. An interface that leads into the namespace of a wished
+pod is closed at first sight, without addresses: whether it is the pod's is judged afterwards. Remembers nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from agent.enroll.sighting import Closure, Found, Sighting
+from agent.enroll.trouble import Missing
+from agent.enroll.wish import PodKey, Where, Wish
+from redirect import locate, netns, rtnetlink
+from redirect.errors import PodNotFound, RedirectError, StepsFailed
+from redirect.netns import NamespaceId
+from redirect.reconcile import Redirection
+from redirect.rtnetlink import LinkRow
+
+_STARTED_FIELD = 19
+"""Field 22 of /proc/PID/stat, counted from the third: the second may hold blanks."""
+
+
+def search(
+    redirection: Redirection,
+    wishes: Mapping[PodKey, Wish],
+    known: Mapping[PodKey, Sighting],
+    captured: Collection[int],
+    doubted: Collection[int] = (),
+    told_s: float | None = None,
+) -> Found:
+    """Look for every wished pod. Raises OSError when the links cannot be listed.
+
+    `known`: what was found the last time; `captured`: interfaces that are closed already; `doubted`: numbers of
+    namespaces in which something changed; `told_s`: when the news came that this follows (time.monotonic).
+    """
+    links = rtnetlink.links()
+    ends = _ends(links)
+    sightings: dict[PodKey, Sighting] = {}
+    new: dict[int, tuple[PodKey, LinkRow]] = {}
+    with ExitStack() as paths:
+        found: dict[PodKey, tuple[Path, int | None]] = {}
+        for key, wish in wishes.items():
+            last = known.get(key)
+            if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted):
+                sightings[key] = last
+                continue
+            try:
+                path = paths.enter_context(_namespace_of(wish, links))
+                nsid = rtnetlink.nsid(path)
+                if wish.where.pid is not None and nsid not in ends and not _runs(wish.where):
+                    raise PodNotFound(f"process {wish.where.pid} has ended, and its interface is gone")
+            except (PodNotFound, OSError) as error:
+                sightings[key] = Sighting(missing=_missing(wish.where), text=str(error))
+                continue
+            found[key] = path, nsid
+            for row in ends.get(nsid, ()):
+                if row.ifindex not in captured:
+                    new[row.ifindex] = key, row
+        closed, failures = _close(redirection, new, told_s)
+        for key, (path, nsid) in found.items():
+            sightings[key] = _look_at(path, frozenset(row.ifindex for row in ends.get(nsid, ())))
+    return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures)
+
+
+def pinned_down(where: Where) -> Where:
+    """The same, with the process told from later ones of that pid. Raises PodNotFound."""
+    parts = Path(where.netns).parts if where.netns is not None else ()
+    if len(parts) == 5 and parts[:2] == ("/", "proc") and parts[2].isdigit() and parts[3:] == ("ns", "net"):
+        # Such a path leads elsewhere when the pid is used again.
+        where = Where(pid=int(parts[2]))
+    if where.pid is None:
+        return where
+    started = _started(where.pid)
+    if started is None:
+        raise PodNotFound(f"there is no process {where.pid} (no such process)")
+    return replace(where, started=started)
+
+
+def _ends(links: Mapping[int, LinkRow]) -> dict[int | None, list[LinkRow]]:
+    """Host ends of veths by the namespace they lead into."""
+    found: dict[int | None, list[LinkRow]] = {}
+    for row in links.values():
+        if row.kind == "veth" and row.peer_nsid is not None:
+            found.setdefault(row.peer_nsid, []).append(row)
+    return found
+
+
+def _is_as_it_was(
+    last: Sighting,
+    where: Where,
+    links: Mapping[int, LinkRow],
+    ends: Mapping[int | None, list[LinkRow]],
+    doubted: Collection[int],
+) -> bool:
+    place = last.place
+    if place is None or place.refusal or place.nsid is None or place.nsid in doubted:
+        return False
+    row = links.get(place.ifindex)
+    if row is None or (row.ifname, row.peer_nsid) != (place.ifname, place.nsid):
+        return False
+    if frozenset(each.ifindex for each in ends[place.nsid]) != last.ends:
+        return False
+    return where.netns is None or _leads_nowhere_else(where.netns, place.namespace)
+
+
+def _leads_nowhere_else(path: str, namespace: NamespaceId | None) -> bool:
+    """A path that was unmounted leaves the namespace as it is: its processes and its interface are still there."""
+    try:
+        found, own = Path(path).stat(), netns.OWN.stat()
+    except OSError:
+        return True
+    # Before a namespace is mounted there is a plain file, on another device than namespaces are.
+    return found.st_dev != own.st_dev or (namespace is not None and found.st_ino == namespace.inode)
+
+
+@contextmanager
+def _namespace_of(wish: Wish, links: Mapping[int, LinkRow]) -> Iterator[Path]:
+    """A path to the pod's namespace that stays the same one. Raises PodNotFound."""
+    where = wish.where
+    if where.netns is not None:
+        with locate.held(Path(where.netns)) as path:
+            yield path
+    elif where.pid is not None:
+        with locate.held(_of_process(where, wish.namespace)) as path:
+            # The pid may have been given to another process between the look and the open.
+            if not _runs(where) and _id_of(path) != wish.namespace:
+                raise PodNotFound(f"process {where.pid} has ended")
+            yield path
+    else:
+        with locate.held(_behind(str(where.ifname), wish.namespace, links)) as path:
+            yield path
+
+
+def _of_process(where: Where, namespace: NamespaceId | None) -> Path:
+    if _runs(where):
+        return Path(f"/proc/{where.pid}/ns/net")
+    path = _path_to(namespace)
+    if path is None:
+        raise PodNotFound(f"process {where.pid} has ended, and its namespace with it")
+    return path
+
+
+def _behind(ifname: str, namespace: NamespaceId | None, links: Mapping[int, LinkRow]) -> Path:
+    row = next((row for row in links.values() if row.ifname == ifname), None)
+    if row is None:
+        raise PodNotFound(f"this node has no interface {ifname}")
+    path = locate.namespace_behind(row.ifindex)
+    if path is None:
+        raise PodNotFound(f"the namespace behind interface {ifname} has neither a name nor a process")
+    if namespace is not None and _id_of(path) != namespace and _path_to(namespace) is not None:
+        raise PodNotFound(f"interface {ifname} now leads into another namespace than that of the pod")
+    return path
+
+
+def _path_to(namespace: NamespaceId | None) -> Path | None:
+    if namespace is None:
+        return None
+    for path in locate.namespaces():
+        try:
+            if netns.inode(path) == namespace.inode and _id_of(path) == namespace:
+                return path
+        except OSError:
+            continue  # the process ended meanwhile
+    return None
+
+
+def _id_of(path: Path) -> NamespaceId:
+    with netns.entered(path):
+        return netns.own_id()
+
+
+def _look_at(path: Path, ends: frozenset[int]) -> Sighting:
+    try:
+        place = locate.locate(netns=path)
+    except (PodNotFound, OSError) as error:
+        return Sighting(ends=ends, missing=Missing.NAMESPACE, text=f"its namespace cannot be read: {error}")
+    if place.refusal:
+        return Sighting(place, ends, Missing.INTERFACE, place.refusal)
+    return Sighting(place, ends | {place.ifindex})
+
+
+def _close(
+    redirection: Redirection, new: Mapping[int, tuple[PodKey, LinkRow]], told_s: float | None
+) -> tuple[tuple[Closure, ...], tuple[RedirectError, ...]]:
+    if not new:
+        return (), ()
+    before = {ifindex: rtnetlink.link(ifindex) for ifindex in new}
+    failures: tuple[RedirectError, ...] = ()
+    try:
+        redirection.close_off({ifindex: row.ifname for ifindex, (_, row) in new.items()})
+    except RedirectError as error:
+        failures = failures_of(error)
+    closed_s = time.monotonic()
+    failed = {failure.ifindex for failure in failures}
+    closed = []
+    for ifindex, (key, row) in new.items():
+        now, then = rtnetlink.link(ifindex), before[ifindex]
+        if ifindex in failed or now is None:
+            continue
+        open_s = 0.0 if not now.is_up else None if told_s is None else closed_s - told_s
+        closed.append(Closure(key, ifindex, row.ifname, open_s, then.received if then else 0))
+    return tuple(closed), failures
+
+
+def failures_of(error: RedirectError | OSError) -> tuple[RedirectError, ...]:
+    """One error for each thing that failed, with the interface that it concerns."""
+    match error:
+        case StepsFailed():
+            return error.failures
+        case RedirectError():
+            return (error,)
+        case _:
+            return (RedirectError(f"the kernel side cannot be read: {error}"),)
+
+
+def _missing(where: Where) -> Missing:
+    if where.ifname is not None:
+        return Missing.INTERFACE
+    return Missing.NAMESPACE if where.netns is not None else Missing.PROCESS
+
+
+def _runs(where: Where) -> bool:
+    return where.pid is not None and _started(where.pid) == where.started
+
+
+def _started(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(")")[2].split()[_STARTED_FIELD])

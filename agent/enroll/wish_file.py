@@ -1,0 +1,133 @@
+"""Keeps the wishes in a file of the run directory, so that they outlive the agent. No keys, no addresses in it.
+
+Written whole or not at all. What holds for one boot only (processes, namespaces) is dropped when it is read after
+another: a pod that is named by its path or its interface is looked for again, one that is named by a process is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent.enroll.wish import Binding, PodKey, WantedBy, Where, Wish
+from redirect.netns import NamespaceId
+
+NAME = "wishes.json"
+VERSION = 1
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class WishesDamaged(OSError):
+    """The file cannot be understood; the text says what to do."""
+
+
+class WishFile:
+    """The wishes of one instance on disk."""
+
+    def __init__(self, directory: Path, boot_id: Path = BOOT_ID) -> None:
+        self._path = directory / NAME
+        self._boot_id = boot_id.read_text().strip()
+
+    def load(self) -> dict[PodKey, Wish]:
+        """Raises WishesDamaged, or OSError for a file that cannot be read."""
+        try:
+            raw = json.loads(self._path.read_text())
+            if raw["version"] != VERSION:
+                raise ValueError(f"version {raw['version']} instead of {VERSION}")
+            wishes = [_wish(entry) for entry in raw["wishes"]]
+            is_same_boot = raw["boot_id"] == self._boot_id
+        except FileNotFoundError:
+            return {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WishesDamaged(
+                f"{self._path} is damaged ({type(error).__name__}: {error}): remove it and enrol this node's pods "
+                "again; those that are captured stay closed until then"
+            ) from error
+        if not is_same_boot:
+            wishes = [replace(w, namespace=None, bound=None) for w in wishes if w.where.pid is None]
+        return {wish.pod: wish for wish in wishes}
+
+    def save(self, wishes: Iterable[Wish]) -> None:
+        """Raises OSError; then the file is as it was."""
+        content = {
+            "version": VERSION,
+            "boot_id": self._boot_id,
+            "wishes": [_entry(wish) for wish in sorted(wishes, key=lambda wish: wish.pod)],
+        }
+        draft = self._path.with_suffix(".draft")
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+
+
+def forget(directory: Path) -> bool:
+    """Remove the file of an instance; whether there was one. Raises OSError."""
+    path = directory / NAME
+    is_there = path.exists()
+    path.unlink(missing_ok=True)
+    return is_there
+
+
+def _entry(wish: Wish) -> dict[str, Any]:
+    where = {"netns": wish.where.netns, "pid": wish.where.pid, "ifname": wish.where.ifname}
+    entry: dict[str, Any] = {
+        "namespace": wish.pod.namespace,
+        "name": wish.pod.name,
+        "where": {kind: value for kind, value in where.items() if value is not None},
+        "wanted_by": wish.wanted_by.value,
+        "since": wish.since_s,
+    }
+    if wish.where.started:
+        entry["where"]["started"] = wish.where.started
+    if wish.namespace is not None:
+        entry["netns"] = _id_entry(wish.namespace)
+    if wish.bound is not None:
+        entry["bound"] = {
+            "netns": _id_entry(wish.bound.namespace),
+            "service_account": wish.bound.service_account,
+            "trust_domain": wish.bound.trust_domain,
+        }
+    return entry
+
+
+def _id_entry(namespace: NamespaceId) -> dict[str, int]:
+    return {"inode": namespace.inode, "cookie": namespace.cookie}
+
+
+def _wish(entry: dict[str, Any]) -> Wish:
+    bound = entry.get("bound")
+    return Wish(
+        PodKey(_text(entry["namespace"]), _text(entry["name"])),
+        Where(**entry["where"]),
+        WantedBy(entry["wanted_by"]),
+        float(entry["since"]),
+        _id(entry.get("netns")),
+        None
+        if bound is None
+        else Binding(
+            _known(_id(bound["netns"])), _text(bound["service_account"]), _text(bound["trust_domain"])
+        ),
+    )
+
+
+def _id(entry: dict[str, Any] | None) -> NamespaceId | None:
+    return None if entry is None else NamespaceId(int(entry["inode"]), int(entry["cookie"]))
+
+
+def _known(namespace: NamespaceId | None) -> NamespaceId:
+    if namespace is None:
+        raise ValueError("a pod that was served without a namespace")
+    return namespace
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a text")
+    return value

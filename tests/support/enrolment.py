@@ -1,0 +1,231 @@
+"""Enrolment without a kernel: a kernel side that finds what it is told to find, and everything around it recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent.enroll.captures import Captures
+from agent.enroll.enrolled_pod import EnrolledPod
+from agent.enroll.enroller import Enroller
+from agent.enroll.kernel import Applied
+from agent.enroll.sighting import Closure, Found, Sighting
+from agent.enroll.trouble import Missing
+from agent.enroll.wish import PodKey, Where, Wish
+from agent.enroll.wish_file import WishFile
+from agent.identity.signer import SigningError
+from agent.model.address import parse_ip
+from agent.model.identity import Identity
+from agent.state.apply import Changes
+from agent.state.store import Store
+from redirect.errors import PodNotFound, RedirectError, StepFailed
+from redirect.locate import Place
+from redirect.netns import NamespaceId
+from tests.support import mesh
+
+
+def place(number: int, *addresses: str, namespace: int | None = None, refusal: str = "") -> Place:
+    """vethN with address 10.0.0.N, in namespace N unless told otherwise."""
+    inode = number if namespace is None else namespace
+    found = tuple(map(parse_ip, addresses or (f"10.0.0.{number}",)))
+    return Place(number, f"veth{number}", found, b"\x02" * 6, (), refusal, NamespaceId(inode, inode), inode)
+
+
+def where(number: int) -> Where:
+    return Where(netns=f"/run/netns/{number}")
+
+
+def wish(number: int, name: str) -> Wish:
+    return Wish(PodKey("apps", name), where(number))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until it holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - there is no event for it outside of tests
+            await asyncio.sleep(0)
+
+
+class FakeKernel:
+    """Finds pods in `places`; what is not there is not found. Fails for the interfaces in `failing`."""
+
+    def __init__(self) -> None:
+        self.places: dict[Where, Place] = {where(number): place(number) for number in range(1, 10)}
+        self.ends: dict[Where, frozenset[int]] = {}
+        """Interfaces that lead to a pod beside that of its place."""
+        self.missing = Missing.NAMESPACE
+        self.pins: tuple[Place, ...] = ()
+        self.present: set[int] = set(range(1, 10))
+        self.captures: list[set[Place]] = []
+        self.kept: list[set[int]] = []
+        self.closed: list[int] = []
+        self.failing: set[int] = set()
+
+    @property
+    def last(self) -> set[str]:
+        """The interfaces of the last capture."""
+        return {place.ifname for place in self.captures[-1]}
+
+    @property
+    def closed_now(self) -> set[str]:
+        """Those of them that let nothing through."""
+        return {place.ifname for place in self.captures[-1] if not place.addresses}
+
+    async def locate(self, where: Where) -> tuple[Where, Place]:
+        if where not in self.places:
+            raise PodNotFound(f"there is no {where}")
+        return where, self.places[where]
+
+    async def search(
+        self,
+        wishes: Mapping[PodKey, Wish],
+        known: Mapping[PodKey, Sighting],
+        captured: Collection[int],
+        doubted: Collection[int],
+        told_s: float | None,
+    ) -> Found:
+        sightings, closed = {}, []
+        for key, wish in wishes.items():
+            sightings[key] = sighting = self._sighting(wish.where)
+            for index in sorted(sighting.ends - set(captured)):
+                self.closed.append(index)
+                closed.append(Closure(key, index, f"veth{index}", None if told_s is None else 0.002, 3))
+        return Found(sightings, {number: f"veth{number}" for number in self.present}, tuple(closed))
+
+    def _sighting(self, where: Where) -> Sighting:
+        found = self.places.get(where)
+        ends = self.ends.get(where, frozenset()) & self.present
+        if found is None:
+            return Sighting(None, ends, self.missing, f"there is no {where}")
+        if found.refusal:
+            return Sighting(found, ends, Missing.INTERFACE, found.refusal)
+        if found.ifindex not in self.present:
+            return Sighting(None, ends, Missing.INTERFACE, "its namespace has no interface with an address")
+        return Sighting(found, ends | {found.ifindex})
+
+    async def captured(self) -> tuple[Place, ...]:
+        return self.pins
+
+    async def capture(self, places: Iterable[Place], *, keep_existing: Collection[int] = ()) -> Applied:
+        self.captures.append(set(places))
+        self.kept.append(set(keep_existing))
+        failures: list[RedirectError] = [
+            StepFailed(f"{each.ifname}: attach", "no such device", each.ifindex)
+            for each in sorted(self.captures[-1], key=lambda each: each.ifindex)
+            if each.ifindex in self.failing
+        ]
+        notes = tuple(f"keep 1 open connections of veth{index}" for index in sorted(keep_existing))
+        return Applied(notes, tuple(failures))
+
+
+class FakeCertificates:
+    """Certificates for everybody in use, but for those in `errors`; what is not `is_ready` never comes."""
+
+    def __init__(self, events: list[Any]) -> None:
+        self.events = events
+        self.in_use: frozenset[Identity] = frozenset()
+        self.errors: dict[str, SigningError] = {}
+        self.is_ready = True
+
+    def set_in_use(self, identities: Iterable[Identity]) -> None:
+        self.in_use = frozenset(identities)
+
+    def get(self, identity: Identity) -> object | None:
+        is_there = self.is_ready and identity in self.in_use and identity.service_account not in self.errors
+        return identity if is_there else None
+
+    async def obtain(self, identity: Identity) -> object:
+        assert identity in self.in_use, "nobody fetches a certificate that is not in use"
+        self.events.append(("certificate", identity.service_account))
+        if identity.service_account in self.errors:
+            raise self.errors[identity.service_account]
+        if not self.is_ready:
+            await asyncio.Event().wait()
+        return identity
+
+
+class World:
+    """An enroller and all that it talks to. A second one on the same directory is the agent after it."""
+
+    def __init__(self, directory: Path, *workloads: Any, kernel: FakeKernel | None = None) -> None:
+        self.kernel = kernel or FakeKernel()
+        self.now_s = 1000.0
+        self.store = Store(mesh.snapshot(*workloads))
+        self.events: list[Any] = []
+        self.certificates = FakeCertificates(self.events)
+        self.file = WishFile(directory)
+        self.captures = Captures(
+            "n1",
+            "",
+            self.store,
+            self.kernel,  # type: ignore[arg-type]
+            self.file,
+            self.certificates,
+            self._told,
+            self._announced,
+            lambda: self.now_s,
+        )
+        self.enroller = Enroller(
+            "n1",
+            "",
+            self.store,
+            self.kernel,  # type: ignore[arg-type]
+            self.captures,
+            self.certificates.obtain,
+            lambda: self.now_s,
+        )
+        self.store.subscribe(self.enroller.state_changed)
+
+    def _told(self, pods: Iterable[EnrolledPod]) -> None:
+        self.events.append(("workers", sorted(pod.name for pod in pods)))
+
+    def _announced(self, pods: Iterable[PodKey]) -> None:
+        self.events.append(("announced", sorted(pod.name for pod in pods)))
+
+    def run(self, *steps: Callable[[], Awaitable[Any]]) -> list[Any]:
+        async def all_of_them() -> list[Any]:
+            return [await step() for step in steps]
+
+        return asyncio.run(all_of_them())
+
+    def start(self) -> None:
+        self.run(self.enroller.take_over, self.enroller.adopt)
+
+    def enroll(self, number: int, name: str, *, keep_existing: bool = False, wait_s: float = 0.0) -> Any:
+        asked = wish(number, name)
+        (answer,) = self.run(lambda: self.enroller.enroll(asked, keep_existing=keep_existing, wait_s=wait_s))
+        return answer
+
+    def unenroll(self, name: str) -> None:
+        self.run(lambda: self.enroller.unenroll(PodKey("apps", name)))
+
+    def refresh(self) -> None:
+        self.run(self.enroller.refresh)
+
+    def mesh_says(self, *workloads: Any) -> None:
+        """The new state, and the certificates that it calls for."""
+        self.store.swap(mesh.snapshot(*workloads), Changes(workloads=frozenset({"x"})))
+        self.refresh()
+        self.refresh()
+
+    def pods(self) -> list[str]:
+        return sorted(map(str, self.captures.pods))
+
+    def troubles(self) -> list[tuple[Missing, str]]:
+        return [(each.missing, str(each.pod)) for each in self.captures.troubles]
+
+    def announced(self) -> list[str]:
+        """What the control plane heard last."""
+        rows: list[list[str]] = [row for kind, row in self.events if kind == "announced"]
+        return rows[-1] if rows else []
+
+
+def moved(found: Place, number: int, *, namespace: int | None = None) -> Place:
+    """The same addresses on another interface, in the same namespace or another."""
+    inode = number if namespace is None else namespace
+    return replace(
+        found, ifindex=number, ifname=f"veth{number}", namespace=NamespaceId(inode, inode), nsid=inode
+    )

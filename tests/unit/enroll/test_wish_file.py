@@ -1,0 +1,100 @@
+"""The file of wishes: whole, private, and for one boot where it must be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.enroll.wish import Binding, PodKey, WantedBy, Where, Wish
+from agent.enroll.wish_file import WishesDamaged, WishFile
+from redirect.netns import NamespaceId
+
+HOME, AWAY = NamespaceId(4026532001, 77), NamespaceId(4026532002, 78)
+WISHES = (
+    Wish(PodKey("demo", "a"), Where(netns="/run/netns/a"), WantedBy.COMMAND, 12.5, HOME),
+    Wish(
+        PodKey("demo", "b"),
+        Where(pid=7, started=991),
+        since_s=13.0,
+        namespace=AWAY,
+        bound=Binding(AWAY, "web", "cluster.local"),
+    ),
+    Wish(PodKey("demo", "c"), Where(ifname="veth1"), bound=Binding(HOME, "web", "cluster.local")),
+)
+
+
+@pytest.fixture
+def boot_id(tmp_path: Path) -> Path:
+    path = tmp_path / "boot_id"
+    path.write_text("one\n")
+    return path
+
+
+def test_wishes_come_back_as_they_were(tmp_path: Path, boot_id: Path) -> None:
+    file = WishFile(tmp_path, boot_id)
+    assert file.load() == {}
+    file.save(WISHES)
+    assert tuple(WishFile(tmp_path, boot_id).load().values()) == WISHES
+    file.save(WISHES[:1])
+    assert tuple(file.load().values()) == WISHES[:1]
+
+
+def test_the_file_is_roots_alone_and_nothing_is_left_beside_it(tmp_path: Path, boot_id: Path) -> None:
+    WishFile(tmp_path, boot_id).save(WISHES)
+    assert [path.name for path in tmp_path.iterdir() if path != boot_id] == ["wishes.json"]
+    assert (tmp_path / "wishes.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path: Path, boot_id: Path) -> None:
+    file = WishFile(tmp_path, boot_id)
+    file.save(WISHES)
+    (tmp_path / "wishes.draft").mkdir()
+    with pytest.raises(IsADirectoryError):
+        file.save(())
+    assert tuple(file.load().values()) == WISHES
+
+
+def test_after_a_boot_processes_and_namespaces_mean_nothing(tmp_path: Path, boot_id: Path) -> None:
+    WishFile(tmp_path, boot_id).save(WISHES)
+    boot_id.write_text("two\n")
+    found = WishFile(tmp_path, boot_id).load()
+    assert [(str(key), wish.where) for key, wish in found.items()] == [
+        ("demo/a", Where(netns="/run/netns/a")),
+        ("demo/c", Where(ifname="veth1")),
+    ]
+    assert all(wish.namespace is None and wish.bound is None for wish in found.values())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"version": 9, "boot_id": "one", "wishes": []}',
+        '{"version": 1, "boot_id": "one", "wishes": [{"namespace": "demo"}]}',
+        '{"version": 1, "boot_id": "one", "wishes": [{"namespace": "d", "name": 3, "where": {"pid": 1}}]}',
+        '{"version": 1, "boot_id": "one", "wishes": [{"namespace": "d", "name": "p", "where": {}}]}',
+    ],
+)
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, boot_id: Path, content: str) -> None:
+    (tmp_path / "wishes.json").write_text(content)
+    with pytest.raises(WishesDamaged, match=r"wishes.json is damaged .*: remove it and enrol") as caught:
+        WishFile(tmp_path, boot_id).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_no_address_and_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
+    WishFile(tmp_path, boot_id).save(WISHES)
+    rows = json.loads((tmp_path / "wishes.json").read_text())["wishes"]
+    assert {key for row in rows for key in row} == {
+        "namespace",
+        "name",
+        "where",
+        "wanted_by",
+        "since",
+        "netns",
+        "bound",
+    }
