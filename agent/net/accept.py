@@ -22,7 +22,7 @@ FULL_PAUSE_S = 0.1
 
 
 class Acceptor:
-    """Calls `on_accept(sock, peer, local)`; the listener is non-blocking and belongs to the acceptor.
+    """Calls `on_accept(sock, peer, local)` from `start` on; the listener is non-blocking and belongs to it.
 
     `on_exhausted()` is called each time there was no descriptor left for a waiting connection; the
     connection stays queued and is tried again after a tenth of a second.
@@ -43,7 +43,9 @@ class Acceptor:
         self._timer: Timer | None = None
         self._paused = False
         self._closed = False
-        loop.watch(listener.fileno(), self._on_ready, mask=select.EPOLLIN | select.EPOLLET)
+
+    def start(self) -> None:
+        self._loop.watch(self._listener.fileno(), self._on_ready, mask=select.EPOLLIN | select.EPOLLET)
 
     def pause(self) -> None:
         """Leave new connections in the queue."""

@@ -12,94 +12,90 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from agent.model.address import SocketAddress
-from agent.net.loop import Loop
+from agent.net.loop import Loop, Timer
 from agent.net.sockets import IP_BIND_ADDRESS_NO_PORT, SideSockets
 
 RANDOM_TRIES = 8
-DEFAULT_TIMEOUT_S = 10.0
 _NEXT_PORT = (errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EACCES)
 
-Done = Callable[["socket.socket | OSError"], None]
+
+class DialOwner(Protocol):
+    """Who wants the connection. Exactly one of the two is called, once, from the loop."""
+
+    def connected(self, sock: socket.socket) -> None:
+        """The socket is the owner's from here on: non-blocking, and still watched by the loop.
+
+        So the owner watches it itself, or has the loop forget it before it is closed.
+        """
+
+    def failed(self, target: SocketAddress, error: OSError) -> None:
+        """There will be no connection; TimeoutError where nobody answered in time."""
 
 
-def dial(
-    loop: Loop,
-    sockets: SideSockets,
-    target: SocketAddress,
-    *,
-    source: SocketAddress | None = None,
-    timeout_s: float = DEFAULT_TIMEOUT_S,
-    random_port: Callable[[], int],
-    done: Done,
-) -> Dial:
-    """Start to connect. `done` gets the connected socket, or the OSError (TimeoutError after `timeout_s`).
+class Dialler:
+    """Dials from one side. `random_port` gives source ports to try, `timeout_s` is the limit of one dial."""
 
-    It is called exactly once, from the loop and never from inside this call, unless `cancel()` comes first.
-    """
-    return Dial(loop, sockets, target, source, timeout_s, random_port, done)
+    def __init__(
+        self, loop: Loop, sockets: SideSockets, random_port: Callable[[], int], timeout_s: float
+    ) -> None:
+        self.loop = loop
+        self.sockets = sockets
+        self.random_port = random_port
+        self.timeout_s = timeout_s
+
+    def dial(self, target: SocketAddress, source: SocketAddress | None, owner: DialOwner) -> Dial:
+        """Start to connect; `owner` is never called from inside this call."""
+        made = Dial(self, target, source, owner)
+        made.start(self.timeout_s)
+        return made
 
 
 class Dial:
-    """A connection attempt under way; see `dial`."""
+    """A connection attempt; nothing happens before `start`."""
 
-    __slots__ = (
-        "_done",
-        "_loop",
-        "_random_port",
-        "_sock",
-        "_sockets",
-        "_source",
-        "_target",
-        "_timer",
-        "_tries",
-    )
+    __slots__ = ("_dialler", "_owner", "_sock", "_source", "_target", "_timer", "_tries")
 
     def __init__(
-        self,
-        loop: Loop,
-        sockets: SideSockets,
-        target: SocketAddress,
-        source: SocketAddress | None,
-        timeout_s: float,
-        random_port: Callable[[], int],
-        done: Done,
+        self, dialler: Dialler, target: SocketAddress, source: SocketAddress | None, owner: DialOwner
     ) -> None:
-        self._loop = loop
-        self._sockets = sockets
+        self._dialler = dialler
         self._target = target
         self._source = source
-        self._random_port = random_port
-        self._done: Done | None = done
+        self._owner: DialOwner | None = owner
         self._sock: socket.socket | None = None
         self._tries = 0
-        self._timer = loop.later(timeout_s, self._on_timeout)
+        self._timer: Timer | None = None
+
+    def start(self, timeout_s: float) -> None:
+        self._timer = self._dialler.loop.later(timeout_s, self._on_timeout)
         self._attempt()
 
     def cancel(self) -> None:
-        """Give up; `done` will not be called."""
-        self._timer.cancel()
-        self._done = None
+        """Give up: the socket is closed at once, and the owner not called."""
+        self._owner = None
+        self._stop_timer()
         self._drop()
 
     def _attempt(self) -> None:
         """Try source ports until one is on its way or the answer is final."""
         while True:
             try:
-                sock = self._sock = self._sockets.take(self._family())
+                sock = self._sock = self._dialler.sockets.take(self._family())
                 if self._source is not None:
                     self._bind(sock, self._source)
                 code = sock.connect_ex((str(self._target.ip), self._target.port))
+                if code in (0, errno.EINPROGRESS):
+                    # A connect that is already done shows as an edge too, so the owner is called from the loop.
+                    self._dialler.loop.watch(sock.fileno(), self._on_ready, self._on_crash)
+                    return
             except OSError as error:
                 code = error.errno or errno.EIO
-            if code in (0, errno.EINPROGRESS):
-                # A connect that is already done shows as an edge too, so `done` comes from the loop.
-                self._loop.watch(sock.fileno(), self._on_ready, self._on_crash)
-                return
             self._drop()
             if not self._may_retry(code):
-                self._loop.soon(partial(self._finish, OSError(code, os.strerror(code))))
+                self._dialler.loop.soon(partial(self._fail, OSError(code, os.strerror(code))))
                 return
 
     def _family(self) -> int:
@@ -111,7 +107,7 @@ class Dial:
             port = 0
             sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         elif self._tries or not port:
-            port = self._random_port()
+            port = self._dialler.random_port()
         sock.bind((str(source.ip), port))
 
     def _may_retry(self, code: int) -> bool:
@@ -130,34 +126,42 @@ class Dial:
                 sock.getpeername()
             except OSError:
                 return  # an edge of a former owner of this descriptor number: still connecting
-            self._sock = None
-            self._finish(sock)
+            self._hand_on(sock)
             return
         self._drop()
         if self._may_retry(code):
             self._attempt()
         else:
-            self._finish(OSError(code, os.strerror(code)))
+            self._fail(OSError(code, os.strerror(code)))
 
-    def _finish(self, result: socket.socket | OSError) -> None:
-        self._timer.cancel()
-        done, self._done = self._done, None
-        if isinstance(result, socket.socket):
-            self._loop.forget(result.fileno())
-            if done is None:
-                result.close()
-        if done is not None:
-            done(result)
+    def _hand_on(self, sock: socket.socket) -> None:
+        self._stop_timer()
+        owner, self._owner, self._sock = self._owner, None, None
+        assert owner is not None, "a cancelled dial has no socket"
+        owner.connected(sock)
+
+    def _fail(self, error: OSError) -> None:
+        self._stop_timer()
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.failed(self._target, error)
 
     def _on_timeout(self) -> None:
         self._drop()
-        self._finish(TimeoutError(errno.ETIMEDOUT, f"no answer from {self._target} in time"))
+        self._fail(TimeoutError(errno.ETIMEDOUT, f"no answer from {self._target} in time"))
 
     def _on_crash(self, error: BaseException) -> None:
         self._drop()
+        self._fail(OSError(errno.EIO, f"a defect in ztun: {error}"))
+
+    def _stop_timer(self) -> None:
+        # Else the timer would hold the dial, and so its owner, until it is due.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _drop(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
-            self._loop.forget(sock.fileno())
+            self._dialler.loop.forget(sock.fileno())
             sock.close()

@@ -75,14 +75,13 @@ class Loop:
         mask: int = EDGES,
     ) -> None:
         """Call `on_ready(mask)` at every edge. `on_crash` closes what belongs to `fd` if that raises."""
-        known = fd in self._watchers
-        self._watchers[fd] = on_ready
-        if on_crash is not None:
-            self._crashes[fd] = on_crash
-        if known:
+        if fd in self._watchers:
             self._epoll.modify(fd, mask)
         else:
             self._epoll.register(fd, mask)
+        self._watchers[fd] = on_ready
+        if on_crash is not None:
+            self._crashes[fd] = on_crash
 
     def forget(self, fd: int) -> None:
         """Stop watching; call it before the descriptor is closed. Unknown descriptors are ignored."""

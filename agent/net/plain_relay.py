@@ -7,7 +7,7 @@ as `net.relay`: nothing is read for a socket that still has a backlog.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from typing import Protocol
 
 from agent.model.outcome import Outcome
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop
@@ -116,29 +116,32 @@ class _End:
         self.relay.finish_if_ended()
 
 
-class PlainRelay:
-    """Owns both sockets; `done(self)` is called once, later. Counters as TunnelRelay's."""
+class PlainRelayOwner(Protocol):
+    def finished(self, relay: PlainRelay) -> None:
+        """Both directions have ended; called once, never from inside a call of the relay."""
 
-    __slots__ = ("_client", "_done", "_loop", "_server", "buffer", "error", "is_over", "outcome")
+
+class PlainRelay:
+    """Owns both sockets; carries bytes from `start` on. Counters as TunnelRelay's."""
+
+    __slots__ = ("_client", "_loop", "_owner", "_server", "buffer", "error", "is_over", "outcome")
 
     def __init__(
-        self,
-        loop: Loop,
-        client: socket.socket,
-        server: socket.socket,
-        done: Callable[[PlainRelay], None],
+        self, loop: Loop, client: socket.socket, server: socket.socket, owner: PlainRelayOwner
     ) -> None:
         self._loop = loop
         self.buffer = loop.buffers.opened[:BATCH_BYTES]
         self._client = _End(self, client)
         self._server = _End(self, server)
         self._client.other, self._server.other = self._server, self._client
-        self._done = done
+        self._owner = owner
         self.is_over = False
         self.outcome = Outcome.OK
         self.error = ""
+
+    def start(self) -> None:
         for end in (self._client, self._server):
-            loop.watch(end.fd, end.on_ready, self._on_crash)
+            self._loop.watch(end.fd, end.on_ready, self._on_crash)
 
     @property
     def sent_bytes(self) -> int:
@@ -177,9 +180,9 @@ class PlainRelay:
         self._loop.soon(self._tell)
 
     def _tell(self) -> None:
-        done = self._done
-        del self._done  # it holds the owner, who holds the relay
-        done(self)
+        owner = self._owner
+        del self._owner  # who holds the relay
+        owner.finished(self)
 
     def _on_crash(self, error: BaseException) -> None:
         self.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")

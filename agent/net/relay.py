@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from typing import Protocol
 
 from agent.model.outcome import Outcome
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop
@@ -24,8 +24,13 @@ __all__ = ["PlainRelay", "TunnelRelay"]
 _GONE = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
 
+class TunnelRelayOwner(Protocol):
+    def finished(self, relay: TunnelRelay) -> None:
+        """Both directions have ended; called once, never from inside a call of the relay."""
+
+
 class TunnelRelay:
-    """Owns `sock` and `tunnel` from here on; `done(self)` is called once, later, when both have ended.
+    """Owns `sock` and `tunnel`; carries bytes from `start` on.
 
     `sent_bytes` went from the client to the server, `received_bytes` back, whichever end this is; both may
     be read at any time. `error` is empty when the connection ended as one may.
@@ -33,7 +38,6 @@ class TunnelRelay:
 
     __slots__ = (
         "_backlog",
-        "_done",
         "_down_bytes",
         "_down_open",
         "_ended",
@@ -43,6 +47,7 @@ class TunnelRelay:
         "_is_waiting",
         "_link",
         "_loop",
+        "_owner",
         "_recv_into",
         "_send",
         "_sock",
@@ -55,9 +60,7 @@ class TunnelRelay:
         "outcome",
     )
 
-    def __init__(
-        self, loop: Loop, sock: socket.socket, tunnel: Tunnel, done: Callable[[TunnelRelay], None]
-    ) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, tunnel: Tunnel, owner: TunnelRelayOwner) -> None:
         assert tunnel.stream is not None, "a tunnel has a stream once it was requested or answered"
         self._loop = loop
         self._sock = sock
@@ -68,15 +71,18 @@ class TunnelRelay:
         self._link = tunnel.link
         self._stage = tunnel.link.stage
         self._stream = tunnel.stream
-        self._done = done
+        self._owner = owner
         self._backlog = bytearray()
         self._up_bytes = self._down_bytes = 0
         self._up_open = self._down_open = True
         self._ended = self._is_over = self._is_readable = self._is_waiting = False
         self.outcome = Outcome.OK
         self.error = ""
-        loop.watch(self._fd, self._on_ready, self._on_crash)
-        tunnel.attach(self)
+
+    def start(self) -> None:
+        """Bytes that came early are delivered at once."""
+        self._loop.watch(self._fd, self._on_ready, self._on_crash)
+        self._tunnel.attach(self)
 
     @property
     def sent_bytes(self) -> int:
@@ -248,9 +254,9 @@ class TunnelRelay:
 
     def _tell(self) -> None:
         # The owner holds the relay and the relay its owner; apart, both go without the garbage collector.
-        done = self._done
-        del self._done
-        done(self)
+        owner = self._owner
+        del self._owner
+        owner.finished(self)
 
     def _on_crash(self, error: BaseException) -> None:
         if not self._is_over:

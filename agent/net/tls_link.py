@@ -41,12 +41,16 @@ class TlsUser(Protocol):
 
 
 class TlsLink:
-    """`session` decides the end. The socket belongs to the link: connected, non-blocking, not watched."""
+    """`session` decides the end. The socket belongs to the link: connected and non-blocking.
+
+    Nothing is read or sent before `start`.
+    """
 
     __slots__ = (
         "_buffers",
         "_ended",
         "_fd",
+        "_handshake_timeout_s",
         "_held",
         "_is_over",
         "_loop",
@@ -79,8 +83,12 @@ class TlsLink:
         self._unsent = bytearray()
         self._ended = self._is_over = False
         self.is_congested = False
-        self._timer: Timer | None = loop.later(handshake_timeout_s, self._on_handshake_timeout)
-        loop.watch(self._fd, self._on_ready, self._on_crash)
+        self._handshake_timeout_s = handshake_timeout_s
+        self._timer: Timer | None = None
+
+    def start(self) -> None:
+        self._timer = self._loop.later(self._handshake_timeout_s, self._on_handshake_timeout)
+        self._loop.watch(self._fd, self._on_ready, self._on_crash)
 
     @property
     def secured(self) -> Secured | None:

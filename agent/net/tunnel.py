@@ -6,7 +6,7 @@ sink wait here; the peer gets no credit for them, so they are bounded by the str
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from agent.model.identity import Identity
@@ -19,9 +19,22 @@ if TYPE_CHECKING:
     from agent.net.tunnel_link import TunnelLink
 
 Headers = Iterable[tuple[str, str]]
-OnAnswer = Callable[["Tunnel", int, tuple[tuple[str, str], ...]], None]
 CLEAN_RESETS = (ErrorCode.NO_ERROR, ErrorCode.CANCEL)
 """Resets that upstream's peers send in place of an orderly end (docs/WIRE.md#ends)."""
+
+
+class TunnelOwner(Protocol):
+    """Whose tunnel it is while it has no sink."""
+
+    def gone(self, tunnel: Tunnel) -> None:
+        """It ended before it was answered, or before it got a sink: `tunnel.failure` says why, None: cancelled."""
+
+
+class TunnelAsker(TunnelOwner, Protocol):
+    """Who asked for a tunnel. One of the two is called, once, unless the tunnel is reset here first."""
+
+    def answered(self, tunnel: Tunnel, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        """The peer's final answer to CONNECT."""
 
 
 class TunnelSink(Protocol):
@@ -58,29 +71,30 @@ class TunnelClientEvents(Protocol):
 
 
 class Tunnel:
-    """Made by a TunnelLink: from `open()` (client), or with a request (server)."""
+    """Made by a TunnelLink: from `open()` (client, with an asker), or with a request (server)."""
 
     __slots__ = (
         "_early",
         "_early_end",
+        "asker",
         "failure",
         "head",
         "is_gone",
         "link",
-        "on_answer",
-        "on_gone",
+        "owner",
         "sink",
         "stream",
     )
 
-    def __init__(self, link: TunnelLink, head: ConnectHead, on_answer: OnAnswer | None = None) -> None:
+    def __init__(self, link: TunnelLink, head: ConnectHead, asker: TunnelAsker | None = None) -> None:
         self.link = link
         self.head = head
-        self.on_answer = on_answer
+        self.asker = asker
+        """Hears the answer (client)."""
+        self.owner: TunnelOwner | None = None
+        """Hears when the peer takes its request back before there is a sink (server)."""
         self.stream: Stream | None = None
         self.sink: TunnelSink | None = None
-        self.on_gone: Callable[[Tunnel], None] | None = None
-        """Called when the peer takes the tunnel back before it has a sink (a dial may be cancelled)."""
         self.failure: Refusal | None = None
         self.is_gone = False
         self._early: list[bytes] | None = None
@@ -101,8 +115,7 @@ class Tunnel:
 
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """End the tunnel now, in both directions. Nobody is called back."""
-        self.on_answer = self.on_gone = None
-        self.sink = None
+        self.asker = self.owner = self.sink = None
         if not self.is_gone:
             self.is_gone = True
             self._drop_early()
@@ -118,7 +131,7 @@ class Tunnel:
     def attach(self, sink: TunnelSink) -> None:
         """Deliver to `sink` from now on, beginning with what came early."""
         self.sink = sink
-        self.on_gone = None
+        self.owner = None
         early, self._early = self._early, None
         if early or self._early_end:
             pieces = [memoryview(piece) for piece in early or ()]
@@ -141,16 +154,16 @@ class Tunnel:
             self._early_end = ended
 
     def answered(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
-        on_answer, self.on_answer = self.on_answer, None
-        if on_answer is not None:
-            on_answer(self, status, headers)
+        asker, self.asker = self.asker, None
+        if asker is not None:
+            asker.answered(self, status, headers)
 
     def was_reset(self, code: int, by_peer: bool, text: str) -> None:
         clean = by_peer and code in CLEAN_RESETS
         detail = f"the tunnel was reset by the peer: {error_name(code)}"
         if not by_peer:
             detail = f"the tunnel was reset here, {error_name(code)}: {text}"
-        outcome = Outcome.RESET if clean or self.on_answer is None else Outcome.UPSTREAM_REFUSED
+        outcome = Outcome.RESET if clean or self.asker is None else Outcome.UPSTREAM_REFUSED
         self._end(Refusal(outcome, detail), clean)
 
     def fail(self, outcome: Outcome, detail: str) -> None:
@@ -161,17 +174,16 @@ class Tunnel:
         if self.is_gone:
             return
         self.is_gone = True
-        if not clean or self.on_answer is not None:
+        if not clean or self.asker is not None:
             self.failure = failure
         if self.sink is not None:
             self.sink.reset(clean, failure.detail)
             return
         self._drop_early()
-        if self.on_answer is not None:
-            self.answered(0, ())
-        elif self.on_gone is not None:
-            on_gone, self.on_gone = self.on_gone, None
-            on_gone(self)
+        waiting = self.asker or self.owner
+        self.asker = self.owner = None
+        if waiting is not None:
+            waiting.gone(self)
 
     def _drop_early(self) -> None:
         early, self._early = self._early, None

@@ -8,7 +8,6 @@ Who may connect and what a request means is decided by `events`. Sits between `p
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Iterable
 
 from agent.identity.handshake import Secured, Session
@@ -17,7 +16,8 @@ from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop, Timer
 from agent.net.stage import Stage
 from agent.net.tls_link import TlsLink
-from agent.net.tunnel import OnAnswer, Tunnel, TunnelClientEvents, TunnelServerEvents, TunnelSink
+from agent.net.tunnel import Tunnel, TunnelAsker, TunnelClientEvents, TunnelServerEvents, TunnelSink
+from agent.net.tunnel_queue import TunnelQueue
 from agent.wire.h2_events import (
     ConnectionFailed,
     DataReceived,
@@ -39,7 +39,10 @@ STREAMS_LIMIT = 100
 
 
 class TunnelLink:
-    """`session` decides which end this is. The socket (connected, non-blocking) belongs to the link."""
+    """`session` decides which end this is. The socket (connected, non-blocking) belongs to the link.
+
+    Nothing is read or sent before `start`.
+    """
 
     __slots__ = (
         "_client_events",
@@ -49,7 +52,6 @@ class TunnelLink:
         "_loop",
         "_queued",
         "_server_events",
-        "_streams_limit",
         "_ticker",
         "_tls",
         "_waiting",
@@ -78,11 +80,10 @@ class TunnelLink:
             self._server_events = events  # type: ignore[assignment]
         else:
             self._client_events = events  # type: ignore[assignment]
-        self._streams_limit = streams_limit
         self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now())
         self._is_closed = False
         self._waiting: dict[TunnelSink, None] = {}
-        self._queued: deque[Tunnel] = deque()
+        self._queued = TunnelQueue(self._codec, streams_limit)
         self._ticker: Timer | None = None
         self.peer: Identity | None = None
         self.rejected_requests = 0
@@ -90,6 +91,10 @@ class TunnelLink:
         self._tls = TlsLink(loop, sock, session, self, handshake_timeout_s)
         self.stage = Stage(loop, self._codec, self._tls)
         """Where relays put what they read; see `Stage.forward`."""
+
+    def start(self) -> None:
+        """Begin with the handshake."""
+        self._tls.start()
 
     # -- what the pool asks
 
@@ -113,20 +118,15 @@ class TunnelLink:
         """How many more tunnels fit now: by the peer's live SETTINGS and the cap given here."""
         if not self.is_usable:
             return 0
-        return max(0, self._peer_limit() - self.open_streams)
+        return max(0, self._queued.limit - self.open_streams)
 
-    def _peer_limit(self) -> int:
-        limit = self._codec.peer_streams
-        return self._streams_limit if limit is None else min(limit, self._streams_limit)
-
-    def open(self, head: ConnectHead, on_answer: OnAnswer) -> Tunnel:
-        """Send a CONNECT; `on_answer(tunnel, status, headers)` comes later, exactly once.
+    def open(self, head: ConnectHead, asker: TunnelAsker) -> Tunnel:
+        """Send a CONNECT; `asker` hears the answer, never from inside this call.
 
         Before the handshake is done, or while the peer's limit of streams is reached, the request waits.
-        Status 0: there will be no answer, `tunnel.failure` says why. Not called after `tunnel.reset()`.
         """
-        tunnel = Tunnel(self, head, on_answer)
-        self._queued.append(tunnel)
+        tunnel = Tunnel(self, head, asker)
+        self._queued.put(tunnel)
         if not self.is_usable:
             self._loop.soon(self._refuse_queued)
         elif self._tls.secured is not None:
@@ -166,7 +166,7 @@ class TunnelLink:
     def end_stream(self, stream: Stream) -> None:
         self._codec.end(stream)
         self.stage.flush_soon()
-        self._loop.soon(self._after_stream)
+        self._loop.soon(self._after_own_end)
 
     def answer_tunnel(
         self, stream: Stream, status: int, headers: Iterable[tuple[str, str]], *, ended: bool
@@ -174,16 +174,15 @@ class TunnelLink:
         self._codec.answer(stream, status, headers, ended=ended)
         self.stage.flush_soon()
         if ended:
-            self._loop.soon(self._after_stream)
+            self._loop.soon(self._after_own_end)
 
     def reset_tunnel(self, tunnel: Tunnel, code: ErrorCode) -> None:
         if tunnel.stream is None:
-            if tunnel in self._queued:
-                self._queued.remove(tunnel)
+            self._queued.drop(tunnel)
             return
         self._codec.reset(tunnel.stream, code)
         self.stage.flush_soon()
-        self._loop.soon(self._after_stream)
+        self._loop.soon(self._after_own_end)
 
     # -- told by the TLS link
 
@@ -318,16 +317,13 @@ class TunnelLink:
             sink.resume()
 
     def _send_queued(self) -> None:
-        while self._queued and self._codec.can_open and len(self._codec.streams) < self._peer_limit():
-            tunnel = self._queued.popleft()
-            stream = self._codec.open(tunnel.head.authority, tunnel.head.headers)
-            tunnel.stream, stream.owner = stream, tunnel
+        self._queued.send()
         if self._codec.out:
             self.stage.flush_soon()
 
     def _refuse_queued(self) -> None:
-        while self._queued and not self.is_usable:
-            self._queued.popleft().fail(Outcome.UPSTREAM_REFUSED, "the connection takes no new tunnels")
+        if not self.is_usable:
+            self._queued.refuse(Outcome.UPSTREAM_REFUSED, "the connection takes no new tunnels")
 
     def _on_available(self) -> None:
         if self._tls.secured is None or self._is_closed:
@@ -346,6 +342,12 @@ class TunnelLink:
         if self._queued:
             self._on_available()
         self._close_if_finished()
+
+    def _after_own_end(self) -> None:
+        """The same where this end was the last to speak: no event tells of it."""
+        if self._client_events is not None and not self._codec.streams:
+            self._on_available()
+        self._after_stream()
 
     def _close_if_finished(self) -> None:
         if self._codec.is_finished and not self._queued and not self._is_closed:
@@ -382,8 +384,8 @@ class TunnelLink:
         self.stage.release()
         owners = [stream.owner for stream in self._codec.streams.values() if stream.owner is not None]
         self._codec.streams.clear()
-        for tunnel in (*owners, *self._queued):
+        for tunnel in owners:
             tunnel.fail(outcome, detail)
-        self._queued.clear()
+        self._queued.refuse(outcome, detail)
         self._waiting.clear()
         self._events.closed(self, outcome, detail)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 
-from agent.identity.handshake import HandshakeError, Session
+from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
-from agent.model.outcome import Outcome, Refusal
-from agent.net.dial import dial
-from agent.net.loop import Loop
-from agent.net.sockets import SideSockets
-from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool import LinkEvents, PoolKey
+from agent.net.dial import Dial, Dialler, DialOwner
+from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
+from agent.proxy.pool import PoolKey
 from agent.proxy.secrets import Secrets
 
 
@@ -20,68 +16,31 @@ class HboneConnector:
     """Dials from the source pod's address, so that the peer and NetworkPolicy see the pod."""
 
     def __init__(
-        self,
-        loop: Loop,
-        sockets: SideSockets,
-        secrets: Secrets,
-        random_port: Callable[[], int],
-        *,
-        connect_timeout_s: float,
-        handshake_timeout_s: float,
-        streams_limit: int,
+        self, dialler: Dialler, secrets: Secrets, *, handshake_timeout_s: float, streams_limit: int
     ) -> None:
-        self._loop = loop
-        self._sockets = sockets
+        self._dialler = dialler
         self._secrets = secrets
-        self._random_port = random_port
-        self._connect_timeout_s = connect_timeout_s
         self._handshake_timeout_s = handshake_timeout_s
         self._streams_limit = streams_limit
 
-    def __call__(
-        self,
-        key: PoolKey,
-        events: LinkEvents,
-        linked: Callable[[TunnelLink], None],
-        failed: Callable[[Refusal], None],
-    ) -> None:
-        def dialled(result: socket.socket | OSError) -> None:
-            if isinstance(result, OSError):
-                failed(dial_refusal(result, key.target, is_hbone=True))
-                return
-            try:
-                # The certificate is looked up after the dial: it may have been renewed meanwhile.
-                session = Session.client(self._secrets.get(key.source), key.accepted)
-            except (Refusal, HandshakeError) as refusal:
-                result.close()
-                failed(refusal)
-                return
-            linked(
-                TunnelLink(
-                    self._loop,
-                    result,
-                    session,
-                    events,
-                    streams_limit=self._streams_limit,
-                    handshake_timeout_s=self._handshake_timeout_s,
-                )
-            )
+    def dial(self, key: PoolKey, owner: DialOwner) -> Dial:
+        source = SocketAddress(key.client_ip, self._dialler.random_port())
+        return self._dialler.dial(key.target, source, owner)
 
-        source = SocketAddress(key.client_ip, self._random_port())
-        dial(
-            self._loop,
-            self._sockets,
-            key.target,
-            source=source,
-            timeout_s=self._connect_timeout_s,
-            random_port=self._random_port,
-            done=dialled,
+    def link(self, key: PoolKey, sock: socket.socket, events: TunnelClientEvents) -> TunnelLink:
+        """The link over a socket that `dial` connected, not started. Raises Refusal; the socket is closed then."""
+        try:
+            # The certificate is looked up after the dial: it may have been renewed meanwhile.
+            session = Session.client(self._secrets.get(key.source), key.accepted)
+        except BaseException:
+            self._dialler.loop.forget(sock.fileno())
+            sock.close()
+            raise
+        return TunnelLink(
+            self._dialler.loop,
+            sock,
+            session,
+            events,
+            streams_limit=self._streams_limit,
+            handshake_timeout_s=self._handshake_timeout_s,
         )
-
-
-def dial_refusal(error: OSError, target: SocketAddress, *, is_hbone: bool = False) -> Refusal:
-    """What a failed connect means for the connection that wanted it."""
-    if isinstance(error, TimeoutError):
-        outcome = Outcome.HBONE_TIMEOUT if is_hbone else Outcome.CONNECT_TIMEOUT
-        return Refusal(outcome, f"connect to {target}: timed out; {outcome.hint}")
-    return Refusal(Outcome.CONNECT_FAILED, f"connect to {target}: {error.strerror or error}")

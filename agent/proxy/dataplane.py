@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from agent.config import Config
 from agent.model.address import IP
+from agent.net.dial import Dialler
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
 from agent.proxy.arrivals import Arrivals
@@ -84,25 +85,16 @@ class DataPlane:
         def random_port() -> int:
             return rng.randrange(1024, 65536)
 
+        to_pods = Dialler(loop, outside.pod_side, random_port, config.connect_timeout_s)
+        to_network = Dialler(loop, outside.net_side, random_port, config.connect_timeout_s)
         connector = HboneConnector(
-            loop,
-            outside.net_side,
+            to_network,
             self.secrets,
-            random_port,
-            connect_timeout_s=config.connect_timeout_s,
             handshake_timeout_s=config.handshake_timeout_s,
             streams_limit=config.pool_max_streams,
         )
         self.pool = Pool(loop, connector, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s)
-        delivery = Delivery(
-            loop,
-            self.store,
-            self.registry,
-            outside.pod_side,
-            random_port,
-            outside.proxy,
-            config.connect_timeout_s,
-        )
+        delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
         local_path = LocalPath(delivery, self.pods, self.reporter, options)
         self.inbound = Inbound(
             delivery,
@@ -121,12 +113,10 @@ class DataPlane:
             self.registry,
             self.pool,
             local_path if config.local_path == "handover" else None,
-            outside.net_side,
+            to_network,
             self.reporter,
             options,
             rng,
-            random_port,
-            config.connect_timeout_s,
         )
         self.store.subscribe(self._reevaluate)
 

@@ -10,19 +10,21 @@ from __future__ import annotations
 import socket
 
 from agent.identity.handshake import HandshakeError, Session
-from agent.model.address import SocketAddress
+from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.model.workload import Workload
 from agent.net.dial import Dial
 from agent.net.relay import TunnelRelay
+from agent.net.tls_link import close
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.delivery import Delivery, reset
+from agent.proxy.delivery import Delivery
+from agent.proxy.life import GAVE_UP, Life
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
-from agent.proxy.report import Reporter, Tracked, claims
+from agent.proxy.report import Reporter, claims
 from agent.proxy.secrets import Secrets
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
@@ -53,7 +55,7 @@ class Inbound:
         self.options = options
         self._pods = pods
         self._secrets = secrets
-        self._handshake_timeout_s = handshake_timeout_s
+        self.handshake_timeout_s = handshake_timeout_s
         self.links: set[InboundLink] = set()
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
@@ -65,27 +67,24 @@ class Inbound:
             session = Session.server(self._secrets.get(workload.identity))
         except (Refusal, HandshakeError) as refusal:
             self.reporter.refused(Direction.INBOUND, peer, local, str(refusal))
-            reset(sock)
+            close(sock, reset=True)
             return
-        events = InboundLink(self, peer, local, workload.identity)
-        self.links.add(events)
-        events.link = TunnelLink(
-            self.delivery.loop, sock, session, events, handshake_timeout_s=self._handshake_timeout_s
-        )
+        entry = InboundLink(self, peer, local, workload.identity, sock, session)
+        self.links.add(entry)
+        entry.link.start()
 
     def workload(self, local: SocketAddress) -> Workload:
         """The workload at the address reached, as of now. Raises Refusal."""
         return self._pods.workload(self.delivery.store.current, local.ip, is_source=False)
 
     def go_away(self) -> None:
-        for events in tuple(self.links):
-            if events.link is not None:
-                events.link.go_away()
+        for entry in tuple(self.links):
+            entry.link.go_away()
 
-    def close_pod(self, addresses: frozenset[object]) -> None:
-        for events in tuple(self.links):
-            if events.local.ip in addresses and events.link is not None:
-                events.link.abort(Outcome.POD_REMOVED, "the pod left the mesh")
+    def close_pod(self, addresses: frozenset[IP]) -> None:
+        for entry in tuple(self.links):
+            if entry.local.ip in addresses:
+                entry.link.abort(Outcome.POD_REMOVED, "the pod left the mesh")
 
 
 class InboundLink:
@@ -94,19 +93,31 @@ class InboundLink:
     __slots__ = ("identity", "inbound", "link", "local", "peer")
 
     def __init__(
-        self, inbound: Inbound, peer: SocketAddress, local: SocketAddress, identity: Identity
+        self,
+        inbound: Inbound,
+        peer: SocketAddress,
+        local: SocketAddress,
+        identity: Identity,
+        sock: socket.socket,
+        session: Session,
     ) -> None:
         self.inbound = inbound
         self.identity = identity
         self.peer = peer
         self.local = local
-        self.link: TunnelLink | None = None
+        self.link = TunnelLink(
+            inbound.delivery.loop,
+            sock,
+            session,
+            self,
+            handshake_timeout_s=inbound.handshake_timeout_s,
+        )
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has checked chain and trust domain; policy is asked per CONNECT."""
 
     def requested(self, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
-        InboundTunnel(self, link, tunnel, head).start()
+        InboundTunnel(self, tunnel, head).start()
 
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.inbound.links.discard(self)
@@ -115,136 +126,75 @@ class InboundLink:
             self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, detail)
 
 
-class InboundTunnel:
-    """One CONNECT: from its head to the end of its relay."""
+class InboundTunnel(Life):
+    """One CONNECT."""
 
-    __slots__ = (
-        "_dial",
-        "_head",
-        "_inbound",
-        "_link",
-        "_live",
-        "_parent",
-        "_relay",
-        "_tracked",
-        "_tunnel",
-        "_workload",
-    )
+    __slots__ = ("_head", "_inbound", "_tunnel", "_workload")
+    direction = Direction.INBOUND
 
-    def __init__(self, parent: InboundLink, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
-        self._parent = parent
-        self._inbound = parent.inbound
-        self._link = link
+    def __init__(self, parent: InboundLink, tunnel: Tunnel, head: ConnectHead) -> None:
+        inbound = parent.inbound
+        delivery = inbound.delivery
+        super().__init__(delivery.loop, delivery.registry, inbound.reporter, parent.peer, parent.local)
+        self._inbound = inbound
         self._tunnel = tunnel
         self._head = head
-        self._dial: Dial | None = None
-        self._relay: TunnelRelay | None = None
-        self._live: Live | None = None
-        self._tracked: Tracked | None = None
         self._workload: Workload | None = None
 
-    def start(self) -> None:
-        try:
-            self._admit()
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    def _admit(self) -> None:
-        inbound, peer = self._inbound, self._parent.peer
-        workload = self._workload = inbound.workload(self._parent.local)
+    def _begin(self) -> Dial:
+        inbound, delivery = self._inbound, self._inbound.delivery
+        workload = self._workload = inbound.workload(self.local)
         target = resolve_inbound(
-            inbound.delivery.store.current,
-            workload,
-            self._parent.local.ip,
-            self._head.authority,
-            inbound.options,
+            delivery.store.current, workload, self.local.ip, self._head.authority, inbound.options
         )
         if target.proxy_header:
             raise Refusal(
                 Outcome.UNSUPPORTED, "application tunnels with PROXY protocol are not supported yet"
             )
-        self._track(workload, target.destination)
-        connection = Connection(peer, target.destination, self._link.peer, inbound.options.network)
-        self._live = Live(
-            Direction.INBOUND,
-            self._parent.local.ip,
-            peer,
-            target.destination,
-            target.destination,
-            "HBONE",
-            self.close,
-        )
-        self._live.connection = connection
-        inbound.delivery.admit(self._live, workload)
-        self._tunnel.on_gone = self._gone
-        self._dial = inbound.delivery.dial(
-            connection, keep_port=False, connected=self._connected, failed=self._refuse
-        )
+        destination = target.destination
+        live = Live(self.direction, self.local.ip, self.peer, destination, destination, "HBONE", self)
+        live.connection = Connection(self.peer, destination, self._tunnel.link.peer, inbound.options.network)
+        self._record(live, self._opened(workload, destination))
+        delivery.admit(live, workload)
+        return delivery.dial(live.connection, self, keep_port=False)
 
-    def _track(self, workload: Workload, destination: SocketAddress) -> None:
+    def _opened(self, workload: Workload, destination: SocketAddress) -> Opened:
         snapshot = self._inbound.delivery.store.current
         host = forwarded_host(self._head.header("forwarded"))
-        source = snapshot.workload_at(self._inbound.options.network, self._parent.peer.ip)
-        self._tracked = self._inbound.reporter.opened(
-            Opened(
-                direction=Direction.INBOUND,
-                source_address=self._parent.peer,
-                destination_address=self._parent.local,
-                source=source,
-                destination=workload,
-                source_identity=self._link.peer,
-                destination_identity=workload.identity,
-                is_mutual_tls=True,
-                authority=self._head.authority,
-                service=guess_service(snapshot, workload, destination.port, host),
-                # What the mesh knows wins, so the claims are not even read then.
-                source_claims=None if source else claims(parse_baggage(self._head.values("baggage"))),
-            )
+        source = snapshot.workload_at(self._inbound.options.network, self.peer.ip)
+        return Opened(
+            direction=self.direction,
+            source_address=self.peer,
+            destination_address=self.local,
+            source=source,
+            destination=workload,
+            source_identity=self._tunnel.link.peer,
+            destination_identity=workload.identity,
+            is_mutual_tls=True,
+            authority=self._head.authority,
+            service=guess_service(snapshot, workload, destination.port, host),
+            # What the mesh knows wins, so the claims are not even read then.
+            source_claims=None if source else claims(parse_baggage(self._head.values("baggage"))),
         )
 
-    def _connected(self, sock: socket.socket) -> None:
-        self._dial = None
-        self._tunnel.on_gone = None
-        assert self._workload is not None and self._tracked is not None
+    def _watch_client(self) -> None:
+        self._tunnel.owner = self
+
+    def gone(self, tunnel: Tunnel) -> None:
+        """The tunnel's answer: the peer took it back, or its connection ended."""
+        failure = tunnel.failure
+        if failure is None or failure.outcome is Outcome.RESET:
+            failure = Refusal(Outcome.RESET, GAVE_UP)
+        self.refused(failure)
+
+    def _join(self, sock: socket.socket) -> TunnelRelay:
+        assert self._workload is not None
         self._tunnel.accept([("baggage", baggage(self._workload))])
-        self._relay = TunnelRelay(self._inbound.delivery.loop, sock, self._tunnel, self._done)
-        self._tracked.relay = self._relay
+        return TunnelRelay(self._loop, sock, self._tunnel, self)
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self._dial = None
-        self._tunnel.on_gone = None
-        self._tunnel.refuse(refusal.outcome.status)
-        if self._tracked is None:
-            self._inbound.reporter.refused(
-                Direction.INBOUND,
-                self._parent.peer,
-                self._parent.local,
-                f"{refusal.detail} ({self._head.authority})",
-            )
-        self._end(refusal.outcome, refusal.detail)
+    def _turn_away(self, outcome: Outcome) -> None:
+        self._tunnel.owner = None
+        self._tunnel.refuse(outcome.status)
 
-    def _gone(self, tunnel: Tunnel) -> None:
-        """The peer gave up before the application answered."""
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-        self._end(Outcome.RESET, "the client gave up before the application answered")
-
-    def close(self, outcome: Outcome, detail: str) -> None:
-        """End it now, whatever it is doing: policy changed, the pod left, or the agent stops."""
-        if self._relay is not None:
-            self._relay.abort(outcome, detail)
-            return
-        if self._dial is not None:
-            self._dial.cancel()
-        self._refuse(Refusal(outcome, detail))
-
-    def _done(self, relay: TunnelRelay) -> None:
-        self._end(relay.outcome, relay.error)
-
-    def _end(self, outcome: Outcome, detail: str) -> None:
-        if self._live is not None:
-            self._inbound.delivery.registry.remove(self._live)
-            self._live = None  # it holds `close`, and so this object
-        if self._tracked is not None:
-            self._tracked.finish(outcome, detail)
+    def _in_words(self, refusal: Refusal) -> str:
+        return f"{refusal.detail} ({self._head.authority})"

@@ -6,13 +6,13 @@ import socket
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Connection, Direction
-from agent.model.outcome import Outcome, Refusal
 from agent.net.dial import Dial
 from agent.net.plain_relay import PlainRelay
-from agent.proxy.delivery import Delivery, reset
+from agent.proxy.delivery import Delivery
+from agent.proxy.life import CapturedLife
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
-from agent.proxy.report import Reporter, Tracked
+from agent.proxy.report import Reporter
 from agent.state.connect_target import check_not_own, guess_service
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
@@ -32,80 +32,38 @@ class InboundPlain:
         PlainConnection(self, sock, peer, local).start()
 
 
-class PlainConnection:
-    """One plaintext connection: from accept to the end of its relay."""
+class PlainConnection(CapturedLife):
+    """One plaintext connection."""
 
-    __slots__ = ("_dial", "_live", "_local", "_owner", "_peer", "_relay", "_sock", "_tracked")
+    __slots__ = ("_inbound",)
+    direction = Direction.INBOUND
 
     def __init__(
-        self, owner: InboundPlain, sock: socket.socket, peer: SocketAddress, local: SocketAddress
+        self, inbound: InboundPlain, sock: socket.socket, peer: SocketAddress, local: SocketAddress
     ) -> None:
-        self._owner = owner
+        delivery = inbound.delivery
+        super().__init__(delivery.loop, delivery.registry, inbound.reporter, peer, local)
+        self._inbound = inbound
         self._sock = sock
-        self._peer = peer
-        self._local = local
-        self._dial: Dial | None = None
-        self._relay: PlainRelay | None = None
-        self._live: Live | None = None
-        self._tracked: Tracked | None = None
 
-    def start(self) -> None:
-        try:
-            self._admit()
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    def _admit(self) -> None:
-        owner, delivery = self._owner, self._owner.delivery
-        check_not_own(self._local, owner.options)
+    def _begin(self) -> Dial:
+        inbound, delivery = self._inbound, self._inbound.delivery
+        check_not_own(self.local, inbound.options)
         snapshot = delivery.store.current
-        workload = owner.pods.workload(snapshot, self._local.ip, is_source=False)
-        self._tracked = owner.reporter.opened(
-            Opened(
-                direction=Direction.INBOUND,
-                source_address=self._peer,
-                destination_address=self._local,
-                source=snapshot.workload_at(owner.options.network, self._peer.ip),
-                destination=workload,
-                service=guess_service(snapshot, workload, self._local.port),
-            )
+        workload = inbound.pods.workload(snapshot, self.local.ip, is_source=False)
+        live = Live(self.direction, self.local.ip, self.peer, self.local, self.local, "TCP", self)
+        live.connection = Connection(self.peer, self.local, None, inbound.options.network)
+        opened = Opened(
+            direction=self.direction,
+            source_address=self.peer,
+            destination_address=self.local,
+            source=snapshot.workload_at(inbound.options.network, self.peer.ip),
+            destination=workload,
+            service=guess_service(snapshot, workload, self.local.port),
         )
-        connection = Connection(self._peer, self._local, None, owner.options.network)
-        self._live = Live(
-            Direction.INBOUND, self._local.ip, self._peer, self._local, self._local, "TCP", self.close
-        )
-        self._live.connection = connection
-        delivery.admit(self._live, workload)
-        self._dial = delivery.dial(connection, keep_port=True, connected=self._connected, failed=self._refuse)
+        self._record(live, opened)
+        delivery.admit(live, workload)
+        return delivery.dial(live.connection, self, keep_port=True)
 
-    def _connected(self, app: socket.socket) -> None:
-        self._dial = None
-        assert self._tracked is not None
-        self._relay = PlainRelay(self._owner.delivery.loop, self._sock, app, self._done)
-        self._tracked.relay = self._relay
-
-    def _refuse(self, refusal: Refusal) -> None:
-        self._dial = None
-        reset(self._sock)
-        if self._tracked is None:
-            self._owner.reporter.refused(Direction.INBOUND, self._peer, self._local, refusal.detail)
-        self._end(refusal.outcome, refusal.detail)
-
-    def close(self, outcome: Outcome, detail: str) -> None:
-        """End it now, whatever it is doing."""
-        if self._relay is not None:
-            self._relay.abort(outcome, detail)
-            return
-        if self._dial is not None:
-            self._dial.cancel()
-        self._refuse(Refusal(outcome, detail))
-
-    def _done(self, relay: PlainRelay) -> None:
-        self._end(relay.outcome, relay.error)
-
-    def _end(self, outcome: Outcome, detail: str) -> None:
-        if self._live is not None:
-            self._owner.delivery.registry.remove(self._live)
-            self._live = None  # it holds `close`, and so this object
-        if self._tracked is not None:
-            self._tracked.finish(outcome, detail)
+    def _join(self, sock: socket.socket) -> PlainRelay:
+        return PlainRelay(self._loop, self._sock, sock, self)

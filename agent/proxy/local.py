@@ -6,20 +6,18 @@ ends leave their telemetry. It skips the host's NetworkPolicy, so it is an expli
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
-
 from agent.model.address import SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.listener import HBONE
 from agent.model.outcome import Outcome, Refusal
 from agent.model.route import Route
 from agent.model.workload import Workload
-from agent.net.dial import Dial
+from agent.net.dial import Dial, DialOwner
 from agent.proxy.delivery import Delivery
+from agent.proxy.life import Recorded
 from agent.proxy.pods import LocalPods
-from agent.proxy.registry import Live
-from agent.proxy.report import CountsBytes, Reporter, Tracked
+from agent.proxy.registry import Live, LiveOwner
+from agent.proxy.report import Reporter
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
@@ -46,15 +44,11 @@ class LocalPath:
         )
 
     def hand_over(
-        self,
-        source: Workload,
-        client: SocketAddress,
-        route: Route,
-        close: Callable[[Outcome, str], None],
+        self, source: Workload, client: SocketAddress, route: Route, whole: LiveOwner
     ) -> HandedOver:
         """The destination's half of the connection, registered and allowed. Raises Refusal.
 
-        `close` ends the whole connection: policy of the destination may ask for it later.
+        `whole` is asked to end the connection when policy of the destination wants it.
         """
         snapshot = self.delivery.store.current
         workload = self._pods.workload(snapshot, route.target.ip, is_source=False)
@@ -64,63 +58,57 @@ class LocalPath:
             raise Refusal(
                 Outcome.UNSUPPORTED, "application tunnels with PROXY protocol are not supported yet"
             )
-        tracked = self.reporter.opened(
-            Opened(
-                direction=Direction.INBOUND,
-                source_address=client,
-                destination_address=target.destination,
-                source=source,
-                destination=workload,
-                source_identity=source.identity,
-                destination_identity=workload.identity,
-                authority=route.authority,
-                service=guess_service(snapshot, workload, target.destination.port),
-            )
+        opened = Opened(
+            direction=Direction.INBOUND,
+            source_address=client,
+            destination_address=target.destination,
+            source=source,
+            destination=workload,
+            source_identity=source.identity,
+            destination_identity=workload.identity,
+            authority=route.authority,
+            service=guess_service(snapshot, workload, target.destination.port),
         )
-        half = HandedOver(
-            self.delivery,
-            tracked,
-            Connection(client, target.destination, source.identity, self._options.network),
-            close,
-        )
-        half.admit(workload)
+        connection = Connection(client, target.destination, source.identity, self._options.network)
+        half = HandedOver(self.delivery, self.reporter, connection, whole)
+        half.admit(opened, workload)
         return half
 
 
-class HandedOver:
-    """The destination's half: its registry entry and its record live until `finish`."""
+class HandedOver(Recorded):
+    """The destination's half: its registry entry and its record live until `conclude`."""
 
-    __slots__ = ("_connection", "_delivery", "_live", "_tracked")
+    __slots__ = ("_connection", "_delivery", "_whole")
 
     def __init__(
-        self,
-        delivery: Delivery,
-        tracked: Tracked,
-        connection: Connection,
-        close: Callable[[Outcome, str], None],
+        self, delivery: Delivery, reporter: Reporter, connection: Connection, whole: LiveOwner
     ) -> None:
+        super().__init__(delivery.registry, reporter)
         self._delivery = delivery
-        self._tracked = tracked
         self._connection = connection
-        destination = connection.destination
-        self._live = Live(
-            Direction.INBOUND, destination.ip, connection.source, destination, destination, "TCP", close
-        )
-        self._live.connection = connection
+        self._whole = whole
 
-    def admit(self, workload: Workload) -> None:
+    def admit(self, opened: Opened, workload: Workload) -> None:
+        destination = self._connection.destination
+        live = Live(
+            Direction.INBOUND,
+            destination.ip,
+            self._connection.source,
+            destination,
+            destination,
+            "TCP",
+            self,
+        )
+        live.connection = self._connection
+        self._record(live, opened)
         try:
-            self._delivery.admit(self._live, workload)
+            self._delivery.admit(live, workload)
         except Refusal as refusal:
-            self.finish(refusal.outcome, refusal.detail)
+            self.conclude(refusal.outcome, refusal.detail)
             raise
 
-    def dial(self, connected: Callable[[socket.socket], None], failed: Callable[[Refusal], None]) -> Dial:
-        return self._delivery.dial(self._connection, keep_port=True, connected=connected, failed=failed)
+    def dial(self, owner: DialOwner) -> Dial:
+        return self._delivery.dial(self._connection, owner, keep_port=True)
 
-    def carry(self, relay: CountsBytes) -> None:
-        self._tracked.relay = relay
-
-    def finish(self, outcome: Outcome, detail: str) -> None:
-        self._delivery.registry.remove(self._live)
-        self._tracked.finish(outcome, detail)
+    def close(self, outcome: Outcome, detail: str) -> None:
+        self._whole.close(outcome, detail)

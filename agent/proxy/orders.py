@@ -82,9 +82,7 @@ class Orders:
     def _rows(self, what: str) -> list[dict[str, object]]:
         if what == "tunnels":
             outbound = [(link, "outbound", identity) for identity, link in self._plane.pool.links]
-            inbound = [
-                (e.link, "inbound", e.identity) for e in self._plane.inbound.links if e.link is not None
-            ]
+            inbound = [(entry.link, "inbound", entry.identity) for entry in self._plane.inbound.links]
             return [
                 tunnel_row(link.secured, direction, identity, link.open_streams)
                 for link, direction, identity in (*outbound, *inbound)
@@ -141,6 +139,8 @@ class Orders:
         self._acceptors[owner] = tuple(
             Acceptor(self._plane.loop, sock, self._handlers[name]) for name, sock in socks.items()
         )
+        for acceptor in self._acceptors[owner]:
+            acceptor.start()
 
     def _release(self, owner: int) -> None:
         for acceptor in self._acceptors.pop(owner, ()):

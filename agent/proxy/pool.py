@@ -2,22 +2,25 @@
 
 Connections are never shared between two source pods, even of one identity: the peer judges the source address
 (docs/WIRE.md#waypoints). A burst to one destination waits for one handshake; how many tunnels a connection
-takes is what the peer's SETTINGS say now, under a cap of our own. Failures reach exactly those who wait.
+takes is what the peer's SETTINGS say now, under a cap of our own. Failures reach exactly those who wait; a
+connection under way that nobody waits for any more is given up.
 """
 
 from __future__ import annotations
 
+import socket
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from agent.model.address import IP, SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
+from agent.net.dial import Dial, DialOwner
 from agent.net.loop import Loop, Timer
 from agent.net.tunnel import Tunnel
-from agent.net.tunnel_link import TunnelLink
+from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
+from agent.proxy.life import dial_refusal
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 Headers = tuple[tuple[str, str], ...]
@@ -33,37 +36,97 @@ class PoolKey(NamedTuple):
 
 
 class Connector(Protocol):
-    """Makes the link of a key: dials, then starts the handshake. Reports exactly once."""
+    """Makes the connection of a key in two steps."""
 
-    def __call__(
-        self,
-        key: PoolKey,
-        events: LinkEvents,
-        linked: Callable[[TunnelLink], None],
-        failed: Callable[[Refusal], None],
-    ) -> None: ...
+    def dial(self, key: PoolKey, owner: DialOwner) -> Dial: ...
+
+    def link(self, key: PoolKey, sock: socket.socket, events: TunnelClientEvents) -> TunnelLink:
+        """Not started. Raises Refusal; the socket is closed then."""
 
 
-@dataclass(slots=True)
+class WantsTunnel(Protocol):
+    """Who asks the pool. Exactly one of the two is called, once, unless the place in line is cancelled."""
+
+    def opened(self, tunnel: Tunnel, headers: Headers) -> None:
+        """The peer answered 200, with these headers."""
+
+    def refused(self, refusal: Refusal) -> None: ...
+
+
 class Waiter:
-    """Somebody who wants a tunnel. Exactly one of the two is called, once."""
+    """A place in line for a tunnel, until its owner is answered: first in the group, then on a connection."""
 
-    head: ConnectHead
-    opened: Callable[[Tunnel, Headers], None]
-    refused: Callable[[Refusal], None]
-    retried: bool = False
+    __slots__ = ("_group", "_is_reused", "_owner", "_pool", "_tunnel", "_was_retried", "head")
+
+    def __init__(self, pool: Pool, group: Group, head: ConnectHead, owner: WantsTunnel) -> None:
+        self.head = head
+        self._pool = pool
+        self._group = group
+        self._owner: WantsTunnel | None = owner
+        self._tunnel: Tunnel | None = None
+        self._is_reused = self._was_retried = False
+
+    def start(self, link: TunnelLink, *, reused: bool) -> None:
+        """Ask for the tunnel on this connection; `reused`: it has served others before."""
+        self._is_reused = reused
+        self._tunnel = link.open(self.head, self)
+
+    def cancel(self) -> None:
+        """Leave the line; the owner is not called."""
+        if self._owner is not None:
+            self._owner = None
+            if self._tunnel is not None:
+                self._tunnel.reset()
+            self._pool.leave(self._group, self)
+
+    def refuse(self, refusal: Refusal) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.refused(refusal)
+
+    def answered(self, tunnel: Tunnel, status: int, headers: Headers) -> None:
+        """The tunnel's answer."""
+        if status == ACCEPTED:
+            owner, self._owner = self._owner, None
+            assert owner is not None, "who leaves the line resets the tunnel"
+            owner.opened(tunnel, headers)
+            return
+        tunnel.reset()  # a peer may refuse and leave the stream open
+        target = self._group.key.target
+        self.refuse(Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status} from {target}"))
+
+    def gone(self, tunnel: Tunnel) -> None:
+        """The tunnel's other answer."""
+        self._tunnel = None
+        if self._is_reused and not self._was_retried:
+            # The connection ended before the peer answered: nothing was relayed, so another may try.
+            self._was_retried = True
+            self._pool.enqueue(self._group, self)
+        else:
+            self.refuse(tunnel.failure or Refusal(Outcome.RESET, "the HBONE connection ended"))
 
 
-class LinkEvents:
-    """What a link of the pool reports, bound to its group."""
+class PooledLink:
+    """One connection of the pool, from its dial to its end: owns the dial, hears the link."""
 
-    __slots__ = ("group", "idle_timer", "is_proven", "pool")
+    __slots__ = ("dial", "group", "idle_since_s", "idle_timer", "is_proven", "link", "pool")
 
     def __init__(self, pool: Pool, group: Group) -> None:
         self.pool = pool
         self.group = group
+        self.dial: Dial | None = None
+        self.link: TunnelLink | None = None
         self.is_proven = False
+        self.idle_since_s = 0.0
         self.idle_timer: Timer | None = None
+
+    def connected(self, sock: socket.socket) -> None:
+        self.dial = None
+        self.pool.link_dialled(self, sock)
+
+    def failed(self, target: SocketAddress, error: OSError) -> None:
+        self.dial = None
+        self.pool.link_failed(self, dial_refusal(error, target, is_hbone=True))
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has already checked the peer against the accepted identities."""
@@ -74,46 +137,53 @@ class LinkEvents:
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.pool.link_closed(self, link, Refusal(outcome, detail))
 
+    def was_idle(self) -> None:
+        """The idle timer's answer."""
+        self.idle_timer = None
+        self.pool.retire_if_idle(self)
+
+    def abort(self, outcome: Outcome, detail: str) -> None:
+        """End it now, whatever it is doing."""
+        if self.dial is not None:
+            self.dial.cancel()
+            self.dial = None
+            self.pool.link_failed(self, Refusal(outcome, detail))
+        elif self.link is not None:
+            self.link.abort(outcome, detail)
+
 
 @dataclass(slots=True)
 class Group:
-    """The connections and the waiters of one key."""
+    """The connections and the waiters of one key. Those connecting are not proven yet: dial or handshake."""
 
     key: PoolKey
     links: list[TunnelLink] = field(default_factory=list)
-    connecting: int = 0
+    connecting: list[PooledLink] = field(default_factory=list)
     waiting: deque[Waiter] = field(default_factory=deque)
 
 
 def links_to_dial(waiting: int, connecting: int, per_link: int) -> int:
-    """How many more connections a group needs so that everyone who waits gets a tunnel."""
-    needed = -(-waiting // max(per_link, 1))
-    return max(0, needed - connecting)
+    """How many more connections a group needs so that everyone who waits gets a tunnel; negative: too many."""
+    return -(-waiting // max(per_link, 1)) - connecting
 
 
 class Pool:
     """One per worker. `streams_limit` caps the tunnels of a connection; `idle_s` closes unused ones."""
 
-    def __init__(self, loop: Loop, connect: Connector, *, streams_limit: int, idle_s: float) -> None:
+    def __init__(self, loop: Loop, connector: Connector, *, streams_limit: int, idle_s: float) -> None:
         self._loop = loop
-        self._connect = connect
+        self._connector = connector
         self._streams_limit = streams_limit
         self._idle_s = idle_s
         self._groups: dict[PoolKey, Group] = {}
 
-    def open(
-        self,
-        key: PoolKey,
-        head: ConnectHead,
-        opened: Callable[[Tunnel, Headers], None],
-        refused: Callable[[Refusal], None],
-    ) -> Waiter:
-        """Ask for a tunnel. `opened` gets it once the peer answered 200, with its headers."""
+    def open(self, key: PoolKey, head: ConnectHead, owner: WantsTunnel) -> Waiter:
+        """Ask for a tunnel; `owner` is never called from inside this call."""
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(key)
-        waiter = Waiter(head, opened, refused)
-        self._enqueue(group, waiter)
+        waiter = Waiter(self, group, head, owner)
+        self.enqueue(group, waiter)
         return waiter
 
     @property
@@ -122,36 +192,52 @@ class Pool:
         return [(group.key.source, link) for group in self._groups.values() for link in group.links]
 
     def close_source(self, addresses: frozenset[IP]) -> None:
-        """Drop every connection made in the name of these pod addresses, at once."""
+        """Drop every connection made or being made in the name of these pod addresses, at once."""
+        gone = Refusal(Outcome.POD_REMOVED, "the pod left the mesh")
         for group in [g for g in self._groups.values() if g.key.client_ip in addresses]:
-            self._fail_waiters(group, Refusal(Outcome.POD_REMOVED))
-            for link in list(group.links):
-                link.abort(Outcome.POD_REMOVED, "the pod left the mesh")
+            # Links first: those who waited for an answer on one may try another, and fail with the rest.
+            for link in tuple(group.links):
+                link.abort(gone.outcome, gone.detail)
+            self._fail_waiters(group, gone)
+            for pooled in tuple(group.connecting):
+                pooled.abort(gone.outcome, gone.detail)
 
     def go_away(self) -> None:
         """Let every connection finish its tunnels and close."""
         for _, link in self.links:
             link.go_away()
 
-    def _enqueue(self, group: Group, waiter: Waiter) -> None:
+    # -- waiters
+
+    def enqueue(self, group: Group, waiter: Waiter) -> None:
         if not group.waiting:
             for link in group.links:
                 if link.free_streams > 0:
-                    self._start(group, link, waiter, reused=True)
+                    waiter.start(link, reused=True)
                     return
         group.waiting.append(waiter)
         self._grow(group)
 
-    def _grow(self, group: Group) -> None:
-        for _ in range(links_to_dial(len(group.waiting), group.connecting, self._per_link(group))):
-            group.connecting += 1
-            events = LinkEvents(self, group)
-            self._connect(
-                group.key,
-                events,
-                lambda link: group.links.append(link),
-                lambda refusal: self._not_connected(group, refusal),
-            )
+    def leave(self, group: Group, waiter: Waiter) -> None:
+        """Somebody waits no more, and so perhaps nobody does for a connection under way."""
+        if waiter in group.waiting:
+            group.waiting.remove(waiter)
+        surplus = -self._missing(group)
+        for pooled in group.connecting[::-1]:
+            if surplus <= 0:
+                return
+            if pooled.link is None or not pooled.link.open_streams:
+                surplus -= 1
+                pooled.abort(Outcome.RESET, "nobody waits for this connection")
+
+    def _fail_waiters(self, group: Group, refusal: Refusal) -> None:
+        while group.waiting:
+            group.waiting.popleft().refuse(refusal)
+
+    # -- connections
+
+    def _missing(self, group: Group) -> int:
+        return links_to_dial(len(group.waiting), len(group.connecting), self._per_link(group))
 
     def _per_link(self, group: Group) -> int:
         """Tunnels a connection to this peer takes: as its live settings say, else our own cap."""
@@ -159,71 +245,74 @@ class Pool:
         known = [link.open_streams + link.free_streams for link in usable]
         return min([self._streams_limit, *(n for n in known if n > 0)])
 
-    def _start(self, group: Group, link: TunnelLink, waiter: Waiter, *, reused: bool) -> None:
-        def answered(tunnel: Tunnel, status: int, headers: Headers) -> None:
-            if status == ACCEPTED:
-                waiter.opened(tunnel, headers)
-            elif status:
-                waiter.refused(
-                    Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status} from {group.key.target}")
-                )
-            elif reused and not waiter.retried:
-                # The connection ended before the peer answered: nothing was relayed, so another may try.
-                waiter.retried = True
-                self._enqueue(group, waiter)
-            else:
-                waiter.refused(tunnel.failure or Refusal(Outcome.RESET, "the HBONE connection ended"))
+    def _grow(self, group: Group) -> None:
+        for _ in range(self._missing(group)):
+            pooled = PooledLink(self, group)
+            group.connecting.append(pooled)
+            pooled.dial = self._connector.dial(group.key, pooled)
 
-        link.open(waiter.head, answered)
+    def link_dialled(self, pooled: PooledLink, sock: socket.socket) -> None:
+        group = pooled.group
+        try:
+            link = self._connector.link(group.key, sock, pooled)
+        except Refusal as refusal:
+            self.link_failed(pooled, refusal)
+            return
+        pooled.link = link
+        group.links.append(link)
+        link.start()
 
-    def became_available(self, events: LinkEvents, link: TunnelLink) -> None:
+    def link_failed(self, pooled: PooledLink, refusal: Refusal) -> None:
+        """It ended before it was proven."""
+        group = pooled.group
+        group.connecting.remove(pooled)
+        # Everyone who waits fails with the reason at once: a queue of retries would be a storm.
+        if not group.connecting:
+            self._fail_waiters(group, refusal)
+        self._forget_if_empty(group)
+
+    def link_closed(self, pooled: PooledLink, link: TunnelLink, refusal: Refusal) -> None:
+        group = pooled.group
+        if pooled.idle_timer is not None:
+            pooled.idle_timer.cancel()
+        if link in group.links:
+            group.links.remove(link)
+        if pooled.is_proven:
+            self._forget_if_empty(group)
+        else:
+            self.link_failed(pooled, refusal)
+
+    def became_available(self, pooled: PooledLink, link: TunnelLink) -> None:
         """Settings arrived or tunnels ended: serve who waits, or arm the idle timer."""
-        group = events.group
-        if not events.is_proven:
-            events.is_proven = True
-            group.connecting -= 1
+        group = pooled.group
+        if not pooled.is_proven:
+            pooled.is_proven = True
+            group.connecting.remove(pooled)
         while group.waiting and link.is_usable and link.free_streams > 0:
-            self._start(group, link, group.waiting.popleft(), reused=False)
+            group.waiting.popleft().start(link, reused=False)
         if group.waiting and link.open_streams == 0 and link.free_streams == 0:
             self._fail_waiters(
                 group, Refusal(Outcome.UPSTREAM_REFUSED, f"{group.key.target} allows no tunnels")
             )
         if group.waiting:
             self._grow(group)
-        self._watch_idle(events, link)
+        self._watch_idle(pooled, link)
 
-    def _watch_idle(self, events: LinkEvents, link: TunnelLink) -> None:
-        if events.idle_timer is not None:
-            events.idle_timer.cancel()
-            events.idle_timer = None
+    def _watch_idle(self, pooled: PooledLink, link: TunnelLink) -> None:
         if link.open_streams == 0:
-            events.idle_timer = self._loop.later(self._idle_s, lambda: self._retire(link))
+            pooled.idle_since_s = self._loop.now()
+            if pooled.idle_timer is None:
+                pooled.idle_timer = self._loop.later(self._idle_s, pooled.was_idle)
 
-    def _retire(self, link: TunnelLink) -> None:
-        if link.open_streams == 0:
+    def retire_if_idle(self, pooled: PooledLink) -> None:
+        link = pooled.link
+        if link is None or link.open_streams:
+            return
+        left_s = pooled.idle_since_s + self._idle_s - self._loop.now()
+        if left_s <= 0:
             link.go_away()
-
-    def link_closed(self, events: LinkEvents, link: TunnelLink, refusal: Refusal) -> None:
-        group = events.group
-        if events.idle_timer is not None:
-            events.idle_timer.cancel()
-        if link in group.links:
-            group.links.remove(link)
-        if not events.is_proven:
-            events.is_proven = True
-            self._not_connected(group, refusal)
-        self._forget_if_empty(group)
-
-    def _not_connected(self, group: Group, refusal: Refusal) -> None:
-        group.connecting -= 1
-        # Everyone who waits fails with the reason at once: a queue of retries would be a storm.
-        if group.connecting == 0:
-            self._fail_waiters(group, refusal)
-        self._forget_if_empty(group)
-
-    def _fail_waiters(self, group: Group, refusal: Refusal) -> None:
-        while group.waiting:
-            group.waiting.popleft().refused(refusal)
+        else:
+            pooled.idle_timer = self._loop.later(left_s, pooled.was_idle)
 
     def _forget_if_empty(self, group: Group) -> None:
         if not group.links and not group.waiting and not group.connecting:

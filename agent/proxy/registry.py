@@ -7,8 +7,9 @@ destination that has vanished from the snapshot ends its connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
@@ -18,9 +19,14 @@ from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 
 
+class LiveOwner(Protocol):
+    def close(self, outcome: Outcome, detail: str) -> None:
+        """End the connection at once."""
+
+
 @dataclass(slots=True, eq=False)
 class Live:
-    """One connection. `close` ends it at once; it is set as soon as there is something to end."""
+    """What is known of one live connection; `owner` ends it."""
 
     direction: Direction
     pod: IP
@@ -30,7 +36,7 @@ class Live:
     """What the client dialled; for a tunnel its authority's address."""
     actual: SocketAddress
     protocol: str
-    close: Callable[[Outcome, str], None]
+    owner: LiveOwner
     destination_uid: str = ""
     connection: Connection | None = None
     """The facts policy judges; None where there is nothing to judge (outbound)."""
@@ -72,17 +78,17 @@ class Registry:
             and (reason := verdict(snapshot, live, live.connection))
         ]
         for live, (outcome, detail) in doomed:
-            live.close(outcome, detail)
+            live.owner.close(outcome, detail)
         return len(doomed)
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
         """End every connection of a pod that left the mesh."""
         for live in [live for live in self._live if live.pod in addresses]:
-            live.close(Outcome.POD_REMOVED, "the pod left the mesh")
+            live.owner.close(Outcome.POD_REMOVED, "the pod left the mesh")
 
     def close_all(self, outcome: Outcome, detail: str) -> None:
         for live in tuple(self._live):
-            live.close(outcome, detail)
+            live.owner.close(outcome, detail)
 
 
 def verdict(snapshot: Snapshot, live: Live, connection: Connection) -> tuple[Outcome, str] | None:

@@ -8,7 +8,7 @@ merely claims gets into a principal: identities here are proven by mTLS, or None
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent.model.address import NamespacedHostname, SocketAddress
 from agent.model.connection import Direction
@@ -79,9 +79,18 @@ class Opened(NamedTuple):
     source_claims: Attributes | None = None
     destination_claims: Attributes | None = None
 
+    def proven(self, destination_identity: Identity | None) -> Opened:
+        """The same, once the destination has proven who it is."""
+        values: list[Any] = [*self]  # `_replace` costs twice as much, for every connection
+        values[_PROVEN_AT] = destination_identity
+        return Opened(*values)
+
     @property
     def reporter(self) -> Reporter:
         return Reporter.SOURCE if self.direction is Direction.OUTBOUND else Reporter.DESTINATION
+
+
+_PROVEN_AT = Opened._fields.index("destination_identity")
 
 
 class Record(NamedTuple):

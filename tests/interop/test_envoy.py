@@ -27,6 +27,7 @@ from tests.support.netpair import (
     SERVER,
     SERVER_ID,
     ClientSide,
+    Ended,
     Node,
     ServerSide,
     node,
@@ -46,24 +47,26 @@ class OurServer:
         self.side = ServerSide()
         self.side.on_request = self.on_request
         self.apps: list[socket.socket] = []
-        self.done: list[TunnelRelay] = []
+        self.done = Ended[TunnelRelay]()
         self.links: list[TunnelLink] = []
         listener = open_listener(None, 0, transparent=False, reuse_port=False, address="127.0.0.1")
         self.port = listener.getsockname()[1]
         acceptor = Acceptor(it.loop, listener, self.on_accept)
+        acceptor.start()
         it.closing.callback(acceptor.close)
 
     def on_accept(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         assert peer.ip == local.ip == IPv4Address("127.0.0.1")
         self.it.keep(sock)
         self.links.append(TunnelLink(self.it.loop, sock, Session.server(SERVER), self.side))
+        self.links[-1].start()
 
     def on_request(self, tunnel: Tunnel) -> None:
         app, near = tcp_pair()
         self.apps.append(self.it.keep(app))
         self.it.keep(near)
         tunnel.accept([("baggage", "k8s.cluster.name=Kubernetes")])
-        TunnelRelay(self.it.loop, near, tunnel, self.done.append)
+        TunnelRelay(self.it.loop, near, tunnel, self.done).start()
 
 
 @contextlib.contextmanager
@@ -148,25 +151,28 @@ class OurClient:
     def __init__(self, it: Node, address: tuple[str, int]) -> None:
         self.it = it
         self.side = ClientSide()
-        self.done: list[TunnelRelay] = []
+        self.done = Ended[TunnelRelay]()
         self.statuses: list[int] = []
         self.link = TunnelLink(
             it.loop, dial(it, address), Session.client(CLIENT, (SERVER.identity,)), self.side
         )
+        self.link.start()
+        self._near: dict[Tunnel, socket.socket] = {}
 
     def connect(self) -> socket.socket:
         """An application's socket, connected through a tunnel once Envoy has answered."""
         app, near = tcp_pair()
         self.it.keep(app)
-        self.it.keep(near)
-
-        def answered(tunnel: Tunnel, status: int, headers: object) -> None:
-            self.statuses.append(status)
-            if status == 200:
-                TunnelRelay(self.it.loop, near, tunnel, self.done.append)
-
-        self.link.open(connect_head(AUTHORITY, [("baggage", "k=v")]), answered)
+        self._near[self.link.open(connect_head(AUTHORITY, [("baggage", "k=v")]), self)] = self.it.keep(near)
         return app
+
+    def answered(self, tunnel: Tunnel, status: int, headers: object) -> None:
+        self.statuses.append(status)
+        if status == 200:
+            TunnelRelay(self.it.loop, self._near.pop(tunnel), tunnel, self.done).start()
+
+    def gone(self, tunnel: Tunnel) -> None:
+        self.statuses.append(0)
 
 
 @contextlib.contextmanager
@@ -264,7 +270,7 @@ def test_a_client_envoy_does_not_trust_is_told_so() -> None:
     with envoy_server() as (it, _, _, peer):
         side = ClientSide()
         wire = dial(it, peer.listen)
-        TunnelLink(it.loop, wire, Session.client(SERVER, (SERVER.identity,)), side)
+        TunnelLink(it.loop, wire, Session.client(SERVER, (SERVER.identity,)), side).start()
         it.until(lambda: side.ends)
         assert side.ends[0][0] is Outcome.TLS_FAILED
         assert "the peer does not accept our certificate" in side.ends[0][1]
@@ -274,6 +280,6 @@ def test_an_envoy_we_do_not_expect_is_refused() -> None:
     with envoy_server() as (it, _, _, peer):
         side = ClientSide()
         wire = dial(it, peer.listen)
-        TunnelLink(it.loop, wire, Session.client(CLIENT, (CLIENT.identity,)), side)
+        TunnelLink(it.loop, wire, Session.client(CLIENT, (CLIENT.identity,)), side).start()
         it.until(lambda: side.ends)
         assert side.ends[0][0] is Outcome.WRONG_IDENTITY and SERVER_ID in side.ends[0][1]

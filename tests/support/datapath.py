@@ -75,6 +75,7 @@ class DataPath(DataPlane):
         listener.setblocking(False)
         self._listeners.append(listener)
         self._acceptors.append(Acceptor(self.loop, listener, accepted))
+        self._acceptors[-1].start()
         return int(listener.getsockname()[1])
 
     def know(self, *resources: Workload | Service) -> None:
@@ -95,11 +96,10 @@ class DataPath(DataPlane):
             listener.close()
         for _, link in self.pool.links:
             link.abort()
-        for events in tuple(self.inbound.links):
-            if events.link is not None:
-                events.link.abort()
+        for entry in tuple(self.inbound.links):
+            entry.link.abort()
         for live in self.registry:
-            live.close(Outcome.DRAINED, "the test is over")
+            live.owner.close(Outcome.DRAINED, "the test is over")
         self.sockets.close()
 
 

@@ -9,6 +9,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from agent.identity.handshake import Credentials, Session
 from agent.model.identity import Identity
@@ -134,10 +135,19 @@ class Hbone:
         self.client = TunnelLink(
             node.loop, self.client_wire, Session.client(client, accepted), self.client_side, **options
         )
+        self.server.start()
+        self.client.start()
         self.answers: list[tuple[Tunnel, int, tuple[tuple[str, str], ...]]] = []
+        """Status 0 stands for a tunnel that is gone."""
 
     def ask(self, head: ConnectHead = HEAD) -> Tunnel:
-        return self.client.open(head, lambda *answer: self.answers.append(answer))
+        return self.client.open(head, self)
+
+    def answered(self, tunnel: Tunnel, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        self.answers.append((tunnel, status, headers))
+
+    def gone(self, tunnel: Tunnel) -> None:
+        self.answers.append((tunnel, 0, ()))
 
     def tunnel(self) -> tuple[Tunnel, Tunnel]:
         """An accepted tunnel: (client's, server's)."""
@@ -151,6 +161,16 @@ class Hbone:
         return Relayed(self, *self.tunnel())
 
 
+R = TypeVar("R")
+
+
+class Ended(list[R]):
+    """The owner of relays: those that have ended."""
+
+    def finished(self, relay: R) -> None:
+        self.append(relay)
+
+
 class Relayed:
     """Application | relay | tunnel | relay | application: `client` and `server` are the applications."""
 
@@ -161,9 +181,11 @@ class Relayed:
         self.server, far = tcp_pair()
         for sock in (self.client, near, self.server, far):
             node.keep(sock)
-        self.done: list[TunnelRelay] = []
-        self.client_relay = TunnelRelay(node.loop, near, outer, self.done.append)
-        self.server_relay = TunnelRelay(node.loop, far, inner, self.done.append)
+        self.done = Ended[TunnelRelay]()
+        self.client_relay = TunnelRelay(node.loop, near, outer, self.done)
+        self.server_relay = TunnelRelay(node.loop, far, inner, self.done)
+        self.client_relay.start()
+        self.server_relay.start()
 
     def read(self, sock: socket.socket, size: int) -> bytes:
         """Exactly `size` bytes from an application's socket."""

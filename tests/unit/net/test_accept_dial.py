@@ -16,7 +16,7 @@ import pytest
 
 from agent.model.address import SocketAddress
 from agent.net.accept import Acceptor
-from agent.net.dial import RANDOM_TRIES, Dial, dial
+from agent.net.dial import RANDOM_TRIES, Dial, Dialler
 from agent.net.sockets import IP_TRANSPARENT, SideSockets, in_netns, open_listener
 from tests.support.netpair import Node, node
 
@@ -33,6 +33,7 @@ class Server:
         listener = open_listener(None, 0, transparent=False, reuse_port=False, address=address)
         self.port = listener.getsockname()[1]
         self.acceptor = Acceptor(it.loop, listener, self.accept, **options)
+        self.acceptor.start()
         it.closing.callback(self.acceptor.close)
 
     def accept(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
@@ -81,7 +82,9 @@ def test_a_receiver_that_raises_costs_one_connection_only() -> None:
             if len(seen) == 1:
                 raise ValueError("first")
 
-        it.closing.callback(Acceptor(it.loop, listener, accept).close)
+        acceptor = Acceptor(it.loop, listener, accept)
+        acceptor.start()
+        it.closing.callback(acceptor.close)
         for _ in range(3):
             it.keep(socket.create_connection(listener.getsockname()))
         for _ in range(10):
@@ -111,7 +114,9 @@ def test_a_full_descriptor_table_pauses_without_spinning_and_recovers() -> None:
 # -- dial
 
 
-class Dialler:
+class Dials:
+    """Starts dials and owns them: what they answered."""
+
     def __init__(self, it: Node, sockets: SideSockets | None = None) -> None:
         self.it = it
         self.results: list[socket.socket | OSError] = []
@@ -126,18 +131,15 @@ class Dialler:
         timeout_s: float = 10,
         port: Callable[[], int] | None = None,
     ) -> Dial:
-        return dial(
-            self.it.loop,
-            self.sockets,
-            target,
-            source=source,
-            timeout_s=timeout_s,
-            random_port=port or (lambda: next(self.random_ports)),
-            done=self.done,
-        )
+        random_port = port or (lambda: next(self.random_ports))
+        return Dialler(self.it.loop, self.sockets, random_port, timeout_s).dial(target, source, self)
 
-    def done(self, result: socket.socket | OSError) -> None:
-        self.results.append(self.it.keep(result) if isinstance(result, socket.socket) else result)
+    def connected(self, sock: socket.socket) -> None:
+        self.it.loop.forget(sock.fileno())
+        self.results.append(self.it.keep(sock))
+
+    def failed(self, target: SocketAddress, error: OSError) -> None:
+        self.results.append(error)
 
     def result(self) -> socket.socket | OSError:
         self.it.until(lambda: self.results)
@@ -151,19 +153,19 @@ def free_port() -> int:
 
 def test_a_dial_uses_the_clients_own_port() -> None:
     with node() as it:
-        server, dialler = Server(it), Dialler(it)
+        server, dials = Server(it), Dials(it)
         own = free_port()
-        assert not dialler.results
-        dialler.start(SocketAddress(LOCAL, server.port), SocketAddress(LOCAL, own))
-        assert not dialler.results  # never from inside the call
-        sock = dialler.result()
+        assert not dials.results
+        dials.start(SocketAddress(LOCAL, server.port), SocketAddress(LOCAL, own))
+        assert not dials.results  # never from inside the call
+        sock = dials.result()
         assert isinstance(sock, socket.socket) and sock.getsockname() == ("127.0.0.1", own)
         assert not sock.getblocking()
 
 
 def test_taken_ports_lead_to_random_ones_and_last_to_the_kernels_choice() -> None:
     with node() as it, socket.create_server(("127.0.0.1", 0)) as taken:
-        server, dialler = Server(it), Dialler(it)
+        server, dials = Server(it), Dials(it)
         busy = taken.getsockname()[1]
         asked: list[int] = []
 
@@ -172,29 +174,29 @@ def test_taken_ports_lead_to_random_ones_and_last_to_the_kernels_choice() -> Non
             return asked[-1]
 
         target = SocketAddress(LOCAL, server.port)
-        dialler.start(target, SocketAddress(LOCAL, busy), port=random_port)
-        sock = dialler.result()
+        dials.start(target, SocketAddress(LOCAL, busy), port=random_port)
+        sock = dials.result()
         assert isinstance(sock, socket.socket) and sock.getsockname()[1] == asked[3] and len(asked) == 4
         asked.clear()
-        dialler.start(target, SocketAddress(LOCAL, busy), port=lambda: asked.append(0) or busy)  # type: ignore[func-returns-value]
-        sock = dialler.result()
+        dials.start(target, SocketAddress(LOCAL, busy), port=lambda: asked.append(0) or busy)  # type: ignore[func-returns-value]
+        sock = dials.result()
         assert isinstance(sock, socket.socket) and sock.getsockname()[1] != busy
         assert len(asked) == RANDOM_TRIES
 
 
 def test_a_refused_connection_is_the_answer() -> None:
     with node() as it:
-        dialler = Dialler(it)
-        dialler.start(SocketAddress(LOCAL, free_port()), HERE)
-        result = dialler.result()
+        dials = Dials(it)
+        dials.start(SocketAddress(LOCAL, free_port()), HERE)
+        result = dials.result()
         assert isinstance(result, ConnectionRefusedError) and result.errno == errno.ECONNREFUSED
 
 
 def test_an_address_that_is_not_ours_is_the_answer_after_all_tries() -> None:
     with node() as it:
-        dialler = Dialler(it)
-        dialler.start(SocketAddress(LOCAL, 9), SocketAddress(IPv4Address("192.0.2.1"), 999))
-        result = dialler.result()
+        dials = Dials(it)
+        dials.start(SocketAddress(LOCAL, 9), SocketAddress(IPv4Address("192.0.2.1"), 999))
+        result = dials.result()
         assert isinstance(result, OSError) and result.errno == errno.EADDRNOTAVAIL
 
 
@@ -205,24 +207,24 @@ def test_no_answer_is_a_timeout() -> None:
             filler.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 filler.connect(full.getsockname())
-        dialler = Dialler(it)
-        dialler.start(SocketAddress(LOCAL, full.getsockname()[1]), HERE, timeout_s=10)
+        dials = Dials(it)
+        dials.start(SocketAddress(LOCAL, full.getsockname()[1]), HERE, timeout_s=10)
         it.settle()
-        assert not dialler.results
+        assert not dials.results
         it.skew_s = 10
-        assert isinstance(dialler.result(), TimeoutError)
+        assert isinstance(dials.result(), TimeoutError)
 
 
 def test_a_cancelled_dial_is_silent() -> None:
     with node() as it:
-        server, dialler = Server(it), Dialler(it)
-        dialler.start(SocketAddress(LOCAL, server.port)).cancel()
-        refused = dialler.start(SocketAddress(LOCAL, free_port()))
+        server, dials = Server(it), Dials(it)
+        dials.start(SocketAddress(LOCAL, server.port)).cancel()
+        refused = dials.start(SocketAddress(LOCAL, free_port()))
         refused.cancel()
         it.settle()
         it.skew_s = 11
         it.settle()
-        assert not dialler.results
+        assert not dials.results
 
 
 # -- namespaces
@@ -246,8 +248,9 @@ def test_sockets_belong_to_their_namespace_and_this_thread_does_not(netns: str) 
         listener = open_listener(netns, 15008, transparent=True, reuse_port=True)
         found: list[SocketAddress] = []
         acceptor = Acceptor(it.loop, listener, lambda sock, peer, local: (it.keep(sock), found.append(peer)))
+        acceptor.start()
         it.closing.callback(acceptor.close)
-        dialler = Dialler(it, SideSockets(netns, transparent=True, stock=4))
+        dials = Dials(it, SideSockets(netns, transparent=True, stock=4))
         client = SocketAddress(
             IPv4Address("10.9.8.7"), 4321
         )  # nobody's address: only a transparent socket may
@@ -256,8 +259,8 @@ def test_sockets_belong_to_their_namespace_and_this_thread_does_not(netns: str) 
             check=True,
         )
         for number in range(10):  # more than the stock holds
-            dialler.start(SocketAddress(LOCAL, 15008), client._replace(port=4321 + number))
-            sock = dialler.result()
+            dials.start(SocketAddress(LOCAL, 15008), client._replace(port=4321 + number))
+            sock = dials.result()
             assert isinstance(sock, socket.socket), sock
             assert sock.getsockopt(socket.IPPROTO_IP, IP_TRANSPARENT) == 1
         it.until(lambda: len(found) == 10)

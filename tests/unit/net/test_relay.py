@@ -12,7 +12,7 @@ from agent.net.tls_link import HIGH_BYTES, close
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import MIB
 from agent.wire.h2_frames import ErrorCode
-from tests.support.netpair import Hbone, Node, node, tcp_pair
+from tests.support.netpair import Ended, Hbone, Node, node, tcp_pair
 from tests.support.traffic import Flow, take_into
 
 
@@ -67,8 +67,9 @@ class OneEnd:
         self.app, near = tcp_pair()
         it.keep(self.app)
         it.keep(near)
-        self.done: list[TunnelRelay] = []
-        self.relay = TunnelRelay(it.loop, near, tunnel, self.done.append)
+        self.done = Ended[TunnelRelay]()
+        self.relay = TunnelRelay(it.loop, near, tunnel, self.done)
+        self.relay.start()
 
     def read(self, size: int | None = None) -> bytes:
         """`size` bytes, or all up to the end."""
@@ -193,8 +194,9 @@ class Plain:
         self.server, far = tcp_pair()
         for sock in (self.client, near, self.server, far):
             it.keep(sock)
-        self.done: list[PlainRelay] = []
-        self.relay = PlainRelay(it.loop, near, far, self.done.append)
+        self.done = Ended[PlainRelay]()
+        self.relay = PlainRelay(it.loop, near, far, self.done)
+        self.relay.start()
 
 
 def test_plain_16_mib_each_way_and_the_ends() -> None:

@@ -91,17 +91,27 @@ def test_free_streams_follow_the_cap_and_the_peers_live_settings() -> None:
         assert hbone.client_side.available_calls > 0
 
 
+class Gone:
+    """The owner of tunnels that have no sink yet: those taken back."""
+
+    def __init__(self) -> None:
+        self.tunnels: list[Tunnel] = []
+
+    def gone(self, tunnel: Tunnel) -> None:
+        self.tunnels.append(tunnel)
+
+
 def test_a_reset_while_the_server_is_still_dialling_reaches_it() -> None:
     with node() as it:
         hbone = Hbone(it)
-        gone: list[Tunnel] = []
-        hbone.server_side.on_request = lambda tunnel: setattr(tunnel, "on_gone", gone.append)
+        gone = Gone()
+        hbone.server_side.on_request = lambda tunnel: setattr(tunnel, "owner", gone)
         tunnel = hbone.ask()
         it.until(lambda: hbone.server_side.requests)
         tunnel.reset()
-        it.until(lambda: gone)
-        assert not hbone.answers and gone[0].is_gone
-        gone[0].accept()  # too late, and harmless
+        it.until(lambda: gone.tunnels)
+        assert not hbone.answers and gone.tunnels[0].is_gone
+        gone.tunnels[0].accept()  # too late, and harmless
         it.settle()
 
 
@@ -131,6 +141,21 @@ def test_go_away_lets_tunnels_finish_and_takes_no_new_ones() -> None:
         it.until(lambda: hbone.client_side.ends and hbone.server_side.ends)
         assert hbone.client_side.ends[0][0] is hbone.server_side.ends[0][0] is Outcome.OK
         assert all(not relay.error for relay in relayed.done)
+
+
+def test_the_pool_hears_of_the_last_tunnel_that_ends_whoever_speaks_last() -> None:
+    """Else a connection that fell idle by our own END_STREAM or reset would never be found idle."""
+    with node() as it:
+        hbone = Hbone(it)
+        for ends_here in (lambda tunnel: hbone.client.end_stream(tunnel.stream), Tunnel.reset):
+            outer, inner = hbone.tunnel()
+            hbone.server.end_stream(inner.stream)
+            it.settle()
+            assert hbone.client.open_streams == 1
+            calls = hbone.client_side.available_calls
+            ends_here(outer)
+            it.until(lambda calls=calls: hbone.client_side.available_calls > calls)
+            assert hbone.client.open_streams == 0
 
 
 def test_an_idle_connection_closes_when_the_client_says_so() -> None:
@@ -211,6 +236,7 @@ class RawClient:
         it.keep(far)
         self.events = ServerSide()
         self.link = TunnelLink(it.loop, far, Session.server(SERVER), self.events, **options)
+        self.link.start()
 
 
 @pytest.mark.parametrize("hello", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", frames.PREFACE])
@@ -280,7 +306,7 @@ def test_data_that_follows_a_rejected_request_is_dropped_with_its_credit() -> No
         codec = hbone.client._codec
         for _ in range(3):  # request and data in one flight
             stream = codec.open("no-port", [])
-            stream.owner = Tunnel(hbone.client, HEAD, lambda *answer: hbone.answers.append(answer))
+            stream.owner = Tunnel(hbone.client, HEAD, hbone)
             codec.out += data(stream.id, b"x" * 100) + data(stream.id, b"", ended=True)
         hbone.client.stage.flush_soon()
         it.until(lambda: len(hbone.answers) == 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from agent.model.address import SocketAddress, parse_ip
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
-from agent.proxy.pool import LinkEvents, Pool, PoolKey, links_to_dial
+from agent.proxy.pool import Pool, PooledLink, PoolKey, Waiter, links_to_dial
 from agent.wire.hbone import connect_head
 
 SOURCE = Identity("cluster.local", "apps", "client")
@@ -25,65 +26,118 @@ def key(client: str = "10.0.0.1", target: str = "10.0.0.2:15008") -> PoolKey:
 class FakeTunnel:
     failure: Refusal | None = None
 
+    def __init__(self, link: FakeLink, asker: Any) -> None:
+        self.link = link
+        self.asker = asker
+
+    def reset(self) -> None:
+        if self in self.link.asked:
+            self.link.asked.remove(self)
+            self.link.open_streams -= 1
+
 
 class FakeLink:
     """A link whose peer allows `limit` tunnels; answers are given by the test."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.answers: list[Any] = []
+    def __init__(self, events: PooledLink) -> None:
+        self.events: Any = events
+        self.limit = 100
+        self.asked: list[FakeTunnel] = []
         self.open_streams = 0
         self.is_usable = True
-        self.secured = object()
+        self.secured: object = None
         self.went_away = False
+
+    def start(self) -> None:
+        pass
 
     @property
     def free_streams(self) -> int:
         return max(0, self.limit - self.open_streams) if self.is_usable else 0
 
-    def open(self, head: object, on_answer: Any) -> FakeTunnel:
+    def open(self, head: object, asker: Any) -> FakeTunnel:
         self.open_streams += 1
-        self.answers.append(on_answer)
-        return FakeTunnel()
+        self.asked.append(FakeTunnel(self, asker))
+        return self.asked[-1]
 
     def answer(self, status: int = 200) -> None:
-        self.answers.pop(0)(FakeTunnel(), status, ())
+        tunnel = self.asked.pop(0)
+        if status:
+            tunnel.asker.answered(tunnel, status, ())
+        else:
+            tunnel.asker.gone(tunnel)
+
+    def secure(self, limit: int = 100) -> None:
+        """The handshake is done and the peer's SETTINGS are here."""
+        self.limit = limit
+        self.secured = object()
+        self.events.available(self)
 
     def go_away(self) -> None:
         self.went_away = True
         self.is_usable = False
 
     def abort(self, outcome: Outcome, detail: str) -> None:
-        self.is_usable = False
+        if self.is_usable:
+            self.is_usable = False
+            while self.asked:
+                self.answer(0)
+            self.events.closed(self, outcome, detail)
+
+
+class FakeDial:
+    """A dial the test completes by hand."""
+
+    def __init__(self, key: PoolKey, owner: Any) -> None:
+        self.key = key
+        self.owner = owner
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
 
 
 class World:
-    """A pool whose dials the test completes by hand."""
+    """A pool whose dials and links are the test's, and who waits for tunnels: its connector and its owner."""
 
     def __init__(self, streams_limit: int = 100) -> None:
         self.now = 0.0
         self.loop = Loop(lambda: self.now, lambda error, fd: None)
-        self.dials: list[tuple[LinkEvents, Any, Any]] = []
-        self.pool = Pool(self.loop, self._connect, streams_limit=streams_limit, idle_s=300.0)
-        self.opened = 0
-        self.refused: list[Refusal] = []
+        self.dials: list[FakeDial] = []
+        self.links: list[FakeLink] = []
+        self.no_certificate: Refusal | None = None
+        self.pool = Pool(self.loop, self, streams_limit=streams_limit, idle_s=300.0)  # type: ignore[arg-type]
+        self.tunnels: list[Any] = []
+        self.refusals: list[Refusal] = []
 
-    def _connect(self, key: PoolKey, events: LinkEvents, linked: Any, failed: Any) -> None:
-        self.dials.append((events, linked, failed))
+    def dial(self, key: PoolKey, owner: Any) -> FakeDial:
+        self.dials.append(FakeDial(key, owner))
+        return self.dials[-1]
 
-    def want(self, count: int = 1, **fields: str) -> None:
-        for _ in range(count):
-            self.pool.open(key(**fields), HEAD, lambda tunnel, headers: self._open(), self.refused.append)
+    def link(self, key: PoolKey, sock: socket.socket, events: PooledLink) -> FakeLink:
+        if self.no_certificate is not None:
+            raise self.no_certificate
+        self.links.append(FakeLink(events))
+        return self.links[-1]
 
-    def _open(self) -> None:
-        self.opened += 1
+    def opened(self, tunnel: Any, headers: object) -> None:
+        self.tunnels.append(tunnel)
 
-    def connect(self, limit: int = 100) -> tuple[FakeLink, LinkEvents]:
-        events, linked, _ = self.dials.pop(0)
-        link = FakeLink(limit)
-        linked(link)
-        events.available(link)  # type: ignore[arg-type]
-        return link, events
+    def refused(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+
+    def want(self, count: int = 1, **fields: str) -> list[Waiter]:
+        return [self.pool.open(key(**fields), HEAD, self) for _ in range(count)]
+
+    def dialled(self) -> FakeLink:
+        """The oldest dial connects; the handshake follows."""
+        self.dials.pop(0).owner.connected(None)
+        return self.links[-1]
+
+    def connect(self, limit: int = 100) -> FakeLink:
+        link = self.dialled()
+        link.secure(limit)
+        return link
 
 
 @pytest.fixture
@@ -96,7 +150,7 @@ def world() -> Any:
 def test_a_burst_makes_one_connection(world: World) -> None:
     world.want(50)
     assert len(world.dials) == 1
-    link, _ = world.connect()
+    link = world.connect()
     assert link.open_streams == 50
 
 
@@ -108,21 +162,21 @@ def test_two_source_pods_never_share(world: World) -> None:
 
 def test_a_peer_that_allows_ten_gets_ten_and_more_connections(world: World) -> None:
     world.want(25)
-    first, _ = world.connect(limit=10)
+    first = world.connect(limit=10)
     assert first.open_streams == 10
     assert len(world.dials) == 2, "fifteen wait, ten to a connection"
-    second, _ = world.connect(limit=10)
-    third, _ = world.connect(limit=10)
+    second = world.connect(limit=10)
+    third = world.connect(limit=10)
     assert (second.open_streams, third.open_streams) == (10, 5)
     for link in (first, second, third):
-        while link.answers:
+        while link.asked:
             link.answer()
-    assert world.opened == 25
+    assert len(world.tunnels) == 25
 
 
 def test_a_live_connection_is_reused(world: World) -> None:
     world.want()
-    link, _ = world.connect()
+    link = world.connect()
     link.answer()
     world.want()
     assert not world.dials
@@ -131,7 +185,7 @@ def test_a_live_connection_is_reused(world: World) -> None:
 
 def test_after_goaway_another_is_dialled(world: World) -> None:
     world.want()
-    link, _ = world.connect()
+    link = world.connect()
     link.is_usable = False
     world.want()
     assert len(world.dials) == 1
@@ -139,77 +193,154 @@ def test_after_goaway_another_is_dialled(world: World) -> None:
 
 def test_a_failed_dial_fails_everyone_who_waits_at_once(world: World) -> None:
     world.want(3)
-    _, _, failed = world.dials.pop()
-    failed(Refusal(Outcome.HBONE_TIMEOUT))
-    assert [r.outcome for r in world.refused] == [Outcome.HBONE_TIMEOUT] * 3
+    world.dials.pop().owner.failed(key().target, TimeoutError())
+    assert [r.outcome for r in world.refusals] == [Outcome.HBONE_TIMEOUT] * 3
     world.want()
     assert len(world.dials) == 1, "the next one may try again"
 
 
 def test_a_failed_handshake_fails_everyone_who_waits(world: World) -> None:
     world.want(2)
-    events, linked, _ = world.dials.pop()
-    link = FakeLink(100)
-    linked(link)
-    events.closed(link, Outcome.WRONG_IDENTITY, "it presented another")  # type: ignore[arg-type]
-    assert [r.outcome for r in world.refused] == [Outcome.WRONG_IDENTITY] * 2
+    world.dialled().abort(Outcome.WRONG_IDENTITY, "it presented another")
+    assert [r.outcome for r in world.refusals] == [Outcome.WRONG_IDENTITY] * 2
 
 
 def test_a_refusal_of_the_peer_carries_its_status(world: World) -> None:
     world.want()
-    link, _ = world.connect()
+    link = world.connect()
     link.answer(401)
-    assert world.refused[0].outcome is Outcome.UPSTREAM_REFUSED
-    assert "401" in world.refused[0].detail
+    assert world.refusals[0].outcome is Outcome.UPSTREAM_REFUSED
+    assert "401" in world.refusals[0].detail
 
 
 def test_a_reused_connection_that_dies_unanswered_is_retried_once(world: World) -> None:
     world.want()
-    link, events = world.connect()
+    link = world.connect()
     link.answer()
     world.want()
-    link.is_usable = False
-    events.closed(link, Outcome.RESET, "gone")  # type: ignore[arg-type]
-    link.answer(0)
-    assert not world.refused
-    second, _ = world.connect()
+    link.abort(Outcome.RESET, "gone")
+    assert not world.refusals
+    second = world.connect()
     second.answer(0)
-    assert len(world.refused) == 1, "once is enough"
+    assert len(world.refusals) == 1, "once is enough"
 
 
 def test_a_fresh_connection_that_dies_unanswered_is_an_error(world: World) -> None:
     world.want()
-    link, _ = world.connect()
+    link = world.connect()
     link.answer(0)
-    assert len(world.refused) == 1
+    assert len(world.refusals) == 1
 
 
 def test_a_peer_that_allows_no_tunnels_is_not_dialled_for_ever(world: World) -> None:
     world.want(2)
     world.connect(limit=0)
-    assert len(world.refused) == 2
+    assert len(world.refusals) == 2
     assert not world.dials
 
 
 def test_a_pod_that_leaves_loses_its_connections_and_waiters(world: World) -> None:
-    world.want(client="10.0.0.1")
-    link, _ = world.connect()
-    world.want(client="10.0.0.9")
-    world.pool.close_source(frozenset([parse_ip("10.0.0.1")]))
-    assert not link.is_usable
-    assert not world.refused, "the other pod goes on"
+    """Linked, in handshake, being dialled, waiting, asked on a connection that others used before: all of it."""
+    gone, other = "10.0.0.1", "10.0.0.9"
+    world.want(client=gone)
+    linked = world.connect(limit=2)
+    linked.answer()
+    world.want(client=gone)  # asked on the connection, and may try another
+    world.want(3, client=gone)
+    shaking = world.dialled()
+    dialling = world.dials.pop()
+    world.want(client=other)
+    kept = world.connect()
+    world.pool.close_source(frozenset([parse_ip(gone)]))
+    assert not linked.is_usable and not shaking.is_usable and dialling.is_cancelled
+    assert [refusal.outcome for refusal in world.refusals] == [Outcome.POD_REMOVED] * 4
+    assert all(dial.is_cancelled for dial in world.dials), "nothing is dialled in its name any more"
+    assert kept.is_usable and [link for _, link in world.pool.links] == [kept]
+
+
+def test_a_dial_that_nobody_waits_for_is_given_up(world: World) -> None:
+    first, second = world.want(2)
+    first.cancel()
+    assert not world.dials[0].is_cancelled
+    second.cancel()
+    assert world.dials.pop().is_cancelled and not world.refusals
+    world.want()
+    world.connect().answer()
+    assert len(world.tunnels) == 1, "the next one may dial again"
+
+
+def test_a_handshake_that_nobody_waits_for_is_given_up(world: World) -> None:
+    (waiter,) = world.want()
+    link = world.dialled()
+    waiter.cancel()
+    assert not link.is_usable and not world.pool.links and not world.refusals
+
+
+def test_who_leaves_takes_one_dial_too_many_along_and_no_more(world: World) -> None:
+    world.pool._streams_limit = 2
+    waiters = world.want(5)
+    assert len(world.dials) == 3
+    waiters[1].cancel()
+    assert [dial.is_cancelled for dial in world.dials] == [False, False, True]
+    waiters[1].cancel()  # again: nothing to do
+    assert [dial.is_cancelled for dial in world.dials] == [False, False, True]
+
+
+def test_who_leaves_resets_the_tunnel_and_leaves_the_connection_to_others(world: World) -> None:
+    first, second = world.want(2)
+    link = world.connect()
+    first.cancel()
+    assert [tunnel.asker for tunnel in link.asked] == [second] and link.is_usable
+    link.answer()
+    assert len(world.tunnels) == 1 and not world.refusals
+    second.cancel()  # answered: the tunnel is its owner's
+    assert link.is_usable
+
+
+def test_a_refusal_frees_its_stream_even_if_the_peer_leaves_it_open(world: World) -> None:
+    world.want()
+    link = world.connect()
+    tunnel = link.asked[0]
+    tunnel.asker.answered(tunnel, 503, ())
+    assert link.open_streams == 0 and "503" in world.refusals[0].detail
+
+
+def test_without_a_certificate_everyone_who_waits_is_told(world: World) -> None:
+    world.no_certificate = Refusal(Outcome.IDENTITY_UNAVAILABLE, "none")
+    world.want(2)
+    world.dials.pop().owner.connected(None)
+    assert world.refusals == [world.no_certificate] * 2 and not world.pool.links
 
 
 def test_an_unused_connection_is_closed_after_a_while(world: World) -> None:
     world.want()
-    link, events = world.connect()
+    link = world.connect()
     link.answer()
     link.open_streams = 0
-    events.available(link)  # type: ignore[arg-type]
+    link.events.available(link)
     world.now = 299.0
     world.loop.turn(0)
     assert not link.went_away
     world.now = 301.0
+    world.loop.turn(0)
+    assert link.went_away
+
+
+def test_use_in_between_lets_an_unused_connection_live_on(world: World) -> None:
+    world.want()
+    link = world.connect()
+    for used_s in (0.0, 200.0, 450.0):
+        world.now = used_s
+        world.loop.turn(0)
+        if used_s:
+            world.want()
+        link.answer()
+        link.open_streams = 0
+        link.events.available(link)
+    world.now = 749.0
+    world.loop.turn(0)
+    assert not link.went_away
+    world.now = 751.0
     world.loop.turn(0)
     assert link.went_away
 
@@ -223,7 +354,7 @@ def test_an_unused_connection_is_closed_after_a_while(world: World) -> None:
         (101, 0, 100, 2),
         (101, 1, 100, 1),
         (5, 3, 1, 2),
-        (3, 5, 1, 0),
+        (3, 5, 1, -2),
     ],
 )
 def test_how_many_to_dial(waiting: int, connecting: int, per_link: int, more: int) -> None:

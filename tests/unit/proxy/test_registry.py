@@ -18,6 +18,16 @@ DENY = mesh.policy(
 )
 
 
+class Owner:
+    """Remembers how it was asked to end."""
+
+    def __init__(self, closed: list[Outcome]) -> None:
+        self.closed = closed
+
+    def close(self, outcome: Outcome, detail: str) -> None:
+        self.closed.append(outcome)
+
+
 def live(closed: list[Outcome], identity: Identity | None = CLIENT) -> Live:
     source, destination = mesh.at("10.0.0.1:4000"), mesh.at("10.0.0.2:80")
     return Live(
@@ -27,7 +37,7 @@ def live(closed: list[Outcome], identity: Identity | None = CLIENT) -> Live:
         destination,
         destination,
         "HBONE",
-        lambda outcome, detail: closed.append(outcome),
+        Owner(closed),
         destination_uid=SERVER.uid,
         connection=Connection(source, destination, identity),
     )

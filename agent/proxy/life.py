@@ -1,0 +1,206 @@
+"""One connection's life: registered, counted, joined to its other end, relayed, ended; the same for every kind.
+
+`Recorded` is what policy and pods can end, and what leaves metrics and a line. `Life` adds the way there: an
+attempt to reach the other end, a refusal the client sees, the relay, and a client that leaves before there is
+one. What kind of connection it is and how its client is told, subclasses say (`outbound`, `inbound`,
+`inbound_plain`). A life holds its parts and they hold it as their owner; at its end it lets go of them.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from abc import ABC, abstractmethod
+from typing import ClassVar, Protocol
+
+from agent.model.address import SocketAddress
+from agent.model.connection import Direction
+from agent.model.outcome import Outcome, Refusal
+from agent.net.loop import Loop
+from agent.net.plain_relay import PlainRelay
+from agent.net.relay import TunnelRelay
+from agent.net.tls_link import close
+from agent.proxy.registry import Live, Registry
+from agent.proxy.report import Reporter, Tracked
+from agent.telemetry.record import Opened
+
+Relay = PlainRelay | TunnelRelay
+GAVE_UP = "the client gave up before it was connected"
+
+
+class Attempt(Protocol):
+    """What may still connect: a dial, or a place in line for a tunnel."""
+
+    def cancel(self) -> None:
+        """Give up at once; nobody is called back."""
+
+
+class Recorded(ABC):
+    """In the registry and in the telemetry from `_record` to `conclude`."""
+
+    __slots__ = ("_live", "_registry", "_reporter", "_tracked")
+
+    def __init__(self, registry: Registry, reporter: Reporter) -> None:
+        self._registry = registry
+        self._reporter = reporter
+        self._live: Live | None = None
+        self._tracked: Tracked | None = None
+
+    @abstractmethod
+    def close(self, outcome: Outcome, detail: str) -> None:
+        """End it now, whatever it is doing: policy changed, the pod left, or the agent stops."""
+
+    def count(self, relay: Relay) -> None:
+        """Its bytes are what this relay carries."""
+        assert self._tracked is not None, "what is relayed was recorded"
+        self._tracked.relay = relay
+
+    def conclude(self, outcome: Outcome, detail: str) -> None:
+        if self._live is not None:
+            self._registry.remove(self._live)
+            self._live = None  # it holds this object
+        if self._tracked is not None:
+            self._tracked.finish(outcome, detail)
+
+    def _record(self, live: Live, opened: Opened) -> None:
+        """Its request is known: count it. Who calls registers it next, before it is judged or dialled."""
+        self._live = live
+        self._tracked = self._reporter.opened(opened)
+
+
+class Life(Recorded):
+    """One connection; see the module. `peer` is its client, `local` where the client's packets arrived."""
+
+    __slots__ = ("_attempt", "_far_half", "_is_over", "_loop", "_relay", "local", "peer")
+    direction: ClassVar[Direction]
+
+    def __init__(
+        self,
+        loop: Loop,
+        registry: Registry,
+        reporter: Reporter,
+        peer: SocketAddress,
+        local: SocketAddress,
+    ) -> None:
+        super().__init__(registry, reporter)
+        self._loop = loop
+        self.peer = peer
+        self.local = local
+        self._attempt: Attempt | None = None
+        self._far_half: Recorded | None = None
+        """The record of the other end, where that is in this worker too."""
+        self._relay: Relay | None = None
+        self._is_over = False
+
+    def start(self) -> None:
+        try:
+            self._attempt = self._begin()
+            self._watch_client()
+        except Refusal as refusal:
+            self.refused(refusal)
+        except Exception as error:
+            self.refused(Refusal(Outcome.INTERNAL, f"{type(error).__name__}: {error}"))
+            raise
+
+    @abstractmethod
+    def _begin(self) -> Attempt:
+        """Find out where it goes, record it, and try to connect. Raises Refusal."""
+
+    @abstractmethod
+    def _watch_client(self) -> None:
+        """Hear of it when the client leaves while the attempt is under way."""
+
+    @abstractmethod
+    def _join(self, sock: socket.socket) -> Relay:
+        """The relay between the client and the other end, which has just accepted; not started."""
+
+    @abstractmethod
+    def _turn_away(self, outcome: Outcome) -> None:
+        """Tell the client that nothing comes of it."""
+
+    # -- answers of what it owns
+
+    def connected(self, sock: socket.socket) -> None:
+        """The dial's answer."""
+        self._attempt = None
+        self._carry(self._join(sock))
+
+    def failed(self, target: SocketAddress, error: OSError) -> None:
+        """The dial's other answer."""
+        self._attempt = None
+        self.refused(dial_refusal(error, target))
+
+    def refused(self, refusal: Refusal) -> None:
+        """Nothing comes of it, for this reason."""
+        if self._is_over:
+            return
+        self._turn_away(refusal.outcome)
+        if self._tracked is None:
+            self._reporter.refused(self.direction, self.peer, self.local, self._in_words(refusal))
+        self._end(refusal.outcome, refusal.detail)
+
+    def finished(self, relay: Relay) -> None:
+        """The relay's answer: both directions have ended."""
+        self._end(relay.outcome, relay.error)
+
+    def close(self, outcome: Outcome, detail: str) -> None:
+        if self._relay is not None:
+            self._relay.abort(outcome, detail)
+        else:
+            self.refused(Refusal(outcome, detail))
+
+    # -- steps
+
+    def _carry(self, relay: Relay) -> None:
+        self._relay = relay
+        self.count(relay)
+        if self._far_half is not None:
+            self._far_half.count(relay)
+        try:
+            relay.start()
+        except Exception as error:
+            relay.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")
+            raise
+
+    def _in_words(self, refusal: Refusal) -> str:
+        return refusal.detail
+
+    def _end(self, outcome: Outcome, detail: str) -> None:
+        self._is_over = True
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+        if self._far_half is not None:
+            self._far_half.conclude(outcome, detail)
+            self._far_half = None  # it holds this object
+        self.conclude(outcome, detail)
+
+
+class CapturedLife(Life):
+    """A life whose client is a captured TCP connection: `_sock`, which whoever is a CapturedLife sets."""
+
+    __slots__ = ("_sock",)
+    _sock: socket.socket
+
+    def _watch_client(self) -> None:
+        # Until there is a relay only a reset (EPOLLERR: always reported) is of interest. A FIN is not: a client
+        # may end its direction and wait for the answer, and that looks just like leaving.
+        self._loop.watch(self._sock.fileno(), self._on_client, mask=select.EPOLLET)
+
+    def _on_client(self, mask: int) -> None:
+        # No error: an edge of a former owner of this descriptor number.
+        if not self._is_over and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.refused(Refusal(Outcome.RESET, GAVE_UP))
+
+    def _turn_away(self, outcome: Outcome) -> None:
+        # An RST: there is no other way to tell an application that speaks TCP.
+        self._loop.forget(self._sock.fileno())
+        close(self._sock, reset=True)
+
+
+def dial_refusal(error: OSError, target: SocketAddress, *, is_hbone: bool = False) -> Refusal:
+    """What a failed connect means for the connection that wanted it."""
+    if isinstance(error, TimeoutError):
+        outcome = Outcome.HBONE_TIMEOUT if is_hbone else Outcome.CONNECT_TIMEOUT
+        return Refusal(outcome, f"connect to {target}: timed out; {outcome.hint}")
+    return Refusal(Outcome.CONNECT_FAILED, f"connect to {target}: {error.strerror or error}")
