@@ -1,4 +1,5 @@
-/* tc ingress of the host end of ztun-pod: what the proxy sends towards pods. Only ever into a captured pod.
+/* tc ingress of the host end of ztun-pod: what the proxy sends towards pods. Only ever into a captured pod: straight
+ * into its namespace, or out of its interface where that has a queue (a bandwidth limit, say).
  * `tc filter add dev mo ingress bpf da object-pinned .../prog_from_pod_side` (or the tcx link of it) */
 #include "ztun.h"
 
@@ -11,5 +12,9 @@ int from_pod_side(struct __sk_buff *skb) {
         DROP(EXIT_from_pod_side_NOT_POD);
     fit_syn(skb, &p, pod->mss_bytes);
     bpf_skb_store_bytes(skb, 0, pod->macs + 6, 12, 0);
+    if (pod->flags & FLAG_QUEUED) {
+        count(EXIT_from_pod_side_TO_QUEUE);
+        return bpf_redirect(pod->ifindex, 0);
+    }
     return into_namespace(skb, pod->ifindex, EXIT_from_pod_side_TO_POD);
 }

@@ -10,6 +10,11 @@ int to_pod(struct __sk_buff *skb) {
     struct iface_entry *i = ifaces.lookup(&ifindex);
     if (!i)
         PASS(EXIT_to_pod_UNKNOWN_IFACE);
+    struct conf_entry *c = conf.lookup(&zero);
+    /* The kernel notes where a packet came in, and what comes in from ztun-pod from_pod_side alone sends on: neither
+     * a pod nor the network nor a rule of this host can make a packet look so. */
+    if (c && c->pod_side_ifindex && skb->ingress_ifindex == c->pod_side_ifindex)
+        PASS(EXIT_to_pod_FROM_PROXY);
     struct packet p;
     int kind = parse(skb, &p);
     if (kind == NOT_IP)
@@ -17,7 +22,6 @@ int to_pod(struct __sk_buff *skb) {
     if (p.protocol == UDP)
         PASS(EXIT_to_pod_UDP_PASS);
     int is_captured = i->flags & (FLAG_ENROLLED | FLAG_DRAIN);
-    struct conf_entry *c = conf.lookup(&zero);
     if (!c || !c->net_side_ifindex) {
         if (is_captured)
             DROP(EXIT_to_pod_NO_CONF);

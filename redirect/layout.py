@@ -32,6 +32,7 @@ IP = IPv4Address | IPv6Address
 class Flag(IntFlag):
     ENROLLED = 1
     DRAIN = 4
+    QUEUED = 8
 
 
 class MapShape(NamedTuple):

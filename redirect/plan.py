@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from redirect.desired import Desired, DesiredPod
 from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry, address_key
 from redirect.observe import POD_PROGRAMS, Observed
-from redirect.rtnetlink import DEFAULT_MTU_BYTES, LinkRow
+from redirect.rtnetlink import DEFAULT_MTU_BYTES, NO_QUEUE, LinkRow
 
 LEAST_MTU_BYTES = 1280
 """With less, a device loses its IPv6 routes."""
+_WITHOUT_QUEUE = (NO_QUEUE, "noop")
+"""`noop` is what a device has that was never up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,8 @@ def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
     """What the kernel is to know about one of a pod's addresses. `link`: the node's end of its veth."""
     hop = pod.hop(address.version)
     size = hop.size.within(link.mtu_bytes, address.version)
-    return PodEntry(Flag(pod.flags), pod.ifindex, pod.mac, hop.mac, size.mtu_bytes, size.mss_bytes)
+    flags = Flag(pod.flags) | (Flag(0) if link.qdisc in _WITHOUT_QUEUE else Flag.QUEUED)
+    return PodEntry(flags, pod.ifindex, pod.mac, hop.mac, size.mtu_bytes, size.mss_bytes)
 
 
 def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
@@ -264,8 +267,9 @@ def _drain(ifindex: int, addresses: dict[IP, PodEntry], observed: Observed) -> I
     if entry is not None and entry.flags != Flag.DRAIN:
         yield PutIface(ifindex, replace(entry, flags=Flag.DRAIN))
     for address in _sorted(addresses):
-        if addresses[address].flags != Flag.DRAIN:
-            yield PutPod(address, replace(addresses[address], flags=Flag.DRAIN))
+        queued = addresses[address].flags & Flag.QUEUED
+        if addresses[address].flags != Flag.DRAIN | queued:
+            yield PutPod(address, replace(addresses[address], flags=Flag.DRAIN | queued))
 
 
 def _left_over(desired: Desired, observed: Observed) -> Iterator[Step]:

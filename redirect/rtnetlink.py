@@ -15,12 +15,13 @@ from pathlib import Path
 from redirect import netlink
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 16, 18, 88, 90
-IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_LINKINFO = 3, 4, 5, 18
+IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_LINKINFO = 3, 4, 5, 6, 18
 IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 23, 29, 37
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
 NETNSA_NSID, NETNSA_FD = 1, 3
 IFF_LOWER_UP = 0x10000
+NO_QUEUE = "noqueue"
 DEFAULT_MTU_BYTES = 1500
 """Of a veth that nobody has set otherwise."""
 
@@ -35,7 +36,8 @@ _GENERAL = struct.Struct("=Bxxx")
 class LinkRow:
     """One interface. `peer` and `peer_nsid`: a veth's other end; no nsid: in the same namespace.
 
-    `is_up`: packets can pass, both ends are up. `received`: packets that came in by it, 0 in lists.
+    `qdisc`: kind of the one that what is sent goes through. `is_up`: packets can pass, both ends are up. `received`:
+    packets that came in by it, 0 in lists.
     """
 
     ifindex: int
@@ -44,6 +46,7 @@ class LinkRow:
     peer: int = 0
     peer_nsid: int | None = None
     mtu_bytes: int = DEFAULT_MTU_BYTES
+    qdisc: str = NO_QUEUE
     is_up: bool = False
     received: int = 0
 
@@ -89,6 +92,7 @@ def _row(body: bytes) -> LinkRow:
         _U32.unpack(found[IFLA_LINK])[0] if IFLA_LINK in found else 0,
         _S32.unpack(found[IFLA_LINK_NETNSID])[0] if IFLA_LINK_NETNSID in found else None,
         _U32.unpack(found[IFLA_MTU])[0],
+        netlink.text(found.get(IFLA_QDISC, b"")) or NO_QUEUE,
         bool(flags & IFF_LOWER_UP),
         _U64.unpack_from(stats)[0] if stats else 0,
     )

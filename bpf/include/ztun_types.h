@@ -64,7 +64,8 @@ struct capture_count {
 };
 _Static_assert(sizeof(struct capture_count) == 16, "capture_count");
 
-enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4 };
+/* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit) */
+enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8 };
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
 enum { HBONE_PORT = 15008, DNS_PORT = 53 };
@@ -98,6 +99,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, TO_PROXY, 0)         /* everything else of a captured connection */                                \
     X(from_pod, NO_CONF, 1)          /* the agent has not finished its plumbing */                                 \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
+    X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \
     X(to_pod, UDP_PASS, 0)                                                                                         \
     X(to_pod, ICMP_TO_PROXY, 0)      /* ICMP error about a dial made in the pod's name */                          \
@@ -119,6 +121,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, NO_CONF_PASS, 0)       /* the same, pod not enrolled */                                              \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
+    X(from_pod_side, TO_QUEUE, 0)    /* to the pod, through the queue of its interface */                          \
     X(from_pod_side, TO_POD, 0)                                                                                    \
     X(from_net_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_net_side, NOT_POD, 1)     /* the source is no captured pod */                                           \

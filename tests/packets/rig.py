@@ -37,7 +37,7 @@ from redirect.layout import (
     parse_ip,
 )
 from tests.packets.sockets import listener, opened
-from tests.packets.world import FAMILIES, POD_MAC, World
+from tests.packets.world import FAMILIES, NET_SIDE, POD_MAC, POD_SIDE, World
 
 PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
@@ -95,6 +95,8 @@ class Rig:
         """One packet that arrives at (or leaves by) the pod's device, in the world that is set."""
         context = bytearray(CONTEXT_BYTES)
         struct.pack_into("=I", context, MARK_AT, mark)
+        sides = {POD_SIDE: self.links["pod"].ifindex, NET_SIDE: self.links["net"].ifindex}
+        ingress_ifindex = sides.get(ingress_ifindex, ingress_ifindex)
         struct.pack_into("=II", context, INGRESS_AT, ingress_ifindex, self.ifindex)
         struct.pack_into("=I", context, GSO_SIZE_AT, gso_size_bytes)
         before = self.counters()

@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from redirect.layout import MARK_PROXY
-from tests.packets.world import DRAIN, FAMILIES, PLAIN, REDIRECT, SHOT, V4, V6, Family, Row, World
+from tests.packets.world import (
+    DRAIN,
+    ENROLLED,
+    FAMILIES,
+    PLAIN,
+    QUEUED,
+    REDIRECT,
+    SHOT,
+    V4,
+    V6,
+    Family,
+    Row,
+    World,
+)
 from tests.support import packets as pk
 from tests.support.packets import ACK, SYN, TCP, ip4, ip6
 
@@ -30,11 +43,23 @@ def to_pods(net: Family) -> Iterator[Row]:
         yield row(what, "TO_POD", REDIRECT, packet, World())
         yield row(f"{what}, draining", "TO_POD", REDIRECT, packet, World(flags=DRAIN))
         yield row(f"{what} to a pod not enrolled", "NOT_POD", SHOT, packet, World(flags=PLAIN))
+        yield row(f"{what}, a queue there", "TO_QUEUE", REDIRECT, packet, World(flags=ENROLLED | QUEUED))
+        yield row(
+            f"{what}, a queue there, draining", "TO_QUEUE", REDIRECT, packet, World(flags=DRAIN | QUEUED)
+        )
+        yield row(f"{what}, a queue there, not enrolled", "NOT_POD", SHOT, packet, World(flags=QUEUED))
         yield row(f"{what} to no pod", "NOT_POD", SHOT, packet, World(has_pods=False))
     # the destination decides: never the source, and never the host or the network
     outward = pk.segment(net.pod, 40003, net.peer, 80)
     yield row("from a pod outward", "NOT_POD", SHOT, outward, World())
     yield row("DNS answer", "TO_POD", REDIRECT, pk.datagram(net.peer, 53, net.pod, 40003), World())
+    yield row(
+        "DNS answer, a queue there",
+        "TO_QUEUE",
+        REDIRECT,
+        pk.datagram(net.peer, 53, net.pod, 40003),
+        World(flags=ENROLLED | QUEUED),
+    )
     yield row("DNS answer to no pod", "NOT_POD", SHOT, pk.datagram(net.peer, 53, net.host, 40003), World())
 
 

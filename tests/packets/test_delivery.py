@@ -12,8 +12,9 @@ import pytest
 
 from redirect import netns, sys_bpf
 from tests.packets.rig import POD_DEVICE, POD_PEER, SIDES, Rig
-from tests.packets.world import FAMILIES, POD_MAC, Family, Socket, World
+from tests.packets.world import ENROLLED, FAMILIES, POD_MAC, QUEUED, Family, Socket, World
 from tests.support import packets as pk
+from tests.support.queues import limited
 
 pytestmark = [pytest.mark.kernel, pytest.mark.parametrize("net", FAMILIES, ids=lambda net: net.name)]
 ETH_P_ALL = 3
@@ -95,3 +96,18 @@ def test_what_the_net_side_sends_comes_out_of_the_pods_device(rig: Rig, net: Fam
         closing.enter_context(tap(rig.paths["net"], SIDES["net"].ifname)).send(frame)
         assert arrival(device, frame)[:12] == net.hop_mac + POD_MAC
         rig.until_counted("from_pod/PROXY", before)
+
+
+def test_what_the_pod_side_sends_goes_through_the_queue_of_the_pods_device(rig: Rig, net: Family) -> None:
+    """`tc qdisc add dev DEV root tbf`, as the bandwidth plugin of the CNI does: it sees the frame, and the pod too."""
+    frame = pk.segment(net.peer, 40009, net.pod, 80)
+    with ExitStack() as closing:
+        closing.enter_context(rig.world(World(flags=ENROLLED | QUEUED)))
+        closing.enter_context(attached(rig, "from_pod_side", rig.links["pod"].ifindex))
+        closing.enter_context(attached(rig, "to_pod", rig.ifindex, sys_bpf.BPF_TCX_EGRESS))
+        sent = closing.enter_context(limited(rig.ifindex))
+        pod = closing.enter_context(tap(rig.pod_path, POD_PEER))
+        before = sent()
+        closing.enter_context(tap(rig.paths["pod"], SIDES["pod"].ifname)).send(frame)
+        assert arrival(pod, frame)[:12] == POD_MAC + net.hop_mac
+        assert sent() == before + len(frame)

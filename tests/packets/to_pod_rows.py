@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from redirect.layout import HOOK_TO_POD
+from redirect.layout import HOOK_TO_POD, MARK_PROXY
 from tests.packets.world import (
     DRAIN,
     ENROLLED,
     FAMILIES,
     FORWARDED,
+    NET_SIDE,
     NEXT,
     PLAIN,
+    POD_SIDE,
+    QUEUED,
     REDIRECT,
     SHOT,
     V4,
@@ -54,6 +57,7 @@ def rows() -> Iterator[Row]:
         yield from host_made(net)
         yield from icmp(net)
         yield from draining(net)
+        yield from delivered(net)
     yield from headers()
     yield from fragments_of_others()
 
@@ -71,6 +75,35 @@ def admission(net: Family) -> Iterator[Row]:
     for what, flags in (("SYN", SYN), ("ACK", ACK)):
         packet = pk.segment(net.peer, PORT, net.pod, WEB, flags)
         yield row(f"{what}, not enrolled{named}", "NOT_ENROLLED", NEXT, packet, NOT_OURS)
+
+
+def delivered(net: Family) -> Iterator[Row]:
+    """What the proxy sends to the pod and comes by here for the sake of the queue: told by where it came in."""
+    named = f" {net.name}"
+    syn, ack = (pk.segment(net.peer, PORT, net.pod, WEB, flags) for flags in (SYN, ACK))
+    queued = World(flags=ENROLLED | QUEUED)
+    for name, packet in (
+        ("SYN", syn),
+        ("ACK", ack),
+        ("DNS answer", pk.datagram(net.peer, 53, net.pod, PORT)),
+    ):
+        yield row(f"{name} of the proxy{named}", "FROM_PROXY", NEXT, packet, queued, ingress_ifindex=POD_SIDE)
+        yield row(
+            f"{name} of the proxy, draining{named}",
+            "FROM_PROXY",
+            NEXT,
+            packet,
+            World(flags=DRAIN | QUEUED),
+            ingress_ifindex=POD_SIDE,
+        )
+    # Nothing else makes a packet look like that.
+    yield row(f"SYN out of ztun-net{named}", "SYN_TO_PROXY", REDIRECT, syn, queued, ingress_ifindex=NET_SIDE)
+    yield row(f"ACK of somebody else{named}", "TO_PROXY", REDIRECT, ack, queued)
+    marked = {"mark": MARK_PROXY, "mark_after": MARK_PROXY}
+    yield row(f"SYN with the proxy's mark{named}", "SYN_TO_PROXY", REDIRECT, syn, queued, **marked)
+    yield row(
+        f"ACK of this host, the device unknown{named}", "HOST_PASS", NEXT, ack, queued, ingress_ifindex=0
+    )
 
 
 def new_connections(net: Family) -> Iterator[Row]:

@@ -9,9 +9,11 @@ from tests.support.packets import TCP
 
 NEXT, SHOT, REDIRECT = -1, 2, 7
 POD_MAC = bytes.fromhex("02bb00000009")
-ENROLLED, DRAIN, PLAIN = Flag.ENROLLED, Flag.DRAIN, Flag(0)
+ENROLLED, DRAIN, PLAIN, QUEUED = Flag.ENROLLED, Flag.DRAIN, Flag(0), Flag.QUEUED
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
+POD_SIDE, NET_SIDE = 4243, 4244
+"""By the device that leads into a private namespace; `Rig.play` puts in its number."""
 Address = tuple[str, int]
 
 

@@ -240,6 +240,29 @@ ROWS = {
             SetInnerMtu(1400),
         ),
     ),
+    "the node's end of a pod's veth gets a queue: deliveries go through it": (
+        wanted(pod(5, V4)),
+        replace(captured(pod(5, V4)), links={5: replace(LINKS[5], qdisc="tbf")}),
+        (put(V4, ENROLLED | Flag.QUEUED, 5),),
+    ),
+    "a qdisc that keeps nothing is no queue": (
+        wanted(pod(5, V4)),
+        replace(captured(pod(5, V4)), links={5: replace(LINKS[5], qdisc="noop")}),
+        (),
+    ),
+    "a pod with a queue is let go: it keeps it to the end": (
+        wanted(),
+        replace(captured(pod(5, V4)), pods={V4: put(V4, ENROLLED | Flag.QUEUED, 5).entry}),
+        (
+            PutIface(5, drained(pod(5, V4))),
+            put(V4, DRAIN | Flag.QUEUED, 5),
+            DestroySockets(frozenset({V4}), 5),
+            DeletePod(V4, 5),
+            DeleteIface(5),
+            Detach(5, "from_pod"),
+            Detach(5, "to_pod"),
+        ),
+    ),
     "the inner devices have room for the largest pod, not for each": (
         wanted(A, sized(pod(6, OTHER), 1400)),
         captured(A, sized(pod(6, OTHER), 1400)),

@@ -1,4 +1,4 @@
-"""Pods with another MTU than the usual: what the proxy sends and announces in their name is as theirs would be."""
+"""Pods whose interface is not the usual one: what the proxy sends for them keeps to its MTU and to its queue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from pyroute2 import DiagSocket
+from pyroute2 import DiagSocket, IPRoute
 
 from agent.cli.pinned import open_pinned
 from agent.lab import probes
@@ -16,6 +16,7 @@ from redirect.netns import entered, path_of
 from tests.support.labmesh import BULK_PORT, World
 from tests.support.labtraffic import PATIENCE_S, until
 from tests.support.links import resize, silent_link, small_link
+from tests.support.queues import limited, limited_ingress
 
 pytestmark = [pytest.mark.kernel, pytest.mark.parametrize("version", [4, 6])]
 MEGABYTES = 4 << 20
@@ -43,19 +44,18 @@ def sized(world: World, version: int, **sizes: int) -> Iterator[None]:
         world.mesh.wait_announced(*pods)
 
 
+def entry(world: World, pod: str, version: int) -> dict[str, object]:
+    """What the programs know about one of a pod's addresses."""
+    node, address = world.pod(pod).node, world.address(pod, version)
+    with open_pinned(world.mesh.instance(node), world.mesh.run_dir(node)) as maps:
+        return next(dict(value) for key, value in maps["pods"].entries() if str(key["address"]) == address)
+
+
 def until_sized(world: World, pod: str, version: int, mtu_bytes: int) -> None:
     """Until the kernel side has followed."""
-    node, address = world.pod(pod).node, world.address(pod, version)
-
-    def entry() -> dict[str, object]:
-        with open_pinned(world.mesh.instance(node), world.mesh.run_dir(node)) as maps:
-            return next(
-                dict(value) for key, value in maps["pods"].entries() if str(key["address"]) == address
-            )
-
     headers = 40 if version == 4 else 60
     wanted = {"mtu_bytes": mtu_bytes, "mss_bytes": mtu_bytes - headers}
-    until(lambda: wanted.items() <= entry().items(), f"{pod} has {wanted}")
+    until(lambda: wanted.items() <= entry(world, pod, version).items(), f"{pod} has {wanted}")
 
 
 def exchange(world: World, client: str, server: str, version: int) -> None:
@@ -119,6 +119,51 @@ def test_large_pods_use_what_they_have(world: World, version: int) -> None:
             assert int.from_bytes(tcp_info[16:20], sys.byteorder) > 8800  # tcpi_snd_mss
             for node in ("node-a", "node-b"):
                 assert min(tunnel_segments(world, node, version)) > 8800
+
+
+def test_what_is_delivered_goes_through_the_queue_of_a_pods_interface(world: World, version: int) -> None:
+    """A bandwidth limit set and taken away while the pod is captured; what it sends is another queue's business."""
+    pod = world.pod("server-b")
+    unlimited = delivered(world, version)
+    with entered(world.node("node-b").netns), IPRoute() as ip:
+        (ifindex,) = ip.link_lookup(ifname=pod.ifname)
+        with limited(ifindex, "2gbit") as passed:
+            until(lambda: entry(world, pod.name, version)["flags"] == "ENROLLED|QUEUED", "the queue is seen")
+            before = passed()
+            queued = delivered(world, version)
+            assert passed() - before > 2 * MEGABYTES
+    until(
+        lambda: entry(world, pod.name, version)["flags"] == "ENROLLED", "it is seen that the queue has gone"
+    )
+    for counts, used, idle in ((unlimited, "TO_POD", "TO_QUEUE"), (queued, "TO_QUEUE", "TO_POD")):
+        assert counts[used] > 0
+        assert counts[idle] == 0
+    assert delivered(world, version)["TO_QUEUE"] == 0
+
+
+def test_what_leaves_in_a_pods_name_goes_through_its_ingress_limit(world: World, version: int) -> None:
+    """The other half of a bandwidth limit, an ifb behind the `ingress` qdisc: what re-enters there meets it."""
+    pod = world.pod("client-a")
+    with entered(world.node("node-a").netns), IPRoute() as ip:
+        (ifindex,) = ip.link_lookup(ifname=pod.ifname)
+        with limited_ingress(ifindex, "2gbit") as passed:
+            for server in ("server-b", "outsider-b"):
+                before = passed()
+                exchange(world, "client-a", server, version)
+                assert passed() - before > MEGABYTES
+            before = passed()
+            exchange(world, "outsider-b", "client-a", version)
+            assert passed() - before > MEGABYTES
+
+
+def delivered(world: World, version: int) -> dict[str, int]:
+    """Packets into server-b by exit of from_pod_side, for transfers that others open to it and that it opens itself."""
+    before = world.counters("node-b")
+    exchange(world, "client-a", "server-b", version)
+    exchange(world, "server-b", "outsider-a", version)
+    after = world.counters("node-b")
+    exits = [("from_pod_side", name) for name in ("TO_POD", "TO_QUEUE")]
+    return {name: after.get((program, name), 0) - before.get((program, name), 0) for program, name in exits}
 
 
 def tunnel_segments(world: World, node: str, version: int) -> list[int]:
