@@ -112,6 +112,7 @@ class Tunnel:
         """Answer with a status other than 200 (server), and end the tunnel."""
         self._answer(status, headers, ended=True)
         self.is_gone = True
+        self._drop_early()
 
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """End the tunnel now, in both directions. Nobody is called back."""

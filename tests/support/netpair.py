@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from agent.identity.handshake import Credentials, Session
+from agent.model.address import SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
@@ -38,6 +39,18 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return one, two
+
+
+@contextlib.contextmanager
+def deaf(host: str, port: int = 0) -> Iterator[SocketAddress]:
+    """Where nobody answers a SYN: the accept queue is full."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.create_server((host, port), backlog=0))
+        for _ in range(4):
+            filler = held.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield SocketAddress.from_sockname(listener.getsockname())
 
 
 class Node:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import os
 import resource
+import select
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from agent.model.address import SocketAddress
 from agent.net.accept import Acceptor
 from agent.net.dial import RANDOM_TRIES, Dial, Dialler
 from agent.net.sockets import IP_TRANSPARENT, SideSockets, in_netns, open_listener
-from tests.support.netpair import Node, node
+from tests.support.netpair import Node, deaf, node
 
 LOCAL = IPv4Address("127.0.0.1")
 HERE = SocketAddress(LOCAL, 0)
@@ -201,14 +201,9 @@ def test_an_address_that_is_not_ours_is_the_answer_after_all_tries() -> None:
 
 
 def test_no_answer_is_a_timeout() -> None:
-    with node() as it, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        fillers = [it.keep(socket.socket()) for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                filler.connect(full.getsockname())
+    with node() as it, deaf("127.0.0.1") as target:
         dials = Dials(it)
-        dials.start(SocketAddress(LOCAL, full.getsockname()[1]), HERE, timeout_s=10)
+        dials.start(target, HERE, timeout_s=10)
         it.settle()
         assert not dials.results
         it.skew_s = 10
@@ -225,6 +220,33 @@ def test_a_cancelled_dial_is_silent() -> None:
         it.skew_s = 11
         it.settle()
         assert not dials.results
+
+
+def test_an_edge_of_the_descriptors_former_owner_is_not_taken_for_the_answer() -> None:
+    """Two sockets are ready in one round; the first's handler closes the second and dials: same number, old edge."""
+    with node() as it, deaf("127.0.0.1") as target:
+        dials = Dials(it)
+        (one, other), (doomed, far) = socket.socketpair(), socket.socketpair()
+        for sock in (one, other, far):
+            it.keep(sock)
+        number = doomed.fileno()
+        started: list[Dial] = []
+
+        def close_and_dial(mask: int) -> None:
+            if not started:
+                it.loop.forget(number)
+                doomed.close()
+                started.append(dials.start(target))
+
+        it.loop.watch(one.fileno(), close_and_dial, mask=select.EPOLLIN)
+        it.loop.watch(number, lambda mask: None, mask=select.EPOLLIN)
+        other.send(b"first")
+        far.send(b"second")
+        it.loop.turn(0)
+        assert started[0]._sock is not None and started[0]._sock.fileno() == number
+        it.settle()
+        assert not dials.results, "it is still connecting"
+        started[0].cancel()
 
 
 # -- namespaces

@@ -8,6 +8,7 @@ import pytest
 
 from agent.identity.handshake import Session
 from agent.model.outcome import Outcome, Refusal
+from agent.net.tls_link import HIGH_BYTES, LIMIT_BYTES
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.wire import h2_frames as frames
@@ -266,6 +267,28 @@ def test_a_silent_peer_is_dropped_after_the_handshake_timeout() -> None:
         it.skew_s = 5.0
         it.until(lambda: raw.events.ends)
         assert raw.events.ends[0] == (Outcome.TLS_FAILED, "the TLS handshake was not done in time")
+
+
+def test_a_peer_that_asks_and_does_not_read_the_answers_is_dropped() -> None:
+    """Answers are what no reader's pause can hold back: without a limit a member could fill our memory."""
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        it.loop.forget(hbone.client_wire.fileno())  # it reads no more
+        hbone.server_side.on_request = lambda tunnel: tunnel.refuse(503, [("why", "x" * 16_000)])
+        most = 0
+        for _ in range(2000):
+            if hbone.server_side.ends:
+                break
+            hbone.client._codec.open("10.0.0.1:80", [])
+            hbone.client.stage.flush()
+            it.loop.turn(0)
+            most = max(most, len(hbone.server._tls._unsent))
+        assert hbone.server_side.ends == [
+            (Outcome.H2_FAILED, "the peer asks for answers and does not read them")
+        ]
+        assert HIGH_BYTES < most <= LIMIT_BYTES, "a peer that is merely slow is given time"
+        assert hbone.server_wire.fileno() == -1 and not hbone.server._tls._unsent
 
 
 def test_http_1_inside_tls_is_named() -> None:

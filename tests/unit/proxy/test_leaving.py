@@ -5,8 +5,8 @@ Nothing here ends by a time-out: those are a minute. What is left is counted in 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 
@@ -15,6 +15,7 @@ import pytest
 from agent.net.tls_link import close
 from tests.support import mesh
 from tests.support.datapath import stream_pair
+from tests.support.netpair import deaf
 from tests.support.two_nodes import CLIENT, SERVER, World, running
 
 DEAF = "127.77.4.1"
@@ -25,18 +26,6 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     options = getattr(request, "param", {})
     with running(connect_timeout_s="60", handshake_timeout_s="60", **options) as made:
         yield made
-
-
-@contextlib.contextmanager
-def deaf(host: str, port: int) -> Iterator[None]:
-    """Somebody who answers no SYN: the accept queue is full."""
-    with contextlib.ExitStack() as held:
-        listener = held.enter_context(socket.create_server((host, port), backlog=0))
-        for _ in range(4):
-            filler = held.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        yield
 
 
 def descriptors(world: World) -> int:
@@ -174,3 +163,31 @@ def test_a_client_that_only_ends_its_direction_is_still_connected_and_answered(w
         served.close()
         assert app.recv(100) == b"220 hello" and app.recv(1) == b""
         app.close()
+
+
+def test_an_edge_of_the_descriptors_former_owner_is_not_taken_for_a_reset(world: World) -> None:
+    """Two sockets are ready in one round; the first's handler closes the second, and its number is a client's."""
+    application, captured = stream_pair(CLIENT)
+    (one, other), (doomed, far) = socket.socketpair(), socket.socketpair()
+    peer = mesh.at(f"{CLIENT}:{application.getsockname()[1]}")
+
+    def reuse(mask: int) -> None:
+        loop, number = world.here.loop, doomed.detach()
+        loop.forget(one.fileno())
+        loop.forget(number)
+        os.dup2(captured.fileno(), number)
+        captured.close()
+        world.here.outbound.accepted(socket.socket(fileno=number), peer, mesh.at(f"{DEAF}:8080"))
+
+    def begin() -> None:
+        world.here.loop.watch(one.fileno(), reuse, mask=select.EPOLLIN)
+        world.here.loop.watch(doomed.fileno(), lambda mask: None, mask=select.EPOLLIN)
+        other.send(b"first")
+        far.close()  # an end and a reset, both
+
+    with application, one, other, deaf(DEAF, 8080):
+        captured.setblocking(False)
+        world.driver.call(begin)
+        world.driver.until(lambda: len(world.here.registry) == 1)
+        world.driver.call(lambda: None)
+        assert world.driver.call(lambda: len(world.here.registry)) == 1 and not world.here.lines
