@@ -22,7 +22,7 @@ from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
 from agent.net.accept import Acceptor
 from agent.proxy.dataplane import DataPlane
-from agent.proxy.pods import LocalPod, from_message
+from agent.proxy.pods import LocalPod, departed, from_message
 from agent.proxy.registry import Live
 from agent.state.apply import Batch, full_addresses, full_authorizations
 from agent.wire.xds_decode import decode_address, decode_authorization
@@ -122,12 +122,11 @@ class Orders:
         raise channel.ChannelError(f"unknown resource type {message.type_url}")
 
     def _replace_pods(self, pods: tuple[LocalPod, ...]) -> None:
-        gone = {address for pod in self._pods for address in pod.addresses}
-        gone -= {address for pod in pods for address in pod.addresses}
+        gone = departed(self._pods, pods)
         self._pods = pods
         self._plane.pods.replace(pods)
         if gone:
-            self._plane.close_pod(frozenset(gone))
+            self._plane.close_pod(gone)
 
     def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
         self._release(owner)

@@ -25,6 +25,11 @@ class LocalPod:
     service_account: str
     addresses: tuple[IP, ...]
 
+    @property
+    def owner(self) -> tuple[str, str, str]:
+        """Who it is, whatever addresses it has just now."""
+        return self.namespace, self.name, self.service_account
+
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
@@ -32,6 +37,12 @@ class LocalPod:
 def from_message(rows: Iterable[tuple[str, str, str, Iterable[str]]]) -> tuple[LocalPod, ...]:
     """Pods from the fields of a channel.Pods message."""
     return tuple(LocalPod(ns, name, account, tuple(map(parse_ip, ips))) for ns, name, account, ips in rows)
+
+
+def departed(before: Iterable[LocalPod], after: Iterable[LocalPod]) -> frozenset[IP]:
+    """The addresses whose pod is gone: nobody has them any more, or another pod has."""
+    heirs = {address: pod.owner for pod in after for address in pod.addresses}
+    return frozenset(ip for pod in before for ip in pod.addresses if heirs.get(ip) != pod.owner)
 
 
 class LocalPods:

@@ -151,14 +151,6 @@ def test_a_pod_that_is_not_enrolled_is_refused(world: World) -> None:
     assert "127.77.1.99 belongs to no enrolled pod" in world.here.lines[0]
 
 
-def test_a_pod_that_leaves_loses_its_connections_at_once(world: World) -> None:
-    app = world.connect()
-    app.sendall(b"x")
-    assert app.recv(1) == b"x"
-    world.driver.call(lambda: world.there.registry.close_pod(frozenset(world.server.addresses)))
-    assert ended(app)
-
-
 @pytest.mark.parametrize("world", [{"local_path": "handover"}], indirect=True)
 def test_the_hand_over_inside_a_node_asks_policy_and_logs_twice(world: World) -> None:
     world.driver.call(lambda: world.there.add_pod(world.client, listening=False))
@@ -202,6 +194,23 @@ def test_a_full_agent_refuses_more(world: World) -> None:
     assert exchange(first) == b"hello"
     world.driver.until(lambda: not len(world.here.registry))
     assert exchange(world.connect()) == b"hello"
+
+
+@pytest.mark.parametrize("world", [{"max_connections": "2"}], indirect=True)
+def test_hbone_connections_are_limited_too(world: World) -> None:
+    """They cost before anybody has proven anything: silent ones must not pile up without end."""
+    silent = [socket.create_connection((SERVER, 15008)) for _ in range(2)]
+    world.driver.until(lambda: len(world.there.inbound.links) == 2)
+    with socket.create_connection((SERVER, 15008)) as third:
+        third.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            third.recv(1)
+    assert world.driver.call(lambda: len(world.there.inbound.links)) == 2
+    assert Outcome.OVERLOADED.hint in world.there.lines[-1]
+    silent[0].close()
+    world.driver.until(lambda: len(world.there.inbound.links) == 1)
+    assert exchange(world.connect()) == b"hello"
+    silent[1].close()
 
 
 def test_a_plain_destination_is_dialled_plainly(world: World) -> None:
