@@ -30,6 +30,7 @@ from agent.proxy.pool import Pool
 from agent.proxy.registry import Registry
 from agent.proxy.report import Reporter
 from agent.proxy.secrets import Secrets
+from agent.proxy.tallies import Tallies
 from agent.state.apply import Changes
 from agent.state.resolve import Options
 from agent.state.snapshot import Snapshot
@@ -65,7 +66,8 @@ class DataPlane:
         self.store = Store(Snapshot(node=config.node))
         self.pods = LocalPods()
         own_addresses = frozenset({outside.proxy.v4, outside.proxy.v6})
-        self.arrivals = Arrivals(own_addresses)
+        self.tallies = Tallies()
+        self.arrivals = Arrivals(own_addresses, self.tallies)
         self.registry = Registry(limit=config.max_connections)
         self.secrets = Secrets(lambda: datetime.fromtimestamp(outside.wall(), UTC))
         self.reporter = Reporter(
@@ -93,7 +95,9 @@ class DataPlane:
             handshake_timeout_s=config.handshake_timeout_s,
             streams_limit=config.pool_max_streams,
         )
-        self.pool = Pool(loop, connector, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s)
+        self.pool = Pool(
+            loop, connector, self.tallies, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s
+        )
         delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
         local_path = LocalPath(delivery, self.pods, self.reporter, options)
         self.inbound = Inbound(
@@ -101,6 +105,7 @@ class DataPlane:
             self.pods,
             self.secrets,
             self.reporter,
+            self.tallies,
             options,
             handshake_timeout_s=config.handshake_timeout_s,
             links_limit=config.max_connections,
@@ -125,7 +130,7 @@ class DataPlane:
         self.registry.close_pod(addresses)
         self.pool.close_source(addresses)
         self.inbound.close_pod(addresses)
-        self.arrivals.forget(addresses)
+        self.tallies.forget(addresses)
 
     def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> None:
         closed = self.registry.reevaluate(snapshot, changes)

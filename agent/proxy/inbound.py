@@ -26,6 +26,7 @@ from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter, claims
 from agent.proxy.secrets import Secrets
+from agent.proxy.tallies import Tallies
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
@@ -44,6 +45,7 @@ class Inbound:
         pods: LocalPods,
         secrets: Secrets,
         reporter: Reporter,
+        tallies: Tallies,
         options: Options,
         *,
         handshake_timeout_s: float,
@@ -52,6 +54,7 @@ class Inbound:
         self._links_limit = links_limit
         self.delivery = delivery
         self.reporter = reporter
+        self.tallies = tallies
         self.options = options
         self._pods = pods
         self._secrets = secrets
@@ -115,12 +118,17 @@ class InboundLink:
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has checked chain and trust domain; policy is asked per CONNECT."""
+        self.inbound.tallies.of(self.local.ip).handshakes_done += 1
 
     def requested(self, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
         InboundTunnel(self, tunnel, head).start()
 
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.inbound.links.discard(self)
+        if outcome is Outcome.TLS_FAILED:
+            tally = self.inbound.tallies.of(self.local.ip)
+            tally.handshakes_failed += 1
+            tally.last_error = detail
         # A member that breaks the protocol is worth a line too; one that merely leaves is not.
         if outcome in BROKEN_PROTOCOL or (link.secured is None and outcome is not Outcome.OK):
             self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, detail)

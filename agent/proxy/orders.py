@@ -95,7 +95,7 @@ class Orders:
         return channel.Stats(
             self._plane.reporter.metrics.snapshot(),
             len(self._plane.registry),
-            pods=self._plane.arrivals.rows(),
+            pods=self._plane.tallies.rows(),
         )
 
     def stop_accepting(self) -> None:

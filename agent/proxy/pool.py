@@ -21,6 +21,7 @@ from agent.net.loop import Loop, Timer
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
 from agent.proxy.life import dial_refusal
+from agent.proxy.tallies import Tallies
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 Headers = tuple[tuple[str, str], ...]
@@ -109,14 +110,14 @@ class Waiter:
 class PooledLink:
     """One connection of the pool, from its dial to its end: owns the dial, hears the link."""
 
-    __slots__ = ("dial", "group", "idle_since_s", "idle_timer", "is_proven", "link", "pool")
+    __slots__ = ("dial", "group", "idle_since_s", "idle_timer", "is_given_up", "is_proven", "link", "pool")
 
     def __init__(self, pool: Pool, group: Group) -> None:
         self.pool = pool
         self.group = group
         self.dial: Dial | None = None
         self.link: TunnelLink | None = None
-        self.is_proven = False
+        self.is_proven = self.is_given_up = False
         self.idle_since_s = 0.0
         self.idle_timer: Timer | None = None
 
@@ -144,6 +145,7 @@ class PooledLink:
 
     def abort(self, outcome: Outcome, detail: str) -> None:
         """End it now, whatever it is doing."""
+        self.is_given_up = True
         if self.dial is not None:
             self.dial.cancel()
             self.dial = None
@@ -170,9 +172,12 @@ def links_to_dial(waiting: int, connecting: int, per_link: int) -> int:
 class Pool:
     """One per worker. `streams_limit` caps the tunnels of a connection; `idle_s` closes unused ones."""
 
-    def __init__(self, loop: Loop, connector: Connector, *, streams_limit: int, idle_s: float) -> None:
+    def __init__(
+        self, loop: Loop, connector: Connector, tallies: Tallies, *, streams_limit: int, idle_s: float
+    ) -> None:
         self._loop = loop
         self._connector = connector
+        self._tallies = tallies
         self._streams_limit = streams_limit
         self._idle_s = idle_s
         self._groups: dict[PoolKey, Group] = {}
@@ -265,6 +270,10 @@ class Pool:
     def link_failed(self, pooled: PooledLink, refusal: Refusal) -> None:
         """It ended before it was proven."""
         group = pooled.group
+        if not pooled.is_given_up:
+            tally = self._tallies.of(group.key.client_ip)
+            tally.tunnels_failed += 1
+            tally.last_error = refusal.detail
         group.connecting.remove(pooled)
         # Everyone who waits fails with the reason at once: a queue of retries would be a storm.
         if not group.connecting:
@@ -287,6 +296,7 @@ class Pool:
         group = pooled.group
         if not pooled.is_proven:
             pooled.is_proven = True
+            self._tallies.of(group.key.client_ip).tunnels_made += 1
             group.connecting.remove(pooled)
         while group.waiting and link.is_usable and link.free_streams > 0:
             group.waiting.popleft().start(link, reused=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.lab import firewall
 from agent.proof.prover import ROUND_S
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
@@ -60,3 +61,34 @@ def test_listeners_that_no_worker_accepts_on_are_named(world: World) -> None:
             os.kill(pid, signal.SIGCONT)
     until(lambda: is_ready(world, "node-b"), "the workers are back")
     assert world.workers("node-b") == workers
+
+
+REJECTING = """
+table inet hjproof {
+  chain forward {
+    type filter hook forward priority 0;
+    tcp dport 15008 reject with tcp reset
+  }
+}
+"""
+
+
+def test_a_pod_whose_tunnels_all_fail_is_named_with_the_reason(world: World) -> None:
+    # A connection to the same pod that is there already would be used again.
+    world.kill(*world.workers("node-a").values())
+    until(lambda: is_ready(world, "node-a"), "new workers")
+    firewall.apply(world.node("node-b").netns, REJECTING)
+    try:
+
+        def is_found() -> list[dict[str, Any]]:
+            assert not world.is_served("client-a", world.address("server-b"))
+            return [found for found in findings(world, "node-a") if found["link"] == "peer"]
+
+        (found,) = until(is_found, "every connection fails")
+        assert found["pod"] == "demo/client-a"
+        assert "every HBONE connection it needs fails" in found["reason"]
+        assert "Connection refused" in found["reason"]
+    finally:
+        firewall.apply(world.node("node-b").netns, "delete table inet hjproof")
+    until(lambda: world.is_served("client-a", world.address("server-b")), "the way is free")
+    until(lambda: is_ready(world, "node-a"), "one that works is proof enough")

@@ -59,7 +59,7 @@ def test_tunnels_that_all_fail_are_found_with_the_last_reason() -> None:
 
 
 def test_handshakes_that_all_fail_are_found() -> None:
-    (finding,) = play(Counts(), Counts(handshakes_failed=4), Counts(handshakes_failed=4))
+    (finding,) = play(*[Counts(handshakes_failed=2 * n) for n in range(7)])
     assert finding.reason.startswith("every mutual TLS handshake with it fails")
 
 

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from agent.model.address import parse_ip
 from agent.model.outcome import Outcome
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.model.workload import TunnelProtocol
@@ -110,6 +111,17 @@ def test_the_server_must_prove_the_expected_identity(world: World) -> None:
     world.driver.until(lambda: bool(world.here.lines))
     assert "sa/someone-else" in world.here.lines[0] and "sa/server" in world.here.lines[0]
     assert world.seen == []
+
+
+def test_handshakes_count_for_the_pod_they_reach(world: World) -> None:
+    exchange(world.connect())
+    tally = world.there.tallies.of(parse_ip(SERVER))
+    world.driver.until(lambda: (tally.handshakes_done, tally.handshakes_failed) == (1, 0))
+    with socket.create_connection((SERVER, 15008)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert ended(stranger)
+    world.driver.until(lambda: (tally.handshakes_done, tally.handshakes_failed) == (1, 1))
+    assert tally.last_error
 
 
 def test_no_certificate_means_no_connection(world: World) -> None:

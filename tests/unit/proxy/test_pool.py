@@ -12,6 +12,7 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
 from agent.proxy.pool import Pool, PooledLink, PoolKey, Waiter, links_to_dial
+from agent.proxy.tallies import Tallies
 from agent.wire.hbone import connect_head
 
 SOURCE = Identity("cluster.local", "apps", "client")
@@ -106,7 +107,8 @@ class World:
         self.dials: list[FakeDial] = []
         self.links: list[FakeLink] = []
         self.no_certificate: Refusal | None = None
-        self.pool = Pool(self.loop, self, streams_limit=streams_limit, idle_s=300.0)  # type: ignore[arg-type]
+        self.tallies = Tallies()
+        self.pool = Pool(self.loop, self, self.tallies, streams_limit=streams_limit, idle_s=300.0)  # type: ignore[arg-type]
         self.tunnels: list[Any] = []
         self.refusals: list[Refusal] = []
 
@@ -203,6 +205,26 @@ def test_a_failed_handshake_fails_everyone_who_waits(world: World) -> None:
     world.want(2)
     world.dialled().abort(Outcome.WRONG_IDENTITY, "it presented another")
     assert [r.outcome for r in world.refusals] == [Outcome.WRONG_IDENTITY] * 2
+
+
+def test_what_became_of_connections_counts_for_the_pod_that_wanted_them(world: World) -> None:
+    world.want()
+    world.dials.pop().owner.failed(key().target, TimeoutError())
+    world.want()
+    world.dialled().abort(Outcome.WRONG_IDENTITY, "it presented another")
+    world.want()
+    world.connect().answer()
+    tally = world.tallies.of(key().client_ip)
+    assert (tally.tunnels_made, tally.tunnels_failed) == (1, 2)
+    assert tally.last_error == "it presented another"
+
+
+def test_a_connection_that_was_given_up_has_not_failed(world: World) -> None:
+    (waiter,) = world.want()
+    waiter.cancel()
+    world.want()
+    world.pool.close_source(frozenset({key().client_ip}))
+    assert world.tallies.of(key().client_ip).tunnels_failed == 0
 
 
 def test_a_refusal_of_the_peer_carries_its_status(world: World) -> None:

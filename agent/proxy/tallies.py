@@ -1,0 +1,65 @@
+"""What became of the connections of each pod address in this worker, for the proofs of the control process.
+
+Counters only grow, until the pod leaves. Who meets an event counts it: the doors of the listeners, the pool, the
+inbound links. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.model.address import IP
+
+
+class PodTally:
+    """What became of the connections of one pod address, in this worker. `last_error` is for people."""
+
+    __slots__ = (
+        "accepted_inbound",
+        "accepted_outbound",
+        "handshakes_done",
+        "handshakes_failed",
+        "last_error",
+        "tunnels_failed",
+        "tunnels_made",
+    )
+
+    def __init__(self) -> None:
+        self.accepted_outbound = 0
+        self.accepted_inbound = 0
+        self.tunnels_made = 0
+        self.tunnels_failed = 0
+        self.handshakes_done = 0
+        self.handshakes_failed = 0
+        self.last_error = ""
+
+    def row(self) -> list[int]:
+        """In the order of channel.Stats.pods."""
+        return [
+            self.accepted_outbound,
+            self.accepted_inbound,
+            self.tunnels_made,
+            self.tunnels_failed,
+            self.handshakes_done,
+            self.handshakes_failed,
+        ]
+
+
+class Tallies:
+    """The tallies of a worker by pod address."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[IP, PodTally] = {}
+
+    def of(self, address: IP) -> PodTally:
+        """The tally of a pod's address. It lasts until the pod leaves."""
+        tally = self._by_address.get(address)
+        return tally if tally is not None else self._by_address.setdefault(address, PodTally())
+
+    def forget(self, addresses: Iterable[IP]) -> None:
+        for address in addresses:
+            self._by_address.pop(address, None)
+
+    def rows(self) -> list[tuple[str, list[int], str]]:
+        """Address, counts and last error of every pod, for the control process."""
+        return [(str(ip), tally.row(), tally.last_error) for ip, tally in self._by_address.items()]
