@@ -64,6 +64,7 @@ from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
 from agent.watch.interfaces import hear_interfaces
 from agent.watch.kernel_counters import KernelCounters
+from agent.watch.mesh_gaps import MeshGaps
 from agent.wire.xds_delta import XdsDelta, make_node
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
@@ -188,12 +189,15 @@ class Agent:
         )
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
+        self.gaps = MeshGaps(self.captures, self.mesh, time.time)
+        self.figures.ask(self.gaps.samples)
         namespaces = {Side.POD: pod_side, Side.NET: net_side}
         served = tuple(Served(row.name, namespaces[row.side], row.port) for row in LISTENERS)
         self.prover = Prover(
             {
                 "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
                 "workers": WorkersCheck(self.crew, self.mesh),
+                "mesh gaps": self.gaps,
                 "traffic": TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic),
             },
             wall=time.time,
@@ -319,6 +323,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             store=agent.store,
             crew=agent.crew,
             xds=agent.xds,
+            gaps=agent.gaps,
             totals=agent.totals,
             figures=agent.figures,
         ),

@@ -39,13 +39,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Resources(Message):
-    """Resources the control process accepted. `full`: names not in `updates` are gone."""
+    """Resources the control process accepted. `full`: names not in `updates` are gone.
+
+    `refused`, for policies: every one that cannot be used now as (name, reason, scope, namespace, dry run).
+    """
 
     revision: int
     type_url: str
     updates: Sequence[tuple[str, bytes]]
     removed: Sequence[str] = ()
     full: bool = False
+    refused: Sequence[tuple[str, str, str, str, bool]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from agent import channel
 from agent.channel import Message
-from agent.model.policy import Authorization
+from agent.model.policy import Authorization, RefusedPolicy
 from agent.model.service import Service
 from agent.model.workload import Workload
 from agent.state.apply import Batch
 from agent.state.store import Store
-from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
+from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization, refused_policy
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,13 @@ TYPES = (AUTHORIZATION, ADDRESS)
 """In the order a worker gets them: policies before the workloads that name them."""
 
 Raw = Mapping[str, bytes]
+
+
+class Refused(NamedTuple):
+    """A resource that cannot be used: why, and its bytes."""
+
+    reason: str
+    raw: bytes
 
 
 class MeshState:
@@ -41,37 +49,67 @@ class MeshState:
         self._broadcast = broadcast
         self._applied = applied
         self._raw: dict[str, dict[str, bytes]] = {ADDRESS: {}, AUTHORIZATION: {}}
+        self._refused: dict[str, dict[str, Refused]] = {ADDRESS: {}, AUTHORIZATION: {}}
         self._revision = 0
 
     @property
     def revision(self) -> int:
         return self._revision
 
+    def refused(self, type_url: str) -> dict[str, str]:
+        """Resources of a type that the control plane holds and that cannot be used: name -> reason."""
+        return {name: each.reason for name, each in self._refused[type_url].items()}
+
     async def accept_response(self, received: Received) -> dict[str, str]:
         """What the xDS client calls with each response."""
         updates = {resource.name: resource.body for resource in received.updates}
-        return await self.accept(received.type_url, updates, received.removed)
+        return await self.accept(received.type_url, updates, received.removed, is_first=received.is_first)
 
-    async def accept(self, type_url: str, updates: Raw, removed: Sequence[str]) -> dict[str, str]:
-        """Apply a response; answers the resources refused, with reasons. Returns when all workers follow."""
+    async def accept(
+        self, type_url: str, updates: Raw, removed: Sequence[str], *, is_first: bool = False
+    ) -> dict[str, str]:
+        """Apply a response; answers the resources refused, with reasons. Returns when all workers follow.
+
+        A refused resource leaves the version before it in force. `is_first`: what was refused before comes again
+        or is gone.
+        """
         decoded, refused = decode_all(type_url, updates)
         held = self._raw[type_url]
         fresh = {name: updates[name] for name in decoded if held.get(name) != updates[name]}
         gone = [name for name in removed if name in held]
-        if fresh or gone:
+        over = decoded.keys() | set(removed)
+        standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
+        standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
+        # Workers judge by refused policies too: those that are in force nowhere deny.
+        is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
+        self._refused[type_url] = standing
+        if fresh or gone or is_new_for_workers:
             held.update(fresh)
             for name in gone:
                 del held[name]
-            self.store.apply(batch_of(type_url, {name: decoded[name] for name in fresh}, gone))
+            self.store.apply(
+                batch_of(type_url, {name: decoded[name] for name in fresh}, gone, self._refused_policies)
+            )
             self._revision += 1
-            self._broadcast(channel.Resources(self._revision, type_url, tuple(fresh.items()), gone))
+            self._broadcast(self._message(type_url, fresh, gone))
             await self._applied(self._revision)
         return refused
 
     def brief(self, send: Callable[[Message], None]) -> None:
         """Send a worker that has just come everything there is."""
         for type_url in TYPES:
-            send(channel.Resources(self._revision, type_url, tuple(self._raw[type_url].items()), full=True))
+            send(self._message(type_url, self._raw[type_url], full=True))
+
+    @property
+    def _refused_policies(self) -> dict[str, RefusedPolicy]:
+        return {name: refused_policy(r.raw, r.reason) for name, r in self._refused[AUTHORIZATION].items()}
+
+    def _message(
+        self, type_url: str, updates: Raw, removed: Sequence[str] = (), *, full: bool = False
+    ) -> channel.Resources:
+        refused = self._refused_policies.items() if type_url == AUTHORIZATION else ()
+        rows = tuple((name, r.reason, r.scope.value, r.namespace, r.dry_run) for name, r in refused)
+        return channel.Resources(self._revision, type_url, tuple(updates.items()), removed, full, rows)
 
 
 def decode_all(
@@ -86,7 +124,7 @@ def decode_all(
             value = decode(name, raw)
             check_name(name, value)
         except DecodeError as error:
-            refused[name] = str(error)
+            refused[name] = str(error).removeprefix(f"{name}: ")
             log.warning("refused resource %s: %s", name, error)
         else:
             decoded[name] = value
@@ -103,10 +141,15 @@ def check_name(name: str, value: Workload | Service | Authorization) -> None:
 
 
 def batch_of(
-    type_url: str, decoded: Mapping[str, Workload | Service | Authorization], removed: Iterable[str]
+    type_url: str,
+    decoded: Mapping[str, Workload | Service | Authorization],
+    removed: Iterable[str],
+    refused: Mapping[str, RefusedPolicy],
 ) -> Batch:
     if type_url == ADDRESS:
         addresses = tuple(v for v in decoded.values() if not isinstance(v, Authorization))
         return Batch(addresses=addresses, removed_addresses=tuple(removed))
     policies = tuple((name, v) for name, v in decoded.items() if isinstance(v, Authorization))
-    return Batch(authorizations=policies, removed_authorizations=tuple(removed))
+    return Batch(
+        authorizations=policies, removed_authorizations=tuple(removed), refused_authorizations=refused
+    )

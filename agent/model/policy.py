@@ -82,3 +82,16 @@ class Authorization:
     def key(self) -> str:
         """How logs, dumps and people name it: `namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPolicy:
+    """A policy that cannot be used, and what is still known of whom it is about.
+
+    `scope` is GLOBAL where it cannot be read; `namespace` matters where the scope is one.
+    """
+
+    reason: str
+    scope: Scope
+    namespace: str = ""
+    dry_run: bool = False

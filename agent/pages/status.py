@@ -13,6 +13,7 @@ from agent.supervisor.crew import Crew
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
+from agent.watch.mesh_gaps import MeshGaps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class StatusPage:
     store: Store
     crew: Crew
     xds: XdsClient
+    gaps: MeshGaps
     totals: Totals
     figures: Figures
 
@@ -48,6 +50,7 @@ class StatusPage:
 
     def _pods(self) -> list[dict[str, object]]:
         troubles = {trouble.pod: str(trouble) for trouble in self.captures.troubles}
+        gaps = self.gaps.now()
         return [
             {
                 "pod": str(pod.key),
@@ -56,6 +59,11 @@ class StatusPage:
                 "addresses": list(map(str, pod.addresses)),
                 "closed_addresses": list(map(str, pod.closed)),
                 "trouble": troubles.get(pod.key, ""),
+                "not_in_force": [
+                    {"resource": gap.resource, "kind": gap.kind.value, "effect": gap.effect, "since": since}
+                    for gap, since in gaps.items()
+                    if gap.pod == str(pod.key)
+                ],
             }
             for pod in self.captures.pods.values()
         ]

@@ -1,8 +1,8 @@
 """May this connection reach this workload? The decision of docs/WIRE.md#policies.
 
 Pure: the connection, the destination and the policies come in, a Decision goes out; who asks closes or
-relays. Deny comes before allow, dry-run policies are reported and never decide, and a policy the workload
-lists but nobody has sent yet denies.
+relays. Deny comes before allow, dry-run policies are reported and never decide, and what applies but is not
+in force here denies (`missing`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from agent.model.connection import Connection
 from agent.model.policy import Action, Authorization
 from agent.model.workload import Workload
 from agent.policy.match import Subject, matching_rule, subject_of
+from agent.policy.missing import MissingPolicy
 
 NONE_ALLOWED = "allow policies exist, but none allowed"
 
@@ -54,11 +55,11 @@ class PolicySet:
     deny: tuple[Authorization, ...] = ()
     allow: tuple[Authorization, ...] = ()
     dry_run: tuple[Authorization, ...] = ()
-    missing: tuple[str, ...] = ()
-    """Names the workload lists and no policy has."""
+    missing: tuple[MissingPolicy, ...] = ()
+    """Those that apply too, and are not in force here."""
 
     @classmethod
-    def of(cls, policies: Iterable[Authorization], missing: tuple[str, ...] = ()) -> PolicySet:
+    def of(cls, policies: Iterable[Authorization], missing: tuple[MissingPolicy, ...] = ()) -> PolicySet:
         policies = tuple(policies)
         enforced = [p for p in policies if not p.dry_run]
         return cls(
@@ -79,16 +80,8 @@ def denied_by(policy: str) -> str:
     return f"explicitly denied by: {policy}"
 
 
-def not_received(policy: str) -> str:
-    return f"policy {policy} is listed by the workload but not received yet"
-
-
 def evaluate(connection: Connection, destination: Workload, policies: PolicyIndex) -> Decision:
-    """Decide on a connection at its destination.
-
-    A listed policy that has not been received denies: istiod sends a workload before the policies it
-    lists, and in that window the missing one may be a DENY. Upstream skips it, which leaves the window open.
-    """
+    """Decide on a connection at its destination."""
     applicable = policies.policies_for(destination)
     subject = subject_of(connection)
     decision = _decide(applicable, subject)
@@ -100,8 +93,9 @@ def _decide(policies: PolicySet, subject: Subject) -> Decision:
         rule = matching_rule(policy.rules, subject)
         if rule is not None:
             return Decision(False, denied_by(policy.key), policy.key, rule)
-    if policies.missing:
-        return Decision(False, not_received(policies.missing[0]), policies.missing[0])
+    for missing in policies.missing:
+        if subject.identity is None or not missing.demands_identity_only:
+            return Decision(False, missing.reason, missing.name)
     if not policies.allow:
         return ALLOWED
     for policy in policies.allow:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from agent.model.connection import Connection
 from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.model.workload import Workload
-from agent.policy.evaluate import NONE_ALLOWED, PolicyIndex, denied_by, not_received
+from agent.policy.evaluate import NONE_ALLOWED, PolicyIndex, denied_by
 from agent.policy.match import GROUPS, Subject, subject_of
+from agent.policy.missing import MissingPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,12 @@ class PolicyReport:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The verdict with everything that led to it. `missing`: policies listed but not received."""
+    """The verdict with everything that led to it. `missing`: policies that apply and are not in force here."""
 
     allowed: bool
     reason: str
     policies: tuple[PolicyReport, ...]
-    missing: tuple[str, ...]
+    missing: tuple[MissingPolicy, ...]
 
 
 def explain(connection: Connection, destination: Workload, policies: PolicyIndex) -> Explanation:
@@ -66,19 +67,20 @@ def explain(connection: Connection, destination: Workload, policies: PolicyIndex
     reports = tuple(
         _explain_policy(policy, subject) for policy in applicable.deny + applicable.allow + applicable.dry_run
     )
-    reason = _refusal(reports, applicable.missing)
+    reason = _refusal(reports, applicable.missing, subject)
     return Explanation(reason == "", reason, reports, applicable.missing)
 
 
-def _refusal(reports: tuple[PolicyReport, ...], missing: tuple[str, ...]) -> str:
+def _refusal(reports: tuple[PolicyReport, ...], missing: tuple[MissingPolicy, ...], subject: Subject) -> str:
     """The reason to deny, empty if there is none."""
     enforced = [r for r in reports if not r.dry_run]
     denies = [r for r in enforced if r.action is Action.DENY and r.matched]
     allows = [r for r in enforced if r.action is Action.ALLOW]
     if denies:
         return denied_by(denies[0].policy)
-    if missing:
-        return not_received(missing[0])
+    decisive = [m for m in missing if subject.identity is None or not m.demands_identity_only]
+    if decisive:
+        return decisive[0].reason
     if allows and not any(r.matched for r in allows):
         return NONE_ALLOWED
     return ""

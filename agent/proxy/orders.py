@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +21,7 @@ from agent.identity.handshake import Credentials, Secured
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
+from agent.model.policy import RefusedPolicy, Scope
 from agent.net.accept import Acceptor
 from agent.proxy.dataplane import DataPlane
 from agent.proxy.pods import LocalPod, departed, from_message
@@ -116,9 +118,16 @@ class Orders:
             return Batch(addresses=tuple(values), removed_addresses=tuple(message.removed))
         if message.type_url == AUTHORIZATION:
             pairs = [(name, decode_authorization(name, raw)) for name, raw in message.updates]
+            refused = {
+                name: RefusedPolicy(why, Scope(s), ns, dry) for name, why, s, ns, dry in message.refused
+            }
             if message.full:
-                return full_authorizations(snapshot, pairs)
-            return Batch(authorizations=tuple(pairs), removed_authorizations=tuple(message.removed))
+                return replace(full_authorizations(snapshot, pairs), refused_authorizations=refused)
+            return Batch(
+                authorizations=tuple(pairs),
+                removed_authorizations=tuple(message.removed),
+                refused_authorizations=refused,
+            )
         raise channel.ChannelError(f"unknown resource type {message.type_url}")
 
     def _replace_pods(self, pods: tuple[LocalPod, ...]) -> None:

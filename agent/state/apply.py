@@ -7,12 +7,12 @@ per batch however many of its workloads change. Who needs to know about the chan
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agent.model.address import AddressError, NamespacedHostname
-from agent.model.policy import Authorization
+from agent.model.policy import Authorization, RefusedPolicy
 from agent.model.service import Service
 from agent.model.workload import Workload
 from agent.state.draft import Draft
@@ -31,6 +31,8 @@ class Batch:
     authorizations: tuple[tuple[str, Authorization], ...] = ()
     """Pairs of xDS name and policy."""
     removed_authorizations: tuple[str, ...] = ()
+    refused_authorizations: Mapping[str, RefusedPolicy] | None = None
+    """Every policy that cannot be used now, by xDS name; None leaves them as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,11 @@ def apply(snapshot: Snapshot, batch: Batch) -> tuple[Snapshot, Changes]:
         for name, policy in _last(batch.authorizations).items()
         if name not in batch.removed_authorizations and snapshot.policies.get(name) != policy
     }
+    refused = batch.refused_authorizations
     changes = Changes(
         frozenset([*workloads, *gone_workloads]),
         frozenset([*services, *gone_services]),
-        frozenset([*policies, *gone_policies]),
+        frozenset([*policies, *gone_policies, *_differing(snapshot.refused_policies, refused)]),
     )
     if not changes:
         return snapshot, NO_CHANGES
@@ -82,7 +85,18 @@ def apply(snapshot: Snapshot, batch: Batch) -> tuple[Snapshot, Changes]:
         draft.put_policy(name, policy)
     for name in gone_policies:
         draft.remove_policy(name)
+    if refused is not None:
+        draft.replace_refused(refused)
     return draft.finish(), changes
+
+
+def _differing(
+    before: Mapping[str, RefusedPolicy], after: Mapping[str, RefusedPolicy] | None
+) -> frozenset[str]:
+    """Names whose refusal begins, ends or changes."""
+    if after is None:
+        return frozenset()
+    return frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def _last(pairs: Iterable[tuple[K, T]]) -> dict[K, T]:

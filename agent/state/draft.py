@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from agent.model.address import NamespacedHostname, NetworkAddress
-from agent.model.policy import Authorization, Scope
+from agent.model.policy import Authorization, RefusedPolicy, Scope
 from agent.model.service import Service
 from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot, address_rank
@@ -51,6 +51,7 @@ class Draft:
         self._cidr_vips = dict(base.cidr_vips)
         self._global_policies = base.global_policies
         self._namespace_policies = dict(base.namespace_policies)
+        self._refused_policies = base.refused_policies
         self._stale_endpoints: set[NamespacedHostname] = set()
         self._policies_changed = False
 
@@ -156,6 +157,11 @@ class Draft:
         elif policy.scope is Scope.NAMESPACE:
             _discard(self._namespace_policies, policy.namespace, lambda other: other == name)
 
+    def replace_refused(self, refused: Mapping[str, RefusedPolicy]) -> None:
+        """These, and no others, are the policies that cannot be used."""
+        self._refused_policies = dict(refused)
+        self._policies_changed = True
+
     def finish(self) -> Snapshot:
         """The snapshot, one revision on. The draft must not be used afterwards."""
         base = self._base
@@ -165,6 +171,7 @@ class Draft:
             workloads=self._workloads,
             services=self._services,
             policies=self._policies,
+            refused_policies=self._refused_policies,
             uids_by_address=self._uids_by_address,
             uids_by_name=self._uids_by_name,
             uids_by_hostname=self._uids_by_hostname,

@@ -14,10 +14,11 @@ from itertools import accumulate
 
 from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress
 from agent.model.identity import Identity
-from agent.model.policy import Authorization
+from agent.model.policy import Authorization, RefusedPolicy, Scope
 from agent.model.service import HealthPolicy, Service, Visibility
 from agent.model.workload import Health, TunnelProtocol, Workload
 from agent.policy.evaluate import PolicySet
+from agent.policy.missing import MissingPolicy
 
 Uids = tuple[str, ...]
 Keys = tuple[NamespacedHostname, ...]
@@ -58,6 +59,8 @@ class Snapshot:
     services: Mapping[NamespacedHostname, Service] = field(default_factory=dict)
     policies: Mapping[str, Authorization] = field(default_factory=dict)
     """xDS resource name -> policy: the names that workloads list."""
+    refused_policies: Mapping[str, RefusedPolicy] = field(default_factory=dict)
+    """xDS resource name -> what is known of a policy that cannot be used. An earlier version of it is in `policies`."""
     uids_by_address: Mapping[NetworkAddress, Uids] = field(default_factory=dict)
     """In ascending rank: the last is the one the address means."""
     uids_by_name: Mapping[tuple[str, str], Uids] = field(default_factory=dict)
@@ -166,7 +169,10 @@ class Snapshot:
     # --- policies
 
     def policies_for(self, workload: Workload) -> PolicySet:
-        """The policies of the mesh, of the workload's namespace, and those it lists (docs/WIRE.md#policies)."""
+        """The policies of the mesh, of the workload's namespace, and those it lists (docs/WIRE.md#policies).
+
+        Among the missing are also those refused that are about everybody here: doubt denies.
+        """
         key = (workload.namespace, workload.authorization_policies)
         memo = self.policies_memo.get(key)
         if memo is None:
@@ -175,11 +181,20 @@ class Snapshot:
 
     def _policies_for(self, workload: Workload) -> PolicySet:
         by_scope = self.global_policies + self.namespace_policies.get(workload.namespace, ())
-        names = tuple(dict.fromkeys(by_scope + workload.authorization_policies))
+        refused = tuple(name for name, r in self.refused_policies.items() if is_about(r, workload.namespace))
+        names = tuple(dict.fromkeys(by_scope + workload.authorization_policies + refused))
         return PolicySet.of(
             (self.policies[name] for name in names if name in self.policies),
-            missing=tuple(name for name in names if name not in self.policies),
+            missing=tuple(self._missing(name) for name in names if self._is_missing(name)),
         )
+
+    def _is_missing(self, name: str) -> bool:
+        refused = self.refused_policies.get(name)
+        return name not in self.policies and not (refused is not None and refused.dry_run)
+
+    def _missing(self, name: str) -> MissingPolicy:
+        refused = self.refused_policies.get(name)
+        return MissingPolicy(name, refused.reason if refused is not None else "")
 
 
 EMPTY = Snapshot()
@@ -191,6 +206,13 @@ def visible(service: Service, client_namespace: str | None) -> bool:
         service.visibility is Visibility.PUBLIC
         or client_namespace is None
         or service.namespace == client_namespace
+    )
+
+
+def is_about(refused: RefusedPolicy, namespace: str) -> bool:
+    """Whether a refused policy is about all workloads of a namespace, as far as can be known."""
+    return refused.scope is Scope.GLOBAL or (
+        refused.scope is Scope.NAMESPACE and refused.namespace == namespace
     )
 
 

@@ -54,6 +54,12 @@ CRL_REJECTIONS = _counter("istio_crl_policy_rejections", "Connections refused by
 XDS_TERMINATIONS = _counter("istio_xds_connection_terminations", "Discovery streams that ended", "reason")
 XDS_MESSAGES = _counter("istio_xds_message", "Discovery responses received", "url")
 XDS_MESSAGE_BYTES = _counter("istio_xds_message_bytes", "Bytes of resources received", "url")
+XDS_REFUSED = _gauge("ztun_xds_resources_refused", "Resources that this agent could not use", "url")
+NOT_IN_FORCE = _gauge(
+    "ztun_policies_not_in_force",
+    "Policies and descriptions of enrolled pods that the control plane announced and that do not apply, by why",
+    "kind",
+)
 BUILD = _gauge("istio_build", "Version of this agent", "component", "tag", is_stable=True)
 
 PODS_ACTIVE = _gauge("workload_manager_active_proxy_count", "Pods enrolled now")
@@ -86,6 +92,8 @@ ALL: tuple[Family, ...] = (
     XDS_TERMINATIONS,
     XDS_MESSAGES,
     XDS_MESSAGE_BYTES,
+    XDS_REFUSED,
+    NOT_IN_FORCE,
     BUILD,
     PODS_ACTIVE,
     PODS_PENDING,

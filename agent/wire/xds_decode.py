@@ -99,6 +99,17 @@ def decode_authorization(name: str, raw: bytes) -> p.Authorization:
         raise DecodeError(f"{name}: {error}") from error
 
 
+def refused_policy(raw: bytes, reason: str) -> p.RefusedPolicy:
+    """What is still known of a policy that cannot be used. Whom it is about is everybody where it cannot be read."""
+    message = authorization_pb2.Authorization()
+    try:
+        message.ParseFromString(raw)
+    except ProtobufError:
+        return p.RefusedPolicy(reason, p.Scope.GLOBAL)
+    scope = POLICY_SCOPES.get(message.scope, p.Scope.GLOBAL)
+    return p.RefusedPolicy(reason, scope, message.namespace, message.dry_run)
+
+
 def _parse(message: Any, name: str, raw: bytes) -> Any:
     try:
         message.ParseFromString(raw)

@@ -45,6 +45,8 @@ class Received:
     """Resources refused before anyone looked inside: name -> reason."""
     is_known: bool = True
     """False: a type that was never asked for; there is nothing to apply."""
+    is_first: bool = False
+    """The first answer of a stream: what was refused before is sent again, or gone."""
 
 
 @dataclass(slots=True)
@@ -138,6 +140,7 @@ class XdsDelta:
             tuple(updates.values()),
             tuple(dict.fromkeys(removed)),
             malformed,
+            is_first=subscription.awaits_first,
         )
 
     @staticmethod

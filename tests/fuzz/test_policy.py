@@ -14,6 +14,7 @@ from agent.model.policy import (
     Authorization,
     Clause,
     Match,
+    RefusedPolicy,
     Rule,
     Scope,
     ServiceAccountMatch,
@@ -22,7 +23,7 @@ from agent.model.policy import (
 )
 from agent.policy.evaluate import PolicySet, evaluate
 from agent.policy.explain import explain
-from tests.support.mesh import connection, identity, snapshot, workload
+from tests.support.mesh import connection, identity, refusing, snapshot, workload
 
 CIDRS = st.sampled_from(["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "fd00::/64", "::/0"]).map(parse_cidr)
 WORDS = ["", "apps", "cluster.local/ns/apps/sa/web", "web", "cluster"]
@@ -59,15 +60,26 @@ CONNECTIONS = st.builds(
     st.sampled_from(["10.0.0.1:80", "10.0.0.1:8080", "[fd00::1]:8080"]),
     st.none() | st.builds(identity, st.sampled_from(["web", "api"]), st.sampled_from(["apps", "shop", ""])),
 )
-TARGETS = st.lists(st.sampled_from(["apps/p0", "root/p1", "apps/none"]), max_size=2, unique=True).map(
+LISTED = ["apps/p0", "root/p1", "apps/none", "apps/bad", "apps/converted_peer_authentication_x"]
+REFUSED = st.dictionaries(
+    st.sampled_from(["bad", "p0"]),
+    st.builds(
+        RefusedPolicy,
+        st.just("wrong"),
+        st.sampled_from(Scope),
+        st.sampled_from(["apps", "root"]),
+        st.booleans(),
+    ),
+)
+TARGETS = st.lists(st.sampled_from(LISTED), max_size=3, unique=True).map(
     lambda names: workload("web", "10.0.0.1", authorization_policies=tuple(names))
 )
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(POLICIES, max_size=4), CONNECTIONS, TARGETS)
-def test_explain_reaches_the_verdict_of_evaluate(policies, conn, target) -> None:
-    snap = snapshot(*policies)
+@given(st.lists(POLICIES, max_size=4), CONNECTIONS, TARGETS, REFUSED)
+def test_explain_reaches_the_verdict_of_evaluate(policies, conn, target, refused) -> None:
+    snap = refusing(snapshot(*policies), **refused)
     decision, explanation = evaluate(conn, target, snap), explain(conn, target, snap)
     assert (decision.allowed, decision.reason) == (explanation.allowed, explanation.reason)
     assert decision.allowed is (decision.reason == "")

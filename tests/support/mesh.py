@@ -16,6 +16,7 @@ from agent.model.policy import (
     Authorization,
     Clause,
     Match,
+    RefusedPolicy,
     Rule,
     Scope,
     StringMatch,
@@ -114,6 +115,12 @@ def connection(
 def snapshot(*resources: Workload | Service | Authorization, node: str = "n1") -> Snapshot:
     """Resources applied in one batch; policies under their `namespace/name`."""
     return apply(Snapshot(node=node), batch(*resources))[0]
+
+
+def refusing(base: Snapshot, **refused: RefusedPolicy) -> Snapshot:
+    """The snapshot with these policies of `apps` refused, and no others."""
+    found = {f"apps/{name}": policy for name, policy in refused.items()}
+    return apply(base, Batch(refused_authorizations=found))[0]
 
 
 def batch(*resources: Workload | Service | Authorization, removed: tuple[str, ...] = ()) -> Batch:

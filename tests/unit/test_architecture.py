@@ -77,6 +77,8 @@ ALLOWED: dict[str, set[str]] = {
     # Asks the parts of the control process, and puts what they answer into findings and figures.
     "agent.watch": {
         "agent.model",
+        "agent.state.gaps",
+        "agent.wire.xds_delta",
         "agent.enroll",
         "agent.telemetry",
         "agent.proof",

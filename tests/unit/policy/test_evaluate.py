@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model.policy import Action, Authorization, Match, Scope
+from agent.model.policy import Action, Authorization, Match, RefusedPolicy, Scope
 from agent.model.workload import Workload
 from agent.policy.evaluate import DryRunMatch, evaluate
-from tests.support.mesh import allow, connection, deny, identity, snapshot, workload
+from tests.support.mesh import allow, connection, deny, identity, refusing, snapshot, workload
 
 YES, NO = Match(destination_ports=(8080,)), Match(destination_ports=(1,))
 WEB = workload("web", "10.0.0.1")
@@ -89,6 +89,92 @@ def test_listed_policy_that_was_not_received_denies() -> None:
 def test_matching_deny_is_named_before_a_missing_policy() -> None:
     decision = evaluate(CALL, selecting("apps/late"), snapshot(deny("d", YES)))
     assert decision.reason == "explicitly denied by: apps/d"
+
+
+CONVERTED = "apps/converted_peer_authentication_strict-port"
+STATIC = "istio-system/istio_converted_static_strict"
+PLAIN = connection(who=None)
+
+
+@pytest.mark.parametrize("name", [CONVERTED, STATIC])
+def test_a_missing_converted_peer_authentication_denies_plaintext_only(name: str) -> None:
+    target, empty = selecting(name), snapshot()
+    refused = evaluate(PLAIN, target, empty)
+    assert (refused.allowed, refused.policy) == (False, name)
+    assert refused.reason == (
+        f"policy {name} is listed by the workload but not received yet: "
+        "until it is in force, only peers with a proven identity are let in"
+    )
+    assert evaluate(CALL, target, empty).allowed
+
+
+@pytest.mark.parametrize(
+    ("policies", "reason"),
+    [
+        ([allow("a", YES)], ""),
+        ([allow("a", NO)], NONE_ALLOWED),
+        ([deny("d", YES), allow("a", YES)], "explicitly denied by: apps/d"),
+    ],
+)
+def test_with_an_identity_the_rest_decides(policies: list[Authorization], reason: str) -> None:
+    assert evaluate(CALL, selecting(CONVERTED), snapshot(*policies)).reason == reason
+    assert not evaluate(PLAIN, selecting(CONVERTED), snapshot(*policies)).allowed
+
+
+@pytest.mark.parametrize(
+    "name", ["apps/converted-peer-authentication-x", "apps/not_converted_peer_authentication_x",
+             "converted_peer_authentication_x/late", "apps/istio_converted_static_strict_x"]
+)  # fmt: skip
+def test_no_other_name_passes_for_a_converted_one(name: str) -> None:
+    assert not evaluate(CALL, selecting(name), snapshot()).allowed
+
+
+def test_any_other_missing_policy_denies_beside_a_converted_one() -> None:
+    for names in ((CONVERTED, "apps/late"), ("apps/late", CONVERTED)):
+        decision = evaluate(CALL, selecting(*names), snapshot(allow("a", YES)))
+        assert (decision.allowed, decision.policy) == (False, "apps/late")
+
+
+def refused(scope: Scope = SELECTOR, namespace: str = "apps", **more: bool) -> RefusedPolicy:
+    return RefusedPolicy("rules[0]: it is wrong", scope, namespace, **more)
+
+
+def test_a_listed_policy_that_was_refused_denies_and_says_why() -> None:
+    index = refusing(snapshot(allow("a", YES)), bad=refused())
+    decision = evaluate(CALL, selecting("apps/bad"), index)
+    assert decision.reason == "policy apps/bad was refused by this agent (rules[0]: it is wrong)"
+    assert evaluate(CALL, WEB, index).allowed, "it does not list it"
+
+
+@pytest.mark.parametrize(
+    ("policy", "web", "elsewhere"),
+    [
+        (refused(Scope.GLOBAL, ""), False, False),
+        (refused(Scope.NAMESPACE), False, True),
+        (refused(Scope.NAMESPACE, "shop"), True, False),
+        (refused(SELECTOR), True, True),
+        (refused(Scope.GLOBAL, dry_run=True), True, True),
+    ],
+)
+def test_a_refused_policy_about_everybody_denies_them(
+    policy: RefusedPolicy, web: bool, elsewhere: bool
+) -> None:
+    index = refusing(snapshot(), bad=policy)
+    assert evaluate(CALL, WEB, index).allowed is web
+    assert evaluate(CALL, workload("db", "10.0.0.1", namespace="shop"), index).allowed is elsewhere
+
+
+def test_the_version_before_a_refused_one_stays_in_force() -> None:
+    before = snapshot(deny("p", NO), allow("a", YES))
+    index = refusing(before, p=refused(Scope.NAMESPACE))
+    assert evaluate(CALL, WEB, index).allowed
+    assert not evaluate(CALL, WEB, refusing(snapshot(deny("p", YES)), p=refused())).allowed
+
+
+def test_what_was_refused_and_is_so_no_more_denies_no_more() -> None:
+    index = refusing(snapshot(), bad=refused(Scope.GLOBAL))
+    assert not evaluate(CALL, WEB, index).allowed
+    assert evaluate(CALL, WEB, refusing(index)).allowed
 
 
 DRY_DENY, DRY_ALLOW = deny("dd", YES, dry_run=True), allow("da", YES, dry_run=True)

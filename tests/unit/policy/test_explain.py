@@ -45,5 +45,5 @@ def test_walk_does_not_stop_at_the_first_answer() -> None:
 def test_missing_policies_are_listed() -> None:
     listing = workload("web", "10.0.0.1", authorization_policies=("apps/x", "apps/y"))
     explanation = explain(CALL, listing, snapshot())
-    assert explanation.missing == ("apps/x", "apps/y")
+    assert [missing.name for missing in explanation.missing] == ["apps/x", "apps/y"]
     assert explanation.reason == "policy apps/x is listed by the workload but not received yet"

@@ -9,6 +9,7 @@ import pytest
 from agent.model.address import IP, parse_cidr, parse_ip
 from agent.model.service import CidrVip, HealthPolicy, LoadBalancing, Service, Visibility
 from agent.model.workload import Health, TunnelProtocol, Workload
+from agent.policy.missing import MissingPolicy
 from agent.state.apply import apply
 from agent.state.snapshot import Snapshot
 from tests.support.mesh import batch, deny, host, key, service, snapshot, workload
@@ -298,7 +299,7 @@ def test_endpoints_carry_the_workload_as_it_is_now() -> None:
 def test_memo_of_policies_follows_policies_and_lists() -> None:
     lister = workload("w", "10.0.0.1", authorization_policies=("apps/d",))
     snap = snapshot(lister)
-    assert snap.policies_for(lister).missing == ("apps/d",)
+    assert snap.policies_for(lister).missing == (MissingPolicy("apps/d"),)
     snap, _ = apply(snap, batch(deny("d")))
     assert snap.policies_for(lister).missing == ()
     assert [p.name for p in snap.policies_for(lister).deny] == ["d"]

@@ -63,6 +63,21 @@ def test_receives_updates_and_removals_in_order() -> None:
     assert received.removed == ("c", "d") and received.nonce == "n7" and received.is_known
 
 
+def test_the_first_answer_of_each_stream_is_known_by_type() -> None:
+    delta = opened()
+
+    def is_first(type_url: str) -> bool:
+        received = delta.receive(response(type_url, []))
+        delta.settle(received, {})
+        return received.is_first
+
+    for _ in range(2):
+        assert [is_first(t) for t in (ADDRESS, ADDRESS, AUTHORIZATION, ADDRESS, AUTHORIZATION)] == [
+            True, False, True, False, False,
+        ]  # fmt: skip
+        delta.open()
+
+
 def test_of_one_name_twice_the_last_counts() -> None:
     received = opened().receive(response(ADDRESS, [("a", "1", b"old"), ("b", "1", b""), ("a", "2", b"new")]))
     assert [(r.name, r.version) for r in received.updates] == [("b", "1"), ("a", "2")]
