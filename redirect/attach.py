@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redirect import features, netns, sys_bpf
 from redirect.errors import InstanceInUse
-from redirect.filters import Filters
+from redirect.filters import Attachment, Filters
 from redirect.links import Links
 from redirect.pins import BPFFS, Pins
 
@@ -22,8 +22,8 @@ TCX_TYPES = {
     "from_net_side": sys_bpf.BPF_TCX_INGRESS,
 }
 
-Attached = dict[tuple[int, str], int]
-"""(ifindex, program) -> id of the program that runs there; 0: its device is gone, only the link is left."""
+Attached = dict[tuple[int, str], Attachment]
+"""By (ifindex, program)."""
 
 
 class Attachments:
@@ -64,9 +64,12 @@ class Attachments:
             return self._filters.attached()
         found: Attached = {}
         for name, link in self._links.infos().items():
-            ifindex, dash, program = name.partition("-")
+            number, dash, program = name.partition("-")
             if dash and program in TCX_TYPES:
-                found[int(ifindex), program] = link.prog_id if link.target == int(ifindex) else 0
+                ifindex = int(number)
+                is_there = link.target == ifindex
+                first = sys_bpf.prog_query(ifindex, TCX_TYPES[program])[:1] if is_there else []
+                found[ifindex, program] = Attachment(link.prog_id if is_there else 0, first == [link.prog_id])
         return found
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
@@ -116,6 +119,10 @@ class Attachments:
         if self._has_tcx is None:
             self._has_tcx = features.has_tcx()
         return self._has_tcx
+
+    def lost_pins(self) -> list[str]:
+        """Names of links without a pin of theirs."""
+        return self._links.lost_pins()
 
     def restore_pins(self) -> list[str]:
         """Pins again the links that lost their pin; their names. Raises OSError."""

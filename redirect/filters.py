@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -32,6 +33,18 @@ PRIORITY = 1
 HANDLE = 0x7A74
 CLSACT = "clsact"
 PROTOCOL_ALL_BE = socket.htons(0x0003)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What of ours runs at a place.
+
+    `program_id`: 0 where the device is gone and only the link is left. `is_first`: no program of others has a packet
+    before it, and could take it.
+    """
+
+    program_id: int
+    is_first: bool
 
 
 class Filters:
@@ -101,9 +114,9 @@ class Filters:
                     raise
                 self._disown_qdisc(ifindex)
 
-    def attached(self) -> dict[tuple[int, str], int]:
-        """(ifindex, program) -> id of the program, for each of our filters."""
-        found: dict[tuple[int, str], int] = {}
+    def attached(self) -> dict[tuple[int, str], Attachment]:
+        """Each of our filters, by (ifindex, program)."""
+        found: dict[tuple[int, str], Attachment] = {}
         for ifindex, kind in tc_rows.ingress_qdiscs().items():
             if kind == CLSACT:
                 found.update(self._of_interface(ifindex))
@@ -141,10 +154,10 @@ class Filters:
     def _name(self, program: str) -> str:
         return f"ztun:{self._instance}:{program}"
 
-    def _of_interface(self, ifindex: int) -> dict[tuple[int, str], int]:
+    def _of_interface(self, ifindex: int) -> dict[tuple[int, str], Attachment]:
         rows = {parent: tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)}
         return {
-            (ifindex, program): row.program_id
+            (ifindex, program): Attachment(row.program_id, is_first=row is rows[parent][0])
             for program, parent in PARENTS.items()
             for row in rows[parent]
             if self._is_ours(row, program)

@@ -12,8 +12,11 @@ from pathlib import Path
 
 from redirect import netns, sides
 from redirect.attach import Attachments
+from redirect.findings import Finding, Part
 from redirect.layout import Conf
-from redirect.observe import interfaces
+from redirect.maps import Maps
+from redirect.observe import Observed, interfaces
+from redirect.side_check import look
 
 SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
 LOOKUPS = ("lookup_pod_side", "lookup_net_side")
@@ -40,8 +43,7 @@ class Foundation:
         for namespace, program in zip(self.namespaces, LOOKUPS, strict=True):
             self._attachments.refuse_unseen(program, namespace)
         made = [sides.prepare(side) for side in self.sides]
-        if not self._held:
-            self._held = [netns.HeldNamespace(side.namespace) for side in self.sides]
+        self._hold()
         return made
 
     def attach(self, links: Sequence[sides.SideLink]) -> None:
@@ -61,23 +63,52 @@ class Foundation:
         """Mounts the held namespaces again where their names lead elsewhere or nowhere; the names."""
         return [held.name for held in self._held if held.restore_name()]
 
-    def drift(self, conf: Conf) -> list[str]:
-        """What differs from what `make` and `attach` leave, one line each; writes nothing."""
-        found = [line for side in self.sides for line in sides.drift(side)]
-        links = [sides.find(side) for side in self.sides]
-        attached = self._attachments.attached()
-        for link, program in zip(links, SIDE_PROGRAMS, strict=True):
+    def prove(self, conf: Conf, observed: Observed) -> list[Finding]:
+        """What differs from what `make` and `attach` leave, and from `conf`; writes nothing. Raises OSError."""
+        self._hold()
+        if len(self._held) < len(self.sides):
+            names = ", ".join(side.namespace for side in self.sides if not netns.is_namespace(side.netns))
+            return [Finding(Part.NAMESPACE, None, f"namespace {names} is missing")]
+        found = []
+        for held in self._held:
+            if not held.has_name:
+                reason = (
+                    f"the name {netns.path_of(held.name)} is gone or leads elsewhere; the namespace lives"
+                )
+                found.append(Finding(Part.NAMESPACE, None, reason))
+        views = [
+            look(side, held.path, observed.links) for side, held in zip(self.sides, self._held, strict=True)
+        ]
+        found += [finding for view in views for finding in view.findings]
+        for view, program in zip(views, SIDE_PROGRAMS, strict=True):
+            if view.link is not None and (view.link.ifindex, program) not in observed.inner:
+                reason = f"{program} is not attached to interface {view.link.ifindex}"
+                found.append(Finding(Part.INNER_DEVICE, None, reason))
+        for held, program in zip(self._held, LOOKUPS, strict=True):
             current = self._attachments.program_id(program)
-            if link is not None and attached.get((link.ifindex, program)) != current:
-                found.append(f"program {program} is not attached to interface {link.ifindex}")
-        for namespace, program in zip(self.namespaces, LOOKUPS, strict=True):
-            current = self._attachments.program_id(program)
-            if namespace.exists() and self._attachments.attached_lookup(program, namespace) != current:
-                found.append(f"program {program} is not attached to namespace {namespace.name}")
-        pod_side, net_side = links
-        if pod_side and net_side and conf != conf_of((pod_side, net_side), conf.is_dns_captured):
-            found.append("map conf does not match the devices and namespaces that are there")
+            if self._attachments.attached_lookup(program, held.path) != current:
+                reason = f"{program} is not attached to namespace {held.name}"
+                found.append(Finding(Part.LOOKUP, None, reason))
+        known = [view.link for view in views if view.link is not None]
+        if len(known) == len(views) and conf != conf_of(known, conf.is_dns_captured):
+            reason = "map conf does not match the devices and namespaces that are there"
+            found.append(Finding(Part.INNER_DEVICE, None, reason))
         return found
+
+    def _hold(self) -> None:
+        """From the first time on that both are there."""
+        if not self._held and all(netns.is_namespace(path) for path in self.namespaces):
+            self._held = [netns.HeldNamespace(side.namespace) for side in self.sides]
+
+    def mend(self, maps: Maps, observed: Observed) -> list[str]:
+        """Makes again what `prove` finds missing; what that was. Raises as `make` and `attach` do."""
+        found = self.prove(maps.conf(), observed)
+        if found:
+            links = self.make()
+            self.attach(links)
+            # Last: packets are sent to a device when the program on it is there.
+            maps.put_conf(conf_of(links, maps.conf().is_dns_captured))
+        return [f"made again: {finding.reason}" for finding in found]
 
     def remove(self) -> list[str]:
         """The namespaces with everything in them; what was removed."""

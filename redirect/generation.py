@@ -25,6 +25,8 @@ class Generation:
         try:
             for name in PROGRAMS:
                 self._programs[name] = pins.open_program(name)
+            for pin in self._by_pin():
+                self._kept.found(pin)
         except BaseException:
             self.close()
             raise
@@ -32,13 +34,19 @@ class Generation:
     def program_fd(self, name: str) -> int:
         return self._programs[name]
 
+    def lost_pins(self) -> list[str]:
+        """Names of programs and maps without a pin of theirs."""
+        return self._kept.lost(self._by_pin())
+
     def restore_pins(self) -> list[str]:
         """Pins again what lost its pin; the names. Raises OSError."""
         self._pins.generation.mkdir(exist_ok=True)
+        return self._kept.restore(self._by_pin())
+
+    def _by_pin(self) -> dict[str, int]:
         # Programs last: a directory that has all of them is complete.
         held = {f"map_{name}": fd for name, fd in self.maps.fds.items()}
-        held |= {f"prog_{name}": fd for name, fd in self._programs.items()}
-        return self._kept.restore(held)
+        return held | {f"prog_{name}": fd for name, fd in self._programs.items()}
 
     def close(self) -> None:
         self.maps.close()

@@ -21,6 +21,10 @@ class KeptPins:
         self._directory = directory
         self._seen_as: dict[str, int] = {}
 
+    def found(self, name: str) -> None:
+        """An object was opened by its pin, so that is where the pin leads."""
+        self._seen_as[name] = (self._directory() / name).stat().st_ino
+
     def lost(self, held: Mapping[str, int]) -> list[str]:
         """Names whose pin is gone, or is another file than the one last known to lead to the object."""
         directory = self._directory()
@@ -56,7 +60,7 @@ class KeptPins:
         if not leads_here:
             path.unlink(missing_ok=True)
             sys_bpf.obj_pin(fd, path)
-        self._seen_as[name] = path.stat().st_ino
+        self.found(name)
         return not leads_here
 
 

@@ -59,6 +59,10 @@ class Links:
                         self._has(entry.name)
         return {name: sys_bpf.link_info(fd) for name, fd in self._held.items()}
 
+    def lost_pins(self) -> list[str]:
+        """Names of links without a pin of theirs."""
+        return self._kept.lost(self._held)
+
     def restore_pins(self) -> list[str]:
         """Pins again what lost its pin; the names. Raises OSError."""
         return self._kept.restore(self._held)
@@ -72,6 +76,7 @@ class Links:
         path = self._pins.links / name
         if name not in self._held and path.exists():
             self._held[name] = sys_bpf.obj_get(path)
+            self._kept.found(name)
         return name in self._held
 
     def _update(self, name: str, prog_fd: int) -> bool:

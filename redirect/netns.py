@@ -128,6 +128,11 @@ class HeldNamespace:
         self._inode = os.fstat(self._fd).st_ino
 
     @property
+    def path(self) -> Path:
+        """Leads there, whatever the name does, for this process."""
+        return Path(f"/proc/self/fd/{self._fd}")
+
+    @property
     def has_name(self) -> bool:
         path = path_of(self.name)
         return is_namespace(path) and inode(path) == self._inode
@@ -137,7 +142,7 @@ class HeldNamespace:
         if self.has_name:
             return False
         remove(self.name)
-        _mount(Path(f"/proc/self/fd/{self._fd}"), path_of(self.name))
+        _mount(self.path, path_of(self.name))
         return True
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from redirect import rtnetlink
-from redirect.attach import Attachments
+from redirect.attach import TCX_TYPES, Attachments
 from redirect.layout import IP, IfaceEntry, PodEntry
 from redirect.maps import Maps
 from redirect.rtnetlink import LinkRow
@@ -18,9 +18,11 @@ POD_PROGRAMS = ("from_pod", "to_pod")
 class Observed:
     """The kernel side of an instance at one moment, as far as pods are concerned.
 
-    `attached` are the (ifindex, program) that run this generation's program; `stale` those of ours that run an
-    older one, or whose interface is gone. `links`: what exists in this namespace, by ifindex. `inner_mtu_bytes`:
-    that of the devices that lead into the private namespaces, the smaller; 0: there are none.
+    `attached` are the (ifindex, program) that run this generation's program, `inner` those of the devices that lead
+    into the private namespaces; `stale` those of pods that run an older one, or whose interface is gone. `links`:
+    what exists in this namespace, by ifindex. `inner_mtu_bytes`: that of the devices that lead into the private
+    namespaces, the smaller; 0: there are none. `behind`: those of the attached that have only the packets that
+    programs of others let them.
     """
 
     pods: Mapping[IP, PodEntry] = field(default_factory=dict)
@@ -30,6 +32,8 @@ class Observed:
     stale: frozenset[tuple[int, str]] = frozenset()
     links: Mapping[int, LinkRow] = field(default_factory=dict)
     inner_mtu_bytes: int = 0
+    inner: frozenset[tuple[int, str]] = frozenset()
+    behind: frozenset[tuple[int, str]] = frozenset()
 
     @property
     def interfaces(self) -> dict[int, str]:
@@ -39,18 +43,22 @@ class Observed:
 
 def observe(maps: Maps, attachments: Attachments) -> Observed:
     """In the node's network namespace."""
-    current = {program: attachments.program_id(program) for program in POD_PROGRAMS}
+    current = {program: attachments.program_id(program) for program in TCX_TYPES}
     links, conf = rtnetlink.links(), maps.conf()
     inner = [links[index] for index in (conf.pod_side_ifindex, conf.net_side_ifindex) if index in links]
-    ours = {place: number for place, number in attachments.attached().items() if place[1] in current}
+    all_ours = attachments.attached()
+    running = frozenset(place for place, each in all_ours.items() if each.program_id == current[place[1]])
+    pods = frozenset(place for place in all_ours if place[1] in POD_PROGRAMS)
     return Observed(
         pods=maps.pods(),
         ifaces=maps.ifaces(),
         host_addresses=maps.host_addresses(),
-        attached=frozenset(place for place, number in ours.items() if number == current[place[1]]),
-        stale=frozenset(place for place, number in ours.items() if number != current[place[1]]),
+        attached=running & pods,
+        stale=pods - running,
         links=links,
         inner_mtu_bytes=min((link.mtu_bytes for link in inner), default=0),
+        inner=running - pods,
+        behind=frozenset(place for place in running & pods if not all_ours[place].is_first),
     )
 
 

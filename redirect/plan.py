@@ -177,7 +177,7 @@ def closing(ifindexes: Iterable[int]) -> tuple[Step, ...]:
 
 def missing(desired: Desired, observed: Observed) -> tuple[DesiredPod, ...]:
     """Desired pods whose interface does not exist (any more)."""
-    return tuple(pod for pod in desired.pods if pod.ifindex not in observed.interfaces)
+    return tuple(pod for pod in desired.pods if pod.ifindex not in observed.links)
 
 
 def iface_entry(pod: DesiredPod) -> IfaceEntry:
@@ -261,7 +261,7 @@ def _go(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 def _drain(ifindex: int, addresses: dict[IP, PodEntry], observed: Observed) -> Iterator[Step]:
     """While it drains, what the proxy still sends (resets) leaves; nothing new is captured."""
-    if ifindex not in observed.interfaces:
+    if ifindex not in observed.links:
         return
     entry = observed.ifaces.get(ifindex)
     if entry is not None and entry.flags != Flag.DRAIN:

@@ -16,34 +16,31 @@ from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import carry_over, features, loader, netns, packet_size, sock_diag
+from redirect import carry_over, existing, features, loader, packet_size, rt_rows
 from redirect.attach import Attachments
-from redirect.desired import Desired, DesiredPod, NextHop
+from redirect.desired import Desired, NextHop
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
+from redirect.findings import Finding, of_pods, without_listener, without_pin
 from redirect.foundation import Foundation, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
-    HOOK_FROM_POD,
-    HOOK_TO_POD,
     IP,
     NO_MAC,
     SLOTS,
     CaptureCount,
     Flag,
-    FlowKey,
     IfaceEntry,
     PodEntry,
 )
-from redirect.locate import Place, namespace_behind
+from redirect.locate import Place
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces, observe
 from redirect.packet_size import PacketSize
 from redirect.pins import Pins, discard
 from redirect.plan import Step, closing, missing, plan
 from redirect.rtnetlink import DEFAULT_MTU_BYTES
-from redirect.steps import Executor
-
-_TCP = 6
+from redirect.steps import Executor, Outcome
+from redirect.unseen import Unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,7 @@ class Redirection:
         )
         self._foundation = Foundation(instance, self._attachments)
         self._open_generation: Generation | None = None
+        self._unseen = Unseen()
 
     @property
     def private_namespaces(self) -> tuple[Path, Path]:
@@ -100,9 +98,8 @@ class Redirection:
     def close_off(self, interfaces: Mapping[int, str]) -> None:
         """Lets nothing through interfaces of which nothing is known yet; ifindex -> name. Raises as `apply`."""
         with self._writing():
-            Executor(self._maps, self._attachments, self._foundation.sides).apply(
-                closing(interfaces), interfaces
-            )
+            executor = Executor(self._maps, self._attachments, self._foundation.sides)
+            raise_all(executor.apply(closing(interfaces), interfaces).failures)
 
     def apply(self, desired: Desired, *, keep_existing: Collection[int] = ()) -> list[str]:
         """Makes the kernel side what is desired; what was done, a line for each step.
@@ -112,29 +109,47 @@ class Redirection:
         everything that could be done is done StepFailed, MapFull or StepsFailed.
         """
         with self._writing():
-            done, failures = self._hold_on()
             observed = observe(self._maps, self._attachments)
-            self._attachments.forget_qdiscs(observed.interfaces)
+            done, failures = self._mend(observed)
+            if done:
+                observed = observe(self._maps, self._attachments)
+            self._attachments.forget_qdiscs(observed.links)
             gone = missing(desired, observed)
             done += [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
             # One that is closed off without addresses was not the pod's yet.
             known = {ifindex for ifindex, entry in observed.ifaces.items() if entry.addresses}
             known |= {pod.ifindex for pod in gone}
             fresh = [pod for pod in desired.pods if pod.ifindex in keep_existing and pod.ifindex not in known]
-            done += [self._keep(pod) for pod in fresh]
-            try:
-                done += self._execute(plan(desired, observed), observed)
-            except RedirectError as error:
-                failures.append(error)
-            raise_all(failures)
+            done += [existing.keep(self._maps, pod) for pod in fresh]
+            lapsed = self._unseen.lapsed((pod.ifindex for pod in desired.pods), observed)
+            outcome = self._execute(plan(desired, observed), observed)
+            done += outcome.done
+            failed = {failure.ifindex for failure in outcome.failures}
+            if lapsed:
+                counts, now_s = rt_rows.packet_counts(), time.monotonic()
+                done += [
+                    self._unseen.report(ifindex, observed.links[ifindex].ifname, counts, now_s)
+                    for ifindex in lapsed
+                    if ifindex not in failed
+                ]
+            raise_all([*failures, *outcome.failures])
             return done
 
-    def audit(self, desired: Desired) -> list[str]:
-        """What differs from `desired` and from `prepare`, one line each; writes nothing."""
+    def prove(self, desired: Desired) -> tuple[Finding, ...]:
+        """What of `prepare` and of `apply(desired)` is not so, asked of the kernel; writes nothing.
+
+        Meant for every other second: some milliseconds for 100 pods. What `is_mendable` the next `apply` mends.
+        Raises NoPins, or OSError where the kernel cannot be asked.
+        """
         observed = observe(self._maps, self._attachments)
-        found = [f"{pod.ifname} (interface {pod.ifindex}) is gone" for pod in missing(desired, observed)]
-        found += [f"missing step: {step}" for step in plan(desired, observed)]
-        return found + self._foundation.drift(self._maps.conf())
+        found = [*of_pods(desired, observed), *self._foundation.prove(self._maps.conf(), observed)]
+        found += [without_listener(name) for name, slot in SLOTS.items() if not self._maps.slots()[slot]]
+        lost = self._generation.lost_pins() + self._attachments.lost_pins()
+        found += [without_pin(name, self.pins.root) for name in lost]
+        self._unseen.proven(
+            [pod.ifindex for pod in desired.pods], observed, rt_rows.packet_counts(), time.monotonic()
+        )
+        return tuple(found)
 
     def captured(self) -> tuple[Place, ...]:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
@@ -161,16 +176,6 @@ class Redirection:
     def captures(self) -> dict[int, CaptureCount]:
         """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
         return self._maps.captures()
-
-    def allow_existing(self, addresses: Collection[IP], pod_netns: Path) -> int:
-        """Lets a pod's open TCP connections pass as they are. To be called just before it appears; how many.
-
-        They pass until they close, or until their port is used again.
-        """
-        with netns.entered(pod_netns):
-            found = [s for s in sock_diag.tcp_sockets() if s.local in addresses and s.is_open]
-        self._maps.put_passthrough((flow for s in found for flow in _both_directions(s)), time.monotonic_ns())
-        return len(found)
 
     def uninstall(self) -> list[str]:
         """Removes everything of this instance from the kernel; what was removed. Pods are open after it.
@@ -201,16 +206,6 @@ class Redirection:
                 self._restore_pins()
         finally:
             self._let_go()
-
-    def _keep(self, pod: DesiredPod) -> str:
-        try:
-            namespace = namespace_behind(pod.ifindex)
-            if namespace is None:
-                return f"open connections of {pod.ifname} will be reset: its namespace was not found"
-            kept = self.allow_existing(pod.addresses, namespace)
-        except (NetlinkError, OSError) as error:
-            return f"open connections of {pod.ifname} will be reset: they cannot be listed ({error})"
-        return f"keep {kept} open connections of {pod.ifname}"
 
     @property
     def _generation(self) -> Generation:
@@ -243,9 +238,8 @@ class Redirection:
         compiled = not self.pins.is_complete
         if compiled:
             staging = self.pins.staging()
-            carry_over.recover(
-                self._attachments.attached().values(), self.pins.generations(), self.pins.recovered
-            )
+            programs = (each.program_id for each in self._attachments.attached().values())
+            carry_over.recover(programs, self.pins.generations(), self.pins.recovered)
             older = [path for path in self.pins.generations() if path != staging]
             try:
                 carry_over.share(older, staging)
@@ -263,15 +257,18 @@ class Redirection:
         self.pins.mount()
         return generation.restore_pins() + self._attachments.restore_pins()
 
-    def _hold_on(self) -> tuple[list[str], list[RedirectError]]:
-        """Gives pins and names back to what this process holds: what was done, and what could not be."""
+    def _mend(self, observed: Observed) -> tuple[list[str], list[RedirectError]]:
+        """Makes again what somebody took away of what no pod changes: what was done, and what could not be."""
         done: list[str] = []
         failures: list[RedirectError] = []
-        for what, restore in (("pin", self._restore_pins), ("namespace", self._foundation.restore_names)):
-            try:
-                done += [f"{what} {name} was gone: made again" for name in restore()]
-            except OSError as error:
-                failures.append(StepFailed(f"make a lost {what} again", error))
+        try:
+            done += [f"pin {name} was gone: made again" for name in self._restore_pins()]
+        except OSError as error:
+            failures.append(StepFailed("make a lost pin again", error))
+        try:
+            done += self._foundation.mend(self._maps, observed)
+        except (RedirectError, NetlinkError, OSError) as error:
+            failures.append(StepFailed("make the private namespaces whole again", str(error)))
         return done, failures
 
     def _let_go(self) -> None:
@@ -287,8 +284,8 @@ class Redirection:
         if others:
             observed = observe(self._maps, self._attachments)
             for ifindex, program in observed.stale:
-                if ifindex in observed.interfaces:
-                    # One that fails keeps its older program, closed as it was: `audit` shows it, and `apply`, which
+                if ifindex in observed.links:
+                    # One that fails keeps its older program, closed as it was: `prove` shows it, and `apply`, which
                     # follows, tries again and names it. The others must not wait for it.
                     with suppress(RedirectError, NetlinkError, OSError):
                         self._attachments.attach(ifindex, program)
@@ -300,11 +297,12 @@ class Redirection:
             return []
         try:
             observed = observe(self._maps, self._attachments)
-            return self._execute(plan(Desired((), observed.host_addresses), observed), observed)
+            outcome = self._execute(plan(Desired((), observed.host_addresses), observed), observed)
         except (RedirectError, OSError) as error:
             return [f"could not release the pods in order: {error}"]
+        return outcome.done + [f"could not release in order: {failure}" for failure in outcome.failures]
 
-    def _execute(self, steps: Iterable[Step], observed: Observed) -> list[str]:
+    def _execute(self, steps: Iterable[Step], observed: Observed) -> Outcome:
         executor = Executor(self._maps, self._attachments, self._foundation.sides)
         return executor.apply(steps, observed.interfaces)
 
@@ -329,12 +327,3 @@ def _hop(version: int, pod: PodEntry | None) -> NextHop:
     if pod is None:
         return NextHop(version, NO_MAC, packet_size.of_link(DEFAULT_MTU_BYTES, version))
     return NextHop(version, pod.hop_mac, PacketSize(pod.mtu_bytes, pod.mss_bytes))
-
-
-def _both_directions(socket: sock_diag.TcpSocket) -> tuple[FlowKey, FlowKey]:
-    """As from_pod sees the pod's packets, and as to_pod sees those that come in."""
-    pod, peer = (socket.local, socket.local_port), (socket.remote, socket.remote_port)
-    return (
-        FlowKey(pod[0], peer[0], pod[1], peer[1], _TCP, HOOK_FROM_POD),
-        FlowKey(peer[0], pod[0], peer[1], pod[1], _TCP, HOOK_TO_POD),
-    )

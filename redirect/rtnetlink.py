@@ -15,12 +15,12 @@ from pathlib import Path
 from redirect import netlink
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 16, 18, 88, 90
-IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_LINKINFO = 3, 4, 5, 6, 18
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_LINKINFO = 1, 3, 4, 5, 6, 18
 IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 23, 29, 37
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
 NETNSA_NSID, NETNSA_FD = 1, 3
-IFF_LOWER_UP = 0x10000
+IFF_NOARP, IFF_LOWER_UP = 0x80, 0x10000
 NO_QUEUE = "noqueue"
 DEFAULT_MTU_BYTES = 1500
 """Of a veth that nobody has set otherwise."""
@@ -37,7 +37,7 @@ class LinkRow:
     """One interface. `peer` and `peer_nsid`: a veth's other end; no nsid: in the same namespace.
 
     `qdisc`: kind of the one that what is sent goes through. `is_up`: packets can pass, both ends are up. `received`:
-    packets that came in by it, 0 in lists.
+    packets that came in by it, 0 in lists. `has_arp`: neighbours are looked for.
     """
 
     ifindex: int
@@ -49,6 +49,8 @@ class LinkRow:
     qdisc: str = NO_QUEUE
     is_up: bool = False
     received: int = 0
+    mac: bytes = bytes(6)
+    has_arp: bool = True
 
 
 def links() -> dict[int, LinkRow]:
@@ -95,4 +97,6 @@ def _row(body: bytes) -> LinkRow:
         netlink.text(found.get(IFLA_QDISC, b"")) or NO_QUEUE,
         bool(flags & IFF_LOWER_UP),
         _U64.unpack_from(stats)[0] if stats else 0,
+        found.get(IFLA_ADDRESS, bytes(6)),
+        not flags & IFF_NOARP,
     )

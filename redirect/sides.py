@@ -11,7 +11,6 @@ import errno
 import hashlib
 import re
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,11 @@ PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
 RULE_PREFERENCE = 10
 IFNAME_LIMIT = 15
+LOOPBACK = 1
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
-_LOOPBACK = 1
 _SCOPE_HOST = 254
-_RTN_LOCAL = 2
 _IFA_F_NODAD = 0x02
-_IFF_NOARP = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +71,11 @@ def prepare(side: Side) -> SideLink:
     path = netns.ensure(side.namespace)
     with netns.entered(path):
         _write_sysctls(_namespace_sysctls())
-    ifindex = _ensure_veth(side, path)
+    ifindex, mtu_bytes = _ensure_veth(side, path)
     with netns.entered(path):
         _write_sysctls(_device_sysctls(side.ifname))
         with IPRoute() as ip:
-            _configure_inside(ip, side.ifname)
+            _configure_inside(ip, side.ifname, mtu_bytes)
     return _link(side, ifindex)
 
 
@@ -102,36 +99,14 @@ def remove(side: Side) -> bool:
     return existed
 
 
-def find(side: Side) -> SideLink | None:
-    """A side that is there, without touching it; None when its device or namespace is missing."""
-    if not netns.is_namespace(side.netns):
-        return None
-    with IPRoute() as ip:
-        link = _host_link(ip, side)
-    return None if link is None else _link(side, link["index"])
+def node_settings(side: Side) -> dict[str, str]:
+    """Sysctls of the node, by their path below /proc/sys: only for the device."""
+    return {f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"}
 
 
-def drift(side: Side) -> list[str]:
-    """What differs from what `prepare` makes, one line each."""
-    if not netns.is_namespace(side.netns):
-        return [f"namespace {side.namespace} is missing"]
-    with IPRoute() as ip:
-        link = _host_link(ip, side)
-    if link is None:
-        return [f"device {side.ifname} is missing or does not lead into {side.namespace}"]
-    found = [] if link.get("state") == "up" else [f"device {side.ifname} is down"]
-    found += _sysctl_drift({f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"}, "node")
-    with netns.entered(side.netns):
-        wanted = {**_namespace_sysctls(), **_device_sysctls(side.ifname)}
-        found += _sysctl_drift(wanted, side.namespace)
-        with IPRoute() as ip:
-            found += [f"{side.namespace}: {what} is missing" for what in _missing_inside(ip, side.ifname)]
-            (inside,) = ip.get_links(_index_inside(ip, side.ifname))
-    if inside.get("mtu") != link.get("mtu"):
-        found.append(
-            f"device {side.ifname} has MTU {link.get('mtu')}, and {inside.get('mtu')} at its other end"
-        )
-    return found
+def inner_settings(side: Side) -> dict[str, str]:
+    """Sysctls of the side's namespace, by their path below /proc/sys."""
+    return {**_namespace_sysctls(), **_device_sysctls(side.ifname)}
 
 
 def _namespace_sysctls() -> dict[str, str]:
@@ -160,16 +135,8 @@ def _write_sysctls(wanted: dict[str, str]) -> None:
             path.write_text(value)
 
 
-def _sysctl_drift(wanted: dict[str, str], where: str) -> Iterator[str]:
-    for name, value in wanted.items():
-        path = Path("/proc/sys", name)
-        if path.exists() and (found := path.read_text().strip()) != value:
-            shown = name.removeprefix("net/").replace("/", ".")
-            yield f"{where}: sysctl net.{shown} is {found.replace(chr(9), ' ')} instead of {value.replace(chr(9), ' ')}"
-
-
-def _ensure_veth(side: Side, path: Path) -> int:
-    """The veth pair with its host end set up; the host end's index."""
+def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
+    """The veth pair with its host end set up; that end's index, and its MTU."""
     with IPRoute() as ip, path.open("rb") as namespace:
         if _host_link(ip, side) is None:
             _refuse_taken_name(ip, side)
@@ -177,9 +144,10 @@ def _ensure_veth(side: Side, path: Path) -> int:
             _add_veth(ip, side, namespace.fileno())
         (index,) = ip.link_lookup(ifname=side.ifname)
         # Before it comes up: an address of its own would let the host answer on it.
-        _write_sysctls({f"net/ipv6/conf/{side.ifname}/disable_ipv6": "1"})
+        _write_sysctls(node_settings(side))
         ip.link("set", index=index, state="up")  # ip link set DEV up
-        return int(index)
+        (link,) = ip.get_links(index)
+        return int(index), int(link.get("mtu"))
 
 
 def _set_mtu(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
@@ -211,52 +179,26 @@ def _refuse_taken_name(ip: IPRoute, side: Side) -> None:
         )
 
 
-def _configure_inside(ip: IPRoute, ifname: str) -> None:
+def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
     index = _index_inside(ip, ifname)
-    # ip link set DEV arp off up: no neighbour discovery, every address is one hop away
-    ip.link("set", index=index, arp=False, state="up")
-    ip.link("set", index=_LOOPBACK, state="up")  # ip link set lo up
+    # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
+    ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
+    ip.link("set", index=LOOPBACK, state="up")  # ip link set lo up
     for family in _FAMILIES:
         # ip [-6] route replace default dev DEV
         ip.route("replace", family=family, dst="default", oif=index)
         # ip [-6] route replace local default dev lo table 100
         scope = {"scope": _SCOPE_HOST} if family == socket.AF_INET else {}
         ip.route(
-            "replace", family=family, type="local", dst="default", oif=_LOOPBACK, table=LOCAL_TABLE, **scope
+            "replace", family=family, type="local", dst="default", oif=LOOPBACK, table=LOCAL_TABLE, **scope
         )
         if not _has_rule(ip, family, ifname):
             # ip [-6] rule add iif DEV lookup 100 pref 10
             ip.rule("add", family=family, iifname=ifname, table=LOCAL_TABLE, priority=RULE_PREFERENCE)
     v4, v6 = PROXY_ADDRESSES
-    ip.addr("replace", index=_LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
+    ip.addr("replace", index=LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
     # ip addr replace V6/128 dev lo nodad
-    ip.addr("replace", index=_LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
-
-
-def _missing_inside(ip: IPRoute, ifname: str) -> Iterator[str]:
-    index = _index_inside(ip, ifname)
-    (link,) = ip.get_links(index)
-    if link.get("state") != "up":
-        yield f"device {ifname} up"
-    if not link["flags"] & _IFF_NOARP:
-        yield f"device {ifname} without ARP"
-    for family in _FAMILIES:
-        name = "IPv4" if family == socket.AF_INET else "IPv6"
-        if not _has_default(ip, family, 254, index):
-            yield f"the {name} default route"
-        if not _has_default(ip, family, LOCAL_TABLE, _LOOPBACK, _RTN_LOCAL):
-            yield f"the {name} local default route in table {LOCAL_TABLE}"
-        if not _has_rule(ip, family, ifname):
-            yield f"the {name} rule for table {LOCAL_TABLE}"
-    have = {address.get("address") for address in ip.get_addr(index=_LOOPBACK)}
-    yield from (f"address {address}" for address in PROXY_ADDRESSES if address not in have)
-
-
-def _has_default(ip: IPRoute, family: int, table: int, oif: int, kind: int = 1) -> bool:
-    return any(
-        route["dst_len"] == 0 and route.get("oif") == oif and route["type"] == kind
-        for route in ip.get_routes(family=family, table=table)
-    )
+    ip.addr("replace", index=LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
 
 
 def _has_rule(ip: IPRoute, family: int, ifname: str) -> bool:

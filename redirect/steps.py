@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import singledispatchmethod
 
 from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import netns, plan, sides, sock_diag
 from redirect.attach import Attachments
-from redirect.errors import MapFull, RedirectError, StepFailed, raise_all
+from redirect.errors import MapFull, RedirectError, StepFailed
 from redirect.maps import Maps
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`done`: a line for each step; `failures`: StepFailed or MapFull, one for each pod and one for the node."""
+
+    done: list[str]
+    failures: tuple[RedirectError, ...]
 
 
 class Executor:
@@ -26,11 +35,8 @@ class Executor:
         self._attachments = attachments
         self._private = tuple(private)
 
-    def apply(self, steps: Iterable[plan.Step], names: Mapping[int, str]) -> list[str]:
-        """What was done, one line for each step. `names`: ifindex -> interface, for errors.
-
-        Raises StepFailed or MapFull once everything else is done, StepsFailed for more than one.
-        """
+    def apply(self, steps: Iterable[plan.Step], names: Mapping[int, str]) -> Outcome:
+        """All that can be done. `names`: ifindex -> interface, for errors."""
         done: list[str] = []
         failures: dict[int | None, RedirectError] = {}
         for step in steps:
@@ -43,8 +49,7 @@ class Executor:
                 failures.setdefault(ifindex, _failure(step, error, names))
             else:
                 done.append(str(step))
-        raise_all(failures.values())
-        return done
+        return Outcome(done, tuple(failures.values()))
 
     @singledispatchmethod
     def _do(self, step: plan.Step) -> None:

@@ -215,7 +215,7 @@ def link_detach(link_fd: int) -> None:
 
 
 def prog_query(target: int, attach_type: int) -> list[int]:
-    """Ids of the programs attached, in the order in which they run; target as in link_create."""
+    """Ids of the programs attached, in the order in which they run; target as in link_create. None when it is gone."""
     room = 64
     ids = _buffer(bytes(4 * room))
     # target, attach_type, query_flags, attach_flags, prog_ids, count, pad, then pointers not asked for
@@ -223,7 +223,7 @@ def prog_query(target: int, attach_type: int) -> list[int]:
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     if int(_libc.syscall(SYSCALL, PROG_QUERY, buffer, len(buffer))) < 0:
         code = ctypes.get_errno()
-        if code in (errno.ENOENT, errno.EINVAL):
+        if code in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
             return []
         raise OSError(code, os.strerror(code))
     (count,) = struct.unpack_from("=I", buffer.raw, 24)

@@ -189,7 +189,7 @@ def test_the_next_agent_finds_everything_and_compiles_nothing(node: Node) -> Non
             assert [place.addresses for place in successor.captured()] == [node.pod("a1").addresses]
             assert successor.slots() == (True, True, True)
             assert successor.apply(node.desired("a1")) == []
-            assert successor.audit(node.desired("a1")) == []
+            assert successor.prove(node.desired("a1")) == ()
             assert says_the_same(client, accepted)
 
 

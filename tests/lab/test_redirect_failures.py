@@ -112,7 +112,8 @@ def test_a_pod_whose_interface_is_gone_does_not_stop_the_others(
         gone = pod_without_interface(node, wanted.pods[0])
         never = replace(gone, ifindex=99999, ifname="hlnever", addresses=(ip_address("10.9.9.8"),))
         both = Desired((gone, never, *wanted.pods), wanted.host_addresses)
-        assert f"hlgone (interface {gone.ifindex}) is gone" in node.redirection.audit(both)
+        reasons = [finding.reason for finding in node.redirection.prove(both)]
+        assert f"hlgone (interface {gone.ifindex}) is gone" in reasons
         done = node.redirection.apply(
             both, keep_existing=[pod.ifindex for pod in both.pods] if keep_existing else ()
         )

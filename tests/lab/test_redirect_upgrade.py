@@ -16,6 +16,7 @@ from agent.lab.topology import Topology
 from redirect import netns, sys_bpf
 from redirect.attach import Attachments
 from redirect.errors import LayoutMismatch, StepFailed
+from redirect.findings import Part
 from redirect.layout import HOOK_TO_POD, MAPS, FlowKey, address_key
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
@@ -89,7 +90,7 @@ def test_the_next_version_serves_with_the_listeners_and_flows_of_the_one_before(
             assert newer.prepare().compiled
             assert newer.pins.generations() == [newer.pins.generation]
             assert [place.addresses for place in newer.captured()] == [node.pod("a1").addresses]
-            assert newer.audit(node.desired("a1")) == []
+            assert newer.prove(node.desired("a1")) == ()
             # Before anybody gave it a listener: those of the workers that still run.
             assert newer.slots() == (True, True, True)
             assert is_served_outbound(node)
@@ -141,11 +142,12 @@ def test_a_program_that_cannot_be_swapped_stops_no_other_pod(
             newer.prepare()
             with pytest.raises(StepFailed, match=rf"^{node.pod('a1').ifname}: attach from_pod .*busy"):
                 newer.apply(node.desired("a1", "a2"))
-        assert f"missing step: attach from_pod to interface {stuck}" in newer.audit(node.desired("a1", "a2"))
+        found = newer.prove(node.desired("a1", "a2"))
+        assert {(each.part, each.ifindex) for each in found} == {(Part.PROGRAM, stuck)}
         assert is_served_outbound(node, "a1")
         assert is_served_outbound(node, "a2")
         newer.apply(node.desired("a1", "a2"))
-        assert newer.audit(node.desired("a1", "a2")) == []
+        assert newer.prove(node.desired("a1", "a2")) == ()
 
 
 def test_slots_of_another_shape_stay_closed_until_there_are_listeners(
@@ -181,8 +183,8 @@ def test_pods_of_another_layout_stop_the_agent_instead_of_being_opened(
     sys_bpf.map_update(wider, struct.pack("=I", 1), bytes(wider_bytes))
     repin(node, "ifaces", wider)
     older = node.redirection
-    attached = older._attachments.attached()
     with next_version(node, monkeypatch) as newer:
+        attached = older._attachments.attached()
         with pytest.raises(LayoutMismatch, match=rf"map ifaces in the kernel has .* {wider_bytes} bytes"):
             newer.prepare()
         assert newer.pins.generations() == [older.pins.generation]

@@ -15,6 +15,7 @@ from agent.lab.topology import NodePlace, PodPlace, Topology
 from agent.model.listener import LISTENERS, Side
 from redirect import host_addresses, netns
 from redirect.desired import Desired
+from redirect.findings import Finding
 from redirect.locate import locate
 from redirect.reconcile import Redirection
 
@@ -96,9 +97,9 @@ class Node:
             kept = [pod.ifindex for pod in wanted.pods] if keep_existing else []
             return self.redirection.apply(wanted, keep_existing=kept)
 
-    def audit(self, *names: str) -> list[str]:
+    def prove(self, *names: str) -> tuple[Finding, ...]:
         with netns.entered(self.place.netns):
-            return self.redirection.audit(self.desired(*names))
+            return self.redirection.prove(self.desired(*names))
 
     def successor(self) -> Redirection:
         """What the next process works with: it knows nothing but what is in the kernel."""

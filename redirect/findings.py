@@ -1,0 +1,96 @@
+"""What is broken on the kernel side: which part, whose, why, and what to do about it. Pure values.
+
+A finding is an observation of the kernel, never of what was intended. Most are mended by `Redirection.apply`, which
+makes again what is missing; the others say what a person has to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from redirect.desired import Desired
+from redirect.observe import Observed
+from redirect.plan import Attach, Detach, SetInnerMtu, Step, concerns, missing, plan
+
+WILL_BE_MENDED = "the agent makes it again by itself; if this stays, its log says what is in the way"
+
+# The kernel moves no program, and to take ours off for a moment would let packets pass.
+NOT_FIRST = (
+    "`bpftool net show dev {name}` names it: have its owner put it after ours, or un-enrol and enrol the pod, which "
+    "puts ours first"
+)
+
+
+class Part(Enum):
+    """What a connection of a pod depends on, in the order in which it meets them."""
+
+    INTERFACE = "interface"
+    ENTRY = "entry"
+    """What the maps say of the pod and of the node."""
+    PROGRAM = "program"
+    INNER_DEVICE = "inner device"
+    NAMESPACE = "namespace"
+    LOOKUP = "lookup"
+    LISTENER = "listener"
+    PIN = "pin"
+    """Nothing depends on it while this process lives, and everything when it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`ifindex`: the interface of the pod that is concerned; None: the node, and with it all pods."""
+
+    part: Part
+    ifindex: int | None
+    reason: str
+    remedy: str = WILL_BE_MENDED
+    is_mendable: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.part.value}: {self.reason}"
+
+
+def of_pods(desired: Desired, observed: Observed) -> Iterator[Finding]:
+    """Where the kernel differs from what is desired: everything that a plan would change, and what is gone."""
+    for pod in missing(desired, observed):
+        yield Finding(
+            Part.INTERFACE,
+            pod.ifindex,
+            f"{pod.ifname} (interface {pod.ifindex}) is gone",
+            "is the pod still there? It is captured again when its interface is",
+            is_mendable=False,
+        )
+    for step in plan(desired, observed):
+        yield _of_step(step, observed)
+    for ifindex, program in sorted(observed.behind):
+        name = observed.links[ifindex].ifname
+        reason = f"a program of somebody else has packets before {program} on {name}, and may take them away"
+        yield Finding(Part.PROGRAM, ifindex, reason, NOT_FIRST.format(name=name), is_mendable=False)
+
+
+def without_listener(name: str) -> Finding:
+    remedy = "a worker that serves brings its own; restarting the agent fills the slots"
+    return Finding(Part.LISTENER, None, f"slot {name} has no listener", remedy, is_mendable=False)
+
+
+def without_pin(name: str, root: Path) -> Finding:
+    return Finding(Part.PIN, None, f"{name} is no longer pinned in {root}")
+
+
+def _of_step(step: Step, observed: Observed) -> Finding:
+    ifindex = concerns(step)
+    link = observed.links.get(ifindex) if ifindex is not None else None
+    name = link.ifname if link is not None else f"interface {ifindex}"
+    match step:
+        case Attach(_, program):
+            reason = f"{program} is not attached to {name}, or one of an older version is"
+            return Finding(Part.PROGRAM, ifindex, reason)
+        case SetInnerMtu(mtu_bytes):
+            return Finding(Part.INNER_DEVICE, None, f"the inner devices have another MTU than {mtu_bytes}")
+        case Detach(_, program):
+            return Finding(Part.PROGRAM, None, f"{program} is left over on {name}, which is not captured")
+        case _:
+            return Finding(Part.ENTRY, ifindex, f"still to be done: {step}")

@@ -1,0 +1,95 @@
+"""Looks whether a side is whole: its device, what is set up in its namespace, the settings of both. Writes nothing.
+
+Read raw and within a few milliseconds, because it is looked at every two seconds; `sides` makes what is missing.
+Call from a thread in the node's network namespace.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from redirect import netns, rt_rows, rtnetlink, sides
+from redirect.findings import Finding, Part
+from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, DefaultRoute, Rule
+from redirect.rtnetlink import LinkRow
+from redirect.sides import LOCAL_TABLE, LOOPBACK, PROXY_ADDRESSES, Side, SideLink
+
+
+@dataclass(frozen=True, slots=True)
+class SideView:
+    """`link`: what programs need to know of the side; None: there is no device that leads there."""
+
+    link: SideLink | None
+    findings: tuple[Finding, ...]
+
+
+def look(side: Side, namespace: Path, links: Mapping[int, LinkRow]) -> SideView:
+    """One side as it is. `namespace`: a path that leads there, whatever its name; `links`: the node's."""
+    number = rtnetlink.nsid(namespace)
+    for row in links.values():
+        if row.ifname == side.ifname and row.kind == "veth" and row.peer_nsid == number is not None:
+            return _look_inside(side, row, number, namespace)
+    reason = f"device {side.ifname} is missing or does not lead into {side.namespace}"
+    return SideView(None, (Finding(Part.INNER_DEVICE, None, reason),))
+
+
+def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> SideView:
+    found = [] if row.is_up else [f"device {side.ifname} is down"]
+    found += _settings(sides.node_settings(side), "node")
+    inner_mac = bytes(6)
+    missing = []
+    with netns.entered(namespace):
+        inside = next((each for each in rtnetlink.links().values() if each.ifname == side.ifname), None)
+        if inside is None:
+            found.append(f"device {side.ifname} has another name in {side.namespace}")
+        else:
+            inner_mac = inside.mac
+            if inside.has_arp:
+                found.append(f"device {side.ifname} has ARP in {side.namespace}")
+            if inside.mtu_bytes != row.mtu_bytes:
+                found.append(
+                    f"device {side.ifname} has MTU {row.mtu_bytes}, and {inside.mtu_bytes} at its other end"
+                )
+            missing += [f"{side.namespace}: {what} is missing" for what in _missing(inside)]
+        missing += _settings(sides.inner_settings(side), side.namespace)
+    return SideView(
+        SideLink(row.ifindex, number, inner_mac),
+        (
+            *(Finding(Part.INNER_DEVICE, None, reason) for reason in found),
+            *(Finding(Part.NAMESPACE, None, reason) for reason in missing),
+        ),
+    )
+
+
+def _missing(inside: LinkRow) -> Iterator[str]:
+    routes, rules = rt_rows.default_routes(), rt_rows.rules()
+    for family in rt_rows.FAMILIES:
+        name = "IPv4" if family == socket.AF_INET else "IPv6"
+        if DefaultRoute(family, MAIN_TABLE, RTN_UNICAST, inside.ifindex) not in routes:
+            yield f"the {name} default route"
+        if DefaultRoute(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK) not in routes:
+            yield f"the {name} local default route in table {LOCAL_TABLE}"
+        if Rule(family, inside.ifname, LOCAL_TABLE) not in rules:
+            yield f"the {name} rule for table {LOCAL_TABLE}"
+    have = {str(address) for ifindex, address in rt_rows.addresses() if ifindex == LOOPBACK}
+    yield from (f"address {address}" for address in PROXY_ADDRESSES if address not in have)
+
+
+def _settings(wanted: Mapping[str, str], where: str) -> list[str]:
+    """Sysctls of the calling thread's namespace that are not as wanted. Those that this kernel lacks are no matter."""
+    found = []
+    for name, value in wanted.items():
+        try:
+            have = Path("/proc/sys", name).read_text().strip()
+        except FileNotFoundError:
+            continue
+        if have != value:
+            shown = name.removeprefix("net/").replace("/", ".")
+            tab = "\t"
+            found.append(
+                f"{where}: sysctl net.{shown} is {have.replace(tab, ' ')} instead of {value.replace(tab, ' ')}"
+            )
+    return found

@@ -1,0 +1,282 @@
+"""Whatever of the kernel side somebody takes away is found, named, and made again with what was open still open."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from agent.lab.blueprint import generate, parse
+from agent.lab.topology import Topology
+from redirect import netns, sys_bpf
+from redirect.findings import Part
+from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+PROBES = (sys.executable, "-m", "agent.lab.probes")
+CLSACT = {"from_pod": 0xFFFFFFF2, "to_pod": 0xFFFFFFF3, "from_net_side": 0xFFFFFFF2}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topology]:
+    topology = Topology(f"hlq{os.getpid()}", tmp_path_factory.mktemp("run"))
+    try:
+        topology.up(parse(generate(2)))
+        for pod in topology.pods.values():
+            topology.processes.start_ready(pod.name, pod.netns, [*PROBES, "echo", "--port", str(PORT)])
+        yield topology
+    finally:
+        topology.down()
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tcx", "clsact"])
+def node(
+    lab: Topology, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Node]:
+    """With one pod captured; each test leaves it whole."""
+    run_dir = tmp_path_factory.mktemp("node")
+    with redirected(lab, "node-a", run_dir, instance=instance_name("q"), has_tcx=request.param) as made:
+        made.capture("a1")
+        yield made
+
+
+def ifindex(node: Node, name: str = "a1") -> int:
+    with netns.entered(node.place.netns):
+        return socket.if_nametoindex(node.pod(name).ifname)
+
+
+def inner(node: Node, side: int) -> tuple[Path, str]:
+    """Namespace of a side, and its device."""
+    made = node.redirection._foundation.sides[side]
+    return made.netns, made.ifname
+
+
+def detach(node: Node, link: str) -> None:
+    fd = sys_bpf.obj_get(node.redirection.pins.links / link)
+    sys_bpf.link_detach(fd)
+    os.close(fd)
+
+
+def take_off(node: Node, index: int, *programs: str) -> None:
+    """`bpftool link detach`, or `tc filter del`."""
+    for program in programs:
+        if node.has_tcx:
+            detach(node, f"{index}-{program}")
+        else:
+            with netns.entered(node.place.netns), IPRoute() as ip:
+                ip.tc("del-filter", index=index, parent=CLSACT[program])
+
+
+def set_inside(node: Node, side: int, change: Callable[[IPRoute, int], object]) -> None:
+    path, ifname = inner(node, side)
+    with netns.entered(path), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=ifname)
+        change(ip, index)
+
+
+def delete_device(node: Node, side: int) -> None:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=inner(node, side)[1])
+        ip.link("del", index=index)
+
+
+def set_device(node: Node, side: int, **settings: object) -> None:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=inner(node, side)[1])
+        ip.link("set", index=index, **settings)
+
+
+def write_sysctl(node: Node, name: str, value: str) -> None:
+    with netns.entered(inner(node, 0)[0]):
+        Path("/proc/sys", name).write_text(value)
+
+
+def change_conf(node: Node) -> None:
+    maps = node.redirection._maps
+    maps.put_conf(replace(maps.conf(), net_side_mac=b"\x02" * 6))
+
+
+V6 = socket.AF_INET6
+FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
+    "a pod's program": (
+        lambda node: take_off(node, ifindex(node), "from_pod"),
+        Part.PROGRAM,
+        r"from_pod is not attached to pod-a1",
+    ),
+    "a pod's interface entry": (
+        lambda node: node.redirection._maps.delete_iface(ifindex(node)),
+        Part.ENTRY,
+        r"close interface \d+",
+    ),
+    "a pod's address": (
+        lambda node: node.redirection._maps.delete_pod(node.pod("a1").address(6)),
+        Part.ENTRY,
+        r"capture fd00:\S+ at interface",
+    ),
+    "the program of a device": (
+        lambda node: take_off(node, node.redirection._maps.conf().net_side_ifindex, "from_net_side"),
+        Part.INNER_DEVICE,
+        r"from_net_side is not attached to interface \d+",
+    ),
+    "a device": (lambda node: delete_device(node, 0), Part.INNER_DEVICE, r"device \S+-mo is missing"),
+    "the other device": (lambda node: delete_device(node, 1), Part.INNER_DEVICE, r"device \S+-mi is missing"),
+    "a device, down": (
+        lambda node: set_device(node, 1, state="down"),
+        Part.INNER_DEVICE,
+        r"device \S+-mi is down",
+    ),
+    "a device's MTU": (
+        lambda node: set_device(node, 0, mtu=1300),
+        Part.INNER_DEVICE,
+        r"device \S+-mo has MTU 1300, and \d+ at its other end",
+    ),
+    "a device, with ARP": (
+        lambda node: set_inside(node, 1, lambda ip, index: ip.link("set", index=index, arp=True)),
+        Part.INNER_DEVICE,
+        r"device \S+-mi has ARP",
+    ),
+    "conf": (change_conf, Part.INNER_DEVICE, r"map conf does not match"),
+    "a default route": (
+        lambda node: set_inside(
+            node, 0, lambda ip, index: ip.route("del", family=V6, dst="default", oif=index)
+        ),
+        Part.NAMESPACE,
+        r"-pod: the IPv6 default route is missing",
+    ),
+    "local routes": (
+        lambda node: set_inside(node, 1, lambda ip, _: ip.flush_routes(table=100, family=socket.AF_INET)),
+        Part.NAMESPACE,
+        r"-net: the IPv4 local default route in table 100 is missing",
+    ),
+    "a rule": (
+        lambda node: set_inside(node, 1, lambda ip, _: ip.flush_rules(family=V6, table=100)),
+        Part.NAMESPACE,
+        r"-net: the IPv6 rule for table 100 is missing",
+    ),
+    "the proxy's address": (
+        lambda node: set_inside(
+            node, 0, lambda ip, _: ip.addr("del", index=1, address="169.254.77.1", prefixlen=32)
+        ),
+        Part.NAMESPACE,
+        r"-pod: address 169.254.77.1 is missing",
+    ),
+    "a setting": (
+        lambda node: write_sysctl(node, "net/ipv4/tcp_tw_reuse", "0"),
+        Part.NAMESPACE,
+        r"-pod: sysctl net.ipv4.tcp_tw_reuse is 0 instead of 1",
+    ),
+    "a name": (
+        lambda node: netns.remove(inner(node, 0)[0].name),
+        Part.NAMESPACE,
+        r"the name /run/netns/\S+-pod is gone or leads elsewhere",
+    ),
+    "a lookup": (
+        lambda node: detach(node, "lookup_net_side"),
+        Part.LOOKUP,
+        r"lookup_net_side is not attached",
+    ),
+    "pins": (
+        lambda node: shutil.rmtree(node.redirection.pins.generation),
+        Part.PIN,
+        r"prog_from_pod is no longer pinned in ",
+    ),
+}
+
+
+def says_the_same(client: socket.socket, accepted: socket.socket) -> bool:
+    client.sendall(b"still there")
+    accepted.settimeout(5)
+    return accepted.recv(64) == b"still there"
+
+
+def is_served(node: Node) -> bool:
+    """New connections out of the pod and into it meet the listeners."""
+    outside = node.lab.pods["lab/b1"]
+    with closing(dial(node.pod("a1").netns, outside.address(4), PORT)):
+        node.listeners[0].accept()[0].close()
+    with closing(dial(outside.netns, node.pod("a1").address(6), PORT)):
+        node.listeners[2].accept()[0].close()
+    return True
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found_and_mended_beneath_live_connections(node: Node, fault: str) -> None:
+    break_it, part, reason = FAULTS[fault]
+    assert node.prove("a1") == ()
+    with closing(dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), PORT)) as client:
+        accepted, _ = node.listeners[0].accept()
+        with accepted:
+            break_it(node)
+            found = node.prove("a1")
+            assert {(each.part, each.is_mendable) for each in found} == {(part, True)}
+            assert any(re.search(reason, each.reason) for each in found), found
+            assert all(each.remedy for each in found)
+            assert node.capture("a1")
+            assert node.prove("a1") == ()
+            assert node.capture("a1") == []
+            assert says_the_same(client, accepted)
+    assert is_served(node)
+
+
+def test_how_many_packets_passed_meanwhile_is_told(node: Node) -> None:
+    index, pod = ifindex(node), node.pod("a1")
+    target = node.lab.pods["lab/b1"].address(4)
+    assert node.prove("a1") == ()
+    take_off(node, index, "from_pod", "to_pod")
+    with closing(dial(pod.netns, target, PORT)) as leak:
+        leak.sendall(b"in clear")
+        assert leak.recv(64) == b"in clear"
+    (line,) = [line for line in node.capture("a1") if "passed" in line]
+    told = re.fullmatch(
+        rf"{pod.ifname} \(interface {index}\) was not guarded, for at most [\d.]+ s: "
+        r"no more than (\d+) packets of its pod and (\d+) to it passed",
+        line,
+    )
+    assert told and int(told[1]) >= 3 and int(told[2]) >= 2, line
+
+
+def test_a_slot_without_a_listener_is_found_and_left_to_the_workers(node: Node) -> None:
+    node.listeners.pop().close()
+    found = node.prove("a1")
+    assert [(each.part, each.is_mendable) for each in found] == [(Part.LISTENER, False)]
+    node.capture("a1")
+    assert node.prove("a1") == found
+    node.listen()
+    assert node.prove("a1") == ()
+
+
+def test_a_program_of_others_ahead_of_ours_is_found_and_enrolling_anew_goes_ahead_of_it(node: Node) -> None:
+    index = ifindex(node)
+    prog_fd = node.redirection.pins.open_program("from_pod_side")  # drops whatever is not for a pod
+    with netns.entered(node.place.netns), IPRoute() as ip, ExitStack() as stack:
+        stack.callback(os.close, prog_fd)
+        if node.has_tcx:
+            link_fd = sys_bpf.link_create(prog_fd, index, sys_bpf.BPF_TCX_INGRESS, sys_bpf.BPF_F_BEFORE)
+            stack.callback(os.close, link_fd)
+        else:
+            # tc filter add dev DEV ingress prio 1 handle 9 bpf direct-action
+            foreign = {"index": index, "parent": CLSACT["from_pod"], "prio": 1, "handle": 9}
+            ip.tc("add-filter", "bpf", fd=prog_fd, name="foreign", classid=1, direct_action=True, **foreign)
+            stack.callback(ip.tc, "del-filter", "bpf", **foreign)
+        (found,) = node.prove("a1")
+        assert (found.part, found.ifindex, found.is_mendable) == (Part.PROGRAM, index, False)
+        assert "somebody else has packets before from_pod on pod-a1" in found.reason
+        with pytest.raises(TimeoutError):
+            dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), PORT, SILENCE_S)
+        assert node.capture("a1") == []
+        assert node.prove("a1") == (found,)
+        node.capture()
+        node.capture("a1")
+        assert node.prove("a1") == ()
+    assert is_served(node)
