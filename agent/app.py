@@ -346,10 +346,17 @@ def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socke
 
 
 async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> None:
-    for address, routes in (
-        (settings.admin_address, pages.admin_routes()),
-        (settings.metrics_address, pages.metrics_routes()),
-        (settings.readiness_address, pages.readiness_routes()),
+    """Raises StartError naming flag and address of a server that cannot listen."""
+    for flag, address, routes in (
+        ("--admin-address", settings.admin_address, pages.admin_routes()),
+        ("--metrics-address", settings.metrics_address, pages.metrics_routes()),
+        ("--readiness-address", settings.readiness_address, pages.readiness_routes()),
     ):
-        if address != "off":
+        if address == "off":
+            continue
+        try:
             await servers.serve_tcp(address, routes)
+        except OSError as error:
+            raise StartError(
+                f"{flag}: {error.strerror}; another agent of this machine? choose another port, or off"
+            ) from error

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +21,33 @@ class ConfigError(ValueError):
     """A flag or variable has a value that cannot be used; the message names it."""
 
 
-def text(value: str) -> str:
-    return value
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an option takes. `parse` raises ValueError saying so; `metavar` shows it in help texts."""
+
+    parse: Callable[[str], Any]
+    metavar: str
 
 
-def needed(value: str) -> str:
-    if not value:
-        raise ValueError("it must not be empty")
-    return value
-
-
-def one_of(*words: str) -> Callable[[str], str]:
+def one_of(*words: str) -> Kind:
     def parse(value: str) -> str:
         if value not in words:
             raise ValueError(f"it takes {' or '.join(words)}")
         return value
 
-    return parse
+    return Kind(parse, "|".join(words))
 
 
-def number(low: int, high: int) -> Callable[[str], int]:
+def number(low: int, high: int) -> Kind:
     def parse(value: str) -> int:
         if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
             raise ValueError(f"it takes a whole number from {low} to {high}")
         return int(value)
 
-    return parse
+    return Kind(parse, "N")
 
 
-def seconds(low: float, high: float) -> Callable[[str], float]:
+def seconds(low: float, high: float) -> Kind:
     def parse(value: str) -> float:
         try:
             result = float(value.removesuffix("s"))
@@ -58,23 +57,7 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
             raise ValueError(f"it takes seconds, from {low:g} to {high:g}")
         return result
 
-    return parse
-
-
-def switch(value: str) -> bool:
-    if value not in ("true", "false"):
-        raise ValueError("it takes true or false")
-    return value == "true"
-
-
-def host_port(value: str) -> str:
-    if value == "off":
-        return value
-    try:
-        split_host_port(value)
-    except AddressError as error:
-        raise ValueError(str(error)) from error
-    return value
+    return Kind(parse, "SECONDS")
 
 
 def cidrs(value: str) -> tuple[CIDR, ...]:
@@ -84,22 +67,18 @@ def cidrs(value: str) -> tuple[CIDR, ...]:
         raise ValueError(str(error)) from error
 
 
-def path(value: str) -> Path:
-    return Path(value)
+def _switch(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("it takes true or false")
+    return value == "true"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the table. The flag is `--name-with-dashes`, the variable `ZTUN_NAME`."""
-
-    parse: Callable[[str], Any]
-    default: str
-    help: str
-
-
-def option(parse: Callable[[str], Any], default: str, help: str) -> Any:
-    """A field of Config with its row; the default goes through the same parser as a flag."""
-    return field(default_factory=lambda: parse(default), metadata={"option": Option(parse, default, help)})
+def _host_port(value: str) -> str:
+    try:
+        split_host_port(value)
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+    return value
 
 
 def _instance(value: str) -> str:
@@ -113,68 +92,110 @@ def _instance(value: str) -> str:
     return value
 
 
+TEXT = Kind(str, "TEXT")
+FILE = Kind(str, "FILE")
+DIRECTORY = Kind(Path, "DIR")
+SWITCH = Kind(_switch, "true|false")
+HOST_PORT = Kind(_host_port, "HOST:PORT")
+HOST_PORT_OR_NONE = Kind(lambda value: value and _host_port(value), "HOST:PORT")
+SERVER = Kind(lambda value: value if value == "off" else _host_port(value), "HOST:PORT|off")
+CIDRS = Kind(cidrs, "CIDR,...")
+INSTANCE = Kind(_instance, "NAME")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the table. The flag is `--name-with-dashes`, the variable `ZTUN_NAME`."""
+
+    section: str
+    kind: Kind
+    default: str
+    help: str
+    """A sentence."""
+
+
+def option(section: str, kind: Kind, default: str, help: str) -> Any:
+    """A field of Config with its row; the default goes through the same parser as a flag."""
+    row = Option(section, kind, default, help)
+    return field(default_factory=lambda: kind.parse(default), metadata={"option": row})
+
+
+node_option = partial(option, "This node")
+control_option = partial(option, "Control plane")
+traffic_option = partial(option, "Traffic")
+server_option = partial(option, "Servers and logs")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """What an agent and its workers run by. Durations are seconds, sizes bytes."""
 
-    node: str = option(text, "", "name of this node, as in spec.nodeName of its pods")
-    instance: str = option(_instance, "ztun", "name of this agent where several share a machine")
-    run_dir: Path = option(path, "", "directory of sockets and locks; default /run/ztun/INSTANCE")
-    workers: int = option(number(0, 64), "0", "worker processes; 0: a quarter of the cores, at least 2")
-
-    xds_address: str = option(host_port, "127.0.0.1:15012", "control plane, HOST:PORT")
-    ca_address: str = option(text, "", "certificate authority, HOST:PORT; default the control plane's")
-    root_cert: str = option(text, "", "file with the root that signs the control plane's certificate")
-    token_file: str = option(text, "", "file with the token this agent shows the control plane")
-    server_name: str = option(
-        text, "istiod.istio-system.svc", "name the control plane's certificate must carry"
+    node: str = node_option(TEXT, "", "Name of this node, as in spec.nodeName of its pods.")
+    instance: str = node_option(INSTANCE, "ztun", "Name of this agent where several share a machine.")
+    run_dir: Path = node_option(DIRECTORY, "", "Sockets, locks and notes; without it /run/ztun/INSTANCE.")
+    workers: int = node_option(
+        number(0, 64), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
     )
-    cluster_id: str = option(text, "Kubernetes", "cluster of this node")
-    network: str = option(text, "", "network of this node")
-    pod_name: str = option(text, "ztun", "this agent's pod, shown to the control plane")
-    pod_namespace: str = option(text, "istio-system", "namespace of this agent's pod")
-    instance_ip: str = option(text, "1.1.1.1", "address shown to the control plane")
-    report_enrolled: bool = option(
-        switch,
+
+    xds_address: str = control_option(HOST_PORT, "127.0.0.1:15012", "Where the control plane is.")
+    ca_address: str = control_option(
+        HOST_PORT_OR_NONE, "", "Where the certificate authority is; without it the control plane."
+    )
+    root_cert: str = control_option(FILE, "", "The root that signs the control plane's certificate.")
+    token_file: str = control_option(FILE, "", "The token this agent shows the control plane.")
+    server_name: str = control_option(
+        TEXT, "istiod.istio-system.svc", "Name that the control plane's certificate must carry."
+    )
+    cluster_id: str = control_option(TEXT, "Kubernetes", "Cluster of this node.")
+    network: str = control_option(TEXT, "", "Network of this node.")
+    pod_name: str = control_option(TEXT, "ztun", "This agent's pod, shown to the control plane.")
+    pod_namespace: str = control_option(TEXT, "istio-system", "Namespace of this agent's pod.")
+    instance_ip: str = control_option(TEXT, "1.1.1.1", "Address shown to the control plane.")
+    report_enrolled: bool = control_option(
+        SWITCH,
         "true",
-        "tell the control plane which pods are captured; false for istiod, which reads an annotation",
+        "Tell the control plane which pods are captured; false for istiod, which reads an annotation.",
     )
-    secret_ttl_s: float = option(seconds(60, 90 * 86400), "86400", "lifetime asked for certificates")
+    secret_ttl_s: float = control_option(seconds(60, 90 * 86400), "86400", "Lifetime asked for certificates.")
 
-    local_path: str = option(
+    local_path: str = traffic_option(
         one_of("hbone", "handover"),
         "hbone",
-        "between pods of this node: hbone (TLS, host NetworkPolicy holds) or handover (in the process, skips both)",
+        "Between pods of this node: hbone is TLS and the host's NetworkPolicy holds; handover skips both.",
     )
-    mesh_cidrs: tuple[CIDR, ...] = option(
-        cidrs, "", "ranges in which an unknown destination is refused instead of passed through"
+    mesh_cidrs: tuple[CIDR, ...] = traffic_option(
+        CIDRS, "", "Ranges in which an unknown destination is refused instead of passed through."
     )
-    unknown_destination: str = option(
-        one_of("passthrough", "refuse"), "passthrough", "what to do with destinations the mesh does not know"
+    unknown_destination: str = traffic_option(
+        one_of("passthrough", "refuse"), "passthrough", "What to do with destinations the mesh does not know."
     )
-    connect_timeout_s: float = option(seconds(0.1, 300), "10", "limit of one connect")
-    handshake_timeout_s: float = option(seconds(0.1, 300), "10", "limit of one TLS handshake")
-    drain_deadline_s: float = option(
-        seconds(0, 3600), "5", "how long live connections may finish when it stops"
+    connect_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one connect.")
+    handshake_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one TLS handshake.")
+    drain_deadline_s: float = traffic_option(
+        seconds(0, 3600), "5", "How long live connections may finish when the agent stops."
     )
-    pool_idle_s: float = option(seconds(1, 86400), "300", "an unused HBONE connection is closed after this")
-    pool_max_streams: int = option(number(1, 10000), "100", "tunnels in one HBONE connection, at most")
-    stream_window_bytes: int = option(
-        number(65535, 2**31 - 1), "4194304", "flow-control window of one tunnel"
+    pool_idle_s: float = traffic_option(
+        seconds(1, 86400), "300", "An unused HBONE connection is closed after this."
     )
-    connection_window_bytes: int = option(
-        number(65535, 2**31 - 1), "16777216", "flow-control window of a connection"
+    pool_max_streams: int = traffic_option(
+        number(1, 10000), "100", "Tunnels in one HBONE connection, at most."
     )
-    frame_bytes: int = option(number(16384, 2**24 - 1), "1048576", "largest HTTP/2 frame accepted")
-    max_connections: int = option(
-        number(1, 10**7), "50000", "live connections of one worker; more are refused"
+    stream_window_bytes: int = traffic_option(
+        number(65535, 2**31 - 1), "4194304", "Flow-control window of one tunnel."
+    )
+    connection_window_bytes: int = traffic_option(
+        number(65535, 2**31 - 1), "16777216", "Flow-control window of an HBONE connection."
+    )
+    frame_bytes: int = traffic_option(number(16384, 2**24 - 1), "1048576", "Largest HTTP/2 frame accepted.")
+    max_connections: int = traffic_option(
+        number(1, 10**7), "50000", "Live connections of one worker; more are refused."
     )
 
-    admin_address: str = option(host_port, "127.0.0.1:15000", "HOST:PORT of the admin server, or off")
-    metrics_address: str = option(host_port, "[::]:15020", "HOST:PORT of the Prometheus endpoint, or off")
-    readiness_address: str = option(host_port, "[::]:15021", "HOST:PORT of the readiness probe, or off")
-    log_format: str = option(one_of("plain", "json"), "plain", "format of the log and the access log")
-    log_level: str = option(one_of("debug", "info", "warning", "error"), "info", "least level logged")
+    admin_address: str = server_option(SERVER, "127.0.0.1:15000", "The admin server.")
+    metrics_address: str = server_option(SERVER, "[::]:15020", "The Prometheus endpoint.")
+    readiness_address: str = server_option(SERVER, "[::]:15021", "The readiness probe.")
+    log_format: str = server_option(one_of("plain", "json"), "plain", "Format of the log and the access log.")
+    log_level: str = server_option(one_of("debug", "info", "warning", "error"), "info", "Least level logged.")
 
     @property
     def directory(self) -> Path:
@@ -199,7 +220,7 @@ def build(values: Mapping[str, str]) -> Config:
         if name not in table:
             raise ConfigError(f"{name!r} is not an option")
         try:
-            parsed[name] = table[name].parse(value)
+            parsed[name] = table[name].kind.parse(value)
         except ValueError as error:
             raise ConfigError(f"--{name.replace('_', '-')}: {value!r} cannot be used: {error}") from error
     return Config(**parsed)

@@ -1,4 +1,4 @@
-"""`ztun agent`: the control process of a node. Its flags come from the table of agent.config."""
+"""`ztun agent`: the control process of a node. Its flags come from the table of agent.config, in its sections."""
 
 from __future__ import annotations
 
@@ -10,19 +10,43 @@ import click
 from agent import app, config
 
 
+class SectionedCommand(click.Command):
+    """Lists the options under the headings of the table."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        table = config.options()
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                row = table.get(parameter.name or "")
+                sections.setdefault(row.section if row is not None else "Help", []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """One click option for each row of the table."""
     for name, row in reversed(list(config.options().items())):
-        flag = f"--{name.replace('_', '-')}"
-        text = row.help + (f"  [{row.default}]" if row.default else "")
-        command = click.option(flag, name, help=f"{text}  (ZTUN_{name.upper()})", metavar="VALUE")(command)
+        default = f"  [default: {row.default}]" if row.default else ""
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            help=f"{row.help}{default}  (ZTUN_{name.upper()})",
+            metavar=row.kind.metavar,
+        )(command)
     return command
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @with_options
 def agent(**flags: Any) -> None:
-    """Run the agent of this node: capture its enrolled pods and serve them."""
+    """Run the agent of this node.
+
+    It captures the node's enrolled pods and serves them until SIGTERM. Each flag is also the variable in brackets
+    behind it; a flag wins.
+    """
     try:
         built = config.from_environment(flags)
     except config.ConfigError as error:

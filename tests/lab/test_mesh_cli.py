@@ -61,6 +61,20 @@ def test_the_manifest_of_a_running_pod_is_printed(world: World) -> None:
     assert made.ips == pod.addresses
 
 
+def test_a_second_agent_is_told_which_port_is_taken_and_by_which_flag_it_moves(
+    world: World, tmp_path: Path
+) -> None:
+    with netns.entered(world.node("node-a").netns):
+        done = world.cli(
+            "agent", "--node", "x", "--instance", f"hj{os.getpid()}x", "--run-dir", str(tmp_path)
+        )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "ztun: --admin-address: cannot listen on 127.0.0.1:15000: Address already in use; another agent of this "
+        "machine? choose another port, or off",
+    )
+
+
 def test_what_the_agent_holds_is_listed(world: World) -> None:
     with world.talk("client-a", world.address("server-b")) as live:
         live.say()

@@ -19,6 +19,8 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("workers", "-1", "--workers"),
         ("workers", "65", "0 to 64"),
         ("xds_address", "localhost", "HOST:PORT"),
+        ("xds_address", "off", "HOST:PORT"),
+        ("ca_address", "localhost", "--ca-address"),
         ("xds_address", "fd00::1:15012", "brackets"),
         ("mesh_cidrs", "10.0.0.0/33", "10.0.0.0/33"),
         ("local_path", "host", "hbone or handover"),
@@ -47,5 +49,5 @@ def test_a_config_survives_the_trip_to_a_worker() -> None:
 
 def test_every_default_is_acceptable_to_its_own_parser() -> None:
     for name, row in config.options().items():
-        row.parse(row.default)
-        assert row.help, name
+        row.kind.parse(row.default)
+        assert row.help.endswith("."), name
