@@ -63,6 +63,7 @@ from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
 from agent.watch.interfaces import hear_interfaces
+from agent.watch.kernel_check import KernelCheck
 from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.wire.xds_delta import XdsDelta, make_node
@@ -195,6 +196,11 @@ class Agent:
         served = tuple(Served(row.name, namespaces[row.side], row.port) for row in LISTENERS)
         self.prover = Prover(
             {
+                "the kernel side": KernelCheck(
+                    self.enroller.prove,
+                    self.enroller.mend,
+                    lambda: {ifindex: str(pod) for ifindex, pod in self.captures.owners.items()},
+                ),
                 "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
                 "workers": WorkersCheck(self.crew, self.mesh),
                 "mesh gaps": self.gaps,

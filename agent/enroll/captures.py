@@ -26,6 +26,7 @@ from agent.enroll.wish_file import WishFile
 from agent.model.identity import Identity
 from agent.state.store import Store
 from redirect.errors import RedirectError
+from redirect.findings import Finding
 from redirect.locate import Place
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,11 @@ class Captures:
     def unrecognised(self) -> tuple[Place, ...]:
         """Captured before a restart, but no wish says for whom: closed."""
         return self._held.unowned
+
+    @property
+    def owners(self) -> dict[int, PodKey]:
+        """Interface -> pod, of all that is captured for one, served or not."""
+        return {index: held.pod for index, held in self._held.by_index.items() if held.pod is not None}
 
     @property
     def namespaces(self) -> frozenset[int]:
@@ -194,6 +200,10 @@ class Captures:
         self._record_bindings()
         self._tell_control_plane(self._reachable())
         self._note_troubles(judgement)
+
+    async def prove(self) -> tuple[Finding, ...]:
+        """What of the last turn the kernel does not have, or not whole. Raises RedirectError, OSError."""
+        return () if self._applied is None else await self._kernel.prove(self._applied)
 
     # -- look
 

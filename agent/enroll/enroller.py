@@ -23,6 +23,7 @@ from agent.model.identity import Identity
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
+from redirect.findings import Finding
 from redirect.host_addresses import Heard
 from redirect.locate import Place
 
@@ -120,6 +121,17 @@ class Enroller:
         async with self._one_at_a_time:
             if self._is_loaded:
                 await self._turn(is_asked=False)
+
+    async def prove(self) -> tuple[Finding, ...]:
+        """What of the captures the kernel does not have, or not whole. Raises RedirectError, OSError."""
+        async with self._one_at_a_time:
+            return await self.captures.prove()
+
+    async def mend(self) -> None:
+        """Apply everything anew, also where nothing is known to differ."""
+        async with self._one_at_a_time:
+            if self._is_loaded:
+                await self._turn()
 
     async def follow(self) -> None:
         """Take a turn after news and, while pods are waited for, now and then; until cancelled."""

@@ -22,6 +22,7 @@ from agent.model.address import IP
 from redirect import host_addresses
 from redirect.desired import Desired
 from redirect.errors import RedirectError
+from redirect.findings import Finding
 from redirect.locate import Place, locate
 from redirect.reconcile import Redirection
 
@@ -96,6 +97,11 @@ class KernelSide:
             return Applied(notes=tuple(line for line in done if "open connections" in line))
 
         return await self.run(work)
+
+    async def prove(self, places: Iterable[Place]) -> tuple[Finding, ...]:
+        """What of `capture(places)` is not so, asked of the kernel. Raises RedirectError, OSError."""
+        wanted = tuple(places)
+        return await self.run(lambda redirection: redirection.prove(desired(wanted, host_addresses.local())))
 
     def close(self) -> None:
         try:

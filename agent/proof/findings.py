@@ -26,7 +26,9 @@ class Link(IntEnum):
     STATE = 8
     CERTIFICATE = 9
     PEER = 10
-    PROOF = 11
+    PIN = 11
+    """Not a link while this process lives: what would hold the others when it ends."""
+    PROOF = 12
     """Not a link: a proof that could not be made."""
 
     @property

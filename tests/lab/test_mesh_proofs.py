@@ -6,13 +6,21 @@ Nothing here tells the agent that something has changed; it has to find out.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
 
 from agent.lab import firewall
 from agent.proof.prover import ROUND_S
+from redirect import netns, sys_bpf
+from redirect.pins import Pins
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
 
@@ -92,3 +100,76 @@ def test_a_pod_whose_tunnels_all_fail_is_named_with_the_reason(world: World) -> 
         firewall.apply(world.node("node-b").netns, "delete table inet hjproof")
     until(lambda: world.is_served("client-a", world.address("server-b")), "the way is free")
     until(lambda: is_ready(world, "node-a"), "one that works is proof enough")
+
+
+def pins(world: World) -> Pins:
+    return Pins(world.mesh.instance("node-a"), world.mesh.run_dir("node-a"))
+
+
+def take_off(world: World) -> None:
+    """The program that captures what client-a sends, its pin and the link."""
+    with netns.entered(world.node("node-a").netns):
+        index = socket.if_nametoindex(world.pod("client-a").ifname)
+    path = pins(world).links / f"{index}-from_pod"
+    fd = sys_bpf.obj_get(path)
+    path.unlink()
+    sys_bpf.link_detach(fd)
+    os.close(fd)
+
+
+def delete_device(world: World, suffix: str) -> None:
+    with netns.entered(world.node("node-a").netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=f"{world.mesh.instance('node-a')}-{suffix}")
+        ip.link("del", index=index)
+
+
+def flush_routes(world: World) -> None:
+    with netns.entered(netns.path_of(f"{world.mesh.instance('node-a')}-net")), IPRoute() as ip:
+        ip.flush_routes(table=100, family=socket.AF_INET)
+
+
+TAKEN: dict[str, tuple[Callable[[World], None], str]] = {
+    "program": (take_off, "passed"),
+    "pod side's device": (lambda world: delete_device(world, "mo"), "-mo is missing"),
+    "net side's device": (lambda world: delete_device(world, "mi"), "-mi is missing"),
+    "routes": (flush_routes, "local default route in table 100 is missing"),
+    "name": (
+        lambda world: netns.remove(f"{world.mesh.instance('node-a')}-pod"),
+        "-pod is gone or leads elsewhere",
+    ),
+    "pins": (lambda world: shutil.rmtree(pins(world).root), "prog_from_pod was gone"),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_what_somebody_takes_away_is_made_again_beneath_live_connections(world: World, what: str) -> None:
+    """By news or by the next proof, whichever comes first."""
+    take_away, line = TAKEN[what]
+    server = world.address("server-b")
+    before = {path.name for path in pins(world).root.rglob("*")}
+    namespaces = [path.stat().st_ino for path in private(world)]
+    with world.talk("client-a", server) as out, world.talk("client-b", world.address("server-a")) as into:
+        out.say()
+        into.say()
+        log = world.log("node-a")
+        take_away(world)
+        log.line("kernel: ", line)
+        out.say()
+        into.say()
+    assert world.ask("client-a", server) == world.address("client-a")
+    assert world.ask("client-b", world.address("server-a", 6)) == world.address("client-b", 6)
+    assert is_captured(world)
+    until(lambda: is_ready(world, "node-a"), "nothing is left of it")
+    assert [path.stat().st_ino for path in private(world)] == namespaces
+    assert len({path.name for path in pins(world).root.rglob("*")}) == len(before)
+
+
+def private(world: World) -> list[Path]:
+    return [netns.path_of(f"{world.mesh.instance('node-a')}-{side}") for side in ("pod", "net")]
+
+
+def is_captured(world: World) -> bool:
+    """Whether a new connection of client-a goes to the proxy."""
+    before = world.counters("node-a")["from_pod", "SYN_TO_PROXY"]
+    with closing(world.dial("client-a", world.address("outsider-b"))):
+        return world.counters("node-a")["from_pod", "SYN_TO_PROXY"] > before

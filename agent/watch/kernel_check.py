@@ -1,0 +1,56 @@
+"""Asks the kernel whether all that is captured is whole, and has made again at once what can be.
+
+What it finds broken and mends is logged; what stays broken is a finding, of the pod that it concerns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from agent.proof.findings import Finding, Link
+from redirect import findings
+from redirect.findings import Part
+
+log = logging.getLogger(__name__)
+
+LINK_OF_PART = {
+    Part.INTERFACE: Link.INTERFACE,
+    Part.ENTRY: Link.PROGRAM,
+    Part.PROGRAM: Link.PROGRAM,
+    Part.INNER_DEVICE: Link.INNER_DEVICE,
+    Part.NAMESPACE: Link.NAMESPACE,
+    Part.LOOKUP: Link.LOOKUP,
+    Part.LISTENER: Link.LISTENER,
+    Part.PIN: Link.PIN,
+}
+
+
+class KernelCheck:
+    """`prove` asks the kernel, `mend` makes again what is missing, `pods` says whose an interface is."""
+
+    def __init__(
+        self,
+        prove: Callable[[], Awaitable[Iterable[findings.Finding]]],
+        mend: Callable[[], Awaitable[None]],
+        pods: Callable[[], Mapping[int, str]],
+    ) -> None:
+        self._prove = prove
+        self._mend = mend
+        self._pods = pods
+
+    async def __call__(self) -> list[Finding]:
+        found = list(await self._prove())
+        mendable = [each for each in found if each.is_mendable]
+        if mendable:
+            for each in mendable:
+                log.warning("the kernel side is not whole: %s: it is made again", each)
+            await self._mend()
+            found = list(await self._prove())
+        pods = self._pods()
+        return [
+            Finding(LINK_OF_PART[each.part], pods.get(each.ifindex or 0, ""), each.reason, each.remedy)
+            for each in found
+            # An interface that is gone is known at once, from netlink, and looked for.
+            if each.part is not Part.INTERFACE
+        ]

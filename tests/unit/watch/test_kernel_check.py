@@ -1,0 +1,64 @@
+"""What the kernel side lacks is mended and looked at again; what stays broken is told, of the pod it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agent.proof.findings import Finding as Told
+from agent.proof.findings import Link
+from agent.watch.kernel_check import LINK_OF_PART, KernelCheck
+from redirect.findings import Finding, Part
+
+GONE = Finding(Part.PROGRAM, 5, "from_pod is not attached to veth5")
+DEAF = Finding(Part.LISTENER, None, "slot hbone has no listener", "wait", is_mendable=False)
+AHEAD = Finding(Part.PROGRAM, 5, "somebody is ahead", "move it", is_mendable=False)
+AWAY = Finding(Part.INTERFACE, 5, "veth5 is gone", "is it there?", is_mendable=False)
+
+
+class Kernel:
+    """Rounds of findings, one after the other; the last stays."""
+
+    def __init__(self, *rounds: tuple[Finding, ...]) -> None:
+        self._rounds = list(rounds)
+        self.mended = 0
+
+    async def prove(self) -> tuple[Finding, ...]:
+        return self._rounds.pop(0) if len(self._rounds) > 1 else self._rounds[0]
+
+    async def mend(self) -> None:
+        self.mended += 1
+
+
+def check(kernel: Kernel) -> list[Told]:
+    return asyncio.run(KernelCheck(kernel.prove, kernel.mend, lambda: {5: "demo/a"})())  # type: ignore[arg-type]
+
+
+def test_what_can_be_mended_is_and_leaves_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    kernel = Kernel((GONE, DEAF), (DEAF,))
+    assert check(kernel) == [Told(Link.LISTENER, "", "slot hbone has no listener", "wait")]
+    assert kernel.mended == 1
+    assert caplog.messages == [
+        "the kernel side is not whole: program: from_pod is not attached to veth5: it is made again"
+    ]
+
+
+def test_what_cannot_be_mended_is_left_alone_and_told_with_its_pod() -> None:
+    kernel = Kernel((AHEAD,))
+    assert check(kernel) == [Told(Link.PROGRAM, "demo/a", "somebody is ahead", "move it")]
+    assert kernel.mended == 0
+
+
+def test_what_stays_after_mending_is_told() -> None:
+    kernel = Kernel((GONE,))
+    (told,) = check(kernel)
+    assert (told.link, told.pod, kernel.mended) == (Link.PROGRAM, "demo/a", 1)
+
+
+def test_an_interface_that_is_gone_is_known_elsewhere() -> None:
+    assert check(Kernel((AWAY,))) == []
+
+
+def test_every_part_is_a_link() -> None:
+    assert set(LINK_OF_PART) == set(Part)
