@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,9 @@ class HttpServer:
             sock = listening(host, port)
             server = await asyncio.start_server(self._connection(routes), sock=sock, limit=MAX_HEAD_BYTES)
         except OSError as error:
-            raise OSError(error.errno, f"cannot listen on {address}: {error.strerror}") from error
+            # create_server() repeats the address in its text
+            reason = os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"cannot listen on {address}: {reason}") from error
         self._servers.append(server)
 
     async def serve_unix(self, path: Path, routes: Routes) -> None:
