@@ -6,7 +6,7 @@ on this node. An address alone never says who a pod is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from agent.enroll.trouble import Missing
@@ -70,9 +70,12 @@ def check(
     network: str,
     pod: PodKey,
     addresses: Iterable[IP],
-    enrolled: Iterable[EnrolledPod],
+    owners: Mapping[IP, PodKey],
 ) -> Workload:
-    """The workload that a pod with these addresses is. Raises EnrolmentRefused, or NotAnnounced."""
+    """The workload that a pod with these addresses is; `owners`: the pods that are served with an address.
+
+    Raises EnrolmentRefused, or NotAnnounced.
+    """
     found = tuple(addresses)
     workload = only_pod(snapshot, network, pod, found)
     if node and workload.node != node:
@@ -96,10 +99,11 @@ def check(
             f"{_join(sorted(workload.addresses, key=str))}",
             Missing.ADDRESS,
         )
-    for other in enrolled:
-        if other.key != pod and set(other.addresses) & set(found):
+    for address in found:
+        owner = owners.get(address, pod)
+        if owner != pod:
             raise EnrolmentRefused(
-                f"pod {other.key} is enrolled with an address of {pod}: un-enrol it first", Missing.ADDRESS
+                f"pod {owner} is enrolled with an address of {pod}: un-enrol it first", Missing.ADDRESS
             )
     return workload
 

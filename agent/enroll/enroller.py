@@ -156,9 +156,9 @@ class Enroller:
 
     def _identity(self, pod: PodKey, place: Place) -> Identity | None:
         """Of the pod at that place; None while the control plane does not list it. Raises EnrolmentRefused."""
-        others = self.captures.pods.values()
+        owners = {ip: pod.key for pod in self.captures.pods.values() for ip in pod.addresses}
         try:
-            workload = check(self._store.current, self._node, self._network, pod, place.addresses, others)
+            workload = check(self._store.current, self._node, self._network, pod, place.addresses, owners)
         except NotAnnounced:
             return None
         return enrolled_pod(workload, place).identity

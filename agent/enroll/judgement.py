@@ -14,6 +14,7 @@ from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enro
 from agent.enroll.sighting import Sighting
 from agent.enroll.trouble import Missing, Trouble
 from agent.enroll.wish import Binding, PodKey, Wish
+from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.state.snapshot import Snapshot
 from redirect.locate import Place
@@ -48,32 +49,33 @@ class Judge:
     def judge(self, wishes: Mapping[PodKey, Wish], sightings: Mapping[PodKey, Sighting]) -> Judgement:
         """Every wish that was looked for."""
         pods: dict[PodKey, EnrolledPod] = {}
+        owners: dict[IP, PodKey] = {}
         identities: set[Identity] = set()
         troubles: list[Trouble] = []
         # Those that are served first: a newcomer does not take an address from one of them.
         for key in sorted(wishes.keys() & sightings.keys(), key=lambda key: (key not in self.current, key)):
-            verdict = self._wish(wishes[key], sightings[key], pods)
+            verdict = self._wish(wishes[key], sightings[key], owners)
             if verdict.pod is not None:
                 pods[key] = verdict.pod
+                owners.update((address, key) for address in verdict.pod.addresses)
             if verdict.identity is not None:
                 identities.add(verdict.identity)
             if verdict.trouble is not None:
                 troubles.append(verdict.trouble)
         return Judgement(pods, frozenset(identities), tuple(troubles))
 
-    def _wish(self, wish: Wish, sighting: Sighting, pods: Mapping[PodKey, EnrolledPod]) -> _Verdict:
+    def _wish(self, wish: Wish, sighting: Sighting, owners: Mapping[IP, PodKey]) -> _Verdict:
         place = sighting.place
         if place is None or place.refusal:
             return self._not_there(wish, sighting)
         if wish.bound is not None and wish.bound.namespace == place.namespace:
             verdict = self._again(wish.pod, wish.bound, place)
         else:
-            verdict = self._first_time(wish.pod, place, pods)
-        if verdict.pod is not None:
-            for other in pods.values():
-                if set(other.addresses) & set(verdict.pod.addresses):
-                    text = f"pod {other.key} is enrolled with an address of it: un-enrol one of them"
-                    return _Verdict(None, verdict.identity, _closed(wish.pod, place, Missing.ADDRESS, text))
+            verdict = self._first_time(wish.pod, place, owners)
+        for address in verdict.pod.addresses if verdict.pod is not None else ():
+            if address in owners:
+                text = f"pod {owners[address]} is enrolled with {address} too: un-enrol one of them"
+                return _Verdict(None, verdict.identity, _closed(wish.pod, place, Missing.ADDRESS, text))
         return verdict
 
     def _not_there(self, wish: Wish, sighting: Sighting) -> _Verdict:
@@ -125,9 +127,9 @@ class Judge:
             return _Verdict(current, pod.identity, Trouble(Missing.ADDRESS, text, key, place.ifname))
         return _Verdict(pod, pod.identity)
 
-    def _first_time(self, key: PodKey, place: Place, pods: Mapping[PodKey, EnrolledPod]) -> _Verdict:
+    def _first_time(self, key: PodKey, place: Place, owners: Mapping[IP, PodKey]) -> _Verdict:
         try:
-            workload = check(self.snapshot, self.node, self.network, key, place.addresses, pods.values())
+            workload = check(self.snapshot, self.node, self.network, key, place.addresses, owners)
         except EnrolmentRefused as refusal:
             return _Verdict(trouble=_closed(key, place, refusal.missing, str(refusal)))
         pod = enrolled_pod(workload, place)

@@ -7,6 +7,7 @@ pod is closed at first sight, without addresses: whether it is the pod's is judg
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -41,13 +42,14 @@ def search(
     """
     links = rtnetlink.links()
     ends = _ends(links)
+    namespace_device = netns.OWN.stat().st_dev
     sightings: dict[PodKey, Sighting] = {}
     new: dict[int, tuple[PodKey, LinkRow]] = {}
     with ExitStack() as paths:
         found: dict[PodKey, tuple[Path, int | None]] = {}
         for key, wish in wishes.items():
             last = known.get(key)
-            if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted):
+            if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted, namespace_device):
                 sightings[key] = last
                 continue
             try:
@@ -97,6 +99,7 @@ def _is_as_it_was(
     links: Mapping[int, LinkRow],
     ends: Mapping[int | None, list[LinkRow]],
     doubted: Collection[int],
+    namespace_device: int,
 ) -> bool:
     place = last.place
     if place is None or place.refusal or place.nsid is None or place.nsid in doubted:
@@ -106,17 +109,18 @@ def _is_as_it_was(
         return False
     if frozenset(each.ifindex for each in ends[place.nsid]) != last.ends:
         return False
-    return where.netns is None or _leads_nowhere_else(where.netns, place.namespace)
-
-
-def _leads_nowhere_else(path: str, namespace: NamespaceId | None) -> bool:
-    """A path that was unmounted leaves the namespace as it is: its processes and its interface are still there."""
+    if where.netns is None:
+        return True
     try:
-        found, own = Path(path).stat(), netns.OWN.stat()
+        found = os.stat(where.netns)
     except OSError:
+        # A path that was unmounted leaves the namespace as it is: processes and interface are still there.
         return True
     # Before a namespace is mounted there is a plain file, on another device than namespaces are.
-    return found.st_dev != own.st_dev or (namespace is not None and found.st_ino == namespace.inode)
+    is_other = found.st_dev == namespace_device and found.st_ino != (
+        place.namespace and place.namespace.inode
+    )
+    return not is_other
 
 
 @contextmanager

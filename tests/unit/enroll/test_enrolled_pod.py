@@ -27,7 +27,8 @@ def place(*addresses: IP) -> Place:
 def judged(
     snapshot: Snapshot, addresses: Iterable[IP], *enrolled: EnrolledPod, pod: PodKey = POD, node: str = "n1"
 ) -> Workload:
-    return check(snapshot, node, "", pod, addresses, enrolled)
+    owners = {ip: each.key for each in enrolled for ip in each.addresses}
+    return check(snapshot, node, "", pod, addresses, owners)
 
 
 def test_a_pod_is_what_the_control_plane_says_it_is() -> None:
