@@ -37,6 +37,8 @@ class Certificates(Protocol):
 
     def get(self, identity: Identity) -> object | None: ...
 
+    def error(self, identity: Identity) -> str: ...
+
     def set_in_use(self, identities: Iterable[Identity]) -> None: ...
 
 
@@ -230,10 +232,16 @@ class Captures:
             self._store.current,
             self._node,
             self._network,
-            lambda identity: self._certificates.get(identity) is not None,
+            self._uncertified,
             self.pods,
         )
         return judge.judge(self.wishes, self._sightings)
+
+    def _uncertified(self, identity: Identity) -> str:
+        """Why there is no certificate; empty when there is one."""
+        if self._certificates.get(identity) is not None:
+            return ""
+        return self._certificates.error(identity) or "not issued yet"
 
     def _use(self, judgement: Judgement) -> None:
         self._certificates.set_in_use(judgement.identities.union(self._expected))

@@ -38,12 +38,12 @@ class _Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """`current`: the pods that are served now."""
+    """`uncertified` says why an identity has no certificate, nothing when it has; `current`: the pods served now."""
 
     snapshot: Snapshot
     node: str
     network: str
-    is_certified: Callable[[Identity], bool]
+    uncertified: Callable[[Identity], str]
     current: Mapping[PodKey, EnrolledPod]
 
     def judge(self, wishes: Mapping[PodKey, Wish], sightings: Mapping[PodKey, Sighting]) -> Judgement:
@@ -133,8 +133,9 @@ class Judge:
         except EnrolmentRefused as refusal:
             return _Verdict(trouble=_closed(key, place, refusal.missing, str(refusal)))
         pod = enrolled_pod(workload, place)
-        if not self.is_certified(pod.identity):
-            text = f"there is no certificate for {pod.identity} yet"
+        reason = self.uncertified(pod.identity)
+        if reason:
+            text = f"no certificate for {pod.identity}: {reason}"
             return _Verdict(None, pod.identity, _closed(key, place, Missing.CERTIFICATE, text))
         return _Verdict(pod, pod.identity)
 

@@ -132,6 +132,11 @@ class Keeper:
         issued = entry.issued if entry is not None else None
         return issued if issued is not None and self._clock() < issued.not_after else None
 
+    def error(self, identity: Identity) -> str:
+        """Why the last attempt to get its certificate failed; empty while none has."""
+        entry = self._entries.get(identity)
+        return entry.error if entry is not None else ""
+
     async def obtain(self, identity: Identity) -> Issued:
         """The certificate, waiting for the first fetch. Raises SigningError: at once while it is failing."""
         entry = self._entries.get(identity)

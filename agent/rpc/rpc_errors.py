@@ -19,7 +19,7 @@ _UNAVAILABLE = (  # a mark in the text, what it means, whether it can pass with 
     ("certificate signature failure", "its certificate is not signed by our root: check {roots}", False),
     ("WRONG_VERSION_NUMBER", "it does not speak TLS there: check the port", False),
     ("ALPN", "it does not speak HTTP/2 there: check the port", False),
-    ("handshake", "the TLS handshake failed: check that the control plane answers TLS there", False),
+    ("handshake", "the TLS handshake failed: check that the control plane answers TLS there", True),
     ("Connection refused", "connection refused: is it running, is the port right?", True),
     ("lookup", "its name cannot be resolved: check the address and DNS", True),
     ("DNS resolution", "its name cannot be resolved: check the address and DNS", True),

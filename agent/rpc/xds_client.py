@@ -33,6 +33,8 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregated
 RECONNECT = Backoff(first_s=0.1, cap_s=15.0, jitter=0.5)
 # A stream that answered and lived this long was a good one: the next failure is a first one again.
 GOOD_STREAM_S = 15.0
+# A server that has nothing new for us need not say so: a stream that it let stand for this long is one.
+SILENT_S = 1.0
 
 Apply = Callable[[Received], Awaitable[Mapping[str, str]]]
 """Put a response into the state; answers name -> reason of what was refused. The ACK follows it."""
@@ -101,6 +103,7 @@ class XdsClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         watch: StreamWatch | None = None,
         backoff: Backoff = RECONNECT,
+        silent_s: float = SILENT_S,
     ) -> None:
         self._endpoint = endpoint
         self._protocol = protocol
@@ -110,6 +113,7 @@ class XdsClient:
         self._sleep = sleep
         self._watch = watch or NoWatch()
         self._backoff = backoff
+        self._silent_s = silent_s
         self._status = XdsStatus()
         self.synced = asyncio.Event()
 
@@ -133,11 +137,26 @@ class XdsClient:
             async with self._endpoint.open() as channel:
                 stream = Duplex(channel, METHOD, self._endpoint.metadata())
                 try:
-                    await self._converse(stream)
+                    await self._converse_on(channel, stream)
                 finally:
                     stream.close()
         except ControlError as error:
             raise _Ended(str(error), "ConnectionError") from error
+
+    async def _converse_on(self, channel: grpc.aio.Channel, stream: Duplex) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._listen_to_silence(channel), name="silent discovery stream")
+                await self._converse(stream)
+        except BaseExceptionGroup as ended:
+            raise ended.exceptions[0] from None
+
+    async def _listen_to_silence(self, channel: grpc.aio.Channel) -> None:
+        """A server that refuses us ends the stream at once; one that does not has taken it."""
+        while (state := channel.get_state()) is not grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
+        await asyncio.sleep(self._silent_s)
+        self._connected()
 
     async def _converse(self, stream: Duplex) -> None:
         for request in self._protocol.open():
@@ -166,9 +185,7 @@ class XdsClient:
             raise _Ended(text, "Error") from error
 
     def _arrived(self, response: DeltaDiscoveryResponse, received: Received) -> None:
-        if self._status.phase is not Phase.CONNECTED:
-            log.info("discovery stream to %s is up", self._endpoint.address)
-            self._note(phase=Phase.CONNECTED, connected_since=self._clock())
+        self._connected()
         if not received.is_known:
             log.error("the control plane sent a type that was not asked for: %r", received.type_url)
         self._watch.message(received.type_url, sum(len(r.body) for r in received.updates))
@@ -177,6 +194,11 @@ class XdsClient:
             nonce=response.nonce,
             revision=response.system_version_info or self._status.revision,
         )
+
+    def _connected(self) -> None:
+        if self._status.phase is not Phase.CONNECTED:
+            log.info("discovery stream to %s is up", self._endpoint.address)
+            self._note(phase=Phase.CONNECTED, connected_since=self._clock())
 
     def _settled(self, request: DeltaDiscoveryRequest) -> None:
         if request.HasField("error_detail"):

@@ -43,6 +43,8 @@ class Received:
     removed: tuple[str, ...] = ()
     malformed: Mapping[str, str] = field(default_factory=dict)
     """Resources refused before anyone looked inside: name -> reason."""
+    nameless: frozenset[str] = frozenset()
+    """Those of the malformed whose name is ours: they had none."""
     is_known: bool = True
     """False: a type that was never asked for; there is nothing to apply."""
     is_first: bool = False
@@ -53,6 +55,8 @@ class Received:
 class _Subscription:
     versions: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    nameless: set[str] = field(default_factory=set)
+    """Those of the refused that had no name: nothing that comes later could take them back."""
     awaits_first: bool = True
     is_resumed: bool = False
     is_complete: bool = False
@@ -125,8 +129,11 @@ class XdsDelta:
             return Received(response.type_url, response.nonce, is_known=False)
         updates: dict[str, Resource] = {}
         malformed: dict[str, str] = {}
+        nameless: set[str] = set()
         for index, resource in enumerate(response.resources):
             name = resource.name or f"(unnamed resource {index})"
+            if not resource.name:
+                nameless.add(name)
             updates.pop(name, None)
             malformed.pop(name, None)
             if reason := _malformed(resource, response.type_url):
@@ -140,6 +147,7 @@ class XdsDelta:
             tuple(updates.values()),
             tuple(dict.fromkeys(removed)),
             malformed,
+            nameless=frozenset(nameless),
             is_first=subscription.awaits_first,
         )
 
@@ -176,6 +184,10 @@ class XdsDelta:
             # again, or are gone, or are back at the version that is held.
             subscription.refused.clear()
             subscription.awaits_first = False
+        # One without a name stands until the server says something else; it cannot say it about that one.
+        for name in subscription.nameless:
+            subscription.refused.pop(name, None)
+        subscription.nameless = set(received.nameless)
         for resource in received.updates:
             if resource.name not in refused:
                 subscription.versions[resource.name] = resource.version

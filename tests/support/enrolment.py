@@ -137,6 +137,10 @@ class FakeCertificates:
         is_there = self.is_ready and identity in self.in_use and identity.service_account not in self.errors
         return identity if is_there else None
 
+    def error(self, identity: Identity) -> str:
+        error = self.errors.get(identity.service_account)
+        return str(error) if error else ""
+
     async def obtain(self, identity: Identity) -> object:
         assert identity in self.in_use, "nobody fetches a certificate that is not in use"
         self.events.append(("certificate", identity.service_account))

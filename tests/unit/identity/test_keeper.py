@@ -34,6 +34,7 @@ class Signer:
         self.gate = asyncio.Event()
         self.gate.set()
         self.error = ""
+        self.is_transient = False
         self.lifetime_s: float = LIFETIME_S
         self.uri: Callable[[Identity], str | None] = str
         self.more_roots = ""
@@ -48,7 +49,7 @@ class Signer:
         finally:
             self.under_way.remove(identity)
         if self.error:
-            raise SigningError(self.error)
+            raise SigningError(self.error, is_transient=self.is_transient)
         now = self.clock.now
         leaf, root = CA.certify(csr_pem, self.uri(identity), not_before=now, not_after=now + self.lifetime_s)
         return leaf, root + self.more_roots
@@ -163,6 +164,21 @@ def test_a_failed_renewal_keeps_what_is_valid_until_it_expires() -> None:
             rig.signer.error = ""
             await rig.clock.advance(180)
             assert rig.state(WEB) is State.AVAILABLE and rig.given[-1][1] is rig.keeper.get(WEB)
+
+    run(body)
+
+
+def test_whoever_waits_is_told_whether_the_failure_passes() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            for passes in (True, False):
+                rig.signer.error, rig.signer.is_transient = "the CA is away", passes
+                rig.keeper.set_in_use(())
+                await rig.use(WEB)
+                with pytest.raises(SigningError, match="the CA is away") as caught:
+                    await rig.keeper.obtain(WEB)
+                assert caught.value.is_transient is passes
 
     run(body)
 

@@ -84,6 +84,7 @@ def test_refusals_recorded_from_istiod_name_identity_and_reason(
             text = str(caught.value)
             assert str(WEB) in text and plane.address in text and code in text
             assert " ".join(message.split())[:200] in text and "\n" not in text
+            assert caught.value.is_transient is (code == "UNAUTHENTICATED" and "impersonation" in message)
 
     asyncio.run(body())
 
@@ -106,6 +107,7 @@ def test_wrong_set_up_is_one_clear_line(tmp_path: Path, changes: dict[str, objec
             with pytest.raises(SigningError) as caught:
                 await sign(plane.endpoint(tmp_path, **changes))
             assert said in str(caught.value) and "\n" not in str(caught.value)
+            assert caught.value.is_transient is (said == "connection refused")
 
     asyncio.run(body())
 

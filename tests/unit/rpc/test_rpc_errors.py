@@ -8,15 +8,51 @@ import grpc
 import pytest
 
 from agent.rpc.endpoint import Endpoint
-from agent.rpc.rpc_errors import MAX_DETAIL_CHARS, explain
+from agent.rpc.rpc_errors import MAX_DETAIL_CHARS, explain, is_transient
 
 ENDPOINT = Endpoint("10.0.0.1:15012", "/etc/root.pem", "istiod.svc", Path("/run/token"), "c1")
 ALL = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:15012: "
 
 
+IMPERSONATION = "request impersonation authentication failure"
+
+
+def failed(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
 def said(code: grpc.StatusCode, details: str | None, endpoint: Endpoint = ENDPOINT) -> str:
-    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
-    return explain(error, endpoint)
+    return explain(failed(code, details), endpoint)
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "passes"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, ALL + "Failed to connect to remote host: Connection refused", True),
+        (grpc.StatusCode.UNAVAILABLE, ALL + "connection timed out", True),
+        (grpc.StatusCode.UNAVAILABLE, ALL + "Handshake read failed (Endpoint closing)", True),
+        (grpc.StatusCode.UNAVAILABLE, "the CA is starting", True),
+        (grpc.StatusCode.UNAVAILABLE, None, True),
+        (grpc.StatusCode.UNAVAILABLE, ALL + "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", False),
+        (grpc.StatusCode.UNAVAILABLE, ALL + "Peer name x is not in peer certificate", False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "", True),
+        (grpc.StatusCode.UNAUTHENTICATED, IMPERSONATION, True),
+        (grpc.StatusCode.UNAUTHENTICATED, "authentication failure", False),
+        (grpc.StatusCode.PERMISSION_DENIED, "no", False),
+        (grpc.StatusCode.INVALID_ARGUMENT, "CSR signing error", False),
+    ],
+)
+def test_what_passes_by_itself_is_told_from_what_somebody_must_change(
+    code: grpc.StatusCode, details: str | None, passes: bool
+) -> None:
+    assert is_transient(failed(code, details)) is passes
+
+
+def test_a_ca_that_does_not_know_the_pod_yet_does_not_mean_our_token() -> None:
+    text = said(grpc.StatusCode.UNAUTHENTICATED, IMPERSONATION)
+    assert "does not find the pod on this node yet" in text and IMPERSONATION in text
+    assert "token" not in text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from agent.rpc.endpoint import Endpoint
-from agent.rpc.xds_client import Phase, XdsClient
+from agent.rpc.xds_client import SILENT_S, Phase, XdsClient
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received, XdsDelta, make_node
 from tests.support.clock import FakeClock, Sleeps
 from tests.support.xds import PATIENCE_S, FakeControlPlane, MeshCA
@@ -48,7 +48,7 @@ class Counted:
 
 
 class Rig:
-    def __init__(self, endpoint: Endpoint, limit: int = 1_000_000) -> None:
+    def __init__(self, endpoint: Endpoint, limit: int = 1_000_000, silent_s: float = SILENT_S) -> None:
         self.applied = Applied()
         self.clock = FakeClock(1000.0)
         self.sleeps = Sleeps(self.clock, limit)
@@ -62,6 +62,7 @@ class Rig:
             rng=Random(1),
             sleep=self.sleeps,
             watch=self.counted,
+            silent_s=silent_s,
         )
 
     @contextlib.asynccontextmanager
@@ -106,6 +107,45 @@ def test_first_state_then_changes(tmp_path: Path) -> None:
                 assert client.status.nonce == "n3" and client.status.responses == 3
             assert rig.counted.messages == [(ADDRESS, 1), (AUTHORIZATION, 0), (ADDRESS, 1)]
             assert rig.sleeps.delays == []
+
+    asyncio.run(body())
+
+
+def test_a_server_with_nothing_new_to_say_is_connected_all_the_same(tmp_path: Path) -> None:
+    """It comes back, takes the versions that we hold, and keeps silent: the state is current, not stale."""
+
+    async def body() -> None:
+        ca = MeshCA()
+        async with FakeControlPlane(ca) as plane:
+            rig = Rig(plane.endpoint(tmp_path), silent_s=0.05)
+            async with rig.running() as client:
+                stream = await plane.stream()
+                await stream.opening()
+                for type_url in (ADDRESS, AUTHORIZATION):
+                    await stream.send(type_url, nonce=type_url)
+                    await stream.request()
+                await client.synced.wait()
+                stream.end(grpc.StatusCode.UNAVAILABLE, "restarting")
+                again = await plane.stream()
+                await again.opening()
+                async with asyncio.timeout(PATIENCE_S):
+                    while client.status.phase is not Phase.CONNECTED:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                assert client.status.connected_since is not None
+                await again.send(ADDRESS, [("pod-a", "1", b"a")], nonce="late")
+                assert (await again.request()).response_nonce == "late", "and it may still speak up"
+
+    asyncio.run(body())
+
+
+def test_a_server_that_refuses_us_is_never_taken_for_a_silent_one(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with FakeControlPlane(MeshCA()) as plane:
+            rig = Rig(plane.endpoint(tmp_path, token="stolen"), limit=3)
+            async with rig.running() as client:
+                await rig.sleeps.exhausted.wait()
+                assert client.status.phase is Phase.WAITING and client.status.connected_since is None
+            assert set(rig.counted.reasons) == {"ConnectionError"}
 
     asyncio.run(body())
 

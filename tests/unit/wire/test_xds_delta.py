@@ -135,6 +135,18 @@ def test_a_resource_without_name_body_or_the_right_type_is_refused_unseen(spoil:
     assert delta.accepted(ADDRESS) == {"good": "1"}
 
 
+def test_a_resource_without_a_name_is_not_held_against_what_comes_later() -> None:
+    """Nothing that is sent later could take it back by its name."""
+    delta = opened()
+    message = response(ADDRESS, [("a", "1", b"x"), ("b", "1", b"y")])
+    message.resources[0].ClearField("name")
+    push(delta, [("c", "1", b"")], refuse={"c": "no"})
+    delta.settle(delta.receive(message), {})
+    assert delta.refused == {"c": "no", "(unnamed resource 0)": "it has no name"}
+    push(delta, [("d", "1", b"")])
+    assert delta.refused == {"c": "no"}, "one with a name stands until it is sent again, or removed"
+
+
 def test_a_type_never_asked_for_is_acknowledged() -> None:
     delta = opened()
     received = delta.receive(response("other", [("a", "1", b"")]))
