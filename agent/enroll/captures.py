@@ -111,8 +111,7 @@ class Captures:
     @property
     def namespaces(self) -> frozenset[int]:
         """The numbers by which the node knows the namespaces of wished pods."""
-        places = (seen.place for seen in self._sightings.values())
-        return frozenset(place.nsid for place in places if place is not None and place.nsid is not None)
+        return frozenset(seen.nsid for seen in self._sightings.values() if seen.nsid is not None)
 
     async def load(self) -> None:
         """Read the wishes, and what the pins say is captured. Raises OSError."""

@@ -15,6 +15,8 @@ from redirect.host_addresses import Heard
 APPLY_SPACING_S = 0.5
 REST_SHARE = 3.0
 """Turns take a quarter of the time at most, however much is heard: each owes three times its length of rest."""
+REST_LIMIT_S = 0.15
+"""A turn may have waited for the kernel more than it worked: while a namespace is taken down nothing is listed."""
 CREDIT_S = 1.0
 """So much rest may be owed before it is taken: a handful of turns in a row is not slowed down."""
 
@@ -91,6 +93,6 @@ class NewsDesk:
         """How long to rest after a turn that took so long."""
         now_s = self._monotonic()
         rested_s = max(0.0, now_s - self._turned_s - took_s)
-        self._owed_s = max(0.0, self._owed_s - rested_s) + took_s * REST_SHARE
+        self._owed_s = max(0.0, self._owed_s - rested_s) + min(took_s * REST_SHARE, REST_LIMIT_S)
         self._turned_s = now_s
-        return max(0.0, self._owed_s - CREDIT_S)
+        return min(max(0.0, self._owed_s - CREDIT_S), REST_LIMIT_S)

@@ -52,13 +52,16 @@ def search(
             if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted, namespace_device):
                 sightings[key] = last
                 continue
+            # The number of a namespace that is gone leads nowhere, unless it was given to another meanwhile.
+            may_live_on = last is None or last.nsid in ends
             try:
-                path = paths.enter_context(_namespace_of(wish, links))
+                path = paths.enter_context(_namespace_of(wish, links, may_live_on))
                 nsid = rtnetlink.nsid(path)
                 if wish.where.pid is not None and nsid not in ends and not _runs(wish.where):
                     raise PodNotFound(f"process {wish.where.pid} has ended, and its interface is gone")
             except (PodNotFound, OSError) as error:
-                sightings[key] = Sighting(missing=_missing(wish.where), text=str(error))
+                nsid = last.nsid if last is not None else None
+                sightings[key] = Sighting(missing=_missing(wish.where), text=str(error), nsid=nsid)
                 continue
             found[key] = path, nsid
             for row in ends.get(nsid, ()):
@@ -66,7 +69,7 @@ def search(
                     new[row.ifindex] = key, row
         closed, failures = _close(redirection, new, told_s)
         for key, (path, nsid) in found.items():
-            sightings[key] = _look_at(path, frozenset(row.ifindex for row in ends.get(nsid, ())))
+            sightings[key] = _look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
     return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures)
 
 
@@ -124,41 +127,40 @@ def _is_as_it_was(
 
 
 @contextmanager
-def _namespace_of(wish: Wish, links: Mapping[int, LinkRow]) -> Iterator[Path]:
-    """A path to the pod's namespace that stays the same one. Raises PodNotFound."""
+def _namespace_of(wish: Wish, links: Mapping[int, LinkRow], may_live_on: bool) -> Iterator[Path]:
+    """A path to the pod's namespace that stays the same one. Raises PodNotFound.
+
+    What leads there may go while the namespace stays (`may_live_on`): a path is unmounted, a process ends, an
+    interface is renamed. Then a name or a process that leads to the same namespace will do.
+    """
+    with ExitStack() as opened:
+        try:
+            path = opened.enter_context(locate.held(_way_to(wish, links)))
+            # The pid may have been given to another process between the look and the open.
+            if wish.where.pid is not None and not _runs(wish.where):
+                raise PodNotFound(f"process {wish.where.pid} has ended")
+        except PodNotFound:
+            other = _path_to(wish.namespace) if may_live_on else None
+            if other is None:
+                raise
+            path = opened.enter_context(locate.held(other))
+        yield path
+
+
+def _way_to(wish: Wish, links: Mapping[int, LinkRow]) -> Path:
     where = wish.where
     if where.netns is not None:
-        with locate.held(Path(where.netns)) as path:
-            yield path
-    elif where.pid is not None:
-        with locate.held(_of_process(where, wish.namespace)) as path:
-            # The pid may have been given to another process between the look and the open.
-            if not _runs(where) and _id_of(path) != wish.namespace:
-                raise PodNotFound(f"process {where.pid} has ended")
-            yield path
-    else:
-        with locate.held(_behind(str(where.ifname), wish.namespace, links)) as path:
-            yield path
-
-
-def _of_process(where: Where, namespace: NamespaceId | None) -> Path:
-    if _runs(where):
+        return Path(where.netns)
+    if where.pid is not None:
         return Path(f"/proc/{where.pid}/ns/net")
-    path = _path_to(namespace)
-    if path is None:
-        raise PodNotFound(f"process {where.pid} has ended, and its namespace with it")
-    return path
-
-
-def _behind(ifname: str, namespace: NamespaceId | None, links: Mapping[int, LinkRow]) -> Path:
-    row = next((row for row in links.values() if row.ifname == ifname), None)
+    row = next((row for row in links.values() if row.ifname == where.ifname), None)
     if row is None:
-        raise PodNotFound(f"this node has no interface {ifname}")
+        raise PodNotFound(f"this node has no interface {where.ifname}")
     path = locate.namespace_behind(row.ifindex)
     if path is None:
-        raise PodNotFound(f"the namespace behind interface {ifname} has neither a name nor a process")
-    if namespace is not None and _id_of(path) != namespace and _path_to(namespace) is not None:
-        raise PodNotFound(f"interface {ifname} now leads into another namespace than that of the pod")
+        raise PodNotFound(f"the namespace behind interface {where.ifname} has neither a name nor a process")
+    if wish.namespace is not None and _id_of(path) != wish.namespace and _path_to(wish.namespace) is not None:
+        raise PodNotFound(f"interface {where.ifname} now leads into another namespace than that of the pod")
     return path
 
 
@@ -179,14 +181,15 @@ def _id_of(path: Path) -> NamespaceId:
         return netns.own_id()
 
 
-def _look_at(path: Path, ends: frozenset[int]) -> Sighting:
+def _look_at(path: Path, nsid: int | None, ends: frozenset[int]) -> Sighting:
     try:
         place = locate.locate(netns=path)
     except (PodNotFound, OSError) as error:
-        return Sighting(ends=ends, missing=Missing.NAMESPACE, text=f"its namespace cannot be read: {error}")
+        text = f"its namespace cannot be read: {error}"
+        return Sighting(ends=ends, missing=Missing.NAMESPACE, text=text, nsid=nsid)
     if place.refusal:
-        return Sighting(place, ends, Missing.INTERFACE, place.refusal)
-    return Sighting(place, ends | {place.ifindex})
+        return Sighting(place, ends, Missing.INTERFACE, place.refusal, nsid)
+    return Sighting(place, ends | {place.ifindex}, nsid=nsid)
 
 
 def _close(

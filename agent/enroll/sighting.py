@@ -15,13 +15,14 @@ from redirect.locate import Place
 class Sighting:
     """What was found of a wished pod: where it is attached (`place`), or what is missing, in words.
 
-    `ends`: all interfaces of the node that lead into its namespace.
+    `ends`: all interfaces of the node that lead into its namespace; `nsid`: the number that it has here, or had last.
     """
 
     place: Place | None = None
     ends: frozenset[int] = frozenset()
     missing: Missing | None = None
     text: str = ""
+    nsid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

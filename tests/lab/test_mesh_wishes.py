@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -154,7 +155,7 @@ def test_another_pod_under_that_path_stays_closed(world: World) -> None:
     until(lambda: is_back(world, pod), "the pod is served again")
 
 
-def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_as_it_is(world: World) -> None:
+def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_in_the_mesh(world: World) -> None:
     pod = world.pod("client-a")
     with entered(pod.netns):
         process = subprocess.Popen(["sleep", "60"])
@@ -168,6 +169,10 @@ def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_as_it_is(world: Wo
             own = talk.address
         log.line('direction="outbound"', f"src.addr={own}", ":15008")
         assert row(world, pod) and not waiting(world, pod.key)
+        unwire(world, pod)
+        until(lambda: waiting(world, pod.key), "its interface is missed")
+        wire(world, dataclasses.replace(pod, netns=Path(f"/proc/{process.pid}/ns/net")))
+        until(lambda: is_back(world, pod), "it is found by its namespace, which has no name")
     finally:
         process.kill()
         process.wait()

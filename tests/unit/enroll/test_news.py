@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agent.enroll.news import APPLY_SPACING_S, CREDIT_S, REST_SHARE, News, NewsDesk
+from agent.enroll.news import APPLY_SPACING_S, CREDIT_S, REST_LIMIT_S, REST_SHARE, News, NewsDesk
 from redirect.host_addresses import Heard
 from redirect.host_addresses import News as Kind
 
@@ -102,3 +102,10 @@ def test_a_storm_gets_a_quarter_of_the_time_and_a_few_turns_none_of_the_rest() -
     assert rested_s > REST_SHARE * turns * took_s - CREDIT_S - REST_SHARE * took_s
     clock.now_s += 2 * CREDIT_S
     assert made.pause_s(took_s) == 0
+
+
+def test_a_turn_that_the_kernel_kept_waiting_is_not_paid_for_by_pods_that_come_after_it() -> None:
+    made, clock = desk()
+    for _ in range(5):
+        clock.now_s += 3
+        assert made.pause_s(3) <= REST_LIMIT_S
