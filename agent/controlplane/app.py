@@ -29,7 +29,7 @@ from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.serve.tokens import TokenStore
 from agent.controlplane.serve.xds_service import POLICY_GRACE_S, DiscoveryService
 from agent.controlplane.state_dir import StateDirectory, StateError
-from agent.controlplane.translate.compose import MeshSettings
+from agent.controlplane.translate.mesh import MeshSettings
 from agent.model.address import CIDR, parse_cidr, split_host_port
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from agent.controlplane.read.directory import Reading
 from agent.controlplane.read.inventory import Inventory, collect
-from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.read.remarks import Remark
 from agent.controlplane.serve.enrolment_service import EnrolledPods
 from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateDirectory
 from agent.controlplane.translate import vips
-from agent.controlplane.translate.compose import MeshSettings, translate, trust_domain, warnings
+from agent.controlplane.translate.compose import translate
+from agent.controlplane.translate.effects import remarks
+from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
+from agent.controlplane.translate.refusals import refusals, without_address
 from agent.model.address import CIDR
 
 VIPS_FILE = "vips.json"
@@ -48,43 +51,43 @@ class Publication:
         return self._inventory
 
     def take(self, reading: Reading) -> None:
-        """Serve a reading of the manifests. Its errors and warnings are reported, each once in the log."""
-        read = collect(reading.files)
+        """Serve a reading of the manifests. What is to be said about it is reported, each thing once in the log."""
+        everything = collect(reading.standing.served())
+        mesh = mesh_of(everything, self._settings)
+        found = discovered(everything, mesh)
         allocation = vips.allocate(
-            read.services,
+            found.services,
             self._ranges,
             self._vips,
-            [ip for pod in read.pods for ip in pod.ips],
+            [ip for pod in found.pods for ip in pod.ips],
         )
-        inventory = dataclasses.replace(read, services=allocation.services)
-        errors = (*reading.errors, *allocation.errors)
-        notes = (*reading.warnings, *warnings(inventory))
-        self._log(errors, notes)
-        self._board.read(reading.is_complete, errors, notes)
+        refused = (*refusals(reading.standing, mesh), *map(without_address, allocation.errors))
+        said = (*refused, *reading.standing.remarks, *remarks(everything, mesh))
+        self._log(said, reading.passed_over)
+        self._board.read(reading.is_complete, said, reading.passed_over)
         if not reading.is_complete:
             return
         if allocation.remembered != self._vips:
             self._state.write_json(VIPS_FILE, allocation.remembered)
             self._vips = allocation.remembered
-        self._inventory = inventory
+        # The mesh config stays in it, so that `translate` finds the same mesh.
+        self._inventory = dataclasses.replace(found, services=allocation.services)
         self.refresh()
 
     def refresh(self) -> None:
         """Publish again, for other enrolled pods."""
         snapshot = translate(self._inventory, self._pods.by_node, self._settings)
-        domain = trust_domain(self._inventory, self._settings)
+        domain = mesh_of(self._inventory, self._settings).trust_domain
         if self._publisher.publish(State(self._inventory, snapshot, domain)):
             log.info("serving %d addresses, %d policies", len(snapshot.addresses), len(snapshot.policies))
         self._board.published(snapshot, self._vips, self._pods.by_node)
 
-    def _log(self, errors: tuple[ManifestError, ...], notes: tuple[str, ...]) -> None:
-        for error in errors:
-            if str(error) not in self._said:
-                log.error("%s; its last good version stays served", error)
-        for note in notes:
-            if note not in self._said:
-                log.warning("%s", note)
-        self._said = {*map(str, errors), *notes}
+    def _log(self, said: Iterable[Remark], passed_over: Iterable[str]) -> None:
+        lines = {str(remark): remark.is_refusal for remark in said} | dict.fromkeys(passed_over, False)
+        for line, is_refusal in lines.items():
+            if line not in self._said:
+                log.log(logging.ERROR if is_refusal else logging.WARNING, "%s", line)
+        self._said = set(lines)
 
 
 def _decode(value: object) -> Mapping[str, tuple[str, ...]]:

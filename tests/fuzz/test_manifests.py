@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it gives objects or a ManifestError with a place, and never anything else."""
+"""Whatever a file holds, reading it gives objects, or refusals with a place, and never anything else."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.controlplane.read.inventory import admit, collect
-from agent.controlplane.read.manifests import Manifest, parse
-from agent.controlplane.read.yaml_tree import ManifestError
-from agent.controlplane.translate.compose import MeshSettings, translate
+from agent.controlplane.read.admission import NOTHING, admit
+from agent.controlplane.read.inventory import collect
+from agent.controlplane.read.manifests import parse
+from agent.controlplane.translate.compose import translate
+from agent.controlplane.translate.effects import remarks
+from agent.controlplane.translate.mesh import MeshSettings, mesh_of
+from agent.controlplane.translate.refusals import refusals
 
 KINDS = [
     ("v1", "Pod"),
@@ -27,8 +30,8 @@ KINDS = [
 NAMES = """metadata name namespace labels annotations resourceVersion spec nodeName hostNetwork containers ports
 containerPort protocol status podIPs podIP ip phase conditions type selector matchLabels clusterIP clusterIPs
 targetPort port ipFamilies rules from to when source operation principals notPrincipals ipBlocks namespaces
-serviceAccounts key values notValues action mtls mode items kind apiVersion ownerReferences controller data mesh
-source.ip source.principal destination.port methods istio default web"""
+serviceAccounts key values notValues action mtls mode portLevelMtls 8080 targetRef items kind apiVersion
+ownerReferences controller data mesh source.ip source.principal destination.port methods istio default web"""
 WORDS = NAMES.split()
 SCALARS = st.one_of(
     st.none(),
@@ -75,14 +78,21 @@ def objects(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def check(text: str) -> None:
-    try:
-        manifest: Manifest = parse("f.yaml", text)
-    except ManifestError as error:
-        assert error.file == "f.yaml" and error.line >= 0 and error.document >= 1 and "f.yaml:" in str(error)
-        return
-    admission = admit({}, {"f.yaml": manifest})
-    assert admission.served or admission.errors
-    translate(collect(admission.served), {}, MeshSettings())
+    read = {"f.yaml": parse("f.yaml", text)}
+    for is_first in (True, False):
+        standing = admit(NOTHING, read, is_first=is_first)
+        for error in standing.errors:
+            assert (
+                error.file == "f.yaml" and error.line >= 1 and error.document >= 1 and "f.yaml:" in str(error)
+            )
+        inventory = collect(standing.served())
+        mesh = mesh_of(inventory, MeshSettings())
+        for remark in (*refusals(standing, mesh), *standing.remarks, *remarks(inventory, mesh)):
+            assert "f.yaml:" in str(remark)
+        translate(inventory, {}, MeshSettings())
+        again = admit(standing, read)
+        assert list(again.served()) == list(standing.served()), "the same again changes nothing"
+        assert [r.outcome for r in again.refused] == [r.outcome for r in standing.refused]
 
 
 @settings(deadline=None, max_examples=200)

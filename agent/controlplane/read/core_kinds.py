@@ -1,4 +1,4 @@
-"""Readers of core kinds: Namespace, Node, ServiceAccount, ConfigMap `istio`, Pod and Service.
+"""Readers of core kinds: Namespace, Node, ServiceAccount, Pod and Service.
 
 Two modes. A bare manifest, written by hand, gets what an API server and a kubelet would have filled in; what
 nobody can guess (a pod's address and node) is an error. A stored object (`kubectl get -o yaml`: it has a
@@ -7,10 +7,11 @@ nobody can guess (a pod's address and node) is an error. A stored object (`kubec
 
 from __future__ import annotations
 
+import re
+
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.objects import (
     ContainerPort,
-    MeshConfig,
     Meta,
     Namespace,
     Node,
@@ -20,7 +21,6 @@ from agent.controlplane.read.objects import (
     ServiceAccount,
     ServicePort,
 )
-from agent.controlplane.read.yaml_tree import ManifestError, read_documents
 from agent.model.address import IP
 
 PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
@@ -57,20 +57,6 @@ def read_node(root: Field, stored: bool) -> Node:
 
 def read_service_account(root: Field, stored: bool) -> ServiceAccount:
     return ServiceAccount(read_meta(root, "ServiceAccount", namespaced=True))
-
-
-def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
-    """Of a ConfigMap `istio`: the trust domain in `data.mesh`, itself a YAML text."""
-    mesh = root.at("data.mesh")
-    trust_domain = None
-    if mesh.present:
-        try:
-            for _, node in read_documents(mesh.place.file, mesh.text()):
-                said = Field(node, "", mesh.place).get("trustDomain")
-                trust_domain = said.name() if said.present else trust_domain
-        except ManifestError as error:
-            raise mesh.error(f"the mesh config cannot be used: {error.field} {error.problem}") from error
-    return MeshConfig(read_meta(root, "ConfigMap", namespaced=True), trust_domain)
 
 
 def read_pod(root: Field, stored: bool) -> Pod:
@@ -146,6 +132,8 @@ def read_service(root: Field, stored: bool) -> Service:
     ips = _cluster_ips(spec)
     if ips is None and (stored or kind == "ExternalName"):
         ips = ()
+    ports = tuple(_service_port(port, stored) for port in spec.get("ports").each())
+    _distinct(spec.get("ports"), ports)
     families = tuple(f.one_of("IPv4", "IPv6") for f in spec.get("ipFamilies").each())
     if ips and not families and not stored:
         families = tuple(f"IPv{ip.version}" for ip in ips)
@@ -156,7 +144,7 @@ def read_service(root: Field, stored: bool) -> Service:
         cluster_ips=ips,
         families=families,
         family_policy=spec.get("ipFamilyPolicy").one_of(*FAMILY_POLICIES, default=""),
-        ports=tuple(_service_port(port, stored) for port in spec.get("ports").each()),
+        ports=ports,
         traffic_distribution=spec.get("trafficDistribution").text(""),
         is_node_local=spec.get("internalTrafficPolicy").text("Cluster") == "Local",
         publishes_not_ready=spec.get("publishNotReadyAddresses").boolean(),
@@ -186,6 +174,29 @@ def _service_port(port: Field, stored: bool) -> ServicePort:
 
 
 def _target(target: Field, default: int) -> int | str:
+    """A number, or the name of a container's port: an API server tells them apart by the quotes, and so do we."""
     if not target.present:
         return default
-    return target.integer(1, 65535) if target.is_integer else target.text()
+    if target.is_integer:
+        return target.integer(1, 65535)
+    name = target.text()
+    if not re.fullmatch("[0-9a-z-]{1,15}", name) or not re.search("[a-z]", name):
+        raise target.error(
+            f"{name!r} is not the name of a port; write a number without quotes"
+            if name.isdigit()
+            else f"{name!r} is not the name of a port: lower case letters, digits and '-', at most 15"
+        )
+    return name
+
+
+def _distinct(field: Field, ports: tuple[ServicePort, ...]) -> None:
+    """Two ports of one number, or of one name, would take each other's place."""
+    numbers: set[tuple[int, str]] = set()
+    names: set[str] = set()
+    for at, port in zip(field.each(), ports, strict=True):
+        if (port.port, port.protocol) in numbers:
+            raise at.get("port").error(f"{port.protocol} port {port.port} is given twice")
+        if port.name and port.name in names:
+            raise at.get("name").error(f"the name {port.name!r} is given twice")
+        numbers.add((port.port, port.protocol))
+        names.add(port.name)

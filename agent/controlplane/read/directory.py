@@ -1,46 +1,41 @@
-"""The manifest directory on disk: read what changed, keep the last good version of every file, watch.
+"""The manifest directory on disk: read what changed, hand it to `admission`, remember what stands, watch.
 
-Files are taken in whole; hidden ones and other endings are not looked at. The texts that are served are kept in
-`manifests.json`, so that a restart beside a broken file still serves its last good version. An empty file counts as
-broken: most often it is one that is being written.
+A file that cannot be read at all leaves everything of it as it was; an empty one counts as such, because most often it
+is one that is being written. What is served is kept in `manifests.json`, so that a restart beside a broken file still
+serves its last good form.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
 from watchfiles import awatch
 
-from agent.controlplane.read.inventory import NOTHING, admit
+from agent.controlplane.read.admission import NOTHING, Standing, admit
+from agent.controlplane.read.last_good import SAVED, LastGood, decode
 from agent.controlplane.read.manifests import Manifest, parse
+from agent.controlplane.read.scan import Found, Stamp, scan
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.state_dir import StateDirectory, StateError
 
-ENDINGS = (".yaml", ".yml", ".json")
-SAVED = "manifests.json"
 SIZE_LIMIT_BYTES = 64 * 2**20
 DEBOUNCE_MS = 50
 RESCAN_MS = 2000
 """Also without a notice: those of network file systems and of swapped links get lost."""
 
 log = logging.getLogger(__name__)
-Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What to serve. `is_complete`: every file was good at least once, or an earlier run had served."""
+    """What to serve. `is_complete`: everything was read once, or an earlier run had served."""
 
-    files: Mapping[str, Manifest]
-    errors: tuple[ManifestError, ...]
+    standing: Standing
+    passed_over: tuple[str, ...]
     is_complete: bool
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        return tuple(w for manifest in self.files.values() for w in manifest.warnings)
 
 
 class ManifestDirectory:
@@ -50,73 +45,70 @@ class ManifestDirectory:
         if not path.is_dir():
             raise StateError(f"the manifest directory {path} does not exist")
         self._path, self._state = path, state
-        saved = state.read_json(SAVED, _decode_texts, None)
-        self._texts: dict[str, str] = {}
-        self._stamps: dict[str, Stamp] | None = None
-        self._pending: dict[str, str | ManifestError] = {}
-        self._served: Mapping[str, Manifest] = NOTHING
-        self._errors: dict[str, ManifestError] = {}
+        saved = state.read_json(SAVED, decode, None)
         self._is_complete = saved is not None
-        self._restore(saved or {})
-
-    def _restore(self, saved: Mapping[str, str]) -> None:
-        parsed = {name: _parse(name, text) for name, text in saved.items()}
-        self._served = admit({}, parsed).served
-        self._texts = {name: saved[name] for name in self._served}
+        self._last_good = saved or LastGood()
+        self._files: dict[str, Manifest | ManifestError] = {}
+        self._standing: Standing = NOTHING
+        if saved is not None:
+            self._standing, files = saved.standing()
+            self._files.update(files)
+        self._texts: dict[str, str] = dict(self._last_good.texts)
+        self._stamps: dict[str, Stamp] | None = None
+        self._found = Found()
 
     def read(self) -> Reading | None:
         """Take in what changed on disk since the last time; None if nothing did."""
-        found = self._scan()
-        if found is None or found == self._stamps:
+        try:
+            found = scan(self._path)
+        except OSError as error:
+            log.error("cannot read %s: %s; the last state stays served", self._path, error.strerror)
+            return None
+        if found == self._found and self._stamps is not None:
             return None
         before = self._stamps or {}
-        changed = {name for name, stamp in found.items() if before.get(name) != stamp}
-        gone = (self._texts.keys() | self._pending.keys()) - found.keys()
-        self._stamps = found
-        for name in gone:
-            self._pending.pop(name, None)
-        # Files that could not be served are tried again: what contradicted them may have gone.
-        self._pending.update({name: self._load(name) for name in changed})
-        self._admit(gone)
+        self._found, self._stamps = found, dict(found.files)
+        for name in [n for n in self._files if n not in found.files and not found.is_below_closed(n)]:
+            self._files.pop(name)
+            self._texts.pop(name, None)
+        for name, stamp in found.files.items():
+            if before.get(name) != stamp:
+                self._take(name)
+        for name, reason in found.closed.items():
+            self._files[name] = ManifestError(f"cannot be read: {reason}", file=name, line=1)
+        self._admit()
         return self.reading
 
     @property
     def reading(self) -> Reading:
-        errors = tuple(self._errors[name] for name in sorted(self._errors))
-        return Reading(self._served, errors, self._is_complete)
+        passed_over = tuple(
+            f"{name}: {why}; not read" for name, why in sorted(self._found.passed_over.items())
+        )
+        return Reading(self._standing, passed_over, self._is_complete)
 
-    def _admit(self, gone: set[str]) -> None:
-        candidates: dict[str, Manifest | ManifestError | None] = {
-            name: _parse(name, text) if isinstance(text, str) else text
-            for name, text in self._pending.items()
-        }
-        admission = admit(self._served, {**candidates, **dict.fromkeys(gone)})
-        self._served, self._errors = admission.served, dict(admission.errors)
-        for name in list(self._pending):
-            text = self._pending[name]
-            if name not in self._errors and isinstance(text, str):
-                self._texts[name] = text
-                del self._pending[name]
-        self._texts = {name: text for name, text in self._texts.items() if name in self._served}
-        self._is_complete = self._is_complete or self._errors.keys() <= self._served.keys()
+    def _take(self, name: str) -> None:
+        loaded = self._load(name)
+        if isinstance(loaded, ManifestError):
+            self._files[name] = loaded
+        elif loaded != self._texts.get(name) or not isinstance(self._files.get(name), Manifest):
+            self._texts[name] = loaded
+            self._files[name] = parse(name, loaded)
+
+    def _admit(self) -> None:
+        self._standing = admit(self._standing, self._files, is_first=not self._is_complete)
+        self._is_complete = self._is_complete or self._standing.is_whole
+        after = self._last_good.follow(self._standing, self._texts)
+        if after == self._last_good:
+            return
+        self._last_good = after
         if self._is_complete:
             self._save()
 
     def _save(self) -> None:
         try:
-            self._state.write_json(SAVED, self._texts)
+            self._state.write_json(SAVED, self._last_good.as_json())
         except StateError as error:
             log.error("%s; a restart beside a broken file would serve less", error)
-
-    def _scan(self) -> dict[str, Stamp] | None:
-        """File -> what tells a change; None if the directory cannot be read now, which changes nothing."""
-        try:
-            names = [p for p in self._path.iterdir() if p.suffix in ENDINGS and not p.name.startswith(".")]
-            stats = {p.name: p.stat() for p in names if p.is_file()}
-        except OSError as error:
-            log.error("cannot read %s: %s; the last state stays served", self._path, error.strerror)
-            return None
-        return {name: (s.st_mtime_ns, s.st_size, s.st_ino) for name, s in stats.items()}
 
     def _load(self, name: str) -> str | ManifestError:
         try:
@@ -136,24 +128,6 @@ class ManifestDirectory:
     async def watch(self) -> AsyncGenerator[None, None]:
         """Ends one wait whenever the directory may have changed; runs until it is cancelled."""
         async for _ in awatch(
-            self._path,
-            debounce=DEBOUNCE_MS,
-            step=10,
-            rust_timeout=RESCAN_MS,
-            yield_on_timeout=True,
-            recursive=False,
+            self._path, debounce=DEBOUNCE_MS, step=10, rust_timeout=RESCAN_MS, yield_on_timeout=True
         ):
             yield
-
-
-def _parse(name: str, text: str) -> Manifest | ManifestError:
-    try:
-        return parse(name, text)
-    except ManifestError as error:
-        return error
-
-
-def _decode_texts(value: object) -> dict[str, str] | None:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError("want files with their texts")
-    return value

@@ -45,25 +45,51 @@ class Place:
         return ManifestError(problem, file=self.file, line=self.line, document=self.document, field=field)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Field:
-    """A node at a path of a document. `node` is None where the document says nothing; the line is then the parent's."""
+    """A node of a document, in the line of its key; None (and the parent's line) where nothing is said.
+
+    Not a frozen value, and its path is made up when an error asks for it: there are dozens for every object.
+    """
 
     node: Node | None
-    path: str
-    place: Place
+    document: Place
+    line: int
+    parent: Field | None = None
+    key: str = ""
+    """`.name` or `[3]`."""
+
+    @classmethod
+    def of_document(cls, node: Node | None, place: Place) -> Field:
+        """The root of a document, or of a text inside of one."""
+        return cls(node, place, place.line)
 
     @property
     def present(self) -> bool:
         return self.node is not None
+
+    @property
+    def path(self) -> str:
+        """From the document's root, e.g. `spec.rules[0].from`."""
+        above = self.parent.path if self.parent is not None else ""
+        return above + self.key if above else self.key.removeprefix(".")
+
+    @property
+    def place(self) -> Place:
+        return Place(self.document.file, self.line, self.document.document)
 
     def error(self, problem: str) -> ManifestError:
         return self.place.error(problem, self.path)
 
     def get(self, key: str) -> Field:
         """The field of that name, present or not."""
-        entries = self._mapping().entries if self.present else {}
-        return self._child(entries.get(key), f"{self.path}.{key}" if self.path else key)
+        if self.node is None:
+            return Field(None, self.document, self.line, self, "." + key)
+        mapping = self._mapping()
+        node = mapping.entries.get(key)
+        if isinstance(node, Scalar) and node.tag == NULL_TAG:
+            node = None
+        return Field(node, self.document, mapping.lines.get(key, self.line), self, "." + key)
 
     def at(self, path: str) -> Field:
         """The field at a dotted path."""
@@ -79,18 +105,12 @@ class Field:
         if not isinstance(self.node, Sequence):
             raise self.error("it must be a list")
         for index, item in enumerate(self.node.items):
-            yield self._child(item, f"{self.path}[{index}]")
+            is_null = isinstance(item, Scalar) and item.tag == NULL_TAG
+            yield Field(None if is_null else item, self.document, item.line, self, f"[{index}]")
 
     def names(self) -> Collection[str]:
         """The keys of a mapping; none if absent."""
         return self._mapping().entries.keys() if self.present else ()
-
-    def only(self, *known: str) -> Field:
-        """This mapping, if it holds no other keys: for kinds where a mistyped key would change who is let in."""
-        for name in self.names():
-            if name not in known:
-                raise self.get(name).error(f"unknown field; {self.path or 'it'} takes {', '.join(known)}")
-        return self
 
     def text(self, default: str | None = None) -> str:
         """A string; a number or a boolean is refused, as the API server does."""
@@ -152,12 +172,6 @@ class Field:
         if not isinstance(self.node, Mapping):
             raise self.error("it must be a mapping")
         return self.node
-
-    def _child(self, node: Node | None, path: str) -> Field:
-        if isinstance(node, Scalar) and node.tag == NULL_TAG:
-            node = None
-        line = node.line if node is not None else self.place.line
-        return Field(node, path, Place(self.place.file, line, self.place.document))
 
     def _absent(self, default: T | None) -> T:
         if default is None:

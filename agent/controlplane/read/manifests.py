@@ -1,76 +1,235 @@
-"""One manifest file: text to objects and warnings, or the ManifestError that says what is wrong and where.
+"""One manifest file: text to objects, refused documents and remarks.
 
-The kinds that make a mesh are read by `core_kinds` and `security_kinds`; others are left out with a warning that
-names file and kind. A `List` is taken apart. Pure: `directory` reads files, `inventory` sets them side by side.
+The kinds that make a mesh are read by `core_kinds`, `mesh_config` and `security_kinds`; others are left out with a
+remark that names file and kind. A `List` is taken apart. A document that cannot be used is refused by itself and
+never takes its neighbours with it. Pure: `directory` reads files, `admission` sets them side by side.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 
-from agent.controlplane.read import core_kinds, security_kinds
+from agent.controlplane.read import core_kinds, schema, security_kinds
 from agent.controlplane.read.fields import Field, Place
-from agent.controlplane.read.objects import Object
-from agent.controlplane.read.yaml_tree import read_documents
+from agent.controlplane.read.mesh_config import read_mesh_config
+from agent.controlplane.read.objects import Node, Object, Pod
+from agent.controlplane.read.refused import GUARDS, Refused, refuse
+from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
+from agent.controlplane.read.unknown_fields import UnknownField, unknown_fields, valueless_fields
+from agent.controlplane.read.yaml_tree import (
+    STRING_TAG,
+    Document,
+    ManifestError,
+    Mapping,
+    Scalar,
+    read_documents,
+)
 
 Reader = Callable[[Field, bool], Object]
-READERS: dict[tuple[str, str], Reader] = {
-    ("", "Namespace"): core_kinds.read_namespace,
-    ("", "Node"): core_kinds.read_node,
-    ("", "ServiceAccount"): core_kinds.read_service_account,
-    ("", "Pod"): core_kinds.read_pod,
-    ("", "Service"): core_kinds.read_service,
-    ("security.istio.io", "AuthorizationPolicy"): security_kinds.read_authorization_policy,
-    ("security.istio.io", "PeerAuthentication"): security_kinds.read_peer_authentication,
+SECURITY_GROUP = "security.istio.io"
+SECURITY_VERSIONS = ("v1", "v1beta1")
+READERS: dict[tuple[str, str], tuple[Reader, schema.Schema]] = {
+    ("", "Namespace"): (core_kinds.read_namespace, schema.NAMESPACE),
+    ("", "Node"): (core_kinds.read_node, schema.NODE),
+    ("", "ServiceAccount"): (core_kinds.read_service_account, schema.SERVICE_ACCOUNT),
+    ("", "Pod"): (core_kinds.read_pod, schema.POD),
+    ("", "Service"): (core_kinds.read_service, schema.SERVICE),
+    (SECURITY_GROUP, "AuthorizationPolicy"): (
+        security_kinds.read_authorization_policy,
+        schema.AUTHORIZATION_POLICY,
+    ),
+    (SECURITY_GROUP, "PeerAuthentication"): (
+        security_kinds.read_peer_authentication,
+        schema.PEER_AUTHENTICATION,
+    ),
 }
+MESH_CONFIG: tuple[Reader, schema.Schema] = (read_mesh_config, schema.CONFIG_MAP)
+LISTS = frozenset({*(f"{kind}List" for _, kind in READERS), "ConfigMapList"})
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one file says; the warnings are for people."""
+    """What one file says."""
 
     objects: tuple[Object, ...] = ()
-    warnings: tuple[str, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
-def parse(file: str, text: str, stored: bool = False) -> Manifest:
-    """The objects of a file. `stored`: take every object as an API server keeps it, fill in nothing."""
-    objects: list[Object] = []
-    warnings: list[str] = []
-    for number, node in read_documents(file, text):
-        root = Field(node, "", Place(file, node.line, number))
-        for item in _flatten(root):
-            read = _read(item, stored, warnings)
-            if read is not None:
-                objects.append(read)
-    return Manifest(tuple(objects), tuple(warnings))
+def parse(file: str, text: str, stored: bool = False, *, lines_before: int = 0, number: int = 0) -> Manifest:
+    """The objects of a file. `stored`: take every object as an API server keeps it, fill in nothing.
+
+    `lines_before`, `number`: where in its file the text stands, if it is a part of one.
+    """
+    reading = _Reading(stored)
+    for document in read_documents(file, text, lines_before, number):
+        reading.take(file, document)
+    return Manifest(tuple(reading.objects), tuple(reading.refused), tuple(reading.remarks))
 
 
-def _flatten(root: Field) -> Iterator[Field]:
-    if root.get("kind").text() in ("List", *(f"{kind}List" for _, kind in READERS)):
-        yield from root.get("items").each()
-    else:
-        yield root
+class _Reading:
+    """Takes documents in, one after the other."""
+
+    def __init__(self, stored: bool) -> None:
+        self._stored = stored
+        self.objects: list[Object] = []
+        self.refused: list[Refused] = []
+        self.remarks: list[Remark] = []
+
+    def take(self, file: str, document: Document) -> None:
+        if document.root is None:
+            self._refuse_whole(Place(file, document.errors[0].line, document.number), document.errors)
+            return
+        root = Field.of_document(document.root, Place(file, document.root.line, document.number))
+        try:
+            items = list(flatten(root))
+        except ManifestError as error:
+            self._refuse_whole(root.place, (error,))
+            return
+        errors = _by_line(items, document.errors)
+        for item in items:
+            try:
+                self._take(item, [*errors.get(None, ()), *errors.get(item.line, ())])
+            except ManifestError as error:
+                self._refuse_whole(item.place, (error,))
+
+    def _refuse_whole(self, place: Place, errors: tuple[ManifestError, ...]) -> None:
+        self.refused.append(Refused(place=place, errors=errors))
+
+    def _take(self, root: Field, errors: list[ManifestError]) -> None:
+        """One object. Raises ManifestError if it does not say what it is."""
+        kind, group, version = _identify(root)
+        unsure = {error.field for error in errors}
+        if unsure & {"kind", "apiVersion", "items"}:
+            raise errors[0]
+        found = self._reader(root, kind, group, version)
+        if found is None:
+            return
+        reader, known = found
+        unknown = list(unknown_fields(root, known))
+        if kind in GUARDS:
+            errors += [*(u.error for u in unknown), *valueless_fields(root, known)]
+        try:
+            if not errors:
+                stored = self._stored or root.at("metadata.resourceVersion").present
+                made = reader(root, stored)
+        except ManifestError as error:
+            errors.append(error)
+        if errors:
+            refusal = refuse(root, kind, tuple(errors), unsure)
+            self.refused.append(refusal)
+            about, scope = refusal.about, Scope(node=refusal.node) if refusal.node else EVERYBODY
+        else:
+            self._admit(made, group)
+            about, scope = str(made.meta), _whose(made)
+        if kind not in GUARDS:
+            self.remarks.extend(_misspelt(about, scope, each) for each in unknown)
+
+    def _admit(self, made: Object, group: str) -> None:
+        revision = made.meta.labels.get(REVISION_LABEL, REVISION)
+        if group == SECURITY_GROUP and revision != REVISION:
+            self.remarks.append(
+                Remark(
+                    place=made.meta.place,
+                    about=str(made.meta),
+                    problem=f"it is for revision {revision!r} and was left out",
+                    remedy=f"take the label {REVISION_LABEL} off if it is meant for this mesh",
+                    weight=Weight.INEFFECTIVE,
+                    scope=Scope(made.meta.namespace),
+                )
+            )
+            return
+        self.objects.append(made)
+
+    def _reader(
+        self, root: Field, kind: str, group: str, version: str
+    ) -> tuple[Reader, schema.Schema] | None:
+        """What reads this kind; None, and the reason noted, for what cannot be read or does not make a mesh."""
+        if kind == "ConfigMap" and not group and _name(root) == "istio":
+            return MESH_CONFIG
+        found = READERS.get((group, kind))
+        if found and (group != SECURITY_GROUP or version in SECURITY_VERSIONS):
+            return found
+        api_version = root.get("apiVersion").text()
+        if kind != "RequestAuthentication" and (guard := _guard_like(kind)):
+            problem = (
+                f"there is no kind {kind} in {api_version};"
+                f" did you mean {guard} of {SECURITY_GROUP}/{SECURITY_VERSIONS[0]}?"
+            )
+            field = root.get("apiVersion" if kind == guard else "kind")
+            self.refused.append(refuse(root, guard, (field.error(problem),)))
+            return None
+        problem = f"kind {kind} ({api_version}) is not used and was left out"
+        self.remarks.append(Remark(place=root.place, about="", problem=problem))
+        return None
 
 
-def _read(root: Field, stored: bool, warnings: list[str]) -> Object | None:
+def _guard_like(kind: str) -> str | None:
+    """The security kind that was most likely meant by a name."""
+    by_lower = {guard.lower(): guard for guard in GUARDS}
+    close = get_close_matches(kind.lower(), list(by_lower), 1, 0.8)
+    return by_lower[close[0]] if close else None
+
+
+def _by_line(items: list[Field], errors: tuple[ManifestError, ...]) -> dict[int | None, list[ManifestError]]:
+    """The errors of a document by the line of the item in which they stand; None: before all of them."""
+    lines = sorted({item.line for item in items}) if errors else []
+    found: dict[int | None, list[ManifestError]] = {}
+    for error in errors:
+        place = bisect_right(lines, error.line)
+        found.setdefault(lines[place - 1] if place else None, []).append(error)
+    return found
+
+
+def flatten(root: Field) -> Iterator[Field]:
+    """The objects of a document: itself, or the items of a list. Those of a raw `PodList` take their kind from it."""
     kind = root.get("kind").text()
-    group, slash, _ = root.get("apiVersion").text().partition("/")
-    reader = READERS.get((group if slash else "", kind))
-    if kind == "ConfigMap" and root.at("metadata.name").text("") == "istio":
-        reader = core_kinds.read_mesh_config
-    if reader is None:
-        warnings.append(
-            f"{root.place}: kind {kind} ({root.get('apiVersion').text()}) is not used and was left out"
-        )
-        return None
-    stored = stored or root.at("metadata.resourceVersion").present
-    made = reader(root, stored)
-    revision = made.meta.labels.get(REVISION_LABEL, REVISION)
-    if group == "security.istio.io" and revision != REVISION:
-        warnings.append(f"{root.place}: {made.meta} is for revision {revision!r} and was left out")
-        return None
-    return made
+    if kind != "List" and kind not in LISTS:
+        yield root
+        return
+    for item in root.get("items").each():
+        if kind in LISTS and isinstance(item.node, Mapping):
+            said = {"kind": kind.removesuffix("List"), "apiVersion": root.get("apiVersion").text()}
+            given = {name: Scalar(text, STRING_TAG, item.node.line) for name, text in said.items()}
+            whole = Mapping(item.node.line, given | item.node.entries, item.node.lines)
+            yield Field(whole, item.document, item.line, item.parent, item.key)
+        else:
+            yield item
+
+
+def _identify(root: Field) -> tuple[str, str, str]:
+    """Kind, group and version. Raises ManifestError."""
+    kind = root.get("kind").text()
+    group, slash, version = root.get("apiVersion").text().partition("/")
+    return (kind, group, version) if slash else (kind, "", group)
+
+
+def _name(root: Field) -> str:
+    try:
+        return root.at("metadata.name").text("")
+    except ManifestError:
+        return ""
+
+
+def _whose(made: Object) -> Scope:
+    """The pods that a core object concerns."""
+    node = made.node if isinstance(made, Pod) else made.meta.name if isinstance(made, Node) else ""
+    return Scope(node=node) if node else Scope(made.meta.namespace) if made.meta.namespace else EVERYBODY
+
+
+def _misspelt(about: str, scope: Scope, unknown: UnknownField) -> Remark:
+    """What is like a field of the kind was meant as one, and does nothing; what is like none may just be new."""
+    error = unknown.error
+    return Remark(
+        place=Place(error.file, error.line, error.document),
+        about=about,
+        field=error.field,
+        problem=error.problem,
+        weight=Weight.INEFFECTIVE if unknown.meant else Weight.NOTE,
+        scope=scope if unknown.meant else None,
+    )

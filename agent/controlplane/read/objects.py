@@ -13,13 +13,17 @@ from ipaddress import IPv4Address, IPv6Address
 from agent.controlplane.read.fields import Place
 from agent.model.address import IP
 
+Key = tuple[str, str, str]
+"""Kind, namespace (empty for objects of the cluster) and name."""
 IPRange = tuple[IPv4Address | IPv6Address, int]
 """An address and a prefix length; host bits stay, as istiod sends them (docs/WIRE.md#translation)."""
+EVERYWHERE = ""
+"""The namespace of what stands in for a policy that does not say for certain which one it guards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meta:
-    """Name and labels of an object. `namespace` is empty for objects of the cluster."""
+    """Name and labels of an object. `namespace` is empty for objects of the cluster, `created` if nobody says when."""
 
     place: Place = field(compare=False)
     kind: str
@@ -30,7 +34,7 @@ class Meta:
     created: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         return (self.kind, self.namespace, self.name)
 
     def __str__(self) -> str:
@@ -53,11 +57,34 @@ class ServiceAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelSelector:
+    """Labels that must be there, and expressions (label, operator, values); all of them must hold."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        return all(labels.get(name) == value for name, value in self.labels.items()) and all(
+            _holds(operator, labels.get(name), values) for name, operator, values in self.expressions
+        )
+
+
+def _holds(operator: str, label: str | None, values: tuple[str, ...]) -> bool:
+    if operator in ("In", "NotIn"):
+        return (label in values) == (operator == "In")
+    return (label is not None) == (operator == "Exists")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeshConfig:
-    """ConfigMap `istio` of the root namespace; None means: not said there."""
+    """ConfigMap `istio` of the root namespace; empty means: not said there. `unused` are its other fields."""
 
     meta: Meta
-    trust_domain: str | None = None
+    trust_domain: str = ""
+    trust_domain_aliases: tuple[str, ...] = ()
+    root_namespace: str = ""
+    discovery_selectors: tuple[LabelSelector, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +179,29 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationPolicy:
-    """`selector` None or empty: all workloads of the namespace. `is_targeted`: for a waypoint, not for node proxies."""
+    """`selector` None or empty: all workloads of the namespace. `is_targeted`: for a waypoint, not for node proxies.
+
+    `doubts`: what of it does not do what it seems to say; only an API server can have let it pass.
+    """
 
     meta: Meta
     action: str = "ALLOW"
     selector: Mapping[str, str] | None = None
     rules: tuple[Rule, ...] = ()
     is_targeted: bool = False
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerAuthentication:
+    """`ports`: modes of single ports of the workload. `is_stand_in`: STRICT above every other, for one refused."""
+
     meta: Meta
     mode: str = "UNSET"
     selector: Mapping[str, str] | None = None
+    ports: Mapping[int, str] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
+    is_stand_in: bool = False
 
 
 Object = (

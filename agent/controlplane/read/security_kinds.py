@@ -1,19 +1,31 @@
 """Readers of Istio's security kinds: AuthorizationPolicy and PeerAuthentication.
 
-Stricter than istiod, which skips what it cannot parse: a mistyped field or an address that is none
-would change who is let in, so it is an error here. Fields that need HTTP are legal and noted as `beyond`.
+Stricter than istiod, which skips what it cannot parse: an address that is none, or a list that a template left
+empty, would change who is let in, so it is an error here. What an API server has stored is taken as istiod takes
+it, and noted as a doubt. Fields that need HTTP are legal and noted as `beyond`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TypeVar
 
 from agent.controlplane.read.core_kinds import read_meta
 from agent.controlplane.read.fields import Field
-from agent.controlplane.read.objects import AuthorizationPolicy, IPRange, PeerAuthentication, Rule, Terms
-from agent.model.address import IP, AddressError, parse_ip
+from agent.controlplane.read.objects import (
+    AuthorizationPolicy,
+    IPRange,
+    Meta,
+    PeerAuthentication,
+    Rule,
+    Terms,
+)
+from agent.model.address import AddressError, parse_ip
+
+T = TypeVar("T")
 
 ACTIONS = ("ALLOW", "DENY", "AUDIT", "CUSTOM")
 MODES = ("UNSET", "DISABLE", "PERMISSIVE", "STRICT")
@@ -36,99 +48,177 @@ CONDITIONS_BEYOND = ("request.", "remote.ip", "connection.sni", "experimental.")
 
 
 def read_authorization_policy(root: Field, stored: bool) -> AuthorizationPolicy:
-    spec = root.get("spec").only("action", "rules", "selector", "targetRef", "targetRefs", "provider")
-    meta = read_meta(root, "AuthorizationPolicy", namespaced=True)
-    targeted = spec.get("targetRef").present or spec.get("targetRefs").present
-    if targeted and spec.get("selector").present:
-        raise spec.get("selector").error("a policy has a selector or a targetRef, not both")
-    return AuthorizationPolicy(
-        meta=meta,
-        action=spec.get("action").one_of(*ACTIONS, default="ALLOW"),
-        selector=_selector(spec.get("selector")),
-        rules=tuple(_rule(rule, meta.namespace) for rule in spec.get("rules").each()),
-        is_targeted=targeted,
-    )
+    return _PolicyReader(root, stored).read()
 
 
 def read_peer_authentication(root: Field, stored: bool) -> PeerAuthentication:
-    spec = root.get("spec").only("selector", "mtls", "portLevelMtls")
-    if spec.get("portLevelMtls").names():
-        raise spec.get("portLevelMtls").error("modes of single ports are not supported yet")
+    spec = root.get("spec")
+    selector = read_selector(spec.get("selector"))
+    doubts = _Doubts(stored)
+    ports = spec.get("portLevelMtls")
+    if ports.present:
+        if not ports.names():
+            doubts.add(ports, "it is empty: name a port, or leave it out")
+        elif not selector:
+            doubts.add(ports, "modes of ports have no effect without a selector: name the workloads")
     return PeerAuthentication(
-        meta=read_meta(root, "PeerAuthentication", namespaced=True),
-        mode=spec.get("mtls").only("mode").get("mode").one_of(*MODES, default="UNSET"),
-        selector=_selector(spec.get("selector")),
+        meta=_meta(root, "PeerAuthentication"),
+        mode=spec.get("mtls").get("mode").one_of(*MODES, default="UNSET"),
+        selector=selector,
+        ports={
+            _port_of_key(ports.get(key), key): ports.get(key).get("mode").one_of(*MODES, default="UNSET")
+            for key in ports.names()
+        },
+        doubts=tuple(doubts.texts),
     )
 
 
-def _selector(selector: Field) -> Mapping[str, str] | None:
+class _Doubts:
+    """What Istio's validation refuses: refused here too, but noted where an API server has let it pass."""
+
+    def __init__(self, stored: bool) -> None:
+        self._stored = stored
+        self.texts: list[str] = []
+
+    def add(self, field: Field, problem: str) -> None:
+        if not self._stored:
+            raise field.error(problem)
+        self.texts.append(f"{field.path}: {problem}")
+
+
+def _meta(root: Field, kind: str) -> Meta:
+    """As of any object, but a policy without a namespace is refused: which one it guards is its meaning."""
+    namespace = root.at("metadata.namespace")
+    if not namespace.present:
+        raise namespace.error(
+            "it is missing: write which namespace this guards (kubectl takes that of its context)"
+        )
+    meta = read_meta(root, kind, namespaced=True)
+    if meta.created:
+        try:
+            created = datetime.fromisoformat(meta.created).astimezone(UTC)
+        except ValueError as error:
+            raise root.at("metadata.creationTimestamp").error(f"{meta.created!r} is not a time") from error
+        return dataclasses.replace(meta, created=created.isoformat())
+    return meta
+
+
+def read_selector(selector: Field) -> Mapping[str, str] | None:
     """Labels that a workload must carry; None where there is no selector."""
     if not selector.present:
         return None
-    labels = selector.only("matchLabels").get("matchLabels").text_map()
-    for name in labels:
+    chosen = selector.get("matchLabels")
+    labels = {}
+    for name in chosen.names():
+        labels[name] = chosen.get(name).text()
         if not name or "*" in name + labels[name]:
-            raise selector.get("matchLabels").error(f"{name!r}: stars do not work here, nor empty names")
+            raise chosen.get(name).error(f"{name!r}: stars do not work here, nor empty names")
     return labels
 
 
-def _rule(rule: Field, namespace: str) -> Rule:
-    rule.only("from", "to", "when")
-    return Rule(
-        to=tuple(_operation(to.only("operation").get("operation")) for to in rule.get("to").each()),
-        sources=tuple(_source(f.only("source").get("source"), namespace) for f in rule.get("from").each()),
-        when=tuple(_condition(when, namespace) for when in rule.get("when").each()),
-    )
+class _PolicyReader:
+    """Reads one AuthorizationPolicy."""
 
+    def __init__(self, root: Field, stored: bool) -> None:
+        self._root, self._spec = root, root.get("spec")
+        self._doubts = _Doubts(stored)
+        self._meta = _meta(root, "AuthorizationPolicy")
 
-def _source(source: Field, namespace: str) -> Terms:
-    source.only(*STRINGS, *RANGES, *ACCOUNTS, *SOURCE_BEYOND)
-    return Terms(
-        strings={
-            f: tuple(map(_pattern, source.get(n).each())) for n, f in STRINGS.items() if _has(source, n)
-        },
-        ranges={f: tuple(map(_range, source.get(n).each())) for n, f in RANGES.items() if _has(source, n)},
-        accounts={
-            f: tuple(_account(entry, namespace) for entry in source.get(n).each())
-            for n, f in ACCOUNTS.items()
-            if _has(source, n)
-        },
-        beyond=tuple(n for n in SOURCE_BEYOND if _has(source, n)),
-    )
-
-
-def _operation(operation: Field) -> Terms:
-    operation.only(*PORTS, *OPERATION_BEYOND)
-    return Terms(
-        ports={f: tuple(map(_port, operation.get(n).each())) for n, f in PORTS.items() if _has(operation, n)},
-        beyond=tuple(n for n in OPERATION_BEYOND if _has(operation, n)),
-    )
-
-
-def _condition(when: Field, namespace: str) -> Terms:
-    when.only("key", "values", "notValues")
-    key = when.get("key").text()
-    if not _has(when, "values") and not _has(when, "notValues"):
-        raise when.error(f"the condition {key!r} has neither values nor notValues")
-    if key.startswith(CONDITIONS_BEYOND):
-        return Terms(beyond=(key,))
-    if key not in CONDITIONS:
-        raise when.get("key").error(f"{key!r} is not an attribute; node proxies know {', '.join(CONDITIONS)}")
-    name = CONDITIONS[key]
-    lists = {p + name: when.get(n) for n, p in (("values", ""), ("notValues", "not_")) if _has(when, n)}
-    if name.endswith("_ips"):
-        return Terms(ranges={f: tuple(map(_range, values.each())) for f, values in lists.items()})
-    if name.endswith("_ports"):
-        return Terms(ports={f: tuple(map(_port, values.each())) for f, values in lists.items()})
-    if name == "service_accounts":
-        return Terms(
-            accounts={f: tuple(_account(v, namespace) for v in values.each()) for f, values in lists.items()}
+    def read(self) -> AuthorizationPolicy:
+        spec = self._spec
+        targeted = spec.get("targetRef").present or spec.get("targetRefs").present
+        if targeted and spec.get("selector").present:
+            raise spec.get("selector").error("a policy has a selector or a targetRef, not both")
+        action = spec.get("action").one_of(*ACTIONS, default="ALLOW")
+        rules = tuple(map(self._rule, spec.get("rules").each()))
+        if not rules and action in ("DENY", "CUSTOM"):
+            self._doubts.add(
+                spec.get("rules"), f"a policy with action {action} and no rules does nothing: write the rules"
+            )
+        if spec.get("provider").present and action != "CUSTOM":
+            self._doubts.add(spec.get("provider"), "a provider goes with action CUSTOM only")
+        return AuthorizationPolicy(
+            meta=self._meta,
+            action=action,
+            selector=read_selector(spec.get("selector")),
+            rules=rules,
+            is_targeted=targeted,
+            doubts=tuple(self._doubts.texts),
         )
-    return Terms(strings={f: tuple(map(_pattern, values.each())) for f, values in lists.items()})
+
+    def _rule(self, rule: Field) -> Rule:
+        if not rule.present:
+            raise rule.error("an entry without content; a rule for everybody is {}")
+        return Rule(
+            to=tuple(map(self._operation, self._each(rule, "to"))),
+            sources=tuple(map(self._source, self._each(rule, "from"))),
+            when=tuple(map(self._condition, self._each(rule, "when"))),
+        )
+
+    def _each(self, parent: Field, name: str) -> Iterator[Field]:
+        """The elements of a list; one that is given and empty is in doubt: it means everybody, or nobody."""
+        field = parent.get(name)
+        elements = list(field.each())
+        if field.present and not elements:
+            self._doubts.add(field, "the list is empty: fill it, or leave the field out")
+        yield from elements
+
+    def _filled(self, entry: Field, name: str) -> Field:
+        """The source or operation of an entry, in doubt if it says nothing."""
+        field = entry.get(name)
+        if not field.names():
+            self._doubts.add(field, "it says nothing, so that it matches nothing: write a field, or no entry")
+        return field
+
+    def _source(self, entry: Field) -> Terms:
+        source = self._filled(entry, "source")
+        strings = {f: self._each(source, n) for n, f in STRINGS.items()}
+        ranges = {f: self._each(source, n) for n, f in RANGES.items()}
+        accounts = {f: self._each(source, n) for n, f in ACCOUNTS.items()}
+        return Terms(
+            strings=_some({f: tuple(map(_pattern, entries)) for f, entries in strings.items()}),
+            ranges=_some({f: tuple(map(_range, entries)) for f, entries in ranges.items()}),
+            accounts=_some({f: tuple(map(self._account, entries)) for f, entries in accounts.items()}),
+            beyond=tuple(n for n in SOURCE_BEYOND if any(True for _ in self._each(source, n))),
+        )
+
+    def _operation(self, entry: Field) -> Terms:
+        operation = self._filled(entry, "operation")
+        ports = {f: tuple(map(_port, self._each(operation, n))) for n, f in PORTS.items()}
+        beyond = (n for n in OPERATION_BEYOND if any(True for _ in self._each(operation, n)))
+        return Terms(ports=_some(ports), beyond=tuple(beyond))
+
+    def _condition(self, when: Field) -> Terms:
+        key = when.get("key").text()
+        lists = {"": list(self._each(when, "values")), "not_": list(self._each(when, "notValues"))}
+        if not any(lists.values()):
+            raise when.error(f"the condition {key!r} has neither values nor notValues")
+        if key.startswith(CONDITIONS_BEYOND):
+            return Terms(beyond=(key,))
+        if key not in CONDITIONS:
+            raise when.get("key").error(
+                f"{key!r} is not an attribute; node proxies know {', '.join(CONDITIONS)}"
+            )
+        name = CONDITIONS[key]
+        entries = {prefix + name: values for prefix, values in lists.items() if values}
+        if name.endswith("_ips"):
+            return Terms(ranges={f: tuple(map(_range, values)) for f, values in entries.items()})
+        if name.endswith("_ports"):
+            return Terms(ports={f: tuple(map(_port, values)) for f, values in entries.items()})
+        if name == "service_accounts":
+            return Terms(accounts={f: tuple(map(self._account, values)) for f, values in entries.items()})
+        return Terms(strings={f: tuple(map(_pattern, values)) for f, values in entries.items()})
+
+    def _account(self, entry: Field) -> tuple[str, str]:
+        """`account` of the policy's namespace or `namespace/account`, as (namespace, account)."""
+        first, slash, second = entry.text().partition("/")
+        if not first or "*" in entry.text() or (slash and (not second or "/" in second)):
+            raise entry.error(f"{entry.text()!r} is not a service account: want ACCOUNT or NAMESPACE/ACCOUNT")
+        return (first, second) if slash else (self._meta.namespace, first)
 
 
-def _has(field: Field, name: str) -> bool:
-    return next(iter(field.get(name).each()), None) is not None
+def _some(terms: Mapping[str, tuple[T, ...]]) -> Mapping[str, tuple[T, ...]]:
+    return {name: values for name, values in terms.items() if values}
 
 
 def _pattern(entry: Field) -> str:
@@ -142,22 +232,26 @@ def _pattern(entry: Field) -> str:
 
 
 def _range(entry: Field) -> IPRange:
-    """An address or CIDR; host bits are kept (docs/WIRE.md#translation)."""
+    """An address or CIDR; host bits are kept (docs/WIRE.md#translation). IPv4 written as IPv6 becomes IPv4."""
     address, slash, length = entry.text().partition("/")
-    ip = _address(entry, address)
-    if not slash:
-        return ip, ip.max_prefixlen
-    if not re.fullmatch("[0-9]{1,3}", length) or int(length) > ip.max_prefixlen:
-        raise entry.error(f"{entry.text()!r} is not an IP network (CIDR)")
-    return ip, int(length)
-
-
-def _address(entry: Field, text: str) -> IP:
     try:
-        parse_ip(text)
-        return ipaddress.ip_address(text)
+        ip = parse_ip(address)
     except AddressError as error:
         raise entry.error(f"{entry.text()!r} is not an IP address or network (CIDR)") from error
+    if not slash:
+        return ip, ip.max_prefixlen
+    mapped_bits = 96 if ip.version == 4 and ":" in address else 0
+    if not re.fullmatch("[0-9]{1,3}", length) or int(length) > ip.max_prefixlen + mapped_bits:
+        raise entry.error(f"{entry.text()!r} is not an IP network (CIDR)")
+    if int(length) < mapped_bits:
+        raise entry.error(f"{entry.text()!r} is IPv4 and more: write the IPv4 range and the IPv6 range apart")
+    return ip, int(length) - mapped_bits
+
+
+def _port_of_key(field: Field, key: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,4}", key) or int(key) > 65535:
+        raise field.error(f"{key!r} is not a port: want a number of the workload's, from 1 to 65535")
+    return int(key)
 
 
 def _port(entry: Field) -> int:
@@ -165,11 +259,3 @@ def _port(entry: Field) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise entry.error(f"{text!r} is not a port: want a number up to 65535, in quotes")
     return int(text)
-
-
-def _account(entry: Field, namespace: str) -> tuple[str, str]:
-    """`account` of the policy's namespace or `namespace/account`, as (namespace, account)."""
-    first, slash, second = entry.text().partition("/")
-    if not first or "*" in entry.text() or (slash and (not second or "/" in second)):
-        raise entry.error(f"{entry.text()!r} is not a service account: want ACCOUNT or NAMESPACE/ACCOUNT")
-    return (first, second) if slash else (namespace, first)

@@ -2,12 +2,14 @@
 
 Reads the stream of parser events and builds the tree itself, because libyaml's composer recurses and dies of a
 deeply nested file. Aliases share their node; a node inside itself, a depth past 64 and a key given
-twice are errors. Scalars keep their text; whether it is a number is asked of YAML 1.1's rules, as kubectl does.
-Knows nothing about Kubernetes: `fields` reads values out of these trees.
+twice are errors, each of its own document: those beside it are read all the same. Scalars keep their text; whether
+it is a number is asked of YAML 1.1's rules, as kubectl does. Knows nothing about Kubernetes.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -24,6 +26,9 @@ from yaml.events import (
 )
 
 DEPTH_LIMIT = 64
+DOCUMENT_START = re.compile(r"^(?:%[^\n]*\n(?:[ \t]*(?:#[^\n]*)?\r?\n)*)*---(?=[ \t\r\n]|\Z)", re.MULTILINE)
+"""The mark, with the directives (`%YAML 1.1`) before it."""
+NO_TEXT = re.compile("[\ud800-\udfff\0]")
 STRING_TAG = "tag:yaml.org,2002:str"
 NULL_TAG = "tag:yaml.org,2002:null"
 INT_TAG = "tag:yaml.org,2002:int"
@@ -60,65 +65,132 @@ class Sequence:
 
 @dataclass(slots=True)
 class Mapping:
+    """`lines`: where each key stands."""
+
     line: int
     entries: dict[str, Node] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
 
 
 Node = Scalar | Sequence | Mapping
 
 
-def read_documents(file: str, text: str) -> Iterator[tuple[int, Node]]:
-    """Each document of the text with its number, from 1; empty ones are counted and left out.
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document, numbered from 1. With `errors` it has no `root`, or one where the fields they name are unsure."""
 
-    Raises ManifestError; documents before the broken place have been yielded by then.
-    """
-    number = 0
+    number: int
+    root: Node | None
+    errors: tuple[ManifestError, ...] = ()
+
+
+def read_documents(file: str, text: str, lines_before: int = 0, number: int = 0) -> Iterator[Document]:
+    """The documents of the text; empty ones are counted and left out. `lines_before`, `number`: if it is a part."""
+    last = number
     try:
-        events = yaml.parse(_printable(file, text), Loader=yaml.CSafeLoader)
-        for event in events:
-            if isinstance(event, DocumentStartEvent):
-                number += 1
-                root = _Builder(file, number).build(events)
-                if not (isinstance(root, Scalar) and root.tag == NULL_TAG):
-                    yield number, root
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 0
-        said = " ".join(filter(None, (error.context, error.problem)))
-        raise ManifestError(f"not YAML: {said}", file=file, line=line, document=max(number, 1)) from error
-    except yaml.YAMLError as error:
-        raise ManifestError(f"not YAML: {error}", file=file, line=1, document=max(number, 1)) from error
+        for document in _Documents(file, text, lines_before, number).read():
+            last = document.number
+            if document.root is not None:
+                yield document
+    except ManifestError:
+        # The parser cannot go on behind an error: each document by itself, from the broken one on.
+        for lines, part in split_documents(text):
+            for document in _part(file, part, lines_before + lines, number):
+                number = document.number
+                if number > last and (document.root is not None or document.errors):
+                    yield document
 
 
-def _printable(file: str, text: str) -> str:
-    """JSON may be indented with tabs, which YAML refuses; a raw tab inside a JSON string is illegal anyway."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if any("\ud800" <= c <= "\udfff" or c == "\0" for c in line):
-            raise ManifestError("a character that is no text", file=file, line=number, document=1)
-    return text.replace("\t", " ") if text.lstrip().startswith(("{", "[")) else text
+def _part(file: str, text: str, lines_before: int, number: int) -> Iterator[Document]:
+    try:
+        yield from _Documents(file, text, lines_before, number).read()
+    except ManifestError as error:
+        yield Document(error.document, None, (error,))
+
+
+def split_documents(text: str) -> Iterator[tuple[int, str]]:
+    """The text cut before each document's mark, and how many lines stand before each part."""
+    starts = [0, *(mark.start() for mark in DOCUMENT_START.finditer(text) if mark.start()), len(text)]
+    lines_before = 0
+    for start, end in itertools.pairwise(starts):
+        yield lines_before, text[start:end]
+        lines_before += text.count("\n", start, end)
+
+
+class _Documents:
+    """The documents of a text whose first line is number `lines_before` + 1 of its file."""
+
+    def __init__(self, file: str, text: str, lines_before: int, number: int) -> None:
+        self._file, self._text, self._lines_before = file, text, lines_before
+        self._number = number
+
+    def read(self) -> Iterator[Document]:
+        """Each document, without a root if it is empty. Raises ManifestError where the parser cannot go on."""
+        is_inside = False
+        try:
+            events = yaml.parse(self._printable(), Loader=yaml.CSafeLoader)
+            for event in events:
+                if isinstance(event, DocumentStartEvent):
+                    self._number += 1
+                    is_inside = True
+                    builder = _Builder(self._file, self._number, self._lines_before)
+                    root = builder.build(events)
+                    is_empty = isinstance(root, Scalar) and root.tag == NULL_TAG
+                    yield Document(self._number, None if is_empty else root, tuple(builder.errors))
+                    is_inside = False
+        except yaml.YAMLError as error:
+            raise self._error(error, self._number if is_inside else self._number + 1) from error
+
+    def _printable(self) -> str:
+        """JSON may be indented with tabs, which YAML refuses; a raw tab inside a JSON string is illegal anyway."""
+        found = NO_TEXT.search(self._text)
+        if found:
+            line = self._lines_before + self._text.count("\n", 0, found.start()) + 1
+            raise ManifestError(
+                "a character that is no text", file=self._file, line=line, document=self._number + 1
+            )
+        is_json = self._text.lstrip().startswith(("{", "["))
+        return self._text.replace("\t", " ") if is_json else self._text
+
+    def _error(self, error: yaml.YAMLError, document: int) -> ManifestError:
+        if isinstance(error, yaml.MarkedYAMLError):
+            mark = error.problem_mark or error.context_mark
+            line = mark.line if mark else 0
+            said = " ".join(filter(None, (error.context, error.problem)))
+        else:
+            line, said = (
+                self._text.count("\n", 0, getattr(error, "position", 0) or 0),
+                str(error).split("\n")[0],
+            )
+        return ManifestError(
+            f"not YAML: {said}", file=self._file, line=self._lines_before + line + 1, document=document
+        )
 
 
 class _Builder:
     """One document's tree out of the events, without recursion."""
 
-    def __init__(self, file: str, document: int) -> None:
+    def __init__(self, file: str, document: int, lines_before: int) -> None:
         self._file = file
         self._document = document
+        self._lines_before = lines_before
         self._resolve: Callable[..., str] = yaml.resolver.Resolver().resolve
         self._anchors: dict[str, Node | None] = {}
         self._open: list[tuple[Sequence | Mapping, str | None]] = []
         self._keys: list[Scalar | None] = []
+        self.errors: list[ManifestError] = []
+        """What is wrong and does not keep the rest from being read."""
 
     def build(self, events: Iterator[Event]) -> Node:
         for event in events:
             node = self._node(event)
             if node is not None and not self._open:
                 return node
-        raise self._error("the document has no end", 0)
+        raise self._error("the document has no end", self._lines_before)
 
     def _node(self, event: Event) -> Node | None:
         """The node that this event completes, after it went into the collection around it."""
-        line = event.start_mark.line + 1 if event.start_mark else 0
+        line = self._lines_before + event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, SequenceStartEvent | MappingStartEvent):
             self._begin(event, line)
             return None
@@ -160,15 +232,17 @@ class _Builder:
         key = self._keys[-1]
         if key is not None:
             parent.entries[key.text] = node
+            parent.lines[key.text] = key.line
             self._keys[-1] = None
         elif not isinstance(node, Scalar):
             raise self._error("a key is a list or a mapping; it must be text", node.line)
-        elif node.text in parent.entries:
-            raise self._error(f"the key {node.text!r} is given twice", node.line)
-        elif node.text == "<<":
-            raise self._error("merge keys (<<) are not understood; write the fields out", node.line)
         else:
+            if node.text in parent.entries:
+                self.errors.append(self._error("the key is given twice", node.line, node.text))
+            elif node.text == "<<":
+                problem = "merge keys are not understood; write the fields out"
+                self.errors.append(self._error(problem, node.line, node.text))
             self._keys[-1] = node
 
-    def _error(self, problem: str, line: int) -> ManifestError:
-        return ManifestError(problem, file=self._file, line=line, document=self._document)
+    def _error(self, problem: str, line: int, key: str = "") -> ManifestError:
+        return ManifestError(problem, file=self._file, line=line, document=self._document, field=key)

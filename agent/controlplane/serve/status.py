@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.read.remarks import Remark
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate.resources import Snapshot
 
@@ -48,13 +48,15 @@ class Status:
     policies: int = 0
 
 
-def error_row(error: ManifestError) -> dict[str, str | int]:
+def error_row(refusal: Remark) -> dict[str, str | int]:
     return {
-        "file": error.file,
-        "line": error.line,
-        "document": error.document,
-        "field": error.field,
-        "problem": error.problem,
+        "file": refusal.place.file,
+        "line": refusal.place.line,
+        "document": refusal.place.document,
+        "object": refusal.about,
+        "field": refusal.field,
+        "problem": refusal.problem,
+        "effect": refusal.effect,
     }
 
 
@@ -70,8 +72,10 @@ class StatusBoard:
     def listening(self, address: str) -> None:
         self._set(address=address)
 
-    def read(self, is_serving: bool, errors: Sequence[ManifestError], warnings: Sequence[str]) -> None:
-        self._set(is_serving=is_serving, errors=tuple(map(error_row, errors)), warnings=tuple(warnings))
+    def read(self, is_serving: bool, said: Sequence[Remark], passed_over: Sequence[str]) -> None:
+        refused = tuple(error_row(remark) for remark in said if remark.is_refusal)
+        others = tuple(str(remark) for remark in said if not remark.is_refusal)
+        self._set(is_serving=is_serving, errors=refused, warnings=(*others, *passed_over))
 
     def published(
         self,

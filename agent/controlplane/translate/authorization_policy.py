@@ -1,8 +1,8 @@
 """AuthorizationPolicy to `istio.security.Authorization`, as istiod does it, closed where it is open.
 
-The form is docs/WIRE.md#translation. Differences, each towards the stricter side: a DENY rule that a node
-proxy cannot judge denies (istiod sends an empty match, which never does); `selector: {}` means the whole
-namespace (istiod lets nobody list it). Pure.
+The form is docs/WIRE.md#translation. Differences: a DENY rule that a node proxy cannot judge denies (istiod sends
+an empty match, which never does); `selector: {}` means the whole namespace (istiod lets nobody list it); a principal
+of one of the mesh's trust domains is one of all of them, as in istiod's sidecars. Pure.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.controlplane.read.objects import AuthorizationPolicy, Rule, Terms
+from agent.controlplane.read.refused import DRY_RUN
+from agent.controlplane.translate.mesh import Mesh
 from agent.pb import authorization_pb2 as authz
 
-DRY_RUN = "istio.io/dry-run"
+PRINCIPALS = ("principals", "not_principals")
 
 
-def policy_name(policy: AuthorizationPolicy) -> str:
-    return f"{policy.meta.namespace}/{policy.meta.name}"
+def policy_name(policy: AuthorizationPolicy, mesh: Mesh) -> str:
+    return f"{policy.meta.namespace or mesh.root_namespace}/{policy.meta.name}"
 
 
 def why_left_out(policy: AuthorizationPolicy) -> str | None:
@@ -30,38 +32,29 @@ def why_left_out(policy: AuthorizationPolicy) -> str | None:
     return None
 
 
-def unjudged(policy: AuthorizationPolicy) -> str | None:
-    """A warning about fields that need HTTP, or None."""
-    names = sorted({name for rule in policy.rules for name in rule.beyond})
-    if not names:
-        return None
-    effect = "rules with them are left out" if policy.action == "ALLOW" else "their rules deny without them"
-    return f"{', '.join(names)}: need HTTP, which node proxies do not read; {effect}"
-
-
-def translate_policy(policy: AuthorizationPolicy, root_namespace: str) -> authz.Authorization:
+def translate_policy(policy: AuthorizationPolicy, mesh: Mesh) -> authz.Authorization:
     return authz.Authorization(
         name=policy.meta.name,
-        namespace=policy.meta.namespace,
-        scope=_scope(policy, root_namespace),
+        namespace=policy.meta.namespace or mesh.root_namespace,
+        scope=_scope(policy, mesh),
         action=authz.DENY if policy.action == "DENY" else authz.ALLOW,
-        rules=list(_rules(policy)),
+        rules=list(_rules(policy, mesh)),
     )
 
 
-def _scope(policy: AuthorizationPolicy, root_namespace: str) -> authz.Scope:
+def _scope(policy: AuthorizationPolicy, mesh: Mesh) -> authz.Scope:
     if policy.selector:
         return authz.WORKLOAD_SELECTOR
-    return authz.GLOBAL if policy.meta.namespace == root_namespace else authz.NAMESPACE
+    return authz.GLOBAL if policy.meta.namespace in ("", mesh.root_namespace) else authz.NAMESPACE
 
 
-def _rules(policy: AuthorizationPolicy) -> Iterator[authz.Rule]:
+def _rules(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[authz.Rule]:
     for rule in policy.rules:
         if policy.action == "ALLOW":
             if not rule.beyond:
-                yield authz.Rule(clauses=list(_allow_clauses(rule)))
+                yield authz.Rule(clauses=list(_allow_clauses(rule, mesh)))
         else:
-            yield authz.Rule(clauses=list(_deny_clauses(rule)))
+            yield authz.Rule(clauses=list(_deny_clauses(rule, mesh)))
 
 
 def _alternatives(rule: Rule) -> Iterator[tuple[Terms, ...]]:
@@ -70,22 +63,24 @@ def _alternatives(rule: Rule) -> Iterator[tuple[Terms, ...]]:
     yield from ((condition,) for condition in rule.when)
 
 
-def _allow_clauses(rule: Rule) -> Iterator[authz.Clause]:
+def _allow_clauses(rule: Rule, mesh: Mesh) -> Iterator[authz.Clause]:
     for alternatives in _alternatives(rule):
-        yield authz.Clause(matches=[_match(terms) for terms in alternatives])
+        yield authz.Clause(matches=[_match(terms, mesh) for terms in alternatives])
 
 
-def _deny_clauses(rule: Rule) -> Iterator[authz.Clause]:
+def _deny_clauses(rule: Rule, mesh: Mesh) -> Iterator[authz.Clause]:
     """Security: an alternative that says nothing judgeable makes the clause true, so the rule denies more."""
     for alternatives in _alternatives(rule):
-        matches = [_match(terms) for terms in alternatives]
+        matches = [_match(terms, mesh) for terms in alternatives]
         if all(match.ByteSize() for match in matches):
             yield authz.Clause(matches=matches)
 
 
-def _match(terms: Terms) -> authz.Match:
+def _match(terms: Terms, mesh: Mesh) -> authz.Match:
     match = authz.Match()
     for name, texts in terms.strings.items():
+        if name in PRINCIPALS and mesh.aliases:
+            texts = tuple(dict.fromkeys(t for text in texts for t in of_every_domain(text, mesh)))
         getattr(match, name).extend(map(_string_match, texts))
     for name, ranges in terms.ranges.items():
         getattr(match, name).extend(authz.Address(address=ip.packed, length=n) for ip, n in ranges)
@@ -97,6 +92,25 @@ def _match(terms: Terms) -> authz.Match:
             for namespace, account in accounts
         )
     return match
+
+
+def of_every_domain(principal: str, mesh: Mesh) -> Iterator[str]:
+    """The principal, under each of the mesh's trust domains if it names one of them."""
+    domain, slash, rest = principal.partition("/")
+    if slash and domain in mesh.trust_domains:
+        yield from (f"{each}/{rest}" for each in mesh.trust_domains)
+    else:
+        yield principal
+
+
+def is_of_another_domain(principal: str, mesh: Mesh) -> bool:
+    """Whether no identity of this mesh can have it: its trust domain is none of the mesh's."""
+    if principal.startswith("*"):
+        return False
+    domain, slash, _ = principal.partition("/")
+    if slash or not principal.endswith("*"):
+        return domain not in mesh.trust_domains
+    return not any(each.startswith(domain[:-1]) for each in mesh.trust_domains)
 
 
 def _string_match(text: str) -> authz.StringMatch:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from agent.controlplane.read.objects import Node, Pod, Service, ServicePort
-from agent.controlplane.translate.peer_authentication import selects
 from agent.controlplane.translate.service import service_name
 from agent.pb import workload_pb2 as wds
 
@@ -106,21 +105,22 @@ def _locality(node: Node | None) -> wds.Locality:
 
 
 def pod_services(pod: Pod, services: Iterable[Service], domain: str) -> dict[str, wds.PortList]:
-    """The Services of the pod's namespace that select it, with the ports they reach on it."""
+    """The Services that select the pod, with the ports they reach on it."""
     return {
         service_name(service, domain): wds.PortList(ports=list(_ports(service.ports, pod)))
         for service in services
-        if service.selector and selects(service.selector, pod.meta.labels)
     }
 
 
 def _ports(ports: Iterable[ServicePort], pod: Pod) -> Iterable[wds.Port]:
-    """A port whose name no TCP port of this pod has is left out for this pod."""
+    """The TCP ports; one whose name no TCP port of this pod has is left out for this pod."""
     for port in ports:
-        target = port.target if isinstance(port.target, int) else _named_port(pod, port.target)
+        if port.protocol != "TCP":
+            continue
+        target = port.target if isinstance(port.target, int) else named_port(pod, port.target)
         if target is not None:
             yield wds.Port(service_port=port.port, target_port=target)
 
 
-def _named_port(pod: Pod, name: str) -> int | None:
+def named_port(pod: Pod, name: str) -> int | None:
     return next((p.number for p in pod.ports if p.name == name and p.protocol == "TCP"), None)

@@ -56,6 +56,8 @@ def translate_service(
                 app_protocol=app_protocol(port),
             )
             for port in service.ports
+            # Node proxies relay TCP; a UDP port of the same number would take the TCP port's place there.
+            if port.protocol == "TCP"
         ],
         ip_families=_families(service),
         canonical=True,
@@ -94,8 +96,6 @@ def _distribution(service: Service, namespace: Namespace | None) -> str:
 
 def app_protocol(port: ServicePort) -> wds.Port.AppProtocol:
     """From `appProtocol`, else the part of the name before `-`, else a few well-known numbers."""
-    if port.protocol != "TCP":
-        return Port.UNKNOWN
     if port.app_protocol is not None:
         return APP_PROTOCOLS.get(port.app_protocol.lower(), Port.UNKNOWN)
     name = port.name.lower()

@@ -206,7 +206,7 @@ def test_a_nack_is_reported_and_not_answered_with_the_same_again(tmp_path: Path)
                 ["demo/web"],
                 "demo/web: no thanks",
             )
-            plane.write("deny.yaml", deny("web", selector="app: web", rules="[]"))
+            plane.write("deny.yaml", deny("web", selector="app: web", rules="[{}, {}]"))
             await client.take(AUTHORIZATION_TYPE)
             assert list(versions(await client.take(ADDRESS_TYPE))) == [UID]
             assert status(plane.state)["nacks"] == []

@@ -1,4 +1,4 @@
-"""Manifests: what is filled in for bare ones, what stored ones keep, and that each error names its place."""
+"""Manifests: what is filled in for bare ones, what stored ones keep, and that each refusal names its place."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.controlplane.read.inventory import admit, collect
+from agent.controlplane.read.admission import NOTHING, admit
+from agent.controlplane.read.inventory import collect
 from agent.controlplane.read.manifests import parse
-from agent.controlplane.read.objects import Pod, Service
-from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.read.objects import AuthorizationPolicy, MeshConfig, PeerAuthentication, Pod, Service
+from agent.controlplane.read.remarks import Scope, Weight
 from agent.lab.blueprint import QUICKSTART
 from tests.support.controlplane import deny
 
@@ -27,8 +28,15 @@ spec: {selector: {app: web}, ports: [{port: 80}]}
 
 
 def one(text: str, stored: bool = False) -> Pod | Service:
-    [made] = parse("f.yaml", text, stored).objects
+    manifest = parse("f.yaml", text, stored)
+    assert not manifest.refused, [str(error) for error in manifest.refused[0].errors]
+    [made] = manifest.objects
     return made
+
+
+def refused(text: str, stored: bool = False) -> list[str]:
+    """Every error of a text, as people read it."""
+    return [str(error) for r in parse("f.yaml", text, stored).refused for error in r.errors]
 
 
 def test_a_bare_pod_gets_what_the_api_server_and_the_kubelet_would_write() -> None:
@@ -74,19 +82,20 @@ def test_lists_json_and_several_documents_are_read() -> None:
 def test_unknown_kinds_are_left_out_with_a_warning_that_names_file_and_kind() -> None:
     manifest = parse("x.yaml", SERVICE + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n")
     assert len(manifest.objects) == 1
-    assert manifest.warnings == (
-        "x.yaml:6 (document 2): kind Deployment (apps/v1) is not used and was left out",
-    )
+    [remark] = manifest.remarks
+    assert str(remark) == "x.yaml:6 (document 2): kind Deployment (apps/v1) is not used and was left out"
+    assert remark.weight is Weight.NOTE
 
 
 def policy(rules: str) -> str:
     return deny("p", rules=rules).replace("---\n", "")
 
 
-PORT_LEVEL = (
-    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p},\n"
-    " spec: {portLevelMtls: {8080: {mode: STRICT}}}}"
-)
+def peer(spec: str, metadata: str = "{name: p, namespace: demo}", root: str = "") -> str:
+    return (
+        f"apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {metadata}\n"
+        f"spec: {spec}\n{root}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +111,7 @@ PORT_LEVEL = (
         (BARE.replace("name: web", "name: We/b"), "metadata.name: 'We/b' is not a name"),
         (BARE.replace("name: web", "name: 7"), 'metadata.name: it must be text: put it in quotes ("7")'),
         (BARE.replace("80", "99999"), "ports[0].containerPort: it must be a whole number from 1 to 65535"),
-        (BARE + "spec: {}\n", "f.yaml:6: document 1: the key 'spec' is given twice"),
+        (BARE + "spec: {}\n", "f.yaml:6: document 1, spec: the key is given twice"),
         ("kind: Pod\n", "f.yaml:1: document 1, apiVersion: it is missing"),
         ("- a\n", "f.yaml:1: document 1: it must be a mapping"),
         ("a: [1\nb: 2\n", "f.yaml:2: document 1: not YAML"),
@@ -132,72 +141,288 @@ PORT_LEVEL = (
         (deny("p", action="REFUSE"), "spec.action: 'REFUSE' is not one of ALLOW, DENY, AUDIT, CUSTOM"),
         (deny("p", selector="a: b").replace("matchLabels", "labels"), "spec.selector.labels: unknown field"),
         (deny("p", selector="a: b*"), "stars do not work here"),
-        (PORT_LEVEL, "f.yaml:2: document 1, spec.portLevelMtls: modes of single ports are not supported yet"),
+        (
+            SERVICE.replace("80}", "80, targetPort: '8080'}"),
+            "'8080' is not the name of a port; write a number",
+        ),
+        (SERVICE.replace("80}", "80}, {port: 80}"), "ports[1].port: TCP port 80 is given twice"),
+        (
+            SERVICE.replace("{port: 80}", "{port: 80, name: a}, {port: 81, name: a}"),
+            "spec.ports[1].name: the name 'a' is given twice",
+        ),
+        # Policies that would do something else than they say.
+        (
+            policy("[{from: []}]"),
+            "f.yaml:4: document 1, spec.rules[0].from: the list is empty: fill it, or leave",
+        ),
+        (policy("[{from: [{source: {}}]}]"), "spec.rules[0].from[0].source: it says nothing"),
+        (policy("[{from: [{}]}]"), "spec.rules[0].from[0].source: it says nothing"),
+        (policy("[{from: [{source: {namespaces: []}}]}]"), "source.namespaces: the list is empty"),
+        (policy("[{to: [{operation: {ports: []}}]}]"), "operation.ports: the list is empty"),
+        (policy("[{from: }]"), "spec.rules[0].from: it has no value: fill it, or leave the field out"),
+        (policy("[null]"), "spec.rules[0]: an entry without content; a rule for everybody is {}"),
+        (
+            policy("[]"),
+            "f.yaml:4: document 1, spec.rules: a policy with action DENY and no rules does nothing",
+        ),
+        (deny("p", selector="app: "), "spec.selector.matchLabels.app: it is missing"),
+        (
+            policy("[{}]").replace(", namespace: demo", ""),
+            "f.yaml:3: document 1, metadata.namespace: it is missing",
+        ),
+        (
+            peer("{}", "{name: p}"),
+            "f.yaml:3: document 1, metadata.namespace: it is missing: write which namespace",
+        ),
+        (peer("{portLevelMtls: {8080: {mode: STRICT}}}"), "modes of ports have no effect without a selector"),
+        (
+            peer("{selector: {matchLabels: {a: b}}, portLevelMtls: {http: {mode: STRICT}}}"),
+            "'http' is not a port",
+        ),
+        (
+            policy("[{from: [{source: {ipBlocks: ['::ffff:10.0.0.0/90']}}]}]"),
+            "is IPv4 and more: write the IPv4 range and the IPv6 range apart",
+        ),
+        (
+            peer("{}").replace("namespace: demo", "namespace: demo, creationTimestamp: soon"),
+            "metadata.creationTimestamp: 'soon' is not a time",
+        ),
     ],
 )
-def test_errors_name_file_line_document_and_field(text: str, said: str) -> None:
-    with pytest.raises(ManifestError) as caught:
-        parse("f.yaml", text)
-    assert said in str(caught.value)
-    assert caught.value.line > 0 and caught.value.document > 0
-
-
-def files(**texts: str) -> dict:
-    return {f"{name}.yaml": parse(f"{name}.yaml", text) for name, text in texts.items()}
+def test_refusals_name_file_line_document_and_field(text: str, said: str) -> None:
+    assert said in refused(text)[0]
+    [refusal] = parse("f.yaml", text).refused
+    assert refusal.errors[0].line > 0 and refusal.errors[0].document > 0
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
+    ("text", "said"),
     [
         (
-            BARE.replace("10.0.0.1", "10.0.0.2").replace("fd00::1", "fd00::2"),
-            "Pod default/web: the name is already that of",
+            peer("{}", root="mtls: {mode: STRICT}"),
+            "f.yaml:5: document 1, mtls: unknown field; did you mean spec.mtls?",
         ),
         (
-            BARE.replace("name: web", "name: db"),
-            "Pod default/db: address 10.0.0.1 is already that of Pod default/web",
+            peer("{mtls: {mode: STRICT}}", "{name: p, namepsace: demo}"),
+            "f.yaml:3: document 1, metadata.namepsace: unknown field; did you mean metadata.namespace?",
         ),
         (
-            SERVICE.replace("{selector", "{clusterIP: 'fd00::1', selector"),
-            "Service default/web: address fd00::1 is",
+            peer("\n  mtls:\n    mod: STRICT"),
+            "f.yaml:6: document 1, spec.mtls.mod: unknown field; did you mean spec.mtls.mode?",
+        ),
+        (
+            peer("{selecter: {matchLabels: {a: b}}}"),
+            "spec.selecter: unknown field; did you mean spec.selector?",
+        ),
+        (peer("{mode: STRICT}"), "spec.mode: unknown field; did you mean spec.mtls.mode?"),
+        (
+            deny("p").replace("spec: {", "action: DENY\nspec: {"),
+            "f.yaml:5: document 1, action: unknown field; did you mean spec.action?",
+        ),
+        (
+            policy("[{from: [{source: {Namespaces: [a]}}]}]"),
+            "did you mean spec.rules[0].from[0].source.namespaces?",
+        ),
+        (policy("[{principals: [a]}]"), "did you mean spec.rules.from.source.principals?"),
+        (
+            policy("[{}]").replace("spec: {", "spec: {colour: red, "),
+            "spec.colour: unknown field; spec takes action, sel",
         ),
     ],
 )
-def test_duplicates_name_both_places_and_the_newer_file_is_refused(second: str, said: str) -> None:
-    good = files(b=BARE)
-    admission = admit(good, files(a=second))
-    assert dict(admission.served) == good
-    error = admission.errors["a.yaml"]
-    assert said in str(error) and str(error).startswith("a.yaml:1") and "b.yaml:1 (document 1)" in str(error)
+def test_an_unknown_field_of_a_policy_is_refused_with_what_was_meant(text: str, said: str) -> None:
+    assert any(said in error for error in refused(text)), refused(text)
+    assert not parse("f.yaml", text).objects
+    assert refused(text.replace("metadata: {", "metadata: {resourceVersion: '7', ")), "stored ones too"
 
 
-def test_an_object_may_move_to_another_file() -> None:
-    good = files(a=BARE)
-    admission = admit(good, {**files(b=BARE), "a.yaml": None})
-    assert not admission.errors and list(admission.served) == ["b.yaml"]
-    both = admit(good, files(b=BARE, a=SERVICE))
-    assert not both.errors and len(both.served) == 2
+def test_every_unknown_field_is_named() -> None:
+    text = (
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: d, namespace: shop}\n"
+    )
+    errors = refused(text + "action: DENY\nrules:\n- from: [{source: {namespaces: [evil]}}]\n")
+    assert [error.partition(": unknown")[0] for error in errors] == [
+        "f.yaml:4: document 1, action",
+        "f.yaml:5: document 1, rules",
+    ]
 
 
-def test_a_duplicate_in_one_file_keeps_that_files_last_version() -> None:
-    good = files(a=BARE, b=SERVICE)
-    admission = admit(good, files(a=BARE + "---\n" + BARE, b=SERVICE.replace("80", "81")))
-    assert list(admission.errors) == ["a.yaml"]
-    assert admission.served["a.yaml"] == good["a.yaml"]
-    assert collect(admission.served).services[0].ports[0].port == 81
+def test_an_unknown_field_of_another_kind_is_a_remark_and_heavier_if_it_is_like_one() -> None:
+    text = SERVICE.replace("{selector", "{selecter").replace("80}", "80, targetport: 8080, whatsoever: 1}")
+    manifest = parse("f.yaml", text)
+    assert len(manifest.objects) == 1 and not manifest.refused
+    assert [(r.field, r.weight) for r in manifest.remarks] == [
+        ("spec.selecter", Weight.INEFFECTIVE),
+        ("spec.ports[0].targetport", Weight.INEFFECTIVE),
+        ("spec.ports[0].whatsoever", Weight.NOTE),
+    ]
+    assert "did you mean spec.ports[0].targetPort?" in str(manifest.remarks[1])
 
 
-def test_pods_on_the_host_network_share_an_address() -> None:
-    host = BARE.replace("{nodeName", "{hostNetwork: true, nodeName")
-    assert not admit({}, files(a=host, b=host.replace("name: web", "name: db"))).errors
+def test_what_was_meant_is_said_beside_what_is_missing() -> None:
+    text = BARE.replace("podIPs", "podIPz")
+    assert "status.podIPs: it is missing" in refused(text)[0]
+    [remark] = parse("f.yaml", text).remarks
+    assert "status.podIPz: unknown field; did you mean status.podIP?" in str(remark)
+    assert remark.scope == Scope(node="node-a")
+
+
+def test_the_fields_that_kubernetes_has_are_known() -> None:
+    text = BARE.replace(
+        "{nodeName", "{tolerations: [], hostUsers: false, volumes: [{name: v, emptyDir: {}}], nodeName"
+    )
+    text = text.replace(
+        "ports: [", "env: [{name: A, value: b}], livenessProbe: {tcpSocket: {port: 80}}, ports: ["
+    )
+    assert parse("f.yaml", text).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("security.istio.io/v1", "AuthorisationPolicy"),
+        ("security.istio.io/v1", "authorizationpolicy"),
+        ("security.istio.io/v1", "PeerAuthentification"),
+        ("security.istio.io/v1alpha9", "AuthorizationPolicy"),
+        ("v1", "PeerAuthentication"),
+    ],
+)
+def test_what_is_like_a_policy_is_refused_and_not_left_out(version: str, kind: str) -> None:
+    [refusal] = parse(
+        "f.yaml", f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: d, namespace: shop}}\n"
+    ).refused
+    assert "did you mean" in str(refusal.errors[0]) and "security.istio.io/v1?" in str(refusal.errors[0])
+    assert refusal.stand_in is not None and refusal.stand_in.meta.namespace == "shop"
+
+
+@pytest.mark.parametrize("kind", ["RequestAuthentication", "Gateway"])
+def test_other_kinds_of_istio_are_left_out(kind: str) -> None:
+    manifest = parse("f.yaml", f"apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: d}}\n")
+    assert not manifest.refused and "was left out" in str(manifest.remarks[0])
+
+
+def test_a_document_that_is_not_yaml_leaves_its_neighbours_alone() -> None:
+    manifest = parse(
+        "f.yaml",
+        BARE + "---\na: [1\nb: 2\n---\n" + SERVICE + "---\nx: }\n---\n" + SERVICE.replace("web", "db"),
+    )
+    assert [str(o.meta) for o in manifest.objects] == [
+        "Pod default/web",
+        "Service default/web",
+        "Service default/db",
+    ]
+    assert [(r.place.line, r.place.document, r.kind) for r in manifest.refused] == [(8, 2, ""), (15, 4, "")]
+    assert manifest.objects[2].meta.place.line == 17
+
+
+def test_a_key_given_twice_is_told_of_the_item_that_has_it() -> None:
+    item = "- {apiVersion: v1, kind: Namespace, metadata: {name: %s}}\n"
+    listed = (
+        "apiVersion: v1\nkind: List\nitems:\n"
+        + item % "a"
+        + (item % "b").replace("}}", ", name: c}}")
+        + item % "d"
+    )
+    manifest = parse("f.yaml", listed)
+    assert [o.meta.name for o in manifest.objects] == ["a", "d"]
+    [refusal] = manifest.refused
+    assert str(refusal.errors[0]) == "f.yaml:5: document 1, name: the key is given twice"
+    assert refusal.key is None, "which of the two names it is, nobody knows"
+
+
+def test_the_items_of_a_raw_list_take_their_kind_from_it() -> None:
+    """What `kubectl get --raw` and the API answer: items without apiVersion and kind."""
+    pods = parse(
+        "pods.json",
+        '{"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": ['
+        '{"metadata": {"name": "a", "namespace": "x", "resourceVersion": "7"}, "spec": {"nodeName": "n"},'
+        ' "status": {"phase": "Running", "podIP": "10.0.0.1"}}, {"metadata": {"name": 5}}]}',
+    )
+    assert [str(o.meta) for o in pods.objects] == ["Pod x/a"] and not pods.objects[0].ready
+    assert [r.kind for r in pods.refused] == ["Pod"] and "items[1].metadata.name" in str(
+        pods.refused[0].errors[0]
+    )
+    policies = "kind: AuthorizationPolicyList\napiVersion: security.istio.io/v1\nitems:\n"
+    policies += "- metadata: {name: a, namespace: x}\n"
+    assert [str(o.meta) for o in parse("f.yaml", policies).objects] == ["AuthorizationPolicy x/a"]
+
+
+def test_what_an_api_server_let_pass_is_taken_as_it_stands_and_doubted() -> None:
+    policy_ = one(policy("[]").replace("name: p", "name: p, resourceVersion: '7'"))
+    assert isinstance(policy_, AuthorizationPolicy) and policy_.rules == ()
+    assert "a policy with action DENY and no rules does nothing" in policy_.doubts[0]
+
+
+def test_modes_of_ports_are_read() -> None:
+    made = one(peer("{selector: {matchLabels: {a: b}}, portLevelMtls: {8080: {mode: STRICT}, '81': {}}}"))
+    assert isinstance(made, PeerAuthentication) and dict(made.ports) == {8080: "STRICT", 81: "UNSET"}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("::ffff:10.1.0.0/112", ("10.1.0.0", 16)),
+        ("::ffff:10.1.2.3", ("10.1.2.3", 32)),
+        ("::ffff:10.1.2.3/128", ("10.1.2.3", 32)),
+        ("10.1.2.3/16", ("10.1.2.3", 16)),
+        ("fd00::1/64", ("fd00::1", 64)),
+    ],
+)
+def test_ranges_keep_their_host_bits_and_ipv4_is_ipv4(written: str, meant: tuple[str, int]) -> None:
+    made = one(policy(f"[{{from: [{{source: {{ipBlocks: ['{written}']}}}}]}}]"))
+    assert isinstance(made, AuthorizationPolicy)
+    [(ip, length)] = made.rules[0].sources[0].ranges["source_ips"]
+    assert (str(ip), length) == meant
+
+
+MESH = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n"
+
+
+def mesh(*lines: str) -> str:
+    return MESH + "".join(f"    {line}\n" for line in lines)
+
+
+def test_the_mesh_config_is_read_and_its_other_fields_remembered() -> None:
+    made = one(
+        mesh(
+            "trustDomain: td.example",
+            "trustDomainAliases: [old.example]",
+            "rootNamespace: mesh-root",
+            "discoverySelectors: [{matchLabels: {a: b}}, {matchExpressions: [{key: c, operator: Exists}]}]",
+            "defaultConfig: {concurrency: 2}",
+        )
+        + "  meshNetworks: 'networks: {}'\n"
+    )
+    assert isinstance(made, MeshConfig)
+    assert (made.trust_domain, made.trust_domain_aliases) == ("td.example", ("old.example",))
+    assert made.root_namespace == "mesh-root" and len(made.discovery_selectors) == 2
+    assert made.unused == ("data.meshNetworks", "mesh.defaultConfig")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("discoverySelectors: [{matchLables: {a: b}}]", "discoverySelectors[0].matchLables unknown field"),
+        (
+            "discoverySelectors: [{matchExpressions: [{key: c, operator: Inn, values: [a]}]}]",
+            "'Inn' is not one of",
+        ),
+        ("discoverySelectors: [{matchExpressions: [{key: c, operator: In}]}]", "In takes values"),
+        ("trustDomain: [a]", "trustDomain it must be text"),
+        ("[", "not YAML"),
+    ],
+)
+def test_a_mesh_config_that_cannot_be_used_says_why(line: str, said: str) -> None:
+    [error] = refused(mesh(line))
+    assert "f.yaml:5: document 1, data.mesh: the mesh config cannot be used" in error and said in error
 
 
 def test_the_quickstart_is_served_as_its_readme_says() -> None:
     directory = QUICKSTART
     read = {p.name: parse(p.name, p.read_text()) for p in sorted(directory.glob("*.yaml"))}
-    admission = admit({}, read)
-    assert not admission.errors and not any(m.warnings for m in read.values())
-    inventory = collect(admission.served)
+    standing = admit(NOTHING, read)
+    assert not standing.errors and not standing.remarks
+    inventory = collect(standing.served())
     assert sorted(inventory.nodes) == ["node-a", "node-b"]
     assert sorted((p.meta.name, p.node, p.service_account, *map(str, p.ips)) for p in inventory.pods) == [
         ("client-a", "node-a", "client", "10.77.1.11", "fd77:1::11"),

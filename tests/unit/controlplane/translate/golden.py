@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 
-from agent.controlplane.read.inventory import admit, collect
+from agent.controlplane.read.admission import NOTHING, admit
+from agent.controlplane.read.inventory import collect
 from agent.controlplane.read.manifests import parse
-from agent.controlplane.translate.compose import MeshSettings, translate
+from agent.controlplane.translate.compose import translate
+from agent.controlplane.translate.mesh import MeshSettings
 from agent.controlplane.translate.resources import Snapshot
 from agent.pb import authorization_pb2, workload_pb2
 
@@ -34,16 +36,13 @@ def source(case: str) -> str:
 def unsupported(case: str) -> str:
     """What the case needs that this control plane does not have yet; empty if nothing."""
     documents = [d for d in yaml.safe_load_all(source(case)) if d]
-    missing = sorted({d["kind"] for d in documents} - SUPPORTED)
-    if any("portLevelMtls" in (d.get("spec") or {}) for d in documents):
-        missing.append("PeerAuthentication.portLevelMtls")
-    return ", ".join(missing)
+    return ", ".join(sorted({d["kind"] for d in documents} - SUPPORTED))
 
 
 def served(text: str, *, stored: bool = True, settings: MeshSettings | None = None) -> Snapshot:
-    admission = admit({}, {"case.yaml": parse("case.yaml", text, stored)})
-    assert not admission.errors, admission.errors
-    return translate(collect(admission.served), {}, settings or MeshSettings())
+    standing = admit(NOTHING, {"case.yaml": parse("case.yaml", text, stored)})
+    assert not standing.errors, standing.errors
+    return translate(collect(standing.served()), {}, settings or MeshSettings())
 
 
 def as_json(snapshot: Snapshot) -> dict[str, Any]:

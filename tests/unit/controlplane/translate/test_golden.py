@@ -8,7 +8,6 @@ import re
 import pytest
 
 from agent.controlplane.read.manifests import parse
-from agent.controlplane.read.yaml_tree import ManifestError
 from tests.unit.controlplane.translate import golden
 
 DENY_EVERYONE: dict[str, object] = {}
@@ -18,6 +17,8 @@ ODD = {
     "authz-ports": "a port that is none is an error here; istiod skips it",
     "authz-l7-deny": "a DENY that needs HTTP denies everyone here; istiod's never denies",
     "authz-when": "source.serviceAccount is judged here; istiod's rule never denies",
+    "peer-hole-strict-port": "the strict port is guarded here; istiod lists a policy that it never sends",
+    "peer-hole-unset": "the other ports are guarded here; istiod lists a policy that it never sends",
 }
 
 
@@ -31,7 +32,7 @@ def test_same_as_istiod(case: str) -> None:
 
 def test_enough_cases_are_compared() -> None:
     supported = [case for case in golden.cases() if not golden.unsupported(case)]
-    assert len(supported) >= 33
+    assert len(supported) >= 43
 
 
 def groups(answer: dict, name: str) -> list:
@@ -50,9 +51,9 @@ def test_unusable_values_are_errors_and_the_rest_of_the_case_is_as_istiod_has_it
 ) -> None:
     text = golden.source(case)
     line = next(n for n, row in enumerate(text.splitlines(), 1) if re.search(r"\[(nonsense|http),", row))
-    with pytest.raises(ManifestError, match=said) as caught:
-        parse("bad.yaml", text, stored=True)
-    assert (caught.value.file, caught.value.line) == ("bad.yaml", line)
+    [refusal] = parse("bad.yaml", text, stored=True).refused
+    [error] = refusal.errors
+    assert re.search(said, str(error)) and (error.file, error.line) == ("bad.yaml", line)
     good = "\n---\n".join(d for d in text.split("\n---\n") if "name: bad," not in d)
     expected = golden.expected(case)
     del expected["authorizations"]["apps/bad"]
@@ -86,6 +87,29 @@ def test_service_accounts_can_be_a_condition() -> None:
     assert groups(theirs, "apps/w")[5] == {"rules": [{"matches": [{}]}]}
     theirs["authorizations"]["apps/w"]["groups"][5] = {"rules": [{"matches": [accounts]}]}
     assert ours == theirs
+
+
+def strict(*more: dict) -> dict:
+    """A rule against everyone without an identity, in a match of its own or in that of a port."""
+    return {"rules": [*more, {"matches": [{"notPrincipals": [{"presence": {}}]}]}]}
+
+
+@pytest.mark.parametrize(
+    ("case", "rule"),
+    [
+        (
+            "peer-hole-strict-port",
+            {"rules": [{"matches": [{"destinationPorts": [8080], "notPrincipals": [{"presence": {}}]}]}]},
+        ),
+        ("peer-hole-unset", strict({"matches": [{"notDestinationPorts": [8080]}]})),
+    ],
+)
+def test_a_converted_policy_that_is_listed_is_sent(case: str, rule: dict) -> None:
+    ours, theirs = golden.as_json(golden.served(golden.source(case))), golden.expected(case)
+    assert ours["addresses"] == theirs["addresses"]
+    name = "apps/converted_peer_authentication_web"
+    assert ours["authorizations"].pop(name)["groups"] == [rule]
+    assert ours["authorizations"] == theirs["authorizations"]
 
 
 def test_workloads_without_labels_list_no_selector_policy() -> None:

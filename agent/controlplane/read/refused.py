@@ -1,0 +1,174 @@
+"""A document that cannot be used: why, who it is as far as that can be told, and what stands in for it. Pure.
+
+Security: where a refused policy has no earlier form that could stay in force, its targets are closed: an
+AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one. What the document
+does not say for certain counts as everything: no readable selector is the namespace, no namespace is the mesh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from agent.controlplane.read.fields import NAME, Field, Place
+from agent.controlplane.read.objects import AuthorizationPolicy, Key, Meta, Object, PeerAuthentication, Rule
+from agent.controlplane.read.security_kinds import read_selector
+from agent.controlplane.read.yaml_tree import ManifestError
+
+GUARDS = ("AuthorizationPolicy", "PeerAuthentication")
+OF_THE_CLUSTER = ("Namespace", "Node")
+DRY_RUN = "istio.io/dry-run"
+NOT_NODE_PROXIES = ("AUDIT", "CUSTOM")
+StandIn = AuthorizationPolicy | PeerAuthentication
+
+
+class Outcome(Enum):
+    """What came of a refused document."""
+
+    KEPT = "its last good form stays in force"
+    CLOSED = "its targets are closed until it is mended"
+    LEFT_OUT = "it is not in force"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """`kind` is empty where the document does not tell, `key` is None where it does not name itself.
+
+    `stand_in`: what closes its targets; None for kinds that guard nothing. `node`: of a Pod, as far as it is known.
+    """
+
+    place: Place
+    errors: tuple[ManifestError, ...]
+    kind: str = ""
+    key: Key | None = None
+    stand_in: StandIn | None = None
+    node: str = ""
+    outcome: Outcome = Outcome.LEFT_OUT
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether nothing can be served without it: it may be anything, or all else depends on it."""
+        return self.kind in ("", "ConfigMap") and self.outcome is Outcome.CLOSED
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What it is known by from one reading to the next: its key, else its kind in its file."""
+        return self.key or (self.place.file, self.kind)
+
+    @property
+    def about(self) -> str:
+        if self.key is None:
+            return self.kind or "a document"
+        kind, namespace, name = self.key
+        return f"{kind} {namespace + '/' if namespace else ''}{name}"
+
+    @property
+    def effect(self) -> str:
+        if self.stand_in is None and self.outcome is Outcome.CLOSED:
+            return Outcome.LEFT_OUT.value
+        return self.outcome.value
+
+
+def refuse(
+    root: Field, kind: str, errors: tuple[ManifestError, ...], unsure: Collection[str] = ()
+) -> Refused:
+    """The refusal of a document of a known kind. `unsure`: fields whose value cannot be relied on."""
+    namespace = _namespace(root, kind, unsure)
+    name = "" if {"metadata", "name"} & set(unsure) else _name(root, "name")
+    is_named = bool(name and (namespace or kind in OF_THE_CLUSTER))
+    key = (kind, namespace, name) if is_named else None
+    return Refused(
+        place=root.place,
+        errors=errors,
+        kind=kind,
+        key=key,
+        stand_in=_stand_in(root, kind, namespace, name, unsure),
+        node=_text(root, "spec", "nodeName") if kind == "Pod" else "",
+    )
+
+
+def standing_in_for(made: Object) -> StandIn | None:
+    """What closes the targets of a policy whose name another object has."""
+    if not isinstance(made, AuthorizationPolicy | PeerAuthentication):
+        return None
+    meta = dataclasses.replace(made.meta, name=_name_of_place(made.meta.place))
+    return _closing(made.meta.kind, meta, made.selector)
+
+
+def _stand_in(root: Field, kind: str, namespace: str, name: str, unsure: Collection[str]) -> StandIn | None:
+    if kind not in GUARDS or (not unsure and _is_for_others(root)):
+        return None
+    if not name or not namespace:
+        name = _name_of_place(root.place)
+    meta = Meta(place=root.place, kind=kind, namespace=namespace, name=name)
+    return _closing(kind, meta, _selector(root, unsure) if namespace else None)
+
+
+def _closing(kind: str, meta: Meta, selector: Mapping[str, str] | None) -> StandIn:
+    if kind == "AuthorizationPolicy":
+        return AuthorizationPolicy(meta=meta, action="DENY", selector=selector, rules=(Rule(),))
+    return PeerAuthentication(meta=meta, mode="STRICT", selector=selector, is_stand_in=True)
+
+
+def _is_for_others(root: Field) -> bool:
+    """Whether it would not have concerned node proxies in any reading."""
+    annotations = _mapping(_mapping(root, "metadata"), "annotations")
+    spec = _mapping(root, "spec")
+    return (
+        _text(root, "spec", "action") in NOT_NODE_PROXIES
+        or bool({"targetRef", "targetRefs"} & set(spec.names()))
+        or _scalar(annotations, DRY_RUN) == "true"
+    )
+
+
+def _namespace(root: Field, kind: str, unsure: Collection[str]) -> str:
+    """The namespace, empty where the document does not say for certain."""
+    metadata = _mapping(root, "metadata")
+    if {"metadata", "namespace"} & set(unsure) or kind in OF_THE_CLUSTER:
+        return ""
+    return _name(root, "namespace") or (
+        "" if kind in GUARDS or "namespace" in metadata.names() else "default"
+    )
+
+
+def _name(root: Field, field: str) -> str:
+    text = _text(root, "metadata", field)
+    return text if NAME.fullmatch(text) else ""
+
+
+def _selector(root: Field, unsure: Collection[str]) -> Mapping[str, str] | None:
+    if unsure:
+        return None
+    try:
+        return read_selector(_mapping(root, "spec").get("selector"))
+    except ManifestError:
+        return None
+
+
+def _mapping(field: Field, name: str) -> Field:
+    """The mapping of that name, or an absent one."""
+    try:
+        child = field.get(name)
+        child.names()
+    except ManifestError:
+        return Field(None, field.document, field.line)
+    return child
+
+
+def _text(root: Field, parent: str, name: str) -> str:
+    return _scalar(_mapping(root, parent), name)
+
+
+def _scalar(mapping: Field, name: str) -> str:
+    """The text, or the empty one where it is none."""
+    try:
+        return mapping.get(name).text("")
+    except ManifestError:
+        return ""
+
+
+def _name_of_place(place: Place) -> str:
+    """A name that no object can have, for what has none."""
+    return f"refused_{place.file.replace('/', '_')}_{place.line}"

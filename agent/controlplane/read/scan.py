@@ -1,0 +1,67 @@
+"""What lies in a directory of manifests, subdirectories included: files to read, and what is passed over.
+
+Hidden files and directories belong to editors and to the links of ConfigMap volumes; a hidden file with the ending of a
+manifest is named all the same, as is everything else that somebody may take for one.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ENDINGS = (".yaml", ".yml", ".json")
+Stamp = tuple[int, int, int]
+"""What tells that a file has changed: time of its content, size, inode."""
+
+
+@dataclass(slots=True)
+class Found:
+    """Names are relative to the directory. `closed`: subdirectories that cannot be read, with the reason."""
+
+    files: dict[str, Stamp] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
+    closed: dict[str, str] = field(default_factory=dict)
+
+    def is_below_closed(self, name: str) -> bool:
+        return any(name.startswith(f"{directory}/") for directory in self.closed)
+
+
+def scan(root: Path) -> Found:
+    """Raises OSError if the directory itself cannot be read."""
+    found = Found()
+    _scan(root, "", found, frozenset())
+    return found
+
+
+def _scan(directory: Path, prefix: str, found: Found, above: frozenset[tuple[int, int]]) -> None:
+    status = directory.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        found.passed_over[prefix.rstrip("/")] = "a link to a directory above it"
+        return
+    with os.scandir(directory) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    for entry in entries:
+        name = prefix + entry.name
+        is_manifest = entry.name.lower().endswith(ENDINGS)
+        if entry.name.startswith("."):
+            if is_manifest:
+                found.passed_over[name] = "a hidden file"
+            continue
+        try:
+            entry_status = entry.stat()
+            if stat.S_ISDIR(entry_status.st_mode):
+                _scan(directory / entry.name, f"{name}/", found, above | {here})
+            elif not is_manifest:
+                found.passed_over[name] = f"its name does not end in {', '.join(ENDINGS)}"
+            elif not stat.S_ISREG(entry_status.st_mode):
+                found.passed_over[name] = "it is no regular file"
+            else:
+                found.files[name] = (entry_status.st_mtime_ns, entry_status.st_size, entry_status.st_ino)
+        except FileNotFoundError:
+            if entry.is_symlink():
+                found.passed_over[name] = "a link to nothing"
+        except OSError as error:
+            found.closed[name] = error.strerror or str(error)

@@ -1,0 +1,220 @@
+"""What the manifests ask for and node proxies will not do, or not as it seems: to be said where people look. Pure.
+
+Everything here was read without an error; only side by side, or against the mesh's own trust domain, does it turn out
+to have no effect. What is intended to have none (a dry run) is a note and concerns no agent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.read.objects import AuthorizationPolicy, Key, Object, PeerAuthentication, Pod, Service
+from agent.controlplane.read.refused import DRY_RUN
+from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
+from agent.controlplane.translate.authorization_policy import (
+    PRINCIPALS,
+    is_of_another_domain,
+    why_left_out,
+)
+from agent.controlplane.translate.mesh import Mesh, discovered
+from agent.controlplane.translate.peer_authentication import PeerAuthentications
+from agent.controlplane.translate.pod import is_announced, named_port
+from agent.controlplane.translate.selection import by_namespace
+
+EXAMPLES = 3
+"""How many pods a remark names."""
+
+
+def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    """For all objects that were read, also those that `discoverySelectors` leave out."""
+    yield from _of_mesh_config(everything, mesh)
+    yield from _undiscovered(everything, mesh)
+    inventory = discovered(everything, mesh)
+    for policy in inventory.policies:
+        yield from _of_policy(policy, mesh)
+    yield from _of_peer_authentications(inventory, mesh)
+    yield from _of_targets(inventory)
+
+
+def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Scope:
+    """The pods that a policy is for. In the root namespace an AuthorizationPolicy selects in all namespaces."""
+    is_selecting_peers = isinstance(policy, PeerAuthentication) and bool(policy.selector)
+    if not policy.meta.namespace or (policy.meta.namespace == mesh.root_namespace and not is_selecting_peers):
+        return Scope(None, policy.selector or None)
+    return Scope(policy.meta.namespace, policy.selector or None)
+
+
+def _remark(
+    made: Object,
+    problem: str,
+    remedy: str = "",
+    scope: Scope | None = None,
+    *,
+    field: str = "",
+    is_note: bool = False,
+) -> Remark:
+    return Remark(
+        place=made.meta.place,
+        about=str(made.meta),
+        field=field,
+        problem=problem,
+        remedy=remedy,
+        weight=Weight.NOTE if is_note else Weight.INEFFECTIVE,
+        scope=None if is_note else scope,
+    )
+
+
+def _of_mesh_config(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    for config in inventory.mesh_configs:
+        if config.meta.namespace != mesh.system_namespace:
+            remedy = f"the mesh config is that of namespace {mesh.system_namespace}"
+            yield _remark(config, "it has no effect", remedy, EVERYBODY)
+        elif config.unused:
+            names = ", ".join(config.unused)
+            yield _remark(config, f"fields that have no effect here: {names}", is_note=True)
+
+
+def _undiscovered(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    """Namespaces that count for nothing: one remark each, heavier where a policy is among what is left out."""
+    inventory = discovered(everything, mesh)
+    kinds: tuple[Callable[[Inventory], tuple[Object, ...]], ...] = (
+        lambda i: i.pods,
+        lambda i: i.services,
+        lambda i: i.policies,
+        lambda i: i.peer_authentications,
+    )
+    left_out: dict[str, Counter[str]] = defaultdict(Counter)
+    first: dict[str, Object] = {}
+    for objects in kinds:
+        here = {id(made) for made in objects(inventory)}
+        for made in objects(everything):
+            if id(made) not in here:
+                left_out[made.meta.namespace][made.meta.kind] += 1
+                first.setdefault(made.meta.namespace, made)
+    for namespace, counts in sorted(left_out.items()):
+        what = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        is_guarded = bool(counts.keys() & {"AuthorizationPolicy", "PeerAuthentication"})
+        scope = EVERYBODY if namespace == mesh.root_namespace else Scope(namespace)
+        yield Remark(
+            place=first[namespace].meta.place,
+            about=f"Namespace {namespace}",
+            problem=f"discoverySelectors of the mesh config leave it out: {what} not served",
+            remedy="label it as they ask, if it is of this mesh",
+            weight=Weight.INEFFECTIVE if is_guarded else Weight.NOTE,
+            scope=scope if is_guarded else None,
+        )
+
+
+def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
+    scope = scope_of(policy, mesh)
+    reason = why_left_out(policy)
+    if reason:
+        yield _remark(policy, reason, scope=scope, is_note=policy.meta.annotations.get(DRY_RUN) == "true")
+        return
+    for doubt in policy.doubts:
+        yield _remark(policy, doubt, scope=scope)
+    beyond = sorted({name for rule in policy.rules for name in rule.beyond})
+    if beyond:
+        effect = (
+            "rules with them are left out" if policy.action == "ALLOW" else "their rules deny without them"
+        )
+        yield _remark(
+            policy, f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}", scope=scope
+        )
+    for path, text in _principals(policy):
+        if is_of_another_domain(text, mesh):
+            here = ", ".join(mesh.trust_domains)
+            yield _remark(
+                policy,
+                f"nobody can be {text!r}: the trust domain here is {here}",
+                f"write {mesh.trust_domain}/ns/NAMESPACE/sa/ACCOUNT",
+                scope,
+                field=path,
+            )
+
+
+def _principals(policy: AuthorizationPolicy) -> Iterator[tuple[str, str]]:
+    """Every principal of a policy, with the place of its source or condition."""
+    for number, rule in enumerate(policy.rules):
+        sources = [(f"from[{index}].source", terms) for index, terms in enumerate(rule.sources)]
+        conditions = [(f"when[{index}]", terms) for index, terms in enumerate(rule.when)]
+        for place, terms in (*sources, *conditions):
+            for name in PRINCIPALS:
+                for text in terms.strings.get(name, ()):
+                    yield f"spec.rules[{number}].{place}", text
+
+
+def _of_peer_authentications(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    peers = PeerAuthentications(inventory.peer_authentications, mesh.root_namespace)
+    for each in inventory.peer_authentications:
+        scope = scope_of(each, mesh)
+        for doubt in each.doubts:
+            yield _remark(each, doubt, scope=scope)
+        for port in peers.disabled_in_vain(each):
+            yield _remark(
+                each,
+                f"DISABLE of port {port} does not open it under the STRICT above it",
+                "write PERMISSIVE",
+                scope,
+            )
+    for namespace in sorted({p.meta.namespace for p in inventory.peer_authentications}):
+        level = peers.of_level(namespace)
+        whose = "the mesh" if namespace == mesh.root_namespace else f"namespace {namespace}"
+        for later in level[1:]:
+            yield _second(later, level[0], whose, mesh)
+    yield from _overlapping(inventory.pods, peers, mesh)
+
+
+def _overlapping(pods: Iterable[Pod], peers: PeerAuthentications, mesh: Mesh) -> Iterator[Remark]:
+    said: set[tuple[str, str, str]] = set()
+    for pod in pods:
+        found = peers.selecting(pod.meta.namespace, pod.meta.labels)
+        for later in found[1:]:
+            if later.meta.key not in said:
+                said.add(later.meta.key)
+                yield _second(later, found[0], str(pod.meta), mesh)
+
+
+def _second(later: PeerAuthentication, first: PeerAuthentication, whose: str, mesh: Mesh) -> Remark:
+    """Two of one level: only the first counts. They may agree; mostly one of them is forgotten."""
+    agree = (later.mode, later.ports) == (first.mode, first.ports)
+    why = "is older" if first.meta.created else "comes first by file and name"
+    contradiction = "" if agree else f", and they contradict each other ({later.mode}, {first.mode})"
+    return _remark(
+        later,
+        f"it does not count for {whose}: {first.meta} at {first.meta.place} {why}{contradiction}",
+        "keep one of them",
+        scope_of(later, mesh),
+        is_note=agree,
+    )
+
+
+def _of_targets(inventory: Inventory) -> Iterator[Remark]:
+    """Services that send connections to a port by a name that pods of theirs do not have."""
+    named = [s for s in inventory.services if any(isinstance(p.target, str) for p in s.ports)]
+    selecting = by_namespace(named, lambda s: s.meta.namespace, lambda s: s.selector)
+    pods: dict[Key, list[Pod]] = defaultdict(list)
+    for pod in inventory.pods:
+        if pod.meta.namespace in selecting and is_announced(pod):
+            for service in selecting[pod.meta.namespace].finds(pod.meta.labels):
+                pods[service.meta.key].append(pod)
+    for service in named:
+        chosen = pods[service.meta.key]
+        for port in service.ports:
+            if isinstance(port.target, str) and port.protocol == "TCP":
+                without = [p for p in chosen if named_port(p, str(port.target)) is None]
+                if without:
+                    yield _no_target(service, port.port, port.target, without, len(chosen))
+
+
+def _no_target(service: Service, port: int, target: str, without: list[Pod], chosen: int) -> Remark:
+    shown = ", ".join(pod.meta.name for pod in without[:EXAMPLES])
+    more = f" and {len(without) - EXAMPLES} more" if len(without) > EXAMPLES else ""
+    return _remark(
+        service,
+        f"port {port}: {len(without)} of its {chosen} pods have no TCP port named {target!r} ({shown}{more})",
+        "name a port of their containers so, or write a number",
+        Scope(service.meta.namespace, service.selector),
+    )

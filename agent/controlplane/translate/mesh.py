@@ -1,0 +1,90 @@
+"""What is true of the whole mesh: the settings of the command line, and what the mesh config says above them. Pure.
+
+As istiod: the mesh config is ConfigMap `istio` of the system namespace; `rootNamespace` is where policies of the whole
+mesh stand; `discoverySelectors` choose the namespaces whose objects count, the root namespace not excepted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.read.objects import LabelSelector, MeshConfig, Meta
+from agent.model.identity import DEFAULT_TRUST_DOMAIN
+
+NAME_LABEL = "kubernetes.io/metadata.name"
+"""Every API server puts it on every namespace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshSettings:
+    """What holds where the mesh config says nothing. `root_namespace` is where the mesh config stands, too."""
+
+    cluster_id: str = "Kubernetes"
+    trust_domain: str = DEFAULT_TRUST_DOMAIN
+    domain: str = "cluster.local"
+    root_namespace: str = "istio-system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """What holds. `aliases` are further trust domains that principals of policies may name."""
+
+    cluster_id: str
+    domain: str
+    trust_domain: str
+    aliases: tuple[str, ...] = ()
+    system_namespace: str
+    root_namespace: str
+    discovery: tuple[LabelSelector, ...] = ()
+    config: MeshConfig | None = field(default=None, compare=False)
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.trust_domain, *self.aliases)))
+
+
+def mesh_of(inventory: Inventory, settings: MeshSettings) -> Mesh:
+    config = next((c for c in inventory.mesh_configs if c.meta.namespace == settings.root_namespace), None)
+    return Mesh(
+        cluster_id=settings.cluster_id,
+        domain=settings.domain,
+        trust_domain=(config and config.trust_domain) or settings.trust_domain,
+        aliases=config.trust_domain_aliases if config else (),
+        system_namespace=settings.root_namespace,
+        root_namespace=(config and config.root_namespace) or settings.root_namespace,
+        discovery=config.discovery_selectors if config else (),
+        config=config,
+    )
+
+
+def discovered(inventory: Inventory, mesh: Mesh) -> Inventory:
+    """The part of the inventory that counts in this mesh."""
+    if not mesh.discovery:
+        return inventory
+    chosen: dict[str, bool] = {}
+
+    def counts(meta: Meta) -> bool:
+        if meta.namespace not in chosen:
+            labels = namespace_labels(inventory, meta.namespace)
+            chosen[meta.namespace] = any(selector.selects(labels) for selector in mesh.discovery)
+        return chosen[meta.namespace]
+
+    return dataclasses.replace(
+        inventory,
+        pods=tuple(o for o in inventory.pods if counts(o.meta)),
+        services=tuple(o for o in inventory.services if counts(o.meta)),
+        # Security: what stands in for a policy of nobody knows where is of no namespace, and always counts.
+        policies=tuple(o for o in inventory.policies if not o.meta.namespace or counts(o.meta)),
+        peer_authentications=tuple(
+            o for o in inventory.peer_authentications if not o.meta.namespace or counts(o.meta)
+        ),
+    )
+
+
+def namespace_labels(inventory: Inventory, name: str) -> Mapping[str, str]:
+    """The labels of a namespace, with the one that no manifest has to write."""
+    found = inventory.namespaces.get(name)
+    return {NAME_LABEL: name, **(found.meta.labels if found else {})}

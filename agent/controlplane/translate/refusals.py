@@ -1,0 +1,49 @@
+"""Refused documents and unreadable files as remarks: what holds in their place, and which pods they concern. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.controlplane.read.admission import Standing
+from agent.controlplane.read.fields import Place
+from agent.controlplane.read.refused import Refused
+from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
+from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.translate.effects import scope_of
+from agent.controlplane.translate.mesh import Mesh
+
+WAITING = "nothing is served before it can be read"
+
+
+def refusals(standing: Standing, mesh: Mesh) -> Iterator[Remark]:
+    """Everything that is refused, in the order of files, one remark for each error."""
+    for error in standing.unread.values():
+        stays = error.file in standing.objects
+        yield _remark(error, "", "everything of it stays as it was" if stays else WAITING, EVERYBODY)
+    for refusal in standing.refused:
+        effect = WAITING if refusal.is_missing else refusal.effect
+        for error in refusal.errors:
+            yield _remark(error, refusal.about, effect, _scope(refusal, mesh))
+
+
+def without_address(error: ManifestError) -> Remark:
+    """A Service that wants an address and can get none."""
+    return _remark(error, "", "it is not served", EVERYBODY)
+
+
+def _scope(refusal: Refused, mesh: Mesh) -> Scope:
+    if refusal.stand_in is not None:
+        return scope_of(refusal.stand_in, mesh)
+    return Scope(node=refusal.node) if refusal.node else EVERYBODY
+
+
+def _remark(error: ManifestError, about: str, effect: str, scope: Scope) -> Remark:
+    return Remark(
+        place=Place(error.file, error.line, error.document),
+        about=about,
+        field=error.field,
+        problem=error.problem,
+        effect=effect,
+        weight=Weight.REFUSED,
+        scope=scope,
+    )

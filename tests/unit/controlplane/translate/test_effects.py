@@ -1,0 +1,209 @@
+"""What manifests ask for and nobody does is said, with the pods it concerns; the rest is proven by its effect."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.controlplane.read.remarks import EVERYBODY, Scope, Weight
+from tests.support.controlplane import NAMESPACE, deny, pod
+from tests.support.judge import Judge
+
+WEB = pod("web", "node-a", "10.10.0.5")
+FAR = pod("far", "node-b", "10.10.0.6", ns="far")
+
+
+def mesh(*lines: str, ns: str = "istio-system") -> str:
+    text = "".join(f"    {line}\n" for line in lines)
+    return f"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: {ns}}}\ndata:\n  mesh: |\n{text}"
+
+
+def principals(*names: str, ns: str = "demo", field: str = "principals", action: str = "DENY") -> str:
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return deny("p", rules=f"[{{from: [{{source: {{{field}: [{quoted}]}}}}]}}]", ns=ns, action=action)
+
+
+def service(ports: str, name: str = "web", ip: str = "10.96.0.10") -> str:
+    return (
+        f"---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: demo}}\n"
+        f"spec: {{selector: {{app: web}}, clusterIP: {ip}, ports: [{ports}]}}\n"
+    )
+
+
+# -- the mesh config
+
+
+def test_the_root_namespace_of_the_mesh_config_is_where_policies_of_the_mesh_stand() -> None:
+    everybody = deny("d", ns="mesh-root")
+    assert Judge(a=WEB + FAR + everybody).admits("web")
+    judge = Judge(a=WEB + FAR + everybody, m=mesh("rootNamespace: mesh-root"))
+    assert not judge.admits("web") and not judge.admits("far", namespace="far")
+    strict = (
+        deny("d", ns="mesh-root").replace("AuthorizationPolicy", "PeerAuthentication").partition("spec")[0]
+    )
+    judge = Judge(a=WEB + strict + "spec: {mtls: {mode: STRICT}}\n", m=mesh("rootNamespace: mesh-root"))
+    assert not judge.admits("web", principal=None) and judge.admits("web")
+    assert "mesh-root/istio_converted_static_strict" in judge.served.policies
+    judge = Judge(a=WEB + deny("d", ns="istio-system"), m=mesh("rootNamespace: mesh-root"))
+    assert judge.admits("web"), "it is a namespace like others then"
+
+
+def test_a_principal_of_an_alias_is_one_of_the_mesh() -> None:
+    config = mesh("trustDomain: new.example", "trustDomainAliases: [old.example]")
+    for written in ("old.example", "new.example"):
+        judge = Judge(a=WEB + principals(f"{written}/ns/demo/sa/thief"), m=config)
+        assert not judge.admits("web", principal="new.example/ns/demo/sa/thief")
+        assert not judge.admits("web", principal="old.example/ns/demo/sa/thief")
+        assert judge.admits("web", principal="new.example/ns/demo/sa/web") and not judge.without_effect()
+    judge = Judge(a=WEB + principals("old.example/ns/*", field="notPrincipals"), m=config)
+    assert judge.admits("web", principal="new.example/ns/demo/sa/web"), "it is excepted"
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        "{matchLabels: {mesh: here}}",
+        "{matchExpressions: [{key: mesh, operator: In, values: [here, there]}]}",
+        "{matchExpressions: [{key: mesh, operator: Exists}]}",
+        "{matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [far]}]}",
+        "{matchExpressions: [{key: away, operator: DoesNotExist}]}",
+    ],
+)
+def test_discovery_selectors_choose_the_namespaces_that_count(selector: str) -> None:
+    names = NAMESPACE.replace("demo}", "demo, labels: {mesh: here}}")
+    away = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: far, labels: {away: x}}\n"
+    judge = Judge(
+        a=names + away + WEB + FAR + deny("d", ns="far"), m=mesh(f"discoverySelectors: [{selector}]")
+    )
+    assert list(judge.served.addresses) == ["Kubernetes//Pod/demo/web"] and not judge.served.policies
+    [remark] = [r for r in judge.said if r.about == "Namespace far"]
+    assert "1 AuthorizationPolicy, 1 Pod not served" in str(remark)
+    assert (remark.weight, remark.scope) == (Weight.INEFFECTIVE, Scope("far"))
+
+
+def test_what_stands_in_for_a_policy_of_nobody_knows_where_counts_everywhere() -> None:
+    names = NAMESPACE.replace("demo}", "demo, labels: {mesh: here}}")
+    broken = deny("d").replace("namespace", "namepsace")
+    judge = Judge(a=names + WEB + broken, m=mesh("discoverySelectors: [{matchLabels: {mesh: here}}]"))
+    assert not judge.admits("web")
+
+
+def test_other_fields_of_the_mesh_config_are_named_once() -> None:
+    judge = Judge(a=WEB, m=mesh("defaultConfig: {}", "enableTracing: true", "trustDomain: cluster.local"))
+    [note] = judge.notes()
+    assert "fields that have no effect here: mesh.defaultConfig, mesh.enableTracing" in note
+
+
+def test_a_mesh_config_elsewhere_does_nothing_and_it_is_said() -> None:
+    judge = Judge(a=WEB + deny("d", ns="mesh-root"), m=mesh("rootNamespace: mesh-root", ns="demo"))
+    assert judge.admits("web")
+    [remark] = [r for r in judge.said if "ConfigMap demo/istio" in r.about]
+    assert remark.weight is Weight.INEFFECTIVE and remark.scope == EVERYBODY
+
+
+# -- policies without effect
+
+
+@pytest.mark.parametrize(
+    "name", ["other.example/ns/demo/sa/web", "cluster.locl/*", "cluster.local.x*", "web", "other*"]
+)
+@pytest.mark.parametrize("field", ["principals", "notPrincipals"])
+def test_a_principal_that_nobody_can_be_is_said(name: str, field: str) -> None:
+    judge = Judge(a=WEB + principals(name, field=field))
+    [remark] = [r for r in judge.said if r.weight is Weight.INEFFECTIVE]
+    assert f"nobody can be '{name}': the trust domain here is cluster.local" in str(remark)
+    assert str(remark).startswith(
+        "a.yaml:8 (document 2): AuthorizationPolicy demo/p: spec.rules[0].from[0].source: "
+    )
+    assert remark.scope == Scope("demo")
+
+
+@pytest.mark.parametrize(
+    "name", ["*", "*/ns/demo/sa/web", "cluster.local/*", "cluster*", "cluster.local/ns/a/sa/b"]
+)
+def test_a_principal_that_somebody_can_be_is_not(name: str) -> None:
+    assert not Judge(a=WEB + principals(name)).without_effect()
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (deny("d", action="AUDIT"), "action AUDIT is for waypoints"),
+        (deny("d", action="CUSTOM"), "action CUSTOM is for waypoints"),
+        (
+            deny("d").replace("spec: {", "spec: {targetRef: {kind: Service, name: web}, "),
+            "it has a targetRef",
+        ),
+        (deny("d", rules="[{to: [{operation: {methods: [GET]}}]}]"), "methods: need HTTP"),
+        (
+            deny("d").replace("{name: d", "{labels: {istio.io/rev: canary}, name: d"),
+            "it is for revision 'canary'",
+        ),
+        (
+            deny("d", rules="[]").replace("{name: d", "{resourceVersion: '7', name: d"),
+            "and no rules does nothing",
+        ),
+        (
+            deny("d", rules="[{from: []}]").replace("{name: d", "{resourceVersion: '7', name: d"),
+            "spec.rules[0].from: the list is empty",
+        ),
+    ],
+)
+def test_what_node_proxies_do_not_do_concerns_the_pods_it_was_meant_for(policy: str, said: str) -> None:
+    [remark] = Judge(a=WEB + policy).said
+    assert said in str(remark) and remark.weight is Weight.INEFFECTIVE and remark.scope == Scope("demo")
+
+
+def test_a_dry_run_does_what_it_says() -> None:
+    judge = Judge(a=WEB + deny("d").replace("{name: d", "{annotations: {istio.io/dry-run: 'true'}, name: d"))
+    assert judge.admits("web") and not judge.without_effect() and len(judge.notes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "scope"),
+    [
+        (deny("d", action="AUDIT", selector="app: web"), Scope("demo", {"app": "web"})),
+        (deny("d", action="AUDIT", ns="istio-system"), EVERYBODY),
+        (deny("d", action="AUDIT", ns="istio-system", selector="app: web"), Scope(None, {"app": "web"})),
+        (deny("d").replace("action", "acton"), Scope("demo")),
+        (deny("d").replace("namespace", "namepsace"), EVERYBODY),
+        (WEB.replace("web", "db").replace("podIPs", "podIPz"), Scope(node="node-a")),
+        (service("{port: 80, targetPort: '80'}"), EVERYBODY),
+        ("---\na: [\n", EVERYBODY),
+    ],
+)
+def test_whom_a_remark_concerns(policy: str, scope: Scope) -> None:
+    judge = Judge(a=WEB + policy)
+    assert judge.said and all(remark.scope == scope for remark in judge.said), judge.said
+
+
+# -- ranges and ports
+
+
+def test_an_ipv4_range_written_as_ipv6_is_for_ipv4() -> None:
+    judge = Judge(a=WEB + deny("d", rules="[{from: [{source: {ipBlocks: ['::ffff:10.99.0.0/112']}}]}]"))
+    assert not judge.admits("web", source="10.99.1.1") and judge.admits("web", source="10.98.0.1")
+
+
+def test_a_udp_port_does_not_take_the_place_of_a_tcp_port() -> None:
+    ports = "{name: tcp, port: 53, targetPort: 5353}, {name: udp, port: 53, protocol: UDP, targetPort: 5300}"
+    judge = Judge(a=WEB + service(ports) + service("{port: 514, protocol: UDP}", "udp", "10.96.0.11"))
+    services = {key.hostname.partition(".")[0]: s for key, s in judge.snapshot.services.items()}
+    assert dict(services["web"].ports) == {53: 5353} and dict(services["udp"].ports) == {}
+    reached = {
+        key.hostname.partition(".")[0]: dict(ports) for key, ports in judge.pod("web").services.items()
+    }
+    assert reached == {"web": {53: 5353}, "udp": {}}
+    assert not judge.without_effect()
+
+
+def test_a_port_by_a_name_that_pods_do_not_have_is_said() -> None:
+    named = WEB.replace(
+        "serviceAccountName",
+        "containers: [{name: c, ports: [{name: http, containerPort: 80}]}], serviceAccountName",
+    )
+    others = "".join(pod(f"p{i}", "node-a", f"10.10.1.{i}") for i in range(4))
+    judge = Judge(a=named + others + service("{port: 80, targetPort: http}"))
+    [remark] = [r for r in judge.said if r.weight is Weight.INEFFECTIVE]
+    assert "port 80: 4 of its 5 pods have no TCP port named 'http' (p0, p1, p2 and 1 more)" in str(remark)
+    assert remark.scope == Scope("demo", {"app": "web"})
+    assert not Judge(a=named + service("{port: 80, targetPort: http}")).without_effect()
