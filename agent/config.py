@@ -181,12 +181,18 @@ class Config:
         number(1, 10000), "100", "Tunnels in one HBONE connection, at most."
     )
     stream_window_bytes: int = traffic_option(
-        number(65535, 2**31 - 1), "4194304", "Flow-control window of one tunnel."
+        number(65535, 2**31 - 1),
+        "4194304",
+        "Flow-control window of one tunnel: what a slow reader holds in memory, at most.",
     )
     connection_window_bytes: int = traffic_option(
-        number(65535, 2**31 - 1), "16777216", "Flow-control window of an HBONE connection."
+        number(65535, 2**31 - 1),
+        "16777216",
+        "Flow-control window of an HBONE connection, not below that of a tunnel.",
     )
-    frame_bytes: int = traffic_option(number(16384, 2**24 - 1), "1048576", "Largest HTTP/2 frame accepted.")
+    frame_bytes: int = traffic_option(
+        number(16384, 2**24 - 1), "1048576", "Largest HTTP/2 frame accepted; a peer cuts its own to it."
+    )
     max_connections: int = traffic_option(
         number(1, 10**7), "50000", "Live connections of one worker; more are refused."
     )
@@ -223,7 +229,13 @@ def build(values: Mapping[str, str]) -> Config:
             parsed[name] = table[name].kind.parse(value)
         except ValueError as error:
             raise ConfigError(f"--{name.replace('_', '-')}: {value!r} cannot be used: {error}") from error
-    return Config(**parsed)
+    config = Config(**parsed)
+    if config.stream_window_bytes > config.connection_window_bytes:
+        raise ConfigError(
+            f"--stream-window-bytes: {config.stream_window_bytes} cannot be used: one tunnel can never have more than"
+            f" its connection; raise --connection-window-bytes ({config.connection_window_bytes}) with it"
+        )
+    return config
 
 
 def from_environment(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Config:

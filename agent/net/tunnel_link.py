@@ -23,6 +23,7 @@ from agent.wire.h2_events import (
     DataReceived,
     Event,
     HeadReceived,
+    Limits,
     Stream,
     StreamReset,
     WindowOpened,
@@ -41,7 +42,7 @@ STREAMS_LIMIT = 100
 class TunnelLink:
     """`session` decides which end this is. The socket (connected, non-blocking) belongs to the link.
 
-    Nothing is read or sent before `start`.
+    Nothing is read or sent before `start`. `limits` are what the peer is allowed.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class TunnelLink:
         session: Session,
         events: TunnelServerEvents | TunnelClientEvents,
         *,
+        limits: Limits | None = None,
         streams_limit: int = STREAMS_LIMIT,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> None:
@@ -80,7 +82,7 @@ class TunnelLink:
             self._server_events = events  # type: ignore[assignment]
         else:
             self._client_events = events  # type: ignore[assignment]
-        self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now())
+        self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
         self._is_closed = False
         self._waiting: dict[TunnelSink, None] = {}
         self._queued = TunnelQueue(self._codec, streams_limit)

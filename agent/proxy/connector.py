@@ -10,16 +10,24 @@ from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
 from agent.proxy.pool import PoolKey
 from agent.proxy.secrets import Secrets
+from agent.wire.h2_events import Limits
 
 
 class HboneConnector:
     """Dials from the source pod's address, so that the peer and NetworkPolicy see the pod."""
 
     def __init__(
-        self, dialler: Dialler, secrets: Secrets, *, handshake_timeout_s: float, streams_limit: int
+        self,
+        dialler: Dialler,
+        secrets: Secrets,
+        limits: Limits,
+        *,
+        handshake_timeout_s: float,
+        streams_limit: int,
     ) -> None:
         self._dialler = dialler
         self._secrets = secrets
+        self._limits = limits
         self._handshake_timeout_s = handshake_timeout_s
         self._streams_limit = streams_limit
 
@@ -41,6 +49,7 @@ class HboneConnector:
             sock,
             session,
             events,
+            limits=self._limits,
             streams_limit=self._streams_limit,
             handshake_timeout_s=self._handshake_timeout_s,
         )

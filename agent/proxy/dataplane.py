@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from agent.config import Config
@@ -36,6 +36,7 @@ from agent.state.resolve import Options
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.telemetry.metrics import Metrics
+from agent.wire.h2_events import CLIENT_LIMITS, SERVER_LIMITS, Limits
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class DataPlane:
         connector = HboneConnector(
             to_network,
             self.secrets,
+            limits(config, CLIENT_LIMITS),
             handshake_timeout_s=config.handshake_timeout_s,
             streams_limit=config.pool_max_streams,
         )
@@ -107,6 +109,7 @@ class DataPlane:
             self.reporter,
             self.tallies,
             options,
+            limits(config, SERVER_LIMITS),
             handshake_timeout_s=config.handshake_timeout_s,
             links_limit=config.max_connections,
         )
@@ -136,3 +139,13 @@ class DataPlane:
         closed = self.registry.reevaluate(snapshot, changes)
         if closed:
             log.info("closed %d live connections that current policy does not allow", closed)
+
+
+def limits(config: Config, of_role: Limits) -> Limits:
+    """What a peer is allowed: the windows and frames of the configuration, the rest as the role has it."""
+    return replace(
+        of_role,
+        stream_window_bytes=config.stream_window_bytes,
+        connection_window_bytes=config.connection_window_bytes,
+        frame_bytes=config.frame_bytes,
+    )

@@ -31,6 +31,7 @@ from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
 from agent.wire.baggage import baggage, forwarded_host, parse_baggage
+from agent.wire.h2_events import Limits
 from agent.wire.hbone import ConnectHead
 
 BROKEN_PROTOCOL = frozenset({Outcome.TLS_FAILED, Outcome.H2_FAILED})
@@ -47,6 +48,7 @@ class Inbound:
         reporter: Reporter,
         tallies: Tallies,
         options: Options,
+        limits: Limits,
         *,
         handshake_timeout_s: float,
         links_limit: int,
@@ -56,6 +58,7 @@ class Inbound:
         self.reporter = reporter
         self.tallies = tallies
         self.options = options
+        self.limits = limits
         self._pods = pods
         self._secrets = secrets
         self.handshake_timeout_s = handshake_timeout_s
@@ -113,6 +116,7 @@ class InboundLink:
             sock,
             session,
             self,
+            limits=inbound.limits,
             handshake_timeout_s=inbound.handshake_timeout_s,
         )
 

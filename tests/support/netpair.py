@@ -59,8 +59,19 @@ class Node:
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
         self.skew_s = 0.0
-        self.loop = Loop(lambda: time.monotonic() + self.skew_s, lambda error, fd: self.errors.append(error))
+        self._stopped_s: float | None = None
+        self.loop = Loop(self._now, lambda error, fd: self.errors.append(error))
         self.closing = contextlib.ExitStack()
+
+    def _now(self) -> float:
+        return (time.monotonic() if self._stopped_s is None else self._stopped_s) + self.skew_s
+
+    def stop_clock(self) -> None:
+        """The loop's time stands still, however slow the machine is."""
+        self._stopped_s = time.monotonic()
+
+    def start_clock(self) -> None:
+        self._stopped_s = None
 
     def until(self, condition: Callable[[], object], limit_s: float = 20.0) -> None:
         """Turn the loop until the condition holds."""

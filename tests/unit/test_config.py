@@ -30,6 +30,12 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("instance", "../x", "letters"),
         ("instance", "", "--instance"),
         ("frame_bytes", "16777216", "16777215"),
+        ("frame_bytes", "16383", "16384"),
+        ("stream_window_bytes", "65534", "65535"),
+        ("stream_window_bytes", "2147483648", "2147483647"),
+        ("stream_window_bytes", "16777217", r"raise --connection-window-bytes \(16777216\)"),
+        ("connection_window_bytes", "65534", "65535"),
+        ("connection_window_bytes", "4194303", "--stream-window-bytes: 4194304"),
         ("colour", "red", "not an option"),
     ],
 )
