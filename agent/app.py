@@ -56,7 +56,9 @@ from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.xds_client import XdsClient
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
-from agent.supervisor.crew import Crew
+from agent.stopping import stop_serving
+from agent.supervisor.crew import Crew, Limits
+from agent.supervisor.recruiter import Recruiter
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
@@ -143,16 +145,15 @@ class Agent:
             on_credentials=self._issued,
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
-        pod_side, net_side = map(str, self.redirection.private_namespaces)
+        homes = dict(zip(Side, map(str, self.redirection.private_namespaces), strict=True))
         self.crew = Crew(
-            settings.directory,
+            Recruiter(settings.directory, config.as_texts(settings), homes),
             settings.worker_count,
-            config.as_texts(settings),
-            (pod_side, net_side),
-            partial(make_listener, {Side.POD: pod_side, Side.NET: net_side}),
-            lambda link: self.briefing.brief(link.send),
-            lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
-            settings.drain_deadline_s,
+            make_listener=partial(make_listener, homes),
+            brief=lambda link: self.briefing.brief(link.send),
+            reported=lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
+            ended=lambda link: self.totals.retire(f"worker-{link.pid}"),
+            limits=Limits(drain_s=settings.drain_deadline_s),
         )
         self.mesh = MeshState(
             self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
@@ -192,8 +193,7 @@ class Agent:
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
-        namespaces = {Side.POD: pod_side, Side.NET: net_side}
-        served = tuple(Served(row.name, namespaces[row.side], row.port) for row in LISTENERS)
+        served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
         self.prover = Prover(
             {
                 "the kernel side": KernelCheck(
@@ -286,18 +286,19 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.xds.run(),
                 agent.keeper.run(),
                 agent.reports.run(),
-                agent.begin(),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.enroller.follow(),
                 agent.after_prepared(agent.counters.watch),
                 agent.prove(),
             )
+            beginning = group.create_task(agent.begin())
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
+            # One that is still beginning must not fill the slots that the stop empties.
+            beginning.cancel()
             agent.is_serving = False
-            log.info("stopping: workers drain for %g s", settings.drain_deadline_s)
-            await agent.crew.drain(settings.drain_deadline_s)
+            await stop_serving(agent.kernel, agent.crew, settings.drain_deadline_s)
             for task in tasks:
                 task.cancel()
     finally:

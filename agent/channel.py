@@ -14,6 +14,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -197,8 +198,10 @@ def decode(body: bytes) -> Message:
 
 
 def with_fds(names: Sequence[T], fds: Sequence[int]) -> list[tuple[T, int]]:
-    """What a message names, each with its fd. Raises ChannelError where the fds do not match."""
+    """What a message names, each with its fd. Raises ChannelError where they do not match, and closes the fds."""
     if len(names) != len(fds):
+        for fd in fds:
+            socket.close(fd)
         raise ChannelError(f"{len(fds)} fds came for {len(names)} listeners")
     return list(zip(names, fds, strict=True))
 
@@ -249,6 +252,9 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 return messages
             except OSError as error:
+                # A reset: the other end died with something unread. What it had said counts all the same.
+                if messages:
+                    return messages
                 raise ChannelError(f"the worker channel broke: {error}") from error
             self._fds.extend(fds)
             if flags & socket.MSG_CTRUNC:
@@ -279,6 +285,11 @@ class Channel:
                 )
             messages.append((message, [self._fds.popleft() for _ in range(fd_count)]))
         return messages
+
+    def break_off(self) -> None:
+        """Send nothing more; what has arrived can still be received, and then the end."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         for _, fds in self._outgoing:

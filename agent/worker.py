@@ -20,6 +20,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from agent import channel
 from agent import config as configuration
 from agent.config import Config
 from agent.fd_limit import raise_fd_limit
@@ -41,6 +42,8 @@ from agent.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 1.0
+LEAVE_PATIENCE_S = 5.0
+"""How long a worker that was asked to end waits for its successor."""
 PROXY = ProxyAddresses(parse_ip("169.254.77.1"), parse_ip("fd7a:7475:6e::1"))
 
 
@@ -106,15 +109,24 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
     """Serve until drained. `listening` is the unix socket on which control processes connect."""
     link = ControlLink(worker.orders)
     running = asyncio.get_running_loop()
+    # Again, after the control process that bound it: from here on the kernel names this process to who connects.
+    listening.listen()
     running.add_reader(listening, lambda: link.connected(listening.accept()[0]))
+
+    def leave() -> None:
+        """Control has somebody else serve before this worker stops; without it, it stops by itself."""
+        link.send(channel.Leaving())
+        patience_s = LEAVE_PATIENCE_S if link.is_connected else 0.0
+        running.call_later(patience_s, worker.drain.start, config.drain_deadline_s)
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        running.add_signal_handler(signum, worker.drain.start, config.drain_deadline_s)
+        running.add_signal_handler(signum, leave)
     # Objects made so far live for ever: keep the collector from walking them again and again.
     gc.collect()
     gc.freeze()
     try:
         while not worker.stopped.is_set():
-            link.send(worker.orders.stats())
+            link.report(worker.orders.stats())
             try:
                 async with asyncio.timeout(STATS_EVERY_S):
                     await worker.stopped.wait()
@@ -122,6 +134,7 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
                 continue
         link.send(worker.orders.stats())
     finally:
+        link.stop()
         running.remove_reader(listening)
         listening.close()
         worker.close()

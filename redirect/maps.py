@@ -116,6 +116,14 @@ class Maps:
         """The listening socket of a slot. It leaves the map by itself when its last holder closes it."""
         self._put("socks", _U32.pack(slot), _U64.pack(fd))
 
+    def delete_listener(self, slot: int) -> None:
+        try:
+            sys_bpf.map_delete(self._fds["socks"], _U32.pack(slot))
+        except OSError as error:
+            # What a sockmap says of a slot that is empty already.
+            if error.errno != errno.EINVAL:
+                raise
+
     def slots(self) -> tuple[bool, ...]:
         """Whether each slot has a listener, in the order of their numbers."""
         return tuple(self._lookup("socks", _U32.pack(slot)) is not None for slot in sorted(SLOTS.values()))

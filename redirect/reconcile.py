@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import carry_over, existing, features, loader, packet_size, rt_rows
+from redirect import carry_over, existing, features, loader, packet_size, rt_rows, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import Desired, NextHop
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
@@ -164,6 +164,15 @@ class Redirection:
         """A listening socket for each name of SLOTS, in place of those that are there. Raises KeyError."""
         for name, slot in SLOTS.items():
             self._maps.put_listener(slot, fds[name])
+
+    def clear_listeners(self) -> None:
+        """Empties every slot: new connections are dropped and counted from here on, open ones go on. Raises NoPins."""
+        for slot in SLOTS.values():
+            self._maps.delete_listener(slot)
+
+    def half_open(self) -> int:
+        """How many connections to the listeners are in their handshake."""
+        return sum(map(sock_diag.half_open, self.private_namespaces))
 
     def slots(self) -> tuple[bool, ...]:
         """Whether each slot has a listener, in their order. One that has none drops new connections."""

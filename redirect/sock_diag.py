@@ -13,15 +13,18 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from redirect import netns
 from redirect.layout import IP, address_of
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-TCP_TIME_WAIT, TCP_LISTEN = 6, 10
+TCP_SYN_RECV, TCP_TIME_WAIT, TCP_LISTEN, TCP_NEW_SYN_RECV = 3, 6, 10, 12
 _STATES = ~(1 << TCP_LISTEN) & 0x1FFF
+_HALF_OPEN = 1 << TCP_SYN_RECV | 1 << TCP_NEW_SYN_RECV
 
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI48s")
@@ -54,6 +57,12 @@ def tcp_sockets() -> list[TcpSocket]:
         return list(_dump(netlink))
 
 
+def half_open(namespace: Path) -> int:
+    """How many connections to listeners of a namespace are in their handshake (`ss -t state syn-recv`)."""
+    with netns.entered(namespace), _opened() as netlink:
+        return sum(1 for _ in _dump(netlink, _HALF_OPEN))
+
+
 def destroy(addresses: Collection[IP]) -> int:
     """Closes every connection from or to one of the addresses in the thread's namespace; how many.
 
@@ -83,9 +92,9 @@ def _opened() -> Iterator[socket.socket]:
         yield netlink
 
 
-def _dump(netlink: socket.socket) -> Iterator[TcpSocket]:
+def _dump(netlink: socket.socket, states: int = _STATES) -> Iterator[TcpSocket]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        _send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, bytes(_ID_BYTES))
+        _send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, bytes(_ID_BYTES), states)
         yield from [_parse(body) for body in _answers(netlink)]
 
 
@@ -101,8 +110,10 @@ def _destroy(netlink: socket.socket, family: int, identifier: bytes) -> bool:
     return True
 
 
-def _send(netlink: socket.socket, kind: int, flags: int, family: int, identifier: bytes) -> None:
-    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES, identifier)
+def _send(
+    netlink: socket.socket, kind: int, flags: int, family: int, identifier: bytes, states: int = _STATES
+) -> None:
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states, identifier)
     netlink.send(_HEADER.pack(_HEADER.size + len(request), kind, flags | NLM_F_REQUEST, 0, 0) + request)
 
 

@@ -42,6 +42,7 @@ class StatusPage:
                 "history": self._history(),
                 "services": self._services(),
                 "workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.links],
+                "retiring_workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.retiring],
                 "worker_restarts": self.crew.restarts,
                 "refused_resources": dict(self.xds.status.refused),
                 "log_lines_lost": self._lost_lines(),

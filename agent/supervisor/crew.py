@@ -1,194 +1,227 @@
 """Keeps the workers: adopts those that are there, starts the others, replaces the dead, deals out listeners.
 
-The control process holds every listener too, so that a queue survives its worker. A listener that nobody takes
-from for a second gets one more server; a worker that is silent for ten is ended. Until `open_gates` a worker
-without state gets no listeners; an adopted one goes on with what it has. From then on `brief` sends the full
-state first.
+A worker is on duty in a slot, or it retires: it serves until its successor does, then drains, and is told of state
+and counted until it is gone. The control process holds every listener too, so that a queue survives its worker. Until
+`open_gates` a new worker gets no listeners; one that was found goes on with what it has. From then on `brief` sends
+the full state first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import socket
-import struct
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
-from agent import VERSION, channel
+from agent import channel
 from agent.channel import ChannelError, Message
 from agent.model.listener import LISTENERS, Listener
-from agent.supervisor.process import Process
+from agent.supervisor.patience import awake_s, catch_up, within
+from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
+from agent.supervisor.queues import Queues
+from agent.supervisor.recruiter import Recruiter
 from agent.supervisor.roster import Grant, Move, Roster
 from agent.supervisor.worker_link import WorkerLink
-from redirect import spawn
-from redirect.spawn import ChildFailed
+from redirect.spawn import Cause, ChildFailed
 
 log = logging.getLogger(__name__)
 
-STALL_S = 1.0
-STALL_POLL_S = 0.25
-# Workers report every second; one that does not for so long hangs.
-SILENCE_S = 10.0
+# A worker that lived for less did not get to work: its next start waits longer.
+STEADY_S = 10.0
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
-# struct tcp_info: for a listener, tcpi_unacked (u32 at byte 24) is the length of its accept queue.
-ACCEPT_QUEUE = struct.Struct("24xI")
+SILENCE_LOOKS, QUEUE_LOOKS = 10, 4
+"""How often each is looked at before its limit is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When patience with a worker ends."""
+
+    silence_s: float = 10.0
+    """It reports every second; one that says nothing for so long hangs."""
+    stall_s: float = 1.0
+    """Connections that wait at a listener for so long get one more worker."""
+    drain_s: float = 5.0
+    """What live connections have left when their worker retires."""
 
 
 class Crew:
-    """The workers of one agent."""
+    """The workers of one agent. `reported` hears their figures, `ended` that there will be no more of them."""
 
     def __init__(
         self,
-        directory: Path,
+        recruiter: Recruiter,
         count: int,
-        options: dict[str, str],
-        netns_paths: tuple[str | None, str | None],
+        *,
         make_listener: Callable[[Listener], socket.socket],
         brief: Callable[[WorkerLink], None],
-        on_stats: Callable[[WorkerLink, channel.Stats], None],
-        drain_deadline_s: float,
+        reported: Callable[[WorkerLink, channel.Stats], None],
+        ended: Callable[[WorkerLink], None],
+        limits: Limits = Limits(),
     ) -> None:
-        self._drain_deadline_s = drain_deadline_s
-        self._version = f"{VERSION}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
-        self._directory = directory
+        self._recruiter = recruiter
         self._count = count
-        self._options = options
-        self._netns_paths = netns_paths
         self._make_listener = make_listener
         self._brief = brief
-        self._on_stats = on_stats
+        self._ended = ended
+        self._limits = limits
         self._roster = Roster(count)
         self._listeners: dict[int, dict[str, socket.socket]] = {owner: {} for owner in range(count)}
-        self._links: dict[int, WorkerLink] = {}
-        self._lost = asyncio.Queue[WorkerLink]()
+        self.queues = Queues(self._listeners, limits.stall_s)
+        self._on_duty: dict[int, WorkerLink] = {}
+        self._retiring: list[WorkerLink] = []
+        self._gone: list[WorkerLink] = []
+        self._pauses_s: dict[int, float] = {}
+        self._chores = asyncio.Queue[Callable[[], Awaitable[None]]]()
         self._one_lost = asyncio.Event()
-        self._questions = 0
         self._gates_open = False
-        self._waiting: list[WorkerLink] = []
+        self.reported = reported
         self.restarts = 0
         self.stopping = False
 
     @property
     def links(self) -> tuple[WorkerLink, ...]:
-        return tuple(self._links.values())
+        """Those on duty."""
+        return tuple(self._on_duty.values())
+
+    @property
+    def retiring(self) -> tuple[WorkerLink, ...]:
+        return tuple(self._retiring)
+
+    @property
+    def everyone(self) -> tuple[WorkerLink, ...]:
+        return (*self._on_duty.values(), *self._retiring)
 
     def listeners(self) -> dict[str, socket.socket]:
         """The first owner's, by name: what the sockmap's slots hold (the rest share by SO_REUSEPORT)."""
         return self._listeners[0]
 
+    # -- what the agent asks for
+
     async def muster(self) -> None:
-        """Have every worker there: adopt, else start. Called once."""
-        for path in self._directory.glob("worker-*.sock"):
-            link = await self._adopt(path)
-            if link is not None:
-                self._links[link.slot] = link
+        """Have every worker there: adopt, else start. Raises ChildFailed, OSError when there is none at all."""
+        for link in await self._recruiter.find(self):
+            self._adopt(link)
         for socks in self._listeners.values():
             for row in LISTENERS:
                 if row.name not in socks:
                     socks[row.name] = self._make_listener(row)
         for link in self.links:
             self._carry_out(self._roster.arrived(link.slot, link.owners))
-        missing = [slot for slot in range(self._count) if slot not in self._links]
-        started = await asyncio.gather(*map(self._start, missing), return_exceptions=True)
-        links = [link for link in started if isinstance(link, WorkerLink)]
-        failures = [failure for failure in started if isinstance(failure, BaseException)]
-        if failures:
-            # The others would outlive this process without ever having served.
-            for link in links:
-                link.kill()
-                link.close()
-            raise failures[0]
-        for link in links:
-            self._enlist(link.slot, link)
+        vacant = [slot for slot in range(self._count) if slot not in self._on_duty]
+        failures = await asyncio.gather(*map(self._hire, vacant), return_exceptions=True)
+        for slot, failure in zip(vacant, failures, strict=True):
+            if isinstance(failure, OSError | ChildFailed) and self._on_duty:
+                log.error("%s", failure)
+                self._chores.put_nowait(partial(self._replace, slot))
+            elif isinstance(failure, BaseException):
+                raise failure
 
     def open_gates(self) -> None:
         """The first complete state is there: brief everyone, let those who waited accept."""
         self._gates_open = True
-        for link in self.links:
+        for link in self.everyone:
             self._brief(link)
-        for link in self._waiting:
-            if not link.is_lost:
+        for link in self.links:
+            if link.slot not in self._roster.alive:
                 self._carry_out(self._roster.arrived(link.slot))
-        self._waiting.clear()
+        self._relieve()
 
     async def keep(self) -> None:
-        """Replace workers that are lost and watch for stalled queues, until cancelled."""
+        """Replace workers that are lost and watch for those that hang, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._replace_lost())
             group.create_task(self._watch_queues())
             group.create_task(self._watch_silence())
+            while True:
+                group.create_task(in_turn(await self._chores.get()))
 
     def broadcast(self, message: Message) -> None:
-        for link in self.links:
+        for link in self.everyone:
             link.send(message)
 
     async def applied(self, revision: int, patience_s: float) -> None:
         """Return when every worker has applied this revision; one that does not follow is killed."""
-        for link in self.links:
-            try:
-                async with asyncio.timeout(patience_s):
-                    await link.reached(revision)
-            except TimeoutError:
-                link.kill()
+        await asyncio.gather(*(self._follows(link, revision, patience_s) for link in self.everyone))
 
     async def ask_all(self, what: str) -> list[object]:
         """The answers of all workers that give one."""
-        answers = []
-        for link in self.links:
-            self._questions += 1
-            try:
-                answers.append(await link.ask(channel.Ask(self._questions, what), self._questions))
-            except (TimeoutError, ChannelError) as error:
-                log.warning("worker %d did not answer %r: %s", link.slot, what, error)
-        return answers
+        links = self.everyone
+        answers = await asyncio.gather(*(link.ask(what) for link in links), return_exceptions=True)
+        for link, answer in zip(links, answers, strict=True):
+            if isinstance(answer, TimeoutError | ChannelError):
+                log.warning("%s did not answer %r: %s", link, what, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def drain(self, deadline_s: float) -> None:
         """Stop every worker; live connections may finish until the deadline."""
         self.stopping = True
-        self.broadcast(channel.Drain(deadline_s))
+        for link in self.everyone:
+            self._drain(link, deadline_s)
         try:
-            async with asyncio.timeout(deadline_s + 2):
-                while self._links:
-                    self._one_lost.clear()
-                    await self._one_lost.wait()
+            await within(deadline_s + END_PATIENCE_S, self._all_gone)
         except TimeoutError:
-            for link in self.links:
+            for link in self.everyone:
+                log.warning("%s did not end in time: killing it", link)
                 link.kill()
-        for slot in range(self._count):
-            self._path(slot).unlink(missing_ok=True)
+        # Killed ones are lost a moment later.
+        with suppress(TimeoutError):
+            await within(END_PATIENCE_S, self._all_gone)
+        await asyncio.gather(*map(self._see_off, self._gone))
 
     def close(self) -> None:
         """Let go of everything without ending it: workers go on serving."""
-        for link in self.links:
+        for link in self.everyone:
             link.close()
         for socks in self._listeners.values():
             for sock in socks.values():
                 sock.close()
 
-    async def _adopt(self, path: Path) -> WorkerLink | None:
-        """The worker behind a socket, with its listeners; one of another version or configuration drains."""
-        try:
-            link = await WorkerLink.connect(path, self._on_stats, self._on_lost)
-        except (OSError, ChannelError, TimeoutError):
-            return None
-        self._take_fds(link)
-        if link.version == self._version and link.slot < self._count:
-            log.info("adopted worker %d (pid %d)", link.slot, link.pid)
-            return link
-        log.info("worker %d (pid %d) is of another version or configuration: it drains", link.slot, link.pid)
-        link.send(channel.Drain(self._drain_deadline_s))
-        link.close()
-        return None
+    # -- what workers do (Hears)
 
-    def _path(self, slot: int) -> Path:
-        return self._directory / f"worker-{slot}.sock"
+    def leaving(self, link: WorkerLink) -> None:
+        """Somebody ends this worker alone: it serves until its successor is there."""
+        if self._on_duty.get(link.slot) is link and not self.stopping:
+            log.info("%s was asked to end: starting its successor", link)
+            del self._on_duty[link.slot]
+            self._retiring.append(link)
+            self._carry_out(self._roster.died(link.slot))
+            self._chores.put_nowait(partial(self._replace, link.slot))
 
-    def _take_fds(self, link: WorkerLink) -> None:
-        """The adopted worker's listeners become ours to hold as well."""
+    def lost(self, link: WorkerLink) -> None:
+        """It is gone, or cannot be told of policy any more: then it must not serve by the old one."""
+        if not link.is_draining:
+            link.kill()
+        if link not in self.everyone:
+            return  # who was about to enlist it sees that it is lost
+        was_on_duty = self._on_duty.get(link.slot) is link
+        if was_on_duty:
+            del self._on_duty[link.slot]
+        else:
+            self._retiring.remove(link)
+        self._ended(link)
+        self._one_lost.set()
+        if self.stopping:
+            self._gone.append(link)
+            return
+        self._chores.put_nowait(partial(self._see_off, link))
+        if was_on_duty:
+            # First somebody serves its queue, then its successor is started.
+            self._carry_out(self._roster.died(link.slot))
+            lived_s = asyncio.get_running_loop().time() - link.since_s
+            pause_s = 0.0 if lived_s >= STEADY_S else self._pauses_s.get(link.slot, 0.0)
+            self._pauses_s[link.slot] = longer(pause_s)
+            self._chores.put_nowait(partial(self._replace, link.slot))
+
+    # -- one worker after another
+
+    def _adopt(self, link: WorkerLink) -> None:
+        """Its listeners become ours to hold as well."""
         for owner, socks in link.listeners.items():
             ours = self._listeners.get(owner)
             for name, sock in socks.items():
@@ -196,48 +229,62 @@ class Crew:
                     sock.close()
                 else:
                     ours[name] = sock
-
-    async def _start(self, slot: int) -> WorkerLink:
-        path = self._path(slot)
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(path))
-            path.chmod(0o600)
-            listening.listen(4)
-            arguments = self._arguments(slot, listening.fileno())
-            process = Process.of(spawn.start("agent.worker", arguments, pass_fds=(listening.fileno(),)))
-        try:
-            # The socket listens already: the connect waits in its queue until the worker has started.
-            return await WorkerLink.connect(path, self._on_stats, self._on_lost, process)
-        except BaseException as error:
-            # Nobody else knows it: it would outlive this process and never be found.
-            if not isinstance(error, ChannelError):
-                process.kill()
-            failure = await process.end()
-            if isinstance(error, ChannelError | TimeoutError):
-                log.debug("worker %d: %s", slot, failure.details)
-                raise ChildFailed(f"worker {slot} did not start", failure) from error
-            raise
-
-    def _arguments(self, slot: int, fd: int) -> list[str]:
-        arguments = ["--slot", str(slot), "--channel-fd", str(fd)]
-        arguments += ["--version", self._version, "--config", json.dumps(self._options)]
-        for flag, path in zip(("--pod-netns", "--net-netns"), self._netns_paths, strict=True):
-            if path is not None:
-                arguments += [flag, path]
-        return arguments
-
-    def _enlist(self, slot: int, link: WorkerLink) -> None:
-        self._links[slot] = link
-        if not self._gates_open:
-            self._waiting.append(link)
+        if link.is_lost:
+            self._chores.put_nowait(partial(self._see_off, link))
             return
-        self._brief(link)
-        self._carry_out(self._roster.arrived(slot))
+        is_ours = link.version == self._recruiter.version and not link.is_draining
+        if is_ours and link.slot < self._count and link.slot not in self._on_duty:
+            log.info("adopted %s", link)
+            self._on_duty[link.slot] = link
+        else:
+            log.info("%s is of another version or configuration, or drains: it retires", link)
+            self._retiring.append(link)
+
+    async def _hire(self, slot: int) -> None:
+        link = await self._recruiter.start(slot, self)
+        self._on_duty[slot] = link
+        if link.is_lost:
+            self.lost(link)
+        elif self.stopping:
+            self._drain(link, 0.0)
+        elif self._gates_open:
+            self._brief(link)
+            self._carry_out(self._roster.arrived(slot))
+            self._relieve()
+
+    async def _replace(self, slot: int) -> None:
+        while slot not in self._on_duty and not self.stopping:
+            await asyncio.sleep(self._pauses_s.get(slot, 0.0))
+            try:
+                await self._hire(slot)
+                self.restarts += 1
+            except (OSError, ChildFailed) as error:
+                pause_s = self._pauses_s[slot] = longer(self._pauses_s.get(slot, 0.0))
+                log.error("%s; trying again in %.2g s", error, pause_s)
+
+    def _relieve(self) -> None:
+        """Once every slot has its worker, those that retire may go."""
+        if len(self._on_duty) == self._count:
+            for link in self.retiring:
+                if not link.is_draining:
+                    self._drain(link, self._limits.drain_s)
+
+    def _drain(self, link: WorkerLink, deadline_s: float) -> None:
+        link.is_draining = True
+        link.send(channel.Drain(deadline_s))
+
+    async def _see_off(self, link: WorkerLink) -> None:
+        # One that drains has some time between its last word and its end; the others were ended when they were lost.
+        failure = await (link.process.end() if link.is_draining else link.process.ended())
+        link.process.close()
+        link.path.unlink(missing_ok=True)
+        is_expected = failure.cause is Cause.ENDED or (link.is_draining and failure is UNKNOWN)
+        log.log(logging.INFO if is_expected else logging.WARNING, "%s is gone: %s", link, failure)
+        log.debug("%s: %s", link, failure.details)
 
     def _carry_out(self, moves: Sequence[Move]) -> None:
         for move in moves:
-            link = self._links.get(move.slot)
+            link = self._on_duty.get(move.slot)
             if link is None:
                 continue
             if isinstance(move, Grant):
@@ -246,64 +293,47 @@ class Crew:
             else:
                 link.send(channel.Release(move.owner))
 
-    def _on_lost(self, link: WorkerLink) -> None:
-        self._links.pop(link.slot, None)
-        # First somebody serves its queue, then its successor is started.
-        self._carry_out(self._roster.died(link.slot))
-        self._lost.put_nowait(link)
-        self._one_lost.set()
+    async def _follows(self, link: WorkerLink, revision: int, patience_s: float) -> None:
+        try:
+            await within(patience_s, lambda: link.reached(revision))
+        except TimeoutError:
+            log.error("%s does not apply the state it was sent: killing it", link)
+            link.kill()
 
-    async def _replace_lost(self) -> None:
-        pause_s = RESTART_PAUSE_S
-        while True:
-            lost = await self._lost.get()
-            if self.stopping:
-                continue
-            # A worker that cannot be told of policy must not serve by the old one, even if it still lives.
-            lost.kill()
-            failure = await lost.process.end()
-            log.warning("worker %d (pid %d) is gone (%s): starting another", lost.slot, lost.pid, failure)
-            log.debug("worker %d (pid %d): %s", lost.slot, lost.pid, failure.details)
-            self.restarts += 1
-            await asyncio.sleep(pause_s)
-            try:
-                self._enlist(lost.slot, await self._start(lost.slot))
-                pause_s = RESTART_PAUSE_S
-            except (OSError, ChildFailed) as error:
-                pause_s = min(pause_s * 2, RESTART_PAUSE_MAX_S)
-                log.error("%s; trying again in %.2g s", error, pause_s)
-                self._lost.put_nowait(lost)
+    async def _all_gone(self) -> None:
+        while self.everyone:
+            self._one_lost.clear()
+            await self._one_lost.wait()
+
+    # -- those that hang
 
     async def _watch_silence(self) -> None:
-        """End workers that hang: their tunnels stand still, and peers would wait for a ping's time-out."""
-        loop = asyncio.get_running_loop()
+        """Their tunnels stand still, and peers would wait for a ping's time-out."""
+        loop, step_s = asyncio.get_running_loop(), self._limits.silence_s / SILENCE_LOOKS
         while True:
-            await asyncio.sleep(STALL_S)
-            for link in self.links:
-                silent_s = loop.time() - link.heard_s
-                if silent_s >= SILENCE_S:
-                    log.error(
-                        "worker %d (pid %d) was silent for %.0f s: killing it", link.slot, link.pid, silent_s
-                    )
+            began_s = loop.time()
+            await asyncio.sleep(step_s)
+            passed_s = awake_s(loop.time() - began_s, step_s)
+            await catch_up()
+            for link in self.everyone:
+                link.silent_s += passed_s
+                if link.silent_s > self._limits.silence_s:
+                    log.error("%s was silent for %.3g s: killing it", link, link.silent_s)
                     link.kill()
 
     async def _watch_queues(self) -> None:
-        waiting_s = dict.fromkeys(self._listeners, 0.0)
-        while True:
-            await asyncio.sleep(STALL_POLL_S)
-            for owner, socks in self._listeners.items():
-                queued = any(accept_queue(sock) for sock in socks.values())
-                waiting_s[owner] = waiting_s[owner] + STALL_POLL_S if queued else 0.0
-                if waiting_s[owner] >= STALL_S:
-                    log.warning(
-                        "connections wait at the listeners of worker %d: another one serves them too", owner
-                    )
-                    self._carry_out(self._roster.stalled(owner))
-                    waiting_s[owner] = 0.0
+        step_s = self._limits.stall_s / QUEUE_LOOKS
+        while not self.stopping:
+            await asyncio.sleep(step_s)
+            for owner in self.queues.stalled(step_s):
+                log.warning("connections wait at the listeners of worker %d: another serves them too", owner)
+                self._carry_out(self._roster.stalled(owner))
 
 
-def accept_queue(sock: socket.socket) -> int:
-    """How many connections wait to be accepted."""
-    raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACCEPT_QUEUE.size)
-    (waiting,) = ACCEPT_QUEUE.unpack(raw)
-    return int(waiting)
+def longer(pause_s: float) -> float:
+    """The pause before the next start of a slot, after this one did not help."""
+    return min(max(RESTART_PAUSE_S, pause_s * 2), RESTART_PAUSE_MAX_S)
+
+
+async def in_turn(chore: Callable[[], Awaitable[None]]) -> None:
+    await chore()

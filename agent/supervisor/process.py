@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 
+from agent.supervisor.patience import within
 from redirect.spawn import Cause, Child, Failure
 
 END_PATIENCE_S = 2.0
@@ -18,7 +19,7 @@ STUCK = Failure(Cause.SYSTEM, "it does not end, not even by SIGKILL")
 
 
 class Process:
-    """One process; `close` lets go of it without ending it."""
+    """One process; `close` lets go of it without ending it. Belongs to the running loop."""
 
     def __init__(self, pid: int, *, child: Child | None = None) -> None:
         """Raises ProcessLookupError where nobody has that pid."""
@@ -26,6 +27,11 @@ class Process:
         self._child = child
         self._pidfd = os.pidfd_open(pid)
         self._is_open = True
+        self._is_over = asyncio.Event()
+        self._failure: Failure | None = None
+        self._loop = asyncio.get_running_loop()
+        # A pidfd is readable from the process's end on.
+        self._loop.add_reader(self._pidfd, self._ended)
 
     @classmethod
     def of(cls, child: Child) -> Process:
@@ -39,25 +45,16 @@ class Process:
 
     async def ended(self) -> Failure:
         """Return when it has ended, with the reason."""
-        loop = asyncio.get_running_loop()
-        is_over = asyncio.Event()
-        # A pidfd is readable from the process's end on.
-        loop.add_reader(self._pidfd, is_over.set)
-        try:
-            await is_over.wait()
-        finally:
-            loop.remove_reader(self._pidfd)
-        return self._child.failure() if self._child is not None else UNKNOWN
+        await self._is_over.wait()
+        return self._failure or UNKNOWN
 
     async def end(self, patience_s: float = END_PATIENCE_S) -> Failure:
         """Let it end by itself for so long, then end it; answers why it ended, and lets go of it."""
         try:
             for _ in range(2):
-                try:
-                    async with asyncio.timeout(patience_s):
-                        return await self.ended()
-                except TimeoutError:
-                    self.kill()
+                with contextlib.suppress(TimeoutError):
+                    return await within(patience_s, self.ended)
+                self.kill()
             return STUCK
         finally:
             self.kill()
@@ -66,6 +63,13 @@ class Process:
     def close(self) -> None:
         if self._is_open:
             self._is_open = False
+            self._loop.remove_reader(self._pidfd)
             os.close(self._pidfd)
             if self._child is not None:
                 self._child.close()
+
+    def _ended(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if self._child is not None:
+            self._failure = self._child.failure()
+        self._is_over.set()

@@ -1,8 +1,7 @@
-"""One worker as the control process sees it: its channel, its pid, what it last said.
+"""One worker as the control process sees it: its process, its channel, what it last said.
 
-Workers outlive the control process: each listens on `worker-N.sock` in the run directory, and whoever is the
-control process now connects to it. A worker that this process started is reaped by it; an adopted one is
-watched through its channel and a pidfd.
+Workers outlive the control process: each listens on a socket in the run directory, and whoever is the control
+process now connects to it. What a worker is used for (a slot, or draining) is the crew's business.
 """
 
 from __future__ import annotations
@@ -12,68 +11,70 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from agent.channel import Answer, Applied, Channel, ChannelError, Hello, Message, Stats, with_fds
+from agent.channel import (
+    Answer,
+    Applied,
+    Ask,
+    Channel,
+    ChannelError,
+    Hello,
+    Leaving,
+    Message,
+    Stats,
+    with_fds,
+)
+from agent.supervisor.patience import within
 from agent.supervisor.process import Process
 
 log = logging.getLogger(__name__)
 
-ASK_TIMEOUT_S = 5.0
+ASK_PATIENCE_S = 5.0
+
+Arrived = list[tuple[Message, list[int]]]
+
+
+class Hears(Protocol):
+    """Who has the workers."""
+
+    def reported(self, link: WorkerLink, stats: Stats) -> None: ...
+
+    def leaving(self, link: WorkerLink) -> None:
+        """It was asked to end, and waits to be told how."""
+
+    def lost(self, link: WorkerLink) -> None:
+        """Its channel has ended; called once. The process may still be there."""
 
 
 class WorkerLink:
-    """A connected worker. `on_message` hears Stats; `on_lost` is called once when it is gone."""
+    """A connected worker that has said Hello, with what arrived behind it. Raises ChannelError for a wrong Hello."""
 
     def __init__(
-        self,
-        channel: Channel,
-        hello: Hello,
-        fds: list[int],
-        process: Process,
-        on_stats: Callable[[WorkerLink, Stats], None],
-        on_lost: Callable[[WorkerLink], None],
+        self, channel: Channel, process: Process, path: Path, hello: Hello, arrived: Arrived, hears: Hears
     ) -> None:
         self.slot = hello.slot
         self.process = process
+        self.path = path
         self.version = hello.version
-        self.listeners = adopted(hello, fds)
+        self.is_draining = hello.is_draining
+        self.listeners = listeners_of(hello, arrived[0][1])
         """What it accepts on: its listeners by owner and name, ours to hold as well."""
         self.applied = 0
         self.stats: Stats | None = None
+        self.silent_s = 0.0
+        """How long it has said nothing; whoever watches it adds, and any message ends it."""
         self._channel = channel
-        self._on_stats = on_stats
-        self._on_lost = on_lost
+        self._hears = hears
+        self._questions = 0
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._applied_changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self.heard_s = self._loop.time()
-        """When it last said anything, on the loop's clock."""
+        self.since_s = self._loop.time()
         self._lost = False
         self._loop.add_reader(channel.sock, self._readable)
-        self._writing = False
-
-    @classmethod
-    async def connect(
-        cls,
-        path: Path,
-        on_stats: Callable[[WorkerLink, Stats], None],
-        on_lost: Callable[[WorkerLink], None],
-        process: Process | None = None,
-    ) -> WorkerLink:
-        """Connect to a worker's socket and wait for its Hello. Raises OSError, ChannelError, TimeoutError.
-
-        `process`: the worker, where this process started it.
-        """
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
-        channel = Channel(sock)
-        try:
-            await asyncio.get_running_loop().sock_connect(sock, str(path))
-            hello, fds = await _first_message(channel)
-            return cls(channel, hello, fds, process or Process(hello.pid), on_stats, on_lost)
-        except BaseException:
-            channel.close()
-            raise
+        for message, _ in arrived[1:]:
+            self._loop.call_soon(self._heard, message)
 
     @property
     def pid(self) -> int:
@@ -87,25 +88,23 @@ class WorkerLink:
     def is_lost(self) -> bool:
         return self._lost
 
-    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Queue a message; a broken channel is reported through `on_lost`, not raised."""
-        if self._lost:
-            return
-        try:
-            self._channel.send(message, fds)
-        except ChannelError as error:
-            self._lose(error)
-            return
-        self._want_writes()
+    def __str__(self) -> str:
+        return f"worker {self.slot} (pid {self.pid})"
 
-    async def ask(self, message: Message, number: int) -> object:
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Queue a message; a broken channel is reported through `lost`, not raised."""
+        if not self._lost:
+            self._write(lambda: self._channel.send(message, fds))
+
+    async def ask(self, what: str) -> object:
         """Send a question and wait for its answer. Raises TimeoutError or ChannelError."""
+        self._questions += 1
+        number = self._questions
         future: asyncio.Future[object] = self._loop.create_future()
         self._answers[number] = future
-        self.send(message)
+        self.send(Ask(number, what))
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S):
-                return await future
+            return await within(ASK_PATIENCE_S, lambda: asyncio.shield(future))
         finally:
             del self._answers[number]
 
@@ -121,8 +120,7 @@ class WorkerLink:
 
     def close(self) -> None:
         """Let go of the worker without ending it."""
-        self._on_lost = lambda _: None
-        self._lose(None)
+        self.part()
         self.process.close()
 
     def _readable(self) -> None:
@@ -131,38 +129,48 @@ class WorkerLink:
         except ChannelError as error:
             self._lose(error)
             return
-        self.heard_s = self._loop.time()
         for message, _ in messages:
             self._heard(message)
 
     def _heard(self, message: Message) -> None:
-        if isinstance(message, Applied):
-            self.applied = message.revision
-            self._applied_changed.set()
-        elif isinstance(message, Stats):
-            self.stats = message
-            self._on_stats(self, message)
-        elif isinstance(message, Answer):
-            future = self._answers.get(message.number)
-            if future is not None and not future.done():
-                future.set_result(message.value)
+        self.silent_s = 0.0
+        match message:
+            case Applied():
+                self.applied = message.revision
+                self._applied_changed.set()
+            case Stats():
+                self.stats = message
+                self._hears.reported(self, message)
+            case Leaving():
+                self._hears.leaving(self)
+            case Answer():
+                future = self._answers.get(message.number)
+                if future is not None and not future.done():
+                    future.set_result(message.value)
+            case _:
+                self._lose(ChannelError(f"a worker does not send {type(message).__name__}"))
 
-    def _want_writes(self) -> None:
-        if self._channel.wants_write and not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._channel.sock, self._writable)
-
-    def _writable(self) -> None:
+    def _write(self, write: Callable[[], None]) -> None:
         try:
-            self._channel.flush()
-        except ChannelError as error:
-            self._lose(error)
+            write()
+        except ChannelError:
+            # Its last figures may lie unread: they are heard before the end is found, by the reader.
+            self._channel.break_off()
+            self._loop.remove_writer(self._channel.sock)
             return
-        if not self._channel.wants_write:
-            self._writing = False
+        if self._channel.wants_write:
+            self._loop.add_writer(self._channel.sock, lambda: self._write(self._channel.flush))
+        else:
             self._loop.remove_writer(self._channel.sock)
 
-    def _lose(self, error: ChannelError | None) -> None:
+    def _lose(self, error: ChannelError) -> None:
+        if not self._lost:
+            self.part()
+            log.info("%s: %s", self, error)
+            self._hears.lost(self)
+
+    def part(self) -> None:
+        """End the channel, and only that; the process stays held."""
         if self._lost:
             return
         self._lost = True
@@ -173,12 +181,9 @@ class WorkerLink:
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(ChannelError(f"worker {self.slot} is gone"))
-        if error is not None:
-            log.info("worker %d (pid %d): %s", self.slot, self.pid, error)
-        self._on_lost(self)
 
 
-def adopted(hello: Hello, fds: Sequence[int]) -> dict[int, dict[str, socket.socket]]:
+def listeners_of(hello: Hello, fds: Sequence[int]) -> dict[int, dict[str, socket.socket]]:
     """The listeners that came with a Hello, by owner and name. Raises ChannelError."""
     listeners: dict[int, dict[str, socket.socket]] = {}
     for (owner, name), fd in with_fds(hello.served, fds):
@@ -186,18 +191,36 @@ def adopted(hello: Hello, fds: Sequence[int]) -> dict[int, dict[str, socket.sock
     return listeners
 
 
-async def _first_message(channel: Channel) -> tuple[Hello, list[int]]:
+async def dial(path: Path) -> Channel:
+    """A channel to whoever listens at `path`. Raises OSError: nobody does."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, str(path))
+    except BaseException:
+        sock.close()
+        raise
+    return Channel(sock)
+
+
+async def greeted(channel: Channel, process: Process, path: Path, hears: Hears) -> WorkerLink:
+    """The worker at the other end, once it has said Hello. Raises ChannelError, TimeoutError; closes neither."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
+    arrived: Arrived = []
+
+    async def first_message() -> None:
+        while not arrived:
+            await readable.wait()
+            readable.clear()
+            arrived.extend(channel.receive())
+
     loop.add_reader(channel.sock, readable.set)
     try:
-        async with asyncio.timeout(ASK_TIMEOUT_S):
-            while True:
-                await readable.wait()
-                readable.clear()
-                for message, fds in channel.receive():
-                    if not isinstance(message, Hello):
-                        raise ChannelError(f"a worker's first message was {type(message).__name__}")
-                    return message, fds
+        await within(ASK_PATIENCE_S, first_message)
     finally:
         loop.remove_reader(channel.sock)
+    hello = arrived[0][0]
+    if not isinstance(hello, Hello):
+        raise ChannelError(f"a worker's first message was {type(hello).__name__}")
+    return WorkerLink(channel, process, path, hello, arrived, hears)

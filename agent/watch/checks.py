@@ -43,7 +43,7 @@ class WorkersCheck:
         self._watch = WorkerWatch()
 
     async def __call__(self) -> list[Finding]:
-        seen = [WorkerSeen(link.slot, link.pid, link.applied) for link in self._crew.links]
+        seen = [WorkerSeen(link.slot, link.pid, link.applied) for link in self._crew.everyone]
         return self._watch.update(self._mesh.revision, seen)
 
 
@@ -78,7 +78,7 @@ class TrafficCheck:
         """What the workers say of each pod address, added up; and the last failure of one of them."""
         total: defaultdict[IP, list[int]] = defaultdict(lambda: [0] * 6)
         errors: dict[IP, str] = {}
-        for link in self._crew.links:
+        for link in self._crew.everyone:
             for text, row, error in link.stats.pods if link.stats is not None else ():
                 ip = parse_ip(text)
                 total[ip] = [a + b for a, b in zip(total[ip], row, strict=True)]

@@ -13,80 +13,14 @@ import pytest
 
 from agent.lab.agents import LabMesh
 from redirect.pins import Pins
-from tests.support.labmesh import PORT, SILENCE_S, World, policy_manifest, principal
+from tests.support.labmesh import SILENCE_S, World, policy_manifest, principal
 from tests.support.labtraffic import PATIENCE_S, Sniffer, until, wait_gone
+from tests.support.ongoing import New, Traffic, Waiting
 
 pytestmark = pytest.mark.kernel
 
 CONNECTIONS = 12
 """Enough for every worker to have one: the kernel spreads them by a hash."""
-
-
-class Traffic:
-    """Requests without a pause, on one connection and each on a new one, until it ends."""
-
-    def __init__(self, world: World, client: str, host: str) -> None:
-        self._world, self._client, self._host = world, client, host
-        self._is_ending = threading.Event()
-        self.served = 0
-        self.failures: list[str] = []
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_ending.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            with self._world.talk(self._client, self._host) as kept:
-                while not self._is_ending.wait(0.01):
-                    kept.say()
-                    self._world.ask(self._client, self._host)
-                    self.served += 1
-        except OSError as error:
-            self.failures.append(f"after {self.served}: {error!r}")
-
-    def goes_on(self, requests: int = 20) -> None:
-        """Return when so many more were served, or one failed."""
-        wanted = self.served + requests
-        until(lambda: self.failures or self.served >= wanted, f"{requests} more requests")
-        assert not self.failures
-
-
-class New(Traffic):
-    """Only requests that have a connection of their own."""
-
-    def _run(self) -> None:
-        try:
-            while not self._is_ending.wait(0.01):
-                self._world.ask(self._client, self._host)
-                self.served += 1
-        except OSError as error:
-            self.failures.append(f"after {self.served}: {error!r}")
-
-
-class Waiting:
-    """A request that may take long: `answer` waits for its end."""
-
-    def __init__(self, world: World, client: str, host: str, port: int = PORT) -> None:
-        self.result = ""
-
-        def run() -> None:
-            try:
-                self.result = world.ask(client, host, port)
-            except OSError as error:
-                self.result = repr(error)
-
-        self._thread = threading.Thread(target=run)
-        self._thread.start()
-
-    def answer(self) -> str:
-        self._thread.join()
-        return self.result
 
 
 @contextmanager

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import ExitStack, closing
+
 import pytest
 
+from agent.lab.agents import LabMesh
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
 from redirect import netns
+from redirect.reconcile import Redirection
 from redirect.sides import sides_of
-from tests.support.labmesh import World
+from tests.support.labmesh import World, policy_manifest, principal
+from tests.support.labtraffic import PATIENCE_S, until, wait_gone
+from tests.support.ongoing import New
 from tests.support.tasks import Task, tasks
 
 pytestmark = pytest.mark.kernel
@@ -29,3 +37,89 @@ def test_each_thread_of_a_worker_has_the_rights_that_the_documents_give_it(world
         assert all(task.effective == task.permitted for task in threads.values())
         assert all(task.no_new_privileges for task in threads.values())
     assert writers and {task.permitted for task in writers} == {0}
+
+
+@pytest.mark.parametrize("node", ["node-a", "node-b"])
+def test_a_restart_refuses_nobody_and_complains_of_nothing(world: World, node: str) -> None:
+    """Whoever was accepted is served; whoever comes during the stop waits for the next agent."""
+    log = world.log(node)
+    with ExitStack() as stack:
+        ways = [("client-a", "server-b"), ("client-a", "outsider-b"), ("outsider-a", "server-b")]
+        crowd = [
+            stack.enter_context(New(world, client, world.address(server)))
+            for client, server in ways
+            for _ in range(3)
+        ]
+        for each in crowd:
+            each.goes_on()
+        process = world.process(f"agent-{node}")
+        process.terminate()
+        process.wait(PATIENCE_S)
+        world.restart(node)
+        for each in crowd:
+            each.goes_on()
+    assert not [failure for each in crowd for failure in each.failures]
+    assert not [
+        line for line in log.lines() if "Traceback" in line or ("\terror\t" in line and "access" not in line)
+    ]
+
+
+def test_a_worker_of_another_configuration_hears_of_policy_and_counts_until_it_is_gone(world: World) -> None:
+    former = world.workers("node-b")
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        until(lambda: world.metric("node-b", "istio_tcp_sockets_open") == 1, "figures")
+        opened = world.metric("node-b", "istio_tcp_connections_opened_total")
+        world.kill_control("node-b")
+        other = LabMesh(world.lab, {"max-connections": "40000", "drain-deadline-s": "60"})
+        other.start_agent(world.node("node-b"))
+        other.wait_ready("node-b")
+        until(lambda: world.status("node-b")["retiring_workers"], "the one with a connection drains")
+        live.say()
+        assert world.is_served("client-a", world.address("server-b")), "by its successor"
+        assert world.mesh.ask("node-b", "GET", "/connections"), "it is listed"
+        until(lambda: world.metric("node-b", "istio_tcp_sockets_open") == 1, "its connection is counted")
+        counted = until(
+            lambda: (
+                world.metric("node-b", "istio_tcp_connections_opened_total") > opened
+                and world.metric("node-b", "istio_tcp_connections_opened_total")
+            ),
+            "what it counted under the control process before, and what its successor did",
+        )
+        with world.manifest("policy", policy_manifest("test", principal("nobody"))):
+            until(live.is_ended, "the policy holds for it too")
+        until(lambda: not world.status("node-b")["retiring_workers"], "nothing is left of it")
+    for pid in former.values():
+        wait_gone(pid)
+    assert world.metric("node-b", "istio_tcp_connections_opened_total") >= counted
+
+
+def test_workers_of_namespaces_that_were_removed_are_ended_instead_of_adopted(world: World) -> None:
+    former = world.workers("node-a")
+    world.kill_control("node-a")
+    instance, run_dir = world.mesh.instance("node-a"), world.mesh.run_dir("node-a")
+    with netns.entered(world.node("node-a").netns), closing(Redirection(instance, run_dir)) as redirection:
+        redirection.uninstall()
+    log = world.log("node-a")
+    world.restart("node-a")
+    assert set(former.values()).isdisjoint(world.workers("node-a").values())
+    for pid in former.values():
+        wait_gone(pid)
+        log.line(f"(pid {pid}) cannot be used (it lives in namespaces that were removed since): ending it")
+    for name in ("client-a", "server-a"):
+        world.mesh.enroll(world.pod(name))
+    assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
+    world.mesh.wait_ready("node-a")
+
+
+def test_a_worker_that_is_asked_to_end_hands_over_first(world: World) -> None:
+    address = world.address("outsider-b")
+    first = world.workers("node-a")[0]
+    with ExitStack() as stack:
+        crowd = [stack.enter_context(New(world, "client-a", address)) for _ in range(3)]
+        os.kill(first, signal.SIGTERM)
+        until(lambda: world.workers("node-a").get(0, first) != first, "its successor")
+        wait_gone(first)
+        for each in crowd:
+            each.goes_on()
+    assert not [failure for each in crowd for failure in each.failures]

@@ -70,6 +70,19 @@ def test_the_end_of_the_other_side_is_an_error_after_what_it_sent() -> None:
     b.close()
 
 
+def test_what_the_other_side_said_counts_also_when_it_ends_by_a_reset() -> None:
+    """It died with something of ours unread."""
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    b.send(channel.Applied(1))
+    a.send(channel.Applied(3))
+    a.close()
+    assert b.receive()[0][0] == channel.Applied(3)
+    with pytest.raises(ChannelError):
+        b.receive()
+    b.close()
+
+
 def test_missing_fds_are_an_error() -> None:
     left, right = socket.socketpair()
     left.sendall(channel.encode(Hello(0, 1, [(0, "a"), (0, "b"), (0, "c")], "v"), fd_count=3))
@@ -115,8 +128,11 @@ def test_one_message_can_carry_every_listener_of_an_agent() -> None:
 
 
 def test_listeners_without_their_fds_are_an_error() -> None:
+    read, write = os.pipe()
     with pytest.raises(ChannelError, match="1 fds came for 2 listeners"):
-        channel.with_fds(("a", "b"), [3])
+        channel.with_fds(("a", "b"), [write])
+    assert os.read(read, 1) == b"", "and what came is closed"
+    os.close(read)
 
 
 def test_a_private_key_is_not_in_the_repr() -> None:

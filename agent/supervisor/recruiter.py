@@ -1,0 +1,160 @@
+"""Finds the workers of a run directory and starts new ones; what they are then used for is the crew's business.
+
+Each listens on a socket `worker-SLOT-N.sock`; N tells apart those of one slot that follow each other. The control
+process binds it and passes it on, so that a connection to it waits in its queue until the worker has started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import socket
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+
+from agent import VERSION
+from agent.channel import ChannelError
+from agent.model.listener import LISTENERS, Side
+from agent.supervisor.peer import is_at_home, listening_pid
+from agent.supervisor.process import Process
+from agent.supervisor.worker_link import Hears, WorkerLink, dial, greeted
+from redirect import spawn
+from redirect.spawn import Cause, ChildFailed, Failure
+
+log = logging.getLogger(__name__)
+
+SOCKETS = "worker-*.sock"
+
+
+class Recruiter:
+    """`options` are the agent's; `homes` the paths of the private namespaces, none where there are none.
+
+    `module` is what a worker runs.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        options: Mapping[str, str],
+        homes: Mapping[Side, str],
+        module: str = "agent.worker",
+    ) -> None:
+        self.version = f"{VERSION}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
+        """Workers of another version or other options must not stay."""
+        self._directory = directory.absolute()
+        self._options = options
+        self._homes = homes
+        self._module = module
+
+    async def find(self, hears: Hears) -> list[WorkerLink]:
+        """Every worker of the run directory that can be used. Those that cannot are ended."""
+        found = [await self._find(path, hears) for path in sorted(self._directory.glob(SOCKETS))]
+        return [link for link in found if link is not None]
+
+    async def start(self, slot: int, hears: Hears) -> WorkerLink:
+        """A new worker that has said Hello. Raises ChildFailed, OSError."""
+        path = self._free_path(slot)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            path.chmod(0o600)
+            listening.listen()
+            arguments = self._arguments(slot, listening.fileno())
+            process = Process.of(spawn.start(self._module, arguments, pass_fds=(listening.fileno(),)))
+        try:
+            return await meet(path, process, hears)
+        except BaseException as error:
+            # Nobody else knows it: it would outlive this process and never be found.
+            if not isinstance(error, ChannelError):
+                process.kill()
+            failure = await process.end()
+            path.unlink(missing_ok=True)
+            if isinstance(error, TimeoutError):
+                failure = Failure(Cause.SYSTEM, "it said nothing for too long", failure.details)
+            if isinstance(error, ChannelError | TimeoutError):
+                log.debug("worker %d: %s", slot, failure.details)
+                raise ChildFailed(f"worker {slot} did not start", failure) from error
+            raise
+
+    async def _find(self, path: Path, hears: Hears) -> WorkerLink | None:
+        try:
+            channel = await dial(path)
+        except OSError:
+            # Nobody listens any more: it is only the name.
+            path.unlink(missing_ok=True)
+            return None
+        process = process_behind(channel.sock, path)
+        if process is None:
+            log.error("the worker at %s cannot be adopted: its process is not seen from here; end it", path)
+            channel.close()
+            return None
+        try:
+            link = await greeted(channel, process, path, hears)
+        except (ChannelError, TimeoutError) as error:
+            channel.close()
+            reason = str(error) or "it said nothing for too long"
+        else:
+            if self._is_at_home(link):
+                return link
+            link.part()
+            for sock in chain.from_iterable(socks.values() for socks in link.listeners.values()):
+                sock.close()
+            reason = "it lives in namespaces that were removed since"
+        # It cannot be told of policy, or serves nobody: what it has must not stay.
+        log.warning("the worker at %s (pid %d) cannot be used (%s): ending it", path, process.pid, reason)
+        process.kill()
+        await process.end()
+        path.unlink(missing_ok=True)
+        return None
+
+    def _is_at_home(self, link: WorkerLink) -> bool:
+        sides = {row.name: row.side for row in LISTENERS}
+        listeners = [
+            (sock, self._homes.get(sides[name]))
+            for socks in link.listeners.values()
+            for name, sock in socks.items()
+            if name in sides
+        ]
+        return is_at_home(link.pid, listeners, self._homes.values())
+
+    def _free_path(self, slot: int) -> Path:
+        names = (path.name for path in self._directory.glob(SOCKETS))
+        taken = [
+            int(match[1]) for name in names if (match := re.fullmatch(rf"worker-{slot}-(\d+)\.sock", name))
+        ]
+        return self._directory / f"worker-{slot}-{max(taken, default=0) + 1}.sock"
+
+    def _arguments(self, slot: int, fd: int) -> list[str]:
+        arguments = ["--slot", str(slot), "--channel-fd", str(fd)]
+        arguments += ["--version", self.version, "--config", json.dumps(self._options)]
+        for side, path in self._homes.items():
+            arguments += [f"--{side.value}-netns", path]
+        return arguments
+
+
+def process_behind(sock: socket.socket, path: Path) -> Process | None:
+    """The process that listens at `path`, held; None where it cannot be seen from here."""
+    pid = listening_pid(sock, path)
+    if pid is None:
+        return None
+    try:
+        process = Process(pid)
+    except ProcessLookupError:
+        return None
+    if listening_pid(sock, path) != pid:
+        # It ended in between, and the number may be another's.
+        process.close()
+        return None
+    return process
+
+
+async def meet(path: Path, process: Process, hears: Hears) -> WorkerLink:
+    """The worker that starts at `path`. Raises OSError, ChannelError, TimeoutError."""
+    channel = await dial(path)
+    try:
+        return await greeted(channel, process, path, hears)
+    except BaseException:
+        channel.close()
+        raise

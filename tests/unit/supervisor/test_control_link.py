@@ -1,0 +1,189 @@
+"""The worker's end of the channel, over unix sockets: orders, control processes that come and go, and bad orders."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+
+import pytest
+
+from agent.channel import Applied, Channel, ChannelError, Drain, Hello, Listeners, Message, Resources, Stats
+from agent.supervisor.control_link import ControlLink
+from agent.supervisor.patience import catch_up
+from tests.support.crews import until
+
+Scene = Callable[[], Coroutine[None, None, None]]
+
+
+class Orders:
+    """Notes what it is told; `Drain` is an order that it cannot carry out."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Message, int]] = []
+
+    def hello(self, to: Channel) -> None:
+        to.send(Hello(3, os.getpid(), (), "v"))
+
+    def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None:
+        self.heard.append((message, len(fds)))
+        for fd in fds:
+            os.close(fd)
+        match message:
+            case Resources():
+                reply(Applied(message.revision))
+            case Drain():
+                raise ValueError("no such thing")
+
+
+class Control:
+    """The other end, by hand."""
+
+    def __init__(self, link: ControlLink, send_buffer_bytes: int | None = None) -> None:
+        ours, theirs = socket.socketpair()
+        if send_buffer_bytes is not None:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+        self.channel = Channel(ours)
+        self.messages: list[Message] = []
+        self._link, self._theirs = link, theirs
+
+    def connect(self) -> Control:
+        self._link.connected(self._theirs)
+        return self
+
+    def close(self) -> None:
+        """Both ends: what a process would close by ending."""
+        self.channel.close()
+        self._theirs.close()
+
+    def hears(self, kind: type[Message]) -> bool:
+        self.messages += [message for message, _ in self.channel.receive()]
+        return any(isinstance(message, kind) for message in self.messages)
+
+    def is_cut_off(self) -> bool:
+        try:
+            self.messages += [message for message, _ in self.channel.receive()]
+        except ChannelError:
+            return True
+        return False
+
+
+def play(scene: Scene) -> None:
+    asyncio.run(scene())
+
+
+def test_a_control_process_is_greeted_and_its_orders_are_answered() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        control = Control(ControlLink(orders)).connect()
+        control.channel.send(Resources(7, "policy", ()))
+        await until(lambda: control.hears(Applied), "the answer")
+        assert control.messages == [Hello(3, os.getpid(), [], "v"), Applied(7)]
+        control.close()
+
+    play(scene)
+
+
+def test_the_last_to_connect_is_the_control_process_and_orders_of_the_one_before_are_not_lost() -> None:
+    """Above all listeners: unread they would be closed, with their queues."""
+
+    async def scene() -> None:
+        orders = Orders()
+        link = ControlLink(orders)
+        former = Control(link).connect()
+        with socket.socket() as sock:
+            former.channel.send(Listeners(0, ("a",)), [sock.fileno()])
+        control = Control(link).connect()
+        assert orders.heard == [(Listeners(0, ["a"]), 1)]
+        link.send(Applied(1))
+        await until(lambda: control.hears(Applied), "it goes to the new one")
+        await until(former.is_cut_off, "and only to it")
+        former.close()
+        control.close()
+
+    play(scene)
+
+
+def test_the_last_orders_of_a_control_process_are_carried_out_also_when_telling_it_fails_first() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        link = ControlLink(orders)
+        control = Control(link).connect()
+        control.channel.send(Resources(7, "policy", ()))
+        control.channel.close()
+        link.send(Applied(1))
+        await until(lambda: not link.is_connected, "its end")
+        assert [type(message) for message, _ in orders.heard] == [Resources]
+        control.close()
+
+    play(scene)
+
+
+def test_without_a_control_process_the_worker_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        link = ControlLink(Orders())
+        link.send(Applied(1))
+        control = Control(link).connect()
+        control.channel.close()
+        await until(lambda: not link.is_connected, "it is noticed")
+        link.send(Applied(1))
+        again = Control(link).connect()
+        await until(lambda: again.hears(Hello), "the next one is greeted")
+        again.close()
+
+    play(scene)
+    assert "going on with the last state" in caplog.text
+
+
+def test_an_order_that_cannot_be_carried_out_ends_the_channel(caplog: pytest.LogCaptureFixture) -> None:
+    """Control then ends the worker: what came behind that order would be judged without it."""
+
+    async def scene() -> None:
+        orders = Orders()
+        control = Control(ControlLink(orders)).connect()
+        control.channel.send(Drain(1.0))
+        control.channel.send(Resources(8, "policy", ()))
+        await until(control.is_cut_off, "the end")
+        assert [type(message) for message, _ in orders.heard] == [Drain]
+        assert not any(isinstance(message, Applied) for message in control.messages)
+        control.close()
+
+    play(scene)
+    assert "an order could not be carried out" in caplog.text
+
+
+def test_figures_do_not_pile_up_for_a_control_process_that_stands_still() -> None:
+    async def scene() -> None:
+        link = ControlLink(Orders())
+        control = Control(link, send_buffer_bytes=4096).connect()
+        for number in range(1000):
+            link.report(Stats({"filler": "x" * 1000}, number))
+        link.send(Applied(9))
+        await until(lambda: control.hears(Applied), "what is no figure arrives all the same")
+
+        def told() -> list[int]:
+            control.hears(Stats)
+            return [message.connections for message in control.messages if isinstance(message, Stats)]
+
+        assert told() == list(range(len(told()))) and 0 < len(told()) < 100
+        link.report(Stats({}, 5000))
+        await until(lambda: told()[-1] == 5000, "the next figures")
+        control.close()
+
+    play(scene)
+
+
+def test_a_link_that_was_stopped_hears_nothing_and_keeps_its_socket() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        link = ControlLink(orders)
+        control = Control(link).connect()
+        await until(lambda: control.hears(Hello), "greeting")
+        link.stop()
+        control.channel.send(Resources(1, "policy", ()))
+        await catch_up()
+        assert not orders.heard and not control.is_cut_off()
+        control.close()
+
+    play(scene)

@@ -1,0 +1,23 @@
+"""Accept queues as the kernel has them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+from agent.supervisor.queues import Queues, waiting
+
+
+def test_a_queue_stalls_when_nobody_takes_from_it() -> None:
+    with ExitStack() as closing:
+        one, two = (closing.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        queues = Queues({0: {"a": one}, 1: {"a": two}}, stall_s=1.0)
+        assert queues.are_empty and queues.stalled(5.0) == []
+        for _ in range(3):
+            closing.enter_context(socket.create_connection(two.getsockname()))
+        assert waiting(two) == 3 and not queues.are_empty
+        assert queues.stalled(0.6) == [] and queues.stalled(0.6) == [1]
+        assert queues.stalled(0.6) == [], "it begins anew"
+        for _ in range(3):
+            two.accept()[0].close()
+        assert queues.stalled(0.6) == [] and queues.are_empty
