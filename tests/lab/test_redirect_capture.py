@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from pyroute2 import IPRoute
 
 from agent.lab.topology import Topology
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
+from tests.support.queues import limited
 from tests.support.redirect_lab import (
     ECHO_PORT,
     SILENCE_S,
@@ -124,6 +126,20 @@ def test_without_a_listener_new_connections_meet_silence_and_wait(
     # The same connection comes through once somebody listens again.
     with closing(dial(node.pod(client).netns, target, port)):
         node.listeners[0 if client == "a1" else 2].accept()[0].close()
+
+
+@FAMILIES
+def test_what_is_sent_to_a_pod_goes_through_the_queue_of_its_interface(node: Node, family: int) -> None:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        (ifindex,) = ip.link_lookup(ifname=node.pod("a1").ifname)
+        with limited(ifindex) as passed:
+            node.capture("a1")
+            with closing(dial(node.pod("a1").netns, NOWHERE[family], 80)) as client:
+                accepted, _ = node.listeners[0].accept()
+                with accepted:
+                    before = passed()
+                    assert says_the_same(client, accepted)
+                    assert passed() > before
 
 
 def test_a_source_that_is_not_the_pods_is_dropped_and_counted(node: Node) -> None:
