@@ -15,7 +15,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +78,8 @@ log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
 CERTIFICATES_PATIENCE_S = 10.0
+EXPECTED = (RedirectError, ChildFailed, OSError)
+"""What can keep an agent from starting without being a defect; the text is for whoever starts it."""
 
 
 class StartError(Exception):
@@ -94,8 +96,22 @@ def run(settings: Config) -> None:
     with RunLock(settings.directory):
         try:
             asyncio.run(serve(settings, process_log))
-        except* (RedirectError, ChildFailed, OSError) as errors:
-            raise StartError("; ".join(map(str, errors.exceptions))) from errors
+        except BaseExceptionGroup as group:
+            expected, defects = group.split(EXPECTED)
+            if expected is None or defects is not None:
+                raise
+            raise StartError("; ".join(dict.fromkeys(map(str, single(expected))))) from group
+        except EXPECTED as error:
+            raise StartError(str(error)) from error
+
+
+def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    """The exceptions of a group and of the groups in it."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from single(error)
+        else:
+            yield error
 
 
 class RunLock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from redirect import features, netns, sys_bpf
+from redirect import features, netns, sys_bpf, tc_rows
 from redirect.errors import InstanceInUse
 from redirect.filters import Attachment, Filters
 from redirect.links import Links
@@ -109,6 +109,12 @@ class Attachments:
                     f"{BPFFS} been unmounted, or did the agent before run in another mount namespace? Start this "
                     "one where the pins are, or choose another instance"
                 )
+
+    def has_foreign(self, ifindex: int) -> bool:
+        """Whether programs that are not pinned here have what comes in by an interface."""
+        attached = set(sys_bpf.prog_query(ifindex, sys_bpf.BPF_TCX_INGRESS))
+        attached |= {row.program_id for row in tc_rows.filters(ifindex, tc_rows.CLSACT_INGRESS)}
+        return not attached <= self._pins.program_ids()
 
     def program_id(self, program: str) -> int:
         """Id of this generation's program."""

@@ -42,6 +42,10 @@ class InstanceInUse(RedirectError):
     """The names of this instance belong to something else on this machine: choose another instance."""
 
 
+class WouldNotLast(RedirectError):
+    """What keeps captured pods closed would end with this process: start it where mounts outlive it."""
+
+
 class MapFull(RedirectError):
     """A map has no room for one more entry. Pods that are captured stay captured."""
 

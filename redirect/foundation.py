@@ -7,13 +7,15 @@ caller holds the instance's lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from redirect import netns, sides
+from redirect import lifetime, netns, rtnetlink, sides
 from redirect.attach import Attachments
+from redirect.errors import InstanceInUse
 from redirect.findings import Finding, Part
 from redirect.layout import Conf
+from redirect.lifetime import Mounts
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces
 from redirect.side_check import look
@@ -25,10 +27,11 @@ LOOKUPS = ("lookup_pod_side", "lookup_net_side")
 class Foundation:
     """That of one instance. Close it; everything stays as it is."""
 
-    def __init__(self, instance: str, attachments: Attachments) -> None:
-        """Raises ValueError for a name that cannot be used."""
+    def __init__(self, instance: str, attachments: Attachments, look: Callable[[], Mounts]) -> None:
+        """`look` says what is mounted, here and for good. Raises ValueError for a name that cannot be used."""
         self.sides = sides.sides_of(instance)
         self._attachments = attachments
+        self._look = look
         self._held: list[netns.HeldNamespace] = []
 
     @property
@@ -38,10 +41,19 @@ class Foundation:
         return pod_side.netns, net_side.netns
 
     def make(self) -> list[sides.SideLink]:
-        """Namespaces and devices, or what is missing of them. Raises InstanceInUse, OSError, NetlinkError."""
+        """Namespaces and devices, or what is missing of them.
+
+        Raises InstanceInUse, WouldNotLast, OSError, NetlinkError.
+        """
         self.restore_names()
+        if not self._held:
+            mounts = self._look()
+            for path in self.namespaces:
+                lifetime.require_name(path, mounts)
         for namespace, program in zip(self.namespaces, LOOKUPS, strict=True):
             self._attachments.refuse_unseen(program, namespace)
+        for side in self.sides:
+            self._clear_left_over(side)
         made = [sides.prepare(side) for side in self.sides]
         self._hold()
         return made
@@ -94,6 +106,23 @@ class Foundation:
             reason = "map conf does not match the devices and namespaces that are there"
             found.append(Finding(Part.INNER_DEVICE, None, reason))
         return found
+
+    def _clear_left_over(self, side: sides.Side) -> None:
+        """Deletes a device of ours that leads into a namespace which has lost its name.
+
+        Nobody finds that namespace again. One that runs programs which are not pinned here is another agent's.
+        """
+        number = rtnetlink.nsid(side.netns) if netns.is_namespace(side.netns) else None
+        for row in rtnetlink.links().values():
+            if row.ifname == side.ifname and row.kind == "veth" and row.peer_nsid != number:
+                if self._attachments.has_foreign(row.ifindex):
+                    raise InstanceInUse(
+                        f"device {side.ifname} runs programs whose pins are not seen here, and does not lead into "
+                        f"namespace {side.namespace}: another agent of this instance runs, or ran in another mount "
+                        f"namespace. End it (`ztun uninstall` where its pins are), or `ip link del {side.ifname}` "
+                        "if nothing of it is left, or choose another instance"
+                    )
+                sides.delete_device(side)
 
     def _hold(self) -> None:
         """From the first time on that both are there."""

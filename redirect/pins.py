@@ -13,12 +13,13 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from redirect import loader, netns, sys_bpf
+from redirect import lifetime, loader, netns, sys_bpf
 from redirect.layout import LAYOUT_HASH
+from redirect.lifetime import Mounts
 
 BPFFS = Path("/sys/fs/bpf")
 RUN_ROOT = Path("/run/ztun")
@@ -29,9 +30,14 @@ LINKS = "links"
 class Pins:
     """The pinned objects of an instance. Nothing is made before `mount`."""
 
-    def __init__(self, instance: str, run_dir: Path | None = None) -> None:
+    def __init__(
+        self, instance: str, run_dir: Path | None = None, look: Callable[[], Mounts] = lifetime.look
+    ) -> None:
+        """`look` says what is mounted, here and for good."""
         self.run_dir = run_dir or RUN_ROOT / instance
         self._instance = instance
+        self._look = look
+        self._lasting: tuple[Path, bool] | None = None
         self._choose_root()
 
     def _choose_root(self) -> None:
@@ -45,15 +51,29 @@ class Pins:
     def mount(self) -> None:
         """Makes the directories; mounts a bpffs of our own where the machine has none.
 
-        Looks anew at what there is: a bpffs may have been unmounted since, or its directories removed.
+        Looks anew at what there is: a bpffs may have been unmounted since, or its directories removed. Raises
+        WouldNotLast, OSError.
         """
         self._choose_root()
+        self.require_lasting()
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.root.mkdir(parents=True, exist_ok=True)
         if self.is_private and not is_bpffs(self.root):
             # mount -t bpf bpf RUN_DIR/bpf -o mode=0700
             netns.call("mount", b"bpf", bytes(self.root), b"bpf", 0, b"mode=0700")
         self.links.mkdir(exist_ok=True)
+
+    def require_lasting(self) -> None:
+        """Raises WouldNotLast unless pins that are put there now outlive this process."""
+        is_mounted = not self.is_private or is_bpffs(self.root)
+        if self._lasting != (self.root, is_mounted):
+            lifetime.require_pins(self.root, self._look(), is_mounted=is_mounted)
+            self._lasting = self.root, is_mounted
+
+    def program_ids(self) -> frozenset[int]:
+        """Ids of the programs that are pinned here, of every layout."""
+        paths = (path for directory in self.generations() for path in directory.glob("prog_*"))
+        return frozenset(map(_program_id, paths))
 
     def unmount(self) -> None:
         """Removes what is left of the directories. Pins in them must be gone."""
@@ -150,6 +170,14 @@ def discard(directory: Path) -> None:
             else:
                 path.unlink()
         directory.rmdir()
+
+
+def _program_id(path: Path) -> int:
+    fd = sys_bpf.obj_get(path)
+    try:
+        return sys_bpf.prog_info(fd).id
+    finally:
+        os.close(fd)
 
 
 def is_bpffs(path: Path) -> bool:

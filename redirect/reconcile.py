@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import carry_over, existing, features, loader, packet_size, rt_rows, sock_diag
+from redirect import carry_over, existing, features, lifetime, loader, packet_size, rt_rows, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import Desired, NextHop
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
@@ -62,14 +62,18 @@ class Redirection:
         run_dir: Path | None = None,
         *,
         has_tcx: bool | None = None,
+        look: Callable[[], lifetime.Mounts] = lifetime.look,
     ) -> None:
-        """`has_tcx` overrides what the kernel says, for tests. Raises ValueError for a bad instance name."""
+        """`has_tcx` overrides what the kernel says, and `look` what is mounted, for tests.
+
+        Raises ValueError for a bad instance name.
+        """
         self.instance = instance
-        self.pins = Pins(instance, run_dir)
+        self.pins = Pins(instance, run_dir, look)
         self._attachments = Attachments(
             instance, self.pins, lambda program: self._generation.program_fd(program), has_tcx=has_tcx
         )
-        self._foundation = Foundation(instance, self._attachments)
+        self._foundation = Foundation(instance, self._attachments, look)
         self._open_generation: Generation | None = None
         self._unseen = Unseen()
 
@@ -81,11 +85,12 @@ class Redirection:
     def prepare(self, *, is_dns_captured: bool = False) -> Prepared:
         """Makes everything that does not depend on pods, or takes it over as it is.
 
-        Raises NotRoot, KernelTooOld, InstanceInUse, LayoutMismatch, LoaderError, OSError.
+        Raises NotRoot, KernelTooOld, InstanceInUse, WouldNotLast, LayoutMismatch, LoaderError, OSError.
         """
         probed = features.probe()
         probed.require()
         with self._writing():
+            self.pins.require_lasting()
             # Namespaces first: they fail when another node of this machine has this instance name.
             links = self._foundation.make()
             self.pins.mount()
@@ -272,8 +277,8 @@ class Redirection:
         failures: list[RedirectError] = []
         try:
             done += [f"pin {name} was gone: made again" for name in self._restore_pins()]
-        except OSError as error:
-            failures.append(StepFailed("make a lost pin again", error))
+        except (RedirectError, OSError) as error:
+            failures.append(StepFailed("make a lost pin again", str(error)))
         try:
             done += self._foundation.mend(self._maps, observed)
         except (RedirectError, NetlinkError, OSError) as error:

@@ -91,12 +91,18 @@ def set_mtu(side: Side, mtu_bytes: int) -> None:
 def remove(side: Side) -> bool:
     """Removes the namespace and both ends of its veth. False: there was nothing."""
     existed = side.netns.exists()
-    with IPRoute() as ip:
-        for index in ip.link_lookup(ifname=side.ifname):
-            ip.link("del", index=index)  # ip link del DEV: the other end goes with it
-            existed = True
+    existed |= delete_device(side)
     netns.remove(side.namespace)
     return existed
+
+
+def delete_device(side: Side) -> bool:
+    """`ip link del DEV`: the other end goes with it. False: there was none."""
+    with IPRoute() as ip:
+        indexes = ip.link_lookup(ifname=side.ifname)
+        for index in indexes:
+            ip.link("del", index=index)
+    return bool(indexes)
 
 
 def node_settings(side: Side) -> dict[str, str]:

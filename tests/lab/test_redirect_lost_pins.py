@@ -15,6 +15,7 @@ from pyroute2 import IPRoute
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import host_addresses, netns
+from redirect.errors import InstanceInUse
 from redirect.pins import Pins
 from tests.support.redirect_lab import Node, dial, instance_name, redirected
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.kernel
 
 PORT = 8080
 PROBES = (sys.executable, "-m", "agent.lab.probes")
+SIDE_PROGRAMS = {"mo": "from_pod_side", "mi": "from_net_side"}
 CLSACT_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
 
 
@@ -121,6 +123,53 @@ def test_a_namespace_without_its_name_lives_on_and_is_named_again(node: Node) ->
     assert [netns.inode(path) for path in namespaces] == known
     assert node.prove("a1") == ()
     assert is_captured(node)
+
+
+@pytest.mark.parametrize("loss", ["names", "names and pins"])
+def test_a_namespace_that_nobody_can_name_again_is_replaced_at_the_next_start(node: Node, loss: str) -> None:
+    """Sockets hold it, its device stays, and the next start failed for ever."""
+    redirection = node.redirection
+    for path in redirection.private_namespaces:
+        netns.remove(path.name)
+        path.touch()  # as after a crash between the file and the mount
+    redirection._let_go()
+    if loss == "names and pins":
+        with netns.entered(node.place.netns), IPRoute() as ip:
+            for side in redirection._foundation.sides:
+                (index,) = ip.link_lookup(ifname=side.ifname)
+                redirection._attachments.detach(index, SIDE_PROGRAMS[side.ifname[-2:]])
+        shutil.rmtree(redirection.pins.links)
+        redirection.pins.links.mkdir()
+    with closing(node.successor()) as following:
+        with netns.entered(node.place.netns):
+            following.prepare()
+            following.apply(node.desired("a1"))
+        node.listen()
+        with netns.entered(node.place.netns):
+            assert following.prove(node.desired("a1")) == ()
+        assert is_captured(node)
+
+
+def test_a_device_with_programs_of_another_agent_is_not_deleted(node: Node) -> None:
+    redirection = node.redirection
+    side = redirection._foundation.sides[0]
+    for path in redirection.private_namespaces:
+        netns.remove(path.name)
+    hidden = redirection.pins.root.with_name(f"{redirection.instance}-hidden")
+    redirection.pins.root.rename(hidden)
+    try:
+        with (
+            closing(node.successor()) as other,
+            netns.entered(node.place.netns),
+            pytest.raises(
+                InstanceInUse, match=rf"device {side.ifname} runs programs whose pins are not seen"
+            ),
+        ):
+            other.prepare()
+        assert is_captured(node)
+    finally:
+        hidden.rename(redirection.pins.root)
+        node.capture("a1")
 
 
 def test_news_of_a_removed_filter_arrive_and_it_is_attached_again(lab: Topology, tmp_path: Path) -> None:
