@@ -59,6 +59,7 @@ from agent.state.store import Store
 from agent.stopping import stop_serving
 from agent.supervisor.crew import Crew, Limits
 from agent.supervisor.recruiter import Recruiter
+from agent.supervisor.worker_link import WorkerLink
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
@@ -168,7 +169,7 @@ class Agent:
             make_listener=partial(make_listener, homes),
             brief=lambda link: self.briefing.brief(link.send),
             reported=lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
-            ended=lambda link: self.totals.retire(f"worker-{link.pid}"),
+            ended=self._ended,
             limits=Limits(drain_s=settings.drain_deadline_s),
         )
         self.mesh = MeshState(
@@ -210,6 +211,7 @@ class Agent:
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
         served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
+        self.traffic = TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic)
         self.prover = Prover(
             {
                 "the kernel side": KernelCheck(
@@ -220,7 +222,7 @@ class Agent:
                 "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
                 "workers": WorkersCheck(self.crew, self.mesh),
                 "mesh gaps": self.gaps,
-                "traffic": TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic),
+                "traffic": self.traffic,
             },
             wall=time.time,
             clock=time.monotonic,
@@ -242,6 +244,10 @@ class Agent:
     def _issued(self, identity: Identity, issued: Issued) -> None:
         self.briefing.issued(identity, issued)
         self.enroller.desk.wake()
+
+    def _ended(self, link: WorkerLink) -> None:
+        self.totals.retire(f"worker-{link.pid}")
+        self.traffic.ended(link.stats.pods if link.stats is not None else ())
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""

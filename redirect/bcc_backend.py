@@ -147,7 +147,7 @@ def compile_programs(pins: Path) -> dict[str, int]:
             fds = {name: _load(loaded, name) for name in PROGRAMS}
         except Exception as error:
             raise LoaderError(
-                f"the programs do not load: {error}; --log-level debug shows the verifier's words"
+                f"the programs do not load: {error}; --log-level debug shows the compiler's and the verifier's words"
             ) from error
         finally:
             # bcc changes into its source tree and does not always come back.

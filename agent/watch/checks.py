@@ -7,8 +7,7 @@ in `agent.proof`, what is wrong with a pod in `enroll`, with the kernel side in 
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
@@ -32,6 +31,8 @@ LINK_OF_TROUBLE = {
     Missing.CERTIFICATE: Link.CERTIFICATE,
     Missing.RECORD: Link.PROOF,
 }
+Rows = Sequence[tuple[str, Sequence[int], str]]
+"""As `channel.Stats.pods`."""
 
 
 class WorkersCheck:
@@ -58,6 +59,11 @@ class TrafficCheck:
         self._captures = captures
         self._clock = clock
         self._watch = TrafficWatch()
+        self._ended: dict[IP, list[int]] = {}
+
+    def ended(self, rows: Rows) -> None:
+        """A worker is gone: what it counted stays in the sums, which would say else that nothing is accepted."""
+        _add(self._ended, rows)
 
     async def __call__(self) -> list[Finding]:
         captured = await self._kernel.run(lambda redirection: redirection.captures())
@@ -76,15 +82,24 @@ class TrafficCheck:
 
     def _served(self) -> tuple[dict[IP, list[int]], dict[IP, str]]:
         """What the workers say of each pod address, added up; and the last failure of one of them."""
-        total: defaultdict[IP, list[int]] = defaultdict(lambda: [0] * 6)
+        captured = {ip for pod in self._captures.pods.values() for ip in pod.addresses}
+        self._ended = {ip: row for ip, row in self._ended.items() if ip in captured}
+        total = dict(self._ended)
         errors: dict[IP, str] = {}
         for link in self._crew.everyone:
-            for text, row, error in link.stats.pods if link.stats is not None else ():
-                ip = parse_ip(text)
-                total[ip] = [a + b for a, b in zip(total[ip], row, strict=True)]
-                if error:
-                    errors[ip] = error
+            errors |= _add(total, link.stats.pods if link.stats is not None else ())
         return total, errors
+
+
+def _add(total: dict[IP, list[int]], rows: Rows) -> dict[IP, str]:
+    """Add a worker's counts of each pod address; answers the last failure of each that has one."""
+    errors = {}
+    for text, row, error in rows:
+        ip = parse_ip(text)
+        total[ip] = [a + b for a, b in zip(total.get(ip, [0] * len(row)), row, strict=True)]
+        if error:
+            errors[ip] = error
+    return errors
 
 
 def of_pods(troubles: Iterable[Trouble]) -> list[Standing]:
