@@ -69,6 +69,7 @@ from agent.watch.interfaces import hear_interfaces
 from agent.watch.kernel_check import KernelCheck
 from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
+from agent.watch.neighbours import keep_neighbours
 from agent.wire.xds_delta import XdsDelta, make_node
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
@@ -310,6 +311,7 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.reports.run(),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
+                agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),
                 agent.enroller.follow(),
                 agent.after_prepared(agent.counters.watch),
                 agent.prove(),

@@ -14,10 +14,21 @@ int from_net_side(struct __sk_buff *skb) {
     if (is_larger_than(skb, &p, pod->mtu_bytes))
         DROP(EXIT_from_net_side_TOO_BIG);
     fit_syn(skb, &p, pod->mss_bytes);
-    count(EXIT_from_net_side_TO_HOST);
+    u32 ifindex = pod->ifindex, reason = EXIT_from_net_side_TO_HOST;
     bpf_skb_store_bytes(skb, 0, pod->macs, 12, 0);
+    if (pod->bridge_ifindex) {
+        struct iface_entry *i = ifaces.lookup(&ifindex);
+        if (!i)
+            DROP(EXIT_from_net_side_NO_IFACE);
+        int hop = to_next_hop(skb, &p, pod, i);
+        if (hop == NOWHERE)
+            DROP(EXIT_from_net_side_NO_NEXT_HOP);
+        if (hop == NEIGHBOUR)
+            reason = EXIT_from_net_side_TO_NEIGHBOUR;
+    }
+    count(reason);
     opaque(skb);
     /* read and cleared by from_pod on that device: no other program or rule ever sees it */
     skb->mark = MARK_PROXY;
-    return bpf_redirect(pod->ifindex, BPF_F_INGRESS);
+    return bpf_redirect(ifindex, BPF_F_INGRESS);
 }

@@ -17,8 +17,11 @@ int to_pod(struct __sk_buff *skb) {
         PASS(EXIT_to_pod_FROM_PROXY);
     struct packet p;
     int kind = parse(skb, &p);
-    if (kind == NOT_IP)
+    if (kind == NOT_IP) {
+        if (i->bridge_ifindex && skb->protocol == ETH_P_ARP_BE)
+            learn_arp(skb, i, ifindex);
         PASS(EXIT_to_pod_NOT_IP);
+    }
     if (p.protocol == UDP)
         PASS(EXIT_to_pod_UDP_PASS);
     int is_captured = i->flags & (FLAG_ENROLLED | FLAG_DRAIN);
@@ -37,6 +40,8 @@ int to_pod(struct __sk_buff *skb) {
             if (has_connection(skb, &t, inner.is_v6, c->net_side_nsid))
                 return onto_net_side(skb, c, EXIT_to_pod_ICMP_TO_PROXY);
         }
+        if (i->bridge_ifindex && p.is_v6)
+            learn_nd(skb, &p, i, ifindex);
         if ((i->flags & FLAG_ENROLLED) && is_icmp_redirect(skb, &p))
             DROP(EXIT_to_pod_ICMP_REDIRECT);
         PASS(EXIT_to_pod_OTHER_PROTOCOL);

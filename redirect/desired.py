@@ -13,11 +13,25 @@ from redirect.packet_size import PacketSize
 
 @dataclass(frozen=True, slots=True)
 class NextHop:
-    """Whom a pod hands its packets to, in one family (`version` 4 or 6), and how large they may be."""
+    """Whom a pod hands its packets to, in one family (`version` 4 or 6), and how large they may be.
+
+    No `mac`: it has no way off its link. On a bridge it reaches those straight whose address has the first
+    `prefix_bits` of its own, and `gateway` is the one for the rest where that is another machine than this node.
+    """
 
     version: int
     mac: bytes
     size: PacketSize
+    gateway: IP | None = None
+    prefix_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The bridge that a pod's host veth is a port of."""
+
+    ifindex: int
+    mac: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,8 @@ class DesiredPod:
     """One captured pod: the host end of its veth, and the addresses that it may use behind it.
 
     At most one address of each family: the interface's entry in the kernel has room for that many. Frames sent in
-    the pod's name go to the next hop of their family and carry `mac`, the pod's own; frames into it the reverse.
+    the pod's name go to the next hop of their family, or to a neighbour on `bridge`, and carry `mac`, the pod's own;
+    frames into it the reverse.
     """
 
     ifindex: int
@@ -34,6 +49,7 @@ class DesiredPod:
     mac: bytes
     hops: tuple[NextHop, ...]
     flags: int = Flag.ENROLLED
+    bridge: Bridge | None = None
 
     def address(self, version: int) -> IP | None:
         return next((ip for ip in self.addresses if ip.version == version), None)

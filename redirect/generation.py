@@ -10,6 +10,7 @@ import os
 from redirect.kept_pins import KeptPins
 from redirect.layout import PROGRAMS
 from redirect.maps import Maps
+from redirect.neighbourhood import Neighbourhood
 from redirect.pins import Pins
 
 
@@ -22,6 +23,7 @@ class Generation:
         self._kept = KeptPins(lambda: pins.generation)
         self._programs: dict[str, int] = {}
         self.maps = Maps(pins.generation)
+        self.neighbourhood = Neighbourhood(self.maps)
         try:
             for name in PROGRAMS:
                 self._programs[name] = pins.open_program(name)

@@ -57,6 +57,18 @@ def address_key(ip: IP) -> bytes:
     return ip.packed if ip.version == 6 else b"\0" * 10 + b"\xff\xff" + ip.packed
 
 
+def mask(bits: int, version: int) -> bytes:
+    """The netmask of a prefix as `address_key` has its addresses: IPv4 behind 96 bits that are the same for all."""
+    bits += 96 if version == 4 else 0
+    return ((1 << 128) - (1 << 128 - bits)).to_bytes(16, "big")
+
+
+def prefix_bits(netmask: bytes, version: int) -> int:
+    """The length of the prefix that a netmask of `mask` is for."""
+    bits = int.from_bytes(netmask, "big").bit_count()
+    return bits - 96 if version == 4 else bits
+
+
 def address_of(raw: bytes) -> IP:
     ip = IPv6Address(raw)
     return ip.ipv4_mapped or ip
@@ -70,7 +82,7 @@ class PodEntry:
     the pod's name: from the pod to its next hop. Into the pod: the reverse.
     """
 
-    FORMAT = struct.Struct("=IIIHH6s6s6s2x")
+    FORMAT = struct.Struct("=IIIHHI6s6s6s2x")
 
     flags: Flag
     ifindex: int
@@ -78,42 +90,98 @@ class PodEntry:
     hop_mac: bytes
     mtu_bytes: int
     mss_bytes: int
+    bridge_ifindex: int = 0
     identity: int = 0
 
     def encode(self) -> bytes:
+        sizes = (self.mtu_bytes, self.mss_bytes)
         macs = (self.hop_mac, self.pod_mac, self.hop_mac)
-        return self.FORMAT.pack(
-            self.flags, self.ifindex, self.identity, self.mtu_bytes, self.mss_bytes, *macs
-        )
+        return self.FORMAT.pack(self.flags, self.ifindex, self.identity, *sizes, self.bridge_ifindex, *macs)
 
     @classmethod
     def decode(cls, raw: bytes) -> PodEntry:
-        flags, ifindex, identity, mtu_bytes, mss_bytes, hop_mac, pod_mac, _ = cls.FORMAT.unpack(raw)
-        return cls(Flag(flags), ifindex, pod_mac, hop_mac, mtu_bytes, mss_bytes, identity)
+        flags, ifindex, identity, mtu_bytes, mss_bytes, bridge, hop_mac, pod_mac, _ = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), ifindex, pod_mac, hop_mac, mtu_bytes, mss_bytes, bridge, identity)
 
 
 @dataclass(frozen=True, slots=True)
 class IfaceEntry:
-    """Value of `ifaces`: whose a host veth is. Absent addresses are zero."""
+    """Value of `ifaces`: whose a host veth is. Absent addresses are zero.
 
-    FORMAT = struct.Struct("=II16s16s")
+    For a pod on a bridge also what it reaches without a gateway (masks of its addresses), which gateways are other
+    machines than this node, and the bridge.
+    """
+
+    FORMAT = struct.Struct("=II16s16s16s16s16s16sI6s6x")
 
     flags: Flag
     addr4: bytes
     addr6: bytes
+    mask4: bytes = NO_ADDRESS
+    mask6: bytes = NO_ADDRESS
+    gateway4: bytes = NO_ADDRESS
+    gateway6: bytes = NO_ADDRESS
+    bridge_ifindex: int = 0
+    bridge_mac: bytes = NO_MAC
     identity: int = 0
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6)
+        link = (self.mask4, self.mask6, self.gateway4, self.gateway6, self.bridge_ifindex, self.bridge_mac)
+        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6, *link)
 
     @classmethod
     def decode(cls, raw: bytes) -> IfaceEntry:
-        flags, identity, addr4, addr6 = cls.FORMAT.unpack(raw)
-        return cls(Flag(flags), addr4, addr6, identity)
+        flags, identity, addr4, addr6, mask4, mask6, gateway4, gateway6, bridge, mac = cls.FORMAT.unpack(raw)
+        return cls(Flag(flags), addr4, addr6, mask4, mask6, gateway4, gateway6, bridge, mac, identity)
 
     @property
     def addresses(self) -> tuple[IP, ...]:
         return tuple(address_of(raw) for raw in (self.addr4, self.addr6) if raw != NO_ADDRESS)
+
+    def gateway(self, version: int) -> IP | None:
+        """The one that is another machine, for packets of a family."""
+        raw = self.gateway4 if version == 4 else self.gateway6
+        return address_of(raw) if raw != NO_ADDRESS else None
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourKey:
+    """Key of `neighbours` and `wanted`: an address on the link of the pod behind a host veth."""
+
+    FORMAT = struct.Struct("=II16s")
+
+    ifindex: int
+    address: IP
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.ifindex, 0, address_key(self.address))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> NeighbourKey:
+        ifindex, _, address = cls.FORMAT.unpack(raw)
+        return cls(ifindex, address_of(address))
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Value of `neighbours`. `is_permanent`: somebody set it in the pod, so the programs do not learn another MAC.
+
+    `is_used`: a frame went there since it was written.
+    """
+
+    FORMAT = struct.Struct("=6sBB")
+
+    mac: bytes
+    is_permanent: bool = False
+    is_used: bool = False
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.mac, self.is_permanent, self.is_used)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Neighbour:
+        mac, is_permanent, is_used = cls.FORMAT.unpack(raw)
+        return cls(mac, bool(is_permanent), bool(is_used))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +297,8 @@ MAPS = {
     "hostflows": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
     "passthru": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
     "captures": MapShape("hash", 4, CaptureCount.FORMAT.size, 8192),
+    "neighbours": MapShape("lru_hash", NeighbourKey.FORMAT.size, Neighbour.FORMAT.size, 16384),
+    "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }

@@ -24,6 +24,8 @@ from redirect.layout import (
     Conf,
     FlowKey,
     IfaceEntry,
+    Neighbour,
+    NeighbourKey,
     PodEntry,
     address_key,
     address_of,
@@ -86,9 +88,15 @@ class Maps:
     def put_iface(self, ifindex: int, entry: IfaceEntry) -> None:
         self._put("ifaces", _U32.pack(ifindex), entry.encode())
 
+    def iface(self, ifindex: int) -> IfaceEntry | None:
+        raw = self._lookup("ifaces", _U32.pack(ifindex))
+        return None if raw is None else IfaceEntry.decode(raw)
+
     def delete_iface(self, ifindex: int) -> bool:
-        # The next interface of this number begins at zero.
+        # The next interface of this number begins at zero, and knows nobody.
         sys_bpf.map_delete(self._fds["captures"], _U32.pack(ifindex))
+        for key in [key for key in self._link_keys("neighbours") if key.ifindex == ifindex]:
+            self.delete_neighbour(key)
         return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
 
     def captures(self) -> dict[int, CaptureCount]:
@@ -103,6 +111,32 @@ class Maps:
 
     def delete_host_address(self, address: IP) -> bool:
         return sys_bpf.map_delete(self._fds["hostips"], address_key(address))
+
+    # neighbours, wanted: who is on the links of pods on bridges
+
+    def neighbours(self) -> dict[NeighbourKey, Neighbour]:
+        return {NeighbourKey.decode(k): Neighbour.decode(v) for k, v in self._items("neighbours")}
+
+    def neighbour(self, key: NeighbourKey) -> Neighbour | None:
+        raw = self._lookup("neighbours", key.encode())
+        return None if raw is None else Neighbour.decode(raw)
+
+    def put_neighbour(self, key: NeighbourKey, neighbour: Neighbour) -> None:
+        self._put("neighbours", key.encode(), neighbour.encode())
+
+    def delete_neighbour(self, key: NeighbourKey) -> bool:
+        return sys_bpf.map_delete(self._fds["neighbours"], key.encode())
+
+    def wanted(self) -> list[NeighbourKey]:
+        """Neighbours that the programs miss."""
+        return self._link_keys("wanted")
+
+    def take_wanted(self) -> list[NeighbourKey]:
+        """The same, forgotten: it is the programs' to say so again."""
+        found = self.wanted()
+        for key in found:
+            sys_bpf.map_delete(self._fds["wanted"], key.encode())
+        return found
 
     # conf, socks, passthru, stats
 
@@ -157,6 +191,10 @@ class Maps:
                     self._put(name, key, value)
             finally:
                 os.close(fd)
+
+    def _link_keys(self, name: str) -> list[NeighbourKey]:
+        keys = sys_bpf.map_keys(self._fds[name], NeighbourKey.FORMAT.size)
+        return list(dict.fromkeys(map(NeighbourKey.decode, keys)))
 
     def _items(self, name: str) -> Iterator[tuple[bytes, bytes]]:
         shape = MAPS[name]

@@ -27,14 +27,14 @@ Attributes = dict[int, bytes]
 
 
 def ask(kind: int, payload: bytes, flags: int = 0) -> list[bytes]:
-    """The bodies of all messages of the answer; with NLM_F_DUMP, of a list. Raises OSError."""
+    """The bodies of all messages of the answer; with NLM_F_DUMP, of a list, with NLM_F_ACK, none. Raises OSError."""
     for _ in range(DUMP_ATTEMPTS):
         with socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
         ) as sock:
             header = _HEADER.pack(_HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0)
             sock.send(header + payload)
-            bodies, is_whole = _answer(sock, is_dump=bool(flags))
+            bodies, is_whole = _answer(sock, is_dump=flags & NLM_F_DUMP == NLM_F_DUMP)
         if is_whole:
             return bodies
     raise OSError(errno.EAGAIN, "what the kernel has changes too fast to be listed")
@@ -72,6 +72,8 @@ def _answer(sock: socket.socket, *, is_dump: bool) -> tuple[list[bytes], bool]:
                 return bodies, is_whole
             if kind == NLMSG_ERROR:
                 (code,) = _S32.unpack_from(body)
+                if code == 0:
+                    return bodies, True
                 raise OSError(-code, os.strerror(-code))
             bodies.append(body)
         if not is_dump:

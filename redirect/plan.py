@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from redirect.desired import Desired, DesiredPod
+from redirect.entries import iface_entry, pod_entry
 from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry, address_key
 from redirect.observe import POD_PROGRAMS, Observed
-from redirect.rtnetlink import DEFAULT_MTU_BYTES, NO_QUEUE, LinkRow
+from redirect.rtnetlink import DEFAULT_MTU_BYTES
 
 LEAST_MTU_BYTES = 1280
 """With less, a device loses its IPv6 routes."""
-_WITHOUT_QUEUE = (NO_QUEUE, "noop")
-"""`noop` is what a device has that was never up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +29,16 @@ class PutIface:
     def __str__(self) -> str:
         state = "drain" if self.entry.flags & Flag.DRAIN else "close"
         return f"{state} interface {self.ifindex} ({', '.join(map(str, self.entry.addresses))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Acquaint:
+    """Tell the programs which neighbours the pod knows already."""
+
+    ifindex: int
+
+    def __str__(self) -> str:
+        return f"learn the neighbours of interface {self.ifindex}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,7 @@ class SetInnerMtu:
 
 Step = (
     PutIface
+    | Acquaint
     | DeleteIface
     | Attach
     | Detach
@@ -180,24 +190,6 @@ def missing(desired: Desired, observed: Observed) -> tuple[DesiredPod, ...]:
     return tuple(pod for pod in desired.pods if pod.ifindex not in observed.links)
 
 
-def iface_entry(pod: DesiredPod) -> IfaceEntry:
-    """What the kernel is to know about a pod's interface."""
-    v4, v6 = (pod.address(version) for version in (4, 6))
-    return IfaceEntry(
-        Flag(pod.flags),
-        address_key(v4) if v4 is not None else NO_ADDRESS,
-        address_key(v6) if v6 is not None else NO_ADDRESS,
-    )
-
-
-def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
-    """What the kernel is to know about one of a pod's addresses. `link`: the node's end of its veth."""
-    hop = pod.hop(address.version)
-    size = hop.size.within(link.mtu_bytes, address.version)
-    flags = Flag(pod.flags) | (Flag(0) if link.qdisc in _WITHOUT_QUEUE else Flag.QUEUED)
-    return PodEntry(flags, pod.ifindex, pod.mac, hop.mac, size.mtu_bytes, size.mss_bytes)
-
-
 def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
     for address in _sorted(desired.host_addresses - observed.host_addresses):
         yield PutHostAddress(address)
@@ -206,8 +198,8 @@ def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 
 def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
-    entry = iface_entry(pod)
-    if observed.ifaces.get(pod.ifindex) != entry:
+    entry, known = iface_entry(pod), observed.ifaces.get(pod.ifindex)
+    if known != entry:
         yield PutIface(pod.ifindex, entry)
     for program in POD_PROGRAMS:
         if (pod.ifindex, program) not in observed.attached:
@@ -219,6 +211,9 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         if found is not None and found.ifindex != pod.ifindex:
             yield DestroySockets(frozenset({address}), pod.ifindex)
         yield PutPod(address, wanted)
+    if pod.bridge is not None and (known is None or known.bridge_ifindex != pod.bridge.ifindex):
+        # Last: whoever is not known yet is asked for.
+        yield Acquaint(pod.ifindex)
 
 
 def _inner_mtu(desired: Desired, observed: Observed, *, is_growing: bool) -> Iterator[Step]:

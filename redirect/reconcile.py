@@ -16,29 +16,25 @@ from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import carry_over, existing, features, lifetime, loader, packet_size, rt_rows, sock_diag
+from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag
 from redirect.attach import Attachments
-from redirect.desired import Desired, NextHop
+from redirect.desired import Desired
+from redirect.entries import captured_pod
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, without_listener, without_pin
 from redirect.foundation import Foundation, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
-    IP,
-    NO_MAC,
     SLOTS,
     CaptureCount,
     Flag,
-    IfaceEntry,
-    PodEntry,
 )
-from redirect.locate import Place
 from redirect.maps import Maps
+from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe
-from redirect.packet_size import PacketSize
 from redirect.pins import Pins, discard
+from redirect.place import Place
 from redirect.plan import Step, closing, missing, plan
-from redirect.rtnetlink import DEFAULT_MTU_BYTES
 from redirect.steps import Executor, Outcome
 from redirect.unseen import Unseen
 
@@ -103,7 +99,7 @@ class Redirection:
     def close_off(self, interfaces: Mapping[int, str]) -> None:
         """Lets nothing through interfaces of which nothing is known yet; ifindex -> name. Raises as `apply`."""
         with self._writing():
-            executor = Executor(self._maps, self._attachments, self._foundation.sides)
+            executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
             raise_all(executor.apply(closing(interfaces), interfaces).failures)
 
     def apply(self, desired: Desired, *, keep_existing: Collection[int] = ()) -> list[str]:
@@ -160,7 +156,7 @@ class Redirection:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
         present, pods = interfaces(), self._maps.pods()
         return tuple(
-            _place(ifindex, present.get(ifindex, ""), entry, pods)
+            Place.of(captured_pod(ifindex, present.get(ifindex, ""), entry, pods))
             for ifindex, entry in sorted(self._maps.ifaces().items())
             if entry.flags & Flag.ENROLLED
         )
@@ -186,6 +182,11 @@ class Redirection:
     def stats(self) -> dict[tuple[str, str], int]:
         """Packets by (program, reason). Starts anew with new programs."""
         return self._maps.stats()
+
+    @property
+    def neighbourhood(self) -> Neighbourhood:
+        """What keeps the neighbours of captured pods true. Raises NoPins."""
+        return self._generation.neighbourhood
 
     def captures(self) -> dict[int, CaptureCount]:
         """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
@@ -317,7 +318,7 @@ class Redirection:
         return outcome.done + [f"could not release in order: {failure}" for failure in outcome.failures]
 
     def _execute(self, steps: Iterable[Step], observed: Observed) -> Outcome:
-        executor = Executor(self._maps, self._attachments, self._foundation.sides)
+        executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
         return executor.apply(steps, observed.interfaces)
 
     def _detach_all(self) -> list[str]:
@@ -327,17 +328,3 @@ class Redirection:
             removed.append(f"program {program} of interface {ifindex}")
         self._attachments.detach_lookups()
         return removed
-
-
-def _place(ifindex: int, ifname: str, entry: IfaceEntry, pods: Mapping[IP, PodEntry]) -> Place:
-    """As the maps have it. An address whose entry is missing (its capture failed half way) has no MACs."""
-    known = {address: pods[address] for address in entry.addresses if address in pods}
-    mac = next((pod.pod_mac for pod in known.values()), NO_MAC)
-    hops = (_hop(address.version, known.get(address)) for address in entry.addresses)
-    return Place(ifindex, ifname, entry.addresses, mac, tuple(hops))
-
-
-def _hop(version: int, pod: PodEntry | None) -> NextHop:
-    if pod is None:
-        return NextHop(version, NO_MAC, packet_size.of_link(DEFAULT_MTU_BYTES, version))
-    return NextHop(version, pod.hop_mac, PacketSize(pod.mtu_bytes, pod.mss_bytes))

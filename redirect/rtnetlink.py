@@ -15,7 +15,7 @@ from pathlib import Path
 from redirect import netlink
 
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 16, 18, 88, 90
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_LINKINFO = 1, 3, 4, 5, 6, 18
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 6, 10, 18
 IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 23, 29, 37
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
@@ -34,7 +34,7 @@ _GENERAL = struct.Struct("=Bxxx")
 
 @dataclass(frozen=True, slots=True)
 class LinkRow:
-    """One interface. `peer` and `peer_nsid`: a veth's other end; no nsid: in the same namespace.
+    """One interface. `peer` and `peer_nsid`: a veth's other end; no nsid: in the same namespace. `master`: its bridge.
 
     `qdisc`: kind of the one that what is sent goes through. `is_up`: packets can pass, both ends are up. `received`:
     packets that came in by it, 0 in lists. `has_arp`: neighbours are looked for.
@@ -51,6 +51,7 @@ class LinkRow:
     received: int = 0
     mac: bytes = bytes(6)
     has_arp: bool = True
+    master: int = 0
 
 
 def links() -> dict[int, LinkRow]:
@@ -99,4 +100,5 @@ def _row(body: bytes) -> LinkRow:
         _U64.unpack_from(stats)[0] if stats else 0,
         found.get(IFLA_ADDRESS, bytes(6)),
         not flags & IFF_NOARP,
+        _U32.unpack(found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0,
     )

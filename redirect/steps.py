@@ -17,6 +17,7 @@ from redirect import netns, plan, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.errors import MapFull, RedirectError, StepFailed
 from redirect.maps import Maps
+from redirect.neighbourhood import Neighbourhood
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,17 @@ class Outcome:
 class Executor:
     """Applies steps to the maps and attachments of one instance."""
 
-    def __init__(self, maps: Maps, attachments: Attachments, private: Iterable[sides.Side]) -> None:
+    def __init__(
+        self,
+        maps: Maps,
+        attachments: Attachments,
+        private: Iterable[sides.Side],
+        neighbourhood: Neighbourhood,
+    ) -> None:
         self._maps = maps
         self._attachments = attachments
         self._private = tuple(private)
+        self._neighbourhood = neighbourhood
 
     def apply(self, steps: Iterable[plan.Step], names: Mapping[int, str]) -> Outcome:
         """All that can be done. `names`: ifindex -> interface, for errors."""
@@ -58,6 +66,10 @@ class Executor:
     @_do.register
     def _(self, step: plan.PutIface) -> None:
         self._maps.put_iface(step.ifindex, step.entry)
+
+    @_do.register
+    def _(self, step: plan.Acquaint) -> None:
+        self._neighbourhood.acquaint(step.ifindex)
 
     @_do.register
     def _(self, step: plan.DeleteIface) -> None:

@@ -82,6 +82,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "pods": lambda: pods(maps),
         "ifaces": lambda: ifaces(maps),
         "conf": lambda: conf(maps),
+        "neighbours": lambda: neighbours(maps),
+        "wanted": lambda: wanted(maps),
         "socks": lambda: socks(maps),
         "hostips": lambda: (({"address": ip}, {}) for ip in sorted(maps.host_addresses(), key=by_address)),
         "hostflows": lambda: flows(maps, "hostflows"),
@@ -108,6 +110,18 @@ def pods(maps: Maps) -> Entries:
 def ifaces(maps: Maps) -> Entries:
     for ifindex, entry in sorted(maps.ifaces().items()):
         yield {"ifindex": ifindex}, {"flags": flags(entry.flags), "addresses": list(entry.addresses)}
+
+
+def neighbours(maps: Maps) -> Entries:
+    for key, value in sorted(maps.neighbours().items(), key=lambda item: str(item[0])):
+        where = {"ifindex": key.ifindex, "address": key.address}
+        is_permanent, is_used = value.is_permanent, value.is_used
+        yield where, {"mac": value.mac.hex(":"), "is_permanent": is_permanent, "is_used": is_used}
+
+
+def wanted(maps: Maps) -> Entries:
+    for key in maps.wanted():
+        yield {"ifindex": key.ifindex, "address": key.address}, {}
 
 
 def conf(maps: Maps) -> Entries:

@@ -27,7 +27,7 @@ from agent.model.identity import Identity
 from agent.state.store import Store
 from redirect.errors import RedirectError
 from redirect.findings import Finding
-from redirect.locate import Place
+from redirect.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,10 @@ class Captures:
     def unrecognised(self) -> tuple[Place, ...]:
         """Captured before a restart, but no wish says for whom: closed."""
         return self._held.unowned
+
+    def places(self) -> frozenset[Place]:
+        """Everything that is captured, served or not."""
+        return self._places(self.pods)
 
     @property
     def owners(self) -> dict[int, PodKey]:
@@ -290,7 +294,7 @@ class Captures:
         failures: tuple[RedirectError, ...],
         keep_existing: Collection[int],
     ) -> tuple[str, ...]:
-        places = frozenset(self._held.places(pod.place for pod in judgement.pods.values()))
+        places = self._places(judgement.pods)
         if places == self._applied and not news.is_of_node and not self._failures and not failures:
             return ()
         applied = await self._kernel.capture(places, keep_existing=keep_existing)
@@ -299,6 +303,9 @@ class Captures:
         for failure in applied.failures:
             log.error("the kernel side is not as it should be: %s", failure)
         return applied.notes
+
+    def _places(self, pods: Mapping[PodKey, EnrolledPod]) -> frozenset[Place]:
+        return frozenset(self._held.places(pod.place for pod in pods.values()))
 
     # -- what outlives it
 

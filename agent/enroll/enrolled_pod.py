@@ -15,7 +15,7 @@ from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot
-from redirect.locate import Place
+from redirect.place import Place
 
 
 class EnrolmentRefused(Exception):

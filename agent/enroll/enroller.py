@@ -25,7 +25,7 @@ from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from redirect.findings import Finding
 from redirect.host_addresses import Heard
-from redirect.locate import Place
+from redirect.place import Place
 
 OPEN_PATIENCE_S = 2.0
 """How long a pod stays as it was while its certificate is fetched; then it is closed, and waits."""

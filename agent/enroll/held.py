@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from agent.enroll.sighting import Sighting
 from agent.enroll.wish import PodKey
 from redirect.layout import NO_MAC
-from redirect.locate import Place
+from redirect.place import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from agent.enroll.wish import Binding, PodKey, Wish
 from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.state.snapshot import Snapshot
-from redirect.locate import Place
+from redirect.place import Place
 
 
 @dataclass(frozen=True, slots=True)

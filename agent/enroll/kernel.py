@@ -23,7 +23,8 @@ from redirect import host_addresses
 from redirect.desired import Desired
 from redirect.errors import RedirectError
 from redirect.findings import Finding
-from redirect.locate import Place, locate
+from redirect.locate import locate
+from redirect.place import Place
 from redirect.reconcile import Redirection
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,12 @@ class KernelSide:
         Raises PodNotFound, OSError.
         """
 
-        def work(_: Redirection) -> tuple[Where, Place]:
+        def work() -> tuple[Where, Place]:
             settled = search.pinned_down(where)
             return settled, locate(netns=settled.netns, pid=settled.pid, ifname=settled.ifname)
 
-        return await self.run(work)
+        # It only reads, and may wait for a gateway to answer: beside the thread that writes.
+        return await asyncio.to_thread(work)
 
     async def search(
         self,

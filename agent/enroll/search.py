@@ -107,8 +107,7 @@ def _is_as_it_was(
     place = last.place
     if place is None or place.refusal or place.nsid is None or place.nsid in doubted:
         return False
-    row = links.get(place.ifindex)
-    if row is None or (row.ifname, row.peer_nsid) != (place.ifname, place.nsid):
+    if not place.is_current(links):
         return False
     if frozenset(each.ifindex for each in ends[place.nsid]) != last.ends:
         return False
@@ -183,7 +182,8 @@ def _id_of(path: Path) -> NamespaceId:
 
 def _look_at(path: Path, nsid: int | None, ends: frozenset[int]) -> Sighting:
     try:
-        place = locate.locate(netns=path)
+        # A gateway that has not answered yet is asked for, and looked at again with the next turn: nobody waits here.
+        place = locate.locate(netns=path, patience_s=0)
     except (PodNotFound, OSError) as error:
         text = f"its namespace cannot be read: {error}"
         return Sighting(ends=ends, missing=Missing.NAMESPACE, text=text, nsid=nsid)

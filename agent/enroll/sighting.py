@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey
 from redirect.errors import RedirectError
-from redirect.locate import Place
+from redirect.place import Place
 
 
 @dataclass(frozen=True, slots=True)

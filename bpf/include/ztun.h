@@ -6,3 +6,4 @@
 #include "ztun_flows.h"
 #include "ztun_sockets.h"
 #include "ztun_segments.h"
+#include "ztun_neighbours.h"

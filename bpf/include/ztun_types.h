@@ -19,10 +19,11 @@ struct pod_entry {
     u32 identity;
     u16 mtu_bytes; /* the largest IP packet in the pod's name */
     u16 mss_bytes; /* the largest MSS in a SYN from or to the pod */
+    u32 bridge_ifindex; /* 0: nobody but the node is on the pod's link */
     u8 macs[18];
     u16 reserved;
 };
-_Static_assert(sizeof(struct pod_entry) == 36, "pod_entry");
+_Static_assert(sizeof(struct pod_entry) == 40, "pod_entry");
 
 /* ifaces: ifindex of a pod's host veth -> whose it is */
 struct iface_entry {
@@ -30,8 +31,31 @@ struct iface_entry {
     u32 identity;
     struct addr16 addr4;
     struct addr16 addr6;
+    /* of a pod on a bridge: */
+    struct addr16 mask4; /* which bits of its address all have that it reaches without a gateway */
+    struct addr16 mask6;
+    struct addr16 gateway4; /* zero: there is none, or it is this node */
+    struct addr16 gateway6;
+    u32 bridge_ifindex;
+    u8 bridge_mac[6];
+    u8 reserved[6];
 };
-_Static_assert(sizeof(struct iface_entry) == 40, "iface_entry");
+_Static_assert(sizeof(struct iface_entry) == 120, "iface_entry");
+
+/* neighbours, wanted: an address on the link of the pod behind a host veth */
+struct neighbour_key {
+    u32 ifindex;
+    u32 reserved;
+    struct addr16 address;
+};
+_Static_assert(sizeof(struct neighbour_key) == 24, "neighbour_key");
+
+struct neighbour {
+    u8 mac[6];
+    u8 is_permanent; /* somebody set it in the pod: no ARP or neighbour discovery changes it */
+    u8 is_used;      /* since user space last looked */
+};
+_Static_assert(sizeof(struct neighbour) == 8, "neighbour");
 
 /* conf: the two private namespaces as the host sees them */
 struct conf_entry {
@@ -126,7 +150,10 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_net_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_net_side, NOT_POD, 1)     /* the source is no captured pod */                                           \
     X(from_net_side, TOO_BIG, 1)     /* larger than the pod's MTU: it has become smaller meanwhile */              \
-    X(from_net_side, TO_HOST, 0)     /* as if the pod had sent it */                                               \
+    X(from_net_side, NO_IFACE, 1)    /* its interface is unknown */                                                \
+    X(from_net_side, NO_NEXT_HOP, 1) /* the pod has no gateway, and this is no neighbour that it knows */          \
+    X(from_net_side, TO_NEIGHBOUR, 0) /* as if the pod had sent it, to a neighbour on its bridge */                \
+    X(from_net_side, TO_HOST, 0)     /* as if the pod had sent it, to its next hop */                              \
     X(lookup_pod_side, UDP_DNS, 0)                                                                                 \
     X(lookup_pod_side, UDP_DROP, 1)                                                                                \
     X(lookup_pod_side, NO_LISTENER, 1)                                                                             \

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -25,6 +25,7 @@ from redirect.layout import (
     HOOK_TO_POD,
     MAPS,
     NO_ADDRESS,
+    NO_MAC,
     PROGRAMS,
     REASONS,
     SLOTS,
@@ -32,12 +33,25 @@ from redirect.layout import (
     Conf,
     FlowKey,
     IfaceEntry,
+    Neighbour,
+    NeighbourKey,
     PodEntry,
     address_key,
+    mask,
     parse_ip,
 )
 from tests.packets.sockets import listener, opened
-from tests.packets.world import FAMILIES, NET_SIDE, POD_MAC, POD_SIDE, World
+from tests.packets.world import (
+    BRIDGE,
+    BRIDGE_MAC,
+    ENROLLED,
+    FAMILIES,
+    NET_SIDE,
+    POD_MAC,
+    POD_SIDE,
+    Bridge,
+    World,
+)
 
 PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
@@ -58,6 +72,8 @@ class Played:
     counted: dict[str, int]
     passthru: frozenset[FlowKey]
     hostflows: frozenset[FlowKey]
+    neighbours: dict[str, Neighbour]
+    wanted: frozenset[str]
 
 
 class Rig:
@@ -109,7 +125,21 @@ class Rig:
             {name: after[name] - before[name] for name in NAMES if after[name] != before[name]},
             self.flows("passthru"),
             self.flows("hostflows"),
+            self.neighbours(),
+            frozenset(str(key.address) for key in self._link_keys("wanted")),
         )
+
+    def neighbours(self) -> dict[str, Neighbour]:
+        """Those of the pod, by address."""
+        found = {}
+        for key in self._link_keys("neighbours"):
+            raw = sys_bpf.map_lookup(self.maps["neighbours"], key.encode(), Neighbour.FORMAT.size)
+            found[str(key.address)] = Neighbour.decode(raw or b"")
+        return found
+
+    def _link_keys(self, name: str) -> list[NeighbourKey]:
+        keys = sys_bpf.map_keys(self.maps[name], NeighbourKey.FORMAT.size)
+        return [key for key in map(NeighbourKey.decode, keys) if key.ifindex == self.ifindex]
 
     def counters(self) -> dict[str, int]:
         return {name: self._counter(index) for index, name in enumerate(NAMES)}
@@ -160,14 +190,22 @@ class Rig:
             address_key(parse_ip(text)) if text else NO_ADDRESS for text in (world.addr4, world.addr6)
         ]
         if world.has_iface:
-            put("ifaces", struct.pack("=I", self.ifindex), IfaceEntry(world.flags, *addresses).encode())
+            entry = _on_bridge(IfaceEntry(world.flags, *addresses), world.bridge)
+            put("ifaces", struct.pack("=I", self.ifindex), entry.encode())
+        bridge = world.bridge or Bridge()
+        sizes = (world.mtu_bytes, world.mss_bytes)
         if world.has_pods:
+            number = BRIDGE if world.bridge else 0
             for address, net in zip(addresses, FAMILIES, strict=True):
                 if address != NO_ADDRESS:
-                    entry = PodEntry(
-                        world.flags, self.ifindex, POD_MAC, net.hop_mac, world.mtu_bytes, world.mss_bytes
-                    )
-                    put("pods", address, entry.encode())
+                    hop_mac = net.hop_mac if bridge.has_hop else NO_MAC
+                    pod = PodEntry(world.flags, self.ifindex, POD_MAC, hop_mac, *sizes, number)
+                    put("pods", address, pod.encode())
+        for other in bridge.others:
+            pod = PodEntry(ENROLLED, 4, other.mac, BRIDGE_MAC, *sizes, BRIDGE if other.is_on_bridge else 7)
+            put("pods", address_key(parse_ip(other.address)), pod.encode())
+        for text, neighbour in bridge.neighbours:
+            put("neighbours", NeighbourKey(self.ifindex, parse_ip(text)).encode(), neighbour.encode())
         for text in world.hostips:
             put("hostips", address_key(parse_ip(text)), struct.pack("=I", 1))
         for flow in world.passthru:
@@ -182,9 +220,28 @@ class Rig:
         sys_bpf.map_update(self.maps[name], key, value)
 
     def _clear(self) -> None:
-        for name in ("ifaces", "pods", "hostips", "passthru", "hostflows", "captures"):
+        for name in set(MAPS) - {"conf", "stats", "socks"}:
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)
+
+
+def _on_bridge(entry: IfaceEntry, bridge: Bridge | None) -> IfaceEntry:
+    if bridge is None:
+        return entry
+    masks = [
+        mask(bits, version) if own != NO_ADDRESS else NO_ADDRESS
+        for bits, version, own in zip(bridge.bits, (4, 6), (entry.addr4, entry.addr6), strict=True)
+    ]
+    gateways = {ip.version: address_key(ip) for ip in map(parse_ip, bridge.gateways)}
+    return replace(
+        entry,
+        mask4=masks[0],
+        mask6=masks[1],
+        gateway4=gateways.get(4, NO_ADDRESS),
+        gateway6=gateways.get(6, NO_ADDRESS),
+        bridge_ifindex=BRIDGE,
+        bridge_mac=BRIDGE_MAC,
+    )
 
 
 def _add_veth(pod: Path) -> int:

@@ -24,6 +24,8 @@ from redirect.layout import (
     Flag,
     FlowKey,
     IfaceEntry,
+    Neighbour,
+    NeighbourKey,
     PodEntry,
 )
 from tests.packets.rig import Rig
@@ -39,6 +41,8 @@ CONSTANTS = {
     "sizeof(struct conf_entry)": Conf.FORMAT.size,
     "sizeof(struct capture_count)": CaptureCount.FORMAT.size,
     "sizeof(struct flow_key)": FlowKey.FORMAT.size,
+    "sizeof(struct neighbour_key)": NeighbourKey.FORMAT.size,
+    "sizeof(struct neighbour)": Neighbour.FORMAT.size,
     "sizeof(struct addr16)": len(layout.NO_ADDRESS),
     "FLAG_ENROLLED": int(Flag.ENROLLED),
     "FLAG_DRAIN": int(Flag.DRAIN),
@@ -55,6 +59,8 @@ ALL_ONES = 0xFFFFFFFF
 BLANK = {
     "pod_entry": PodEntry(Flag(0), 0, layout.NO_MAC, layout.NO_MAC, 0, 0),
     "iface_entry": IfaceEntry(Flag(0), bytes(16), bytes(16)),
+    "neighbour_key": NeighbourKey(0, IPv6Address(0)),
+    "neighbour": Neighbour(layout.NO_MAC),
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
     "capture_count": CaptureCount(),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
@@ -68,12 +74,28 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "mtu_bytes": {"mtu_bytes": 0xFFFF},
         "mss_bytes": {"mss_bytes": 0xFFFF},
         "macs": {"pod_mac": b"\xff" * 6, "hop_mac": b"\xff" * 6},
+        "bridge_ifindex": {"bridge_ifindex": ALL_ONES},
     },
     "iface_entry": {
         "flags": {"flags": Flag(ALL_ONES)},
         "identity": {"identity": ALL_ONES},
         "addr4": {"addr4": b"\xff" * 16},
         "addr6": {"addr6": b"\xff" * 16},
+        "mask4": {"mask4": b"\xff" * 16},
+        "mask6": {"mask6": b"\xff" * 16},
+        "gateway4": {"gateway4": b"\xff" * 16},
+        "gateway6": {"gateway6": b"\xff" * 16},
+        "bridge_ifindex": {"bridge_ifindex": ALL_ONES},
+        "bridge_mac": {"bridge_mac": b"\xff" * 6},
+    },
+    "neighbour_key": {
+        "ifindex": {"ifindex": ALL_ONES},
+        "address": {"address": IPv6Address((1 << 128) - 1)},
+    },
+    "neighbour": {
+        "mac": {"mac": b"\xff" * 6},
+        "is_permanent": {"is_permanent": True},
+        "is_used": {"is_used": True},
     },
     "conf_entry": {
         "pod_side_ifindex": {"pod_side_ifindex": ALL_ONES},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from redirect.layout import REASONS
-from tests.packets import from_pod_rows, header_rows, segment_rows, side_rows, to_pod_rows
+from tests.packets import bridge_rows, from_pod_rows, header_rows, segment_rows, side_rows, to_pod_rows
 from tests.packets.rig import Rig
 from tests.packets.test_lookups import LOOKUPS, UNFIT
 from tests.packets.world import POD_MAC, SHOT, V4, V6, Row
@@ -16,6 +16,7 @@ ROWS = [
     *to_pod_rows.rows(),
     *side_rows.rows(),
     *segment_rows.rows(),
+    *bridge_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 
@@ -40,6 +41,9 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     assert seen.data == _expected_bytes(rig, row)
     assert seen.passthru == (frozenset() if row.is_end_of_kept else frozenset(row.world.passthru))
     assert seen.hostflows == frozenset(row.world.hostflows + row.notes)
+    before = dict(row.world.bridge.neighbours) if row.world.bridge else {}
+    assert seen.neighbours == {**before, **dict(row.learns)}
+    assert seen.wanted == frozenset(row.asks)
 
 
 def _expected_bytes(rig: Rig, row: Row) -> bytes:
@@ -50,7 +54,8 @@ def _expected_bytes(rig: Rig, row: Row) -> bytes:
         "out": hop_mac + POD_MAC,
         "into": POD_MAC + hop_mac,
     }
-    return heads[row.head] + (row.after or row.packet)[12:]
+    head = heads[row.head]
+    return (row.goes_to or head[:6]) + head[6:] + (row.after or row.packet)[12:]
 
 
 def test_every_exit_has_a_row() -> None:

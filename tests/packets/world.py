@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, SLOTS, Flag, FlowKey, parse_ip
+from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, SLOTS, Flag, FlowKey, Neighbour, parse_ip
 from tests.support.packets import TCP
 
 NEXT, SHOT, REDIRECT = -1, 2, 7
-POD_MAC = bytes.fromhex("02bb00000009")
+POD_MAC, BRIDGE_MAC = bytes.fromhex("02bb00000009"), bytes.fromhex("02bb0000000b")
+BRIDGE = 4343
 ENROLLED, DRAIN, PLAIN, QUEUED = Flag.ENROLLED, Flag.DRAIN, Flag(0), Flag.QUEUED
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
@@ -54,6 +55,29 @@ class Socket:
 
 
 @dataclass(frozen=True, slots=True)
+class Other:
+    """Another captured pod, on the same bridge or not."""
+
+    address: str
+    mac: bytes
+    is_on_bridge: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """That the pod is a port of a bridge, and what is known of its link: by default nothing but the prefixes.
+
+    `gateways`: those that are other machines. `has_hop`: whether there is a next hop for the rest.
+    """
+
+    bits: tuple[int, int] = (24, 64)
+    gateways: tuple[str, ...] = ()
+    neighbours: tuple[tuple[str, Neighbour], ...] = ()
+    others: tuple[Other, ...] = ()
+    has_hop: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """The maps and sockets. Unless said otherwise: one enrolled pod, all listeners there, nothing else."""
 
@@ -72,6 +96,7 @@ class World:
     mtu_bytes: int = 0xFFFF
     mss_bytes: int = 0xFFFF
     """Of the pod, in both families; larger than any packet unless said otherwise."""
+    bridge: Bridge | None = None
 
     def but(self, **changes: object) -> World:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -93,6 +118,8 @@ class Row:
     head: str = ""
     """The MACs that the packet carries afterwards: "net side" (its destination), "out" (from the pod to its next
     hop) or "into" (the reverse); "" is its own, all bytes unchanged."""
+    goes_to: bytes | None = None
+    """The destination in place of that of `head`."""
     after: bytes = b""
     """The packet as it is afterwards, but for its MACs; empty: unchanged."""
     gso_size_bytes: int = 0
@@ -101,6 +128,10 @@ class Row:
     """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
     notes: tuple[FlowKey, ...] = ()
     """Entries that `hostflows` gains."""
+    learns: tuple[tuple[str, Neighbour], ...] = ()
+    """Entries of `neighbours` that are made or changed."""
+    asks: tuple[str, ...] = ()
+    """Addresses that are in `wanted`."""
 
     @property
     def id(self) -> str:

@@ -22,8 +22,8 @@ from agent.model.identity import Identity
 from agent.state.apply import Changes
 from agent.state.store import Store
 from redirect.errors import PodNotFound, RedirectError, StepFailed
-from redirect.locate import Place
 from redirect.netns import NamespaceId
+from redirect.place import Place
 from tests.support import mesh
 
 

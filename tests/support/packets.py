@@ -28,9 +28,10 @@ def vlan(frame: bytes, tag: int = 5) -> bytes:
     return frame[:12] + struct.pack("!HH", ETH_VLAN, tag) + frame[12:]
 
 
-def arp(source: str, target: str) -> bytes:
+def arp(source: str, target: str, *, operation: int = 1, mac: bytes = SOURCE_MAC) -> bytes:
+    """ARP (RFC 826) from `source` and its MAC: operation 1 asks for `target`, 2 answers it."""
     ips = ipaddress.IPv4Address(source).packed, ipaddress.IPv4Address(target).packed
-    body = struct.pack("!HHBBH6s4s6s4s", 1, ETH_IPV4, 6, 4, 1, SOURCE_MAC, ips[0], bytes(6), ips[1])
+    body = struct.pack("!HHBBH6s4s6s4s", 1, ETH_IPV4, 6, 4, operation, mac, ips[0], bytes(6), ips[1])
     return ether(body, ETH_ARP)
 
 
@@ -128,6 +129,26 @@ def icmp(source: str, destination: str, kind: int, body: bytes = b"") -> bytes:
     """A frame with an ICMP message of the family; `body` follows the 8 bytes of its header."""
     protocol = ICMP6 if is_v6(source) else ICMP
     return ip(source, destination, protocol, struct.pack("!BBHI", kind, 0, 0, 0) + body)
+
+
+def solicitation(source: str, target: str, *, mac: bytes = SOURCE_MAC, option: int = 1) -> bytes:
+    """A neighbour solicitation (RFC 4861, 4.3) for `target`; its one option tells the MAC of the source."""
+    group = ipaddress.IPv6Address(
+        int(ipaddress.IPv6Address("ff02::1:ff00:0")) | int.from_bytes(_packed(target)[13:])
+    )
+    return icmp(source, str(group), 135, _packed(target) + bytes([option, 1]) + mac)
+
+
+def advertisement(
+    source: str, to: str, target: str, *, mac: bytes = SOURCE_MAC, option: int = 2, is_solicited: bool = True
+) -> bytes:
+    """A neighbour advertisement (RFC 4861, 4.4): the MAC of `target`."""
+    body = struct.pack("!BBHI", 136, 0, 0, 0x60000000 if is_solicited else 0x20000000)
+    return ip(source, to, ICMP6, body + _packed(target) + bytes([option, 1]) + mac)
+
+
+def _packed(address: str) -> bytes:
+    return ipaddress.IPv6Address(address).packed
 
 
 def icmp_error(source: str, destination: str, kind: int, about: bytes) -> bytes:

@@ -18,7 +18,7 @@ from agent.model.identity import Identity
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
-from redirect.locate import Place
+from redirect.place import Place
 from tests.support.xds import PATIENCE_S, MeshCA
 
 WEB, OLD = Identity("cluster.local", "apps", "web"), Identity("cluster.local", "apps", "old")

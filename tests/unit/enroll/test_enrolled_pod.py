@@ -12,7 +12,7 @@ from agent.enroll.wish import PodKey
 from agent.model.address import IP, parse_ip
 from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot
-from redirect.locate import Place
+from redirect.place import Place
 from tests.support import mesh
 
 WEB = mesh.workload("web", "10.0.0.1", "fd00::1", service_account="web")

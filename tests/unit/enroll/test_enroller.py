@@ -17,7 +17,7 @@ from agent.model.address import parse_ip
 from agent.state.apply import Changes
 from redirect.errors import PodNotFound
 from redirect.host_addresses import Heard, News
-from redirect.locate import Place
+from redirect.place import Place
 from tests.support import mesh
 from tests.support.enrolment import World, place, until, where, wish
 

@@ -16,8 +16,8 @@ from agent.model.address import parse_ip
 from redirect import host_addresses
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
-from redirect.locate import Place
 from redirect.packet_size import of_link
+from redirect.place import Place
 
 T = TypeVar("T")
 MAC = b"\x02" * 6

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from redirect.desired import Desired, DesiredPod, NextHop
+from redirect.entries import iface_entry, pod_entry
 from redirect.layout import IP, Flag, IfaceEntry
 from redirect.observe import POD_PROGRAMS, Observed
 from redirect.packet_size import of_link
@@ -25,9 +26,7 @@ from redirect.plan import (
     PutPod,
     SetInnerMtu,
     Step,
-    iface_entry,
     plan,
-    pod_entry,
 )
 from redirect.rtnetlink import LinkRow
 

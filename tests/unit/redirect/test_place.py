@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from redirect.desired import NextHop
-from redirect.locate import Link, Place, View, judge
+from redirect.desired import Bridge, NextHop
+from redirect.layout import IP
 from redirect.packet_size import PacketSize, RouteSize
+from redirect.place import Place, judge, unanswered
+from redirect.routes import Route
+from redirect.rtnetlink import LinkRow
+from redirect.view import Link, View
 
 V4, V6 = ip_address("10.0.0.1"), ip_address("fd00::1")
 POD_MAC, HOST_MAC, BRIDGE_MAC = (bytes.fromhex(f"02000000000{number}") for number in (1, 2, 3))
@@ -18,6 +22,15 @@ LO = Link(1, "lo", "", bytes(6), addresses=(ip_address("10.1.1.1"),))
 ETH0 = Link(2, "eth0", "veth", POD_MAC, peer=9, peer_nsid=0, addresses=(V4, V6))
 HOST = Link(9, "veth9", "veth", HOST_MAC, peer=2, peer_nsid=3)
 BRIDGE = Link(4, "cni0", "bridge", BRIDGE_MAC)
+MAC4, MAC6 = bytes.fromhex("020000000004"), bytes.fromhex("020000000006")
+GATEWAYS = ip_address("10.0.0.254"), ip_address("fe80::fe")
+ROUTES = (
+    Route(ip_network("10.0.0.0/24"), 2),
+    Route(ip_network("fd00::/64"), 2),
+    Route(ip_network("fe80::/64"), 2),
+    Route(ip_network("0.0.0.0/0"), 2, GATEWAYS[0]),
+    Route(ip_network("::/0"), 2, GATEWAYS[1]),
+)
 GOOD = View((LO, ETH0), {9: HOST, 4: BRIDGE}, pod_nsid=3)
 
 
@@ -41,8 +54,77 @@ def test_a_routed_pod_is_answered_by_its_veth() -> None:
     assert judge(GOOD) == Place(9, "veth9", (V4, V6), POD_MAC, hops(HOST_MAC), nsid=3)
 
 
-def test_a_bridged_pod_is_answered_by_the_bridge() -> None:
-    assert judge(outside(master=4)) == Place(9, "veth9", (V4, V6), POD_MAC, hops(BRIDGE_MAC), nsid=3)
+def bridged(**changes: object) -> View:
+    """On a bridge that has the gateways' addresses."""
+    view = replace(outside(master=4), routes=ROUTES, node_addresses=frozenset(GATEWAYS))
+    return replace(view, **changes)  # type: ignore[arg-type]
+
+
+def over_bridge(
+    macs: tuple[bytes, bytes], gateways: tuple[IP | None, IP | None] = (None, None)
+) -> tuple[NextHop, ...]:
+    bare = zip(hops(BRIDGE_MAC), macs, gateways, (24, 64), strict=True)
+    return tuple(replace(hop, mac=mac, gateway=gateway, prefix_bits=bits) for hop, mac, gateway, bits in bare)
+
+
+def test_a_pod_on_a_bridge_of_the_gateway_is_answered_by_the_bridge() -> None:
+    expected = over_bridge((BRIDGE_MAC, BRIDGE_MAC))
+    place = Place(9, "veth9", (V4, V6), POD_MAC, expected, nsid=3, bridge=Bridge(4, BRIDGE_MAC))
+    assert judge(bridged()) == place
+    assert unanswered(bridged()) == frozenset()
+
+
+def test_a_gateway_elsewhere_is_asked_for_and_answers_by_its_own_mac() -> None:
+    view = bridged(node_addresses=frozenset())
+    assert unanswered(view) == frozenset(GATEWAYS)
+    assert "its gateway 10.0.0.254 does not answer on cni0" in judge(view).refusal
+    known = bridged(node_addresses=frozenset(), neighbours=dict(zip(GATEWAYS, (MAC4, MAC6), strict=True)))
+    assert unanswered(known) == frozenset()
+    assert judge(known).hops == over_bridge((MAC4, MAC6), GATEWAYS)
+
+
+def test_routes_over_other_links_are_not_the_pods_way() -> None:
+    view = bridged(routes=(*ROUTES, Route(ip_network("10.9.0.0/16"), 7, ip_address("10.0.0.7"))))
+    assert not judge(view).refusal
+
+
+def test_nobody_is_asked_for_a_pod_that_cannot_be_captured() -> None:
+    view = replace(bridged(node_addresses=frozenset()), pod_nsid=None)
+    assert unanswered(view) == frozenset()
+    assert judge(view).addresses == (V4, V6)
+
+
+ROUTED_LINKS = {9: LinkRow(9, "veth9", "veth", 2, 3, mac=HOST_MAC)}
+BRIDGED_LINKS = {
+    9: LinkRow(9, "veth9", "veth", 2, 3, mac=HOST_MAC, master=4),
+    4: LinkRow(4, "cni0", "bridge", mac=BRIDGE_MAC),
+}
+
+
+@pytest.mark.parametrize(
+    "change", [{"ifname": "veth8"}, {"peer_nsid": 4}, {"mac": POD_MAC}, {"master": 4}], ids=str
+)
+def test_a_routed_pod_is_looked_at_again_when_its_host_end_changes(change: dict[str, object]) -> None:
+    place = judge(GOOD)
+    assert place.is_current(ROUTED_LINKS)
+    assert not place.is_current({9: replace(ROUTED_LINKS[9], **change), 4: BRIDGED_LINKS[4]})  # type: ignore[arg-type]
+    assert not place.is_current({})
+
+
+@pytest.mark.parametrize(
+    ("which", "change"),
+    [(9, {"peer_nsid": 4}), (9, {"master": 0}), (9, {"master": 5}), (4, {"mac": POD_MAC})],
+    ids=str,
+)
+def test_a_pod_on_a_bridge_is_looked_at_again_when_the_bridge_changes(
+    which: int, change: dict[str, object]
+) -> None:
+    place = judge(bridged())
+    other = LinkRow(5, "br1", "bridge", mac=BRIDGE_MAC)
+    assert place.is_current(BRIDGED_LINKS)
+    assert not place.is_current({**BRIDGED_LINKS, 5: other, which: replace(BRIDGED_LINKS[which], **change)})  # type: ignore[arg-type]
+    # What its host end has is nothing to those on the bridge.
+    assert place.is_current({**BRIDGED_LINKS, 9: replace(BRIDGED_LINKS[9], mac=POD_MAC)})
 
 
 def test_a_pods_packets_are_as_large_as_its_interface_takes() -> None:
@@ -95,6 +177,14 @@ REFUSALS = {
         "device of kind bond",
     ),
     "unknown master": (outside(master=6), "unknown kind"),
+    "two gateways on a bridge": (
+        replace(
+            outside(master=4),
+            routes=(*ROUTES, Route(ip_network("10.9.0.0/16"), 2, ip_address("10.0.0.7"))),
+            node_addresses=frozenset(GATEWAYS),
+        ),
+        "more than one gateway (10.0.0.7, 10.0.0.254)",
+    ),
     "ingress qdisc without tcx": (
         replace(GOOD, ingress_qdiscs=frozenset({9}), has_tcx=False),
         "`ingress` qdisc",
