@@ -1,7 +1,8 @@
 """How a worker stops: accept nothing more, tell peers, let live connections finish, cut at the deadline.
 
 Accepting ends by closing this worker's listener fds; queued connections stay with the socket, which the
-control process holds and gives to another worker. GOAWAY goes to every peer at once (lame duck).
+control process holds and gives to another worker. GOAWAY goes to every peer at once (lame duck). What was
+accepted is served, handshakes included; state goes on to be applied, so a policy still cuts at once.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Drain:
 
     def _check(self) -> None:
         assert self._deadline_s is not None
-        if len(self._plane.registry) == 0:
+        if not self._has_work():
             self._finished()
         elif self._loop.now() >= self._deadline_s:
             self._plane.registry.close_all(Outcome.DRAINED, "closed due to drain")
@@ -48,3 +49,8 @@ class Drain:
             self._loop.later(POLL_S, self._finished)
         else:
             self._loop.later(POLL_S, self._check)
+
+    def _has_work(self) -> bool:
+        # HBONE connections of peers too: in a handshake, or with a CONNECT on its way that crossed our GOAWAY. Those
+        # of the pool only carry tunnels of registered connections.
+        return bool(len(self._plane.registry) or self._plane.inbound.links)

@@ -101,6 +101,7 @@ class Orders:
         )
 
     def stop_accepting(self) -> None:
+        """For good: this worker drains. It carries out every other order as before."""
         self._is_draining = True
         for owner in tuple(self._owners):
             self._release(owner)
@@ -138,11 +139,16 @@ class Orders:
             self._plane.close_pod(gone)
 
     def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
-        self._release(owner)
         socks = {name: socket.socket(fileno=fd) for name, fd in listeners}
         unknown = socks.keys() - self._handlers.keys()
-        if unknown:
-            raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
+        if unknown or self._is_draining:
+            # The control process holds them too, so the queue stays. An order may cross the end of this worker.
+            for sock in socks.values():
+                sock.close()
+            if unknown:
+                raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
+            return
+        self._release(owner)
         self._owners[owner] = socks
         self._acceptors[owner] = tuple(
             Acceptor(self._plane.loop, sock, self._handlers[name]) for name, sock in socks.items()

@@ -116,7 +116,8 @@ class Driver:
 
     def __init__(self) -> None:
         self.crashes: list[BaseException] = []
-        self.loop = Loop(time.monotonic, lambda error, fd: self.crashes.append(error))
+        self.skew_s = 0.0
+        self.loop = Loop(lambda: time.monotonic() + self.skew_s, lambda error, fd: self.crashes.append(error))
         self._stop = threading.Event()
         self._calls: list[tuple[Callable[[], object], threading.Event, list[object]]] = []
         self._thread = threading.Thread(target=self._run, name="driver")

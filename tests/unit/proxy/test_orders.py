@@ -1,0 +1,256 @@
+"""Orders of the control process, over a real channel: what each does to connections, and what is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from agent import channel
+from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT
+from agent.pb import workload_pb2
+from agent.wire.xds_delta import ADDRESS
+from tests.support import mesh
+from tests.support.certs import credentials
+from tests.support.told_worker import ToldWorker, same_file, secret
+from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
+
+NAMES = tuple(row.name for row in LISTENERS)
+
+
+@pytest.fixture
+def told(world: World) -> Iterator[ToldWorker]:
+    """The worker of the server's node."""
+    made = ToldWorker(world.driver, world.there)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextlib.contextmanager
+def listeners() -> Iterator[dict[str, socket.socket]]:
+    """As control holds them, each on an address a pod of this node could be reached at."""
+    with contextlib.ExitStack() as held:
+        socks = {name: held.enter_context(socket.create_server((SERVER, 0))) for name in NAMES}
+        for sock in socks.values():
+            sock.setblocking(False)
+        yield socks
+
+
+def give(told: ToldWorker, owner: int, socks: dict[str, socket.socket]) -> None:
+    told.tell(channel.Listeners(owner, tuple(socks)), [sock.fileno() for sock in socks.values()])
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# -- listeners
+
+
+def test_a_worker_says_who_it_is_and_which_listeners_it_serves(told: ToldWorker) -> None:
+    hello, fds = told.introduced()
+    assert hello == channel.Hello(3, os.getpid(), [], "0.1+test", False) and not fds
+    with listeners() as first, listeners() as second:
+        give(told, 0, first)
+        give(told, 5, second)
+        hello, fds = told.introduced()
+        assert [tuple(row) for row in hello.served] == [(owner, name) for owner in (0, 5) for name in NAMES]
+        held = [*first.values(), *second.values()]
+        assert all(same_file(fd, sock.fileno()) for fd, sock in zip(fds, held, strict=True))
+        for fd in fds:
+            os.close(fd)
+
+
+def test_each_listener_leads_to_its_own_handler(told: ToldWorker, world: World) -> None:
+    with listeners() as socks:
+        give(told, 0, socks)
+        plain = socket.create_connection(
+            socks[PLAINTEXT.name].getsockname(), source_address=("127.77.5.5", 0)
+        )
+        world.driver.until(lambda: bool(world.there.lines))
+        assert "inbound" in world.there.lines.pop() and ended(plain), "nobody listens at that port of the pod"
+        hbone = socket.create_connection(socks[HBONE.name].getsockname())
+        world.driver.until(lambda: len(world.there.inbound.links) == 1)
+        hbone.close()
+        world.driver.until(lambda: not world.there.inbound.links)
+        world.there.lines.clear()
+        outbound = socket.create_connection(
+            socks[OUTBOUND.name].getsockname(), source_address=("127.77.1.9", 0)
+        )
+        world.driver.until(lambda: bool(world.there.lines))
+        assert "127.77.1.9 belongs to no enrolled pod" in world.there.lines[0] and ended(outbound)
+
+
+def test_a_released_listener_keeps_its_queue_for_another(told: ToldWorker, world: World) -> None:
+    with listeners() as socks:
+        give(told, 0, socks)
+        told.tell(channel.Release(0))
+        assert not told.introduced()[0].served
+        with socket.create_connection(socks[HBONE.name].getsockname()) as waiting:
+            world.driver.call(lambda: None)
+            assert not world.there.inbound.links
+            give(told, 0, socks)
+            world.driver.until(lambda: len(world.there.inbound.links) == 1)
+            waiting.close()
+        told.tell(channel.Release(7))  # not served: nothing to do
+
+
+def test_listeners_given_again_take_the_place_of_the_former(told: ToldWorker) -> None:
+    with listeners() as first, listeners() as second:
+        before = descriptors()
+        give(told, 0, first)
+        give(told, 0, second)
+        assert descriptors() == before + len(NAMES)
+        _, fds = told.introduced()
+        assert all(same_file(fd, s.fileno()) for fd, s in zip(fds, second.values(), strict=True))
+        for fd in fds:
+            os.close(fd)
+
+
+def test_an_unknown_listener_is_a_broken_channel_and_nothing_is_kept(told: ToldWorker) -> None:
+    with socket.create_server((SERVER, 0)) as strange:
+        before = descriptors()
+        with pytest.raises(channel.ChannelError, match="cannot serve socks5"):
+            give(told, 0, {"socks5": strange})
+        assert descriptors() == before
+
+
+def test_what_only_a_worker_says_is_a_broken_channel(told: ToldWorker) -> None:
+    with pytest.raises(channel.ChannelError, match="does not take Applied"):
+        told.tell(channel.Applied(1))
+
+
+# -- state
+
+
+def test_applied_means_that_live_connections_were_judged_by_it(told: ToldWorker, world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    told.deny(41, "client")
+    applied, _ = told.hear(channel.Applied)
+    assert applied.revision == 41
+    assert ended(app) and ended(world.connect())
+    world.driver.until(lambda: bool(world.there.lines))
+    assert "connection closed due to policy change" in world.there.lines[0]
+
+
+def test_a_full_list_of_workloads_takes_what_is_not_in_it_away(told: ToldWorker, world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    workload = workload_pb2.Workload(
+        uid="other", name="other", namespace="apps", addresses=[bytes([10, 0, 0, 9])]
+    )
+    update = ("other", workload_pb2.Address(workload=workload).SerializeToString())
+    told.tell(channel.Resources(1, ADDRESS, [update]))
+    told.hear(channel.Applied)
+    assert {w.name for w in world.there.store.current.workloads.values()} == {"client", "server", "other"}
+    told.tell(channel.Resources(2, ADDRESS, [update], full=True))
+    told.hear(channel.Applied)
+    assert {w.name for w in world.there.store.current.workloads.values()} == {"other"}
+    assert ended(app), "the destination is gone"
+
+
+def test_an_unknown_type_of_resource_is_a_broken_channel_and_not_applied(told: ToldWorker) -> None:
+    with pytest.raises(channel.ChannelError, match="resource type strange"):
+        told.tell(channel.Resources(1, "strange", []))
+
+
+def test_a_certificate_arrives_whole_and_can_be_taken_back(told: ToldWorker, world: World) -> None:
+    mine = credentials(world.ca, "spiffe://cluster.local/ns/apps/sa/new")
+    told.tell(secret(mine))
+    held = world.there.secrets.get(mine.identity)
+    assert (held.chain, held.roots) == (mine.chain, mine.roots)
+    assert held.key.private_numbers() == mine.key.private_numbers()
+    server = world.there.secrets.get(world.server.identity)
+    told.tell(channel.ForgetSecret(str(server.identity)))
+    assert ended(world.connect())
+    told.tell(secret(server))
+    assert exchange(world.connect()) == b"hello"
+
+
+# -- answers
+
+
+def test_connections_and_tunnels_are_listed_for_people(told: ToldWorker, world: World) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    told.tell(channel.Ask(7, "connections"))
+    answer, _ = told.hear(channel.Answer)
+    assert answer.number == 7
+    (row,) = answer.value
+    assert (row["pod"], row["direction"], row["protocol"]) == (SERVER, "inbound", "HBONE")
+    assert row["actualDst"] == f"{SERVER}:8080" and row["src"].startswith(f"{CLIENT}:")
+    told.tell(channel.Ask(8, "tunnels"))
+    (row,) = told.hear(channel.Answer)[0].value
+    assert (row["direction"], row["tunnels"]) == ("inbound", 1)
+    assert (row["identity"], row["peer"]) == (str(world.server.identity), str(world.client.identity))
+    app.close()
+
+
+def test_figures_count_what_is_carried_right_now(told: ToldWorker, world: World) -> None:
+    app = world.connect()
+    app.sendall(b"12345")
+    assert app.recv(5) == b"12345"
+    stats = world.driver.call(told.orders.stats)
+    assert isinstance(stats, channel.Stats) and stats.connections == 1
+    assert [values[3:] for _, values in stats.metrics["tcp"]] == [[5, 5]]
+    app.close()
+
+
+# -- while draining
+
+
+def test_a_draining_worker_takes_no_listeners_and_says_so(told: ToldWorker, world: World) -> None:
+    with listeners() as socks, socket.create_connection((SERVER, 15008)) as silent:
+        give(told, 0, socks)
+        world.driver.until(
+            lambda: len(world.there.inbound.links) == 1
+        )  # so that the drain is not over at once
+        before = descriptors()
+        told.tell(channel.Drain(60.0))
+        assert descriptors() == before - len(NAMES)
+        give(told, 0, socks)  # it was on its way already
+        assert descriptors() == before - len(NAMES) and told.introduced()[0] == channel.Hello(
+            3, os.getpid(), [], "0.1+test", True
+        )
+        with socket.create_connection(socks[PLAINTEXT.name].getsockname()):
+            world.driver.call(lambda: None)
+            socks[PLAINTEXT.name].accept()[0].close()  # still in the queue, for another worker
+        silent.close()
+
+
+def test_a_draining_worker_goes_on_to_follow_state_certificates_and_pods(
+    told: ToldWorker, world: World
+) -> None:
+    other = mesh.workload("other", "127.77.1.2", service_account="other")
+    world.driver.call(lambda: (world.here.know(other), world.there.know(other), world.here.add_pod(other)))
+    told.tell(channel.Pods([("apps", "server", "server", (SERVER,))]))
+    apps = [world.connect()]
+    second = world.driver.call(lambda: world.here.capture("127.77.1.2", mesh.at(f"{SERVER}:8080")))
+    assert isinstance(second, socket.socket)
+    second.settimeout(5)
+    for app in (*apps, second):
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+    told.tell(channel.Drain(60.0))
+    told.deny(9, "client")
+    assert told.hear(channel.Applied)[0].revision == 9
+    assert ended(apps[0]) and not told.ended, "cut at once, long before the deadline"
+    renewed = credentials(world.ca, str(world.server.identity))
+    told.tell(secret(renewed))
+    assert world.there.secrets.get(renewed.identity).chain == renewed.chain
+    second.sendall(b"y")
+    assert second.recv(1) == b"y"
+    stats = world.driver.call(told.orders.stats)
+    assert isinstance(stats, channel.Stats) and stats.connections == 1
+    told.tell(channel.Pods([]))
+    assert ended(second)
+    world.driver.until(lambda: told.ended == 1)
