@@ -33,7 +33,8 @@ def issue(state_dir: Path, node: str, random_bytes: Callable[[int], bytes] = os.
     token = "ztun-" + base64.urlsafe_b64encode(random_bytes(32)).rstrip(b"=").decode()
     with directory.lock("tokens"):
         hashes = directory.read_json(FILE, _decode, NO_HASHES)
-        path = directory.write(f"tokens/{node}", token.encode() + b"\n")
+        # Without a newline: a stock ztunnel sends the file as it stands, and a header with one is no header.
+        path = directory.write(f"tokens/{node}", token.encode())
         directory.write_json(FILE, {**hashes, node: _hash(token)})
     return path
 

@@ -77,7 +77,7 @@ class DiscoveryService:
         refusal: Refused | None = None
         try:
             with self._publisher.listen() as wake:
-                session = Session()
+                session = Session(node)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(node, session, wake, context))
                     tasks.create_task(self._write(session, wake, context))

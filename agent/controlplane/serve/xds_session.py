@@ -1,8 +1,9 @@
 """One client's delta discovery stream, without IO: requests in, responses out (docs/WIRE.md#discovery).
 
-Level-triggered: `step` compares what the client holds with what it should hold and says what may be sent now. One
-response of a type is under way at a time; the next waits for its ack, and changes meanwhile melt into it. Policies
-that tighten are acked before any address goes out; removals and policies that open follow when addresses are acked.
+Level-triggered: `step` compares what the client holds with what it should hold (`interest`) and says what may be sent
+now. One response of a type is under way at a time; the next waits for its ack, and changes meanwhile melt into it.
+Policies that tighten are acked before any address goes out; removals and policies that open follow when addresses are
+acked. Policies are always sent whole: only addresses can be asked for by name.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agent.controlplane.serve.access import Code, Refused
+from agent.controlplane.serve.interest import WILDCARD, Interest
 from agent.controlplane.serve.push_order import Archive, PolicyPlan, plan
 from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE, Resource, Snapshot
 from agent.pb import xds_pb2 as xds
 
-WILDCARD = "*"
 NO_PLAN = PolicyPlan((), (), ())
 
 
@@ -33,13 +33,13 @@ class _Subscription:
     """What the client holds of one type, and what is under way to it."""
 
     type_url: str
+    interest: Interest
     held: dict[str, str] = field(default_factory=dict)
     """name -> version, as sent or as the client said when it came back."""
     nonce: str = ""
     """Of the response under way; empty when everything sent was answered."""
     sending: tuple[str, ...] = ()
     is_answered: bool = False
-    asked: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     """name -> version that the client would not take: not sent again unchanged."""
 
@@ -49,34 +49,32 @@ class _Subscription:
 
 
 class Session:
-    """A stream's state. Wildcard subscriptions only; asking for more names on one is answered from the same set."""
+    """A stream's state. `node`: whose workloads come unasked to a client that asks by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
+        self._node = node
         self._types: dict[str, _Subscription] = {}
         self._sent = 0
         self._addresses_may_go_alone = False
         self._withholds = False
 
     def receive(self, request: xds.DeltaDiscoveryRequest) -> Nack | None:
-        """Take a request in. Raises Refused for a subscription that is not served here."""
+        """Take a request in."""
         known = self._types.get(request.type_url)
         if known is None:
-            self._subscribe(request)
+            self._types[request.type_url] = self._first(request)
             return None
         if request.response_nonce and request.response_nonce != known.nonce:
             return None  # stale, with all it says: the client will answer the newer response
-        if WILDCARD in request.resource_names_unsubscribe:
-            raise _only_wildcards()
-        known.asked.extend(n for n in request.resource_names_subscribe if n != WILDCARD)
+        known.interest.change(request.resource_names_subscribe, request.resource_names_unsubscribe)
         return self._answered(known, request) if request.response_nonce else None
 
-    def _subscribe(self, request: xds.DeltaDiscoveryRequest) -> None:
-        names = list(request.resource_names_subscribe)
-        if (names and WILDCARD not in names) or WILDCARD in request.resource_names_unsubscribe:
-            raise _only_wildcards()
-        asked = [name for name in names if name != WILDCARD]
-        held = dict(request.initial_resource_versions)
-        self._types[request.type_url] = _Subscription(request.type_url, held, asked=asked)
+    def _first(self, request: xds.DeltaDiscoveryRequest) -> _Subscription:
+        gone = request.resource_names_unsubscribe if request.type_url == ADDRESS_TYPE else ()
+        named = list(request.resource_names_subscribe)
+        wanted = named if request.type_url == ADDRESS_TYPE else [WILDCARD, *named]
+        interest = Interest(self._node, wanted, gone)
+        return _Subscription(request.type_url, interest, interest.hold(request.initial_resource_versions))
 
     def _answered(self, known: _Subscription, request: xds.DeltaDiscoveryRequest) -> Nack | None:
         sent, known.nonce, known.sending = known.sending, "", ()
@@ -106,16 +104,18 @@ class Session:
         if addresses and addresses.is_idle and tightened:
             responses.extend(self._addresses(addresses, policies, snapshot))
         loosened = policies and policies.is_idle and (addresses is None or addresses.is_idle)
-        if policies and loosened and not self._withholds and (todo.late or todo.removed or policies.asked):
-            late = [*todo.late, *self._asked_policies(policies, snapshot)]
-            responses.append(self._push(policies, late, (*todo.removed, *policies.asked)))
-            policies.asked.clear()
+        asked = policies.interest.asked if policies else []
+        if policies and loosened and not self._withholds and (todo.late or todo.removed or asked):
+            found = [snapshot.policies[name].resource for name in asked if name in snapshot.policies]
+            unknown = [name for name in asked if name not in snapshot.policies]
+            asked.clear()
+            responses.append(self._push(policies, [*todo.late, *found], (*todo.removed, *unknown)))
         return responses
 
     def _addresses(
         self, known: _Subscription, policies: _Subscription | None, snapshot: Snapshot
     ) -> list[xds.DeltaDiscoveryResponse]:
-        current = snapshot.addresses
+        current, asked = known.interest.wanted(snapshot), known.interest.asked
         refused = policies.refused.keys() if policies else frozenset()
         due = {name: r for name, r in current.items() if known.held.get(name) != r.version}
         # Security: an address that lists a policy the client could not take stays as the client has it, and
@@ -123,23 +123,15 @@ class Session:
         changed = {name: r for name, r in due.items() if not r.policies & refused}
         self._withholds = len(changed) < len(due)
         removed = [name for name in known.held if name not in current]
-        by_alias = {alias: r for r in current.values() for alias in r.aliases} if known.asked else {}
-        for name in known.asked:
-            found = current.get(name) or by_alias.get(name)
-            if found is None:
+        for name in asked:
+            found = known.interest.behind(name, snapshot)
+            changed |= {r.name: r for r in found if not r.policies & refused}
+            if not found and name not in removed:
                 removed.append(name)
-            elif not found.policies & refused:
-                changed[found.name] = found
-        if not changed and not removed and not known.asked and known.is_answered:
+        if not changed and not removed and not asked and known.is_answered:
             return []
-        known.asked.clear()
+        asked.clear()
         return [self._push(known, changed.values(), removed)]
-
-    @staticmethod
-    def _asked_policies(known: _Subscription, snapshot: Snapshot) -> list[Resource]:
-        found = [snapshot.policies[name].resource for name in known.asked if name in snapshot.policies]
-        known.asked[:] = [name for name in known.asked if name not in snapshot.policies]
-        return found
 
     def _unknown_types(self) -> Iterable[_Subscription]:
         """Types that do not exist here: answered once, with nothing, because a client waits for that."""
@@ -154,6 +146,8 @@ class Session:
         )
         for resource in resources:
             entry = response.resources.add(name=resource.name, version=resource.version)
+            if not known.interest.is_wildcard:
+                entry.aliases.extend(resource.aliases)
             entry.resource.type_url = known.type_url
             entry.resource.value = resource.value
             known.held[resource.name] = resource.version
@@ -163,10 +157,3 @@ class Session:
         known.nonce, known.is_answered = response.nonce, True
         known.sending = tuple(entry.name for entry in response.resources)
         return response
-
-
-def _only_wildcards() -> Refused:
-    return Refused(
-        Code.UNIMPLEMENTED,
-        "this control plane serves whole meshes: subscribe with an empty first request or *, not on demand",
-    )

@@ -82,22 +82,24 @@ class _Translation:
     def _workload(self, pod: Pod) -> Resource:
         policies = self._listed_policies(pod)
         namespace, name = pod.meta.namespace, pod.meta.name
-        services = self._selecting_services.get(namespace)
+        selecting = self._selecting_services.get(namespace)
+        chosen = selecting.finds(pod.meta.labels) if selecting else ()
+        services = pod_services(pod, chosen, self._mesh.domain)
         message = translate_pod(
             pod,
             cluster_id=self._mesh.cluster_id,
             trust_domain=self._trust_domain,
             network=self._network,
             is_enrolled=(namespace, name) in self._enrolled.get(pod.node, ()),
-            services=pod_services(
-                pod, services.finds(pod.meta.labels) if services else (), self._mesh.domain
-            ),
+            services=services,
             policies=policies,
             node=self._inventory.nodes.get(pod.node),
         )
         aliases = tuple(str(NetworkAddress(self._network, ip)) for ip in pod.ips)
         uid = pod_uid(pod, self._mesh.cluster_id)
-        return make_resource(uid, wds.Address(workload=message), aliases, frozenset(policies))
+        return make_resource(
+            uid, wds.Address(workload=message), aliases, frozenset(policies), tuple(services), pod.node
+        )
 
     def _listed_policies(self, pod: Pod) -> list[str]:
         """Policies whose selector finds the pod: of its namespace and of the root namespace (for all namespaces)."""

@@ -7,8 +7,10 @@ comes back with versions is sent the differences only (also for policies, where 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from google.protobuf.message import Message
 
@@ -20,20 +22,30 @@ AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource; `policies` are the names of those an address lists. `aliases` as docs/WIRE.md#translation."""
+    """One resource. `aliases` as docs/WIRE.md#translation.
+
+    Of a workload: the `policies` it lists, the `services` it is part of and its `node`.
+    """
 
     name: str
     value: bytes
     version: str
     aliases: tuple[str, ...] = ()
     policies: frozenset[str] = frozenset()
+    services: tuple[str, ...] = ()
+    node: str = ""
 
 
 def make_resource(
-    name: str, message: Message, aliases: tuple[str, ...] = (), policies: frozenset[str] = frozenset()
+    name: str,
+    message: Message,
+    aliases: tuple[str, ...] = (),
+    policies: frozenset[str] = frozenset(),
+    services: tuple[str, ...] = (),
+    node: str = "",
 ) -> Resource:
     value = message.SerializeToString(deterministic=True)
-    return Resource(name, value, hashlib.sha256(value).hexdigest()[:16], aliases, policies)
+    return Resource(name, value, hashlib.sha256(value).hexdigest()[:16], aliases, policies, services, node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +56,39 @@ class Policy:
     message: authz.Authorization
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """Everything a wildcard client should hold, by name."""
 
     addresses: Mapping[str, Resource] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
+
+    @cached_property
+    def index(self) -> Index:
+        """Made when the first client asks by name."""
+        return Index(self.addresses)
+
+
+class Index:
+    """Addresses by what else they are known by. Pods of the host network share an alias."""
+
+    def __init__(self, addresses: Mapping[str, Resource]) -> None:
+        self._addresses = addresses
+        aliases: defaultdict[str, list[Resource]] = defaultdict(list)
+        services: defaultdict[str, list[Resource]] = defaultdict(list)
+        nodes: defaultdict[str, list[Resource]] = defaultdict(list)
+        for resource in addresses.values():
+            for alias in resource.aliases:
+                aliases[alias].append(resource)
+            for service in resource.services:
+                services[service].append(resource)
+            if resource.node:
+                nodes[resource.node].append(resource)
+        self._aliases: Mapping[str, Sequence[Resource]] = aliases
+        self.of_service: Mapping[str, Sequence[Resource]] = services
+        self.of_node: Mapping[str, Sequence[Resource]] = nodes
+
+    def named(self, name: str) -> list[Resource]:
+        """The resource of that name, or all of that alias."""
+        found = self._addresses.get(name)
+        return [found] if found else list(self._aliases.get(name, ()))

@@ -226,14 +226,19 @@ def test_callers_without_a_token_are_refused(tmp_path: Path, token: str) -> None
     asyncio.run(scenario())
 
 
-def test_on_demand_is_refused_clearly(tmp_path: Path) -> None:
+def test_addresses_are_served_by_name(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with running(tmp_path, {"web.yaml": WEB}) as plane, plane.client() as client:
+        files = {
+            "web.yaml": WEB,
+            "more.yaml": pod("web-1", "node-b", "10.10.0.6") + pod("c", "node-c", "10.10.0.7"),
+        }
+        async with running(tmp_path, files) as plane, plane.client() as client:
+            await client.subscribe(AUTHORIZATION_TYPE)
+            await client.take(AUTHORIZATION_TYPE)
             await client.subscribe(ADDRESS_TYPE, names=("*",), resource_names_unsubscribe=["*"])
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await client.receive()
-            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-            assert "not on demand" in caught.value.details()
+            assert list(versions(await client.take(ADDRESS_TYPE))) == [UID], "the pod of its own node"
+            await client.subscribe(ADDRESS_TYPE, names=("/10.10.0.6",))
+            assert list(versions(await client.take(ADDRESS_TYPE))) == ["Kubernetes//Pod/demo/web-1"]
 
     asyncio.run(scenario())
 

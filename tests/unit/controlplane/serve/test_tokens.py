@@ -13,7 +13,8 @@ from agent.controlplane.state_dir import StateDirectory, StateError
 
 def test_a_token_names_its_node_and_is_kept_as_a_hash(tmp_path: Path) -> None:
     paths = {node: issue(tmp_path, node) for node in ("node-a", "node-b")}
-    texts = {node: path.read_text().strip() for node, path in paths.items()}
+    texts = {node: path.read_text() for node, path in paths.items()}
+    assert all(text == text.strip() for text in texts.values()), "others send the file as it stands"
     store = TokenStore(StateDirectory(tmp_path))
     assert {node: store.node_of(text) for node, text in texts.items()} == {n: n for n in texts}
     assert store.node_of("") is None and store.node_of(texts["node-a"][:-1]) is None

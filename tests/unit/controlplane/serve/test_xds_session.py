@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.controlplane.serve.access import Refused
 from agent.controlplane.serve.push_order import only_opens
 from agent.controlplane.serve.xds_session import Session
 from agent.controlplane.translate.resources import (
@@ -233,18 +232,6 @@ def test_an_old_policy_stays_while_its_successor_is_refused() -> None:
     assert not client.admits
     client.settle(snapshot({"new": ("DENY", True, ("*", "x"))}))
     assert client.policies.keys() == {"demo/new"} and not client.admits
-
-
-@pytest.mark.parametrize(("subscribe", "unsubscribe"), [(["*"], ["*"]), (["/10.0.0.1"], []), ([], ["*"])])
-def test_only_wildcards_are_served(subscribe: list[str], unsubscribe: list[str]) -> None:
-    with pytest.raises(Refused, match="not on demand"):
-        Session().receive(
-            xds_pb2.DeltaDiscoveryRequest(
-                type_url=ADDRESS_TYPE,
-                resource_names_subscribe=subscribe,
-                resource_names_unsubscribe=unsubscribe,
-            )
-        )
 
 
 @pytest.mark.parametrize(
