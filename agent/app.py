@@ -53,6 +53,7 @@ from agent.proof.prover import Prover
 from agent.rpc.ca_client import CaClient
 from agent.rpc.endpoint import Endpoint
 from agent.rpc.enrolment_client import EnrolmentClient
+from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import XdsClient
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
@@ -193,6 +194,7 @@ class Agent:
             watch=XdsFigures(self.figures),
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
+        self.manifests = ManifestsClient(xds, settings.node, rng)
         self.captures = Captures(
             settings.node,
             settings.network,
@@ -309,6 +311,7 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.xds.run(),
                 agent.keeper.run(),
                 agent.reports.run(),
+                *([agent.manifests.run()] if settings.report_enrolled else ()),  # istiod knows nothing of it
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),
@@ -339,6 +342,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         captures=agent.captures,
         xds=agent.xds,
         reports=agent.reports,
+        manifests=agent.manifests,
         keeper=agent.keeper,
         crew=agent.crew,
         workers_wanted=agent.settings.worker_count,

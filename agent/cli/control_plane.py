@@ -1,20 +1,21 @@
-"""`ztun control-plane`: the embedded control plane, and tokens for the agents that may ask it."""
+"""`ztun control-plane`: the embedded control plane, its status, and tokens for the agents that may ask it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
+from agent.cli import plane_status
 from agent.config import ConfigError, cidrs
 from agent.controlplane.app import Options, serve
 from agent.controlplane.serve.tokens import issue
-from agent.controlplane.state_dir import StateError
+from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.log import set_up_log
 from agent.model.address import CIDR
 
@@ -33,6 +34,12 @@ STATE_DIR = click.option(
 )
 @STATE_DIR
 @click.option("--listen", default="127.0.0.1:15012", show_default=True, help="HOST:PORT of xDS and the CA")
+@click.option(
+    "--metrics-address",
+    default="127.0.0.1:15014",
+    show_default=True,
+    help="HOST:PORT of plain HTTP /metrics, or `off`",
+)
 @click.option("--service-cidr", help="ranges for Services without clusterIP  [10.96.0.0/16,fd77:96::/112]")
 @click.option("--trust-domain", default="cluster.local", show_default=True)
 @click.option("--cluster-id", default="Kubernetes", show_default=True)
@@ -44,6 +51,7 @@ def control_plane(
     manifests: Path | None,
     state_dir: Path,
     listen: str,
+    metrics_address: str,
     service_cidr: str | None,
     trust_domain: str,
     cluster_id: str,
@@ -59,6 +67,9 @@ def control_plane(
         manifests=manifests,
         state_dir=state_dir,
         listen=listen,
+        metrics_address="" if metrics_address == "off" else metrics_address,
+        # Two control planes on one machine are no mistake as long as nobody asked for this very port.
+        metrics_optional=context.get_parameter_source("metrics_address") is ParameterSource.DEFAULT,
         trust_domain=trust_domain,
         cluster_id=cluster_id,
         server_names=server_name,
@@ -80,7 +91,7 @@ def parse_cidrs(text: str) -> tuple[CIDR, ...]:
 
 
 async def until_stopped(options: Options) -> None:
-    """Serve until SIGTERM or SIGINT; says `ready HOST:PORT` on stdout once it answers."""
+    """Serve until SIGTERM or SIGINT; says `ready HOST:PORT` on stdout once there is something to serve."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -104,7 +115,27 @@ def token(node: str, state_dir: Path, out: Path | None) -> None:
         path = issue(state_dir, node)
     except StateError as error:
         raise click.ClickException(str(error)) from error
-    if out is not None and out != path:
-        shutil.copy(path, out)
-        out.chmod(0o600)
+    try:
+        if out is not None and out != path:
+            StateDirectory(out.parent).write(out.name, path.read_bytes())
+    except StateError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(str(out or path))
+
+
+@control_plane.command()
+@STATE_DIR
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["line", "table", "json"]),
+    default="line",
+    show_default=True,
+    help="one line and the reasons, tables with warnings, nodes and addresses, or everything",
+)
+def status(state_dir: Path, output: str) -> None:
+    """Show whether the control plane serves, and what of the manifests it could not use.
+
+    The first word is READY (exit status 0), DEGRADED (3: something was refused or has no effect) or DEAD (4).
+    """
+    plane_status.show(state_dir, output)

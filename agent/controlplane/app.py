@@ -2,13 +2,15 @@
 
 `serve` runs until it is cancelled or told to stop. The flow: `read.directory` → `publication`
 (`translate.vips` fills in addresses, `translate.compose` makes resources) → `serve.publisher` → every stream's
-`serve.xds_session`. Enrolment reports enter before `translate`.
+`serve.xds_session`. Enrolment reports enter before `translate`; what is wrong with the manifests leaves by
+`serve.concerns`, `serve.status` and `serve.metrics`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -18,12 +20,16 @@ from typing import Any
 
 import grpc
 
+from agent.admin.server import HttpServer
 from agent.controlplane.publication import Publication
 from agent.controlplane.read.directory import ManifestDirectory
 from agent.controlplane.serve.access import Code, Refused, calling_node
 from agent.controlplane.serve.ca import Clock, open_authority
 from agent.controlplane.serve.ca_service import CertificateService
+from agent.controlplane.serve.concerns import Concerns
 from agent.controlplane.serve.enrolment_service import EnrolledPods, EnrolmentService
+from agent.controlplane.serve.manifests_service import ManifestsService
+from agent.controlplane.serve.metrics import metrics_page
 from agent.controlplane.serve.publisher import Publisher
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.serve.tokens import TokenStore
@@ -35,6 +41,8 @@ from agent.model.identity import DEFAULT_TRUST_DOMAIN
 
 SERVER_NAMES = ("istiod.istio-system.svc", "localhost", "127.0.0.1", "::1")
 STOP_GRACE_S = 2.0
+LOCK = "control-plane"
+"""Held in the state directory while a control plane lives."""
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", -1),
@@ -65,6 +73,10 @@ class Options:
     server_names: tuple[str, ...] = ()
     """More names and addresses for the server's certificate."""
     policy_grace_s: float = POLICY_GRACE_S
+    metrics_address: str = ""
+    """HOST:PORT of plain HTTP `/metrics`; empty: none."""
+    metrics_optional: bool = False
+    """Go on without metrics if that port is taken."""
 
 
 def now() -> datetime:
@@ -78,16 +90,17 @@ async def serve(
     started: Callable[[str], None] | None = None,
     clock: Clock = now,
 ) -> None:
-    """Run a control plane. `started` gets its HOST:PORT. Raises StateError if it cannot start."""
+    """Run a control plane. `started` gets its HOST:PORT once something is served. Raises StateError."""
     async with AsyncExitStack() as stack:
         plane = await ControlPlane.start(options, clock)
         stack.push_async_callback(plane.close)
-        if started is not None:
-            started(plane.address)
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(plane.follow())
+            running = [tasks.create_task(plane.follow())]
+            if started is not None:
+                running.append(tasks.create_task(plane.announce(started)))
             await (stop or asyncio.Event()).wait()
-            following.cancel()
+            for task in running:
+                task.cancel()
 
 
 class ControlPlane:
@@ -95,28 +108,39 @@ class ControlPlane:
 
     def __init__(
         self,
-        server: Any,
         address: str,
         publication: Publication,
         directory: ManifestDirectory,
         publisher: Publisher,
+        ending: AsyncExitStack,
     ) -> None:
-        self._server, self.address = server, address
+        self.address, self._ending = address, ending
         self._publication, self._directory, self._publisher = publication, directory, publisher
 
     @classmethod
     async def start(cls, options: Options, clock: Clock = now) -> ControlPlane:
+        """Listen and take the manifests in. Raises StateError, and leaves nothing open then."""
+        ending = AsyncExitStack()
+        try:
+            return await cls._start(options, clock, ending)
+        except BaseException:
+            await ending.aclose()
+            raise
+
+    @classmethod
+    async def _start(cls, options: Options, clock: Clock, ending: AsyncExitStack) -> ControlPlane:
         state = StateDirectory(options.state_dir)
+        ending.callback(os.close, state.hold(LOCK))
         directory = ManifestDirectory(options.manifests, state)
         authority = open_authority(state, options.trust_domain, clock)
-        publisher, board, tokens = Publisher(), StatusBoard(state), TokenStore(state)
-        pods = EnrolledPods(state)
+        publisher, concerns, board = Publisher(), Concerns(), StatusBoard(state)
+        pods, tokens = EnrolledPods(state), TokenStore(state)
         settings = MeshSettings(
             cluster_id=options.cluster_id,
             trust_domain=options.trust_domain,
             root_namespace=options.root_namespace,
         )
-        publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
+        publication = Publication(settings, options.service_cidr, pods, publisher, concerns, board, state)
 
         def authenticate(context: Any) -> str:
             try:
@@ -138,12 +162,32 @@ class ControlPlane:
                 discovery.handler(),
                 CertificateService(authority, publisher, authenticate, clock).handler(),
                 EnrolmentService(pods, authenticate, publication.inventory, publication.refresh).handler(),
+                ManifestsService(concerns, publisher, authenticate).handler(),
             )
         )
         address = await _listen(server, options.listen, credentials)
-        board.listening(address)
-        log.info("serving %s on %s, root in %s", options.manifests, address, options.state_dir)
-        return cls(server, address, publication, directory, publisher)
+        ending.push_async_callback(server.stop, grace=STOP_GRACE_S)
+        http = HttpServer()
+        ending.push_async_callback(http.close)
+        metrics = await _serve_metrics(http, options, board)
+        ending.callback(concerns.bell.ring)
+        ending.callback(publisher.close)
+        board.listening(address, metrics, str(options.manifests))
+        log.info(
+            "listening on %s, manifests of %s, root in %s", address, options.manifests, options.state_dir
+        )
+        return cls(address, publication, directory, publisher, ending)
+
+    async def announce(self, started: Callable[[str], None]) -> None:
+        """Call `started` as soon as there is something to serve, and say why there is not."""
+        with self._publisher.bell.listen() as changed:
+            reason = ""
+            while not self._publisher.serves_something:
+                if reason != (reason := self._publisher.missing):
+                    log.warning("not ready: %s", reason)
+                await changed.wait()
+                changed.clear()
+        started(self.address)
 
     async def follow(self) -> None:
         """Serve every change of the manifests; runs until cancelled."""
@@ -163,8 +207,7 @@ class ControlPlane:
 
     async def close(self) -> None:
         """End every stream with a status that makes its client come back, then stop listening."""
-        self._publisher.close()
-        await self._server.stop(grace=STOP_GRACE_S)
+        await self._ending.aclose()
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -172,6 +215,21 @@ def split_listen(listen: str) -> tuple[str, int]:
     if listen.endswith(":0"):
         return split_host_port(listen[:-1] + "1")[0], 0
     return split_host_port(listen)
+
+
+async def _serve_metrics(http: HttpServer, options: Options, board: StatusBoard) -> str:
+    """Where metrics are served; empty if nowhere."""
+    if not options.metrics_address:
+        return ""
+    try:
+        await http.serve_tcp(options.metrics_address, {("GET", "/metrics"): metrics_page(board)})
+    except OSError as error:
+        problem = f"no metrics: {error.strerror}; choose another --metrics-address, or `off`"
+        if not options.metrics_optional:
+            raise StateError(problem) from error
+        log.warning("%s", problem)
+        return ""
+    return options.metrics_address
 
 
 async def _listen(server: Any, listen: str, credentials: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from agent.controlplane.read.directory import Reading
 from agent.controlplane.read.inventory import Inventory, collect
 from agent.controlplane.read.remarks import Remark
+from agent.controlplane.serve.concerns import Concerns
 from agent.controlplane.serve.enrolment_service import EnrolledPods
 from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
@@ -38,11 +39,13 @@ class Publication:
         ranges: tuple[CIDR, ...],
         pods: EnrolledPods,
         publisher: Publisher,
+        concerns: Concerns,
         board: StatusBoard,
         state: StateDirectory,
     ) -> None:
         self._settings, self._ranges, self._pods = settings, ranges, pods
-        self._publisher, self._board, self._state = publisher, board, state
+        self._publisher, self._concerns = publisher, concerns
+        self._board, self._state = board, state
         self._vips: vips.Remembered = state.read_json(VIPS_FILE, _decode, {})
         self._inventory = Inventory()
         self._said: set[str] = set()
@@ -65,7 +68,10 @@ class Publication:
         said = (*refused, *reading.standing.remarks, *remarks(everything, mesh))
         self._log(said, reading.passed_over)
         self._board.read(reading.is_complete, said, reading.passed_over)
+        self._concerns.replace(said, everything.pods)
         if not reading.is_complete:
+            waiting = (remark for remark in refused if remark.outcome == "waiting")
+            self._publisher.wait("; ".join(remark.what for remark in waiting))
             return
         if allocation.remembered != self._vips:
             self._state.write_json(VIPS_FILE, allocation.remembered)

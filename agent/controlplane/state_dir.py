@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+FLOCK = struct.Struct("@hhqqi4x")
+"""The kernel's `struct flock`: type, whence, start, length, pid."""
+WHOLE_FILE = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 class StateError(Exception):
@@ -78,9 +82,37 @@ class StateDirectory:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StateError(f"{self.path / name} is damaged ({error}): restore or remove it") from error
 
+    def hold(self, name: str) -> int:
+        """Lock for as long as the descriptor is open. Raises StateError if another process has it."""
+        path = self.path / f".{name}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StateError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, WHOLE_FILE)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise StateError(
+                f"another control plane uses {self.path}: stop it, or choose another --state-dir"
+            ) from error
+        return descriptor
+
+    def is_held(self, name: str) -> bool:
+        """Whether somebody holds the lock; asks without taking it. Raises StateError if that cannot be seen."""
+        path = self.path / f".{name}.lock"
+        try:
+            with open(path, "rb") as file:
+                answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, WHOLE_FILE)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StateError(f"cannot open {path}: {error.strerror}") from error
+        return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Held by one process at a time."""
         with open(self.path / f".{name}.lock", "a", encoding="utf-8") as file:
-            flock(file, LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield

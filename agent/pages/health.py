@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from agent.admin.readiness import CertificateFact, Facts, Health, judge
 from agent.enroll.captures import Captures
 from agent.identity.keeper import Keeper
-from agent.proof.findings import Standing, first_broken
+from agent.proof.findings import Finding, Link, Standing, first_broken
 from agent.proof.prover import Prover
 from agent.rpc.enrolment_client import EnrolmentClient
+from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import Phase, XdsClient
 from agent.supervisor.crew import Crew
 from agent.watch.checks import of_pods
@@ -21,11 +22,12 @@ from redirect.layout import LAYOUT_HASH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentHealth:
-    """`wall`: seconds since the epoch, as the ends of certificates are."""
+    """`wall`: seconds since the epoch, as the ends of certificates are. `manifests`: of our own control plane."""
 
     captures: Captures
     xds: XdsClient
     reports: EnrolmentClient
+    manifests: ManifestsClient
     keeper: Keeper
     crew: Crew
     workers_wanted: int
@@ -54,11 +56,19 @@ class AgentHealth:
         )
 
     def standing(self) -> list[Standing]:
-        """Everything that is broken: what enrolment knows at once, and what the proofs found."""
-        return [*of_pods(self.captures.troubles), *self.prover.standing]
+        """Everything that is broken: the manifests, what enrolment knows at once, and what the proofs found."""
+        return [*self._of_manifests(), *of_pods(self.captures.troubles), *self.prover.standing]
+
+    def _of_manifests(self) -> list[Standing]:
+        return [
+            Standing(Finding(Link.CONTROL_PLANE, each.pod, each.reason, each.remedy), each.since)
+            for each in self.manifests.findings
+        ]
 
     def _problems(self) -> list[str]:
-        problems = [str(each.finding) for each in first_broken(self.standing())]
+        # A policy that does nothing breaks no link: it hides no broken one, and none of them hides another.
+        broken = [*of_pods(self.captures.troubles), *self.prover.standing]
+        problems = [str(each.finding) for each in (*first_broken(broken), *self._of_manifests())]
         if self.counters.problem:
             problems.append(self.counters.problem)
         if self.reports.error:

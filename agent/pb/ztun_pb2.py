@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61gent/pb/ztun.proto\x12\x07ztun.v1\".\n\x0b\x45nrolledPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"B\n\x0e\x45nrolledReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\"\n\x04pods\x18\x02 \x03(\x0b\x32\x14.ztun.v1.EnrolledPod\" \n\rEnrolledReply\x12\x0f\n\x07unknown\x18\x01 \x03(\t2F\n\tEnrolment\x12\x39\n\x06Report\x12\x17.ztun.v1.EnrolledReport\x1a\x16.ztun.v1.EnrolledReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61gent/pb/ztun.proto\x12\x07ztun.v1\".\n\x0b\x45nrolledPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"B\n\x0e\x45nrolledReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\"\n\x04pods\x18\x02 \x03(\x0b\x32\x14.ztun.v1.EnrolledPod\" \n\rEnrolledReply\x12\x0f\n\x07unknown\x18\x01 \x03(\t\"\x1d\n\rFollowRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"6\n\x07\x46inding\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\".\n\x08\x46indings\x12\"\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x10.ztun.v1.Finding2F\n\tEnrolment\x12\x39\n\x06Report\x12\x17.ztun.v1.EnrolledReport\x1a\x16.ztun.v1.EnrolledReply2B\n\tManifests\x12\x35\n\x06\x46ollow\x12\x16.ztun.v1.FollowRequest\x1a\x11.ztun.v1.Findings0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLEDREPORT']._serialized_end=146
   _globals['_ENROLLEDREPLY']._serialized_start=148
   _globals['_ENROLLEDREPLY']._serialized_end=180
-  _globals['_ENROLMENT']._serialized_start=182
-  _globals['_ENROLMENT']._serialized_end=252
+  _globals['_FOLLOWREQUEST']._serialized_start=182
+  _globals['_FOLLOWREQUEST']._serialized_end=211
+  _globals['_FINDING']._serialized_start=213
+  _globals['_FINDING']._serialized_end=267
+  _globals['_FINDINGS']._serialized_start=269
+  _globals['_FINDINGS']._serialized_end=315
+  _globals['_ENROLMENT']._serialized_start=317
+  _globals['_ENROLMENT']._serialized_end=387
+  _globals['_MANIFESTS']._serialized_start=389
+  _globals['_MANIFESTS']._serialized_end=455
 # @@protoc_insertion_point(module_scope)

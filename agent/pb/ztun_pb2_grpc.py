@@ -95,3 +95,75 @@ class Enrolment:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class ManifestsStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Follow = channel.unary_stream(
+                '/ztun.v1.Manifests/Follow',
+                request_serializer=agent_dot_pb_dot_ztun__pb2.FollowRequest.SerializeToString,
+                response_deserializer=agent_dot_pb_dot_ztun__pb2.Findings.FromString,
+                _registered_method=True)
+
+
+class ManifestsServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def Follow(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ManifestsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Follow': grpc.unary_stream_rpc_method_handler(
+                    servicer.Follow,
+                    request_deserializer=agent_dot_pb_dot_ztun__pb2.FollowRequest.FromString,
+                    response_serializer=agent_dot_pb_dot_ztun__pb2.Findings.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'ztun.v1.Manifests', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('ztun.v1.Manifests', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Manifests:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def Follow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ztun.v1.Manifests/Follow',
+            agent_dot_pb_dot_ztun__pb2.FollowRequest.SerializeToString,
+            agent_dot_pb_dot_ztun__pb2.Findings.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -81,6 +81,20 @@ LOG_LINES_LOST = _counter(
 )
 WORKERS_REPLACED = _counter("ztun_workers_replaced", "Workers whose figures were taken over after they ended")
 
+PLANE_SERVING = _gauge("ztun_control_plane_serving", "Whether the embedded control plane serves a mesh")
+PLANE_RESOURCES = _gauge("ztun_control_plane_resources", "Addresses and policies that are served", "type")
+PLANE_REFUSED = _gauge(
+    "ztun_control_plane_refused_documents",
+    "Documents of the manifests that cannot be used, by what holds instead",
+    "effect",
+)
+PLANE_WITHOUT_EFFECT = _gauge(
+    "ztun_control_plane_without_effect", "Things that the manifests ask for and nobody does"
+)
+PLANE_WARNINGS = _gauge("ztun_control_plane_warnings", "Other remarks about the manifests")
+PLANE_STREAMS = _gauge("ztun_control_plane_streams", "Discovery streams of a node", "node")
+PLANE_NACKS = _gauge("ztun_control_plane_nacks", "Resources that a node could not take", "node", "url")
+
 ALL: tuple[Family, ...] = (
     TCP_OPENED,
     TCP_CLOSED,
@@ -105,5 +119,12 @@ ALL: tuple[Family, ...] = (
     LABEL_SETS_FOLDED,
     LOG_LINES_LOST,
     WORKERS_REPLACED,
+    PLANE_SERVING,
+    PLANE_RESOURCES,
+    PLANE_REFUSED,
+    PLANE_WITHOUT_EFFECT,
+    PLANE_WARNINGS,
+    PLANE_STREAMS,
+    PLANE_NACKS,
 )
 BY_NAME = {family.name: family for family in ALL}

@@ -143,6 +143,45 @@ def test_a_broken_manifest_leaves_the_last_good_state_served(world: World, text:
         live.say()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            policy_manifest("typo", principal("x"), selector="pod: server-b").replace("action", "acton"),
+            "spec.action?",
+        ),
+        (
+            policy_manifest(
+                "typo",
+                principal("x").replace("cluster.local", "other"),
+                action="DENY",
+                selector="pod: server-b",
+            ),
+            "nobody can be 'other/ns/demo/sa/x'",
+        ),
+    ],
+    ids=["refused", "no-effect"],
+)
+def test_what_is_refused_or_does_nothing_is_seen_where_people_look(
+    world: World, text: str, said: str
+) -> None:
+    """In the control plane's status and in that of the agent whose pod it was meant for, while traffic goes on."""
+    plane = ("control-plane", "status", "--state-dir", str(world.mesh.state_dir))
+    with world.manifest("typo", text):
+        until(lambda: said in world.cli("status", node="node-b").stdout, "node-b says it")
+        done = world.cli("status", node="node-b")
+        assert done.returncode == 3 and "pod demo/server-b: control plane: " in done.stdout
+        [finding] = [f for f in world.status("node-b")["proof"]["findings"] if said in f["reason"]]
+        assert (finding["pod"], finding["link"]) == ("demo/server-b", "control plane")
+        assert "typo.yaml:" in finding["reason"] and finding["remedy"]
+        assert world.status("node-a")["state"] == "READY", "no pod of node-a is meant"
+        done = world.cli(*plane)
+        assert done.returncode == 3 and said in done.stdout
+        assert world.is_served("client-a", world.address("server-b"))
+    until(lambda: world.status("node-b")["state"] == "READY", "it is over")
+    assert world.cli(*plane).returncode == 0
+
+
 def test_a_control_plane_that_hangs_stops_nothing(world: World) -> None:
     pid = world.process("control-plane").pid
     os.kill(pid, signal.SIGSTOP)

@@ -60,7 +60,7 @@ class Refused:
     @property
     def about(self) -> str:
         if self.key is None:
-            return self.kind or "a document"
+            return self.kind
         kind, namespace, name = self.key
         return f"{kind} {namespace + '/' if namespace else ''}{name}"
 

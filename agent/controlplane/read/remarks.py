@@ -37,7 +37,7 @@ EVERYBODY = Scope()
 class Remark:
     """One thing to be said. `about` names the object, `scope` the pods that it concerns (None: nobody's agent).
 
-    `effect`: what holds instead of what was refused.
+    `effect`: what holds instead of what was refused, `outcome` the same in a word.
     """
 
     place: Place
@@ -45,6 +45,7 @@ class Remark:
     problem: str
     field: str = ""
     effect: str = ""
+    outcome: str = ""
     remedy: str = ""
     weight: Weight = Weight.NOTE
     scope: Scope | None = None
@@ -53,6 +54,14 @@ class Remark:
     def is_refusal(self) -> bool:
         return self.weight is Weight.REFUSED
 
+    @property
+    def what(self) -> str:
+        """File, line, object, field and what is wrong."""
+        return ": ".join(filter(None, (str(self.place), self.about, self.field, self.problem)))
+
+    @property
+    def without_remedy(self) -> str:
+        return "; ".join(filter(None, (self.what, self.effect)))
+
     def __str__(self) -> str:
-        said = ": ".join(filter(None, (str(self.place), self.about, self.field, self.problem)))
-        return "; ".join(filter(None, (said, self.effect, self.remedy)))
+        return "; ".join(filter(None, (self.without_remedy, self.remedy)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from agent.controlplane.serve.access import Code, Refused, granted_identity
+from agent.controlplane.serve.access import Refused, granted_identity
 from agent.controlplane.serve.ca import Authority, Clock
 from agent.controlplane.serve.publisher import Publisher
 from agent.controlplane.serve.xds_service import Authenticate
@@ -49,11 +49,7 @@ class CertificateService:
     def _answer(
         self, node: str, request: citadel.IstioCertificateRequest
     ) -> citadel.IstioCertificateResponse:
-        state = self._publisher.state
-        if state is None:
-            raise Refused(
-                Code.UNAVAILABLE, "the manifests have errors and were never read whole; see its log"
-            )
+        state = self._publisher.current()
         fields = request.metadata.fields
         asked = fields[IDENTITY_KEY].string_value if IDENTITY_KEY in fields else ""
         identity = granted_identity(node, asked, state.inventory, state.trust_domain)

@@ -1,6 +1,6 @@
 """The one mutable cell of the control plane: the current state, and who wants to hear that it changed.
 
-Streams wait on their own event, so a slow client holds up nobody. Policies are archived by version for as long as the
+Policies are archived by version for as long as the
 process lives: the order of pushes depends on what a client that comes back held before.
 """
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.serve.access import Code, Refused
 from agent.controlplane.translate.resources import Snapshot
 from agent.pb import authorization_pb2 as authz
 
@@ -27,17 +28,42 @@ class State:
     trust_domain: str = ""
 
 
+class Bell:
+    """Tells all who listen that something changed; each has an event of its own, so that a slow one holds up nobody."""
+
+    def __init__(self) -> None:
+        self._listeners: set[asyncio.Event] = set()
+
+    def ring(self) -> None:
+        for event in self._listeners:
+            event.set()
+
+    @contextmanager
+    def listen(self) -> Iterator[asyncio.Event]:
+        event = asyncio.Event()
+        self._listeners.add(event)
+        try:
+            yield event
+        finally:
+            self._listeners.discard(event)
+
+
 class Publisher:
-    """Holds the state; None until the manifests were read whole for the first time."""
+    """Holds the state; None until the manifests were read whole for the first time, and `missing` says why.
+
+    `bell` rings when the served resources or `missing` change, and at the end.
+    """
 
     def __init__(self) -> None:
         self.state: State | None = None
+        self.missing = "the manifests were not read yet"
         self.is_closing = False
         self.archive: dict[str, authz.Authorization] = {}
-        self._listeners: set[asyncio.Event] = set()
+        self.bell = Bell()
 
     def publish(self, state: State) -> bool:
         """Swap the state in; returns whether the served resources changed."""
+        self.missing = "there is no Pod, Service or policy to serve"
         changed = self.state is None or _versions(self.state.snapshot) != _versions(state.snapshot)
         self.state = state
         for policy in state.snapshot.policies.values():
@@ -45,25 +71,28 @@ class Publisher:
         while len(self.archive) > ARCHIVE_LIMIT:
             self.archive.pop(next(iter(self.archive)))
         if changed:
-            for event in self._listeners:
-                event.set()
+            self.bell.ring()
         return changed
+
+    @property
+    def serves_something(self) -> bool:
+        return self.state is not None and bool(self.state.snapshot.addresses or self.state.snapshot.policies)
+
+    def current(self) -> State:
+        """The state. Raises Refused while there is none."""
+        if self.state is None:
+            raise Refused(Code.UNAVAILABLE, f"nothing is served yet: {self.missing}")
+        return self.state
+
+    def wait(self, missing: str) -> None:
+        """Say why nothing is served yet."""
+        self.missing = missing
+        self.bell.ring()
 
     def close(self) -> None:
         """Tell every stream to end."""
         self.is_closing = True
-        for event in self._listeners:
-            event.set()
-
-    @contextmanager
-    def listen(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the served resources change, and at the end."""
-        event = asyncio.Event()
-        self._listeners.add(event)
-        try:
-            yield event
-        finally:
-            self._listeners.discard(event)
+        self.bell.ring()
 
 
 def _versions(snapshot: Snapshot) -> tuple[dict[str, str], dict[str, str]]:

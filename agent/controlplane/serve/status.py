@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.controlplane.read.remarks import Remark
+from agent.controlplane.read.remarks import Remark, Weight
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate.resources import Snapshot
 
 FILE = "status.json"
 TEXT_LIMIT = 500
+Row = dict[str, str | int]
 log = logging.getLogger(__name__)
 
 
@@ -34,11 +35,17 @@ class NackReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """`is_serving`: the manifests were read whole once. `streams`: node -> open discovery streams."""
+    """`is_serving`: the manifests were read whole once. `streams`: node -> open discovery streams.
+
+    `errors` is what was refused, `no_effect` what does nothing, `warnings` everything to be said but the errors.
+    """
 
     address: str = ""
+    metrics_address: str = ""
+    manifests: str = ""
     is_serving: bool = False
-    errors: tuple[Mapping[str, str | int], ...] = ()
+    errors: tuple[Row, ...] = ()
+    no_effect: tuple[Row, ...] = ()
     warnings: tuple[str, ...] = ()
     vips: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     enrolled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -48,15 +55,17 @@ class Status:
     policies: int = 0
 
 
-def error_row(refusal: Remark) -> dict[str, str | int]:
+def row(remark: Remark) -> Row:
     return {
-        "file": refusal.place.file,
-        "line": refusal.place.line,
-        "document": refusal.place.document,
-        "object": refusal.about,
-        "field": refusal.field,
-        "problem": refusal.problem,
-        "effect": refusal.effect,
+        "file": remark.place.file,
+        "line": remark.place.line,
+        "document": remark.place.document,
+        "object": remark.about,
+        "field": remark.field,
+        "problem": remark.problem,
+        "effect": remark.effect,
+        "outcome": remark.outcome,
+        "remedy": remark.remedy,
     }
 
 
@@ -69,13 +78,17 @@ class StatusBoard:
         self._nacks: dict[tuple[str, str], NackReport] = {}
         self.status = Status()
 
-    def listening(self, address: str) -> None:
-        self._set(address=address)
+    def listening(self, address: str, metrics_address: str, manifests: str) -> None:
+        self._set(address=address, metrics_address=metrics_address, manifests=manifests)
 
     def read(self, is_serving: bool, said: Sequence[Remark], passed_over: Sequence[str]) -> None:
-        refused = tuple(error_row(remark) for remark in said if remark.is_refusal)
-        others = tuple(str(remark) for remark in said if not remark.is_refusal)
-        self._set(is_serving=is_serving, errors=refused, warnings=(*others, *passed_over))
+        by_weight = {weight: [remark for remark in said if remark.weight is weight] for weight in Weight}
+        self._set(
+            is_serving=is_serving,
+            errors=tuple(map(row, by_weight[Weight.REFUSED])),
+            no_effect=tuple(map(row, by_weight[Weight.INEFFECTIVE])),
+            warnings=(*(str(r) for r in said if not r.is_refusal), *passed_over),
+        )
 
     def published(
         self,

@@ -61,10 +61,7 @@ class DiscoveryService:
     async def _delta(self, _requests: object, context: Any) -> None:
         try:
             node = self._authenticate(context)
-            if self._publisher.state is None:
-                raise Refused(
-                    Code.UNAVAILABLE, "the manifests have errors and were never read whole; see its log"
-                )
+            self._publisher.current()
             await self._stream(node, context)
         except Refused as refusal:
             if not self._publisher.is_closing:
@@ -76,7 +73,7 @@ class DiscoveryService:
         log.info("node %s: discovery stream from %s", node, context.peer())
         refusal: Refused | None = None
         try:
-            with self._publisher.listen() as wake:
+            with self._publisher.bell.listen() as wake:
                 session = Session(node)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(node, session, wake, context))
@@ -116,9 +113,8 @@ class DiscoveryService:
             wake.clear()
             if self._publisher.is_closing:
                 raise StreamEnded(Refused(Code.UNAVAILABLE, "the control plane is stopping"))
-            state = self._publisher.state
-            assert state is not None  # it never goes back to none
-            for response in session.step(state.snapshot, self._publisher.archive):
+            snapshot = self._publisher.current().snapshot
+            for response in session.step(snapshot, self._publisher.archive):
                 await context.write(response)
 
 

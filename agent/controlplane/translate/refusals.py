@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agent.controlplane.read.admission import Standing
 from agent.controlplane.read.fields import Place
-from agent.controlplane.read.refused import Refused
+from agent.controlplane.read.refused import Outcome, Refused
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.translate.effects import scope_of
@@ -18,17 +18,23 @@ WAITING = "nothing is served before it can be read"
 def refusals(standing: Standing, mesh: Mesh) -> Iterator[Remark]:
     """Everything that is refused, in the order of files, one remark for each error."""
     for error in standing.unread.values():
-        stays = error.file in standing.objects
-        yield _remark(error, "", "everything of it stays as it was" if stays else WAITING, EVERYBODY)
+        if error.file in standing.objects:
+            yield _remark(error, "", "everything of it stays as it was", "kept", EVERYBODY)
+        else:
+            yield _remark(error, "", WAITING, "waiting", EVERYBODY)
     for refusal in standing.refused:
-        effect = WAITING if refusal.is_missing else refusal.effect
+        effect, outcome = refusal.effect, refusal.outcome.name.lower()
+        if refusal.is_missing:
+            effect, outcome = WAITING, "waiting"
+        elif refusal.stand_in is None and refusal.outcome is Outcome.CLOSED:
+            outcome = "left_out"
         for error in refusal.errors:
-            yield _remark(error, refusal.about, effect, _scope(refusal, mesh))
+            yield _remark(error, refusal.about, effect, outcome, _scope(refusal, mesh))
 
 
 def without_address(error: ManifestError) -> Remark:
     """A Service that wants an address and can get none."""
-    return _remark(error, "", "it is not served", EVERYBODY)
+    return _remark(error, "", "it is not served", "left_out", EVERYBODY)
 
 
 def _scope(refusal: Refused, mesh: Mesh) -> Scope:
@@ -37,13 +43,14 @@ def _scope(refusal: Refused, mesh: Mesh) -> Scope:
     return Scope(node=refusal.node) if refusal.node else EVERYBODY
 
 
-def _remark(error: ManifestError, about: str, effect: str, scope: Scope) -> Remark:
+def _remark(error: ManifestError, about: str, effect: str, outcome: str, scope: Scope) -> Remark:
     return Remark(
         place=Place(error.file, error.line, error.document),
         about=about,
         field=error.field,
         problem=error.problem,
         effect=effect,
+        outcome=outcome,
         weight=Weight.REFUSED,
         scope=scope,
     )

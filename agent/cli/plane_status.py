@@ -1,0 +1,113 @@
+"""`ztun control-plane status`: is it alive, does it serve, and what of the manifests could it not use?
+
+Reads the state directory, so that it answers beside a dead control plane, too; whether one lives is asked of the lock
+that it holds there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli import output as out
+from agent.controlplane.app import LOCK
+from agent.controlplane.serve.status import FILE
+from agent.controlplane.state_dir import StateDirectory, StateError
+
+EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
+
+
+def answer(state_dir: Path) -> dict[str, Any]:
+    """The newest status with the judgement of it: `state`, `line` and `reasons`. Raises StateError."""
+    if not state_dir.is_dir():
+        return dead(f"no control plane has ever used {state_dir}; is it another --state-dir?", {})
+    directory = StateDirectory(state_dir)
+    status: dict[str, Any] = directory.read_json(FILE, _decode, {})
+    if not directory.is_held(LOCK):
+        return dead(f"no control plane runs on {state_dir}; the rest is what the last one left", status)
+    reasons = list(_reasons(status))
+    state = "DEGRADED" if reasons else "READY"
+    return {"state": state, "line": f"{state} {_summary(status)}", "reasons": reasons, **status}
+
+
+def dead(reason: str, status: dict[str, Any]) -> dict[str, Any]:
+    return {"state": "DEAD", "line": f"DEAD {reason}", "reasons": [reason], **status}
+
+
+def show(state_dir: Path, output: str) -> None:
+    """Print the status and end with its exit code."""
+    try:
+        said = answer(state_dir)
+    except StateError as error:
+        raise out.CliError(str(error)) from error
+    if output == "json":
+        click.echo(json.dumps(said, indent=2))
+    else:
+        click.echo(said["line"])
+        for reason in said["reasons"] if said["state"] != "DEAD" else ():
+            click.echo(f"  {reason}")
+    if output == "table":
+        _tables(said)
+    sys.exit(EXIT_CODES[said["state"]])
+
+
+def _reasons(status: dict[str, Any]) -> Iterator[str]:
+    if not status.get("is_serving"):
+        yield "nothing is served yet: what is refused below must be mended first"
+    elif not status.get("addresses") and not status.get("policies"):
+        yield f"nothing is served: there is no Pod, Service or policy in {status.get('manifests')}"
+    for row in status.get("errors", ()):
+        yield f"refused: {_text(row)}"
+    for row in status.get("no_effect", ()):
+        yield f"no effect: {_text(row)}"
+    for nack in status.get("nacks", ()):
+        yield f"node {nack['node']} could not take {', '.join(nack['names'])}: {nack['reason']}"
+
+
+def _text(row: dict[str, Any]) -> str:
+    """As in the log: file, line, object, field, what is wrong, what holds instead, what to do."""
+    place = f"{row['file']}:{row['line']}" + (f" (document {row['document']})" if row["document"] else "")
+    said = ": ".join(filter(None, (place, row["object"], row["field"], row["problem"])))
+    return "; ".join(filter(None, (said, row["effect"], row["remedy"])))
+
+
+def _summary(status: dict[str, Any]) -> str:
+    streams = sum(status.get("streams", {}).values())
+    return (
+        f"addresses={status.get('addresses', 0)} policies={status.get('policies', 0)} streams={streams} "
+        f"refused={len(status.get('errors', ()))} no-effect={len(status.get('no_effect', ()))} "
+        f"listen={status.get('address', '')}"
+    )
+
+
+def _tables(said: dict[str, Any]) -> None:
+    out.show([{"warning": text} for text in _notes(said)], "table", empty="no warnings")
+    nodes = sorted({*said.get("streams", {}), *said.get("enrolled", {})})
+    rows = [
+        {
+            "node": node,
+            "streams": said.get("streams", {}).get(node, 0),
+            "enrolled": said.get("enrolled", {}).get(node, []),
+        }
+        for node in nodes
+    ]
+    out.show(rows, "table", empty="no node is connected")
+    vips = [{"service": name, "vips": ips} for name, ips in said.get("vips", {}).items()]
+    out.show(vips, "table", empty="no Service was given an address")
+
+
+def _notes(said: dict[str, Any]) -> list[str]:
+    """Warnings that are not among the reasons."""
+    ineffective = {_text(row) for row in said.get("no_effect", ())}
+    return [text for text in said.get("warnings", ()) if text not in ineffective]
+
+
+def _decode(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("want an object")
+    return value

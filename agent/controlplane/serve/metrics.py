@@ -1,0 +1,45 @@
+"""`/metrics` of the control plane: what it serves, to whom, and how much of the manifests it could not use."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+
+from agent.admin.server import Request, Response
+from agent.controlplane.serve.status import Status, StatusBoard
+from agent.telemetry import exposition, families
+from agent.telemetry.metrics import Figures, Sample
+from agent.telemetry.totals import Totals
+
+
+def samples(status: Status) -> Iterable[Sample]:
+    """The figures of a status; what is refused is counted by document, not by mistake."""
+    yield families.PLANE_SERVING, (), int(status.is_serving)
+    yield families.PLANE_RESOURCES, ("address",), status.addresses
+    yield families.PLANE_RESOURCES, ("policy",), status.policies
+    documents = {(row["file"], row["document"], row["object"]): row["outcome"] for row in status.errors}
+    refused = Counter(documents.values())
+    for effect in EFFECTS:
+        yield families.PLANE_REFUSED, (effect,), refused[effect]
+    yield families.PLANE_WITHOUT_EFFECT, (), len(status.no_effect)
+    yield families.PLANE_WARNINGS, (), len(status.warnings) - len(status.no_effect)
+    for node, count in status.streams.items():
+        yield families.PLANE_STREAMS, (node,), count
+    for nack in status.nacks:
+        yield families.PLANE_NACKS, (nack.node, nack.type_url), len(nack.names)
+
+
+EFFECTS = ("kept", "closed", "left_out", "waiting")
+"""In place of a refused document: its last good form, a policy that closes its targets, nothing; or nothing at all is
+served before it is mended."""
+
+
+def metrics_page(board: StatusBoard) -> Callable[[Request], Awaitable[Response]]:
+    figures = Figures()
+    figures.ask(lambda: samples(board.status))
+
+    async def page(request: Request) -> Response:
+        body = exposition.expose(Totals().snapshot(figures))
+        return Response(body, content_type=exposition.content_type([request.headers.get("accept", "")]))
+
+    return page

@@ -1,0 +1,94 @@
+"""Follows what our own control plane finds wrong with its manifests and concerns this node; never called on istiod.
+
+Each message is the whole set. When the stream is lost the last set stays: what was wrong is not mended by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+
+from agent.model.backoff import Backoff
+from agent.pb.ztun_pb2 import Findings, FollowRequest
+from agent.pb.ztun_pb2_grpc import ManifestsStub
+from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.rpc_errors import explain
+
+log = logging.getLogger(__name__)
+
+RETRY = Backoff(first_s=0.2, cap_s=15.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFinding:
+    """`pod` is `namespace/name`, empty if it concerns several or the node; `since` seconds since the epoch."""
+
+    pod: str
+    reason: str
+    remedy: str
+    since: float
+
+
+class ManifestsClient:
+    """Keeps `findings` current."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        node: str,
+        rng: random.Random,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._endpoint, self._node, self._rng = endpoint, node, rng
+        self._clock, self._sleep = clock, sleep
+        self._error = ""
+        self.findings: tuple[ManifestFinding, ...] = ()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        failures = 0
+        while True:
+            failures = 1 if await self._follow() else failures + 1
+            await self._sleep(RETRY.delay_s(failures, self._rng))
+
+    async def _follow(self) -> bool:
+        """One stream, to its end; whether anything came by it."""
+        something_came = False
+        try:
+            async with self._endpoint.open() as channel:
+                call = ManifestsStub(channel).Follow(  # type: ignore[no-untyped-call]
+                    FollowRequest(node=self._node), metadata=self._endpoint.metadata()
+                )
+                async for message in call:
+                    self._error, something_came = "", True
+                    self._take(message)
+        except ControlError as error:
+            self._failed(str(error))
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                self.findings = ()  # a control plane of a version that does not tell
+            self._failed(explain(error, self._endpoint))
+        return something_came
+
+    def _take(self, message: Findings) -> None:
+        since = {(f.pod, f.reason): f.since for f in self.findings}
+        now = self._clock()
+        self.findings = tuple(
+            ManifestFinding(f.pod, f.reason, f.remedy, since.get((f.pod, f.reason), now))
+            for f in message.findings
+        )
+        for finding in self.findings:
+            if (finding.pod, finding.reason) not in since:
+                log.warning("manifests: %s%s", f"pod {finding.pod}: " if finding.pod else "", finding.reason)
+
+    def _failed(self, reason: str) -> None:
+        if reason != self._error:
+            log.info("what is wrong with the manifests is not known now: %s", reason)
+        self._error = reason

@@ -1,0 +1,94 @@
+"""`ztun control-plane status` beside a real control plane, alive and dead: first word, reasons, exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.controlplane import deny, pod
+
+WEB = pod("web-0", "node-a", "10.10.0.5")
+COMMAND = (sys.executable, "-m", "agent", "control-plane")
+
+
+@contextmanager
+def control_plane(tmp_path: Path, manifests: str) -> Iterator[Path]:
+    """A process that serves this text; its state directory."""
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "all.yaml").write_text(manifests)
+    arguments = (
+        "--manifests",
+        str(directory),
+        "--state-dir",
+        str(tmp_path / "state"),
+        "--listen",
+        "127.0.0.1:0",
+    )
+    with subprocess.Popen(
+        [*COMMAND, *arguments, "--metrics-address", "off"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline().startswith("ready 127.0.0.1:")
+            yield tmp_path / "state"
+        finally:
+            process.kill()
+
+
+def status(state_dir: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "status", "--state-dir", str(state_dir), *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_ready_and_then_dead(tmp_path: Path) -> None:
+    with control_plane(tmp_path, WEB) as state_dir:
+        done = status(state_dir)
+        assert done.returncode == 0 and done.stdout.startswith(
+            "READY addresses=1 policies=0 streams=0 refused=0"
+        )
+        assert done.stdout.count("\n") == 1
+    done = status(state_dir)
+    assert done.returncode == 4 and done.stdout.startswith("DEAD no control plane runs on ")
+    done = status(tmp_path / "nowhere")
+    assert done.returncode == 4 and "is it another --state-dir?" in done.stdout
+    assert not (tmp_path / "nowhere").exists(), "asking makes nothing"
+
+
+def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> None:
+    text = WEB + deny("d").replace("action", "acton") + deny("a", action="AUDIT")
+    text += "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"
+    with control_plane(tmp_path, text) as state_dir:
+        done = status(state_dir)
+        assert done.returncode == 3
+        head, refused, no_effect = done.stdout.splitlines()
+        assert head.startswith(
+            "DEGRADED addresses=1 policies=1 streams=0 refused=1 no-effect=1 listen=127.0.0.1:"
+        )
+        assert refused == (
+            "  refused: all.yaml:11 (document 2): AuthorizationPolicy demo/d: spec.acton: unknown field;"
+            " did you mean spec.action?; its targets are closed until it is mended"
+        )
+        assert no_effect.startswith(
+            "  no effect: all.yaml:13 (document 3): AuthorizationPolicy demo/a: action AUDIT"
+        )
+        table = status(state_dir, "-o", "table")
+        assert "kind Deployment (apps/v1) is not used" in table.stdout and table.returncode == 3
+        answer = json.loads(status(state_dir, "-o", "json").stdout)
+        assert (answer["state"], len(answer["reasons"]), answer["policies"]) == ("DEGRADED", 2, 1)
+        assert answer["errors"][0]["object"] == "AuthorizationPolicy demo/d"
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_damaged_status_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "status.json").write_text(text)
+    done = status(tmp_path)
+    assert done.returncode == 1 and "status.json is damaged" in done.stderr
