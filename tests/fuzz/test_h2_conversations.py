@@ -142,7 +142,7 @@ class LibraryPeer:
 
     def do_settings(self, _: int, size: int) -> None:
         # Never below what was used: the library wrongly refuses an empty END_STREAM frame on a window below zero
-        # (RFC 9113 6.9 allows it). Shrinking windows are covered in test_h2_tunnel.
+        # (RFC 9113 6.9 allows it). Shrinking windows are covered in test_h2_client.
         self.theirs.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 65_535 + size})
 
     def do_cut(self, _: int, size: int) -> None:

@@ -23,6 +23,11 @@ class Frame(NamedTuple):
         """The error code of RST_STREAM or GOAWAY."""
         return int.from_bytes(self.payload[4:8] if self.kind == frames.GOAWAY else self.payload, "big")
 
+    @property
+    def settings(self) -> dict[int, int]:
+        """What a SETTINGS frame says."""
+        return dict(frames.parse_settings(self.payload))
+
 
 def split(data: bytes) -> list[Frame]:
     """The frames of a byte stream; a preface in front is dropped; it must end with a whole frame."""

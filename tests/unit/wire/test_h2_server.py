@@ -1,0 +1,147 @@
+"""The accepting end of an HTTP/2 connection: streams and their data, credit, refusals, and an end in order."""
+
+from __future__ import annotations
+
+from agent.wire import h2_frames as frames
+from agent.wire.h2_events import MIB, DataReceived, HeadReceived, Limits
+from agent.wire.h2_frames import ErrorCode
+from agent.wire.h2_headers import encode_fields
+from tests.support.playbook import CONNECT, Frame, Talk, data, request
+
+
+def test_it_announces_what_it_allows() -> None:
+    first, second = Talk(is_server=True).greeting
+    assert first.settings == {4: 4 * MIB, 5: MIB, 6: 65536, 3: 200}
+    assert second.stream_id == 0 and second.kind == frames.WINDOW_UPDATE
+
+
+def test_data_is_a_view_of_what_was_received() -> None:
+    talk = Talk(is_server=True)
+    stream = talk.accept()
+    raw = memoryview(data(1, b"hello") + data(1, b"bye", ended=True))
+    first, second = talk.codec.receive(raw, 0.0)
+    assert first == DataReceived(stream, memoryview(b"hello"), False) and second.ended
+    assert first.data.obj is raw.obj
+
+
+def test_a_long_frame_is_passed_on_as_it_arrives() -> None:
+    talk = Talk(is_server=True)
+    stream = talk.accept()
+    raw = data(1, b"x" * 500_000, ended=True)
+    (first,) = talk.play(raw[:100_000])
+    (second,) = talk.play(raw[100_000:])
+    assert (len(first.data), first.ended) == (99_991, False)
+    assert (len(second.data), second.ended) == (400_009, True)
+    assert not stream.remote_open
+
+
+def test_padding_is_dropped_and_its_credit_returned() -> None:
+    talk = Talk(is_server=True)
+    stream = talk.accept()
+    (event,) = talk.play(frames.frame(frames.DATA, frames.PADDED, 1, b"\x03abc\0\0\0"))
+    assert bytes(event.data) == b"abc"
+    assert stream.unreturned == 4 and talk.codec.unreturned == 4
+
+
+def test_padded_headers_with_priority_are_read() -> None:
+    talk = Talk(is_server=True)
+    payload = b"\x02" + b"\0\0\0\0\x10" + encode_fields(CONNECT) + b"\0\0"
+    flags = frames.PADDED | frames.WITH_PRIORITY | frames.END_HEADERS
+    (event,) = talk.play(frames.frame(frames.HEADERS, flags, 1, payload))
+    assert event.fields == CONNECT
+
+
+def test_continuations_are_joined() -> None:
+    talk = Talk(is_server=True)
+    block = encode_fields([*CONNECT, ("x", "y" * 100)])
+    (event,) = talk.play(frames.headers(1, block, ended=False, frame_bytes=7))
+    assert event.fields[-1] == ("x", "y" * 100)
+
+
+def test_credit_comes_back_a_quarter_window_at_a_time() -> None:
+    talk = Talk(is_server=True)
+    stream = talk.accept()
+    for _ in range(4):
+        talk.play(data(1, b"x" * MIB))
+    talk.codec.consumed(stream, MIB - 1)
+    assert talk.sent() == []
+    talk.codec.consumed(stream, 1)
+    assert talk.sent() == [Frame(frames.WINDOW_UPDATE, 0, 1, MIB.to_bytes(4, "big"))]
+    talk.codec.consumed(stream, 3 * MIB)
+    assert [f.stream_id for f in talk.sent()] == [1, 0]
+
+
+def test_trailers_end_the_stream() -> None:
+    talk = Talk(is_server=True)
+    talk.accept()
+    (event,) = talk.play(request(1, [("grpc-status", "0")], ended=True))
+    assert event == DataReceived(event.stream, memoryview(b""), True)
+
+
+def test_both_ends_closed_forget_the_stream() -> None:
+    talk = Talk(is_server=True)
+    stream = talk.accept()
+    talk.play(data(1, b"", ended=True))
+    assert talk.codec.streams
+    talk.codec.end(stream)
+    assert not talk.codec.streams and talk.sent() == [Frame(frames.DATA, frames.END_STREAM, 1, b"")]
+
+
+def test_a_refusal_ends_both_directions() -> None:
+    talk = Talk(is_server=True)
+    talk.play(request(1))
+    talk.codec.answer(talk.codec.streams[1], 401, [], ended=True)
+    answer, reset = talk.sent()
+    assert answer.flags & frames.END_STREAM and reset.code == ErrorCode.NO_ERROR
+    assert talk.play(data(1, b"late")) == [] and talk.sent() == []
+
+
+def test_streams_above_the_limit_are_refused() -> None:
+    talk = Talk(is_server=True, limits=Limits(peer_streams=2))
+    heads = talk.play(request(1), request(3), request(5))
+    assert [type(e) for e in heads] == [HeadReceived, HeadReceived]
+    assert [(f.stream_id, f.code) for f in talk.sent()] == [(5, ErrorCode.REFUSED_STREAM)]
+    talk.codec.reset(talk.codec.streams[1], ErrorCode.CANCEL)
+    assert isinstance(talk.play(request(7))[0], HeadReceived)
+
+
+def test_late_frames_on_a_stream_reset_here_are_ignored_but_decoded() -> None:
+    talk = Talk(is_server=True)
+    talk.codec.reset(talk.accept(), ErrorCode.CANCEL)
+    talk.sent()
+    insert = frames.frame(frames.HEADERS, 5, 1, b"\x40\x01k\x01v")  # trailers that insert into the table
+    assert talk.play(data(1, b"late"), insert, frames.window_update(1, 9), frames.rst_stream(1, 8)) == []
+    assert talk.sent() == [] and talk.codec.unreturned == 4
+    (head,) = talk.play(frames.frame(frames.HEADERS, 4, 3, encode_fields(CONNECT) + b"\xbe"))
+    assert head.fields[-1] == ("k", "v")
+
+
+def test_data_on_a_stream_closed_by_the_peer_is_a_stream_error() -> None:
+    talk = Talk(is_server=True)
+    talk.accept()
+    talk.play(frames.rst_stream(1, 8))
+    assert talk.play(data(1, b"x")) == []
+    assert [(f.kind, f.code) for f in talk.sent()] == [(frames.RST_STREAM, ErrorCode.STREAM_CLOSED)]
+
+
+def test_pings_are_answered() -> None:
+    talk = Talk(is_server=True)
+    talk.play(frames.ping(b"12345678"))
+    assert talk.sent() == [Frame(frames.PING, frames.ACK, 0, b"12345678")]
+
+
+def test_server_drains_in_two_steps() -> None:
+    talk = Talk(is_server=True)
+    stream = talk.accept(1)
+    talk.codec.go_away()
+    first, ping = talk.sent()
+    assert int.from_bytes(first.payload[:4], "big") == frames.MAX_STREAM_ID and first.code == 0
+    assert isinstance(talk.play(request(3))[0], HeadReceived)  # it was on its way: served
+    talk.play(frames.ping(ping.payload, ack=True))
+    (last,) = talk.sent()
+    assert int.from_bytes(last.payload[:4], "big") == 3
+    assert talk.play(request(5)) == []
+    assert not talk.codec.is_finished
+    talk.codec.reset(stream, ErrorCode.CANCEL)
+    talk.codec.reset(talk.codec.streams[3], ErrorCode.CANCEL)
+    assert talk.codec.is_finished
