@@ -25,6 +25,7 @@ from agent.admin.server import HttpServer
 from agent.briefing import Briefing
 from agent.config import Config
 from agent.enroll.captures import Captures
+from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.enroll.wish import PodKey
@@ -40,6 +41,7 @@ from agent.net.sockets import open_listener
 from agent.pages.announced import AnnouncedPage
 from agent.pages.certificates import CertificatesPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
+from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
@@ -63,6 +65,7 @@ from agent.supervisor.recruiter import Recruiter
 from agent.supervisor.worker_link import WorkerLink
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
+from agent.telemetry.pod_figures import PodFigures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
@@ -71,7 +74,7 @@ from agent.watch.kernel_check import KernelCheck
 from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
-from agent.wire.xds_delta import XdsDelta, make_node
+from agent.wire.xds_delta import TYPES, XdsDelta, make_node
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
 from redirect.sides import PROXY_ADDRESSES
@@ -152,6 +155,7 @@ class Agent:
         self.figures = Figures()
         self.figures.put(families.BUILD, "ztunnel", VERSION, count=1)
         self.figures.ask(lambda: [(families.LOG_LINES_LOST, ("process",), process_log.lost)])
+        self.pod_figures = PodFigures(self.figures)
         self.is_prepared = asyncio.Event()
         self.has_begun = asyncio.Event()
         self.is_serving = False
@@ -191,7 +195,7 @@ class Agent:
             self.mesh.accept_response,
             clock=time.time,
             rng=rng,
-            watch=XdsFigures(self.figures),
+            watch=XdsFigures(self.figures, TYPES),
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
         self.manifests = ManifestsClient(xds, settings.node, rng)
@@ -202,7 +206,7 @@ class Agent:
             self.kernel,
             WishFile(settings.directory),
             self.keeper,
-            self.briefing.enrolled,
+            self._serve_pods,
             self._announce,
             time.time,
         )
@@ -239,6 +243,11 @@ class Agent:
             token_file=Path(self.settings.token_file) if self.settings.token_file else None,
             cluster_id=self.settings.cluster_id,
         )
+
+    def _serve_pods(self, pods: Iterable[EnrolledPod]) -> None:
+        served = tuple(pods)
+        self.pod_figures.served(pod.key for pod in served)
+        self.briefing.enrolled(served)
 
     def _announce(self, pods: Iterable[PodKey]) -> None:
         if self.settings.report_enrolled:
@@ -350,6 +359,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         prover=agent.prover,
         is_serving=lambda: agent.is_serving,
     )
+    agent.figures.ask(AgentFigures(health))
     return Pages(
         status=StatusPage(
             node=agent.settings.node,

@@ -7,9 +7,11 @@ says when nobody answers.)
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 CERTIFICATE_SHORT_S = 600.0
+XDS, WORKERS, PODS, CERTIFICATES, OTHER = "xds", "workers", "pods", "certificates", "other"
+"""Topics of the reasons that are found here; a problem that a proof found has the link it broke as its topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +23,16 @@ class CertificateFact:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the agent is not READY: a word to count it by, and a sentence for people."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known now. Texts are reasons for people."""
+    """What is known now."""
 
     generation: str
     pods_captured: int
@@ -34,14 +44,18 @@ class Facts:
     drops_per_s: float = 0.0
     workers_alive: int = 0
     workers_wanted: int = 0
-    problems: tuple[str, ...] = field(default_factory=tuple)
+    problems: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
     state: str
     line: str
-    reasons: tuple[str, ...]
+    causes: tuple[Reason, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(cause.text for cause in self.causes)
 
 
 def judge(facts: Facts) -> Health:
@@ -51,24 +65,29 @@ def judge(facts: Facts) -> Health:
     return Health(state, f"{state} {summary(facts)}", reasons)
 
 
-def _reasons(facts: Facts) -> list[str]:
+def _reasons(facts: Facts) -> list[Reason]:
     reasons = list(facts.problems)
     if facts.xds != "synced":
-        reasons.append(f"control plane: {facts.xds}" + (f": {facts.xds_error}" if facts.xds_error else ""))
+        text = f"control plane: {facts.xds}" + (f": {facts.xds_error}" if facts.xds_error else "")
+        reasons.append(Reason(XDS, text))
     if facts.workers_alive < facts.workers_wanted:
-        reasons.append(f"workers: {facts.workers_alive} of {facts.workers_wanted} alive")
+        reasons.append(Reason(WORKERS, f"workers: {facts.workers_alive} of {facts.workers_wanted} alive"))
     if facts.pods_captured < facts.pods_wanted:
-        reasons.append(f"pods: {facts.pods_captured} of {facts.pods_wanted} captured")
-    for fact in facts.certificates:
-        if fact.left_s is None:
-            reasons.append(f"no certificate for {fact.identity}: {fact.error or 'not issued yet'}")
-        elif fact.left_s <= 0:
-            reasons.append(f"the certificate of {fact.identity} has expired: {fact.error}")
-        elif fact.error and fact.left_s < CERTIFICATE_SHORT_S:
-            reasons.append(
-                f"the certificate of {fact.identity} ends in {duration(fact.left_s)}: {fact.error}"
-            )
-    return reasons
+        reasons.append(Reason(PODS, f"pods: {facts.pods_captured} of {facts.pods_wanted} captured"))
+    return [
+        *reasons,
+        *(Reason(CERTIFICATES, text) for text in map(_of_certificate, facts.certificates) if text),
+    ]
+
+
+def _of_certificate(fact: CertificateFact) -> str:
+    if fact.left_s is None:
+        return f"no certificate for {fact.identity}: {fact.error or 'not issued yet'}"
+    if fact.left_s <= 0:
+        return f"the certificate of {fact.identity} has expired: {fact.error}"
+    if fact.error and fact.left_s < CERTIFICATE_SHORT_S:
+        return f"the certificate of {fact.identity} ends in {duration(fact.left_s)}: {fact.error}"
+    return ""
 
 
 def summary(facts: Facts) -> str:

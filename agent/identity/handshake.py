@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
 from agent.identity.anchors import is_authority
+from agent.identity.faults import Fault, fault_of
 from agent.identity.presented import Check, Presented, is_client_of, is_server_of, presented_by
 from agent.identity.verify_words import not_accepted
 from agent.model.identity import Identity
@@ -43,6 +44,11 @@ _ALERT = re.compile(rf" alert ({'|'.join(alert.name.replace('_', ' ').lower() fo
 
 class HandshakeError(Refusal):
     """The handshake failed: outcome TLS_FAILED, or WRONG_IDENTITY when TLS was fine but the peer is not."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        outcome = Outcome.WRONG_IDENTITY if fault is Fault.WRONG_IDENTITY else Outcome.TLS_FAILED
+        super().__init__(outcome, detail)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -118,14 +124,16 @@ def _session_of(connection: SSL.Connection) -> Session:
 def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> Any:
     if ALPN in offered:
         return ALPN
-    _session_of(connection).note(f"the peer offers the protocols {offered!r}; HBONE is {ALPN.decode()}")
+    text = f"the peer offers the protocols {offered!r}; HBONE is {ALPN.decode()}"
+    _session_of(connection).note(Fault.NO_HTTP2, text)
     return SSL.NO_OVERLAPPING_PROTOCOLS
 
 
 def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
     if not ok:
         session = _session_of(connection)
-        session.note(not_accepted(error, certificate.to_cryptography(), depth, session.anchors))
+        text = not_accepted(error, certificate.to_cryptography(), depth, session.anchors)
+        session.note(fault_of(error), text)
     return bool(ok)
 
 
@@ -179,7 +187,7 @@ class Session:
         self._is_server = is_server
         self._incoming = bytearray()
         self._output: deque[bytes] = deque()
-        self._notes: list[str] = []
+        self._notes: dict[str, Fault] = {}
         self._client_secret = self._server_secret = b""
         self._secured: Secured | None = None
         self._fed_bytes = 0
@@ -236,9 +244,9 @@ class Session:
         self._output.clear()
         return data
 
-    def note(self, text: str) -> None:
+    def note(self, fault: Fault, text: str) -> None:
         """Something a callback found, to explain the failure that OpenSSL will report."""
-        self._notes.append(text)
+        self._notes.setdefault(text, fault)
 
     def take_secret(self, of_client: bool, secret: bytes) -> None:
         if of_client:
@@ -250,7 +258,7 @@ class Session:
         data = self._incoming
         if data and data[0] not in _HANDSHAKE_RECORDS:
             raise HandshakeError(
-                Outcome.TLS_FAILED,
+                Fault.NOT_TLS,
                 f"the peer does not speak TLS here; its first bytes are {bytes(data[:16])!r}",
             )
         if len(data) < HEADER_BYTES:
@@ -258,7 +266,7 @@ class Session:
         size = HEADER_BYTES + (data[3] << 8 | data[4])
         self._fed_bytes += size if len(data) >= size else 0
         if size > HEADER_BYTES + MAX_CIPHER_BYTES or self._fed_bytes > MAX_HANDSHAKE_BYTES:
-            raise HandshakeError(Outcome.TLS_FAILED, "the peer's handshake is longer than any legal one")
+            raise HandshakeError(Fault.PROTOCOL, "the peer's handshake is longer than any legal one")
         if len(data) < size:
             return None
         record = bytes(data[:size])
@@ -273,7 +281,7 @@ class Session:
             return
         except SSL.Error as error:
             self._collect()
-            raise HandshakeError(Outcome.TLS_FAILED, self._explain(error)) from None
+            raise self._explain(error) from None
         self._finish()
 
     def _collect(self) -> int:
@@ -292,10 +300,10 @@ class Session:
     def _finish(self) -> None:
         connection = self._connection
         if connection.get_alpn_proto_negotiated() != ALPN:
-            raise HandshakeError(Outcome.TLS_FAILED, "the peer does not speak HTTP/2 inside TLS (no ALPN h2)")
+            raise HandshakeError(Fault.NO_HTTP2, "the peer does not speak HTTP/2 inside TLS (no ALPN h2)")
         certificate = connection.get_peer_certificate(as_cryptography=True)
         if certificate is None:
-            raise HandshakeError(Outcome.TLS_FAILED, "the peer presents no certificate")
+            raise HandshakeError(Fault.NO_CERTIFICATE, "the peer presents no certificate")
         der = certificate.public_bytes(Encoding.DER)
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.
@@ -330,10 +338,11 @@ class Session:
         if presented.is_authority:
             # Whoever can sign may be anybody: its key is not for connections.
             return HandshakeError(
-                Outcome.TLS_FAILED, "the peer shows a CA certificate as its own: look at what its CA issues"
+                Fault.BAD_CERTIFICATE,
+                "the peer shows a CA certificate as its own: look at what its CA issues",
             )
         reason = self._check(presented.identities)
-        return HandshakeError(Outcome.WRONG_IDENTITY, reason) if reason else None
+        return HandshakeError(Fault.WRONG_IDENTITY, reason) if reason else None
 
     def _state(self, sent_records: int) -> TlsState:
         read, write = self._server_secret, self._client_secret
@@ -342,14 +351,18 @@ class Session:
         self._client_secret = self._server_secret = b""
         return TlsState(str(self._connection.get_cipher_name()), read, 0, write, sent_records)
 
-    def _explain(self, error: SSL.Error) -> str:
+    def _explain(self, error: SSL.Error) -> HandshakeError:
+        """What has failed: as a callback saw it, as the peer says, else as OpenSSL does."""
         if self._notes:
-            return "; ".join(dict.fromkeys(self._notes))
+            return HandshakeError(next(iter(self._notes.values())), "; ".join(self._notes))
         reasons = [str(entry[-1]) for entry in error.args[0]] if error.args and error.args[0] else []
         for reason in reasons:
             if alert := _ALERT.search(reason):
-                return alert_meaning(Alert[alert[1].replace(" ", "_").upper()])
-        text = ", ".join(reasons) or "the peer closed the connection"
+                meaning = alert_meaning(Alert[alert[1].replace(" ", "_").upper()])
+                return HandshakeError(Fault.REFUSED_BY_PEER, meaning)
+        if not reasons:
+            return HandshakeError(Fault.CLOSED, "TLS handshake: the peer closed the connection")
+        text = ", ".join(reasons)
         if "peer did not return a certificate" in text:
-            text = "the peer presents no certificate"
-        return f"TLS handshake: {text}"
+            return HandshakeError(Fault.NO_CERTIFICATE, "TLS handshake: the peer presents no certificate")
+        return HandshakeError(Fault.PROTOCOL, f"TLS handshake: {text}")

@@ -11,6 +11,7 @@ import os
 import socket
 from typing import Protocol
 
+from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
@@ -63,6 +64,7 @@ class TlsLink:
         "_timer",
         "_unsent",
         "_user",
+        "fault",
         "is_congested",
     )
 
@@ -83,6 +85,8 @@ class TlsLink:
         self._unsent = bytearray()
         self._ended = self._is_over = False
         self.is_congested = False
+        self.fault: Fault | None = None
+        """Why there is no connection, where the handshake is what failed; a peer may refuse it after its end."""
         self._handshake_timeout_s = handshake_timeout_s
         self._timer: Timer | None = None
 
@@ -158,6 +162,7 @@ class TlsLink:
         self.fail(Outcome.RESET if self._held else Outcome.OK, "the peer closed the connection")
 
     def _on_tls_error(self, error: TlsError) -> None:
+        self.fault = Fault.PROTOCOL if error.alert is not None else Fault.REFUSED_BY_PEER
         self.fail(Outcome.TLS_FAILED, str(error), error.alert)
 
     def _on_crash(self, error: BaseException) -> None:
@@ -178,12 +183,14 @@ class TlsLink:
             self.fail(Outcome.TLS_FAILED, f"TLS handshake: {os.strerror(error.errno or 0)}")
             return
         if not data:
+            self.fault = Fault.CLOSED
             self.fail(Outcome.TLS_FAILED, "TLS handshake: the peer closed the connection")
             return
         try:
             session.feed(data)
         except HandshakeError as error:
             self._unsent += session.outgoing()
+            self.fault = error.fault
             self.fail(error.outcome, error.detail)
             return
         self._unsent += session.outgoing()
@@ -207,6 +214,7 @@ class TlsLink:
 
     def _on_handshake_timeout(self) -> None:
         self._timer = None
+        self.fault = Fault.TIMEOUT
         self.fail(Outcome.TLS_FAILED, "the TLS handshake was not done in time")
 
     def _stop_timer(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 
+from agent.identity.faults import Fault
 from agent.identity.handshake import Secured, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
@@ -104,6 +105,11 @@ class TunnelLink:
     def secured(self) -> Secured | None:
         """TLS facts of the connection (suite, key exchange, peer certificate); None before the handshake."""
         return self._tls.secured
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why TLS failed, if it did."""
+        return self._tls.fault
 
     @property
     def is_usable(self) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.admin.readiness import CertificateFact, Facts, Health, judge
+from agent.admin.readiness import OTHER, CertificateFact, Facts, Health, Reason, judge
 from agent.enroll.captures import Captures
 from agent.identity.keeper import Keeper
 from agent.proof.findings import Finding, Link, Standing, first_broken
@@ -65,19 +65,18 @@ class AgentHealth:
             for each in self.manifests.findings
         ]
 
-    def _problems(self) -> list[str]:
+    def _problems(self) -> list[Reason]:
         # A policy that does nothing breaks no link: it hides no broken one, and none of them hides another.
         broken = [*of_pods(self.captures.troubles), *self.prover.standing]
-        problems = [str(each.finding) for each in (*first_broken(broken), *self._of_manifests())]
-        if self.counters.problem:
-            problems.append(self.counters.problem)
+        problems = [
+            Reason(each.finding.link.word, str(each.finding))
+            for each in (*first_broken(broken), *self._of_manifests())
+        ]
+        others = [self.counters.problem]
         if self.reports.error:
-            problems.append(f"the control plane was not told which pods are captured: {self.reports.error}")
-        if not self.is_serving():
-            problems.append("not serving yet")
-        elif self.prover.doubt:
-            problems.append(self.prover.doubt)
-        return problems
+            others.append(f"the control plane was not told which pods are captured: {self.reports.error}")
+        others.append(self.prover.doubt if self.is_serving() else "not serving yet")
+        return problems + [Reason(OTHER, text) for text in others if text]
 
     def _xds_word(self) -> str:
         status = self.xds.status

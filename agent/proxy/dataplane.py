@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from agent.config import Config
+from agent.identity.faults import Fault
 from agent.model.address import IP
 from agent.net.dial import Dialler
 from agent.net.loop import Loop
@@ -30,12 +31,13 @@ from agent.proxy.pool import Pool
 from agent.proxy.registry import Registry
 from agent.proxy.report import Reporter
 from agent.proxy.secrets import Secrets
-from agent.proxy.tallies import Tallies
+from agent.proxy.tallies import End, Tallies
 from agent.state.apply import Changes
 from agent.state.resolve import Options
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
-from agent.telemetry.metrics import Metrics
+from agent.telemetry import families
+from agent.telemetry.metrics import Metrics, Sample
 from agent.wire.h2_events import CLIENT_LIMITS, SERVER_LIMITS, Limits
 
 log = logging.getLogger(__name__)
@@ -127,6 +129,19 @@ class DataPlane:
             rng,
         )
         self.store.subscribe(self._reevaluate)
+        outside.metrics.figures.ask(self.samples)
+
+    def samples(self) -> Iterable[Sample]:
+        """HBONE connections and tunnels open now, and the handshakes that failed so far."""
+        inbound = [entry.link for entry in self.inbound.links]
+        outbound = [link for _, link in self.pool.links]
+        for end, links in ((End.CLIENT, outbound), (End.SERVER, inbound)):
+            done = [link for link in links if link.secured is not None]
+            yield families.HBONE_CONNECTIONS, (end.value,), len(done)
+            yield families.HBONE_STREAMS, (end.value,), sum(link.open_streams for link in done)
+            for fault in Fault:
+                count = self.tallies.faults[end, fault]
+                yield families.HANDSHAKE_FAILURES, (end.value, fault.value), count
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
         """End everything that a pod of these addresses has here: it left the mesh."""

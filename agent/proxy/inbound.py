@@ -26,7 +26,7 @@ from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter, claims
 from agent.proxy.secrets import Secrets
-from agent.proxy.tallies import Tallies
+from agent.proxy.tallies import End, Tallies
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
@@ -129,6 +129,8 @@ class InboundLink:
 
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.inbound.links.discard(self)
+        if link.secured is None and link.fault is not None:
+            self.inbound.tallies.faults[End.SERVER, link.fault] += 1
         if outcome is Outcome.TLS_FAILED:
             tally = self.inbound.tallies.of(self.local.ip)
             tally.handshakes_failed += 1

@@ -21,7 +21,7 @@ from agent.net.loop import Loop, Timer
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
 from agent.proxy.life import dial_refusal
-from agent.proxy.tallies import Tallies
+from agent.proxy.tallies import End, Tallies
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 Headers = tuple[tuple[str, str], ...]
@@ -288,8 +288,10 @@ class Pool:
             group.links.remove(link)
         if pooled.is_proven:
             self._forget_if_empty(group)
-        else:
-            self.link_failed(pooled, refusal)
+            return
+        if link.fault is not None:
+            self._tallies.faults[End.CLIENT, link.fault] += 1
+        self.link_failed(pooled, refusal)
 
     def became_available(self, pooled: PooledLink, link: TunnelLink) -> None:
         """Settings arrived or tunnels ended: serve who waits, or arm the idle timer."""

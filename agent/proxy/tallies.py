@@ -1,14 +1,24 @@
 """What became of the connections of each pod address in this worker, for the proofs of the control process.
 
-Counters only grow, until the pod leaves. Who meets an event counts it: the doors of the listeners, the pool, the
-inbound links. Nothing here decides anything.
+Counters only grow, until the pod leaves; those of failed handshakes, for the metrics, are of no pod and stay. Who
+meets an event counts it: the doors of the listeners, the pool, the inbound links. Nothing here decides anything.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from enum import Enum
 
+from agent.identity.faults import Fault
 from agent.model.address import IP
+
+
+class End(Enum):
+    """Which end of an HBONE connection this worker is; the value is the label of metrics."""
+
+    CLIENT = "client"
+    SERVER = "server"
 
 
 class PodTally:
@@ -50,6 +60,8 @@ class Tallies:
 
     def __init__(self) -> None:
         self._by_address: dict[IP, PodTally] = {}
+        self.faults: Counter[tuple[End, Fault]] = Counter()
+        """Handshakes that failed, by the end that this worker was."""
 
     def of(self, address: IP) -> PodTally:
         """The tally of a pod's address. It lasts until the pod leaves."""

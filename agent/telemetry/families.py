@@ -50,16 +50,9 @@ TCP_SENT = _counter("istio_tcp_sent_bytes", "Bytes from server to client", *LABE
 TCP_FAILED = _counter("istio_tcp_connections_failed", "TCP connections that failed", *LABEL_NAMES)
 TCP_OPEN = _gauge("istio_tcp_sockets_open", "TCP connections open now", "reporter")
 
-CRL_REJECTIONS = _counter("istio_crl_policy_rejections", "Connections refused by revocation", "reporter")
 XDS_TERMINATIONS = _counter("istio_xds_connection_terminations", "Discovery streams that ended", "reason")
 XDS_MESSAGES = _counter("istio_xds_message", "Discovery responses received", "url")
 XDS_MESSAGE_BYTES = _counter("istio_xds_message_bytes", "Bytes of resources received", "url")
-XDS_REFUSED = _gauge("ztun_xds_resources_refused", "Resources that this agent could not use", "url")
-NOT_IN_FORCE = _gauge(
-    "ztun_policies_not_in_force",
-    "Policies and descriptions of enrolled pods that the control plane announced and that do not apply, by why",
-    "kind",
-)
 BUILD = _gauge("istio_build", "Version of this agent", "component", "tag", is_stable=True)
 
 PODS_ACTIVE = _gauge("workload_manager_active_proxy_count", "Pods enrolled now")
@@ -79,7 +72,6 @@ LABEL_SETS_FOLDED = _counter(
 LOG_LINES_LOST = _counter(
     "ztun_log_lines_lost", "Lines of the process log or the access log that nobody took in time", "log"
 )
-WORKERS_REPLACED = _counter("ztun_workers_replaced", "Workers whose figures were taken over after they ended")
 
 PLANE_SERVING = _gauge("ztun_control_plane_serving", "Whether the embedded control plane serves a mesh")
 PLANE_RESOURCES = _gauge("ztun_control_plane_resources", "Addresses and policies that are served", "type")
@@ -95,36 +87,51 @@ PLANE_WARNINGS = _gauge("ztun_control_plane_warnings", "Other remarks about the 
 PLANE_STREAMS = _gauge("ztun_control_plane_streams", "Discovery streams of a node", "node")
 PLANE_NACKS = _gauge("ztun_control_plane_nacks", "Resources that a node could not take", "node", "url")
 
-ALL: tuple[Family, ...] = (
-    TCP_OPENED,
-    TCP_CLOSED,
-    TCP_RECEIVED,
-    TCP_SENT,
-    TCP_FAILED,
-    TCP_OPEN,
-    CRL_REJECTIONS,
-    XDS_TERMINATIONS,
-    XDS_MESSAGES,
-    XDS_MESSAGE_BYTES,
-    XDS_REFUSED,
-    NOT_IN_FORCE,
-    BUILD,
-    PODS_ACTIVE,
-    PODS_PENDING,
-    PODS_STARTED,
-    PODS_STOPPED,
-    OPEN_FDS,
-    MAX_FDS,
-    REDIRECT_PACKETS,
-    LABEL_SETS_FOLDED,
-    LOG_LINES_LOST,
-    WORKERS_REPLACED,
-    PLANE_SERVING,
-    PLANE_RESOURCES,
-    PLANE_REFUSED,
-    PLANE_WITHOUT_EFFECT,
-    PLANE_WARNINGS,
-    PLANE_STREAMS,
-    PLANE_NACKS,
+AGENT_READY = _gauge("ztun_agent_ready", "1 while this agent is READY, 0 while it is DEGRADED")
+DEGRADED_REASONS = _gauge(
+    "ztun_agent_degraded_reasons", "Reasons for which this agent is DEGRADED, by what they are about", "topic"
 )
+POD_BROKEN = _gauge(
+    "ztun_pod_broken", "1 for each pod that is not served, with the first broken link of its chain",
+    "namespace", "pod", "link",
+)  # fmt: skip
+PROOF_AGE = _gauge("ztun_proof_age_seconds", "Age of the last complete round of proofs")
+
+CERTIFICATES = _gauge(
+    "ztun_certificates", "Identities in use on this node, by the state of their certificate", "state"
+)
+CERTIFICATE_EXPIRY = _gauge(
+    "ztun_certificate_expiry_timestamp_seconds", "When the certificate of an identity in use ends", "identity"
+)
+XDS_CONNECTED = _gauge("ztun_xds_connected", "1 while the discovery stream is up")
+XDS_SYNCED = _gauge("ztun_xds_synced", "1 once the first complete state has been there")
+XDS_CONNECTED_SINCE = _gauge(
+    "ztun_xds_connected_since_timestamp_seconds",
+    "Since when the discovery stream is up; absent while it is not",
+)
+XDS_REFUSED = _gauge("ztun_xds_resources_refused", "Resources that this agent could not use", "url")
+NOT_IN_FORCE = _gauge(
+    "ztun_policies_not_in_force",
+    "Policies and descriptions of enrolled pods that the control plane announced and that do not apply, by why",
+    "kind",
+)
+
+WORKERS = _gauge("ztun_workers", "Worker processes: alive, wanted, and retiring ones beside them", "state")
+WORKER_RESTARTS = _counter(
+    "ztun_worker_restarts", "Workers that ended without being asked and were started again"
+)
+HANDSHAKE_FAILURES = _counter(
+    "ztun_handshake_failures",
+    "TLS handshakes of HBONE that failed, by the end that ztun was and why",
+    "side",
+    "reason",
+)
+HBONE_CONNECTIONS = _gauge(
+    "ztun_hbone_connections", "HBONE connections open now, by the end that ztun is", "side"
+)
+HBONE_STREAMS = _gauge(
+    "ztun_hbone_streams", "Tunnels in HBONE connections now, waiting ones included", "side"
+)
+
+ALL: tuple[Family, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Family))
 BY_NAME = {family.name: family for family in ALL}

@@ -118,6 +118,7 @@ class Metrics:
         self._limit = limit
         self._tallies: dict[LabelSet, Tally] = {}
         self._open = {reporter.value: 0 for reporter in Reporter}
+        self.figures.add(families.LABEL_SETS_FOLDED, count=0)
 
     def open(self, label_set: LabelSet) -> Handle:
         """Counts a connection as opened. `label_set` is that of `record.labels(opened)`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from agent.telemetry import families
 from agent.telemetry.families import BY_NAME, Family, Kind
 from agent.telemetry.metrics import LABEL_SETS_LIMIT, Figures, Snapshot, overflow
 from agent.telemetry.record import LabelSet
@@ -43,7 +42,6 @@ class Totals:
         for name, labels, count in last["figures"]:
             if BY_NAME[name].kind is Kind.COUNTER:
                 self._ended_figures[name, tuple(labels)] += count
-        self._ended_figures[families.WORKERS_REPLACED.name, ()] += 1
 
     def snapshot(self, control: Figures | None = None) -> Snapshot:
         """The sum, with the control process's own figures in it."""

@@ -1,4 +1,4 @@
-"""The workers' processes in a running mesh: their rights, and how one generation of them follows another."""
+"""The workers' processes in a running mesh: their rights, how one generation follows another, and what they count."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import signal
 from contextlib import ExitStack, closing
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.lab.agents import LabMesh
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
+from agent.telemetry.families import ALL, POD_BROKEN, Kind
 from redirect import netns
 from redirect.reconcile import Redirection
 from redirect.sides import sides_of
-from tests.support.labmesh import World, policy_manifest, principal
+from tests.support.labmesh import ENROLLED, World, policy_manifest, principal
 from tests.support.labtraffic import PATIENCE_S, until, wait_gone
 from tests.support.ongoing import New
 from tests.support.tasks import Task, tasks
@@ -123,3 +125,40 @@ def test_a_worker_that_is_asked_to_end_hands_over_first(world: World) -> None:
         for each in crowd:
             each.goes_on()
     assert not [failure for each in crowd for failure in each.failures]
+
+
+def exposed(world: World, node: str) -> dict[str, float]:
+    """Sums of the samples by metric, read as Prometheus reads them."""
+    status, body = world.http(node, 15020, "/metrics")
+    assert status == 200
+    families = text_string_to_metric_families(body)
+    return {family.name: sum(s.value for s in family.samples) for family in families if family.samples}
+
+
+def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) -> None:
+    address = world.address("server-b")
+    with world.talk("client-a", address) as one, world.talk("client-a", address) as two:
+        for talk in (one, two):
+            talk.say()
+        assert not world.is_served("client-a", address, port=9)
+        until(lambda: exposed(world, "node-a").get("istio_tcp_sockets_open") == 2, "the open connections")
+        before = exposed(world, "node-a")
+        # A pod that is not served is the only thing that is missing where all is well.
+        ours = {family.name for family in ALL if not family.name.startswith("ztun_control_plane_")}
+        assert ours - before.keys() == {POD_BROKEN.name}
+        assert before["ztun_agent_ready"] == 1 and before["ztun_agent_degraded_reasons"] == 0
+        assert before["ztun_hbone_streams"] == 2 and before["ztun_hbone_connections"] >= 1
+        assert before["ztun_certificates"] == len(ENROLLED) // 2 and before["ztun_xds_connected"] == 1
+        assert before["workload_manager_proxies_started"] == len(ENROLLED) // 2
+        world.kill(*world.workers("node-a").values())
+        # Long before the connections could have been closed in order: nobody is left who would count that.
+        restarts = before["ztun_worker_restarts"] + 2
+        until(lambda: exposed(world, "node-a")["ztun_worker_restarts"] == restarts, "the restarts")
+        until(
+            lambda: exposed(world, "node-a").get("istio_tcp_sockets_open") == 0, "the gauges of the dead go"
+        )
+    world.mesh.wait_ready("node-a")
+    after = exposed(world, "node-a")
+    counters = [family.name for family in ALL if family.kind is Kind.COUNTER and family.name in before]
+    assert [name for name in counters if after.get(name, 0) < before[name]] == []
+    assert after["ztun_hbone_streams"] == 0

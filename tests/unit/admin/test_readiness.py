@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.admin.readiness import CertificateFact, Facts, duration, judge
+from agent.admin.readiness import CertificateFact, Facts, Reason, duration, judge
 
 WELL = Facts(
     generation="7f3a9c",
@@ -37,7 +37,7 @@ def test_a_well_agent_says_so_in_one_line() -> None:
         ),
         ({"certificates": (CertificateFact("spiffe://a", -1.0, "CA away"),)}, "has expired"),
         ({"certificates": (CertificateFact("spiffe://a", 60.0, "CA away"),)}, "ends in 1m0s: CA away"),
-        ({"problems": ("host veth of demo/x is gone",)}, "host veth of demo/x is gone"),
+        ({"problems": (Reason("interface", "veth of demo/x is gone"),)}, "veth of demo/x is gone"),
     ],
 )
 def test_each_trouble_is_named(change: dict[str, object], says: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.identity.faults import Fault
 from agent.model.address import SocketAddress, parse_ip
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
@@ -47,6 +48,7 @@ class FakeLink:
         self.open_streams = 0
         self.is_usable = True
         self.secured: object = None
+        self.fault: Fault | None = None
         self.went_away = False
 
     def start(self) -> None:

@@ -1,0 +1,44 @@
+"""Why a handshake failed, in few words: what is counted. The sentences for people are elsewhere (`verify_words`)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Fault(Enum):
+    """The value is the label of the metric. Of the certificates it is always the peer's that is meant."""
+
+    NOT_TLS = "not_tls"
+    PROTOCOL = "protocol"
+    """No common version or cipher, a message that is none, a broken record."""
+    NO_HTTP2 = "no_http2"
+    NO_CERTIFICATE = "no_certificate"
+    UNTRUSTED = "untrusted"
+    """Its certificate leads to no trust anchor of this end."""
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    BAD_CERTIFICATE = "bad_certificate"
+    """Not fit for use: usage, constraints, strength, an authority as its own."""
+    WRONG_IDENTITY = "wrong_identity"
+    REFUSED_BY_PEER = "refused_by_peer"
+    """The peer said by an alert that it does not want this end, most often for its certificate."""
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    """The connection ended without a word."""
+
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h; every other one is a certificate that is not fit for use.
+_OF_VERIFY_ERROR = {
+    2: Fault.UNTRUSTED,
+    7: Fault.UNTRUSTED,
+    9: Fault.NOT_YET_VALID,
+    10: Fault.EXPIRED,
+    18: Fault.UNTRUSTED,
+    19: Fault.UNTRUSTED,
+    20: Fault.UNTRUSTED,
+    21: Fault.UNTRUSTED,
+}
+
+
+def fault_of(verify_error: int) -> Fault:
+    return _OF_VERIFY_ERROR.get(verify_error, Fault.BAD_CERTIFICATE)
