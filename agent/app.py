@@ -8,7 +8,6 @@ are closed, not open, until the next agent. A crash of this process ends none of
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import random
@@ -18,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from agent import VERSION, config
 from agent.admin.server import HttpServer
@@ -57,6 +55,7 @@ from agent.rpc.endpoint import Endpoint
 from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import XdsClient
+from agent.run_lock import AlreadyRuns, RunLock
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.stopping import stop_serving
@@ -84,7 +83,7 @@ log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
 CERTIFICATES_PATIENCE_S = 10.0
-EXPECTED = (RedirectError, ChildFailed, OSError)
+EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError)
 """What can keep an agent from starting without being a defect; the text is for whoever starts it."""
 
 
@@ -99,16 +98,16 @@ def run(settings: Config) -> None:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
     raise_fd_limit()
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with RunLock(settings.directory):
-        try:
+    try:
+        with RunLock(settings.directory):
             asyncio.run(serve(settings, process_log))
-        except BaseExceptionGroup as group:
-            expected, defects = group.split(EXPECTED)
-            if expected is None or defects is not None:
-                raise
-            raise StartError("; ".join(dict.fromkeys(map(str, single(expected))))) from group
-        except EXPECTED as error:
-            raise StartError(str(error)) from error
+    except BaseExceptionGroup as group:
+        expected, defects = group.split(EXPECTED)
+        if expected is None or defects is not None:
+            raise
+        raise StartError("; ".join(dict.fromkeys(map(str, single(expected))))) from group
+    except EXPECTED as error:
+        raise StartError(str(error)) from error
 
 
 def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
@@ -118,28 +117,6 @@ def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
             yield from single(error)
         else:
             yield error
-
-
-class RunLock:
-    """One agent per run directory; the lock goes with the process."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "agent.lock"
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise StartError(
-                f"another agent runs on {self._path.parent}: stop it, or choose --instance"
-            ) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
 
 class Agent:

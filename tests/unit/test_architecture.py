@@ -101,6 +101,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.fd_limit": set(),
     "agent.log": {"agent.telemetry.line_writer"},
     "agent.privileges": set(),
+    "agent.run_lock": set(),
     # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
     "agent.pages": {
         "agent.model",
