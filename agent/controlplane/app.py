@@ -23,6 +23,7 @@ import grpc
 from agent.admin.server import HttpServer
 from agent.controlplane.publication import Publication
 from agent.controlplane.read.directory import ManifestDirectory
+from agent.controlplane.read.objects import SYSTEM_NAMESPACE
 from agent.controlplane.serve.access import Code, Refused, calling_node
 from agent.controlplane.serve.ca import Clock, open_authority
 from agent.controlplane.serve.ca_service import CertificateService
@@ -69,7 +70,7 @@ class Options:
     )
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     cluster_id: str = "Kubernetes"
-    root_namespace: str = "istio-system"
+    root_namespace: str = SYSTEM_NAMESPACE
     server_names: tuple[str, ...] = ()
     """More names and addresses for the server's certificate."""
     policy_grace_s: float = POLICY_GRACE_S

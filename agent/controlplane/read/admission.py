@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from agent.controlplane.read.conflicts import Clash, clashes, outlived
+from agent.controlplane.read.conflicts import Clash, clashes, outlived, own_addresses
 from agent.controlplane.read.manifests import Manifest
-from agent.controlplane.read.objects import Key, Object, Pod
-from agent.controlplane.read.refused import Outcome, Refused, standing_in_for
+from agent.controlplane.read.objects import Key, Object, Pod, Service
+from agent.controlplane.read.refused import Outcome, Refused, renamed, standing_in_for
 from agent.controlplane.read.remarks import Remark
 from agent.controlplane.read.yaml_tree import ManifestError
 
@@ -87,7 +87,8 @@ class _Admission:
     def standing(self) -> Standing:
         self._keep_good_forms()
         dead = self._settle()
-        refused = sorted(map(self._with_outcome, self._refused), key=lambda r: (r.place.file, r.place.line))
+        in_order = sorted(self._refused, key=lambda r: (r.place.file, r.place.line))
+        refused = self._beside_others([self._with_outcome(refusal) for refusal in in_order], dead)
         return Standing(
             objects={name: tuple(self._objects[name]) for name in sorted(self._objects)},
             kept={name: tuple(objects) for name, objects in self._kept.items() if objects},
@@ -171,6 +172,26 @@ class _Admission:
 
     def _with_outcome(self, refusal: Refused) -> Refused:
         return dataclasses.replace(refusal, outcome=self._outcome(refusal))
+
+    def _beside_others(self, refused: list[Refused], dead: Mapping[Key, Remark]) -> list[Refused]:
+        """Stand-ins that take nobody's name, nor an address that somebody else has."""
+        standing = [o for objects in self._objects.values() for o in objects if o.meta.key not in dead]
+        names = {o.meta.key for o in standing}
+        taken = {ip for o in standing for ip in own_addresses(o)}
+        result = []
+        for refusal in refused:
+            stand_in = refusal.stand_in if refusal.outcome is Outcome.CLOSED else None
+            if stand_in is not None:
+                if stand_in.meta.key in names:
+                    stand_in = renamed(stand_in)
+                if isinstance(stand_in, Service):
+                    free = tuple(ip for ip in stand_in.cluster_ips or () if ip not in taken)
+                    stand_in = dataclasses.replace(stand_in, cluster_ips=free)
+                    taken.update(free)
+                names.add(stand_in.meta.key)
+                refusal = dataclasses.replace(refusal, stand_in=stand_in)
+            result.append(refusal)
+        return result
 
     def _outcome(self, refusal: Refused) -> Outcome:
         if id(refusal) in self._spoken_for:

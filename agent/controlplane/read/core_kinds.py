@@ -129,7 +129,7 @@ def _container_ports(spec: Field, protocol: str) -> tuple[ContainerPort, ...]:
 def read_service(root: Field, stored: bool) -> Service:
     spec = root.get("spec")
     kind = spec.get("type").one_of(*SERVICE_KINDS, default="ClusterIP")
-    ips = _cluster_ips(spec)
+    ips = read_cluster_ips(spec)
     if ips is None and (stored or kind == "ExternalName"):
         ips = ()
     ports = tuple(_service_port(port, stored) for port in spec.get("ports").each())
@@ -151,7 +151,7 @@ def read_service(root: Field, stored: bool) -> Service:
     )
 
 
-def _cluster_ips(spec: Field) -> tuple[IP, ...] | None:
+def read_cluster_ips(spec: Field) -> tuple[IP, ...] | None:
     """The addresses given; empty for a headless Service; None where nothing is said."""
     entries = list(spec.get("clusterIPs").each()) or [spec.get("clusterIP")]
     if entries[0].text("") == "":

@@ -150,7 +150,7 @@ class _Reading:
         self, root: Field, kind: str, group: str, version: str
     ) -> tuple[Reader, schema.Schema] | None:
         """What reads this kind; None, and the reason noted, for what cannot be read or does not make a mesh."""
-        if kind == "ConfigMap" and not group and _name(root) == "istio":
+        if kind == "ConfigMap" and not group and _metadata(root, "name") == "istio":
             return MESH_CONFIG
         found = READERS.get((group, kind))
         if found and (group != SECURITY_GROUP or version in SECURITY_VERSIONS):
@@ -165,7 +165,16 @@ class _Reading:
             self.refused.append(refuse(root, guard, (field.error(problem),)))
             return None
         problem = f"kind {kind} ({api_version}) is not used and was left out"
-        self.remarks.append(Remark(place=root.place, about="", problem=problem))
+        is_guard = group == SECURITY_GROUP
+        self.remarks.append(
+            Remark(
+                place=root.place,
+                about="",
+                problem=problem,
+                weight=Weight.INEFFECTIVE if is_guard else Weight.NOTE,
+                scope=Scope(_metadata(root, "namespace")) if is_guard else None,
+            )
+        )
         return None
 
 
@@ -209,9 +218,10 @@ def _identify(root: Field) -> tuple[str, str, str]:
     return (kind, group, version) if slash else (kind, "", group)
 
 
-def _name(root: Field) -> str:
+def _metadata(root: Field, name: str) -> str:
+    """The text, or the empty one if it is none."""
     try:
-        return root.at("metadata.name").text("")
+        return root.get("metadata").get(name).text("")
     except ManifestError:
         return ""
 

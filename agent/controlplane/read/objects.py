@@ -17,6 +17,8 @@ Key = tuple[str, str, str]
 """Kind, namespace (empty for objects of the cluster) and name."""
 IPRange = tuple[IPv4Address | IPv6Address, int]
 """An address and a prefix length; host bits stay, as istiod sends them (docs/WIRE.md#translation)."""
+SYSTEM_NAMESPACE = "istio-system"
+"""Where the mesh config stands, and policies of the whole mesh unless it says otherwise."""
 EVERYWHERE = ""
 """The namespace of what stands in for a policy that does not say for certain which one it guards."""
 

@@ -1,8 +1,9 @@
 """A document that cannot be used: why, who it is as far as that can be told, and what stands in for it. Pure.
 
-Security: where a refused policy has no earlier form that could stay in force, its targets are closed: an
-AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one. What the document
-does not say for certain counts as everything: no readable selector is the namespace, no namespace is the mesh.
+Security: where what is refused has no earlier form that could stay in force, its targets are closed: an
+AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one, a Service one
+without ports, so that its addresses do not lead past the mesh. What a policy does not say for certain counts as
+everything: no readable selector is the namespace, no namespace is the mesh.
 """
 
 from __future__ import annotations
@@ -12,24 +13,40 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from agent.controlplane.read.core_kinds import read_cluster_ips
 from agent.controlplane.read.fields import NAME, Field, Place
-from agent.controlplane.read.objects import AuthorizationPolicy, Key, Meta, Object, PeerAuthentication, Rule
+from agent.controlplane.read.objects import (
+    SYSTEM_NAMESPACE,
+    AuthorizationPolicy,
+    Key,
+    Meta,
+    Object,
+    PeerAuthentication,
+    Rule,
+    Service,
+)
 from agent.controlplane.read.security_kinds import read_selector
 from agent.controlplane.read.yaml_tree import ManifestError
+from agent.model.address import IP
 
 GUARDS = ("AuthorizationPolicy", "PeerAuthentication")
 OF_THE_CLUSTER = ("Namespace", "Node")
 DRY_RUN = "istio.io/dry-run"
 NOT_NODE_PROXIES = ("AUDIT", "CUSTOM")
-StandIn = AuthorizationPolicy | PeerAuthentication
+StandIn = AuthorizationPolicy | PeerAuthentication | Service
+CLOSING = {
+    "AuthorizationPolicy": "its targets are denied to everybody until it is mended",
+    "PeerAuthentication": "its targets take mutual TLS only until it is mended",
+    "Service": "its addresses are closed until it is mended",
+}
 
 
 class Outcome(Enum):
-    """What came of a refused document."""
+    """What came of a refused document: an older form is served, what stands in for it, or nothing."""
 
-    KEPT = "its last good form stays in force"
-    CLOSED = "its targets are closed until it is mended"
-    LEFT_OUT = "it is not in force"
+    KEPT = "kept"
+    CLOSED = "closed"
+    LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +67,8 @@ class Refused:
     @property
     def is_missing(self) -> bool:
         """Whether nothing can be served without it: it may be anything, or all else depends on it."""
-        return self.kind in ("", "ConfigMap") and self.outcome is Outcome.CLOSED
+        is_mesh_config = self.kind == "ConfigMap" and (self.key is None or self.key[1] == SYSTEM_NAMESPACE)
+        return self.outcome is Outcome.CLOSED and (not self.kind or is_mesh_config)
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -66,9 +84,12 @@ class Refused:
 
     @property
     def effect(self) -> str:
-        if self.stand_in is None and self.outcome is Outcome.CLOSED:
-            return Outcome.LEFT_OUT.value
-        return self.outcome.value
+        """What holds instead, for people."""
+        if self.outcome is Outcome.KEPT:
+            return "its last good form stays in force"
+        if self.outcome is Outcome.CLOSED and self.stand_in is not None:
+            return CLOSING[self.kind]
+        return "it is not in force"
 
 
 def refuse(
@@ -93,11 +114,20 @@ def standing_in_for(made: Object) -> StandIn | None:
     """What closes the targets of a policy whose name another object has."""
     if not isinstance(made, AuthorizationPolicy | PeerAuthentication):
         return None
-    meta = dataclasses.replace(made.meta, name=_name_of_place(made.meta.place))
-    return _closing(made.meta.kind, meta, made.selector)
+    return renamed(_closing(made.meta.kind, made.meta, made.selector))
+
+
+def renamed(stand_in: StandIn) -> StandIn:
+    """Under a name that no object can have."""
+    meta = dataclasses.replace(stand_in.meta, name=_name_of_place(stand_in.meta.place))
+    return dataclasses.replace(stand_in, meta=meta)
 
 
 def _stand_in(root: Field, kind: str, namespace: str, name: str, unsure: Collection[str]) -> StandIn | None:
+    if kind == "Service" and name and namespace:
+        ips = _cluster_ips(root)
+        meta = Meta(place=root.place, kind=kind, namespace=namespace, name=name)
+        return Service(meta=meta, cluster_ips=ips) if ips else None
     if kind not in GUARDS or (not unsure and _is_for_others(root)):
         return None
     if not name or not namespace:
@@ -145,6 +175,13 @@ def _selector(root: Field, unsure: Collection[str]) -> Mapping[str, str] | None:
         return read_selector(_mapping(root, "spec").get("selector"))
     except ManifestError:
         return None
+
+
+def _cluster_ips(root: Field) -> tuple[IP, ...]:
+    try:
+        return read_cluster_ips(_mapping(root, "spec")) or ()
+    except ManifestError:
+        return ()
 
 
 def _mapping(field: Field, name: str) -> Field:

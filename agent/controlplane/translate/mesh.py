@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import LabelSelector, MeshConfig, Meta
+from agent.controlplane.read.objects import SYSTEM_NAMESPACE, LabelSelector, MeshConfig, Meta
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
 
 NAME_LABEL = "kubernetes.io/metadata.name"
@@ -25,7 +25,7 @@ class MeshSettings:
     cluster_id: str = "Kubernetes"
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     domain: str = "cluster.local"
-    root_namespace: str = "istio-system"
+    root_namespace: str = SYSTEM_NAMESPACE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from agent.controlplane.read.admission import Standing
 from agent.controlplane.read.fields import Place
+from agent.controlplane.read.objects import AuthorizationPolicy, PeerAuthentication
 from agent.controlplane.read.refused import Outcome, Refused
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.yaml_tree import ManifestError
@@ -23,7 +24,7 @@ def refusals(standing: Standing, mesh: Mesh) -> Iterator[Remark]:
         else:
             yield _remark(error, "", WAITING, "waiting", EVERYBODY)
     for refusal in standing.refused:
-        effect, outcome = refusal.effect, refusal.outcome.name.lower()
+        effect, outcome = refusal.effect, refusal.outcome.value
         if refusal.is_missing:
             effect, outcome = WAITING, "waiting"
         elif refusal.stand_in is None and refusal.outcome is Outcome.CLOSED:
@@ -38,7 +39,7 @@ def without_address(error: ManifestError) -> Remark:
 
 
 def _scope(refusal: Refused, mesh: Mesh) -> Scope:
-    if refusal.stand_in is not None:
+    if isinstance(refusal.stand_in, AuthorizationPolicy | PeerAuthentication):
         return scope_of(refusal.stand_in, mesh)
     return Scope(node=refusal.node) if refusal.node else EVERYBODY
 

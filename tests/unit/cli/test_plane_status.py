@@ -75,7 +75,7 @@ def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> No
         )
         assert refused == (
             "  refused: all.yaml:11 (document 2): AuthorizationPolicy demo/d: spec.acton: unknown field;"
-            " did you mean spec.action?; its targets are closed until it is mended"
+            " did you mean spec.action?; its targets are denied to everybody until it is mended"
         )
         assert no_effect.startswith(
             "  no effect: all.yaml:13 (document 3): AuthorizationPolicy demo/a: action AUDIT"

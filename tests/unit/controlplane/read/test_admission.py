@@ -148,6 +148,9 @@ def test_at_first_a_document_that_may_be_anything_is_waited_for(text: str) -> No
 def test_at_first_a_mesh_config_that_cannot_be_read_is_waited_for() -> None:
     config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '['}\n"
     assert not first(a=WEB, b=config).is_whole
+    assert first(a=WEB, b=config.replace("istio-system", "demo")).is_whole, (
+        "this one would not have been used"
+    )
 
 
 def test_a_file_that_cannot_be_read_leaves_all_of_it_as_it_was() -> None:
@@ -216,6 +219,27 @@ def test_at_first_two_policies_of_one_name_deny() -> None:
     policies = inventory(standing).policies
     assert [(p.meta.name, p.action) for p in policies] == [("d", "DENY"), ("refused_b.yaml_2", "DENY")]
     assert dict(policies[1].selector or {}) == {"app": "web"}
+
+
+def test_at_first_every_refused_policy_of_one_name_closes_its_own_targets() -> None:
+    other = deny("d", selector="app: db").replace("action", "acton")
+    names = {
+        p.meta.name: dict(p.selector or {})
+        for p in inventory(
+            first(a=BROKEN, b=other, c=deny("e"), d=deny("e").replace("action", "acton"))
+        ).policies
+    }
+    assert names == {"d": {"app": "web"}, "refused_b.yaml_2": {"app": "db"}, "e": {}, "refused_d.yaml_2": {}}
+
+
+def test_at_first_the_addresses_of_a_refused_service_do_not_lead_past_the_mesh() -> None:
+    broken = SERVICE.replace("port: 80", "port: 80, targetPort: '80'")
+    [service] = inventory(first(a=broken)).services
+    assert (list(map(str, service.cluster_ips or ())), service.ports) == (["10.96.0.1"], ())
+    taken = first(a=broken, b=pod("web-0", "node-a", "10.96.0.1"))
+    assert inventory(taken).services[0].cluster_ips == () and len(inventory(taken).pods) == 1
+    assert inventory(first(a=broken.replace("clusterIP: 10.96.0.1, ", ""))).services == ()
+    assert inventory(admit(first(a=WEB), files(a=WEB, b=broken))).services == ()
 
 
 def test_a_copied_directory_is_told_in_no_time() -> None:

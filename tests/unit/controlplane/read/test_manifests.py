@@ -299,6 +299,7 @@ def test_what_is_like_a_policy_is_refused_and_not_left_out(version: str, kind: s
 def test_other_kinds_of_istio_are_left_out(kind: str) -> None:
     manifest = parse("f.yaml", f"apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: d}}\n")
     assert not manifest.refused and "was left out" in str(manifest.remarks[0])
+    assert manifest.remarks[0].weight is Weight.INEFFECTIVE, "it may guard something elsewhere"
 
 
 def test_a_document_that_is_not_yaml_leaves_its_neighbours_alone() -> None:

@@ -51,7 +51,7 @@ def test_a_concern_says_what_where_what_holds_and_what_to_do() -> None:
     [one] = concerns(a=WEB + BROKEN).of_node("node-a")
     assert one.reason == (
         "refused: a.yaml:11 (document 2): AuthorizationPolicy demo/d: spec.acton: unknown field; did you mean"
-        " spec.action?; its targets are closed until it is mended"
+        " spec.action?; its targets are denied to everybody until it is mended"
     )
     assert one.remedy == "mend a.yaml:11 of the manifests"
 
@@ -65,7 +65,7 @@ def test_several_pods_of_a_node_are_one_concern_that_names_some() -> None:
 def test_a_node_is_not_told_of_thousands() -> None:
     made = concerns(a=WEB + "".join(deny(f"d{i}", action="AUDIT") for i in range(FINDINGS_LIMIT + 7)))
     told = made.of_node("node-a")
-    assert len(told) == FINDINGS_LIMIT + 1 and told[-1].reason.startswith("7 more findings")
+    assert len(told) == FINDINGS_LIMIT + 1 and "there is more" in told[-1].reason
 
 
 # -- by the wire
