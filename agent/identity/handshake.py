@@ -1,9 +1,8 @@
-"""TLS 1.3 handshakes of the mesh, by pyOpenSSL over memory buffers; the only importer of pyOpenSSL.
+"""TLS 1.3 handshakes of the mesh, by pyOpenSSL over memory buffers.
 
 Decides who the other end is: chain, validity and usage are checked by OpenSSL, the SPIFFE identity here,
 before any application byte is looked at (docs/WIRE.md#mutual-tls). What comes out is a `Secured`: plain
-values for `wire.tls_records`; OpenSSL is not used again for the connection. Keys come from memory and never
-reach a disk or a log. Knows nothing of sockets.
+values for `wire.tls_records`; OpenSSL is not used again for the connection. Knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -11,31 +10,21 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
-from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
-from agent.identity.anchors import is_authority
-from agent.identity.faults import Fault, fault_of
+from agent.identity.credentials import ALPN, Credentials
+from agent.identity.faults import Fault
 from agent.identity.presented import Check, Presented, is_client_of, is_server_of, presented_by
-from agent.identity.verify_words import not_accepted
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.wire.tls_alerts import Alert, alert_meaning
 from agent.wire.tls_records import CHANGE_CIPHER_SPEC, HEADER_BYTES, MAX_CIPHER_BYTES, TlsRecords, TlsState
 
-# AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
-CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
-ALPN = b"h2"
 # A hello with post-quantum key share and a chain of several certificates stay far below.
 MAX_HANDSHAKE_BYTES = 1 << 17
-_NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN of ssl.h, which pyOpenSSL does not name
 _HANDSHAKE_RECORDS = (20, 21, 22, 23)
 _READ_BYTES = 1 << 16
 # How OpenSSL names an alert that came from the peer: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate".
@@ -49,99 +38,6 @@ class HandshakeError(Refusal):
         outcome = Outcome.WRONG_IDENTITY if fault is Fault.WRONG_IDENTITY else Outcome.TLS_FAILED
         super().__init__(outcome, detail)
         self.fault = fault
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """What one workload proves its identity with, and whom it trusts.
-
-    `chain` is the leaf and its intermediates, leaf first, roots left out; `roots` are those for peers, all of
-    them equal. The OpenSSL contexts are made once per object: hold on to it.
-    """
-
-    identity: Identity
-    key: EllipticCurvePrivateKey | RSAPrivateKey = field(repr=False)
-    chain: tuple[x509.Certificate, ...] = field(repr=False)
-    roots: tuple[x509.Certificate, ...] = field(repr=False)
-
-    @cached_property
-    def server_context(self) -> SSL.Context:
-        context = _context(self)
-        context.set_alpn_select_callback(_select_alpn)
-        return context
-
-    @cached_property
-    def client_context(self) -> SSL.Context:
-        context = _context(self)
-        context.set_alpn_protos([ALPN])
-        return context
-
-    @cached_property
-    def anchors(self) -> tuple[x509.Certificate, ...]:
-        """Those of the roots that may be trust anchors."""
-        return tuple(root for root in self.roots if is_authority(root))
-
-    @cached_property
-    def expiry(self) -> datetime:
-        """When the leaf expires."""
-        return self.chain[0].not_valid_after_utc
-
-    @property
-    def not_after(self) -> float:
-        """The same in seconds since the epoch."""
-        return self.expiry.timestamp()
-
-
-def _context(credentials: Credentials) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_min_proto_version(SSL.TLS1_3_VERSION)
-    context.set_max_proto_version(SSL.TLS1_3_VERSION)
-    context.set_tls13_ciphersuites(CIPHER_SUITES)
-    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    # Else OpenSSL builds and verifies a leaf's own chain anew in every handshake, and sends the root along.
-    context.set_mode(_NO_AUTO_CHAIN)
-    context.use_privatekey(credentials.key)
-    context.use_certificate(credentials.chain[0])
-    for certificate in credentials.chain[1:]:
-        context.add_extra_chain_cert(certificate)
-    store = context.get_cert_store()
-    assert store is not None, "a context has a store"
-    # An issuing CA is an anchor as it stands, whoever signed it. With this flag a leaf would be one as well.
-    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-    for anchor in credentials.anchors:
-        store.add_cert(crypto.X509.from_cryptography(anchor))
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify)
-    context.set_keylog_callback(_on_secret)
-    return context
-
-
-def _session_of(connection: SSL.Connection) -> Session:
-    session: Session = connection.get_app_data()
-    return session
-
-
-def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    if ALPN in offered:
-        return ALPN
-    text = f"the peer offers the protocols {offered!r}; HBONE is {ALPN.decode()}"
-    _session_of(connection).note(Fault.NO_HTTP2, text)
-    return SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-    if not ok:
-        session = _session_of(connection)
-        text = not_accepted(error, certificate.to_cryptography(), depth, session.anchors)
-        session.note(fault_of(error), text)
-    return bool(ok)
-
-
-def _on_secret(connection: SSL.Connection, line: bytes) -> None:
-    # The one place traffic secrets pass through as text: they go into the session and nowhere else.
-    label, _, secret = line.split(b" ")
-    if label in (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0"):
-        _session_of(connection).take_secret(label[:6] == b"CLIENT", bytes.fromhex(secret.decode()))
 
 
 @dataclass(frozen=True, slots=True)

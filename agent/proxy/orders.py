@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from agent import channel
 from agent.channel import Channel, Message
-from agent.identity.handshake import Credentials, Secured
+from agent.identity.credentials import Credentials
+from agent.identity.handshake import Secured
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from agent.identity.handshake import Credentials
+from agent.identity.credentials import Credentials
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 

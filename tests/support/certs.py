@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
-from agent.identity.handshake import Credentials
+from agent.identity.credentials import Credentials
 from agent.model.identity import Identity
 
 HOUR = timedelta(hours=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.identity.handshake import Credentials, Session
+from agent.identity.credentials import Credentials
+from agent.identity.handshake import Session
 from agent.model.identity import Identity
 from agent.wire.tls_records import TlsRecords
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from agent.identity.handshake import Credentials, Session
+from agent.identity.credentials import Credentials
+from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent import channel
 from agent.channel import Channel, Message
-from agent.identity.handshake import Credentials
+from agent.identity.credentials import Credentials
 from agent.pb import authorization_pb2
 from agent.proxy.drain import Drain
 from agent.proxy.orders import Orders

@@ -184,7 +184,7 @@ def test_imports_follow_the_rules(path: Path) -> None:
     ("library", "homes"),
     [
         ("bcc", ("redirect.bcc_backend",)),
-        ("OpenSSL", ("agent.identity.handshake",)),
+        ("OpenSSL", ("agent.identity.credentials", "agent.identity.handshake")),
         ("asyncio", ASYNCIO_HOMES),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from cryptography import x509
 
 from agent.identity.anchors import is_authority
-from agent.identity.handshake import Credentials, HandshakeError, Session
+from agent.identity.credentials import Credentials
+from agent.identity.handshake import HandshakeError, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.wire.tls_records import TlsError, TlsRecords

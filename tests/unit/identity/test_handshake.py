@@ -7,7 +7,8 @@ import ssl
 import pytest
 from OpenSSL import SSL
 
-from agent.identity.handshake import Credentials, HandshakeError, Session
+from agent.identity.credentials import Credentials
+from agent.identity.handshake import HandshakeError, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.wire.tls_records import TlsError, TlsRecords

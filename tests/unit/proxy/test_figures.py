@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from agent.identity.handshake import Credentials
+from agent.identity.credentials import Credentials
 from tests.support import mesh
 from tests.support.certs import TestCA, credentials
 from tests.support.datapath import DataPath

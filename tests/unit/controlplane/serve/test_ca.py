@@ -19,8 +19,8 @@ from agent.controlplane.serve.access import Refused
 from agent.controlplane.serve.ca import open_authority
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.identity.bundle import read_answer
+from agent.identity.credentials import Credentials
 from agent.identity.csr import make_request
-from agent.identity.handshake import Credentials
 from agent.model.identity import Identity
 from tests.support.certs import Issued, TestCA
 from tests.support.controlplane import Plane, pod, running
