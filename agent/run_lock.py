@@ -1,10 +1,19 @@
-"""One agent per run directory: a lock that the kernel gives up with the process, however it ends."""
+"""The lock of a run directory: one agent at a time, and nobody takes its things away while it runs.
+
+It goes with the process that holds it, however that ends. Whoever removes the directory removes the lock last.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+
+NAME = "agent.lock"
+POLL_S = 0.05
 
 
 class AlreadyRuns(Exception):
@@ -12,22 +21,65 @@ class AlreadyRuns(Exception):
 
 
 class RunLock:
-    """One agent per run directory; the lock goes with the process."""
+    """Held from `take` to `close`, or in a `with`. The directory must be there."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "agent.lock"
+        self._path = directory / NAME
+        self._fd = -1
+
+    def take(self) -> None:
+        """Raises AlreadyRuns."""
+        while True:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # A lock on a file that was removed meanwhile excludes nobody.
+                if self._is_lock_file(fd):
+                    self._fd = fd
+                    return
+            except BlockingIOError as error:
+                os.close(fd)
+                raise AlreadyRuns(
+                    f"another agent runs on {self._path.parent}: stop it, or choose --instance"
+                ) from error
+            os.close(fd)
+
+    def wait(
+        self,
+        patience_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Take it when the agent has ended. Raises AlreadyRuns after so long."""
+        deadline_s = clock() + patience_s
+        while True:
+            try:
+                self.take()
+            except AlreadyRuns:
+                if clock() >= deadline_s:
+                    raise
+                sleep(POLL_S)
+            else:
+                return
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def remove(self) -> None:
+        """Let go of it, and leave no file: for whoever removes what else is in the directory."""
+        self._path.unlink(missing_ok=True)
+        self.close()
 
     def __enter__(self) -> None:
-        self._file = self._path.open("w")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise AlreadyRuns(
-                f"another agent runs on {self._path.parent}: stop it, or choose --instance"
-            ) from error
+        self.take()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.close()
+
+    def _is_lock_file(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), self._path.stat())
+        except FileNotFoundError:
+            return False

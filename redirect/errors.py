@@ -42,6 +42,10 @@ class InstanceInUse(RedirectError):
     """The names of this instance belong to something else on this machine: choose another instance."""
 
 
+class WrongNode(RedirectError):
+    """The instance belongs to another network namespace than the calling thread's: run it there."""
+
+
 class WouldNotLast(RedirectError):
     """What keeps captured pods closed would end with this process: start it where mounts outlive it."""
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from redirect import lifetime, netns, rtnetlink, sides
 from redirect.attach import Attachments
-from redirect.errors import InstanceInUse
+from redirect.errors import InstanceInUse, WrongNode
 from redirect.findings import Finding, Part
 from redirect.layout import Conf
 from redirect.lifetime import Mounts
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces
-from redirect.side_check import look
+from redirect.side_check import leads_elsewhere, look
 
 SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
 LOOKUPS = ("lookup_pod_side", "lookup_net_side")
@@ -39,6 +39,21 @@ class Foundation:
         """Where the sockets of the pod side and of the net side are made."""
         pod_side, net_side = self.sides
         return pod_side.netns, net_side.netns
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is any part of it."""
+        devices = {row.ifname for row in rtnetlink.links().values()}
+        return any(side.netns.exists() or side.ifname in devices for side in self.sides)
+
+    def require_here(self) -> None:
+        """Raises WrongNode where the devices lead from the private namespaces into another than the thread's."""
+        for side in self.sides:
+            if netns.is_namespace(side.netns) and leads_elsewhere(side):
+                raise WrongNode(
+                    f"namespace {side.namespace} belongs to another network namespace than this one: run it where the "
+                    "agent ran (`nsenter --net=/run/netns/NAME`), or name another instance"
+                )
 
     def make(self) -> list[sides.SideLink]:
         """Namespaces and devices, or what is missing of them.

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +116,32 @@ def enter(path: Path) -> None:
         call("setns", target, CLONE_NEWNET)
     finally:
         os.close(target)
+
+
+@contextmanager
+def watched(paths: Iterable[Path]) -> Iterator[Callable[[], list[str]]]:
+    """Gives a look at who is in these namespaces, by name and pid, also when their names are gone meanwhile.
+
+    One thread is enough to be in, and a namespace lives as long as anybody is.
+    """
+    opened = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths if is_namespace(path)]
+    try:
+        # Held open, so that no other namespace gets their numbers.
+        inodes = {os.fstat(fd).st_ino for fd in opened}
+        yield lambda: sorted(set(_residents(inodes)))
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _residents(inodes: Collection[int]) -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/task/[0-9]*/ns/net"):
+        try:
+            if path.stat().st_ino in inodes:
+                process = path.parents[3]
+                yield f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+        except OSError:
+            continue  # it ended meanwhile, or may not be looked at: then it is none of ours
 
 
 class HeldNamespace:

@@ -86,8 +86,8 @@ class Pins:
 
     @property
     def exists(self) -> bool:
-        """Whether anything of this instance is pinned, of whatever layout."""
-        return bool(self.generations())
+        """Whether anything of this instance is pinned, of whatever layout, or a place is made for it."""
+        return self.root.is_dir()
 
     @property
     def is_complete(self) -> bool:

@@ -78,6 +78,11 @@ class Redirection:
         """Where the sockets of the pod side and of the net side are made."""
         return self._foundation.namespaces
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether anything of this instance is in the kernel, be it a part."""
+        return self.pins.exists or self._foundation.exists
+
     def prepare(self, *, is_dns_captured: bool = False) -> Prepared:
         """Makes everything that does not depend on pods, or takes it over as it is.
 
@@ -195,8 +200,13 @@ class Redirection:
     def uninstall(self) -> list[str]:
         """Removes everything of this instance from the kernel; what was removed. Pods are open after it.
 
-        Captured connections are reset first; if that fails the answer says so, and the rest goes on.
+        Captured connections are reset first; if that fails the answer says so, and the rest goes on. Where nothing is
+        there, nothing is made. Raises WrongNode, OSError.
         """
+        if not self.is_installed:
+            self.pins.remove_lock()
+            return []
+        self._foundation.require_here()
         with self._writing():
             removed = self._release_all() + self._detach_all()
             self._let_go()

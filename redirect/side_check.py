@@ -36,6 +36,15 @@ def look(side: Side, namespace: Path, links: Mapping[int, LinkRow]) -> SideView:
     return SideView(None, (Finding(Part.INNER_DEVICE, None, reason),))
 
 
+def leads_elsewhere(side: Side) -> bool:
+    """Whether the device inside a side's namespace has its other end in another namespace than the thread's."""
+    with netns.OWN.open("rb") as here, netns.entered(side.netns):
+        number = rtnetlink.nsid(Path(f"/proc/self/fd/{here.fileno()}"))
+        return any(
+            row.ifname == side.ifname and row.peer_nsid != number for row in rtnetlink.links().values()
+        )
+
+
 def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> SideView:
     found = [] if row.is_up else [f"device {side.ifname} is down"]
     found += _settings(sides.node_settings(side), "node")

@@ -2,29 +2,111 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
+from agent.admin import client
 from agent.cli.enroll import INSTANCE, RUN_DIR
+from agent.cli.output import CliError
 from agent.enroll import wish_file
+from agent.run_lock import AlreadyRuns, RunLock
+from agent.supervisor import orphans
+from redirect import netns
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
+
+STOP_PATIENCE_S = 120.0
+"""An agent stops within its drain deadline, and a little."""
 
 
 @click.command()
 @INSTANCE
 @RUN_DIR
-def uninstall(instance: str, run_dir: str | None) -> None:
-    """Remove programs, maps, pins and private namespaces. Pods that were captured are open afterwards."""
+@click.option("--stop", is_flag=True, help="stop the agent first, if one runs; live connections drain")
+def uninstall(instance: str, run_dir: str | None, stop: bool) -> None:
+    """Remove programs, maps, pins and private namespaces. Pods that were captured are open afterwards.
+
+    Refuses while an agent of the instance runs, unless told to --stop it. Workers that an agent left behind are ended.
+    """
+    if os.geteuid() != 0:
+        raise CliError("only root can take ztun out of the kernel: run this as root")
     directory = Path(run_dir or f"/run/ztun/{instance}")
     try:
-        removed = Redirection(instance, directory).uninstall()
-        # Last: until the pods are open, the next agent must know them.
-        if wish_file.forget(directory):
-            removed.append("the wishes for pods to be captured")
-    except (RedirectError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    for line in removed:
-        click.echo(f"removed {line}")
-    click.echo(f"nothing of instance {instance} is left in the kernel")
+        redirection = Redirection(instance, directory)
+        if not directory.is_dir() and not redirection.is_installed:
+            click.echo(
+                f"nothing of instance {instance} is here: no {directory}, no pins, no private namespaces"
+            )
+            return
+        with locked(directory, stop=stop):
+            left = take_out(redirection, directory)
+    except (RedirectError, OSError, ValueError) as error:
+        raise CliError(str(error)) from error
+    if left:
+        raise CliError(
+            "all of it is removed, but the private namespaces live on while processes are in them: "
+            f"{', '.join(left)}; end those"
+        )
+    click.echo(f"nothing of instance {instance} is left")
+
+
+def take_out(redirection: Redirection, directory: Path) -> list[str]:
+    """Remove everything and say so; the processes that keep a private namespace alive."""
+    with netns.watched(redirection.private_namespaces) as residents:
+        for line in redirection.uninstall():
+            click.echo(f"removed {line}")
+        # After the reset of captured connections: their other ends shall not take it for a proper end.
+        for pid in orphans.end_all(directory):
+            click.echo(f"ended a worker that was left behind (pid {pid})")
+        left = residents()
+    # Last: until the pods are open, the next agent must know them.
+    if wish_file.forget(directory):
+        click.echo("removed the wishes for pods to be captured")
+    (directory / "agent.sock").unlink(missing_ok=True)
+    return left
+
+
+@contextmanager
+def locked(directory: Path, *, stop: bool) -> Iterator[None]:
+    """No agent runs or starts meanwhile; in the end the directory goes, unless something else is in it."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = RunLock(directory)
+    try:
+        lock.take()
+    except AlreadyRuns as error:
+        if not stop:
+            raise CliError(
+                f"an agent runs on {directory}: stop it first, or have it stopped with --stop"
+            ) from error
+        ask_to_stop(directory)
+        wait_for(lock, directory)
+    try:
+        yield
+    finally:
+        lock.remove()
+        with suppress(OSError):  # not empty: what is in it is not ours to remove
+            directory.rmdir()
+
+
+def ask_to_stop(directory: Path) -> None:
+    try:
+        client.ask(directory / "agent.sock", "POST", "/quit")
+    except (client.AgentAbsent, client.AgentRefused) as error:
+        raise CliError(
+            f"the agent cannot be asked to stop ({error}): end it, then uninstall again"
+        ) from error
+
+
+def wait_for(lock: RunLock, directory: Path) -> None:
+    click.echo("the agent stops")
+    try:
+        lock.wait(STOP_PATIENCE_S)
+    except AlreadyRuns as error:
+        raise CliError(
+            f"the agent on {directory} has not stopped within {STOP_PATIENCE_S:g} s: "
+            "uninstall again when it has, or end it"
+        ) from error

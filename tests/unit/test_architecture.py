@@ -71,6 +71,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.app",
         "agent.log",
         "agent.enroll.wish_file",
+        "agent.run_lock",
+        "agent.supervisor.orphans",
     },
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model"},
