@@ -7,7 +7,7 @@ from typing import Protocol
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome
 from agent.telemetry import access_log
 from agent.telemetry.metrics import Handle, Metrics
 from agent.telemetry.record import Attributes, LabelMemo, Opened, Record
@@ -50,9 +50,6 @@ class Tracked:
         self.count_bytes()
         self._handle.close(outcome)
         self._reporter.ended(self, outcome, detail, self._handle, self._started_s)
-
-    def refuse(self, refusal: Refusal) -> None:
-        self.finish(refusal.outcome, refusal.detail)
 
 
 class Reporter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -43,6 +44,21 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         one.setblocking(False)
         two.setblocking(False)
         yield one, two
+
+
+def test_a_watch_that_fails_leaves_the_number_free_for_the_next_socket(rig: Rig) -> None:
+    with pair() as (one, two):
+        number = os.open("/dev/null", os.O_RDONLY)
+        os.close(number)
+        with pytest.raises(OSError):
+            rig.loop.watch(number, rig.said.append)
+        os.dup2(one.fileno(), number)
+        with socket.socket(fileno=number):
+            rig.loop.watch(number, rig.said.append)
+            two.send(b"x")
+            rig.loop.turn()
+            assert rig.said and rig.said[0] & READABLE
+            rig.loop.forget(number)
 
 
 def test_an_edge_is_reported_once_and_the_end_is_named(rig: Rig) -> None:
