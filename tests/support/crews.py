@@ -83,9 +83,12 @@ class Played:
 
         return await asyncio.to_thread(talk)
 
-    async def change_policy(self, patience_s: float = PATIENCE_S) -> None:
+    def send_policy(self) -> None:
         self.revision += 1
         self.crew.broadcast(Resources(self.revision, "policy", ()))
+
+    async def change_policy(self, patience_s: float = PATIENCE_S) -> None:
+        self.send_policy()
         await self.crew.applied(self.revision, patience_s)
 
     async def heard(self, link: WorkerLink) -> list[str]:

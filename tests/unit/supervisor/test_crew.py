@@ -18,7 +18,7 @@ from agent.supervisor.recruiter import Recruiter
 from redirect.spawn import ChildFailed
 from tests.support.crews import LIMITS, Played, crew_of, is_alive, until
 
-SHORT = replace(LIMITS, silence_s=0.5)
+SHORT = replace(LIMITS, silence_s=1.0)
 """For workers that are to be found silent."""
 
 
@@ -88,7 +88,7 @@ def test_a_worker_that_does_not_apply_a_policy_is_ended_and_the_others_stay(run_
         async with crew_of(run_dir) as played:
             played.crew.open_gates()
             good, deaf = played.pids[0], played.pids[1]
-            await played.change_policy(patience_s=0.5)
+            await played.change_policy(patience_s=1.0)
             await until(lambda: not is_alive(deaf), "it is ended")
             await until(lambda: set(played.pids) == {0, 1}, "its successor")
             await played.change_policy()

@@ -18,7 +18,7 @@ import pytest
 from redirect import spawn
 from tests.support.crews import PATIENCE_S, stop
 
-SILENCE_S = 0.5
+SILENCE_S = 1.0
 
 
 class Control:
@@ -79,7 +79,7 @@ def test_its_workers_and_their_connections_outlive_the_pause(control: Control) -
         ]
         assert all(map(say, talks))
         stop(control.pid)
-        talk_for(3 * SILENCE_S, talks)
+        talk_for(1.5 * SILENCE_S, talks)
         os.kill(control.pid, signal.SIGCONT)
         # Far more reports than fit into the limit: whoever was to be ended would have been.
         assert control.asked("reports 100") == before
@@ -91,7 +91,7 @@ def test_what_was_applied_during_the_pause_counts(control: Control) -> None:
     workers = list(before.values())
     for pid in workers:
         stop(pid)
-    control.told("policy")
+    assert control.asked("policy") == "sent"
     stop(control.pid)
     for pid in workers:
         os.kill(pid, signal.SIGCONT)
@@ -100,7 +100,7 @@ def test_what_was_applied_during_the_pause_counts(control: Control) -> None:
             closing.enter_context(socket.create_connection(address, PATIENCE_S))
             for address in control.listening
         ]
-        talk_for(3 * SILENCE_S, talks)
+        talk_for(1.5 * SILENCE_S, talks)
         os.kill(control.pid, signal.SIGCONT)
         assert control.heard() == before
         assert control.asked("reports 100") == before
