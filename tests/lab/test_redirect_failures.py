@@ -18,7 +18,15 @@ from redirect import host_addresses, netns
 from redirect.desired import Desired, DesiredPod
 from redirect.errors import StepFailed, StepsFailed
 from redirect.reconcile import Redirection
-from tests.support.redirect_lab import ECHO_PORT, Node, dial, echoing_lab, instance_name, redirected
+from tests.support.redirect_lab import (
+    ECHO_PORT,
+    SILENCE_S,
+    Node,
+    dial,
+    echoing_lab,
+    instance_name,
+    redirected,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -234,3 +242,18 @@ def test_the_lock_excludes_also_when_it_is_removed_while_somebody_waits(tmp_path
         first.remove_lock()
     thread.join()
     assert inside == [lock.stat().st_ino]
+
+
+def test_an_interface_is_closed_off_before_anything_is_known_of_it(node: Node) -> None:
+    """Nothing leaves it and nothing enters, and the one that is gone is named without hurting the other."""
+    pod = node.pod("a1")
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=pod.ifname)
+        with pytest.raises(StepFailed, match=r"hlgone: attach from_pod .*is gone") as failed:
+            node.redirection.close_off({index: pod.ifname, 99999: "hlgone"})
+    assert failed.value.ifindex == 99999
+    with pytest.raises(TimeoutError):
+        dial(pod.netns, node.place.addresses[0], 80, SILENCE_S)
+    assert f"capture {pod.address(4)} at interface {index}" in node.capture("a1")
+    with closing(dial(pod.netns, "203.0.113.7", 80)):
+        node.listeners[0].accept()[0].close()
