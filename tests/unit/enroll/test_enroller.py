@@ -188,7 +188,8 @@ def test_enrolling_again_changes_nothing(tmp_path: Path) -> None:
     world.start()
     world.enroll(1, "one")
     before = (world.captures.wishes, world.captures.pods)
-    world.enroll(1, "one")
+    world.enroll(1, "one", keep_existing=True)
+    assert not any(world.kernel.kept), "its open connections are the mesh's"
     assert (world.captures.wishes, world.captures.pods) == before
 
 
