@@ -182,6 +182,39 @@ def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_in_the_mesh(world:
         until(lambda: is_back(world, pod), "the pod is served again")
 
 
+def test_the_former_namespace_of_a_path_stays_closed_while_its_processes_live(world: World) -> None:
+    pod = world.pod("client-a")
+    again = dataclasses.replace(pod, ifname="pod-again")
+    with entered(pod.netns):
+        process = subprocess.Popen(["sleep", "60"])
+    former = Path(f"/proc/{process.pid}/ns/net")
+    try:
+        netns.remove(pod.netns.name)
+        netns.ensure(pod.netns.name)
+        with entered(world.node(pod.node).netns), IPRoute() as ip:
+            for address in pod.addresses:
+                # ip route del ADDRESS: it is the new one's now
+                scope = {"scope": "link"} if address.version == 4 else {}
+                ip.route("del", dst=f"{address}/{address.max_prefixlen}", **scope)
+        wire(world, again)
+        until(lambda: row(world, pod).get("interface") == again.ifname, "the new one is served")
+        assert_in_mesh(world, pod)
+        with entered(former), pytest.raises(OSError):
+            Talk(socket.create_connection((world.address("outsider-b"), PORT), SILENCE_S)).say()
+    finally:
+        process.kill()
+        process.wait()
+        until(lambda: not has_interface(world, pod), "the former namespace is gone")
+        unwire(world, again)
+        wire(world, pod)
+    until(lambda: is_back(world, pod), "the pod is served again")
+
+
+def has_interface(world: World, pod: PodPlace) -> bool:
+    with entered(world.node(pod.node).netns), IPRoute() as ip:
+        return bool(ip.link_lookup(ifname=pod.ifname))
+
+
 def test_a_wish_by_interface_is_found_by_its_name_and_one_by_process_ends_with_it(world: World) -> None:
     pod = world.pod("spare-a")
     with entered(pod.netns):
