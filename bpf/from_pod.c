@@ -37,8 +37,11 @@ int from_pod(struct __sk_buff *skb) {
             DROP(EXIT_from_pod_NOT_IP_DROP);
         PASS(EXIT_from_pod_NOT_IP_PASS);
     }
-    if (!is_own_address(&p, i))
+    if (!is_own_address(&p, i)) {
+        if (is_zero(&i->addr4) && is_zero(&i->addr6))
+            DROP(EXIT_from_pod_CLOSED);
         DROP(EXIT_from_pod_SPOOFED);
+    }
     if (!(i->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         PASS(EXIT_from_pod_NOT_ENROLLED);
     struct conf_entry *c = conf.lookup(&zero);

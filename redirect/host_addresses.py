@@ -20,10 +20,14 @@ from redirect.layout import IP
 # include/uapi/linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _GROUPS = 0x1 | 0x8 | 0x10 | 0x100
 _HEADER = struct.Struct("=IHHII")
+_IFINDEX = struct.Struct("=4xi")
+RTM_NEWLINK = 16
 _RECEIVE_BYTES = 1 << 16
 _ANCILLARY_BYTES = 64
 _READS = 256
+_BUFFER_BYTES = 1 << 20
 SOL_NETLINK, NETLINK_LISTEN_ALL_NSID = 270, 8
+SO_RCVBUFFORCE = 33
 
 
 class News(Enum):
@@ -45,11 +49,13 @@ _KINDS = {
 class Heard:
     """What changed: here, and the numbers of other namespaces in which something did.
 
-    `is_lossy`: the kernel had to drop messages, so anything may have changed anywhere.
+    `links`: the interfaces of this namespace that are new or changed. `is_lossy`: the kernel had to drop messages, so
+    anything may have changed anywhere.
     """
 
     news: frozenset[News] = frozenset()
     elsewhere: frozenset[int] = frozenset()
+    links: frozenset[int] = frozenset()
     is_lossy: bool = False
 
     def __bool__(self) -> bool:
@@ -85,6 +91,8 @@ class Watch:
             socket.NETLINK_ROUTE,
         )
         try:
+            # Pods make news too: what they do in their namespaces must not push out the node's own.
+            self._netlink.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER_BYTES)
             self.hears_elsewhere = self._listen_elsewhere()
             self._netlink.bind((0, _GROUPS))
         except BaseException:
@@ -101,6 +109,7 @@ class Watch:
         """What changed since the last call. Never blocks, and ends also when more comes than can be read."""
         news: set[News] = set()
         elsewhere: set[int] = set()
+        links: set[int] = set()
         is_lossy = False
         for _ in range(_READS):
             try:
@@ -113,12 +122,14 @@ class Watch:
                 news.update(News)
                 is_lossy = True
                 continue
-            kinds, nsid = _kinds(data), _nsid(ancillary)
+            kinds, changed = _kinds(data)
+            nsid = _nsid(ancillary)
             if nsid is None:
-                news.update(kinds)
+                news |= kinds
+                links |= changed
             elif kinds:
                 elsewhere.add(nsid)
-        return Heard(frozenset(news), frozenset(elsewhere), is_lossy)
+        return Heard(frozenset(news), frozenset(elsewhere), frozenset(links), is_lossy)
 
     def _listen_elsewhere(self) -> bool:
         try:
@@ -136,11 +147,14 @@ def _nsid(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
-def _kinds(data: bytes) -> set[News]:
-    found = set()
+def _kinds(data: bytes) -> tuple[set[News], set[int]]:
+    """Of what kinds the messages of a datagram are, and which links are new or changed."""
+    found, links = set(), set()
     while len(data) >= _HEADER.size:
         length, kind, *_ = _HEADER.unpack_from(data)
         if kind in _KINDS:
             found.add(_KINDS[kind])
+        if kind == RTM_NEWLINK:
+            links.add(_IFINDEX.unpack_from(data, _HEADER.size)[0])
         data = data[(length + 3) & ~3 :]
-    return found
+    return found, links

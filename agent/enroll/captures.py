@@ -77,6 +77,8 @@ class Captures:
         self._wall = wall
         self._sightings: Mapping[PodKey, Sighting] = {}
         self._held = HeldInterfaces()
+        self.links: frozenset[int] = frozenset()
+        """The node's interfaces, as they were at the last look."""
         self._applied: frozenset[Place] | None = None
         self._announced: frozenset[PodKey] | None = None
         self._failures: tuple[RedirectError, ...] = ()
@@ -193,7 +195,7 @@ class Captures:
             self._failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
             self._note_troubles(self._judge())
             return
-        self._sightings = found.sightings
+        self._sightings, self.links = found.sightings, frozenset(found.present)
         self._hold(found)
         self._end_those_of_processes()
         if not self.knows_mesh:

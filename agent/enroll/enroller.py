@@ -55,7 +55,7 @@ class Enroller:
         self._wall = wall
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
-        self._is_loaded = False
+        self._loaded = asyncio.Event()
         self._keeping: set[PodKey] = set()
         self._turned = asyncio.Event()
         self.captures = captures
@@ -107,7 +107,7 @@ class Enroller:
         """What an earlier agent left: the wishes, and what is captured, which stays as it is. Raises OSError."""
         async with self._one_at_a_time:
             await self.captures.load()
-            self._is_loaded = True
+            self._loaded.set()
             await self._turn()
 
     async def adopt(self) -> None:
@@ -119,8 +119,7 @@ class Enroller:
     async def refresh(self) -> None:
         """A look and whatever follows from it."""
         async with self._one_at_a_time:
-            if self._is_loaded:
-                await self._turn(is_asked=False)
+            await self._turn(is_asked=False)
 
     async def prove(self) -> tuple[Finding, ...]:
         """What of the captures the kernel does not have, or not whole. Raises RedirectError, OSError."""
@@ -130,21 +129,23 @@ class Enroller:
     async def mend(self) -> None:
         """Apply everything anew, also where nothing is known to differ."""
         async with self._one_at_a_time:
-            if self._is_loaded:
+            if self._loaded.is_set():
                 await self._turn()
 
     async def follow(self) -> None:
         """Take a turn after news and, while pods are waited for, now and then; until cancelled."""
+        # What an earlier agent captured is not known before: a turn would let it go.
+        await self._loaded.wait()
         while True:
             await self.desk.wait(LOOK_AGAIN_S if self.captures.waiting else None)
             began_s = self._monotonic()
             await self.refresh()
             # News that come meanwhile melt into one turn, and turns leave the most of a core to others.
-            await asyncio.sleep(self.desk.pause_s(self._monotonic() - began_s))
+            await self.desk.rest(self._monotonic() - began_s)
 
     def hear(self, heard: Heard) -> None:
         """News of the kernel."""
-        self.desk.hear(heard, self.captures.namespaces)
+        self.desk.hear(heard, self.captures.namespaces, self.captures.links)
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
         """Note at once which pods the mesh state no longer agrees about; a turn follows."""

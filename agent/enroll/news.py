@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from redirect.host_addresses import Heard
 
 APPLY_SPACING_S = 0.5
+DOUBTS_A_TURN = 4
+"""A new interface does not wait until all pods have been looked at."""
+DOUBT_ALL_SPACING_S = 5.0
+"""Looking at every pod anew takes a while, and a pod can make the kernel lose messages."""
 REST_SHARE = 3.0
 """Turns take a quarter of the time at most, however much is heard: each owes three times its length of rest."""
 REST_LIMIT_S = 0.15
@@ -41,24 +45,30 @@ class NewsDesk:
         self._monotonic = monotonic
         self._wake = asyncio.Event()
         self._told_s: float | None = None
-        self._elsewhere: set[int] = set()
+        self._newcomer = asyncio.Event()
+        self._doubted: dict[int, None] = {}
+        """In the order in which they were heard of first."""
         self._is_lossy = False
         self._is_of_node = False
         self._applied_s = float("-inf")
+        self._doubted_all_s = float("-inf")
         self._owed_s = 0.0
         self._turned_s = monotonic()
 
-    def hear(self, heard: Heard, namespaces: Collection[int]) -> None:
-        """Of the kernel. `namespaces`: the numbers of those in which news count."""
-        concerned = heard.elsewhere.intersection(namespaces)
+    def hear(self, heard: Heard, namespaces: Collection[int], known_links: Collection[int]) -> None:
+        """Of the kernel. `namespaces`: the numbers of those in which news count; `known_links`: no newcomers."""
+        concerned = sorted(heard.elsewhere.intersection(namespaces))
         if not concerned and not heard.news:
             return
         if self._told_s is None:
             self._told_s = self._monotonic()
-        self._elsewhere |= concerned
+        self._doubted.update(dict.fromkeys(concerned))
         self._is_of_node |= bool(heard.news)
         self._is_lossy |= heard.is_lossy
         self._wake.set()
+        if not heard.links <= frozenset(known_links):
+            # It may lead to a wished pod and is open. No pod can make one, so no pod can keep us busy this way.
+            self._newcomer.set()
 
     def wake(self) -> None:
         """Something else changed: mesh state, certificates."""
@@ -66,9 +76,13 @@ class NewsDesk:
 
     async def wait(self, patience_s: float | None) -> None:
         """Until something is heard, or for so long."""
+        now_s = self._monotonic()
+        owed = [] if patience_s is None else [patience_s]
         if self._is_of_node:
-            left_s = max(0.0, self._applied_s + APPLY_SPACING_S - self._monotonic())
-            patience_s = left_s if patience_s is None else min(patience_s, left_s)
+            owed.append(max(0.0, self._applied_s + APPLY_SPACING_S - now_s))
+        if self._is_lossy:
+            owed.append(max(0.0, self._doubted_all_s + DOUBT_ALL_SPACING_S - now_s))
+        patience_s = min(owed, default=None)
         try:
             async with asyncio.timeout(patience_s):
                 await self._wake.wait()
@@ -79,15 +93,31 @@ class NewsDesk:
         """All of it, for a turn. `is_asked`: somebody waits for the turn, so everything is applied in it."""
         now_s = self._monotonic()
         is_due = is_asked or (self._is_of_node and now_s - self._applied_s >= APPLY_SPACING_S)
-        doubted = frozenset(namespaces) if self._is_lossy else frozenset(self._elsewhere)
-        news = News(self._told_s, doubted, is_due)
+        if self._is_lossy and now_s - self._doubted_all_s >= DOUBT_ALL_SPACING_S:
+            self._is_lossy, self._doubted_all_s = False, now_s
+            self._doubted.update(dict.fromkeys(sorted(namespaces)))
+        doubted = tuple(self._doubted)[:DOUBTS_A_TURN]
+        for nsid in doubted:
+            del self._doubted[nsid]
+        news = News(self._told_s, frozenset(doubted), is_due)
         if is_due:
             self._applied_s = now_s
             self._is_of_node = False
-        self._told_s, self._is_lossy = None, False
-        self._elsewhere.clear()
-        self._wake.clear()
+        self._told_s = None
+        self._newcomer.clear()
+        if not self._doubted:
+            self._wake.clear()
         return news
+
+    async def rest(self, took_s: float) -> None:
+        """Leave the processor to others after a turn that took so long; until an interface is new."""
+        # An event that is set already does not let others run.
+        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(self.pause_s(took_s)):
+                await self._newcomer.wait()
+        except TimeoutError:
+            return
 
     def pause_s(self, took_s: float) -> float:
         """How long to rest after a turn that took so long."""

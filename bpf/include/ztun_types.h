@@ -106,6 +106,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, NOT_IP_PASS, 0)      /* neither IP nor ARP, pod not enrolled */                                    \
     X(from_pod, NOT_IP_DROP, 1)      /* neither IP nor ARP, enrolled pod */                                        \
     X(from_pod, SPOOFED, 1)          /* source address is not the pod's */                                         \
+    X(from_pod, CLOSED, 1)           /* closed off: not served, so that no address is its own */                   \
     X(from_pod, NOT_ENROLLED, 0)     /* pod not enrolled */                                                        \
     X(from_pod, ICMP_TO_PROXY, 0)    /* ICMP error about an application dial of the proxy */                       \
     X(from_pod, OTHER_PROTOCOL, 0)   /* neither TCP nor UDP */                                                     \

@@ -64,6 +64,15 @@ def marks_and_sources(net: Family) -> Iterator[Row]:
     ):
         yield row(f"spoofed {what}{named}", "SPOOFED", SHOT, packet)
         yield row(f"spoofed {what}, draining{named}", "SPOOFED", SHOT, packet, DRAINING)
+    closed = World(addr4="", addr6="")
+    yield row("new connection of a pod that is closed off" + named, "CLOSED", SHOT, syn, closed)
+    yield row(
+        "datagram of a pod that is closed off" + named,
+        "CLOSED",
+        SHOT,
+        pk.datagram(net.pod, PORT, net.peer, 53),
+        closed,
+    )
     yield row(
         "spoofed, not enrolled" + named, "SPOOFED", SHOT, pk.segment(net.peer, PORT, net.host, WEB), NOT_OURS
     )

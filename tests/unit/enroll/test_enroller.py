@@ -277,3 +277,21 @@ def test_news_of_the_kernel_lead_to_a_turn(tmp_path: Path) -> None:
 
     world.run(scenario)
     assert world.troubles() == [(Missing.INTERFACE, "apps/one")]
+
+
+def test_news_before_the_wishes_are_read_let_nobody_go_and_keep_nobody_from_working(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.kernel.pins = (place(1),)
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(world.enroller.follow())
+            world.enroller.hear(Heard(frozenset({News.LINKS}), links=frozenset({77})))
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert world.kernel.captures == []
+            await world.enroller.take_over()
+            following.cancel()
+
+    world.run(scenario)
+    assert world.kernel.captures[-1] == {place(1)}

@@ -6,11 +6,21 @@ import asyncio
 
 import pytest
 
-from agent.enroll.news import APPLY_SPACING_S, CREDIT_S, REST_LIMIT_S, REST_SHARE, News, NewsDesk
+from agent.enroll.news import (
+    APPLY_SPACING_S,
+    CREDIT_S,
+    DOUBT_ALL_SPACING_S,
+    DOUBTS_A_TURN,
+    REST_LIMIT_S,
+    REST_SHARE,
+    News,
+    NewsDesk,
+)
 from redirect.host_addresses import Heard
 from redirect.host_addresses import News as Kind
 
 LINKS = Heard(frozenset({Kind.LINKS}))
+NEWCOMER = Heard(frozenset({Kind.LINKS}), links=frozenset({6}))
 ELSEWHERE = Heard(elsewhere=frozenset({3, 4}))
 
 
@@ -42,50 +52,99 @@ def is_woken(made: NewsDesk) -> bool:
 
 def test_a_burst_is_one_piece_of_news_as_old_as_its_first_part() -> None:
     made, clock = desk()
-    made.hear(LINKS, ())
+    made.hear(LINKS, (), ())
     clock.now_s += 0.02
-    made.hear(ELSEWHERE, {3})
+    made.hear(ELSEWHERE, {3}, ())
     assert made.take(()) == News(100.0, frozenset({3}), True)
     assert made.take(()) == News(None, frozenset(), False)
 
 
 def test_only_namespaces_of_wished_pods_count() -> None:
     made, _ = desk()
-    made.hear(ELSEWHERE, {5})
+    made.hear(ELSEWHERE, {5}, ())
     assert not is_woken(made)
-    made.hear(ELSEWHERE, {4, 5})
+    made.hear(ELSEWHERE, {4, 5}, ())
     assert is_woken(made)
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_everything_of_the_node_itself_counts(kind: Kind) -> None:
     made, _ = desk()
-    made.hear(Heard(frozenset({kind})), ())
+    made.hear(Heard(frozenset({kind})), (), ())
     assert is_woken(made) and made.take(()).is_of_node
 
 
 def test_after_lost_messages_every_pod_is_doubted() -> None:
     made, _ = desk()
-    made.hear(Heard(frozenset(Kind), is_lossy=True), {7, 8})
+    made.hear(Heard(frozenset(Kind), is_lossy=True), {7, 8}, ())
     assert made.take({7, 8}).doubted == {7, 8}
     assert made.take({7, 8}).doubted == frozenset()
 
 
+def test_a_pod_that_floods_the_kernel_does_not_have_all_others_looked_at_all_the_time() -> None:
+    made, clock = desk()
+    lossy = Heard(frozenset(Kind), is_lossy=True)
+    looks = 0
+    for _ in range(100):
+        clock.now_s += 0.1
+        made.hear(lossy, {7, 8}, ())
+        looks += bool(made.take({7, 8}).doubted)
+    assert looks == 2
+    clock.now_s += DOUBT_ALL_SPACING_S
+    assert is_woken(made) and made.take({7, 8}).doubted, "but it is done in the end"
+
+
 def test_everything_is_applied_anew_at_most_twice_a_second_but_never_forgotten() -> None:
     made, clock = desk()
-    made.hear(LINKS, ())
+    made.hear(LINKS, (), ())
     assert made.take(()).is_of_node
     clock.now_s += APPLY_SPACING_S / 2
-    made.hear(LINKS, ())
+    made.hear(LINKS, (), ())
     assert not made.take(()).is_of_node
     clock.now_s += APPLY_SPACING_S / 2
     assert is_woken(made), "what is owed is done without more news"
     assert made.take(()).is_of_node
 
 
+def test_pods_are_looked_at_a_few_at_a_time_each_in_its_turn() -> None:
+    """While all of them are, a new interface would be open."""
+    made, _ = desk()
+    pods = set(range(10))
+    made.hear(Heard(elsewhere=frozenset(pods)), pods, ())
+    seen: list[int] = []
+    while is_woken(made):
+        made.hear(Heard(elsewhere=frozenset({0})), pods, ())
+        news = made.take(pods)
+        assert 0 < len(news.doubted) <= DOUBTS_A_TURN
+        seen += news.doubted
+        if len(seen) > 30:
+            break
+    assert set(seen) == pods, "one that makes news all the time does not keep the others from theirs"
+
+
+def test_rest_ends_when_an_interface_is_new_and_for_nothing_else() -> None:
+    async def scenario() -> list[bool]:
+        made, _ = desk()
+        for _ in range(50):
+            made.pause_s(1)
+        results = []
+        for heard in (Heard(frozenset({Kind.LINKS}), links=frozenset({5})), ELSEWHERE, NEWCOMER):
+            async with asyncio.TaskGroup() as group:
+                resting = group.create_task(made.rest(1))
+                await asyncio.sleep(0)
+                made.hear(heard, {3, 4}, {5})
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                results.append(resting.done())
+                resting.cancel()
+        return results
+
+    assert asyncio.run(scenario()) == [False, False, True]
+
+
 def test_whoever_waits_for_a_turn_gets_a_whole_one() -> None:
     made, _ = desk()
-    made.hear(LINKS, ())
+    made.hear(LINKS, (), ())
     made.take(())
     assert made.take((), is_asked=True).is_of_node
 
