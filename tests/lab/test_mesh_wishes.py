@@ -41,6 +41,18 @@ def wire(world: World, pod: PodPlace) -> None:
     wiring.wait_until_up(pod.netns)
 
 
+def has_interface(world: World, pod: PodPlace) -> bool:
+    with entered(world.node(pod.node).netns), IPRoute() as ip:
+        return bool(ip.link_lookup(ifname=pod.ifname))
+
+
+def renew(world: World, pod: PodPlace) -> None:
+    """An empty namespace under the pod's path, once the former one is gone: the kernel takes its time for that."""
+    netns.remove(pod.netns.name)
+    until(lambda: not has_interface(world, pod), "the former namespace is gone")
+    netns.ensure(pod.netns.name)
+
+
 def row(world: World, pod: PodPlace) -> dict[str, Any]:
     """What the agent serves the pod as; empty while it does not."""
     rows = [row for row in world.status(pod.node)["pods"] if row["pod"] == pod.key]
@@ -127,7 +139,7 @@ def test_a_pod_that_comes_back_in_a_new_namespace_under_its_path_is_served(world
     with watched(world, pod):
         netns.remove(pod.netns.name)
         until(lambda: waiting(world, pod.key).get("missing") == "namespace", "its namespace is missed")
-        netns.ensure(pod.netns.name)
+        renew(world, pod)
         wire(world, pod)
         until(lambda: is_back(world, pod), "the pod is served again")
         assert_in_mesh(world, pod)
@@ -138,8 +150,7 @@ def test_another_pod_under_that_path_stays_closed(world: World) -> None:
     pod = world.pod("client-a")
     other = PodPlace("demo", "x", pod.node, pod.netns, pod.ifname, world.pod("spare-a").addresses)
     unwire(world, world.pod("spare-a"))
-    netns.remove(pod.netns.name)
-    netns.ensure(pod.netns.name)
+    renew(world, pod)
     try:
         wire(world, other)
         found = until(
@@ -148,8 +159,7 @@ def test_another_pod_under_that_path_stays_closed(world: World) -> None:
         assert "the control plane lists 10.77.1.11" in found["reason"]
         assert not is_served_soon(world, "client-a")
     finally:
-        netns.remove(pod.netns.name)
-        netns.ensure(pod.netns.name)
+        renew(world, pod)
         wire(world, pod)
         wire(world, world.pod("spare-a"))
     until(lambda: is_back(world, pod), "the pod is served again")
@@ -176,7 +186,7 @@ def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_in_the_mesh(world:
     finally:
         process.kill()
         process.wait()
-        netns.ensure(pod.netns.name)
+        renew(world, pod)
         until(lambda: waiting(world, pod.key), "its interface is gone with the namespace")
         wire(world, pod)
         until(lambda: is_back(world, pod), "the pod is served again")
@@ -208,11 +218,6 @@ def test_the_former_namespace_of_a_path_stays_closed_while_its_processes_live(wo
         unwire(world, again)
         wire(world, pod)
     until(lambda: is_back(world, pod), "the pod is served again")
-
-
-def has_interface(world: World, pod: PodPlace) -> bool:
-    with entered(world.node(pod.node).netns), IPRoute() as ip:
-        return bool(ip.link_lookup(ifname=pod.ifname))
 
 
 def test_a_wish_by_interface_is_found_by_its_name_and_one_by_process_ends_with_it(world: World) -> None:

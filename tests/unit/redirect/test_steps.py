@@ -58,7 +58,7 @@ class Rig:
         self.maps, self.attachments = FakeMaps(), FakeAttachments()
 
     def apply(self, *steps: Step) -> Outcome:
-        executor = Executor(self.maps, self.attachments, ())  # type: ignore[arg-type]
+        executor = Executor(self.maps, self.attachments, (), None)  # type: ignore[arg-type]
         return executor.apply(steps, NAMES)
 
 
