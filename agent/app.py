@@ -67,6 +67,7 @@ from agent.telemetry.metrics import Figures
 from agent.telemetry.pod_figures import PodFigures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
+from agent.watch.certificates_check import CertificatesCheck
 from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
 from agent.watch.interfaces import hear_interfaces
 from agent.watch.kernel_check import KernelCheck
@@ -206,6 +207,9 @@ class Agent:
                 "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
                 "workers": WorkersCheck(self.crew, self.mesh),
                 "mesh gaps": self.gaps,
+                "certificates": CertificatesCheck(
+                    self.keeper, lambda: self.captures.pods.values(), time.time
+                ),
                 "traffic": self.traffic,
             },
             wall=time.time,

@@ -82,6 +82,8 @@ ALLOWED: dict[str, set[str]] = {
     "agent.watch": {
         "agent.model",
         "agent.state.gaps",
+        "agent.identity.keeper",
+        "agent.identity.own_check",
         "agent.wire.xds_delta",
         "agent.enroll",
         "agent.telemetry",
