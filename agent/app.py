@@ -244,7 +244,8 @@ class Agent:
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
-        await self.kernel.run(lambda redirection: redirection.prepare())
+        allowed = self.settings.allow_encapsulation
+        await self.kernel.run(lambda redirection: redirection.prepare(allowed_encapsulations=allowed))
         await self.enroller.take_over()
         await self.crew.muster()
 

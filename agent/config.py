@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
+from agent.model.encapsulation import ENCAPSULATIONS
 
 
 class ConfigError(ValueError):
@@ -67,6 +68,15 @@ def cidrs(value: str) -> tuple[CIDR, ...]:
         raise ValueError(str(error)) from error
 
 
+def encapsulations(value: str) -> tuple[str, ...]:
+    """Names of ENCAPSULATIONS between commas, or all of them."""
+    names = tuple(ENCAPSULATIONS) if value == "all" else tuple(filter(None, map(str.strip, value.split(","))))
+    for name in names:
+        if name not in ENCAPSULATIONS:
+            raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATIONS)}, all")
+    return names
+
+
 def _switch(value: str) -> bool:
     if value not in ("true", "false"):
         raise ValueError("it takes true or false")
@@ -101,6 +111,7 @@ HOST_PORT_OR_NONE = Kind(lambda value: value and _host_port(value), "HOST:PORT")
 SERVER = Kind(lambda value: value if value == "off" else _host_port(value), "HOST:PORT|off")
 CIDRS = Kind(cidrs, "CIDR,...")
 INSTANCE = Kind(_instance, "NAME")
+ENCAPSULATION_LIST = Kind(encapsulations, "NAME,...|all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +179,12 @@ class Config:
     )
     unknown_destination: str = traffic_option(
         one_of("passthrough", "refuse"), "passthrough", "What to do with destinations the mesh does not know."
+    )
+    allow_encapsulation: tuple[str, ...] = traffic_option(
+        ENCAPSULATION_LIST,
+        "",
+        "Kinds of packets inside of packets that enrolled pods may use; what is in them passes by the mesh: "
+        f"{', '.join(ENCAPSULATIONS)}.",
     )
     connect_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one connect.")
     handshake_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one TLS handshake.")

@@ -56,6 +56,8 @@ int from_pod(struct __sk_buff *skb) {
             if (has_connection(skb, &t, inner.is_v6, c->pod_side_nsid))
                 return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ICMP_TO_PROXY);
         }
+        if ((i->flags & FLAG_ENROLLED) && is_encapsulated(&p, c))
+            DROP(EXIT_from_pod_ENCAPSULATED);
         PASS(EXIT_from_pod_OTHER_PROTOCOL);
     }
     tuple_of(&t, &p);

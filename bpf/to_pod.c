@@ -44,6 +44,8 @@ int to_pod(struct __sk_buff *skb) {
             learn_nd(skb, &p, i, ifindex);
         if ((i->flags & FLAG_ENROLLED) && is_icmp_redirect(skb, &p))
             DROP(EXIT_to_pod_ICMP_REDIRECT);
+        if ((i->flags & FLAG_ENROLLED) && is_encapsulated(&p, c))
+            DROP(EXIT_to_pod_ENCAPSULATED);
         PASS(EXIT_to_pod_OTHER_PROTOCOL);
     }
     if (kind == UNCLASSIFIABLE) {

@@ -8,6 +8,7 @@ caller holds the instance's lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from redirect import lifetime, netns, rtnetlink, sides
@@ -117,7 +118,7 @@ class Foundation:
                 reason = f"{program} is not attached to namespace {held.name}"
                 found.append(Finding(Part.LOOKUP, None, reason))
         known = [view.link for view in views if view.link is not None]
-        if len(known) == len(views) and conf != conf_of(known, conf.is_dns_captured):
+        if len(known) == len(views) and conf != conf_of(known, conf):
             reason = "map conf does not match the devices and namespaces that are there"
             found.append(Finding(Part.INNER_DEVICE, None, reason))
         return found
@@ -151,7 +152,7 @@ class Foundation:
             links = self.make()
             self.attach(links)
             # Last: packets are sent to a device when the program on it is there.
-            maps.put_conf(conf_of(links, maps.conf().is_dns_captured))
+            maps.put_conf(conf_of(links, maps.conf()))
         return [f"made again: {finding.reason}" for finding in found]
 
     def remove(self) -> list[str]:
@@ -164,14 +165,14 @@ class Foundation:
             self._held.pop().close()
 
 
-def conf_of(links: Sequence[sides.SideLink], is_dns_captured: bool) -> Conf:
-    """What the programs are to know of the pod side and of the net side."""
+def conf_of(links: Sequence[sides.SideLink], settings: Conf) -> Conf:
+    """What the programs are to know of the pod side and of the net side; everything else as in `settings`."""
     pod_side, net_side = links
-    return Conf(
-        pod_side.ifindex,
-        net_side.ifindex,
-        pod_side.nsid,
-        net_side.nsid,
-        net_side.inner_mac,
-        is_dns_captured,
+    return replace(
+        settings,
+        pod_side_ifindex=pod_side.ifindex,
+        net_side_ifindex=net_side.ifindex,
+        pod_side_nsid=pod_side.nsid,
+        net_side_nsid=net_side.nsid,
+        net_side_mac=net_side.inner_mac,
     )

@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address
@@ -186,9 +187,12 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Conf:
-    """The one value of `conf`: the private namespaces as the host sees them."""
+    """The one value of `conf`: the private namespaces as the host sees them, and what the node allows.
 
-    FORMAT = struct.Struct("=IIII6sBx")
+    `allowed_encapsulations` as `encapsulation_bits` has them.
+    """
+
+    FORMAT = struct.Struct("=IIII6sBxI")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -196,6 +200,7 @@ class Conf:
     net_side_nsid: int
     net_side_mac: bytes
     is_dns_captured: bool = False
+    allowed_encapsulations: int = 0
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -205,12 +210,13 @@ class Conf:
             self.net_side_nsid,
             self.net_side_mac,
             self.is_dns_captured,
+            self.allowed_encapsulations,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        pod_side, net_side, pod_nsid, net_nsid, mac, dns = cls.FORMAT.unpack(raw)
-        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns))
+        pod_side, net_side, pod_nsid, net_nsid, mac, dns, allowed = cls.FORMAT.unpack(raw)
+        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns), allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +283,10 @@ def _slots(header: str) -> dict[str, int]:
     return {name.lower(): int(slot) for name, slot in re.findall(r"\bSLOT_(\w+) = (\d+)", header)}
 
 
+def _encapsulations(header: str) -> dict[str, int]:
+    return {name: int(number) for name, number in re.findall(r"\bX\((\w+), (\d+)\)", header)}
+
+
 def _hash(sources: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*sources.glob("*.c"), *sources.glob("include/*.h")]):
@@ -288,6 +298,8 @@ _HEADER = (SOURCES / "include" / "ztun_types.h").read_text()
 REASONS = _reasons(_HEADER)
 SLOTS = _slots(_HEADER)
 """Slot of `socks` for each listener, by its name."""
+ENCAPSULATIONS = _encapsulations(_HEADER)
+"""IP protocol of each kind of packet that carries others, by its name, in the order of their bits."""
 LAYOUT_HASH = _hash(SOURCES)
 MAPS = {
     "pods": MapShape("hash", 16, PodEntry.FORMAT.size, 16384),
@@ -302,6 +314,12 @@ MAPS = {
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }
+
+
+def encapsulation_bits(names: Iterable[str]) -> int:
+    """The form in which `conf` has a choice of ENCAPSULATIONS. Raises ValueError for another name."""
+    order = list(ENCAPSULATIONS)
+    return sum(1 << order.index(name) for name in set(names))
 
 
 def parse_ip(text: str) -> IP:

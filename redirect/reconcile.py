@@ -25,9 +25,12 @@ from redirect.findings import Finding, of_pods, without_listener, without_pin
 from redirect.foundation import Foundation, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
+    NO_MAC,
     SLOTS,
     CaptureCount,
+    Conf,
     Flag,
+    encapsulation_bits,
 )
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
@@ -83,9 +86,12 @@ class Redirection:
         """Whether anything of this instance is in the kernel, be it a part."""
         return self.pins.exists or self._foundation.exists
 
-    def prepare(self, *, is_dns_captured: bool = False) -> Prepared:
+    def prepare(
+        self, *, is_dns_captured: bool = False, allowed_encapsulations: Iterable[str] = ()
+    ) -> Prepared:
         """Makes everything that does not depend on pods, or takes it over as it is.
 
+        `allowed_encapsulations`: names of layout.ENCAPSULATIONS that captured pods may send and receive.
         Raises NotRoot, KernelTooOld, InstanceInUse, WouldNotLast, LayoutMismatch, LoaderError, OSError.
         """
         probed = features.probe()
@@ -96,7 +102,9 @@ class Redirection:
             links = self._foundation.make()
             self.pins.mount()
             compiled = self._load()
-            self._maps.put_conf(conf_of(links, is_dns_captured))
+            allowed = encapsulation_bits(allowed_encapsulations)
+            settings = Conf(0, 0, 0, 0, NO_MAC, is_dns_captured, allowed)
+            self._maps.put_conf(conf_of(links, settings))
             self._foundation.attach(links)
             self._take_over()
         return Prepared(compiled, *self.private_namespaces, probed)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.cli.output import CliError, Row
 from redirect.errors import RedirectError
-from redirect.layout import IP, LAYOUT_HASH, MAPS, SLOTS, Flag
+from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.pins import Pins
 
@@ -135,8 +135,13 @@ def conf(maps: Maps) -> Entries:
             "net_side_nsid": value.net_side_nsid,
             "net_side_mac": value.net_side_mac.hex(":"),
             "is_dns_captured": value.is_dns_captured,
+            "allowed_encapsulations": allowed_encapsulations(value.allowed_encapsulations),
         },
     )
+
+
+def allowed_encapsulations(bits: int) -> list[str]:
+    return [name for number, name in enumerate(ENCAPSULATIONS) if bits >> number & 1]
 
 
 def socks(maps: Maps) -> Entries:

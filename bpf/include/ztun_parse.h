@@ -20,7 +20,6 @@
 #define HOP_BY_HOP 0
 #define ROUTING 43
 #define FRAGMENT 44
-#define AUTHENTICATION 51
 #define DESTINATION_OPTIONS 60
 #define MOBILITY 135
 #define TCP_SYN 0x02
@@ -80,8 +79,6 @@ static __always_inline int parse_v4(struct __sk_buff *skb, struct packet *p) {
     /* More Fragments, or an offset: ports are missing or may be rewritten by an overlapping fragment */
     if (((ip[6] & 0x3f) | ip[7]) && (p->protocol == TCP || p->protocol == UDP))
         return UNCLASSIFIABLE;
-    if (p->protocol == AUTHENTICATION)
-        return UNCLASSIFIABLE;
     return parse_l4(skb, p);
 }
 
@@ -121,8 +118,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, struct packet *p) {
     if (next == FRAGMENT)
         return parse_fragment_v6(skb, p);
     /* options still: too many of them; the others hide what follows */
-    if (next == HOP_BY_HOP || next == DESTINATION_OPTIONS || next == ROUTING || next == AUTHENTICATION ||
-        next == MOBILITY)
+    if (next == HOP_BY_HOP || next == DESTINATION_OPTIONS || next == ROUTING || next == MOBILITY)
         return UNCLASSIFIABLE;
     return parse_l4(skb, p);
 }
@@ -141,6 +137,16 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p) {
 
 static __always_inline int is_bare_syn(const struct packet *p) {
     return p->protocol == TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
+/* Whether a packet carries others, by a protocol that is not allowed to. */
+static __always_inline int is_encapsulated(const struct packet *p, const struct conf_entry *c) {
+    u32 bit = 0;
+#define ZTUN_ENCAPSULATION_BIT(name, number)                                                                       \
+    if (p->protocol == number)                                                                                     \
+        bit = 1 << ENCAPSULATION_##name;
+    ZTUN_ENCAPSULATIONS(ZTUN_ENCAPSULATION_BIT)
+    return bit & ~c->allowed_encapsulations;
 }
 
 /* "Use another router": it would change where the pod sends, past the proxy. */

@@ -66,8 +66,27 @@ struct conf_entry {
     u8 net_side_mac[6];
     u8 is_dns_captured; /* 0: DNS over UDP passes, as it does while no DNS proxy runs */
     u8 reserved;
+    u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
 };
-_Static_assert(sizeof(struct conf_entry) == 24, "conf_entry");
+_Static_assert(sizeof(struct conf_entry) == 28, "conf_entry");
+
+/* IP protocols that carry packets of others, TCP among them, past the capture. X(name, number) */
+#define ZTUN_ENCAPSULATIONS(X)                                                                                     \
+    X(ipip, 4)                                                                                                     \
+    X(sit, 41) /* IPv6 in IPv4 (6in4), and in IPv6 */                                                              \
+    X(gre, 47)                                                                                                     \
+    X(esp, 50)                                                                                                     \
+    X(ah, 51)                                                                                                      \
+    X(mobile, 55) /* minimal encapsulation, RFC 2004 */                                                            \
+    X(ipip94, 94)                                                                                                  \
+    X(etherip, 97)                                                                                                 \
+    X(encap, 98) /* RFC 1241 */                                                                                    \
+    X(ipcomp, 108)                                                                                                 \
+    X(l2tp, 115)                                                                                                   \
+    X(mpls, 137)                                                                                                   \
+    X(ethernet, 143)
+#define ZTUN_ENCAPSULATION_NAME(name, number) ENCAPSULATION_##name,
+enum ztun_encapsulation { ZTUN_ENCAPSULATIONS(ZTUN_ENCAPSULATION_NAME) ENCAPSULATIONS };
 
 /* hostflows, passthru: one direction of a connection as a hook sees it */
 struct flow_key {
@@ -109,6 +128,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, CLOSED, 1)           /* closed off: not served, so that no address is its own */                   \
     X(from_pod, NOT_ENROLLED, 0)     /* pod not enrolled */                                                        \
     X(from_pod, ICMP_TO_PROXY, 0)    /* ICMP error about an application dial of the proxy */                       \
+    X(from_pod, ENCAPSULATED, 1)     /* a protocol that carries packets of others */                               \
     X(from_pod, OTHER_PROTOCOL, 0)   /* neither TCP nor UDP */                                                     \
     X(from_pod, DRAIN_TO_PROXY, 0)   /* draining, the proxy still has the connection */                            \
     X(from_pod, DRAIN_PASS, 0)       /* draining, not the proxy's */                                               \
@@ -129,6 +149,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, UDP_PASS, 0)                                                                                         \
     X(to_pod, ICMP_TO_PROXY, 0)      /* ICMP error about a dial made in the pod's name */                          \
     X(to_pod, ICMP_REDIRECT, 1)      /* ICMP redirect meant for an enrolled pod */                                 \
+    X(to_pod, ENCAPSULATED, 1)                                                                                     \
     X(to_pod, OTHER_PROTOCOL, 0)                                                                                   \
     X(to_pod, UNCLASSIFIABLE, 1)     /* to an enrolled pod */                                                      \
     X(to_pod, UNCLASSIFIABLE_PASS, 0)                                                                              \

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from agent.lab.firewall import Denied
+from redirect.netns import entered
 from tests.support.labmesh import OWN_VIP, VIP4, World, policy_manifest, principal, running
 from tests.support.labtraffic import until
 
@@ -17,7 +19,9 @@ FLAGS = {
     "local-path": "handover",
     "mesh-cidrs": "10.77.0.0/16,fd77:1::/64",
     "log-format": "json",
+    "allow-encapsulation": "gre",
 }
+GRE, ESP = 47, 50
 
 DRAIN_S = 1.0
 """The drain deadline of agents in a lab."""
@@ -83,6 +87,26 @@ def test_other_unknown_addresses_pass(world: World) -> None:
         talk.say()
     line = log.line('"direction":"outbound"', ":9")
     assert "CONNECT_FAILED" in line and "refused" in line
+
+
+def raw(world: World, pod: str, protocol: int) -> socket.socket:
+    """Sends and receives whole IP packets of a protocol."""
+    with entered(world.pod(pod).netns):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
+    sock.settimeout(5)
+    return sock
+
+
+def test_packets_inside_of_packets_pass_where_their_kind_is_allowed(world: World) -> None:
+    target = (world.address("server-b"), 0)
+    dropped = ("from_pod", "ENCAPSULATED")
+    before = world.counters("node-a").get(dropped, 0)
+    with raw(world, "client-a", ESP) as sender:
+        sender.sendto(b"closed", target)
+    assert world.counters("node-a")[dropped] == before + 1
+    with raw(world, "server-b", GRE) as receiver, raw(world, "client-a", GRE) as sender:
+        sender.sendto(b"allowed", target)
+        assert receiver.recv(1500).endswith(b"allowed")
 
 
 def test_services_are_balanced_over_both_paths(world: World) -> None:

@@ -208,13 +208,6 @@ def icmp(net: Family) -> Iterator[Row]:
     for kind in (0, 5, 8, 13) if net is V4 else (128, 129, 137):
         packet = pk.icmp_error(net.pod, net.peer, kind, about)
         yield row(f"ICMP {kind} is no error{named}", "OTHER_PROTOCOL", NEXT, packet, dialled)
-    for protocol in (pk.GRE, pk.ESP, pk.SCTP):
-        yield row(
-            f"protocol {protocol}{named}",
-            "OTHER_PROTOCOL",
-            NEXT,
-            pk.ip(net.pod, net.peer, protocol, bytes(24)),
-        )
 
 
 def datagrams(net: Family) -> Iterator[Row]:

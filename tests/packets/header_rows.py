@@ -80,7 +80,6 @@ def headers_v4() -> Iterator[Row]:
     # the ports would be read from the options: an ACK to be seen where the SYN is not
     hidden = sent(syn, options=pk.tcp(PORT, WEB, ACK), header_words=10)
     yield row("SYN behind options that look like an ACK", "SYN_TO_PROXY", REDIRECT, hidden)
-    yield row("authentication header v4", "UNCLASSIFIABLE", SHOT, sent(pk.extension(TCP, syn), pk.AUTH))
     yield row("first fragment", "UNCLASSIFIABLE", SHOT, sent(syn, is_more=True))
     yield row("later fragment", "UNCLASSIFIABLE", SHOT, sent(syn, offset_bytes=1480))
     yield row(
@@ -130,7 +129,7 @@ def headers_v6() -> Iterator[Row]:
     yield row("4 options, then UDP", "DNS_TO_PROXY", REDIRECT, options(4, query, UDP))
     hidden = sent(pk.DEST_OPTIONS, pk.extension(pk.ROUTING, pk.extension(TCP, syn)))
     yield row("options, then routing", "UNCLASSIFIABLE", SHOT, hidden)
-    for what, header in (("routing", pk.ROUTING), ("authentication", pk.AUTH), ("mobility", pk.MOBILITY)):
+    for what, header in (("routing", pk.ROUTING), ("mobility", pk.MOBILITY)):
         yield row(f"{what} header", "UNCLASSIFIABLE", SHOT, sent(header, pk.extension(TCP, syn)))
     for what, header in (
         ("first fragment", pk.fragment6(TCP, syn)),

@@ -37,6 +37,7 @@ from redirect.layout import (
     NeighbourKey,
     PodEntry,
     address_key,
+    encapsulation_bits,
     mask,
     parse_ip,
 )
@@ -176,7 +177,8 @@ class Rig:
         if not world.has_conf:
             return Conf(0, 0, 0, 0, bytes(6))
         pod, net = self.links["pod"], self.links["net"]
-        return Conf(pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac, world.is_dns_captured)
+        places = (pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac)
+        return Conf(*places, world.is_dns_captured, encapsulation_bits(world.allowed))
 
     def _counter(self, index: int) -> int:
         raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)

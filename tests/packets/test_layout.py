@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent.model.encapsulation import ENCAPSULATIONS
 from agent.model.listener import HBONE, LISTENERS
 from redirect import layout, loader, sys_bpf
 from redirect.layout import (
@@ -52,6 +53,8 @@ CONSTANTS = {
     "SLOTS": len(LISTENERS),
     "HBONE_PORT": HBONE.port,
     "MARK_PROXY": layout.MARK_PROXY,
+    "ENCAPSULATIONS": len(layout.ENCAPSULATIONS),
+    **{f"1 << ENCAPSULATION_{name}": layout.encapsulation_bits([name]) for name in layout.ENCAPSULATIONS},
     "ZTUN_EXIT_COUNT": len(REASONS),
     **{f"EXIT_{reason.program}_{reason.name}": reason.index for reason in REASONS},
 }
@@ -104,6 +107,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "net_side_nsid": {"net_side_nsid": ALL_ONES},
         "net_side_mac": {"net_side_mac": b"\xff" * 6},
         "is_dns_captured": {"is_dns_captured": True},
+        "allowed_encapsulations": {"allowed_encapsulations": ALL_ONES},
     },
     "capture_count": {
         "outbound": {"outbound": (1 << 64) - 1},
@@ -172,6 +176,10 @@ def test_structs_and_enumerators_are_the_same_in_c() -> None:
             expected[f"__builtin_offsetof(struct {struct}, {member})"] = offset
             expected[f"sizeof(((struct {struct} *)0)->{member})"] = size
     assert ask_c(list(expected)) == expected
+
+
+def test_what_the_agent_calls_an_encapsulation_is_one_here() -> None:
+    assert layout.ENCAPSULATIONS == ENCAPSULATIONS
 
 
 def test_every_member_of_c_is_compared() -> None:

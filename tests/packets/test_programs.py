@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from redirect.layout import REASONS
-from tests.packets import bridge_rows, from_pod_rows, header_rows, segment_rows, side_rows, to_pod_rows
+from tests.packets import (
+    bridge_rows,
+    encapsulation_rows,
+    from_pod_rows,
+    header_rows,
+    segment_rows,
+    side_rows,
+    to_pod_rows,
+)
 from tests.packets.rig import Rig
 from tests.packets.test_lookups import LOOKUPS, UNFIT
 from tests.packets.world import POD_MAC, SHOT, V4, V6, Row
@@ -17,6 +25,7 @@ ROWS = [
     *side_rows.rows(),
     *segment_rows.rows(),
     *bridge_rows.rows(),
+    *encapsulation_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 

@@ -198,7 +198,6 @@ def icmp(net: Family) -> Iterator[Row]:
             yield from_host(
                 f"neighbour discovery {kind}", "OTHER_PROTOCOL", NEXT, pk.icmp("fe80::1", "fe80::9", kind)
             )
-    yield row("GRE" + named, "OTHER_PROTOCOL", NEXT, pk.ip(net.peer, net.pod, pk.GRE, bytes(24)))
     no_conf = World(has_conf=False)
     yield row("error, no conf" + named, "NO_CONF", SHOT, error, no_conf)
 

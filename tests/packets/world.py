@@ -97,6 +97,8 @@ class World:
     mss_bytes: int = 0xFFFF
     """Of the pod, in both families; larger than any packet unless said otherwise."""
     bridge: Bridge | None = None
+    allowed: tuple[str, ...] = ()
+    """Encapsulations."""
 
     def but(self, **changes: object) -> World:
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent import config
+from agent.model.encapsulation import ENCAPSULATIONS
 
 
 def test_flags_win_over_variables_and_variables_over_defaults() -> None:
@@ -24,6 +25,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("xds_address", "fd00::1:15012", "brackets"),
         ("mesh_cidrs", "10.0.0.0/33", "10.0.0.0/33"),
         ("local_path", "host", "hbone or handover"),
+        ("allow_encapsulation", "gre,vxlan", "'vxlan' is none of ipip, sit, gre"),
         ("connect_timeout_s", "forever", "seconds"),
         ("connect_timeout_s", "nan", "seconds"),
         ("report_enrolled", "yes", "true or false"),
@@ -51,6 +53,14 @@ def test_a_config_survives_the_trip_to_a_worker() -> None:
     )
     assert config.build(config.as_texts(built)) == built
     assert config.build(config.as_texts(config.build({}))) == config.build({})
+
+
+def test_encapsulations_are_named_one_by_one_or_all() -> None:
+    assert config.build({}).allow_encapsulation == ()
+    assert config.build({"allow_encapsulation": "gre, esp"}).allow_encapsulation == ("gre", "esp")
+    built = config.build({"allow_encapsulation": "all"})
+    assert built.allow_encapsulation == tuple(ENCAPSULATIONS)
+    assert config.build(config.as_texts(built)) == built
 
 
 def test_every_default_is_acceptable_to_its_own_parser() -> None:

@@ -1,0 +1,22 @@
+"""Ways of carrying whole packets inside of others, which an enrolled pod may use only where the agent allows it.
+
+The names of `--allow-encapsulation`, with their IP protocol numbers; bpf/include/ztun_types.h has the same.
+"""
+
+from __future__ import annotations
+
+ENCAPSULATIONS = {
+    "ipip": 4,
+    "sit": 41,
+    "gre": 47,
+    "esp": 50,
+    "ah": 51,
+    "mobile": 55,
+    "ipip94": 94,
+    "etherip": 97,
+    "encap": 98,
+    "ipcomp": 108,
+    "l2tp": 115,
+    "mpls": 137,
+    "ethernet": 143,
+}
