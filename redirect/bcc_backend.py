@@ -146,9 +146,7 @@ def compile_programs(pins: Path) -> dict[str, int]:
             loaded = bcc.BPF(text=program_text(), cflags=[f'-DPIN="{pins}"', "-w", "-Wno-everything"])
             fds = {name: _load(loaded, name) for name in PROGRAMS}
         except Exception as error:
-            raise LoaderError(
-                f"the programs do not load: {error}; --log-level debug shows the compiler's and the verifier's words"
-            ) from error
+            raise LoaderError(f"the programs do not load: {error}") from error
         finally:
             # bcc changes into its source tree and does not always come back.
             os.chdir(here)

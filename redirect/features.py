@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from redirect import netns, sock_diag, sys_bpf
 from redirect.errors import KernelTooOld, NotRoot
@@ -20,12 +20,13 @@ _LOOPBACK = 1
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """`has_bpf` and `has_sk_lookup` are necessary. Without `has_sock_destroy` old connections time out."""
+    """All are necessary but `has_tcx` and `has_sock_destroy`, without which there is a `limit`."""
 
     has_bpf: bool
     has_sk_lookup: bool
     has_tcx: bool
-    has_tcp_migrate: bool
+    has_ipv6: bool
+    has_inet_diag: bool
     has_sock_destroy: bool
 
     def require(self) -> None:
@@ -36,6 +37,25 @@ class Features:
             )
         if not self.has_sk_lookup:
             raise KernelTooOld("programs of type sk_lookup cannot be attached: ztun needs Linux 5.10")
+        if not self.has_ipv6:
+            raise KernelTooOld(
+                "the kernel has no IPv6, which ztun's own sockets use also for IPv4: boot without ipv6.disable=1"
+            )
+        if not self.has_inet_diag:
+            raise KernelTooOld(
+                "TCP sockets cannot be listed: `modprobe tcp_diag` (CONFIG_INET_TCP_DIAG), without which connections "
+                "of pods that come or go cannot be found"
+            )
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What does not work here as it should, one line each."""
+        if self.has_sock_destroy:
+            return ()
+        return (
+            "this kernel destroys no sockets (CONFIG_INET_DIAG_DESTROY): connections of a pod that comes or goes end "
+            "only when they time out, unless a worker knows them",
+        )
 
 
 def probe() -> Features:
@@ -44,18 +64,30 @@ def probe() -> Features:
         raise NotRoot("the kernel side needs root: run as root, or from the DaemonSet with its capabilities")
     with netns.OWN.open("rb") as namespace:
         has_sk_lookup = _can_query(namespace.fileno(), sys_bpf.BPF_SK_LOOKUP)
+    has_inet_diag = sock_diag.can_list()
     return Features(
         has_bpf=_can_query(-1, -1, unless=(errno.ENOSYS, errno.EPERM)),
         has_sk_lookup=has_sk_lookup,
         has_tcx=has_tcx(),
-        has_tcp_migrate=Path("/proc/sys/net/ipv4/tcp_migrate_req").exists(),
-        has_sock_destroy=sock_diag.can_destroy(),
+        has_ipv6=_has_ipv6(),
+        has_inet_diag=has_inet_diag,
+        has_sock_destroy=has_inet_diag and sock_diag.can_destroy(),
     )
 
 
 def has_tcx() -> bool:
     """Whether programs can be attached without a qdisc (Linux 6.6)."""
     return _can_query(_LOOPBACK, sys_bpf.BPF_TCX_INGRESS)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM):
+            return True
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
 
 
 def _can_query(

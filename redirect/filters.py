@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class Filters:
         if kind and self._is_own_qdisc(ifindex) and not self._of_interface(ifindex):
             # Left by an interface that had this number before: this clsact is not ours.
             self._disown_qdisc(ifindex)
-        with IPRoute() as ip:
+        with IPRoute() as ip, _named(f"attach {program} to interface {ifindex}"):
             if not kind:
                 # The mark first: after a crash in between, a clsact of ours is not taken for somebody else's.
                 self._own_qdiscs.add(ifindex)
@@ -184,3 +185,18 @@ class Filters:
         self._own_qdiscs.discard(ifindex)
         if self._mark(ifindex).is_dir():
             self._mark(ifindex).rmdir()
+
+
+@contextmanager
+def _named(step: str) -> Iterator[None]:
+    """ENOENT of adding a qdisc or filter: the kernel has no such kind."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.ENOENT:
+            raise
+        raise StepFailed(
+            step,
+            "this kernel has neither tcx (Linux 6.6) nor what clsact filters need: `modprobe -a sch_ingress cls_bpf` "
+            "(CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)",
+        ) from error

@@ -7,15 +7,13 @@ all programs is complete.
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
 from pathlib import Path
 
 from redirect import spawn, sys_bpf
 from redirect.errors import LoaderError
 from redirect.layout import MAPS, PROGRAMS
-
-log = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
 
@@ -26,13 +24,21 @@ def is_complete(directory: Path) -> bool:
     return all((directory / name).exists() for name in names)
 
 
-def load(directory: Path) -> None:
-    """Compile and pin into the directory. Raises LoaderError, one line."""
+def load(directory: Path, record: Path) -> None:
+    """Compile and pin into the directory. Raises LoaderError, one line, with all that was said in the file `record`.
+
+    What the verifier says of a program is the one text that helps on a kernel that nobody has tried.
+    """
+    record.unlink(missing_ok=True)
     try:
         spawn.run("redirect.loader", [str(directory.absolute())], timeout_s=TIMEOUT_S)
     except spawn.ChildFailed as error:
-        log.debug("the loader: %s", error.failure.details)
-        raise LoaderError(f"loading the programs failed: {error.failure}") from error
+        record.write_text(
+            f"Linux {os.uname().release} {os.uname().machine}\n{error.failure}\n{error.failure.details}"
+        )
+        raise LoaderError(
+            f"loading the programs failed: {error.failure}; {record} has the compiler's and the verifier's words"
+        ) from error
 
 
 def main() -> None:

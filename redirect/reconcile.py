@@ -44,12 +44,12 @@ from redirect.unseen import Unseen
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare` found or made. `compiled`: the programs were not there yet."""
+    """What `prepare` found or made. `compiled`: the programs were not there yet; `limits` as of `Features`."""
 
     compiled: bool
     pod_side: Path
     net_side: Path
-    features: features.Features
+    limits: tuple[str, ...]
 
 
 class Redirection:
@@ -107,7 +107,7 @@ class Redirection:
             self._maps.put_conf(conf_of(links, settings))
             self._foundation.attach(links)
             self._take_over()
-        return Prepared(compiled, *self.private_namespaces, probed)
+        return Prepared(compiled, *self.private_namespaces, probed.limits)
 
     def close_off(self, interfaces: Mapping[int, str]) -> None:
         """Lets nothing through interfaces of which nothing is known yet; ifindex -> name. Raises as `apply`."""
@@ -212,7 +212,7 @@ class Redirection:
         there, nothing is made. Raises WrongNode, OSError.
         """
         if not self.is_installed:
-            self.pins.remove_lock()
+            self.pins.remove_files()
             return []
         self._foundation.require_here()
         with self._writing():
@@ -225,7 +225,7 @@ class Redirection:
             if self.pins.links.is_dir():
                 discard(self.pins.links)
             self.pins.unmount()
-            self.pins.remove_lock()
+            self.pins.remove_files()
             return removed
 
     def close(self) -> None:
@@ -276,7 +276,7 @@ class Redirection:
             older = [path for path in self.pins.generations() if path != staging]
             try:
                 carry_over.share(older, staging)
-                loader.load(staging)
+                loader.load(staging, self.pins.loader_record)
                 carry_over.copy(older, staging)
             except BaseException:
                 discard(staging)

@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import netns
-from redirect.errors import InstanceInUse, RedirectError
+from redirect.errors import InstanceInUse, KernelTooOld, RedirectError
 
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
@@ -167,6 +167,8 @@ def _add_veth(ip: IPRoute, side: Side, namespace_fd: int) -> None:
             "add", ifname=side.ifname, kind="veth", peer={"ifname": side.ifname, "net_ns_fd": namespace_fd}
         )
     except NetlinkError as error:
+        if error.code == errno.EOPNOTSUPP:
+            raise KernelTooOld("the kernel has no veth devices: `modprobe veth` (CONFIG_VETH)") from error
         if error.code != errno.EEXIST:
             raise
         raise InstanceInUse(

@@ -239,7 +239,7 @@ def test_the_lock_excludes_also_when_it_is_removed_while_somebody_waits(tmp_path
         while thread.is_alive() and not is_waited_for(lock):
             thread.join(0.001)
         assert not inside
-        first.remove_lock()
+        first.remove_files()
     thread.join()
     assert inside == [lock.stat().st_ino]
 

@@ -284,8 +284,9 @@ def bpffs() -> Iterator[Path]:
 def built() -> Iterator[Rig]:
     """Everything, once; the thread is back in its own namespace between tests."""
     with ExitStack() as closing:
-        pins = closing.enter_context(bpffs()) / "x"
-        loader.load(pins)
+        place = closing.enter_context(bpffs())
+        pins = place / "x"
+        loader.load(pins, Path(tempfile.gettempdir(), f"{place.name}.log"))
         for name in (NODE, POD, *(side.namespace for side in SIDES.values())):
             closing.callback(netns.remove, name)
         with netns.entered(netns.ensure(NODE)):

@@ -1,8 +1,8 @@
-"""A loader that fails: one line for the user, everything that was said for who asks for it."""
+"""A loader that fails: one line for the user, and a file with everything that was said."""
 
 from __future__ import annotations
 
-import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -10,16 +10,21 @@ import pytest
 from redirect import loader
 from redirect.errors import LoaderError
 
+pytestmark = pytest.mark.kernel
 
-@pytest.mark.kernel
-def test_a_place_that_is_no_bpffs_is_said_in_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+
+def test_a_failure_is_one_line_that_names_the_file_with_all_the_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.DEBUG, "redirect.loader")
+    record = tmp_path / "loader-failed.log"
+    record.write_text("of another day")
     with pytest.raises(
         LoaderError, match=r"^loading the programs failed: the programs do not load: "
     ) as caught:
-        loader.load(tmp_path / "pins")
+        loader.load(tmp_path / "pins", record)
     assert "\n" not in str(caught.value)
+    assert f"; {record} has the compiler's and the verifier's words" in str(caught.value)
     assert capfd.readouterr() == ("", "")
-    assert "Traceback" in caplog.text and "failed to open" in caplog.text
+    said = record.read_text()
+    assert said.startswith(f"Linux {os.uname().release}")
+    assert "failed to open" in said and "Traceback" in said and "another day" not in said
