@@ -26,12 +26,10 @@ _S32 = struct.Struct("=i")
 Attributes = dict[int, bytes]
 
 
-def ask(kind: int, payload: bytes, flags: int = 0) -> list[bytes]:
+def ask(kind: int, payload: bytes, flags: int = 0, *, protocol: int = socket.NETLINK_ROUTE) -> list[bytes]:
     """The bodies of all messages of the answer; with NLM_F_DUMP, of a list, with NLM_F_ACK, none. Raises OSError."""
     for _ in range(DUMP_ATTEMPTS):
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        ) as sock:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
             header = _HEADER.pack(_HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0)
             sock.send(header + payload)
             bodies, is_whole = _answer(sock, is_dump=flags & NLM_F_DUMP == NLM_F_DUMP)
@@ -47,15 +45,18 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def attributes(raw: bytes) -> Attributes:
     """Attributes by their type; of a type that comes twice, the last."""
-    found: Attributes = {}
+    return dict(each_attribute(raw))
+
+
+def each_attribute(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each attribute, in order: for lists, whose elements share a type."""
     at = 0
     while at + _ATTRIBUTE.size <= len(raw):
         length, kind = _ATTRIBUTE.unpack_from(raw, at)
         if length < _ATTRIBUTE.size:
             break
-        found[kind & NESTED_MASK] = raw[at + _ATTRIBUTE.size : at + length]
+        yield kind & NESTED_MASK, raw[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return found
 
 
 def text(raw: bytes) -> str:
@@ -66,7 +67,7 @@ def _answer(sock: socket.socket, *, is_dump: bool) -> tuple[list[bytes], bool]:
     bodies: list[bytes] = []
     is_whole = True
     while True:
-        for kind, flags, body in _messages(sock.recv(_RECEIVE_BYTES)):
+        for kind, flags, body in messages(sock.recv(_RECEIVE_BYTES)):
             is_whole &= not flags & NLM_F_DUMP_INTR
             if kind == NLMSG_DONE:
                 return bodies, is_whole
@@ -80,7 +81,7 @@ def _answer(sock: socket.socket, *, is_dump: bool) -> tuple[list[bytes], bool]:
             return bodies, True
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """(type, flags, body) of each message of a datagram."""
     at = 0
     while at + _HEADER.size <= len(data):

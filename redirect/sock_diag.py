@@ -58,6 +58,12 @@ def tcp_sockets() -> list[TcpSocket]:
         return list(_dump(netlink))
 
 
+def listening_ports() -> frozenset[int]:
+    """Of the TCP listeners in the calling thread's namespace (`ss -tln`)."""
+    with _opened() as netlink:
+        return frozenset(s.local_port for s in _dump(netlink, 1 << TCP_LISTEN))
+
+
 def half_open(namespace: Path) -> int:
     """How many connections to listeners of a namespace are in their handshake (`ss -t state syn-recv`)."""
     with netns.entered(namespace), _opened() as netlink:

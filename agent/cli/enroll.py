@@ -32,6 +32,11 @@ def split_pod(pod: str) -> tuple[str, str]:
 @click.option("--ifname", help="the pod's interface on this host (its host veth)")
 @click.option("--keep-existing", is_flag=True, help="let connections that are open now go on, in plaintext")
 @click.option(
+    "--clean",
+    is_flag=True,
+    help="Take out of the pod what another mesh has left there: its redirections, and nothing else.",
+)
+@click.option(
     "--wait",
     "wait_s",
     type=click.FloatRange(0, 86400),
@@ -48,6 +53,7 @@ def enroll(
     pid: int | None,
     ifname: str | None,
     keep_existing: bool,
+    clean: bool,
     wait_s: float,
     instance: str,
     run_dir: str | None,
@@ -62,7 +68,12 @@ def enroll(
     namespace, name = split_pod(pod)
     if sum(place is not None for place in (netns, pid, ifname)) != 1:
         raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
-    body: dict[str, Any] = {"namespace": namespace, "name": name, "keep_existing": keep_existing}
+    body: dict[str, Any] = {
+        "namespace": namespace,
+        "name": name,
+        "keep_existing": keep_existing,
+        "clean": clean,
+    }
     body |= {k: v for k, v in (("netns", netns), ("pid", pid), ("ifname", ifname)) if v is not None}
     socket = client.socket_path(instance, run_dir)
     answer = client.ask(socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})

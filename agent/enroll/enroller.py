@@ -23,6 +23,7 @@ from agent.model.identity import Identity
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
+from redirect.errors import RedirectError
 from redirect.findings import Finding
 from redirect.host_addresses import Heard
 from redirect.place import Place
@@ -63,8 +64,12 @@ class Enroller:
 
     # -- requests
 
-    async def enroll(self, wish: Wish, *, keep_existing: bool, wait_s: float) -> dict[str, Any]:
+    async def enroll(
+        self, wish: Wish, *, keep_existing: bool, wait_s: float, is_cleaned: bool = False
+    ) -> dict[str, Any]:
         """Have a pod captured and served. Raises EnrolmentRefused, PodNotFound or OSError: then nothing has changed.
+
+        With `is_cleaned` rules of another mesh are taken out of the pod once it is captured, so that it is never open.
 
         Raises StillWaiting when the pod is captured, and closed, but not served within `wait_s`: its wish stands.
         """
@@ -76,18 +81,20 @@ class Enroller:
         where, place = await self._kernel.locate(wish.where)
         if place.refusal:
             raise EnrolmentRefused(f"pod {wish.pod}: {place.refusal}", Missing.INTERFACE)
+        await self._refuse_other_mesh(wish.pod, place, is_cleaned)
         identity = self._identity(wish.pod, place)
         with self.captures.expecting(identity):
             if identity is not None:
                 await self._certificate(identity, min(wait_s, OPEN_PATIENCE_S))
             async with self._one_at_a_time:
                 await self._take_in(replace(wish, where=where, since_s=self._wall()), keep_existing)
+        cleaned = await self._clean(wish.pod, place) if is_cleaned else ()
         pod = await self._served(wish.pod, deadline_s)
         return {
             "identity": str(pod.identity),
             "ifname": pod.ifname,
             "addresses": list(map(str, pod.addresses)),
-            "notes": [*self.captures.notes.pop(pod.key, ()), *_closed_note(pod)],
+            "notes": [*cleaned, *self.captures.notes.pop(pod.key, ()), *_closed_note(pod)],
         }
 
     async def unenroll(self, key: PodKey) -> None:
@@ -163,6 +170,29 @@ class Enroller:
         except NotAnnounced:
             return None
         return enrolled_pod(workload, place).identity
+
+    async def _refuse_other_mesh(self, pod: PodKey, place: Place, is_cleaned: bool) -> None:
+        found = await self._kernel.other_mesh(place)
+        if found and (found.listening or not is_cleaned):
+            remedy = (
+                "make the pod without its sidecar"
+                if found.listening
+                else "`ztun enroll --clean` takes exactly those away"
+            )
+            raise EnrolmentRefused(
+                f"pod {pod} is still in another mesh, its connections would end inside it: {found}; {remedy}",
+                Missing.CAPTURE,
+            )
+
+    async def _clean(self, pod: PodKey, place: Place) -> tuple[str, ...]:
+        try:
+            found = await self._kernel.clean(place)
+        except (RedirectError, OSError) as error:
+            await self.unenroll(pod)
+            raise EnrolmentRefused(
+                f"pod {pod} is still in another mesh and cannot be cleaned: {error}", Missing.CAPTURE
+            ) from error
+        return (f"taken out of the pod: {found}",) if found else ()
 
     async def _certificate(self, identity: Identity, patience_s: float) -> None:
         """Raises EnrolmentRefused where waiting cannot help."""

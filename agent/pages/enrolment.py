@@ -28,7 +28,10 @@ class EnrollPage:
             wish = Wish(pod_of(body), where_of(body))
             keep = bool(body.get("keep_existing", False))
             wait_s = float(body.get("wait_s", WAIT_S))
-            return as_json(await self.enroller.enroll(wish, keep_existing=keep, wait_s=wait_s))
+            is_cleaned = bool(body.get("clean", False))
+            return as_json(
+                await self.enroller.enroll(wish, keep_existing=keep, wait_s=wait_s, is_cleaned=is_cleaned)
+            )
         except StillWaiting as waiting:
             return as_json({"waiting": str(waiting)}, 202)
         except (EnrolmentRefused, RedirectError, OSError, ValueError) as error:

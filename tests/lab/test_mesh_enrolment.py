@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from agent.admin.client import AgentRefused
+from agent.lab import firewall
 from agent.lab.topology import PodPlace
 from tests.support.labmesh import POD, PORT, World
 from tests.support.labtraffic import until
@@ -37,6 +38,33 @@ def enroll(world: World, node: str, name: str, **where: object) -> dict[str, obj
         node, "POST", "/enroll", {"namespace": "demo", "name": name} | where
     )
     return answer
+
+
+AMBIENT = """
+table ip nat {
+  chain ISTIO_OUTPUT { tcp dport 1-65535 redirect to :15001; }
+  chain output {
+    type nat hook output priority -100
+    jump ISTIO_OUTPUT
+  }
+}
+"""
+
+
+def test_rules_of_another_mesh_are_refused_and_cleaned_on_demand(world: World) -> None:
+    spare = world.pod("spare-a")
+    firewall.apply(spare.netns, AMBIENT)
+    where = ("demo/spare-a", "--netns", str(spare.netns))
+    refused = world.cli("enroll", *where, node="node-a")
+    assert refused.returncode == 1
+    assert "still in another mesh" in refused.stderr and "--clean" in refused.stderr
+    done = world.cli("enroll", *where, "--clean", node="node-a")
+    try:
+        assert done.returncode == 0, done.stderr
+        assert "taken out of the pod: iptables chains ISTIO_OUTPUT" in done.stdout
+        assert world.is_served("spare-a", world.address("server-b"))
+    finally:
+        world.cli("unenroll", "demo/spare-a", node="node-a")
 
 
 def test_a_pod_is_captured_from_the_next_connection_on_and_open_ones_are_reset(world: World) -> None:

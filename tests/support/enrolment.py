@@ -23,6 +23,7 @@ from agent.state.apply import Changes
 from agent.state.store import Store
 from redirect.errors import PodNotFound, RedirectError, StepFailed
 from redirect.netns import NamespaceId
+from redirect.other_mesh import OtherMesh
 from redirect.place import Place
 from tests.support import mesh
 
@@ -57,6 +58,9 @@ class FakeKernel:
         self.ends: dict[Where, frozenset[int]] = {}
         """Interfaces that lead to a pod beside that of its place."""
         self.missing = Missing.NAMESPACE
+        self.found = OtherMesh()
+        """What another mesh has left in a pod; `cleaned_after` so many captures it was taken away."""
+        self.cleaned_after = 0
         self.pins: tuple[Place, ...] = ()
         self.present: set[int] = set(range(1, 10))
         self.captures: list[set[Place]] = []
@@ -78,6 +82,14 @@ class FakeKernel:
         if where not in self.places:
             raise PodNotFound(f"there is no {where}")
         return where, self.places[where]
+
+    async def other_mesh(self, place: Place) -> OtherMesh:
+        return self.found
+
+    async def clean(self, place: Place) -> OtherMesh:
+        found, self.found = self.found, OtherMesh()
+        self.cleaned_after = len([each for each in self.captures if each])
+        return found
 
     async def search(
         self,

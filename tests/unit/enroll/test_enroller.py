@@ -17,6 +17,8 @@ from agent.model.address import parse_ip
 from agent.state.apply import Changes
 from redirect.errors import PodNotFound
 from redirect.host_addresses import Heard, News
+from redirect.nf_tables import Chain
+from redirect.other_mesh import OtherMesh
 from redirect.place import Place
 from tests.support import mesh
 from tests.support.enrolment import World, place, until, where, wish
@@ -41,6 +43,34 @@ def test_without_a_state_of_the_mesh_nobody_is_taken_in(tmp_path: Path) -> None:
     with pytest.raises(EnrolmentRefused, match="no complete state"):
         world.enroll(1, "one")
     assert not world.captures.wishes and not any(world.kernel.captures)
+
+
+def test_a_pod_that_another_mesh_still_holds_is_refused_or_cleaned_once_it_is_closed(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.kernel.found = OtherMesh(chains=(Chain(2, "nat", "ISTIO_OUTPUT"),))
+    with pytest.raises(
+        EnrolmentRefused, match="chains ISTIO_OUTPUT; `ztun enroll --clean` takes exactly those"
+    ):
+        world.enroll(1, "one")
+    assert not any(world.kernel.captures) and not world.captures.wishes
+    asked = wish(1, "one")
+    (answer,) = world.run(
+        lambda: world.enroller.enroll(asked, keep_existing=False, wait_s=0, is_cleaned=True)
+    )
+    assert answer["notes"] == ["taken out of the pod: iptables chains ISTIO_OUTPUT"]
+    assert world.kernel.cleaned_after == 1, "captured first: never open in between"
+
+
+def test_a_sidecar_cannot_be_cleaned_away(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.kernel.found = OtherMesh(listening=(15006,))
+    with pytest.raises(EnrolmentRefused, match="make the pod without its sidecar"):
+        world.run(
+            lambda: world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=0, is_cleaned=True)
+        )
+    assert not any(world.kernel.captures)
 
 
 def test_a_ca_that_refuses_for_good_means_no_capture(tmp_path: Path) -> None:

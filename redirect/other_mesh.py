@@ -1,0 +1,154 @@
+"""Finds what another mesh has left in a pod: rules that lead its connections to a proxy, and that proxy itself.
+
+A pod with such rules would be captured and dead: its connections end at a port inside it before they reach us. Known
+are the chains and tables that Istio (sidecar and ambient), Linkerd and Kuma make, and any redirection to Istio's
+ports. `clean` takes exactly those away. All of it in the calling thread's network namespace, which must be the pod's.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from redirect import nf_tables, sock_diag, xtables
+from redirect.errors import RedirectError
+
+CHAINS = ("ISTIO_", "PROXY_INIT_", "KUMA_MESH_")
+TABLES = ("istio-",)
+PORTS = frozenset({15001, 15006})
+# Istio's ambient mode: `ip rule add fwmark 0x111/0xfff lookup 100`, `ip route add local default dev lo table 100`
+MARK, TABLE = 0x111, 100
+
+
+class CannotClean(RedirectError):
+    """Something of the other mesh cannot be taken away from here; the text says by whom it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherMesh:
+    """What was found; empty: nothing. `rules` are those outside `chains` that lead to them or to `ports`."""
+
+    chains: tuple[nf_tables.Chain, ...] = ()
+    rules: tuple[nf_tables.Rule, ...] = ()
+    tables: tuple[tuple[int, str], ...] = ()
+    legacy: tuple[xtables.Table, ...] = ()
+    listening: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.rules or self.tables or self.legacy or self.listening)
+
+    def __str__(self) -> str:
+        return "; ".join(self._parts())
+
+    def _parts(self) -> Iterator[str]:
+        names = {chain.name for chain in self.chains} | {
+            name for table in self.legacy for name in table.chains if name.startswith(CHAINS)
+        }
+        if names:
+            yield f"iptables chains {', '.join(sorted(names))}"
+        if self.tables:
+            yield f"nf_tables tables {', '.join(sorted({name for _, name in self.tables}))}"
+        ports = {port for rule in self.rules for port in rule.ports} | {
+            port for table in self.legacy for port in table.ports
+        }
+        if ports & PORTS:
+            yield f"redirections to port {', '.join(map(str, sorted(ports & PORTS)))}"
+        if self.listening:
+            yield f"a proxy that listens on port {', '.join(map(str, self.listening))}"
+
+
+def find() -> OtherMesh:
+    """Raises OSError."""
+    every_rule = nf_tables.rules()
+    chains = [
+        chain for chain in nf_tables.chains() if chain.name.startswith(CHAINS) and not _is_theirs(chain.table)
+    ]
+    tables = {(chain.family, chain.table) for chain in nf_tables.chains() if _is_theirs(chain.table)}
+    inside = set(chains)
+    rules = [
+        rule
+        for rule in every_rule
+        if rule.chain not in inside
+        and (rule.chain.family, rule.chain.table) not in tables
+        and (rule.ports & PORTS or any(name.startswith(CHAINS) for name in rule.jumps))
+    ]
+    legacy = [
+        table
+        for table in xtables.tables()
+        if table.ports & PORTS or any(name.startswith(CHAINS) for name in table.chains)
+    ]
+    listening = sorted(sock_diag.listening_ports() & PORTS)
+    return OtherMesh(tuple(chains), tuple(rules), tuple(sorted(tables)), tuple(legacy), tuple(listening))
+
+
+def clean(found: OtherMesh) -> None:
+    """Take away the rules that were found, and Istio's routing of marked packets. Raises CannotClean, OSError."""
+    if found.listening:
+        ports = ", ".join(map(str, found.listening))
+        raise CannotClean(f"a proxy in the pod listens on port {ports}: make the pod without its sidecar")
+    nf_tables.delete(found.rules, found.chains, found.tables)
+    for table in found.legacy:
+        _clean_legacy(table)
+    _clean_routing()
+
+
+def _is_theirs(table: str) -> bool:
+    return table.startswith(TABLES)
+
+
+def _clean_legacy(table: xtables.Table) -> None:
+    """By the command of that time: a table is replaced as a whole, which is its business."""
+    for line in _iptables(table, "-S").splitlines():
+        action, chain, *rest = shlex.split(line)
+        leads = {rest[at + 1] for at, word in enumerate(rest[:-1]) if word in ("-j", "-g", "--to-ports")}
+        is_theirs = any(word.startswith(CHAINS) for word in leads) or leads & set(map(str, PORTS))
+        if action == "-A" and not chain.startswith(CHAINS) and is_theirs:
+            _iptables(table, "-D", chain, *rest)
+    theirs = [name for name in table.chains if name.startswith(CHAINS)]
+    for name in theirs:
+        _iptables(table, "-F", name)
+    for name in theirs:
+        _iptables(table, "-X", name)
+
+
+def _iptables(table: xtables.Table, *arguments: str) -> str:
+    command = [table.family.command, "-w", "5", "-t", table.name, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except FileNotFoundError as error:
+        raise CannotClean(
+            f"the pod has rules of legacy iptables, and {table.family.command} is not installed here: "
+            "apt install iptables"
+        ) from error
+    if done.returncode:
+        raise CannotClean(f"{shlex.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _clean_routing() -> None:
+    with IPRoute() as ip:
+        for family in (2, 10):
+            theirs = [
+                rule
+                for rule in ip.get_rules(family=family)
+                if rule.get("fwmark") == MARK and rule.get("table") == TABLE
+            ]
+            for rule in theirs:
+                # ip [-6] rule del fwmark 0x111/0xfff lookup 100; pyroute2 finds none without its priority
+                ip.rule(
+                    "del",
+                    family=family,
+                    fwmark=MARK,
+                    fwmask=rule.get("fwmask"),
+                    table=TABLE,
+                    priority=rule.get("priority"),
+                )
+            if theirs:
+                with suppress(NetlinkError):  # the table is empty, or was never made
+                    ip.flush_routes(family=family, table=TABLE)  # ip [-6] route flush table 100
