@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from typing import Any
 
 import click
@@ -45,9 +46,23 @@ def status(which: Which, output: str) -> None:
         out.show(
             answer["pods"], output, ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
         )
+        if answer["waiting"]:
+            out.show([waiting_row(row) for row in answer["waiting"]], output)
         services = [{"service": name, "vips": vips} for name, vips in answer["services"].items()]
         out.show(services, output, empty="no Service is known")
     sys.exit(EXIT_CODES[answer["state"]])
+
+
+def waiting_row(row: dict[str, Any]) -> dict[str, Any]:
+    """What a wished pod, or a captured interface that nobody knows, waits for."""
+    since = datetime.fromtimestamp(row["since"]).isoformat(" ", "seconds")
+    return {
+        "waiting": row["pod"] or row["interface"],
+        "looked for at": row["where"],
+        "missing": row["missing"],
+        "since": since,
+        "reason": row["reason"],
+    }
 
 
 def dead(reason: str) -> dict[str, Any]:
@@ -58,6 +73,7 @@ def dead(reason: str) -> dict[str, Any]:
         "reasons": [reason],
         "node": "",
         "pods": [],
+        "waiting": [],
         "services": {},
         "workers": [],
     }

@@ -251,6 +251,10 @@ def test_a_wish_ends_also_while_its_pod_is_away(world: World) -> None:
     world.mesh.enroll(pod)
     unwire(world, pod)
     until(lambda: waiting(world, pod.key), "the pod is waited for")
+    shown = world.cli("status", "-o", "table", node="node-a")
+    assert shown.returncode == 3
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith(pod.key)]
+    assert f"namespace {pod.netns}" in line and "  interface  " in line and "not there" in line
     done = world.cli("unenroll", pod.key, node="node-a")
     assert (done.returncode, done.stdout) == (0, f"un-enrolled {pod.key}\n")
     wire(world, pod)
