@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.enroll.enrolled_pod import EnrolledPod
@@ -21,7 +21,8 @@ from agent.enroll.kernel import KernelSide
 from agent.enroll.news import News
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.trouble import Missing, Trouble, dated
-from agent.enroll.wish import Binding, PodKey, Wish
+from agent.enroll.wish import PodKey, Wish
+from agent.enroll.wish_book import WishBook
 from agent.enroll.wish_file import WishFile
 from agent.model.identity import Identity
 from agent.state.store import Store
@@ -70,7 +71,6 @@ class Captures:
         self._network = network
         self._store = store
         self._kernel = kernel
-        self._file = file
         self._certificates = certificates
         self._tell_workers = tell_workers
         self._announce = announce
@@ -82,11 +82,10 @@ class Captures:
         self._applied: frozenset[Place] | None = None
         self._announced: frozenset[PodKey] | None = None
         self._failures: tuple[RedirectError, ...] = ()
-        self._record_error = ""
         self._expected: list[Identity] = []
         self.knows_mesh = False
         """Whether the first complete state is there: before it, what is captured stays as it is."""
-        self.wishes: Mapping[PodKey, Wish] = {}
+        self._book = WishBook(file)
         self.pods: Mapping[PodKey, EnrolledPod] = {}
         """Those that are captured and served."""
         self.waiting: tuple[Trouble, ...] = ()
@@ -94,6 +93,10 @@ class Captures:
         self.notes: dict[PodKey, tuple[str, ...]] = {}
         """What people should know about the open connections of pods that were served for the first time."""
         self.history = History(wall)
+
+    @property
+    def wishes(self) -> Mapping[PodKey, Wish]:
+        return self._book.wishes
 
     @property
     def troubles(self) -> tuple[Trouble, ...]:
@@ -121,25 +124,20 @@ class Captures:
 
     async def load(self) -> None:
         """Read the wishes, and what the pins say is captured. Raises OSError."""
-        self.wishes = self._file.load()
+        self._book.load()
         self._held = HeldInterfaces.of_pins(await self._kernel.captured())
 
-    def wish(self, wish: Wish) -> None:
-        """Add a wish, or put it in the place of the pod's former one. Raises OSError; then nothing changed."""
-        before = self.wishes.get(wish.pod)
-        if before is not None and before.where == wish.where:
-            wish = replace(before, wanted_by=wish.wanted_by)
-        elif before is not None:
-            wish = replace(wish, namespace=None, bound=before.bound)
-        self._write({**self.wishes, wish.pod: wish})
-        self._sightings = {key: seen for key, seen in self._sightings.items() if key != wish.pod}
+    def wish(self, wish: Wish, identity: Identity | None) -> None:
+        """As `WishBook.add`."""
+        self._book.add(wish, identity)
+        self._look_anew(wish.pod)
 
     def unwish(self, key: PodKey) -> None:
         """End a wish and let go what is captured for it, with the next turn. Peers hear of it at once."""
         self._tell_control_plane(self._reachable() - {key})
         self._held = self._held.without(key)
-        self._sightings = {each: seen for each, seen in self._sightings.items() if each != key}
-        self._write_or_note({each: wish for each, wish in self.wishes.items() if each != key})
+        self._look_anew(key)
+        self._book.end(key)
 
     def mark(self, key: PodKey) -> Mark:
         """How things are, for `take_back`."""
@@ -151,8 +149,8 @@ class Captures:
             self.unwish(mark.pod)
             return
         self._held = self._held.only(mark.held)
-        self._sightings = {each: seen for each, seen in self._sightings.items() if each != mark.pod}
-        self._write_or_note({**self.wishes, mark.pod: mark.wish})
+        self._look_anew(mark.pod)
+        self._book.put_back(mark.wish)
 
     def has(self, key: PodKey) -> bool:
         """Whether there is a wish for the pod, or anything captured for it."""
@@ -199,12 +197,13 @@ class Captures:
         self._hold(found)
         self._end_those_of_processes()
         if not self.knows_mesh:
-            await self._capture(Judgement({}, frozenset(), ()), news, found.failures, ())
+            # What is captured stays as it is; what is new was closed by the look.
+            self._fail(found.failures)
             return
         judgement = self._judge()
         self._use(judgement)
         await self._serve(judgement, news, found.failures, keep_existing)
-        self._record_bindings()
+        self._book.note_found(self._sightings, self.pods)
         self._tell_control_plane(self._reachable())
         self._note_troubles(judgement)
 
@@ -213,6 +212,10 @@ class Captures:
         return () if self._applied is None else await self._kernel.prove(self._applied)
 
     # -- look
+
+    def _look_anew(self, key: PodKey) -> None:
+        """What was found of the pod is not what is looked for now."""
+        self._sightings = {each: seen for each, seen in self._sightings.items() if each != key}
 
     def _hold(self, found: Found) -> None:
         for key, ifname in self._held.gone(found.present):
@@ -227,7 +230,7 @@ class Captures:
         for key, seen in self._sightings.items():
             if seen.missing is Missing.PROCESS and not self._held.of(key):
                 self.history.note(key, f"the wish for pod {key} ends: {seen.text}")
-                self._write_or_note({each: wish for each, wish in self.wishes.items() if each != key})
+                self._book.end(key)
         self._sightings = {key: seen for key, seen in self._sightings.items() if key in self.wishes}
 
     # -- judge
@@ -264,8 +267,8 @@ class Captures:
             held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
             key, ifname = (held.pod, held.place.ifname) if held else (None, "")
             yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
-        if self._record_error:
-            yield Trouble(Missing.RECORD, self._record_error)
+        if self._book.error:
+            yield Trouble(Missing.RECORD, self._book.error)
 
     # -- apply
 
@@ -282,8 +285,11 @@ class Captures:
         fresh = [pod for key, pod in judgement.pods.items() if key in keep_existing and key not in self.pods]
         notes = await self._capture(judgement, news, failures, [pod.place.ifindex for pod in fresh])
         self.notes.update((pod.key, notes) for pod in fresh)
+        failed = {failure.ifindex for failure in self._failures}
         for key in sorted(judgement.pods.keys() - self.pods.keys()):
             pod = judgement.pods[key]
+            if pod.place.ifindex in failed:
+                continue
             self.history.note(key, f"pod {key} is captured on {pod.ifname} and served as {pod.identity}")
         if judgement.pods != self.pods:
             self.pods = judgement.pods
@@ -301,41 +307,19 @@ class Captures:
             return ()
         applied = await self._kernel.capture(places, keep_existing=keep_existing)
         # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
-        self._applied, self._failures = places, applied.failures
-        for failure in applied.failures:
-            log.error("the kernel side is not as it should be: %s", failure)
+        self._applied = places
+        self._fail(applied.failures)
         return applied.notes
 
     def _places(self, pods: Mapping[PodKey, EnrolledPod]) -> frozenset[Place]:
         return frozenset(self._held.places(pod.place for pod in pods.values()))
 
-    # -- what outlives it
+    def _fail(self, failures: tuple[RedirectError, ...]) -> None:
+        self._failures = failures
+        for failure in failures:
+            log.error("the kernel side is not as it should be: %s", failure)
 
-    def _record_bindings(self) -> None:
-        """Who was found where, for the agent after this one."""
-        wishes = dict(self.wishes)
-        for key, wish in self.wishes.items():
-            seen, pod = self._sightings.get(key), self.pods.get(key)
-            namespace = seen.place.namespace if seen is not None and seen.place is not None else None
-            if namespace is not None:
-                wishes[key] = wish = replace(wish, namespace=namespace)
-            if pod is not None and pod.place.namespace is not None:
-                bound = Binding(pod.place.namespace, pod.service_account, pod.trust_domain)
-                wishes[key] = replace(wish, bound=bound)
-        if wishes != self.wishes or self._record_error:
-            self._write_or_note(wishes)
-
-    def _write(self, wishes: Mapping[PodKey, Wish]) -> None:
-        self._file.save(wishes.values())
-        self.wishes, self._record_error = wishes, ""
-
-    def _write_or_note(self, wishes: Mapping[PodKey, Wish]) -> None:
-        try:
-            self._write(wishes)
-        except OSError as error:
-            self.wishes = wishes
-            self._record_error = f"wishes cannot be kept for the next agent: {error}"
-            log.error("%s", self._record_error)
+    # -- who hears of it
 
     def _reachable(self) -> frozenset[PodKey]:
         """Pods that peers reach by HBONE. One that is away for a while stays one: nobody shall try it in clear."""

@@ -87,7 +87,8 @@ class Enroller:
             if identity is not None:
                 await self._certificate(identity, min(wait_s, OPEN_PATIENCE_S))
             async with self._one_at_a_time:
-                await self._take_in(replace(wish, where=where, since_s=self._wall()), keep_existing)
+                wish = replace(wish, where=where, since_s=self._wall())
+                await self._take_in(wish, identity, keep_existing)
         cleaned = await self._clean(wish.pod, place) if is_cleaned else ()
         pod = await self._served(wish.pod, deadline_s)
         return {
@@ -205,10 +206,10 @@ class Enroller:
             if not error.is_transient:
                 raise EnrolmentRefused(f"no certificate: {error}", Missing.CERTIFICATE) from error
 
-    async def _take_in(self, wish: Wish, keep_existing: bool) -> None:
+    async def _take_in(self, wish: Wish, identity: Identity | None, keep_existing: bool) -> None:
         before = self.captures.mark(wish.pod)
         try:
-            self.captures.wish(wish)
+            self.captures.wish(wish, identity)
         except OSError as error:
             raise EnrolmentRefused(f"the wish for pod {wish.pod} cannot be written down: {error}") from error
         if keep_existing:

@@ -1,0 +1,84 @@
+"""The wishes of this node, and their record for the agent after this one.
+
+A new wish is written down before anything is done for it. Where a later change cannot be written down, it holds all
+the same and `error` says that the next agent would not know of it; the next change tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from agent.enroll.enrolled_pod import EnrolledPod
+from agent.enroll.sighting import Sighting
+from agent.enroll.wish import Binding, PodKey, Wish
+from agent.enroll.wish_file import WishFile
+from agent.model.identity import Identity
+
+log = logging.getLogger(__name__)
+
+
+class WishBook:
+    """`wishes`, by pod. `error`: why the file is behind them; empty when it is not."""
+
+    def __init__(self, file: WishFile) -> None:
+        self._file = file
+        self.wishes: Mapping[PodKey, Wish] = {}
+        self.error = ""
+
+    def load(self) -> None:
+        """What an earlier agent wrote down. Raises OSError."""
+        self.wishes = self._file.load()
+
+    def add(self, wish: Wish, identity: Identity | None) -> None:
+        """A wish, in the place of the pod's former one. Raises OSError; then nothing has changed.
+
+        One that looks for the pod where the former did is the same wish. `identity`: whose the pod is now, as far as
+        the control plane says; whoever asks for another one than before means it.
+        """
+        before = self.wishes.get(wish.pod)
+        if before is not None:
+            bound = before.bound
+            if bound is not None and identity is not None and _is_other(bound, identity):
+                bound = None
+            base = replace(before, wanted_by=wish.wanted_by) if before.where == wish.where else wish
+            wish = replace(base, bound=bound)
+        self._write({**self.wishes, wish.pod: wish})
+
+    def put_back(self, wish: Wish) -> None:
+        """A wish exactly as it was before."""
+        self._change({**self.wishes, wish.pod: wish})
+
+    def end(self, key: PodKey) -> None:
+        self._change({each: wish for each, wish in self.wishes.items() if each != key})
+
+    def note_found(self, sightings: Mapping[PodKey, Sighting], pods: Mapping[PodKey, EnrolledPod]) -> None:
+        """Where each pod was found, and who it is where it is served."""
+        wishes = dict(self.wishes)
+        for key, wish in self.wishes.items():
+            seen, pod = sightings.get(key), pods.get(key)
+            namespace = seen.place.namespace if seen is not None and seen.place is not None else None
+            if namespace is not None:
+                wishes[key] = wish = replace(wish, namespace=namespace)
+            if pod is not None and pod.place.namespace is not None:
+                bound = Binding(pod.place.namespace, pod.service_account, pod.trust_domain)
+                wishes[key] = replace(wish, bound=bound)
+        if wishes != self.wishes or self.error:
+            self._change(wishes)
+
+    def _change(self, wishes: Mapping[PodKey, Wish]) -> None:
+        try:
+            self._write(wishes)
+        except OSError as error:
+            self.wishes = wishes
+            self.error = f"wishes cannot be kept for the next agent: {error}"
+            log.error("%s", self.error)
+
+    def _write(self, wishes: Mapping[PodKey, Wish]) -> None:
+        self._file.save(wishes.values())
+        self.wishes, self.error = wishes, ""
+
+
+def _is_other(bound: Binding, identity: Identity) -> bool:
+    return (bound.trust_domain, bound.service_account) != (identity.trust_domain, identity.service_account)
