@@ -32,11 +32,6 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def socket_path(instance: str, run_dir: str | None = None) -> Path:
-    """Where the agent of that name listens."""
-    return Path(run_dir or f"/run/ztun/{instance}") / "agent.sock"
-
-
 def ask(
     path: Path, method: str, target: str, body: dict[str, Any] | None = None, *, wait_s: float = 0.0
 ) -> Any:

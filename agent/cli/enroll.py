@@ -8,9 +8,7 @@ from typing import Any
 import click
 
 from agent.admin import client
-
-INSTANCE = click.option("--instance", default="ztun", show_default=True, help="which agent of this machine")
-RUN_DIR = click.option("--run-dir", help="run directory of the agent, where it is not /run/ztun/INSTANCE")
+from agent.cli.which import Which, which_agent
 
 WAIT_S = 5.0
 SAY_AFTER_S = 1.0
@@ -27,10 +25,10 @@ def split_pod(pod: str) -> tuple[str, str]:
 
 @click.command()
 @click.argument("pod", metavar="NAMESPACE/NAME")
-@click.option("--netns", help="path of the pod's network namespace")
-@click.option("--pid", type=int, help="a process of the pod")
-@click.option("--ifname", help="the pod's interface on this host (its host veth)")
-@click.option("--keep-existing", is_flag=True, help="let connections that are open now go on, in plaintext")
+@click.option("--netns", help="Path of the pod's network namespace.")
+@click.option("--pid", type=int, help="A process of the pod.")
+@click.option("--ifname", help="The pod's interface on this host (its host veth).")
+@click.option("--keep-existing", is_flag=True, help="Let connections that are open now go on, in plaintext.")
 @click.option(
     "--clean",
     is_flag=True,
@@ -43,10 +41,9 @@ def split_pod(pod: str) -> tuple[str, str]:
     default=WAIT_S,
     show_default=True,
     metavar="SECONDS",
-    help="how long to wait until the pod is served",
+    help="How long to wait until the pod is served.",
 )
-@INSTANCE
-@RUN_DIR
+@which_agent
 def enroll(
     pod: str,
     netns: str | None,
@@ -55,8 +52,7 @@ def enroll(
     keep_existing: bool,
     clean: bool,
     wait_s: float,
-    instance: str,
-    run_dir: str | None,
+    which: Which,
 ) -> None:
     """Capture a pod: from then on its TCP goes through the mesh, in and out.
 
@@ -75,12 +71,11 @@ def enroll(
         "clean": clean,
     }
     body |= {k: v for k, v in (("netns", netns), ("pid", pid), ("ifname", ifname)) if v is not None}
-    socket = client.socket_path(instance, run_dir)
-    answer = client.ask(socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
+    answer = client.ask(which.socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
     if "waiting" in answer and wait_s > SAY_AFTER_S:
         click.echo(f"ztun: {answer['waiting']}; waiting for {wait_s:g} s", err=True)
         body["wait_s"] = wait_s - SAY_AFTER_S
-        answer = client.ask(socket, "POST", "/enroll", body, wait_s=wait_s)
+        answer = client.ask(which.socket, "POST", "/enroll", body, wait_s=wait_s)
     if "waiting" in answer:
         click.echo(f"ztun: {answer['waiting']}; waited for {wait_s:g} s", err=True)
         sys.exit(EXIT_WAITING)
@@ -93,12 +88,9 @@ def enroll(
 
 @click.command()
 @click.argument("pod", metavar="NAMESPACE/NAME")
-@INSTANCE
-@RUN_DIR
-def unenroll(pod: str, instance: str, run_dir: str | None) -> None:
+@which_agent
+def unenroll(pod: str, which: Which) -> None:
     """Let a pod go: its mesh connections are reset, new ones bypass the mesh."""
     namespace, name = split_pod(pod)
-    client.ask(
-        client.socket_path(instance, run_dir), "POST", "/unenroll", {"namespace": namespace, "name": name}
-    )
+    client.ask(which.socket, "POST", "/unenroll", {"namespace": namespace, "name": name})
     click.echo(f"un-enrolled {pod}")

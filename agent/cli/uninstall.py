@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from agent.admin import client
-from agent.cli.enroll import INSTANCE, RUN_DIR
 from agent.cli.output import CliError
+from agent.cli.which import Which, which_agent
 from agent.enroll import wish_file
 from agent.run_lock import AlreadyRuns, RunLock
 from agent.supervisor import orphans
@@ -24,17 +24,16 @@ STOP_PATIENCE_S = 120.0
 
 
 @click.command()
-@INSTANCE
-@RUN_DIR
-@click.option("--stop", is_flag=True, help="stop the agent first, if one runs; live connections drain")
-def uninstall(instance: str, run_dir: str | None, stop: bool) -> None:
+@which_agent
+@click.option("--stop", is_flag=True, help="Stop the agent first, if one runs; live connections drain.")
+def uninstall(which: Which, stop: bool) -> None:
     """Remove programs, maps, pins and private namespaces. Pods that were captured are open afterwards.
 
     Refuses while an agent of the instance runs, unless told to --stop it. Workers that an agent left behind are ended.
     """
     if os.geteuid() != 0:
         raise CliError("only root can take ztun out of the kernel: run this as root")
-    directory = Path(run_dir or f"/run/ztun/{instance}")
+    instance, directory = which.instance, which.directory
     try:
         redirection = Redirection(instance, directory)
         if not directory.is_dir() and not redirection.is_installed:

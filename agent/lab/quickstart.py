@@ -20,7 +20,7 @@ KEPT = """
 The lab is still up. Play with it:
   ztun lab status --name {name}
   ztun lab exec --name {name} demo/client-a .venv/bin/python -m agent.lab.probes request 10.96.77.10 80
-  ztun status --instance {name}-a --run-dir /run/ztun-lab/{name}/run-node-a
+  ztun status --lab {name}/node-a
   edit the manifests in {manifests}: changes are served at once
 Remove it:  ztun lab down --name {name}      (`ztun` is .venv/bin/ztun)"""
 
