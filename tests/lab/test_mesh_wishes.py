@@ -370,3 +370,25 @@ def test_the_command_line_says_that_it_waits_and_for_how_long(world: World) -> N
         world.cli("unenroll", "demo/newcomer-a", node="node-a")
         world.write(pods, text)
     until(lambda: world.is_served("outsider-a", world.address("outsider-b")), "it is open again")
+
+
+def test_an_address_that_is_not_announced_is_closed_and_the_others_are_served(world: World) -> None:
+    pod, extra = world.pod("spare-a"), "10.77.1.140"
+    with entered(pod.netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname="eth0")
+        ip.addr("add", index=index, address=extra, prefixlen=32)  # ip addr add ADDRESS dev eth0
+    try:
+        answer = world.mesh.enroll(pod)
+        assert answer["addresses"] == list(map(str, pod.addresses))
+        assert any(extra in note and "closed" in note for note in answer["notes"])
+        assert row(world, pod)["closed_addresses"] == [extra]
+        dropped = world.counters("node-a").get(("from_pod", "SPOOFED"), 0)
+        with entered(pod.netns), pytest.raises(TimeoutError):
+            socket.create_connection((world.address("server-b"), PORT), SILENCE_S, (extra, 0))
+        assert world.counters("node-a").get(("from_pod", "SPOOFED"), 0) > dropped
+        assert_in_mesh(world, pod)
+    finally:
+        with entered(pod.netns), IPRoute() as ip:
+            ip.addr("del", index=index, address=extra, prefixlen=32)
+    until(lambda: row(world, pod)["closed_addresses"] == [], "what a pod does inside is heard of")
+    world.mesh.unenroll(pod)
