@@ -48,6 +48,8 @@ class _Translation:
         self._policies = [p for p in inventory.policies if why_left_out(p) is None]
         self._peers = PeerAuthentications(inventory.peer_authentications, mesh.root_namespace)
         self._services = [s for s in inventory.services if s.kind != "ExternalName"]
+        # Made once: every workload of a Service holds its name.
+        self._names = {s.meta.key: service_name(s, mesh.domain) for s in self._services}
         self._selecting_services = by_namespace(
             self._services, lambda s: s.meta.namespace, lambda s: s.selector
         )
@@ -76,7 +78,7 @@ class _Translation:
             self._network,
         )
         aliases = tuple(str(NetworkAddress(self._network, ip)) for ip in service.cluster_ips or ())
-        name = service_name(service, self._mesh.domain)
+        name = self._names[service.meta.key]
         return make_resource(name, wds.Address(service=message), aliases)
 
     def _workload(self, pod: Pod) -> Resource:
@@ -84,7 +86,7 @@ class _Translation:
         namespace, name = pod.meta.namespace, pod.meta.name
         selecting = self._selecting_services.get(namespace)
         chosen = selecting.finds(pod.meta.labels) if selecting else ()
-        services = pod_services(pod, chosen, self._mesh.domain)
+        services = pod_services(pod, chosen, self._names)
         message = translate_pod(
             pod,
             cluster_id=self._mesh.cluster_id,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from agent.controlplane.read.objects import Node, Pod, Service, ServicePort
-from agent.controlplane.translate.service import service_name
+from agent.controlplane.read.objects import Key, Node, Pod, Service, ServicePort
 from agent.pb import workload_pb2 as wds
 
 CAPTURED = "ambient.istio.io/redirection"
@@ -104,11 +103,10 @@ def _locality(node: Node | None) -> wds.Locality:
     )
 
 
-def pod_services(pod: Pod, services: Iterable[Service], domain: str) -> dict[str, wds.PortList]:
-    """The Services that select the pod, with the ports they reach on it."""
+def pod_services(pod: Pod, services: Iterable[Service], names: Mapping[Key, str]) -> dict[str, wds.PortList]:
+    """The Services that select the pod, by the names of their resources, with the ports they reach on it."""
     return {
-        service_name(service, domain): wds.PortList(ports=list(_ports(service.ports, pod)))
-        for service in services
+        names[service.meta.key]: wds.PortList(ports=list(_ports(service.ports, pod))) for service in services
     }
 
 
