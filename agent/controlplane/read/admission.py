@@ -160,6 +160,7 @@ class _Admission:
             key=None if clash.is_of_names else made.meta.key,
             stand_in=standing_in_for(made) if clash.is_of_names else None,
             node=made.node if isinstance(made, Pod) else "",
+            title=str(made.meta),
         )
         self._refused.append(refusal)
         before = self._before.get(made.meta.key)

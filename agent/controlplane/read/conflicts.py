@@ -34,7 +34,10 @@ class Clash:
     @property
     def error(self) -> ManifestError:
         one, other = self.holder.meta, self.refused.meta
-        return other.place.error(f"{other}: {self.shared} is already that of {one} at {one.place}")
+        remedy = (
+            "rename one of them" if self.is_of_names else "delete the one that is gone, or change its address"
+        )
+        return other.place.error(f"{self.shared} is already that of {one} at {one.place}; {remedy}")
 
 
 def clashes(objects: Iterable[Object], dead: Collection[Key]) -> Iterator[Clash]:

@@ -5,11 +5,13 @@ Four fields mean something to node proxies and are read; every other one is reme
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from agent.controlplane.read.core_kinds import read_meta
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.objects import LabelSelector, MeshConfig
 from agent.controlplane.read.schema import LABEL_SELECTOR
-from agent.controlplane.read.unknown_fields import unknown_fields
+from agent.controlplane.read.unknown_fields import LIKENESS, unknown_fields
 from agent.controlplane.read.yaml_tree import ManifestError, Mapping, read_documents
 
 READ = ("trustDomain", "trustDomainAliases", "rootNamespace", "discoverySelectors")
@@ -22,16 +24,17 @@ def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
     try:
         mesh = _inner(text)
         trust_domain, root_namespace = mesh.get("trustDomain"), mesh.get("rootNamespace")
+        others = [name for name in mesh.names() if name not in READ]
         return MeshConfig(
             meta=read_meta(root, "ConfigMap", namespaced=True),
             trust_domain=trust_domain.name() if trust_domain.present else "",
             trust_domain_aliases=tuple(alias.name() for alias in mesh.get("trustDomainAliases").each()),
             root_namespace=root_namespace.name() if root_namespace.present else "",
             discovery_selectors=tuple(map(_selector, mesh.get("discoverySelectors").each())),
-            unused=(
-                *(f"data.{name}" for name in root.get("data").names() if name != "mesh"),
-                *(f"mesh.{name}" for name in mesh.names() if name not in READ),
-            ),
+            unused=(*(f"data.{name}" for name in root.get("data").names() if name != "mesh"), *others),
+            misspelt={
+                name: close[0] for name in others if (close := get_close_matches(name, READ, 1, LIKENESS))
+            },
         )
     except ManifestError as error:
         raise text.error(f"the mesh config cannot be used: {error.field} {error.problem}") from error

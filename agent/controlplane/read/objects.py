@@ -79,7 +79,10 @@ def _holds(operator: str, label: str | None, values: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshConfig:
-    """ConfigMap `istio` of the root namespace; empty means: not said there. `unused` are its other fields."""
+    """ConfigMap `istio` of the root namespace; empty means: not said there.
+
+    `unused` are its other fields, `misspelt` those of them that are like one of these, with what was meant.
+    """
 
     meta: Meta
     trust_domain: str = ""
@@ -87,6 +90,7 @@ class MeshConfig:
     root_namespace: str = ""
     discovery_selectors: tuple[LabelSelector, ...] = ()
     unused: tuple[str, ...] = ()
+    misspelt: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """`kind` is empty where the document does not tell, `key` is None where it does not name itself.
+    """`kind` is empty where the document does not tell, `key` is None where its name is not its own.
 
     `stand_in`: what closes its targets; None for kinds that guard nothing. `node`: of a Pod, as far as it is known.
     """
@@ -63,6 +63,8 @@ class Refused:
     stand_in: StandIn | None = None
     node: str = ""
     outcome: Outcome = Outcome.LEFT_OUT
+    title: str = ""
+    """What it calls itself, where that is not told by its key."""
 
     @property
     def is_missing(self) -> bool:
@@ -78,7 +80,7 @@ class Refused:
     @property
     def about(self) -> str:
         if self.key is None:
-            return self.kind
+            return self.title or self.kind
         kind, namespace, name = self.key
         return f"{kind} {namespace + '/' if namespace else ''}{name}"
 

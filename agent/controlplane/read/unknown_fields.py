@@ -84,17 +84,11 @@ class _Meaning:
         for sibling in siblings:
             if sibling.lower() == name.lower():
                 return prefix + sibling
+        if close := get_close_matches(name, list(siblings), 1, LIKENESS):
+            return prefix + close[0]
         elsewhere = dict(reversed(list(_paths(self._schema, ""))))  # the outermost place of a name counts
-        if name in elsewhere:
-            return elsewhere[name]
-        for names, place in (
-            (list(siblings), lambda n: prefix + n),
-            (list(elsewhere), elsewhere.__getitem__),
-        ):
-            close = get_close_matches(name, names, 1, LIKENESS)
-            if close:
-                return str(place(close[0]))
-        return ""
+        close = [name] if name in elsewhere else get_close_matches(name, list(elsewhere), 1, LIKENESS)
+        return elsewhere[close[0]] if close else ""
 
 
 def _paths(schema: Schema, prefix: str) -> Iterator[tuple[str, str]]:

@@ -71,9 +71,13 @@ def _of_mesh_config(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         if config.meta.namespace != mesh.system_namespace:
             remedy = f"the mesh config is that of namespace {mesh.system_namespace}"
             yield _remark(config, "it has no effect", remedy, EVERYBODY)
-        elif config.unused:
-            names = ", ".join(config.unused)
-            yield _remark(config, f"fields that have no effect here: {names}", is_note=True)
+            continue
+        for name, meant in config.misspelt.items():
+            problem = f"unknown field of the mesh config; did you mean {meant}?"
+            yield _remark(config, problem, scope=EVERYBODY, field=f"data.mesh: {name}")
+        others = [name for name in config.unused if name not in config.misspelt]
+        if others:
+            yield _remark(config, f"fields that have no effect here: {', '.join(others)}", is_note=True)
 
 
 def _undiscovered(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:

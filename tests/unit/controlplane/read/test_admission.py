@@ -168,12 +168,12 @@ def test_a_file_that_cannot_be_read_leaves_all_of_it_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        (pod("web-0", "node-b", "10.10.0.6"), "Pod demo/web-0: the name is already that of"),
+        (pod("web-0", "node-b", "10.10.0.6"), "the name is already that of Pod demo/web-0 at"),
         (
             pod("db-0", "node-b", "10.10.0.5"),
-            "Pod demo/db-0: address 10.10.0.5 is already that of Pod demo/web-0",
+            "address 10.10.0.5 is already that of Pod demo/web-0",
         ),
-        (SERVICE.replace("10.96.0.1", "10.10.0.5"), "Service demo/web: address 10.10.0.5 is"),
+        (SERVICE.replace("10.96.0.1", "10.10.0.5"), "address 10.10.0.5 is already that of"),
     ],
 )
 def test_what_clashes_names_both_places_and_the_newcomer_is_refused(second: str, said: str) -> None:

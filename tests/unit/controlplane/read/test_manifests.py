@@ -225,6 +225,10 @@ def test_refusals_name_file_line_document_and_field(text: str, said: str) -> Non
         ),
         (policy("[{principals: [a]}]"), "did you mean spec.rules.from.source.principals?"),
         (
+            policy("[{from: [{source: {namespace: [a]}}]}]"),
+            "did you mean spec.rules[0].from[0].source.namespaces?",
+        ),
+        (
             policy("[{}]").replace("spec: {", "spec: {colour: red, "),
             "spec.colour: unknown field; spec takes action, sel",
         ),
@@ -397,7 +401,7 @@ def test_the_mesh_config_is_read_and_its_other_fields_remembered() -> None:
     assert isinstance(made, MeshConfig)
     assert (made.trust_domain, made.trust_domain_aliases) == ("td.example", ("old.example",))
     assert made.root_namespace == "mesh-root" and len(made.discovery_selectors) == 2
-    assert made.unused == ("data.meshNetworks", "mesh.defaultConfig")
+    assert made.unused == ("data.meshNetworks", "defaultConfig")
 
 
 @pytest.mark.parametrize(

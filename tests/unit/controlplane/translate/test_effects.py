@@ -90,7 +90,15 @@ def test_what_stands_in_for_a_policy_of_nobody_knows_where_counts_everywhere() -
 def test_other_fields_of_the_mesh_config_are_named_once() -> None:
     judge = Judge(a=WEB, m=mesh("defaultConfig: {}", "enableTracing: true", "trustDomain: cluster.local"))
     [note] = judge.notes()
-    assert "fields that have no effect here: mesh.defaultConfig, mesh.enableTracing" in note
+    assert (
+        "fields that have no effect here: defaultConfig, enableTracing" in note and not judge.without_effect()
+    )
+
+
+def test_a_misspelt_field_of_the_mesh_config_concerns_everybody() -> None:
+    judge = Judge(a=WEB, m=mesh("rootNamepsace: x", "trustDomainAlias: [a]", "accessLogFile: y"))
+    assert [r.scope for r in judge.said if r.weight is Weight.INEFFECTIVE] == [EVERYBODY, EVERYBODY]
+    assert "did you mean rootNamespace?" in judge.without_effect()[0] and len(judge.notes()) == 1
 
 
 def test_a_mesh_config_elsewhere_does_nothing_and_it_is_said() -> None:
