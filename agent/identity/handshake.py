@@ -198,8 +198,7 @@ class Session:
         if connection.get_alpn_proto_negotiated() != ALPN:
             raise HandshakeError(Fault.NO_HTTP2, "the peer does not speak HTTP/2 inside TLS (no ALPN h2)")
         certificate = connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            raise HandshakeError(Fault.NO_CERTIFICATE, "the peer presents no certificate")
+        assert certificate is not None, "OpenSSL lets nobody through without one"
         der = certificate.public_bytes(Encoding.DER)
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.

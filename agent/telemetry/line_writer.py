@@ -141,7 +141,6 @@ class LineWriter:
         start = "\n" if self._is_torn else ""
         text = start + "".join(f"{line}\n" for line in (*notes, *lines))
         data = memoryview(text.encode("utf-8", "backslashreplace"))
-        self._is_torn = False
         try:
             while data and self._is_writable():
                 written = self._some(data)

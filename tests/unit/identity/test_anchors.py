@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.identity.anchors import is_authority
 from agent.identity.credentials import Credentials
@@ -168,3 +170,25 @@ def test_who_may_be_an_anchor() -> None:
     assert all(map(is_authority, (ROOT.root, ISSUING.root, EXPIRED.root)))
     for issued in (ISSUING.issue(A), ISSUING.issue(A, is_ca=False)):
         assert not is_authority(issued.leaf)
+
+
+@pytest.mark.parametrize("may_sign", [True, False])
+def test_an_authority_may_be_restricted_to_what_is_no_signing_of_certificates(may_sign: bool) -> None:
+    uses = dict.fromkeys(
+        (
+            "content_commitment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only",
+            "key_encipherment", "digital_signature",
+        ),
+        False,
+    )  # fmt: skip
+    usage = x509.KeyUsage(key_cert_sign=may_sign, crl_sign=True, **uses)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a CA")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - HOUR, now + HOUR)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .add_extension(usage, True)
+        .sign(key, hashes.SHA256())
+    )
+    assert is_authority(certificate) is may_sign

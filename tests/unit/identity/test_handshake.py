@@ -8,7 +8,8 @@ import pytest
 from OpenSSL import SSL
 
 from agent.identity.credentials import Credentials
-from agent.identity.handshake import HandshakeError, Session
+from agent.identity.faults import Fault
+from agent.identity.handshake import MAX_HANDSHAKE_BYTES, HandshakeError, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.wire.tls_records import TlsError, TlsRecords
@@ -159,6 +160,23 @@ def test_a_client_without_certificate_is_refused() -> None:
         stdlib_client(context)
 
 
+def test_a_client_without_certificate_is_told_so() -> None:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_alpn_protos([b"h2"])
+    peer, session = SSL.Connection(context, None), Session.server(SERVER)
+    peer.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        peer.do_handshake()
+    session.feed(peer.bio_read(1 << 16))
+    peer.bio_write(session.outgoing())
+    peer.do_handshake()
+    with pytest.raises(HandshakeError):
+        session.feed(peer.bio_read(1 << 16))
+    peer.bio_write(session.outgoing())
+    with pytest.raises(SSL.Error, match="certificate required"):
+        peer.recv(1)
+
+
 def test_a_client_without_h2_is_refused() -> None:
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -211,6 +229,31 @@ def test_the_client_names_expected_and_presented_and_keeps_its_certificate() -> 
     assert one.outgoing() == b""
 
 
+@pytest.mark.parametrize("is_server", [False, True])
+def test_a_peer_that_says_nothing_of_protocols_is_refused(is_server: bool) -> None:
+    issued = CA.issue(A)
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.use_privatekey(issued.key)
+    context.use_certificate(issued.leaf)
+    peer = SSL.Connection(context, None)
+    if is_server:
+        session = Session.client(SERVER, (Identity.parse(A),))
+        peer.set_accept_state()
+        peer.bio_write(session.outgoing())
+    else:
+        session = Session.server(SERVER)
+        peer.set_connect_state()
+    with pytest.raises(HandshakeError, match="no ALPN h2") as caught:
+        for _ in range(3):
+            try:
+                peer.do_handshake()
+            except SSL.WantReadError:
+                pass
+            session.feed(peer.bio_read(1 << 16))
+            peer.bio_write(session.outgoing())
+    assert caught.value.fault is Fault.NO_HTTP2
+
+
 def test_nothing_accepted_means_nobody() -> None:
     with pytest.raises(HandshakeError, match="no SPIFFE identity"):
         shake(CLIENT, SERVER, ())
@@ -257,6 +300,13 @@ def test_an_endless_handshake_is_cut_off() -> None:
     with pytest.raises(HandshakeError):
         for _ in range(20):
             session.feed(hello)
+
+
+def test_records_that_mean_nothing_are_not_taken_for_ever() -> None:
+    session = Session.server(SERVER)
+    with pytest.raises(HandshakeError, match="longer than any legal one"):
+        for _ in range(MAX_HANDSHAKE_BYTES):
+            session.feed(b"\x14\x03\x03\x00\x01\x01")
 
 
 def test_nothing_secret_is_printed() -> None:

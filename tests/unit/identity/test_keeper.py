@@ -202,6 +202,24 @@ def test_a_certificate_expires_on_time_while_its_renewal_hangs() -> None:
     run(body)
 
 
+def test_nobody_is_handed_a_certificate_that_has_just_expired() -> None:
+    """Before the keeper itself has woken up to let it go."""
+
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB)
+            end = rig.clock.now + LIFETIME_S
+            rig.clock.now = end - 1
+            assert (await rig.keeper.obtain(WEB)).not_after == end and rig.keeper.get(WEB) is not None
+            rig.clock.now = end
+            assert rig.keeper.get(WEB) is None
+            with pytest.raises(SigningError, match="has just expired"):
+                await rig.keeper.obtain(WEB)
+
+    run(body)
+
+
 def test_expiry_is_tried_once_more_at_the_last_moment() -> None:
     async def body() -> None:
         rig = Rig()

@@ -110,10 +110,19 @@ def test_an_answer_is_kept_until_a_certificate_begins_or_ends(asked: list[float]
     for seconds in range(0, 1790, 2):
         assert checks.refusal(certificate, now + seconds) == ""
     assert len(asked) == 1 and checks.is_known(certificate, now)
+    assert "it expired at" in checks.refusal(certificate, now + 2000)
+    assert checks.refusal(certificate, now) == "", "the clock was set back"
+    asked.clear()
     for seconds in range(1790, 1820):
         text = checks.refusal(certificate, now + seconds)
         assert ("it expired at" in text) is (now + seconds >= int(now) + 1801)
     assert len(asked) <= 3
+
+
+def test_an_anchor_that_ends_ends_the_answer_too() -> None:
+    certificate, checks, now = issued(under(ENDING), ENDING.root), OwnChecks(), NOW.timestamp()
+    assert checks.refusal(certificate, now) == ""
+    assert "it expired at" in checks.refusal(certificate, now + 1900)
 
 
 def test_another_certificate_or_bundle_is_asked_for_anew(asked: list[float]) -> None:

@@ -97,11 +97,13 @@ def test_a_replaced_worker_keeps_its_counts_but_not_its_open_connections() -> No
     totals, old, new = Totals(), Metrics("pid1"), Metrics("pid2")
     old.open(label_set("web"))
     old.figures.add(families.LOG_LINES_LOST, "access")
+    old.figures.put(families.HBONE_CONNECTIONS, "client", count=7)
     totals.update("worker-0", old.snapshot())
     totals.update("worker-0", new.snapshot())
     text = expose(totals.snapshot())
     assert value(text, "istio_tcp_connections_opened_total") == 1
     assert value(text, "istio_tcp_sockets_open") == 0
+    assert "ztun_hbone_connections" not in text.decode()
     assert value(text, "ztun_log_lines_lost_total") == 1
 
 
