@@ -24,27 +24,39 @@ STATE_DIR = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("/var/lib/ztun"),
     show_default=True,
-    help="root key and certificate, tokens, allocated VIPs",
+    help="Root key and certificate, tokens, allocated VIPs.",
 )
 
 
 @click.group(name="control-plane", invoke_without_command=True)
 @click.option(
-    "--manifests", type=click.Path(exists=True, file_okay=False, path_type=Path), help="directory to serve"
+    "--manifests", type=click.Path(file_okay=False, path_type=Path), help="Directory with the YAML to serve."
 )
 @STATE_DIR
-@click.option("--listen", default="127.0.0.1:15012", show_default=True, help="HOST:PORT of xDS and the CA")
+@click.option("--listen", default="127.0.0.1:15012", show_default=True, help="HOST:PORT of xDS and the CA.")
 @click.option(
     "--metrics-address",
     default="127.0.0.1:15014",
     show_default=True,
-    help="HOST:PORT of plain HTTP /metrics, or `off`",
+    help="HOST:PORT of plain HTTP /metrics, or `off`.",
 )
-@click.option("--service-cidr", help="ranges for Services without clusterIP  [10.96.0.0/16,fd77:96::/112]")
-@click.option("--trust-domain", default="cluster.local", show_default=True)
-@click.option("--cluster-id", default="Kubernetes", show_default=True)
-@click.option("--server-name", multiple=True, help="a further name or IP of the server certificate")
-@click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain", show_default=True)
+@click.option(
+    "--service-cidr", help="Ranges for Services without clusterIP.  [default: 10.96.0.0/16,fd77:96::/112]"
+)
+@click.option(
+    "--trust-domain", default="cluster.local", show_default=True, help="Trust domain of all identities."
+)
+@click.option("--cluster-id", default="Kubernetes", show_default=True, help="Cluster of all pods and nodes.")
+@click.option(
+    "--server-name", multiple=True, help="A further name or IP of the server certificate; may be repeated."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["plain", "json"]),
+    default="plain",
+    show_default=True,
+    help="Format of the log.",
+)
 @click.pass_context
 def control_plane(
     context: click.Context,
@@ -58,11 +70,18 @@ def control_plane(
     server_name: tuple[str, ...],
     log_format: str,
 ) -> None:
-    """Serve the Kubernetes manifests of a directory to agents: discovery and certificates."""
+    """Serve a directory of Kubernetes manifests to agents.
+
+    Discovery, and the certificates of the pods. `ready HOST:PORT` on stdout says that there is something to serve.
+    """
     if context.invoked_subcommand is not None:
         return
     if manifests is None:
         raise click.UsageError("--manifests is missing: the directory with the Kubernetes YAML to serve")
+    if not manifests.is_dir():
+        raise click.UsageError(
+            f"--manifests: there is no directory {manifests}; make it: mkdir -p {manifests}"
+        )
     options = Options(
         manifests=manifests,
         state_dir=state_dir,
@@ -104,13 +123,16 @@ async def until_stopped(options: Options) -> None:
 
 
 @control_plane.command()
-@click.option("--node", required=True, help="name of the node, as in spec.nodeName of its pods")
+@click.option("--node", required=True, help="Name of the node, as in spec.nodeName of its pods.")
 @STATE_DIR
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="copy the token there as well (0600)"
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Copy the token there as well (0600)."
 )
 def token(node: str, state_dir: Path, out: Path | None) -> None:
-    """Make the token by which a node's agent is known; an older one of that node ends."""
+    """Make the token by which a node's agent is known.
+
+    An older one of that node ends. Prints the path of the file with it.
+    """
     try:
         path = issue(state_dir, node)
     except StateError as error:
@@ -131,10 +153,10 @@ def token(node: str, state_dir: Path, out: Path | None) -> None:
     type=click.Choice(["line", "table", "json"]),
     default="line",
     show_default=True,
-    help="one line and the reasons, tables with warnings, nodes and addresses, or everything",
+    help="One line and the reasons, tables with warnings, nodes and addresses, or everything.",
 )
 def status(state_dir: Path, output: str) -> None:
-    """Show whether the control plane serves, and what of the manifests it could not use.
+    """Show whether the control plane serves, and what it refused.
 
     The first word is READY (exit status 0), DEGRADED (3: something was refused or has no effect) or DEAD (4).
     """

@@ -54,7 +54,7 @@ def enroll(
     wait_s: float,
     which: Which,
 ) -> None:
-    """Capture a pod: from then on its TCP goes through the mesh, in and out.
+    """Capture a pod: its TCP goes through the mesh, in and out.
 
     A pod that the control plane has not announced yet, or whose certificate is not there yet, is captured and closed,
     and served as soon as it can be; when that is not within --wait, the exit status is 3 and the wish stands. It is
@@ -90,7 +90,10 @@ def enroll(
 @click.argument("pod", metavar="NAMESPACE/NAME")
 @which_agent
 def unenroll(pod: str, which: Which) -> None:
-    """Let a pod go: its mesh connections are reset, new ones bypass the mesh."""
+    """Let a pod go: new connections bypass the mesh.
+
+    Those that the mesh carries are reset.
+    """
     namespace, name = split_pod(pod)
     client.ask(which.socket, "POST", "/unenroll", {"namespace": namespace, "name": name})
     click.echo(f"un-enrolled {pod}")

@@ -35,7 +35,7 @@ tunnels = listing(
     "tunnels",
     ["direction", "identity", "peer", "suite", "group", "tunnels"],
     "no HBONE connection is open",
-    "List HBONE connections: both identities, what TLS negotiated.",
+    "List HBONE connections: both identities, and TLS.",
 )
 certificates = listing(
     "certificates",

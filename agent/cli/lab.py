@@ -16,7 +16,7 @@ from agent.lab.blueprint import QUICKSTART, LabError
 from agent.lab.topology import DEFAULT_NAME, Topology
 from redirect import netns
 
-NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="which lab")
+NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
 
 
 def as_lab_error(action: Callable[[], None]) -> None:
@@ -36,12 +36,15 @@ def lab() -> None:
 @lab.command()
 @NAME
 @click.option(
-    "--pods", type=click.IntRange(1, 200), help="this many generated pods per node instead of the manifests"
+    "--pods", type=click.IntRange(1, 200), help="This many generated pods per node, not the manifests."
 )
 @click.option(
-    "--manifests", type=click.Path(exists=True, file_okay=False, path_type=Path), default=QUICKSTART
+    "--manifests",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=QUICKSTART,
+    help="Directory with the nodes' pods.  [default: those of the quickstart]",
 )
-@click.option("--bare", is_flag=True, help="only nodes and pods: no control plane, no agents")
+@click.option("--bare", is_flag=True, help="Only nodes and pods: no control plane, no agents.")
 def up(name: str, pods: int | None, manifests: Path, bare: bool) -> None:
     """Build the lab; pods are not enrolled yet."""
 
@@ -82,7 +85,7 @@ def down(name: str) -> None:
 
 @lab.command()
 @NAME
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@out.output_option
 def status(name: str, output: str) -> None:
     """List the pods of the lab and how to reach the agents."""
 

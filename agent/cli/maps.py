@@ -63,7 +63,7 @@ def instance_option(command: Command) -> Command:
         "--instance",
         callback=_choose,
         expose_value=False,
-        help=f"Which ztun of this machine.  [{DEFAULT_INSTANCE}]",
+        help=f"Which ztun of this machine.  [default: {DEFAULT_INSTANCE}]",
     )
     run_dir = click.option(
         "--run-dir",
@@ -96,7 +96,7 @@ def maps(context: click.Context, output: str) -> None:
 @output_option
 @click.pass_obj
 def list_(reader: Reader, output: str) -> None:
-    """Names, kinds and fill of all maps."""
+    """List names, kinds and fill of all maps."""
     _list(reader, output)
 
 
@@ -106,7 +106,7 @@ def list_(reader: Reader, output: str) -> None:
 @output_option
 @click.pass_obj
 def dump(reader: Reader, name: str | None, output: str) -> None:
-    """Every entry of MAP, or of all maps."""
+    """Show every entry of MAP, or of all maps."""
     with reader.pinned() as pinned:
         if name is not None:
             show(_rows(_named(pinned, name)), output, empty=EMPTY)
@@ -125,7 +125,7 @@ def dump(reader: Reader, name: str | None, output: str) -> None:
 @output_option
 @click.pass_obj
 def lookup(reader: Reader, name: str, key: str, output: str) -> None:
-    """The entries of MAP whose key, or one field of it, is KEY."""
+    """Show the entries of MAP whose key, or a field of it, is KEY."""
     with reader.pinned() as pinned:
         pairs = _pairs(_named(pinned, name))
         found: list[Row] = [fields | value for fields, value in pairs if _matches(fields, key)]
@@ -136,13 +136,24 @@ def lookup(reader: Reader, name: str, key: str, output: str) -> None:
 
 @maps.command()
 @click.argument("name", metavar="MAP")
-@click.option("--interval", "interval_s", type=click.FloatRange(0.05), default=1.0, show_default=True)
+@click.option(
+    "--interval",
+    "interval_s",
+    type=click.FloatRange(0.05),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks.",
+)
 @click.option("--rounds", type=click.IntRange(1), help="Stop after so many looks instead of at Ctrl-C.")
 @instance_option
 @output_option
 @click.pass_obj
 def watch(reader: Reader, name: str, interval_s: float, rounds: int | None, output: str) -> None:
-    """Changes of MAP as they happen: a line for each entry that came (+), changed (~) or went (-)."""
+    """Show changes of MAP as they happen.
+
+    A line for each entry that came (+), changed (~) or went (-), until Ctrl-C.
+    """
     with reader.pinned() as pinned:
         for number, changes in enumerate(_changes(_named(pinned, name)), start=1):
             for sign, row in changes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.cli import output as out
 from agent.cli.which import Which, which_agent
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
+LOOK_EVERY_S = 0.2
 
 
 @click.command()
@@ -26,15 +28,24 @@ EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
     show_default=True,
     help="One line and the reasons, tables with pods and Services, or everything.",
 )
-def status(which: Which, output: str) -> None:
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to wait until the agent is READY.  [default: 0]",
+)
+def status(which: Which, output: str, wait_s: float) -> None:
     """Show whether the agent is well, and if not, why.
 
     The first word is READY (exit status 0), DEGRADED (3) or DEAD (4).
     """
-    try:
-        answer = client.ask(which.socket, "GET", "/status")
-    except client.AgentAbsent as error:
-        answer = dead(str(error))
+    deadline = time.monotonic() + wait_s
+    answer = ask(which)
+    while answer["state"] != "READY" and (left_s := deadline - time.monotonic()) > 0:
+        time.sleep(min(LOOK_EVERY_S, left_s))
+        answer = ask(which)
     if output == "json":
         click.echo(json.dumps(answer, indent=2))
     else:
@@ -51,6 +62,14 @@ def status(which: Which, output: str) -> None:
         services = [{"service": name, "vips": vips} for name, vips in answer["services"].items()]
         out.show(services, output, empty="no Service is known")
     sys.exit(EXIT_CODES[answer["state"]])
+
+
+def ask(which: Which) -> Any:
+    """The agent's answer, or what stands for it where there is none. Raises AgentRefused."""
+    try:
+        return client.ask(which.socket, "GET", "/status")
+    except client.AgentAbsent as error:
+        return dead(str(error))
 
 
 def waiting_row(row: dict[str, Any]) -> dict[str, Any]:

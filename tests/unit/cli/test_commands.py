@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from agent.cli import main
 from agent.cli.main import COMMANDS
 
 
@@ -32,6 +35,7 @@ def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["agent", "--node", "a", "--workers", "many"], 2, "--workers"),
         (["agent", "--node", "a", "--local-path", "fast"], 2, "hbone or handover"),
         (["control-plane"], 2, "--manifests is missing"),
+        (["control-plane", "--manifests", "/nonexistent/m"], 2, "make it: mkdir -p /nonexistent/m"),
         (["control-plane", "--manifests", "/", "--service-cidr", "10.0.0.0/99"], 2, "--service-cidr"),
         (["maps", "--run-dir", "/nonexistent"], 1, "no pinned maps"),
         (["lab", "status", "--name", "no-such-lab"], 1, "not up"),
@@ -90,6 +94,31 @@ def test_every_command_has_help(command: str) -> None:
     done = ztun(command, "--help")
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
+
+
+def every_command(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from every_command(child)
+
+
+def test_help_is_whole_sentences_for_every_command_and_option() -> None:
+    for command in every_command(main.ztun):
+        context = click.Context(command)
+        _, _, listed = command.get_help(context).partition("\n")
+        cut = [line for line in listed.splitlines() if line.endswith("...")]
+        assert not cut, f"{command.name} --help does not finish what it says: {cut}"
+        for option in command.params:
+            if isinstance(option, click.Option):
+                text = (option.help or "").partition("  [")[0].partition("  (")[0]
+                assert text[:1].isupper() or text.startswith("HOST"), (
+                    f"{command.name} {option.name}: {text!r}"
+                )
+                assert text.endswith("."), f"{command.name} {option.name}: {text!r}"
 
 
 def test_the_agents_help_lists_every_option_with_its_variable() -> None:
