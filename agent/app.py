@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.enroll.wish import PodKey
 from agent.enroll.wish_file import WishFile
-from agent.fd_limit import raise_fd_limit
+from agent.fd_limit import fitted, raise_fd_limit
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.log import ProcessLog, set_up_log
@@ -100,6 +101,7 @@ def run(settings: Config) -> None:
     raise_fd_limit()
     settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        settings = replace(settings, max_connections=fitted(settings.max_connections))
         with RunLock(settings.directory):
             asyncio.run(serve(settings, process_log))
     except BaseExceptionGroup as group:

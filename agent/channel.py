@@ -14,9 +14,12 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
+
+from agent.fd_limit import with_reserve
 
 PREFIX = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
@@ -28,6 +31,10 @@ T = TypeVar("T")
 
 class ChannelError(Exception):
     """The other end closed or broke the protocol: drop the connection and deal with its process."""
+
+
+class FdsLost(ChannelError):
+    """Fds of a message did not arrive whole: this process may open no more of them. Ask for them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,13 @@ class Leaving(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Unserved(Message):
+    """The fds of this owner's listeners did not arrive: nobody accepts on them here. Send them again."""
+
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
 class Applied(Message):
     """State up to this revision is what new and live connections are judged by."""
 
@@ -198,11 +212,11 @@ def decode(body: bytes) -> Message:
 
 
 def with_fds(names: Sequence[T], fds: Sequence[int]) -> list[tuple[T, int]]:
-    """What a message names, each with its fd. Raises ChannelError where they do not match, and closes the fds."""
+    """What a message names, each with its fd. Raises FdsLost where they are fewer, and closes those that came."""
     if len(names) != len(fds):
         for fd in fds:
             socket.close(fd)
-        raise ChannelError(f"{len(fds)} fds came for {len(names)} listeners")
+        raise FdsLost(f"{len(fds)} fds came for {len(names)} listeners")
     return list(zip(names, fds, strict=True))
 
 
@@ -213,7 +227,8 @@ class Channel:
         sock.setblocking(False)
         self.sock = sock
         self._incoming = bytearray()
-        self._fds: deque[int] = deque()
+        self._fds: deque[list[int]] = deque()
+        """Those of each frame that came with some, in their order; fewer than were sent where some were lost."""
         self._outgoing: deque[tuple[memoryview, tuple[int, ...]]] = deque()
 
     @property
@@ -223,7 +238,8 @@ class Channel:
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Queue a message and send what the socket takes now. The fds, at most MAX_FDS, stay the caller's."""
         # dup: the frame may leave later than the caller closes its own.
-        held = tuple(socket.dup(fd) for fd in fds)
+        with with_reserve() if fds else nullcontext():
+            held = tuple(socket.dup(fd) for fd in fds)
         self._outgoing.append((memoryview(encode(message, len(held))), held))
         self.flush()
 
@@ -244,7 +260,14 @@ class Channel:
                 self._outgoing.appendleft((data[sent:], ()))
 
     def receive(self) -> list[tuple[Message, list[int]]]:
-        """Everything complete that has arrived, each with its fds. Raises ChannelError at the end."""
+        """Everything complete that has arrived, each with its fds. Raises ChannelError at the end.
+
+        A message whose fds were lost, all or some, comes with those that arrived: compare with what it names.
+        """
+        with with_reserve():
+            return self._receive()
+
+    def _receive(self) -> list[tuple[Message, list[int]]]:
         messages: list[tuple[Message, list[int]]] = []
         while True:
             try:
@@ -256,11 +279,9 @@ class Channel:
                 if messages:
                     return messages
                 raise ChannelError(f"the worker channel broke: {error}") from error
-            self._fds.extend(fds)
-            if flags & socket.MSG_CTRUNC:
-                raise ChannelError(
-                    "fds were lost on the worker channel: this process may open no more of them"
-                )
+            # One read never crosses from the fds of one frame to those of the next.
+            if fds or flags & socket.MSG_CTRUNC:
+                self._fds.append(fds)
             if not data:
                 if messages:
                     return messages
@@ -279,11 +300,9 @@ class Channel:
                 break
             message = decode(bytes(self._incoming[PREFIX.size : end]))
             del self._incoming[:end]
-            if len(self._fds) < fd_count:
-                raise ChannelError(
-                    f"{type(message).__name__} came with {len(self._fds)} fds instead of {fd_count}"
-                )
-            messages.append((message, [self._fds.popleft() for _ in range(fd_count)]))
+            if fd_count and not self._fds:
+                raise ChannelError(f"{type(message).__name__} came with 0 fds instead of {fd_count}")
+            messages.append((message, self._fds.popleft() if fd_count else []))
         return messages
 
     def break_off(self) -> None:
@@ -295,7 +314,7 @@ class Channel:
         for _, fds in self._outgoing:
             for fd in fds:
                 socket.close(fd)
-        for fd in self._fds:
+        for fd in chain.from_iterable(self._fds):
             socket.close(fd)
         self._outgoing.clear()
         self._fds.clear()

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from agent import channel
 from agent import config as configuration
 from agent.config import Config
-from agent.fd_limit import raise_fd_limit
+from agent.fd_limit import raise_fd_limit, with_reserve
 from agent.log import ProcessLog, set_up_log
 from agent.model.address import parse_ip
 from agent.net.loop import Loop
@@ -111,7 +111,13 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
     running = asyncio.get_running_loop()
     # Again, after the control process that bound it: from here on the kernel names this process to who connects.
     listening.listen()
-    running.add_reader(listening, lambda: link.connected(listening.accept()[0]))
+
+    def control_came() -> None:
+        with with_reserve():
+            sock, _ = listening.accept()
+        link.connected(sock)
+
+    running.add_reader(listening, control_came)
 
     def leave() -> None:
         """Control has somebody else serve before this worker stops; without it, it stops by itself."""

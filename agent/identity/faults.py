@@ -25,6 +25,10 @@ class Fault(Enum):
     TIMEOUT = "timeout"
     CLOSED = "closed"
     """The connection ended without a word."""
+    SOURCE_CROWDED = "source_crowded"
+    """Given up for a newer one from its address: too many there were unfinished."""
+    CROWDED = "crowded"
+    """Given up for a newer one from anywhere: too many were unfinished."""
 
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h; every other one is a certificate that is not fit for use.

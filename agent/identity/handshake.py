@@ -59,6 +59,7 @@ class Session:
         "_check",
         "_client_secret",
         "_connection",
+        "_context",
         "_fed_bytes",
         "_incoming",
         "_is_server",
@@ -70,15 +71,10 @@ class Session:
     )
 
     def __init__(
-        self,
-        context: SSL.Context,
-        anchors: tuple[x509.Certificate, ...],
-        check: Check,
-        is_server: bool,
+        self, context: SSL.Context, anchors: tuple[x509.Certificate, ...], check: Check, is_server: bool
     ) -> None:
         self.anchors = anchors
-        self._connection = SSL.Connection(context, None)
-        self._connection.set_app_data(self)
+        self._context: SSL.Context | None = context
         self._check = check
         self._is_server = is_server
         self._incoming = bytearray()
@@ -87,10 +83,9 @@ class Session:
         self._client_secret = self._server_secret = b""
         self._secured: Secured | None = None
         self._fed_bytes = 0
-        if is_server:
-            self._connection.set_accept_state()
-        else:
-            self._connection.set_connect_state()
+        # A server's costs memory only once the peer has said something that may be TLS.
+        if not is_server:
+            self._connect(context)
             self._step()
 
     @classmethod
@@ -130,6 +125,8 @@ class Session:
             record = self._next_record()
             if record is None:
                 return
+            if self._context is not None:
+                self._connect(self._context)
             self._connection.bio_write(record)
             if record[0] != CHANGE_CIPHER_SPEC:  # that one means nothing by itself: it goes with the next
                 self._step()
@@ -150,12 +147,20 @@ class Session:
         else:
             self._server_secret = secret
 
+    def _connect(self, context: SSL.Context) -> None:
+        self._context = None
+        self._connection = SSL.Connection(context, None)
+        self._connection.set_app_data(self)
+        if self._is_server:
+            self._connection.set_accept_state()
+        else:
+            self._connection.set_connect_state()
+
     def _next_record(self) -> bytes | None:
         data = self._incoming
         if data and data[0] not in _HANDSHAKE_RECORDS:
             raise HandshakeError(
-                Fault.NOT_TLS,
-                f"the peer does not speak TLS here; its first bytes are {bytes(data[:16])!r}",
+                Fault.NOT_TLS, f"the peer does not speak TLS here; its first bytes are {bytes(data[:16])!r}"
             )
         if len(data) < HEADER_BYTES:
             return None

@@ -7,6 +7,7 @@ addresses mean is the receiver's business.
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -24,8 +25,10 @@ FULL_PAUSE_S = 0.1
 class Acceptor:
     """Calls `on_accept(sock, peer, local)` from `start` on; the listener is non-blocking and belongs to it.
 
-    `on_exhausted()` is called each time there was no descriptor left for a waiting connection; the
-    connection stays queued and is tried again after a tenth of a second.
+    Descriptors are numbered from the lowest free one, so the number of the last says how full the table is: from
+    `ceiling` on nothing more is accepted, and what was accepted finds some for its dials. `on_exhausted()` is called
+    each time there was none left for a waiting connection; it stays queued and is tried again after a tenth of a
+    second.
     """
 
     def __init__(
@@ -34,9 +37,11 @@ class Acceptor:
         listener: socket.socket,
         on_accept: OnAccept,
         *,
+        ceiling: int = 1 << 30,
         on_exhausted: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
+        self._ceiling = ceiling
         self._listener = listener
         self._on_accept = on_accept
         self._on_exhausted = on_exhausted
@@ -86,7 +91,11 @@ class Acceptor:
                 if error.errno in (errno.EINVAL, errno.EBADF):
                     raise
                 continue  # that one connection failed in the queue (ECONNABORTED and the like)
+            is_last = sock.fileno() >= self._ceiling
             self._hand_on(sock, peer)
+            if is_last and not self._closed:
+                self._wait()
+                return
         self._loop.soon(self._batch)
 
     def _hand_on(self, sock: socket.socket, peer: tuple[str, int]) -> None:
@@ -107,4 +116,20 @@ class Acceptor:
 
     def _retry(self) -> None:
         self._timer = None
-        self._batch()
+        if self._closed:
+            return
+        if self._has_room():
+            self._batch()
+        else:
+            self._wait()
+
+    def _has_room(self) -> bool:
+        """Whether the next descriptor lies below the ceiling; found by taking it."""
+        try:
+            fd = os.dup(self._listener.fileno())
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            raise
+        os.close(fd)
+        return fd < self._ceiling

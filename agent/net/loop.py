@@ -18,7 +18,7 @@ from itertools import count
 from agent.net.buffers import Buffers
 
 Ready = Callable[[int], None]
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR

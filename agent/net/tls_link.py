@@ -16,6 +16,7 @@ from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop, Timer
+from agent.net.turns import AskTurn
 from agent.wire.tls_alerts import Alert
 from agent.wire.tls_records import TlsError, TlsRecords
 
@@ -44,10 +45,11 @@ class TlsUser(Protocol):
 class TlsLink:
     """`session` decides the end. The socket belongs to the link: connected and non-blocking.
 
-    Nothing is read or sent before `start`.
+    Nothing is read or sent before `start`. Each step of the handshake is taken when `ask_turn` says so (None: at once).
     """
 
     __slots__ = (
+        "_ask_turn",
         "_buffers",
         "_ended",
         "_fd",
@@ -69,9 +71,16 @@ class TlsLink:
     )
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, session: Session, user: TlsUser, handshake_timeout_s: float
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        session: Session,
+        user: TlsUser,
+        handshake_timeout_s: float,
+        ask_turn: AskTurn | None = None,
     ) -> None:
         self._loop = loop
+        self._ask_turn = ask_turn
         self._buffers = loop.buffers
         self._sock = sock
         self._fd = sock.fileno()
@@ -119,6 +128,8 @@ class TlsLink:
         if mask & READABLE:
             if self._records is not None:
                 self._read()
+            elif self._ask_turn is not None:
+                self._ask_turn(self._shake_in_turn)
             else:
                 self._shake()
 
@@ -171,35 +182,52 @@ class TlsLink:
 
     # -- the handshake
 
-    def _shake(self) -> None:
+    def _shake(self) -> bool:
+        """Take a step with what has arrived; whether that was work."""
         session = self._session
         if session is None or self._is_over:
-            return
+            return False
         try:
             data = self._sock.recv(_HANDSHAKE_READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self.fail(Outcome.TLS_FAILED, f"TLS handshake: {os.strerror(error.errno or 0)}")
-            return
+            return True
         if not data:
             self.fault = Fault.CLOSED
             self.fail(Outcome.TLS_FAILED, "TLS handshake: the peer closed the connection")
-            return
+            return True
         try:
             session.feed(data)
         except HandshakeError as error:
             self._unsent += session.outgoing()
             self.fault = error.fault
             self.fail(error.outcome, error.detail)
-            return
+            return True
         self._unsent += session.outgoing()
         if session.done:
             self._secure(session.secured)
         self._send_unsent()
         # A short read has emptied the socket: what follows is a new edge. Not so the end, once announced.
         if (len(data) == _HANDSHAKE_READ_BYTES or self._ended) and not self._is_over:
-            self._loop.soon(self._read if self._records is not None else self._shake)
+            self._go_on()
+        return True
+
+    def _shake_in_turn(self) -> bool:
+        try:
+            return self._shake()
+        except Exception as error:
+            self._on_crash(error)
+            raise
+
+    def _go_on(self) -> None:
+        if self._records is not None:
+            self._loop.soon(self._read)
+        elif self._ask_turn is not None:
+            self._ask_turn(self._shake_in_turn)
+        else:
+            self._loop.soon(self._shake)
 
     def _secure(self, secured: Secured) -> None:
         self._session = None
@@ -248,7 +276,7 @@ class TlsLink:
         """Nothing can be sent any more. What the peer said before it left (an alert) is still to be read."""
         self._unsent.clear()
         self._ended = True
-        self._loop.soon(self._read if self._records is not None else self._shake)
+        self._go_on()
 
     def _on_growth(self) -> None:
         size = len(self._unsent)

@@ -19,6 +19,7 @@ from agent.net.stage import Stage
 from agent.net.tls_link import TlsLink
 from agent.net.tunnel import Tunnel, TunnelAsker, TunnelClientEvents, TunnelServerEvents, TunnelSink
 from agent.net.tunnel_queue import TunnelQueue
+from agent.net.turns import AskTurn
 from agent.wire.h2_events import (
     ConnectionFailed,
     DataReceived,
@@ -33,8 +34,6 @@ from agent.wire.h2_frames import ErrorCode, H2StreamError, error_name
 from agent.wire.h2_tunnel import H2Tunnels
 from agent.wire.hbone import BadConnect, ConnectHead, parse_connect, parse_status
 from agent.wire.tls_alerts import Alert
-
-__all__ = ["Tunnel", "TunnelClientEvents", "TunnelLink", "TunnelServerEvents"]
 
 HANDSHAKE_TIMEOUT_S = 10.0
 STREAMS_LIMIT = 100
@@ -73,6 +72,7 @@ class TunnelLink:
         limits: Limits | None = None,
         streams_limit: int = STREAMS_LIMIT,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        ask_turn: AskTurn | None = None,
     ) -> None:
         self._loop = loop
         self._events = events
@@ -91,7 +91,7 @@ class TunnelLink:
         self.peer: Identity | None = None
         self.rejected_requests = 0
         """Requests answered or reset here because they were no legal CONNECT."""
-        self._tls = TlsLink(loop, sock, session, self, handshake_timeout_s)
+        self._tls = TlsLink(loop, sock, session, self, handshake_timeout_s, ask_turn)
         self.stage = Stage(loop, self._codec, self._tls)
         """Where relays put what they read; see `Stage.forward`."""
 
@@ -149,12 +149,11 @@ class TunnelLink:
             self._loop.soon(self._close_if_finished)
 
     def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "closed here") -> None:
-        """Close at once; every tunnel fails with `outcome`."""
-        if not self._is_closed:
-            if self._tls.secured is not None:
-                self._codec.shut(ErrorCode.NO_ERROR, detail)
-                self.stage.flush()
-            self._end(outcome, detail)
+        """Close at once; every tunnel fails with `outcome`. A socket that still waits for the peer goes too."""
+        if not self._is_closed and self._tls.secured is not None:
+            self._codec.shut(ErrorCode.NO_ERROR, detail)
+            self.stage.flush()
+        self._end(outcome, detail)
 
     # -- for tunnels and relays
 
@@ -368,9 +367,10 @@ class TunnelLink:
         now = self._loop.now()
         due = self._codec.tick(now)
         if due is None:
-            self._codec.shut(ErrorCode.NO_ERROR, "no answer to PING")
+            lacking = "an answer to PING" if self._codec.is_greeted else "SETTINGS"
+            self._codec.shut(ErrorCode.NO_ERROR, f"{lacking} did not come")
             self.stage.flush()
-            self._tls.fail(Outcome.H2_FAILED, "the peer did not answer a PING in time")
+            self._tls.fail(Outcome.H2_FAILED, f"{lacking} did not come from the peer in time")
             return
         if self._codec.out:
             self.stage.flush_soon()

@@ -7,7 +7,8 @@ import socket
 from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
 from agent.net.dial import Dial, Dialler, DialOwner
-from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
+from agent.net.tunnel import TunnelClientEvents
+from agent.net.tunnel_link import TunnelLink
 from agent.proxy.pool import PoolKey
 from agent.proxy.secrets import Secrets
 from agent.wire.h2_events import Limits

@@ -115,7 +115,7 @@ class DataPlane:
             handshake_timeout_s=config.handshake_timeout_s,
             links_limit=config.max_connections,
         )
-        self.inbound_plain = InboundPlain(delivery, self.pods, self.reporter, options)
+        self.inbound_plain = InboundPlain(delivery, self.pods, self.reporter, options, config.max_connections)
         self.outbound = Outbound(
             loop,
             self.store,
@@ -133,12 +133,15 @@ class DataPlane:
 
     def samples(self) -> Iterable[Sample]:
         """HBONE connections and tunnels open now, and the handshakes that failed so far."""
+        yield families.HANDSHAKES_OPEN, (), len(self.inbound.handshakes)
+        yield families.ACCEPT_PAUSES, (), self.tallies.accept_pauses
+        yield families.LINES_SPARED, (), self.reporter.spared
         inbound = [entry.link for entry in self.inbound.links]
         outbound = [link for _, link in self.pool.links]
         for end, links in ((End.CLIENT, outbound), (End.SERVER, inbound)):
             done = [link for link in links if link.secured is not None]
             yield families.HBONE_CONNECTIONS, (end.value,), len(done)
-            yield families.HBONE_STREAMS, (end.value,), sum(link.open_streams for link in done)
+            yield (families.HBONE_STREAMS, (end.value,), sum(link.open_streams for link in done))
             for fault in Fault:
                 count = self.tallies.faults[end, fault]
                 yield families.HANDSHAKE_FAILURES, (end.value, fault.value), count

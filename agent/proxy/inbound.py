@@ -8,7 +8,9 @@ only then answered with 200; refusals answer with the status of their outcome.
 from __future__ import annotations
 
 import socket
+from functools import partial
 
+from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Session
 from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
@@ -21,6 +23,7 @@ from agent.net.tls_link import close
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.delivery import Delivery
+from agent.proxy.handshakes import Handshakes
 from agent.proxy.life import GAVE_UP, Life
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
@@ -63,11 +66,12 @@ class Inbound:
         self._secrets = secrets
         self.handshake_timeout_s = handshake_timeout_s
         self.links: set[InboundLink] = set()
+        self.handshakes = Handshakes(delivery.loop, links_limit)
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's port 15008."""
         try:
-            if len(self.links) >= self._links_limit:
+            if len(self.links) >= self._links_limit and not self.handshakes.make_room():
                 raise Refusal(Outcome.OVERLOADED)
             workload = self.workload(local)
             session = Session.server(self._secrets.get(workload.identity))
@@ -77,6 +81,7 @@ class Inbound:
             return
         entry = InboundLink(self, peer, local, workload.identity, sock, session)
         self.links.add(entry)
+        self.handshakes.begin(entry, peer.ip)
         entry.link.start()
 
     def workload(self, local: SocketAddress) -> Workload:
@@ -118,17 +123,28 @@ class InboundLink:
             self,
             limits=inbound.limits,
             handshake_timeout_s=inbound.handshake_timeout_s,
+            ask_turn=partial(inbound.handshakes.turns.ask, peer.ip),
         )
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has checked chain and trust domain; policy is asked per CONNECT."""
+        self.inbound.handshakes.end(self)
         self.inbound.tallies.of(self.local.ip).handshakes_done += 1
 
     def requested(self, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
         InboundTunnel(self, tunnel, head).start()
 
+    def give_up(self, fault: Fault, detail: str) -> None:
+        self.inbound.tallies.faults[End.SERVER, fault] += 1
+        self.link.abort(Outcome.OVERLOADED, detail)
+
+    def drop(self) -> None:
+        self.link.abort()
+
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.inbound.links.discard(self)
+        if link.secured is None:
+            self.inbound.handshakes.failed(self)
         if link.secured is None and link.fault is not None:
             self.inbound.tallies.faults[End.SERVER, link.fault] += 1
         if outcome is Outcome.TLS_FAILED:

@@ -6,6 +6,7 @@ import socket
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Connection, Direction
+from agent.model.outcome import Outcome, Refusal
 from agent.net.dial import Dial
 from agent.net.plain_relay import PlainRelay
 from agent.proxy.delivery import Delivery
@@ -19,13 +20,20 @@ from agent.telemetry.record import Opened
 
 
 class InboundPlain:
-    """Accepts plaintext connections to enrolled pods; one per worker."""
+    """Accepts plaintext connections to enrolled pods; one per worker.
 
-    def __init__(self, delivery: Delivery, pods: LocalPods, reporter: Reporter, options: Options) -> None:
+    Their clients have proven nothing: of the `connections` that a worker may hold they leave a quarter to others.
+    """
+
+    def __init__(
+        self, delivery: Delivery, pods: LocalPods, reporter: Reporter, options: Options, connections: int
+    ) -> None:
         self.delivery = delivery
         self.pods = pods
         self.reporter = reporter
         self.options = options
+        self.limit = max(1, connections * 3 // 4)
+        self.count = 0
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's application port: `local` is the original destination."""
@@ -48,6 +56,8 @@ class PlainConnection(CapturedLife):
 
     def _begin(self) -> Dial:
         inbound, delivery = self._inbound, self._inbound.delivery
+        if inbound.count >= inbound.limit:
+            raise Refusal(Outcome.OVERLOADED, "plaintext connections have their share of --max-connections")
         check_not_own(self.local, inbound.options)
         snapshot = delivery.store.current
         workload = inbound.pods.workload(snapshot, self.local.ip, is_source=False)
@@ -62,8 +72,14 @@ class PlainConnection(CapturedLife):
             service=guess_service(snapshot, workload, self.local.port),
         )
         self._record(live, opened)
+        inbound.count += 1
         delivery.admit(live, workload)
         return delivery.dial(live.connection, self, keep_port=True)
+
+    def conclude(self, outcome: Outcome, detail: str) -> None:
+        if self._live is not None:
+            self._inbound.count -= 1
+        super().conclude(outcome, detail)
 
     def _join(self, sock: socket.socket) -> PlainRelay:
         return PlainRelay(self._loop, self._sock, sock, self)

@@ -8,6 +8,7 @@ one. What kind of connection it is and how its client is told, subclasses say (`
 
 from __future__ import annotations
 
+import errno
 import select
 import socket
 from abc import ABC, abstractmethod
@@ -75,12 +76,7 @@ class Life(Recorded):
     direction: ClassVar[Direction]
 
     def __init__(
-        self,
-        loop: Loop,
-        registry: Registry,
-        reporter: Reporter,
-        peer: SocketAddress,
-        local: SocketAddress,
+        self, loop: Loop, registry: Registry, reporter: Reporter, peer: SocketAddress, local: SocketAddress
     ) -> None:
         super().__init__(registry, reporter)
         self._loop = loop
@@ -203,4 +199,6 @@ def dial_refusal(error: OSError, target: SocketAddress, *, is_hbone: bool = Fals
     if isinstance(error, TimeoutError):
         outcome = Outcome.HBONE_TIMEOUT if is_hbone else Outcome.CONNECT_TIMEOUT
         return Refusal(outcome, f"connect to {target}: timed out; {outcome.hint}")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return Refusal(Outcome.OVERLOADED, f"connect to {target}: {error.strerror}")
     return Refusal(Outcome.CONNECT_FAILED, f"connect to {target}: {error.strerror or error}")

@@ -6,6 +6,7 @@ process connects, hears which listeners it serves, and sends the full state anew
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from agent import channel
 from agent.channel import Channel, Message
+from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
 from agent.identity.handshake import Secured
 from agent.model.connection import Direction
@@ -30,6 +32,10 @@ from agent.proxy.registry import Live
 from agent.state.apply import Batch, full_addresses, full_authorizations
 from agent.wire.xds_decode import decode_address, decode_authorization
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
+
+log = logging.getLogger(__name__)
+
+COMPLAIN_EVERY_S = 10.0
 
 
 class Orders:
@@ -50,6 +56,7 @@ class Orders:
         }
         self._pods: tuple[LocalPod, ...] = ()
         self._is_draining = False
+        self._complain_at_s = 0.0
 
     def hello(self, to: Channel) -> None:
         """Introduce this worker to a control process, with the listeners it serves."""
@@ -72,7 +79,11 @@ class Orders:
             case channel.ForgetSecret():
                 self._plane.secrets.forget(Identity.parse(message.identity))
             case channel.Listeners():
-                self._serve(message.owner, channel.with_fds(message.names, fds))
+                try:
+                    self._serve(message.owner, channel.with_fds(message.names, fds))
+                except channel.FdsLost as error:
+                    log.warning("listeners of worker %d: %s; asking for them again", message.owner, error)
+                    reply(channel.Unserved(message.owner))
             case channel.Release():
                 self._release(message.owner)
             case channel.Drain():
@@ -152,10 +163,30 @@ class Orders:
         self._release(owner)
         self._owners[owner] = socks
         self._acceptors[owner] = tuple(
-            Acceptor(self._plane.loop, sock, self._handlers[name]) for name, sock in socks.items()
+            Acceptor(
+                self._plane.loop,
+                sock,
+                self._handlers[name],
+                ceiling=accept_ceiling(),
+                on_exhausted=self._exhausted,
+            )
+            for name, sock in socks.items()
         )
         for acceptor in self._acceptors[owner]:
             acceptor.start()
+
+    def _exhausted(self) -> None:
+        """Connections wait because descriptors are used up. Looked at ten times a second, said every ten."""
+        self._plane.tallies.accept_pauses += 1
+        now_s = self._plane.loop.now()
+        if now_s >= self._complain_at_s:
+            self._complain_at_s = now_s + COMPLAIN_EVERY_S
+            log.warning(
+                "nothing is accepted: the descriptors of this worker are used up (%d connections, %d HBONE"
+                " connections); raise the limit (RLIMIT_NOFILE, LimitNOFILE=) or --workers",
+                len(self._plane.registry),
+                len(self._plane.inbound.links),
+            )
 
     def _release(self, owner: int) -> None:
         for acceptor in self._acceptors.pop(owner, ()):

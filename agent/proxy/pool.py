@@ -18,8 +18,8 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.dial import Dial, DialOwner
 from agent.net.loop import Loop, Timer
-from agent.net.tunnel import Tunnel
-from agent.net.tunnel_link import TunnelClientEvents, TunnelLink
+from agent.net.tunnel import Tunnel, TunnelClientEvents
+from agent.net.tunnel_link import TunnelLink
 from agent.proxy.life import dial_refusal
 from agent.proxy.tallies import End, Tallies
 from agent.wire.hbone import ACCEPTED, ConnectHead

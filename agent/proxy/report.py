@@ -24,6 +24,10 @@ class CountsBytes(Protocol):
     def received_bytes(self) -> int: ...
 
 
+LINES_PER_S, LINES_AT_ONCE = 20.0, 200.0
+"""How many lines refused connections may write: anybody can have one refused."""
+
+
 class Tracked:
     """One counted connection. `finish` counts its end and writes its line, once."""
 
@@ -70,6 +74,11 @@ class Reporter:
         self.as_json = as_json
         self._open: set[Tracked] = set()
         self._memo = LabelMemo()
+        self.spared = 0
+        """Refused connections without a line of their own."""
+        self._spared_said = 0
+        self._lines_left = LINES_AT_ONCE
+        self._counted_at_s = clock()
 
     def opened(self, opened: Opened) -> Tracked:
         """Count a connection whose request is fully built."""
@@ -80,13 +89,28 @@ class Reporter:
     def refused(
         self, direction: Direction, source: SocketAddress, destination: SocketAddress, error: str
     ) -> None:
-        """Log a connection that ended before its request was built: no metric counts it."""
+        """Log a connection that ended before its request was built: no metric counts it.
+
+        Where they are too many, they get one line together, about once a second.
+        """
+        now_s = self.clock()
+        earned = (now_s - self._counted_at_s) * LINES_PER_S
+        self._counted_at_s = now_s
+        self._lines_left = min(LINES_AT_ONCE, self._lines_left + earned)
+        if self._lines_left < 1.0:
+            self.spared += 1
+            return
+        self._lines_left -= 1.0
         self.write_line(
             access_log.refused_line(direction, source, destination, error, self.wall(), self.as_json)
         )
 
     def count_bytes(self) -> None:
-        """Bring all byte counters up to date: before a snapshot of the metrics."""
+        """Bring all byte counters up to date: before a snapshot of the metrics, once a second."""
+        if self.spared > self._spared_said:
+            count = self.spared - self._spared_said
+            self._spared_said = self.spared
+            self.write_line(access_log.spared_line(count, self.wall(), self.as_json))
         for tracked in self._open:
             tracked.count_bytes()
 

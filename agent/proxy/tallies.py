@@ -62,6 +62,8 @@ class Tallies:
         self._by_address: dict[IP, PodTally] = {}
         self.faults: Counter[tuple[End, Fault]] = Counter()
         """Handshakes that failed, by the end that this worker was."""
+        self.accept_pauses = 0
+        """How often nothing was accepted for a moment, for want of descriptors."""
 
     def of(self, address: IP) -> PodTally:
         """The tally of a pod's address. It lasts until the pod leaves."""

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 STEADY_S = 10.0
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
+SEND_AGAIN_S = 0.2
 SILENCE_LOOKS, QUEUE_LOOKS = 10, 4
 """How often each is looked at before its limit is over."""
 
@@ -193,6 +194,10 @@ class Crew:
             self._carry_out(self._roster.died(link.slot))
             self._chores.put_nowait(partial(self._replace, link.slot))
 
+    def unserved(self, link: WorkerLink, owner: int) -> None:
+        """Send the listeners again in a moment; meanwhile their queue is not lost, for they are held here too."""
+        asyncio.get_running_loop().call_later(SEND_AGAIN_S, self._grant_again, link, owner)
+
     def lost(self, link: WorkerLink) -> None:
         """It is gone, or cannot be told of policy any more: then it must not serve by the old one."""
         if not link.is_draining:
@@ -288,10 +293,17 @@ class Crew:
             if link is None:
                 continue
             if isinstance(move, Grant):
-                socks = self._listeners[move.owner]
-                link.send(channel.Listeners(move.owner, tuple(socks)), [s.fileno() for s in socks.values()])
+                self._grant(link, move.owner)
             else:
                 link.send(channel.Release(move.owner))
+
+    def _grant(self, link: WorkerLink, owner: int) -> None:
+        socks = self._listeners[owner]
+        link.send(channel.Listeners(owner, tuple(socks)), [sock.fileno() for sock in socks.values()])
+
+    def _grant_again(self, link: WorkerLink, owner: int) -> None:
+        if self._on_duty.get(link.slot) is link and link.slot in self._roster.serving.get(owner, ()):
+            self._grant(link, owner)
 
     async def _follows(self, link: WorkerLink, revision: int, patience_s: float) -> None:
         try:
@@ -309,7 +321,7 @@ class Crew:
 
     async def _watch_silence(self) -> None:
         """Their tunnels stand still, and peers would wait for a ping's time-out."""
-        loop, step_s = asyncio.get_running_loop(), self._limits.silence_s / SILENCE_LOOKS
+        loop, step_s = (asyncio.get_running_loop(), self._limits.silence_s / SILENCE_LOOKS)
         while True:
             began_s = loop.time()
             await asyncio.sleep(step_s)

@@ -6,6 +6,8 @@ process binds it and passes it on, so that a connection to it waits in its queue
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import json
 import logging
@@ -16,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 
 from agent import VERSION
-from agent.channel import ChannelError
+from agent.channel import ChannelError, FdsLost
 from agent.model.listener import LISTENERS, Side
 from agent.supervisor.peer import is_at_home, listening_pid
 from agent.supervisor.process import Process
@@ -27,6 +29,8 @@ from redirect.spawn import Cause, ChildFailed, Failure
 log = logging.getLogger(__name__)
 
 SOCKETS = "worker-*.sock"
+LOST_TRIES = 10
+LOST_PAUSE_S = 0.3
 
 
 class Recruiter:
@@ -79,6 +83,19 @@ class Recruiter:
             raise
 
     async def _find(self, path: Path, hears: Hears) -> WorkerLink | None:
+        for _ in range(LOST_TRIES):
+            try:
+                return await self._greet(path, hears)
+            except FdsLost as error:
+                # It is sound, and greets whoever connects: no reason to end it and what it carries.
+                log.warning("the worker at %s: %s; connecting again", path, error)
+                await asyncio.sleep(LOST_PAUSE_S)
+        raise OSError(
+            errno.EMFILE,
+            f"the listeners of the worker at {path} do not arrive: raise the limit of descriptors",
+        )
+
+    async def _greet(self, path: Path, hears: Hears) -> WorkerLink | None:
         try:
             channel = await dial(path)
         except OSError:
@@ -92,6 +109,10 @@ class Recruiter:
             return None
         try:
             link = await greeted(channel, process, path, hears)
+        except FdsLost:
+            channel.close()
+            process.close()
+            raise
         except (ChannelError, TimeoutError) as error:
             channel.close()
             reason = str(error) or "it said nothing for too long"

@@ -23,6 +23,7 @@ from agent.channel import (
     Leaving,
     Message,
     Stats,
+    Unserved,
     with_fds,
 )
 from agent.supervisor.patience import within
@@ -42,6 +43,9 @@ class Hears(Protocol):
 
     def leaving(self, link: WorkerLink) -> None:
         """It was asked to end, and waits to be told how."""
+
+    def unserved(self, link: WorkerLink, owner: int) -> None:
+        """It was told to serve an owner's listeners, and their fds did not reach it."""
 
     def lost(self, link: WorkerLink) -> None:
         """Its channel has ended; called once. The process may still be there."""
@@ -143,6 +147,8 @@ class WorkerLink:
                 self._hears.reported(self, message)
             case Leaving():
                 self._hears.leaving(self)
+            case Unserved():
+                self._hears.unserved(self, message.owner)
             case Answer():
                 future = self._answers.get(message.number)
                 if future is not None and not future.done():
@@ -184,7 +190,7 @@ class WorkerLink:
 
 
 def listeners_of(hello: Hello, fds: Sequence[int]) -> dict[int, dict[str, socket.socket]]:
-    """The listeners that came with a Hello, by owner and name. Raises ChannelError."""
+    """The listeners that came with a Hello, by owner and name. Raises FdsLost."""
     listeners: dict[int, dict[str, socket.socket]] = {}
     for (owner, name), fd in with_fds(hello.served, fds):
         listeners.setdefault(owner, {})[name] = socket.socket(fileno=fd)

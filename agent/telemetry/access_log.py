@@ -52,6 +52,11 @@ def refused_line(
     return _line("warn", "connection failed", fields, now_s, as_json)
 
 
+def spared_line(count: int, now_s: float, as_json: bool = False) -> str:
+    """The line that stands for `count` refused connections that came too fast for one each."""
+    return _line("warn", "more connections failed", [("connections", count)], now_s, as_json)
+
+
 def opened_line(opened: Opened, now_s: float, as_json: bool = False) -> str:
     """The debug line at the start of a connection."""
     return _line("debug", "connection opened", opened_fields(opened), now_s, as_json)

@@ -126,6 +126,15 @@ HANDSHAKE_FAILURES = _counter(
     "side",
     "reason",
 )
+HANDSHAKES_OPEN = _gauge("ztun_handshakes_open", "Inbound TLS handshakes of HBONE that are not done")
+ACCEPT_PAUSES = _counter(
+    "ztun_accept_pauses",
+    "Times that a listener was left alone for a tenth of a second: no descriptor was left",
+)
+LINES_SPARED = _counter(
+    "ztun_refused_lines_spared",
+    "Refused connections that have no line of their own in the access log: too many",
+)
 HBONE_CONNECTIONS = _gauge(
     "ztun_hbone_connections", "HBONE connections open now, by the end that ztun is", "side"
 )

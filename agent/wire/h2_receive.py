@@ -49,6 +49,11 @@ class H2Receiver(H2Sender, ABC):
     def _is_inside_block(self, kind: int, stream_id: int) -> bool:
         """A header block is unfinished, and this frame is not its continuation."""
 
+    @property
+    def is_greeted(self) -> bool:
+        """The peer's first SETTINGS have begun to arrive."""
+        return self._greeted
+
     # -- receiving
 
     def receive(self, data: memoryview, now_s: float) -> list[Event]:

@@ -57,10 +57,11 @@ class H2Tunnels(H2Receiver):
     def tick(self, now_s: float) -> float | None:
         """Keepalive: send a ping when due. Returns when to call again, or None: the ping was lost.
 
+        A peer that has not even sent SETTINGS when the first is due gets none: it is lost as well.
         A ping first after `ping_after_s`, then that long after each answer (docs/WIRE.md#pings).
         """
         if now_s >= self._ping_due_s:
-            if self._ping_sent:
+            if self._ping_sent or not self._greeted:
                 return None
             self._ping_sent = True
             self._ping_due_s = now_s + self.limits.ping_timeout_s
@@ -100,7 +101,7 @@ class H2Tunnels(H2Receiver):
             self._on_block()
 
     def _on_block(self) -> None:
-        block, stream_id, ends = bytes(self._block or b""), self._block_stream_id, self._block_ends
+        block, stream_id, ends = (bytes(self._block or b""), self._block_stream_id, self._block_ends)
         self._block = None
         # Every block is decoded, wanted or not: the compression state of the connection runs through it.
         fields = self._headers.read(block)

@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.telemetry",
         "agent.channel",
         "agent.config",
+        "agent.fd_limit",
     },
     "agent.enroll": {
         "agent.model",
@@ -75,7 +76,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.supervisor.orphans",
     },
     "agent.config": {"agent.model"},
-    "agent.channel": {"agent.model"},
+    "agent.channel": {"agent.model", "agent.fd_limit"},
     "agent.supervisor": {"agent.model", "agent.channel", "redirect.spawn"},
     "agent.proof": {"agent.model"},
     # Asks the parts of the control process, and puts what they answer into findings and figures.

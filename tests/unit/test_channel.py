@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import chain
 
 import pytest
@@ -107,7 +107,7 @@ def test_each_message_brings_as_many_fds_as_it_says() -> None:
             os.close(fd)
 
 
-def test_fds_that_the_receiver_has_no_room_for_are_an_error() -> None:
+def test_a_full_process_receives_listeners_and_nothing_else() -> None:
     left, right = socket.socketpair()
     a, b = Channel(left), Channel(right)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -117,10 +117,39 @@ def test_fds_that_the_receiver_has_no_room_for_are_an_error() -> None:
         os.close(lowest_free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
         try:
-            with pytest.raises(ChannelError, match="may open no more"):
-                b.receive()
+            ((_, fds),) = b.receive()
+            assert [os.fstat(fd).st_ino for fd in fds] == [os.fstat(s.fileno()).st_ino for s in (left, right)]
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(left.fileno())
+            b.send(Listeners(0, ("x", "y")), fds)
+            assert len(a.receive()[0][1]) == 2, "it can pass on its own as well"
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_follows_a_message_whose_fds_were_lost_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = socket.socketpair()
+    a, b = Channel(left), Channel(right)
+    monkeypatch.setattr(channel, "with_reserve", nullcontext)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(a), closing(b):
+        a.send(Listeners(0, ("x", "y", "z")), [left.fileno()] * 3)
+        lowest_free = os.dup(left.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
+        try:
+            ((lost, few),) = b.receive()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert isinstance(lost, Listeners) and len(few) < 3
+        with pytest.raises(channel.FdsLost, match="fds came for 3 listeners"):
+            channel.with_fds(lost.names, few)
+        a.send(Listeners(1, ("x", "y")), [left.fileno(), right.fileno()])
+        ((message, fds),) = b.receive()
+        assert message == Listeners(1, ["x", "y"])
+        assert [os.fstat(fd).st_ino for fd in fds] == [os.fstat(s.fileno()).st_ino for s in (left, right)]
+        for fd in fds:
+            os.close(fd)
 
 
 def test_one_message_can_carry_every_listener_of_an_agent() -> None:

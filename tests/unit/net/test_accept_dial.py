@@ -113,6 +113,23 @@ def test_a_full_descriptor_table_pauses_without_spinning_and_recovers() -> None:
         it.until(lambda: server.found)
 
 
+def test_above_the_ceiling_nothing_is_accepted_until_descriptors_are_free_again() -> None:
+    with node() as it:
+        paused: list[int] = []
+        server = Server(it, on_exhausted=lambda: paused.append(1))
+        lowest_free = os.dup(it.keep(socket.socket()).fileno())
+        os.close(lowest_free)
+        server.acceptor._ceiling = lowest_free + 30
+        clients = [it.keep(socket.create_connection(("127.0.0.1", server.port))) for _ in range(20)]
+        it.until(lambda: bool(paused))
+        served = len(server.found)
+        it.until(lambda: len(paused) > 3)
+        assert served < 20 and len(server.found) == served
+        for client in clients:
+            client.close()
+        it.until(lambda: len(server.found) == 20)
+
+
 # -- dial
 
 

@@ -111,6 +111,15 @@ def test_own_pings_come_ten_seconds_after_each_answer_and_are_missed_after_twent
     assert talk.codec.tick(42.0) is None
 
 
+def test_a_peer_without_settings_is_lost_when_the_first_ping_is_due() -> None:
+    for is_server in (False, True):
+        codec = H2Tunnels(is_server=is_server, now_s=0.0)
+        codec.receive(memoryview(frames.PREFACE if is_server else b""), 5.0)
+        assert not codec.is_greeted
+        assert codec.tick(9.9) == 10.0
+        assert codec.tick(10.0) is None
+
+
 def test_a_ping_answer_nobody_asked_for_is_ignored() -> None:
     talk = Talk(is_server=False)
     talk.play(frames.ping(b"whatever", ack=True))

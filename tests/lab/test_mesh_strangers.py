@@ -1,0 +1,127 @@
+"""Crowds of strangers at the tunnel port, against workers that may open a few hundred files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from agent.lab import agents
+from agent.lab.agents import LabMesh
+from redirect.netns import entered
+from tests.support.labmesh import World
+from tests.support.labtraffic import until, wait_gone
+
+pytestmark = pytest.mark.kernel
+
+HBONE = 15008
+FILES = 512
+CROWD = 1500
+STRANGERS = ("outsider-a", "spare-a", "outsider-b", "spare-b", "node-a")
+
+
+@pytest.fixture(scope="module")
+def tight(world: World) -> Iterator[World]:
+    """The mesh with an agent on node-b whose processes may open FILES files."""
+    world.kill_control("node-b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agents, "ZTUN", ("prlimit", f"--nofile={FILES}:{FILES}", *agents.ZTUN))
+        # Another configuration: workers that were there before, with their own limit, are not adopted.
+        LabMesh(world.lab, {"drain-deadline-s": "2"}).start_agent(world.node("node-b"))
+    world.mesh.wait_ready("node-b")
+    yield world
+    world.kill_control("node-b")
+    world.restart("node-b")
+
+
+def hello() -> bytes:
+    """What a TLS client says first."""
+    said = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="pod").do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return said.read()
+
+
+def crowd(world: World, stack: ExitStack, count: int, word: bytes) -> None:
+    """So many connections to server-b from all the strangers, which say this and then nothing."""
+    for name in STRANGERS:
+        with entered(world.place(name).netns):
+            for _ in range(count // len(STRANGERS)):
+                sock = stack.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex((world.address("server-b"), HBONE))
+                stack.callback(sock.close)
+                sock.setblocking(True)
+                sock.settimeout(10)
+                try:
+                    sock.send(word)
+                except OSError:
+                    continue  # given up before it spoke
+
+
+def test_the_connections_are_lowered_to_what_the_limit_allows_and_it_is_said(tight: World) -> None:
+    text = tight.mesh.log("agent-node-b").read_text()
+    assert (
+        f"--max-connections 50000 takes 112916 files in each worker, and a process may open {FILES}" in text
+    )
+
+
+@pytest.mark.parametrize("word", [hello(), b"nonsense"], ids=["half-open", "garbage"])
+def test_a_crowd_of_strangers_costs_no_connection_of_the_mesh(tight: World, word: bytes) -> None:
+    address = tight.address("server-b")
+    workers = tight.workers("node-b")
+    log = tight.log("node-b")
+    with ExitStack() as stack:
+        live = [stack.enter_context(tight.talk("client-a", address)) for _ in range(4)]
+        plain = stack.enter_context(tight.talk("outsider-a", address))
+        for talk in (*live, plain):
+            talk.say()
+        failed = tight.metric("node-b", "ztun_handshake_failures_total", side="server")
+        crowd(tight, stack, CROWD, word)
+        until(
+            lambda: (
+                tight.metric("node-b", "ztun_handshake_failures_total", side="server") - failed
+                > CROWD * 3 / 4
+            ),
+            "most have given way",
+            patience_s=60,
+        )
+        for talk in (*live, plain):
+            talk.say()
+        assert all(tight.is_served("client-a", address) for _ in range(20))
+        assert tight.workers("node-b") == workers
+        assert len(log.lines("connection failed")) < 500
+    until(lambda: tight.metric("node-b", "ztun_handshakes_open") == 0, "all are gone")
+
+
+def test_a_worker_that_strangers_fill_takes_over_the_listeners_of_another(tight: World) -> None:
+    address = tight.address("server-b")
+    workers = tight.workers("node-b")
+    with ExitStack() as stack:
+        crowd(tight, stack, CROWD, hello())
+        os.kill(workers[0], signal.SIGKILL)
+        wait_gone(workers[0])
+        until(lambda: tight.workers("node-b").get(0, workers[0]) != workers[0], "its successor")
+        assert tight.workers("node-b")[1] == workers[1], "being full is no reason to end it"
+        assert tight.is_served("client-a", address)
+
+
+def test_plaintext_of_strangers_leaves_descriptors_to_the_mesh(tight: World) -> None:
+    address = tight.address("server-b")
+    workers = tight.workers("node-b")
+    with ExitStack() as stack:
+        for name in STRANGERS[:4]:
+            for _ in range(100):
+                with suppress(ConnectionError):
+                    stack.callback(tight.dial(name, address).close)
+        assert all(tight.is_served("client-a", address) for _ in range(20))
+        assert tight.workers("node-b") == workers

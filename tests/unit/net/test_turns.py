@@ -1,0 +1,87 @@
+"""Steps of handshakes: one for each round of the loop, sources in turn, what has gone skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from agent.net.loop import Loop
+from agent.net.turns import Turns
+
+
+@pytest.fixture
+def errors() -> list[BaseException]:
+    return []
+
+
+@pytest.fixture
+def loop(errors: list[BaseException]) -> Iterator[Loop]:
+    made = Loop(lambda: 0.0, lambda error, fd: errors.append(error))
+    yield made
+    made.close()
+
+
+def taking(done: list[str], name: str, *, is_work: bool = True) -> Callable[[], bool]:
+    def step() -> bool:
+        done.append(name)
+        return is_work
+
+    return step
+
+
+def all_done(loop: Loop) -> None:
+    for _ in range(10):
+        loop.turn()
+
+
+def test_one_that_is_alone_is_taken_in_the_same_round(loop: Loop) -> None:
+    done: list[str] = []
+    Turns(loop).ask("a", taking(done, "a"))
+    assert not done
+    loop.turn()
+    assert done == ["a"]
+
+
+def test_a_crowd_of_one_source_delays_another_by_one_step(loop: Loop) -> None:
+    done: list[str] = []
+    turns = Turns(loop)
+    for n in range(5):
+        turns.ask("crowd", taking(done, f"crowd {n}"))
+    turns.ask("other", taking(done, "other"))
+    all_done(loop)
+    assert done == ["crowd 0", "other", "crowd 1", "crowd 2", "crowd 3", "crowd 4"]
+
+
+def test_between_two_steps_others_have_their_turn(loop: Loop) -> None:
+    done: list[str] = []
+    turns = Turns(loop)
+    for name in "ab":
+        turns.ask(name, taking(done, name))
+    loop.soon(taking(done, "traffic"))
+    all_done(loop)
+    assert done == ["a", "traffic", "b"]
+
+
+def test_steps_of_connections_that_have_gone_take_no_round(loop: Loop) -> None:
+    done: list[str] = []
+    turns = Turns(loop)
+    for n in range(3):
+        turns.ask(n, taking(done, "gone", is_work=False))
+    turns.ask("a", taking(done, "a"))
+    loop.soon(taking(done, "next round"))
+    all_done(loop)
+    assert done == ["gone"] * 3 + ["a", "next round"]
+
+
+def test_a_step_that_fails_stops_nobody(loop: Loop, errors: list[BaseException]) -> None:
+    done: list[str] = []
+    turns = Turns(loop)
+
+    def broken() -> bool:
+        raise ValueError("broken")
+
+    turns.ask("a", broken)
+    turns.ask("b", taking(done, "b"))
+    all_done(loop)
+    assert done == ["b"] and [str(error) for error in errors] == ["broken"]
