@@ -18,9 +18,9 @@ RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_GETSTATS = 22, 26, 34, 94
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_OIF, RTA_TABLE = 4, 15
 RTN_UNICAST, RTN_LOCAL = 1, 2
-FRA_IIFNAME, FRA_TABLE = 3, 15
+FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE = 3, 6, 15
 IFLA_STATS_LINK_64 = 1
-MAIN_TABLE = 254
+MAIN_TABLE, KERNEL_TABLE = 254, 255
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 _ADDRESS = struct.Struct("=BBBBI")
@@ -42,9 +42,10 @@ class DefaultRoute:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule that sends what comes in by an interface to a table."""
+    """A rule that sends what comes in by an interface, or everything (no name), to a table; 0: to none."""
 
     family: int
+    preference: int
     iifname: str
     table: int
 
@@ -91,7 +92,8 @@ def rules() -> frozenset[Rule]:
             family, _, _, _, table, *_ = _ROUTE.unpack_from(body)
             known = netlink.attributes(body[_ROUTE.size :])
             iifname = netlink.text(known.get(FRA_IIFNAME, b""))
-            found.add(Rule(family, iifname, _u32(known, FRA_TABLE, table)))
+            # The kernel leaves out a preference of 0.
+            found.add(Rule(family, _u32(known, FRA_PRIORITY), iifname, _u32(known, FRA_TABLE, table)))
     return frozenset(found)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from redirect import netns, rt_rows, rtnetlink, sides
 from redirect.findings import Finding, Part
-from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, DefaultRoute, Rule
+from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, DefaultRoute
 from redirect.rtnetlink import LinkRow
 from redirect.sides import LOCAL_TABLE, LOOPBACK, PROXY_ADDRESSES, Side, SideLink
 
@@ -63,6 +63,7 @@ def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> Side
                     f"device {side.ifname} has MTU {row.mtu_bytes}, and {inside.mtu_bytes} at its other end"
                 )
             missing += [f"{side.namespace}: {what} is missing" for what in _missing(inside)]
+        missing += [f"{side.namespace}: {what}" for what in _rules(side)]
         missing += _settings(sides.inner_settings(side), side.namespace)
     return SideView(
         SideLink(row.ifindex, number, inner_mac),
@@ -74,17 +75,28 @@ def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> Side
 
 
 def _missing(inside: LinkRow) -> Iterator[str]:
-    routes, rules = rt_rows.default_routes(), rt_rows.rules()
+    routes = rt_rows.default_routes()
     for family in rt_rows.FAMILIES:
-        name = "IPv4" if family == socket.AF_INET else "IPv6"
+        name = _family(family)
         if DefaultRoute(family, MAIN_TABLE, RTN_UNICAST, inside.ifindex) not in routes:
             yield f"the {name} default route"
         if DefaultRoute(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK) not in routes:
             yield f"the {name} local default route in table {LOCAL_TABLE}"
-        if Rule(family, inside.ifname, LOCAL_TABLE) not in rules:
-            yield f"the {name} rule for table {LOCAL_TABLE}"
     have = {str(address) for ifindex, address in rt_rows.addresses() if ifindex == LOOPBACK}
     yield from (f"address {address}" for address in PROXY_ADDRESSES if address not in have)
+
+
+def _rules(side: Side) -> Iterator[str]:
+    wanted, there = sides.wanted_rules(side.ifname), rt_rows.rules()
+    for rule in sorted(wanted - there, key=astuple):
+        yield f"the {_family(rule.family)} rule for table {rule.table} is missing"
+    for rule in sorted(there - wanted, key=astuple):
+        if rule.preference <= sides.MAIN_PREFERENCE:
+            yield f"somebody else has an {_family(rule.family)} rule of preference {rule.preference}"
+
+
+def _family(family: int) -> str:
+    return "IPv4" if family == socket.AF_INET else "IPv6"
 
 
 def _settings(wanted: Mapping[str, str], where: str) -> list[str]:

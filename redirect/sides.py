@@ -18,16 +18,16 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from redirect import netns
+from redirect import netns, rt_rows
 from redirect.errors import InstanceInUse, KernelTooOld, RedirectError
+from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, Rule
 
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
-RULE_PREFERENCE = 10
+RULE_PREFERENCE, MAIN_PREFERENCE = 10, 32766
 IFNAME_LIMIT = 15
 LOOPBACK = 1
 
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SCOPE_HOST = 254
 _IFA_F_NODAD = 0x02
 
@@ -192,7 +192,7 @@ def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
     # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
     ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
     ip.link("set", index=LOOPBACK, state="up")  # ip link set lo up
-    for family in _FAMILIES:
+    for family in FAMILIES:
         # ip [-6] route replace default dev DEV
         ip.route("replace", family=family, dst="default", oif=index)
         # ip [-6] route replace local default dev lo table 100
@@ -200,20 +200,37 @@ def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
         ip.route(
             "replace", family=family, type="local", dst="default", oif=LOOPBACK, table=LOCAL_TABLE, **scope
         )
-        if not _has_rule(ip, family, ifname):
-            # ip [-6] rule add iif DEV lookup 100 pref 10
-            ip.rule("add", family=family, iifname=ifname, table=LOCAL_TABLE, priority=RULE_PREFERENCE)
+    _set_rules(ip, ifname)
     v4, v6 = PROXY_ADDRESSES
     ip.addr("replace", index=LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
     # ip addr replace V6/128 dev lo nodad
     ip.addr("replace", index=LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
 
 
-def _has_rule(ip: IPRoute, family: int, ifname: str) -> bool:
-    return any(
-        rule.get("iifname") == ifname and rule.get("table") == LOCAL_TABLE
-        for rule in ip.get_rules(family=family)
+def wanted_rules(ifname: str) -> frozenset[Rule]:
+    """The rules of a side's namespace up to the main table's; nobody else has any there."""
+    return frozenset(
+        rule
+        for family in FAMILIES
+        for rule in (
+            Rule(family, 0, "", KERNEL_TABLE),
+            Rule(family, RULE_PREFERENCE, ifname, LOCAL_TABLE),
+            Rule(family, MAIN_PREFERENCE, "", MAIN_TABLE),
+        )
     )
+
+
+def _set_rules(ip: IPRoute, ifname: str) -> None:
+    """Exactly the wanted ones: one of somebody else may lead packets away, or drop them."""
+    wanted, there = wanted_rules(ifname), rt_rows.rules()
+    for rule in there - wanted:
+        if rule.preference <= MAIN_PREFERENCE:
+            # ip [-6] rule flush pref N; the kernel leaves out a preference of 0
+            ip.flush_rules(family=rule.family, priority=rule.preference or None)
+    for rule in wanted - rt_rows.rules():
+        # ip [-6] rule add [iif DEV] lookup TABLE pref N
+        device = {"iifname": rule.iifname} if rule.iifname else {}
+        ip.rule("add", family=rule.family, table=rule.table, priority=rule.preference, **device)
 
 
 def _host_link(ip: IPRoute, side: Side) -> Any | None:

@@ -85,6 +85,13 @@ def set_inside(node: Node, side: int, change: Callable[[IPRoute, int], object]) 
         change(ip, index)
 
 
+def add_rules(ip: IPRoute, _: int) -> None:
+    for preference in (1, 10):
+        for family in (socket.AF_INET, socket.AF_INET6):
+            # ip [-6] rule add pref N blackhole
+            ip.rule("add", family=family, priority=preference, action="blackhole")
+
+
 def delete_device(node: Node, side: int) -> None:
     with netns.entered(node.place.netns), IPRoute() as ip:
         (index,) = ip.link_lookup(ifname=inner(node, side)[1])
@@ -163,6 +170,16 @@ FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
         lambda node: set_inside(node, 1, lambda ip, _: ip.flush_rules(family=V6, table=100)),
         Part.NAMESPACE,
         r"-net: the IPv6 rule for table 100 is missing",
+    ),
+    "all rules": (
+        lambda node: set_inside(node, 0, lambda ip, _: ip.flush_rules(family=V6)),
+        Part.NAMESPACE,
+        r"-pod: the IPv6 rule for table 254 is missing",
+    ),
+    "rules of others": (
+        lambda node: set_inside(node, 0, add_rules),
+        Part.NAMESPACE,
+        r"-pod: somebody else has an IPv4 rule of preference 10",
     ),
     "the proxy's address": (
         lambda node: set_inside(
