@@ -29,6 +29,7 @@ class KernelCounters:
     def __init__(self, kernel: KernelSide, captures: Captures, figures: Figures) -> None:
         self._kernel, self._captures, self._figures = kernel, captures, figures
         self._process = psutil.Process()
+        self._drops = 0
         self.drops_per_s = 0.0
         self.problem = ""
 
@@ -44,16 +45,18 @@ class KernelCounters:
     async def read(self) -> int:
         """Put the kernel's counters and this process's own among the figures; answers the packets dropped."""
         figures = self._figures
-        figures.put(families.OPEN_FDS, count=self._process.num_fds())
         figures.put(families.MAX_FDS, count=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         figures.put(families.PODS_ACTIVE, count=len(self._captures.pods))
         figures.put(families.PODS_PENDING, count=len(self._captures.waiting))
         try:
+            # Takes a descriptor itself, so that it fails just where it matters.
+            figures.put(families.OPEN_FDS, count=self._process.num_fds())
             counters = await self._kernel.run(lambda redirection: redirection.stats())
-            self.problem = ""
         except (RedirectError, OSError) as error:
             self.problem = f"the kernel's counters cannot be read: {error}"
-            counters = {}
+            return self._drops
+        self.problem = ""
         for (program, reason), packets in counters.items():
             figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
-        return sum(packets for key, packets in counters.items() if key in DROPS)
+        self._drops = sum(packets for key, packets in counters.items() if key in DROPS)
+        return self._drops
