@@ -144,7 +144,12 @@ def _write_sysctls(wanted: dict[str, str]) -> None:
 def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
     """The veth pair with its host end set up; that end's index, and its MTU."""
     with IPRoute() as ip, path.open("rb") as namespace:
-        if _host_link(ip, side) is None:
+        link = _host_link(ip, side)
+        if link is not None and not _is_inside(side, path):
+            # Renamed there, which its end here does not show; the other end goes with this one.
+            ip.link("del", index=link["index"])  # ip link del DEV
+            link = None
+        if link is None:
             _refuse_taken_name(ip, side)
             # ip link add DEV type veth peer name DEV netns NAMESPACE
             _add_veth(ip, side, namespace.fileno())
@@ -240,6 +245,11 @@ def _host_link(ip: IPRoute, side: Side) -> Any | None:
         if link.get(("linkinfo", "kind")) == "veth" and _nsid(ip, side.netns) == link.get("link_netnsid"):
             return link
     return None
+
+
+def _is_inside(side: Side, path: Path) -> bool:
+    with netns.entered(path), IPRoute() as ip:
+        return bool(ip.link_lookup(ifname=side.ifname))
 
 
 def _nsid(ip: IPRoute, path: Path) -> int | None:

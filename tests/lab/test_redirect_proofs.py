@@ -85,6 +85,11 @@ def set_inside(node: Node, side: int, change: Callable[[IPRoute, int], object]) 
         change(ip, index)
 
 
+def rename(ip: IPRoute, index: int) -> None:
+    ip.link("set", index=index, state="down")
+    ip.link("set", index=index, ifname="elsewhere", state="up")
+
+
 def add_rules(ip: IPRoute, _: int) -> None:
     for preference in (1, 10):
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -142,6 +147,11 @@ FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
         lambda node: set_device(node, 1, state="down"),
         Part.INNER_DEVICE,
         r"device \S+-mi is down",
+    ),
+    "a device's name inside": (
+        lambda node: set_inside(node, 1, rename),
+        Part.INNER_DEVICE,
+        r"device \S+-mi has another name in \S+-net",
     ),
     "a device's MTU": (
         lambda node: set_device(node, 0, mtu=1300),
