@@ -247,9 +247,7 @@ class Agent:
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
         allowed = self.settings.allow_encapsulation
-        prepared = await self.kernel.run(
-            lambda redirection: redirection.prepare(allowed_encapsulations=allowed)
-        )
+        prepared = await self.kernel.run(lambda redirection: redirection.own(allowed_encapsulations=allowed))
         for limit in prepared.limits:
             log.warning("%s", limit)
         await self.enroller.take_over()

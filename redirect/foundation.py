@@ -56,6 +56,20 @@ class Foundation:
                     "agent ran (`nsenter --net=/run/netns/NAME`), or name another instance"
                 )
 
+    def claim(self) -> None:
+        """Keep every other process from claiming the namespaces, those that are there, until `close`.
+
+        Raises InstanceInUse where another has done so.
+        """
+        self._hold()
+        for held in self._held:
+            if not held.claim():
+                self.close()
+                raise InstanceInUse(
+                    f"namespace {held.name} belongs to an agent that runs, with another run directory or with one "
+                    "that was removed since: stop that agent, or choose another instance name"
+                )
+
     def make(self) -> list[sides.SideLink]:
         """Namespaces and devices, or what is missing of them.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -152,6 +153,15 @@ class HeldNamespace:
         self.name = name
         self._fd = os.open(path_of(name), os.O_RDONLY | os.O_CLOEXEC)
         self._inode = os.fstat(self._fd).st_ino
+
+    def claim(self) -> bool:
+        """Whether it is this holder's alone from here on until it closes it; False: it is another's."""
+        try:
+            # On the namespace itself: a lock file can be removed, or be looked for in another place.
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     @property
     def path(self) -> Path:

@@ -109,6 +109,17 @@ class Redirection:
             self._take_over()
         return Prepared(compiled, *self.private_namespaces, probed.limits)
 
+    def own(self, *, allowed_encapsulations: Iterable[str] = ()) -> Prepared:
+        """`prepare`, as the only process of this instance: until `close` no other can, whatever its run directory.
+
+        Raises as `prepare`, and InstanceInUse before anything is changed.
+        """
+        self._foundation.claim()
+        prepared = self.prepare(allowed_encapsulations=allowed_encapsulations)
+        # Those that were not there before.
+        self._foundation.claim()
+        return prepared
+
     def close_off(self, interfaces: Mapping[int, str]) -> None:
         """Lets nothing through interfaces of which nothing is known yet; ifindex -> name. Raises as `apply`."""
         with self._writing():
@@ -209,13 +220,14 @@ class Redirection:
         """Removes everything of this instance from the kernel; what was removed. Pods are open after it.
 
         Captured connections are reset first; if that fails the answer says so, and the rest goes on. Where nothing is
-        there, nothing is made. Raises WrongNode, OSError.
+        there, nothing is made. Raises WrongNode, InstanceInUse while an agent runs, OSError.
         """
         if not self.is_installed:
             self.pins.remove_files()
             return []
         self._foundation.require_here()
         with self._writing():
+            self._foundation.claim()
             removed = self._release_all() + self._detach_all()
             self._let_go()
             for directory in self.pins.generations():

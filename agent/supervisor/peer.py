@@ -44,14 +44,40 @@ def is_at_home(pid: int, listeners: Iterable[tuple[socket.socket, str | None]], 
     """
     try:
         inodes = {os.stat(path).st_ino for path in homes}
-        tasks = (_PROC / str(pid) / "task").iterdir()
-        found = {os.stat(task / "ns" / "net").st_ino for task in tasks}
-        return inodes <= found and all(
+        return inodes <= _namespaces(_PROC / str(pid)) and all(
             _namespace_of(sock) == os.stat(path).st_ino for sock, path in listeners if path is not None
         )
     except OSError:
         # A name or the process is gone: what is not there is not its home.
         return False
+
+
+def residents(module: str, homes: Iterable[str]) -> list[int]:
+    """The processes that run a module of ours and have threads in every namespace that has one of these paths."""
+    try:
+        inodes = {os.stat(path).st_ino for path in homes}
+    except FileNotFoundError:
+        return []  # nobody can be where there is no namespace
+    return [
+        int(entry.name)
+        for entry in _PROC.iterdir()
+        if inodes and entry.name.isdigit() and _runs(entry, module) and inodes <= _namespaces(entry)
+    ]
+
+
+def _runs(process: Path, module: str) -> bool:
+    try:
+        return module.encode() in (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it ended meanwhile
+
+
+def _namespaces(process: Path) -> set[int]:
+    """Of all its threads."""
+    try:
+        return {os.stat(task / "ns" / "net").st_ino for task in (process / "task").iterdir()}
+    except OSError:
+        return set()
 
 
 def _namespace_of(sock: socket.socket) -> int:

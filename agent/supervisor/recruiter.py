@@ -13,14 +13,15 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 from agent import VERSION
 from agent.channel import ChannelError, FdsLost
 from agent.model.listener import LISTENERS, Side
-from agent.supervisor.peer import is_at_home, listening_pid
+from agent.supervisor.peer import is_at_home, listening_pid, residents
 from agent.supervisor.process import Process
 from agent.supervisor.worker_link import Hears, WorkerLink, dial, greeted
 from redirect import spawn
@@ -54,9 +55,11 @@ class Recruiter:
         self._module = module
 
     async def find(self, hears: Hears) -> list[WorkerLink]:
-        """Every worker of the run directory that can be used. Those that cannot are ended."""
-        found = [await self._find(path, hears) for path in sorted(self._directory.glob(SOCKETS))]
-        return [link for link in found if link is not None]
+        """Every worker of the run directory that can be used. Those that cannot are ended, wherever they are from."""
+        paths = sorted(self._directory.glob(SOCKETS))
+        found = [link for path in paths if (link := await self._find(path, hears)) is not None]
+        await self._end_strays({link.pid for link in found})
+        return found
 
     async def start(self, slot: int, hears: Hears) -> WorkerLink:
         """A new worker that has said Hello. Raises ChildFailed, OSError."""
@@ -129,6 +132,23 @@ class Recruiter:
         await process.end()
         path.unlink(missing_ok=True)
         return None
+
+    async def _end_strays(self, found: Collection[int]) -> None:
+        """Workers whose names are gone, as with a run directory that is removed when a service stops.
+
+        They share the listeners and would judge by the policy of then.
+        """
+        for pid in residents(self._module, self._homes.values()):
+            if pid in found:
+                continue
+            with suppress(ProcessLookupError):
+                process = Process(pid)
+                # Once more: it may have ended in between, and the number be another's.
+                if pid in residents(self._module, self._homes.values()):
+                    log.warning("a worker (pid %d) has no socket in the run directory: ending it", pid)
+                    process.kill()
+                    await process.end()
+                process.close()
 
     def _is_at_home(self, link: WorkerLink) -> bool:
         sides = {row.name: row.side for row in LISTENERS}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from agent.lab.agents import LabMesh
+from agent.lab.agents import ZTUN, LabMesh
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
 from agent.telemetry.families import ALL, POD_BROKEN, Kind
 from redirect import netns
+from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
 from redirect.sides import sides_of
 from tests.support.labmesh import ENROLLED, World, policy_manifest, principal
@@ -112,6 +115,44 @@ def test_workers_of_namespaces_that_were_removed_are_ended_instead_of_adopted(wo
         world.mesh.enroll(world.pod(name))
     assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
     world.mesh.wait_ready("node-a")
+
+
+def test_workers_that_cannot_be_found_any_more_are_ended_instead_of_serving_by_old_policy(
+    world: World,
+) -> None:
+    """As with a run directory that systemd removes when the service ends."""
+    former = world.workers("node-a")
+    for path in world.mesh.run_dir("node-a").glob("worker-*.sock"):
+        path.unlink()
+    world.kill_control("node-a")
+    log = world.log("node-a")
+    world.restart("node-a")
+    for pid in former.values():
+        wait_gone(pid)
+        log.line(f"a worker (pid {pid}) has no socket in the run directory: ending it")
+    address = world.address("server-b")
+    with world.manifest("policy", policy_manifest("test", principal("nobody"))):
+        until(lambda: not world.is_served("client-a", address), "the policy is there")
+        assert not any(world.is_served("client-a", address) for _ in range(8))
+    until(lambda: world.is_served("client-a", address), "it is gone")
+
+
+def test_a_second_agent_of_an_instance_is_refused_whatever_its_run_directory(
+    world: World, tmp_path: Path
+) -> None:
+    """It would know of no wish, tell the control plane so, and have peers talk to our pods in clear."""
+    address = f"{world.node('node-a').addresses[0]}:15012"
+    command = [*ZTUN, "agent", "--node", "node-a", "--instance", world.mesh.instance("node-a"), "--run-dir",
+               str(tmp_path), "--xds-address", address, "--admin-address", "off", "--metrics-address", "off",
+               "--readiness-address", "off"]  # fmt: skip
+    with netns.entered(world.node("node-a").netns):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        with pytest.raises(InstanceInUse):
+            Redirection(world.mesh.instance("node-a"), tmp_path).uninstall()
+    assert done.returncode == 1
+    assert "-pod belongs to an agent that runs" in done.stderr.splitlines()[-1]
+    assert world.status("node-a")["state"] == "READY"
+    assert world.is_served("client-b", world.address("server-a"))
 
 
 def test_a_worker_that_is_asked_to_end_hands_over_first(world: World) -> None:
