@@ -40,7 +40,7 @@ class Traffic:
         """Return when so many more were served, or one failed."""
         wanted = self.served + requests
         until(lambda: self.failures or self.served >= wanted, f"{requests} more requests")
-        assert not self.failures
+        assert not self.failures, self.failures
 
 
 class New(Traffic):
