@@ -1,4 +1,4 @@
-"""Reads addresses, default routes, rules and packet counters of the calling thread's network namespace, raw.
+"""Reads addresses, routes, rules and packet counters of the calling thread's network namespace, raw.
 
 What looks at the private namespaces again and again must be cheap. Layouts: include/uapi/linux/rtnetlink.h,
 if_addr.h, fib_rules.h, if_link.h.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from redirect import netlink
@@ -16,7 +16,8 @@ from redirect.layout import IP
 
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_GETSTATS = 22, 26, 34, 94
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_OIF, RTA_TABLE = 4, 15
+RTA_DST, RTA_OIF, RTA_TABLE = 1, 4, 15
+RTPROT_KERNEL = 2
 RTN_UNICAST, RTN_LOCAL = 1, 2
 FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE = 3, 6, 15
 IFLA_STATS_LINK_64 = 1
@@ -31,13 +32,17 @@ _U32 = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True)
-class DefaultRoute:
-    """A route for every destination. `kind`: RTN_UNICAST, RTN_LOCAL or another."""
+class Route:
+    """A route. `kind`: RTN_UNICAST, RTN_LOCAL or another; `destination` with `prefix` 0: every one."""
 
     family: int
     table: int
     kind: int
     oif: int
+    destination: str = ""
+    prefix: int = 0
+    is_kernels: bool = field(default=False, compare=False)
+    """The kernel made it by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +75,17 @@ def addresses() -> list[tuple[int, IP]]:
     return found
 
 
-def default_routes() -> frozenset[DefaultRoute]:
-    """Of both families and all tables: `ip [-6] route show default table all`. Raises OSError."""
+def routes() -> frozenset[Route]:
+    """Of both families and all tables: `ip [-6] route show table all`. Raises OSError."""
     found = set()
     for asked in FAMILIES:
         request = _ROUTE.pack(asked, 0, 0, 0, 0, 0, 0, 0, 0)
         for body in netlink.ask(RTM_GETROUTE, request, netlink.NLM_F_DUMP):
-            family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
-            if not prefix:
-                known = netlink.attributes(body[_ROUTE.size :])
-                found.add(DefaultRoute(family, _u32(known, RTA_TABLE, table), kind, _u32(known, RTA_OIF)))
+            family, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+            known = netlink.attributes(body[_ROUTE.size :])
+            destination = socket.inet_ntop(family, known[RTA_DST]) if RTA_DST in known and prefix else ""
+            table, oif = _u32(known, RTA_TABLE, table), _u32(known, RTA_OIF)
+            found.add(Route(family, table, kind, oif, destination, prefix, protocol == RTPROT_KERNEL))
     return frozenset(found)
 
 

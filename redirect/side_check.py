@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redirect import netns, rt_rows, rtnetlink, sides
 from redirect.findings import Finding, Part
-from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, DefaultRoute
+from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, Route
 from redirect.rtnetlink import LinkRow
 from redirect.sides import LOCAL_TABLE, LOOPBACK, PROXY_ADDRESSES, Side, SideLink
 
@@ -64,6 +64,10 @@ def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> Side
                 )
             missing += [f"{side.namespace}: {what} is missing" for what in _missing(inside)]
         missing += [f"{side.namespace}: {what}" for what in _rules(side)]
+        missing += [
+            f"{side.namespace}: somebody else has a route to {route.destination}/{route.prefix}"
+            for route in sides.foreign_routes()
+        ]
         missing += _settings(sides.inner_settings(side), side.namespace)
     return SideView(
         SideLink(row.ifindex, number, inner_mac),
@@ -75,15 +79,20 @@ def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> Side
 
 
 def _missing(inside: LinkRow) -> Iterator[str]:
-    routes = rt_rows.default_routes()
+    routes = rt_rows.routes()
     for family in rt_rows.FAMILIES:
         name = _family(family)
-        if DefaultRoute(family, MAIN_TABLE, RTN_UNICAST, inside.ifindex) not in routes:
+        if Route(family, MAIN_TABLE, RTN_UNICAST, inside.ifindex) not in routes:
             yield f"the {name} default route"
-        if DefaultRoute(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK) not in routes:
+        if Route(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK) not in routes:
             yield f"the {name} local default route in table {LOCAL_TABLE}"
     have = {str(address) for ifindex, address in rt_rows.addresses() if ifindex == LOOPBACK}
     yield from (f"address {address}" for address in PROXY_ADDRESSES if address not in have)
+    yield from (
+        f"the local route to {route.destination}"
+        for route in sorted(sides.proxy_routes() - routes, key=astuple)
+        if route.destination in have
+    )
 
 
 def _rules(side: Side) -> Iterator[str]:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import netns, rt_rows
 from redirect.errors import InstanceInUse, KernelTooOld, RedirectError
-from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, Rule
+from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, RTN_LOCAL, Route, Rule
 
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
+_TABLES = (MAIN_TABLE, KERNEL_TABLE, LOCAL_TABLE)
 RULE_PREFERENCE, MAIN_PREFERENCE = 10, 32766
 IFNAME_LIMIT = 15
 LOOPBACK = 1
@@ -151,14 +152,25 @@ def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
             link = None
         if link is None:
             _refuse_taken_name(ip, side)
+            _delete_renamed(side, path)
             # ip link add DEV type veth peer name DEV netns NAMESPACE
             _add_veth(ip, side, namespace.fileno())
-        (index,) = ip.link_lookup(ifname=side.ifname)
+        index = _index(ip, side.ifname)
         # Before it comes up: an address of its own would let the host answer on it.
         _write_sysctls(node_settings(side))
         ip.link("set", index=index, state="up")  # ip link set DEV up
         (link,) = ip.get_links(index)
-        return int(index), int(link.get("mtu"))
+        return index, int(link.get("mtu"))
+
+
+def _delete_renamed(side: Side, path: Path) -> None:
+    """The inner end of a pair whose end here has another name by now. One that leads elsewhere is left alone."""
+    with netns.OWN.open("rb") as here, netns.entered(path), IPRoute() as ip:
+        home = ip.get_netnsid(fd=here.fileno())["nsid"]
+        for index in ip.link_lookup(ifname=side.ifname):
+            (link,) = ip.get_links(index)
+            if link.get("link_netnsid") == home:
+                ip.link("del", index=index)  # ip link del DEV
 
 
 def _set_mtu(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
@@ -193,7 +205,7 @@ def _refuse_taken_name(ip: IPRoute, side: Side) -> None:
 
 
 def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
-    index = _index_inside(ip, ifname)
+    index = _index(ip, ifname)
     # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
     ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
     ip.link("set", index=LOOPBACK, state="up")  # ip link set lo up
@@ -206,10 +218,52 @@ def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
             "replace", family=family, type="local", dst="default", oif=LOOPBACK, table=LOCAL_TABLE, **scope
         )
     _set_rules(ip, ifname)
+    _set_routes(ip)
     v4, v6 = PROXY_ADDRESSES
     ip.addr("replace", index=LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
     # ip addr replace V6/128 dev lo nodad
     ip.addr("replace", index=LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
+
+
+def proxy_routes() -> frozenset[Route]:
+    """The kernel's local routes to the addresses of the proxy, which come with the addresses."""
+    v4, v6 = PROXY_ADDRESSES
+    return frozenset(
+        {
+            Route(socket.AF_INET, KERNEL_TABLE, RTN_LOCAL, LOOPBACK, v4, 32),
+            Route(socket.AF_INET6, KERNEL_TABLE, RTN_LOCAL, LOOPBACK, v6, 128),
+        }
+    )
+
+
+def foreign_routes() -> list[Route]:
+    """Those that lead some destination elsewhere, or nowhere: of the calling thread's, a side's, namespace."""
+    return sorted(
+        (
+            route
+            for route in rt_rows.routes() - proxy_routes()
+            if route.prefix and not route.is_kernels and route.table in _TABLES
+        ),
+        key=astuple,
+    )
+
+
+def _set_routes(ip: IPRoute) -> None:
+    for route in foreign_routes():
+        # ip [-6] route del TYPE DST/LEN table N
+        ip.route(
+            "del",
+            family=route.family,
+            dst=f"{route.destination}/{route.prefix}",
+            table=route.table,
+            type=route.kind,
+        )
+    missing = proxy_routes() - rt_rows.routes()
+    for route in missing:
+        # Its address may still be there, and brings it along only when it is made.
+        for entry in ip.get_addr(index=LOOPBACK, family=route.family):
+            if entry.get("address") == route.destination:
+                ip.addr("del", index=LOOPBACK, address=route.destination, prefixlen=route.prefix)
 
 
 def wanted_rules(ifname: str) -> frozenset[Rule]:
@@ -265,13 +319,15 @@ def _link(side: Side, ifindex: int) -> SideLink:
     if nsid is None:
         raise RedirectError(f"namespace {side.namespace} has no id here although {side.ifname} leads into it")
     with netns.entered(side.netns), IPRoute() as ip:
-        (link,) = ip.get_links(_index_inside(ip, side.ifname))
+        (link,) = ip.get_links(_index(ip, side.ifname))
     return SideLink(ifindex, nsid, bytes.fromhex(str(link.get("address")).replace(":", "")))
 
 
-def _index_inside(ip: IPRoute, ifname: str) -> int:
-    (index,) = ip.link_lookup(ifname=ifname)
-    return int(index)
+def _index(ip: IPRoute, ifname: str) -> int:
+    """Raises RedirectError when the device went between two looks."""
+    for index in ip.link_lookup(ifname=ifname):
+        return int(index)
+    raise RedirectError(f"device {ifname} went while it was set up: is somebody else removing it?")
 
 
 def _ifname(instance: str, suffix: str) -> str:

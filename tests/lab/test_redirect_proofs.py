@@ -97,6 +97,24 @@ def add_rules(ip: IPRoute, _: int) -> None:
             ip.rule("add", family=family, priority=preference, action="blackhole")
 
 
+def flush_every_route(ip: IPRoute) -> None:
+    for table in (254, 255, 100):
+        for family in (socket.AF_INET, socket.AF_INET6):
+            ip.flush_routes(family=family, table=table)  # ip [-6] route flush table N
+
+
+def add_routes(ip: IPRoute) -> None:
+    # ip route add blackhole DST
+    ip.route("add", dst="10.0.0.0/8", type="blackhole")
+    ip.route("add", dst="fd00::/8", type="blackhole", family=V6)
+
+
+def rename_here(node: Node, side: int) -> None:
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        (index,) = ip.link_lookup(ifname=inner(node, side)[1])
+        rename(ip, index)
+
+
 def delete_device(node: Node, side: int) -> None:
     with netns.entered(node.place.netns), IPRoute() as ip:
         (index,) = ip.link_lookup(ifname=inner(node, side)[1])
@@ -175,6 +193,21 @@ FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
         lambda node: set_inside(node, 1, lambda ip, _: ip.flush_routes(table=100, family=socket.AF_INET)),
         Part.NAMESPACE,
         r"-net: the IPv4 local default route in table 100 is missing",
+    ),
+    "every route, the kernel's too": (
+        lambda node: set_inside(node, 0, lambda ip, _: flush_every_route(ip)),
+        Part.NAMESPACE,
+        r"-pod: the local route to 169.254.77.1 is missing",
+    ),
+    "routes of others": (
+        lambda node: set_inside(node, 0, lambda ip, _: add_routes(ip)),
+        Part.NAMESPACE,
+        r"-pod: somebody else has a route to 10.0.0.0/8",
+    ),
+    "a device's name": (
+        lambda node: rename_here(node, 0),
+        Part.INNER_DEVICE,
+        r"device \S+-mo is missing",
     ),
     "a rule": (
         lambda node: set_inside(node, 1, lambda ip, _: ip.flush_rules(family=V6, table=100)),

@@ -11,7 +11,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from redirect import netns, rt_rows, tc_rows
-from redirect.rt_rows import RTN_LOCAL, DefaultRoute, Rule
+from redirect.rt_rows import RTN_LOCAL, Route, Rule
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs a network namespace of its own")
 
@@ -35,16 +35,14 @@ def test_addresses_are_those_of_the_interfaces(ip: IPRoute) -> None:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_default_routes_and_rules_are_told_with_their_tables(
-    ip: IPRoute, family: socket.AddressFamily
-) -> None:
+def test_routes_and_rules_are_told_with_their_tables(ip: IPRoute, family: socket.AddressFamily) -> None:
     scope = {"scope": 254} if family == socket.AF_INET else {}
     ip.route("add", family=family, type="local", dst="default", oif=1, table=1000, **scope)
     ip.rule("add", family=family, iifname="anywhere", table=1000, priority=7)
-    assert DefaultRoute(family, 1000, RTN_LOCAL, 1) in rt_rows.default_routes()
+    assert Route(family, 1000, RTN_LOCAL, 1) in rt_rows.routes()
     assert {Rule(family, 7, "anywhere", 1000), Rule(family, 0, "", 255)} < rt_rows.rules()
     ip.flush_routes(family=family, table=1000)
-    assert not [route for route in rt_rows.default_routes() if route.table == 1000]
+    assert not [route for route in rt_rows.routes() if route.table == 1000]
 
 
 def test_packets_are_counted_by_interface(ip: IPRoute) -> None:
