@@ -49,7 +49,7 @@ from agent.pages.ready import ReadyPage
 from agent.pages.routes import Pages
 from agent.pages.status import StatusPage
 from agent.pages.worker_list import WorkerListPage
-from agent.proof.listeners import ListenerCheck, Served
+from agent.proof.listeners import DIALS_PER_WORKER, ListenerCheck, Served
 from agent.proof.prover import Prover
 from agent.rpc.ca_client import CaClient
 from agent.rpc.endpoint import Endpoint
@@ -206,7 +206,9 @@ class Agent:
                     self.enroller.mend,
                     lambda: {ifindex: str(pod) for ifindex, pod in self.captures.owners.items()},
                 ),
-                "listeners": ListenerCheck(served, PROXY_ADDRESSES[0], socket_in),
+                "listeners": ListenerCheck(
+                    served, PROXY_ADDRESSES[0], socket_in, DIALS_PER_WORKER * settings.worker_count
+                ),
                 "workers": WorkersCheck(self.crew, self.mesh),
                 "mesh gaps": self.gaps,
                 "certificates": CertificatesCheck(

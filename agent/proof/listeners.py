@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from agent.proof.findings import Finding, Link
 
 PATIENCE_S = 1.0
+DIALS_PER_WORKER = 2
 
 MakeSocket = Callable[[str, int], socket.socket]
 """(path of a namespace, address family) -> a fresh non-blocking TCP socket born there."""
@@ -31,18 +32,23 @@ class Served:
 
 
 class ListenerCheck:
-    """Dials every listener once a round. `address` is the proxy's own, on lo of the private namespaces."""
+    """Dials every listener a few times a round. `address` is the proxy's own, on lo of the private namespaces.
+
+    `dials` for each: the kernel spreads them over the workers by a hash, so that one alone may miss one that hangs.
+    """
 
     def __init__(
         self,
         listeners: tuple[Served, ...],
         address: str,
         make_socket: MakeSocket,
+        dials: int,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._listeners = listeners
         self._address = address
         self._make_socket = make_socket
+        self._dials = dials
         self._patience_s = patience_s
 
     async def __call__(self) -> list[Finding]:
@@ -51,22 +57,34 @@ class ListenerCheck:
 
     async def _prove(self, served: Served) -> Finding | None:
         listener = f"the {served.name} listener (port {served.port})"
-        try:
-            async with asyncio.timeout(self._patience_s):
-                await self._dial(served)
-        except TimeoutError:
-            reason = f"nobody accepts on {listener}"
-        except OSError as error:
+        tried = await asyncio.gather(*(self._failure(served) for _ in range(self._dials)))
+        failures = [failure for failure in tried if failure is not None]
+        if not failures:
+            return None
+        refused = [failure for failure in failures if not isinstance(failure, TimeoutError)]
+        if refused:
+            error = refused[0]
             # asyncio's own text of a failed connect says less
             reason = f"{listener} cannot be reached: {os.strerror(error.errno) if error.errno else error}"
+        elif len(failures) == self._dials:
+            reason = f"nobody accepts on {listener}"
         else:
-            return None
+            reason = f"a worker does not accept on {listener}: {len(failures)} of {self._dials} dials hang"
         return Finding(
             Link.LISTENER,
             "",
             f"{reason}: new connections of pods wait or fail",
             "look for a worker that hangs in `ztun status -o json`; restarting the agent replaces the workers",
         )
+
+    async def _failure(self, served: Served) -> OSError | None:
+        """Why a dial proves nothing; None: a worker answered it."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._dial(served)
+        except OSError as error:
+            return error
+        return None
 
     async def _dial(self, served: Served) -> None:
         """Return when a worker has closed the connection in good order. Raises TimeoutError or OSError."""

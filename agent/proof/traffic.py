@@ -16,8 +16,16 @@ from agent.proof.findings import Finding, Link
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """A pod (`namespace/name`), or one of its addresses: what works over one family hides nothing of the other."""
+
+    pod: str
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """Counters of one pod. `captured_*` are the kernel's, the others the workers' added up."""
+    """Counters of one subject. `captured_*` are the kernel's, the others the workers' added up."""
 
     captured_outbound: int = 0
     captured_inbound: int = 0
@@ -58,26 +66,26 @@ class TrafficWatch:
     """Remembers the last half minute of every pod's counters."""
 
     def __init__(self) -> None:
-        self._samples: dict[str, deque[Sample]] = {}
+        self._samples: dict[Subject, deque[Sample]] = {}
 
     def update(
-        self, now_s: float, counts: Mapping[str, Counts], last_errors: Mapping[str, str]
+        self, now_s: float, counts: Mapping[Subject, Counts], last_errors: Mapping[Subject, str]
     ) -> list[Finding]:
-        """A round: counters by pod (`namespace/name`), and the last failure of each pod's tunnels in words."""
-        self._samples = {pod: self._samples.get(pod, deque()) for pod in counts}
+        """A round: the counters, and the last failure of each subject's tunnels in words."""
+        self._samples = {subject: self._samples.get(subject, deque()) for subject in counts}
         findings: list[Finding] = []
-        for pod, current in counts.items():
-            samples = self._samples[pod]
+        for subject, current in counts.items():
+            samples = self._samples[subject]
             samples.append(Sample(now_s, current))
             # One sample at least as old as the window stays: the window is measured from it.
             while len(samples) > 2 and samples[1].at_s <= now_s - WINDOW_S:
                 samples.popleft()
-            findings += judge(pod, samples, last_errors.get(pod, ""))
+            findings += judge(subject, samples, last_errors.get(subject, ""))
         return findings
 
 
-def judge(pod: str, samples: Iterable[Sample], last_error: str) -> list[Finding]:
-    """What of a pod does not work, by its samples from old to new."""
+def judge(subject: Subject, samples: Iterable[Sample], last_error: str) -> list[Finding]:
+    """What of a subject does not work, by its samples from old to new."""
     *earlier, newest = samples
     findings = []
     for rule, tries, successes, link, text, remedy in _CHECKS:
@@ -87,7 +95,8 @@ def judge(pod: str, samples: Iterable[Sample], last_error: str) -> list[Finding]
                 break  # what worked within the window stands for the rest
             if getattr(moved, tries) >= rule.tries and over_s >= rule.over_s:
                 why = f" (the last one: {last_error})" if last_error and link is Link.PEER else ""
-                findings.append(Finding(link, pod, text + why, remedy))
+                whose = f" as {subject.address}" if subject.address else ""
+                findings.append(Finding(link, subject.pod, text + whose + why, remedy))
                 break
     return findings
 

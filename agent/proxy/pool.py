@@ -25,6 +25,7 @@ from agent.proxy.tallies import End, Tallies
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 Headers = tuple[tuple[str, str], ...]
+LONG_WAIT_S = 1.0
 
 
 class PoolKey(NamedTuple):
@@ -57,7 +58,7 @@ class WantsTunnel(Protocol):
 class Waiter:
     """A place in line for a tunnel, until its owner is answered: first in the group, then on a connection."""
 
-    __slots__ = ("_group", "_is_reused", "_owner", "_pool", "_tunnel", "_was_retried", "head")
+    __slots__ = ("_group", "_is_reused", "_owner", "_pool", "_since_s", "_tunnel", "_was_retried", "head")
 
     def __init__(self, pool: Pool, group: Group, head: ConnectHead, owner: WantsTunnel) -> None:
         self.head = head
@@ -66,6 +67,7 @@ class Waiter:
         self._owner: WantsTunnel | None = owner
         self._tunnel: Tunnel | None = None
         self._is_reused = self._was_retried = False
+        self._since_s = pool.now()
 
     def start(self, link: TunnelLink, *, reused: bool) -> None:
         """Ask for the tunnel on this connection; `reused`: it has served others before."""
@@ -76,6 +78,12 @@ class Waiter:
         """Leave the line; the owner is not called."""
         if self._owner is not None:
             self._owner = None
+            waited_s = self._pool.now() - self._since_s
+            if waited_s >= LONG_WAIT_S:
+                # Whoever leaves after so long was not served; an application that looks in and leaves is no failure.
+                self._pool.count_failure(
+                    self._group, f"no answer of {self._group.key.target} in {waited_s:.0f} s"
+                )
             if self._tunnel is not None:
                 self._tunnel.reset()
             self._pool.leave(self._group, self)
@@ -87,6 +95,7 @@ class Waiter:
 
     def answered(self, tunnel: Tunnel, status: int, headers: Headers) -> None:
         """The tunnel's answer."""
+        self._pool.count_answer(self._group)
         if status == ACCEPTED:
             owner, self._owner = self._owner, None
             assert owner is not None, "who leaves the line resets the tunnel"
@@ -212,6 +221,21 @@ class Pool:
         for _, link in self.links:
             link.go_away()
 
+    def now(self) -> float:
+        """Seconds of the loop's clock."""
+        return self._loop.now()
+
+    # -- what became of it, for the proofs
+
+    def count_answer(self, group: Group) -> None:
+        """The peer answered a CONNECT, whatever it said: the way to it works."""
+        self._tallies.of(group.key.client_ip).tunnels_made += 1
+
+    def count_failure(self, group: Group, detail: str) -> None:
+        tally = self._tallies.of(group.key.client_ip)
+        tally.tunnels_failed += 1
+        tally.last_error = detail
+
     # -- waiters
 
     def enqueue(self, group: Group, waiter: Waiter) -> None:
@@ -271,9 +295,7 @@ class Pool:
         """It ended before it was proven."""
         group = pooled.group
         if not pooled.is_given_up:
-            tally = self._tallies.of(group.key.client_ip)
-            tally.tunnels_failed += 1
-            tally.last_error = refusal.detail
+            self.count_failure(group, refusal.detail)
         group.connecting.remove(pooled)
         # Everyone who waits fails with the reason at once: a queue of retries would be a storm.
         if not group.connecting:
@@ -298,7 +320,6 @@ class Pool:
         group = pooled.group
         if not pooled.is_proven:
             pooled.is_proven = True
-            self._tallies.of(group.key.client_ip).tunnels_made += 1
             group.connecting.remove(pooled)
         while group.waiting and link.is_usable and link.free_streams > 0:
             group.waiting.popleft().start(link, reused=False)

@@ -16,7 +16,7 @@ from agent.mesh_state import MeshState
 from agent.model.address import IP, parse_ip
 from agent.net.sockets import in_netns
 from agent.proof.findings import Finding, Link, Standing
-from agent.proof.traffic import Counts, TrafficWatch
+from agent.proof.traffic import Counts, Subject, TrafficWatch
 from agent.proof.workers import WorkerSeen, WorkerWatch
 from agent.supervisor.crew import Crew
 
@@ -68,16 +68,17 @@ class TrafficCheck:
     async def __call__(self) -> list[Finding]:
         captured = await self._kernel.run(lambda redirection: redirection.captures())
         served, errors = self._served()
-        counts: dict[str, Counts] = {}
-        last: dict[str, str] = {}
+        counts: dict[Subject, Counts] = {}
+        last: dict[Subject, str] = {}
         for pod in self._captures.pods.values():
             kernel = captured.get(pod.place.ifindex)
             syns = (kernel.outbound, kernel.inbound) if kernel is not None else (0, 0)
-            rows = [served[ip] for ip in pod.addresses if ip in served]
-            counts[str(pod.key)] = (
-                Counts(*syns, *map(sum, zip(*rows, strict=True))) if rows else Counts(*syns)
-            )
-            last[str(pod.key)] = next((errors[ip] for ip in pod.addresses if ip in errors), "")
+            rows = {ip: served[ip] for ip in pod.addresses if ip in served}
+            accepted = [sum(row[at] for row in rows.values()) for at in range(2)]
+            counts[Subject(str(pod.key))] = Counts(*syns, *accepted)
+            for ip, row in rows.items():
+                subject = Subject(str(pod.key), str(ip))
+                counts[subject], last[subject] = Counts(0, 0, 0, 0, *row[2:]), errors.get(ip, "")
         return self._watch.update(self._clock(), counts, last)
 
     def _served(self) -> tuple[dict[IP, list[int]], dict[IP, str]]:

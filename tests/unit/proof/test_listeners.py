@@ -25,7 +25,7 @@ def fresh(netns: str, family: int) -> socket.socket:
 
 
 def check(port: int, patience_s: float = 0.2) -> list[Finding]:
-    one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", fresh, patience_s)
+    one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", fresh, 1, patience_s)
     return asyncio.run(one())
 
 
@@ -41,7 +41,7 @@ def test_a_worker_that_closes_the_dial_proves_its_listener(listener: socket.sock
             sock.close()
 
         port = listener.getsockname()[1]
-        one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", fresh)
+        one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", fresh, 1)
         findings, _ = await asyncio.gather(one(), worker())
         # By these a worker knows the dial.
         assert peers == [("127.0.0.1", "127.0.0.1")]
@@ -73,9 +73,26 @@ def test_a_reset_proves_nothing(listener: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
             sock.close()
 
-        one = ListenerCheck((Served("hbone", "", listener.getsockname()[1]),), "127.0.0.1", fresh)
+        one = ListenerCheck((Served("hbone", "", listener.getsockname()[1]),), "127.0.0.1", fresh, 1)
         findings, _ = await asyncio.gather(one(), closing())
         return findings
 
     (finding,) = asyncio.run(scenario())
     assert "Connection reset by peer" in finding.reason
+
+
+def test_one_worker_of_several_that_does_not_accept_is_found(listener: socket.socket) -> None:
+    async def scenario() -> list[Finding]:
+        async def half_of_it() -> None:
+            listener.setblocking(False)
+            for _ in range(2):
+                sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+                sock.close()
+
+        served = (Served("hbone", "", listener.getsockname()[1]),)
+        findings, _ = await asyncio.gather(ListenerCheck(served, "127.0.0.1", fresh, 4, 0.2)(), half_of_it())
+        return findings
+
+    (finding,) = asyncio.run(scenario())
+    assert "a worker does not accept on the hbone listener" in finding.reason
+    assert "2 of 4 dials hang" in finding.reason

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from agent.proof.findings import Finding, Link
-from agent.proof.traffic import Counts, TrafficWatch
+from agent.proof.traffic import Counts, Subject, TrafficWatch
 
 POD = "demo/web"
+SUBJECT = Subject(POD)
 
 
 def play(*rounds: Counts, every_s: float = 2.0, error: str = "") -> list[Finding]:
     """The findings of the last round."""
     watch, found = TrafficWatch(), list[Finding]()
     for number, counts in enumerate(rounds):
-        found = watch.update(number * every_s, {POD: counts}, {POD: error})
+        found = watch.update(number * every_s, {SUBJECT: counts}, {SUBJECT: error})
     return found
 
 
@@ -75,6 +76,17 @@ def test_a_replaced_worker_takes_counts_with_it_and_nothing_is_found() -> None:
 
 def test_a_pod_that_left_is_forgotten() -> None:
     watch = TrafficWatch()
-    watch.update(0.0, {POD: Counts()}, {})
+    watch.update(0.0, {SUBJECT: Counts()}, {})
     watch.update(2.0, {}, {})
-    assert watch.update(4.0, {POD: Counts(99)}, {}) == []
+    assert watch.update(4.0, {SUBJECT: Counts(99)}, {}) == []
+
+
+def test_what_works_over_one_address_hides_nothing_of_the_other() -> None:
+    watch, found = TrafficWatch(), list[Finding]()
+    for number in range(4):
+        counts = {
+            Subject(POD, "10.77.1.11"): Counts(tunnels_made=number),
+            Subject(POD, "fd77:1::11"): Counts(tunnels_failed=2 * number),
+        }
+        found = watch.update(number * 2.0, counts, {})
+    assert [finding.reason for finding in found] == ["every HBONE connection it needs fails as fd77:1::11"]

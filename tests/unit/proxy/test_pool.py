@@ -221,6 +221,27 @@ def test_what_became_of_connections_counts_for_the_pod_that_wanted_them(world: W
     assert tally.last_error == "it presented another"
 
 
+def test_an_answer_proves_the_way_whatever_it_says(world: World) -> None:
+    world.want()
+    world.connect().answer(401)
+    assert world.tallies.of(key().client_ip).tunnels_made == 1
+
+
+def test_whoever_leaves_after_a_long_wait_was_not_served(world: World) -> None:
+    (dialling,) = world.want()
+    world.now += 3.0
+    dialling.cancel()
+    tally = world.tallies.of(key().client_ip)
+    assert (tally.tunnels_failed, tally.last_error) == (1, f"no answer of {key().target} in 3 s")
+    world.dials.clear()
+    world.want()
+    world.connect()
+    (unanswered,) = world.want()
+    world.now += 2.0
+    unanswered.cancel()
+    assert (tally.tunnels_made, tally.tunnels_failed) == (0, 2)
+
+
 def test_a_connection_that_was_given_up_has_not_failed(world: World) -> None:
     (waiter,) = world.want()
     waiter.cancel()
