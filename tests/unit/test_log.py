@@ -64,8 +64,9 @@ class Draining(threading.Thread):
 @pytest.mark.parametrize("form", ["plain", "json"])
 def test_lines_and_a_crash_reach_stderr_in_order(form: str) -> None:
     script = f"""
-import logging, threading
+import atexit, logging, threading
 from agent.log import set_up_log
+atexit.register(lambda: logging.getLogger("agent.x.y").info("after the end"))
 set_up_log("info", "{form}", "p")
 for n in range(500):
     logging.getLogger("agent.x.y").info("line %d", n)
@@ -87,6 +88,7 @@ thread.join()
         assert [line.split("\t")[1:] for line in lines[:500]] == [
             ["info", "p:x::y", f"line {n}"] for n in range(500)
         ]
+    assert "after the end" in lines.pop()
     rest = "\n".join(lines[500:])
     assert rest.count("Traceback (most recent call last)") == 2
     assert rest.index("ValueError: in a thread") < rest.index("ZeroDivisionError: division by zero")

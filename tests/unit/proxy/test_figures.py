@@ -86,6 +86,12 @@ def test_a_stranger_counts_by_what_it_did(world: World, said: bytes, reason: str
     assert figures(world, world.there) == {(FAILURES, "server", reason): 1}
 
 
+def test_who_has_not_proven_anything_is_no_connection_yet(world: World) -> None:
+    with socket.create_connection((SERVER, 15008)):
+        world.driver.until(lambda: len(world.there.inbound.links) == 1)
+        assert (CONNECTIONS, "server") not in figures(world, world.there)
+
+
 @pytest.mark.parametrize("world", [{"handshake_timeout_s": "0.1"}], indirect=True)
 def test_silence_counts_as_a_timeout(world: World) -> None:
     with socket.create_connection((SERVER, 15008)):

@@ -6,6 +6,9 @@ import asyncio
 import time
 from types import SimpleNamespace
 
+import pytest
+
+from agent.identity import own_check
 from agent.identity.bundle import Issued
 from agent.model.identity import Identity
 from agent.proof.findings import Link
@@ -40,3 +43,18 @@ def test_each_pod_of_a_certificate_that_peers_would_refuse_is_named() -> None:
         )
     held[WEB] = issued(WEB, CA)
     assert asyncio.run(check()) == []
+
+
+def test_verdicts_go_with_the_last_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Identity] = []
+    monkeypatch.setattr(
+        own_check, "refusal", lambda credentials, now: asked.append(credentials.identity) or ""
+    )
+    pods = [SimpleNamespace(key="apps/web", identity=WEB)]
+    certificate = issued(WEB, CA)
+    keeper = SimpleNamespace(get=lambda identity: certificate)
+    check = CertificatesCheck(keeper, lambda: pods, time.time)  # type: ignore[arg-type]
+    for served in ([pods[0]], [pods[0]], [], [pods[0]]):
+        pods[:] = served
+        assert asyncio.run(check()) == []
+    assert asked == [WEB, WEB]
