@@ -321,7 +321,7 @@ class TlsLink:
         if self._records is not None and alert is not None:
             self._unsent += self._records.seal_alert(alert)
         self._is_over = True
-        self._records = self._session = None
+        self._let_go()
         # Closing a socket with unread bytes sends RST, which destroys what the peer has not read yet:
         # so the sending side is shut first, and the rest is read and dropped for a moment.
         if not self._linger():
@@ -352,8 +352,13 @@ class TlsLink:
         if self._is_over and self._timer is None:
             return
         self._is_over = True
-        self._records = self._session = None
+        self._let_go()
         self._close(reset=True)
+
+    def _let_go(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._records = self._session = None
 
     def _close(self, *, reset: bool = False) -> None:
         self._stop_timer()

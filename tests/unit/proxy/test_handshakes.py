@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from OpenSSL import SSL
 
 from agent.identity.faults import Fault
+from agent.identity.handshake import Session
 from agent.model.address import parse_ip
 from agent.net.loop import Loop
 from agent.proxy.handshakes import CALM_S, Handshakes
 from agent.proxy.tallies import End
+from tests.support.certs import credentials
 from tests.support.two_nodes import SERVER, World, ended, exchange
 
 HERE, THERE = parse_ip("10.0.0.1"), parse_ip("10.0.0.2")
@@ -112,6 +116,22 @@ def test_a_crowd_of_strangers_costs_members_nothing(world: World, garbage: bytes
             crowded = world.there.tallies.faults[End.SERVER, Fault.CROWDED]
             assert crowded + world.there.tallies.faults[End.SERVER, Fault.SOURCE_CROWDED] > 100
     world.driver.until(lambda: len(inbound.handshakes) == 0)
+
+
+def test_handshakes_that_came_to_nothing_leave_nothing_to_the_garbage_collector(world: World) -> None:
+    hello = Session.client(credentials(world.there.ca, str(world.client.identity)), ()).outgoing()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with socket.create_connection((SERVER, 15008)) as stranger:
+                stranger.settimeout(5)
+                stranger.sendall(hello)
+                assert stranger.recv(1)
+        world.driver.until(lambda: not world.there.inbound.links)
+        world.driver.until(lambda: not [o for o in gc.get_objects() if type(o) is SSL.Connection])
+    finally:
+        gc.enable()
 
 
 def test_refused_lines_that_come_too_fast_share_one(world: World) -> None:
