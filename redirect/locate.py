@@ -18,6 +18,7 @@ from redirect import neighbours, rtnetlink, view
 from redirect.errors import PodNotFound
 from redirect.netns import RUN_DIR, entered, inode
 from redirect.place import Place, judge, refused, unanswered
+from redirect.rtnetlink import LinkRow
 
 GATEWAY_PATIENCE_S = 3.5
 """The kernel asks three times, a second apart."""
@@ -49,6 +50,26 @@ def locate(
         raise OSError(error.code, f"netlink: {os.strerror(error.code)}") from error
 
 
+@contextmanager
+def inside(
+    *,
+    netns: str | Path | None = None,
+    pid: int | None = None,
+    ifname: str | None = None,
+) -> Iterator[None]:
+    """In the network namespace of a pod that is named as for `locate`. Raises PodNotFound, OSError."""
+    if ifname is not None:
+        path = namespace_behind(_link_named(ifname).ifindex)
+        if path is None:
+            raise PodNotFound(f"the namespace behind interface {ifname} has neither a name nor a process")
+        netns = path
+    with (
+        held(Path(netns)) if netns is not None else _held_of_process(pid) as same,
+        entered(same),
+    ):
+        yield
+
+
 def _look(path: Path, patience_s: float) -> Place:
     """The place of the pod in a namespace, its gateways asked for their MACs where it does not know them."""
     seen = view.read(path)
@@ -77,9 +98,7 @@ def namespace_behind(ifindex: int) -> Path | None:
 
 
 def _locate_interface(ifname: str, patience_s: float) -> Place:
-    link = next((link for link in rtnetlink.links().values() if link.ifname == ifname), None)
-    if link is None:
-        raise PodNotFound(f"this node has no interface {ifname}; `ip link` lists them")
+    link = _link_named(ifname)
     if link.kind != "veth":
         kind = link.kind or "physical device"
         return refused(f"interface {ifname} is not a veth but a {kind}: name the host end of the pod's veth")
@@ -96,6 +115,13 @@ def _locate_interface(ifname: str, patience_s: float) -> Place:
             f"interface {ifname} is not the one that the pod behind it uses: that is {place.ifname}"
         )
     return place
+
+
+def _link_named(ifname: str) -> LinkRow:
+    link = next((link for link in rtnetlink.links().values() if link.ifname == ifname), None)
+    if link is None:
+        raise PodNotFound(f"this node has no interface {ifname}; `ip link` lists them")
+    return link
 
 
 @contextmanager

@@ -26,13 +26,23 @@ _S32 = struct.Struct("=i")
 Attributes = dict[int, bytes]
 
 
-def ask(kind: int, payload: bytes, flags: int = 0, *, protocol: int = socket.NETLINK_ROUTE) -> list[bytes]:
-    """The bodies of all messages of the answer; with NLM_F_DUMP, of a list, with NLM_F_ACK, none. Raises OSError."""
+def ask(
+    kind: int,
+    payload: bytes,
+    flags: int = 0,
+    *,
+    protocol: int = socket.NETLINK_ROUTE,
+    at_most: int | None = None,
+) -> list[bytes]:
+    """The bodies of all messages of the answer; with NLM_F_DUMP, of a list, with NLM_F_ACK, none. Raises OSError.
+
+    A list that is longer than `at_most` is not read to its end.
+    """
     for _ in range(DUMP_ATTEMPTS):
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
             header = _HEADER.pack(_HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0)
             sock.send(header + payload)
-            bodies, is_whole = _answer(sock, is_dump=flags & NLM_F_DUMP == NLM_F_DUMP)
+            bodies, is_whole = _answer(sock, is_dump=flags & NLM_F_DUMP == NLM_F_DUMP, at_most=at_most)
         if is_whole:
             return bodies
     raise OSError(errno.EAGAIN, "what the kernel has changes too fast to be listed")
@@ -63,7 +73,7 @@ def text(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode(errors="replace")
 
 
-def _answer(sock: socket.socket, *, is_dump: bool) -> tuple[list[bytes], bool]:
+def _answer(sock: socket.socket, *, is_dump: bool, at_most: int | None = None) -> tuple[list[bytes], bool]:
     bodies: list[bytes] = []
     is_whole = True
     while True:
@@ -77,7 +87,7 @@ def _answer(sock: socket.socket, *, is_dump: bool) -> tuple[list[bytes], bool]:
                     return bodies, True
                 raise OSError(-code, os.strerror(-code))
             bodies.append(body)
-        if not is_dump:
+        if not is_dump or (at_most is not None and len(bodies) >= at_most):
             return bodies, True
 
 

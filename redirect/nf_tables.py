@@ -31,6 +31,8 @@ IMMEDIATE_REGISTER, IMMEDIATE_DATA, DATA_VALUE, DATA_VERDICT, VERDICT_CHAIN = 1,
 REDIR_PORT_REGISTER, TARGET_NAME, TARGET_INFO = 1, 1, 3
 # struct nf_nat_ipv4_multi_range_compat and struct nf_nat_range: where the first port is
 PORT_AT = {int(socket.AF_INET): 16, int(socket.AF_INET6): 36}
+AT_MOST = 10_000
+"""So many chains and rules are read: a namespace may have any number, and reading these takes 0.2 s."""
 # What a kernel without nf_tables says.
 _ABSENT = (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
@@ -60,7 +62,7 @@ class Rule:
 
 
 def chains() -> list[Chain]:
-    """Every chain. Raises OSError."""
+    """Every chain, up to AT_MOST. Raises OSError."""
     return [
         Chain(family, netlink.text(found[CHAIN_TABLE]), netlink.text(found[CHAIN_NAME]))
         for family, found in _dump(GETCHAIN)
@@ -68,7 +70,7 @@ def chains() -> list[Chain]:
 
 
 def rules() -> list[Rule]:
-    """Every rule. Raises OSError."""
+    """Every rule, up to AT_MOST. Raises OSError."""
     return [_rule(family, found) for family, found in _dump(GETRULE)]
 
 
@@ -106,6 +108,7 @@ def _dump(kind: int) -> Iterator[tuple[int, netlink.Attributes]]:
             _GENERAL.pack(socket.AF_UNSPEC, 0, 0),
             netlink.NLM_F_DUMP,
             protocol=NETLINK_NETFILTER,
+            at_most=AT_MOST,
         )
     except OSError as error:
         if error.errno in _ABSENT:

@@ -1,29 +1,31 @@
 """Finds what another mesh has left in a pod: rules that lead its connections to a proxy, and that proxy itself.
 
 A pod with such rules would be captured and dead: its connections end at a port inside it before they reach us. Known
-are the chains and tables that Istio (sidecar and ambient), Linkerd and Kuma make, and any redirection to Istio's
-ports. `clean` takes exactly those away. All of it in the calling thread's network namespace, which must be the pod's.
+are the chains and tables that Istio (sidecar and ambient), Linkerd, Kuma, Consul and Open Service Mesh make, and any
+redirection to Istio's ports. `clean` takes exactly those away. All of it in the calling thread's network namespace,
+which must be the pod's.
 """
 
 from __future__ import annotations
 
 import shlex
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import nf_tables, sock_diag, xtables
 from redirect.errors import RedirectError
 
-CHAINS = ("ISTIO_", "PROXY_INIT_", "KUMA_MESH_")
+CHAINS = ("ISTIO_", "PROXY_INIT_", "KUMA_MESH_", "CONSUL_PROXY_", "CONSUL_DNS_", "OSM_PROXY_")
 TABLES = ("istio-",)
 PORTS = frozenset({15001, 15006})
-# Istio's ambient mode: `ip rule add fwmark 0x111/0xfff lookup 100`, `ip route add local default dev lo table 100`
-MARK, TABLE = 0x111, 100
+# (mark, table) of `ip rule add fwmark MARK lookup TABLE`, `ip route add local default dev lo table TABLE`: of Istio's
+# ambient mode, and of its sidecars with TPROXY.
+ROUTING = ((0x111, 100), (0x539, 133))
+RTN_LOCAL, LOOPBACK = 2, 1
 
 
 class CannotClean(RedirectError):
@@ -42,6 +44,21 @@ class OtherMesh:
 
     def __bool__(self) -> bool:
         return bool(self.chains or self.rules or self.tables or self.legacy or self.listening)
+
+    @property
+    def leads(self) -> bool:
+        """Whether something leads connections away; a listener alone may be the pod's own."""
+        return bool(self.chains or self.rules or self.tables or self.legacy)
+
+    @property
+    def why(self) -> str:
+        """Why a pod with it is refused, and what to do."""
+        remedy = (
+            "make the pod without its sidecar"
+            if self.listening
+            else "`ztun enroll --clean` takes exactly those away"
+        )
+        return f"it is still in another mesh, its connections would end inside it: {self}; {remedy}"
 
     def __str__(self) -> str:
         return "; ".join(self._parts())
@@ -65,11 +82,10 @@ class OtherMesh:
 
 def find() -> OtherMesh:
     """Raises OSError."""
-    every_rule = nf_tables.rules()
-    chains = [
-        chain for chain in nf_tables.chains() if chain.name.startswith(CHAINS) and not _is_theirs(chain.table)
-    ]
-    tables = {(chain.family, chain.table) for chain in nf_tables.chains() if _is_theirs(chain.table)}
+    every_chain = nf_tables.chains()
+    every_rule = nf_tables.rules() if every_chain else []
+    chains = [chain for chain in every_chain if chain.name.startswith(CHAINS) and not _is_theirs(chain.table)]
+    tables = {(chain.family, chain.table) for chain in every_chain if _is_theirs(chain.table)}
     inside = set(chains)
     rules = [
         rule
@@ -83,7 +99,7 @@ def find() -> OtherMesh:
         for table in xtables.tables()
         if table.ports & PORTS or any(name.startswith(CHAINS) for name in table.chains)
     ]
-    listening = sorted(sock_diag.listening_ports() & PORTS)
+    listening = sorted(sock_diag.listening_ports(PORTS))
     return OtherMesh(tuple(chains), tuple(rules), tuple(sorted(tables)), tuple(legacy), tuple(listening))
 
 
@@ -133,22 +149,23 @@ def _iptables(table: xtables.Table, *arguments: str) -> str:
 
 def _clean_routing() -> None:
     with IPRoute() as ip:
-        for family in (2, 10):
-            theirs = [
-                rule
-                for rule in ip.get_rules(family=family)
-                if rule.get("fwmark") == MARK and rule.get("table") == TABLE
-            ]
-            for rule in theirs:
-                # ip [-6] rule del fwmark 0x111/0xfff lookup 100; pyroute2 finds none without its priority
-                ip.rule(
-                    "del",
-                    family=family,
-                    fwmark=MARK,
-                    fwmask=rule.get("fwmask"),
-                    table=TABLE,
-                    priority=rule.get("priority"),
-                )
-            if theirs:
-                with suppress(NetlinkError):  # the table is empty, or was never made
-                    ip.flush_routes(family=family, table=TABLE)  # ip [-6] route flush table 100
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for rule in list(ip.get_rules(family=family)):
+                mark, table = rule.get("fwmark"), rule.get("table")
+                if (mark, table) not in ROUTING:
+                    continue
+                # ip [-6] rule del fwmark MARK lookup TABLE; pyroute2 finds none without its priority
+                priority, mask = rule.get("priority"), rule.get("fwmask")
+                ip.rule("del", family=family, fwmark=mark, fwmask=mask, table=table, priority=priority)
+                _clean_routes(ip, family, table)
+
+
+def _clean_routes(ip: IPRoute, family: int, table: int) -> None:
+    """`ip [-6] route del local default dev lo table TABLE`; others in that table are not theirs."""
+    for route in list(ip.get_routes(family=family, table=table)):
+        if route["type"] == RTN_LOCAL and not route["dst_len"] and route.get("oif") == LOOPBACK:
+            # The kernel compares the scope of IPv4 as well, and of IPv6 the metric instead of the type.
+            more = (
+                {"scope": route["scope"]} if family == socket.AF_INET else {"priority": route.get("priority")}
+            )
+            ip.route("del", family=family, type="local", dst="default", oif=LOOPBACK, table=table, **more)

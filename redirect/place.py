@@ -7,13 +7,14 @@ pods whose packets go ways that the programs could not keep to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from redirect import packet_size
 from redirect.desired import Bridge, DesiredPod, NextHop
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
 from redirect.next_hops import NodeEnd, Way, way_of
+from redirect.other_mesh import OtherMesh
 from redirect.rtnetlink import LinkRow
 from redirect.view import LOOPBACK, Link, View
 
@@ -24,6 +25,7 @@ class Place:
 
     `mac` is the pod's own; `hops` has one for each family of its addresses; `bridge` is what its host veth is a
     port of. `namespace`: the pod's; `nsid`: the number by which the node knows it, for as long as it exists.
+    `other_mesh`: what one left in the pod; `is_cleanable`: it is refused for nothing else, and that can be taken away.
     """
 
     ifindex: int
@@ -35,6 +37,8 @@ class Place:
     namespace: NamespaceId | None = None
     nsid: int | None = None
     bridge: Bridge | None = None
+    other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
+    is_cleanable: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, pod: DesiredPod) -> Place:
@@ -61,7 +65,15 @@ class Place:
 
 def judge(view: View) -> Place:
     """The place of a pod, or the reason why it cannot be captured."""
-    return replace(_judge(view), namespace=view.namespace, nsid=view.pod_nsid)
+    place = replace(
+        _judge(view),
+        namespace=view.namespace,
+        nsid=view.pod_nsid,
+        other_mesh=view.other_mesh,
+    )
+    if place.refusal or not view.other_mesh.leads:
+        return place
+    return replace(place, refusal=view.other_mesh.why, is_cleanable=not view.other_mesh.listening)
 
 
 def unanswered(view: View) -> frozenset[IP]:

@@ -10,8 +10,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +58,17 @@ def tcp_sockets() -> list[TcpSocket]:
         return list(_dump(netlink))
 
 
-def listening_ports() -> frozenset[int]:
-    """Of the TCP listeners in the calling thread's namespace (`ss -tln`)."""
-    with _opened() as netlink:
-        return frozenset(s.local_port for s in _dump(netlink, 1 << TCP_LISTEN))
+def listening_ports(among: Iterable[int]) -> frozenset[int]:
+    """Those on which TCP listens in the calling thread's namespace; none where the kernel lists no sockets.
+
+    `ss -tln sport = :PORT`: the kernel picks them out, because there may be any number of others.
+    """
+    found: set[int] = set()
+    with _opened() as netlink, suppress(FileNotFoundError):
+        for port in among:
+            identifier = port.to_bytes(2, "big").ljust(_ID_BYTES, b"\0")
+            found.update(s.local_port for s in _dump(netlink, 1 << TCP_LISTEN, identifier))
+    return frozenset(found)
 
 
 def half_open(namespace: Path) -> int:
@@ -105,9 +112,11 @@ def _opened() -> Iterator[socket.socket]:
         yield netlink
 
 
-def _dump(netlink: socket.socket, states: int = _STATES) -> Iterator[TcpSocket]:
+def _dump(
+    netlink: socket.socket, states: int = _STATES, identifier: bytes = bytes(_ID_BYTES)
+) -> Iterator[TcpSocket]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        _send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, bytes(_ID_BYTES), states)
+        _send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, identifier, states)
         yield from [_parse(body) for body in _answers(netlink)]
 
 

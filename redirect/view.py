@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from redirect import features, neighbours, netns, route_sizes, routes, rt_rows, rtnetlink, tc_rows
+from redirect import features, neighbours, netns, other_mesh, route_sizes, routes, rt_rows, rtnetlink, tc_rows
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
+from redirect.other_mesh import OtherMesh
 from redirect.packet_size import RouteSize
 from redirect.routes import Route
 from redirect.rtnetlink import DEFAULT_MTU_BYTES, LinkRow
@@ -42,7 +43,8 @@ class View:
 
     `routes` and `neighbours` (address -> MAC) are the pod's, `node_addresses` those of the node on the links that it
     leads to. `pod_nsid`: the number by which the node knows the pod's namespace; `ingress_qdiscs`: ifindexes with
-    a qdisc of kind `ingress`; `route_sizes`: of routes inside, by the interface they leave by.
+    a qdisc of kind `ingress`; `route_sizes`: of routes inside, by the interface they leave by; `other_mesh`: what one
+    left inside.
     """
 
     inside: tuple[Link, ...]
@@ -56,6 +58,7 @@ class View:
     is_node_namespace: bool = False
     namespace: NamespaceId | None = None
     route_sizes: tuple[tuple[int, RouteSize], ...] = ()
+    other_mesh: OtherMesh = field(default_factory=OtherMesh)
 
 
 def read(path: Path) -> View:
@@ -64,7 +67,7 @@ def read(path: Path) -> View:
         return View((), {}, None, is_node_namespace=True)
     with netns.entered(path), IPRoute() as ip:
         inside, namespace, ways = tuple(_links()), netns.own_id(), routes.routes()
-        macs, sizes = neighbours.macs(), tuple(route_sizes.read(ip))
+        macs, sizes, left = neighbours.macs(), tuple(route_sizes.read(ip)), other_mesh.find()
     # Only what the pod leads to: a node may have hundreds of others.
     hosts = list(_some({link.peer for link in inside}))
     masters = list(_some({link.master for link in hosts}))
@@ -73,7 +76,7 @@ def read(path: Path) -> View:
     own = frozenset(address for ifindex, address in rt_rows.addresses() if ifindex in bridges)
     blocked = frozenset(ifindex for ifindex, kind in tc_rows.ingress_qdiscs().items() if kind == "ingress")
     nsid, has_tcx = rtnetlink.nsid(path), features.has_tcx()
-    return View(inside, node, nsid, ways, macs, own, blocked, has_tcx, False, namespace, sizes)
+    return View(inside, node, nsid, ways, macs, own, blocked, has_tcx, False, namespace, sizes, left)
 
 
 def _some(indexes: set[int]) -> Iterator[Link]:

@@ -8,6 +8,7 @@ ip6_tables.h, netfilter/x_tables.h.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -17,6 +18,9 @@ from pathlib import Path
 
 SO_GET_INFO, SO_GET_ENTRIES = 64, 65
 NAME_BYTES = 32
+AT_MOST_BYTES = 4 << 20
+"""Tables that are larger are not read: a namespace may have any number of rules."""
+ATTEMPTS = 5
 INFO = struct.Struct("=32s13I")
 ENTRIES = struct.Struct("=32sI4x")
 _U16, _U16_BE = struct.Struct("=HH"), struct.Struct(">H")
@@ -54,8 +58,9 @@ class Table:
 
 
 def tables() -> list[Table]:
-    """Every table that exists. Raises OSError."""
-    return [_read(family, name) for family in FAMILIES for name in _names(family)]
+    """Every table that exists and is of a usual size. Raises OSError."""
+    found = (_read(family, name) for family in FAMILIES for name in _names(family))
+    return [table for table in found if table is not None]
 
 
 def _names(family: Family) -> list[str]:
@@ -63,12 +68,10 @@ def _names(family: Family) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def _read(family: Family, name: str) -> Table:
-    with socket.socket(family.family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
-        info = _getsockopt(sock, family.level, SO_GET_INFO, INFO.pack(name.encode(), *[0] * 13))
-        size = INFO.unpack(info)[-1]
-        request = ENTRIES.pack(name.encode(), size) + bytes(size)
-        entries = _getsockopt(sock, family.level, SO_GET_ENTRIES, request)[ENTRIES.size :]
+def _read(family: Family, name: str) -> Table | None:
+    entries = _entries(family, name)
+    if entries is None:
+        return None
     chains: set[str] = set()
     ports: set[int] = set()
     for target in _targets(entries, family):
@@ -79,6 +82,24 @@ def _read(family: Family, name: str) -> Table:
         elif kind == "REDIRECT":
             ports.add(_U16_BE.unpack_from(data, family.port_at)[0])
     return Table(family, name, frozenset(chains), frozenset(ports))
+
+
+def _entries(family: Family, name: str) -> bytes | None:
+    """Those of a table as they are in memory; None when there are too many."""
+    with socket.socket(family.family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as sock:
+        for attempt in range(ATTEMPTS):
+            info = _getsockopt(sock, family.level, SO_GET_INFO, INFO.pack(name.encode(), *[0] * 13))
+            size = INFO.unpack(info)[-1]
+            if size > AT_MOST_BYTES:
+                return None
+            request = ENTRIES.pack(name.encode(), size) + bytes(size)
+            try:
+                return _getsockopt(sock, family.level, SO_GET_ENTRIES, request)[ENTRIES.size :]
+            except OSError as error:
+                # The table was changed in between.
+                if error.errno != errno.EAGAIN or attempt == ATTEMPTS - 1:
+                    raise
+    return None
 
 
 def _targets(entries: bytes, family: Family) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounce
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import PodKey, Wish
+from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from agent.state.apply import Changes
@@ -69,7 +69,7 @@ class Enroller:
     ) -> dict[str, Any]:
         """Have a pod captured and served. Raises EnrolmentRefused, PodNotFound or OSError: then nothing has changed.
 
-        With `is_cleaned` rules of another mesh are taken out of the pod once it is captured, so that it is never open.
+        With `is_cleaned` rules of another mesh are taken out of the pod once it is closed, so that it is never open.
 
         Raises StillWaiting when the pod is captured, and closed, but not served within `wait_s`: its wish stands.
         """
@@ -79,17 +79,20 @@ class Enroller:
                 "this agent has no complete state of the mesh yet: is the control plane reachable?"
             )
         where, place = await self._kernel.locate(wish.where)
-        if place.refusal:
-            raise EnrolmentRefused(f"pod {wish.pod}: {place.refusal}", Missing.INTERFACE)
-        await self._refuse_other_mesh(wish.pod, place, is_cleaned)
+        refusal = place.refusal
+        if not refusal and place.other_mesh:
+            # A listener alone: no reason to close a pod that is served, but one not to begin with it.
+            refusal = place.other_mesh.why
+        if refusal and not (is_cleaned and place.is_cleanable):
+            raise EnrolmentRefused(f"pod {wish.pod}: {refusal}", Missing.INTERFACE)
         identity = self._identity(wish.pod, place)
         with self.captures.expecting(identity):
             if identity is not None:
                 await self._certificate(identity, min(wait_s, OPEN_PATIENCE_S))
             async with self._one_at_a_time:
+                cleaned = await self._clean(wish.pod, where, place) if place.is_cleanable else ()
                 wish = replace(wish, where=where, since_s=self._wall())
                 await self._take_in(wish, identity, keep_existing)
-        cleaned = await self._clean(wish.pod, place) if is_cleaned else ()
         pod = await self._served(wish.pod, deadline_s)
         return {
             "identity": str(pod.identity),
@@ -172,28 +175,16 @@ class Enroller:
             return None
         return enrolled_pod(workload, place).identity
 
-    async def _refuse_other_mesh(self, pod: PodKey, place: Place, is_cleaned: bool) -> None:
-        found = await self._kernel.other_mesh(place)
-        if found and (found.listening or not is_cleaned):
-            remedy = (
-                "make the pod without its sidecar"
-                if found.listening
-                else "`ztun enroll --clean` takes exactly those away"
-            )
-            raise EnrolmentRefused(
-                f"pod {pod} is still in another mesh, its connections would end inside it: {found}; {remedy}",
-                Missing.CAPTURE,
-            )
-
-    async def _clean(self, pod: PodKey, place: Place) -> tuple[str, ...]:
+    async def _clean(self, pod: PodKey, where: Where, place: Place) -> tuple[str, ...]:
         try:
-            found = await self._kernel.clean(place)
+            found = await self._kernel.clean(where, place)
         except (RedirectError, OSError) as error:
-            await self.unenroll(pod)
+            # As it was before: open, or closed if it was taken in already.
+            await self._turn()
             raise EnrolmentRefused(
                 f"pod {pod} is still in another mesh and cannot be cleaned: {error}", Missing.CAPTURE
             ) from error
-        return (f"taken out of the pod: {found}",) if found else ()
+        return (f"taken out of the pod: {found}",)
 
     async def _certificate(self, identity: Identity, patience_s: float) -> None:
         """Raises EnrolmentRefused where waiting cannot help."""

@@ -8,7 +8,6 @@ that come with each call, and the kernel's own addresses are read anew each time
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +19,11 @@ from agent.enroll.search import failures_of
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.model.address import IP
-from redirect import host_addresses, netns, other_mesh
+from redirect import host_addresses, other_mesh
 from redirect.desired import Desired
 from redirect.errors import RedirectError
 from redirect.findings import Finding
-from redirect.locate import locate, namespace_behind
+from redirect.locate import inside, locate
 from redirect.other_mesh import OtherMesh
 from redirect.place import Place
 from redirect.reconcile import Redirection
@@ -79,19 +78,21 @@ class KernelSide:
             lambda redirection: search.search(redirection, wishes, known, captured, doubted, told_s)
         )
 
-    async def other_mesh(self, place: Place) -> OtherMesh:
-        """What another mesh has left in the pod at that place. Raises OSError."""
-        return await self.run(lambda _: _inside(place, other_mesh.find))
+    async def clean(self, where: Where, place: Place) -> OtherMesh:
+        """Close a pod's interface, then take away what another mesh has left in the pod; what it was.
 
-    async def clean(self, place: Place) -> OtherMesh:
-        """Take it away; what it was. Raises CannotClean, OSError."""
+        Raises RedirectError, OSError; then the interface stays closed until everything is applied again.
+        """
 
-        def work() -> OtherMesh:
-            found = other_mesh.find()
-            other_mesh.clean(found)
+        def work(redirection: Redirection) -> OtherMesh:
+            # First: without those rules the pod would speak in clear.
+            redirection.close_off({place.ifindex: place.ifname})
+            with inside(netns=where.netns, pid=where.pid, ifname=where.ifname):
+                found = other_mesh.find()
+                other_mesh.clean(found)
             return found
 
-        return await self.run(lambda _: _inside(place, work))
+        return await self.run(work)
 
     async def captured(self) -> tuple[Place, ...]:
         """What the pins say is captured, with interfaces that still exist."""
@@ -127,15 +128,6 @@ class KernelSide:
         except (RedirectError, OSError) as error:
             log.error("captured pods may be open from now on: a link cannot be pinned (%s)", error)
         self._thread.shutdown(wait=True)
-
-
-def _inside(place: Place, work: Callable[[], T]) -> T:
-    """Do something in the network namespace of a pod. Raises OSError when nothing leads there any more."""
-    path = namespace_behind(place.ifindex)
-    if path is None:
-        raise OSError(errno.ENOENT, f"the namespace behind {place.ifname} is gone")
-    with netns.entered(path):
-        return work()
 
 
 def desired(places: Iterable[Place], addresses: frozenset[IP]) -> Desired:

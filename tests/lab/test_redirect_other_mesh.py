@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -52,6 +53,40 @@ def pod() -> Iterator[Path]:
         netns.remove(name)
 
 
+# As the init container of Istio's sidecars writes them, with two jumps behind each other; Consul's, which has a port of
+# its own for what comes in.
+SIDECAR = """
+*nat
+:ISTIO_INBOUND -
+:ISTIO_OUTPUT -
+:ISTIO_REDIRECT -
+-A PREROUTING -p tcp -j ISTIO_INBOUND
+-A OUTPUT -p tcp -j ISTIO_OUTPUT
+-A OUTPUT -p udp -m udp --dport 53 -j ISTIO_OUTPUT
+-A ISTIO_INBOUND -p tcp -m tcp --dport 22 -j RETURN
+-A ISTIO_INBOUND -p tcp -j REDIRECT --to-ports 15006
+-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN
+-A ISTIO_OUTPUT -j ISTIO_REDIRECT
+-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001
+COMMIT
+"""
+CONSUL = """
+*nat
+:CONSUL_PROXY_INBOUND -
+:CONSUL_PROXY_IN_REDIRECT -
+-A PREROUTING -p tcp -j CONSUL_PROXY_INBOUND
+-A CONSUL_PROXY_INBOUND -p tcp -j CONSUL_PROXY_IN_REDIRECT
+-A CONSUL_PROXY_IN_REDIRECT -p tcp -j REDIRECT --to-ports 20000
+COMMIT
+"""
+# An application's own: before and behind what leads to theirs.
+FIRST, LAST = (
+    f"*nat\n:APP{port} -\n-A OUTPUT -p tcp -m tcp --dport {port} -j REDIRECT --to-ports 8080\n"
+    f'-A PREROUTING -p tcp -m comment --comment "port {port}, of the app" -j APP{port}\nCOMMIT\n'
+    for port in (81, 82)
+)
+
+
 def inside(pod: Path, *command: str, text: str | None = None) -> str:
     with netns.entered(pod):
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
@@ -88,6 +123,58 @@ def test_rules_of_istio_are_found_and_taken_away_and_nothing_else(pod: Path, ipt
     assert rules == [" ".join(("-A", "PREROUTING", "-p", "tcp", "-m", "tcp", *OWN[6:]))]
 
 
+@pytest.mark.parametrize("theirs", [SIDECAR, CONSUL], ids=["istio", "consul"])
+@pytest.mark.parametrize("iptables", ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"])
+def test_rules_of_sidecars_go_and_those_around_them_stay_in_order(
+    pod: Path, iptables: str, theirs: str
+) -> None:
+    def saved() -> list[str]:
+        lines = inside(pod, f"{iptables}-save", "-t", "nat").splitlines()
+        return sorted(line.partition("[")[0] for line in lines if line[:1] == ":") + [
+            line for line in lines if line[:2] == "-A"
+        ]
+
+    for rules in (FIRST, LAST):
+        inside(pod, f"{iptables}-restore", "--noflush", text=rules)
+    assert not find(pod)
+    before = saved()
+    inside(pod, f"{iptables}-restore", "--noflush", text=theirs)
+    for rule in before:
+        if rule.startswith("-A") and "82" in rule:
+            _, chain, *rest = shlex.split(rule)
+            inside(pod, iptables, "-t", "nat", "-D", chain, *rest)
+            inside(pod, iptables, "-t", "nat", "-A", chain, *rest)
+    assert find(pod).leads
+    clean(pod)
+    assert not find(pod)
+    assert saved() == before
+
+
+def test_a_pod_may_have_any_number_of_rules(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nf_tables, "AT_MOST", 100)
+    many = "".join(f"tcp dport {port} accept\n" for port in range(1, 5000))
+    inside(pod, "nft", "-f", "-", text=f"table ip app {{\nchain many {{\n{many}}}\n}}\n")
+    with netns.entered(pod):
+        assert 100 <= len(nf_tables.rules()) < 1000
+    inside(
+        pod,
+        "iptables-legacy",
+        "-t",
+        "nat",
+        "-A",
+        "OUTPUT",
+        "-p",
+        "tcp",
+        "-j",
+        "REDIRECT",
+        "--to-ports",
+        "15001",
+    )
+    assert find(pod).legacy
+    monkeypatch.setattr(xtables, "AT_MOST_BYTES", 100)
+    assert not find(pod)
+
+
 def test_tables_of_nftables_too(pod: Path) -> None:
     inside(pod, "nft", "-f", "-", text=NATIVE)
     assert str(find(pod)) == ("nf_tables tables istio-ambient-nat; redirections to port 15001")
@@ -101,17 +188,28 @@ def test_routing_by_the_mark_goes_with_the_rules(pod: Path) -> None:
     inside(pod, "ip", "link", "set", "lo", "up")
     inside(pod, "ip", "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100")
     inside(pod, "ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
+    inside(pod, "ip", "rule", "add", "fwmark", "0x539/0xfff", "lookup", "133")
+    inside(pod, "ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "133")
+    inside(pod, "ip", "-6", "rule", "add", "fwmark", "0x111/0xfff", "lookup", "100")
+    inside(pod, "ip", "-6", "route", "add", "local", "::/0", "dev", "lo", "table", "100")
     inside(pod, "ip", "rule", "add", "fwmark", "0x7", "lookup", "101")
+    inside(pod, "ip", "-6", "route", "add", "unreachable", "default", "metric", "9", "table", "100")
+    inside(pod, "ip", "route", "add", "local", "192.0.2.0/24", "dev", "lo", "table", "100")
     clean(pod)
     rules = inside(pod, "ip", "rule")
-    assert "0x111" not in rules and "0x7" in rules
-    assert inside(pod, "ip", "route", "show", "table", "all", "type", "local").count("default") == 0
+    rules += inside(pod, "ip", "-6", "rule")
+    assert "0x111" not in rules and "0x539" not in rules and "0x7" in rules
+    for family in ("-4", "-6"):
+        local = inside(pod, "ip", family, "route", "show", "table", "all", "type", "local")
+        assert local.count("default") == 0
+    assert inside(pod, "ip", "route", "show", "table", "100").startswith("local 192.0.2.0/24 ")
+    assert inside(pod, "ip", "-6", "route", "show", "table", "100").startswith("unreachable default ")
 
 
 def test_a_proxy_that_listens_is_found_and_cannot_be_taken_away(pod: Path) -> None:
     with netns.entered(pod):
-        sock = socket.create_server(("0.0.0.0", 15006))
-    with sock:
+        sock, another = (socket.create_server(("0.0.0.0", port)) for port in (15006, 8080))
+    with sock, another:
         assert str(find(pod)) == "a proxy that listens on port 15006"
         with pytest.raises(CannotClean, match="sidecar"):
             clean(pod)

@@ -58,9 +58,7 @@ class FakeKernel:
         self.ends: dict[Where, frozenset[int]] = {}
         """Interfaces that lead to a pod beside that of its place."""
         self.missing = Missing.NAMESPACE
-        self.found = OtherMesh()
-        """What another mesh has left in a pod; `cleaned_after` so many captures it was taken away."""
-        self.cleaned_after = 0
+        self.clean_error: Exception | None = None
         self.pins: tuple[Place, ...] = ()
         self.present: set[int] = set(range(1, 10))
         self.captures: list[set[Place]] = []
@@ -83,13 +81,12 @@ class FakeKernel:
             raise PodNotFound(f"there is no {where}")
         return where, self.places[where]
 
-    async def other_mesh(self, place: Place) -> OtherMesh:
-        return self.found
-
-    async def clean(self, place: Place) -> OtherMesh:
-        found, self.found = self.found, OtherMesh()
-        self.cleaned_after = len([each for each in self.captures if each])
-        return found
+    async def clean(self, where: Where, place: Place) -> OtherMesh:
+        self.closed.append(place.ifindex)
+        if self.clean_error is not None:
+            raise self.clean_error
+        self.places[where] = replace(place, refusal="", is_cleanable=False, other_mesh=OtherMesh())
+        return place.other_mesh
 
     async def search(
         self,

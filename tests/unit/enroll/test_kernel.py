@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +13,10 @@ import pytest
 from agent.enroll.kernel import Applied, KernelSide
 from agent.enroll.wish import Where
 from agent.model.address import parse_ip
-from redirect import host_addresses
+from redirect import host_addresses, other_mesh
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
+from redirect.other_mesh import OtherMesh
 from redirect.packet_size import of_link
 from redirect.place import Place
 
@@ -34,6 +35,7 @@ class FakeRedirection:
         self.error: Exception | None = None
         self.pins: tuple[Place, ...] = ()
         self.close_error: Exception | None = None
+        self.events: list[str] = []
         self.is_closed = False
 
     def apply(self, desired: Desired, *, keep_existing: Collection[int]) -> list[str]:
@@ -42,6 +44,9 @@ class FakeRedirection:
         if self.error:
             raise self.error
         return ["attach from_pod to interface 1", "keep 2 open connections of veth1"]
+
+    def close_off(self, interfaces: Mapping[int, str]) -> None:
+        self.events.append(f"close {interfaces}")
 
     def captured(self) -> tuple[Place, ...]:
         self.threads.add(threading.get_ident())
@@ -107,6 +112,16 @@ def test_what_is_no_failure_of_the_kernel_side_is_not_swallowed() -> None:
     redirection.error = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         capture(redirection, ONE)
+
+
+def test_a_pod_is_closed_before_it_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    redirection = FakeRedirection()
+    found = OtherMesh(tables=((1, "istio-ambient-nat"),))
+    monkeypatch.setattr(other_mesh, "find", lambda: found)
+    monkeypatch.setattr(other_mesh, "clean", lambda what: redirection.events.append(f"clean {what}"))
+    where = Where(netns="/proc/self/ns/net")
+    assert run(redirection, lambda kernel: kernel.clean(where, ONE)) == [found]
+    assert redirection.events == ["close {1: 'veth1'}", f"clean {found}"]
 
 
 def test_captured_interfaces_that_are_gone_are_not_places() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from redirect.desired import Bridge, NextHop
 from redirect.layout import IP
+from redirect.nf_tables import Chain
+from redirect.other_mesh import OtherMesh
 from redirect.packet_size import PacketSize, RouteSize
 from redirect.place import Place, judge, unanswered
 from redirect.routes import Route
@@ -195,3 +197,24 @@ REFUSALS = {
 @pytest.mark.parametrize(("view", "reason"), REFUSALS.values(), ids=REFUSALS.keys())
 def test_what_cannot_be_captured_is_refused_with_the_reason(view: View, reason: str) -> None:
     assert reason in judge(view).refusal
+
+
+LED = OtherMesh(chains=(Chain(2, "nat", "ISTIO_OUTPUT"),))
+
+
+def test_a_pod_with_another_meshs_rules_is_refused_and_can_be_cleaned() -> None:
+    place = judge(replace(GOOD, other_mesh=LED))
+    assert place.refusal == LED.why and place.is_cleanable
+    assert replace(place, refusal="") == judge(GOOD), "everything else is known"
+
+
+def test_a_sidecar_is_not_cleaned_away_and_a_listener_alone_no_reason() -> None:
+    place = judge(replace(GOOD, other_mesh=replace(LED, listening=(15006,))))
+    assert "without its sidecar" in place.refusal and not place.is_cleanable
+    place = judge(replace(GOOD, other_mesh=OtherMesh(listening=(15006,))))
+    assert not place.refusal and place.other_mesh
+
+
+def test_another_reason_comes_first_and_cleaning_would_not_help() -> None:
+    place = judge(replace(outside(master=6), other_mesh=LED))
+    assert "unknown kind" in place.refusal and not place.is_cleanable

@@ -54,6 +54,12 @@ def test_a_dump_is_all_of_its_datagrams(kernel: tuple[socket.socket, socket.sock
     assert netlink._answer(ours, is_dump=True) == ([b"one.", b"two.", b"three..."], True)
 
 
+def test_a_list_that_is_too_long_is_not_read_to_its_end(kernel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = kernel
+    theirs.send(message(RTM_NEWLINK, b"one.") + message(RTM_NEWLINK, b"two."))
+    assert netlink._answer(ours, is_dump=True, at_most=2) == ([b"one.", b"two."], True)
+
+
 def test_an_interrupted_dump_is_not_whole(kernel: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = kernel
     theirs.send(message(RTM_NEWLINK, flags=NLM_F_DUMP_INTR) + message(NLMSG_DONE))
