@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from redirect.pins import Pins
 from tests.support.labmesh import SILENCE_S, World, policy_manifest, principal
 from tests.support.labtraffic import PATIENCE_S, Sniffer, until, wait_gone
 from tests.support.ongoing import New, Traffic, Waiting
+from tests.support.redirect_lab import remove_pins
 
 pytestmark = pytest.mark.kernel
 
@@ -156,7 +156,7 @@ def test_pins_removed_beneath_an_agent_open_nobody_and_are_made_again(world: Wor
     captured = world.counters("node-a")["from_pod", "SYN_TO_PROXY"]
     with New(world, "client-a", server) as traffic:
         traffic.goes_on()
-        shutil.rmtree(pins.root)
+        remove_pins(pins.root)
         traffic.goes_on()
         world.mesh.enroll(world.pod("spare-a"))
         traffic.goes_on()
@@ -177,7 +177,7 @@ def test_an_agent_with_other_settings_takes_over_without_refusing_anyone(world: 
     with New(world, "client-a", world.address("server-b")) as traffic:
         traffic.goes_on()
         world.kill_control("node-a")
-        other = LabMesh(world.lab, {"max-connections": "40000"})
+        other = LabMesh(world.lab, {"pool-idle-s": "299"})
         other.start_agent(world.node("node-a"))
         other.wait_ready("node-a")
         assert set(former.values()).isdisjoint(world.workers("node-a").values())

@@ -6,7 +6,6 @@ Nothing here tells the agent that something has changed; it has to find out.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from redirect import netns, sys_bpf
 from redirect.pins import Pins
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
+from tests.support.redirect_lab import remove_pins
 
 pytestmark = pytest.mark.kernel
 
@@ -138,13 +138,6 @@ def flush_routes(world: World) -> None:
         ip.flush_routes(table=100, family=socket.AF_INET)
 
 
-def remove_pins(world: World) -> None:
-    for path in pins(world).root.iterdir():
-        # The root of a bpffs has files of the kernel's own.
-        if path.is_dir():
-            shutil.rmtree(path)
-
-
 TAKEN: dict[str, tuple[Callable[[World], None], str]] = {
     "program": (take_off, "passed"),
     "pod side's device": (lambda world: delete_device(world, "mo"), "-mo is missing"),
@@ -154,7 +147,7 @@ TAKEN: dict[str, tuple[Callable[[World], None], str]] = {
         lambda world: netns.remove(f"{world.mesh.instance('node-a')}-pod"),
         "-pod is gone or leads elsewhere",
     ),
-    "pins": (remove_pins, "prog_from_pod was gone"),
+    "pins": (lambda world: remove_pins(pins(world).root), "prog_from_pod was gone"),
 }
 
 

@@ -17,7 +17,7 @@ from agent.lab.topology import Topology
 from redirect import host_addresses, netns
 from redirect.errors import InstanceInUse
 from redirect.pins import Pins
-from tests.support.redirect_lab import Node, dial, instance_name, redirected
+from tests.support.redirect_lab import Node, dial, instance_name, redirected, remove_pins
 
 pytestmark = pytest.mark.kernel
 
@@ -66,7 +66,7 @@ LOSSES: dict[str, Callable[[Pins], None]] = {
     "a link": one_link,
     "links": lambda pins: shutil.rmtree(pins.links),
     "generation": lambda pins: shutil.rmtree(pins.generation),
-    "instance": lambda pins: shutil.rmtree(pins.root),
+    "instance": lambda pins: remove_pins(pins.root),
 }
 
 
@@ -155,8 +155,8 @@ def test_a_device_with_programs_of_another_agent_is_not_deleted(node: Node) -> N
     side = redirection._foundation.sides[0]
     for path in redirection.private_namespaces:
         netns.remove(path.name)
-    hidden = redirection.pins.root.with_name(f"{redirection.instance}-hidden")
-    redirection.pins.root.rename(hidden)
+    # Behind another mount: it may be one itself, which cannot be renamed.
+    netns.call("mount", b"tmpfs", bytes(redirection.pins.root), b"tmpfs", 0, None)
     try:
         with (
             closing(node.successor()) as other,
@@ -168,7 +168,7 @@ def test_a_device_with_programs_of_another_agent_is_not_deleted(node: Node) -> N
             other.prepare()
         assert is_captured(node)
     finally:
-        hidden.rename(redirection.pins.root)
+        netns.call("umount2", bytes(redirection.pins.root), netns.MNT_DETACH)
         node.capture("a1")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -146,3 +147,10 @@ def redirected(
 def instance_name(letter: str) -> str:
     """Of this process alone, so that two runs of the tests do not meet."""
     return f"hg{os.getpid()}{letter}"
+
+
+def remove_pins(root: Path) -> None:
+    """Everything of an instance that is pinned, as `rm -r` would; the root of a bpffs has files of the kernel's own."""
+    for path in root.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
