@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from agent.admin import client
-from agent.cli.which import Which, which_agent
+from agent.cli.which import Command, Which, which_agent
 
 WAIT_S = 5.0
 SAY_AFTER_S = 1.0
@@ -23,11 +23,23 @@ def split_pod(pod: str) -> tuple[str, str]:
     return namespace, name
 
 
+def where_options(command: Command) -> Command:
+    """Adds the three ways to say where a pod is; `check_where` holds a call to exactly one of them."""
+    netns = click.option("--netns", help="Path of the pod's network namespace.")
+    pid = click.option("--pid", type=int, help="A process of the pod.")
+    ifname = click.option("--ifname", help="The pod's interface on this host (its host veth).")
+    return netns(pid(ifname(command)))
+
+
+def check_where(*places: str | int | None) -> None:
+    """Raises click.UsageError."""
+    if sum(place is not None for place in places) != 1:
+        raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
+
+
 @click.command()
 @click.argument("pod", metavar="NAMESPACE/NAME")
-@click.option("--netns", help="Path of the pod's network namespace.")
-@click.option("--pid", type=int, help="A process of the pod.")
-@click.option("--ifname", help="The pod's interface on this host (its host veth).")
+@where_options
 @click.option("--keep-existing", is_flag=True, help="Let connections that are open now go on, in plaintext.")
 @click.option(
     "--clean",
@@ -62,8 +74,7 @@ def enroll(
     (status 1) leaves everything as it was.
     """
     namespace, name = split_pod(pod)
-    if sum(place is not None for place in (netns, pid, ifname)) != 1:
-        raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
+    check_where(netns, pid, ifname)
     body: dict[str, Any] = {
         "namespace": namespace,
         "name": name,

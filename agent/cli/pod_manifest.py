@@ -9,16 +9,14 @@ from typing import Any
 import click
 import yaml
 
-from agent.cli.enroll import split_pod
+from agent.cli.enroll import check_where, split_pod, where_options
 from redirect.errors import RedirectError
 from redirect.locate import locate
 
 
 @click.command("pod-manifest")
 @click.argument("pod", metavar="NAMESPACE/NAME")
-@click.option("--netns", help="Path of the pod's network namespace.")
-@click.option("--pid", type=int, help="A process of the pod.")
-@click.option("--ifname", help="The pod's interface on this host (its host veth).")
+@where_options
 @click.option("--node", help="Name of this node.  [default: the host name]")
 @click.option("--service-account", default="default", show_default=True, help="Who the pod is in the mesh.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
@@ -37,8 +35,7 @@ def pod_manifest(
     `ztun enroll` can capture the pod.
     """
     namespace, name = split_pod(pod)
-    if sum(place is not None for place in (netns, pid, ifname)) != 1:
-        raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
+    check_where(netns, pid, ifname)
     try:
         place = locate(netns=Path(netns) if netns is not None else None, pid=pid, ifname=ifname)
     except (RedirectError, OSError) as error:
