@@ -10,10 +10,9 @@ from typing import Any
 from pyroute2 import IPRoute
 
 from redirect.packet_size import RouteSize
+from redirect.rt_rows import RTM_F_CLONED
 
 _RTN_UNICAST = 1
-_RTM_F_CLONED = 0x200
-"""A path MTU that was learnt for one destination: `ip route show cache`."""
 
 
 def read(ip: IPRoute) -> Iterator[tuple[int, RouteSize]]:
@@ -21,7 +20,7 @@ def read(ip: IPRoute) -> Iterator[tuple[int, RouteSize]]:
     for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
         for route in ip.get_routes(family=family):
             metrics = route.get("metrics")
-            if metrics is None or route["type"] != _RTN_UNICAST or route["flags"] & _RTM_F_CLONED:
+            if metrics is None or route["type"] != _RTN_UNICAST or route["flags"] & RTM_F_CLONED:
                 continue
             size = RouteSize(version, int(metrics.get("mtu") or 0), int(metrics.get("advmss") or 0))
             yield from ((ifindex, size) for ifindex in _interfaces(route))

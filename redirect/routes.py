@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from redirect import netlink
 from redirect.layout import IP
+from redirect.rt_rows import RTM_F_CLONED
 
 RTM_GETROUTE = 26
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_TABLE, RTA_VIA = 1, 4, 5, 6, 9, 15, 18
@@ -48,11 +49,11 @@ def routes() -> tuple[Route, ...]:
 
 
 def _routes(body: bytes) -> Iterator[Route]:
-    family, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    family, bits, _, _, table, _, _, kind, flags = _ROUTE.unpack_from(body)
     told = netlink.attributes(body[_ROUTE.size :])
     if RTA_TABLE in told:
         (table,) = _U32.unpack(told[RTA_TABLE])
-    if table != RT_TABLE_MAIN or kind != RTN_UNICAST:
+    if table != RT_TABLE_MAIN or kind != RTN_UNICAST or flags & RTM_F_CLONED:
         return
     network = ip_network((told[RTA_DST], bits)) if RTA_DST in told else _EVERYWHERE[family]
     metric = _U32.unpack(told[RTA_PRIORITY])[0] if RTA_PRIORITY in told else 0

@@ -19,6 +19,9 @@ IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_TABLE = 1, 4, 15
 RTPROT_KERNEL = 2
 RTN_UNICAST, RTN_LOCAL = 1, 2
+RTM_F_CLONED = 0x200
+"""Not set up by anybody: what was learnt of one destination, its path MTU or another gateway (`ip route show cache`).
+Lists have these among the routes."""
 FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE = 3, 6, 15
 IFLA_STATS_LINK_64 = 1
 MAIN_TABLE, KERNEL_TABLE = 254, 255
@@ -76,12 +79,14 @@ def addresses() -> list[tuple[int, IP]]:
 
 
 def routes() -> frozenset[Route]:
-    """Of both families and all tables: `ip [-6] route show table all`. Raises OSError."""
+    """Of both families and all tables, without what was learnt: `ip [-6] route show table all`. Raises OSError."""
     found = set()
     for asked in FAMILIES:
         request = _ROUTE.pack(asked, 0, 0, 0, 0, 0, 0, 0, 0)
         for body in netlink.ask(RTM_GETROUTE, request, netlink.NLM_F_DUMP):
-            family, prefix, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+            family, prefix, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(body)
+            if flags & RTM_F_CLONED:
+                continue
             known = netlink.attributes(body[_ROUTE.size :])
             destination = socket.inet_ntop(family, known[RTA_DST]) if RTA_DST in known and prefix else ""
             table, oif = _u32(known, RTA_TABLE, table), _u32(known, RTA_OIF)

@@ -20,7 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from redirect import netns, rt_rows
 from redirect.errors import InstanceInUse, KernelTooOld, RedirectError
-from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, RTN_LOCAL, Route, Rule
+from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, Route, Rule
 
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
@@ -209,20 +209,34 @@ def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
     # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
     ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
     ip.link("set", index=LOOPBACK, state="up")  # ip link set lo up
-    for family in FAMILIES:
-        # ip [-6] route replace default dev DEV
-        ip.route("replace", family=family, dst="default", oif=index)
-        # ip [-6] route replace local default dev lo table 100
-        scope = {"scope": _SCOPE_HOST} if family == socket.AF_INET else {}
-        ip.route(
-            "replace", family=family, type="local", dst="default", oif=LOOPBACK, table=LOCAL_TABLE, **scope
-        )
+    _set_defaults(ip, index)
     _set_rules(ip, ifname)
     _set_routes(ip)
     v4, v6 = PROXY_ADDRESSES
     ip.addr("replace", index=LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
     # ip addr replace V6/128 dev lo nodad
     ip.addr("replace", index=LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
+
+
+def _set_defaults(ip: IPRoute, ifindex: int) -> None:
+    """Those that are missing: replacing an IPv6 route forgets every path MTU that was learnt by it."""
+    there = rt_rows.routes()
+    for family in FAMILIES:
+        if Route(family, MAIN_TABLE, RTN_UNICAST, ifindex) not in there:
+            # ip [-6] route replace default dev DEV
+            ip.route("replace", family=family, dst="default", oif=ifindex)
+        if Route(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK) not in there:
+            # ip [-6] route replace local default dev lo table 100
+            scope = {"scope": _SCOPE_HOST} if family == socket.AF_INET else {}
+            ip.route(
+                "replace",
+                family=family,
+                type="local",
+                dst="default",
+                oif=LOOPBACK,
+                table=LOCAL_TABLE,
+                **scope,
+            )
 
 
 def proxy_routes() -> frozenset[Route]:

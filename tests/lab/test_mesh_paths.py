@@ -6,11 +6,11 @@ import socket
 import struct
 
 import pytest
-from pyroute2 import IPRoute
 
 from agent.lab import probes
 from agent.lab.capture import LinkCapture
 from redirect.netns import entered, path_of
+from tests.support import path_mtu
 from tests.support.labmesh import (
     BANNER_PORT,
     BULK_PORT,
@@ -242,18 +242,19 @@ def test_the_way_back_to_a_host_service_of_the_own_node(world: World) -> None:
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("server", ["server-b", "outsider-b"], ids=["hbone", "passthrough"])
 def test_a_link_that_takes_less_is_learnt_by_the_proxy(world: World, server: str, version: int) -> None:
-    """The node's "too big" is meant for the proxy's socket, though it is sent to the pod."""
+    """The node's "too big" is meant for the proxy's socket, though it is sent to the pod; what it says is kept."""
     serve_bulk(world, server)
-    address = world.address(server, version)
+    address, log = world.address(server, version), world.log("node-a")
     too_big = world.counters("node-a").get(("to_pod", "ICMP_TO_PROXY"), 0)
     with small_link(world, 1300):
         with entered(world.pod("client-a").netns):
-            probes.exchange(address, BULK_PORT, 10.0, 1 << 20, 1 << 20)
+            probes.exchange(address, BULK_PORT, PATIENCE_S, 1 << 20, 1 << 20)
         net_side = path_of(f"{world.mesh.instance('node-a')}-net")
-        with entered(net_side), IPRoute() as ip:
-            (route,) = ip.route("get", dst=address)
-            assert route.get("metrics").get("mtu") == 1300
+        assert path_mtu.learnt(net_side, address) == 1300
     assert world.counters("node-a")["to_pod", "ICMP_TO_PROXY"] > too_big
+    world.proven_anew("node-a")
+    assert not log.lines("not whole")
+    assert path_mtu.learnt(net_side, address) == 1300
 
 
 def test_both_ends_count_each_connection_once_over_all_workers(world: World) -> None:

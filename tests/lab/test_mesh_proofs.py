@@ -17,7 +17,6 @@ import pytest
 from pyroute2 import IPRoute
 
 from agent.lab import firewall
-from agent.proof.prover import ROUND_S
 from redirect import netns, sys_bpf
 from redirect.pins import Pins
 from tests.support.labmesh import World
@@ -37,20 +36,14 @@ def is_ready(world: World, node: str) -> bool:
 
 
 def test_a_mesh_that_works_proves_it_round_after_round_and_leaves_no_line(world: World) -> None:
+    log = world.log("node-b")
     world.ask("client-a", world.address("server-b"))
-    ages: list[float] = []
-
-    def age_s() -> float:
-        ages.append(world.status("node-b")["proof"]["age_s"])
-        return ages[-1]
-
-    for number in range(2):
-        until(lambda: age_s() < max(ages) / 2, f"round {number + 1}")
-    assert max(ages) < ROUND_S * 2
+    for _ in range(2):
+        world.proven_anew("node-b")
     status = world.status("node-b")
     assert (status["state"], status["proof"]["findings"]) == ("READY", [])
     # The dials of the proofs are nobody's connections.
-    assert not [line for line in world.log("node-b").lines() if "169.254.77.1" in line]
+    assert not [line for line in log.lines() if "169.254.77.1" in line]
 
 
 def test_listeners_that_no_worker_accepts_on_are_named(world: World) -> None:
@@ -102,16 +95,6 @@ def test_a_pod_whose_tunnels_all_fail_is_named_with_the_reason(world: World) -> 
     until(lambda: is_ready(world, "node-a"), "one that works is proof enough")
 
 
-def a_round_passes(world: World) -> None:
-    ages: list[float] = []
-
-    def age_s() -> float:
-        ages.append(world.status("node-a")["proof"]["age_s"])
-        return ages[-1]
-
-    until(lambda: age_s() < max(ages), "a round of proofs")
-
-
 def pins(world: World) -> Pins:
     return Pins(world.mesh.instance("node-a"), world.mesh.run_dir("node-a"))
 
@@ -157,8 +140,7 @@ def test_what_somebody_takes_away_is_made_again_beneath_live_connections(world: 
     take_away, line = TAKEN[what]
     server = world.address("server-b")
     # What passed meanwhile is counted from the last proof of the pod, which may have been captured just now.
-    for _ in range(2):
-        a_round_passes(world)
+    world.proven_anew("node-a")
     before = {path.name for path in pins(world).root.rglob("*")}
     namespaces = [path.stat().st_ino for path in private(world)]
     with world.talk("client-a", server) as out, world.talk("client-b", world.address("server-a")) as into:

@@ -19,6 +19,9 @@ from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import netns, sys_bpf
 from redirect.findings import Part
+from redirect.sides import PROXY_ADDRESSES
+from tests.support import path_mtu
+from tests.support.labtraffic import until
 from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected
 
 pytestmark = pytest.mark.kernel
@@ -287,6 +290,24 @@ def test_a_fault_is_found_and_mended_beneath_live_connections(node: Node, fault:
             assert node.capture("a1") == []
             assert says_the_same(client, accepted)
     assert is_served(node)
+
+
+@pytest.mark.parametrize(("own", "far"), [*zip(PROXY_ADDRESSES, ("10.9.9.9", "fd09::9"), strict=True)])
+def test_what_was_learnt_of_a_path_is_no_fault_and_outlives_what_is_mended(
+    node: Node, own: str, far: str
+) -> None:
+    """A stack that forgets it sends what is too large once more, to every peer behind a small link."""
+    path, ifname = inner(node, 1)
+    path_mtu.told(
+        path, own, far, (node.place.netns, ifname), node.redirection._maps.conf().net_side_mac, 1300
+    )
+    assert until(lambda: path_mtu.learnt(path, far), "a path MTU") == 1300
+    assert node.prove("a1") == ()
+    with netns.entered(path):
+        Path("/proc/sys/net/ipv4/tcp_tw_reuse").write_text("0")
+    assert node.capture("a1")
+    assert node.prove("a1") == ()
+    assert path_mtu.learnt(path, far) == 1300
 
 
 def test_how_many_packets_passed_meanwhile_is_told(node: Node) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
-from redirect import netns, route_sizes
+from redirect import netns, route_sizes, routes, rt_rows
 from redirect.packet_size import RouteSize
-from tests.support import packets as pk
+from tests.support import path_mtu
+from tests.support.labtraffic import until
 
 pytestmark = pytest.mark.kernel
 OWN, GATEWAY, FAR = "10.1.1.1", "10.1.1.2", "10.9.9.9"
+OWN6, GATEWAY6, FAR6 = "fd01::1", "fd01::2", "fd09::9"
 
 
 @pytest.fixture
@@ -31,10 +31,13 @@ def veth() -> Iterator[tuple[Path, int]]:
             for each in (index, peer):
                 ip.link("set", index=each, state="up")
             ip.addr("add", index=index, address=OWN, prefixlen=24)
-            ip.addr("add", index=index, address="fd01::1", prefixlen=64, flags=0x02)  # nodad
+            ip.addr("add", index=index, address=OWN6, prefixlen=64, flags=0x02)  # nodad
             (link,) = ip.get_links(peer)
-            ip.neigh("add", dst=GATEWAY, lladdr=link.get("address"), ifindex=index, state=0x80)  # permanent
-            ip.route("add", dst="default", gateway=GATEWAY)
+            for gateway in (GATEWAY, GATEWAY6):
+                ip.neigh(
+                    "add", dst=gateway, lladdr=link.get("address"), ifindex=index, state=0x80
+                )  # permanent
+                ip.route("add", dst="default", gateway=gateway)
         yield path, index
     finally:
         netns.remove(name)
@@ -53,7 +56,7 @@ def test_routes_and_the_interface_say_what_fits(veth: tuple[Path, int]) -> None:
         ip.route("add", dst="10.2.0.0/16", gateway=GATEWAY, metrics={"mtu": 1400, "advmss": 1300})
         hops = [{"gateway": GATEWAY}, {"gateway": "10.1.1.3"}]
         ip.route("add", dst="10.3.0.0/16", multipath=hops, metrics={"mtu": 1200})
-        ip.route("add", dst="fd02::/64", gateway="fd01::2", metrics={"mtu": 1350})
+        ip.route("add", dst="fd02::/64", gateway=GATEWAY6, metrics={"mtu": 1350})
         ip.route("add", dst="10.4.0.0/16", type="unreachable", metrics={"mtu": 700})
         Path("/proc/sys/net/ipv6/conf/eth0/mtu").write_text("1333")
     assert sizes(path, index) == {
@@ -64,32 +67,17 @@ def test_routes_and_the_interface_say_what_fits(veth: tuple[Path, int]) -> None:
     }
 
 
-def test_what_was_learnt_about_one_destination_is_no_limit_for_all(veth: tuple[Path, int]) -> None:
+@pytest.mark.parametrize(("own", "far"), [(OWN, FAR), (OWN6, FAR6)])
+def test_what_was_learnt_about_one_destination_is_no_limit_for_all(
+    veth: tuple[Path, int], own: str, far: str
+) -> None:
     path, index = veth
-    with netns.entered(path), IPRoute() as ip, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect((FAR, 9))
-        sock.send(b"how large may it be?")
-        peer = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        with peer:
-            peer.bind(("peer", 0))
-            (link,) = ip.get_links(index)
-            peer.send(bytes.fromhex(link.get("address").replace(":", "")) + bytes(6) + too_big(sock, 1000))
-        (learnt,) = ip.route("get", dst=FAR)
-        assert learnt.get("metrics").get("mtu") == 1000
+    with netns.entered(path), IPRoute() as ip:
+        (link,) = ip.get_links(index)
+        before = routes.routes(), rt_rows.routes()
+    mac = bytes.fromhex(link.get("address").replace(":", ""))
+    path_mtu.told(path, own, far, (path, "peer"), mac, 1300)
+    assert until(lambda: path_mtu.learnt(path, far), "a path MTU") == 1300
     assert sizes(path, index) == {RouteSize(6, 1500)}
-
-
-def too_big(sock: socket.socket, mtu_bytes: int) -> bytes:
-    """A frame without its MACs: ICMP "fragmentation needed" (RFC 1191) about a datagram of this socket."""
-    about = pk.ip4(OWN, FAR, pk.UDP, pk.udp(sock.getsockname()[1], 9))
-    icmp = struct.pack("!BBHHH", 3, 4, 0, 0, mtu_bytes) + about[:28]
-    icmp = icmp[:2] + checksum(icmp) + icmp[4:]
-    packet = pk.ip4(GATEWAY, OWN, pk.ICMP, icmp)
-    return struct.pack("!H", pk.ETH_IPV4) + packet[:10] + checksum(packet[:20]) + packet[12:]
-
-
-def checksum(data: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!H", total ^ 0xFFFF)
+    with netns.entered(path):
+        assert (routes.routes(), rt_rows.routes()) == before, "nobody has set it up"

@@ -26,7 +26,7 @@ from agent.lab import blueprint
 from agent.lab.agents import ZTUN, LabMesh
 from agent.lab.topology import NodePlace, PodPlace, Topology
 from redirect.netns import entered
-from tests.support.labtraffic import PATIENCE_S, Application, LogReader, Talk, wait_gone
+from tests.support.labtraffic import PATIENCE_S, Application, LogReader, Talk, until, wait_gone
 
 PROBES = (sys.executable, "-m", "agent.lab.probes")
 SILENCE_S = 0.5
@@ -185,6 +185,16 @@ class World:
                 (str(key["program"]), str(key["reason"])): int(str(value["packets"]))
                 for key, value in maps["stats"].entries()
             }
+
+    def proven_anew(self, node: str) -> None:
+        """Return when a round of proofs has begun and ended."""
+        for _ in range(2):  # the first may be under way
+            ages: list[float] = []
+            until(lambda ages=ages: self._age_falls(node, ages), "a round of proofs")
+
+    def _age_falls(self, node: str, ages: list[float]) -> bool:
+        ages.append(self.status(node)["proof"]["age_s"])
+        return ages[-1] < max(ages)
 
     def http(self, node: str, port: int, path: str) -> tuple[int, str]:
         """GET from a server of the agent on its node's loopback."""
