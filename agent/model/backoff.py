@@ -18,6 +18,11 @@ class Backoff:
     factor: float = 2.0
     jitter: float = 0.2
 
+    @property
+    def longest_s(self) -> float:
+        """What no wait exceeds."""
+        return self.cap_s * (1 + self.jitter)
+
     def delay_s(self, failures: int, rng: Random) -> float:
         """The wait after this many failures in a row (1 = the first). Never zero."""
         if failures < 1:

@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import grpc
 
-from agent.model.backoff import Backoff
 from agent.pb.ztun_pb2 import EnrolledPod, EnrolledReport
 from agent.pb.ztun_pb2_grpc import EnrolmentStub
 from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.retry import Retry, says_no
 from agent.rpc.rpc_errors import explain
 
 log = logging.getLogger(__name__)
 
 DEADLINE_S = 5.0
-RETRY = Backoff(first_s=0.2, cap_s=15.0)
 Pod = tuple[str, str]
 
 
@@ -38,7 +37,7 @@ class EnrolmentClient:
     ) -> None:
         self._endpoint = endpoint
         self._node = node
-        self._rng = rng
+        self._retry = Retry(rng)
         self._sleep = sleep
         self._wanted: tuple[Pod, ...] | None = None
         self._changed = asyncio.Event()
@@ -55,14 +54,14 @@ class EnrolmentClient:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            failures = 0
-            while not await self._reported():
-                failures += 1
-                await self._sleep(RETRY.delay_s(failures, self._rng))
+            self._retry.succeeded()
+            while (delay_s := await self._report()) is not None:
+                await self._sleep(delay_s)
 
-    async def _reported(self) -> bool:
+    async def _report(self) -> float | None:
+        """Report what is wanted now; None if that got through, or how long to wait before the next try."""
         if self._wanted is None:
-            return True
+            return None
         wanted = [EnrolledPod(namespace=namespace, name=name) for namespace, name in self._wanted]
         try:
             async with self._endpoint.open() as channel:
@@ -74,16 +73,16 @@ class EnrolmentClient:
         except ControlError as error:
             return self._failed(str(error))
         except grpc.aio.AioRpcError as error:
-            return self._failed(explain(error, self._endpoint))
+            return self._failed(explain(error, self._endpoint), is_no=says_no(error))
         for pod in reply.unknown:
             log.warning(
                 "the control plane does not know pod %s on this node: peers reach it in plaintext", pod
             )
         self.error = ""
-        return True
+        return None
 
-    def _failed(self, reason: str) -> bool:
+    def _failed(self, reason: str, *, is_no: bool = False) -> float:
         if reason != self.error:
             log.warning("the control plane was not told which pods are captured: %s", reason)
         self.error = reason
-        return False
+        return self._retry.delay_s(is_no=is_no)

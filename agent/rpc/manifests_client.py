@@ -14,15 +14,13 @@ from dataclasses import dataclass
 
 import grpc
 
-from agent.model.backoff import Backoff
 from agent.pb.ztun_pb2 import Findings, FollowRequest
 from agent.pb.ztun_pb2_grpc import ManifestsStub
 from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.retry import Retry, says_no
 from agent.rpc.rpc_errors import explain
 
 log = logging.getLogger(__name__)
-
-RETRY = Backoff(first_s=0.2, cap_s=15.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +44,27 @@ class ManifestsClient:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._endpoint, self._node, self._rng = endpoint, node, rng
+        self._endpoint, self._node, self._retry = endpoint, node, Retry(rng)
         self._clock, self._sleep = clock, sleep
         self._error = ""
         self.findings: tuple[ManifestFinding, ...] = ()
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        failures = 0
         while True:
-            failures = 1 if await self._follow() else failures + 1
-            await self._sleep(RETRY.delay_s(failures, self._rng))
+            is_no = await self._follow()
+            await self._sleep(self._retry.delay_s(is_no=is_no))
 
     async def _follow(self) -> bool:
-        """One stream, to its end; whether anything came by it."""
-        something_came = False
+        """One stream, to its end; whether it will be the same at the next try."""
         try:
             async with self._endpoint.open() as channel:
                 call = ManifestsStub(channel).Follow(  # type: ignore[no-untyped-call]
                     FollowRequest(node=self._node), metadata=self._endpoint.metadata()
                 )
                 async for message in call:
-                    self._error, something_came = "", True
+                    self._error = ""
+                    self._retry.succeeded()
                     self._take(message)
         except ControlError as error:
             self._failed(str(error))
@@ -75,7 +72,8 @@ class ManifestsClient:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self.findings = ()  # a control plane of a version that does not tell
             self._failed(explain(error, self._endpoint))
-        return something_came
+            return says_no(error)
+        return False
 
     def _take(self, message: Findings) -> None:
         since = {(f.pod, f.reason): f.since for f in self.findings}

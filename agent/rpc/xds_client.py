@@ -1,7 +1,7 @@
 """The discovery stream: keeps one delta ADS stream to the control plane, and the state fed by it.
 
 `wire.xds_delta` decides what is said; this file connects, reads, hands each response to `apply` and answers
-it afterwards, and dials again with a growing, jittered back-off however the stream ended. Status is data.
+it afterwards, and dials again however the stream ended, after a wait that `retry` names. Status is data.
 Errors of the control plane never leave `run`; those of `apply` do: they are our own.
 """
 
@@ -19,18 +19,16 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from agent.model.backoff import Backoff
 from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from agent.rpc.duplex import Duplex
 from agent.rpc.endpoint import ControlError, Endpoint
+from agent.rpc.retry import Retry, says_no
 from agent.rpc.rpc_errors import explain
 from agent.wire.xds_delta import Received, XdsDelta
 
 log = logging.getLogger(__name__)
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
-# Half the delay is random: the nodes of a mesh must not come back in step when a control plane restarts.
-RECONNECT = Backoff(first_s=0.1, cap_s=15.0, jitter=0.5)
 # A stream that answered and lived this long was a good one: the next failure is a first one again.
 GOOD_STREAM_S = 15.0
 # A server that has nothing new for us need not say so: a stream that it let stand for this long is one.
@@ -82,11 +80,11 @@ class NoWatch:
 
 
 class _Ended(Exception):
-    """A stream's end: why, for people; and the reason for the metric."""
+    """A stream's end: why, for people; the reason for the metric; and whether it will be the same at the next try."""
 
-    def __init__(self, text: str, reason: str) -> None:
+    def __init__(self, text: str, reason: str, *, is_no: bool = False) -> None:
         super().__init__(text)
-        self.reason = reason
+        self.reason, self.is_no = reason, is_no
 
 
 class XdsClient:
@@ -102,17 +100,15 @@ class XdsClient:
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         watch: StreamWatch | None = None,
-        backoff: Backoff = RECONNECT,
         silent_s: float = SILENT_S,
     ) -> None:
         self._endpoint = endpoint
         self._protocol = protocol
         self._apply = apply
         self._clock = clock
-        self._rng = rng
+        self._retry = Retry(rng)
         self._sleep = sleep
         self._watch = watch or NoWatch()
-        self._backoff = backoff
         self._silent_s = silent_s
         self._status = XdsStatus()
         self.synced = asyncio.Event()
@@ -175,14 +171,14 @@ class XdsClient:
             raw = await stream.receive()
         except grpc.aio.AioRpcError as error:
             reason = "Error" if self._status.phase is Phase.CONNECTED else "ConnectionError"
-            raise _Ended(explain(error, self._endpoint), reason) from None
+            raise _Ended(explain(error, self._endpoint), reason, is_no=says_no(error)) from None
         if raw is None:
             raise _Ended(f"control plane {self._endpoint.address}: it ended the stream", "Complete")
         try:
             return DeltaDiscoveryResponse.FromString(raw)
         except DecodeError as error:
             text = f"control plane {self._endpoint.address}: its response is not protobuf: {error}"
-            raise _Ended(text, "Error") from error
+            raise _Ended(text, "Error", is_no=True) from error
 
     def _arrived(self, response: DeltaDiscoveryResponse, received: Received) -> None:
         self._connected()
@@ -214,7 +210,9 @@ class XdsClient:
         since = self._status.connected_since
         was_good = since is not None and now - since >= GOOD_STREAM_S
         failures = 1 if was_good else self._status.failures + 1
-        delay_s = self._backoff.delay_s(failures, self._rng)
+        if was_good:
+            self._retry.succeeded()
+        delay_s = self._retry.delay_s(is_no=end.is_no)
         self._watch.terminated(end.reason)
         log.warning("%s; next attempt in %.1f s", end, delay_s)
         self._note(

@@ -46,6 +46,22 @@ def test_traffic_goes_on_while_it_is_away_and_status_says_so(world: World) -> No
     assert world.cli("status", node="node-a").returncode == 0
 
 
+def test_a_policy_written_while_it_is_away_is_in_force_once_it_is_back(world: World) -> None:
+    address = world.address("server-b")
+    path = world.mesh.manifests / "written.yaml"
+    with world.talk("client-a", address) as live:
+        live.say()
+        try:
+            with control_plane_away(world):
+                world.write(path, policy_manifest("written", "[{}]", action="DENY"))
+                live.say()
+            until(live.is_ended, "the live connection ends")
+            assert not world.is_served("client-a", address)
+        finally:
+            path.unlink(missing_ok=True)
+    until(lambda: world.is_served("client-a", address), "the mesh is open again")
+
+
 def test_the_same_resources_again_touch_no_connection(world: World) -> None:
     """Also not where a policy allows each of them: every agent gets everything anew."""
     with world.manifest("policy", policy_manifest("test", principal("client", "server"))):

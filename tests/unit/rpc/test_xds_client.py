@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from agent.rpc.endpoint import Endpoint
+from agent.rpc.retry import AWAY, SAYS_NO
 from agent.rpc.xds_client import SILENT_S, Phase, XdsClient
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received, XdsDelta, make_node
 from tests.support.clock import FakeClock, Sleeps
@@ -212,16 +213,18 @@ def test_resumes_after_the_server_dies_mid_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "cap_s"),
     [
-        grpc.StatusCode.OK,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        (grpc.StatusCode.OK, AWAY.cap_s),
+        (grpc.StatusCode.CANCELLED, AWAY.cap_s),
+        (grpc.StatusCode.UNAVAILABLE, AWAY.cap_s),
+        (grpc.StatusCode.UNKNOWN, SAYS_NO.cap_s),
+        (grpc.StatusCode.UNAUTHENTICATED, SAYS_NO.cap_s),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, SAYS_NO.cap_s),
     ],
-    ids=lambda c: c.name,
+    ids=str,
 )
-def test_back_off_grows_however_the_stream_ends(tmp_path: Path, code: grpc.StatusCode) -> None:
+def test_back_off_grows_however_the_stream_ends(tmp_path: Path, code: grpc.StatusCode, cap_s: float) -> None:
     async def body() -> None:
         async with FakeControlPlane(MeshCA()) as plane:
             rig = Rig(plane.endpoint(tmp_path), limit=9)
@@ -235,9 +238,9 @@ def test_back_off_grows_however_the_stream_ends(tmp_path: Path, code: grpc.Statu
                 await rig.sleeps.exhausted.wait()
             delays = rig.sleeps.delays
             for number, delay in enumerate(delays):
-                nominal = min(0.1 * 2**number, 15.0)
+                nominal = min(0.1 * 2**number, cap_s)
                 assert 0.5 * nominal <= delay <= 1.5 * nominal
-            assert len({d / min(0.1 * 2**n, 15.0) for n, d in enumerate(delays)}) > 5, "there is jitter"
+            assert len({d / min(0.1 * 2**n, cap_s) for n, d in enumerate(delays)}) > 5, "there is jitter"
 
     asyncio.run(body())
 
