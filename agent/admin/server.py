@@ -1,8 +1,8 @@
 """A small HTTP/1.1 server for admin, metrics and readiness, over TCP on loopback or a unix socket.
 
-One request per connection, no bodies above 1 MiB, two seconds for the head. It knows paths and methods;
-what they answer is handed in as functions. Paths that change something are given to the unix socket only:
-a loopback port is open to every process of the host's network namespace.
+One request per connection, no bodies above 1 MiB, two seconds for the head; answers are compressed for those who
+take it. It knows paths and methods; what they answer is handed in as functions. Paths that change something are
+given to the unix socket only: a loopback port is open to every process of the host's network namespace.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from agent.admin import compression
 from agent.model.address import split_host_port
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,9 @@ class Response:
     body: bytes
     status: int = 200
     content_type: str = "text/plain; charset=utf-8"
+    content_encoding: str = ""
+    vary: tuple[str, ...] = ()
+    """Headers of the request by which the answer was chosen, in lower case."""
 
 
 class BadRequest(Exception):
@@ -130,7 +134,7 @@ class HttpServer:
             return text("the request head is too long or came too slowly\n", 408)
         except BadRequest as error:
             return text(f"{error}\n", 400)
-        return await dispatch(request, routes)
+        return await encoded(request, await dispatch(request, routes))
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -153,6 +157,18 @@ async def dispatch(request: Request, routes: Routes) -> Response:
     except Exception as error:
         log.exception("admin: %s %s failed", request.method, request.path)
         return text(f"{type(error).__name__}: {error}\n", 500)
+
+
+async def encoded(request: Request, response: Response) -> Response:
+    """The answer, compressed if that is asked for and worth it. What could have been says so all the same (`vary`)."""
+    response = replace(response, vary=(*response.vary, "accept-encoding"))
+    if len(response.body) < compression.WORTH_BYTES:
+        return response
+    if not compression.is_taken(request.headers.get("accept-encoding", "")):
+        return response
+    # Off the loop: the metrics of a large mesh are many megabytes.
+    body = await asyncio.to_thread(compression.compressed, response.body)
+    return replace(response, body=body, content_encoding="gzip")
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:
@@ -179,8 +195,14 @@ async def read_request(reader: asyncio.StreamReader) -> Request:
 def render(response: Response) -> bytes:
     """The bytes of an answer; the connection ends behind it."""
     reason = HTTPStatus(response.status).phrase
-    head = (
-        f"HTTP/1.1 {response.status} {reason}\r\ncontent-type: {response.content_type}\r\n"
-        f"content-length: {len(response.body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode("latin-1") + response.body
+    head = [
+        f"HTTP/1.1 {response.status} {reason}",
+        f"content-type: {response.content_type}",
+        f"content-length: {len(response.body)}",
+        "connection: close",
+    ]
+    if response.content_encoding:
+        head.append(f"content-encoding: {response.content_encoding}")
+    if response.vary:
+        head.append(f"vary: {', '.join(response.vary)}")
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + response.body

@@ -1,4 +1,4 @@
-"""`/metrics`: the figures of this process and the sums over its workers, as OpenMetrics text."""
+"""`/metrics`: the figures of this process and the sums over its workers, in the text format the client asks for."""
 
 from __future__ import annotations
 
@@ -22,5 +22,6 @@ class MetricsPage:
         await self.counters.read()
         snapshot = self.totals.snapshot(self.figures)
         # A large exposition takes a while: off the loop, so that enrolment and policy do not wait for it.
-        body = await asyncio.to_thread(exposition.expose, snapshot)
-        return Response(body, content_type=exposition.content_type([request.headers.get("accept", "")]))
+        content_type = exposition.content_type([request.headers.get("accept", "")])
+        body = await asyncio.to_thread(exposition.expose, snapshot, content_type)
+        return Response(body, content_type=content_type, vary=("accept",))

@@ -159,7 +159,7 @@ def test_metrics_tell_workloads_and_protection(world: World) -> None:
     world.ask("outsider-a", world.address("server-b"))
     until(lambda: opened("client-a", "server-b", "mutual_tls") >= 1, "the tunnel is counted")
     until(lambda: opened("outsider-a", "server-b", "unknown") >= 1, "the plaintext is counted")
-    _, body = world.http("node-b", 15020, "/metrics")
+    _, body = world.http("node-b", 15020, "/metrics", accept="application/openmetrics-text")
     assert body.endswith("# EOF\n")
     assert world.metric("node-b", "ztun_redirect_packets_total", program="to_pod", reason="SYN_TO_PROXY") > 0
 

@@ -170,7 +170,7 @@ def test_a_worker_that_is_asked_to_end_hands_over_first(world: World) -> None:
 
 def exposed(world: World, node: str) -> dict[str, float]:
     """Sums of the samples by metric, read as Prometheus reads them."""
-    status, body = world.http(node, 15020, "/metrics")
+    status, body = world.http(node, 15020, "/metrics", accept="application/openmetrics-text")
     assert status == 200
     families = text_string_to_metric_families(body)
     return {family.name: sum(s.value for s in family.samples) for family in families if family.samples}

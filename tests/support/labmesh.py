@@ -196,14 +196,14 @@ class World:
         ages.append(self.status(node)["proof"]["age_s"])
         return ages[-1] < max(ages)
 
-    def http(self, node: str, port: int, path: str) -> tuple[int, str]:
+    def http(self, node: str, port: int, path: str, *, accept: str = "*/*") -> tuple[int, str]:
         """GET from a server of the agent on its node's loopback."""
         with entered(self.node(node).netns):
             sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.sock = sock
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers={"accept": accept})
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from agent.admin.server import Request, Response
 from agent.controlplane.serve.status import Status, StatusBoard
+from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.telemetry import exposition, families
 from agent.telemetry.metrics import Figures, Sample
 from agent.telemetry.totals import Totals
@@ -25,8 +26,13 @@ def samples(status: Status) -> Iterable[Sample]:
     yield families.PLANE_WARNINGS, (), len(status.warnings) - len(status.no_effect)
     for node, count in status.streams.items():
         yield families.PLANE_STREAMS, (node,), count
+    nacks: Counter[tuple[str, str]] = Counter()
     for nack in status.nacks:
-        yield families.PLANE_NACKS, (nack.node, nack.type_url), len(nack.names)
+        # A node may ask for, and refuse, types of any name: they must not become labels.
+        url = nack.type_url if nack.type_url in (ADDRESS_TYPE, AUTHORIZATION_TYPE) else "other"
+        nacks[nack.node, url] += len(nack.names)
+    for labels, count in nacks.items():
+        yield families.PLANE_NACKS, labels, count
 
 
 EFFECTS = ("kept", "closed", "left_out", "waiting")
@@ -39,7 +45,8 @@ def metrics_page(board: StatusBoard) -> Callable[[Request], Awaitable[Response]]
     figures.ask(lambda: samples(board.status))
 
     async def page(request: Request) -> Response:
-        body = exposition.expose(Totals().snapshot(figures))
-        return Response(body, content_type=exposition.content_type([request.headers.get("accept", "")]))
+        content_type = exposition.content_type([request.headers.get("accept", "")])
+        body = exposition.expose(Totals().snapshot(figures), content_type)
+        return Response(body, content_type=content_type, vary=("accept",))
 
     return page

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import socket
 import stat
 from pathlib import Path
@@ -20,6 +22,10 @@ async def broken(request: Request) -> Response:
     raise RuntimeError("a defect")
 
 
+async def long(request: Request) -> Response:
+    return Response(b"0123456789" * 1000, vary=("accept",))
+
+
 async def refusing(request: Request) -> Response:
     raise BadRequest("namespace is missing")
 
@@ -28,11 +34,17 @@ ROUTES = {
     ("GET", "/hello"): hello,
     ("POST", "/hello"): hello,
     ("*", "/broken"): broken,
+    ("GET", "/long"): long,
     ("POST", "/no"): refusing,
 }
 
 
 def ask(tmp_path: Path, raw: bytes) -> tuple[int, str]:
+    head, _, body = answered(tmp_path, raw).partition(b"\r\n\r\n")
+    return (int(head.split()[1]) if head else 0), body.decode()
+
+
+def answered(tmp_path: Path, raw: bytes) -> bytes:
     async def run() -> bytes:
         server = HttpServer()
         await server.serve_unix(tmp_path / "s", ROUTES)
@@ -46,8 +58,28 @@ def ask(tmp_path: Path, raw: bytes) -> tuple[int, str]:
         await server.close()
         return answer
 
-    head, _, body = asyncio.run(run()).partition(b"\r\n\r\n")
-    return (int(head.split()[1]) if head else 0), body.decode()
+    return asyncio.run(run())
+
+
+def split(answer: bytes) -> tuple[dict[str, str], bytes]:
+    """Headers and body."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:]), body
+
+
+def test_an_answer_is_compressed_for_those_who_take_it(tmp_path: Path) -> None:
+    plain, whole = split(answered(tmp_path, b"GET /long HTTP/1.1\r\n\r\n"))
+    assert whole == b"0123456789" * 1000 and "content-encoding" not in plain
+    packed, body = split(answered(tmp_path, b"GET /long HTTP/1.1\r\nAccept-Encoding: br, gzip\r\n\r\n"))
+    assert packed["content-encoding"] == "gzip" and int(packed["content-length"]) == len(body) < len(whole)
+    assert gzip.decompress(body) == whole
+    assert plain["vary"] == packed["vary"] == "accept, accept-encoding"
+
+
+def test_a_short_answer_is_not_compressed(tmp_path: Path) -> None:
+    headers, body = split(answered(tmp_path, b"GET /hello HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n"))
+    assert "content-encoding" not in headers and headers["vary"] == "accept-encoding"
+    assert json.loads(body)["path"] == "/hello"
 
 
 @pytest.mark.parametrize(

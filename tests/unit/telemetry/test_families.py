@@ -65,9 +65,13 @@ def test_counters_of_the_discovery_stream_are_there_from_zero_on() -> None:
     figures = Figures()
     watch = XdsFigures(figures, ("a",))
     watch.message("a", 7)
+    for number in range(100):
+        watch.message(f"type.googleapis.com/never.asked.for.{number}", 1)
     watch.terminated("Error")
     rows = {(name, *labels): count for name, labels, count in figures.items()}
     assert (rows["istio_xds_message", "a"], rows["istio_xds_message_bytes", "a"]) == (1, 7)
+    assert {url for name, url in rows if name == "istio_xds_message"} == {"a", "other"}
+    assert rows["istio_xds_message", "other"] == 100
     assert [rows["istio_xds_connection_terminations", reason] for reason in END_REASONS] == [0, 1, 0]
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as plain_families
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
@@ -215,3 +216,18 @@ def test_wrong_label_count_is_a_defect_named() -> None:
 )
 def test_content_type_is_negotiated(accept: list[str], expected: str) -> None:
     assert content_type(accept) == expected
+
+
+def test_both_formats_say_the_same() -> None:
+    metrics = Metrics("w1")
+    metrics.open(label_set("web")).add_bytes(to_server=100)
+    metrics.figures.add(families.XDS_MESSAGES, "a")
+    snapshot = metrics.snapshot()
+    plain = expose(snapshot, PLAIN)
+    assert b"# EOF" not in plain and b"# TYPE istio_xds_message_total counter\n" in plain
+    read = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in plain_families(plain.decode())
+        for sample in family.samples
+    }
+    assert read == samples(expose(snapshot, OPENMETRICS)) and len(read) > 3
