@@ -10,8 +10,8 @@ import socket
 from typing import Protocol
 
 from agent.model.outcome import Outcome
+from agent.net.farewell import close
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop
-from agent.net.tls_link import close
 
 BATCH_BYTES = 1 << 18
 

@@ -13,9 +13,9 @@ import socket
 from typing import Protocol
 
 from agent.model.outcome import Outcome
+from agent.net.farewell import close
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop
 from agent.net.plain_relay import PlainRelay
-from agent.net.tls_link import close
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_frames import ErrorCode
 

@@ -15,6 +15,7 @@ from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
+from agent.net.farewell import Farewell, close
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop, Timer
 from agent.net.turns import AskTurn
 from agent.wire.tls_alerts import Alert
@@ -24,7 +25,6 @@ HIGH_BYTES = 1 << 20
 """Unsent ciphertext above which readers pause."""
 # Readers obey HIGH_BYTES, so only answers to a flood of control frames can grow so far.
 LIMIT_BYTES = 4 * HIGH_BYTES
-LINGER_S = 1.0
 _HANDSHAKE_READ_BYTES = 1 << 14
 
 
@@ -52,6 +52,7 @@ class TlsLink:
         "_ask_turn",
         "_buffers",
         "_ended",
+        "_farewell",
         "_fd",
         "_handshake_timeout_s",
         "_held",
@@ -98,6 +99,7 @@ class TlsLink:
         """Why there is no connection, where the handshake is what failed; a peer may refuse it after its end."""
         self._handshake_timeout_s = handshake_timeout_s
         self._timer: Timer | None = None
+        self._farewell: Farewell | None = None
 
     def start(self) -> None:
         self._timer = self._loop.later(self._handshake_timeout_s, self._on_handshake_timeout)
@@ -322,56 +324,24 @@ class TlsLink:
             self._unsent += self._records.seal_alert(alert)
         self._is_over = True
         self._let_go()
-        # Closing a socket with unread bytes sends RST, which destroys what the peer has not read yet:
-        # so the sending side is shut first, and the rest is read and dropped for a moment.
-        if not self._linger():
-            self._timer = self._loop.later(LINGER_S, self._close)
-            self._loop.watch(self._fd, self._on_linger)
-
-    def _on_linger(self, mask: int) -> None:
-        self._linger()
-
-    def _linger(self) -> bool:
-        """Send the rest, shut, and drop what the peer still says; true once that is over and done."""
-        try:
-            while self._unsent:
-                sent = self._send(self._unsent)
-                del self._unsent[:sent]
-            self._sock.shutdown(socket.SHUT_WR)
-            while self._recv_into(self._buffers.received):
-                pass
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass
-        self._close()
-        return True
+        self._loop.forget(self._fd)
+        self._farewell = Farewell(self._loop, self._sock, self._unsent)
+        self._farewell.start()
 
     def abort(self) -> None:
         """Close at once, with a reset for the peer. The user is not told."""
-        if self._is_over and self._timer is None:
-            return
-        self._is_over = True
-        self._let_go()
-        self._close(reset=True)
+        if self._farewell is not None:
+            self._farewell.cut()
+        elif not self._is_over:
+            self._is_over = True
+            self._stop_timer()
+            self._let_go()
+            self._unsent.clear()
+            self._loop.forget(self._fd)
+            close(self._sock, reset=True)
 
     def _let_go(self) -> None:
         if self._session is not None:
             self._session.close()
         self._records = self._session = None
-
-    def _close(self, *, reset: bool = False) -> None:
-        self._stop_timer()
-        self._unsent = bytearray()
-        self._loop.forget(self._fd)
-        close(self._sock, reset=reset)
-
-
-def close(sock: socket.socket, *, reset: bool) -> None:
-    """Close a socket; with `reset` the peer gets RST instead of an orderly end."""
-    if reset and sock.fileno() >= 0:
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        except OSError:  # the peer was faster
-            pass
-    sock.close()
+        self._held = b""

@@ -77,12 +77,8 @@ class TunnelLink:
         self._loop = loop
         self._events = events
         self.is_server = session.is_server
-        self._server_events: TunnelServerEvents | None = None
-        self._client_events: TunnelClientEvents | None = None
-        if session.is_server:
-            self._server_events = events  # type: ignore[assignment]
-        else:
-            self._client_events = events  # type: ignore[assignment]
+        self._server_events: TunnelServerEvents | None = events if self.is_server else None  # type: ignore[assignment]
+        self._client_events: TunnelClientEvents | None = None if self.is_server else events  # type: ignore[assignment]
         self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
         self._is_closed = False
         self._waiting: dict[TunnelSink, None] = {}
@@ -241,6 +237,8 @@ class TunnelLink:
                     self._deliver(stream, pieces, size, False)
                     stream = None
                 self._on_event(event)
+                if self._is_closed:
+                    return
         if stream is not None:
             self._deliver(stream, pieces, size, False)
         self._after_stream()

@@ -18,8 +18,8 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.model.workload import Workload
 from agent.net.dial import Dial
+from agent.net.farewell import close
 from agent.net.relay import TunnelRelay
-from agent.net.tls_link import close
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.delivery import Delivery

@@ -17,10 +17,10 @@ from typing import ClassVar, Protocol
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
 from agent.model.outcome import Outcome, Refusal
+from agent.net.farewell import close
 from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
-from agent.net.tls_link import close
 from agent.proxy.registry import Live, Registry
 from agent.proxy.report import Reporter, Tracked
 from agent.telemetry.record import Opened

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.model.outcome import Outcome
-from agent.net.tls_link import close
+from agent.net.farewell import close
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import MIB
 from agent.wire.h2_frames import ErrorCode

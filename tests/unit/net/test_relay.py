@@ -7,8 +7,9 @@ import socket
 import pytest
 
 from agent.model.outcome import Outcome
+from agent.net.farewell import close
 from agent.net.relay import PlainRelay, TunnelRelay
-from agent.net.tls_link import HIGH_BYTES, close
+from agent.net.tls_link import HIGH_BYTES
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import MIB
 from agent.wire.h2_frames import ErrorCode

@@ -291,6 +291,45 @@ def test_a_peer_that_asks_and_does_not_read_the_answers_is_dropped() -> None:
         assert hbone.server_wire.fileno() == -1 and not hbone.server._tls._unsent
 
 
+def test_after_a_fatal_error_nothing_more_is_taken_and_the_peer_learns_why() -> None:
+    """Neither what came along with it, nor what a peer sends afterwards, however fast; and no turn is spent on it."""
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        it.stop_clock()
+        wire, codec = hbone.client_wire, hbone.client._codec
+        it.loop.forget(wire.fileno())
+        codec.out += frames.rst_stream(99, ErrorCode.CANCEL)  # of a stream that was never opened
+        codec.open("10.0.0.1:80", [])
+        hbone.client.stage.flush()
+        it.until(lambda: hbone.server_side.ends)
+        sent = 0
+        while more := flooded(it, wire):
+            sent += more
+            assert sent < 64 << 20, "it is read as fast as it comes"
+        assert len(hbone.server_side.requests) == 1, "the request behind the error was not looked at"
+        assert "idle stream 99" in hbone.server_side.ends[0][1]
+        done = it.loop._actions
+        it.settle()
+        assert it.loop._actions == done and hbone.server_wire.fileno() >= 0
+        it.loop.watch(wire.fileno(), hbone.client._tls._on_ready)
+        it.until(lambda: hbone.client_side.ends)
+        assert codec.goaway_received and hbone.client_side.ends[0][1].startswith("the peer closed")
+        it.start_clock()
+        it.until(lambda: hbone.server_wire.fileno() == -1)
+
+
+def flooded(it: Node, wire: socket.socket) -> int:
+    """How much an end can send until the other takes no more, turns included."""
+    sent = 0
+    for _ in range(200):
+        try:
+            sent += wire.send(bytes(1 << 16))
+        except BlockingIOError:
+            it.loop.turn(0.001)
+    return sent
+
+
 def test_http_1_inside_tls_is_named() -> None:
     with node() as it:
         hbone = Hbone(it)

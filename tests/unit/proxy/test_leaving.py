@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.net.tls_link import close
+from agent.net.farewell import close
 from tests.support import mesh
 from tests.support.datapath import stream_pair
 from tests.support.netpair import deaf
