@@ -18,6 +18,7 @@ from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.log import set_up_log
 from agent.model.address import CIDR
+from agent.model.identity import is_trust_domain
 
 STATE_DIR = click.option(
     "--state-dir",
@@ -81,6 +82,10 @@ def control_plane(
     if not manifests.is_dir():
         raise click.UsageError(
             f"--manifests: there is no directory {manifests}; make it: mkdir -p {manifests}"
+        )
+    if not is_trust_domain(trust_domain):
+        raise click.UsageError(
+            f"--trust-domain: SPIFFE does not allow {trust_domain!r}: only a-z, 0-9, '.', '-' and '_', at most 255"
         )
     options = Options(
         manifests=manifests,

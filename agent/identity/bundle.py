@@ -17,8 +17,9 @@ from cryptography.x509 import verification
 
 from agent.identity.anchors import is_authority
 from agent.identity.signer import SigningError
+from agent.identity.svid import NotAnSvid, identity_in
 from agent.identity.verify_words import described
-from agent.model.identity import Identity, first_identity
+from agent.model.identity import Identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +48,6 @@ def read_answer(
     roots, not_anchors = _anchors(sent_roots)
     leaf = chain[0]
     _check_names(leaf, identity)
-    if is_authority(leaf):
-        raise SigningError(
-            f"the certificate the CA sent for {identity} is that of an authority: peers would refuse it"
-        )
     if leaf.public_key() != key.public_key():
         raise SigningError(f"the certificate the CA sent for {identity} belongs to another key")
     _check_time(leaf, now)
@@ -95,12 +92,12 @@ def _anchors(sent: tuple[x509.Certificate, ...]) -> tuple[tuple[x509.Certificate
 
 def _check_names(leaf: x509.Certificate, identity: Identity) -> None:
     try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError) as error:
-        raise SigningError(f"the certificate the CA sent for {identity} names nobody: {error}") from error
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if first_identity(uris) != identity:
-        named = ", ".join(uris) or "no URI"
+        named = identity_in(leaf)
+    except NotAnSvid as reason:
+        raise SigningError(
+            f"the certificate the CA sent for {identity} {reason}: peers would refuse it; look at what the CA issues"
+        ) from reason
+    if named != identity:
         raise SigningError(f"the CA was asked for {identity} but certifies {named}")
 
 

@@ -18,7 +18,7 @@ class Fault(Enum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     BAD_CERTIFICATE = "bad_certificate"
-    """Not fit for use: usage, constraints, strength, an authority as its own."""
+    """Not fit for use: usage, constraints, strength, an authority as its own, names that SPIFFE forbids."""
     WRONG_IDENTITY = "wrong_identity"
     REFUSED_BY_PEER = "refused_by_peer"
     """The peer said by an alert that it does not want this end, most often for its certificate."""

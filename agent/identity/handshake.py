@@ -17,7 +17,7 @@ from OpenSSL import SSL
 
 from agent.identity.credentials import ALPN, Credentials
 from agent.identity.faults import Fault
-from agent.identity.presented import Check, Presented, is_client_of, is_server_of, presented_by
+from agent.identity.presented import Check, is_client_of, is_server_of, presented_by
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.wire.tls_alerts import Alert, alert_meaning
@@ -47,7 +47,7 @@ class Secured:
     state: TlsState
     suite: str
     group: str
-    peer: Identity | None
+    peer: Identity
     peer_der: bytes = field(repr=False)
     leftover: bytes = field(repr=False)
 
@@ -215,14 +215,12 @@ class Session:
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.
         sent = self._collect()
-        presented = presented_by(der)
         state = self._state(sent if self._is_server else 0)
-        self._check_peer(presented, state)
         self._secured = Secured(
             state,
             str(connection.get_cipher_name()),
             str(connection.get_group_name() or ""),
-            presented.identities[0] if presented.identities else None,
+            self._identified(der, state),
             der,
             bytes(self._incoming),
         )
@@ -230,26 +228,22 @@ class Session:
         connection.set_app_data(None)
         del self._connection, self._incoming
 
-    def _check_peer(self, presented: Presented, state: TlsState) -> None:
-        refusal = self._refusal(presented)
-        if refusal is None:
-            return
+    def _identified(self, der: bytes, state: TlsState) -> Identity:
+        """Who the peer is. Raises HandshakeError where that is nobody, or not who it should be."""
+        presented = presented_by(der)
+        if isinstance(presented, Identity):
+            reason = self._check(presented)
+            if not reason:
+                return presented
+            refusal = HandshakeError(Fault.WRONG_IDENTITY, reason)
+        else:
+            refusal = HandshakeError(presented.fault, f"the peer's certificate {presented.text}")
         if self._is_server:
             self._output.append(TlsRecords(state).seal_alert(Alert.ACCESS_DENIED))
         else:
             # The last flight would hand our certificate to a server that is not the one meant.
             self._output.clear()
         raise refusal
-
-    def _refusal(self, presented: Presented) -> HandshakeError | None:
-        if presented.is_authority:
-            # Whoever can sign may be anybody: its key is not for connections.
-            return HandshakeError(
-                Fault.BAD_CERTIFICATE,
-                "the peer shows a CA certificate as its own: look at what its CA issues",
-            )
-        reason = self._check(presented.identities)
-        return HandshakeError(Fault.WRONG_IDENTITY, reason) if reason else None
 
     def _state(self, sent_records: int) -> TlsState:
         read, write = self._server_secret, self._client_secret

@@ -1,6 +1,7 @@
-"""Who a certificate says its owner is, and whether that is whom this end of a connection means. Pure.
+"""Who a peer's certificate says it is, and whether that is whom this end of a connection means. Pure.
 
-OpenSSL has accepted the certificate before: chain, validity and usage are not looked at here.
+OpenSSL has accepted the certificate before: chain, validity and usage are not looked at here. What SPIFFE demands of it
+is (`svid`).
 """
 
 from __future__ import annotations
@@ -11,62 +12,48 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from agent.identity.anchors import is_authority
-from agent.model.identity import Identity, IdentityError
+from agent.identity.faults import Fault
+from agent.identity.svid import NotAnSvid, identity_in
+from agent.model.identity import Identity
 
-Check = Callable[[tuple[Identity, ...]], str]
-"""Identities of a peer -> why they are not accepted, empty if they are."""
+Check = Callable[[Identity], str]
+"""The identity of a peer -> why it is not accepted, empty if it is."""
 
 
-class Presented(NamedTuple):
-    """SPIFFE identities in the order of the URI names, others skipped."""
+class Nobody(NamedTuple):
+    """Why a certificate names nobody; the text goes on after "the certificate"."""
 
-    identities: tuple[Identity, ...]
-    is_authority: bool
+    fault: Fault
+    text: str
 
 
 @lru_cache(maxsize=4096)
-def presented_by(der: bytes) -> Presented:
-    """What a certificate says. Raises ValueError for what is none."""
-    certificate = x509.load_der_x509_certificate(der)
-    return Presented(tuple(_identities(certificate)), is_authority(certificate))
+def presented_by(der: bytes) -> Identity | Nobody:
+    """Whom a certificate names. Raises ValueError for what is no certificate."""
+    try:
+        return identity_in(x509.load_der_x509_certificate(der))
+    except NotAnSvid as reason:
+        return Nobody(reason.fault, str(reason))
 
 
 def is_client_of(own: Identity) -> Check:
-    """Some identity of the client lies in the trust domain of our own certificate (docs/WIRE.md#mutual-tls)."""
+    """The client's identity lies in the trust domain of our own certificate (docs/WIRE.md#mutual-tls)."""
 
-    def check(presented: tuple[Identity, ...]) -> str:
-        if any(identity.trust_domain == own.trust_domain for identity in presented):
+    def check(presented: Identity) -> str:
+        if presented.trust_domain == own.trust_domain:
             return ""
-        return f"the client presents {_listed(presented)}; want one in the trust domain {own.trust_domain!r}"
+        return f"the client presents {presented}; want one in the trust domain {own.trust_domain!r}"
 
     return check
 
 
 def is_server_of(accepted: tuple[Identity, ...]) -> Check:
-    """Any identity of the server is any of the accepted."""
+    """The server's identity is one of the accepted."""
 
-    def check(presented: tuple[Identity, ...]) -> str:
-        if any(identity in accepted for identity in presented):
+    def check(presented: Identity) -> str:
+        if presented in accepted:
             return ""
-        return f"the server presents {_listed(presented)}; expected {_listed(accepted)}"
+        listed = " or ".join(map(str, accepted)) or "nobody"
+        return f"the server presents {presented}; expected {listed}"
 
     return check
-
-
-def _identities(certificate: x509.Certificate) -> list[Identity]:
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    found = []
-    for uri in names.get_values_for_type(x509.UniformResourceIdentifier):
-        try:
-            found.append(Identity.parse(uri))
-        except IdentityError:
-            continue
-    return found
-
-
-def _listed(identities: tuple[Identity, ...]) -> str:
-    return " or ".join(str(i) for i in identities) or "no SPIFFE identity"

@@ -1,16 +1,24 @@
 """SPIFFE identities of workloads, in the one form Istio uses.
 
-Format: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>` (docs/WIRE.md#mutual-tls: exactly five
-parts after the scheme; an empty namespace or account parses, anything else does not).
+Format: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, five parts and nothing else, each of the few
+characters that SPIFFE allows (SPIFFE-ID 2; docs/WIRE.md#mutual-tls). So no two spellings mean one identity, and no
+reader of a name can see in it what another does not: no escapes, no dots that walk, no query behind it.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
 SCHEME = "spiffe://"
 DEFAULT_TRUST_DOMAIN = "cluster.local"
+MAX_BYTES = 2048
+MAX_TRUST_DOMAIN_BYTES = 255
+_TRUST_DOMAIN = "[a-z0-9._-]+"
+_SEGMENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+"
+_IDENTITY = re.compile(rf"{SCHEME}({_TRUST_DOMAIN})/ns/({_SEGMENT})/sa/({_SEGMENT})")
+_QUOTED = 120
 
 
 class IdentityError(ValueError):
@@ -27,14 +35,11 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        if not text.startswith(SCHEME):
-            raise IdentityError(f"{text!r} is not an identity: it does not start with {SCHEME}")
-        parts = text.removeprefix(SCHEME).split("/")
-        if len(parts) != 5 or parts[1] != "ns" or parts[3] != "sa" or not parts[0]:
-            raise IdentityError(
-                f"{text!r} is not an identity: want {SCHEME}TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT"
-            )
-        return cls(parts[0], parts[2], parts[4])
+        found = _IDENTITY.fullmatch(text) if len(text) <= MAX_BYTES else None
+        if found is None or len(found[1]) > MAX_TRUST_DOMAIN_BYTES:
+            shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
+            raise IdentityError(f"{shown} is not an identity: {_fault(text)}")
+        return cls(found[1], found[2], found[3])
 
     @property
     def principal(self) -> str:
@@ -45,17 +50,39 @@ class Identity:
         return SCHEME + self.principal
 
 
+def is_trust_domain(text: str) -> bool:
+    """Whether SPIFFE allows it as the name of a trust domain."""
+    return len(text) <= MAX_TRUST_DOMAIN_BYTES and re.fullmatch(_TRUST_DOMAIN, text) is not None
+
+
+def _fault(text: str) -> str:
+    """What is wrong with a text that is no identity, the gravest first."""
+    if not text.startswith(SCHEME):
+        return f"it does not start with {SCHEME}"
+    if len(text) > MAX_BYTES:
+        return f"it has {len(text)} characters; SPIFFE allows {MAX_BYTES}"
+    rest, query, fragment = text.removeprefix(SCHEME), "?" in text, "#" in text
+    domain, _, path = rest.partition("/")
+    segments = path.split("/")
+    if query or fragment:
+        return "SPIFFE allows no query and no fragment"
+    if "@" in domain or ":" in domain:
+        return "SPIFFE allows no user and no port beside the trust domain"
+    if len(domain) > MAX_TRUST_DOMAIN_BYTES:
+        return f"its trust domain has {len(domain)} characters; SPIFFE allows {MAX_TRUST_DOMAIN_BYTES}"
+    if "%" in rest:
+        return "SPIFFE allows no percent-escapes"
+    if not is_trust_domain(domain):
+        return "a trust domain is of a-z, 0-9, '.', '-' and '_', and not empty"
+    if path and not all(re.fullmatch(_SEGMENT, segment) for segment in segments):
+        return "each part of the path is of letters, digits, '.', '-' and '_', not empty, and neither '.' nor '..'"
+    return f"want {SCHEME}TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT"
+
+
 @lru_cache(maxsize=16384)
 def identity_of(trust_domain: str, namespace: str, service_account: str) -> Identity:
-    """The identity of these parts, the same object each time: comparing it costs nothing."""
+    """The identity of these parts, the same object each time: comparing it costs nothing.
+
+    The parts are as the control plane gives them: what SPIFFE does not allow is nobody's certificate.
+    """
     return Identity(trust_domain, namespace, service_account)
-
-
-def first_identity(uris: list[str] | tuple[str, ...]) -> Identity | None:
-    """The first URI SAN that is an identity, or None (docs/WIRE.md#mutual-tls)."""
-    for uri in uris:
-        try:
-            return Identity.parse(uri)
-        except IdentityError:
-            continue
-    return None

@@ -91,6 +91,7 @@ class TestCA:
         intermediate: bool = False,
         more_uris: Iterable[str] = (),
         is_ca: bool | None = None,
+        key_usages: Iterable[str] = (),
     ) -> Issued:
         """A leaf for `identity_uri` (None: no subject alternative name at all), valid for an hour each way."""
         now = datetime.now(UTC)
@@ -116,7 +117,24 @@ class TestCA:
             builder = builder.add_extension(names, True)
         if is_ca is not None:
             builder = builder.add_extension(x509.BasicConstraints(is_ca, None), True)
+        if key_usages:
+            builder = builder.add_extension(_key_usage(frozenset(key_usages)), True)
         return Issued(key, [builder.sign(signer, hashes.SHA256()), *above])
+
+    def with_names(self, issued: Issued, names: x509.ExtensionType) -> x509.Certificate:
+        """A certificate for the same key with this extension as its names."""
+        leaf = issued.leaf
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self.root.subject)
+            .public_key(leaf.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(leaf.not_valid_before_utc)
+            .not_valid_after(leaf.not_valid_after_utc)
+            .add_extension(names, True)
+            .sign(self._key, hashes.SHA256())
+        )
 
     def renewed(self, not_after: datetime | None = None) -> x509.Certificate:
         """Another certificate of the same name and key."""
@@ -152,6 +170,13 @@ class TestCA:
             .add_extension(x509.BasicConstraints(self.is_ca, None), True)
             .sign(signer, hashes.SHA256())
         )
+
+
+def _key_usage(wanted: frozenset[str]) -> x509.KeyUsage:
+    names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+             "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+    assert wanted <= frozenset(names), wanted
+    return x509.KeyUsage(**{name: name in wanted for name in names})
 
 
 def credentials(

@@ -99,9 +99,9 @@ REFUSED = [
     ("a leaf as anchor", LEAF, [LEAF.leaf], "trust anchors here (there are none)"),
     ("a leaf beside the anchor of others", OTHER.issue(A), [ISSUING, OTHER.issue(A).leaf], "neither among"),
     ("under a leaf that is an anchor", None, [LEAF.leaf], "signed by itself"),
-    ("a CA certificate of the mesh as its own", under(ISSUING, A, is_ca=True), [ISSUING], "shows a CA certificate"),
+    ("a CA certificate of the mesh as its own", under(ISSUING, A, is_ca=True), [ISSUING], "is that of a CA"),
     ("under an issuer that is no authority", under(NO_CA, A, NO_CA), [ISSUING], "is not a CA certificate"),
-    ("an anchor as its own", None, [ISSUING], "shows a CA certificate"),
+    ("an anchor as its own", None, [ISSUING], "is that of a CA"),
     ("signed by itself", None, [ISSUING], "signed by itself"),
 ]  # fmt: skip
 

@@ -212,11 +212,10 @@ def stdlib_client(context: ssl.SSLContext) -> None:
 # -- whom the client refuses
 
 
-def test_any_identity_of_the_server_may_be_any_of_the_accepted() -> None:
-    server = credentials(CA, B, issued=CA.issue(B, more_uris=["https://x/", A]))
-    accepted = (Identity.parse("spiffe://cluster.local/ns/z/sa/z"), Identity.parse(A))
-    client, _ = shake(CLIENT, server, accepted)
-    assert client.secured.peer == Identity.parse(B)  # the first is who it is
+def test_the_server_may_be_any_of_the_accepted() -> None:
+    accepted = (Identity.parse("spiffe://cluster.local/ns/z/sa/z"), Identity.parse(B))
+    client, _ = shake(CLIENT, SERVER, accepted)
+    assert client.secured.peer == Identity.parse(B)
 
 
 def test_the_client_names_expected_and_presented_and_keeps_its_certificate() -> None:
@@ -255,7 +254,7 @@ def test_a_peer_that_says_nothing_of_protocols_is_refused(is_server: bool) -> No
 
 
 def test_nothing_accepted_means_nobody() -> None:
-    with pytest.raises(HandshakeError, match="no SPIFFE identity"):
+    with pytest.raises(HandshakeError, match="expected nobody"):
         shake(CLIENT, SERVER, ())
 
 

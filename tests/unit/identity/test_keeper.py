@@ -246,7 +246,7 @@ def test_an_answer_that_cannot_be_used_is_a_failure_with_a_reason(uri: str | Non
             await rig.use(WEB)
             assert rig.given == [] and rig.keeper.get(WEB) is None
             assert rig.state(WEB) is State.UNAVAILABLE
-            assert str(DB) in rig.keeper.held()[0].error or "names nobody" in rig.keeper.held()[0].error
+            assert str(DB) in rig.keeper.held()[0].error or "no SPIFFE identity" in rig.keeper.held()[0].error
 
     run(body)
 
