@@ -32,10 +32,11 @@ ZTUN = tuple(spawn.command("agent.cli.main"))
 
 @dataclass(slots=True)
 class LabMesh:
-    """Control plane and agents of one lab. `flags` are extra flags for every agent."""
+    """Control plane and agents of one lab. `flags` are extra flags for every agent, `ztun` the command that runs."""
 
     topology: Topology
     flags: Mapping[str, str] = field(default_factory=dict)
+    ztun: tuple[str, ...] = ZTUN
     monotonic: Callable[[], float] = time.monotonic
     generation: int = 0
 
@@ -90,7 +91,7 @@ class LabMesh:
         node = self.topology.nodes["node-a"]
         address = f"{node.addresses[0]}:{CONTROL_PLANE_PORT}"
         command = (
-            *ZTUN,
+            *self.ztun,
             "control-plane",
             "--manifests",
             str(self.manifests),
@@ -119,11 +120,21 @@ class LabMesh:
             **self.flags,
         }
         arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
-        return self.topology.processes.start(f"agent-{node.name}", node.netns, [*ZTUN, "agent", *arguments])
+        return self.topology.processes.start(
+            f"agent-{node.name}", node.netns, [*self.ztun, "agent", *arguments]
+        )
 
     def _issue_token(self, node: NodePlace, path: Path) -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        command = [*ZTUN, "control-plane", "token", "--node", node.name, "--state-dir", str(self.state_dir)]
+        command = [
+            *self.ztun,
+            "control-plane",
+            "token",
+            "--node",
+            node.name,
+            "--state-dir",
+            str(self.state_dir),
+        ]
         process = self.topology.processes.start(
             f"token-{node.name}", node.netns, [*command, "--out", str(path)]
         )

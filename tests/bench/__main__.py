@@ -1,6 +1,6 @@
 """`python -m tests.bench`: the command line of the bench; scripts/bench calls it. Needs root.
 
-Two labs one after the other: memory of fresh proxies, then the rounds. Both are removed whatever happens.
+Labs are built twice: for the memory of fresh proxies, then for the rounds. All are removed whatever happens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import report
+from tests.bench import earlier, report
+from tests.bench.earlier import NoSuchBuild
 from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
 from tests.bench.systems import Stage
 from tests.support.envoy import binary
@@ -52,6 +53,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--check", action="store_true", help="exit 1 when a target of scripts/targets.toml is missed"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every sample, medians and ratios")
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="measure another commit of ztun too, in the same run (the column `before`)",
+    )
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument(
@@ -60,25 +66,35 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parsed = parser.parse_args(argv)
     if parsed.rounds is not None and parsed.rounds < 1:
         parser.error("--rounds: at least 1")
-    if len(parsed.name) > 10:
-        parser.error("--name: 10 characters at most")
+    longest = 9 if parsed.against else 10  # the lab of the other commit is called like this one, with a 0
+    if len(parsed.name) > longest:
+        parser.error(f"--name: {longest} characters at most")
     return parsed
 
 
 def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
-    """Both labs; every sample, and what is worth knowing about the run."""
+    """Memory, then the rounds; every sample, and what is worth knowing about the run."""
+    before = earlier.install(options.against, ROOT, tell) if options.against else None
+
+    def stage() -> Stage:
+        return Stage(options.name, tell, is_pinned=not options.no_pin, before=before)
+
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     times = (QUICK_WARM_UP_S, QUICK_LENGTH_S) if options.quick else (WARM_UP_S, LENGTH_S)
     about = machine() | {"rounds": rounds, "warm_up_s": times[0], "length_s": times[1]}
     about |= {"pinned": not options.no_pin, "idle_connections": IDLE_CONNECTIONS}
-    with Stage(options.name, tell, is_pinned=not options.no_pin) as stage:
-        idle = Idle(stage, tell).run()
-        stage.check_captured()
-    with Stage(options.name, tell, is_pinned=not options.no_pin) as stage:
-        running = Rounds(stage, *times, tell)
+    with stage() as fresh:
+        idle = Idle(fresh, tell).run()
+        fresh.check_captured()
+    with stage() as measured:
+        running = Rounds(measured, *times, tell)
         running.run(rounds)
-        stage.check_captured()
-    about |= {"negotiated": running.negotiated, "failed_connections": running.failed}
+        measured.check_captured()
+    about |= {
+        "against": options.against,
+        "negotiated": running.negotiated,
+        "failed_connections": running.failed,
+    }
     return {name: values | idle[name] for name, values in running.samples.items()}, about
 
 
@@ -134,7 +150,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         samples, about = measure(options)
-    except (LabError, BenchError) as error:
+    except (LabError, BenchError, NoSuchBuild) as error:
         tell(str(error))
         return 2
     except KeyboardInterrupt:

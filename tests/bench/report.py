@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SYSTEMS = ("ztun", "envoy", "direct")
+SYSTEMS = {"ztun": "ztun", "before": "before", "envoy": "Envoy", "direct": "direct"}
+"""Systems a run may have, in the order of the columns, with their titles."""
+PEERS = ("envoy", "before")
+"""Systems that a target may compare with."""
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 """system -> metric -> one value per round."""
 
@@ -52,11 +55,12 @@ LABELS = {metric.key: metric.label.strip() for metric in METRICS}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A bound on ztun/Envoy for some metrics."""
+    """A bound on ztun over a peer for some metrics."""
 
     metrics: tuple[str, ...]
     at_least: float | None = None
     at_most: float | None = None
+    to: str = "envoy"
 
 
 class TargetsError(ValueError):
@@ -73,7 +77,10 @@ def read_targets(document: Mapping[str, Any]) -> list[Target]:
             raise TargetsError(
                 f"[{name}]: want known metrics and one of at_least, at_most; unknown: {sorted(unknown)}"
             )
-        targets.append(Target(tuple(entry["metrics"]), **bounds))
+        to = entry.get("to", "envoy")
+        if to not in PEERS:
+            raise TargetsError(f"[{name}]: to = {to!r}; want one of {', '.join(PEERS)}")
+        targets.append(Target(tuple(entry["metrics"]), **bounds, to=to))
     return targets
 
 
@@ -93,28 +100,38 @@ def ratio(samples: Samples, metric: str, to: str) -> float | None:
 
 
 def misses(samples: Samples, targets: Iterable[Target]) -> list[str]:
-    """One line for each target that is not met, or not measured."""
+    """One line for each target that is not met, or not measured. Those over a system that did not run are left out."""
     lines = []
     for target in targets:
+        if target.to not in samples:
+            continue
         for metric in target.metrics:
-            value = ratio(samples, metric, "envoy")
-            shown = "not measured" if value is None else f"{value:.2f} x Envoy"
+            value = ratio(samples, metric, target.to)
+            shown = "not measured" if value is None else f"{value:.2f} x {SYSTEMS[target.to]}"
+            what = f"{metric} ({LABELS[metric]}): {shown}, target at"
             if target.at_least is not None and (value is None or value < target.at_least):
-                lines.append(f"{metric} ({LABELS[metric]}): {shown}, target at least {target.at_least:.2f}")
+                lines.append(f"{what} least {target.at_least:.2f}")
             if target.at_most is not None and (value is None or value > target.at_most):
-                lines.append(f"{metric} ({LABELS[metric]}): {shown}, target at most {target.at_most:.2f}")
+                lines.append(f"{what} most {target.at_most:.2f}")
     return lines
 
 
 def table(samples: Samples, targets: Iterable[Target]) -> str:
-    """Markdown, readable as it is."""
+    """Markdown, readable as it is: a column for each system that ran, and one for ztun over each of the others."""
     found = medians(samples)
-    bounds = {metric: target for target in targets for metric in target.metrics}
-    rows = [["", "unit", "ztun", "Envoy", "direct", "ztun/Envoy", "ztun/direct", "target"]]
-    for metric in METRICS:
-        values = [_number(found[system].get(metric.key), metric.digits) for system in SYSTEMS]
-        ratios = [_number(ratio(samples, metric.key, to), 2) for to in ("envoy", "direct")]
-        rows.append([metric.label, metric.unit, *values, *ratios, _bound(bounds.get(metric.key))])
+    ran = [system for system in SYSTEMS if system in samples]
+    others = [system for system in ran if system != "ztun"]
+    bounds: dict[str, list[Target]] = {}
+    for target in targets:
+        for metric in target.metrics:
+            if target.to in samples:
+                bounds.setdefault(metric, []).append(target)
+    titles = [SYSTEMS[system] for system in ran]
+    rows = [["", "unit", *titles, *(f"ztun/{SYSTEMS[system]}" for system in others), "target"]]
+    for row in METRICS:
+        values = [_number(found[system].get(row.key), row.digits) for system in ran]
+        ratios = [_number(ratio(samples, row.key, to), 2) for to in others]
+        rows.append([row.label, row.unit, *values, *ratios, _bound(bounds.get(row.key, []))])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(_padded(row, widths)) + " |" for row in rows]
     rule = "|" + "|".join(
@@ -131,7 +148,8 @@ def document(samples: Samples, about: Mapping[str, Any], missed: Sequence[str]) 
         "medians": medians(samples),
         "ratios": {
             f"ztun/{to}": {metric.key: ratio(samples, metric.key, to) for metric in METRICS}
-            for to in ("envoy", "direct")
+            for to in SYSTEMS
+            if to != "ztun" and to in samples
         },
         "samples": samples,
         "missed": list(missed),
@@ -142,10 +160,13 @@ def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
 
 
-def _bound(target: Target | None) -> str:
-    if target is None:
-        return ""
-    return f">= {target.at_least:.2f}" if target.at_least is not None else f"<= {target.at_most:.2f}"
+def _bound(targets: Sequence[Target]) -> str:
+    """`<= 1.02 before`; Envoy, with whom most are compared, is not named."""
+    return ", ".join(
+        (f">= {target.at_least:.2f}" if target.at_least is not None else f"<= {target.at_most:.2f}")
+        + ("" if target.to == "envoy" else f" {SYSTEMS[target.to]}")
+        for target in targets
+    )
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:

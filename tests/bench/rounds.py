@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tests.bench import accounting
-from tests.bench.systems import CLIENT_ID, HERE, Stage, System
+from tests.bench.systems import HERE, Stage, System
 
 Client: TypeAlias = "subprocess.Popen[bytes]"
 Samples = dict[str, dict[str, list[float]]]
@@ -165,9 +165,8 @@ def start(stage: Stage, system: System, workload: Workload, warm_up_s: float, le
     times = [str(warm_up_s), str(length_s), str(stage.core(system.client.node))]
     if workload.is_handshake:
         assert system.hbone is not None
-        # From a pod outside the mesh: what an enrolled one sends to this port is captured and refused.
-        (host, port), pod = system.hbone, stage.pod("bare-client")
-        command = ["-m", "tests.bench.handshakes", host, str(port), str(stage.credentials(CLIENT_ID))]
+        (host, port), pod = system.hbone.target, system.hbone.client
+        command = ["-m", "tests.bench.handshakes", host, str(port), str(system.hbone.credentials)]
     else:
         # Without site-packages a client starts in a fraction of the time.
         command = ["-S", "-E", str(HERE / "load.py"), workload.kind, host, str(port), str(workload.count)]

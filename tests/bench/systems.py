@@ -1,8 +1,8 @@
-"""The three systems under test, alive at the same time on one lab: ztun, Envoy, and no proxy.
+"""The systems under test, alive at the same time: ztun, Envoy, and no proxy, and perhaps an earlier ztun.
 
 ztun is the product as a user runs it, pods captured by eBPF. Envoy stands behind the same capture, for a pair of
-pods of its own. Each node has one core: client pod and first proxy share core 0, second proxy and server pod
-core 1. Everything made here is gone when the stage is left.
+pods of its own. Another commit of ztun has a lab of its own, made alike. Each node has one core: client pod and
+first proxy share core 0, second proxy and server pod core 1. Everything made here is gone when the stage is left.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ CLIENT_ID = "spiffe://cluster.local/ns/bench/sa/client"
 SERVER_ID = "spiffe://cluster.local/ns/bench/sa/server"
 CORES = {"node-a": 0, "node-b": 1}
 START_TIMEOUT_S = 20.0
+BEFORE = "before"
+"""The name of the system that is an earlier ztun."""
 # Client ports of the past second may be used again, and none of them is a listening port.
 SYSCTLS = {
     "net/ipv4/tcp_tw_reuse": 1,
@@ -56,6 +58,15 @@ SECOND = Role(envoy.TERMINATE, HBONE.port, APP_PORT, SERVER_ID, CLIENT_ID)
 
 
 @dataclass(frozen=True, slots=True)
+class Hbone:
+    """Where handshakes go, from which pod outside the mesh, and the directory of the client's certificate."""
+
+    target: tuple[str, int]
+    client: PodPlace
+    credentials: Path
+
+
+@dataclass(frozen=True, slots=True)
 class System:
     """Where its client dials from and to; the processes of each proxy, of which some are only control."""
 
@@ -65,21 +76,48 @@ class System:
     first: tuple[int, ...] = ()
     second: tuple[int, ...] = ()
     control: tuple[int, ...] = ()
-    hbone: tuple[str, int] | None = None
+    hbone: Hbone | None = None
 
     @property
     def proxies(self) -> tuple[int, ...]:
         return self.first + self.second
 
 
-class Stage:
-    """One lab with the three systems on it, for a `with`. `is_pinned`: each node on its own core."""
+def pod_of(mesh: LabMesh, name: str) -> PodPlace:
+    return mesh.topology.pods[f"bench/{name}"]
 
-    def __init__(self, name: str, tell: Callable[[str], None], *, is_pinned: bool) -> None:
+
+def credentials(mesh: LabMesh, identity: str) -> Path:
+    """A directory with a certificate for an identity, made by the lab's authority at the first call."""
+    directory = mesh.topology.journal.directory / "bench" / identity.rpartition("/")[2]
+    if not directory.exists():
+        envoy.write_credentials(directory, mesh.state_dir, identity)
+    return directory
+
+
+def hbone_of(mesh: LabMesh, server: str) -> Hbone:
+    # From a pod outside the mesh: what an enrolled one sends to this port is captured and refused.
+    return Hbone((server, HBONE.port), pod_of(mesh, "bare-client"), credentials(mesh, CLIENT_ID))
+
+
+class Stage:
+    """The systems of a run, for a `with`. `is_pinned`: each node on its own core; `before`: an earlier `ztun`."""
+
+    def __init__(
+        self,
+        name: str,
+        tell: Callable[[str], None],
+        *,
+        is_pinned: bool,
+        before: tuple[str, ...] | None = None,
+    ) -> None:
         self._tell = tell
         self._is_pinned = is_pinned
-        self.topology = Topology(name)
-        self.mesh = LabMesh(self.topology, {"workers": str(envoy.CONCURRENCY)})
+        flags = {"workers": str(envoy.CONCURRENCY)}
+        self.mesh = LabMesh(Topology(name), flags)
+        self.topology = self.mesh.topology
+        self._before = LabMesh(Topology(f"{name}0"), flags, before) if before else None
+        self._meshes = [self.mesh, *([self._before] if self._before else [])]
         self.systems: dict[str, System] = {}
         self._captures: list[Capture] = []
 
@@ -103,28 +141,39 @@ class Stage:
         with ExitStack() as stack:
             # Last in, first out, each whatever became of the others.
             stack.callback(signal.signal, signal.SIGINT, before)
-            stack.callback(self.mesh.down)
+            for mesh in self._meshes:
+                stack.callback(mesh.down)
             for capture in self._captures:
                 stack.callback(capture.remove)
-            self.topology.end_processes()
+            for mesh in self._meshes:
+                stack.callback(mesh.topology.end_processes)
 
     def _open(self) -> None:
-        self._tell("building the lab: two nodes, six pods")
-        self.topology.up(blueprint.read(MANIFESTS))
-        for place in (*self.topology.nodes.values(), *self.topology.pods.values()):
+        self._tell("building the lab: two nodes, six pods" + (", twice" if self._before else ""))
+        for mesh in self._meshes:
+            self._open_mesh(mesh)
+        self._tell("starting Envoy and the servers")
+        for name in ("envoy-server", "bare-server"):
+            self._serve(self.mesh, name)
+        found = [self._ztun("ztun", self.mesh), self._envoy(), self._direct()]
+        if self._before:
+            found.insert(1, self._ztun(BEFORE, self._before))
+        self.systems = {system.name: system for system in found}
+
+    def _open_mesh(self, mesh: LabMesh) -> None:
+        topology = mesh.topology
+        topology.up(blueprint.read(MANIFESTS))
+        for place in (*topology.nodes.values(), *topology.pods.values()):
             with entered(place.netns):
                 for name, value in SYSCTLS.items():
                     write_sysctl(name, value)
-        self._tell("starting ztun, Envoy and the servers")
-        self.mesh.start(MANIFESTS)
-        pods = [self.pod("client"), self.pod("server")]
+        self._tell("starting ztun" if mesh is self.mesh else "starting the earlier ztun")
+        mesh.start(MANIFESTS)
+        pods = [pod_of(mesh, "client"), pod_of(mesh, "server")]
         for pod in pods:
-            self.mesh.enroll(pod)
-        self.mesh.wait_announced(*pods)
-        for pod in ("server", "envoy-server", "bare-server"):
-            self._serve(self.pod(pod))
-        found = (self._ztun(), self._envoy(), self._direct())
-        self.systems = {system.name: system for system in found}
+            mesh.enroll(pod)
+        mesh.wait_announced(*pods)
+        self._serve(mesh, "server")
 
     def check_captured(self) -> None:
         """After some workload. Raises LabError if it went past an Envoy: that would have measured no proxy."""
@@ -136,38 +185,30 @@ class Stage:
         """The core of a node, -1 when nothing is pinned."""
         return CORES[node] if self._is_pinned else -1
 
-    def credentials(self, identity: str) -> Path:
-        """A directory with a certificate for an identity, made by the lab's authority at the first call."""
-        directory = self.topology.journal.directory / "bench" / identity.rpartition("/")[2]
-        if not directory.exists():
-            envoy.write_credentials(directory, self.mesh.state_dir, identity)
-        return directory
-
     def pod(self, name: str) -> PodPlace:
-        return self.topology.pods[f"bench/{name}"]
+        return pod_of(self.mesh, name)
 
-    def _serve(self, pod: PodPlace) -> None:
+    def _serve(self, mesh: LabMesh, name: str) -> None:
+        pod = pod_of(mesh, name)
         command = [sys.executable, "-S", "-E", str(HERE / "load.py"), "serve", str(APP_PORT)]
-        self.topology.processes.start_ready(
-            f"load-{pod.name}", pod.netns, [*command, str(self.core(pod.node))]
-        )
+        mesh.topology.processes.start_ready(f"load-{name}", pod.netns, [*command, str(self.core(pod.node))])
 
-    def _ztun(self) -> System:
-        controls = {name: pid for name, pid, _ in self.topology.journal.processes()}
+    def _ztun(self, name: str, mesh: LabMesh) -> System:
+        controls = {process: pid for process, pid, _ in mesh.topology.journal.processes()}
         by_node: list[tuple[int, ...]] = []
         for node in CORES:
-            workers = [worker["pid"] for worker in self.mesh.status(node)["workers"]]
+            workers = [worker["pid"] for worker in mesh.status(node)["workers"]]
             by_node.append((controls[f"agent-{node}"], *workers))
             self._pin(by_node[-1], node)
-        server = str(self.pod("server").address(4))
+        server = str(pod_of(mesh, "server").address(4))
         return System(
-            name="ztun",
-            client=self.pod("client"),
+            name=name,
+            client=pod_of(mesh, "client"),
             target=(server, APP_PORT),
             first=by_node[0],
             second=by_node[1],
             control=tuple(pids[0] for pids in by_node),
-            hbone=(server, HBONE.port),
+            hbone=hbone_of(mesh, server),
         )
 
     def _envoy(self) -> System:
@@ -180,7 +221,7 @@ class Stage:
             target=(server, APP_PORT),
             first=(first,),
             second=(second,),
-            hbone=(server, HBONE.port),
+            hbone=hbone_of(self.mesh, server),
         )
 
     def _direct(self) -> System:
@@ -194,7 +235,7 @@ class Stage:
         if role is SECOND:
             listen, dial = dial, listen
         server = self.pod("envoy-server").address(4)
-        config = self.credentials(role.identity) / "envoy.yaml"
+        config = credentials(self.mesh, role.identity) / "envoy.yaml"
         values = {"dir": config.parent, "peer": role.peer, "listen": role.port, "listen_netns": listen}
         values |= {"next_host": server, "next_port": role.next_port, "authority": f"{server}:{APP_PORT}"}
         # The text of the template holds the placeholders of its parts as well: one pass fills them all.

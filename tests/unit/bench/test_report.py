@@ -59,7 +59,7 @@ def test_a_missed_target_is_named_with_value_and_bound(target: Target, missed: l
 
 def test_the_targets_file_covers_what_the_issue_asks() -> None:
     targets = read_targets(tomllib.loads(TARGETS.read_text()))
-    bounds = {metric: (t.at_least, t.at_most) for t in targets for metric in t.metrics}
+    bounds = {metric: (t.at_least, t.at_most) for t in targets if t.to == "envoy" for metric in t.metrics}
     assert bounds["upload_1"] == bounds["download_8"] == bounds["exchange_64"] == (1.1, None)
     assert bounds["connect"] == (1.3, None)
     assert bounds["cpu_handshake"] == (None, 1.0)
@@ -72,6 +72,7 @@ def test_the_targets_file_covers_what_the_issue_asks() -> None:
         {"metrics": ["uplaod_1"], "at_least": 1.0},
         {"metrics": ["upload_1"]},
         {"metrics": ["upload_1"], "at_least": 1.0, "at_most": 2.0},
+        {"metrics": ["upload_1"], "at_least": 1.0, "to": "nobody"},
     ],
 )
 def test_a_wrong_targets_file_is_refused_by_section(entry: dict[str, object]) -> None:
@@ -86,6 +87,19 @@ def test_the_table_has_a_row_for_every_metric_and_shows_the_target() -> None:
     (upload,) = [line for line in lines if "upload, 1 stream" in line and "CPU" not in line]
     cells = [cell.strip() for cell in upload.strip("|").split("|")]
     assert cells == ["upload, 1 stream", "GB/s", "1.20", "2.00", "4.00", "1.20", "0.30", ">= 1.10"]
+
+
+def test_an_earlier_build_is_a_column_of_its_own_with_its_own_bounds() -> None:
+    samples = {**SAMPLES, "before": {"upload_1": [1.0, 1.0, 1.0]}}
+    slower = Target(("upload_1",), at_least=1.3, to="before")
+    header, _, *lines = table(samples, [Target(("upload_1",), at_least=1.1), slower]).splitlines()
+    titles = [cell.strip() for cell in header.strip("|").split("|")]
+    cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    row = dict(zip(titles, cells, strict=True))
+    assert (row["before"], row["ztun/before"]) == ("1.00", "1.20")
+    assert row["target"] == ">= 1.10, >= 1.30 before"
+    assert misses(samples, [slower]) == ["upload_1 (upload, 1 stream): 1.20 x before, target at least 1.30"]
+    assert not misses(SAMPLES, [slower]), "nothing is missed against a build that did not run"
 
 
 def test_the_document_keeps_every_sample() -> None:
