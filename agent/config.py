@@ -223,11 +223,16 @@ class Config:
     @property
     def directory(self) -> Path:
         """The run directory: sockets of the agent and its workers."""
-        return self.run_dir if str(self.run_dir) != "." else Path("/run/ztun") / self.instance
+        return run_directory(self.instance, self.run_dir if str(self.run_dir) != "." else None)
 
     @property
     def worker_count(self) -> int:
         return self.workers or max(2, -(-(os.cpu_count() or 1) // 4))
+
+
+def run_directory(instance: str, run_dir: Path | None = None) -> Path:
+    """Where an instance has its sockets: its usual place unless it was given another."""
+    return run_dir or Path("/run/ztun") / instance
 
 
 def options() -> Mapping[str, Option]:

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from agent.cli import plane_status
+from agent.cli.output import option_of
 from agent.config import ConfigError, cidrs
 from agent.controlplane.app import Options, serve
 from agent.controlplane.serve.tokens import issue
@@ -152,12 +153,10 @@ def token(node: str, state_dir: Path, out: Path | None) -> None:
 
 @control_plane.command()
 @STATE_DIR
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["line", "table", "json"]),
-    default="line",
-    show_default=True,
+@option_of(
+    "line",
+    "table",
+    "json",
     help="One line and the reasons, tables with warnings, nodes and addresses, or everything.",
 )
 def status(state_dir: Path, output: str) -> None:

@@ -1,19 +1,30 @@
-"""`ztun enroll` and `ztun unenroll`: ask the agent of this node to capture a pod, or to let it go."""
+"""`ztun enroll` and `ztun unenroll`: ask the agent of this node to capture pods, or to let them go.
+
+Each pod is a request of its own, all of them at once, so that pods that have to wait wait together. What becomes of one
+changes nothing for the others; the results come in the order in which the pods were named.
+"""
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from agent.admin import client
+from agent.cli import output as out
 from agent.cli.which import Command, Which, which_agent
 
 WAIT_S = 5.0
 SAY_AFTER_S = 1.0
 """A pod that is served within this time needs no word about waiting."""
-EXIT_WAITING = 3
+AT_ONCE = 32
+"""Requests that are under way, at most."""
+EXIT_CODES = {"waiting": 3, "refused": 1, "no answer": 4}
+"""By what became of a pod; of several pods the last of these counts."""
 
 
 def split_pod(pod: str) -> tuple[str, str]:
@@ -23,22 +34,106 @@ def split_pod(pod: str) -> tuple[str, str]:
     return namespace, name
 
 
+def split_pods(pods: Sequence[str]) -> list[tuple[str, str]]:
+    """Raises click.UsageError, also for a pod that is named twice."""
+    for pod in pods:
+        if pods.count(pod) > 1:
+            raise click.UsageError(f"{pod} is named twice")
+    return list(map(split_pod, pods))
+
+
 def where_options(command: Command) -> Command:
-    """Adds the three ways to say where a pod is; `check_where` holds a call to exactly one of them."""
-    netns = click.option("--netns", help="Path of the pod's network namespace.")
-    pid = click.option("--pid", type=int, help="A process of the pod.")
-    ifname = click.option("--ifname", help="The pod's interface on this host (its host veth).")
+    """Adds the three ways to say where pods are; `places` holds a call to one of them for each."""
+    netns = click.option("--netns", multiple=True, help="Path of the pod's network namespace.")
+    pid = click.option("--pid", type=int, multiple=True, help="A process of the pod.")
+    ifname = click.option("--ifname", multiple=True, help="The pod's interface on this host (its host veth).")
     return netns(pid(ifname(command)))
 
 
-def check_where(*places: str | int | None) -> None:
-    """Raises click.UsageError."""
-    if sum(place is not None for place in places) != 1:
+def places(
+    pods: Sequence[str], netns: Sequence[str], pid: Sequence[int], ifname: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Where each pod is, in their order. Raises click.UsageError."""
+    kinds: dict[str, Sequence[str | int]] = {"netns": netns, "pid": pid, "ifname": ifname}
+    given = {kind: values for kind, values in kinds.items() if values}
+    if len(given) != 1 or len(pods) == 1 != len(*given.values()):
         raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
+    ((kind, values),) = given.items()
+    if len(values) != len(pods):
+        raise click.UsageError(
+            f"there are {len(pods)} pods and {len(values)} of --{kind}: say for each pod where it is, in their order"
+        )
+    return [{kind: value} for value in values]
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a pod: `served`, `waiting`, `refused`, `un-enrolled` or `no answer`, and the agent's words."""
+
+    pod: str
+    state: str = "no answer"
+    answer: dict[str, Any] | None = None
+    reason: str = ""
+    error: Exception | None = None
+
+    def row(self) -> dict[str, object]:
+        answer = self.answer or {}
+        return {
+            "pod": self.pod,
+            "state": self.state,
+            "identity": answer.get("identity", ""),
+            "interface": answer.get("ifname", ""),
+            "addresses": answer.get("addresses", []),
+            "notes": answer.get("notes", []),
+            "reason": self.reason,
+        }
+
+
+def for_each(pods: Sequence[str], ask: Callable[[int, Result], None]) -> list[Result]:
+    """Call `ask` with the number and the result of each pod, at once. Raises what is no pod's but the agent's."""
+    results = [Result(pod) for pod in pods]
+    free = threading.Semaphore(AT_ONCE)
+
+    def one(number: int, result: Result) -> None:
+        with free:
+            try:
+                ask(number, result)
+            except client.AgentRefused as error:
+                result.state, result.reason, result.error = "refused", str(error), error
+            except client.AgentAbsent as error:
+                result.reason, result.error = str(error), error
+
+    # Daemons, so that Ctrl-C ends the command while they wait.
+    threads = [threading.Thread(target=one, args=row, daemon=True) for row in enumerate(results)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first = results[0]
+    is_the_agents = len(results) > 1 or isinstance(first.error, client.AgentAbsent)
+    if first.error is not None and is_the_agents and {result.reason for result in results} == {first.reason}:
+        raise first.error
+    return results
+
+
+def finish(results: Sequence[Result], output: str, say: Callable[[Result], None]) -> None:
+    """Print what became of each pod and end with the exit status of the worst."""
+    if output == "json":
+        out.show_json({"pods": [result.row() for result in results]})
+    for result in results:
+        if result.state in EXIT_CODES:
+            about = f"{result.pod}: " if len(results) > 1 and result.pod not in result.reason else ""
+            click.echo(f"ztun: {about}{result.reason}", err=True)
+        elif output != "json":
+            say(result)
+    failed = {result.state for result in results}
+    for state in reversed(EXIT_CODES):
+        if state in failed:
+            sys.exit(EXIT_CODES[state])
 
 
 @click.command()
-@click.argument("pod", metavar="NAMESPACE/NAME")
+@click.argument("pods", metavar="NAMESPACE/NAME...", nargs=-1, required=True)
 @where_options
 @click.option("--keep-existing", is_flag=True, help="Let connections that are open now go on, in plaintext.")
 @click.option(
@@ -56,55 +151,73 @@ def check_where(*places: str | int | None) -> None:
     help="How long to wait until the pod is served.",
 )
 @which_agent
+@out.line_option
 def enroll(
-    pod: str,
-    netns: str | None,
-    pid: int | None,
-    ifname: str | None,
+    pods: tuple[str, ...],
+    netns: tuple[str, ...],
+    pid: tuple[int, ...],
+    ifname: tuple[str, ...],
     keep_existing: bool,
     clean: bool,
     wait_s: float,
     which: Which,
+    output: str,
 ) -> None:
-    """Capture a pod: its TCP goes through the mesh, in and out.
+    """Capture pods: their TCP goes through the mesh, in and out.
+
+    With several pods --netns, --pid or --ifname is given once for each, in their order. Each has its own result; the
+    exit status is 0 only if all of them are served.
 
     A pod that the control plane has not announced yet, or whose certificate is not there yet, is captured and closed,
     and served as soon as it can be; when that is not within --wait, the exit status is 3 and the wish stands. It is
     found again under the same --netns or --ifname when it comes back, by --pid while that process lives. A refusal
     (status 1) leaves everything as it was.
     """
-    namespace, name = split_pod(pod)
-    check_where(netns, pid, ifname)
-    body: dict[str, Any] = {
-        "namespace": namespace,
-        "name": name,
-        "keep_existing": keep_existing,
-        "clean": clean,
-    }
-    body |= {k: v for k, v in (("netns", netns), ("pid", pid), ("ifname", ifname)) if v is not None}
-    answer = client.ask(which.socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
-    if "waiting" in answer and wait_s > SAY_AFTER_S:
-        click.echo(f"ztun: {answer['waiting']}; waiting for {wait_s:g} s", err=True)
-        body["wait_s"] = wait_s - SAY_AFTER_S
-        answer = client.ask(which.socket, "POST", "/enroll", body, wait_s=wait_s)
-    if "waiting" in answer:
-        click.echo(f"ztun: {answer['waiting']}; waited for {wait_s:g} s", err=True)
-        sys.exit(EXIT_WAITING)
+    names = split_pods(pods)
+    where = places(pods, netns, pid, ifname)
+
+    def ask(number: int, result: Result) -> None:
+        namespace, name = names[number]
+        body = {"namespace": namespace, "name": name, "keep_existing": keep_existing, "clean": clean}
+        body |= where[number]
+        answer = client.ask(which.socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
+        if "waiting" in answer and wait_s > SAY_AFTER_S:
+            click.echo(f"ztun: {answer['waiting']}; waiting for {wait_s:g} s", err=True)
+            body["wait_s"] = wait_s - SAY_AFTER_S
+            answer = client.ask(which.socket, "POST", "/enroll", body, wait_s=wait_s)
+        if "waiting" in answer:
+            result.state, result.reason = "waiting", f"{answer['waiting']}; waited for {wait_s:g} s"
+        else:
+            result.state, result.answer = "served", answer
+
+    finish(for_each(pods, ask), output, say_served)
+
+
+def say_served(result: Result) -> None:
+    answer = result.answer
+    assert answer is not None, "it is served"
     click.echo(
-        f"enrolled {pod} as {answer['identity']} on {answer['ifname']} ({', '.join(answer['addresses'])})"
+        f"enrolled {result.pod} as {answer['identity']} on {answer['ifname']} ({', '.join(answer['addresses'])})"
     )
     for note in answer.get("notes", []):
         click.echo(f"note: {note}")
 
 
 @click.command()
-@click.argument("pod", metavar="NAMESPACE/NAME")
+@click.argument("pods", metavar="NAMESPACE/NAME...", nargs=-1, required=True)
 @which_agent
-def unenroll(pod: str, which: Which) -> None:
-    """Let a pod go: new connections bypass the mesh.
+@out.line_option
+def unenroll(pods: tuple[str, ...], which: Which, output: str) -> None:
+    """Let pods go: new connections bypass the mesh.
 
-    Those that the mesh carries are reset.
+    Those that the mesh carries are reset. Of several pods each has its own result; the exit status is 0 only if all of
+    them are let go.
     """
-    namespace, name = split_pod(pod)
-    client.ask(which.socket, "POST", "/unenroll", {"namespace": namespace, "name": name})
-    click.echo(f"un-enrolled {pod}")
+    names = split_pods(pods)
+
+    def ask(number: int, result: Result) -> None:
+        namespace, name = names[number]
+        client.ask(which.socket, "POST", "/unenroll", {"namespace": namespace, "name": name})
+        result.state = "un-enrolled"
+
+    finish(for_each(pods, ask), output, lambda result: click.echo(f"un-enrolled {result.pod}"))

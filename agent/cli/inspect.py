@@ -19,15 +19,15 @@ def listing(name: str, columns: Sequence[str], empty: str, text: str) -> click.C
     @which_agent
     @out.output_option
     def command(which: Which, output: str) -> None:
-        rows: list[dict[str, Any]] = client.ask(which.socket, "GET", f"/{name}")
-        out.show(rows, output, columns, empty=empty)
+        answer: dict[str, list[dict[str, Any]]] = client.ask(which.socket, "GET", f"/{name}")
+        out.show(name, answer[name], output, columns, empty=empty)
 
     return command
 
 
 connections = listing(
     "connections",
-    ["pod", "direction", "src", "originalDst", "actualDst", "protocol"],
+    ["pod", "direction", "src", "original_dst", "actual_dst", "protocol"],
     "no connection is open",
     "List the open connections of enrolled pods.",
 )

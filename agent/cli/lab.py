@@ -114,7 +114,7 @@ def status(name: str, output: str) -> None:
         if output == "json":
             out.show_json({"nodes": nodes, "pods": pods})
             return
-        out.show(nodes, output, ["node", "netns", "run_dir"])
+        out.show_table(nodes, ["node", "netns", "run_dir"])
         click.echo()
         # One row for each address: a line of both would not fit 80 columns.
         rows = [
@@ -122,7 +122,7 @@ def status(name: str, output: str) -> None:
             for pod, place in zip(pods, topology.pods.values(), strict=True)
             for n, ip in enumerate(place.addresses)
         ]
-        out.show(rows, output, ["pod", "interface", "address", "netns"])
+        out.show_table(rows, ["pod", "interface", "address", "netns"])
         click.echo(f"\nagents: ztun status --lab {name}/{nodes[0]['node']}")
 
     as_lab_error(show)

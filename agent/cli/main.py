@@ -13,6 +13,7 @@ import click
 
 from agent import VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
+from agent.cli.output import ERRORS_AS_JSON, show_json
 from agent.config import quiet_grpc
 
 SECTIONS = {
@@ -37,6 +38,9 @@ SECTIONS = {
     },
     "Try": {
         "lab": "agent.cli.lab:lab",
+    },
+    "Shell": {
+        "completion": "agent.cli.completion:completion",
     },
 }
 COMMANDS = {name: target for section in SECTIONS.values() for name, target in section.items()}
@@ -63,6 +67,14 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, AgentRefused, AgentAbsent) as error:
+            if ctx.meta.get(ERRORS_AS_JSON):
+                show_json({"error": error.message if isinstance(error, click.ClickException) else str(error)})
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))

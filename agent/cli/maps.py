@@ -16,8 +16,8 @@ from typing import TypeVar
 
 import click
 
-from agent.cli.output import CliError, Row, cell, json_line, output_option, plain, show, show_json
-from agent.cli.pinned import PinnedMap, open_pinned
+from agent.cli.output import CliError, Row, cell, json_line, output_option, plain, show, show_json, show_table
+from agent.cli.pinned import NAMES, PinnedMap, open_pinned
 from agent.cli.which import DEFAULT_INSTANCE, which_of
 
 EMPTY = "(empty)"
@@ -81,6 +81,10 @@ def instance_option(command: Command) -> Command:
     return instance(run_dir(lab(command)))
 
 
+def complete_map(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in NAMES if name.startswith(incomplete)]
+
+
 @click.group(invoke_without_command=True)
 @instance_option
 @output_option
@@ -101,7 +105,7 @@ def list_(reader: Reader, output: str) -> None:
 
 
 @maps.command()
-@click.argument("name", metavar="[MAP]", required=False)
+@click.argument("name", metavar="[MAP]", required=False, shell_complete=complete_map)
 @instance_option
 @output_option
 @click.pass_obj
@@ -109,17 +113,17 @@ def dump(reader: Reader, name: str | None, output: str) -> None:
     """Show every entry of MAP, or of all maps."""
     with reader.pinned() as pinned:
         if name is not None:
-            show(_rows(_named(pinned, name)), output, empty=EMPTY)
+            show(name, _rows(_named(pinned, name)), output, empty=EMPTY)
         elif output == "json":
             show_json({each.name: _rows(each) for each in pinned.values()})
         else:
             for each in pinned.values():
                 click.echo(f"# {each.name}")
-                show(_rows(each), output, empty=EMPTY)
+                show_table(_rows(each), empty=EMPTY)
 
 
 @maps.command()
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", shell_complete=complete_map)
 @click.argument("key")
 @instance_option
 @output_option
@@ -131,11 +135,11 @@ def lookup(reader: Reader, name: str, key: str, output: str) -> None:
         found: list[Row] = [fields | value for fields, value in pairs if _matches(fields, key)]
     if not found:
         raise CliError(f"map {name} has no entry for {key}")
-    show(found, output)
+    show(name, found, output)
 
 
 @maps.command()
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", shell_complete=complete_map)
 @click.option(
     "--interval",
     "interval_s",
@@ -169,7 +173,7 @@ def _list(reader: Reader, output: str) -> None:
             {"name": m.name, "kind": m.kind, "entries": sum(1 for _ in m.entries()), "capacity": m.capacity}
             for m in pinned.values()
         ]
-    show(rows, output)
+    show("maps", rows, output)
 
 
 def _named(pinned: Mapping[str, PinnedMap], name: str) -> PinnedMap:

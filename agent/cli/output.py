@@ -1,7 +1,8 @@
 """How every command prints: tables, JSON, durations, and errors of one line with an exit status.
 
 On a terminal a table is rich's; elsewhere it is plain aligned text that `awk` can read, never cut to a width.
-JSON is one document with the same rows. What to print is the commands' business.
+JSON is one object (docs/OPERATIONS.md#json): rows under their name, or `error`. What to print is the commands'
+business.
 """
 
 from __future__ import annotations
@@ -34,26 +35,50 @@ class CliError(click.ClickException):
         super().__init__(one_line(message))
 
 
-def output_option(command: Command) -> Command:
-    """Adds `-o table|json` as parameter `output`."""
-    option = click.option(
+def option_of(*forms: str, help: str) -> Callable[[Command], Command]:
+    """Adds `-o` with these forms as parameter `output`; the first is the default."""
+
+    def note(context: click.Context, _: click.Parameter, value: str) -> str:
+        if value == "json":
+            context.meta[ERRORS_AS_JSON] = True
+        return value
+
+    return click.option(
         "-o",
         "--output",
-        type=click.Choice(["table", "json"]),
-        default="table",
+        type=click.Choice(forms),
+        default=forms[0],
         show_default=True,
-        help="How to print the result.",
+        is_eager=True,  # what is wrong with the other options is said in this form, too
+        callback=note,
+        help=help,
     )
-    return option(command)
+
+
+ERRORS_AS_JSON = "ztun.errors_as_json"
+"""In a context's `meta` when a failure has to be an object on stdout as well as a line on stderr."""
+output_option = option_of("table", "json", help="How to print the result.")
+line_option = option_of("line", "json", help="How to print the result.")
 
 
 def show(
-    rows: Sequence[Row], output: str, columns: Sequence[str] | None = None, *, empty: str = "nothing to show"
+    name: str,
+    rows: Sequence[Row],
+    output: str,
+    columns: Sequence[str] | None = None,
+    *,
+    empty: str = "nothing to show",
 ) -> None:
-    """Rows as a table with the given columns (default: every field), or as a JSON list with every field."""
+    """Rows as a table with the given columns (default: every field), or as JSON with every field, under `name`."""
     if output == "json":
-        show_json(rows)
-        return
+        show_json({name: rows})
+    else:
+        show_table(rows, columns, empty=empty)
+
+
+def show_table(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, *, empty: str = "nothing to show"
+) -> None:
     if not rows:
         click.echo(empty)
         return
@@ -64,7 +89,7 @@ def show(
         click.echo(plain_table(rows, columns))
 
 
-def show_json(value: object) -> None:
+def show_json(value: Mapping[str, object]) -> None:
     click.echo(json.dumps(plain(value), indent=2))
 
 

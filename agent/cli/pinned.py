@@ -15,10 +15,11 @@ from typing import Protocol
 
 from agent.cli.output import CliError, Row
 from redirect.errors import RedirectError
-from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag
+from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey
 from redirect.maps import Maps
 from redirect.pins import Pins
 
+NAMES = tuple(MAPS)
 Entries = Iterable[tuple[Row, Row]]
 
 
@@ -99,6 +100,11 @@ def by_address(ip: IP) -> tuple[int, int]:
     return ip.version, int(ip)
 
 
+def by_flow(key: FlowKey) -> tuple[int, ...]:
+    source, destination = by_address(key.source), by_address(key.destination)
+    return *source, key.sport, *destination, key.dport, key.hook
+
+
 def pods(maps: Maps) -> Entries:
     for address, entry in sorted(maps.pods().items(), key=lambda item: by_address(item[0])):
         value = {"flags": flags(entry.flags), "ifindex": entry.ifindex}
@@ -113,14 +119,16 @@ def ifaces(maps: Maps) -> Entries:
 
 
 def neighbours(maps: Maps) -> Entries:
-    for key, value in sorted(maps.neighbours().items(), key=lambda item: str(item[0])):
+    for key, value in sorted(
+        maps.neighbours().items(), key=lambda item: (item[0].ifindex, *by_address(item[0].address))
+    ):
         where = {"ifindex": key.ifindex, "address": key.address}
         is_permanent, is_used = value.is_permanent, value.is_used
         yield where, {"mac": value.mac.hex(":"), "is_permanent": is_permanent, "is_used": is_used}
 
 
 def wanted(maps: Maps) -> Entries:
-    for key in maps.wanted():
+    for key in sorted(maps.wanted(), key=lambda key: (key.ifindex, *by_address(key.address))):
         yield {"ifindex": key.ifindex, "address": key.address}, {}
 
 
@@ -151,7 +159,7 @@ def socks(maps: Maps) -> Entries:
 
 
 def flows(maps: Maps, name: str) -> Entries:
-    for key, at_ns in maps.flows(name):
+    for key, at_ns in sorted(maps.flows(name), key=lambda item: by_flow(item[0])):
         yield (
             {"source": key.source, "sport": key.sport, "destination": key.destination, "dport": key.dport},
             {"hook": "to_pod" if key.hook else "from_pod", "at_s": round(at_ns / 1e9, 3)},

@@ -6,7 +6,6 @@ that it holds there.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,7 @@ def show(state_dir: Path, output: str) -> None:
     except StateError as error:
         raise out.CliError(str(error)) from error
     if output == "json":
-        click.echo(json.dumps(said, indent=2))
+        out.show_json(said)
     else:
         click.echo(said["line"])
         for reason in said["reasons"] if said["state"] != "DEAD" else ():
@@ -86,7 +85,7 @@ def _summary(status: dict[str, Any]) -> str:
 
 
 def _tables(said: dict[str, Any]) -> None:
-    out.show([{"warning": text} for text in _notes(said)], "table", empty="no warnings")
+    out.show_table([{"warning": text} for text in _notes(said)], empty="no warnings")
     nodes = sorted({*said.get("streams", {}), *said.get("enrolled", {})})
     rows = [
         {
@@ -96,9 +95,9 @@ def _tables(said: dict[str, Any]) -> None:
         }
         for node in nodes
     ]
-    out.show(rows, "table", empty="no node is connected")
+    out.show_table(rows, empty="no node is connected")
     vips = [{"service": name, "vips": ips} for name, ips in said.get("vips", {}).items()]
-    out.show(vips, "table", empty="no Service was given an address")
+    out.show_table(vips, empty="no Service was given an address")
 
 
 def _notes(said: dict[str, Any]) -> list[str]:

@@ -9,7 +9,10 @@ from typing import Any
 import click
 import yaml
 
-from agent.cli.enroll import check_where, split_pod, where_options
+from agent.cli.enroll import places, split_pod, where_options
+from agent.cli.output import CliError
+from agent.controlplane.read.scan import ENDINGS
+from agent.controlplane.state_dir import write_whole
 from redirect.errors import RedirectError
 from redirect.locate import locate
 
@@ -20,24 +23,35 @@ from redirect.locate import locate
 @click.option("--node", help="Name of this node.  [default: the host name]")
 @click.option("--service-account", default="default", show_default=True, help="Who the pod is in the mesh.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write it there instead, whole: who watches the directory never reads half of it.",
+)
 def pod_manifest(
     pod: str,
-    netns: str | None,
-    pid: int | None,
-    ifname: str | None,
+    netns: tuple[str, ...],
+    pid: tuple[int, ...],
+    ifname: tuple[str, ...],
     node: str | None,
     service_account: str,
     labels: tuple[str, ...],
+    out: Path | None,
 ) -> None:
-    """Print the manifest of a pod that runs here.
+    """Print or write the manifest of a pod that runs here.
 
-    Its addresses are read where it runs. Put the output into the control plane's directory of manifests; then
-    `ztun enroll` can capture the pod.
+    Its addresses are read where it runs. Once the control plane has it, `ztun enroll` can capture the pod.
     """
     namespace, name = split_pod(pod)
-    check_where(netns, pid, ifname)
+    (where,) = places([pod], netns, pid, ifname)
+    if out is not None and (out.name.startswith(".") or not out.name.lower().endswith(ENDINGS)):
+        raise click.UsageError(
+            f"--out: {out.name!r} would not be read as a manifest: its name must end in {', '.join(ENDINGS)}"
+        )
+    if "netns" in where:
+        where["netns"] = Path(where["netns"])
     try:
-        place = locate(netns=Path(netns) if netns is not None else None, pid=pid, ifname=ifname)
+        place = locate(**where)
     except (RedirectError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if place.refusal:
@@ -55,7 +69,15 @@ def pod_manifest(
     }
     if not labels:
         del manifest["metadata"]["labels"]
-    click.echo(yaml.safe_dump(manifest, sort_keys=False), nl=False)
+    text = yaml.safe_dump(manifest, sort_keys=False)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        write_whole(out, text.encode(), 0o644)
+    except OSError as error:
+        raise CliError(f"--out: cannot write {out}: {error.strerror}") from error
+    click.echo(f"wrote {out}")
 
 
 def split_label(text: str) -> tuple[str, str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from datetime import datetime
 from typing import Any
 
 import click
@@ -20,13 +18,8 @@ LOOK_EVERY_S = 0.2
 
 @click.command()
 @which_agent
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["line", "table", "json"]),
-    default="line",
-    show_default=True,
-    help="One line and the reasons, tables with pods and Services, or everything.",
+@out.option_of(
+    "line", "table", "json", help="One line and the reasons, tables with pods and Services, or everything."
 )
 @click.option(
     "--wait",
@@ -47,20 +40,20 @@ def status(which: Which, output: str, wait_s: float) -> None:
         time.sleep(min(LOOK_EVERY_S, left_s))
         answer = ask(which)
     if output == "json":
-        click.echo(json.dumps(answer, indent=2))
+        out.show_json(answer)
     else:
         click.echo(answer["line"])
         if answer["state"] != "DEAD":
             for reason in answer["reasons"]:
                 click.echo(f"  {reason}")
     if output == "table":
-        out.show(
-            answer["pods"], output, ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
+        out.show_table(
+            answer["pods"], ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
         )
         if answer["waiting"]:
-            out.show([waiting_row(row) for row in answer["waiting"]], output)
+            out.show_table([waiting_row(row) for row in answer["waiting"]])
         services = [{"service": name, "vips": vips} for name, vips in answer["services"].items()]
-        out.show(services, output, empty="no Service is known")
+        out.show_table(services, empty="no Service is known")
     sys.exit(EXIT_CODES[answer["state"]])
 
 
@@ -74,12 +67,11 @@ def ask(which: Which) -> Any:
 
 def waiting_row(row: dict[str, Any]) -> dict[str, Any]:
     """What a wished pod, or a captured interface that nobody knows, waits for."""
-    since = datetime.fromtimestamp(row["since"]).isoformat(" ", "seconds")
     return {
         "waiting": row["pod"] or row["interface"],
         "looked for at": row["where"],
         "missing": row["missing"],
-        "since": since,
+        "since": row["since"],
         "reason": row["reason"],
     }
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from agent.config import run_directory
 from agent.lab.naming import instance_of, run_dir_of
 
 DEFAULT_INSTANCE = "ztun"
@@ -26,7 +27,7 @@ class Which:
 
     @property
     def directory(self) -> Path:
-        return self.run_dir or Path("/run/ztun") / self.instance
+        return run_directory(self.instance, self.run_dir)
 
     @property
     def socket(self) -> Path:

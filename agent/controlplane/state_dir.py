@@ -25,6 +25,22 @@ class StateError(Exception):
     """The state directory cannot be used; the message names the file and what to do."""
 
 
+def write_whole(target: Path, content: bytes, mode: int) -> None:
+    """Replace a file. A reader, or a crash, sees the old content or the new. Raises OSError."""
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)  # the umask may have taken bits away
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 class StateDirectory:
     """Reads and writes files below one directory, which it makes if it is not there."""
 
@@ -38,18 +54,10 @@ class StateDirectory:
     def write(self, name: str, content: bytes, mode: int = 0o600) -> Path:
         """Replace a file. A reader, or a crash, sees the old content or the new."""
         target = self.path / name
-        draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            with open(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), mode)  # the umask may have taken bits away
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(target)
+            write_whole(target, content, mode)
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise StateError(f"cannot write {target}: {error.strerror}") from error
         return target
 

@@ -142,8 +142,9 @@ class LabMesh:
             raise LabError(f"no token for {node.name}: see {self.log(f'token-{node.name}')}")
 
     def ask(self, node: str, method: str, target: str, body: dict[str, Any] | None = None) -> Any:
-        """What the node's agent answers on its admin socket."""
-        return client.ask(self.run_dir(node) / "agent.sock", method, target, body)
+        """What the node's agent answers on its admin socket; of a page that lists something, its rows."""
+        answer = client.ask(self.run_dir(node) / "agent.sock", method, target, body)
+        return answer[target.strip("/")] if answer.keys() == {target.strip("/")} else answer
 
     def status(self, node: str) -> dict[str, Any]:
         answer = self.ask(node, "GET", "/status")

@@ -15,4 +15,5 @@ class AnnouncedPage:
 
     async def __call__(self, _: Request) -> Response:
         workloads = self.store.current.workloads.values()
-        return as_json([f"{w.namespace}/{w.name}" for w in workloads if w.protocol is TunnelProtocol.HBONE])
+        names = sorted(f"{w.namespace}/{w.name}" for w in workloads if w.protocol is TunnelProtocol.HBONE)
+        return as_json({"announced": names})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.admin.server import Request, Response, as_json
 from agent.identity.keeper import Keeper
+from agent.pages.times import utc
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +19,17 @@ class CertificatesPage:
 
     async def __call__(self, _: Request) -> Response:
         now = self.wall()
-        return as_json(
-            [
-                {
-                    "identity": str(held.identity),
-                    "state": held.state.value,
-                    "not_before": held.not_before,
-                    "not_after": held.not_after,
-                    "left_s": round(held.not_after - now, 1) if held.not_after is not None else None,
-                    "next_attempt_s": round(held.next_attempt - now, 1),
-                    "failures": held.failures,
-                    "error": held.error,
-                }
-                for held in self.keeper.held()
-            ]
-        )
+        rows = [
+            {
+                "identity": str(held.identity),
+                "state": held.state.value,
+                "not_before": utc(held.not_before),
+                "not_after": utc(held.not_after),
+                "left_s": round(held.not_after - now, 1) if held.not_after is not None else None,
+                "next_attempt_s": round(held.next_attempt - now, 1),
+                "failures": held.failures,
+                "error": held.error,
+            }
+            for held in self.keeper.held()
+        ]
+        return as_json({"certificates": sorted(rows, key=lambda row: str(row["identity"]))})

@@ -18,19 +18,18 @@ class PoliciesPage:
 
     async def __call__(self, _: Request) -> Response:
         snapshot = self.store.current
-        return as_json(
-            [
-                {
-                    "policy": policy.key,
-                    "scope": policy.scope.value,
-                    "action": policy.action.value,
-                    "rules": len(policy.rules),
-                    "dry_run": policy.dry_run,
-                    "pods": _judged_here(snapshot, resource, policy),
-                }
-                for resource, policy in sorted(snapshot.policies.items(), key=lambda item: item[1].key)
-            ]
-        )
+        rows = [
+            {
+                "policy": policy.key,
+                "scope": policy.scope.value,
+                "action": policy.action.value,
+                "rules": len(policy.rules),
+                "dry_run": policy.dry_run,
+                "pods": _judged_here(snapshot, resource, policy),
+            }
+            for resource, policy in sorted(snapshot.policies.items(), key=lambda item: item[1].key)
+        ]
+        return as_json({"policies": rows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class ServicesPage:
     async def __call__(self, _: Request) -> Response:
         snapshot = self.store.current
         services = sorted(snapshot.services.values(), key=lambda each: (each.namespace, each.hostname))
-        return as_json([_service(snapshot, service) for service in services])
+        return as_json({"services": [_service(snapshot, service) for service in services]})
 
 
 def _judged_here(snapshot: Snapshot, resource: str, policy: Authorization) -> list[str]:

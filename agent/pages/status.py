@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agent.admin.server import Request, Response, as_json
 from agent.enroll.captures import Captures
 from agent.pages.health import AgentHealth
+from agent.pages.times import utc
 from agent.rpc.xds_client import XdsClient
 from agent.state.store import Store
 from agent.supervisor.crew import Crew
@@ -61,12 +62,17 @@ class StatusPage:
                 "closed_addresses": list(map(str, pod.closed)),
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
-                    {"resource": gap.resource, "kind": gap.kind.value, "effect": gap.effect, "since": since}
+                    {
+                        "resource": gap.resource,
+                        "kind": gap.kind.value,
+                        "effect": gap.effect,
+                        "since": utc(since),
+                    }
                     for gap, since in gaps.items()
                     if gap.pod == str(pod.key)
                 ],
             }
-            for pod in self.captures.pods.values()
+            for pod in sorted(self.captures.pods.values(), key=lambda pod: str(pod.key))
         ]
 
     def _waiting(self) -> list[dict[str, object]]:
@@ -78,7 +84,7 @@ class StatusPage:
                 "missing": trouble.missing.value,
                 "reason": trouble.text,
                 "remedy": trouble.remedy,
-                "since": trouble.since_s,
+                "since": utc(trouble.since_s),
                 "interface": trouble.ifname,
                 "where": str(wishes[trouble.pod].where) if trouble.pod and trouble.pod in wishes else "",
                 "is_expected": trouble.is_expected,
@@ -88,7 +94,7 @@ class StatusPage:
 
     def _history(self) -> list[dict[str, object]]:
         return [
-            {"at": event.at_s, "pod": str(event.pod), "text": event.text}
+            {"at": utc(event.at_s), "pod": str(event.pod), "text": event.text}
             for event in self.captures.history.events
         ]
 
@@ -102,7 +108,7 @@ class StatusPage:
                     "pod": each.finding.pod,
                     "reason": each.finding.reason,
                     "remedy": each.finding.remedy,
-                    "since": each.since,
+                    "since": utc(each.since),
                 }
                 for each in self.health.standing()
             ],
@@ -115,4 +121,5 @@ class StatusPage:
 
     def _services(self) -> dict[str, list[str]]:
         services = self.store.current.services
-        return {str(key): [str(vip.ip) for vip in service.vips] for key, service in services.items()}
+        vips = {str(key): [str(vip.ip) for vip in service.vips] for key, service in services.items()}
+        return dict(sorted(vips.items()))

@@ -221,12 +221,12 @@ def tunnel_row(secured: Secured, direction: str, identity: Identity, tunnels: in
 
 
 def connection_row(live: Live) -> dict[str, object]:
-    """A live connection as the config dump lists it (docs/WIRE.md#logs), with the pod it belongs to."""
+    """A live connection with the pod it belongs to."""
     return {
         "pod": str(live.pod),
         "direction": "outbound" if live.direction is Direction.OUTBOUND else "inbound",
         "src": str(live.source),
-        "originalDst": str(live.original),
-        "actualDst": str(live.actual),
+        "original_dst": str(live.original),
+        "actual_dst": str(live.actual),
         "protocol": live.protocol,
     }

@@ -61,6 +61,47 @@ def test_the_manifest_of_a_running_pod_is_printed(world: World) -> None:
     assert made.ips == pod.addresses
 
 
+def test_the_manifest_is_written_whole_into_the_directory_that_is_served(world: World) -> None:
+    """As often as anybody likes: the control plane never meets half a file, or one that is empty."""
+    pod = world.pod("spare-b")
+    path = world.mesh.manifests / "made.yaml"
+    plane = world.mesh.log("control-plane")
+    start = plane.stat().st_size
+    where = ("--netns", str(pod.netns), "--node", "node-b")
+    try:
+        with netns.entered(world.node("node-b").netns):
+            for _ in range(5):
+                done = world.cli("pod-manifest", "demo/spare-b", *where, "--out", str(path))
+                assert (done.returncode, done.stdout) == (0, f"wrote {path}\n"), done.stderr
+            printed = world.cli("pod-manifest", "demo/spare-b", *where).stdout
+        assert path.read_text() == printed and path.stat().st_mode & 0o777 == 0o644
+        assert [each.name for each in path.parent.iterdir() if each.name.startswith(".")] == []
+        until(lambda: "made.yaml" in plane.read_text()[start:], "the second Pod of that name is refused")
+    finally:
+        path.unlink(missing_ok=True)
+    assert "empty" not in plane.read_text()[start:]
+
+
+def test_several_pods_are_enrolled_and_let_go_in_one_call(world: World) -> None:
+    names = ["demo/spare-a", "demo/nobody", "demo/outsider-a"]
+    places = [part for name in names for part in ("--ifname", f"pod-{name.removeprefix('demo/')}")]
+    try:
+        done = world.cli("enroll", *names, *places, node="node-a")
+        assert [line.split()[1] for line in done.stdout.splitlines()] == ["demo/spare-a", "demo/outsider-a"]
+        assert done.returncode == 1 and "pod-nobody" in done.stderr and done.stderr.count("\n") == 1
+        assert world.ask("outsider-a", world.address("server-b")) == world.address("outsider-a")
+    finally:
+        done = world.cli("unenroll", "demo/spare-a", "demo/outsider-a", "demo/nobody", node="node-a")
+    assert done.stdout == "un-enrolled demo/spare-a\nun-enrolled demo/outsider-a\n"
+    assert done.returncode == 1 and "demo/nobody is not enrolled here" in done.stderr
+    for pod in ("demo/spare-a", "demo/outsider-a"):
+        for node in world.lab.nodes:
+            until(
+                lambda n=node, p=pod: p not in world.mesh.ask(n, "GET", "/announced"),
+                "peers use plaintext again",
+            )
+
+
 def test_a_second_agent_is_told_which_port_is_taken_and_by_which_flag_it_moves(
     world: World, tmp_path: Path
 ) -> None:
@@ -79,13 +120,13 @@ def test_what_the_agent_holds_is_listed(world: World) -> None:
     with world.talk("client-a", world.address("server-b")) as live:
         live.say()
         lists = {
-            name: json.loads(world.cli(name, "-o", "json", node="node-b").stdout)
+            name: json.loads(world.cli(name, "-o", "json", node="node-b").stdout)[name]
             for name in ("connections", "tunnels", "certificates", "policies", "services")
         }
         table = world.cli("connections", node="node-b").stdout
     pod = world.address("server-b")
     (connection,) = lists["connections"]
-    assert (connection["direction"], connection["originalDst"]) == ("inbound", f"{pod}:8080")
+    assert (connection["direction"], connection["original_dst"]) == ("inbound", f"{pod}:8080")
     assert connection["src"] in table and table.startswith("POD ")
     assert {row["peer"] for row in lists["tunnels"]} == {"spiffe://cluster.local/ns/demo/sa/client"}
     assert [row["state"] for row in lists["certificates"]] == ["Available", "Available"]
@@ -95,14 +136,14 @@ def test_what_the_agent_holds_is_listed(world: World) -> None:
 
 
 def test_the_maps_are_shown_as_named_fields(world: World) -> None:
-    rows = json.loads(world.cli("maps", "list", "-o", "json", node="node-a").stdout)
+    rows = json.loads(world.cli("maps", "list", "-o", "json", node="node-a").stdout)["maps"]
     entries = {row["name"]: row["entries"] for row in rows}
     assert entries["pods"] == 4 and entries["ifaces"] == 2
     table = world.cli("maps", "dump", "pods", node="node-a").stdout.splitlines()
     assert table[0].split() == ["ADDRESS", "FLAGS", "IFINDEX", "MTU_BYTES", "MSS_BYTES", "POD_MAC", "HOP_MAC"]
     assert any(line.split()[:2] == [world.address("client-a"), "ENROLLED"] for line in table)
     done = world.cli("maps", "lookup", "pods", world.address("server-a", 6), "-o", "json", node="node-a")
-    (row,) = json.loads(done.stdout)
+    (row,) = json.loads(done.stdout)["pods"]
     assert (row["address"], row["flags"]) == (world.address("server-a", 6), "ENROLLED")
 
 
@@ -168,7 +209,7 @@ def test_the_maps_outlive_the_agent_and_status_says_dead(world: World) -> None:
     world.kill_all("node-a")
     try:
         assert world.cli("status", node="node-a").returncode == 4
-        rows = json.loads(world.cli("maps", "dump", "pods", "-o", "json", node="node-a").stdout)
+        rows = json.loads(world.cli("maps", "dump", "pods", "-o", "json", node="node-a").stdout)["pods"]
         assert {row["address"] for row in rows} == {
             world.address(pod, version) for pod in ("client-a", "server-a") for version in (4, 6)
         }

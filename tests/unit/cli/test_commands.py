@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from agent.cli import main
+from agent.cli import main, reference
+from agent.cli.completion import VARIABLE
 from agent.cli.main import COMMANDS
 
 
@@ -29,6 +30,16 @@ def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["enroll", "a/b/c", "--pid", "1"], 2, "not NAMESPACE/NAME"),
         (["enroll", "demo/web"], 2, "--netns PATH, --pid PID or --ifname IF"),
         (["enroll", "demo/web", "--pid", "1", "--ifname", "x"], 2, "once"),
+        (["enroll", "demo/web", "--pid", "1", "--pid", "2"], 2, "once"),
+        (["enroll", "demo/a", "demo/b", "--pid", "1"], 2, "there are 2 pods and 1 of --pid"),
+        (["enroll", "demo/a", "demo/a", "--pid", "1", "--pid", "2"], 2, "demo/a is named twice"),
+        (["enroll"], 2, "Missing argument 'NAMESPACE/NAME...'"),
+        (
+            ["enroll", "demo/a", "demo/b", "--pid", "1", "--pid", "2", "--run-dir", "/nonexistent"],
+            4,
+            "no agent",
+        ),
+        (["unenroll", "demo/a", "b"], 2, "'b' is not NAMESPACE/NAME"),
         (["enroll", "demo/web", "--pid", "1", "--run-dir", "/nonexistent"], 4, "no agent answers"),
         (["unenroll", "demo/web", "--run-dir", "/nonexistent"], 4, "no agent answers"),
         (["agent"], 2, "--node is missing"),
@@ -42,8 +53,15 @@ def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["pod-manifest", "web", "--pid", "1"], 2, "'web' is not NAMESPACE/NAME"),
         (["pod-manifest", "demo/web"], 2, "--netns PATH, --pid PID or --ifname IF"),
         (["pod-manifest", "demo/web", "--netns", "/nonexistent"], 1, "/nonexistent"),
+        (["pod-manifest", "demo/web", "--pid", "1", "--out", "/tmp/web"], 2, "its name must end in .yaml"),
+        (["pod-manifest", "demo/web", "--pid", "1", "--out", "/tmp/.w.yaml"], 2, "would not be read"),
         (["no-such-command"], 2, "No such command"),
         (["stauts"], 2, "Did you mean 'status'?"),
+        (["lab", "stauts"], 2, "Did you mean 'status'?"),
+        (["maps", "dmup"], 2, "Did you mean 'dump'?"),
+        (["control-plane", "tokne"], 2, "Did you mean 'token'?"),
+        (["status", "--instnace", "x"], 2, "Did you mean '--instance'?"),
+        (["completion", "bahs"], 2, "'bash', 'zsh', 'fish'"),
         (["status", "--lab", "ztunlab"], 2, "is not NAME/NODE"),
         (["status", "--lab", "no-such-lab/node-a"], 2, "lab no-such-lab has no node node-a"),
         (["tunnels", "--lab", "a/b", "--instance", "c"], 2, "--lab names the agent already"),
@@ -78,15 +96,6 @@ def test_who_may_not_ask_is_told_so_and_not_that_the_agent_is_dead(tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert "may be opened by root only" in done.stderr
-
-
-def test_a_reader_that_has_had_enough_is_no_error() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    command = [sys.executable, "-m", "agent", "--help"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -125,3 +134,80 @@ def test_the_agents_help_lists_every_option_with_its_variable() -> None:
     text = ztun("agent", "--help").stdout
     assert "--mesh-cidrs" in text
     assert "ZTUN_MESH_CIDRS" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["connections", "--run-dir", "/nonexistent"], 4, "no agent answers"),
+        (["enroll", "demo/web", "--pid", "1", "--run-dir", "/nonexistent"], 4, "no agent answers"),
+        (["enroll", "demo/web"], 2, "say where the pod is"),
+        (["maps", "--run-dir", "/nonexistent"], 1, "no pinned maps"),
+        (["maps", "dump", "--run-dir", "/nonexistent"], 1, "no pinned maps"),
+        (["lab", "status", "--name", "no-such-lab"], 1, "not up"),
+    ],
+)
+def test_a_failure_is_one_object_for_those_who_read_json(
+    arguments: list[str], status: int, says: str
+) -> None:
+    done = ztun(*arguments, "-o", "json")
+    assert done.returncode == status
+    answer = json.loads(done.stdout)
+    assert answer.keys() == {"error"} and says in answer["error"]
+    assert done.stderr == f"ztun: {answer['error']}\n", "and the same line as always"
+
+
+@pytest.mark.parametrize(
+    ("shell", "marks"),
+    [("bash", "complete -o nosort -F"), ("zsh", "#compdef ztun"), ("fish", "complete --no-files")],
+)
+def test_completion_is_printed_for_every_shell(shell: str, marks: str) -> None:
+    done = ztun("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert marks in done.stdout and VARIABLE in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ztun st", {"status"}),
+        ("ztun maps d", {"dump"}),
+        ("ztun maps dump po", {"pods"}),
+        ("ztun enroll --ne", {"--netns"}),
+        ("ztun status -o ", {"line", "table", "json"}),
+    ],
+)
+def test_what_bash_completes(words: str, expected: set[str]) -> None:
+    """As bash does it: the printed script, sourced, and its function called for the words of a line."""
+    line = words.split(" ")
+    script = 'eval "$(ztun completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+    script += '_ztun_completion ztun; printf "%s\\n" "${COMPREPLY[@]}"'
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *line],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path},
+    )
+    assert set(done.stdout.split()) == expected, done.stderr
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    path = Path(__file__).parents[3] / "docs" / "CLI.md"
+    assert path.read_text() == reference.render(), "docs/CLI.md is stale: run scripts/gen-cli"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "-o", "json", "--run-dir", "/nonexistent"]])
+def test_a_reader_that_has_had_enough_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "agent", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

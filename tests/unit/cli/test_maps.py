@@ -99,7 +99,7 @@ def test_dump_of_everything() -> None:
     ],
 )
 def test_lookup_knows_every_way_to_write_an_address(name: str, key: str, expected: list[str]) -> None:
-    rows = json.loads(run("lookup", name, key, "-o", "json").output)
+    rows = json.loads(run("lookup", name, key, "-o", "json").output)[name]
     assert [row["address"] for row in rows] == expected
 
 

@@ -67,7 +67,7 @@ def test_plain_table_is_aligned_and_has_no_trailing_blanks() -> None:
 def printed(rows: list[output.Row], form: str, **more: object) -> str:
     @click.command()
     def command() -> None:
-        output.show(rows, form, **more)
+        output.show("pods", rows, form, **more)
 
     result = CliRunner().invoke(command, catch_exceptions=False)
     assert result.exit_code == 0
@@ -76,14 +76,14 @@ def printed(rows: list[output.Row], form: str, **more: object) -> str:
 
 def test_json_has_every_field_and_tables_the_chosen_columns() -> None:
     rows = [{"pod": "a", "hidden": 1}]
-    assert json.loads(printed(rows, "json", columns=["pod"])) == rows
+    assert json.loads(printed(rows, "json", columns=["pod"])) == {"pods": rows}
     assert printed(rows, "table", columns=["pod"]) == "POD\na\n"
     assert printed(rows, "table") == "POD  HIDDEN\na    1\n"
 
 
 def test_nothing_is_said_in_words_or_as_an_empty_list() -> None:
     assert printed([], "table", empty="(empty)") == "(empty)\n"
-    assert json.loads(printed([], "json")) == []
+    assert json.loads(printed([], "json")) == {"pods": []}
 
 
 class Terminal(io.StringIO):
@@ -101,7 +101,7 @@ def test_a_terminal_gets_a_rich_table_and_no_color_is_respected(
     monkeypatch.delenv("NO_COLOR", raising=False)
     if no_color:
         monkeypatch.setenv("NO_COLOR", no_color)
-    output.show([{"name": "[red]not a style[/red]"}], "table")
+    output.show_table([{"name": "[red]not a style[/red]"}])
     text = terminal.getvalue()
     assert "[red]not a style[/red]" in text
     assert "─" in text

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import grpc
 import pytest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent.controlplane.app import ControlPlane, Options, serve
 from agent.controlplane.state_dir import StateError

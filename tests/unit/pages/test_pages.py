@@ -66,7 +66,7 @@ def test_announced_lists_the_pods_that_speak_hbone() -> None:
     store = Store(Snapshot(node="n1"))
     store.apply(Batch(addresses=(mesh.workload("a"), mesh.workload("b", protocol=mesh.TunnelProtocol.NONE))))
     response = asyncio.run(AnnouncedPage(store)(Request("GET", "/announced")))
-    assert json.loads(response.body) == ["apps/a"]
+    assert json.loads(response.body) == {"announced": ["apps/a"]}
 
 
 def test_quit_stops() -> None:
@@ -84,7 +84,9 @@ def test_a_request_that_names_no_pod_is_refused(body: dict[str, Any]) -> None:
 
 
 def rows(page: Any) -> Any:
-    return json.loads(asyncio.run(page(Request("GET", "/"))).body)
+    """The one list that a page answers, whatever it is called."""
+    (listed,) = json.loads(asyncio.run(page(Request("GET", "/"))).body).values()
+    return listed
 
 
 def test_policies_name_the_pods_of_this_node_that_they_judge() -> None:
