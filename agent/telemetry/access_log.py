@@ -86,13 +86,30 @@ def opened_fields(opened: Opened) -> list[Field]:
 def completed_fields(record: Record) -> list[Field]:
     """All fields of a completed connection; `error` begins with the name of the outcome."""
     sent, received = record.reported_bytes
-    fields = opened_fields(record.opened)
+    fields = opened_fields(_with_destination(record))
     fields += [
         ("bytes_sent", sent),
         ("bytes_recv", received),
         ("duration", f"{int(record.duration_s * 1000)}ms"),
     ]
     return fields + _ending(record)
+
+
+def _with_destination(record: Record) -> Opened:
+    """What was opened. Where it failed before the other end had proven who it is, with the identity it was to prove.
+
+    Whoever looks for a reason needs both ends; that nothing was proven is in `error`, and no metric says otherwise.
+    """
+    opened = record.opened
+    if (
+        record.is_failed
+        and opened.destination_identity is None
+        and opened.direction is Direction.OUTBOUND
+        and opened.authority is not None
+        and opened.destination is not None
+    ):
+        return opened.proven(opened.destination.identity)
+    return opened
 
 
 def _ending(record: Record) -> list[Field]:
@@ -107,7 +124,7 @@ def _ending(record: Record) -> list[Field]:
 
 def _completed_text(record: Record) -> str:
     """`completed_fields` as text. Every connection pays for this: what stays the same is made once."""
-    opened, service = record.opened, record.opened.service
+    opened, service = _with_destination(record), record.opened.service
     sent, received = record.reported_bytes
     texts = [
         f"src.addr={opened.source_address}",

@@ -45,7 +45,11 @@ def test_a_policy_that_names_others_denies_the_next_and_ends_the_live(world: Wor
         log = world.log(f"node-{server[-1]}")
         with policy(world, principal("nobody")):
             until(live.is_ended, "the live connection ends", PROMPT_S)
+            asked_by = world.log("node-a")
             assert not world.is_served("client-a", address)
+            said = asked_by.line('direction="outbound"', f'dst.workload="{server}"', "error=")
+            assert 'src.identity="spiffe://cluster.local/ns/demo/sa/client"' in said
+            assert 'dst.identity="spiffe://cluster.local/ns/demo/sa/server"' in said
             line = log.line('direction="inbound"', "POLICY_DENIED", f'dst.workload="{server}"')
             assert "sa/client" in line
             log.line('direction="inbound"', "POLICY_CHANGED")

@@ -55,6 +55,27 @@ def test_json_line_has_the_same_fields_in_the_same_order() -> None:
     assert (got["level"], got["scope"], got["bytes_sent"]) == ("info", "access", 84)
 
 
+UNPROVEN = OPENED._replace(destination_identity=None)
+SELLER = "spiffe://cluster.local/ns/store/sa/seller"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_refused_tunnel_names_who_was_to_be_at_its_end(as_json: bool) -> None:
+    def named(opened: Opened, outcome: Outcome = Outcome.POLICY_DENIED) -> bool:
+        return SELLER in line(Record(opened, outcome, "why"), NOW, as_json)
+
+    assert named(UNPROVEN)
+    assert not named(UNPROVEN, Outcome.OK), "what went well without a proof is not dressed up as one"
+    assert not named(UNPROVEN._replace(destination=None)), "nobody knows"
+    assert not named(UNPROVEN._replace(authority=None)), "in plaintext nobody was to prove anything"
+    assert not named(UNPROVEN._replace(direction=Direction.INBOUND))
+
+
+def test_who_proved_to_be_somebody_is_named_and_not_who_was_expected() -> None:
+    text = line(Record(OPENED._replace(destination_identity=CLIENT.identity), Outcome.POLICY_DENIED), NOW)
+    assert 'dst.identity="spiffe://cluster.local/ns/shop/sa/buyer"' in text and SELLER not in text
+
+
 def test_failure_is_an_error_that_names_outcome_and_detail() -> None:
     text = line(Record(OPENED, Outcome.POLICY_DENIED, "denied by store/no-shop"), NOW)
     assert "\terror\taccess\t" in text
