@@ -1,0 +1,69 @@
+"""What a newcomer's scripts do before they install anything: say what they are, and refuse what they do not know."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+PROGRAMS = ("apt-get", "dpkg-query", "pip", "python", "python3", "dirname")
+"""What the scripts call on their way to install something; `dirname` leads to the tree."""
+
+
+def run(tmp_path: Path, script: str, *arguments: str, user: int | None = None) -> tuple[int, str, str, str]:
+    """Exit status, stdout, stderr, and which programs were called."""
+    called = tmp_path / "called"
+    for program in PROGRAMS:
+        (tmp_path / program).write_text(f"#!/bin/sh\necho {program} >> {called}\nexit 1\n")
+        (tmp_path / program).chmod(0o755)
+    text = (SCRIPTS / script).read_text()
+    done = subprocess.run(
+        ["bash", "-c", text, str(SCRIPTS / script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        user=user,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    return done.returncode, done.stdout, done.stderr, called.read_text() if called.exists() else ""
+
+
+@pytest.mark.parametrize("script", ["quickstart", "setup"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None:
+    status, said, _, called = run(tmp_path, script, option)
+    assert (status, called) == (0, "")
+    assert f"scripts/{script} [" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "says"),
+    [
+        ("quickstart", ["--kep"], "no such option: --kep"),
+        ("quickstart", ["--keep", "lab"], "no such option: lab"),
+        ("quickstart", ["--name"], "--name takes a NAME"),
+        ("setup", ["devel"], "no such argument: devel"),
+    ],
+)
+def test_a_wrong_call_installs_nothing(tmp_path: Path, script: str, arguments: list[str], says: str) -> None:
+    status, _, said, called = run(tmp_path, script, *arguments)
+    assert (status, called) == (2, "")
+    assert says in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_whoever_is_not_root_is_told_so_before_anything_is_installed(tmp_path: Path) -> None:
+    status, _, said, called = run(tmp_path, "quickstart", "--keep", "--name", "x", user=65534)
+    assert (status, called) == (1, "")
+    assert "run it as root" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as the quickstart does")
+def test_a_right_call_gets_to_work(tmp_path: Path) -> None:
+    """Else the tests above would hold for a script that does nothing at all."""
+    for script in ("quickstart", "setup"):
+        assert "dirname" in run(tmp_path, script)[3]
