@@ -379,7 +379,8 @@ def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socke
 
 
 async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> None:
-    """Raises StartError naming flag and address of a server that cannot listen."""
+    """Raises StartError naming flag and address of every server that cannot listen."""
+    failed = []
     for flag, address, routes in (
         ("--admin-address", settings.admin_address, pages.admin_routes()),
         ("--metrics-address", settings.metrics_address, pages.metrics_routes()),
@@ -390,6 +391,8 @@ async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> Non
         try:
             await servers.serve_tcp(address, routes)
         except OSError as error:
-            raise StartError(
-                f"{flag}: {error.strerror}; another agent of this machine? choose another port, or off"
-            ) from error
+            failed.append(f"{flag}: {error.strerror}")
+    if failed:
+        raise StartError(
+            f"{'; '.join(failed)}; another agent of this machine? choose another port with each flag, or off"
+        )

@@ -17,6 +17,7 @@ from agent.config import ConfigError, cidrs
 from agent.controlplane.app import Options, serve
 from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
 from agent.model.address import CIDR
 from agent.model.identity import is_trust_domain
@@ -153,15 +154,25 @@ def token(node: str, state_dir: Path, out: Path | None) -> None:
 
 @control_plane.command()
 @STATE_DIR
+@click.option("--lab", metavar="NAME", help="That of a lab, in place of --state-dir.")
 @option_of(
     "line",
     "table",
     "json",
     help="One line and the reasons, tables with warnings, nodes and addresses, or everything.",
 )
-def status(state_dir: Path, output: str) -> None:
+@click.pass_context
+def status(context: click.Context, state_dir: Path, lab: str | None, output: str) -> None:
     """Show whether the control plane serves, and what it refused.
 
     The first word is READY (exit status 0), DEGRADED (3: something was refused or has no effect) or DEAD (4).
     """
+    if lab is not None:
+        if context.get_parameter_source("state_dir") is not ParameterSource.DEFAULT:
+            raise click.UsageError("--lab names the control plane already: leave --state-dir out")
+        state_dir = state_dir_of(lab)
+        if not state_dir.is_dir():
+            raise click.UsageError(
+                f"lab {lab} has no control plane here; `ztun lab up --name {lab}` makes one"
+            )
     plane_status.show(state_dir, output)

@@ -123,7 +123,8 @@ def status(name: str, output: str) -> None:
             for n, ip in enumerate(place.addresses)
         ]
         out.show_table(rows, ["pod", "interface", "address", "netns"])
-        click.echo(f"\nagents: ztun status --lab {name}/{nodes[0]['node']}")
+        click.echo(f"\nagents:         ztun status --lab {name}/{nodes[0]['node']}")
+        click.echo(f"control plane:  ztun control-plane status --lab {name}")
 
     as_lab_error(show)
 

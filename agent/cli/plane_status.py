@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 
 from agent.cli import output as out
 from agent.controlplane.app import LOCK
-from agent.controlplane.serve.status import FILE
+from agent.controlplane.serve.status import FILE, Status
 from agent.controlplane.state_dir import StateDirectory, StateError
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
@@ -23,19 +24,22 @@ EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 
 def answer(state_dir: Path) -> dict[str, Any]:
     """The newest status with the judgement of it: `state`, `line` and `reasons`. Raises StateError."""
+    never = f"no control plane has ever served from {state_dir}; is it another --state-dir?"
     if not state_dir.is_dir():
-        return dead(f"no control plane has ever used {state_dir}; is it another --state-dir?", {})
+        return dead(never, {})
     directory = StateDirectory(state_dir)
     status: dict[str, Any] = directory.read_json(FILE, _decode, {})
     if not directory.is_held(LOCK):
-        return dead(f"no control plane runs on {state_dir}; the rest is what the last one left", status)
+        left = f"no control plane runs on {state_dir}; the rest is what the last one left"
+        return dead(left if status else never, status)
     reasons = list(_reasons(status))
     state = "DEGRADED" if reasons else "READY"
     return {"state": state, "line": f"{state} {_summary(status)}", "reasons": reasons, **status}
 
 
 def dead(reason: str, status: dict[str, Any]) -> dict[str, Any]:
-    return {"state": "DEAD", "line": f"DEAD {reason}", "reasons": [reason], **status}
+    """In the shape of the answer of one that lives."""
+    return {"state": "DEAD", "line": f"DEAD {reason}", "reasons": [reason], **asdict(Status()), **status}
 
 
 def show(state_dir: Path, output: str) -> None:

@@ -17,7 +17,7 @@ from agent import config
 from agent.admin import client
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.lab.blueprint import NODES, LabError
-from agent.lab.naming import instance_of
+from agent.lab.naming import instance_of, state_dir_of
 from agent.lab.topology import NodePlace, PodPlace, Topology
 from redirect import spawn
 from redirect.netns import entered
@@ -47,7 +47,8 @@ class LabMesh:
 
     @property
     def state_dir(self) -> Path:
-        return self.topology.journal.directory / "control-plane"
+        journal = self.topology.journal.directory
+        return state_dir_of(journal.name, journal.parent)
 
     def instance(self, node: str) -> str:
         """Name of a node's agent on this machine."""

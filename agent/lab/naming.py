@@ -15,3 +15,8 @@ def instance_of(lab: str, node: str) -> str:
 def run_dir_of(lab: str, node: str, root: Path = RUN_ROOT) -> Path:
     """Its run directory. `node` may be the last part of its name alone."""
     return root / lab / f"run-node-{node.removeprefix('node-')}"
+
+
+def state_dir_of(lab: str, root: Path = RUN_ROOT) -> Path:
+    """The state directory of a lab's control plane."""
+    return root / lab / "control-plane"

@@ -102,7 +102,7 @@ def test_several_pods_are_enrolled_and_let_go_in_one_call(world: World) -> None:
             )
 
 
-def test_a_second_agent_is_told_which_port_is_taken_and_by_which_flag_it_moves(
+def test_a_second_agent_is_told_which_ports_are_taken_and_by_which_flags_they_move(
     world: World, tmp_path: Path
 ) -> None:
     with netns.entered(world.node("node-a").netns):
@@ -111,8 +111,10 @@ def test_a_second_agent_is_told_which_port_is_taken_and_by_which_flag_it_moves(
         )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
-        "ztun: --admin-address: cannot listen on 127.0.0.1:15000: Address already in use; another agent of this "
-        "machine? choose another port, or off",
+        "ztun: --admin-address: cannot listen on 127.0.0.1:15000: Address already in use; "
+        "--metrics-address: cannot listen on [::]:15020: Address already in use; "
+        "--readiness-address: cannot listen on [::]:15021: Address already in use; another agent of this machine? "
+        "choose another port with each flag, or off",
     )
 
 
@@ -232,6 +234,8 @@ def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
         shown = world.cli("lab", "status", "--name", name).stdout
         assert max(map(len, shown.splitlines())) <= 80
         assert all(row["netns"] in shown for row in (*answer["pods"], *answer["nodes"]))
+        done = world.cli("control-plane", "status", "--lab", name)
+        assert done.returncode == 0 and done.stdout.startswith("READY addresses=2 "), done.stdout
         done = world.cli("status", "--lab", f"{name}/node-a")
         assert done.returncode == 0 and done.stdout.startswith("READY ")
         assert world.cli("maps", "--lab", f"{name}/a").returncode == 0

@@ -65,6 +65,8 @@ def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["status", "--lab", "ztunlab"], 2, "is not NAME/NODE"),
         (["status", "--lab", "no-such-lab/node-a"], 2, "lab no-such-lab has no node node-a"),
         (["tunnels", "--lab", "a/b", "--instance", "c"], 2, "--lab names the agent already"),
+        (["control-plane", "status", "--lab", "no-such-lab"], 2, "lab no-such-lab has no control plane"),
+        (["control-plane", "status", "--lab", "a", "--state-dir", "/b"], 2, "leave --state-dir out"),
         (["connections", "--run-dir", "/nonexistent"], 4, "no agent answers"),
         (["lab", "up", "--name", "a-name-too-long"], 1, "10 characters at most"),
     ],

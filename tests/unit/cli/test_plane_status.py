@@ -61,6 +61,18 @@ def test_ready_and_then_dead(tmp_path: Path) -> None:
     done = status(tmp_path / "nowhere")
     assert done.returncode == 4 and "is it another --state-dir?" in done.stdout
     assert not (tmp_path / "nowhere").exists(), "asking makes nothing"
+    (tmp_path / "empty").mkdir()
+    done = status(tmp_path / "empty")
+    assert (
+        done.returncode == 4 and "has ever served from" in done.stdout and "the last one" not in done.stdout
+    )
+
+
+def test_json_has_one_shape_dead_or_alive(tmp_path: Path) -> None:
+    with control_plane(tmp_path, WEB) as state_dir:
+        alive = json.loads(status(state_dir, "-o", "json").stdout)
+    for dead in (state_dir, tmp_path / "nowhere"):
+        assert json.loads(status(dead, "-o", "json").stdout).keys() == alive.keys()
 
 
 def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> None:
