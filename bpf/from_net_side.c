@@ -8,6 +8,12 @@ int from_net_side(struct __sk_buff *skb) {
     struct packet p;
     if (parse(skb, &p) != PARSED)
         DROP(EXIT_from_net_side_NOT_TCP_UDP);
+    if (is_let_in(skb, &p)) {
+        struct pod_entry *reached = pods.lookup(&p.daddr_be);
+        if (!reached || !(reached->flags & FLAG_ENROLLED))
+            DROP(EXIT_from_net_side_SYN_BACK_NOT_POD);
+        return back(skb, EXIT_from_net_side_SYN_BACK);
+    }
     struct pod_entry *pod = pods.lookup(&p.saddr_be);
     if (!pod || !(pod->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         DROP(EXIT_from_net_side_NOT_POD);

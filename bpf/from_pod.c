@@ -82,7 +82,19 @@ int from_pod(struct __sk_buff *skb) {
         if (!has_listener(SLOT_OUTBOUND))
             DROP(EXIT_from_pod_NO_LISTENER);
         count_capture(ifindex, 0);
-        return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_SYN_TO_PROXY);
+        u32 reason = EXIT_from_pod_SYN_TO_PROXY;
+        if (i->flags & FLAG_HONEST) {
+            enum hold held = hold(skb, &p, &t, ifindex, c, HOOK_FROM_POD);
+            if (held == HELD)
+                HOLD(EXIT_from_pod_SYN_HELD);
+            if (held == OF_CONNECTION)
+                reason = EXIT_from_pod_SYN_AGAIN;
+            if (held == OVER_BUDGET)
+                reason = EXIT_from_pod_SYN_UNHELD;
+            if (held == WITHOUT_RING)
+                reason = EXIT_from_pod_SYN_RING_FULL;
+        }
+        return into_namespace(skb, c->pod_side_ifindex, reason);
     }
     if (passthru.lookup(&flow))
         PASS(EXIT_from_pod_GRANDFATHERED);

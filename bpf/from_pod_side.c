@@ -7,6 +7,12 @@ int from_pod_side(struct __sk_buff *skb) {
     struct packet p;
     if (parse(skb, &p) != PARSED)
         DROP(EXIT_from_pod_side_NOT_TCP_UDP);
+    if (is_let_in(skb, &p)) {
+        struct pod_entry *opener = pods.lookup(&p.saddr_be);
+        if (!opener || !(opener->flags & FLAG_ENROLLED))
+            DROP(EXIT_from_pod_side_SYN_BACK_NOT_POD);
+        return back(skb, EXIT_from_pod_side_SYN_BACK);
+    }
     struct pod_entry *pod = pods.lookup(&p.daddr_be);
     if (!pod || !(pod->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         DROP(EXIT_from_pod_side_NOT_POD);

@@ -5,10 +5,20 @@ int lookup_net_side(struct bpf_sk_lookup *ctx) {
     if (ctx->protocol == UDP)
         LOOKUP_DROP(EXIT_lookup_net_side_UDP_DROP);
     int slot = ctx->local_port == HBONE_PORT ? SLOT_HBONE : SLOT_PLAINTEXT;
-    struct bpf_sock *sk = (struct bpf_sock *)socks.lookup(&slot);
+    u64 flags = 0;
+    struct bpf_sock *sk = 0;
+    if (slot == SLOT_PLAINTEXT) {
+        int index = taker_of(ctx, HOOK_TO_POD);
+        flags = NO_REUSEPORT;
+        sk = (struct bpf_sock *)takers.lookup(&index);
+    }
+    if (!sk) {
+        flags = 0;
+        sk = (struct bpf_sock *)socks.lookup(&slot);
+    }
     if (!sk)
         LOOKUP_DROP(EXIT_lookup_net_side_NO_LISTENER);
-    long failed = bpf_sk_assign((void *)ctx, sk, 0);
+    long failed = bpf_sk_assign((void *)ctx, sk, flags);
     bpf_sk_release(sk);
     if (failed)
         LOOKUP_DROP(EXIT_lookup_net_side_UNFIT_LISTENER);

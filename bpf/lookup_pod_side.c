@@ -7,11 +7,16 @@ int lookup_pod_side(struct bpf_sk_lookup *ctx) {
             LOOKUP_PASS(EXIT_lookup_pod_side_UDP_DNS);
         LOOKUP_DROP(EXIT_lookup_pod_side_UDP_DROP);
     }
-    int slot = SLOT_OUTBOUND;
-    struct bpf_sock *sk = (struct bpf_sock *)socks.lookup(&slot);
+    int slot = SLOT_OUTBOUND, index = taker_of(ctx, HOOK_FROM_POD);
+    u64 flags = NO_REUSEPORT;
+    struct bpf_sock *sk = (struct bpf_sock *)takers.lookup(&index);
+    if (!sk) {
+        flags = 0;
+        sk = (struct bpf_sock *)socks.lookup(&slot);
+    }
     if (!sk)
         LOOKUP_DROP(EXIT_lookup_pod_side_NO_LISTENER);
-    long failed = bpf_sk_assign((void *)ctx, sk, 0);
+    long failed = bpf_sk_assign((void *)ctx, sk, flags);
     bpf_sk_release(sk);
     if (failed)
         LOOKUP_DROP(EXIT_lookup_pod_side_UNFIT_LISTENER);

@@ -84,7 +84,19 @@ int to_pod(struct __sk_buff *skb) {
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);
         count_capture(ifindex, 1);
-        return onto_net_side(skb, c, EXIT_to_pod_SYN_TO_PROXY);
+        u32 reason = EXIT_to_pod_SYN_TO_PROXY;
+        if ((i->flags & FLAG_HONEST) && slot == SLOT_PLAINTEXT) {
+            enum hold held = hold(skb, &p, &t, ifindex, c, HOOK_TO_POD);
+            if (held == HELD)
+                HOLD(EXIT_to_pod_SYN_HELD);
+            if (held == OF_CONNECTION)
+                reason = EXIT_to_pod_SYN_AGAIN;
+            if (held == OVER_BUDGET)
+                reason = EXIT_to_pod_SYN_UNHELD;
+            if (held == WITHOUT_RING)
+                reason = EXIT_to_pod_SYN_RING_FULL;
+        }
+        return onto_net_side(skb, c, reason);
     }
     if (passthru.lookup(&flow))
         PASS(EXIT_to_pod_GRANDFATHERED);

@@ -22,7 +22,7 @@ _COPIED = ("pods", "ifaces", "hostips", "hostflows", "passthru", "captures", "ne
 # A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
 _SHARED = (*_COPIED, "socks")
 # Numbers of enum bpf_map_type.
-_KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "sockmap": 15}
+_KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "array_of_maps": 12, "sockmap": 15}
 
 
 def recover(program_ids: Iterable[int], pinned: Iterable[Path], directory: Path) -> None:

@@ -48,7 +48,7 @@ class DesiredPod:
     addresses: tuple[IP, ...]
     mac: bytes
     hops: tuple[NextHop, ...]
-    flags: int = Flag.ENROLLED
+    flags: Flag = Flag.ENROLLED
     bridge: Bridge | None = None
 
     def address(self, version: int) -> IP | None:

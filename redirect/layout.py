@@ -24,6 +24,8 @@ SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
 MARK_PROXY = 0x1C6
 HOOK_FROM_POD, HOOK_TO_POD = 0, 1
+OWNERS_MAX = 64
+"""Owners of listeners and rings, over which new connections are spread by their addresses and ports."""
 NO_ADDRESS = bytes(16)
 NO_MAC = bytes(6)
 
@@ -34,6 +36,8 @@ class Flag(IntFlag):
     ENROLLED = 1
     DRAIN = 4
     QUEUED = 8
+    HONEST = 16
+    """Of an interface: new connections from and to its pod are held until their destination has answered."""
 
 
 class MapShape(NamedTuple):
@@ -189,10 +193,10 @@ class Neighbour:
 class Conf:
     """The one value of `conf`: the private namespaces as the host sees them, and what the node allows.
 
-    `allowed_encapsulations` as `encapsulation_bits` has them.
+    `allowed_encapsulations` as `encapsulation_bits` has them. `owners`: how many have rings; 0: no SYN is held.
     """
 
-    FORMAT = struct.Struct("=IIII6sBxI")
+    FORMAT = struct.Struct("=IIII6sBBI")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -201,6 +205,7 @@ class Conf:
     net_side_mac: bytes
     is_dns_captured: bool = False
     allowed_encapsulations: int = 0
+    owners: int = 0
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -210,13 +215,14 @@ class Conf:
             self.net_side_nsid,
             self.net_side_mac,
             self.is_dns_captured,
+            self.owners,
             self.allowed_encapsulations,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        pod_side, net_side, pod_nsid, net_nsid, mac, dns, allowed = cls.FORMAT.unpack(raw)
-        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns), allowed)
+        pod_side, net_side, pod_nsid, net_nsid, mac, dns, owners, allowed = cls.FORMAT.unpack(raw)
+        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns), allowed, owners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +239,23 @@ class CaptureCount:
 
     @classmethod
     def decode(cls, raw: bytes) -> CaptureCount:
+        return cls(*cls.FORMAT.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class SynBudget:
+    """Value of `synrate`: until when a pod's SYNs have used up their rate, by direction (ns of the monotonic clock)."""
+
+    FORMAT = struct.Struct("=QQ")
+
+    outbound_due_ns: int = 0
+    inbound_due_ns: int = 0
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.outbound_due_ns, self.inbound_due_ns)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> SynBudget:
         return cls(*cls.FORMAT.unpack(raw))
 
 
@@ -298,6 +321,8 @@ _HEADER = (SOURCES / "include" / "ztun_types.h").read_text()
 REASONS = _reasons(_HEADER)
 SLOTS = _slots(_HEADER)
 """Slot of `socks` for each listener, by its name."""
+HELD_BY_HOOK = ("outbound", "plaintext")
+"""The listener whose new connections are held at each hook."""
 ENCAPSULATIONS = _encapsulations(_HEADER)
 """IP protocol of each kind of packet that carries others, by its name, in the order of their bits."""
 LAYOUT_HASH = _hash(SOURCES)
@@ -311,6 +336,9 @@ MAPS = {
     "captures": MapShape("hash", 4, CaptureCount.FORMAT.size, 8192),
     "neighbours": MapShape("lru_hash", NeighbourKey.FORMAT.size, Neighbour.FORMAT.size, 16384),
     "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
+    "synrate": MapShape("hash", 4, SynBudget.FORMAT.size, 8192),
+    "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),
+    "takers": MapShape("sockmap", 4, 8, 2 * OWNERS_MAX),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }

@@ -18,6 +18,7 @@ from redirect.errors import LayoutMismatch, MapFull
 from redirect.layout import (
     IP,
     MAPS,
+    OWNERS_MAX,
     REASONS,
     SLOTS,
     CaptureCount,
@@ -27,6 +28,7 @@ from redirect.layout import (
     Neighbour,
     NeighbourKey,
     PodEntry,
+    SynBudget,
     address_key,
     address_of,
 )
@@ -95,6 +97,7 @@ class Maps:
     def delete_iface(self, ifindex: int) -> bool:
         # The next interface of this number begins at zero, and knows nobody.
         sys_bpf.map_delete(self._fds["captures"], _U32.pack(ifindex))
+        sys_bpf.map_delete(self._fds["synrate"], _U32.pack(ifindex))
         for key in [key for key in self._link_keys("neighbours") if key.ifindex == ifindex]:
             self.delete_neighbour(key)
         return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
@@ -151,16 +154,35 @@ class Maps:
         self._put("socks", _U32.pack(slot), _U64.pack(fd))
 
     def delete_listener(self, slot: int) -> None:
-        try:
-            sys_bpf.map_delete(self._fds["socks"], _U32.pack(slot))
-        except OSError as error:
-            # What a sockmap says of a slot that is empty already.
-            if error.errno != errno.EINVAL:
-                raise
+        self._empty("socks", slot)
 
     def slots(self) -> tuple[bool, ...]:
         """Whether each slot has a listener, in the order of their numbers."""
         return tuple(self._lookup("socks", _U32.pack(slot)) is not None for slot in sorted(SLOTS.values()))
+
+    # rings, takers, synrate: SYNs that are held
+
+    def put_taker(self, hook: int, owner: int, fd: int) -> None:
+        """The listening socket of an owner's share of new connections, as `put_listener`."""
+        self._put("takers", _U32.pack(hook * OWNERS_MAX + owner), _U64.pack(fd))
+
+    def delete_taker(self, hook: int, owner: int) -> None:
+        self._empty("takers", hook * OWNERS_MAX + owner)
+
+    def takers(self) -> list[tuple[int, int]]:
+        """Hook and owner of those that are there."""
+        numbers = range(MAPS["takers"].max_entries)
+        found = (number for number in numbers if self._lookup("takers", _U32.pack(number)) is not None)
+        return [divmod(number, OWNERS_MAX) for number in found]
+
+    def rings(self) -> dict[int, int]:
+        """The kernel's number of each owner's ring."""
+        found = ((owner, self._lookup("rings", _U32.pack(owner))) for owner in range(OWNERS_MAX))
+        return {owner: int(_U32.unpack(raw)[0]) for owner, raw in found if raw is not None}
+
+    def budgets(self) -> dict[int, SynBudget]:
+        """What pods have used of the SYNs that may be held of each, by ifindex."""
+        return {_U32.unpack(key)[0]: SynBudget.decode(value) for key, value in self._items("synrate")}
 
     def put_passthrough(self, flows: Iterable[FlowKey], now_ns: int) -> None:
         for flow in flows:
@@ -203,6 +225,14 @@ class Maps:
 
     def _lookup(self, name: str, key: bytes) -> bytes | None:
         return sys_bpf.map_lookup(self._fds[name], key, MAPS[name].value_bytes)
+
+    def _empty(self, name: str, index: int) -> None:
+        try:
+            sys_bpf.map_delete(self._fds[name], _U32.pack(index))
+        except OSError as error:
+            # What a sockmap says of a slot that is empty already.
+            if error.errno != errno.EINVAL:
+                raise
 
     def _put(self, name: str, key: bytes, value: bytes) -> None:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from redirect import packet_size
 from redirect.desired import Bridge, DesiredPod, NextHop
-from redirect.layout import IP, NO_MAC
+from redirect.layout import IP, NO_MAC, Flag
 from redirect.netns import NamespaceId
 from redirect.next_hops import NodeEnd, Way, way_of
 from redirect.other_mesh import OtherMesh
@@ -37,13 +37,18 @@ class Place:
     namespace: NamespaceId | None = None
     nsid: int | None = None
     bridge: Bridge | None = None
+    is_honest: bool = False
+    """Connections from and to it are answered when their destination has answered, not before."""
     other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
     is_cleanable: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, pod: DesiredPod) -> Place:
         """As the kernel side has a pod."""
-        return cls(pod.ifindex, pod.ifname, pod.addresses, pod.mac, pod.hops, bridge=pod.bridge)
+        is_honest = Flag.HONEST in Flag(pod.flags)
+        return cls(
+            pod.ifindex, pod.ifname, pod.addresses, pod.mac, pod.hops, bridge=pod.bridge, is_honest=is_honest
+        )
 
     def is_current(self, links: Mapping[int, LinkRow]) -> bool:
         """Whether what the node has of it is still so: its name, where it leads, and the MACs that answer for the node.
@@ -60,7 +65,10 @@ class Place:
 
     def desired(self) -> DesiredPod:
         """What is to be captured there."""
-        return DesiredPod(self.ifindex, self.ifname, self.addresses, self.mac, self.hops, bridge=self.bridge)
+        flags = Flag.ENROLLED | (Flag.HONEST if self.is_honest else Flag(0))
+        return DesiredPod(
+            self.ifindex, self.ifname, self.addresses, self.mac, self.hops, flags, bridge=self.bridge
+        )
 
 
 def judge(view: View) -> Place:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyroute2.netlink.exceptions import NetlinkError
@@ -25,6 +25,7 @@ from redirect.findings import Finding, of_pods, without_listener, without_pin
 from redirect.foundation import Foundation, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
+    HELD_BY_HOOK,
     NO_MAC,
     SLOTS,
     CaptureCount,
@@ -38,6 +39,7 @@ from redirect.observe import Observed, interfaces, observe
 from redirect.pins import Pins, discard
 from redirect.place import Place
 from redirect.plan import Step, closing, missing, plan
+from redirect.rings import Rings
 from redirect.steps import Executor, Outcome
 from redirect.unseen import Unseen
 
@@ -103,7 +105,9 @@ class Redirection:
             self.pins.mount()
             compiled = self._load()
             allowed = encapsulation_bits(allowed_encapsulations)
-            settings = Conf(0, 0, 0, 0, NO_MAC, is_dns_captured, allowed)
+            # Workers that live on go on taking what is held.
+            owners = self._maps.conf().owners
+            settings = Conf(0, 0, 0, 0, NO_MAC, is_dns_captured, allowed, owners)
             self._maps.put_conf(conf_of(links, settings))
             self._foundation.attach(links)
             self._take_over()
@@ -194,6 +198,28 @@ class Redirection:
         """Empties every slot: new connections are dropped and counted from here on, open ones go on. Raises NoPins."""
         for slot in SLOTS.values():
             self._maps.delete_listener(slot)
+        self.set_takers(())
+
+    def set_takers(self, fds: Sequence[Mapping[str, int]]) -> None:
+        """The listening sockets of each owner, by name of SLOTS, in place of those that are there.
+
+        From then on connections are spread over these by their addresses and ports, and SYNs of pods that want it are
+        held in the owners' `rings`. None: the listeners' own group is asked, and nothing is held. Raises NoPins,
+        KeyError.
+        """
+        maps = self._maps
+        maps.put_conf(replace(maps.conf(), owners=0))
+        for hook, owner in maps.takers():
+            if owner >= len(fds):
+                maps.delete_taker(hook, owner)
+        for owner, names in enumerate(fds):
+            for hook, name in enumerate(HELD_BY_HOOK):
+                maps.put_taker(hook, owner, names[name])
+        maps.put_conf(replace(maps.conf(), owners=len(fds)))
+
+    def rings(self, count: int) -> Rings:
+        """The rings of so many owners: those that are there, and new ones for the others. Raises NoPins, OSError."""
+        return Rings(os.dup(self._maps.fds["rings"]), count)
 
     def half_open(self) -> int:
         """How many connections to the listeners are in their handshake."""

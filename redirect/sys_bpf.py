@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
 
+MAP_CREATE = 0
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
@@ -24,6 +25,8 @@ PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID = 13, 14
 INFO_BY_FD = 15
 PROG_QUERY = 16
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
+
+MAP_TYPE_RINGBUF = 27
 
 BPF_SK_LOOKUP = 36
 BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
@@ -101,6 +104,15 @@ def obj_get(path: Path | str) -> int:
     """An fd of a pinned program, map or link."""
     name = _buffer(os.fsencode(path) + b"\0")
     return call(OBJ_GET, struct.pack("=QII", _pointer(name), 0, 0))
+
+
+def map_create(kind: int, name: str, *, key_size: int = 0, value_size: int = 0, max_entries: int) -> int:
+    """An fd of a new map. `name`: 15 letters, digits and underscores at most."""
+    # map_type, key_size, value_size, max_entries, map_flags, inner_map_fd, numa_node, map_name
+    return call(
+        MAP_CREATE,
+        struct.pack("=IIIIIII16s", kind, key_size, value_size, max_entries, 0, 0, 0, name.encode()),
+    )
 
 
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:

@@ -15,11 +15,12 @@ from typing import Protocol
 
 from agent.cli.output import CliError, Row
 from redirect.errors import RedirectError
-from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey
+from redirect.layout import ENCAPSULATIONS, HELD_BY_HOOK, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey
 from redirect.maps import Maps
 from redirect.pins import Pins
 
 NAMES = tuple(MAPS)
+HOOKS = ("from_pod", "to_pod")
 Entries = Iterable[tuple[Row, Row]]
 
 
@@ -90,6 +91,9 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "hostflows": lambda: flows(maps, "hostflows"),
         "passthru": lambda: flows(maps, "passthru"),
         "captures": lambda: captures(maps),
+        "synrate": lambda: synrate(maps),
+        "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
+        "takers": lambda: takers(maps),
         "stats": lambda: stats(maps),
     }
     return {name: TypedMap(name, readers[name]) for name in MAPS}
@@ -143,6 +147,7 @@ def conf(maps: Maps) -> Entries:
             "net_side_nsid": value.net_side_nsid,
             "net_side_mac": value.net_side_mac.hex(":"),
             "is_dns_captured": value.is_dns_captured,
+            "owners": value.owners,
             "allowed_encapsulations": allowed_encapsulations(value.allowed_encapsulations),
         },
     )
@@ -158,11 +163,22 @@ def socks(maps: Maps) -> Entries:
         yield {"slot": slot}, {"listener": name, "filled": filled[slot]}
 
 
+def takers(maps: Maps) -> Entries:
+    for hook, owner in maps.takers():
+        yield {"hook": HOOKS[hook], "owner": owner}, {"listener": HELD_BY_HOOK[hook]}
+
+
+def synrate(maps: Maps) -> Entries:
+    for ifindex, budget in sorted(maps.budgets().items()):
+        used = {"outbound_due_s": budget.outbound_due_ns / 1e9, "inbound_due_s": budget.inbound_due_ns / 1e9}
+        yield {"ifindex": ifindex}, {name: round(at_s, 3) for name, at_s in used.items()}
+
+
 def flows(maps: Maps, name: str) -> Entries:
     for key, at_ns in sorted(maps.flows(name), key=lambda item: by_flow(item[0])):
         yield (
             {"source": key.source, "sport": key.sport, "destination": key.destination, "dport": key.dport},
-            {"hook": "to_pod" if key.hook else "from_pod", "at_s": round(at_ns / 1e9, 3)},
+            {"hook": HOOKS[key.hook], "at_s": round(at_ns / 1e9, 3)},
         )
 
 

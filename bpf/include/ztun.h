@@ -7,3 +7,4 @@
 #include "ztun_sockets.h"
 #include "ztun_segments.h"
 #include "ztun_neighbours.h"
+#include "ztun_hold.h"

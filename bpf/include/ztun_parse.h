@@ -22,7 +22,9 @@
 #define FRAGMENT 44
 #define DESTINATION_OPTIONS 60
 #define MOBILITY 135
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 #define IPV6_OPTIONS_MAX 4
 

@@ -65,7 +65,7 @@ struct conf_entry {
     u32 net_side_nsid;
     u8 net_side_mac[6];
     u8 is_dns_captured; /* 0: DNS over UDP passes, as it does while no DNS proxy runs */
-    u8 reserved;
+    u8 owners;          /* of listeners and rings, over which new connections are spread (0: no SYN is held) */
     u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
 };
 _Static_assert(sizeof(struct conf_entry) == 28, "conf_entry");
@@ -107,10 +107,33 @@ struct capture_count {
 };
 _Static_assert(sizeof(struct capture_count) == 16, "capture_count");
 
-/* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit) */
-enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8 };
+/* synrate: ifindex of a pod's host veth -> until when its SYNs have used up what they may be held (GCRA) */
+struct syn_budget {
+    u64 outbound_due_ns;
+    u64 inbound_due_ns;
+};
+_Static_assert(sizeof(struct syn_budget) == 16, "syn_budget");
+
+/* rings: a SYN that waits until the proxy has reached its destination. Copied are the headers only. */
+#define HELD_FRAME_MAX 152
+struct held_syn {
+    u64 at_ns; /* of the monotonic clock */
+    u32 ifindex;
+    u8 hook;
+    u8 l4_offset;
+    u8 frame_bytes;
+    u8 reserved;
+    u8 frame[152];
+};
+_Static_assert(sizeof(struct held_syn) == 168, "held_syn");
+_Static_assert(sizeof(((struct held_syn *)0)->frame) == HELD_FRAME_MAX, "held_syn.frame");
+
+/* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
+ * HONEST: SYNs from and to the pod are held until the proxy has reached their destination. */
+enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16 };
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
+enum { OWNERS_MAX = 64 };
 enum { HBONE_PORT = 15008, DNS_PORT = 53 };
 
 /* The one mark, 12 bits: set by from_net_side, cleared by from_pod a moment later on the same device. */
@@ -137,6 +160,10 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, UDP_PASS, 0)         /* other UDP */                                                               \
     X(from_pod, NO_LISTENER, 1)      /* new connection, nobody serves 15001 */                                     \
     X(from_pod, SYN_TO_PROXY, 0)     /* new connection, captured */                                                \
+    X(from_pod, SYN_HELD, 0)         /* the same, of a pod whose connects are honest: copied for the proxy, ends here */ \
+    X(from_pod, SYN_AGAIN, 0)        /* of a connection that the proxy has accepted, or is accepting */            \
+    X(from_pod, SYN_UNHELD, 0)       /* captured at once: the pod has opened too many */                           \
+    X(from_pod, SYN_RING_FULL, 0)    /* captured at once: no ring, or no room in it */                             \
     X(from_pod, GRANDFATHERED, 0)    /* connection kept from before enrolment */                                   \
     X(from_pod, ANSWER_TO_PROXY, 0)  /* answer to a dial of the proxy, tuple also known to the host */             \
     X(from_pod, HOST_FLOW, 0)        /* answer to a connection this host made */                                   \
@@ -161,6 +188,10 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, NOT_ENROLLED, 0)                                                                                     \
     X(to_pod, NO_LISTENER, 1)        /* new connection, nobody serves 15008 or 15006 */                            \
     X(to_pod, SYN_TO_PROXY, 0)                                                                                     \
+    X(to_pod, SYN_HELD, 0)           /* not to 15008 */                                                            \
+    X(to_pod, SYN_AGAIN, 0)                                                                                        \
+    X(to_pod, SYN_UNHELD, 0)                                                                                       \
+    X(to_pod, SYN_RING_FULL, 0)                                                                                    \
     X(to_pod, GRANDFATHERED, 0)                                                                                    \
     X(to_pod, TO_PROXY, 0)                                                                                         \
     X(to_pod, NO_CONF, 1)                                                                                          \
@@ -169,6 +200,8 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
     X(from_pod_side, TO_QUEUE, 0)    /* to the pod, through the queue of its interface */                          \
     X(from_pod_side, TO_POD, 0)                                                                                    \
+    X(from_pod_side, SYN_BACK, 0)    /* a held SYN that is let in, back where it came from */                      \
+    X(from_pod_side, SYN_BACK_NOT_POD, 1) /* the same, but no enrolled pod has sent it */                          \
     X(from_net_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_net_side, NOT_POD, 1)     /* the source is no captured pod */                                           \
     X(from_net_side, TOO_BIG, 1)     /* larger than the pod's MTU: it has become smaller meanwhile */              \
@@ -176,6 +209,8 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_net_side, NO_NEXT_HOP, 1) /* the pod has no gateway, and this is no neighbour that it knows */          \
     X(from_net_side, TO_NEIGHBOUR, 0) /* as if the pod had sent it, to a neighbour on its bridge */                \
     X(from_net_side, TO_HOST, 0)     /* as if the pod had sent it, to its next hop */                              \
+    X(from_net_side, SYN_BACK, 0)                                                                                  \
+    X(from_net_side, SYN_BACK_NOT_POD, 1) /* it was sent to no enrolled pod */                                     \
     X(lookup_pod_side, UDP_DNS, 0)                                                                                 \
     X(lookup_pod_side, UDP_DROP, 1)                                                                                \
     X(lookup_pod_side, NO_LISTENER, 1)                                                                             \

@@ -17,6 +17,8 @@ static __always_inline void count(u32 reason) {
 
 #define PASS(reason) do { count(reason); return NEXT; } while (0)
 #define DROP(reason) do { count(reason); return TC_ACT_SHOT; } while (0)
+/* The packet ends here, but not what it asks for: a worker has its copy. */
+#define HOLD(reason) do { count(reason); return TC_ACT_SHOT; } while (0)
 #define LOOKUP_DROP(reason) do { count(reason); return SK_DROP; } while (0)
 #define LOOKUP_PASS(reason) do { count(reason); return SK_PASS; } while (0)
 

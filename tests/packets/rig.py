@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from agent.net.syn_ring import SynRing
 from redirect import loader, netns, sides, sys_bpf
 from redirect.layout import (
     HOOK_TO_POD,
@@ -36,6 +37,7 @@ from redirect.layout import (
     Neighbour,
     NeighbourKey,
     PodEntry,
+    SynBudget,
     address_key,
     encapsulation_bits,
     mask,
@@ -57,6 +59,7 @@ from tests.packets.world import (
 PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
 SIDES = {"pod": sides.Side(f"{PREFIX}-pod", "hh-mo"), "net": sides.Side(f"{PREFIX}-net", "hh-mi")}
+RING_BYTES = 4096
 CONTEXT_BYTES = 256
 """Longer than any kernel's struct __sk_buff; its unknown tail must be zero."""
 MARK_AT, INGRESS_AT, IFINDEX_AT, GSO_SIZE_AT = 8, 36, 40, 176
@@ -75,6 +78,8 @@ class Played:
     hostflows: frozenset[FlowKey]
     neighbours: dict[str, Neighbour]
     wanted: frozenset[str]
+    held: tuple[bytes, ...]
+    """Records of the ring."""
 
 
 class Rig:
@@ -95,6 +100,9 @@ class Rig:
                 _make_every_address_local()
         self.listeners = {name: closing.enter_context(listener()) for name in SLOTS}
         self.cpus = sys_bpf.possible_cpus()
+        fd = sys_bpf.map_create(sys_bpf.MAP_TYPE_RINGBUF, "ring_of_test", max_entries=RING_BYTES)
+        self.ring = SynRing(fd)
+        closing.callback(self.ring.close)
 
     @contextmanager
     def world(self, world: World) -> Iterator[None]:
@@ -128,6 +136,7 @@ class Rig:
             self.flows("hostflows"),
             self.neighbours(),
             frozenset(str(key.address) for key in self._link_keys("wanted")),
+            tuple(self.ring.take(1000)),
         )
 
     def neighbours(self) -> dict[str, Neighbour]:
@@ -178,7 +187,7 @@ class Rig:
             return Conf(0, 0, 0, 0, bytes(6))
         pod, net = self.links["pod"], self.links["net"]
         places = (pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac)
-        return Conf(*places, world.is_dns_captured, encapsulation_bits(world.allowed))
+        return Conf(*places, world.is_dns_captured, encapsulation_bits(world.allowed), world.owners)
 
     def _counter(self, index: int) -> int:
         raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)
@@ -217,12 +226,19 @@ class Rig:
             put("hostflows", flow.encode(), struct.pack("=Q", 1))
         for slot in SLOTS:
             self.set_slot(slot, self.listeners[slot] if slot in world.slots else None)
+        if world.has_ring:
+            put("rings", struct.pack("=I", 0), struct.pack("=I", self.ring.fileno()))
+        if world.budget_used:
+            never_ns = time.monotonic_ns() + 3600 * 10**9
+            put("synrate", struct.pack("=I", self.ifindex), SynBudget(never_ns, never_ns).encode())
 
     def _put(self, name: str, key: bytes, value: bytes) -> None:
         sys_bpf.map_update(self.maps[name], key, value)
 
     def _clear(self) -> None:
-        for name in set(MAPS) - {"conf", "stats", "socks"}:
+        if sys_bpf.map_delete(self.maps["rings"], struct.pack("=I", 0)):
+            self.ring.take(1000)
+        for name in set(MAPS) - {"conf", "stats", "socks", "takers", "rings"}:
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)
 

@@ -15,6 +15,7 @@ import pytest
 
 from agent.model.encapsulation import ENCAPSULATIONS
 from agent.model.listener import HBONE, LISTENERS
+from agent.wire.held_syn import FROM_POD, RECORD, TO_POD
 from redirect import layout, loader, sys_bpf
 from redirect.layout import (
     MAPS,
@@ -28,12 +29,16 @@ from redirect.layout import (
     Neighbour,
     NeighbourKey,
     PodEntry,
+    SynBudget,
 )
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
 HEADER = SOURCES / "include" / "ztun_types.h"
-KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "sockmap": 15}
+KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "array_of_maps": 12, "sockmap": 15}
+
+HELD_SYN = {"at_ns": 0, "ifindex": 8, "hook": 12, "l4_offset": 13, "frame_bytes": 14, "frame": 16}
+"""Where agent.wire.held_syn.RECORD has the members of the record that programs write and workers read."""
 
 # C expression -> what user space believes
 CONSTANTS = {
@@ -47,6 +52,12 @@ CONSTANTS = {
     "sizeof(struct addr16)": len(layout.NO_ADDRESS),
     "FLAG_ENROLLED": int(Flag.ENROLLED),
     "FLAG_DRAIN": int(Flag.DRAIN),
+    "FLAG_QUEUED": int(Flag.QUEUED),
+    "FLAG_HONEST": int(Flag.HONEST),
+    "OWNERS_MAX": layout.OWNERS_MAX,
+    "sizeof(struct syn_budget)": SynBudget.FORMAT.size,
+    "sizeof(struct held_syn)": RECORD.size,
+    **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
     "HOOK_FROM_POD": layout.HOOK_FROM_POD,
     "HOOK_TO_POD": layout.HOOK_TO_POD,
     **{f"SLOT_{row.name.upper()}": row.slot for row in LISTENERS},
@@ -66,6 +77,7 @@ BLANK = {
     "neighbour": Neighbour(layout.NO_MAC),
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
     "capture_count": CaptureCount(),
+    "syn_budget": SynBudget(),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
 }
 # struct -> C member -> the same of user space's value, with every bit of it set
@@ -107,11 +119,16 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "net_side_nsid": {"net_side_nsid": ALL_ONES},
         "net_side_mac": {"net_side_mac": b"\xff" * 6},
         "is_dns_captured": {"is_dns_captured": True},
+        "owners": {"owners": 0xFF},
         "allowed_encapsulations": {"allowed_encapsulations": ALL_ONES},
     },
     "capture_count": {
         "outbound": {"outbound": (1 << 64) - 1},
         "inbound": {"inbound": (1 << 64) - 1},
+    },
+    "syn_budget": {
+        "outbound_due_ns": {"outbound_due_ns": (1 << 64) - 1},
+        "inbound_due_ns": {"inbound_due_ns": (1 << 64) - 1},
     },
     "flow_key": {
         "saddr_be": {"source": IPv6Address((1 << 128) - 1)},
@@ -188,7 +205,18 @@ def test_every_member_of_c_is_compared() -> None:
     found = {
         name: set(re.findall(r"(\w+)(?:\[\d+\])?;", body)) - {"reserved"} for name, body in structs.items()
     }
+    assert found.pop("held_syn") == set(HELD_SYN)
     assert found == {name: set(members) for name, members in MEMBERS.items()}
+
+
+def test_a_record_is_read_where_it_is_written() -> None:
+    """One byte at each member's place shows in the field of its order."""
+    for number, at in enumerate(HELD_SYN.values()):
+        record = bytearray(RECORD.size)
+        record[at] = 1
+        fields = RECORD.unpack(record)
+        assert [n for n, field in enumerate(fields) if any(bytes(field) if n == 5 else [field])] == [number]
+    assert (FROM_POD, TO_POD) == (layout.HOOK_FROM_POD, layout.HOOK_TO_POD)
 
 
 def test_values_come_back_as_they_were() -> None:

@@ -64,15 +64,15 @@ LOOKUPS = [
 ]
 
 
-def look_up(rig: Rig, look: Lookup, net: Family) -> tuple[int, int, dict[str, int]]:
+def look_up(rig: Rig, look: Lookup, net: Family, remote_port: int = 40004) -> tuple[int, int, dict[str, int]]:
     """Verdict, cookie of the socket that was picked (0: none) and the counters that moved."""
-    family = socket.AF_INET if net is V4 else socket.AF_INET6
+    family = socket.AF_INET if net.name == V4.name else socket.AF_INET6
     far, near = ipaddress.ip_address(net.peer).packed, ipaddress.ip_address(net.pod).packed
-    if net is V4:
+    if net.name == V4.name:
         ips = struct.unpack("=I", far)[0], bytes(16), struct.unpack("=I", near)[0], bytes(16)
     else:
         ips = 0, far, 0, near
-    remote_port_be = socket.htons(40004)
+    remote_port_be = socket.htons(remote_port)
     context = CONTEXT.pack(
         0, family, look.protocol, ips[0], ips[1], remote_port_be, ips[2], ips[3], look.port, 0
     )

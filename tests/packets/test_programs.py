@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from agent.wire.held_syn import RECORD
 from redirect.layout import REASONS
 from tests.packets import (
     bridge_rows,
     encapsulation_rows,
     from_pod_rows,
     header_rows,
+    hold_rows,
     segment_rows,
     side_rows,
     to_pod_rows,
@@ -26,8 +28,10 @@ ROWS = [
     *segment_rows.rows(),
     *bridge_rows.rows(),
     *encapsulation_rows.rows(),
+    *hold_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
+NEW = ("SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
 
 
 @pytest.mark.kernel
@@ -42,7 +46,7 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     assert (seen.counted, seen.verdict) == (counted, row.verdict)
     assert seen.mark == row.mark_after
     # What the prover holds against the accepts of the workers: new connections, and nothing else.
-    is_new = row.exit == "SYN_TO_PROXY"
+    is_new = row.exit in NEW
     assert (captured.outbound, captured.inbound) == (
         is_new and row.program == "from_pod",
         is_new and row.program == "to_pod",
@@ -53,6 +57,9 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     before = dict(row.world.bridge.neighbours) if row.world.bridge else {}
     assert seen.neighbours == {**before, **dict(row.learns)}
     assert seen.wanted == frozenset(row.asks)
+    assert [RECORD.unpack(record)[5][: len(row.holds)] for record in seen.held] == [row.holds] * bool(
+        row.holds
+    )
 
 
 def _expected_bytes(rig: Rig, row: Row) -> bytes:
@@ -82,4 +89,6 @@ def test_rows_have_names_of_their_own() -> None:
 def test_what_is_called_a_drop_drops() -> None:
     drops = {(reason.program, reason.name): reason.is_drop for reason in REASONS}
     for row in ROWS:
-        assert drops[row.program, row.exit] == (row.verdict == SHOT), row.id
+        # What is held goes on elsewhere: no drop, whatever the verdict.
+        is_held = row.exit == "SYN_HELD"
+        assert drops[row.program, row.exit] == (row.verdict == SHOT and not is_held), row.id

@@ -11,6 +11,7 @@ NEXT, SHOT, REDIRECT = -1, 2, 7
 POD_MAC, BRIDGE_MAC = bytes.fromhex("02bb00000009"), bytes.fromhex("02bb0000000b")
 BRIDGE = 4343
 ENROLLED, DRAIN, PLAIN, QUEUED = Flag.ENROLLED, Flag.DRAIN, Flag(0), Flag.QUEUED
+HONEST = Flag.ENROLLED | Flag.HONEST
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
 POD_SIDE, NET_SIDE = 4243, 4244
@@ -99,6 +100,12 @@ class World:
     bridge: Bridge | None = None
     allowed: tuple[str, ...] = ()
     """Encapsulations."""
+    owners: int = 1
+    """Of rings and takers. With none no SYN is held."""
+    has_ring: bool = False
+    """The first owner, with room for a few SYNs."""
+    budget_used: bool = False
+    """The pod has used up what SYNs may be held of it, in both directions."""
 
     def but(self, **changes: object) -> World:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -134,6 +141,8 @@ class Row:
     """Entries of `neighbours` that are made or changed."""
     asks: tuple[str, ...] = ()
     """Addresses that are in `wanted`."""
+    holds: bytes = b""
+    """The frame that the ring has; empty: none."""
 
     @property
     def id(self) -> str:

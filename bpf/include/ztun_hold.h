@@ -1,0 +1,156 @@
+/* Holds SYNs until the proxy has reached their destination, so that connect() tells the truth: the SYN is copied for a
+ * worker and ends here; the worker lets the copy in, or answers it with a reset. Whatever is in the way of that means
+ * that the SYN goes to the listener at once, as those of other pods do. It is never dropped for it.
+ *
+ * Which owner gets a connection is chosen by its addresses and ports, here and by the lookup: so the worker that has
+ * asked for it accepts it. */
+#ifndef ZTUN_HOLD_H
+#define ZTUN_HOLD_H
+
+#define BPF_TCP_TIME_WAIT 6
+#define AF_INET 2
+#define NO_REUSEPORT 2 /* BPF_SK_LOOKUP_F_NO_REUSEPORT: this very listener, not one of its group */
+#define SYN_EVERY_NS 500000ull /* 2000 a second for each interface and direction, */
+#define SYN_BURST 512          /* and so many at once */
+#define LEAST_HEADER_BYTES (ETH_BYTES + 20 + TCP_FIXED_BYTES)
+
+/* bcc gives these to maps of its own kinds of rings only. */
+static void *(*ringbuf_reserve)(void *ring, u64 bytes, u64 flags) = (void *)131;
+static void (*ringbuf_submit)(void *record, u64 flags) = (void *)132;
+static void (*ringbuf_discard)(void *record, u64 flags) = (void *)133;
+
+enum hold { HELD = 0, NOT_HELD, OF_CONNECTION, OVER_BUDGET, WITHOUT_RING };
+
+static __always_inline u32 mixed(u32 hash, u32 word) {
+    hash = (hash ^ word) * 0x9e3779b1;
+    return hash ^ (hash >> 15);
+}
+
+/* Ports as the packet has them, in network order. */
+static __always_inline u32 chosen(u32 hash, u16 remote_be, u16 local_be, u32 owners) {
+    return (u64)mixed(hash, (u32)remote_be << 16 | local_be) * owners >> 32;
+}
+
+/* Of a SYN: its source is the remote end. */
+static __always_inline u32 owner_of(const struct packet *p, u32 owners) {
+    u32 hash = 0;
+    const u32 *remote = (const u32 *)&p->saddr_be, *local = (const u32 *)&p->daddr_be;
+    if (p->is_v6) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            hash = mixed(mixed(hash, remote[i]), local[i]);
+    } else {
+        hash = mixed(mixed(hash, remote[3]), local[3]);
+    }
+    return chosen(hash, p->sport_be, p->dport_be, owners);
+}
+
+/* The same of a lookup: the index in `takers`. -1, where nothing is: nobody is chosen. */
+static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u8 hook) {
+    u32 hash = 0, zero = 0;
+    struct conf_entry *c = conf.lookup(&zero);
+    if (!c || !c->owners)
+        return -1;
+    if (ctx->family == AF_INET) {
+        hash = mixed(mixed(hash, ctx->remote_ip4), ctx->local_ip4);
+    } else {
+        hash = mixed(mixed(hash, ctx->remote_ip6[0]), ctx->local_ip6[0]);
+        hash = mixed(mixed(hash, ctx->remote_ip6[1]), ctx->local_ip6[1]);
+        hash = mixed(mixed(hash, ctx->remote_ip6[2]), ctx->local_ip6[2]);
+        hash = mixed(mixed(hash, ctx->remote_ip6[3]), ctx->local_ip6[3]);
+    }
+    return hook * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->owners);
+}
+
+/* Whether the proxy has accepted this connection, or is accepting it. One in TIME_WAIT begins anew. */
+static __always_inline int is_under_way(struct __sk_buff *skb, struct bpf_sock_tuple *t, u8 is_v6, u64 netns) {
+    struct bpf_sock *sk = find(skb, t, is_v6, netns);
+    if (!sk)
+        return 0;
+    u32 state = sk->state;
+    bpf_sk_release(sk);
+    return state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT;
+}
+
+static __always_inline int has_budget(u32 ifindex, u8 hook, u64 now_ns) {
+    struct syn_budget none = {};
+    struct syn_budget *budget = synrate.lookup_or_try_init(&ifindex, &none);
+    if (!budget)
+        return 0;
+    u64 due_ns = hook == HOOK_FROM_POD ? budget->outbound_due_ns : budget->inbound_due_ns;
+    if (due_ns < now_ns)
+        due_ns = now_ns;
+    due_ns += SYN_EVERY_NS;
+    if (due_ns - now_ns > SYN_BURST * SYN_EVERY_NS)
+        return 0;
+    /* CPUs may overtake each other here: a few more are held */
+    if (hook == HOOK_FROM_POD)
+        budget->outbound_due_ns = due_ns;
+    else
+        budget->inbound_due_ns = due_ns;
+    return 1;
+}
+
+static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet *p, struct bpf_sock_tuple *t,
+                                      u32 ifindex, struct conf_entry *c, u8 hook) {
+    u64 bytes = p->l4_offset + p->tcp_header_bytes;
+    u32 owners = c->owners;
+    if (!owners)
+        return NOT_HELD;
+    /* A VLAN tag lies beside the packet and would be lost; a header that is no TCP's, or too long, is not copied. */
+    if (skb->vlan_present || p->tcp_header_bytes < TCP_FIXED_BYTES || bytes > HELD_FRAME_MAX)
+        return NOT_HELD;
+    /* No stack answers these. */
+    if (p->tcp_flags & (TCP_FIN | TCP_RST))
+        return NOT_HELD;
+    if (is_under_way(skb, t, p->is_v6, hook == HOOK_FROM_POD ? c->pod_side_nsid : c->net_side_nsid))
+        return OF_CONNECTION;
+    u64 now_ns = bpf_ktime_get_ns();
+    if (!has_budget(ifindex, hook, now_ns))
+        return OVER_BUDGET;
+    int owner = owner_of(p, owners);
+    void *ring = rings.lookup(&owner);
+    if (!ring)
+        return WITHOUT_RING;
+    struct held_syn *held = ringbuf_reserve(ring, sizeof(*held), 0);
+    if (!held)
+        return WITHOUT_RING;
+    held->at_ns = now_ns;
+    held->ifindex = ifindex;
+    held->hook = hook;
+    held->l4_offset = p->l4_offset;
+    held->frame_bytes = bytes;
+    held->reserved = 0;
+    /* Kernel quirk: clang makes one comparison of two, and the verifier then knows no lower bound. */
+    if (bytes < LEAST_HEADER_BYTES)
+        goto give_back;
+    opaque(bytes);
+    if (bytes > HELD_FRAME_MAX)
+        goto give_back;
+    if (bpf_skb_load_bytes(skb, 0, held->frame, bytes))
+        goto give_back;
+    ringbuf_submit(held, 0);
+    return HELD;
+give_back:
+    ringbuf_discard(held, 0);
+    return NOT_HELD;
+}
+
+/* Whether this is a held SYN that the proxy lets in: it sends the copy out of its private namespace with a source MAC
+ * that is nobody's. Asked of bare SYNs only, so that it costs others nothing. */
+static __always_inline int is_let_in(struct __sk_buff *skb, const struct packet *p) {
+    u8 mac[6];
+    if (!is_bare_syn(p) || bpf_skb_load_bytes(skb, 6, mac, 6))
+        return 0;
+    /* the source: MARKER_MAC of agent/wire/held_syn.py */
+    return mac[0] == 0x02 && mac[1] == 'z' && mac[2] == 't' && mac[3] == 'u' && mac[4] == 'n' && mac[5] == 'S';
+}
+
+/* Into the namespace that it has just come out of, as if it came from outside: so the lookup sees it. */
+static __always_inline int back(struct __sk_buff *skb, u32 reason) {
+    count(reason);
+    opaque(skb);
+    return bpf_redirect(skb->ifindex, 0);
+}
+
+#endif
