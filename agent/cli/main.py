@@ -108,8 +108,11 @@ def main() -> None:
         sys.exit(0)
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"ztun: {error.format_message()}", err=True)
+        click.echo(f"ztun: {error.format_message()}{where_to_look(error)}", err=True)
         sys.exit(error.exit_code)
     except AgentRefused as error:
         click.echo(f"ztun: {error}", err=True)
@@ -120,3 +123,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("ztun: interrupted", err=True)
         sys.exit(130)
+
+
+def where_to_look(error: click.ClickException) -> str:
+    """For a wrong call: whose help says what is right."""
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return ""
+    return f" (try `{error.ctx.command_path} --help`)"

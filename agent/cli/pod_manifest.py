@@ -52,6 +52,10 @@ def pod_manifest(
         where["netns"] = Path(where["netns"])
     try:
         place = locate(**where)
+    except PermissionError as error:
+        raise CliError(
+            f"who enters a pod's network namespace must be root: run this as root ({error})"
+        ) from error
     except (RedirectError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if place.refusal:

@@ -120,7 +120,14 @@ class StateDirectory:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Held by one process at a time."""
-        with open(self.path / f".{name}.lock", "a", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Held by one process at a time. Raises StateError where it cannot be."""
+        path = self.path / f".{name}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StateError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)

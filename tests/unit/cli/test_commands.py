@@ -90,14 +90,48 @@ def test_a_dead_agent_is_exit_4_in_every_form(tmp_path: Path) -> None:
     assert (answer["state"], answer["pods"], answer["services"]) == ("DEAD", [], {})
 
 
+def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ztun` by a user who may nothing; it becomes one when its code is loaded, which may lie where only root reads."""
+    command = f"import sys; sys.argv = {['ztun', *arguments]!r}; import os; from agent.cli import main; "
+    command += f"main.ztun.get_command(None, {arguments[0]!r}); os.setuid(65534); main.main()"
+    return subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
+
+
 def test_who_may_not_ask_is_told_so_and_not_that_the_agent_is_dead(tmp_path: Path) -> None:
     (tmp_path / "agent.sock").touch()
     tmp_path.chmod(0o700)
-    command = f"import sys; sys.argv = ['ztun', 'status', '--run-dir', {str(tmp_path)!r}]; import os; "
-    command += "from agent.cli.main import main; os.setuid(65534); main()"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "may be opened by root only" in done.stderr
+    for command in ("status", "connections"):
+        done = as_nobody(command, "--run-dir", str(tmp_path))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "may be opened by root only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["maps"], "run this as root"),
+        (["uninstall"], "run this as root"),
+        (["agent", "--node", "x"], "run it as root"),
+        (["pod-manifest", "demo/web", "--pid", "1"], "run this as root"),
+        (["control-plane", "token", "--node", "x", "--state-dir", "{dir}"], "Permission denied"),
+        (["control-plane", "--manifests", "/", "--state-dir", "{dir}"], "Permission denied"),
+    ],
+)
+def test_who_is_not_root_is_told_so_in_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = as_nobody(*(part.format(dir=tmp_path) for part in arguments))
+    assert done.returncode == 1 and says in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["lab"]])
+def test_without_a_command_it_is_the_help(arguments: list[str]) -> None:
+    done = ztun(*arguments)
+    assert done.returncode == 2 and done.stderr.startswith("Usage: ")
+
+
+def test_a_wrong_call_says_whose_help_to_read() -> None:
+    assert ztun("help").stderr.endswith("(try `python -m agent --help`)\n")
+    assert ztun("lab", "exec").stderr.endswith(" lab exec --help`)\n")
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -156,7 +190,7 @@ def test_a_failure_is_one_object_for_those_who_read_json(
     assert done.returncode == status
     answer = json.loads(done.stdout)
     assert answer.keys() == {"error"} and says in answer["error"]
-    assert done.stderr == f"ztun: {answer['error']}\n", "and the same line as always"
+    assert done.stderr.startswith(f"ztun: {answer['error']}"), "and the same line as always"
 
 
 @pytest.mark.parametrize(
