@@ -200,12 +200,17 @@ class Config:
     stream_window_bytes: int = traffic_option(
         number(65535, 2**31 - 1),
         "4194304",
-        "Flow-control window of one tunnel: what a slow reader holds in memory, at most.",
+        "Flow-control window of one tunnel, at most: it begins with 256 KiB and grows while it is read fast.",
     )
     connection_window_bytes: int = traffic_option(
         number(65535, 2**31 - 1),
         "16777216",
-        "Flow-control window of an HBONE connection, not below that of a tunnel.",
+        "Flow-control window of an HBONE connection, not below that of a tunnel. Tunnels that are not read take none.",
+    )
+    unread_bytes: int = traffic_option(
+        number(1 << 20, 2**40),
+        "268435456",
+        "What applications may leave unread in one worker; beyond it the longest unread connections are reset.",
     )
     frame_bytes: int = traffic_option(
         number(16384, 2**24 - 1), "1048576", "Largest HTTP/2 frame accepted; a peer cuts its own to it."
@@ -256,6 +261,11 @@ def build(values: Mapping[str, str]) -> Config:
         raise ConfigError(
             f"--stream-window-bytes: {config.stream_window_bytes} cannot be used: one tunnel can never have more than"
             f" its connection; raise --connection-window-bytes ({config.connection_window_bytes}) with it"
+        )
+    if config.stream_window_bytes > config.unread_bytes:
+        raise ConfigError(
+            f"--unread-bytes: {config.unread_bytes} cannot be used: one tunnel may have more than that in its window;"
+            f" lower --stream-window-bytes ({config.stream_window_bytes}) with it"
         )
     return config
 

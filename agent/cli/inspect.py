@@ -33,9 +33,9 @@ connections = listing(
 )
 tunnels = listing(
     "tunnels",
-    ["direction", "identity", "peer", "suite", "group", "tunnels"],
+    ["direction", "identity", "peer", "suite", "group", "tunnels", "unread", "waiting"],
     "no HBONE connection is open",
-    "List HBONE connections: both identities, and TLS.",
+    "List HBONE connections: identities, TLS, unread bytes.",
 )
 certificates = listing(
     "certificates",

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
+from agent.net.backlogs import Backlogs
 from agent.net.buffers import Buffers
 
 Ready = Callable[[int], None]
@@ -64,6 +65,7 @@ class Loop:
         self._outer_is_ready = False
         self._actions = 0
         self.buffers = Buffers()
+        self.backlogs = Backlogs(self.soon)
 
     # -- what callers ask for
 

@@ -38,6 +38,7 @@ class TunnelRelay:
 
     __slots__ = (
         "_backlog",
+        "_backlogs",
         "_down_bytes",
         "_down_open",
         "_ended",
@@ -73,6 +74,7 @@ class TunnelRelay:
         self._stream = tunnel.stream
         self._owner = owner
         self._backlog = bytearray()
+        self._backlogs = loop.backlogs
         self._up_bytes = self._down_bytes = 0
         self._up_open = self._down_open = True
         self._ended = self._is_over = self._is_readable = self._is_waiting = False
@@ -91,6 +93,11 @@ class TunnelRelay:
     @property
     def received_bytes(self) -> int:
         return self._up_bytes if self._tunnel.is_server else self._down_bytes
+
+    @property
+    def group(self) -> object:
+        """The connection that its backlog came over."""
+        return self._link
 
     def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "") -> None:
         """End both sides now: RST to the application, RST_STREAM(CANCEL) to the peer."""
@@ -117,7 +124,7 @@ class TunnelRelay:
         if limit <= 0:
             if not self._is_waiting:
                 self._is_waiting = True
-                self._link.wait(self)
+                self._link.waiters.add(self)
             return
         try:
             size = self._stage.forward(self._recv_into, self._stream, limit)
@@ -160,6 +167,7 @@ class TunnelRelay:
         if backlog:
             for piece in pieces:
                 backlog += piece
+            self._backlogs.hold(self, size)
             return
         try:
             sent = self._send(pieces[0]) if len(pieces) == 1 else self._sock.sendmsg(pieces[:512])
@@ -173,6 +181,7 @@ class TunnelRelay:
         if sent:
             self._link.consumed(self._stream, sent)
         if sent < size:
+            self._backlogs.hold(self, size - sent)
             for piece in pieces:
                 if sent < len(piece):
                     backlog += piece[sent:]
@@ -191,6 +200,7 @@ class TunnelRelay:
             self._on_write_error(error)
             return
         del backlog[:sent]
+        self._backlogs.release(self, sent)
         self._down_bytes += sent
         self._link.consumed(self._stream, sent)
         if not backlog and not self._down_open:
@@ -238,6 +248,7 @@ class TunnelRelay:
 
     def _drop_tunnel(self) -> None:
         if self._backlog:
+            self._backlogs.release(self, len(self._backlog))
             self._link.consumed(self._stream, len(self._backlog))
             self._backlog = bytearray()
         self._tunnel.reset(ErrorCode.CANCEL)
@@ -246,7 +257,7 @@ class TunnelRelay:
         self._is_over = True
         self._up_open = self._down_open = False
         if self._is_waiting:
-            self._link.wait_no_more(self)
+            self._link.waiters.discard(self)
         self._tunnel.sink = self._stream.owner = None
         self._loop.forget(self._fd)
         close(self._sock, reset=reset)

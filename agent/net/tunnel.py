@@ -7,7 +7,7 @@ sink wait here; the peer gets no credit for them, so they are bounded by the str
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 Headers = Iterable[tuple[str, str]]
 CLEAN_RESETS = (ErrorCode.NO_ERROR, ErrorCode.CANCEL)
 """Resets that upstream's peers send in place of an orderly end (docs/WIRE.md#ends)."""
+
+
+class Standstill(NamedTuple):
+    """How far the tunnels of one connection are held up by applications that do not read, at either end."""
+
+    unread_bytes: int
+    """What the peer has sent and applications here have not taken yet."""
+    waiting_tunnels: int
+    """Tunnels that have something to send and may not."""
+    window_left_bytes: int
+    """What the peer still lets be sent, by all of them together."""
 
 
 class TunnelOwner(Protocol):

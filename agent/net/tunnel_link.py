@@ -17,8 +17,9 @@ from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop, Timer
 from agent.net.stage import Stage
 from agent.net.tls_link import TlsLink
-from agent.net.tunnel import Tunnel, TunnelAsker, TunnelClientEvents, TunnelServerEvents, TunnelSink
+from agent.net.tunnel import Standstill, Tunnel, TunnelAsker, TunnelClientEvents, TunnelServerEvents
 from agent.net.tunnel_queue import TunnelQueue
+from agent.net.tunnel_waiters import TunnelWaiters
 from agent.net.turns import AskTurn
 from agent.wire.h2_events import (
     ConnectionFailed,
@@ -55,11 +56,11 @@ class TunnelLink:
         "_server_events",
         "_ticker",
         "_tls",
-        "_waiting",
         "is_server",
         "peer",
         "rejected_requests",
         "stage",
+        "waiters",
     )
 
     def __init__(
@@ -80,8 +81,9 @@ class TunnelLink:
         self._server_events: TunnelServerEvents | None = events if self.is_server else None  # type: ignore[assignment]
         self._client_events: TunnelClientEvents | None = None if self.is_server else events  # type: ignore[assignment]
         self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
+        self._codec.may_grow = loop.backlogs.has_room
         self._is_closed = False
-        self._waiting: dict[TunnelSink, None] = {}
+        self.waiters = TunnelWaiters()
         self._queued = TunnelQueue(self._codec, streams_limit)
         self._ticker: Timer | None = None
         self.peer: Identity | None = None
@@ -124,6 +126,15 @@ class TunnelLink:
             return 0
         return max(0, self._queued.limit - self.open_streams)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Tunnels that the peer's side does not read hold so much of its window that a new one might not get on."""
+        return self._codec.is_crowded
+
+    @property
+    def standstill(self) -> Standstill:
+        return Standstill(self._codec.unread_bytes, len(self.waiters), self._codec.send_window)
+
     def open(self, head: ConnectHead, asker: TunnelAsker) -> Tunnel:
         """Send a CONNECT; `asker` hears the answer, never from inside this call.
 
@@ -153,17 +164,10 @@ class TunnelLink:
 
     # -- for tunnels and relays
 
-    def wait(self, sink: TunnelSink) -> None:
-        """Call `sink.resume()` when more may be sent. In the order of asking, so that no tunnel starves."""
-        self._waiting[sink] = None
-
-    def wait_no_more(self, sink: TunnelSink) -> None:
-        self._waiting.pop(sink, None)
-
     def consumed(self, stream: Stream, size: int) -> None:
         codec = self._codec
-        codec.consumed(stream, size)
-        if codec.out:
+        if codec.consumed(stream, size):
+            codec.give_credit(stream, self._loop.now())
             self.stage.flush_soon()
 
     def end_stream(self, stream: Stream) -> None:
@@ -258,10 +262,9 @@ class TunnelLink:
                 self._on_answer(event)
         elif isinstance(event, WindowOpened):
             if event.stream is None:
-                self._resume_waiting()
+                self.waiters.resume_all()
             elif event.stream.owner is not None and event.stream.owner.sink is not None:
-                self._waiting.pop(event.stream.owner.sink, None)
-                event.stream.owner.sink.resume()
+                self.waiters.resume(event.stream.owner.sink)
         elif isinstance(event, StreamReset):
             if event.stream.owner is not None:
                 event.stream.owner.was_reset(event.code, event.by_peer, event.text)
@@ -307,19 +310,14 @@ class TunnelLink:
         tunnel.answered(status, tuple(event.fields[1:]))
 
     def on_drained(self) -> None:
-        self._resume_waiting()
+        self.waiters.resume_all()
 
     def on_lost(self, outcome: Outcome, detail: str) -> None:
         if outcome is Outcome.OK and self._codec.streams:
             outcome, detail = Outcome.RESET, f"{detail} with tunnels open"
         self._closed(outcome, detail)
 
-    # -- streams that wait, streams that end
-
-    def _resume_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for sink in waiting:
-            sink.resume()
+    # -- streams that end
 
     def _send_queued(self) -> None:
         self._queued.send()
@@ -393,5 +391,5 @@ class TunnelLink:
         for tunnel in owners:
             tunnel.fail(outcome, detail)
         self._queued.refuse(outcome, detail)
-        self._waiting.clear()
+        self.waiters.clear()
         self._events.closed(self, outcome, detail)

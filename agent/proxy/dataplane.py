@@ -66,6 +66,7 @@ class DataPlane:
     def __init__(self, config: Config, outside: Outside) -> None:
         loop, rng = outside.loop, outside.rng
         self.loop = loop
+        loop.backlogs.limit_bytes = config.unread_bytes
         self.store = Store(Snapshot(node=config.node))
         self.pods = LocalPods()
         own_addresses = frozenset({outside.proxy.v4, outside.proxy.v6})
@@ -136,12 +137,20 @@ class DataPlane:
         yield families.HANDSHAKES_OPEN, (), len(self.inbound.handshakes)
         yield families.ACCEPT_PAUSES, (), self.tallies.accept_pauses
         yield families.LINES_SPARED, (), self.reporter.spared
+        yield families.UNREAD_BYTES, (), self.loop.backlogs.total_bytes
+        yield families.UNREAD_RESETS, (), self.loop.backlogs.cut
         inbound = [entry.link for entry in self.inbound.links]
         outbound = [link for _, link in self.pool.links]
         for end, links in ((End.CLIENT, outbound), (End.SERVER, inbound)):
             done = [link for link in links if link.secured is not None]
             yield families.HBONE_CONNECTIONS, (end.value,), len(done)
             yield (families.HBONE_STREAMS, (end.value,), sum(link.open_streams for link in done))
+            yield (
+                families.HBONE_WAITING,
+                (end.value,),
+                sum(link.standstill.waiting_tunnels for link in done),
+            )
+            yield (families.HBONE_CROWDED, (end.value,), sum(link.is_crowded for link in done))
             for fault in Fault:
                 count = self.tallies.faults[end, fault]
                 yield families.HANDSHAKE_FAILURES, (end.value, fault.value), count

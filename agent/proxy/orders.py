@@ -26,6 +26,7 @@ from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
 from agent.model.policy import RefusedPolicy, Scope
 from agent.net.accept import Acceptor
+from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import DataPlane
 from agent.proxy.pods import LocalPod, departed, from_message
 from agent.proxy.registry import Live
@@ -98,7 +99,7 @@ class Orders:
             outbound = [(link, "outbound", identity) for identity, link in self._plane.pool.links]
             inbound = [(entry.link, "inbound", entry.identity) for entry in self._plane.inbound.links]
             return [
-                tunnel_row(link.secured, direction, identity, link.open_streams)
+                tunnel_row(link, link.secured, direction, identity)
                 for link, direction, identity in (*outbound, *inbound)
                 if link.secured is not None
             ]
@@ -208,15 +209,24 @@ def credentials(message: channel.Secret) -> Credentials:
     )
 
 
-def tunnel_row(secured: Secured, direction: str, identity: Identity, tunnels: int) -> dict[str, object]:
-    """One HBONE connection: both proven identities and what TLS negotiated."""
+def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Identity) -> dict[str, object]:
+    """One HBONE connection: both proven identities, what TLS negotiated, and whether its tunnels are read.
+
+    `unread` bytes wait for applications here, `waiting` tunnels for the other end, which lets `window_left` bytes
+    more be sent; `crowded` is true when that is so little that new tunnels go elsewhere.
+    """
+    standstill = link.standstill
     return {
         "direction": direction,
         "identity": str(identity),
         "peer": str(secured.peer or ""),
         "suite": secured.suite,
         "group": secured.group,
-        "tunnels": tunnels,
+        "tunnels": link.open_streams,
+        "unread": standstill.unread_bytes,
+        "waiting": standstill.waiting_tunnels,
+        "window_left": standstill.window_left_bytes,
+        "crowded": link.is_crowded,
     }
 
 

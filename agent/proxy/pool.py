@@ -2,8 +2,9 @@
 
 Connections are never shared between two source pods, even of one identity: the peer judges the source address
 (docs/WIRE.md#waypoints). A burst to one destination waits for one handshake; how many tunnels a connection
-takes is what the peer's SETTINGS say now, under a cap of our own. Failures reach exactly those who wait; a
-connection under way that nobody waits for any more is given up.
+takes is what the peer's SETTINGS say now, under a cap of our own. One whose peer's window is held by tunnels that
+are not read takes none until it recovers. Failures reach exactly those who wait; a connection under way that nobody
+waits for any more is given up.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from agent.wire.hbone import ACCEPTED, ConnectHead
 
 Headers = tuple[tuple[str, str], ...]
 LONG_WAIT_S = 1.0
+CROWDED_LINKS = 64
+"""With so many crowded connections to one peer no more are dialled: a tunnel goes where most is left."""
 
 
 class PoolKey(NamedTuple):
@@ -240,12 +243,24 @@ class Pool:
 
     def enqueue(self, group: Group, waiter: Waiter) -> None:
         if not group.waiting:
-            for link in group.links:
-                if link.free_streams > 0:
-                    waiter.start(link, reused=True)
-                    return
+            link = self._free_link(group)
+            if link is not None:
+                waiter.start(link, reused=True)
+                return
         group.waiting.append(waiter)
         self._grow(group)
+
+    def _free_link(self, group: Group) -> TunnelLink | None:
+        """Where a tunnel may be opened at once. A crowded connection takes none while another can be had."""
+        crowded = []
+        for link in group.links:
+            if link.free_streams > 0:
+                if not link.is_crowded:
+                    return link
+                crowded.append(link)
+        if len(crowded) < CROWDED_LINKS:
+            return None
+        return max(crowded, key=lambda link: link.standstill.window_left_bytes)
 
     def leave(self, group: Group, waiter: Waiter) -> None:
         """Somebody waits no more, and so perhaps nobody does for a connection under way."""
@@ -299,8 +314,15 @@ class Pool:
         group.connecting.remove(pooled)
         # Everyone who waits fails with the reason at once: a queue of retries would be a storm.
         if not group.connecting:
+            self._crowd_in(group)
             self._fail_waiters(group, refusal)
         self._forget_if_empty(group)
+
+    def _crowd_in(self, group: Group) -> None:
+        """No further connection can be had: a place on a crowded one is better than none."""
+        for link in group.links:
+            while group.waiting and link.free_streams > 0:
+                group.waiting.popleft().start(link, reused=True)
 
     def link_closed(self, pooled: PooledLink, link: TunnelLink, refusal: Refusal) -> None:
         group = pooled.group
@@ -321,7 +343,7 @@ class Pool:
         if not pooled.is_proven:
             pooled.is_proven = True
             group.connecting.remove(pooled)
-        while group.waiting and link.is_usable and link.free_streams > 0:
+        while group.waiting and link.is_usable and link.free_streams > 0 and not link.is_crowded:
             group.waiting.popleft().start(link, reused=False)
         if group.waiting and link.open_streams == 0 and link.free_streams == 0:
             self._fail_waiters(

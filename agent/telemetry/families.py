@@ -141,6 +141,18 @@ HBONE_CONNECTIONS = _gauge(
 HBONE_STREAMS = _gauge(
     "ztun_hbone_streams", "Tunnels in HBONE connections now, waiting ones included", "side"
 )
+HBONE_WAITING = _gauge(
+    "ztun_hbone_streams_waiting", "Tunnels that may not send now: the other end does not read", "side"
+)
+HBONE_CROWDED = _gauge(
+    "ztun_hbone_connections_crowded",
+    "HBONE connections of whose window more than half is taken at the other end: they get no new tunnels",
+    "side",
+)
+UNREAD_BYTES = _gauge("ztun_unread_bytes", "Bytes of tunnels that wait for applications that do not read")
+UNREAD_RESETS = _counter(
+    "ztun_unread_resets", "Connections reset because applications left more unread than a worker may hold"
+)
 
 ALL: tuple[Family, ...] = tuple(each for each in list(globals().values()) if isinstance(each, Family))
 BY_NAME = {family.name: family for family in ALL}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MIB = 1 << 20
+FIRST_WINDOW_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,13 +14,20 @@ class Limits:
     """What this end allows its peer, and how it checks that the peer lives (docs/WIRE.md#settings)."""
 
     stream_window_bytes: int = 4 * MIB
+    """The largest window of a stream; it begins with `first_window_bytes` (`h2_windows` says how it grows)."""
     connection_window_bytes: int = 16 * MIB
+    """What may be on its way at once, and by how much the windows of all streams may have grown together."""
     frame_bytes: int = MIB
     header_list_bytes: int = 16384
     peer_streams: int = 0
     """How many streams the peer may have open at once; a client allows none."""
     ping_after_s: float = 10.0
     ping_timeout_s: float = 20.0
+
+    @property
+    def first_window_bytes(self) -> int:
+        """The window a stream begins with: what one that nobody reads holds in memory."""
+        return min(FIRST_WINDOW_BYTES, self.stream_window_bytes)
 
 
 CLIENT_LIMITS = Limits()
@@ -30,23 +38,29 @@ class Stream:
     """One stream, both directions. `owner` is the user's; everything else belongs to the codec."""
 
     __slots__ = (
+        "credited_at_s",
         "id",
         "is_answered",
         "is_headed",
         "local_open",
         "owner",
+        "quarter",
         "receive_window",
         "remote_open",
         "send_window",
         "unreturned",
+        "window",
     )
 
-    def __init__(self, stream_id: int, send_window: int, receive_window: int) -> None:
+    def __init__(self, stream_id: int, send_window: int, receive_window: int, now_s: float) -> None:
         self.id = stream_id
         self.send_window = send_window
-        self.receive_window = receive_window
+        self.receive_window = self.window = receive_window
+        """What the peer may still send, and that with what nobody has consumed yet (`unreturned` included)."""
+        self.quarter = receive_window >> 2
         self.unreturned = 0
         """Bytes the user is done with, for which the peer has not got credit back yet."""
+        self.credited_at_s = now_s
         self.local_open = self.remote_open = True
         self.is_headed = False
         """The peer's first HEADERS (not interim) came; more of them are trailers."""
@@ -69,7 +83,7 @@ class HeadReceived:
 
 @dataclass(slots=True)
 class DataReceived:
-    """Payload, valid until the next `receive`; give credit back with `consumed(stream, len(data))`."""
+    """Payload, valid until the next `receive`; say `consumed(stream, len(data))` when it is handed on."""
 
     stream: Stream
     data: memoryview

@@ -30,15 +30,13 @@ class H2Receiver(H2Sender, ABC):
     """Not used alone: see `h2_tunnel.H2Tunnels`."""
 
     def __init__(self, *, is_server: bool, limits: Limits, now_s: float) -> None:
-        super().__init__(is_server=is_server, limits=limits)
+        super().__init__(is_server=is_server, limits=limits, now_s=now_s)
         self._events: list[Event] = []
         self._preface = frames.PREFACE if is_server else b""
         self._greeted = False
         self._partial = bytearray()
-        self._data_left = 0
         self._data_stream: Stream | None = None
         self._data_ends = False
-        self._now_s = now_s
         self._noise_allowed = Bucket(2000, 200)
 
     @abstractmethod
@@ -157,8 +155,10 @@ class H2Receiver(H2Sender, ABC):
     def _begin_data(self, size: int, flags: int, stream_id: int) -> None:
         """Debit the windows for a whole frame and remember whose payload follows."""
         self.receive_window -= size
-        if self.receive_window < 0:
-            raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the window of the connection")
+        if self.receive_window < self._credit_below:
+            if self.receive_window < 0:
+                raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the window of the connection")
+            self._credit_connection()
         stream = self.streams.get(stream_id)
         if stream is None:
             self._late(stream_id, frames.DATA)
@@ -181,7 +181,7 @@ class H2Receiver(H2Sender, ABC):
         self._data_left = left
         stream = self._data_stream
         if stream is None or not stream.remote_open:
-            self._return_credit(len(piece))
+            self._consumed += len(piece)
             return
         ends = not left and self._data_ends
         if ends:
@@ -208,11 +208,11 @@ class H2Receiver(H2Sender, ABC):
             raise H2Error(ErrorCode.PROTOCOL_ERROR, "a DATA frame has more padding than payload")
         self._begin_data(len(payload), flags, stream_id)
         stream = self._data_stream
-        if stream is not None:
-            self.consumed(stream, padding)
-        else:
-            self._return_credit(padding)
         self._data_left = 0
+        if stream is None:
+            self._consumed += padding
+        elif self.consumed(stream, padding):
+            self.give_credit(stream, self._now_s)
         content = memoryview(payload)[1 : len(payload) - padding + 1]
         if len(content):
             self._on_data(content, 0)

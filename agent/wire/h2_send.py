@@ -7,12 +7,13 @@ Sans-IO: control frames collect in `out`; DATA payloads never pass through here,
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from agent.wire import h2_frames as frames
 from agent.wire import h2_headers
 from agent.wire.h2_events import Limits, Stream
 from agent.wire.h2_frames import FRAME_HEADER, ErrorCode, Setting
+from agent.wire.h2_windows import window_change
 
 # Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
 REMEMBERED_RESETS = 1024
@@ -22,17 +23,23 @@ SHUTDOWN_PING = b"ztun-end"
 class H2Sender:
     """State of one connection and all that is sent on it. Not used alone: see `h2_tunnel.H2Tunnels`."""
 
-    def __init__(self, *, is_server: bool, limits: Limits) -> None:
+    def __init__(self, *, is_server: bool, limits: Limits, now_s: float) -> None:
         self.is_server = is_server
         self.limits = limits
+        self._now_s = now_s
+        self._data_left = 0
+        """How much of the DATA frame that is arriving has not."""
         self.out = bytearray()
         """Control frames to send, in order, before any DATA staged later. Take with `data_to_send`."""
         self.streams: dict[int, Stream] = {}
         self.send_window = frames.DEFAULT_WINDOW
         self.receive_window = limits.connection_window_bytes
-        self.unreturned = 0
         self.peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
         self.peer_window = frames.DEFAULT_WINDOW
+        self.peer_connection_window = frames.DEFAULT_WINDOW
+        """The most that the peer ever let wait of all streams together."""
+        self.may_grow: Callable[[], bool] = lambda: True
+        """Asked before a stream's window grows: whether memory lasts."""
         self.peer_streams: int | None = None
         """The peer's MAX_CONCURRENT_STREAMS, None while it set no limit."""
         self.failed = False
@@ -43,14 +50,19 @@ class H2Sender:
         self._next_id = 1
         self._last_peer_id = 0
         self._table_emptied = False
-        self._stream_quarter = limits.stream_window_bytes // 4
-        self._connection_quarter = limits.connection_window_bytes // 4
+        self._first_window = limits.first_window_bytes
+        self._grown = 0
+        """By how much the windows of all streams together exceed their first one."""
+        self._granted = limits.connection_window_bytes
+        self._consumed = 0
+        self._credit_below = limits.connection_window_bytes - limits.connection_window_bytes // 8
+        self._weigh_peer_windows()
         self._greet()
 
     def _greet(self) -> None:
         limits = self.limits
         values = {
-            Setting.INITIAL_WINDOW_SIZE: limits.stream_window_bytes,
+            Setting.INITIAL_WINDOW_SIZE: limits.first_window_bytes,
             Setting.MAX_FRAME_SIZE: limits.frame_bytes,
             Setting.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
         }
@@ -83,9 +95,8 @@ class H2Sender:
         """Send a CONNECT (client). The caller has checked `can_open` and the peer's limit of streams."""
         if not self.can_open or self.is_server:
             raise AssertionError("open() on a connection that takes no new streams")
-        stream = Stream(self._next_id, self.peer_window, self.limits.stream_window_bytes)
+        stream = self._add_stream(self._next_id)
         self._next_id += 2
-        self.streams[stream.id] = stream
         self._send_block(stream.id, h2_headers.encode_connect(authority), headers, ended=False)
         return stream
 
@@ -122,8 +133,14 @@ class H2Sender:
             self._resets.popitem(last=False)
         self._forget(stream)
 
+    def _add_stream(self, stream_id: int) -> Stream:
+        stream = Stream(stream_id, self.peer_window, self._first_window, self._now_s)
+        self.streams[stream_id] = stream
+        return stream
+
     def _forget(self, stream: Stream) -> None:
         stream.local_open = stream.remote_open = False
+        self._grown -= stream.window - self._first_window
         del self.streams[stream.id]
 
     def _send_block(
@@ -141,7 +158,32 @@ class H2Sender:
         """How many bytes the next DATA frame of this stream may carry; 0 or less: wait for WindowOpened."""
         if not stream.local_open:
             return 0
-        return min(stream.send_window, self.send_window, self.peer_frame_bytes)
+        left = self.send_window
+        size = min(stream.send_window, left, self.peer_frame_bytes)
+        if left < self._scarce_below and len(self.streams) > 1:
+            held = self.peer_window - stream.send_window
+            if held > 0 and held >= left - self._crowded_below:
+                return min(size, self._peer_half - held)
+        return size
+
+    @property
+    def is_crowded(self) -> bool:
+        """Half of what the peer lets wait is taken: a stream that is opened now may come to wait for others."""
+        return self.send_window < self._crowded_below
+
+    def _weigh_peer_windows(self) -> None:
+        """What a stream may take of the peer's window for all, after one of the two was announced.
+
+        Peers give credit back when half of a window was consumed, at the latest. So a stream that has half of its
+        own outstanding is not read as fast as it sends, and it loses nothing by waiting for its own credit; one with
+        less must go on, as its credit may come only then. And once half of the connection's window is held by
+        streams that are not read, the others may never make up the half that brings credit for all. So a stream has
+        half of its window, or as much as would be left of the other half: one or two have all they can use, many
+        leave some to the rest (dynamic thresholds of shared memory switches, Choudhury and Hahne 1998).
+        """
+        self._peer_half = (self.peer_window + 1) // 2
+        self._crowded_below = self.peer_connection_window // 2
+        self._scarce_below = self._crowded_below + self.peer_window
 
     def data_header_into(self, buffer: memoryview, at: int, stream: Stream, size: int) -> None:
         """Write the 9 bytes in front of `size` bytes of payload, and debit both windows.
@@ -152,21 +194,47 @@ class H2Sender:
         stream.send_window -= size
         self.send_window -= size
 
-    def consumed(self, stream: Stream, size: int) -> None:
-        """`size` bytes of payload were handed on: credit for the peer, sent a quarter window at a time."""
-        stream.unreturned += size
-        if stream.unreturned >= self._stream_quarter and stream.remote_open:
-            self.out += frames.window_update(stream.id, stream.unreturned)
-            stream.receive_window += stream.unreturned
-            stream.unreturned = 0
-        self._return_credit(size)
+    @property
+    def unread_bytes(self) -> int:
+        """Payload that was received and is not consumed yet, that of streams which are over included."""
+        return self._granted - self.receive_window - self._data_left - self._consumed
 
-    def _return_credit(self, size: int) -> None:
-        self.unreturned += size
-        if self.unreturned >= self._connection_quarter:
-            self.out += frames.window_update(0, self.unreturned)
-            self.receive_window += self.unreturned
-            self.unreturned = 0
+    def consumed(self, stream: Stream, size: int) -> bool:
+        """`size` bytes of payload were handed on. True: a quarter of the window was, so `give_credit` is due."""
+        self._consumed += size
+        stream.unreturned += size
+        return stream.unreturned >= stream.quarter
+
+    def give_credit(self, stream: Stream, now_s: float) -> None:
+        """Let the peer send as much again as was consumed: more where the window grows, less where it shrinks."""
+        size, stream.unreturned = stream.unreturned, 0
+        if not stream.remote_open:
+            return
+        change = window_change(
+            stream.window,
+            now_s - stream.credited_at_s,
+            first=self._first_window,
+            most=self.limits.stream_window_bytes,
+            room=self.limits.connection_window_bytes - self._grown,
+        )
+        if change > 0 and not self.may_grow():
+            change = 0
+        change = max(change, -size)
+        stream.credited_at_s = now_s
+        stream.window += change
+        stream.quarter = stream.window >> 2
+        self._grown += change
+        size += change
+        if size:
+            self.out += frames.window_update(stream.id, size)
+            stream.receive_window += size
+
+    def _credit_connection(self) -> None:
+        """The window of all streams together is given back on receipt: streams that nobody reads take none of it."""
+        size = self.limits.connection_window_bytes - self.receive_window
+        self.out += frames.window_update(0, size)
+        self._granted += size
+        self.receive_window += size
 
     # -- the end of the connection
 

@@ -123,8 +123,7 @@ class H2Tunnels(H2Receiver):
         if self.goaway_sent and not self._closes_door:
             return None  # the final GOAWAY told the peer that this stream will not be processed
         self._last_peer_id = stream_id
-        stream = Stream(stream_id, self.peer_window, self.limits.stream_window_bytes)
-        self.streams[stream_id] = stream
+        stream = self._add_stream(stream_id)
         if len(self.streams) > self.limits.peer_streams:
             self._expect(self._refusals_allowed, "streams above the announced limit")
             self.reset(stream, ErrorCode.REFUSED_STREAM)
@@ -199,6 +198,7 @@ class H2Tunnels(H2Receiver):
         """A new initial window moves the windows of all open streams, below zero too (RFC 9113 6.9.2)."""
         change = value - self.peer_window
         self.peer_window = value
+        self._weigh_peer_windows()
         for stream in self.streams.values():
             stream.send_window += change
             if stream.send_window > frames.MAX_WINDOW:
@@ -241,6 +241,9 @@ class H2Tunnels(H2Receiver):
             self.send_window += increment
             if self.send_window > frames.MAX_WINDOW:
                 raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window grows above 2^31-1")
+            if self.send_window > self.peer_connection_window:
+                self.peer_connection_window = self.send_window
+                self._weigh_peer_windows()
             self._events.append(WindowOpened(None))
             return
         stream = self.streams.get(stream_id)

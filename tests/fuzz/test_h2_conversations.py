@@ -64,7 +64,8 @@ class LibraryPeer:
         elif isinstance(event, DataReceived):
             stream_id = event.stream.id
             self.got[stream_id] = self.got.get(stream_id, b"") + bytes(event.data)
-            self.ours.consumed(event.stream, len(event.data))
+            if self.ours.consumed(event.stream, len(event.data)):
+                self.ours.give_credit(event.stream, 0.0)
         elif isinstance(event, StreamReset):
             assert event.by_peer
 

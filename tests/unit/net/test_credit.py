@@ -1,7 +1,7 @@
-"""Flow-control credit of bytes that are thrown away: the connection's window must be whole again afterwards.
+"""Bytes that are thrown away are accounted for: nothing is left of them in what a connection counts as unread.
 
-A connection carries many tunnels. Bytes that came for one that failed were paid for from the window of all, and
-what is not given back is lost to the others for as long as the connection lives, without any error.
+A connection carries many tunnels and counts in one sum what none of them has consumed yet. What is forgotten there
+is said of the connection for as long as it lives.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ SIZE = 12 * MIB
 
 
 def lost_bytes(hbone: Hbone) -> int:
-    """What the client may never send again because the server forgot that it is done with it."""
-    codec = hbone.server._codec
-    return codec.limits.connection_window_bytes - codec.receive_window - codec.unreturned
+    """What the server believes to be unread."""
+    return hbone.server.standstill.unread_bytes
 
 
 def stuff(hbone: Hbone, relayed: Relayed) -> None:
@@ -34,7 +33,7 @@ def stuff(hbone: Hbone, relayed: Relayed) -> None:
     for _ in range(200):
         flow.push()
         hbone.node.loop.turn(0.001)
-    assert relayed.server_relay._backlog and lost_bytes(hbone) > 0
+    assert relayed.server_relay._backlog and lost_bytes(hbone) == hbone.node.loop.backlogs.total_bytes > 0
 
 
 ENDS: dict[str, Callable[[Hbone, Relayed], object]] = {
@@ -57,7 +56,7 @@ def test_a_backlog_that_is_dropped_gives_its_credit_back(end: Callable[[Hbone, R
         it.until(lambda: relayed.server_relay in relayed.done)
         relayed.client_relay.abort()
         it.settle()
-        assert lost_bytes(hbone) == 0
+        assert lost_bytes(hbone) == it.loop.backlogs.total_bytes == 0
 
 
 def test_a_backlog_that_is_still_read_gives_its_credit_back() -> None:
@@ -68,7 +67,7 @@ def test_a_backlog_that_is_still_read_gives_its_credit_back() -> None:
         relayed.client_relay.abort()  # CANCEL: what was delivered may still be read
         got = len(relayed.read_end(relayed.server))
         it.until(lambda: relayed.server_relay in relayed.done)
-        assert got and lost_bytes(hbone) == 0
+        assert got and lost_bytes(hbone) == it.loop.backlogs.total_bytes == 0
 
 
 def early(it: Node, hbone: Hbone) -> Tunnel:
@@ -114,11 +113,11 @@ def test_bytes_behind_a_reset_give_their_credit_back() -> None:
         whole = data(outer.stream.id, b"x" * 50_000)
         codec.out += whole[:30_000]
         hbone.client.stage.flush()
-        it.until(lambda: hbone.server._codec.receive_window < 16 * MIB)
+        it.until(lambda: hbone.server._codec._data_left == 20_000 + len(whole) - 50_000)
         inner.reset()
         codec.out += whole[30_000:] + data(outer.stream.id, b"y" * 500)
         hbone.client.stage.flush()
-        it.until(lambda: hbone.server._codec.unreturned == 50_500)
+        it.until(lambda: hbone.server._codec._consumed == 50_500)
         assert lost_bytes(hbone) == 0
 
 
@@ -131,7 +130,7 @@ def test_bytes_behind_a_request_that_is_refused_at_once_give_their_credit_back()
         stream = codec.open("10.0.0.1:80", [])
         codec.out += data(stream.id, b"x" * 10_000)
         hbone.client.stage.flush()  # both in one flight
-        it.until(lambda: hbone.server._codec.unreturned == 10_000)
+        it.until(lambda: hbone.server._codec._consumed == 10_000)
         assert lost_bytes(hbone) == 0
 
 
@@ -143,7 +142,7 @@ def test_bytes_for_an_application_that_is_gone_give_their_credit_back() -> None:
         it.settle()
         relayed.client.send(b"x" * 10_000)
         it.until(lambda: relayed.server_relay in relayed.done)
-        assert hbone.server._codec.unreturned == 10_000 and lost_bytes(hbone) == 0
+        assert hbone.server._codec._consumed == 10_000 and lost_bytes(hbone) == 0
 
 
 def test_many_cut_tunnels_leave_room_for_the_next() -> None:

@@ -108,7 +108,7 @@ def test_a_reader_that_sleeps_stops_the_sender_within_the_window() -> None:
         assert other.read(other.server, 5) == b"alive"
         it.until(flow.step, 60)
         assert flow.got == flow.data
-        assert len(hbone.client._waiting) <= 1  # however often it waited
+        assert len(hbone.client.waiters) <= 1  # however often it waited
 
 
 def test_an_application_reset_ends_its_direction_as_upstream_does() -> None:

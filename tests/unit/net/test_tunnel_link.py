@@ -373,7 +373,7 @@ def test_data_that_follows_a_rejected_request_is_dropped_with_its_credit() -> No
         hbone.client.stage.flush_soon()
         it.until(lambda: len(hbone.answers) == 4)
         assert [status for _, status, _ in hbone.answers] == [200, 400, 400, 400]
-        assert hbone.server._codec.unreturned == 300
+        assert hbone.server._codec._consumed == 300
         hbone.tunnel()
 
 

@@ -11,6 +11,7 @@ import pytest
 from agent.wire.h2_tunnel import H2Tunnels
 from tests.support.two_nodes import SERVER, World, exchange
 
+FIRST = 256 << 10
 STREAM, CONNECTION, FRAME = 70_000, 90_000, 20_000
 SMALL = {
     "stream_window_bytes": str(STREAM),
@@ -37,10 +38,10 @@ def connected(world: World) -> socket.socket:
 @pytest.mark.parametrize(
     ("world", "stream", "connection", "frame"),
     [
-        ({}, 4 << 20, 16 << 20, 1 << 20),
+        ({}, FIRST, 16 << 20, 1 << 20),
         ({"stream_window_bytes": str(STREAM)}, STREAM, 16 << 20, 1 << 20),
-        ({"connection_window_bytes": str(5 << 20)}, 4 << 20, 5 << 20, 1 << 20),
-        ({"frame_bytes": str(FRAME)}, 4 << 20, 16 << 20, FRAME),
+        ({"connection_window_bytes": str(5 << 20)}, FIRST, 5 << 20, 1 << 20),
+        ({"frame_bytes": str(FRAME)}, FIRST, 16 << 20, FRAME),
     ],
     ids=["defaults", "stream", "connection", "frame"],
     indirect=["world"],
@@ -86,7 +87,7 @@ def test_a_slow_reader_holds_no_more_than_its_window(world: World) -> None:
         (life,) = [live.owner for live in world.there.registry]
         world.driver.until(lambda: life._relay is not None)  # type: ignore[attr-defined]
         relay = life._relay  # type: ignore[attr-defined]
-        world.driver.until(lambda: push() or bool(relay._backlog and link._waiting))
+        world.driver.until(lambda: push() or bool(relay._backlog and link.waiters))
         assert len(relay._backlog) <= STREAM
         served.close()
         app.close()

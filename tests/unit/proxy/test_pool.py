@@ -12,7 +12,8 @@ from agent.model.address import SocketAddress, parse_ip
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
-from agent.proxy.pool import Pool, PooledLink, PoolKey, Waiter, links_to_dial
+from agent.net.tunnel import Standstill
+from agent.proxy.pool import CROWDED_LINKS, Pool, PooledLink, PoolKey, Waiter, links_to_dial
 from agent.proxy.tallies import Tallies
 from agent.wire.hbone import connect_head
 
@@ -47,6 +48,8 @@ class FakeLink:
         self.asked: list[FakeTunnel] = []
         self.open_streams = 0
         self.is_usable = True
+        self.is_crowded = False
+        self.standstill = Standstill(0, 0, 0)
         self.secured: object = None
         self.fault: Fault | None = None
         self.went_away = False
@@ -404,3 +407,51 @@ def test_use_in_between_lets_an_unused_connection_live_on(world: World) -> None:
 )
 def test_how_many_to_dial(waiting: int, connecting: int, per_link: int, more: int) -> None:
     assert links_to_dial(waiting, connecting, per_link) == more
+
+
+# -- connections whose peer's window is held by tunnels that are not read
+
+
+def test_a_crowded_connection_gets_no_new_tunnels_until_it_recovers(world: World) -> None:
+    world.want()
+    crowded = world.connect()
+    crowded.is_crowded = True
+    world.want(3)
+    assert len(world.dials) == 1 and crowded.open_streams == 1
+    second = world.connect()
+    assert (crowded.open_streams, second.open_streams) == (1, 3)
+    world.want()
+    assert second.open_streams == 4 and not world.dials, "one further connection is enough"
+    crowded.is_crowded = False
+    world.want()
+    assert crowded.open_streams == 2
+
+
+def test_tunnels_that_end_on_a_crowded_connection_bring_it_none_of_those_who_wait(world: World) -> None:
+    world.want()
+    crowded = world.connect()
+    crowded.is_crowded = True
+    world.want()
+    crowded.events.available(crowded)
+    assert crowded.open_streams == 1
+    assert world.connect().open_streams == 1
+
+
+def test_a_crowded_connection_is_better_than_none(world: World) -> None:
+    world.want()
+    crowded = world.connect()
+    crowded.is_crowded = True
+    world.want(2)
+    world.dials.pop().owner.failed(key().target, ConnectionRefusedError())
+    assert crowded.open_streams == 3 and not world.refusals
+
+
+def test_crowded_connections_are_not_added_to_without_end(world: World) -> None:
+    for number in range(CROWDED_LINKS):
+        world.want()
+        link = world.connect()
+        link.is_crowded, link.standstill = True, Standstill(0, 0, number % 7)
+    world.want()
+    assert not world.dials
+    (chosen,) = [link for link in world.links if link.open_streams == 2]
+    assert chosen.standstill.window_left_bytes == 6

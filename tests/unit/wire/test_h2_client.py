@@ -15,7 +15,7 @@ def test_it_announces_what_it_allows() -> None:
     raw = codec.data_to_send()
     assert raw.startswith(frames.PREFACE)
     first, second = split(raw)
-    assert first.settings == {4: 4 * MIB, 5: MIB, 6: 16384, 2: 0}
+    assert first.settings == {4: MIB // 4, 5: MIB, 6: 16384, 2: 0}
     assert second == Frame(frames.WINDOW_UPDATE, 0, 0, (16 * MIB - 65535).to_bytes(4, "big"))
 
 

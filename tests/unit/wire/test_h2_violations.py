@@ -136,5 +136,5 @@ def test_data_beyond_the_stream_window_resets_it_and_beyond_the_connection_windo
     talk.accept(3)
     talk.play(data(1, b"x" * 60_000))
     assert talk.play(data(1, b"x" * 10_001))[0].code == ErrorCode.FLOW_CONTROL_ERROR
-    assert talk.play(data(3, b"x" * 40_000))[-1].code == ErrorCode.FLOW_CONTROL_ERROR
+    assert talk.play(data(3, b"x" * 90_000))[-1].code == ErrorCode.FLOW_CONTROL_ERROR
     assert talk.codec.failed

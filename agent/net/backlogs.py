@@ -1,0 +1,74 @@
+"""What all relays of one loop hold for applications that do not read, and what happens when that is too much.
+
+Windows bound what one tunnel leaves here; they do not bound how many there are. So all of it is counted, and beyond
+`limit_bytes` connections are reset, those first that have not been read from for longest on the HBONE connection
+that holds most: whoever has many readers that stopped pays for it, not the one paused reader of somebody else.
+Only a relay whose socket takes no more comes here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+from agent.model.outcome import Outcome
+
+LIMIT_BYTES = 1 << 28
+
+
+class Holder(Protocol):
+    """A relay with a backlog."""
+
+    @property
+    def group(self) -> Hashable:
+        """Whom its backlog is put down to."""
+
+    def abort(self, outcome: Outcome, detail: str) -> None:
+        """End it and let go of the backlog, before this returns."""
+
+
+class Backlogs:
+    """One per loop; `soon` is the loop's. `limit_bytes` may be set at any time."""
+
+    def __init__(self, soon: Callable[[Callable[[], object]], None]) -> None:
+        self.limit_bytes = LIMIT_BYTES
+        self.total_bytes = 0
+        self.cut = 0
+        """How many connections were reset for it."""
+        self._soon = soon
+        # Those that were not read from for longest first.
+        self._held: dict[Holder, int] = {}
+
+    def has_room(self) -> bool:
+        """Less than half of the limit is used: windows may grow."""
+        return self.total_bytes < self.limit_bytes // 2
+
+    def hold(self, holder: Holder, size: int) -> None:
+        """`size` bytes more have to wait for the application of `holder`."""
+        self.total_bytes += size
+        self._held[holder] = self._held.get(holder, 0) + size
+        if self.total_bytes > self.limit_bytes:
+            # Not now: the relay is in the middle of taking these bytes.
+            self._soon(self._shed)
+
+    def release(self, holder: Holder, size: int) -> None:
+        """The application took so many of them, or they were thrown away."""
+        self.total_bytes -= size
+        left = self._held.pop(holder) - size
+        if left:
+            self._held[holder] = left
+
+    def _shed(self) -> None:
+        while self.total_bytes > self.limit_bytes and self._held:
+            by_group: Counter[Hashable] = Counter()
+            for holder, size in self._held.items():
+                by_group[holder.group] += size
+            ((group, size),) = by_group.most_common(1)
+            oldest = next(holder for holder in self._held if holder.group is group)
+            self.cut += 1
+            oldest.abort(
+                Outcome.OVERLOADED,
+                f"not read from for longest, while applications leave {self.total_bytes} bytes unread, {size} of"
+                f" them on this HBONE connection (--unread-bytes {self.limit_bytes})",
+            )

@@ -1,0 +1,115 @@
+"""What applications leave unread is bounded in all; who pays for it, and that nobody else does."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.model.outcome import Outcome
+from agent.net.backlogs import Backlogs
+from agent.wire.h2_events import MIB
+from tests.support.netpair import Hbone, Relayed, node
+from tests.support.traffic import Flow
+
+
+class Holder:
+    def __init__(self, backlogs: Backlogs, group: object) -> None:
+        self.backlogs = backlogs
+        self.group = group
+        self.size = 0
+        self.ends: list[tuple[Outcome, str]] = []
+
+    def hold(self, size: int) -> Holder:
+        self.size += size
+        self.backlogs.hold(self, size)
+        return self
+
+    def read(self, size: int) -> None:
+        self.size -= size
+        self.backlogs.release(self, size)
+
+    def abort(self, outcome: Outcome, detail: str) -> None:
+        self.ends.append((outcome, detail))
+        self.read(self.size)
+
+
+class World:
+    def __init__(self) -> None:
+        self.soon: list[object] = []
+        self.backlogs = Backlogs(self.soon.append)
+        self.backlogs.limit_bytes = 100
+
+    def turn(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()  # type: ignore[operator]
+
+    def holder(self, group: object = "a") -> Holder:
+        return Holder(self.backlogs, group)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_up_to_the_limit_nobody_is_reset(world: World) -> None:
+    holders = [world.holder().hold(50) for _ in range(2)]
+    world.turn()
+    assert not any(holder.ends for holder in holders) and world.backlogs.total_bytes == 100
+
+
+def test_beyond_it_the_longest_unread_of_those_who_hold_most_goes(world: World) -> None:
+    other = world.holder("b").hold(30)
+    first, second, third = (world.holder().hold(20) for _ in range(3))
+    first.read(5)  # so the second was not read from for longest
+    third.hold(20)
+    world.turn()
+    assert [bool(holder.ends) for holder in (other, first, second, third)] == [False, False, True, False]
+    assert second.ends[0][0] is Outcome.OVERLOADED and "--unread-bytes 100" in second.ends[0][1]
+    assert world.backlogs.cut == 1
+
+
+def test_as_many_go_as_must(world: World) -> None:
+    holders = [world.holder().hold(20) for _ in range(10)]
+    world.turn()
+    assert [bool(holder.ends) for holder in holders] == [True] * 5 + [False] * 5
+    assert world.backlogs.total_bytes == 100
+
+
+def test_windows_grow_while_half_is_free(world: World) -> None:
+    holder = world.holder().hold(49)
+    assert world.backlogs.has_room()
+    holder.hold(1)
+    assert not world.backlogs.has_room()
+    holder.read(50)
+    assert world.backlogs.has_room() and world.backlogs.total_bytes == 0
+
+
+def test_a_worker_holds_no_more_than_its_limit_and_other_connections_live() -> None:
+    with node() as it:
+        it.loop.backlogs.limit_bytes = MIB
+        hbone, other = Hbone(it), Hbone(it)
+        paused, alive = other.relayed(), other.relayed()
+        paused_flow = Flow(paused.client, paused.server, 8 * MIB, 1)
+        stalled: list[tuple[Relayed, Flow]] = []
+        for number in range(8):
+            relayed = hbone.relayed()
+            stalled.append((relayed, Flow(relayed.client, relayed.server, 8 * MIB, number)))
+
+        def push() -> None:
+            for _, flow in stalled:
+                try:
+                    flow.push()
+                except OSError:  # reset
+                    continue
+
+        paused_flow.push()
+        it.until(lambda: push() or it.loop.backlogs.cut >= 3)
+        it.until(lambda: push() or it.loop.backlogs.total_bytes <= MIB)
+        ended = [relayed for relayed, _ in stalled if relayed.done]
+        assert ended and ended[0] is stalled[0][0]
+        assert "not read from for longest" in ended[0].server_relay.error
+        assert not paused.done
+        alive.client.send(b"hello")
+        assert alive.read(alive.server, 5) == b"hello"
+        it.until(paused_flow.step)
+        assert paused_flow.got == paused_flow.data
