@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from typing import Any, TypeVar
 
 from agent.fd_limit import with_reserve
@@ -24,6 +24,7 @@ from agent.fd_limit import with_reserve
 PREFIX = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 512 << 20
+READ_BYTES = 1 << 16
 MAX_FDS = 253
 """What one sendmsg(2) passes: SCM_MAX_FD of the kernel."""
 T = TypeVar("T")
@@ -49,7 +50,8 @@ class Message:
 class Resources(Message):
     """Resources the control process accepted. `full`: names not in `updates` are gone.
 
-    `refused`, for policies: every one that cannot be used now as (name, reason, scope, namespace, dry run).
+    `refused`, for policies: every one that cannot be used now as (name, reason, scope, namespace, dry run). Many
+    updates come in parts of one revision, one behind the other; the rest of the fields is that of the last.
     """
 
     revision: int
@@ -58,6 +60,7 @@ class Resources(Message):
     removed: Sequence[str] = ()
     full: bool = False
     refused: Sequence[tuple[str, str, str, str, bool]] = ()
+    is_last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,19 +262,20 @@ class Channel:
             if sent < len(data):
                 self._outgoing.appendleft((data[sent:], ()))
 
-    def receive(self) -> list[tuple[Message, list[int]]]:
+    def receive(self, most_reads: int | None = None) -> list[tuple[Message, list[int]]]:
         """Everything complete that has arrived, each with its fds. Raises ChannelError at the end.
 
+        With `most_reads` no more than comes with that many (of READ_BYTES): the socket stays readable if more is there.
         A message whose fds were lost, all or some, comes with those that arrived: compare with what it names.
         """
         with with_reserve():
-            return self._receive()
+            return self._receive(most_reads)
 
-    def _receive(self) -> list[tuple[Message, list[int]]]:
+    def _receive(self, most_reads: int | None) -> list[tuple[Message, list[int]]]:
         messages: list[tuple[Message, list[int]]] = []
-        while True:
+        for _ in count() if most_reads is None else range(most_reads):
             try:
-                data, fds, flags, _ = socket.recv_fds(self.sock, 1 << 18, MAX_FDS)
+                data, fds, flags, _ = socket.recv_fds(self.sock, READ_BYTES, MAX_FDS)
             except (BlockingIOError, InterruptedError):
                 return messages
             except OSError as error:
@@ -288,6 +292,7 @@ class Channel:
                 raise ChannelError("the other end closed the worker channel")
             self._incoming += data
             messages.extend(self._take_frames())
+        return messages
 
     def _take_frames(self) -> list[tuple[Message, list[int]]]:
         messages = []

@@ -7,14 +7,18 @@ acknowledged: a control plane that waits for the acknowledgement knows that a po
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from agent import channel
 from agent.channel import Message
 from agent.model.policy import Authorization, RefusedPolicy
 from agent.model.service import Service
+from agent.model.steps import Steps, each, goes_on
 from agent.model.workload import Workload
 from agent.state.apply import Batch
 from agent.state.store import Store
@@ -26,7 +30,11 @@ log = logging.getLogger(__name__)
 TYPES = (AUTHORIZATION, ADDRESS)
 """In the order a worker gets them: policies before the workloads that name them."""
 
+PART = 256
+"""Resources in one message to a worker."""
+
 Raw = Mapping[str, bytes]
+T = TypeVar("T")
 
 
 class Refused(NamedTuple):
@@ -44,8 +52,11 @@ class MeshState:
         store: Store,
         broadcast: Callable[[Message], None],
         applied: Callable[[int], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
+        self._clock = clock
+        self._one_change = asyncio.Lock()
         self._broadcast = broadcast
         self._applied = applied
         self._raw: dict[str, dict[str, bytes]] = {ADDRESS: {}, AUTHORIZATION: {}}
@@ -71,55 +82,81 @@ class MeshState:
         """Apply a response; answers the resources refused, with reasons. Returns when all workers follow.
 
         A refused resource leaves the version before it in force. `is_first`: what was refused before comes again
-        or is gone.
+        or is gone. Many resources go in slices: whoever asks this process something meanwhile is answered.
         """
-        decoded, refused = decode_all(type_url, updates)
-        held = self._raw[type_url]
-        fresh = {name: updates[name] for name in decoded if held.get(name) != updates[name]}
-        gone = [name for name in removed if name in held]
-        over = decoded.keys() | set(removed)
-        standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
-        standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
-        # Workers judge by refused policies too: those that are in force nowhere deny.
-        is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
-        self._refused[type_url] = standing
-        if fresh or gone or is_new_for_workers:
-            held.update(fresh)
-            for name in gone:
-                del held[name]
-            self.store.apply(
-                batch_of(type_url, {name: decoded[name] for name in fresh}, gone, self._refused_policies)
-            )
-            self._revision += 1
-            self._broadcast(self._message(type_url, fresh, gone))
-            await self._applied(self._revision)
+        async with self._one_change:
+            decoded, refused = await self._in_slices(decoding(type_url, updates))
+            held = self._raw[type_url]
+            fresh = {name: updates[name] for name in decoded if held.get(name) != updates[name]}
+            gone = [name for name in removed if name in held]
+            over = decoded.keys() | set(removed)
+            standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
+            standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
+            # Workers judge by refused policies too: those that are in force nowhere deny.
+            is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
+            if fresh or gone or is_new_for_workers:
+                values = {name: decoded[name] for name in fresh}
+                policies = refused_policies(standing if type_url == AUTHORIZATION else {})
+                await self._in_slices(self.store.applying(batch_of(type_url, values, gone, policies)))
+            # From here on at once: a worker that comes now is told the whole of it, or else what was before.
+            self._refused[type_url] = standing
+            if fresh or gone or is_new_for_workers:
+                held.update(fresh)
+                for name in gone:
+                    del held[name]
+                self._revision += 1
+                for message in self._messages(type_url, fresh, gone):
+                    self._broadcast(message)
+                await self._applied(self._revision)
         return refused
 
     def brief(self, send: Callable[[Message], None]) -> None:
         """Send a worker that has just come everything there is."""
         for type_url in TYPES:
-            send(self._message(type_url, self._raw[type_url], full=True))
+            for message in self._messages(type_url, self._raw[type_url], full=True):
+                send(message)
 
-    @property
-    def _refused_policies(self) -> dict[str, RefusedPolicy]:
-        return {name: refused_policy(r.raw, r.reason) for name, r in self._refused[AUTHORIZATION].items()}
+    async def _in_slices(self, work: Steps[T]) -> T:
+        """The result of long work, with other tasks served in between."""
+        results: list[T] = []
 
-    def _message(
+        def steps() -> Iterator[None]:
+            results.append((yield from work))
+
+        rest = steps()
+        while goes_on(rest, self._clock):  # noqa: ASYNC110 - nothing is waited for
+            await asyncio.sleep(0)
+        return results[0]
+
+    def _messages(
         self, type_url: str, updates: Raw, removed: Sequence[str] = (), *, full: bool = False
-    ) -> channel.Resources:
-        refused = self._refused_policies.items() if type_url == AUTHORIZATION else ()
-        rows = tuple((name, r.reason, r.scope.value, r.namespace, r.dry_run) for name, r in refused)
-        return channel.Resources(self._revision, type_url, tuple(updates.items()), removed, full, rows)
+    ) -> Iterator[channel.Resources]:
+        """One change, in parts that a worker takes in its stride."""
+        refused = refused_policies(self._refused[AUTHORIZATION] if type_url == AUTHORIZATION else {})
+        rows = tuple((name, r.reason, r.scope.value, r.namespace, r.dry_run) for name, r in refused.items())
+        rest = iter(updates.items())
+        left = len(updates)
+        while left > PART:
+            part, left = tuple(islice(rest, PART)), left - PART
+            yield channel.Resources(self._revision, type_url, part, full=full, is_last=False)
+        yield channel.Resources(self._revision, type_url, tuple(rest), removed, full, rows)
 
 
-def decode_all(
+def refused_policies(refused: Mapping[str, Refused]) -> dict[str, RefusedPolicy]:
+    """What is known of policies that cannot be used."""
+    return {name: refused_policy(r.raw, r.reason) for name, r in refused.items()}
+
+
+def decoding(
     type_url: str, updates: Raw
-) -> tuple[dict[str, Workload | Service | Authorization], dict[str, str]]:
-    """Every resource that can be used, and why the others cannot."""
+) -> Steps[tuple[dict[str, Workload | Service | Authorization], dict[str, str]]]:
+    """Every resource that can be used, and why the others cannot; in steps."""
     decode = decode_address if type_url == ADDRESS else decode_authorization
     decoded: dict[str, Workload | Service | Authorization] = {}
     refused: dict[str, str] = {}
-    for name, raw in updates.items():
+
+    def take(update: tuple[str, bytes]) -> None:
+        name, raw = update
         try:
             value = decode(name, raw)
             check_name(name, value)
@@ -128,6 +165,8 @@ def decode_all(
             log.warning("refused resource %s: %s", name, error)
         else:
             decoded[name] = value
+
+    yield from each(updates.items(), take)
     return decoded, refused
 
 

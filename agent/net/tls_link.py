@@ -42,6 +42,21 @@ class TlsUser(Protocol):
         """The connection is over; called once. OK means that the peer closed it properly."""
 
 
+class _Nobody:
+    """The user of a link that is over."""
+
+    def on_secured(self, secured: Secured) -> None: ...
+
+    def on_plaintext(self, data: memoryview) -> None: ...
+
+    def on_drained(self) -> None: ...
+
+    def on_lost(self, outcome: Outcome, detail: str) -> None: ...
+
+
+_NOBODY = _Nobody()
+
+
 class TlsLink:
     """`session` decides the end. The socket belongs to the link: connected and non-blocking.
 
@@ -88,7 +103,7 @@ class TlsLink:
         self._recv_into = sock.recv_into
         self._send = sock.send
         self._session: Session | None = session
-        self._user = user
+        self._user: TlsUser = user
         self._secured: Secured | None = None
         self._records: TlsRecords | None = None
         self._held = b""
@@ -339,6 +354,10 @@ class TlsLink:
             self._unsent.clear()
             self._loop.forget(self._fd)
             close(self._sock, reset=True)
+
+    def part(self) -> None:
+        """The user hears nothing more, and is not held."""
+        self._user = _NOBODY
 
     def _let_go(self) -> None:
         if self._session is not None:

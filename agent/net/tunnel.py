@@ -124,6 +124,7 @@ class Tunnel:
         self._answer(status, headers, ended=True)
         self.is_gone = True
         self._drop_early()
+        self._leave_stream()
 
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """End the tunnel now, in both directions. Nobody is called back."""
@@ -132,6 +133,7 @@ class Tunnel:
             self.is_gone = True
             self._drop_early()
             self.link.reset_tunnel(self, code)
+        self._leave_stream()
 
     def _answer(self, status: int, headers: Headers, *, ended: bool) -> None:
         if self.is_gone or self.stream is None:
@@ -192,10 +194,16 @@ class Tunnel:
             self.sink.reset(clean, failure.detail)
             return
         self._drop_early()
+        self._leave_stream()
         waiting = self.asker or self.owner
         self.asker = self.owner = None
         if waiting is not None:
             waiting.gone(self)
+
+    def _leave_stream(self) -> None:
+        """What still comes on it is dropped with its credit; apart, both go without the garbage collector."""
+        if self.stream is not None:
+            self.stream.owner = None
 
     def _drop_early(self) -> None:
         early, self._early = self._early, None

@@ -122,9 +122,7 @@ class TunnelLink:
     @property
     def free_streams(self) -> int:
         """How many more tunnels fit now: by the peer's live SETTINGS and the cap given here."""
-        if not self.is_usable:
-            return 0
-        return max(0, self._queued.limit - self.open_streams)
+        return max(0, self._queued.limit - self.open_streams) if self.is_usable else 0
 
     @property
     def is_crowded(self) -> bool:
@@ -258,7 +256,7 @@ class TunnelLink:
         if isinstance(event, HeadReceived):
             if self.is_server:
                 self._on_request(event)
-            else:
+            elif event.stream.owner is not None:  # else it was taken back meanwhile
                 self._on_answer(event)
         elif isinstance(event, WindowOpened):
             if event.stream is None:
@@ -392,4 +390,8 @@ class TunnelLink:
             tunnel.fail(outcome, detail)
         self._queued.refuse(outcome, detail)
         self.waiters.clear()
-        self._events.closed(self, outcome, detail)
+        events, self._server_events, self._client_events = self._events, None, None
+        # What held each other: apart, all of it goes without the garbage collector.
+        del self._events
+        self._tls.part()
+        events.closed(self, outcome, detail)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -162,8 +162,8 @@ class DataPlane:
         self.inbound.close_pod(addresses)
         self.tallies.forget(addresses)
 
-    def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> None:
-        closed = self.registry.reevaluate(snapshot, changes)
+    def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> Iterator[None]:
+        closed = yield from self.registry.reevaluate(snapshot, changes)
         if closed:
             log.info("closed %d live connections that current policy does not allow", closed)
 

@@ -6,11 +6,13 @@ process connects, hears which listeners it serves, and sends the full state anew
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +27,7 @@ from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
 from agent.model.policy import RefusedPolicy, Scope
+from agent.model.steps import Steps, each
 from agent.net.accept import Acceptor
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import DataPlane
@@ -37,6 +40,17 @@ from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
 log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S = 10.0
+_DECODE: Mapping[str, Callable[[str, bytes], Any]] = {
+    ADDRESS: decode_address,
+    AUTHORIZATION: decode_authorization,
+}
+
+
+class Part(NamedTuple):
+    """What one message of a change has brought: names and decoded resources."""
+
+    revision: int
+    values: list[tuple[str, Any]]
 
 
 class Orders:
@@ -56,23 +70,29 @@ class Orders:
             PLAINTEXT.name: plane.arrivals.door(Direction.INBOUND, plane.inbound_plain.accepted),
         }
         self._pods: tuple[LocalPod, ...] = ()
+        self._arrived: list[Part] = []
+        """Of a change whose last part has not come."""
         self._is_draining = False
         self._complain_at_s = 0.0
 
     def hello(self, to: Channel) -> None:
-        """Introduce this worker to a control process, with the listeners it serves."""
+        """Introduce this worker to a control process, with the listeners it serves. It will say everything anew."""
+        self._arrived = []
+        gc.enable()  # a change that had begun will not end
         held = [(owner, name, sock) for owner, socks in self._owners.items() for name, sock in socks.items()]
         served = [(owner, name) for owner, name, _ in held]
         fds = [sock.fileno() for _, _, sock in held]
         hello = channel.Hello(self._slot, os.getpid(), served, self._version, self._is_draining)
         to.send(hello, fds)
 
-    def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None:
-        """Carry out one order; what it answers goes to `reply`."""
+    def carry_out(
+        self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]
+    ) -> Iterator[None] | None:
+        """Carry out one order; what it answers goes to `reply`. A large one is only begun: the rest is the answer,
+        and no other order may be given before its end."""
         match message:
             case channel.Resources():
-                self._apply(message)
-                reply(channel.Applied(message.revision))
+                return self._apply(message, reply)
             case channel.Pods():
                 self._replace_pods(from_message(message.pods))
             case channel.Secret():
@@ -93,6 +113,7 @@ class Orders:
                 reply(channel.Answer(message.number, self._rows(message.what)))
             case _:
                 raise channel.ChannelError(f"a worker does not take {type(message).__name__}")
+        return None
 
     def _rows(self, what: str) -> list[dict[str, object]]:
         if what == "tunnels":
@@ -119,30 +140,45 @@ class Orders:
         for owner in tuple(self._owners):
             self._release(owner)
 
-    def _apply(self, message: channel.Resources) -> None:
-        # The data plane ends what the new state does not allow before this returns.
-        self._plane.store.apply(self._batch(message))
+    def _apply(self, part: channel.Resources, reply: Callable[[Message], None]) -> Steps[None]:
+        """The parts of a change are collected, decoded, and take effect together with the last."""
+        if part.type_url not in _DECODE:
+            raise channel.ChannelError(f"unknown resource type {part.type_url}")
+        decode, arrived = _DECODE[part.type_url], self._arrived
+        if arrived and arrived[0].revision != part.revision:
+            raise channel.ChannelError(f"a change without its end, before revision {part.revision}")
+        if not part.is_last:
+            # It would walk all that is held again and again while that grows, for a tenth of a second each time.
+            gc.disable()
+        arrived.append(Part(part.revision, []))
+        yield from each(part.updates, lambda update: arrived[-1].values.append((update[0], decode(*update))))
+        if part.is_last:
+            self._arrived = []
+            values = [pair for each_part in arrived for pair in each_part.values]
+            batch = yield from self._batch(part, values)
+            # The data plane ends what the new state does not allow before this returns.
+            yield from self._plane.store.applying(batch)
+            if not gc.isenabled():
+                # State holds no cycles, and connections that end leave none: nothing that is there now needs it.
+                gc.freeze()
+                gc.enable()
+            reply(channel.Applied(part.revision))
 
-    def _batch(self, message: channel.Resources) -> Batch:
+    def _batch(self, last: channel.Resources, values: list[tuple[str, Any]]) -> Steps[Batch]:
         snapshot = self._plane.store.current
-        if message.type_url == ADDRESS:
-            values = [decode_address(name, raw) for name, raw in message.updates]
-            if message.full:
-                return full_addresses(snapshot, values)
-            return Batch(addresses=tuple(values), removed_addresses=tuple(message.removed))
-        if message.type_url == AUTHORIZATION:
-            pairs = [(name, decode_authorization(name, raw)) for name, raw in message.updates]
-            refused = {
-                name: RefusedPolicy(why, Scope(s), ns, dry) for name, why, s, ns, dry in message.refused
-            }
-            if message.full:
-                return replace(full_authorizations(snapshot, pairs), refused_authorizations=refused)
-            return Batch(
-                authorizations=tuple(pairs),
-                removed_authorizations=tuple(message.removed),
-                refused_authorizations=refused,
-            )
-        raise channel.ChannelError(f"unknown resource type {message.type_url}")
+        if last.type_url == ADDRESS:
+            addresses = [value for _, value in values]
+            if last.full:
+                return (yield from full_addresses(snapshot, addresses))
+            return Batch(addresses=tuple(addresses), removed_addresses=tuple(last.removed))
+        refused = {name: RefusedPolicy(why, Scope(s), ns, dry) for name, why, s, ns, dry in last.refused}
+        if last.full:
+            return replace(full_authorizations(snapshot, values), refused_authorizations=refused)
+        return Batch(
+            authorizations=tuple(values),
+            removed_authorizations=tuple(last.removed),
+            refused_authorizations=refused,
+        )
 
     def _replace_pods(self, pods: tuple[LocalPod, ...]) -> None:
         gone = departed(self._pods, pods)

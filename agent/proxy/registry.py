@@ -14,6 +14,7 @@ from typing import Protocol
 from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.outcome import Outcome
+from agent.model.steps import Steps, each
 from agent.policy.evaluate import evaluate
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
@@ -65,21 +66,28 @@ class Registry:
     def remove(self, live: Live) -> None:
         self._live.discard(live)
 
-    def reevaluate(self, snapshot: Snapshot, changes: Changes) -> int:
-        """Close what the new snapshot no longer allows; answers how many."""
+    def reevaluate(self, snapshot: Snapshot, changes: Changes) -> Steps[int]:
+        """Close what the new snapshot no longer allows; answers how many.
+
+        In steps: what comes meanwhile was judged by the new snapshot already, for it is the current one.
+        """
         if not changes.policies and not changes.workloads:
             return 0
         everything = bool(changes.policies)
-        doomed = [
-            (live, reason)
-            for live in self._live
-            if live.connection is not None
-            and (everything or live.destination_uid in changes.workloads)
-            and (reason := verdict(snapshot, live, live.connection))
-        ]
-        for live, (outcome, detail) in doomed:
-            live.owner.close(outcome, detail)
-        return len(doomed)
+        closed = 0
+
+        def judge(live: Live) -> None:
+            nonlocal closed
+            if live.connection is None or live not in self._live:
+                return
+            if everything or live.destination_uid in changes.workloads:
+                ends = verdict(snapshot, live, live.connection)
+                if ends is not None:
+                    live.owner.close(*ends)
+                    closed += 1
+
+        yield from each(tuple(self._live), judge)
+        return closed
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
         """End every connection of a pod that left the mesh."""

@@ -2,7 +2,8 @@
 
 Pure. Equal resources touch nothing: istiod sends a changed Service together with all its Workloads, changed
 or not. The cost is that of the batch plus one flat copy of the indexes; a service is copied at most once
-per batch however many of its workloads change. Who needs to know about the changes is not decided here.
+per batch however many of its workloads change. A large batch goes in steps, and shows when it is whole. Who needs to
+know about the changes is not decided here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 from agent.model.address import AddressError, NamespacedHostname
 from agent.model.policy import Authorization, RefusedPolicy
 from agent.model.service import Service
+from agent.model.steps import Steps, each, to_the_end
 from agent.model.workload import Workload
 from agent.state.draft import Draft
 from agent.state.snapshot import Snapshot
@@ -56,14 +58,23 @@ def apply(snapshot: Snapshot, batch: Batch) -> tuple[Snapshot, Changes]:
     Of several updates with one name the last counts. A removed name is a workload's uid, else a service's
     `namespace/hostname`; an unknown one is ignored.
     """
-    workloads, services = _changed_addresses(snapshot, batch)
-    gone_workloads, gone_services = _removed_addresses(snapshot, batch)
+    return to_the_end(applying(snapshot, batch))
+
+
+def applying(snapshot: Snapshot, batch: Batch) -> Steps[tuple[Snapshot, Changes]]:
+    """The same in steps."""
+    workloads, services = yield from _changed_addresses(snapshot, batch)
+    gone_workloads, gone_services = yield from _removed_addresses(snapshot, batch)
+    removed_policies = frozenset(batch.removed_authorizations)
     gone_policies = [n for n in dict.fromkeys(batch.removed_authorizations) if n in snapshot.policies]
-    policies = {
-        name: policy
-        for name, policy in _last(batch.authorizations).items()
-        if name not in batch.removed_authorizations and snapshot.policies.get(name) != policy
-    }
+    policies: dict[str, Authorization] = {}
+
+    def take_policy(pair: tuple[str, Authorization]) -> None:
+        name, policy = pair
+        if name not in removed_policies and snapshot.policies.get(name) != policy:
+            policies[name] = policy
+
+    yield from each(_last(batch.authorizations).items(), take_policy)
     refused = batch.refused_authorizations
     changes = Changes(
         frozenset([*workloads, *gone_workloads]),
@@ -73,18 +84,13 @@ def apply(snapshot: Snapshot, batch: Batch) -> tuple[Snapshot, Changes]:
     if not changes:
         return snapshot, NO_CHANGES
     draft = Draft(snapshot)
-    for service in services.values():
-        draft.put_service(service)
-    for workload in workloads.values():
-        draft.put_workload(workload)
-    for uid in gone_workloads:
-        draft.remove_workload(uid)
-    for key in gone_services:
-        draft.remove_service(key)
-    for name, policy in policies.items():
-        draft.put_policy(name, policy)
-    for name in gone_policies:
-        draft.remove_policy(name)
+    yield
+    yield from each(services.values(), draft.put_service)
+    yield from each(workloads.values(), draft.put_workload)
+    yield from each(gone_workloads, draft.remove_workload)
+    yield from each(gone_services, draft.remove_service)
+    yield from each(policies.items(), lambda pair: draft.put_policy(*pair))
+    yield from each(gone_policies, draft.remove_policy)
     if refused is not None:
         draft.replace_refused(refused)
     return draft.finish(), changes
@@ -110,25 +116,39 @@ def _last(pairs: Iterable[tuple[K, T]]) -> dict[K, T]:
 
 def _changed_addresses(
     snapshot: Snapshot, batch: Batch
-) -> tuple[dict[str, Workload], dict[NamespacedHostname, Service]]:
+) -> Steps[tuple[dict[str, Workload], dict[NamespacedHostname, Service]]]:
     removed = frozenset(batch.removed_addresses)
-    updates = [a for a in batch.addresses if address_name(a) not in removed]
-    workloads = _last((a.uid, a) for a in updates if isinstance(a, Workload))
-    services = _last((a.key, a) for a in updates if isinstance(a, Service))
-    return (
-        {uid: w for uid, w in workloads.items() if snapshot.workloads.get(uid) != w},
-        {key: s for key, s in services.items() if snapshot.services.get(key) != s},
-    )
+    workloads: dict[str, Workload] = {}
+    services: dict[NamespacedHostname, Service] = {}
+
+    def take(resource: Workload | Service) -> None:
+        """The last of a name counts, and in its place."""
+        if address_name(resource) in removed:
+            return
+        if isinstance(resource, Workload):
+            workloads.pop(resource.uid, None)
+            if snapshot.workloads.get(resource.uid) != resource:
+                workloads[resource.uid] = resource
+        else:
+            services.pop(resource.key, None)
+            if snapshot.services.get(resource.key) != resource:
+                services[resource.key] = resource
+
+    yield from each(batch.addresses, take)
+    return workloads, services
 
 
-def _removed_addresses(snapshot: Snapshot, batch: Batch) -> tuple[list[str], list[NamespacedHostname]]:
+def _removed_addresses(snapshot: Snapshot, batch: Batch) -> Steps[tuple[list[str], list[NamespacedHostname]]]:
     workloads: list[str] = []
     services: list[NamespacedHostname] = []
-    for name in dict.fromkeys(batch.removed_addresses):
+
+    def take(name: str) -> None:
         if name in snapshot.workloads:
             workloads.append(name)
         elif (key := _service_key(name)) in snapshot.services and key is not None:
             services.append(key)
+
+    yield from each(dict.fromkeys(batch.removed_addresses), take)
     return workloads, services
 
 
@@ -144,12 +164,21 @@ def address_name(resource: Workload | Service) -> str:
     return resource.uid if isinstance(resource, Workload) else str(resource.key)
 
 
-def full_addresses(snapshot: Snapshot, addresses: Iterable[Workload | Service]) -> Batch:
+def full_addresses(snapshot: Snapshot, addresses: Iterable[Workload | Service]) -> Steps[Batch]:
     """The batch that makes these the only workloads and services."""
     resources = tuple(addresses)
-    names = {address_name(r) for r in resources}
-    known = [*snapshot.workloads, *map(str, snapshot.services)]
-    return Batch(addresses=resources, removed_addresses=tuple(n for n in known if n not in names))
+    names: set[str] = set()
+    missing: list[str] = []
+
+    def take(known: str | NamespacedHostname) -> None:
+        name = str(known)
+        if name not in names:
+            missing.append(name)
+
+    yield from each(resources, lambda resource: names.add(address_name(resource)))
+    yield from each(snapshot.workloads, take)
+    yield from each(snapshot.services, take)
+    return Batch(addresses=resources, removed_addresses=tuple(missing))
 
 
 def full_authorizations(snapshot: Snapshot, policies: Iterable[tuple[str, Authorization]]) -> Batch:

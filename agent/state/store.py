@@ -1,18 +1,21 @@
 """The one mutable cell of mesh state: the current snapshot, and who wants to know when it changes.
 
-Listeners are called in the order in which they subscribed, after the swap and before `swap` returns, so an
-ACK sent afterwards means that all of them have seen the change. A listener that raises is a defect: the
-error goes to the caller and the process must not go on as if its connections had been checked.
+Listeners are called in the order in which they subscribed, after the swap and before `swap` returns or `applying` ends,
+so an ACK sent afterwards means that all of them have dealt with the change. One that has much to do does it in steps:
+what is new meanwhile is judged by the new snapshot already. A listener that raises is a defect: the error goes to the
+caller and the process must not go on as if its connections had been checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from agent.state.apply import Batch, Changes, apply
+from agent.model.steps import PACE, Steps, each, to_the_end
+from agent.state.apply import Batch, Changes, applying
 from agent.state.snapshot import Snapshot
 
-Listener = Callable[[Snapshot, Changes], None]
+Listener = Callable[[Snapshot, Changes], Iterator[None] | None]
+"""Deals with a change, at once or in the steps it answers."""
 
 
 class Store:
@@ -31,13 +34,34 @@ class Store:
 
     def swap(self, snapshot: Snapshot, changes: Changes) -> None:
         """Make this snapshot the current one and tell everyone; nothing is told if nothing changed."""
-        self._current = snapshot
-        if changes:
-            for listener in tuple(self._listeners):
-                listener(snapshot, changes)
+        to_the_end(self._swapping(snapshot, changes))
 
     def apply(self, batch: Batch) -> Changes:
         """Apply a batch to the current snapshot and swap."""
-        snapshot, changes = apply(self._current, batch)
-        self.swap(snapshot, changes)
+        return to_the_end(self.applying(batch))
+
+    def applying(self, batch: Batch) -> Steps[Changes]:
+        """The same in steps. Until it has ended nobody else may change the state."""
+        base = self._current
+        snapshot, changes = yield from applying(base, batch)
+        assert self._current is base, "two changes at once: one of them would be lost"
+        gone = yield from _replaced(base, changes)
+        yield from self._swapping(snapshot, changes)
+        # Nobody holds what was replaced any more: freeing all of it at once would take as long as a slice.
+        del base
+        while gone:
+            del gone[-PACE:]
+            yield
         return changes
+
+    def _swapping(self, snapshot: Snapshot, changes: Changes) -> Steps[None]:
+        self._current = snapshot
+        if changes:
+            for listener in tuple(self._listeners):
+                yield from listener(snapshot, changes) or ()
+
+
+def _replaced(before: Snapshot, changes: Changes) -> Steps[list[object]]:
+    gone: list[object] = []
+    yield from each(changes.workloads, lambda uid: gone.append(before.workloads.get(uid)))
+    return gone

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from agent.channel import Channel, ChannelError, Message
+from agent.model.steps import SLICE_S, goes_on
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +26,30 @@ class TakesOrders(Protocol):
 
     def hello(self, to: Channel) -> None: ...
 
-    def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None: ...
+    def carry_out(
+        self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]
+    ) -> Iterator[None] | None:
+        """What it answers is the rest of the work, in steps; nothing else may be ordered before its end."""
+        ...
 
 
 class ControlLink:
-    """The worker's end of the channel: whoever connected last is the control process."""
+    """The worker's end of the channel: whoever connected last is the control process.
 
-    def __init__(self, orders: TakesOrders) -> None:
+    Orders are carried out in their order, the long ones in slices, between which the loop serves others for as long
+    again. While one is under way nothing more is read, so that what control has still to say waits there.
+    """
+
+    def __init__(self, orders: TakesOrders, clock: Callable[[], float] = time.monotonic) -> None:
         self._orders = orders
+        self._clock = clock
         self._channel: Channel | None = None
+        self._comer: socket.socket | None = None
+        """A control process that came while orders of the one before it were under way."""
+        self._waiting: deque[tuple[Message, list[int]]] = deque()
+        self._work: Iterator[None] | None = None
+        """What is left of the orders that were begun, and of those that wait."""
+        self._next_slice: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -42,11 +61,13 @@ class ControlLink:
 
         A listener on its way in an order that nobody read would be lost, with its queue.
         """
-        self._readable()
-        self._drop()
-        self._channel = Channel(sock)
-        self._loop.add_reader(sock, self._readable)
-        self._write(lambda channel: self._orders.hello(channel))
+        self._read(None)
+        self._part()
+        if self._comer is not None:
+            self._comer.close()
+        self._comer = sock
+        if self._next_slice is None:
+            self._carry_out()
 
     def send(self, message: Message) -> None:
         self._write(lambda channel: channel.send(message))
@@ -58,23 +79,63 @@ class ControlLink:
 
     def stop(self) -> None:
         """Hear nothing more. The socket ends with the process, which is what control takes for the end of it."""
+        if self._next_slice is not None:
+            self._next_slice.cancel()
+            self._next_slice = None
         if self._channel is not None:
             self._loop.remove_reader(self._channel.sock)
             self._loop.remove_writer(self._channel.sock)
 
     def _readable(self) -> None:
+        self._read(1)
+        if self._next_slice is None:
+            self._carry_out()
+
+    def _read(self, most_reads: int | None) -> None:
+        """Take what has arrived, or some of it."""
         if self._channel is None:
             return
         try:
-            for message, fds in self._channel.receive():
-                self._orders.carry_out(message, fds, self.send)
+            self._waiting.extend(self._channel.receive(most_reads))
         except ChannelError as error:
             log.warning("control process: %s; going on with the last state", error)
-            self._drop()
+            self._part()
+
+    def _carry_out(self) -> None:
+        """One slice of the orders that wait."""
+        self._next_slice = None
+        self._work = self._work or self._orders_waiting()
+        try:
+            is_more = goes_on(self._work, self._clock)
         except Exception as error:
             # Without the channel control ends this worker: it must not judge by a state that is not whole.
             log.error("an order could not be carried out", exc_info=error)
-            self._drop()
+            self._give_up()
+            is_more = False
+        if is_more:
+            self._next_slice = self._loop.call_later(SLICE_S, self._carry_out)
+            if self._channel is not None:
+                self._loop.remove_reader(self._channel.sock)
+            return
+        self._work = None
+        if self._comer is not None:
+            self._channel, self._comer = Channel(self._comer), None
+            self._write(lambda channel: self._orders.hello(channel))
+        if self._channel is not None:
+            self._loop.add_reader(self._channel.sock, self._readable)
+
+    def _orders_waiting(self) -> Iterator[None]:
+        while self._waiting:
+            message, fds = self._waiting.popleft()
+            yield from self._orders.carry_out(message, fds, self.send) or ()
+            yield
+
+    def _give_up(self) -> None:
+        for _, fds in self._waiting:
+            for fd in fds:
+                os.close(fd)
+        self._waiting.clear()
+        self._part()
 
     def _write(self, write: Callable[[Channel], None]) -> None:
         if self._channel is None:
@@ -91,8 +152,10 @@ class ControlLink:
         else:
             self._loop.remove_writer(self._channel.sock)
 
-    def _drop(self) -> None:
+    def _part(self) -> None:
+        """Let go of the channel; what came by it is still carried out."""
         if self._channel is not None:
-            self.stop()
+            self._loop.remove_reader(self._channel.sock)
+            self._loop.remove_writer(self._channel.sock)
             self._channel.close()
             self._channel = None

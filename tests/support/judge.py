@@ -13,10 +13,11 @@ from agent.controlplane.translate.effects import remarks
 from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
 from agent.controlplane.translate.refusals import refusals
 from agent.controlplane.translate.resources import Snapshot as Served
-from agent.mesh_state import batch_of, decode_all
+from agent.mesh_state import batch_of, decoding
 from agent.model.address import SocketAddress, parse_ip
 from agent.model.connection import Connection
 from agent.model.identity import SCHEME, Identity
+from agent.model.steps import to_the_end
 from agent.model.workload import Workload
 from agent.policy.evaluate import evaluate
 from agent.state.snapshot import Snapshot
@@ -46,7 +47,7 @@ class Judge:
         self._take(ADDRESS, {name: r.value for name, r in self.served.addresses.items()})
 
     def _take(self, type_url: str, raw: Mapping[str, bytes]) -> None:
-        decoded, refused = decode_all(type_url, raw)
+        decoded, refused = to_the_end(decoding(type_url, raw))
         assert not refused, refused
         self._store.apply(batch_of(type_url, decoded, (), {}))
 

@@ -46,7 +46,8 @@ class ToldWorker:
 
     def _carry_out(self) -> None:
         for message, fds in self._worker.receive():
-            self.orders.carry_out(message, fds, self._worker.send)
+            for _ in self.orders.carry_out(message, fds, self._worker.send) or ():
+                pass
 
     def hear(self, kind: type[M]) -> tuple[M, list[int]]:
         """The one message that came since, which must be of this kind, with its fds."""

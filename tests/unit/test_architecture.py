@@ -138,6 +138,7 @@ ASYNCIO_HOMES = (
     "agent.enroll",
     "agent.admin",
     "agent.proof",
+    "agent.mesh_state",
     "agent.app",
     "agent.stopping",
     "agent.worker",

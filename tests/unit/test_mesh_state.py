@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any
 
 from agent import channel
-from agent.mesh_state import MeshState
+from agent.mesh_state import PART, MeshState
 from agent.model.policy import Action, RefusedPolicy, Scope
+from agent.model.steps import PACE, SLICE_S
 from agent.pb.authorization_pb2 import Authorization
 from agent.pb.workload_pb2 import Address
 from agent.state.snapshot import Snapshot
@@ -151,3 +153,72 @@ def test_a_refused_address_is_listed_and_no_news_for_workers() -> None:
     assert list(world.mesh.refused(ADDRESS)) == ["u1"] and not world.sent
     world.accept(ADDRESS, {"u1": pod("u1")})
     assert world.mesh.refused(ADDRESS) == {}
+
+
+# -- many at once
+
+
+class Slow(World):
+    """By its clock every step is a slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ticks = count()
+        self.mesh = MeshState(self.store, self.sent.append, self._applied, lambda: next(ticks) * SLICE_S)
+
+
+def many(number: int) -> dict[str, bytes]:
+    return {f"u{n}": pod(f"u{n}", bytes([10, 1, n >> 8, n & 255])) for n in range(number)}
+
+
+def test_a_large_response_goes_to_workers_in_parts_of_one_revision() -> None:
+    world = World()
+    world.accept(ADDRESS, {"gone": pod("gone")})
+    world.sent.clear()
+    updates = many(2 * PART + 1)
+    world.accept(ADDRESS, updates, ("gone",))
+    assert [len(message.updates) for message in world.sent] == [PART, PART, 1]
+    assert [message.is_last for message in world.sent] == [False, False, True]
+    assert {message.revision for message in world.sent} == {2} and world.sent[-1].removed == ["gone"]
+    assert dict(pair for message in world.sent for pair in message.updates) == updates
+    brief: list[Any] = []
+    world.mesh.brief(brief.append)
+    assert [(m.type_url, len(m.updates), m.full, m.is_last) for m in brief] == [
+        (AUTHORIZATION, 0, True, True),
+        (ADDRESS, PART, True, False),
+        (ADDRESS, PART, True, False),
+        (ADDRESS, 1, True, True),
+    ]
+
+
+def test_others_are_served_while_a_large_response_is_taken_and_see_none_or_all_of_it() -> None:
+    async def scene() -> None:
+        world = Slow()
+        seen: list[tuple[int, int, int, int]] = []
+        taking = asyncio.ensure_future(world.mesh.accept(ADDRESS, many(20 * PACE), ()))
+        while not taking.done():
+            brief: list[Any] = []
+            world.mesh.brief(brief.append)
+            known = sum(len(message.updates) for message in brief)
+            seen.append((len(world.store.current.workloads), known, world.mesh.revision, len(world.sent)))
+            await asyncio.sleep(0)
+        await taking
+        assert len(seen) > 20 and "at each step somebody else had a turn"
+        assert set(seen[:-1]) <= {(0, 0, 0, 0), (20 * PACE, 0, 0, 0)}, "nor is a worker told of half of it"
+        assert len(world.store.current.workloads) == 20 * PACE and world.waited == [1]
+
+    asyncio.run(scene())
+
+
+def test_a_second_response_waits_for_the_first() -> None:
+    async def scene() -> None:
+        world = Slow()
+        first, second = many(3 * PACE), {"u0": pod("u0", b"\x0a\2\0\0")}
+        await asyncio.gather(
+            world.mesh.accept(ADDRESS, first, ()), world.mesh.accept(ADDRESS, second, ("u1",))
+        )
+        workloads = world.store.current.workloads
+        assert len(workloads) == 3 * PACE - 1 and str(workloads["u0"].addresses[0]) == "10.2.0.0"
+        assert world.waited == [1, 2]
+
+    asyncio.run(scene())

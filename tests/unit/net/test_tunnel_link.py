@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import pytest
@@ -409,3 +410,44 @@ def test_pings_keep_an_idle_connection() -> None:
         hbone.tunnel()
         assert not hbone.client_side.ends and not hbone.server_side.ends
         assert CLIENT.identity == hbone.server.peer
+
+
+def played(it: Node) -> None:
+    """Connections that end in every way: with tunnels that were relayed, refused, taken back, cut, and without any."""
+    hbone = Hbone(it)
+    relayed = hbone.relayed()
+    relayed.client.close()
+    relayed.server.close()
+    hbone.server_side.on_request = lambda tunnel: tunnel.refuse(401)
+    hbone.ask()
+    it.until(lambda: len(hbone.answers) == 2)
+    hbone.server_side.on_request = lambda tunnel: None
+    hbone.ask().reset()
+    it.settle()
+    hbone.client.go_away()
+    it.until(lambda: hbone.server_side.ends and hbone.client_side.ends)
+    cut = Hbone(it)
+    cut.tunnel()
+    cut.server.abort()
+    it.until(lambda: cut.client_side.ends)
+    RawClient(it).sock.send(b"no TLS at all")
+    it.settle()
+
+
+def test_connections_that_ended_leave_nothing_to_the_garbage_collector() -> None:
+    """A worker tells it not to look at what there was when a large change came."""
+    kinds = {"TunnelLink", "TlsLink", "H2Tunnels", "Tunnel", "Stream", "Stage", "Farewell", "TlsRecords"}
+    with node() as it:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(2):
+                played(it)
+            it.skew_s += 5
+            it.settle()  # the last words are said, and old timers are gone
+            it.skew_s += 60
+            it.settle()
+            left = [thing for thing in gc.get_objects() if type(thing).__name__ in kinds]
+            assert not left, [type(thing).__name__ for thing in left]
+        finally:
+            gc.enable()

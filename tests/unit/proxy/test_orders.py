@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from agent import channel
 from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT
+from agent.model.steps import PACE
 from agent.pb import workload_pb2
 from agent.wire.xds_delta import ADDRESS
 from tests.support import mesh
@@ -19,6 +21,7 @@ from tests.support.told_worker import ToldWorker, same_file, secret
 from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
 
 NAMES = tuple(row.name for row in LISTENERS)
+CLIENT_UID = "Kubernetes//Pod/apps/client"
 
 
 @pytest.fixture
@@ -155,6 +158,85 @@ def test_a_full_list_of_workloads_takes_what_is_not_in_it_away(told: ToldWorker,
     told.hear(channel.Applied)
     assert {w.name for w in world.there.store.current.workloads.values()} == {"other"}
     assert ended(app), "the destination is gone"
+
+
+def workloads(count: int) -> list[tuple[str, bytes]]:
+    """Names and bytes of pods on another node."""
+    made = []
+    for n in range(count):
+        address = bytes([10, 9, n >> 8, n & 255])
+        pod = workload_pb2.Workload(
+            uid=f"w{n}", name=f"w{n}", namespace="apps", node="far", addresses=[address]
+        )
+        made.append((f"w{n}", workload_pb2.Address(workload=pod).SerializeToString()))
+    return made
+
+
+def test_a_large_change_is_seen_whole_or_not_at_all_and_answered_when_it_is_in_force(
+    told: ToldWorker, world: World
+) -> None:
+    """In parts, each in steps: whoever is judged between two of them is judged by what was before."""
+    many = workloads(1000)
+    before = world.there.store.current
+    parts = [
+        channel.Resources(4, ADDRESS, many[:400], is_last=False),
+        channel.Resources(4, ADDRESS, many[400:], [CLIENT_UID]),
+    ]
+    replies: list[channel.Message] = []
+    steps = 0
+
+    def carry_out(part: channel.Resources) -> None:
+        nonlocal steps
+        for _ in told.orders.carry_out(part, (), replies.append) or ():
+            steps += 1
+            known = world.there.store.current.workloads
+            assert len(known) in (len(before.workloads), len(before.workloads) + 999) and not replies
+            assert (CLIENT_UID in known) != ("w0" in known) == ("w999" in known)
+
+    for part in parts:
+        world.driver.call(lambda part=part: carry_out(part))
+    assert steps > 2 * 1000 // PACE, "decoding and applying both rest"
+    assert replies == [channel.Applied(4)]
+    after = world.there.store.current
+    assert after.workloads.keys() == before.workloads.keys() - {CLIENT_UID} | {name for name, _ in many}
+
+
+def test_the_garbage_collector_rests_during_a_large_change_and_never_walks_what_it_brought(
+    told: ToldWorker, world: World
+) -> None:
+    first, second = workloads(2)
+    gc.unfreeze()
+    try:
+        told.tell(channel.Resources(4, ADDRESS, [first], is_last=False))
+        assert not gc.isenabled()
+        told.tell(channel.Resources(4, ADDRESS, [second]))
+        told.hear(channel.Applied)
+        assert gc.isenabled()
+        walked = {id(thing) for thing in gc.get_objects()}
+        assert walked.isdisjoint(map(id, world.there.store.current.workloads.values()))
+        frozen = gc.get_freeze_count()
+        told.tell(channel.Resources(5, ADDRESS, workloads(3)))
+        told.hear(channel.Applied)
+        assert gc.get_freeze_count() <= frozen, "a small one is left to it"
+        told.tell(channel.Resources(6, ADDRESS, [first], is_last=False))
+        told.introduced()
+        assert gc.isenabled(), "a change without its end does not leave it off"
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def test_a_change_without_its_end_is_a_broken_channel_unless_control_began_anew(
+    told: ToldWorker, world: World
+) -> None:
+    first, second, third = workloads(3)
+    told.tell(channel.Resources(4, ADDRESS, [first], is_last=False))
+    with pytest.raises(channel.ChannelError, match="a change without its end, before revision 5"):
+        told.tell(channel.Resources(5, ADDRESS, [second]))
+    told.introduced()  # and the collector is on again
+    told.tell(channel.Resources(1, ADDRESS, [third]))
+    told.hear(channel.Applied)
+    assert {"w2"} == world.there.store.current.workloads.keys() & {"w0", "w1", "w2"}
 
 
 def test_an_unknown_type_of_resource_is_a_broken_channel_and_not_applied(told: ToldWorker) -> None:

@@ -16,7 +16,7 @@ def tell(world: World, *refused: tuple[str, str, str, str, bool], full: bool = F
     message = channel.Resources(1, AUTHORIZATION, (), (), full, refused)
     frame = channel.encode(message)[channel.PREFIX.size :]
     orders = Orders(world.there, 0, "v", lambda _: None)
-    world.driver.call(lambda: orders.carry_out(channel.decode(frame), (), lambda _: None))
+    world.driver.call(lambda: list(orders.carry_out(channel.decode(frame), (), lambda _: None) or ()))
 
 
 def test_a_refused_policy_about_everybody_ends_what_it_may_forbid(world: World) -> None:

@@ -7,6 +7,7 @@ from agent.model.connection import Connection, Direction
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
+from agent.model.steps import to_the_end
 from agent.proxy.registry import Live, Registry
 from agent.state.apply import Batch, Changes, apply
 from tests.support import mesh
@@ -48,7 +49,7 @@ def test_a_new_policy_closes_what_it_denies_and_nothing_else() -> None:
     registry.add(live(denied))
     registry.add(live(allowed, Identity("cluster.local", "apps", "other")))
     snapshot, changes = apply(mesh.snapshot(SERVER), Batch(authorizations=(("apps/deny", DENY),)))
-    assert registry.reevaluate(snapshot, changes) == 1
+    assert to_the_end(registry.reevaluate(snapshot, changes)) == 1
     assert (denied, allowed) == ([Outcome.POLICY_CHANGED], [])
 
 
@@ -57,7 +58,7 @@ def test_the_current_workload_counts_not_the_one_at_the_start() -> None:
     registry.add(live(closed))
     lists_unknown = mesh.workload("server", "10.0.0.2", authorization_policies=("apps/coming",))
     snapshot, changes = apply(mesh.snapshot(SERVER), Batch(addresses=(lists_unknown,)))
-    registry.reevaluate(snapshot, changes)
+    to_the_end(registry.reevaluate(snapshot, changes))
     assert closed == [Outcome.POLICY_CHANGED], "a policy that has not arrived denies"
 
 
@@ -65,15 +66,15 @@ def test_a_destination_that_vanishes_takes_its_connections_along() -> None:
     registry, closed = Registry(10), list[Outcome]()
     registry.add(live(closed))
     snapshot, changes = apply(mesh.snapshot(SERVER), Batch(removed_addresses=(SERVER.uid,)))
-    registry.reevaluate(snapshot, changes)
+    to_the_end(registry.reevaluate(snapshot, changes))
     assert closed == [Outcome.POD_REMOVED]
 
 
 def test_a_change_elsewhere_is_not_looked_at() -> None:
     registry, closed = Registry(10), list[Outcome]()
     registry.add(live(closed))
-    assert registry.reevaluate(mesh.snapshot(), Changes(workloads=frozenset({"other"}))) == 0
-    assert registry.reevaluate(mesh.snapshot(), Changes(services=frozenset({mesh.key("x")}))) == 0
+    assert to_the_end(registry.reevaluate(mesh.snapshot(), Changes(workloads=frozenset({"other"})))) == 0
+    assert to_the_end(registry.reevaluate(mesh.snapshot(), Changes(services=frozenset({mesh.key("x")})))) == 0
     assert closed == []
 
 
@@ -83,7 +84,7 @@ def test_outbound_connections_are_ended_with_their_pod_only() -> None:
     outbound.connection = None
     registry.add(outbound)
     snapshot, changes = apply(mesh.snapshot(SERVER), Batch(authorizations=(("apps/deny", DENY),)))
-    registry.reevaluate(snapshot, changes)
+    to_the_end(registry.reevaluate(snapshot, changes))
     assert closed == []
     registry.close_pod(frozenset([parse_ip("10.0.0.2")]))
     assert closed == [Outcome.POD_REMOVED]

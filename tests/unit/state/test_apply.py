@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.model.policy import Scope
 from agent.model.service import HealthPolicy, LoadBalancing
+from agent.model.steps import to_the_end
 from agent.model.workload import Health, TunnelProtocol
 from agent.state.apply import (
     NO_CHANGES,
@@ -104,7 +105,7 @@ def test_policies_are_keyed_by_their_xds_name() -> None:
 
 def test_full_state_removes_what_it_does_not_name() -> None:
     before = snapshot(W, WEB, workload("x"), service("y"), allow("a"), allow("b"))
-    after, changes = apply(before, full_addresses(before, [again(W), service("z")]))
+    after, changes = apply(before, to_the_end(full_addresses(before, [again(W), service("z")])))
     assert set(after.workloads) == {W.uid}
     assert set(after.services) == {key("z")}
     assert W.uid not in changes.workloads

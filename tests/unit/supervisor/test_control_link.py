@@ -5,36 +5,59 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from itertools import count, pairwise
 
 import pytest
 
 from agent.channel import Applied, Channel, ChannelError, Drain, Hello, Listeners, Message, Resources, Stats
+from agent.model.steps import SLICE_S
 from agent.supervisor.control_link import ControlLink
 from agent.supervisor.patience import catch_up
 from tests.support.crews import until
 
 Scene = Callable[[], Coroutine[None, None, None]]
+STEPS, IN_A_SLICE = 100, 10
+LONG, BAD = "long", "bad"
+
+
+def ticking() -> Callable[[], float]:
+    """A clock by which a slice is IN_A_SLICE steps."""
+    ticks = count()
+    return lambda: next(ticks) * SLICE_S / IN_A_SLICE
 
 
 class Orders:
-    """Notes what it is told; `Drain` is an order that it cannot carry out."""
+    """Notes what it is told; `Drain` is an order that it cannot carry out, resources take STEPS."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[Message, int]] = []
+        self.steps = 0
 
     def hello(self, to: Channel) -> None:
         to.send(Hello(3, os.getpid(), (), "v"))
 
-    def carry_out(self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]) -> None:
+    def carry_out(
+        self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]
+    ) -> Iterator[None] | None:
         self.heard.append((message, len(fds)))
         for fd in fds:
             os.close(fd)
         match message:
             case Resources():
-                reply(Applied(message.revision))
+                return self._apply(message, reply)
             case Drain():
                 raise ValueError("no such thing")
+        return None
+
+    def _apply(self, message: Resources, reply: Callable[[Message], None]) -> Iterator[None]:
+        for _ in range(STEPS if message.type_url == LONG else 0):
+            self.steps += 1
+            yield
+        if message.type_url == BAD:
+            yield
+            raise ValueError("not to be applied")
+        reply(Applied(message.revision))
 
 
 class Control:
@@ -184,6 +207,106 @@ def test_a_link_that_was_stopped_hears_nothing_and_keeps_its_socket() -> None:
         control.channel.send(Resources(1, "policy", ()))
         await catch_up()
         assert not orders.heard and not control.is_cut_off()
+        control.close()
+
+    play(scene)
+
+
+# -- long orders
+
+
+def test_a_long_order_goes_in_slices_and_others_have_their_turn_between_them() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        control = Control(ControlLink(orders, ticking())).connect()
+        seen: list[int] = []
+
+        def look() -> None:
+            seen.append(orders.steps)
+            if orders.steps < STEPS:
+                asyncio.get_running_loop().call_soon(look)
+
+        control.channel.send(Resources(7, LONG, ()))
+        control.channel.send(Resources(8, "policy", ()))
+        asyncio.get_running_loop().call_soon(look)
+        await until(lambda: control.hears(Applied), "the end of the first")
+        at_once = [after - before for before, after in pairwise(seen)]
+        assert max(at_once) <= IN_A_SLICE + 1 and orders.steps == STEPS
+        await until(lambda: control.hears(Stats) or len(control.messages) == 3, "the end of the second")
+        assert control.messages[1:] == [Applied(7), Applied(8)]
+        control.close()
+
+    play(scene)
+
+
+def test_while_one_is_under_way_the_next_is_not_begun() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        control = Control(ControlLink(orders, ticking())).connect()
+        control.channel.send(Resources(7, LONG, ()))
+        control.channel.send(Stats({}, 1))
+        await until(lambda: orders.steps, "the first slice")
+        assert len(orders.heard) == 1 and orders.steps < STEPS
+        await until(lambda: len(orders.heard) == 2, "then it is")
+        assert orders.steps == STEPS
+        control.close()
+
+    play(scene)
+
+
+def test_a_control_process_that_comes_meanwhile_is_greeted_after_the_orders_of_the_one_before() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        link = ControlLink(orders, ticking())
+        former = Control(link).connect()
+        former.channel.send(Resources(7, LONG, ()))
+        await until(lambda: orders.steps, "the first slice")
+        with socket.socket() as sock:
+            former.channel.send(Listeners(0, ("a",)), [sock.fileno()])
+        former.channel.close()
+        control = Control(link).connect()
+        assert not control.hears(Hello)
+        await until(lambda: control.hears(Hello), "its turn")
+        assert orders.steps == STEPS and [type(message) for message, _ in orders.heard] == [
+            Resources,
+            Listeners,
+        ]
+        assert not any(isinstance(message, Applied) for message in control.messages), "it asked for nothing"
+        control.channel.send(Resources(8, "policy", ()))
+        await until(lambda: control.hears(Applied), "it is heard")
+        control.close()
+
+    play(scene)
+
+
+def test_of_two_that_come_meanwhile_the_last_counts() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        link = ControlLink(orders, ticking())
+        former = Control(link).connect()
+        former.channel.send(Resources(7, LONG, ()))
+        await until(lambda: orders.steps, "the first slice")
+        between, last = Control(link).connect(), Control(link).connect()
+        await until(lambda: last.hears(Hello), "its turn")
+        assert between.is_cut_off() and not between.messages
+        for control in (former, between, last):
+            control.close()
+
+    play(scene)
+
+
+def test_an_order_that_fails_late_takes_those_behind_it_along_with_their_descriptors() -> None:
+    async def scene() -> None:
+        orders = Orders()
+        control = Control(ControlLink(orders, ticking())).connect()
+        await until(lambda: control.hears(Hello), "greeting")
+        held = len(os.listdir("/proc/self/fd"))
+        control.channel.send(Resources(7, BAD, ()))
+        with socket.socket() as sock:
+            control.channel.send(Listeners(0, ("a",)), [sock.fileno()])
+        await until(control.is_cut_off, "the end")
+        assert [type(message) for message, _ in orders.heard] == [Resources]
+        assert len(os.listdir("/proc/self/fd")) == held - 1, "the channel and nothing else is gone"
         control.close()
 
     play(scene)
