@@ -91,6 +91,7 @@ class Tunnel:
         "failure",
         "head",
         "is_gone",
+        "is_unseen",
         "link",
         "owner",
         "sink",
@@ -108,6 +109,8 @@ class Tunnel:
         self.sink: TunnelSink | None = None
         self.failure: Refusal | None = None
         self.is_gone = False
+        self.is_unseen = False
+        """It ended, and the peer has not looked at it: another connection may carry it (RFC 9113, 8.7)."""
         self._early: list[bytes] | None = None
         self._early_end = False
 
@@ -174,6 +177,7 @@ class Tunnel:
 
     def was_reset(self, code: int, by_peer: bool, text: str) -> None:
         clean = by_peer and code in CLEAN_RESETS
+        self.is_unseen = by_peer and code == ErrorCode.REFUSED_STREAM
         detail = f"the tunnel was reset by the peer: {error_name(code)}"
         if not by_peer:
             detail = f"the tunnel was reset here, {error_name(code)}: {text}"
@@ -182,6 +186,7 @@ class Tunnel:
 
     def fail(self, outcome: Outcome, detail: str) -> None:
         """Lost with its connection, or never sent."""
+        self.is_unseen = self.stream is None
         self._end(Refusal(outcome, detail), clean=False)
 
     def _end(self, failure: Refusal, clean: bool) -> None:

@@ -29,6 +29,8 @@ Headers = tuple[tuple[str, str], ...]
 LONG_WAIT_S = 1.0
 CROWDED_LINKS = 64
 """With so many crowded connections to one peer no more are dialled: a tunnel goes where most is left."""
+TRIES = 3
+"""How many connections may end under one who waits, unanswered: a peer that restarts takes two away at most."""
 
 
 class PoolKey(NamedTuple):
@@ -61,7 +63,7 @@ class WantsTunnel(Protocol):
 class Waiter:
     """A place in line for a tunnel, until its owner is answered: first in the group, then on a connection."""
 
-    __slots__ = ("_group", "_is_reused", "_owner", "_pool", "_since_s", "_tunnel", "_was_retried", "head")
+    __slots__ = ("_group", "_is_reused", "_owner", "_pool", "_since_s", "_tries", "_tunnel", "head")
 
     def __init__(self, pool: Pool, group: Group, head: ConnectHead, owner: WantsTunnel) -> None:
         self.head = head
@@ -69,7 +71,8 @@ class Waiter:
         self._group = group
         self._owner: WantsTunnel | None = owner
         self._tunnel: Tunnel | None = None
-        self._is_reused = self._was_retried = False
+        self._is_reused = False
+        self._tries = TRIES
         self._since_s = pool.now()
 
     def start(self, link: TunnelLink, *, reused: bool) -> None:
@@ -111,12 +114,17 @@ class Waiter:
     def gone(self, tunnel: Tunnel) -> None:
         """The tunnel's other answer."""
         self._tunnel = None
-        if self._is_reused and not self._was_retried:
-            # The connection ended before the peer answered: nothing was relayed, so another may try.
-            self._was_retried = True
+        # The connection ended before the peer answered: nothing was relayed, so another may try. A new one that ends
+        # says more of the peer than of this request, unless that never came to be looked at.
+        if (self._is_reused or tunnel.is_unseen) and self.may_try_again():
             self._pool.enqueue(self._group, self)
         else:
             self.refuse(tunnel.failure or Refusal(Outcome.RESET, "the HBONE connection ended"))
+
+    def may_try_again(self) -> bool:
+        """Counts the end of a connection; whether this one still waits for another."""
+        self._tries -= 1
+        return self._tries > 0
 
 
 class PooledLink:
@@ -274,6 +282,15 @@ class Pool:
                 surplus -= 1
                 pooled.abort(Outcome.RESET, "nobody waits for this connection")
 
+    def _fail_tired(self, group: Group, refusal: Refusal) -> None:
+        """A connection went away before it took anybody. A queue of endless tries would be a storm."""
+        waiting, group.waiting = group.waiting, deque()
+        for waiter in waiting:
+            if waiter.may_try_again():
+                group.waiting.append(waiter)
+            else:
+                waiter.refuse(refusal)
+
     def _fail_waiters(self, group: Group, refusal: Refusal) -> None:
         while group.waiting:
             group.waiting.popleft().refuse(refusal)
@@ -340,12 +357,18 @@ class Pool:
     def became_available(self, pooled: PooledLink, link: TunnelLink) -> None:
         """Settings arrived or tunnels ended: serve who waits, or arm the idle timer."""
         group = pooled.group
-        if not pooled.is_proven:
+        is_fresh = not pooled.is_proven
+        if is_fresh:
             pooled.is_proven = True
             group.connecting.remove(pooled)
         while group.waiting and link.is_usable and link.free_streams > 0 and not link.is_crowded:
             group.waiting.popleft().start(link, reused=False)
-        if group.waiting and link.open_streams == 0 and link.free_streams == 0:
+        if is_fresh and not link.is_usable:
+            self._fail_tired(
+                group,
+                Refusal(Outcome.UPSTREAM_REFUSED, f"{group.key.target} ends each new connection at once"),
+            )
+        elif group.waiting and link.is_usable and link.open_streams == 0 and link.free_streams == 0:
             self._fail_waiters(
                 group, Refusal(Outcome.UPSTREAM_REFUSED, f"{group.key.target} allows no tunnels")
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -18,12 +19,23 @@ from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
 from redirect.sides import sides_of
-from tests.support.labmesh import ENROLLED, World, policy_manifest, principal
-from tests.support.labtraffic import PATIENCE_S, until, wait_gone
+from tests.support.labmesh import ENROLLED, World, policy_manifest, principal, running
+from tests.support.labtraffic import until, wait_gone
 from tests.support.ongoing import New
 from tests.support.tasks import Task, tasks
 
 pytestmark = pytest.mark.kernel
+
+RESTART_PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Whoever was accepted has as long as a busy machine may take; a drain is over when nothing is left."""
+    with running(
+        "w", tmp_path_factory.mktemp("workers"), flags={"drain-deadline-s": f"{RESTART_PATIENCE_S:g}"}
+    ) as made:
+        yield made
 
 
 def test_each_thread_of_a_worker_has_the_rights_that_the_documents_give_it(world: World) -> None:
@@ -51,7 +63,7 @@ def test_a_restart_refuses_nobody_and_complains_of_nothing(world: World, node: s
     with ExitStack() as stack:
         ways = [("client-a", "server-b"), ("client-a", "outsider-b"), ("outsider-a", "server-b")]
         crowd = [
-            stack.enter_context(New(world, client, world.address(server)))
+            stack.enter_context(New(world, client, world.address(server), RESTART_PATIENCE_S))
             for client, server in ways
             for _ in range(3)
         ]
@@ -59,7 +71,7 @@ def test_a_restart_refuses_nobody_and_complains_of_nothing(world: World, node: s
             each.goes_on()
         process = world.process(f"agent-{node}")
         process.terminate()
-        process.wait(PATIENCE_S)
+        process.wait(RESTART_PATIENCE_S)
         world.restart(node)
         for each in crowd:
             each.goes_on()
@@ -76,7 +88,7 @@ def test_a_worker_of_another_configuration_hears_of_policy_and_counts_until_it_i
         until(lambda: world.metric("node-b", "istio_tcp_sockets_open") == 1, "figures")
         opened = world.metric("node-b", "istio_tcp_connections_opened_total")
         world.kill_control("node-b")
-        other = LabMesh(world.lab, {"max-connections": "40000", "drain-deadline-s": "60"})
+        other = LabMesh(world.lab, {"max-connections": "40000", "drain-deadline-s": "90"})
         other.start_agent(world.node("node-b"))
         other.wait_ready("node-b")
         until(lambda: world.status("node-b")["retiring_workers"], "the one with a connection drains")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 
 from tests.support.labmesh import PORT, World
-from tests.support.labtraffic import until
+from tests.support.labtraffic import PATIENCE_S, Talk, until
 
 
 class Traffic:
-    """Requests without a pause, on one connection and each on a new one, until it ends."""
+    """Requests without a pause, on one connection and each on a new one, until it ends.
 
-    def __init__(self, world: World, client: str, host: str) -> None:
-        self._world, self._client, self._host = world, client, host
+    `patience_s`: for one of them. A new agent takes seconds on a busy machine, and SYNs come again after 1, 3, 7, 15 s.
+    """
+
+    def __init__(self, world: World, client: str, host: str, patience_s: float = PATIENCE_S) -> None:
+        self._world, self._client, self._host, self._patience_s = world, client, host, patience_s
         self._is_ending = threading.Event()
         self.served = 0
         self.failures: list[str] = []
@@ -28,18 +31,25 @@ class Traffic:
 
     def _run(self) -> None:
         try:
-            with self._world.talk(self._client, self._host) as kept:
+            with self._talk() as kept:
                 while not self._is_ending.wait(0.01):
                     kept.say()
-                    self._world.ask(self._client, self._host)
+                    with self._talk() as talk:
+                        talk.say()
                     self.served += 1
         except OSError as error:
-            self.failures.append(f"after {self.served}: {error!r}")
+            self.failures.append(self._told(error))
+
+    def _talk(self) -> Talk:
+        return Talk(self._world.dial(self._client, self._host, timeout_s=self._patience_s))
+
+    def _told(self, error: OSError) -> str:
+        return f"{self._client} to {self._host}, after {self.served}: {error!r}"
 
     def goes_on(self, requests: int = 20) -> None:
         """Return when so many more were served, or one failed."""
         wanted = self.served + requests
-        until(lambda: self.failures or self.served >= wanted, f"{requests} more requests")
+        until(lambda: self.failures or self.served >= wanted, f"{requests} more requests", self._patience_s)
         assert not self.failures, self.failures
 
 
@@ -49,10 +59,11 @@ class New(Traffic):
     def _run(self) -> None:
         try:
             while not self._is_ending.wait(0.01):
-                self._world.ask(self._client, self._host)
+                with self._talk() as talk:
+                    talk.say()
                 self.served += 1
         except OSError as error:
-            self.failures.append(f"after {self.served}: {error!r}")
+            self.failures.append(self._told(error))
 
 
 class Waiting:

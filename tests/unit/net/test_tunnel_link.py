@@ -125,6 +125,7 @@ def test_a_reset_by_the_server_before_its_answer_is_a_failure_with_a_reason() ->
         it.until(lambda: hbone.answers)
         tunnel, status, _ = hbone.answers[0]
         assert status == 0 and tunnel.failure is not None and "REFUSED_STREAM" in tunnel.failure.detail
+        assert tunnel.is_unseen, "so that another connection may carry it"
 
 
 def test_go_away_lets_tunnels_finish_and_takes_no_new_ones() -> None:

@@ -13,7 +13,7 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
 from agent.net.tunnel import Standstill
-from agent.proxy.pool import CROWDED_LINKS, Pool, PooledLink, PoolKey, Waiter, links_to_dial
+from agent.proxy.pool import CROWDED_LINKS, TRIES, Pool, PooledLink, PoolKey, Waiter, links_to_dial
 from agent.proxy.tallies import Tallies
 from agent.wire.hbone import connect_head
 
@@ -28,6 +28,7 @@ def key(client: str = "10.0.0.1", target: str = "10.0.0.2:15008") -> PoolKey:
 
 class FakeTunnel:
     failure: Refusal | None = None
+    is_unseen = False
 
     def __init__(self, link: FakeLink, asker: Any) -> None:
         self.link = link
@@ -66,8 +67,9 @@ class FakeLink:
         self.asked.append(FakeTunnel(self, asker))
         return self.asked[-1]
 
-    def answer(self, status: int = 200) -> None:
+    def answer(self, status: int = 200, *, is_unseen: bool = False) -> None:
         tunnel = self.asked.pop(0)
+        tunnel.is_unseen = is_unseen
         if status:
             tunnel.asker.answered(tunnel, status, ())
         else:
@@ -196,6 +198,44 @@ def test_after_goaway_another_is_dialled(world: World) -> None:
     link.is_usable = False
     world.want()
     assert len(world.dials) == 1
+
+
+def test_an_old_connection_that_runs_dry_after_goaway_fails_nobody_who_waits_for_a_new_one(
+    world: World,
+) -> None:
+    """A node that restarts: its last tunnels end while the next agent is still being dialled."""
+    world.want()
+    link = world.connect()
+    link.answer()
+    link.is_usable = False
+    world.want(2)
+    link.open_streams = 0
+    link.events.available(link)
+    assert not world.refusals and len(world.dials) == 1
+    world.connect().answer()
+    assert len(world.tunnels) == 2 and not world.refusals
+
+
+def test_a_new_connection_that_goes_away_before_it_took_anybody_is_dialled_again_and_not_for_ever(
+    world: World,
+) -> None:
+    world.want(2)
+    for tried in range(1, TRIES + 1):
+        assert not world.refusals and len(world.dials) == 1
+        link = world.dialled()
+        link.is_usable = False
+        link.secure()
+        assert len(world.refusals) == (2 if tried == TRIES else 0)
+    assert not world.dials
+    assert {str(refusal) for refusal in world.refusals} == {"10.0.0.2:15008 ends each new connection at once"}
+
+
+def test_a_tunnel_that_the_peer_never_looked_at_may_go_another_way(world: World) -> None:
+    world.want()
+    world.connect().answer(0, is_unseen=True)
+    assert not world.refusals
+    world.links[-1].answer()
+    assert len(world.tunnels) == 1
 
 
 def test_a_failed_dial_fails_everyone_who_waits_at_once(world: World) -> None:
