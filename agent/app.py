@@ -99,8 +99,8 @@ def run(settings: Config) -> None:
     if os.geteuid() != 0:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
     raise_fd_limit()
-    settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
+        settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = replace(settings, max_connections=fitted(settings.max_connections))
         with RunLock(settings.directory):
             asyncio.run(serve(settings, process_log))

@@ -89,8 +89,9 @@ class HttpServer:
             sock = listening(host, port)
             server = await asyncio.start_server(self._connection(routes), sock=sock, limit=MAX_HEAD_BYTES)
         except OSError as error:
-            # create_server() repeats the address in its text
-            reason = os.strerror(error.errno or 0)
+            # create_server() repeats the address in its text, and hands on the resolver's numbers, which are below zero
+            number = error.errno or 0
+            reason = os.strerror(number) if number >= 0 else "there is no such host"
             raise OSError(error.errno, f"cannot listen on {address}: {reason}") from error
         self._servers.append(server)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,15 @@ from click.core import ParameterSource
 from agent.cli import plane_status
 from agent.cli.output import option_of
 from agent.config import ConfigError, cidrs
-from agent.controlplane.app import Options, serve
+from agent.controlplane.app import Options, serve, split_listen
 from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
-from agent.model.address import CIDR
+from agent.model.address import CIDR, AddressError, split_host_port
 from agent.model.identity import is_trust_domain
 
+NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+")
 STATE_DIR = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -31,16 +33,51 @@ STATE_DIR = click.option(
 )
 
 
+def listening_place(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Port 0 takes a free one."""
+    try:
+        split_listen(value)
+    except AddressError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+def names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Of hosts, as a certificate may carry them."""
+    for name in value:
+        if not NAME.fullmatch(name):
+            raise click.BadParameter(f"{name!r} is neither the name of a host nor an IP")
+    return value
+
+
+def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Empty for `off`."""
+    if value == "off":
+        return ""
+    try:
+        split_host_port(value)
+    except AddressError as error:
+        raise click.BadParameter(f"{error}; `off` serves no metrics") from error
+    return value
+
+
 @click.group(name="control-plane", invoke_without_command=True)
 @click.option(
     "--manifests", type=click.Path(file_okay=False, path_type=Path), help="Directory with the YAML to serve."
 )
 @STATE_DIR
-@click.option("--listen", default="127.0.0.1:15012", show_default=True, help="HOST:PORT of xDS and the CA.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:15012",
+    show_default=True,
+    callback=listening_place,
+    help="HOST:PORT of xDS and the CA.",
+)
 @click.option(
     "--metrics-address",
     default="127.0.0.1:15014",
     show_default=True,
+    callback=metrics_place,
     help="HOST:PORT of plain HTTP /metrics, or `off`.",
 )
 @click.option(
@@ -51,7 +88,10 @@ STATE_DIR = click.option(
 )
 @click.option("--cluster-id", default="Kubernetes", show_default=True, help="Cluster of all pods and nodes.")
 @click.option(
-    "--server-name", multiple=True, help="A further name or IP of the server certificate; may be repeated."
+    "--server-name",
+    multiple=True,
+    callback=names,
+    help="A further name or IP of the server certificate; may be repeated.",
 )
 @click.option(
     "--log-format",
@@ -93,7 +133,7 @@ def control_plane(
         manifests=manifests,
         state_dir=state_dir,
         listen=listen,
-        metrics_address="" if metrics_address == "off" else metrics_address,
+        metrics_address=metrics_address,
         # Two control planes on one machine are no mistake as long as nobody asked for this very port.
         metrics_optional=context.get_parameter_source("metrics_address") is ParameterSource.DEFAULT,
         trust_domain=trust_domain,

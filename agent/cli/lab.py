@@ -79,7 +79,7 @@ def up(name: str, pods: int | None, manifests: Path, bare: bool) -> None:
 @NAME
 def down(name: str) -> None:
     """Remove the lab and everything in it. Harmless when there is none."""
-    as_lab_error(LabMesh(Topology(name)).down)
+    as_lab_error(lambda: LabMesh(Topology(name)).down())
     click.echo(f"lab {name} is gone")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,8 @@ def pod_manifest(
     try:
         place = locate(**where)
     except PermissionError as error:
-        raise CliError(
-            f"who enters a pod's network namespace must be root: run this as root ({error})"
-        ) from error
+        remedy = "run this as root" if os.geteuid() else "the kernel does not let even root"
+        raise CliError(f"{error.filename or pod} cannot be looked into: {remedy}") from error
     except (RedirectError, OSError) as error:
         raise click.ClickException(str(error)) from error
     if place.refusal:

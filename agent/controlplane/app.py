@@ -242,5 +242,8 @@ async def _listen(server: Any, listen: str, credentials: Any) -> str:
             raise RuntimeError("the port was not given")
         await server.start()
     except RuntimeError as error:
-        raise StateError(f"cannot listen on {listen}: {error}; is another control plane there?") from error
+        raise StateError(
+            f"--listen: cannot listen on {listen}: somebody else does (another control plane?), or it is no address of "
+            "this machine; choose another"
+        ) from error
     return f"{shown}:{port}"

@@ -94,7 +94,7 @@ def _pod_ips(status: Field, stored: bool) -> tuple[IP, ...]:
     if stored:
         return ()
     raise status.get("podIPs").error(
-        "it is missing: give the pod's addresses, e.g. podIPs: [{ip: 10.77.1.11}]"
+        "it is missing: give the pod's addresses, e.g. podIPs: [{ip: 10.77.1.11}]; `ztun pod-manifest` writes them"
     )
 
 
