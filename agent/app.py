@@ -176,6 +176,7 @@ class Agent:
             clock=time.time,
             rng=rng,
             watch=XdsFigures(self.figures, TYPES),
+            on_up=self.keeper.ask_again,
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
         self.manifests = ManifestsClient(xds, settings.node, rng)

@@ -33,7 +33,7 @@ connections = listing(
 )
 tunnels = listing(
     "tunnels",
-    ["direction", "identity", "peer", "suite", "group", "tunnels", "unread", "waiting"],
+    ["direction", "identity", "peer", "suite", "group", "tunnels", "unread_bytes", "waiting"],
     "no HBONE connection is open",
     "List HBONE connections: identities, TLS, unread bytes.",
 )

@@ -126,6 +126,17 @@ class Keeper:
             entry.priority = priority
             self._wake.set()
 
+    def ask_again(self) -> None:
+        """The CA may be back: end the back-off of those that have no certificate because it was away.
+
+        Renewals keep theirs: nothing waits for them, and a CA that comes back has enough to do.
+        """
+        now = self._clock()
+        for entry in self._entries.values():
+            if entry.issued is None and entry.error and entry.is_transient:
+                entry.due, entry.failures = min(entry.due, now), 0
+        self._wake.set()
+
     def get(self, identity: Identity) -> Issued | None:
         """The certificate in hand, if it is still valid."""
         entry = self._entries.get(identity)

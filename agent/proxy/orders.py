@@ -248,7 +248,7 @@ def credentials(message: channel.Secret) -> Credentials:
 def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Identity) -> dict[str, object]:
     """One HBONE connection: both proven identities, what TLS negotiated, and whether its tunnels are read.
 
-    `unread` bytes wait for applications here, `waiting` tunnels for the other end, which lets `window_left` bytes
+    `unread_bytes` wait for applications here, `waiting` tunnels for the other end, which lets `window_left_bytes`
     more be sent; `crowded` is true when that is so little that new tunnels go elsewhere.
     """
     standstill = link.standstill
@@ -259,9 +259,9 @@ def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Ide
         "suite": secured.suite,
         "group": secured.group,
         "tunnels": link.open_streams,
-        "unread": standstill.unread_bytes,
+        "unread_bytes": standstill.unread_bytes,
         "waiting": standstill.waiting_tunnels,
-        "window_left": standstill.window_left_bytes,
+        "window_left_bytes": standstill.window_left_bytes,
         "crowded": link.is_crowded,
     }
 

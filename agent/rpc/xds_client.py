@@ -100,6 +100,7 @@ class XdsClient:
         rng: Random,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         watch: StreamWatch | None = None,
+        on_up: Callable[[], None] = lambda: None,
         silent_s: float = SILENT_S,
     ) -> None:
         self._endpoint = endpoint
@@ -109,6 +110,7 @@ class XdsClient:
         self._retry = Retry(rng)
         self._sleep = sleep
         self._watch = watch or NoWatch()
+        self._on_up = on_up
         self._silent_s = silent_s
         self._status = XdsStatus()
         self.synced = asyncio.Event()
@@ -195,6 +197,7 @@ class XdsClient:
         if self._status.phase is not Phase.CONNECTED:
             log.info("discovery stream to %s is up", self._endpoint.address)
             self._note(phase=Phase.CONNECTED, connected_since=self._clock())
+            self._on_up()
 
     def _settled(self, request: DeltaDiscoveryRequest) -> None:
         if request.HasField("error_detail"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.status import dead
 from agent.controlplane.read.manifests import parse
 from agent.controlplane.read.objects import Pod
 from agent.lab.agents import ZTUN
@@ -33,6 +34,7 @@ def test_status_is_one_line(world: World) -> None:
 def test_status_as_json_names_pods_workers_and_services(world: World) -> None:
     answer = json.loads(world.cli("status", "-o", "json", node="node-a").stdout)
     assert answer["state"] == "READY" and answer["node"] == "node-a"
+    assert list(answer) == list(dead("why")), "a dead one is shown in the same shape"
     assert {pod["pod"]: pod["identity"] for pod in answer["pods"]} == {
         "demo/client-a": "spiffe://cluster.local/ns/demo/sa/client",
         "demo/server-a": "spiffe://cluster.local/ns/demo/sa/server",
@@ -126,6 +128,8 @@ def test_what_the_agent_holds_is_listed(world: World) -> None:
             for name in ("connections", "tunnels", "certificates", "policies", "services")
         }
         table = world.cli("connections", node="node-b").stdout
+    fields = {field for rows in lists.values() for row in rows for field in row}
+    assert not [field for field in fields if not re.fullmatch(r"[a-z]+(_[a-z]+)*", field)], "snake_case"
     pod = world.address("server-b")
     (connection,) = lists["connections"]
     assert (connection["direction"], connection["original_dst"]) == ("inbound", f"{pod}:8080")

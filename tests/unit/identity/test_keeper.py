@@ -411,3 +411,39 @@ def test_waiting_ends_with_the_event_or_the_time() -> None:
         await wait_for_event(event, 3600.0)
 
     run(body)
+
+
+def test_when_the_ca_may_be_back_those_without_a_certificate_ask_at_once() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB)
+            rig.signer.error, rig.signer.is_transient = "the CA is away", True
+            await rig.use(WEB, DB)
+            for _ in range(12):
+                await rig.clock.advance(LIFETIME_S / 16)
+            assert rig.keeper.get(WEB) is not None and rig.keeper.get(DB) is None
+            rig.signer.asked.clear()
+            rig.signer.error = ""
+            rig.keeper.ask_again()
+            await rig.clock.until_idle()
+            assert rig.signer.asked == [DB], "the renewal of a valid one waits its time"
+            assert rig.keeper.get(DB) is not None
+
+    run(body)
+
+
+def test_what_the_ca_refused_is_not_asked_again_because_it_is_back() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.error, rig.signer.is_transient = "not for you", False
+        async with rig.running():
+            await rig.use(DB)
+            for _ in range(8):
+                await rig.clock.advance(100)
+            rig.signer.asked.clear()
+            rig.keeper.ask_again()
+            await rig.clock.until_idle()
+            assert rig.signer.asked == []
+
+    run(body)

@@ -54,6 +54,7 @@ class Rig:
         self.clock = FakeClock(1000.0)
         self.sleeps = Sleeps(self.clock, limit)
         self.counted = Counted()
+        self.ups: list[float] = []
         node = make_node(ip="10.0.0.1", pod="ztun-x", namespace="istio-system", node_name="node-a")
         self.client = XdsClient(
             endpoint,
@@ -63,6 +64,7 @@ class Rig:
             rng=Random(1),
             sleep=self.sleeps,
             watch=self.counted,
+            on_up=lambda: self.ups.append(self.clock.now),
             silent_s=silent_s,
         )
 
@@ -126,13 +128,14 @@ def test_a_server_with_nothing_new_to_say_is_connected_all_the_same(tmp_path: Pa
                     await stream.send(type_url, nonce=type_url)
                     await stream.request()
                 await client.synced.wait()
+                assert len(rig.ups) == 1
                 stream.end(grpc.StatusCode.UNAVAILABLE, "restarting")
                 again = await plane.stream()
                 await again.opening()
                 async with asyncio.timeout(PATIENCE_S):
                     while client.status.phase is not Phase.CONNECTED:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
-                assert client.status.connected_since is not None
+                assert client.status.connected_since is not None and len(rig.ups) == 2
                 await again.send(ADDRESS, [("pod-a", "1", b"a")], nonce="late")
                 assert (await again.request()).response_nonce == "late", "and it may still speak up"
 
@@ -146,6 +149,7 @@ def test_a_server_that_refuses_us_is_never_taken_for_a_silent_one(tmp_path: Path
             async with rig.running() as client:
                 await rig.sleeps.exhausted.wait()
                 assert client.status.phase is Phase.WAITING and client.status.connected_since is None
+            assert rig.ups == []
             assert set(rig.counted.reasons) == {"ConnectionError"}
 
     asyncio.run(body())
