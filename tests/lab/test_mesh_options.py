@@ -10,6 +10,7 @@ import pytest
 from agent.lab.firewall import Denied
 from redirect.netns import entered
 from tests.support.labmesh import OWN_VIP, VIP4, World, policy_manifest, principal, running
+from tests.support.labstalled import ECHO_PORT, Stalled, echoes
 from tests.support.labtraffic import until
 
 pytestmark = pytest.mark.kernel
@@ -65,6 +66,16 @@ def test_a_hand_over_skips_the_policy_of_the_host_as_documented(world: World) ->
         assert world.is_served("client-a", world.address("server-a"))
     finally:
         world.lab.allow_forward()
+
+
+def test_handed_over_connections_that_nobody_reads_stop_no_other(world: World) -> None:
+    world.serve("server-a", "echo", ECHO_PORT)
+    with Stalled(world, "client-a", "server-a") as stalled:
+        for direction in ("down", "up"):
+            stalled.open(direction, 12)
+            with world.dial("client-a", world.address("server-a"), ECHO_PORT) as other:
+                echoes(other)
+    assert not world.tunnels("node-a")
 
 
 def test_between_nodes_there_is_a_tunnel_as_ever(world: World) -> None:
