@@ -18,7 +18,7 @@ from redirect.errors import LayoutMismatch
 from redirect.layout import MAPS
 from redirect.maps import Maps
 
-_COPIED = ("pods", "ifaces", "hostips", "hostflows", "passthru", "captures", "neighbours")
+_COPIED = ("pods", "ifaces", "hostips", "hostflows", "passthru", "captures", "owners", "neighbours")
 # A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
 _SHARED = (*_COPIED, "socks")
 # Numbers of enum bpf_map_type.

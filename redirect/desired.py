@@ -40,7 +40,7 @@ class DesiredPod:
 
     At most one address of each family: the interface's entry in the kernel has room for that many. Frames sent in
     the pod's name go to the next hop of their family, or to a neighbour on `bridge`, and carry `mac`, the pod's own;
-    frames into it the reverse.
+    frames into it the reverse. `owner`: a note of whoever captures it, kept beside its entries and given back.
     """
 
     ifindex: int
@@ -50,6 +50,7 @@ class DesiredPod:
     hops: tuple[NextHop, ...]
     flags: Flag = Flag.ENROLLED
     bridge: Bridge | None = None
+    owner: str = ""
 
     def address(self, version: int) -> IP | None:
         return next((ip for ip in self.addresses if ip.version == version), None)

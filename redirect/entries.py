@@ -54,13 +54,15 @@ def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
     return PodEntry(flags, pod.ifindex, pod.mac, hop.mac, size.mtu_bytes, size.mss_bytes, bridge)
 
 
-def captured_pod(ifindex: int, ifname: str, entry: IfaceEntry, pods: Mapping[IP, PodEntry]) -> DesiredPod:
+def captured_pod(
+    ifindex: int, ifname: str, entry: IfaceEntry, pods: Mapping[IP, PodEntry], owner: str = ""
+) -> DesiredPod:
     """The pod of an interface. An address without an entry of its own (its capture failed half way) has no MACs."""
     known = {address: pods[address] for address in entry.addresses if address in pods}
     mac = next((pod.pod_mac for pod in known.values()), NO_MAC)
     hops = tuple(_hop(address, entry, known.get(address)) for address in entry.addresses)
     bridge = Bridge(entry.bridge_ifindex, entry.bridge_mac) if entry.bridge_ifindex else None
-    return DesiredPod(ifindex, ifname, entry.addresses, mac, hops, entry.flags, bridge)
+    return DesiredPod(ifindex, ifname, entry.addresses, mac, hops, entry.flags, bridge, owner)
 
 
 def _hop(address: IP, entry: IfaceEntry, pod: PodEntry | None) -> NextHop:

@@ -150,6 +150,26 @@ class IfaceEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Value of `owners`: a note of whoever captured an interface. No program reads it."""
+
+    FORMAT = struct.Struct("=384s")
+
+    text: str
+
+    def encode(self) -> bytes:
+        """Raises ValueError for a text that has no room."""
+        raw = self.text.encode()
+        if len(raw) > self.FORMAT.size or b"\0" in raw:
+            raise ValueError(f"{self.text[:40]!r}... does not fit into {self.FORMAT.size} bytes")
+        return self.FORMAT.pack(raw)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Owner:
+        return cls(raw.rstrip(b"\0").decode(errors="replace"))
+
+
+@dataclass(frozen=True, slots=True)
 class NeighbourKey:
     """Key of `neighbours` and `wanted`: an address on the link of the pod behind a host veth."""
 
@@ -334,6 +354,7 @@ MAPS = {
     "hostflows": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
     "passthru": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
     "captures": MapShape("hash", 4, CaptureCount.FORMAT.size, 8192),
+    "owners": MapShape("hash", 4, Owner.FORMAT.size, 8192),
     "neighbours": MapShape("lru_hash", NeighbourKey.FORMAT.size, Neighbour.FORMAT.size, 16384),
     "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
     "synrate": MapShape("hash", 4, SynBudget.FORMAT.size, 8192),

@@ -27,6 +27,7 @@ from redirect.layout import (
     IfaceEntry,
     Neighbour,
     NeighbourKey,
+    Owner,
     PodEntry,
     SynBudget,
     address_key,
@@ -98,6 +99,7 @@ class Maps:
         # The next interface of this number begins at zero, and knows nobody.
         sys_bpf.map_delete(self._fds["captures"], _U32.pack(ifindex))
         sys_bpf.map_delete(self._fds["synrate"], _U32.pack(ifindex))
+        sys_bpf.map_delete(self._fds["owners"], _U32.pack(ifindex))
         for key in [key for key in self._link_keys("neighbours") if key.ifindex == ifindex]:
             self.delete_neighbour(key)
         return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
@@ -105,6 +107,13 @@ class Maps:
     def captures(self) -> dict[int, CaptureCount]:
         """New connections handed to the proxy, by ifindex of the pod."""
         return {_U32.unpack(key)[0]: CaptureCount.decode(value) for key, value in self._items("captures")}
+
+    def owners(self) -> dict[int, str]:
+        """The notes of whoever captured interfaces, by ifindex."""
+        return {_U32.unpack(key)[0]: Owner.decode(value).text for key, value in self._items("owners")}
+
+    def put_owner(self, ifindex: int, text: str) -> None:
+        self._put("owners", _U32.pack(ifindex), Owner(text).encode())
 
     def host_addresses(self) -> frozenset[IP]:
         return frozenset(address_of(key) for key, _ in self._items("hostips"))

@@ -22,7 +22,7 @@ class Observed:
     into the private namespaces; `stale` those of pods that run an older one, or whose interface is gone. `links`:
     what exists in this namespace, by ifindex. `inner_mtu_bytes`: that of the devices that lead into the private
     namespaces, the smaller; 0: there are none. `behind`: those of the attached that have only the packets that
-    programs of others let them.
+    programs of others let them. `owners`: the notes of whoever captured them, by ifindex.
     """
 
     pods: Mapping[IP, PodEntry] = field(default_factory=dict)
@@ -34,6 +34,7 @@ class Observed:
     inner_mtu_bytes: int = 0
     inner: frozenset[tuple[int, str]] = frozenset()
     behind: frozenset[tuple[int, str]] = frozenset()
+    owners: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def interfaces(self) -> dict[int, str]:
@@ -58,6 +59,7 @@ def observe(maps: Maps, attachments: Attachments) -> Observed:
         links=links,
         inner_mtu_bytes=min((link.mtu_bytes for link in inner), default=0),
         inner=running - pods,
+        owners=maps.owners(),
         behind=frozenset(place for place in running & pods if not all_ours[place].is_first),
     )
 

@@ -25,7 +25,8 @@ class Place:
 
     `mac` is the pod's own; `hops` has one for each family of its addresses; `bridge` is what its host veth is a
     port of. `namespace`: the pod's; `nsid`: the number by which the node knows it, for as long as it exists.
-    `other_mesh`: what one left in the pod; `is_cleanable`: it is refused for nothing else, and that can be taken away.
+    `owner`: a note of whoever captures it. `other_mesh`: what one left in the pod; `is_cleanable`: it is refused for
+    nothing else, and that can be taken away.
     """
 
     ifindex: int
@@ -39,6 +40,7 @@ class Place:
     bridge: Bridge | None = None
     is_honest: bool = False
     """Connections from and to it are answered when their destination has answered, not before."""
+    owner: str = ""
     other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
     is_cleanable: bool = field(default=False, compare=False)
 
@@ -47,7 +49,14 @@ class Place:
         """As the kernel side has a pod."""
         is_honest = Flag.HONEST in Flag(pod.flags)
         return cls(
-            pod.ifindex, pod.ifname, pod.addresses, pod.mac, pod.hops, bridge=pod.bridge, is_honest=is_honest
+            pod.ifindex,
+            pod.ifname,
+            pod.addresses,
+            pod.mac,
+            pod.hops,
+            bridge=pod.bridge,
+            is_honest=is_honest,
+            owner=pod.owner,
         )
 
     def is_current(self, links: Mapping[int, LinkRow]) -> bool:
@@ -67,7 +76,14 @@ class Place:
         """What is to be captured there."""
         flags = Flag.ENROLLED | (Flag.HONEST if self.is_honest else Flag(0))
         return DesiredPod(
-            self.ifindex, self.ifname, self.addresses, self.mac, self.hops, flags, bridge=self.bridge
+            self.ifindex,
+            self.ifname,
+            self.addresses,
+            self.mac,
+            self.hops,
+            flags,
+            bridge=self.bridge,
+            owner=self.owner,
         )
 
 

@@ -42,6 +42,17 @@ class Acquaint:
 
 
 @dataclass(frozen=True, slots=True)
+class PutOwner:
+    """A note for the process after this one; no packet depends on it."""
+
+    ifindex: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"note whose interface {self.ifindex} is: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteIface:
     ifindex: int
 
@@ -127,6 +138,7 @@ class SetInnerMtu:
 
 Step = (
     PutIface
+    | PutOwner
     | Acquaint
     | DeleteIface
     | Attach
@@ -211,6 +223,8 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         if found is not None and found.ifindex != pod.ifindex:
             yield DestroySockets(frozenset({address}), pod.ifindex)
         yield PutPod(address, wanted)
+    if pod.owner and observed.owners.get(pod.ifindex, "") != pod.owner:
+        yield PutOwner(pod.ifindex, pod.owner)
     if pod.bridge is not None and (known is None or known.bridge_ifindex != pod.bridge.ifindex):
         # Last: whoever is not known yet is asked for.
         yield Acquaint(pod.ifindex)

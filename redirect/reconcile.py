@@ -182,9 +182,9 @@ class Redirection:
 
     def captured(self) -> tuple[Place, ...]:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
-        present, pods = interfaces(), self._maps.pods()
+        present, pods, owners = interfaces(), self._maps.pods(), self._maps.owners()
         return tuple(
-            Place.of(captured_pod(ifindex, present.get(ifindex, ""), entry, pods))
+            Place.of(captured_pod(ifindex, present.get(ifindex, ""), entry, pods, owners.get(ifindex, "")))
             for ifindex, entry in sorted(self._maps.ifaces().items())
             if entry.flags & Flag.ENROLLED
         )

@@ -72,6 +72,10 @@ class Executor:
         self._neighbourhood.acquaint(step.ifindex)
 
     @_do.register
+    def _(self, step: plan.PutOwner) -> None:
+        self._maps.put_owner(step.ifindex, step.text)
+
+    @_do.register
     def _(self, step: plan.DeleteIface) -> None:
         self._maps.delete_iface(step.ifindex)
 

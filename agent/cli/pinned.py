@@ -94,6 +94,7 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "synrate": lambda: synrate(maps),
         "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
         "takers": lambda: takers(maps),
+        "owners": lambda: owners(maps),
         "stats": lambda: stats(maps),
     }
     return {name: TypedMap(name, readers[name]) for name in MAPS}
@@ -120,6 +121,11 @@ def pods(maps: Maps) -> Entries:
 def ifaces(maps: Maps) -> Entries:
     for ifindex, entry in sorted(maps.ifaces().items()):
         yield {"ifindex": ifindex}, {"flags": flags(entry.flags), "addresses": list(entry.addresses)}
+
+
+def owners(maps: Maps) -> Entries:
+    for ifindex, text in sorted(maps.owners().items()):
+        yield {"ifindex": ifindex}, {"owner": text}
 
 
 def neighbours(maps: Maps) -> Entries:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.enroll.enrolled_pod import EnrolledPod
-from agent.enroll.held import HeldInterfaces
+from agent.enroll.held import Held, HeldInterfaces
 from agent.enroll.history import History
 from agent.enroll.judgement import Judge, Judgement
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import News
 from agent.enroll.sighting import Found, Sighting
+from agent.enroll.source import Forget, LetGo, Step
 from agent.enroll.trouble import Missing, Trouble, dated
 from agent.enroll.wish import PodKey, Wish
 from agent.enroll.wish_book import WishBook
@@ -77,6 +78,8 @@ class Captures:
         self._wall = wall
         self._sightings: Mapping[PodKey, Sighting] = {}
         self._held = HeldInterfaces()
+        self._gone: frozenset[PodKey] = frozenset()
+        """Pods that are no more, as far as is known, while something is captured for them."""
         self.links: frozenset[int] = frozenset()
         """The node's interfaces, as they were at the last look."""
         self._applied: frozenset[Place] | None = None
@@ -104,9 +107,14 @@ class Captures:
         return tuple(trouble for trouble in self.waiting if not trouble.is_expected)
 
     @property
-    def unrecognised(self) -> tuple[Place, ...]:
+    def unrecognised(self) -> tuple[Held, ...]:
         """Captured before a restart, but no wish says for whom: closed."""
-        return self._held.unowned
+        return tuple(each for each in self._held.unwished(self.wishes) if each.pod not in self._gone)
+
+    @property
+    def left(self) -> Mapping[PodKey, str]:
+        """Pods for which something is captured without a wish, with their uids."""
+        return self._held.left(self.wishes.keys() | self._gone)
 
     def places(self) -> frozenset[Place]:
         """Everything that is captured, served or not."""
@@ -138,6 +146,20 @@ class Captures:
         self._held = self._held.without(key)
         self._look_anew(key)
         self._book.end(key)
+
+    def follow(self, steps: Collection[Step]) -> None:
+        """What a source of wishes says; what is captured changes with the next turn."""
+        let_go = {step.pod for step in steps if isinstance(step, LetGo)}
+        self._tell_control_plane(self._reachable() - let_go)
+        for step in steps:
+            self.history.note(step.pod, str(step))
+            self._look_anew(step.pod)
+            # Those of a pod that is gone stay closed: its processes may live on for a while, and its name and its
+            # address may be another pod's by now.
+            self._gone = self._gone | {step.pod} if isinstance(step, Forget) else self._gone - {step.pod}
+            if isinstance(step, LetGo):
+                self._held = self._held.without(step.pod)
+        self._book.follow(steps)
 
     def mark(self, key: PodKey) -> Mark:
         """How things are, for `take_back`."""
@@ -220,7 +242,8 @@ class Captures:
     def _hold(self, found: Found) -> None:
         for key, ifname in self._held.gone(found.present):
             self.history.note(key, f"interface {ifname} of pod {key} is gone", logging.WARNING)
-        self._held = self._held.seen(found.sightings, found.present)
+        self._held = self._held.seen(found.sightings, found.present, self.wishes)
+        self._gone &= self._held.left(self.wishes).keys()
         for closure in found.closed:
             wish = self.wishes[closure.pod]
             if wish.namespace is not None:
@@ -259,10 +282,12 @@ class Captures:
 
     def _troubles(self, judgement: Judgement) -> Iterator[Trouble]:
         yield from judgement.troubles
-        for place in self.unrecognised:
-            text = f"{place.ifname} is captured, but no wish says for which pod: closed"
-            remedy = f"enrol its pod again (`ztun enroll NAMESPACE/NAME --ifname {place.ifname}`)"
-            yield Trouble(Missing.POD, text, ifname=place.ifname, remedy=remedy)
+        for each in self.unrecognised:
+            ifname, pod = each.place.ifname, each.pod or "NAMESPACE/NAME"
+            whose = f"for pod {pod}, and nobody wants that" if each.pod else "but no wish says for which pod"
+            text = f"{ifname} is captured, {whose}: closed"
+            remedy = f"enrol its pod again (`ztun enroll {pod} --ifname {ifname}`)"
+            yield Trouble(Missing.POD, text, ifname=ifname, remedy=remedy)
         for failure in self._failures:
             held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
             key, ifname = (held.pod, held.place.ifname) if held else (None, "")

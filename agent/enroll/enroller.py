@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk
+from agent.enroll.source import PodSource, Stance, Take, follow
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.signer import SigningError
@@ -47,12 +48,14 @@ class Enroller:
         obtain: Callable[[Identity], Awaitable[object]],
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        sources: Collection[PodSource] = (),
     ) -> None:
         self._node = node
         self._network = network
         self._store = store
         self._kernel = kernel
         self._obtain = obtain
+        self._sources = tuple(sources)
         self._wall = wall
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
@@ -108,6 +111,7 @@ class Enroller:
                 raise EnrolmentRefused(
                     f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
                 )
+            self._refuse_if_wanted(key)
             self.captures.unwish(key)
             await self._turn()
             self.captures.history.note(key, f"un-enrolled {key}")
@@ -165,6 +169,22 @@ class Enroller:
             self.desk.wake()
 
     # -- steps
+
+    def _refuse_if_wanted(self, key: PodKey) -> None:
+        """Raises EnrolmentRefused where a source wants the pod too: it stays captured, from now on for that source."""
+        for source in self._sources:
+            claim = (source.claims() or {}).get(key)
+            if claim is None or claim.stance is not Stance.WANTED:
+                continue
+            wish = self.captures.wishes.get(key)
+            if wish is not None:
+                kept = replace(
+                    wish, where=claim.where or wish.where, wanted_by=source.wanted_by, uid=claim.uid
+                )
+                self.captures.follow([Take(kept, claim.reason)])
+            raise EnrolmentRefused(
+                f"pod {key} stays captured: {source.wanted_by} wants it ({claim.reason}). {source.way_out}"
+            )
 
     def _identity(self, pod: PodKey, place: Place) -> Identity | None:
         """Of the pod at that place; None while the control plane does not list it. Raises EnrolmentRefused."""
@@ -231,7 +251,19 @@ class Enroller:
                 continue
         return pod
 
+    def _follow_sources(self) -> None:
+        """Make the wishes what their sources say. One that does not know lets everything be as it is."""
+        for source in self._sources:
+            claims = source.claims()
+            if claims is None:
+                continue
+            wishes, left = self.captures.wishes, self.captures.left
+            steps = list(follow(source.wanted_by, claims, wishes, left, self._wall()))
+            if steps:
+                self.captures.follow(steps)
+
     async def _turn(self, *, is_asked: bool = True) -> None:
+        self._follow_sources()
         news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
         await self.captures.turn(news, self._keeping)
         self._keeping -= self.captures.pods.keys()

@@ -6,21 +6,40 @@ the addresses that it has, though nobody may know yet whose it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.enroll.sighting import Sighting
-from agent.enroll.wish import PodKey
-from redirect.layout import NO_MAC
+from agent.enroll.wish import PodKey, Wish
+from redirect.layout import NO_MAC, Owner
 from redirect.place import Place
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One interface. `pod` is None where nobody knows whose it is; `place` is what it has while it is not served."""
+    """One interface. `pod` is None where nobody knows whose it is; `place` is what it has while it is not served.
+
+    `uid`: which of the pods of that name; empty where that is not known.
+    """
 
     pod: PodKey | None
     place: Place
+    uid: str = ""
+
+    @classmethod
+    def of_pin(cls, place: Place) -> Held:
+        """As an earlier agent captured it: `owner` of the place is what `owned` made it."""
+        words = place.owner.split()
+        namespace, slash, name = words[0].partition("/") if words else ("", "", "")
+        if not slash:
+            return cls(None, place)
+        return cls(PodKey(namespace, name), place, words[1] if len(words) > 1 else "")
+
+    def owned(self, place: Place) -> Place:
+        """A place of this interface, with whose it is in it, for the agent after this one."""
+        text = f"{self.pod} {self.uid}".strip() if self.pod is not None else ""
+        # Kubernetes has no names that long; without the note a restart knows the interface only.
+        return replace(place, owner=text if len(text.encode()) <= Owner.FORMAT.size else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +51,30 @@ class HeldInterfaces:
     @classmethod
     def of_pins(cls, places: Iterable[Place]) -> HeldInterfaces:
         """What an earlier agent captured."""
-        return cls({place.ifindex: Held(None, place) for place in places})
+        return cls({place.ifindex: Held.of_pin(place) for place in places})
 
-    def seen(self, sightings: Mapping[PodKey, Sighting], present: Mapping[int, str]) -> HeldInterfaces:
+    def seen(
+        self, sightings: Mapping[PodKey, Sighting], present: Mapping[int, str], wishes: Mapping[PodKey, Wish]
+    ) -> HeldInterfaces:
         """With those that lead to wished pods, each owned by its pod, and without those that are gone."""
-        owners = {index: key for key, seen in sightings.items() for index in seen.ends if index in present}
-        held = {
-            index: replace(each, pod=owners.get(index, each.pod))
-            for index, each in self.by_index.items()
-            if index in present
-        }
-        for index, key in owners.items():
-            held.setdefault(index, Held(key, Place(index, present[index], (), NO_MAC, ())))
+        held = {index: each for index, each in self.by_index.items() if index in present}
+        for key, seen in sightings.items():
+            uid = wishes[key].uid
+            for index in seen.ends & present.keys():
+                place = held[index].place if index in held else Place(index, present[index], (), NO_MAC, ())
+                held[index] = Held(key, place, uid)
         return HeldInterfaces(held)
 
     def without(self, pod: PodKey) -> HeldInterfaces:
         return HeldInterfaces({index: each for index, each in self.by_index.items() if each.pod != pod})
+
+    def left(self, wishes: Collection[PodKey]) -> dict[PodKey, str]:
+        """Pods for which something is held though nobody wishes for them, with their uids."""
+        return {
+            each.pod: each.uid
+            for each in self.by_index.values()
+            if each.pod is not None and each.pod not in wishes
+        }
 
     def only(self, indexes: Iterable[int]) -> HeldInterfaces:
         wanted = frozenset(indexes)
@@ -57,9 +84,9 @@ class HeldInterfaces:
     def indexes(self) -> frozenset[int]:
         return frozenset(self.by_index)
 
-    @property
-    def unowned(self) -> tuple[Place, ...]:
-        return tuple(each.place for each in self.by_index.values() if each.pod is None)
+    def unwished(self, wishes: Collection[PodKey]) -> tuple[Held, ...]:
+        """Those that no wish is for: nobody knows their pod, or it is wanted no longer."""
+        return tuple(each for each in self.by_index.values() if each.pod is None or each.pod not in wishes)
 
     def of(self, pod: PodKey) -> frozenset[int]:
         return frozenset(index for index, each in self.by_index.items() if each.pod == pod)
@@ -76,7 +103,7 @@ class HeldInterfaces:
         taken = {address for place in by_index.values() for address in place.addresses}
         for index, each in self.by_index.items():
             if index in by_index:
-                yield by_index[index]
+                yield each.owned(by_index[index])
             else:
                 addresses = tuple(ip for ip in each.place.addresses if ip not in taken)
-                yield replace(each.place, addresses=addresses)
+                yield each.owned(replace(each.place, addresses=addresses))

@@ -1,8 +1,8 @@
 """The enroller's way to the kernel side: blocking netlink and bpf(2) work, off the event loop.
 
 Everything runs in one thread, so there is one writer. It remembers nothing: what is desired is made of the places
-that come with each call, and the kernel's own addresses are read anew each time. Names of pods do not reach
-`redirect`.
+that come with each call, and the kernel's own addresses are read anew each time. Of pods `redirect` knows places;
+whose they are it keeps as a note, which it does not read.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from agent.enroll.pod_namespaces import PodNamespaces
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
@@ -44,18 +45,22 @@ def search(
     ends = _ends(links)
     namespace_device = netns.OWN.stat().st_dev
     sightings: dict[PodKey, Sighting] = {}
+    for key, wish in wishes.items():
+        last = known.get(key)
+        if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted, namespace_device):
+            sightings[key] = last
+    pods = PodNamespaces(frozenset(_inodes(sightings.values())))
     new: dict[int, tuple[PodKey, LinkRow]] = {}
     with ExitStack() as paths:
         found: dict[PodKey, tuple[Path, int | None]] = {}
         for key, wish in wishes.items():
-            last = known.get(key)
-            if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted, namespace_device):
-                sightings[key] = last
+            if key in sightings:
                 continue
+            last = known.get(key)
             # The number of a namespace that is gone leads nowhere, unless it was given to another meanwhile.
             may_live_on = last is None or last.nsid in ends
             try:
-                path = paths.enter_context(_namespace_of(wish, links, may_live_on))
+                path = paths.enter_context(_namespace_of(wish, links, pods, may_live_on))
                 nsid = rtnetlink.nsid(path)
                 if wish.where.pid is not None and nsid not in ends and not _runs(wish.where):
                     raise PodNotFound(f"process {wish.where.pid} has ended, and its interface is gone")
@@ -126,7 +131,9 @@ def _is_as_it_was(
 
 
 @contextmanager
-def _namespace_of(wish: Wish, links: Mapping[int, LinkRow], may_live_on: bool) -> Iterator[Path]:
+def _namespace_of(
+    wish: Wish, links: Mapping[int, LinkRow], pods: PodNamespaces, may_live_on: bool
+) -> Iterator[Path]:
     """A path to the pod's namespace that stays the same one. Raises PodNotFound.
 
     What leads there may go while the namespace stays (`may_live_on`): a path is unmounted, a process ends, an
@@ -134,7 +141,10 @@ def _namespace_of(wish: Wish, links: Mapping[int, LinkRow], may_live_on: bool) -
     """
     with ExitStack() as opened:
         try:
-            path = opened.enter_context(locate.held(_way_to(wish, links)))
+            if wish.where.pod is not None:
+                path = opened.enter_context(pods.held(wish.where.pod))
+            else:
+                path = opened.enter_context(locate.held(_way_to(wish, links)))
             # The pid may have been given to another process between the look and the open.
             if wish.where.pid is not None and not _runs(wish.where):
                 raise PodNotFound(f"process {wish.where.pid} has ended")
@@ -144,6 +154,12 @@ def _namespace_of(wish: Wish, links: Mapping[int, LinkRow], may_live_on: bool) -
                 raise
             path = opened.enter_context(locate.held(other))
         yield path
+
+
+def _inodes(sightings: Iterable[Sighting]) -> Iterator[int]:
+    for seen in sightings:
+        if seen.place is not None and seen.place.namespace is not None:
+            yield seen.place.namespace.inode
 
 
 def _way_to(wish: Wish, links: Mapping[int, LinkRow]) -> Path:
@@ -229,7 +245,7 @@ def failures_of(error: RedirectError | OSError) -> tuple[RedirectError, ...]:
 def _missing(where: Where) -> Missing:
     if where.ifname is not None:
         return Missing.INTERFACE
-    return Missing.NAMESPACE if where.netns is not None else Missing.PROCESS
+    return Missing.PROCESS if where.pid is not None else Missing.NAMESPACE
 
 
 def _runs(where: Where) -> bool:

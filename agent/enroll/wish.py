@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.model.address import IP
 from redirect.netns import NamespaceId
 
 
@@ -26,11 +27,21 @@ class WantedBy(StrEnum):
     """Who asked for a pod to be captured."""
 
     COMMAND = "ztun enroll"
+    KUBERNETES = "Kubernetes"
+
+
+@dataclass(frozen=True, slots=True)
+class PodInstance:
+    """A pod as Kubernetes knows it: the uid that its cgroups carry, and the addresses that its interface must have."""
+
+    uid: str
+    addresses: tuple[IP, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """How to find a pod: exactly one of the path of its namespace, a process in it, its interface on this node.
+    """How to find a pod: exactly one of the path of its namespace, a process in it, its interface on this node, what
+    Kubernetes knows of it.
 
     `started` tells a process from a later one with the same pid: ticks since boot, 0 when not looked up yet.
     """
@@ -39,12 +50,15 @@ class Where:
     pid: int | None = None
     ifname: str | None = None
     started: int = 0
+    pod: PodInstance | None = None
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.netns, self.pid, self.ifname)) != 1:
-            raise ValueError("name the pod by exactly one of netns, pid and ifname")
+        if sum(each is not None for each in (self.netns, self.pid, self.ifname, self.pod)) != 1:
+            raise ValueError("name the pod by exactly one of netns, pid, ifname and pod")
 
     def __str__(self) -> str:
+        if self.pod is not None:
+            return f"the processes of pod {self.pod.uid}"
         if self.netns is not None:
             return f"namespace {self.netns}"
         return f"process {self.pid}" if self.pid is not None else f"interface {self.ifname}"
@@ -63,6 +77,7 @@ class Binding:
 class Wish:
     """That a pod be captured. `namespace`: where it was last found; `bound`: None until it was served once.
 
+    `uid`: which of the pods that have had this name, as Kubernetes tells them apart; empty: whichever is there.
     `since_s` is wall-clock time.
     """
 
@@ -72,3 +87,4 @@ class Wish:
     since_s: float = 0.0
     namespace: NamespaceId | None = None
     bound: Binding | None = None
+    uid: str = ""

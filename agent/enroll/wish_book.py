@@ -7,11 +7,12 @@ the same and `error` says that the next agent would not know of it; the next cha
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.sighting import Sighting
+from agent.enroll.source import Step, Take
 from agent.enroll.wish import Binding, PodKey, Wish
 from agent.enroll.wish_file import WishFile
 from agent.model.identity import Identity
@@ -52,6 +53,15 @@ class WishBook:
 
     def end(self, key: PodKey) -> None:
         self._change({each: wish for each, wish in self.wishes.items() if each != key})
+
+    def follow(self, steps: Iterable[Step]) -> None:
+        """What a source says, all at once."""
+        wishes = dict(self.wishes)
+        for step in steps:
+            wishes.pop(step.pod, None)
+            if isinstance(step, Take):
+                wishes[step.pod] = step.wish
+        self._change(wishes)
 
     def note_found(self, sightings: Mapping[PodKey, Sighting], pods: Mapping[PodKey, EnrolledPod]) -> None:
         """Where each pod was found, and who it is where it is served."""

@@ -1,4 +1,4 @@
-"""Keeps the wishes in a file of the run directory, so that they outlive the agent. No keys, no addresses in it.
+"""Keeps the wishes in a file of the run directory, so that they outlive the agent. No keys in it.
 
 Written whole or not at all. What holds for one boot only (processes, namespaces) is dropped when it is read after
 another: a pod that is named by its path or its interface is looked for again, one that is named by a process is not.
@@ -13,11 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.enroll.wish import Binding, PodKey, WantedBy, Where, Wish
+from agent.enroll.wish import Binding, PodInstance, PodKey, WantedBy, Where, Wish
+from agent.model.address import parse_ip
 from redirect.netns import NamespaceId
 
 NAME = "wishes.json"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Version 1 knew neither uids nor pods that are found by what Kubernetes knows of them."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -36,7 +39,7 @@ class WishFile:
         """Raises WishesDamaged, or OSError for a file that cannot be read."""
         try:
             raw = json.loads(self._path.read_text())
-            if raw["version"] != VERSION:
+            if raw["version"] not in READABLE:
                 raise ValueError(f"version {raw['version']} instead of {VERSION}")
             wishes = [_wish(entry) for entry in raw["wishes"]]
             is_same_boot = raw["boot_id"] == self._boot_id
@@ -84,6 +87,11 @@ def _entry(wish: Wish) -> dict[str, Any]:
         "wanted_by": wish.wanted_by.value,
         "since": wish.since_s,
     }
+    if wish.where.pod is not None:
+        addresses = list(map(str, wish.where.pod.addresses))
+        entry["where"]["pod"] = {"uid": wish.where.pod.uid, "addresses": addresses}
+    if wish.uid:
+        entry["uid"] = wish.uid
     if wish.where.started:
         entry["where"]["started"] = wish.where.started
     if wish.namespace is not None:
@@ -105,7 +113,7 @@ def _wish(entry: dict[str, Any]) -> Wish:
     bound = entry.get("bound")
     return Wish(
         PodKey(_text(entry["namespace"]), _text(entry["name"])),
-        Where(**entry["where"]),
+        _where(entry["where"]),
         WantedBy(entry["wanted_by"]),
         float(entry["since"]),
         _id(entry.get("netns")),
@@ -114,7 +122,15 @@ def _wish(entry: dict[str, Any]) -> Wish:
         else Binding(
             _known(_id(bound["netns"])), _text(bound["service_account"]), _text(bound["trust_domain"])
         ),
+        _text(entry.get("uid", "")),
     )
+
+
+def _where(entry: dict[str, Any]) -> Where:
+    pod = entry.get("pod")
+    if pod is None:
+        return Where(**entry)
+    return Where(pod=PodInstance(_text(pod["uid"]), tuple(map(parse_ip, pod["addresses"]))))
 
 
 def _id(entry: dict[str, Any] | None) -> NamespaceId | None:

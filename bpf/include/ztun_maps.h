@@ -10,6 +10,8 @@ BPF_TABLE_PINNED("hash", struct addr16, u32, hostips, 4096, PIN "/map_hostips");
 BPF_TABLE_PINNED("lru_hash", struct flow_key, u64, hostflows, 65536, PIN "/map_hostflows");
 BPF_TABLE_PINNED("lru_hash", struct flow_key, u64, passthru, 65536, PIN "/map_passthru");
 BPF_TABLE_PINNED("hash", u32, struct capture_count, captures, 8192, PIN "/map_captures");
+/* Not allocated ahead: an entry is large, and no program makes one. */
+BPF_TABLE_PINNED("hash", u32, struct owner, owners, 8192, PIN "/map_owners", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct neighbour_key, struct neighbour, neighbours, 16384, PIN "/map_neighbours");
 BPF_TABLE_PINNED("hash", struct neighbour_key, u32, wanted, 4096, PIN "/map_wanted");
 BPF_TABLE_PINNED("percpu_array", u32, u64, stats, ZTUN_EXIT_COUNT, PIN "/map_stats");

@@ -42,6 +42,12 @@ struct iface_entry {
 };
 _Static_assert(sizeof(struct iface_entry) == 120, "iface_entry");
 
+/* owners: whose a captured interface is, for the user space that comes after; no program reads it */
+struct owner {
+    char text[384];
+};
+_Static_assert(sizeof(struct owner) == 384, "owner");
+
 /* neighbours, wanted: an address on the link of the pod behind a host veth */
 struct neighbour_key {
     u32 ifindex;

@@ -28,6 +28,7 @@ from redirect.layout import (
     IfaceEntry,
     Neighbour,
     NeighbourKey,
+    Owner,
     PodEntry,
     SynBudget,
 )
@@ -49,6 +50,7 @@ CONSTANTS = {
     "sizeof(struct flow_key)": FlowKey.FORMAT.size,
     "sizeof(struct neighbour_key)": NeighbourKey.FORMAT.size,
     "sizeof(struct neighbour)": Neighbour.FORMAT.size,
+    "sizeof(struct owner)": Owner.FORMAT.size,
     "sizeof(struct addr16)": len(layout.NO_ADDRESS),
     "FLAG_ENROLLED": int(Flag.ENROLLED),
     "FLAG_DRAIN": int(Flag.DRAIN),
@@ -78,6 +80,7 @@ BLANK = {
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
     "capture_count": CaptureCount(),
     "syn_budget": SynBudget(),
+    "owner": Owner(""),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
 }
 # struct -> C member -> the same of user space's value, with every bit of it set
@@ -130,6 +133,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "outbound_due_ns": {"outbound_due_ns": (1 << 64) - 1},
         "inbound_due_ns": {"inbound_due_ns": (1 << 64) - 1},
     },
+    "owner": {"text": {"text": "x" * 384}},
     "flow_key": {
         "saddr_be": {"source": IPv6Address((1 << 128) - 1)},
         "daddr_be": {"destination": IPv6Address((1 << 128) - 1)},

@@ -13,6 +13,7 @@ from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import Applied
 from agent.enroll.sighting import Closure, Found, Sighting
+from agent.enroll.source import PodSource
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.enroll.wish_file import WishFile
@@ -62,6 +63,8 @@ class FakeKernel:
         self.pins: tuple[Place, ...] = ()
         self.present: set[int] = set(range(1, 10))
         self.captures: list[set[Place]] = []
+        self.owners: dict[str, str] = {}
+        """Whose each interface of the last capture was said to be."""
         self.kept: list[set[int]] = []
         self.closed: list[int] = []
         self.failing: set[int] = set()
@@ -119,7 +122,9 @@ class FakeKernel:
         return self.pins
 
     async def capture(self, places: Iterable[Place], *, keep_existing: Collection[int] = ()) -> Applied:
-        self.captures.append(set(places))
+        wanted = tuple(places)
+        self.captures.append({replace(each, owner="") for each in wanted})
+        self.owners = {each.ifname: each.owner for each in wanted}
         self.kept.append(set(keep_existing))
         failures: list[RedirectError] = [
             StepFailed(f"{each.ifname}: attach", "no such device", each.ifindex)
@@ -163,7 +168,13 @@ class FakeCertificates:
 class World:
     """An enroller and all that it talks to. A second one on the same directory is the agent after it."""
 
-    def __init__(self, directory: Path, *workloads: Any, kernel: FakeKernel | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *workloads: Any,
+        kernel: FakeKernel | None = None,
+        sources: Collection[PodSource] = (),
+    ) -> None:
         self.kernel = kernel or FakeKernel()
         self.now_s = 1000.0
         self.store = Store(mesh.snapshot(*workloads))
@@ -189,6 +200,7 @@ class World:
             self.captures,
             self.certificates.obtain,
             lambda: self.now_s,
+            sources=sources,
         )
         self.store.subscribe(self.enroller.state_changed)
 

@@ -59,6 +59,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.identity.signer",
         "redirect",
     },
+    # Says what is wanted, and what is said back: knows wishes, and nothing of how they are fulfilled.
+    "agent.kubernetes": {"agent.model", "agent.enroll.source", "agent.enroll.wish"},
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
     "agent.lab": {"agent", "redirect"},
     "agent.cli": {

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.enroll.wish import Binding, PodKey, WantedBy, Where, Wish
+from agent.enroll.wish import Binding, PodInstance, PodKey, WantedBy, Where, Wish
 from agent.enroll.wish_file import WishesDamaged, WishFile
+from agent.model.address import parse_ip
 from redirect.netns import NamespaceId
 
 HOME, AWAY = NamespaceId(4026532001, 77), NamespaceId(4026532002, 78)
@@ -22,6 +23,12 @@ WISHES = (
         bound=Binding(AWAY, "web", "cluster.local"),
     ),
     Wish(PodKey("demo", "c"), Where(ifname="veth1"), bound=Binding(HOME, "web", "cluster.local")),
+    Wish(
+        PodKey("demo", "d"),
+        Where(pod=PodInstance("uid-d", (parse_ip("10.0.0.4"), parse_ip("fd00::4")))),
+        WantedBy.KUBERNETES,
+        uid="uid-d",
+    ),
 )
 
 
@@ -63,6 +70,7 @@ def test_after_a_boot_processes_and_namespaces_mean_nothing(tmp_path: Path, boot
     assert [(str(key), wish.where) for key, wish in found.items()] == [
         ("demo/a", Where(netns="/run/netns/a")),
         ("demo/c", Where(ifname="veth1")),
+        ("demo/d", WISHES[3].where),
     ]
     assert all(wish.namespace is None and wish.bound is None for wish in found.values())
 
@@ -86,7 +94,7 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, boot_id: Path, 
     assert "\n" not in str(caught.value)
 
 
-def test_no_address_and_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
+def test_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
     WishFile(tmp_path, boot_id).save(WISHES)
     rows = json.loads((tmp_path / "wishes.json").read_text())["wishes"]
     assert {key for row in rows for key in row} == {
@@ -97,4 +105,5 @@ def test_no_address_and_no_key_is_written(tmp_path: Path, boot_id: Path) -> None
         "since",
         "netns",
         "bound",
+        "uid",
     }

@@ -1,0 +1,130 @@
+"""Who says which pods of this node are to be captured, besides those that people enrol: what each of them has to tell.
+
+A source says what is so now, as often as it is asked, and never "change this": what was missed while a process was
+down, or a server away, needs no second way. `follow` compares that with the wishes there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Protocol
+
+from agent.enroll.wish import PodKey, WantedBy, Where, Wish
+
+
+class Stance(Enum):
+    """What a source says of a pod that it knows."""
+
+    WANTED = "wanted"
+    UNWANTED = "unwanted"
+    """It is there, and it is not to be captured: let it go."""
+    UNDECIDED = "undecided"
+    """Nothing yet: what was so before holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted."""
+
+    uid: str
+    stance: Stance
+    reason: str
+    where: Where | None = None
+
+
+class PodSource(Protocol):
+    """One party that says who is to be captured."""
+
+    @property
+    def wanted_by(self) -> WantedBy: ...
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from knowing, with the remedy; empty while all is well."""
+
+    @property
+    def way_out(self) -> str:
+        """How a person has a pod let go that this source wants."""
+
+    def claims(self) -> Mapping[PodKey, Claim] | None:
+        """Every pod of this node that is there; None: it does not know yet, and what it said before holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Capture a pod, in the place of what was wished for under its name."""
+
+    wish: Wish
+    reason: str
+
+    @property
+    def pod(self) -> PodKey:
+        return self.wish.pod
+
+    def __str__(self) -> str:
+        return f"pod {self.pod} is wanted by {self.wish.wanted_by}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """Capture it no longer: it is in clear from then on."""
+
+    pod: PodKey
+    reason: str
+
+    def __str__(self) -> str:
+        return f"pod {self.pod} is let go: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The pod is gone. What is captured for it stays closed until its interface goes too."""
+
+    pod: PodKey
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the wish for pod {self.pod} ends: {self.reason}"
+
+
+Step = Take | LetGo | Forget
+
+
+def follow(
+    source: WantedBy,
+    claims: Mapping[PodKey, Claim],
+    wishes: Mapping[PodKey, Wish],
+    left: Mapping[PodKey, str],
+    now_s: float,
+) -> Iterator[Step]:
+    """What is to change so that the wishes are what a source says.
+
+    `left`: pods for which something is captured without a wish, with their uids. A pod that a person enrolled is that
+    person's: it is captured already, and only a person lets it go.
+    """
+    for key, claim in claims.items():
+        wish = wishes.get(key)
+        if wish is not None and wish.wanted_by is not source:
+            continue
+        mine = wish.uid if wish is not None else left.get(key)
+        if claim.stance is Stance.WANTED and claim.where is not None:
+            if wish is None or wish.uid != claim.uid:
+                yield Take(Wish(key, claim.where, source, now_s, uid=claim.uid), claim.reason)
+            elif _is_elsewhere(wish.where, claim.where):
+                yield Take(replace(wish, where=claim.where), "it is to be found otherwise")
+        elif claim.stance is Stance.UNWANTED and mine == claim.uid:
+            yield LetGo(key, claim.reason)
+        elif wish is not None and wish.uid != claim.uid:
+            yield Forget(key, "another pod of that name has taken its place")
+    for key, wish in wishes.items():
+        if wish.wanted_by is source and key not in claims:
+            yield Forget(key, "the pod is gone or has ended")
+    for key in left.keys() - wishes.keys() - claims.keys():
+        yield Forget(key, "the pod is gone or has ended")
+
+
+def _is_elsewhere(before: Where, now: Where) -> bool:
+    """Whether what is said now is worth another look: a path that the runtime named stays as good as it was."""
+    return before != now and (before.pod is not None or now.netns is not None)

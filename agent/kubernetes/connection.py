@@ -1,0 +1,144 @@
+"""One HTTP request to the Kubernetes API at a time, over TLS: blocking, for a thread of its own.
+
+The standard library's client, so that the control process carries no second HTTP stack (docs/ARCHITECTURE.md has the
+figures). A peer that is gone without a word is noticed by TCP in half a minute, one whose connection still stands by
+the patience of the reader. `abort` may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from agent.kubernetes.access import Access, AccessError
+from agent.kubernetes.failure import Failure, of_answer, of_error
+
+CONNECT_PATIENCE_S = 10.0
+LINE_LIMIT_BYTES = 16 * 2**20
+"""An object may have 1.5 MiB in etcd; its JSON is some more."""
+BODY_LIMIT_BYTES = 256 * 2**20
+_KEEPALIVE = (
+    (socket.TCP_KEEPIDLE, 15),
+    (socket.TCP_KEEPINTVL, 5),
+    (socket.TCP_KEEPCNT, 3),
+    (socket.TCP_USER_TIMEOUT, 30_000),
+)
+
+
+class RequestFailed(Exception):
+    """The request came to nothing; `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+class Connection:
+    """The way to one API server."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._is_aborted = False
+
+    def read(self, path: str, patience_s: float, what: str) -> bytes:
+        """The body of a GET. Raises RequestFailed."""
+        with self._asked("GET", path, None, "", patience_s, what, "get, list and watch") as answer:
+            body = answer.read(BODY_LIMIT_BYTES + 1)
+        if len(body) > BODY_LIMIT_BYTES:
+            raise RequestFailed(Failure(f"the answer for {what} is larger than {BODY_LIMIT_BYTES >> 20} MiB"))
+        return body
+
+    @contextmanager
+    def watched(self, path: str, patience_s: float, what: str) -> Iterator[Iterator[bytes]]:
+        """The lines of a GET as they come, until the server ends it. Raises RequestFailed, at its lines too."""
+        with self._asked("GET", path, None, "", patience_s, what, "get, list and watch") as answer:
+            yield self._lines(answer, what)
+
+    def write(self, method: str, path: str, body: bytes, kind: str, what: str, verb: str) -> None:
+        """Send something. Raises RequestFailed."""
+        with self._asked(method, path, body, kind, CONNECT_PATIENCE_S, what, verb) as answer:
+            answer.read(BODY_LIMIT_BYTES)
+
+    def abort(self) -> None:
+        """Have the request that is under way, and every later one, fail at once."""
+        with self._lock:
+            self._is_aborted = True
+            if self._socket is not None:
+                # The plain call: that of the TLS socket would change what its reader works with.
+                try:
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                except OSError:
+                    return  # it is closed already
+
+    def _lines(self, answer: http.client.HTTPResponse, what: str) -> Iterator[bytes]:
+        while True:
+            try:
+                line = answer.readline(LINE_LIMIT_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._failed(error, what) from error
+            if not line:
+                return
+            if not line.endswith(b"\n"):
+                # What is cut off at the end of a stream is no event, and one without an end is none either.
+                raise RequestFailed(Failure(f"a watch of {what} broke off within an event"))
+            yield line
+
+    @contextmanager
+    def _asked(
+        self, method: str, path: str, body: bytes | None, kind: str, patience_s: float, what: str, verbs: str
+    ) -> Iterator[http.client.HTTPResponse]:
+        try:
+            headers = self._access.headers() | ({"Content-Type": kind} if kind else {})
+            connection = _Tls(self._access)
+        except AccessError as error:
+            raise RequestFailed(Failure(str(error), is_lasting=True)) from error
+        try:
+            try:
+                connection.connect()
+                self._hold(connection.sock)
+                connection.sock.settimeout(patience_s)
+                connection.request(method, path, body, headers)
+                answer = connection.getresponse()
+                if answer.status // 100 != 2:
+                    said = answer.read(65536)
+                    raise RequestFailed(
+                        of_answer(answer.status, answer.getheader("Retry-After"), said, what, verbs)
+                    )
+                yield answer
+            except (OSError, http.client.HTTPException) as error:
+                raise self._failed(error, what) from error
+        finally:
+            self._hold(None)
+            connection.close()
+
+    def _hold(self, sock: socket.socket | None) -> None:
+        with self._lock:
+            self._socket = sock
+            is_aborted = self._is_aborted
+        if sock is not None and is_aborted:
+            raise ConnectionAbortedError("this agent stops")
+
+    def _failed(self, error: Exception, what: str) -> RequestFailed:
+        return RequestFailed(of_error(error, self._access.server, self._access.ca_source, what))
+
+
+class _Tls(http.client.HTTPSConnection):
+    """With the name that the certificate must have apart from the host, and a peer that is noticed to be gone."""
+
+    def __init__(self, access: Access) -> None:
+        self._tls = access.context()
+        self._server_name = access.server_name or access.host
+        super().__init__(access.host, access.port, timeout=CONNECT_PATIENCE_S, context=self._tls)
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            self.sock.setsockopt(socket.IPPROTO_TCP, name, value)
+        self.sock: ssl.SSLSocket = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)

@@ -1,0 +1,96 @@
+"""The pods of this node as the API tells them, and what follows for each: pure, whatever order news come in.
+
+Nothing is remembered but the objects themselves and where the CNI plugin put a pod, so that there is no state to get
+out of step: `claims` is made anew from what is there. Who is not wanted, and who is just not there, are two things: the
+first is let go, the second stays closed until its interface is gone, as its processes may live on for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agent.enroll.source import Claim, Stance
+from agent.enroll.wish import PodInstance, PodKey, Where
+from agent.kubernetes.decision import Rules, decide
+from agent.kubernetes.objects import Namespace, Pod
+from agent.kubernetes.reflector import Change, Gone, Listed, Put
+
+
+class PodTable:
+    """`pods` by name, the one that lives. It knows nothing before pods and namespaces were listed once each."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._namespaces: dict[str, Namespace] = {}
+        self._ending: set[str] = set()
+        """Namespaces that are gone, while there are pods that were in them."""
+        self._are_pods_listed = self._are_namespaces_listed = False
+        self._places: dict[str, str] = {}
+        """Where the CNI plugin said that a pod's network namespace is, by uid."""
+        self.pods: dict[PodKey, Pod] = {}
+
+    def hear_pods(self, changes: Iterable[Change[Pod]]) -> None:
+        for change in changes:
+            match change:
+                case Put(pod):
+                    self.pods[pod.key] = pod
+                case Gone(namespace, name, uid):
+                    self._places.pop(uid, None)
+                    known = self.pods.get(PodKey(namespace, name))
+                    if known is not None and known.uid == uid:
+                        del self.pods[known.key]
+                case Listed():
+                    self._are_pods_listed = True
+        self._forget_ended()
+
+    def hear_namespaces(self, changes: Iterable[Change[Namespace]]) -> None:
+        for change in changes:
+            match change:
+                case Put(namespace):
+                    self._ending.discard(namespace.name)
+                    self._namespaces[namespace.name] = namespace
+                case Gone(_, name, _):
+                    # Its pods go one by one; until they do, what was decided by its labels holds.
+                    self._ending.add(name)
+                case Listed():
+                    self._are_namespaces_listed = True
+        self._forget_ended()
+
+    def put_place(self, uid: str, netns: str) -> None:
+        """What the CNI plugin said: newer than anything that can be found in /proc."""
+        self._places[uid] = netns
+
+    def drop_place(self, uid: str) -> None:
+        self._places.pop(uid, None)
+
+    def claims(self) -> Mapping[PodKey, Claim] | None:
+        """What is to be of each pod; None: nothing is known yet, and what was so far holds."""
+        if not self._are_pods_listed or not self._are_namespaces_listed:
+            return None
+        return {key: self._claim(pod) for key, pod in self.pods.items() if not pod.is_terminal}
+
+    def claim_of(self, key: PodKey) -> Claim | None:
+        """As in `claims`, of one pod, as soon as it and its namespace are known."""
+        pod = self.pods.get(key)
+        return self._claim(pod) if pod is not None and not pod.is_terminal else None
+
+    def _forget_ended(self) -> None:
+        for name in self._ending - {key.namespace for key in self.pods} if self._ending else ():
+            self._ending.discard(name)
+            self._namespaces.pop(name, None)
+
+    def _claim(self, pod: Pod) -> Claim:
+        namespace = self._namespaces.get(pod.namespace)
+        if namespace is None:
+            return Claim(pod.uid, Stance.UNDECIDED, f"namespace {pod.namespace} is not known yet")
+        decision = decide(pod, namespace, self._rules)
+        if not decision.is_wanted:
+            return Claim(pod.uid, Stance.UNWANTED, decision.reason)
+        netns = self._places.get(pod.uid)
+        if netns is not None:
+            return Claim(pod.uid, Stance.WANTED, decision.reason, Where(netns=netns))
+        if not pod.addresses:
+            # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.
+            return Claim(pod.uid, Stance.UNDECIDED, "it has no address yet")
+        instance = PodInstance(pod.cgroup_uid or pod.uid, pod.addresses)
+        return Claim(pod.uid, Stance.WANTED, decision.reason, Where(pod=instance))

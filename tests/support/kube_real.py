@@ -1,0 +1,213 @@
+"""A real kube-apiserver with its etcd, as processes of a test: the same face as the fake one."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from agent.kubernetes.access import Access
+from tests.support.kube import Raw
+
+READY_S = 60.0
+ADMIN = "admin-token"
+
+
+class RealServer:
+    """etcd and kube-apiserver out of one directory; both end with the block."""
+
+    def __init__(self, binaries: Path, directory: Path) -> None:
+        self._binaries, self.directory = binaries, directory
+        self.port, self._etcd_port, self._peer_port = _free_ports(3)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        tokens = directory / "tokens.csv"
+        tokens.write_text(
+            f'{ADMIN},admin,1,"system:masters"\nagent-token,agent,2,"system:masters"\nno-rights,nobody,3\n'
+        )
+        key = directory / "sa.key"
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        self.ca_file = directory / "certs" / "apiserver.crt"
+
+    def __enter__(self) -> RealServer:
+        self._run(
+            "etcd",
+            f"--data-dir={self.directory}/etcd",
+            f"--listen-client-urls=http://127.0.0.1:{self._etcd_port}",
+            f"--advertise-client-urls=http://127.0.0.1:{self._etcd_port}",
+            f"--listen-peer-urls=http://127.0.0.1:{self._peer_port}",
+            "--log-level=error",
+        )
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._kill("etcd")
+
+    def start(self) -> None:
+        self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
+            f"--cert-dir={self.directory}/certs",
+            f"--token-auth-file={self.directory}/tokens.csv",
+            f"--service-account-key-file={self.directory}/sa.key",
+            f"--service-account-signing-key-file={self.directory}/sa.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--authorization-mode=RBAC",
+            "--disable-admission-plugins=ServiceAccount",
+            "--service-cluster-ip-range=10.96.0.0/16",
+        )
+        ends_s = time.monotonic() + READY_S
+        while not self._is_ready():
+            assert self._processes["kube-apiserver"].poll() is None, (
+                self.directory / "kube-apiserver.log"
+            ).read_text()[-2000:]
+            assert time.monotonic() < ends_s, "the API server did not get ready"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        # Asked nicely it would go on serving watches for a minute.
+        self._kill("kube-apiserver")
+
+    def ask(self, method: str, path: str, body: Raw | None = None, kind: str = "application/json") -> Raw:
+        context = Access("127.0.0.1", self.port, str(self.ca_file), server_name="localhost").context()
+        connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=10)
+        try:
+            headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": kind}
+            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            answer = connection.getresponse()
+            raw = json.loads(answer.read() or b"{}")
+        finally:
+            connection.close()
+        if answer.status // 100 != 2:
+            raise AssertionError(f"{method} {path}: {answer.status} {raw}")
+        return raw
+
+    def _is_ready(self) -> bool:
+        try:
+            self.ask("GET", "/api/v1/namespaces/default")
+        except (OSError, AssertionError, http.client.HTTPException, ValueError):
+            return False
+        return True
+
+    def _run(self, name: str, *options: str) -> None:
+        with open(self.directory / f"{name}.log", "ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [self._binaries / name, *options],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env={"PATH": os.environ["PATH"]},
+            )
+
+    def _kill(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+class RealApi:
+    """One test's use of the server; what the test made is deleted at its end."""
+
+    def __init__(self, server: RealServer, directory: Path) -> None:
+        self._server = server
+        self.token_file = directory / "token"
+        self.token_file.write_text("agent-token")
+
+    def __enter__(self) -> RealApi:
+        self._clear()
+        self._server.ask("POST", "/api/v1/namespaces", {"metadata": {"name": "demo"}})
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+
+    @property
+    def access(self) -> Access:
+        return Access(
+            "127.0.0.1",
+            self._server.port,
+            str(self._server.ca_file),
+            self.token_file,
+            server_name="localhost",
+        )
+
+    def create(self, raw: Raw) -> Raw:
+        kind = {"Pod": "pods", "Namespace": "namespaces"}[raw["kind"]]
+        made = self._server.ask("POST", _path(kind, raw["metadata"].get("namespace", "")), raw)
+        return self._status(made, raw) if raw.get("status") else made
+
+    def change(self, kind: str, name: str, namespace: str = "", **parts: Raw) -> Raw:
+        path = f"{_path(kind, namespace)}/{name}"
+        changed: Raw = {}
+        if "status" in parts:
+            changed = self._patch(f"{path}/status", {"status": parts.pop("status")})
+        return self._patch(path, parts) if parts else changed
+
+    def delete(self, kind: str, name: str, namespace: str = "") -> None:
+        self._server.ask("DELETE", f"{_path(kind, namespace)}/{name}?gracePeriodSeconds=0")
+
+    def get(self, kind: str, name: str, namespace: str = "") -> Raw:
+        return self._server.ask("GET", f"{_path(kind, namespace)}/{name}")
+
+    def all(self, kind: str) -> list[Raw]:
+        return list(self._server.ask("GET", _path(kind, "demo"))["items"])
+
+    def forget_versions(self) -> None:
+        """A server that starts knows no version before its start."""
+        self._server.stop()
+        self._server.start()
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def _status(self, made: Raw, raw: Raw) -> Raw:
+        meta = made["metadata"]
+        path = f"{_path('pods', meta['namespace'])}/{meta['name']}/status"
+        return self._patch(path, {"status": raw["status"]}) if raw["kind"] == "Pod" else made
+
+    def _patch(self, path: str, body: Raw) -> Raw:
+        return self._server.ask("PATCH", path, body, "application/merge-patch+json")
+
+    def _clear(self) -> None:
+        for pod in self._server.ask("GET", "/api/v1/pods")["items"]:
+            self.delete("pods", pod["metadata"]["name"], pod["metadata"]["namespace"])
+        # Nobody finishes namespaces here: no controller manager runs.
+        for each in self._server.ask("GET", "/api/v1/namespaces")["items"]:
+            name = each["metadata"]["name"]
+            if name not in ("default", "kube-system", "kube-public", "kube-node-lease"):
+                if each["metadata"].get("deletionTimestamp") is None:
+                    self._server.ask("DELETE", f"/api/v1/namespaces/{name}")
+                raw = {
+                    "kind": "Namespace",
+                    "apiVersion": "v1",
+                    "metadata": {"name": name},
+                    "spec": {"finalizers": []},
+                }
+                self._server.ask("PUT", f"/api/v1/namespaces/{name}/finalize", raw)
+
+
+def _path(kind: str, namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/{kind}" if namespace else f"/api/v1/{kind}"
+
+
+def _free_ports(count: int) -> list[int]:
+    socks: list[Any] = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in socks]
+    for sock in socks:
+        sock.close()
+    return ports

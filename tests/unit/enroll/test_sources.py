@@ -1,0 +1,176 @@
+"""Wishes that come from a source: what is captured, served, let go and kept closed as it changes its mind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from agent.enroll.enrolled_pod import EnrolmentRefused
+from agent.enroll.source import Claim, Stance
+from agent.enroll.wish import PodKey, WantedBy, Where
+from tests.support import mesh
+from tests.support.enrolment import FakeKernel, World, place, where
+
+ONE = mesh.workload("one", "10.0.0.1", service_account="one")
+KEY = PodKey("apps", "one")
+
+
+class Source:
+    wanted_by = WantedBy.KUBERNETES
+    problem = ""
+    way_out = "Label it."
+
+    def __init__(self) -> None:
+        self.now: dict[PodKey, Claim] | None = None
+
+    def claims(self) -> Mapping[PodKey, Claim] | None:
+        return self.now
+
+    def wants(self, number: int = 1, uid: str = "u1") -> None:
+        self.now = {KEY: Claim(uid, Stance.WANTED, "labelled", where(number))}
+
+    def refuses(self, uid: str = "u1") -> None:
+        self.now = {KEY: Claim(uid, Stance.UNWANTED, "unlabelled")}
+
+
+def world(path: Path, source: Source, kernel: FakeKernel | None = None) -> World:
+    made = World(path, ONE, kernel=kernel, sources=[source])
+    made.start()
+    return made
+
+
+def turn(there: World) -> None:
+    """One that takes the wish in, and one that the certificate wakes."""
+    there.refresh()
+    there.refresh()
+
+
+def test_wanted_is_captured_and_served_and_unwanted_is_let_go(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    assert not there.captures.wishes
+    source.wants()
+    turn(there)
+    assert there.pods() == ["apps/one"] and there.kernel.last == {"veth1"} and there.announced() == ["one"]
+    assert there.kernel.owners == {"veth1": "apps/one u1"}
+    source.refuses()
+    there.refresh()
+    assert not there.pods() and not there.kernel.last and there.announced() == []
+    assert [each.text for each in there.captures.history.events][-1] == "pod apps/one is let go: unlabelled"
+
+
+def test_a_source_that_does_not_know_lets_nobody_go_across_a_restart_too(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    again = world(tmp_path, Source(), there.kernel)
+    turn(again)
+    assert again.pods() == ["apps/one"] and again.kernel.last == {"veth1"}
+
+
+def test_a_pod_that_is_gone_stays_closed_until_its_interface_goes(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    source.now = {}
+    turn(there)
+    assert not there.captures.wishes and there.kernel.closed_now == {"veth1"} and not there.pods()
+    assert there.announced() == [], "peers do not try it any longer"
+    assert not there.troubles(), "nothing is wrong"
+    there.kernel.present.discard(1)
+    there.refresh()
+    assert not there.kernel.last
+
+
+def test_one_made_again_with_the_same_address_is_served_and_the_old_one_closed(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    there.kernel.places[where(2)] = place(2, "10.0.0.1")
+    source.wants(2, "u2")
+    turn(there)
+    assert there.pods() == ["apps/one"] and there.kernel.last == {"veth1", "veth2"}
+    assert there.kernel.closed_now == {"veth1"}
+    assert there.kernel.owners == {"veth1": "apps/one u1", "veth2": "apps/one u2"}
+
+
+@pytest.mark.parametrize(("says", "last"), [("gone", {"veth1"}), ("unwanted", set()), ("wanted", {"veth1"})])
+def test_without_its_wishes_a_restart_knows_the_pods_by_their_pins(
+    tmp_path: Path, says: str, last: set[str]
+) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    (tmp_path / "wishes.json").unlink()
+    there.kernel.pins = tuple(
+        place(1).__class__(1, "veth1", place(1).addresses, place(1).mac, (), owner="apps/one u1") for _ in "1"
+    )
+    later = Source()
+    again = world(tmp_path, later, there.kernel)
+    assert again.kernel.last == {"veth1"}
+    (trouble,) = again.captures.troubles
+    assert "for pod apps/one, and nobody wants that" in str(trouble) and "ztun enroll apps/one" in str(
+        trouble
+    )
+    later.now = {}
+    if says == "wanted":
+        later.wants()
+    elif says == "unwanted":
+        later.refuses()
+    turn(again)
+    assert again.kernel.last == last and not again.captures.troubles
+    assert again.pods() == (["apps/one"] if says == "wanted" else [])
+
+
+def test_a_person_cannot_let_go_what_a_source_wants_and_is_told_how(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    with pytest.raises(
+        EnrolmentRefused, match=r"stays captured: Kubernetes wants it \(labelled\)\. Label it"
+    ):
+        there.unenroll("one")
+    assert there.pods() == ["apps/one"]
+
+
+def test_what_a_person_enrolled_goes_to_the_source_when_the_person_lets_go(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    there.enroll(1, "one")
+    source.wants()
+    turn(there)
+    assert there.captures.wishes[KEY].wanted_by is WantedBy.COMMAND
+    with pytest.raises(EnrolmentRefused, match="stays captured"):
+        there.unenroll("one")
+    turn(there)
+    assert there.captures.wishes[KEY].wanted_by is WantedBy.KUBERNETES and there.pods() == ["apps/one"]
+    source.refuses()
+    there.refresh()
+    assert not there.captures.wishes
+
+
+def test_what_a_person_enrolled_outlives_what_a_source_says(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    there.enroll(1, "one")
+    source.refuses("")
+    there.refresh()
+    assert there.pods() == ["apps/one"]
+    there.unenroll("one")
+    assert not there.kernel.last
+
+
+def test_a_pod_whose_network_is_elsewhere_is_closed_and_named(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.now = {KEY: Claim("u1", Stance.WANTED, "labelled", Where(netns="/run/netns/none"))}
+    turn(there)
+    (trouble,) = there.captures.troubles
+    assert "there is no namespace /run/netns/none" in str(trouble)

@@ -1,0 +1,190 @@
+"""From what the API tells to what is to be of each pod: a row for each state, and orders that news may come in."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from agent.enroll.source import Forget, LetGo, Stance, Take, follow
+from agent.enroll.wish import PodInstance, PodKey, WantedBy, Where, Wish
+from agent.kubernetes.decision import Rules
+from agent.kubernetes.objects import namespace_of, pod_of
+from agent.kubernetes.pod_table import PodTable
+from agent.kubernetes.reflector import Gone, Listed, Put
+from agent.model.address import parse_ip
+from tests.support import kube
+
+AMBIENT = {"istio.io/dataplane-mode": "ambient"}
+KEY = PodKey("demo", "web")
+FIRST, SECOND = "11111111-0000-0000-0000-000000000001", "22222222-0000-0000-0000-000000000002"
+
+
+def put(address: str = "10.0.0.1", uid: str = FIRST, **more: Any) -> Put[Any]:
+    return Put(pod_of(kube.pod("web", address=address, uid=uid, **more)))
+
+
+def gone(uid: str = FIRST) -> Gone:
+    return Gone("demo", "web", uid)
+
+
+def space(labels: dict[str, str] | None = None) -> Put[Any]:
+    return Put(
+        namespace_of(kube.namespace("demo", AMBIENT if labels is None else labels) | {"x": 1} | _meta(labels))
+    )
+
+
+def _meta(labels: dict[str, str] | None) -> kube.Raw:
+    return {"metadata": {"name": "demo", "uid": "ns", "labels": AMBIENT if labels is None else labels}}
+
+
+def table(*pods: Any, spaces: tuple[Any, ...] = (space(),)) -> PodTable:
+    made = PodTable(Rules())
+    made.hear_namespaces([*spaces, Listed()])
+    made.hear_pods([*pods, Listed()])
+    return made
+
+
+def found(address: str = "10.0.0.1", uid: str = FIRST) -> Where:
+    return Where(pod=PodInstance(uid, (parse_ip(address),)))
+
+
+@pytest.mark.parametrize(
+    ("pod", "stance"),
+    [
+        (put(), Stance.WANTED),
+        (put(phase="Pending"), Stance.WANTED),
+        (put(address=""), Stance.UNDECIDED),
+        (put(labels={"istio.io/dataplane-mode": "none"}), Stance.UNWANTED),
+        (put(address="", labels={"istio.io/dataplane-mode": "none"}), Stance.UNWANTED),
+        (put(hostNetwork=True), Stance.UNWANTED),
+        (put(phase="Succeeded"), None),
+        (put(phase="Failed", address=""), None),
+    ],
+    ids=[
+        "running",
+        "pending",
+        "no-address",
+        "opted-out",
+        "opted-out-no-address",
+        "host",
+        "succeeded",
+        "failed",
+    ],
+)
+def test_claim_of_each_state(pod: Put[Any], stance: Stance | None) -> None:
+    claim = (table(pod).claims() or {}).get(KEY)
+    assert (claim.stance if claim else None) is stance
+
+
+def test_nothing_is_said_before_everything_was_heard() -> None:
+    made = PodTable(Rules())
+    made.hear_pods([put(), Listed()])
+    assert made.claims() is None
+    made.hear_namespaces([space(), Listed()])
+    assert made.claims()
+
+
+def test_a_namespace_that_is_not_known_decides_nothing() -> None:
+    (claim,) = (table(put(), spaces=()).claims() or {}).values()
+    assert claim.stance is Stance.UNDECIDED and "namespace demo is not known" in claim.reason
+
+
+def test_a_namespace_that_goes_before_its_pods_leaves_them_as_they_are_and_is_forgotten_with_them() -> None:
+    made = table(put())
+    made.hear_namespaces([Gone("", "demo", "ns")])
+    (claim,) = (made.claims() or {}).values()
+    assert claim.stance is Stance.WANTED
+    made.hear_pods([gone()])
+    made.hear_pods([put(uid=SECOND)])
+    (claim,) = (made.claims() or {}).values()
+    assert claim.stance is Stance.UNDECIDED
+
+
+def test_the_place_that_the_cni_plugin_told_is_used_for_that_pod_alone() -> None:
+    made = table(put(address=""))
+    made.put_place(FIRST, "/run/netns/cni-1")
+    (claim,) = (made.claims() or {}).values()
+    assert (claim.stance, claim.where) == (Stance.WANTED, Where(netns="/run/netns/cni-1"))
+    made.hear_pods([put(uid=SECOND, address="10.0.0.1")])
+    (claim,) = (made.claims() or {}).values()
+    assert claim.where == found(uid=SECOND)
+
+
+# -- from claims to what is done
+
+
+def wish(
+    uid: str = FIRST, where: Where | None = None, by: WantedBy = WantedBy.KUBERNETES
+) -> dict[PodKey, Wish]:
+    return {KEY: Wish(KEY, where or found(uid=uid), by, 1.0, uid=uid)}
+
+
+def steps(made: PodTable, wishes: dict[PodKey, Wish], left: dict[PodKey, str] | None = None) -> list[Any]:
+    return list(follow(WantedBy.KUBERNETES, made.claims() or {}, wishes, left or {}, 5.0))
+
+
+def test_labelled_is_taken_and_unlabelled_is_let_go() -> None:
+    (taken,) = steps(table(put()), {})
+    assert isinstance(taken, Take) and taken.wish == Wish(KEY, found(), WantedBy.KUBERNETES, 5.0, uid=FIRST)
+    assert steps(table(put()), wish()) == []
+    unlabelled = table(put(), spaces=(space({}),))
+    (let_go,) = steps(unlabelled, wish())
+    assert isinstance(let_go, LetGo) and "has the label" in let_go.reason
+    assert steps(unlabelled, {}) == []
+
+
+@pytest.mark.parametrize("end", [gone(), put(phase="Succeeded"), put(phase="Failed", address="")])
+def test_a_pod_that_ends_is_not_let_go_but_forgotten_and_stays_closed(end: Any) -> None:
+    made = table(put())
+    made.hear_pods([end])
+    (forgotten,) = steps(made, wish())
+    assert isinstance(forgotten, Forget)
+
+
+def test_an_address_that_is_lost_for_a_while_changes_nothing() -> None:
+    assert steps(table(put(address="")), wish()) == []
+
+
+def test_an_address_that_changes_has_the_pod_looked_for_anew_as_the_same_one() -> None:
+    before = wish()
+    (taken,) = steps(table(put(address="10.0.0.9")), before)
+    assert isinstance(taken, Take) and taken.wish.where == found("10.0.0.9")
+    assert (taken.wish.since_s, taken.wish.uid) == (1.0, FIRST)
+    named = wish(where=Where(netns="/run/netns/cni-1"))
+    assert steps(table(put(address="10.0.0.9")), named) == [], "a path leads there whatever the address"
+
+
+@pytest.mark.parametrize(
+    "order", list(permutations([gone(), put(uid=SECOND)])), ids=["in-order", "out-of-order"]
+)
+def test_a_pod_made_again_with_name_and_address_is_another_wish(order: Any) -> None:
+    made = table(put())
+    made.hear_pods(order)
+    (taken,) = steps(made, wish())
+    assert isinstance(taken, Take) and taken.wish.uid == SECOND and taken.wish.bound is None
+
+
+def test_one_made_again_that_is_not_wanted_is_not_mistaken_for_the_one_before() -> None:
+    made = table(put(uid=SECOND, labels={"istio.io/dataplane-mode": "none"}))
+    (forgotten,) = steps(made, wish())
+    assert isinstance(forgotten, Forget)
+
+
+def test_what_a_person_enrolled_is_left_to_that_person() -> None:
+    for made in (table(), table(put()), table(put(), spaces=(space({}),))):
+        assert steps(made, wish("", Where(pid=1), WantedBy.COMMAND)) == []
+
+
+def test_what_an_earlier_agent_captured_is_matched_by_uid() -> None:
+    """Its wishes are lost; the pins say whose the interfaces are."""
+    (taken,) = steps(table(put()), {}, {KEY: FIRST})
+    assert isinstance(taken, Take)
+    (let_go,) = steps(table(put(), spaces=(space({}),)), {}, {KEY: FIRST})
+    assert isinstance(let_go, LetGo)
+    (forgotten,) = steps(table(), {}, {KEY: FIRST})
+    assert isinstance(forgotten, Forget)
+    assert steps(table(put(uid=SECOND), spaces=(space({}),)), {}, {KEY: FIRST}) == [], (
+        "another pod is in its place"
+    )
