@@ -27,11 +27,15 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
+from agent.enroll.progress import progress
 from agent.enroll.wish import PodKey
 from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted, raise_fd_limit
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
+from agent.kubernetes.access import AccessError
+from agent.kubernetes.selectors import SelectorError
+from agent.kubernetes.settings import sources_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
@@ -42,6 +46,7 @@ from agent.pages.certificates import CertificatesPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
 from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
+from agent.pages.listening import listen
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
 from agent.pages.quit import QuitPage
@@ -85,7 +90,7 @@ log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
 CERTIFICATES_PATIENCE_S = 10.0
-EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError)
+EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, AccessError, SelectorError)
 """What can keep an agent from starting without being a defect; the text is for whoever starts it."""
 
 
@@ -191,8 +196,15 @@ class Agent:
             self._announce,
             time.time,
         )
+        self.sources = sources_of(settings, rng, lambda: progress(self.captures))
         self.enroller = Enroller(
-            settings.node, settings.network, self.store, self.kernel, self.captures, self.keeper.obtain
+            settings.node,
+            settings.network,
+            self.store,
+            self.kernel,
+            self.captures,
+            self.keeper.obtain,
+            sources=self.sources,
         )
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
@@ -303,13 +315,19 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
     servers = HttpServer()
     try:
         await servers.serve_unix(settings.directory / "agent.sock", pages.private_routes())
-        await serve_http(servers, settings, pages)
+        await listen(
+            servers,
+            ("--admin-address", settings.admin_address, pages.admin_routes()),
+            ("--metrics-address", settings.metrics_address, pages.metrics_routes()),
+            ("--readiness-address", settings.readiness_address, pages.readiness_routes()),
+        )
         async with asyncio.TaskGroup() as group:
             parts = (
                 agent.xds.run(),
                 agent.keeper.run(),
                 agent.reports.run(),
                 *([agent.manifests.run()] if settings.report_enrolled else ()),  # istiod knows nothing of it
+                *(source.run() for source in agent.sources),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),
@@ -345,6 +363,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         crew=agent.crew,
         workers_wanted=agent.settings.worker_count,
         counters=agent.counters,
+        sources=agent.sources,
         prover=agent.prover,
         is_serving=lambda: agent.is_serving,
     )
@@ -377,23 +396,3 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
 
 def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
     return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
-
-
-async def serve_http(servers: HttpServer, settings: Config, pages: Pages) -> None:
-    """Raises StartError naming flag and address of every server that cannot listen."""
-    failed = []
-    for flag, address, routes in (
-        ("--admin-address", settings.admin_address, pages.admin_routes()),
-        ("--metrics-address", settings.metrics_address, pages.metrics_routes()),
-        ("--readiness-address", settings.readiness_address, pages.readiness_routes()),
-    ):
-        if address == "off":
-            continue
-        try:
-            await servers.serve_tcp(address, routes)
-        except OSError as error:
-            failed.append(f"{flag}: {error.strerror}")
-    if failed:
-        raise StartError(
-            f"{'; '.join(failed)}; another agent of this machine? choose another port with each flag, or off"
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,8 @@ from typing import Any
 
 from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
 from agent.model.encapsulation import ENCAPSULATIONS
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class ConfigError(ValueError):
@@ -102,7 +105,17 @@ def _instance(value: str) -> str:
     return value
 
 
+def _names(value: str) -> tuple[str, ...]:
+    """Kubernetes namespaces between commas."""
+    names = tuple(filter(None, map(str.strip, value.split(","))))
+    for name in names:
+        if not _LABEL.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a namespace: lower-case letters, digits and dashes")
+    return names
+
+
 TEXT = Kind(str, "TEXT")
+NAMESPACE_LIST = Kind(_names, "NAMES")
 FILE = Kind(str, "FILE")
 DIRECTORY = Kind(Path, "DIR")
 SWITCH = Kind(_switch, "true|false")
@@ -134,6 +147,7 @@ def option(section: str, kind: Kind, default: str, help: str) -> Any:
 node_option = partial(option, "This node")
 control_option = partial(option, "Control plane")
 traffic_option = partial(option, "Traffic")
+kubernetes_option = partial(option, "Kubernetes")
 server_option = partial(option, "Servers and logs")
 
 
@@ -219,6 +233,26 @@ class Config:
         number(1, 10**7), "50000", "Live connections of one worker; more are refused."
     )
 
+    pod_source: str = kubernetes_option(
+        one_of("command", "kubernetes"),
+        "command",
+        "Who says which pods are captured: `ztun enroll` alone, or labels in the Kubernetes API too.",
+    )
+    kubeconfig: str = kubernetes_option(
+        FILE, "", "How to reach the Kubernetes API; without it as the pod that the agent runs in."
+    )
+    kubernetes_api: str = kubernetes_option(
+        HOST_PORT_OR_NONE, "", "Where the API is, for a pod; without it as the kubelet tells every container."
+    )
+    exclude_namespaces: tuple[str, ...] = kubernetes_option(
+        NAMESPACE_LIST, "kube-system", "Namespaces whose pods are never captured by their labels."
+    )
+    enablement_selectors: str = kubernetes_option(
+        TEXT,
+        "",
+        "Which pods are captured: YAML as in ambient.enablementSelectors of Istio's chart; without it as there.",
+    )
+
     admin_address: str = server_option(SERVER, "127.0.0.1:15000", "The admin server.")
     metrics_address: str = server_option(SERVER, "[::]:15020", "The Prometheus endpoint.")
     readiness_address: str = server_option(SERVER, "[::]:15021", "The readiness probe.")
@@ -273,11 +307,19 @@ def build(values: Mapping[str, str]) -> Config:
 def from_environment(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Config:
     """A Config from flags over `ZTUN_*` variables over defaults."""
     variables = os.environ if environ is None else environ
-    values = {
+    values = _of_pod(variables) | {
         name: variables[f"ZTUN_{name.upper()}"] for name in options() if f"ZTUN_{name.upper()}" in variables
     }
     values.update({name: value for name, value in flags.items() if value is not None})
     return build(values)
+
+
+def _of_pod(variables: Mapping[str, str]) -> dict[str, str]:
+    """What the kubelet tells every container of a cluster."""
+    host, port = (variables.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
+    if not host or not port:
+        return {}
+    return {"kubernetes_api": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
 
 
 def quiet_grpc() -> None:

@@ -64,6 +64,8 @@ class Enroller:
         self._turned = asyncio.Event()
         self.captures = captures
         self.desk = NewsDesk(monotonic)
+        for source in self._sources:
+            source.subscribe(self.desk.wake)
 
     # -- requests
 
@@ -270,6 +272,8 @@ class Enroller:
         self._keeping &= self.captures.wishes.keys()
         self._turned.set()
         self._turned = asyncio.Event()
+        for source in self._sources:
+            source.turned()
 
 
 class StillWaiting(Exception):

@@ -6,7 +6,7 @@ down, or a server away, needs no second way. `follow` compares that with the wis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
@@ -43,6 +43,12 @@ class PodSource(Protocol):
     @property
     def problem(self) -> str:
         """What keeps it from knowing, with the remedy; empty while all is well."""
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Have it called, on the event loop, when `claims` may say something else."""
+
+    def turned(self) -> None:
+        """What is captured may be other than before."""
 
     @property
     def way_out(self) -> str:

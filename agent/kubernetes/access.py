@@ -19,9 +19,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from agent.model.address import AddressError, split_host_port
+from agent.model.address import split_host_port
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+NO_API = (
+    "no Kubernetes API is known: neither --kubeconfig nor --kubernetes-api is given, and this is no pod of a cluster "
+    "(KUBERNETES_SERVICE_HOST is not set)"
+)
 _NOT_DONE = ("exec", "auth-provider", "username", "password", "as", "proxy-url")
 
 
@@ -92,18 +96,9 @@ class Access:
 
 
 def of_pod(server: str, directory: Path = SERVICE_ACCOUNT) -> Access:
-    """As the pod that this process runs in. `server`: HOST:PORT. Raises AccessError."""
-    if not server:
-        raise AccessError(
-            "no Kubernetes API is known: neither --kubeconfig nor --kubernetes-api is given, and this is no pod of a "
-            "cluster (KUBERNETES_SERVICE_HOST is not set)"
-        )
+    """As the pod that this process runs in. `server`: HOST:PORT."""
     host, port = split_host_port(server)
-    access = Access(host, port, str(directory / "ca.crt"), directory / "token")
-    # What is missing now is missing for good: the kubelet mounts both before the pod starts.
-    access.context()
-    access.headers()
-    return access
+    return Access(host, port, str(directory / "ca.crt"), directory / "token")
 
 
 def of_kubeconfig(path: Path) -> Access:
@@ -115,16 +110,13 @@ def of_kubeconfig(path: Path) -> Access:
     except yaml.YAMLError as error:
         raise AccessError(f"--kubeconfig {path} is no YAML: {str(error).splitlines()[0]}") from error
     try:
-        access = _of_kubeconfig(raw, path.parent)
+        return _of_kubeconfig(raw, path.parent)
     except (KeyError, TypeError, AttributeError) as error:
         raise AccessError(
             f"--kubeconfig {path} is not a kubeconfig: {type(error).__name__}: {error}"
         ) from error
-    except (ValueError, AddressError) as error:
+    except ValueError as error:
         raise AccessError(f"--kubeconfig {path}: {error}") from error
-    access.context()
-    access.headers()
-    return access
 
 
 def _of_kubeconfig(raw: Any, directory: Path) -> Access:

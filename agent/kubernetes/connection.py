@@ -11,7 +11,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from agent.kubernetes.access import Access, AccessError
@@ -38,10 +38,11 @@ class RequestFailed(Exception):
 
 
 class Connection:
-    """The way to one API server."""
+    """Requests to one API server. `way` is asked for each of them: files may be put right meanwhile."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, way: Callable[[], Access]) -> None:
+        self._way = way
+        self._access: Access | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._is_aborted = False
@@ -94,8 +95,9 @@ class Connection:
         self, method: str, path: str, body: bytes | None, kind: str, patience_s: float, what: str, verbs: str
     ) -> Iterator[http.client.HTTPResponse]:
         try:
-            headers = self._access.headers() | ({"Content-Type": kind} if kind else {})
-            connection = _Tls(self._access)
+            self._access = access = self._way()
+            headers = access.headers() | ({"Content-Type": kind} if kind else {})
+            connection = _Tls(access)
         except AccessError as error:
             raise RequestFailed(Failure(str(error), is_lasting=True)) from error
         try:
@@ -125,6 +127,7 @@ class Connection:
             raise ConnectionAbortedError("this agent stops")
 
     def _failed(self, error: Exception, what: str) -> RequestFailed:
+        assert self._access is not None, "nothing was asked"
         return RequestFailed(of_error(error, self._access.server, self._access.ca_source, what))
 
 

@@ -27,12 +27,12 @@ class Watcher(Generic[T]):
     def __init__(
         self,
         reflector: Reflector[T],
-        access: Access,
+        way: Callable[[], Access],
         deliver: Callable[[Sequence[Change[T]]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reflector = reflector
-        self._connection = Connection(access)
+        self._connection = Connection(way)
         self._deliver = deliver
         self._clock = clock
         self._stopped = threading.Event()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from agent.admin.readiness import OTHER, CertificateFact, Facts, Health, Reason, judge
 from agent.enroll.captures import Captures
+from agent.enroll.source import PodSource
 from agent.identity.keeper import Keeper
 from agent.proof.findings import Finding, Link, Standing, first_broken
 from agent.proof.prover import Prover
@@ -33,6 +34,7 @@ class AgentHealth:
     workers_wanted: int
     counters: KernelCounters
     prover: Prover
+    sources: Collection[PodSource]
     is_serving: Callable[[], bool]
     wall: Callable[[], float] = time.time
 
@@ -72,7 +74,7 @@ class AgentHealth:
             Reason(each.finding.link.word, str(each.finding))
             for each in (*first_broken(broken), *self._of_manifests())
         ]
-        others = [self.counters.problem]
+        others = [self.counters.problem, *(source.problem for source in self.sources)]
         if self.reports.error:
             others.append(f"the control plane was not told which pods are captured: {self.reports.error}")
         others.append(self.prover.doubt if self.is_serving() else "not serving yet")

@@ -97,7 +97,7 @@ class FakeApi:
         self.requests: list[str] = []
         self.tokens = {TOKEN}
         self.refusals: list[Refusal] = []
-        self.port = 0
+        self.address, self.port = "127.0.0.1", 0
         self.ca_file, self.token_file = directory / "ca.crt", directory / "token"
         self.token_file.write_text(TOKEN)
         self._chain = directory / "server.pem"
@@ -150,7 +150,7 @@ class FakeApi:
     def start(self) -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(self._chain)
-        self._server = Server(("127.0.0.1", self.port), _handler(self), tls)
+        self._server = Server((self.address, self.port), _handler(self), tls)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -62,11 +62,11 @@ class Counted(Reflector[Pod]):
 class Following:
     """What was told of a node's pods so far."""
 
-    def __init__(self, access: Access, node: str, watch_s: int) -> None:
+    def __init__(self, way: Callable[[], Access], node: str, watch_s: int) -> None:
         self._told = threading.Condition()
         self._changes: list[Change[Pod]] = []
         self.reflector = Counted(pods_of_node(node), Random(1), watch_s)
-        self.watcher = Watcher(self.reflector, access, self._hear)
+        self.watcher = Watcher(self.reflector, way, self._hear)
 
     def _hear(self, changes: Sequence[Change[Pod]]) -> None:
         with self._told:
@@ -138,7 +138,7 @@ class Following:
 @contextmanager
 def following(api: Any, node: str, *, watch_s: int = 300) -> Iterator[Following]:
     """Its pods, from now until the end of the block; ends with the thread."""
-    seen = Following(api.access, node, watch_s)
+    seen = Following(lambda: api.access, node, watch_s)
     raised: list[BaseException] = []
 
     def run() -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -269,9 +269,17 @@ class World:
 
 @contextmanager
 def running(
-    letter: str, tmp_path: Path, *, flags: Mapping[str, str] | None = None, enrolled: bool = True
+    letter: str,
+    tmp_path: Path,
+    *,
+    flags: Mapping[str, str] | None = None,
+    enrolled: bool = True,
+    prepare: Callable[[Topology], None] = lambda _: None,
 ) -> Iterator[World]:
-    """A mesh with its applications and, unless told otherwise, the pods of ENROLLED captured."""
+    """A mesh with its applications and, unless told otherwise, the pods of ENROLLED captured.
+
+    `prepare` is called when the nodes are there and before anything of the mesh runs.
+    """
     manifests = tmp_path / "manifests"
     manifests.mkdir(parents=True)
     (manifests / "pods.yaml").write_text(pod_manifests())
@@ -289,6 +297,7 @@ def running(
     world = World(lab, LabMesh(lab, dict(flags or {})))
     try:
         lab.up(blueprint.read(hidden))
+        prepare(lab)
         world.mesh.start(manifests)
         for pod in ("server-a", "server-b", "outsider-a", "outsider-b"):
             world.serve(pod)

@@ -60,7 +60,13 @@ ALLOWED: dict[str, set[str]] = {
         "redirect",
     },
     # Says what is wanted, and what is said back: knows wishes, and nothing of how they are fulfilled.
-    "agent.kubernetes": {"agent.model", "agent.enroll.source", "agent.enroll.wish"},
+    "agent.kubernetes": {
+        "agent.model",
+        "agent.config",
+        "agent.enroll.progress",
+        "agent.enroll.source",
+        "agent.enroll.wish",
+    },
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
     "agent.lab": {"agent", "redirect"},
     "agent.cli": {
@@ -138,6 +144,8 @@ ASYNCIO_HOMES = (
     "agent.controlplane.serve",
     "agent.identity.keeper",
     "agent.enroll",
+    "agent.kubernetes.reporter",
+    "agent.kubernetes.source",
     "agent.admin",
     "agent.proof",
     "agent.mesh_state",

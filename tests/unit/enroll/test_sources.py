@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,19 @@ class Source:
     wanted_by = WantedBy.KUBERNETES
     problem = ""
     way_out = "Label it."
+    turns = 0
 
     def __init__(self) -> None:
         self.now: dict[PodKey, Claim] | None = None
 
     def claims(self) -> Mapping[PodKey, Claim] | None:
         return self.now
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self.changed = changed
+
+    def turned(self) -> None:
+        self.turns += 1
 
     def wants(self, number: int = 1, uid: str = "u1") -> None:
         self.now = {KEY: Claim(uid, Stance.WANTED, "labelled", where(number))}

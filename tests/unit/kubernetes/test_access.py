@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from agent.config import build, from_environment
 from agent.kubernetes.access import AccessError, of_kubeconfig, of_pod
+from agent.kubernetes.selectors import SelectorError
+from agent.kubernetes.settings import of_settings
 from tests.support import kube
 from tests.support.kube_watch import following
 
@@ -23,6 +26,12 @@ def config(**parts: Any) -> kube.Raw:
         "clusters": [{"name": "c", "cluster": cluster}],
         "users": [{"name": "u", "user": user}],
     } | parts
+
+
+def used(path: Path) -> None:
+    access = of_kubeconfig(path)
+    access.context()
+    access.headers()
 
 
 ROWS = [
@@ -59,14 +68,69 @@ def test_a_kubeconfig_that_cannot_be_used(tmp_path: Path, case: str, content: An
     if content is not None:
         path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(AccessError, match=words):
-        of_kubeconfig(path)
+        used(path)
 
 
-def test_outside_of_a_cluster_the_options_are_named(tmp_path: Path) -> None:
-    with pytest.raises(AccessError, match="neither --kubeconfig nor --kubernetes-api"):
-        of_pod("", tmp_path)
+def test_what_the_kubelet_mounts_is_named_when_it_is_not_there(tmp_path: Path) -> None:
+    access = of_pod("10.0.0.1:443", tmp_path)
     with pytest.raises(AccessError, match=r"ca\.crt, cannot be read"):
-        of_pod("10.0.0.1:443", tmp_path)
+        access.context()
+    with pytest.raises(AccessError, match=r"token, cannot be read"):
+        access.headers()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "neither --kubeconfig nor --kubernetes-api is given"),
+        ({"node": "", "kubernetes_api": "10.0.0.1:443"}, "--node is empty"),
+        (
+            {"kubernetes_api": "10.0.0.1:443", "enablement_selectors": "- {"},
+            "--enablement-selectors: while parsing",
+        ),
+        (
+            {"kubernetes_api": "10.0.0.1:443", "enablement_selectors": "{}"},
+            "--enablement-selectors: it takes a list",
+        ),
+    ],
+)
+def test_options_that_can_never_be_are_refused_at_the_start(options: dict[str, str], words: str) -> None:
+    with pytest.raises((AccessError, SelectorError), match=words):
+        of_settings(build({"node": "n1"} | options))
+
+
+def test_a_kubeconfig_that_is_put_right_is_used_from_then_on(fake: kube.FakeApi, tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    way, _ = of_settings(build({"node": "n1", "kubeconfig": str(path)}))
+    there = type("There", (), {"access": property(lambda _: way())})()
+    with following(there, "n1") as seen:
+        seen.until(lambda: f"--kubeconfig {path} cannot be read" in seen.problem)
+        cluster = {"server": f"https://127.0.0.1:{fake.port}", "certificate-authority": fake.ca_file.name}
+        path.write_text(json.dumps(config(cluster=cluster, user={"token": kube.TOKEN})))
+        seen.until(lambda: seen.is_listed and not seen.problem)
+
+
+def test_a_pod_of_a_cluster_finds_the_api_by_what_the_kubelet_says() -> None:
+    variables = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+    assert from_environment({}, variables).kubernetes_api == "[fd00::1]:443"
+    named = variables | {"ZTUN_KUBERNETES_API": "10.0.0.1:6443"}
+    assert from_environment({}, named).kubernetes_api == "10.0.0.1:6443"
+    assert from_environment({"kubernetes_api": "10.0.0.2:1"}, named).kubernetes_api == "10.0.0.2:1"
+    assert from_environment({}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}).kubernetes_api == ""
+
+
+def test_labels_that_select_are_those_of_the_options() -> None:
+    options = {
+        "node": "n1",
+        "kubernetes_api": "10.0.0.1:443",
+        "exclude_namespaces": "a,b",
+        "pod_namespace": "mesh",
+    }
+    text = "[{podSelector: {matchLabels: {in: mesh}}}]"
+    _, rules = of_settings(build(options | {"enablement_selectors": text}))
+    assert rules.excluded == {"a", "b"} and rules.system_namespace == "mesh"
+    (enablement,) = rules.enablements
+    assert enablement.matches({"in": "mesh"}, {}) and not enablement.matches({}, {"in": "mesh"})
 
 
 @pytest.mark.parametrize("is_inline", [True, False], ids=["inline", "files"])

@@ -44,6 +44,7 @@ class World:
             keeper=SimpleNamespace(held=lambda: self.held),  # type: ignore[arg-type]
             crew=self.crew,
             workers_wanted=2,
+            sources=(),
             counters=SimpleNamespace(problem="", drops_per_s=0.0),  # type: ignore[arg-type]
             prover=self.prover,
             is_serving=lambda: True,

@@ -1,0 +1,108 @@
+"""The Kubernetes API as a source of wishes: two watches, the table they fill, and what is said back.
+
+`run` owns the threads; everything else happens on the event loop. Nothing is known before pods and namespaces were
+listed once each, and what was known stays known while the API is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+from agent.enroll.progress import Progress
+from agent.enroll.source import Claim
+from agent.enroll.wish import PodKey, WantedBy
+from agent.kubernetes.access import Access
+from agent.kubernetes.decision import Rules
+from agent.kubernetes.objects import DATAPLANE_MODE, NAMESPACES, Namespace, Pod, pods_of_node
+from agent.kubernetes.pod_table import PodTable
+from agent.kubernetes.reflector import Change, Reflector
+from agent.kubernetes.reporter import Reporter
+from agent.kubernetes.watcher import Watcher
+
+
+class KubernetesSource:
+    """A PodSource. `found`: how far the pods of this node are, for what is written back."""
+
+    wanted_by = WantedBy.KUBERNETES
+    way_out = f"`kubectl label pod -n NAMESPACE NAME {DATAPLANE_MODE}=none` lets it go."
+
+    def __init__(
+        self,
+        node: str,
+        way: Callable[[], Access],
+        rules: Rules,
+        found: Callable[[], Mapping[PodKey, Progress]],
+        rng: Random,
+    ) -> None:
+        self.table = PodTable(rules)
+        self._subscribers: list[Callable[[], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pods = Watcher(Reflector(pods_of_node(node), rng), way, self._heard_pods)
+        self._namespaces = Watcher(Reflector(NAMESPACES, rng), way, self._heard_namespaces)
+        self.reporter = Reporter(node, way, lambda: self.table.pods, found, rng)
+
+    @property
+    def problem(self) -> str:
+        return "; ".join(dict.fromkeys(self._problems()))
+
+    def claims(self) -> Mapping[PodKey, Claim] | None:
+        return self.table.claims()
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self._subscribers.append(changed)
+
+    def turned(self) -> None:
+        self.reporter.wake()
+
+    async def run(self) -> None:
+        """Watch, and write back, until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        watchers: Sequence[Watcher[Any]] = (self._namespaces, self._pods)
+        # Threads of its own: those of the event loop are few, and for what is done soon.
+        with ThreadPoolExecutor(len(watchers), "kubernetes") as threads:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for watcher in watchers:
+                        group.create_task(self._run(watcher, threads))
+                    group.create_task(self.reporter.run())
+            finally:
+                for watcher in watchers:
+                    watcher.stop()
+
+    async def _run(self, watcher: Watcher[Any], threads: ThreadPoolExecutor) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, watcher.run)
+        finally:
+            watcher.stop()
+
+    def _heard_pods(self, changes: Sequence[Change[Pod]]) -> None:
+        self._tell(lambda: self.table.hear_pods(changes))
+
+    def _heard_namespaces(self, changes: Sequence[Change[Namespace]]) -> None:
+        self._tell(lambda: self.table.hear_namespaces(changes))
+
+    def _tell(self, hear: Callable[[], None]) -> None:
+        """From a watcher's thread."""
+        assert self._loop is not None
+
+        def on_loop() -> None:
+            hear()
+            for changed in self._subscribers:
+                changed()
+            self.reporter.wake()
+
+        self._loop.call_soon_threadsafe(on_loop)
+
+    def _problems(self) -> Iterator[str]:
+        yield from filter(None, (self._pods.problem, self._namespaces.problem))
+        if self.reporter.problem is not None:
+            yield str(self.reporter.problem)
+        for watcher in (self._pods, self._namespaces):
+            skipped = watcher.skipped
+            if skipped:
+                more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+                yield f"an object of the Kubernetes API cannot be used: {skipped[0]}{more}"

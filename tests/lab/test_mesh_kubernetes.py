@@ -1,0 +1,219 @@
+"""Labels in the Kubernetes API enrol running pods, and nothing that happens to the API lets one go.
+
+Real agents, namespaces, control groups and traffic; the API is the fake one, so that it can be taken away.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.admin.client import AgentAbsent, AgentRefused
+from agent.lab.topology import PodPlace, Topology
+from redirect.netns import entered
+from tests.support import kube
+from tests.support.cgroups import process_of
+from tests.support.kube import FakeApi
+from tests.support.labmesh import SILENCE_S, World, running
+from tests.support.labtraffic import Talk, until
+
+pytestmark = pytest.mark.kernel
+MODE, REDIRECTION = "istio.io/dataplane-mode", "ambient.istio.io/redirection"
+PODS = ("client-a", "server-a", "client-b", "server-b", "outsider-a")
+
+
+class Cluster:
+    """An API server on node-a, and a process for each pod."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self.api = FakeApi(directory)
+        self.kubeconfig = directory / "kubeconfig"
+        self.uids: dict[str, str] = {}
+        self.root = f"ztun-{uuid.uuid4().hex[:8]}"
+        self.stack = ExitStack()
+        self.lab: Topology | None = None
+
+    def prepare(self, lab: Topology) -> None:
+        self.lab = lab
+        node = lab.nodes["node-a"]
+        self.api.address = str(node.addresses[0])
+        self.start()
+        self.stack.callback(self.api.stop)
+        cluster = {
+            "server": f"https://{self.api.address}:{self.api.port}",
+            "certificate-authority": str(self.api.ca_file),
+            "tls-server-name": "localhost",
+        }
+        config = {
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"tokenFile": str(self.api.token_file)}}],
+        }
+        self.kubeconfig.write_text(json.dumps(config))
+        self.api.create(kube.namespace("demo"))
+        for name in PODS:
+            self.add(lab.pods[f"demo/{name}"])
+
+    def start(self) -> None:
+        assert self.lab is not None
+        with entered(self.lab.nodes["node-a"].netns):
+            self.api.start()
+
+    def add(self, pod: PodPlace) -> str:
+        """The pod in the API, and its process on the node; its uid."""
+        uid = self.uids[pod.name] = str(uuid.uuid4())
+        self.stack.enter_context(process_of(uid, pod.netns, self.root))
+        raw = kube.pod(pod.name, node=pod.node, uid=uid, serviceAccountName=pod.name.partition("-")[0])
+        raw["status"]["podIPs"] = [{"ip": str(address)} for address in pod.addresses]
+        self.api.create(raw)
+        return uid
+
+    def label(self, value: str | None) -> None:
+        self.api.change("namespaces", "demo", metadata={"labels": {MODE: value}})  # type: ignore[dict-item]
+
+    def says(self, name: str) -> str | None:
+        annotations: dict[str, str] = self.api.get("pods", name, "demo")["metadata"]["annotations"]
+        return annotations.get(REDIRECTION)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster") / "api")
+    with made.stack:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    flags = {"pod-source": "kubernetes", "kubeconfig": str(cluster.kubeconfig)}
+    directory = tmp_path_factory.mktemp("kubernetes")
+    with running("k", directory, flags=flags, enrolled=False, prepare=cluster.prepare) as made:
+        yield made
+
+
+def served(world: World, node: str) -> set[str]:
+    """Nobody, while the agent starts."""
+    try:
+        return {row["pod"].removeprefix("demo/") for row in world.status(node)["pods"]}
+    except AgentAbsent:
+        return set()
+
+
+def is_served(world: World, *names: str) -> bool:
+    return served(world, "node-a") | served(world, "node-b") == set(names)
+
+
+def is_open(world: World, client: str, server: str) -> bool:
+    try:
+        with world.dial(client, world.address(server), timeout_s=SILENCE_S) as sock:
+            Talk(sock).say()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def labelled(world: World, cluster: Cluster) -> Iterator[None]:
+    cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
+    cluster.label("ambient")
+    until(lambda: is_served(world, "client-a", "server-a", "client-b", "server-b"), "everybody is served")
+    yield
+    cluster.label(None)
+    until(lambda: is_served(world), "nobody is served")
+
+
+def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: Cluster) -> None:
+    assert is_served(world)
+    cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
+    cluster.label("ambient")
+    names = ("client-a", "server-a", "client-b", "server-b")
+    until(lambda: is_served(world, *names), "everybody is served")
+    until(lambda: all(cluster.says(name) == "enabled" for name in names), "the API is told")
+    assert cluster.says("outsider-a") is None and world.status("node-a")["state"] == "READY"
+    log = world.log("node-a")
+    assert world.is_served("client-a", world.address("server-b"))
+    log.line('direction="outbound"', ":15008", "spiffe://cluster.local/ns/demo/sa/client")
+    owners = [row["owner"] for row in json.loads(maps(world, "owners")) if row["owner"]]
+    assert sorted(owners) == [f"demo/{name} {cluster.uids[name]}" for name in ("client-a", "server-a")]
+    cluster.label(None)
+    until(lambda: is_served(world), "nobody is served")
+    until(lambda: not any(cluster.says(name) for name in names), "the API is told")
+    assert not json.loads(maps(world, "owners"))
+    assert world.is_served("client-a", world.address("server-b"))
+
+
+def maps(world: World, name: str) -> str:
+    done = world.cli("maps", "dump", name, "-o", "json", node="node-a")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    found: list[Any] = rows if isinstance(rows, list) else rows.get(name, rows)
+    return json.dumps(found)
+
+
+@pytest.mark.usefixtures("labelled")
+def test_what_the_labels_want_a_person_cannot_let_go(world: World) -> None:
+    with pytest.raises(AgentRefused, match=r"stays captured: Kubernetes wants it .*kubectl label pod"):
+        world.mesh.unenroll(world.pod("client-a"))
+
+
+@pytest.mark.usefixtures("labelled")
+def test_an_outage_of_the_api_is_named_and_lets_nobody_go(world: World, cluster: Cluster) -> None:
+    cluster.api.stop()
+    try:
+        until(lambda: "nobody listens" in " ".join(world.status("node-a")["reasons"]), "it is named")
+        world.kill_control("node-a")
+        world.mesh.start_agent(world.node("node-a"))
+        until(lambda: {"client-a", "server-a"} <= served(world, "node-a"), "they are served again")
+        assert world.is_served("client-a", world.address("server-b"))
+    finally:
+        cluster.start()
+    until(lambda: world.status("node-a")["state"] == "READY", "it is heard again")
+    assert is_served(world, "client-a", "server-a", "client-b", "server-b")
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_restart_without_its_notes_knows_the_pods_by_uid(world: World, cluster: Cluster) -> None:
+    gone = cluster.uids["client-a"]
+    world.kill_all("node-a")
+    (world.mesh.run_dir("node-a") / "wishes.json").unlink()
+    cluster.api.delete("pods", "client-a", "demo")
+    world.restart("node-a")
+    until(lambda: served(world, "node-a") == {"server-a"}, "the other one is served")
+    assert not is_open(world, "client-a", "outsider-b"), (
+        "one that is gone is closed while its interface is there"
+    )
+    again = cluster.add(world.pod("client-a"))
+    assert again != gone
+    until(lambda: served(world, "node-a") == {"client-a", "server-a"}, "the new one is served")
+    assert world.is_served("client-a", world.address("server-b"))
+
+
+@pytest.mark.usefixtures("labelled")
+def test_one_that_has_ended_is_closed(world: World, cluster: Cluster) -> None:
+    cluster.api.change("pods", "client-a", "demo", status={"phase": "Succeeded", "podIPs": []})  # type: ignore[dict-item]
+    until(lambda: served(world, "node-a") == {"server-a"}, "it is served no longer")
+    until(lambda: cluster.says("client-a") is None, "the API is told")
+    assert not is_open(world, "client-a", "outsider-b")
+    addresses = [{"ip": str(address)} for address in world.pod("client-a").addresses]
+    status: kube.Raw = {"phase": "Running", "podIPs": addresses}
+    cluster.api.change("pods", "client-a", "demo", status=status)
+    until(lambda: served(world, "node-a") == {"client-a", "server-a"}, "it is served again")
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_pod_that_cannot_be_found_is_an_event_with_a_remedy(world: World, cluster: Cluster) -> None:
+    raw = kube.pod("lost", node="node-a", address="10.77.1.99", uid=str(uuid.uuid4()))
+    cluster.api.create(raw)
+    until(lambda: any(e["involvedObject"]["name"] == "lost" for e in cluster.api.all("events")), "an Event")
+    (event,) = (e for e in cluster.api.all("events") if e["involvedObject"]["name"] == "lost")
+    assert "is not found on this node" in event["message"] and event["type"] == "Warning"
+    cluster.api.delete("pods", "lost", "demo")
+    until(lambda: world.status("node-a")["state"] == "READY", "it is forgotten")

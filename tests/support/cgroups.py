@@ -1,0 +1,40 @@
+"""Processes in control groups as the kubelet makes them, for pods that are no more than a network namespace."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redirect.netns import entered
+
+ROOT = Path("/sys/fs/cgroup")
+CONTAINER = "c0ffee" * 10 + "beef"
+
+
+def hierarchy() -> Path:
+    """Where groups of version 2 are."""
+    return ROOT / "unified" if (ROOT / "unified").is_dir() else ROOT
+
+
+@contextmanager
+def process_of(uid: str, netns: Path, root: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of pod `uid` in a network namespace; `root`: a group of this test alone."""
+    group = hierarchy() / root / "kubepods" / "besteffort" / f"pod{uid}" / CONTAINER
+    group.mkdir(parents=True)
+    with entered(netns):
+        process = subprocess.Popen(["sleep", "3600"])
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for path in (group, *group.parents):
+            if path == hierarchy():
+                break
+            try:
+                path.rmdir()
+            except OSError:
+                break  # other pods of the test

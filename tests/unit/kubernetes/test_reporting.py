@@ -1,0 +1,237 @@
+"""What the API is told of each pod: the annotation, when it changes and no oftener, and Events for what stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from random import Random
+from typing import Any
+
+import pytest
+
+from agent.enroll.progress import Progress, progress
+from agent.enroll.trouble import Missing, Trouble
+from agent.enroll.wish import PodKey, Where, Wish
+from agent.kubernetes import reporter as module
+from agent.kubernetes.objects import REDIRECTION, Pod, pod_of
+from agent.kubernetes.reporter import Reporter
+from tests.support import kube
+from tests.support.kube import FakeApi
+from tests.support.kube_watch import Api
+
+KEY = PodKey("demo", "web")
+SERVED, CLOSED = Progress("", True, True), Progress("", True, False)
+
+
+class World:
+    """A reporter and what it looks at; `hear` reads the pods as a watch would."""
+
+    def __init__(self, api: Any) -> None:
+        self.api = api
+        self.pods: dict[PodKey, Pod] = {}
+        self.found: dict[PodKey, Progress] = {}
+        self.reporter = Reporter("n1", lambda: api.access, lambda: self.pods, lambda: self.found, Random(1))
+
+    def hear(self) -> None:
+        self.pods = {pod.key: pod for pod in map(pod_of, self.api.all("pods"))}
+        self.reporter.wake()
+
+    def says(self, name: str = "web") -> str | None:
+        meta = self.api.get("pods", name, "demo")["metadata"]
+        found: Mapping[str, str] = meta.get("annotations") or {}
+        return found.get(REDIRECTION)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.01)
+                self.hear()
+
+
+def run(world: World, story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def both() -> None:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(world.reporter.run())
+            await story()
+            task.cancel()
+
+    asyncio.run(both())
+
+
+def writes(api: Any, method: str = "PATCH") -> list[str]:
+    return [line for line in api.requests if line.startswith(method)]
+
+
+def test_the_annotation_follows_the_capture(api: Api) -> None:
+    api.create(kube.pod("web"))
+    world = World(api)
+
+    async def story() -> None:
+        world.hear()
+        for state, value in (
+            (CLOSED, "pending"),
+            (SERVED, "enabled"),
+            (Progress(), None),
+            (SERVED, "enabled"),
+        ):
+            world.found = {KEY: state}
+            await world.until(lambda value=value: world.says() == value)
+
+    run(world, story)
+    assert world.reporter.problem is None
+
+
+def test_what_is_written_already_is_not_written_again(fake: FakeApi) -> None:
+    fake.create(kube.pod("web"))
+    fake.create(kube.pod("other"))
+    world = World(fake)
+
+    async def story() -> None:
+        world.hear()
+        world.found = {KEY: SERVED}
+        world.reporter.wake()
+        # Before the watch tells of it, and after.
+        await world.until(lambda: len(writes(fake)) == 1 and world.says() == "enabled")
+        for _ in range(20):
+            world.hear()
+            await asyncio.sleep(0.005)
+
+    run(world, story)
+    assert len(writes(fake)) == 1
+
+
+@pytest.mark.parametrize("found", ["enabled", "pending", "disabled", "of-somebody-else"])
+def test_whatever_stands_there_is_put_right(
+    fake: FakeApi, found: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.create(kube.pod("web", annotations={REDIRECTION: found, "mine": "stays"}))
+    world = World(fake)
+
+    async def story() -> None:
+        world.hear()
+        await world.until(lambda: world.says() is None)
+
+    run(world, story)
+    assert fake.get("pods", "web", "demo")["metadata"]["annotations"] == {"mine": "stays"}
+    assert ("somebody else wrote" in caplog.text) == (found not in ("enabled", "pending"))
+
+
+def test_a_conflict_is_tried_again_and_so_is_a_server_that_is_away(fake: FakeApi) -> None:
+    fake.create(kube.pod("web"))
+    fake.refuse(409, "PATCH", message="the object has been modified")
+    fake.refuse(503, "PATCH", times=1)
+    world = World(fake)
+    world.found = {KEY: SERVED}
+
+    async def story() -> None:
+        world.hear()
+        await world.until(lambda: world.says() == "enabled" and world.reporter.problem is None)
+
+    run(world, story)
+    assert len(writes(fake)) == 3
+
+
+def test_another_pod_of_that_name_is_not_told_of(fake: FakeApi) -> None:
+    fake.create(kube.pod("web"))
+    world = World(fake)
+    world.hear()
+    before = dict(world.pods)
+    fake.delete("pods", "web", "demo")
+    fake.create(kube.pod("web"))
+    world.pods, world.found = before, {KEY: SERVED}
+
+    async def story() -> None:
+        world.reporter.wake()
+        await world.until_written()
+
+    async def until_written() -> None:
+        async with asyncio.timeout(30):
+            while not writes(fake):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    world.until_written = until_written  # type: ignore[attr-defined]
+    run(world, story)
+    assert world.says() is None and world.reporter.problem is None
+
+
+def test_progress_of_another_uid_is_not_this_pods(fake: FakeApi) -> None:
+    fake.create(kube.pod("web", annotations={REDIRECTION: "enabled"}, uid="second"))
+    world = World(fake)
+    world.found = {KEY: Progress("first", True, True)}
+
+    async def story() -> None:
+        await world.until(lambda: world.says() is None)
+
+    run(world, story)
+
+
+def test_a_right_that_is_missing_is_named(fake: FakeApi) -> None:
+    fake.create(kube.pod("web"))
+    fake.refuse(403, "PATCH", times=1, message='User "a" cannot patch resource "pods/status"')
+    world = World(fake)
+    world.found = {KEY: SERVED}
+
+    async def story() -> None:
+        await world.until(lambda: world.reporter.problem is not None)
+        assert "the verbs patch on pods/status" in str(world.reporter.problem)
+        await world.until(lambda: world.says() == "enabled")
+
+    run(world, story)
+
+
+def test_a_trouble_that_stands_is_told_of_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STANDS_S", 0.2)
+    api.create(kube.pod("web"))
+    world = World(api)
+
+    async def story() -> None:
+        world.found = {KEY: Progress("", True, False, "no certificate; is the CA up?")}
+        await world.until(lambda: bool(api.all("events")))  # type: ignore[attr-defined]
+        for _ in range(30):
+            await asyncio.sleep(0.01)
+            world.hear()
+        world.found = {KEY: Progress("", True, False, "another reason")}
+        await world.until(lambda: len(api.all("events")) == 2)  # type: ignore[attr-defined]
+
+    run(world, story)
+    first, second = sorted(api.all("events"), key=lambda each: each["metadata"]["name"])  # type: ignore[attr-defined]
+    assert first["message"] == "no certificate; is the CA up?" and second["message"] == "another reason"
+    assert (first["type"], first["reason"], first["involvedObject"]["name"]) == (
+        "Warning",
+        "NotInMesh",
+        "web",
+    )
+    assert first["source"] == {"component": "ztun", "host": "n1"} and first["involvedObject"]["uid"]
+
+
+def test_a_trouble_that_passes_is_none(fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STANDS_S", 3600.0)
+    fake.create(kube.pod("web"))
+    world = World(fake)
+
+    async def story() -> None:
+        world.found = {KEY: Progress("", True, False, "no certificate")}
+        await world.until(lambda: world.says() == "pending")
+        world.found = {KEY: SERVED}
+        await world.until(lambda: world.says() == "enabled")
+
+    run(world, story)
+    assert not fake.all("events")
+
+
+def test_progress_is_of_everybody_who_is_wished_for() -> None:
+    one, two, away = (PodKey("demo", name) for name in ("one", "two", "away"))
+
+    class Captured:
+        wishes: Mapping[PodKey, Wish] = {
+            key: Wish(key, Where(pid=1), uid=key.name) for key in (one, two, away)
+        }
+        pods: Mapping[PodKey, object] = {one: object()}
+        owners: Mapping[int, PodKey] = {1: one, 2: two}
+        troubles = (Trouble(Missing.CERTIFICATE, "no certificate", two, remedy="wait"),)
+
+    assert progress(Captured()) == {
+        one: Progress("one", True, True),
+        two: Progress("two", True, False, "no certificate; wait"),
+        away: Progress("away"),
+    }
