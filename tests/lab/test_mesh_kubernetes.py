@@ -210,10 +210,27 @@ def test_one_that_has_ended_is_closed(world: World, cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("labelled")
 def test_a_pod_that_cannot_be_found_is_an_event_with_a_remedy(world: World, cluster: Cluster) -> None:
-    raw = kube.pod("lost", node="node-a", address="10.77.1.99", uid=str(uuid.uuid4()))
-    cluster.api.create(raw)
-    until(lambda: any(e["involvedObject"]["name"] == "lost" for e in cluster.api.all("events")), "an Event")
-    (event,) = (e for e in cluster.api.all("events") if e["involvedObject"]["name"] == "lost")
-    assert "is not found on this node" in event["message"] and event["type"] == "Warning"
-    cluster.api.delete("pods", "lost", "demo")
+    cluster.api.create(kube.pod("spare-a", node="node-a", address="10.77.1.99", uid=str(uuid.uuid4())))
+    until(lambda: "demo/spare-a" in " ".join(world.status("node-a")["reasons"]), "it is missed")
+    until(lambda: cluster.api.all("events"), "an Event")
+    (event,) = cluster.api.all("events")
+    assert event["involvedObject"]["name"] == "spare-a" and event["type"] == "Warning"
+    assert "is not found on this node" in event["message"]
+    cluster.api.delete("pods", "spare-a", "demo")
     until(lambda: world.status("node-a")["state"] == "READY", "it is forgotten")
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_pod_without_a_process_is_found_by_its_address_where_no_other_pod_is(
+    world: World, cluster: Cluster
+) -> None:
+    pod = world.pod("spare-a")
+    raw = kube.pod("spare-a", node="node-a", uid=str(uuid.uuid4()), serviceAccountName="spare")
+    raw["status"]["podIPs"] = [{"ip": str(address)} for address in pod.addresses]
+    cluster.api.create(raw)
+    until(lambda: "spare-a" in served(world, "node-a"), "it is served")
+    cluster.api.delete("pods", "spare-a", "demo")
+    until(lambda: "spare-a" not in served(world, "node-a"), "it is served no longer")
+    assert not is_open(world, "spare-a", "outsider-b"), "its interface is still there"
+    world.mesh.unenroll(pod)
+    assert is_open(world, "spare-a", "outsider-b"), "a person may let go what nobody wants"
