@@ -9,8 +9,6 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from redirect import netns, sock_diag
 from redirect.desired import DesiredPod
 from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey
@@ -27,7 +25,7 @@ def keep(maps: Maps, pod: DesiredPod) -> str:
         if namespace is None:
             return f"open connections of {pod.ifname} will be reset: its namespace was not found"
         kept = allow(maps, pod.addresses, namespace)
-    except (NetlinkError, OSError) as error:
+    except OSError as error:
         return f"open connections of {pod.ifname} will be reset: they cannot be listed ({error})"
     return f"keep {kept} open connections of {pod.ifname}"
 

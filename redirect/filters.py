@@ -14,12 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
-from redirect import tc_rows
+from redirect import rt_writes, tc_rows
 from redirect.errors import StepFailed
 from redirect.pins import Pins
+from redirect.rt_writes import CLSACT, PROTOCOL_ALL_BE
 from redirect.tc_rows import CLSACT_EGRESS, CLSACT_INGRESS, FilterRow
 
 # clsact parent of each program of a device.
@@ -32,8 +30,6 @@ PARENTS = {
 # Priority 1 runs first. Cilium replaces handle 1 of it: never ours.
 PRIORITY = 1
 HANDLE = 0x7A74
-CLSACT = "clsact"
-PROTOCOL_ALL_BE = socket.htons(0x0003)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +65,14 @@ class Filters:
         if kind and self._is_own_qdisc(ifindex) and not self._of_interface(ifindex):
             # Left by an interface that had this number before: this clsact is not ours.
             self._disown_qdisc(ifindex)
-        with IPRoute() as ip, _named(f"attach {program} to interface {ifindex}"):
+        with _named(f"attach {program} to interface {ifindex}"):
             if not kind:
                 # The mark first: after a crash in between, a clsact of ours is not taken for somebody else's.
                 self._own_qdiscs.add(ifindex)
                 self._mark(ifindex).mkdir(exist_ok=True)
-                ip.tc("add", CLSACT, index=ifindex)  # tc qdisc add dev DEV clsact
+                rt_writes.add_clsact(ifindex)
             self._refuse_collision(ifindex, program)
-            # tc filter replace dev DEV ingress|egress prio 1 handle 0x7a74 bpf direct-action fd PROG
-            ip.tc(
-                "replace-filter",
-                "bpf",
-                index=ifindex,
-                handle=HANDLE,
-                fd=prog_fd,
-                name=self._name(program),
-                parent=PARENTS[program],
-                classid=1,
-                direct_action=True,
-                prio=PRIORITY,
-            )
+            rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, HANDLE, prog_fd, self._name(program))
 
     def detach(self, ifindex: int, program: str) -> None:
         """Removes our filter, and our clsact when nobody has a filter in it."""
@@ -96,24 +80,15 @@ class Filters:
             # No clsact any more: a mark would claim the next one for us.
             self._disown_qdisc(ifindex)
             return
-        with IPRoute() as ip:
-            try:
-                if (ifindex, program) in self._of_interface(ifindex):
-                    # tc filter del dev DEV ingress|egress prio 1 handle 0x7a74 bpf
-                    ip.tc(
-                        "del-filter",
-                        "bpf",
-                        index=ifindex,
-                        handle=HANDLE,
-                        parent=PARENTS[program],
-                        prio=PRIORITY,
-                    )
-                self._delete_qdisc(ip, ifindex)
-            except NetlinkError as error:
-                # The interface went between the look and the step: its filters went with it.
-                if error.code not in (errno.ENODEV, errno.ENOENT):
-                    raise
-                self._disown_qdisc(ifindex)
+        try:
+            if (ifindex, program) in self._of_interface(ifindex):
+                rt_writes.delete_filter(ifindex, PARENTS[program], PRIORITY, HANDLE)
+            self._delete_qdisc(ifindex)
+        except OSError as error:
+            # The interface went between the look and the step: its filters went with it.
+            if error.errno not in (errno.ENODEV, errno.ENOENT):
+                raise
+            self._disown_qdisc(ifindex)
 
     def attached(self) -> dict[tuple[int, str], Attachment]:
         """Each of our filters, by (ifindex, program)."""
@@ -164,12 +139,12 @@ class Filters:
             if self._is_ours(row, program)
         }
 
-    def _delete_qdisc(self, ip: IPRoute, ifindex: int) -> None:
+    def _delete_qdisc(self, ifindex: int) -> None:
         """The clsact that we added, once nobody has a filter in it."""
         if self._is_own_qdisc(ifindex) and not any(
             tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)
         ):
-            ip.tc("del", CLSACT, index=ifindex)  # tc qdisc del dev DEV clsact
+            rt_writes.delete_clsact(ifindex)
             self._disown_qdisc(ifindex)
 
     def _mark(self, ifindex: int) -> Path:
@@ -192,9 +167,7 @@ def _named(step: str) -> Iterator[None]:
     """ENOENT of adding a qdisc or filter: the kernel has no such kind."""
     try:
         yield
-    except NetlinkError as error:
-        if error.code != errno.ENOENT:
-            raise
+    except FileNotFoundError as error:
         raise StepFailed(
             step,
             "this kernel has neither tcx (Linux 6.6) nor what clsact filters need: `modprobe -a sch_ingress cls_bpf` "

@@ -73,7 +73,7 @@ class Foundation:
     def make(self) -> list[sides.SideLink]:
         """Namespaces and devices, or what is missing of them.
 
-        Raises InstanceInUse, WouldNotLast, OSError, NetlinkError.
+        Raises InstanceInUse, WouldNotLast, OSError.
         """
         self.restore_names()
         if not self._held:

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from redirect import neighbours, rtnetlink, view
 from redirect.errors import PodNotFound
 from redirect.netns import RUN_DIR, entered, inode
@@ -41,13 +39,10 @@ def locate(
     given = [each for each in (netns, pid, ifname) if each is not None]
     if len(given) != 1:
         raise ValueError("name the pod by exactly one of netns, pid and ifname")
-    try:
-        if ifname is not None:
-            return _locate_interface(ifname, patience_s)
-        with held(Path(netns)) if netns is not None else _held_of_process(pid) as path:
-            return _look(path, patience_s)
-    except NetlinkError as error:
-        raise OSError(error.code, f"netlink: {os.strerror(error.code)}") from error
+    if ifname is not None:
+        return _locate_interface(ifname, patience_s)
+    with held(Path(netns)) if netns is not None else _held_of_process(pid) as path:
+        return _look(path, patience_s)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from redirect.layout import IP
 
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 RTMGRP_NEIGH = 0x4
-NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE = 0x4, 0x100, 0x400
 NDA_DST, NDA_LLADDR = 1, 2
 NTF_USE = 1
 NUD_NONE, NUD_PROBE, NUD_FAILED, NUD_PERMANENT = 0, 0x10, 0x20, 0x80
@@ -108,7 +107,7 @@ def _change(ifindex: int, address: IP, state: int, flags: int) -> None:
     netlink.ask(
         RTM_NEWNEIGH,
         message + netlink.attribute(NDA_DST, address.packed),
-        NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+        netlink.NLM_F_ACK | netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE,
     )
 
 

@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 1, 0x300, 0x10
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NESTED_MASK = 0x3FFF
 DUMP_ATTEMPTS = 20
 _RECEIVE_BYTES = 1 << 18
@@ -49,8 +50,8 @@ def ask(
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute of a request. `value` has a length that needs no padding, or is the last."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+    """One attribute of a request, padded to where the next may begin."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def attributes(raw: bytes) -> Attributes:

@@ -9,15 +9,13 @@ which must be the pod's.
 from __future__ import annotations
 
 import shlex
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyroute2 import IPRoute
-
-from redirect import nf_tables, sock_diag, xtables
+from redirect import nf_tables, rt_rows, rt_writes, sock_diag, xtables
 from redirect.errors import RedirectError
+from redirect.rt_rows import RTN_LOCAL, Route
 
 CHAINS = ("ISTIO_", "PROXY_INIT_", "KUMA_MESH_", "CONSUL_PROXY_", "CONSUL_DNS_", "OSM_PROXY_")
 TABLES = ("istio-",)
@@ -25,7 +23,7 @@ PORTS = frozenset({15001, 15006})
 # (mark, table) of `ip rule add fwmark MARK lookup TABLE`, `ip route add local default dev lo table TABLE`: of Istio's
 # ambient mode, and of its sidecars with TPROXY.
 ROUTING = ((0x111, 100), (0x539, 133))
-RTN_LOCAL, LOOPBACK = 2, 1
+LOOPBACK = 1
 
 
 class CannotClean(RedirectError):
@@ -148,24 +146,15 @@ def _iptables(table: xtables.Table, *arguments: str) -> str:
 
 
 def _clean_routing() -> None:
-    with IPRoute() as ip:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            for rule in list(ip.get_rules(family=family)):
-                mark, table = rule.get("fwmark"), rule.get("table")
-                if (mark, table) not in ROUTING:
-                    continue
-                # ip [-6] rule del fwmark MARK lookup TABLE; pyroute2 finds none without its priority
-                priority, mask = rule.get("priority"), rule.get("fwmask")
-                ip.rule("del", family=family, fwmark=mark, fwmask=mask, table=table, priority=priority)
-                _clean_routes(ip, family, table)
+    for rule in rt_rows.rules():
+        if (rule.mark, rule.table) in ROUTING:
+            rt_writes.delete_rule(rule)
+            _clean_routes(rule.family, rule.table)
 
 
-def _clean_routes(ip: IPRoute, family: int, table: int) -> None:
-    """`ip [-6] route del local default dev lo table TABLE`; others in that table are not theirs."""
-    for route in list(ip.get_routes(family=family, table=table)):
-        if route["type"] == RTN_LOCAL and not route["dst_len"] and route.get("oif") == LOOPBACK:
-            # The kernel compares the scope of IPv4 as well, and of IPv6 the metric instead of the type.
-            more = (
-                {"scope": route["scope"]} if family == socket.AF_INET else {"priority": route.get("priority")}
-            )
-            ip.route("del", family=family, type="local", dst="default", oif=LOOPBACK, table=table, **more)
+def _clean_routes(family: int, table: int) -> None:
+    """Those of `local default dev lo table TABLE`; others in that table are not theirs."""
+    wanted = Route(family, table, RTN_LOCAL, LOOPBACK)
+    for route in rt_rows.routes():
+        if route == wanted:
+            rt_writes.delete_route(route)

@@ -14,8 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import Desired
@@ -295,12 +293,9 @@ class Redirection:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One writer at a time; what netlink refuses is an OSError like everything else."""
+        """One writer at a time."""
         with self.pins.locked():
-            try:
-                yield
-            except NetlinkError as error:
-                raise OSError(error.code, f"netlink: {os.strerror(error.code)}") from error
+            yield
 
     def _load(self) -> bool:
         """Puts this layout's programs there, on the maps of an older one where possible; whether it had to."""
@@ -338,7 +333,7 @@ class Redirection:
             failures.append(StepFailed("make a lost pin again", str(error)))
         try:
             done += self._foundation.mend(self._maps, observed)
-        except (RedirectError, NetlinkError, OSError) as error:
+        except (RedirectError, OSError) as error:
             failures.append(StepFailed("make the private namespaces whole again", str(error)))
         return done, failures
 
@@ -358,7 +353,7 @@ class Redirection:
                 if ifindex in observed.links:
                     # One that fails keeps its older program, closed as it was: `prove` shows it, and `apply`, which
                     # follows, tries again and names it. The others must not wait for it.
-                    with suppress(RedirectError, NetlinkError, OSError):
+                    with suppress(RedirectError, OSError):
                         self._attachments.attach(ifindex, program)
             for path in others:
                 discard(path)

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from pyroute2 import IPRoute
-
+from redirect import netlink, rtnetlink
 from redirect.packet_size import RouteSize
-from redirect.rt_rows import RTM_F_CLONED
+from redirect.routes import RTM_GETROUTE, hops
+from redirect.rt_rows import RTA_METRICS, RTM_F_CLONED, RTN_UNICAST
 
-_RTN_UNICAST = 1
+# include/uapi/linux/rtnetlink.h
+_RTAX_MTU, _RTAX_ADVMSS = 2, 8
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_U32 = struct.Struct("=I")
 
 
-def read(ip: IPRoute) -> Iterator[tuple[int, RouteSize]]:
+def read() -> Iterator[tuple[int, RouteSize]]:
     """(ifindex, what is said) of each route that says something, and of each interface whose IPv6 MTU is its own."""
     for family, version in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
-        for route in ip.get_routes(family=family):
-            metrics = route.get("metrics")
-            if metrics is None or route["type"] != _RTN_UNICAST or route["flags"] & RTM_F_CLONED:
+        for body in netlink.ask(
+            RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), netlink.NLM_F_DUMP
+        ):
+            *_, kind, flags = _ROUTE.unpack_from(body)
+            told = netlink.attributes(body[_ROUTE.size :])
+            if RTA_METRICS not in told or kind != RTN_UNICAST or flags & RTM_F_CLONED:
                 continue
-            size = RouteSize(version, int(metrics.get("mtu") or 0), int(metrics.get("advmss") or 0))
-            yield from ((ifindex, size) for ifindex in _interfaces(route))
-    for link in ip.get_links():
+            metrics = netlink.attributes(told[RTA_METRICS])
+            size = RouteSize(version, _metric(metrics, _RTAX_MTU), _metric(metrics, _RTAX_ADVMSS))
+            yield from ((ifindex, size) for ifindex, _ in hops(told))
+    for link in rtnetlink.links().values():
         # sysctl net.ipv6.conf.DEV.mtu: a router advertisement may have lowered it
-        path = Path("/proc/sys/net/ipv6/conf", str(link.get("ifname")), "mtu")
+        path = Path("/proc/sys/net/ipv6/conf", link.ifname, "mtu")
         if path.exists():
-            yield int(link["index"]), RouteSize(6, int(path.read_text()))
+            yield link.ifindex, RouteSize(6, int(path.read_text()))
 
 
-def _interfaces(route: Any) -> Iterator[int]:
-    if route.get("oif"):
-        yield int(route.get("oif"))
-    for hop in route.get("multipath") or ():
-        yield int(hop["oif"])
+def _metric(metrics: netlink.Attributes, kind: int) -> int:
+    return int(_U32.unpack(metrics[kind])[0]) if kind in metrics else 0

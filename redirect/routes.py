@@ -57,14 +57,19 @@ def _routes(body: bytes) -> Iterator[Route]:
         return
     network = ip_network((told[RTA_DST], bits)) if RTA_DST in told else _EVERYWHERE[family]
     metric = _U32.unpack(told[RTA_PRIORITY])[0] if RTA_PRIORITY in told else 0
+    for ifindex, hop in hops(told):
+        yield Route(network, ifindex, _gateway(hop), metric)
+
+
+def hops(told: netlink.Attributes) -> Iterator[tuple[int, netlink.Attributes]]:
+    """The interface of each hop of a route, and its attributes, from those of the route."""
     if RTA_OIF in told:
-        yield Route(network, _U32.unpack(told[RTA_OIF])[0], _gateway(told), metric)
-    hops = told.get(RTA_MULTIPATH, b"")
-    while len(hops) >= _HOP.size:
-        length, _, _, ifindex = _HOP.unpack_from(hops)
-        inner = netlink.attributes(hops[_HOP.size : length])
-        yield Route(network, ifindex, _gateway(inner), metric)
-        hops = hops[(length + 3) & ~3 :]
+        yield _U32.unpack(told[RTA_OIF])[0], told
+    left = told.get(RTA_MULTIPATH, b"")
+    while len(left) >= _HOP.size:
+        length, _, _, ifindex = _HOP.unpack_from(left)
+        yield ifindex, netlink.attributes(left[_HOP.size : length])
+        left = left[(length + 3) & ~3 :]
 
 
 def _gateway(told: netlink.Attributes) -> IP | None:

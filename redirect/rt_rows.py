@@ -16,13 +16,13 @@ from redirect.layout import IP
 
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_GETSTATS = 22, 26, 34, 94
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_TABLE = 1, 4, 15
+RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_METRICS, RTA_TABLE = 1, 4, 6, 8, 15
 RTPROT_KERNEL = 2
 RTN_UNICAST, RTN_LOCAL = 1, 2
 RTM_F_CLONED = 0x200
 """Not set up by anybody: what was learnt of one destination, its path MTU or another gateway (`ip route show cache`).
 Lists have these among the routes."""
-FRA_IIFNAME, FRA_PRIORITY, FRA_TABLE = 3, 6, 15
+FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK = 3, 6, 10, 15, 16
 IFLA_STATS_LINK_64 = 1
 MAIN_TABLE, KERNEL_TABLE = 254, 255
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -46,16 +46,22 @@ class Route:
     prefix: int = 0
     is_kernels: bool = field(default=False, compare=False)
     """The kernel made it by itself."""
+    metric: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule that sends what comes in by an interface, or everything (no name), to a table; 0: to none."""
+    """A rule that sends what comes in by an interface, or everything (no name), to a table; 0: to none.
+
+    `mark` and `mask`: only packets with that mark; 0: whatever they have.
+    """
 
     family: int
     preference: int
     iifname: str
     table: int
+    mark: int = 0
+    mask: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ def routes() -> frozenset[Route]:
             known = netlink.attributes(body[_ROUTE.size :])
             destination = socket.inet_ntop(family, known[RTA_DST]) if RTA_DST in known and prefix else ""
             table, oif = _u32(known, RTA_TABLE, table), _u32(known, RTA_OIF)
-            found.add(Route(family, table, kind, oif, destination, prefix, protocol == RTPROT_KERNEL))
+            is_kernels, metric = protocol == RTPROT_KERNEL, _u32(known, RTA_PRIORITY)
+            found.add(Route(family, table, kind, oif, destination, prefix, is_kernels, metric))
     return frozenset(found)
 
 
@@ -104,7 +111,9 @@ def rules() -> frozenset[Rule]:
             known = netlink.attributes(body[_ROUTE.size :])
             iifname = netlink.text(known.get(FRA_IIFNAME, b""))
             # The kernel leaves out a preference of 0.
-            found.add(Rule(family, _u32(known, FRA_PRIORITY), iifname, _u32(known, FRA_TABLE, table)))
+            preference, table = _u32(known, FRA_PRIORITY), _u32(known, FRA_TABLE, table)
+            mark, mask = _u32(known, FRA_FWMARK), _u32(known, FRA_FWMASK)
+            found.add(Rule(family, preference, iifname, table, mark, mask))
     return frozenset(found)
 
 

@@ -63,6 +63,11 @@ def links() -> dict[int, LinkRow]:
     return {row.ifindex: row for row in rows}
 
 
+def named(ifname: str) -> LinkRow | None:
+    """One interface by its name, without its counter: `ip link show dev IFNAME`. Raises OSError."""
+    return next((row for row in links().values() if row.ifname == ifname), None)
+
+
 def link(ifindex: int) -> LinkRow | None:
     """One interface, with its counter: `ip -s link show dev IF`; None when there is none. Raises OSError."""
     try:

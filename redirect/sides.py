@@ -11,16 +11,15 @@ import errno
 import hashlib
 import re
 import socket
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
-from redirect import netns, rt_rows
+from redirect import netns, rt_rows, rt_writes, rtnetlink
 from redirect.errors import InstanceInUse, KernelTooOld, RedirectError
 from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, Route, Rule
+from redirect.rtnetlink import LinkRow
 
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
@@ -28,9 +27,6 @@ _TABLES = (MAIN_TABLE, KERNEL_TABLE, LOCAL_TABLE)
 RULE_PREFERENCE, MAIN_PREFERENCE = 10, 32766
 IFNAME_LIMIT = 15
 LOOPBACK = 1
-
-_SCOPE_HOST = 254
-_IFA_F_NODAD = 0x02
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def sides_of(instance: str) -> tuple[Side, Side]:
 def prepare(side: Side) -> SideLink:
     """Makes a side, or what is missing of it. What MTU it has stays: that is the pods' business.
 
-    Raises InstanceInUse, OSError or NetlinkError.
+    Raises InstanceInUse or OSError.
     """
     path = netns.ensure(side.namespace)
     with netns.entered(path):
@@ -75,18 +71,16 @@ def prepare(side: Side) -> SideLink:
     ifindex, mtu_bytes = _ensure_veth(side, path)
     with netns.entered(path):
         _write_sysctls(_device_sysctls(side.ifname))
-        with IPRoute() as ip:
-            _configure_inside(ip, side.ifname, mtu_bytes)
+        _configure_inside(side.ifname, mtu_bytes)
     return _link(side, ifindex)
 
 
 def set_mtu(side: Side, mtu_bytes: int) -> None:
-    """Of both ends, as far as they are there. Raises OSError or NetlinkError."""
+    """Of both ends, as far as they are there. Raises OSError."""
     # The end that is looked at comes last: it has the new MTU only when both have.
-    with netns.entered(side.netns), IPRoute() as ip:
-        _set_mtu(ip, side.ifname, mtu_bytes)
-    with IPRoute() as ip:
-        _set_mtu(ip, side.ifname, mtu_bytes)
+    with netns.entered(side.netns):
+        _set_mtu(side.ifname, mtu_bytes)
+    _set_mtu(side.ifname, mtu_bytes)
 
 
 def remove(side: Side) -> bool:
@@ -98,12 +92,11 @@ def remove(side: Side) -> bool:
 
 
 def delete_device(side: Side) -> bool:
-    """`ip link del DEV`: the other end goes with it. False: there was none."""
-    with IPRoute() as ip:
-        indexes = ip.link_lookup(ifname=side.ifname)
-        for index in indexes:
-            ip.link("del", index=index)
-    return bool(indexes)
+    """Deletes the device, and the other end with it. False: there was none."""
+    row = rtnetlink.named(side.ifname)
+    if row is not None:
+        rt_writes.delete_link(row.ifindex)
+    return row is not None
 
 
 def node_settings(side: Side) -> dict[str, str]:
@@ -144,49 +137,45 @@ def _write_sysctls(wanted: dict[str, str]) -> None:
 
 def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
     """The veth pair with its host end set up; that end's index, and its MTU."""
-    with IPRoute() as ip, path.open("rb") as namespace:
-        link = _host_link(ip, side)
-        if link is not None and not _is_inside(side, path):
-            # Renamed there, which its end here does not show; the other end goes with this one.
-            ip.link("del", index=link["index"])  # ip link del DEV
-            link = None
-        if link is None:
-            _refuse_taken_name(ip, side)
-            _delete_renamed(side, path)
-            # ip link add DEV type veth peer name DEV netns NAMESPACE
-            _add_veth(ip, side, namespace.fileno())
-        index = _index(ip, side.ifname)
-        # Before it comes up: an address of its own would let the host answer on it.
-        _write_sysctls(node_settings(side))
-        ip.link("set", index=index, state="up")  # ip link set DEV up
-        (link,) = ip.get_links(index)
-        return index, int(link.get("mtu"))
+    link = _host_link(side)
+    if link is not None and not _is_inside(side, path):
+        # Renamed there, which its end here does not show; the other end goes with this one.
+        rt_writes.delete_link(link.ifindex)
+        link = None
+    if link is None:
+        _refuse_taken_name(side)
+        _delete_renamed(side, path)
+        with path.open("rb") as namespace:
+            _add_veth(side, namespace.fileno())
+        link = _named(side.ifname)
+    # Before it comes up: an address of its own would let the host answer on it.
+    _write_sysctls(node_settings(side))
+    rt_writes.set_up(link.ifindex)
+    return link.ifindex, link.mtu_bytes
 
 
 def _delete_renamed(side: Side, path: Path) -> None:
     """The inner end of a pair whose end here has another name by now. One that leads elsewhere is left alone."""
-    with netns.OWN.open("rb") as here, netns.entered(path), IPRoute() as ip:
-        home = ip.get_netnsid(fd=here.fileno())["nsid"]
-        for index in ip.link_lookup(ifname=side.ifname):
-            (link,) = ip.get_links(index)
-            if link.get("link_netnsid") == home:
-                ip.link("del", index=index)  # ip link del DEV
+    with netns.OWN.open("rb") as here, netns.entered(path):
+        link = rtnetlink.named(side.ifname)
+        home = rtnetlink.nsid(Path(f"/proc/self/fd/{here.fileno()}"))
+        if link is not None and link.peer_nsid == home is not None:
+            rt_writes.delete_link(link.ifindex)
 
 
-def _set_mtu(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
-    for index in ip.link_lookup(ifname=ifname):
-        ip.link("set", index=index, mtu=mtu_bytes)  # ip link set DEV mtu MTU
+def _set_mtu(ifname: str, mtu_bytes: int) -> None:
+    link = rtnetlink.named(ifname)
+    if link is not None:
+        rt_writes.set_mtu(link.ifindex, mtu_bytes)
 
 
-def _add_veth(ip: IPRoute, side: Side, namespace_fd: int) -> None:
+def _add_veth(side: Side, namespace_fd: int) -> None:
     try:
-        ip.link(
-            "add", ifname=side.ifname, kind="veth", peer={"ifname": side.ifname, "net_ns_fd": namespace_fd}
-        )
-    except NetlinkError as error:
-        if error.code == errno.EOPNOTSUPP:
+        rt_writes.add_veth(side.ifname, namespace_fd)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
             raise KernelTooOld("the kernel has no veth devices: `modprobe veth` (CONFIG_VETH)") from error
-        if error.code != errno.EEXIST:
+        if error.errno != errno.EEXIST:
             raise
         raise InstanceInUse(
             f"namespace {side.namespace} already has a device {side.ifname} whose other end is not in this network "
@@ -194,49 +183,42 @@ def _add_veth(ip: IPRoute, side: Side, namespace_fd: int) -> None:
         ) from error
 
 
-def _refuse_taken_name(ip: IPRoute, side: Side) -> None:
+def _refuse_taken_name(side: Side) -> None:
     """A device of that name that leads elsewhere: left by an earlier namespace, or somebody else's."""
-    for index in ip.link_lookup(ifname=side.ifname):
-        (link,) = ip.get_links(index)
+    link = rtnetlink.named(side.ifname)
+    if link is not None:
         raise InstanceInUse(
-            f"device {side.ifname} ({link.get(('linkinfo', 'kind')) or 'physical'}) exists but does not lead into "
+            f"device {side.ifname} ({link.kind or 'physical'}) exists but does not lead into "
             f"namespace {side.namespace}: `ip link del {side.ifname}` if it is a left-over, or choose another instance"
         )
 
 
-def _configure_inside(ip: IPRoute, ifname: str, mtu_bytes: int) -> None:
-    index = _index(ip, ifname)
-    # ip link set DEV arp off mtu MTU up: no neighbour discovery, every address is one hop away
-    ip.link("set", index=index, arp=False, mtu=mtu_bytes, state="up")
-    ip.link("set", index=LOOPBACK, state="up")  # ip link set lo up
-    _set_defaults(ip, index)
-    _set_rules(ip, ifname)
-    _set_routes(ip)
-    v4, v6 = PROXY_ADDRESSES
-    ip.addr("replace", index=LOOPBACK, address=v4, prefixlen=32)  # ip addr replace V4/32 dev lo
-    # ip addr replace V6/128 dev lo nodad
-    ip.addr("replace", index=LOOPBACK, address=v6, prefixlen=128, family=socket.AF_INET6, flags=_IFA_F_NODAD)
+def _configure_inside(ifname: str, mtu_bytes: int) -> None:
+    ifindex = _named(ifname).ifindex
+    rt_writes.set_mtu(ifindex, mtu_bytes)
+    # No neighbour discovery: every address is one hop away.
+    rt_writes.set_up(ifindex, has_arp=False)
+    rt_writes.set_up(LOOPBACK)
+    _set_defaults(ifindex)
+    _set_rules(ifname)
+    _set_routes()
+    for address in PROXY_ADDRESSES:
+        rt_writes.put_address(LOOPBACK, ip_address(address))
 
 
-def _set_defaults(ip: IPRoute, ifindex: int) -> None:
+def _set_defaults(ifindex: int) -> None:
     """Those that are missing: replacing an IPv6 route forgets every path MTU that was learnt by it."""
     there = rt_rows.routes()
+    for route in _defaults(ifindex):
+        if route not in there:
+            rt_writes.put_route(route)
+
+
+def _defaults(ifindex: int) -> Iterator[Route]:
+    """Everything leaves by the device, and what comes in by it is the proxy's."""
     for family in FAMILIES:
-        if Route(family, MAIN_TABLE, RTN_UNICAST, ifindex) not in there:
-            # ip [-6] route replace default dev DEV
-            ip.route("replace", family=family, dst="default", oif=ifindex)
-        if Route(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK) not in there:
-            # ip [-6] route replace local default dev lo table 100
-            scope = {"scope": _SCOPE_HOST} if family == socket.AF_INET else {}
-            ip.route(
-                "replace",
-                family=family,
-                type="local",
-                dst="default",
-                oif=LOOPBACK,
-                table=LOCAL_TABLE,
-                **scope,
-            )
+        yield Route(family, MAIN_TABLE, RTN_UNICAST, ifindex)
+        yield Route(family, LOCAL_TABLE, RTN_LOCAL, LOOPBACK)
 
 
 def proxy_routes() -> frozenset[Route]:
@@ -262,22 +244,14 @@ def foreign_routes() -> list[Route]:
     )
 
 
-def _set_routes(ip: IPRoute) -> None:
+def _set_routes() -> None:
     for route in foreign_routes():
-        # ip [-6] route del TYPE DST/LEN table N
-        ip.route(
-            "del",
-            family=route.family,
-            dst=f"{route.destination}/{route.prefix}",
-            table=route.table,
-            type=route.kind,
-        )
-    missing = proxy_routes() - rt_rows.routes()
-    for route in missing:
+        rt_writes.delete_route(route)
+    for route in proxy_routes() - rt_rows.routes():
         # Its address may still be there, and brings it along only when it is made.
-        for entry in ip.get_addr(index=LOOPBACK, family=route.family):
-            if entry.get("address") == route.destination:
-                ip.addr("del", index=LOOPBACK, address=route.destination, prefixlen=route.prefix)
+        address = ip_address(route.destination)
+        if (LOOPBACK, address) in rt_rows.addresses():
+            rt_writes.delete_address(LOOPBACK, address)
 
 
 def wanted_rules(ifname: str) -> frozenset[Rule]:
@@ -293,55 +267,44 @@ def wanted_rules(ifname: str) -> frozenset[Rule]:
     )
 
 
-def _set_rules(ip: IPRoute, ifname: str) -> None:
+def _set_rules(ifname: str) -> None:
     """Exactly the wanted ones: one of somebody else may lead packets away, or drop them."""
-    wanted, there = wanted_rules(ifname), rt_rows.rules()
-    for rule in there - wanted:
-        if rule.preference <= MAIN_PREFERENCE:
-            # ip [-6] rule flush pref N; the kernel leaves out a preference of 0
-            ip.flush_rules(family=rule.family, priority=rule.preference or None)
+    wanted = wanted_rules(ifname)
+    foreign = {(rule.family, rule.preference) for rule in rt_rows.rules() - wanted}
+    for family, preference in foreign:
+        if preference <= MAIN_PREFERENCE:
+            rt_writes.flush_rules(family, preference)
     for rule in wanted - rt_rows.rules():
-        # ip [-6] rule add [iif DEV] lookup TABLE pref N
-        device = {"iifname": rule.iifname} if rule.iifname else {}
-        ip.rule("add", family=rule.family, table=rule.table, priority=rule.preference, **device)
+        rt_writes.add_rule(rule)
 
 
-def _host_link(ip: IPRoute, side: Side) -> Any | None:
+def _host_link(side: Side) -> LinkRow | None:
     """The host end of a side's veth, if it leads into the side's namespace."""
-    for index in ip.link_lookup(ifname=side.ifname):
-        (link,) = ip.get_links(index)
-        if link.get(("linkinfo", "kind")) == "veth" and _nsid(ip, side.netns) == link.get("link_netnsid"):
-            return link
-    return None
+    link = rtnetlink.named(side.ifname)
+    if link is None or link.kind != "veth":
+        return None
+    return link if link.peer_nsid == rtnetlink.nsid(side.netns) is not None else None
 
 
 def _is_inside(side: Side, path: Path) -> bool:
-    with netns.entered(path), IPRoute() as ip:
-        return bool(ip.link_lookup(ifname=side.ifname))
-
-
-def _nsid(ip: IPRoute, path: Path) -> int | None:
-    """The number by which the node knows another namespace: `ip netns list-id`."""
-    with path.open("rb") as namespace:
-        found = ip.get_netnsid(fd=namespace.fileno())["nsid"]
-    return int(found) if found >= 0 else None
+    with netns.entered(path):
+        return rtnetlink.named(side.ifname) is not None
 
 
 def _link(side: Side, ifindex: int) -> SideLink:
-    with IPRoute() as ip:
-        nsid = _nsid(ip, side.netns)
+    nsid = rtnetlink.nsid(side.netns)
     if nsid is None:
         raise RedirectError(f"namespace {side.namespace} has no id here although {side.ifname} leads into it")
-    with netns.entered(side.netns), IPRoute() as ip:
-        (link,) = ip.get_links(_index(ip, side.ifname))
-    return SideLink(ifindex, nsid, bytes.fromhex(str(link.get("address")).replace(":", "")))
+    with netns.entered(side.netns):
+        return SideLink(ifindex, nsid, _named(side.ifname).mac)
 
 
-def _index(ip: IPRoute, ifname: str) -> int:
+def _named(ifname: str) -> LinkRow:
     """Raises RedirectError when the device went between two looks."""
-    for index in ip.link_lookup(ifname=ifname):
-        return int(index)
-    raise RedirectError(f"device {ifname} went while it was set up: is somebody else removing it?")
+    link = rtnetlink.named(ifname)
+    if link is None:
+        raise RedirectError(f"device {ifname} went while it was set up: is somebody else removing it?")
+    return link
 
 
 def _ifname(instance: str, suffix: str) -> str:

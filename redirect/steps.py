@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import singledispatchmethod
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from redirect import netns, plan, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.errors import MapFull, RedirectError, StepFailed
@@ -53,7 +51,7 @@ class Executor:
                 continue
             try:
                 self._do(step)
-            except (RedirectError, NetlinkError, OSError) as error:
+            except (RedirectError, OSError) as error:
                 failures.setdefault(ifindex, _failure(step, error, names))
             else:
                 done.append(str(step))
@@ -119,9 +117,7 @@ class Executor:
         self._maps.delete_host_address(step.address)
 
 
-def _failure(
-    step: plan.Step, error: RedirectError | NetlinkError | OSError, names: Mapping[int, str]
-) -> RedirectError:
+def _failure(step: plan.Step, error: RedirectError | OSError, names: Mapping[int, str]) -> RedirectError:
     ifindex = plan.concerns(step)
     if isinstance(error, MapFull):
         return MapFull(error.name, error.max_entries, ifindex)
@@ -131,8 +127,8 @@ def _failure(
     return failure
 
 
-def _explain(step: plan.Step, error: RedirectError | NetlinkError | OSError) -> OSError | str:
-    code = error.code if isinstance(error, NetlinkError) else getattr(error, "errno", None)
+def _explain(step: plan.Step, error: RedirectError | OSError) -> OSError | str:
+    code = getattr(error, "errno", None)
     if isinstance(step, plan.Attach) and code == errno.ENODEV:
         return "the interface is gone; has the pod been deleted?"
     if isinstance(error, StepFailed):

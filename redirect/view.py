@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from redirect import features, neighbours, netns, other_mesh, route_sizes, routes, rt_rows, rtnetlink, tc_rows
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
@@ -65,9 +63,9 @@ def read(path: Path) -> View:
     """What is seen of the pod in a namespace. Raises OSError."""
     if netns.inode(path) == netns.inode():
         return View((), {}, None, is_node_namespace=True)
-    with netns.entered(path), IPRoute() as ip:
+    with netns.entered(path):
         inside, namespace, ways = tuple(_links()), netns.own_id(), routes.routes()
-        macs, sizes, left = neighbours.macs(), tuple(route_sizes.read(ip)), other_mesh.find()
+        macs, sizes, left = neighbours.macs(), tuple(route_sizes.read()), other_mesh.find()
     # Only what the pod leads to: a node may have hundreds of others.
     hosts = list(_some({link.peer for link in inside}))
     masters = list(_some({link.master for link in hosts}))

@@ -44,8 +44,8 @@ def veth() -> Iterator[tuple[Path, int]]:
 
 
 def sizes(path: Path, index: int) -> set[RouteSize]:
-    with netns.entered(path), IPRoute() as ip:
-        return {size for ifindex, size in route_sizes.read(ip) if ifindex == index}
+    with netns.entered(path):
+        return {size for ifindex, size in route_sizes.read() if ifindex == index}
 
 
 def test_routes_and_the_interface_say_what_fits(veth: tuple[Path, int]) -> None:
