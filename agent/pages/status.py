@@ -100,8 +100,9 @@ class StatusPage:
 
     def _proof(self) -> dict[str, object]:
         """How old the last observation is, and every broken link of it, the chain's order within each pod."""
+        age_s = self.health.prover.age_s
         return {
-            "age_s": self.health.prover.age_s,
+            "age_s": age_s if age_s is None else round(age_s, 3),
             "findings": [
                 {
                     "link": each.finding.link.word,
