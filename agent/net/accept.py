@@ -46,20 +46,10 @@ class Acceptor:
         self._on_accept = on_accept
         self._on_exhausted = on_exhausted
         self._timer: Timer | None = None
-        self._paused = False
         self._closed = False
 
     def start(self) -> None:
         self._loop.watch(self._listener.fileno(), self._on_ready, mask=select.EPOLLIN | select.EPOLLET)
-
-    def pause(self) -> None:
-        """Leave new connections in the queue."""
-        self._paused = True
-
-    def resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._loop.soon(self._batch)
 
     def close(self) -> None:
         """Stop and close the listener. Connections still queued are reset, unless somebody shares it."""
@@ -75,10 +65,10 @@ class Acceptor:
         self._batch()
 
     def _batch(self) -> None:
-        if self._closed or self._paused or self._timer is not None:
+        if self._closed or self._timer is not None:
             return
         for _ in range(BATCH):
-            if self._closed or self._paused:
+            if self._closed:
                 return
             try:
                 sock, peer = self._listener.accept()

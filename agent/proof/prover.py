@@ -38,22 +38,12 @@ class Prover:
         self._patience_s = patience_s
         self._ledger = Ledger()
         self._proven_at: float | None = None
-        self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Prove, round after round, until cancelled."""
         while True:
-            self._wanted.clear()
             await self.prove()
-            try:
-                async with asyncio.timeout(self._round_s):
-                    await self._wanted.wait()
-            except TimeoutError:
-                continue
-
-    def hurry(self) -> None:
-        """Something has changed: do not wait for the next round."""
-        self._wanted.set()
+            await asyncio.sleep(self._round_s)
 
     async def prove(self) -> None:
         """One round: all checks side by side."""

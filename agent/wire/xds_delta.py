@@ -93,8 +93,8 @@ class XdsDelta:
     def is_synced(self) -> bool:
         """The first complete state is there, and stays there: what comes later are changes to it.
 
-        A type is complete once its first answer was applied and no resource of it is refused. Stricter than
-        upstream, where any later acknowledged answer will do: a refused policy may be the one that denies.
+        A type is complete once its first answer was applied as far as it could be. What was refused of it is in
+        `refused`; whoever applies policies denies where a refused one might have.
         """
         return all(s.is_complete for s in self._subscriptions.values())
 
@@ -197,7 +197,8 @@ class XdsDelta:
                 subscription.versions.pop(name, None)
                 subscription.refused.pop(name, None)
         subscription.refused.update(refused)
-        subscription.is_complete |= not subscription.refused
+        # With what could be used of it: one resource must not keep a node from serving all the others.
+        subscription.is_complete = True
 
 
 def _malformed(resource: ResourceMessage, type_url: str) -> str:

@@ -202,6 +202,7 @@ def test_imports_follow_the_rules(path: Path) -> None:
         ("bcc", ("redirect.bcc_backend",)),
         ("OpenSSL", ("agent.identity.credentials", "agent.identity.handshake")),
         ("asyncio", ASYNCIO_HOMES),
+        ("pyroute2", ("agent.lab",)),
     ],
 )
 def test_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:

@@ -61,17 +61,6 @@ def test_more_connections_than_a_batch_are_all_accepted() -> None:
         it.until(lambda: len(server.found) == len(clients))
 
 
-def test_a_paused_acceptor_leaves_connections_queued() -> None:
-    with node() as it:
-        server = Server(it)
-        server.acceptor.pause()
-        it.keep(socket.create_connection(("127.0.0.1", server.port)))
-        it.settle()
-        assert not server.found
-        server.acceptor.resume()
-        it.until(lambda: server.found)
-
-
 def test_a_receiver_that_raises_costs_one_connection_only() -> None:
     with node() as it:
         listener = open_listener(None, 0, transparent=False, reuse_port=False, address="127.0.0.1")

@@ -81,22 +81,3 @@ def test_an_old_proof_is_none() -> None:
     asyncio.run(one.prove())
     clock.now += 60
     assert one.doubt == "the last proof is 60 s old: the control process is overloaded or was stopped"
-
-
-def test_news_do_not_wait_for_the_next_round() -> None:
-    async def scenario() -> None:
-        rounds = asyncio.Queue[None]()
-
-        async def check() -> list[Finding]:
-            rounds.put_nowait(None)
-            return []
-
-        one = Prover({"kernel": check}, wall=Clock(), clock=Clock(), round_s=3600.0)
-        running = asyncio.create_task(one.run())
-        await rounds.get()
-        one.hurry()
-        async with asyncio.timeout(5):
-            await rounds.get()
-        running.cancel()
-
-    asyncio.run(scenario())

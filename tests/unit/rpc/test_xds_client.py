@@ -172,7 +172,7 @@ def test_refused_resource_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
                 assert rig.applied.resources == {"good": b"g"}
                 await stream.send(AUTHORIZATION, nonce="n2")
                 await stream.request()
-                assert not client.synced.is_set()
+                await client.synced.wait()
                 assert client.status.refused == rig.applied.refuse
 
                 stream.end()
