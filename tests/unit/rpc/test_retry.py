@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from random import Random
 
 import grpc
 import grpc.aio
 import pytest
 
+from agent.rpc.enrolment_client import EnrolmentClient
+from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.retry import AWAY, SAYS_NO, Retry, says_no
+from tests.support.clock import FakeClock, Sleeps
+from tests.support.xds import PATIENCE_S, FakeControlPlane, MeshCA
 
 LATE_S = 3.0
 """A policy that is written while an agent reconnects is in force on its node within this time."""
@@ -71,3 +77,31 @@ def test_after_a_success_the_next_failure_is_a_first_one() -> None:
 )
 def test_what_is_a_no(code: grpc.StatusCode, details: str, expected: bool) -> None:
     assert says_no(error(code, details)) is expected
+
+
+@pytest.mark.parametrize("kind", ["reports", "findings"])
+@pytest.mark.parametrize(
+    ("changes", "is_no"), [({"address": "127.0.0.1:1"}, False), ({}, True)], ids=["away", "no such service"]
+)
+def test_the_other_calls_wait_by_the_same_rule(
+    tmp_path: Path, kind: str, changes: dict[str, object], is_no: bool
+) -> None:
+    async def body() -> list[float]:
+        async with FakeControlPlane(MeshCA()) as plane:
+            sleeps = Sleeps(FakeClock(), limit=9)
+            endpoint = plane.endpoint(tmp_path, **changes)
+            client: EnrolmentClient | ManifestsClient
+            if kind == "reports":
+                client = EnrolmentClient(endpoint, "n1", Random(1), sleep=sleeps)
+                client.report([("demo", "web")])
+            else:
+                client = ManifestsClient(endpoint, "n1", Random(1), sleep=sleeps)
+            async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
+                task = tasks.create_task(client.run())
+                await sleeps.exhausted.wait()
+                task.cancel()
+        return sleeps.delays
+
+    delays = asyncio.run(body())
+    assert (max(delays) > AWAY.longest_s) is is_no
+    assert delays[0] <= AWAY.first_s * (1 + AWAY.jitter)
