@@ -70,8 +70,8 @@ class Foundation:
                     "that was removed since: stop that agent, or choose another instance name"
                 )
 
-    def make(self) -> list[sides.SideLink]:
-        """Namespaces and devices, or what is missing of them.
+    def make(self, *, is_mending: bool = False) -> list[sides.SideLink]:
+        """Namespaces and devices, or what is missing of them; `is_mending`: of what this process made.
 
         Raises InstanceInUse, WouldNotLast, OSError.
         """
@@ -84,7 +84,8 @@ class Foundation:
             self._attachments.refuse_unseen(program, namespace)
         for side in self.sides:
             self._clear_left_over(side)
-        made = [sides.prepare(side) for side in self.sides]
+        # Whoever held the namespaces before this has made all that is in them.
+        made = [sides.prepare(side, is_ours=is_mending) for side in self.sides]
         self._hold()
         return made
 
@@ -163,7 +164,7 @@ class Foundation:
         """Makes again what `prove` finds missing; what that was. Raises as `make` and `attach` do."""
         found = self.prove(maps.conf(), observed)
         if found:
-            links = self.make()
+            links = self.make(is_mending=True)
             self.attach(links)
             # Last: packets are sent to a device when the program on it is there.
             maps.put_conf(conf_of(links, maps.conf()))

@@ -60,15 +60,16 @@ def sides_of(instance: str) -> tuple[Side, Side]:
     )
 
 
-def prepare(side: Side) -> SideLink:
+def prepare(side: Side, *, is_ours: bool = False) -> SideLink:
     """Makes a side, or what is missing of it. What MTU it has stays: that is the pods' business.
 
+    `is_ours`: the caller made it before, so that a device in it which leads elsewhere was ours and has been moved.
     Raises InstanceInUse or OSError.
     """
     path = netns.ensure(side.namespace)
     with netns.entered(path):
         _write_sysctls(_namespace_sysctls())
-    ifindex, mtu_bytes = _ensure_veth(side, path)
+    ifindex, mtu_bytes = _ensure_veth(side, path, is_ours)
     with netns.entered(path):
         _write_sysctls(_device_sysctls(side.ifname))
         _configure_inside(side.ifname, mtu_bytes)
@@ -135,7 +136,7 @@ def _write_sysctls(wanted: dict[str, str]) -> None:
             path.write_text(value)
 
 
-def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
+def _ensure_veth(side: Side, path: Path, is_ours: bool) -> tuple[int, int]:
     """The veth pair with its host end set up; that end's index, and its MTU."""
     link = _host_link(side)
     if link is not None and not _is_inside(side, path):
@@ -144,7 +145,7 @@ def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
         link = None
     if link is None:
         _refuse_taken_name(side)
-        _delete_renamed(side, path)
+        _delete_inner(side, path, is_ours)
         with path.open("rb") as namespace:
             _add_veth(side, namespace.fileno())
         link = _named(side.ifname)
@@ -154,12 +155,15 @@ def _ensure_veth(side: Side, path: Path) -> tuple[int, int]:
     return link.ifindex, link.mtu_bytes
 
 
-def _delete_renamed(side: Side, path: Path) -> None:
-    """The inner end of a pair whose end here has another name by now. One that leads elsewhere is left alone."""
+def _delete_inner(side: Side, path: Path, is_ours: bool) -> None:
+    """The inner end of a pair whose end here was renamed, or moved where `is_ours`; the other end goes with it.
+
+    Else one that leads elsewhere is left alone: another node of this machine may have made it.
+    """
     with netns.OWN.open("rb") as here, netns.entered(path):
         link = rtnetlink.named(side.ifname)
         home = rtnetlink.nsid(Path(f"/proc/self/fd/{here.fileno()}"))
-        if link is not None and link.peer_nsid == home is not None:
+        if link is not None and (is_ours or link.peer_nsid == home is not None):
             rt_writes.delete_link(link.ifindex)
 
 

@@ -310,6 +310,27 @@ def test_what_was_learnt_of_a_path_is_no_fault_and_outlives_what_is_mended(
     assert path_mtu.learnt(path, far) == 1300
 
 
+@pytest.mark.parametrize("side", [0, 1], ids=["pod-side", "net-side"])
+@pytest.mark.parametrize("end", ["here", "inside"])
+def test_a_device_that_somebody_moves_to_another_namespace_is_made_again(
+    node: Node, end: str, side: int
+) -> None:
+    path, ifname = inner(node, side)
+    where = node.place.netns if end == "here" else path
+    name = f"{node.redirection.instance}-else"
+    try:
+        with netns.ensure(name).open("rb") as other, netns.entered(where), IPRoute() as ip:
+            # ip link set DEV netns ELSEWHERE
+            ip.link("set", index=ip.link_lookup(ifname=ifname)[0], net_ns_fd=other.fileno())
+        (found,) = node.prove("a1")
+        assert f"{ifname} is missing or does not lead into" in found.reason and found.is_mendable
+        node.capture("a1")
+        assert node.prove("a1") == ()
+        assert is_served(node)
+    finally:
+        netns.remove(name)
+
+
 def test_how_many_packets_passed_meanwhile_is_told(node: Node) -> None:
     index, pod = ifindex(node), node.pod("a1")
     target = node.lab.pods["lab/b1"].address(4)
