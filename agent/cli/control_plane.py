@@ -68,27 +68,42 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
 @STATE_DIR
 @click.option(
     "--listen",
+    metavar="HOST:PORT",
     default="127.0.0.1:15012",
     show_default=True,
     callback=listening_place,
-    help="HOST:PORT of xDS and the CA.",
+    help="Where to serve xDS and the CA.",
 )
 @click.option(
     "--metrics-address",
+    metavar="HOST:PORT|off",
     default="127.0.0.1:15014",
     show_default=True,
     callback=metrics_place,
-    help="HOST:PORT of plain HTTP /metrics, or `off`.",
+    help="Where to serve /metrics by plain HTTP.",
 )
 @click.option(
-    "--service-cidr", help="Ranges for Services without clusterIP.  [default: 10.96.0.0/16,fd77:96::/112]"
+    "--service-cidr",
+    metavar="CIDR,...",
+    help="Ranges for Services without clusterIP.  [default: 10.96.0.0/16,fd77:96::/112]",
 )
 @click.option(
-    "--trust-domain", default="cluster.local", show_default=True, help="Trust domain of all identities."
+    "--trust-domain",
+    metavar="NAME",
+    default="cluster.local",
+    show_default=True,
+    help="Trust domain of all identities.",
 )
-@click.option("--cluster-id", default="Kubernetes", show_default=True, help="Cluster of all pods and nodes.")
+@click.option(
+    "--cluster-id",
+    metavar="NAME",
+    default="Kubernetes",
+    show_default=True,
+    help="Cluster of all pods and nodes.",
+)
 @click.option(
     "--server-name",
+    metavar="NAME",
     multiple=True,
     callback=names,
     help="A further name or IP of the server certificate; may be repeated.",
@@ -170,7 +185,9 @@ async def until_stopped(options: Options) -> None:
 
 
 @control_plane.command()
-@click.option("--node", required=True, help="Name of the node, as in spec.nodeName of its pods.")
+@click.option(
+    "--node", metavar="NAME", required=True, help="Name of the node, as in spec.nodeName of its pods."
+)
 @STATE_DIR
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Copy the token there as well (0600)."

@@ -44,9 +44,13 @@ def split_pods(pods: Sequence[str]) -> list[tuple[str, str]]:
 
 def where_options(command: Command) -> Command:
     """Adds the three ways to say where pods are; `places` holds a call to one of them for each."""
-    netns = click.option("--netns", multiple=True, help="Path of the pod's network namespace.")
-    pid = click.option("--pid", type=int, multiple=True, help="A process of the pod.")
-    ifname = click.option("--ifname", multiple=True, help="The pod's interface on this host (its host veth).")
+    netns = click.option(
+        "--netns", multiple=True, metavar="PATH", help="Path of the pod's network namespace."
+    )
+    pid = click.option("--pid", type=int, multiple=True, metavar="PID", help="A process of the pod.")
+    ifname = click.option(
+        "--ifname", multiple=True, metavar="IF", help="The pod's interface on this host (its host veth)."
+    )
     return netns(pid(ifname(command)))
 
 

@@ -16,7 +16,7 @@ from agent.lab.blueprint import QUICKSTART, LabError
 from agent.lab.topology import DEFAULT_NAME, Topology
 from redirect import netns
 
-NAME = click.option("--name", default=DEFAULT_NAME, show_default=True, help="Which lab.")
+NAME = click.option("--name", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="Which lab.")
 
 
 def as_lab_error(action: Callable[[], None]) -> None:

@@ -61,12 +61,14 @@ def instance_option(command: Command) -> Command:
     """Adds the options that say which ztun of this machine."""
     instance = click.option(
         "--instance",
+        metavar="NAME",
         callback=_choose,
         expose_value=False,
         help=f"Which ztun of this machine.  [default: {DEFAULT_INSTANCE}]",
     )
     run_dir = click.option(
         "--run-dir",
+        metavar="DIR",
         callback=_choose,
         expose_value=False,
         help="Its run directory, where it is not /run/ztun/INSTANCE.",

@@ -21,8 +21,14 @@ from redirect.locate import locate
 @click.command("pod-manifest")
 @click.argument("pod", metavar="NAMESPACE/NAME")
 @where_options
-@click.option("--node", help="Name of this node.  [default: the host name]")
-@click.option("--service-account", default="default", show_default=True, help="Who the pod is in the mesh.")
+@click.option("--node", metavar="NAME", help="Name of this node.  [default: the host name]")
+@click.option(
+    "--service-account",
+    metavar="NAME",
+    default="default",
+    show_default=True,
+    help="Who the pod is in the mesh.",
+)
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.")
 @click.option(
     "--out",

@@ -53,9 +53,12 @@ def which_of(instance: str | None, run_dir: Path | None, lab: str | None) -> Whi
 
 
 OPTIONS = (
-    click.option("--instance", help=f"Which agent of this machine.  [default: {DEFAULT_INSTANCE}]"),
+    click.option(
+        "--instance", metavar="NAME", help=f"Which agent of this machine.  [default: {DEFAULT_INSTANCE}]"
+    ),
     click.option(
         "--run-dir",
+        metavar="DIR",
         type=click.Path(path_type=Path),
         help="The agent's run directory, where it is not /run/ztun/INSTANCE.",
     ),

@@ -173,6 +173,10 @@ def test_help_is_whole_sentences_for_every_command_and_option() -> None:
                     f"{command.name} {option.name}: {text!r}"
                 )
                 assert text.endswith("."), f"{command.name} {option.name}: {text!r}"
+                shown = option.make_metavar(context)
+                assert shown not in ("TEXT", "INTEGER") or command.name == "agent", (
+                    f"{command.name} {option.name}: {shown} does not say what it takes"
+                )
 
 
 def test_the_agents_help_lists_every_option_with_its_variable() -> None:
