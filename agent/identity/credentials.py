@@ -94,7 +94,8 @@ def _context(credentials: Credentials, at: float | None) -> SSL.Context:
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # Else OpenSSL builds and verifies a leaf's own chain anew in every handshake, and sends the root along.
-    context.set_mode(_NO_AUTO_CHAIN)
+    # Whoever says nothing more holds no buffers, either.
+    context.set_mode(_NO_AUTO_CHAIN | SSL.MODE_RELEASE_BUFFERS)
     context.use_privatekey(credentials.key)
     context.use_certificate(credentials.chain[0])
     for certificate in credentials.chain[1:]:

@@ -18,6 +18,8 @@ from agent.net.loop import Loop, Timer
 OnAccept = Callable[[socket.socket, SocketAddress, SocketAddress], None]
 
 BATCH = 64
+SLICE_S = 0.001
+"""A batch ends with the connection at which so much time has gone: others wait meanwhile."""
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 FULL_PAUSE_S = 0.1
 
@@ -67,6 +69,7 @@ class Acceptor:
     def _batch(self) -> None:
         if self._closed or self._timer is not None:
             return
+        end_s = self._loop.now() + SLICE_S
         for _ in range(BATCH):
             if self._closed:
                 return
@@ -86,6 +89,8 @@ class Acceptor:
             if is_last and not self._closed:
                 self._wait()
                 return
+            if self._loop.now() >= end_s:
+                break
         self._loop.soon(self._batch)
 
     def _hand_on(self, sock: socket.socket, peer: tuple[str, int]) -> None:

@@ -116,9 +116,12 @@ class TlsLink:
         self._timer: Timer | None = None
         self._farewell: Farewell | None = None
 
-    def start(self) -> None:
+    def start(self, *, is_readable: bool = False) -> None:
+        """`is_readable`: this is the first step's turn."""
         self._timer = self._loop.later(self._handshake_timeout_s, self._on_handshake_timeout)
         self._loop.watch(self._fd, self._on_ready, self._on_crash)
+        if is_readable:
+            self._shake_in_turn()
 
     @property
     def secured(self) -> Secured | None:
@@ -247,7 +250,7 @@ class TlsLink:
             self._loop.soon(self._shake)
 
     def _secure(self, secured: Secured) -> None:
-        self._session = None
+        self._session = self._ask_turn = None
         self._secured = secured
         records = self._records = TlsRecords(secured.state)
         self._stop_timer()
@@ -362,5 +365,5 @@ class TlsLink:
     def _let_go(self) -> None:
         if self._session is not None:
             self._session.close()
-        self._records = self._session = None
+        self._records = self._session = self._ask_turn = None
         self._held = b""

@@ -93,9 +93,9 @@ class TunnelLink:
         self.stage = Stage(loop, self._codec, self._tls)
         """Where relays put what they read; see `Stage.forward`."""
 
-    def start(self) -> None:
-        """Begin with the handshake."""
-        self._tls.start()
+    def start(self, *, is_readable: bool = False) -> None:
+        """Begin with the handshake; with its first step at once where the peer's first words are there."""
+        self._tls.start(is_readable=is_readable)
 
     # -- what the pool asks
 

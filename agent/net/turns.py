@@ -1,7 +1,9 @@
 """Handshake steps one after another, so that those of strangers stop nobody else.
 
 A step is most of a millisecond of computing. Of those that are due, one is taken in each round of the loop, and of
-their sources one after another: however many connections an address opens, it delays others by one step.
+their sources one after another: however many connections an address opens, it delays others by one step. Sources have
+ranks: the first with something due is served, but every fourth turn is for the next one, so that no rank starves. The
+last rank, of crowds, gets an eighth of the time at most: what it does not get to is given up by its own limits.
 """
 
 from __future__ import annotations
@@ -14,21 +16,29 @@ from agent.net.loop import Loop
 Step = Callable[[], bool]
 """Answers whether there was something to do; nothing is for a connection that has gone meanwhile."""
 AskTurn = Callable[[Step], None]
+RANKS = 3
+_SHARE = 4
+CROWD_REST = 7
+"""Times that a step of the last rank took, until the next one."""
 
 
 class Turns:
-    """The steps that are due, by source; one for each worker."""
+    """The steps that are due, by rank and source; one for each worker."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._due: OrderedDict[Hashable, deque[Step]] = OrderedDict()
+        self._due: tuple[OrderedDict[Hashable, deque[Step]], ...] = tuple(OrderedDict() for _ in range(RANKS))
         self._is_awake = False
+        self._is_resting = False
+        self._taken = 0
+        self._crowd_at_s = 0.0
 
-    def ask(self, source: Hashable, step: Step) -> None:
+    def ask(self, source: Hashable, step: Step, rank: int = 0) -> None:
         """Take this step when its source has its turn: with nobody else there, in this round."""
-        steps = self._due.get(source)
+        due = self._due[rank]
+        steps = due.get(source)
         if steps is None:
-            self._due[source] = deque((step,))
+            due[source] = deque((step,))
         else:
             steps.append(step)
         if not self._is_awake:
@@ -37,14 +47,44 @@ class Turns:
 
     def _take(self) -> None:
         self._is_awake = False
-        while self._due:
-            source, steps = self._due.popitem(last=False)
+        while due := self._next():
+            begun_s = self._loop.now()
+            source, steps = due.popitem(last=False)
             step = steps.popleft()
             if steps:
-                self._due[source] = steps
-            if self._due and not self._is_awake:
+                due[source] = steps
+            if any(self._due) and not self._is_awake:
+                # Where only a crowd is left that has to rest, that turn finds nothing and says when.
                 self._is_awake = True
                 # Before the step: it may raise, and the others have their turn all the same.
                 self._loop.soon(self._take)
             if step():
+                self._taken += 1
+                if due is self._due[-1]:
+                    now_s = self._loop.now()
+                    self._crowd_at_s = now_s + CROWD_REST * (now_s - begun_s)
                 return
+
+    def _wake(self) -> None:
+        self._is_resting = False
+        if not self._is_awake:
+            self._is_awake = True
+            self._loop.soon(self._take)
+
+    def _next(self) -> OrderedDict[Hashable, deque[Step]] | None:
+        """The rank whose turn it is; None where nothing is due."""
+        waiting = [due for due in self._due if due]
+        if waiting and waiting[-1] is self._due[-1]:
+            rest_s = self._crowd_at_s - self._loop.now()
+            if rest_s > 0:
+                waiting.pop()
+                if not self._is_resting:
+                    self._is_resting = True
+                    self._loop.later(rest_s, self._wake)
+        if not waiting:
+            return None
+        # 1 in 4 for the second that waits, 1 in 16 for the third.
+        taken, at = self._taken, 0
+        while at + 1 < len(waiting) and taken % _SHARE == _SHARE - 1:
+            taken, at = taken // _SHARE, at + 1
+        return waiting[at]

@@ -51,6 +51,6 @@ class Drain:
             self._loop.later(POLL_S, self._check)
 
     def _has_work(self) -> bool:
-        # HBONE connections of peers too: in a handshake, or with a CONNECT on its way that crossed our GOAWAY. Those
-        # of the pool only carry tunnels of registered connections.
-        return bool(len(self._plane.registry) or self._plane.inbound.links)
+        # HBONE connections of peers too: before or in a handshake, or with a CONNECT on its way that crossed our
+        # GOAWAY. Those of the pool only carry tunnels of registered connections.
+        return bool(len(self._plane.registry) or self._plane.inbound.held)

@@ -1,23 +1,34 @@
 """Inbound handshakes that are not done: anybody can begin one, so how many there are has limits.
 
-Over the limit of an address the oldest from there gives way, over the limit of all the oldest of all: a peer that
-means it is done within moments, and whoever is silent is the oldest soon. Failed ones whose socket waits for the peer
-to read why count apart, by the same rule. What this took of memory is given back when it is over.
+Over the limit of an address the oldest from there gives way, over the limit of all the oldest of a crowded address: a
+peer that means it is done within moments, and whoever is silent is the oldest soon. Callers, who have only connected,
+and those who shake hands, which takes far more memory, have limits of their own. Steps are taken in turns: first what
+is under way and addresses that have proven who they are before, then those with few, then crowds. Failed ones whose
+socket waits for the peer to read why count apart. What this took of memory is given back when it is over.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
+from collections.abc import Container
+from itertools import islice
 from typing import Protocol
 
 from agent.identity.faults import Fault
 from agent.model.address import IP
 from agent.net.loop import Loop, Timer
-from agent.net.turns import Turns
+from agent.net.turns import Step, Turns
 
-LIMIT = 512
+CALLERS = 512
+SHAKING = 128
+"""About 50 kB each, nearly all of it OpenSSL's."""
+FEW = 4
+"""Unfinished ones of an address that is no crowd."""
+REMEMBERED = 4096
+"""Addresses that have proven themselves, the last ones."""
 CALM_S = 5.0
+_LOOKED_AT = 64
 _libc = ctypes.CDLL(None)
 
 
@@ -31,68 +42,142 @@ class Unproven(Protocol):
         """It has failed: close what is left of it."""
 
 
-class Handshakes:
-    """Those of one worker. `connections` is what it may hold at all: of these a quarter, and LIMIT at most."""
+class _Source:
+    """An address, with what is unfinished from there. Held by each entry: hashing an address is what costs most here."""
 
-    def __init__(self, loop: Loop, connections: int) -> None:
-        self._loop = loop
-        self.turns = Turns(loop)
-        self.limit = max(1, min(LIMIT, connections // 4))
-        self.limit_per_source = max(1, self.limit // 4)
-        self._all: OrderedDict[Unproven, IP] = OrderedDict()
-        self._by_source: dict[IP, OrderedDict[Unproven, None]] = {}
-        self._failed: OrderedDict[Unproven, None] = OrderedDict()
-        self._calming: Timer | None = None
+    __slots__ = ("entries", "ip", "is_proven")
+
+    def __init__(self, ip: IP, is_proven: bool) -> None:
+        self.ip = ip
+        self.is_proven = is_proven
+        self.entries: OrderedDict[Unproven, None] = OrderedDict()
+
+    @property
+    def is_crowd(self) -> bool:
+        return len(self.entries) > FEW and not self.is_proven
+
+
+class Crowd:
+    """Some that are unfinished, the first to come first; a quarter of the limit for one address."""
+
+    def __init__(self, limit: int, proven: Container[IP]) -> None:
+        self.limit = limit
+        self.limit_per_source = max(1, limit // 4)
+        self._proven = proven
+        self._all: OrderedDict[Unproven, _Source] = OrderedDict()
+        self._by_ip: dict[IP, _Source] = {}
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def begin(self, entry: Unproven, source: IP) -> None:
+    def begin(self, entry: Unproven, ip: IP) -> None:
         """Count one in; what is too many is given up first."""
-        own = self._by_source.get(source)
-        if own is not None and len(own) >= self.limit_per_source:
-            text = f"{len(own)} handshakes from {source} were unfinished: this one was the oldest"
-            self._give_up(next(iter(own)), Fault.SOURCE_CROWDED, text)
+        source = self._by_ip.get(ip)
+        if source is not None and len(source.entries) >= self.limit_per_source:
+            text = f"{len(source.entries)} handshakes from {ip} were unfinished: this one was the oldest"
+            self._give_up(next(iter(source.entries)), Fault.SOURCE_CROWDED, text)
         if len(self._all) >= self.limit:
             self.make_room()
+        if source is None or not source.entries:  # it may have lost its last one just now
+            source = self._by_ip[ip] = _Source(ip, ip in self._proven)
+        source.entries[entry] = None
         self._all[entry] = source
-        self._by_source.setdefault(source, OrderedDict())[entry] = None
 
     def make_room(self) -> bool:
-        """Give up the oldest; whether there was one."""
+        """Give up the oldest of a crowd; whether there was one."""
         if not self._all:
             return False
         text = f"{len(self._all)} handshakes were unfinished: this one was the oldest"
-        self._give_up(next(iter(self._all)), Fault.CROWDED, text)
+        self._give_up(self._least(), Fault.CROWDED, text)
         return True
 
-    def end(self, entry: Unproven) -> None:
-        """It is done, or over. Said twice, the second time means nothing."""
+    def end(self, entry: Unproven) -> IP | None:
+        """It is over, in whatever way; where it came from. Said twice, the second time means nothing."""
         source = self._all.pop(entry, None)
         if source is None:
-            return
-        own = self._by_source[source]
-        del own[entry]
-        if not own:
-            del self._by_source[source]
+            return None
+        del source.entries[entry]
+        if not source.entries:
+            del self._by_ip[source.ip]
+        return source.ip
 
-    def failed(self, entry: Unproven) -> None:
-        """It is over, and its socket may wait for the peer."""
-        self.end(entry)
-        self._failed[entry] = None
-        if len(self._failed) > self.limit:
-            self._failed.popitem(last=False)[0].drop()
-        if self._calming is None:
-            self._calming = self._loop.later(CALM_S, self._calm)
+    def rank(self, entry: Unproven) -> int:
+        """0: of an address that has proven itself; 1: of one with few; 2: of a crowd."""
+        source = self._all.get(entry)
+        return 1 if source is None else 0 if source.is_proven else 2 if source.is_crowd else 1
+
+    def _least(self) -> Unproven:
+        """The oldest of a crowded address nobody knows; where none stands out, of one nobody knows; or of all."""
+        unknown: Unproven | None = None
+        for entry, source in islice(self._all.items(), _LOOKED_AT):
+            if source.is_crowd:
+                return entry
+            if not source.is_proven:
+                unknown = unknown or entry
+        return unknown or next(iter(self._all))
 
     def _give_up(self, entry: Unproven, fault: Fault, detail: str) -> None:
         self.end(entry)
         entry.give_up(fault, detail)
 
+
+class Handshakes:
+    """Those of one worker. `connections` is what it may hold at all: unfinished are a quarter of that at most."""
+
+    def __init__(self, loop: Loop, connections: int) -> None:
+        self._loop = loop
+        self._turns = Turns(loop)
+        self._proven: OrderedDict[IP, None] = OrderedDict()
+        most = max(1, connections // 4)
+        self.callers = Crowd(min(CALLERS, most), self._proven)
+        self.shaking = Crowd(min(SHAKING, most), self._proven)
+        self._failed: OrderedDict[Unproven, None] = OrderedDict()
+        self._failures = 0
+        """Since it was calm."""
+        self._calming: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self.callers) + len(self.shaking)
+
+    def make_room(self) -> bool:
+        """Give one up, of those that take most; whether there was one."""
+        return self.shaking.make_room() or self.callers.make_room()
+
+    def ask_first(self, caller: Unproven, source: IP, step: Step) -> None:
+        """Take a caller's first step when it is its turn."""
+        self._turns.ask(source, step, self.callers.rank(caller))
+
+    def ask_next(self, entry: Unproven, source: IP, step: Step) -> None:
+        """Take a step of one that is under way: it is worth something by now, and ends the sooner."""
+        self._turns.ask(source, step, 2 if self.shaking.rank(entry) == 2 else 0)
+
+    def prove(self, entry: Unproven) -> None:
+        """It is done, and well: who comes from there again is served first."""
+        source = self.shaking.end(entry)
+        if source is not None:
+            self._proven[source] = None
+            self._proven.move_to_end(source)
+            if len(self._proven) > REMEMBERED:
+                self._proven.popitem(last=False)
+
+    def failed(self, entry: Unproven) -> None:
+        """It is over, and its socket may wait for the peer."""
+        self.shaking.end(entry)
+        self._failed[entry] = None
+        if len(self._failed) > self.callers.limit:
+            self._failed.popitem(last=False)[0].drop()
+        self.count_failure()
+
+    def count_failure(self) -> None:
+        """One is over, and nothing is left of it."""
+        self._failures += 1
+        if self._calming is None:
+            self._calming = self._loop.later(CALM_S, self._calm)
+
     def _calm(self) -> None:
         """Nobody waits for so long. The allocator would keep what lies between the connections that live."""
         self._calming = None
-        were_many = len(self._failed) > self.limit_per_source
+        were_many, self._failures = self._failures > self.shaking.limit_per_source, 0
         while self._failed:
             self._failed.popitem(last=False)[0].drop()
         if were_many:

@@ -25,6 +25,7 @@ from agent.net.tunnel_link import TunnelLink
 from agent.proxy.delivery import Delivery
 from agent.proxy.handshakes import Handshakes
 from agent.proxy.life import GAVE_UP, Life
+from agent.proxy.lobby import GIVEN_UP, Caller, Lobby
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter, claims
@@ -37,6 +38,7 @@ from agent.wire.baggage import baggage, forwarded_host, parse_baggage
 from agent.wire.h2_events import Limits
 from agent.wire.hbone import ConnectHead
 
+SAY_S = 0.5
 BROKEN_PROTOCOL = frozenset({Outcome.TLS_FAILED, Outcome.H2_FAILED})
 
 
@@ -64,35 +66,70 @@ class Inbound:
         self.limits = limits
         self._pods = pods
         self._secrets = secrets
-        self.handshake_timeout_s = handshake_timeout_s
         self.links: set[InboundLink] = set()
         self.handshakes = Handshakes(delivery.loop, links_limit)
+        self.lobby = Lobby(delivery.loop, self.handshakes, self, handshake_timeout_s)
+        self.is_leaving = False
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's port 15008."""
         try:
-            if len(self.links) >= self._links_limit and not self.handshakes.make_room():
+            if self.held >= self._links_limit and not self.handshakes.make_room():
                 raise Refusal(Outcome.OVERLOADED)
+            self._secrets.get(self.workload(local).identity)
+        except Refusal as refusal:
+            self._refuse(sock, peer, local, str(refusal))
+            return
+        self.lobby.enter(sock, peer, local)
+
+    @property
+    def held(self) -> int:
+        """Connections, with those that have not said who they are."""
+        return len(self.links) + len(self.lobby)
+
+    # -- answers of the lobby
+
+    def called(self, caller: Caller, left_s: float) -> None:
+        sock, peer, local = caller.sock, caller.peer, caller.local
+        try:
             workload = self.workload(local)
             session = Session.server(self._secrets.get(workload.identity))
         except (Refusal, HandshakeError) as refusal:
-            self.reporter.refused(Direction.INBOUND, peer, local, str(refusal))
-            close(sock, reset=True)
+            self._refuse(sock, peer, local, str(refusal))
             return
-        entry = InboundLink(self, peer, local, workload.identity, sock, session)
+        entry = InboundLink(self, peer, local, workload.identity, sock, session, left_s)
         self.links.add(entry)
-        self.handshakes.begin(entry, peer.ip)
-        entry.link.start()
+        self.handshakes.shaking.begin(entry, peer.ip)
+        entry.link.start(is_readable=True)
+
+    def turned_away(self, caller: Caller, fault: Fault, detail: str) -> None:
+        self.tallies.faults[End.SERVER, fault] += 1
+        if fault not in GIVEN_UP:
+            self.count_failure(caller.local, detail)
+        self.reporter.refused(Direction.INBOUND, caller.peer, caller.local, detail)
+
+    def count_failure(self, local: SocketAddress, detail: str) -> None:
+        """A handshake with a pod of ours came to nothing."""
+        tally = self.tallies.of(local.ip)
+        tally.handshakes_failed += 1
+        tally.last_error = detail
+
+    def _refuse(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress, detail: str) -> None:
+        self.reporter.refused(Direction.INBOUND, peer, local, detail)
+        close(sock, reset=True)
 
     def workload(self, local: SocketAddress) -> Workload:
         """The workload at the address reached, as of now. Raises Refusal."""
         return self._pods.workload(self.delivery.store.current, local.ip, is_source=False)
 
     def go_away(self) -> None:
+        """Whoever is still in the lobby hears it when it has had its say."""
+        self.is_leaving = True
         for entry in tuple(self.links):
             entry.link.go_away()
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
+        self.lobby.close_pod(addresses)
         for entry in tuple(self.links):
             if entry.local.ip in addresses:
                 entry.link.abort(Outcome.POD_REMOVED, "the pod left the mesh")
@@ -111,6 +148,7 @@ class InboundLink:
         identity: Identity,
         sock: socket.socket,
         session: Session,
+        handshake_timeout_s: float,
     ) -> None:
         self.inbound = inbound
         self.identity = identity
@@ -122,13 +160,16 @@ class InboundLink:
             session,
             self,
             limits=inbound.limits,
-            handshake_timeout_s=inbound.handshake_timeout_s,
-            ask_turn=partial(inbound.handshakes.turns.ask, peer.ip),
+            handshake_timeout_s=handshake_timeout_s,
+            ask_turn=partial(inbound.handshakes.ask_next, self, peer.ip),
         )
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has checked chain and trust domain; policy is asked per CONNECT."""
-        self.inbound.handshakes.end(self)
+        self.inbound.handshakes.prove(self)
+        if self.inbound.is_leaving:
+            # A peer puts nothing on a connection that has said so, and this one was made for something.
+            self.inbound.delivery.loop.later(SAY_S, link.go_away)
         self.inbound.tallies.of(self.local.ip).handshakes_done += 1
 
     def requested(self, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
@@ -148,9 +189,7 @@ class InboundLink:
         if link.secured is None and link.fault is not None:
             self.inbound.tallies.faults[End.SERVER, link.fault] += 1
         if outcome is Outcome.TLS_FAILED:
-            tally = self.inbound.tallies.of(self.local.ip)
-            tally.handshakes_failed += 1
-            tally.last_error = detail
+            self.inbound.count_failure(self.local, detail)
         # A member that breaks the protocol is worth a line too; one that merely leaves is not.
         if outcome in BROKEN_PROTOCOL or (link.secured is None and outcome is not Outcome.OK):
             self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, detail)

@@ -96,6 +96,7 @@ class DataPath(DataPlane):
             listener.close()
         for _, link in self.pool.links:
             link.abort()
+        self.inbound.lobby.close()
         for entry in tuple(self.inbound.links):
             entry.link.abort()
         for live in self.registry:

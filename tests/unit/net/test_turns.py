@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.net.loop import Loop
-from agent.net.turns import Turns
+from agent.net.turns import CROWD_REST, RANKS, Turns
 
 
 @pytest.fixture
@@ -85,3 +85,50 @@ def test_a_step_that_fails_stops_nobody(loop: Loop, errors: list[BaseException])
     turns.ask("b", taking(done, "b"))
     all_done(loop)
     assert done == ["b"] and [str(error) for error in errors] == ["broken"]
+
+
+# -- ranks
+
+
+def test_a_lower_rank_waits_but_has_every_fourth_turn(loop: Loop) -> None:
+    done: list[str] = []
+    turns = Turns(loop)
+    for n in range(8):
+        turns.ask("few", taking(done, "few"), 1)
+        turns.ask("known", taking(done, "known"), 0)
+    for _ in range(20):
+        loop.turn()
+    assert done[:8] == ["known"] * 3 + ["few"] + ["known"] * 3 + ["few"]
+    assert sorted(done) == ["few"] * 8 + ["known"] * 8
+
+
+def test_a_crowd_rests_for_longer_than_it_works_and_others_do_not() -> None:
+    """Each step takes a second by this clock."""
+    now_s = 0.0
+    done: list[tuple[str, float]] = []
+
+    def step(name: str) -> Callable[[], bool]:
+        def take() -> bool:
+            nonlocal now_s
+            done.append((name, now_s))
+            now_s += 1.0
+            return True
+
+        return take
+
+    loop = Loop(lambda: now_s, lambda error, fd: None)
+    turns = Turns(loop)
+    for _ in range(2):
+        turns.ask("crowd", step("crowd"), RANKS - 1)
+    loop.turn()
+    turns.ask("few", step("few"), 1)
+    loop.turn()
+    assert done == [("crowd", 0.0), ("few", 1.0)]
+    for _ in range(5):
+        loop.turn()
+    assert len(done) == 2, "nothing else is due, and yet it rests"
+    now_s = 1.0 + CROWD_REST
+    loop.turn()
+    loop.turn()
+    assert [name for name, _ in done] == ["crowd", "few", "crowd"]
+    loop.close()

@@ -81,9 +81,9 @@ def test_a_destination_that_leaves_loses_tunnels_plaintext_and_handshakes(world:
     plain.settimeout(5)
     assert alive(plain)
     silent = socket.create_connection((SERVER, 15008))
-    world.driver.until(lambda: len(world.there.inbound.links) == 2)
+    world.driver.until(lambda: world.there.inbound.held == 2)
     name()
-    world.driver.until(lambda: not world.there.inbound.links and not len(world.there.registry))
+    world.driver.until(lambda: not world.there.inbound.held and not len(world.there.registry))
     for app in (tunnel, plain, silent):
         app.settimeout(5)
         assert ended(app)

@@ -82,7 +82,7 @@ def test_a_connection_that_was_accepted_is_not_thrown_away_in_its_handshake(
     told: ToldWorker, world: World
 ) -> None:
     with socket.create_connection((SERVER, 15008)):
-        world.driver.until(lambda: len(world.there.inbound.links) == 1)
+        world.driver.until(lambda: world.there.inbound.held == 1)
         drain(told, 60.0)
         world.driver.call(lambda: None)
         assert not told.ended, "its client may still ask for something"

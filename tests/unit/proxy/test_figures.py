@@ -88,7 +88,7 @@ def test_a_stranger_counts_by_what_it_did(world: World, said: bytes, reason: str
 
 def test_who_has_not_proven_anything_is_no_connection_yet(world: World) -> None:
     with socket.create_connection((SERVER, 15008)):
-        world.driver.until(lambda: len(world.there.inbound.links) == 1)
+        world.driver.until(lambda: world.there.inbound.held == 1)
         assert (CONNECTIONS, "server") not in figures(world, world.there)
 
 

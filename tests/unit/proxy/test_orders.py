@@ -78,9 +78,9 @@ def test_each_listener_leads_to_its_own_handler(told: ToldWorker, world: World) 
         world.driver.until(lambda: bool(world.there.lines))
         assert "inbound" in world.there.lines.pop() and ended(plain), "nobody listens at that port of the pod"
         hbone = socket.create_connection(socks[HBONE.name].getsockname())
-        world.driver.until(lambda: len(world.there.inbound.links) == 1)
+        world.driver.until(lambda: world.there.inbound.held == 1)
         hbone.close()
-        world.driver.until(lambda: not world.there.inbound.links)
+        world.driver.until(lambda: not world.there.inbound.held)
         world.there.lines.clear()
         outbound = socket.create_connection(
             socks[OUTBOUND.name].getsockname(), source_address=("127.77.1.9", 0)
@@ -96,9 +96,9 @@ def test_a_released_listener_keeps_its_queue_for_another(told: ToldWorker, world
         assert not told.introduced()[0].served
         with socket.create_connection(socks[HBONE.name].getsockname()) as waiting:
             world.driver.call(lambda: None)
-            assert not world.there.inbound.links
+            assert not world.there.inbound.held
             give(told, 0, socks)
-            world.driver.until(lambda: len(world.there.inbound.links) == 1)
+            world.driver.until(lambda: world.there.inbound.held == 1)
             waiting.close()
         told.tell(channel.Release(7))  # not served: nothing to do
 
@@ -293,9 +293,7 @@ def test_figures_count_what_is_carried_right_now(told: ToldWorker, world: World)
 def test_a_draining_worker_takes_no_listeners_and_says_so(told: ToldWorker, world: World) -> None:
     with listeners() as socks, socket.create_connection((SERVER, 15008)) as silent:
         give(told, 0, socks)
-        world.driver.until(
-            lambda: len(world.there.inbound.links) == 1
-        )  # so that the drain is not over at once
+        world.driver.until(lambda: world.there.inbound.held == 1)  # so that the drain is not over at once
         before = descriptors()
         told.tell(channel.Drain(60.0))
         assert descriptors() == before - len(NAMES)
