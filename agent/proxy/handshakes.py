@@ -43,7 +43,7 @@ class Unproven(Protocol):
 
 
 class _Source:
-    """An address, with what is unfinished from there. Held by each entry: hashing an address is what costs most here."""
+    """An address, with what is unfinished from there. Entries hold it, because hashing an address is slow."""
 
     __slots__ = ("entries", "ip", "is_proven")
 

@@ -11,8 +11,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from agent.lab import agents
-from agent.lab.agents import LabMesh
+from agent.lab.agents import ZTUN, LabMesh
 from redirect.netns import entered
 from tests.support.labmesh import World
 from tests.support.labtraffic import until, wait_gone
@@ -29,10 +28,9 @@ STRANGERS = ("outsider-a", "spare-a", "outsider-b", "spare-b", "node-a")
 def tight(world: World) -> Iterator[World]:
     """The mesh with an agent on node-b whose processes may open FILES files."""
     world.kill_control("node-b")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agents, "ZTUN", ("prlimit", f"--nofile={FILES}:{FILES}", *agents.ZTUN))
-        # Another configuration: workers that were there before, with their own limit, are not adopted.
-        LabMesh(world.lab, {"drain-deadline-s": "2"}).start_agent(world.node("node-b"))
+    # Another configuration: workers that were there before, with their own limit, are not adopted.
+    few = ("prlimit", f"--nofile={FILES}:{FILES}", *ZTUN)
+    LabMesh(world.lab, {"drain-deadline-s": "2"}, ztun=few).start_agent(world.node("node-b"))
     world.mesh.wait_ready("node-b")
     yield world
     world.kill_control("node-b")

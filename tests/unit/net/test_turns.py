@@ -93,7 +93,7 @@ def test_a_step_that_fails_stops_nobody(loop: Loop, errors: list[BaseException])
 def test_a_lower_rank_waits_but_has_every_fourth_turn(loop: Loop) -> None:
     done: list[str] = []
     turns = Turns(loop)
-    for n in range(8):
+    for _ in range(8):
         turns.ask("few", taking(done, "few"), 1)
         turns.ask("known", taking(done, "known"), 0)
     for _ in range(20):
