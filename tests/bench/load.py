@@ -2,18 +2,23 @@
 
 One epoll loop and few system calls per message, so that the generator is not what is measured. A client says
 `begin` on its output when the warm-up is over, and one line of JSON when the measured time is. The first byte of
-a connection tells the server what to do: `S` read and forget, `G` send without end, any other: echo.
+a connection tells the server what to do: `S` read and forget, `G` send without end, `H` the same from a small buffer,
+any other: echo.
 """
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
 import os
 import resource
 import select
 import signal
 import socket
+import struct
 import sys
+import termios
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +27,10 @@ CHUNK_BYTES = 256 * 1024
 MESSAGE_BYTES = 128
 ROUND_EVENTS = 256
 PATIENCE_S = 10.0
+STALL_BUFFER_BYTES = 64 * 1024
+STALL_PATIENCE_S = 2.0
+"""An answer that takes so long beside stalled connections counts as one that never comes."""
+STILL_S = 0.5
 Address = tuple[str, int]
 
 
@@ -70,7 +79,9 @@ class Server:
 
     def _first(self, fd: int, sock: socket.socket) -> None:
         mode = sock.recv(1, socket.MSG_PEEK)
-        if mode == b"G":
+        if mode in (b"G", b"H"):
+            if mode == b"H":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STALL_BUFFER_BYTES)
             sock.recv(1)
             self._connections[fd] = (sock, self._give)
             self._epoll.modify(fd, select.EPOLLOUT)
@@ -99,9 +110,10 @@ class Server:
 
 
 class Span:
-    """The measured time: begins after the warm-up, ends `length_s` later."""
+    """The measured time: begins after the warm-up, ends `length_s` later. `says_so`: the beginning is told."""
 
-    def __init__(self, warm_up_s: float, length_s: float) -> None:
+    def __init__(self, warm_up_s: float, length_s: float, *, says_so: bool = True) -> None:
+        self._says_so = says_so
         self._warm_until_s = time.monotonic() + warm_up_s
         self._length_s = length_s
         self.is_open = False
@@ -115,18 +127,24 @@ class Span:
             if now_s < self._warm_until_s:
                 return False
             self.is_open, self._began_s = True, now_s
-            say("begin")
+            if self._says_so:
+                say("begin")
             return True
         if now_s - self._began_s >= self._length_s:
             self.took_s = now_s - self._began_s
         return False
 
 
-def connected(address: Address, count: int, first: bytes) -> list[socket.socket]:
+SpanOf = Callable[..., Span]
+
+
+def connected(
+    address: Address, count: int, first: bytes, patience_s: float = PATIENCE_S
+) -> list[socket.socket]:
     """Connections on which `first` was sent; with an echo, once the answer came."""
     socks = []
     for _ in range(count):
-        sock = socket.create_connection(address, PATIENCE_S)
+        sock = socket.create_connection(address, patience_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.send(first)
         if first == b"E" and sock.recv(1) != first:
@@ -135,11 +153,11 @@ def connected(address: Address, count: int, first: bytes) -> list[socket.socket]
     return socks
 
 
-def upload(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+def upload(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     return _bulk(connected(address, count, b"S"), select.EPOLLOUT, span_of())
 
 
-def download(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+def download(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     return _bulk(connected(address, count, b"G"), select.EPOLLIN, span_of())
 
 
@@ -165,12 +183,22 @@ def _bulk(socks: list[socket.socket], direction: int, span: Span) -> dict[str, A
     return {"bytes": moved, "seconds": span.took_s}
 
 
-def exchange(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+def exchange(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Request and response of 128 bytes, one in flight per connection."""
-    socks = connected(address, count, b"E")
+    socks, span = connected(address, count, b"E"), span_of()
+    times = _round_trips(socks, span, PATIENCE_S)
+    return {
+        "count": len(times),
+        "seconds": span.took_s,
+        "p50_us": times[len(times) // 2] / 1000,
+        "p99_us": times[len(times) * 99 // 100] / 1000,
+    }
+
+
+def _round_trips(socks: list[socket.socket], span: Span, patience_s: float) -> list[int]:
+    """Nanoseconds of each round trip of the measured time, sorted; also of those that were still under way."""
     epoll, message, now = select.epoll(), bytes(MESSAGE_BYTES), time.perf_counter_ns
     sent_ns, missing, times = {}, {}, []
-    span = span_of()
     for sock in socks:
         sock.setblocking(False)
         epoll.register(sock, select.EPOLLIN)
@@ -178,7 +206,7 @@ def exchange(address: Address, count: int, span_of: Callable[[], Span]) -> dict[
         sent_ns[fd], missing[fd] = now(), MESSAGE_BYTES
         os.write(fd, message)
     while not span.took_s:
-        for fd, _ in epoll.poll(PATIENCE_S, ROUND_EVENTS):
+        for fd, _ in epoll.poll(patience_s, ROUND_EVENTS):
             size = len(os.read(fd, MESSAGE_BYTES))
             if size != missing[fd]:
                 if not size:
@@ -191,16 +219,53 @@ def exchange(address: Address, count: int, span_of: Callable[[], Span]) -> dict[
             os.write(fd, message)
         if span.tick():
             times.clear()
+    times.extend(age for age in (now() - at for at in sent_ns.values()) if age >= patience_s * 1e9)
     times.sort()
+    return times
+
+
+def stalled(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
+    """Round trips of one connection, first alone, then beside `count` downloads that nobody reads."""
+    quiet = _round_trips(connected(address, 1, b"E"), span_of(says_so=False), PATIENCE_S)
+    held = []
+    for _ in range(count):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.settimeout(PATIENCE_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STALL_BUFFER_BYTES)
+        sock.connect(address)
+        sock.send(b"H")
+        held.append(sock)
+    _wait_until_still(held)
+    span = span_of()
+    try:
+        socks = connected(address, 1, b"E", STALL_PATIENCE_S)
+    except TimeoutError:
+        socks = []
+    times = _round_trips(socks, span, STALL_PATIENCE_S)
+    # An answer that does not come decides, however many came before it.
+    if not times or times[-1] >= STALL_PATIENCE_S * 1e9:
+        times = [int(STALL_PATIENCE_S * 1e9)]
     return {
         "count": len(times),
         "seconds": span.took_s,
-        "p50_us": times[len(times) // 2] / 1000,
         "p99_us": times[len(times) * 99 // 100] / 1000,
+        "quiet_p99_us": quiet[len(quiet) * 99 // 100] / 1000,
     }
 
 
-def connect(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+def _wait_until_still(socks: list[socket.socket]) -> None:
+    """Return when no byte has come to any of them for a while: what proxies hold is full by then, too."""
+    before, since_s, end_s = -1, time.monotonic(), time.monotonic() + PATIENCE_S
+    while time.monotonic() - since_s < STILL_S and time.monotonic() < end_s:
+        waiting = 0
+        for sock in socks:
+            waiting += struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]
+        if waiting != before:
+            before, since_s = waiting, time.monotonic()
+        time.sleep(0.02)
+
+
+def connect(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Open, one byte there and back, close: `count` at a time."""
     epoll, socks, span = select.epoll(), {}, span_of()
     done = failed = 0
@@ -233,7 +298,7 @@ def connect(address: Address, count: int, span_of: Callable[[], Span]) -> dict[s
     return {"count": done, "failed": failed, "seconds": span.took_s}
 
 
-def hold(address: Address, count: int, span_of: Callable[[], Span]) -> dict[str, Any]:
+def hold(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Open `count` connections, use each once, keep them until this process is killed."""
     socks = connected(address, count, b"E")
     say("begin")
@@ -246,6 +311,7 @@ CLIENTS = {
     "download": download,
     "exchange": exchange,
     "connect": connect,
+    "stalled": stalled,
     "hold": hold,
 }
 
@@ -262,7 +328,8 @@ def main(argv: list[str]) -> None:
         Server(int(rest[0])).run()
         return
     host, port, count, warm_up_s, length_s = rest
-    result = CLIENTS[kind]((host, int(port)), int(count), lambda: Span(float(warm_up_s), float(length_s)))
+    span_of = functools.partial(Span, float(warm_up_s), float(length_s))
+    result = CLIENTS[kind]((host, int(port)), int(count), span_of)
     say(json.dumps(result))
     # Thousands of sockets at once: the kernel closes them faster than Python.
     os._exit(0)

@@ -13,8 +13,9 @@ from typing import Any
 
 SYSTEMS = {"ztun": "ztun", "before": "before", "envoy": "Envoy", "direct": "direct"}
 """Systems a run may have, in the order of the columns, with their titles."""
-PEERS = ("envoy", "before")
-"""Systems that a target may compare with."""
+ITSELF = "itself"
+PEERS = ("envoy", "before", ITSELF)
+"""What a target may compare with: systems, or ztun itself, for metrics that are ratios already."""
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 """system -> metric -> one value per round."""
 
@@ -39,6 +40,9 @@ METRICS = (
     Metric("p50_64", "  round trip p50", "us", 0),
     Metric("p99_64", "  round trip p99", "us", 0),
     Metric("connect", "new connections", "1/s", 0),
+    Metric("stalled_12", "p99 beside 12 stalled / quiet", "", 2),
+    Metric("stalled_40", "p99 beside 40 stalled / quiet", "", 2),
+    Metric("stalled_200", "p99 beside 200 stalled / quiet", "", 2),
     Metric("cpu_upload_1", "CPU per GB, upload, 1 stream", "s", 2),
     Metric("cpu_download_1", "CPU per GB, download, 1 stream", "s", 2),
     Metric("cpu_upload_8", "CPU per GB, upload, 8 streams", "s", 2),
@@ -92,22 +96,32 @@ def medians(samples: Samples) -> dict[str, dict[str, float]]:
 
 
 def ratio(samples: Samples, metric: str, to: str) -> float | None:
-    """ztun over another system, the median of all rounds; None where either is missing or is 0."""
+    """ztun over another system, the median of all rounds; None where either is missing or is 0.
+
+    Over itself: the metric as it is.
+    """
+    if to == ITSELF:
+        return medians(samples)["ztun"].get(metric)
     mine, other = samples["ztun"].get(metric), samples[to].get(metric)
     if not mine or not other or not all(other):
         return None
     return statistics.median(one / two for one, two in zip(mine, other, strict=True))
 
 
+def _applies(target: Target, samples: Samples) -> bool:
+    return target.to == ITSELF or target.to in samples
+
+
 def misses(samples: Samples, targets: Iterable[Target]) -> list[str]:
     """One line for each target that is not met, or not measured. Those over a system that did not run are left out."""
     lines = []
     for target in targets:
-        if target.to not in samples:
+        if not _applies(target, samples):
             continue
         for metric in target.metrics:
             value = ratio(samples, metric, target.to)
-            shown = "not measured" if value is None else f"{value:.2f} x {SYSTEMS[target.to]}"
+            of = "" if target.to == ITSELF else f" x {SYSTEMS[target.to]}"
+            shown = "not measured" if value is None else f"{value:.2f}{of}"
             what = f"{metric} ({LABELS[metric]}): {shown}, target at"
             if target.at_least is not None and (value is None or value < target.at_least):
                 lines.append(f"{what} least {target.at_least:.2f}")
@@ -124,7 +138,7 @@ def table(samples: Samples, targets: Iterable[Target]) -> str:
     bounds: dict[str, list[Target]] = {}
     for target in targets:
         for metric in target.metrics:
-            if target.to in samples:
+            if _applies(target, samples):
                 bounds.setdefault(metric, []).append(target)
     titles = [SYSTEMS[system] for system in ran]
     rows = [["", "unit", *titles, *(f"ztun/{SYSTEMS[system]}" for system in others), "target"]]
@@ -164,7 +178,7 @@ def _bound(targets: Sequence[Target]) -> str:
     """`<= 1.02 before`; Envoy, with whom most are compared, is not named."""
     return ", ".join(
         (f">= {target.at_least:.2f}" if target.at_least is not None else f"<= {target.at_most:.2f}")
-        + ("" if target.to == "envoy" else f" {SYSTEMS[target.to]}")
+        + ("" if target.to in ("envoy", ITSELF) else f" {SYSTEMS[target.to]}")
         for target in targets
     )
 

@@ -38,7 +38,10 @@ def test_twelve_connections_that_nobody_reads_stop_no_other(
         there = f"node-{server[-1]}"
         reads, sends = ("node-a", there) if direction == "down" else (there, "node-a")
         assert held(world, reads, "unread_bytes") > 0 and held(world, sends, "waiting") == 12
-    until(lambda: not held(world, reads, "unread_bytes") and not held(world, sends, "waiting"), "all is let go of")
+    until(
+        lambda: not held(world, reads, "unread_bytes") and not held(world, sends, "waiting"),
+        "all is let go of",
+    )
 
 
 def test_forty_connections_that_nobody_reads_stop_no_other(world: World) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +52,28 @@ def test_exchange_counts_whole_round_trips_and_times_them(port: int, count: int)
     result = run("exchange", port, count)
     assert result["count"] >= count
     assert 0 < result["p50_us"] <= result["p99_us"]
+
+
+def test_stalled_compares_a_connection_with_itself_beside_others_that_nobody_reads(port: int) -> None:
+    result = run("stalled", port, 5)
+    assert 0 < result["p99_us"] <= 2e6 and result["quiet_p99_us"] > 0
+    assert metrics(Workload("stalled_5", "stalled", 5), {"p99_us": 6.0, "quiet_p99_us": 4.0}, 1.0) == {
+        "stalled_5": 1.5
+    }
+
+
+def test_an_answer_that_never_comes_beside_stalled_connections_is_a_figure_too() -> None:
+    """A server that serves the first connection and then no more."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            first, _ = listener.accept()
+            with first, contextlib.suppress(ConnectionResetError):
+                while piece := first.recv(4096):
+                    first.sendall(piece)
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert run("stalled", listener.getsockname()[1], 3)["p99_us"] == 2e6
 
 
 def test_connect_counts_connections_that_were_served(port: int) -> None:

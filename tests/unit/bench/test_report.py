@@ -80,6 +80,17 @@ def test_a_wrong_targets_file_is_refused_by_section(entry: dict[str, object]) ->
         read_targets({"mine": entry})
 
 
+def test_a_metric_that_is_a_ratio_already_has_a_bound_of_its_own() -> None:
+    samples = {"ztun": {"stalled_12": [1.0, 2.5, 9.0]}, "envoy": {"stalled_12": [900.0] * 3}}
+    target = Target(("stalled_12",), at_most=2.0, to="itself")
+    assert misses(samples, [target]) == [
+        "stalled_12 (p99 beside 12 stalled / quiet): 2.50, target at most 2.00"
+    ]
+    (row,) = [line for line in table(samples, [target]).splitlines() if "12 stalled" in line]
+    assert row.rstrip(" |").endswith("| <= 2.00")
+    assert not misses(samples, [Target(("stalled_12",), at_most=2.6, to="itself")])
+
+
 def test_the_table_has_a_row_for_every_metric_and_shows_the_target() -> None:
     lines = table(SAMPLES, [Target(("upload_1",), at_least=1.1)]).splitlines()
     assert len(lines) == len(LABELS) + 2
