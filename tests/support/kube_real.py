@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.kubernetes.access import Access
+from agent.kubernetes.access import Access, AccessError
 from tests.support.kube import Raw
 
 READY_S = 60.0
@@ -35,6 +35,14 @@ class RealServer:
         self.ca_file = directory / "certs" / "apiserver.crt"
 
     def __enter__(self) -> RealServer:
+        try:
+            self._start_all()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start_all(self) -> None:
         self._run(
             "etcd",
             f"--data-dir={self.directory}/etcd",
@@ -44,7 +52,6 @@ class RealServer:
             "--log-level=error",
         )
         self.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -80,8 +87,8 @@ class RealServer:
         self._kill("kube-apiserver")
 
     def ask(self, method: str, path: str, body: Raw | None = None, kind: str = "application/json") -> Raw:
-        context = Access("127.0.0.1", self.port, str(self.ca_file), server_name="localhost").context()
-        connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=10)
+        context = Access("127.0.0.1", self.port, str(self.ca_file)).context()
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=10)
         try:
             headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": kind}
             connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -96,7 +103,7 @@ class RealServer:
     def _is_ready(self) -> bool:
         try:
             self.ask("GET", "/api/v1/namespaces/default")
-        except (OSError, AssertionError, http.client.HTTPException, ValueError):
+        except (OSError, AssertionError, AccessError, http.client.HTTPException, ValueError):
             return False
         return True
 
@@ -140,7 +147,6 @@ class RealApi:
             self._server.port,
             str(self._server.ca_file),
             self.token_file,
-            server_name="localhost",
         )
 
     def create(self, raw: Raw) -> Raw:
