@@ -35,7 +35,7 @@ from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.kubernetes.access import AccessError
 from agent.kubernetes.selectors import SelectorError
-from agent.kubernetes.settings import sources_of
+from agent.kubernetes.settings import gate_of, sources_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
@@ -43,6 +43,7 @@ from agent.model.listener import LISTENERS, Listener, Side
 from agent.net.sockets import open_listener
 from agent.pages.announced import AnnouncedPage
 from agent.pages.certificates import CertificatesPage
+from agent.pages.cni import CniPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
 from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
@@ -388,6 +389,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         services=ServicesPage(agent.store),
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
+        cni=CniPage(gate_of(agent.sources, agent.enroller)),
         quit=QuitPage(stop),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
         ready=ReadyPage(lambda: agent.is_serving),

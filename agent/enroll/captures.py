@@ -178,6 +178,13 @@ class Captures:
         """Whether there is a wish for the pod, or anything captured for it."""
         return key in self.wishes or bool(self._held.of(key))
 
+    def is_captured(self, key: PodKey) -> bool:
+        """Whether all that leads to a wished pod is captured, served or closed."""
+        seen = self._sightings.get(key)
+        if seen is None or seen.place is None or seen.place.refusal or self.failures_of(key):
+            return False
+        return bool(seen.ends) and seen.ends <= self._held.of(key)
+
     def failures_of(self, key: PodKey) -> list[RedirectError]:
         """What of the last turn the kernel refused for this pod, or for the whole node."""
         mine = self._held.of(key)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk
-from agent.enroll.source import PodSource, Stance, Take, follow
+from agent.enroll.source import NotReady, PodSource, Stance, Take, follow
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.signer import SigningError
@@ -170,7 +171,52 @@ class Enroller:
             self.captures.judge_anew()
             self.desk.wake()
 
+    async def captured(self, key: PodKey, uid: str, wait_s: float) -> None:
+        """Return when all that leads to that pod is captured, be it closed. Raises NotReady."""
+        deadline_s = self._monotonic() + wait_s
+        while not self._is_captured(key, uid):
+            left_s = deadline_s - self._monotonic()
+            if left_s <= 0:
+                raise NotReady(self._reasons(key))
+            await self._next_turn(left_s)
+
+    @contextmanager
+    def expecting(self, identity: Identity) -> Iterator[None]:
+        """Have a certificate ready for a pod that the control plane does not list yet."""
+        with self.captures.expecting(identity):
+            yield
+
+    async def certified(self, identity: Identity, wait_s: float) -> None:
+        """Return when an identity that is expected has its certificate. Raises NotReady."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._obtain(identity)
+        except TimeoutError:
+            raise NotReady(f"no certificate for {identity} within {wait_s:g} s") from None
+        except SigningError as error:
+            raise NotReady(f"no certificate for {identity}: {error}") from error
+
+    @property
+    def trust_domain(self) -> str:
+        """Of the mesh as far as it is known; empty while nothing is."""
+        return next((each.trust_domain for each in self._store.current.workloads.values()), "")
+
     # -- steps
+
+    def _is_captured(self, key: PodKey, uid: str) -> bool:
+        wish = self.captures.wishes.get(key)
+        return wish is not None and wish.uid in ("", uid) and self.captures.is_captured(key)
+
+    def _reasons(self, key: PodKey) -> str:
+        return "; ".join(str(trouble) for trouble in self.captures.waiting if trouble.pod == key)
+
+    async def _next_turn(self, wait_s: float) -> None:
+        turned = self._turned
+        try:
+            async with asyncio.timeout(wait_s):
+                await turned.wait()
+        except TimeoutError:
+            return
 
     def _refuse_if_wanted(self, key: PodKey) -> None:
         """Raises EnrolmentRefused where a source wants the pod too: it stays captured, from now on for that source."""
@@ -243,14 +289,8 @@ class Enroller:
                 raise EnrolmentRefused(f"the wish for pod {key} has ended meanwhile")
             left_s = deadline_s - self._monotonic()
             if left_s <= 0:
-                reasons = [str(trouble) for trouble in self.captures.waiting if trouble.pod == key]
-                raise StillWaiting("; ".join(reasons))
-            turned = self._turned
-            try:
-                async with asyncio.timeout(left_s):
-                    await turned.wait()
-            except TimeoutError:
-                continue
+                raise StillWaiting(self._reasons(key))
+            await self._next_turn(left_s)
         return pod
 
     def _follow_sources(self) -> None:

@@ -34,6 +34,10 @@ class Claim:
     where: Where | None = None
 
 
+class NotReady(Exception):
+    """What was waited for did not come; the text says what is missing."""
+
+
 class PodSource(Protocol):
     """One party that says who is to be captured."""
 
@@ -118,7 +122,8 @@ def follow(
         if claim.stance is Stance.WANTED and claim.where is not None:
             if wish is None or wish.uid != claim.uid:
                 yield Take(Wish(key, claim.where, source, now_s, uid=claim.uid), claim.reason)
-            elif _is_elsewhere(wish.where, claim.where):
+            elif wish.where != claim.where:
+                # Where it was found last is kept with the wish: what is said now need not lead there at once.
                 yield Take(replace(wish, where=claim.where), "it is to be found otherwise")
         elif claim.stance is Stance.UNWANTED and mine == claim.uid:
             yield LetGo(key, claim.reason)
@@ -129,8 +134,3 @@ def follow(
             yield Forget(key, "the pod is gone or has ended")
     for key in left.keys() - wishes.keys() - claims.keys():
         yield Forget(key, "the pod is gone or has ended")
-
-
-def _is_elsewhere(before: Where, now: Where) -> bool:
-    """Whether what is said now is worth another look: a path that the runtime named stays as good as it was."""
-    return before != now and (before.pod is not None or now.netns is not None)

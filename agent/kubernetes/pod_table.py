@@ -7,7 +7,7 @@ first is let go, the second stays closed until its interface is gone, as its pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from agent.enroll.source import Claim, Stance
 from agent.enroll.wish import PodInstance, PodKey, Where
@@ -25,8 +25,8 @@ class PodTable:
         self._ending: set[str] = set()
         """Namespaces that are gone, while there are pods that were in them."""
         self._are_pods_listed = self._are_namespaces_listed = False
-        self._places: dict[str, str] = {}
-        """Where the CNI plugin said that a pod's network namespace is, by uid."""
+        self._places: dict[str, tuple[str, str]] = {}
+        """Where the CNI plugin said that a pod's network namespace is, by uid: sandbox and path."""
         self.pods: dict[PodKey, Pod] = {}
 
     def hear_pods(self, changes: Iterable[Change[Pod]]) -> None:
@@ -56,12 +56,13 @@ class PodTable:
                     self._are_namespaces_listed = True
         self._forget_ended()
 
-    def put_place(self, uid: str, netns: str) -> None:
+    def put_place(self, uid: str, sandbox: str, netns: str) -> None:
         """What the CNI plugin said: newer than anything that can be found in /proc."""
-        self._places[uid] = netns
+        self._places[uid] = sandbox, netns
 
-    def drop_place(self, uid: str) -> None:
-        self._places.pop(uid, None)
+    def drop_places(self, is_gone: Callable[[str], bool]) -> None:
+        """Of sandboxes that are no more. A pod may have another one by now."""
+        self._places = {uid: each for uid, each in self._places.items() if not is_gone(each[0])}
 
     def claims(self) -> Mapping[PodKey, Claim] | None:
         """What is to be of each pod; None: nothing is known yet, and what was so far holds."""
@@ -73,6 +74,9 @@ class PodTable:
         """As in `claims`, of one pod, as soon as it and its namespace are known."""
         pod = self.pods.get(key)
         return self._claim(pod) if pod is not None and not pod.is_terminal else None
+
+    def is_namespace_known(self, name: str) -> bool:
+        return name in self._namespaces
 
     def _forget_ended(self) -> None:
         for name in self._ending - {key.namespace for key in self.pods} if self._ending else ():
@@ -86,8 +90,9 @@ class PodTable:
         decision = decide(pod, namespace, self._rules)
         if not decision.is_wanted:
             return Claim(pod.uid, Stance.UNWANTED, decision.reason)
-        netns = self._places.get(pod.uid)
-        if netns is not None:
+        place = self._places.get(pod.uid)
+        if place is not None:
+            _, netns = place
             return Claim(pod.uid, Stance.WANTED, decision.reason, Where(netns=netns))
         if not pod.addresses:
             # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.

@@ -20,6 +20,7 @@ from agent.kubernetes.decision import Rules
 from agent.kubernetes.objects import DATAPLANE_MODE, NAMESPACES, Namespace, Pod, pods_of_node
 from agent.kubernetes.pod_table import PodTable
 from agent.kubernetes.reflector import Change, Reflector
+from agent.kubernetes.report import of
 from agent.kubernetes.reporter import Reporter
 from agent.kubernetes.watcher import Watcher
 
@@ -39,6 +40,7 @@ class KubernetesSource:
         rng: Random,
     ) -> None:
         self.table = PodTable(rules)
+        self._found = found
         self._subscribers: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pods = Watcher(Reflector(pods_of_node(node), rng), way, self._heard_pods)
@@ -51,6 +53,35 @@ class KubernetesSource:
 
     def claims(self) -> Mapping[PodKey, Claim] | None:
         return self.table.claims()
+
+    # -- one pod, for those who ask about it
+
+    def pod(self, key: PodKey) -> Pod | None:
+        return self.table.pods.get(key)
+
+    def claim(self, key: PodKey) -> Claim | None:
+        return self.table.claim_of(key)
+
+    def is_namespace_known(self, name: str) -> bool:
+        return self.table.is_namespace_known(name)
+
+    def progress(self, pod: Pod) -> Progress:
+        """How far its capture is."""
+        return of(pod, self._found())
+
+    def is_settled(self, uid: str) -> bool:
+        """Whether that pod is served, or is no more."""
+        pod = next((each for each in self.table.pods.values() if each.uid == uid), None)
+        return pod is None or self.progress(pod).is_served
+
+    def put_place(self, uid: str, sandbox: str, netns: str) -> None:
+        """As of PodTable."""
+        self.table.put_place(uid, sandbox, netns)
+        self._tell_subscribers()
+
+    def drop_places(self, is_gone: Callable[[str], bool]) -> None:
+        """As of PodTable."""
+        self.table.drop_places(is_gone)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._subscribers.append(changed)
@@ -91,11 +122,14 @@ class KubernetesSource:
 
         def on_loop() -> None:
             hear()
-            for changed in self._subscribers:
-                changed()
+            self._tell_subscribers()
             self.reporter.wake()
 
         self._loop.call_soon_threadsafe(on_loop)
+
+    def _tell_subscribers(self) -> None:
+        for changed in self._subscribers:
+            changed()
 
     def _problems(self) -> Iterator[str]:
         yield from filter(None, (self._pods.problem, self._namespaces.problem))

@@ -23,6 +23,7 @@ class Pages:
     services: Handler
     enroll: Handler
     unenroll: Handler
+    cni: Handler
     quit: Handler
     metrics: Handler
     ready: Handler
@@ -45,6 +46,7 @@ class Pages:
             **self.admin_routes(),
             ("POST", "/enroll"): self.enroll,
             ("POST", "/unenroll"): self.unenroll,
+            ("POST", "/cni"): self.cni,
             ("POST", "/quit"): self.quit,
         }
 

@@ -6,6 +6,7 @@ Real agents, namespaces, control groups and traffic; the API is the fake one, so
 from __future__ import annotations
 
 import json
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from agent.admin.client import AgentAbsent, AgentRefused
+from agent.cni import ztun_cni
 from agent.lab.topology import PodPlace, Topology
 from redirect.netns import entered
 from tests.support import kube
@@ -24,6 +26,7 @@ from tests.support.labmesh import SILENCE_S, World, running
 from tests.support.labtraffic import Talk, until
 
 pytestmark = pytest.mark.kernel
+PLUGIN = Path(ztun_cni.__file__)
 MODE, REDIRECTION = "istio.io/dataplane-mode", "ambient.istio.io/redirection"
 PODS = ("client-a", "server-a", "client-b", "server-b", "outsider-a")
 
@@ -148,6 +151,56 @@ def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: C
     until(lambda: not any(cluster.says(name) for name in names), "the API is told")
     assert not json.loads(maps(world, "owners"))
     assert world.is_served("client-a", world.address("server-b"))
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_pod_is_captured_before_the_cni_plugin_has_made_it(world: World, cluster: Cluster) -> None:
+    """As a runtime does it: the API has the pod without an address, and nothing runs in it yet."""
+    pod = world.pod("spare-a")
+    uid = str(uuid.uuid4())
+    raw = kube.pod("spare-a", node="node-a", uid=uid, phase="Pending", serviceAccountName="spare")
+    cluster.api.create(raw)
+    config = {
+        "cniVersion": "1.1.0",
+        "name": "lab",
+        "type": "ztun-cni",
+        "socket": str(world.mesh.run_dir("node-a") / "agent.sock"),
+        "logFile": "",
+        "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": f"{pod.address(4)}/32"}]},
+    }
+    environment = {
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": str(pod.netns),
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_UID={uid};K8S_POD_NAME=spare-a;K8S_POD_NAMESPACE=demo",
+    }
+
+    def call(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PLUGIN],
+            input=json.dumps(config),
+            env=environment | {"CNI_COMMAND": command},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert is_open(world, "spare-a", "outsider-b")
+    added = call("ADD")
+    assert (added.returncode, json.loads(added.stdout)) == (0, config["prevResult"]), added.stdout
+    owners = [row["owner"] for row in json.loads(maps(world, "owners"))]
+    assert f"demo/spare-a {uid}" in owners
+    # The control plane of the lab has listed it all the time: with a real one it is closed until then.
+    until(lambda: "spare-a" in served(world, "node-a"), "it is served")
+    assert call("CHECK").returncode == call("STATUS").returncode == 0
+    cluster.api.delete("pods", "spare-a", "demo")
+    assert call("DEL").returncode == call("DEL").returncode == 0
+    until(lambda: "spare-a" not in served(world, "node-a"), "it is gone")
+    refused = call("ADD")
+    assert refused.returncode == 1 and json.loads(refused.stdout)["code"] == 11
+    assert "pod demo/spare-a is not known" in json.loads(refused.stdout)["msg"]
+    world.mesh.unenroll(pod)
 
 
 def maps(world: World, name: str) -> str:

@@ -67,6 +67,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.enroll.source",
         "agent.enroll.wish",
     },
+    # Runs on the node without anything else of ours.
+    "agent.cni": set(),
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
     "agent.lab": {"agent", "redirect"},
     "agent.cli": {
@@ -122,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.state.store",
         "agent.state.snapshot",
         "agent.enroll",
+        "agent.kubernetes.gate",
         "agent.identity.keeper",
         "agent.rpc",
         "agent.supervisor.crew",
@@ -144,6 +147,7 @@ ASYNCIO_HOMES = (
     "agent.controlplane.serve",
     "agent.identity.keeper",
     "agent.enroll",
+    "agent.kubernetes.gate",
     "agent.kubernetes.reporter",
     "agent.kubernetes.source",
     "agent.admin",
@@ -239,8 +243,8 @@ def calls_in(path: Path) -> Iterator[tuple[int, str]]:
         ("print", ("agent.cli", "agent.lab"), "output belongs to the command line"),
         (
             "os.environ",
-            ("agent.config", "redirect.bcc_backend"),
-            "one reader; bcc takes its header tree by it",
+            ("agent.config", "redirect.bcc_backend", "agent.cni.ztun_cni"),
+            "one reader; bcc takes its header tree by it, a CNI plugin is told everything by it",
         ),
         ("os.getenv", ("agent.config",), "one reader of the environment"),
         (

@@ -104,7 +104,7 @@ def test_a_namespace_that_goes_before_its_pods_leaves_them_as_they_are_and_is_fo
 
 def test_the_place_that_the_cni_plugin_told_is_used_for_that_pod_alone() -> None:
     made = table(put(address=""))
-    made.put_place(FIRST, "/run/netns/cni-1")
+    made.put_place(FIRST, "container", "/run/netns/cni-1")
     (claim,) = (made.claims() or {}).values()
     assert (claim.stance, claim.where) == (Stance.WANTED, Where(netns="/run/netns/cni-1"))
     made.hear_pods([put(uid=SECOND, address="10.0.0.1")])
@@ -152,8 +152,10 @@ def test_an_address_that_changes_has_the_pod_looked_for_anew_as_the_same_one() -
     (taken,) = steps(table(put(address="10.0.0.9")), before)
     assert isinstance(taken, Take) and taken.wish.where == found("10.0.0.9")
     assert (taken.wish.since_s, taken.wish.uid) == (1.0, FIRST)
-    named = wish(where=Where(netns="/run/netns/cni-1"))
-    assert steps(table(put(address="10.0.0.9")), named) == [], "a path leads there whatever the address"
+    (taken,) = steps(table(put(address="10.0.0.9")), wish(where=Where(netns="/run/netns/cni-1")))
+    assert isinstance(taken, Take) and taken.wish.where == found("10.0.0.9"), (
+        "the path is of an agent before this one"
+    )
 
 
 @pytest.mark.parametrize(
