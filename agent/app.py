@@ -22,6 +22,7 @@ from pathlib import Path
 from agent import VERSION, config
 from agent.admin.server import HttpServer
 from agent.briefing import Briefing
+from agent.cni.keeper import keep_installed
 from agent.config import Config
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod
@@ -33,8 +34,6 @@ from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted, raise_fd_limit
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
-from agent.kubernetes.access import AccessError
-from agent.kubernetes.selectors import SelectorError
 from agent.kubernetes.settings import gate_of, sources_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
@@ -91,7 +90,7 @@ log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
 CERTIFICATES_PATIENCE_S = 10.0
-EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, AccessError, SelectorError)
+EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, config.ConfigError)
 """What can keep an agent from starting without being a defect; the text is for whoever starts it."""
 
 
@@ -329,6 +328,7 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.reports.run(),
                 *([agent.manifests.run()] if settings.report_enrolled else ()),  # istiod knows nothing of it
                 *(source.run() for source in agent.sources),
+                agent.after_prepared(partial(keep_installed, settings)),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),

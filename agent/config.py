@@ -253,6 +253,19 @@ class Config:
         "Which pods are captured: YAML as in ambient.enablementSelectors of Istio's chart; without it as there.",
     )
 
+    cni_conf_dir: Path = kubernetes_option(
+        DIRECTORY,
+        "",
+        "Chain ztun-cni into the network configuration there and keep it so; without it pods are captured when the API "
+        "tells of them.",
+    )
+    cni_bin_dir: Path = kubernetes_option(
+        DIRECTORY, "/opt/cni/bin", "Where the runtime looks for CNI plugins."
+    )
+    cni_own_file: bool = kubernetes_option(
+        SWITCH, "false", "Chain it in a copy, for a CNI that writes its own file anew whenever it starts."
+    )
+
     admin_address: str = server_option(SERVER, "127.0.0.1:15000", "The admin server.")
     metrics_address: str = server_option(SERVER, "[::]:15020", "The Prometheus endpoint.")
     readiness_address: str = server_option(SERVER, "[::]:15021", "The readiness probe.")

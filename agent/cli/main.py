@@ -21,6 +21,7 @@ SECTIONS = {
         "agent": "agent.cli.agent:agent",
         "control-plane": "agent.cli.control_plane:control_plane",
         "uninstall": "agent.cli.uninstall:uninstall",
+        "cni": "agent.cli.cni:cni",
     },
     "Pods": {
         "enroll": "agent.cli.enroll:enroll",

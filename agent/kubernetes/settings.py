@@ -8,7 +8,7 @@ from random import Random
 
 import yaml
 
-from agent.config import Config
+from agent.config import Config, ConfigError
 from agent.enroll.progress import Progress
 from agent.enroll.wish import PodKey
 from agent.kubernetes.access import NO_API, Access, AccessError, of_kubeconfig, of_pod
@@ -23,10 +23,13 @@ def sources_of(
     rng: Random,
     found: Callable[[], Mapping[PodKey, Progress]],
 ) -> tuple[KubernetesSource, ...]:
-    """The sources that are asked for, as of KubernetesSource. Raises AccessError, SelectorError."""
+    """The sources that are asked for, as of KubernetesSource. Raises ConfigError for options that can never be."""
     if settings.pod_source != "kubernetes":
         return ()
-    way, rules = of_settings(settings)
+    try:
+        way, rules = of_settings(settings)
+    except (AccessError, SelectorError) as error:
+        raise ConfigError(f"--pod-source kubernetes: {error}") from error
     return (KubernetesSource(settings.node, way, rules, found, rng),)
 
 

@@ -68,7 +68,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.enroll.wish",
     },
     # Runs on the node without anything else of ours.
-    "agent.cni": set(),
+    "agent.cni": {"agent.config"},
+    "agent.cni.ztun_cni": set(),
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
     "agent.lab": {"agent", "redirect"},
     "agent.cli": {
@@ -80,6 +81,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.config",
         "agent.admin",
         "agent.app",
+        "agent.cni",
         "agent.log",
         "agent.enroll.wish_file",
         "agent.run_lock",
@@ -158,6 +160,7 @@ ASYNCIO_HOMES = (
     "agent.worker",
     "agent.lab",
     "agent.cli",
+    "agent.cni.keeper",
     "agent.supervisor",
     "agent.pages",
     "agent.watch",
