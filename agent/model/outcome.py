@@ -56,6 +56,7 @@ class Outcome(Enum):
     OVERLOADED = Facts("CONNECT", 503, "the agent is at its limit of connections or file descriptors")
     POD_REMOVED = Facts("-", 503, "the pod left the mesh")
     RESET = Facts("-", 503, "one end reset the connection")
+    CUT_BY_PEER = Facts("CONNECT", 503, "the other node's proxy ended the connection; see its log")
     INTERNAL = Facts("CONNECT", 503, "a defect in ztun: please report it with the log line")
 
     @property

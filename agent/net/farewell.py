@@ -11,6 +11,7 @@ import select
 import socket
 
 from agent.net.loop import Loop, Timer
+from agent.net.sockets import ENDS_IN_ORDER, RESETS
 
 LINGER_S = 1.0
 DROPPED_BYTES = 1 << 18
@@ -82,10 +83,14 @@ class Farewell:
 
 
 def close(sock: socket.socket, *, reset: bool) -> None:
-    """Close a socket; with `reset` the peer gets RST instead of an orderly end."""
-    if reset and sock.fileno() >= 0:
+    """Close a socket; with `reset` the peer gets RST instead of an orderly end.
+
+    Nothing else ends in order: a socket of the data path is born so that it is reset by whatever else closes it
+    (`sockets.set_stream_options`).
+    """
+    if sock.fileno() >= 0:
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESETS if reset else ENDS_IN_ORDER)
         except OSError:  # the peer was faster
             pass
     sock.close()

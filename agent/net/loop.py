@@ -24,6 +24,7 @@ Action = Callable[[], object]
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+BROKEN = select.EPOLLERR
 WRITABLE = select.EPOLLOUT
 _EVENTS_PER_ROUND = 256
 # Rounds before the outer loop gets its turn; more would starve timers and the control channel.

@@ -1,19 +1,35 @@
 """Carry bytes between two plain sockets, until both directions have ended.
 
 For passthrough, plaintext inbound and the local hand-over. Same rules of ends, counters and back-pressure
-as `net.relay`: nothing is read for a socket that still has a backlog.
+as `net.relay`: nothing is read for a socket that still has a backlog, an end stays an end and a reset a reset.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+from functools import partial
 from typing import Protocol
 
-from agent.model.outcome import Outcome
+from agent.model.outcome import Outcome, Refusal
 from agent.net.farewell import close
-from agent.net.loop import ENDED, READABLE, WRITABLE, Loop
+from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop, Timer
+from agent.net.parting import PATIENCE_S, Parting
 
 BATCH_BYTES = 1 << 18
+_RESETS = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
+
+
+def loss(who: str, error: int) -> Refusal:
+    """What it means that the TCP connection of `who` (client or server) broke; `error` is an errno."""
+    if error in _RESETS:
+        return Refusal(Outcome.RESET, f"the {who} reset the connection")
+    if (
+        error == errno.ECONNABORTED
+    ):  # of a connection that was open: sock_diag(7) destroyed it, which we ask for
+        return Refusal(Outcome.POD_REMOVED, f"the kernel closed its sockets: the {who}'s pod left the mesh")
+    return Refusal(Outcome.RESET, f"the connection of the {who} broke: {os.strerror(error)}")
 
 
 class _End:
@@ -25,6 +41,8 @@ class _End:
         "fd",
         "from_bytes",
         "is_readable",
+        "lost",
+        "name",
         "other",
         "reads",
         "relay",
@@ -32,19 +50,24 @@ class _End:
         "writes",
     )
 
-    def __init__(self, relay: PlainRelay, sock: socket.socket) -> None:
+    def __init__(self, relay: PlainRelay, sock: socket.socket, name: str) -> None:
         self.relay = relay
         self.sock = sock
+        self.name = name
         self.fd = sock.fileno()
         self.other: _End = self
-        self.backlog = b""
+        self.backlog = bytearray()
         self.from_bytes = 0
         self.reads = self.writes = True
         self.ended = self.is_readable = False
+        self.lost = 0
+        """The error by which its connection broke. What it had sent before is still carried."""
 
     def on_ready(self, mask: int) -> None:
         if mask & ENDED:
             self.ended = True
+            if mask & BROKEN:
+                self.on_broken()
         if mask & WRITABLE and self.backlog:
             self.send_backlog()
         if mask & READABLE and self.reads:
@@ -62,14 +85,11 @@ class _End:
         except BlockingIOError:
             self.is_readable = False
             return
-        except OSError:
-            if not self.backlog and not other.backlog:
-                self.relay.gone()
-                return
-            size = 0  # what came before the reset is delivered first
+        except OSError as error:
+            self.lost = self.lost or error.errno or errno.EIO
+            size = 0
         if not size:
-            self.reads = False
-            other.end()
+            self.end_here()
             return
         other.write(buffer[:size])
         self.from_bytes += size
@@ -78,26 +98,36 @@ class _End:
         else:
             self.is_readable = False
 
+    def end_here(self) -> None:
+        """Nothing more comes from here."""
+        if self.lost:
+            # The kernel says EPIPE for a reset that came after a FIN: then this direction has ended in order.
+            self.relay.part(self, ends_first=self.lost == errno.EPIPE)
+        else:
+            self.reads = False
+            self.other.end()
+
     def write(self, data: memoryview) -> None:
         try:
             sent = self.sock.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:
-            self.relay.gone()
+        except OSError as error:
+            self.other.from_bytes -= len(data)  # they are not carried, though the caller will say so
+            self.lose(error.errno or errno.EIO)
             return
         if sent < len(data):
-            self.backlog = bytes(data[sent:])
+            self.backlog += data[sent:]
 
     def send_backlog(self) -> None:
         try:
             sent = self.sock.send(self.backlog)
         except BlockingIOError:
             return
-        except OSError:
-            self.relay.gone()
+        except OSError as error:
+            self.lose(error.errno or errno.EIO)
             return
-        self.backlog = self.backlog[sent:]
+        del self.backlog[:sent]
         if not self.backlog:
             if not self.other.reads:
                 self.end()
@@ -115,6 +145,25 @@ class _End:
             pass
         self.relay.finish_if_ended()
 
+    def on_broken(self) -> None:
+        """An edge says so. Without an error it is one of a former owner of this descriptor number."""
+        if error := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.lose(error)
+
+    def lose(self, error: int) -> None:
+        """Nothing can be delivered here any more; what came before is still in the socket's queue."""
+        if self.lost or self.relay.is_over:
+            return
+        self.lost = error
+        self.other.from_bytes -= len(self.backlog)
+        self.backlog = bytearray()
+        if self.reads:
+            self.is_readable = self.ended = True
+            self.relay.hurry(self)
+            self.relay.again(self)
+        else:
+            self.relay.part(self, ends_first=True)
+
 
 class PlainRelayOwner(Protocol):
     def finished(self, relay: PlainRelay) -> None:
@@ -124,17 +173,30 @@ class PlainRelayOwner(Protocol):
 class PlainRelay:
     """Owns both sockets; carries bytes from `start` on. Counters as TunnelRelay's."""
 
-    __slots__ = ("_client", "_loop", "_owner", "_server", "buffer", "error", "is_over", "outcome")
+    __slots__ = (
+        "_client",
+        "_loop",
+        "_owner",
+        "_parting",
+        "_server",
+        "_timer",
+        "buffer",
+        "error",
+        "is_over",
+        "outcome",
+    )
 
     def __init__(
         self, loop: Loop, client: socket.socket, server: socket.socket, owner: PlainRelayOwner
     ) -> None:
         self._loop = loop
         self.buffer = loop.buffers.opened[:BATCH_BYTES]
-        self._client = _End(self, client)
-        self._server = _End(self, server)
+        self._client = _End(self, client, "client")
+        self._server = _End(self, server, "server")
         self._client.other, self._server.other = self._server, self._client
         self._owner = owner
+        self._parting: Parting | None = None
+        self._timer: Timer | None = None
         self.is_over = False
         self.outcome = Outcome.OK
         self.error = ""
@@ -155,25 +217,67 @@ class PlainRelay:
 
     def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "") -> None:
         """Reset both sockets now."""
-        if not self.is_over:
+        if self._parting is not None:
+            self._parting.cut()
+        elif not self.is_over:
             self.outcome, self.error = outcome, detail or outcome.hint
             self._finish(reset=True)
 
     def again(self, end: _End) -> None:
         self._loop.soon(end.pump)
 
-    def gone(self) -> None:
-        """One socket was reset, so both are: the other end sees what it would see without a proxy."""
-        if not self.is_over:
-            self._finish(reset=True)
-
     def finish_if_ended(self) -> None:
         ends = (self._client, self._server)
         if not self.is_over and not any(end.reads or end.writes for end in ends):
             self._finish(reset=False)
 
-    def _finish(self, *, reset: bool) -> None:
+    # -- one end's connection breaks
+
+    def hurry(self, end: _End) -> None:
+        """What this end sent before it broke is awaited only as long as the other end takes of it."""
+        left_of = partial(self._on_patience, end, end.from_bytes - len(end.other.backlog))
+        self._timer = self._loop.later(PATIENCE_S, left_of)
+
+    def _on_patience(self, end: _End, carried: int) -> None:
+        if end.from_bytes - len(end.other.backlog) > carried:
+            self.hurry(end)
+        else:
+            why = loss(end.name, end.lost)
+            self.abort(why.outcome, why.detail)
+
+    def part(self, end: _End, *, ends_first: bool) -> None:
+        """This end was reset, so both are: the other one is given what came before, and sees what it would directly."""
+        if self.is_over:
+            return
+        why = loss(end.name, end.lost)
+        self.outcome, self.error = why.outcome, why.detail
+        other = end.other
+        if other.lost:
+            self._finish(reset=True)
+            return
+        self._stop()
+        self._loop.forget(end.fd)
+        close(end.sock, reset=True)
+        self._parting = Parting(
+            self._loop, other.sock, other.backlog, ends_first=ends_first, sent=_nothing, done=self._on_parted
+        )
+
+    def _on_parted(self) -> None:
+        self._parting = None
+        for end in (self._client, self._server):
+            end.other.from_bytes -= len(end.backlog)
+            end.backlog = bytearray()
+        self._tell()
+
+    # -- the end
+
+    def _stop(self) -> None:
         self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _finish(self, *, reset: bool) -> None:
+        self._stop()
         for end in (self._client, self._server):
             self._loop.forget(end.fd)
             close(end.sock, reset=reset)
@@ -186,3 +290,7 @@ class PlainRelay:
 
     def _on_crash(self, error: BaseException) -> None:
         self.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _nothing(size: int) -> None:
+    """The counters follow from the backlog."""

@@ -1,27 +1,25 @@
 """Carry bytes between an application's socket and a tunnel, until both directions have ended.
 
 Back-pressure end to end: a socket that does not take bytes stops the peer's credit; a window or a socket
-that is full stops the reading here. Ends and resets map as docs/WIRE.md#ends: each direction ends by itself,
-an application's reset becomes the end of its direction, RST_STREAM(CANCEL or NO_ERROR) is an end.
+that is full stops the reading here. Ends and resets map as docs/WIRE.md#ends: each direction ends by itself, an end
+is an end and a reset a reset at the other side, and what came before it is delivered before it.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
+from functools import partial
 from typing import Protocol
 
-from agent.model.outcome import Outcome
+from agent.model.outcome import Outcome, Refusal
 from agent.net.farewell import close
-from agent.net.loop import ENDED, READABLE, WRITABLE, Loop
-from agent.net.plain_relay import PlainRelay
-from agent.net.tunnel import Tunnel
-from agent.wire.h2_frames import ErrorCode
+from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop, Timer
+from agent.net.parting import PATIENCE_S, Parting
+from agent.net.plain_relay import PlainRelay, loss
+from agent.net.tunnel import Tunnel, reset_code
 
 __all__ = ["PlainRelay", "TunnelRelay"]
-
-_GONE = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
 
 class TunnelRelayOwner(Protocol):
@@ -48,12 +46,15 @@ class TunnelRelay:
         "_is_waiting",
         "_link",
         "_loop",
+        "_lost",
         "_owner",
+        "_parting",
         "_recv_into",
         "_send",
         "_sock",
         "_stage",
         "_stream",
+        "_timer",
         "_tunnel",
         "_up_bytes",
         "_up_open",
@@ -78,6 +79,10 @@ class TunnelRelay:
         self._up_bytes = self._down_bytes = 0
         self._up_open = self._down_open = True
         self._ended = self._is_over = self._is_readable = self._is_waiting = False
+        self._lost = 0
+        """The error by which the application's connection broke. What it had sent before is still carried."""
+        self._parting: Parting | None = None
+        self._timer: Timer | None = None
         self.outcome = Outcome.OK
         self.error = ""
 
@@ -100,8 +105,11 @@ class TunnelRelay:
         return self._link
 
     def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "") -> None:
-        """End both sides now: RST to the application, RST_STREAM(CANCEL) to the peer."""
-        if not self._is_over:
+        """End both sides now: RST to the application, RST_STREAM to the peer with the code of the outcome."""
+        if self._parting is not None:
+            self._parting.cut()
+            self._drop_backlog()
+        elif not self._is_over:
             self._fail(outcome, detail or outcome.hint)
 
     # -- socket to tunnel
@@ -109,6 +117,8 @@ class TunnelRelay:
     def _on_ready(self, mask: int) -> None:
         if mask & ENDED:
             self._ended = True
+            if mask & BROKEN:
+                self._on_broken()
         if mask & WRITABLE and self._backlog:
             self._send_backlog()
         if mask & READABLE and self._up_open:
@@ -131,10 +141,14 @@ class TunnelRelay:
         except BlockingIOError:
             self._is_readable = False
             return
-        except OSError:
-            size = 0  # an application that resets has ended its direction, as far as the peer is told
+        except OSError as error:
+            self._lost = self._lost or error.errno or errno.EIO
+            size = 0
         if not size:
-            self._end_up()
+            if self._lost:
+                self._fail_lost()
+            else:
+                self._end_up()
             return
         self._up_bytes += size
         # A short read has emptied the socket; the next byte is a new edge. Not so the end, once announced.
@@ -174,8 +188,8 @@ class TunnelRelay:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._on_write_error(error)
             self._link.consumed(self._stream, size)
+            self._lose(error.errno or errno.EIO)
             return
         self._down_bytes += sent
         if sent:
@@ -197,7 +211,7 @@ class TunnelRelay:
         except BlockingIOError:
             return
         except OSError as error:
-            self._on_write_error(error)
+            self._lose(error.errno or errno.EIO)
             return
         del backlog[:sent]
         self._backlogs.release(self, sent)
@@ -214,27 +228,79 @@ class TunnelRelay:
                 pass
         self._finish_if_ended()
 
-    def _on_write_error(self, error: OSError) -> None:
-        """The application is gone: nothing can be delivered to it, so the peer need not go on sending."""
-        if error.errno in _GONE:
-            self._drop_tunnel()
-            self._finish(reset=False)
+    # -- the application's connection breaks
+
+    def _on_broken(self) -> None:
+        """An edge says so. Without an error it is one of a former owner of this descriptor number."""
+        if error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._lose(error)
+
+    def _lose(self, error: int) -> None:
+        """Nothing can be delivered any more; what the application sent before is still in the socket's queue."""
+        if self._lost or self._is_over:
+            return
+        self._lost = error
+        self._drop_backlog()
+        if not self._up_open:
+            self._fail_lost()
+            return
+        self._is_readable = self._ended = True
+        self._timer = self._loop.later(PATIENCE_S, partial(self._on_patience, self._up_bytes))
+        if not self._is_waiting:
+            self._loop.soon(self._pump)
+
+    def _on_patience(self, carried: int) -> None:
+        """The peer that gives no credit for the rest must not keep the reset from it."""
+        if self._up_bytes == carried:
+            self._fail_lost()
         else:
-            self._fail(Outcome.RESET, f"writing to the application: {os.strerror(error.errno or 0)}")
+            self._timer = self._loop.later(PATIENCE_S, partial(self._on_patience, self._up_bytes))
+
+    def _fail_lost(self) -> None:
+        if self._is_over:
+            return
+        # The kernel says EPIPE for a reset that came after a FIN: that direction has ended in order, so say it.
+        if self._lost == errno.EPIPE and self._up_open:
+            self._link.end_stream(self._stream)
+        why = loss("server" if self._tunnel.is_server else "client", self._lost)
+        self._fail(why.outcome, why.detail)
 
     # -- the end
 
-    def reset(self, clean: bool, detail: str) -> None:
-        """The tunnel is gone. An orderly end still lets the application read what was delivered."""
+    def reset(self, why: Refusal, is_clean: bool) -> None:
+        """The tunnel is gone; the application is given what came before that."""
         if self._is_over:
             return
-        if not clean:
-            failure = self._tunnel.failure
-            self._fail(failure.outcome if failure else Outcome.RESET, detail)
+        if is_clean and not self._down_open and not self._lost:
+            # Its direction had ended: whoever is there only says that nobody reads ours.
+            self._up_open = False
+            if not self._backlog:
+                self._end_down()
             return
-        self._up_open = self._down_open = False
-        if not self._backlog:
-            self._end_down()
+        self.outcome, self.error = why.outcome, why.detail
+        if self._lost:
+            self._finish(reset=True)
+            return
+        ends_first = not self._down_open
+        self._stop()
+        self._parting = Parting(
+            self._loop,
+            self._sock,
+            self._backlog,
+            ends_first=ends_first,
+            sent=self._on_sent,
+            done=self._on_parted,
+        )
+
+    def _on_sent(self, size: int) -> None:
+        self._backlogs.release(self, size)
+        self._down_bytes += size
+        self._link.consumed(self._stream, size)
+
+    def _on_parted(self) -> None:
+        self._parting = None
+        self._drop_backlog()
+        self._tell()
 
     def _finish_if_ended(self) -> None:
         if not self._up_open and not self._down_open and not self._backlog and not self._is_over:
@@ -243,22 +309,28 @@ class TunnelRelay:
 
     def _fail(self, outcome: Outcome, detail: str) -> None:
         self.outcome, self.error = outcome, detail
-        self._drop_tunnel()
+        self._drop_backlog()
+        self._tunnel.reset(reset_code(outcome))
         self._finish(reset=True)
 
-    def _drop_tunnel(self) -> None:
+    def _drop_backlog(self) -> None:
         if self._backlog:
             self._backlogs.release(self, len(self._backlog))
             self._link.consumed(self._stream, len(self._backlog))
             self._backlog = bytearray()
-        self._tunnel.reset(ErrorCode.CANCEL)
 
-    def _finish(self, *, reset: bool) -> None:
+    def _stop(self) -> None:
+        """Carry nothing more. The socket stays open."""
         self._is_over = True
         self._up_open = self._down_open = False
         if self._is_waiting:
             self._link.waiters.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
         self._tunnel.sink = self._stream.owner = None
+
+    def _finish(self, *, reset: bool) -> None:
+        self._stop()
         self._loop.forget(self._fd)
         close(self._sock, reset=reset)
         self._loop.soon(self._tell)

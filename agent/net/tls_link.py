@@ -7,6 +7,7 @@ HTTP/2; its user is told of everything through `TlsUser`.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import Protocol
@@ -167,7 +168,10 @@ class TlsLink:
         except BlockingIOError:
             return
         except OSError as error:
-            self.fail(Outcome.RESET, f"the connection broke: {os.strerror(error.errno or 0)}")
+            # Of a connection that was open: sock_diag(7) destroyed it, because the pod of this address has left.
+            is_destroyed = error.errno == errno.ECONNABORTED
+            outcome = Outcome.POD_REMOVED if is_destroyed else Outcome.RESET
+            self.fail(outcome, f"the connection broke: {os.strerror(error.errno or 0)}")
             return
         if not size:
             self._on_end()

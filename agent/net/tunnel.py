@@ -20,7 +20,36 @@ if TYPE_CHECKING:
 
 Headers = Iterable[tuple[str, str]]
 CLEAN_RESETS = (ErrorCode.NO_ERROR, ErrorCode.CANCEL)
-"""Resets that upstream's peers send in place of an orderly end (docs/WIRE.md#ends)."""
+"""Resets without a reason: after END_STREAM the rest is not wanted, before it is a cut (docs/WIRE.md#ends)."""
+_RESET_CODES = {
+    Outcome.RESET: ErrorCode.CONNECT_ERROR,
+    Outcome.POLICY_DENIED: ErrorCode.INADEQUATE_SECURITY,
+    Outcome.POLICY_CHANGED: ErrorCode.INADEQUATE_SECURITY,
+    Outcome.CERTIFICATE_REVOKED: ErrorCode.INADEQUATE_SECURITY,
+    Outcome.OVERLOADED: ErrorCode.ENHANCE_YOUR_CALM,
+}
+_REASONS: dict[int, str] = {
+    ErrorCode.INADEQUATE_SECURITY: "policy or a certificate forbids it now, ",
+    ErrorCode.ENHANCE_YOUR_CALM: "too much is left unread there, ",
+}
+
+
+def reset_code(outcome: Outcome) -> ErrorCode:
+    """What RST_STREAM says of a connection that ends here in this way. None that any peer takes for an orderly end."""
+    return _RESET_CODES.get(outcome, ErrorCode.INTERNAL_ERROR)
+
+
+def cut_by_peer(who: str, code: int, said: str = "") -> Refusal:
+    """What RST_STREAM from the proxy of `who` (client or server) means: `reset_code`, read from the other end."""
+    name = error_name(code)
+    if code == ErrorCode.CONNECT_ERROR:
+        return Refusal(Outcome.RESET, f"the {who} reset the connection, says its proxy ({name}){said}")
+    if code in CLEAN_RESETS:
+        return Refusal(
+            Outcome.RESET, f"the {who}'s proxy ended the connection and does not say why ({name}){said}"
+        )
+    why = _REASONS.get(code, "")
+    return Refusal(Outcome.CUT_BY_PEER, f"the {who}'s proxy ended the connection ({why}{name}){said}")
 
 
 class Standstill(NamedTuple):
@@ -55,8 +84,11 @@ class TunnelSink(Protocol):
     def resume(self) -> None:
         """There may be room to send again."""
 
-    def reset(self, clean: bool, detail: str) -> None:
-        """The stream is gone: reset by the peer, refused by this end, or lost with its connection."""
+    def reset(self, why: Refusal, is_clean: bool) -> None:
+        """The stream is gone: reset by the peer, refused by this end, or lost with its connection.
+
+        `is_clean`: by a peer that gives no reason (CLEAN_RESETS).
+        """
 
 
 class TunnelServerEvents(Protocol):
@@ -154,8 +186,7 @@ class Tunnel:
             pieces = [memoryview(piece) for piece in early or ()]
             sink.deliver(pieces, sum(map(len, pieces)), self._early_end)
         if self.is_gone and self.sink is not None:
-            failure = self.failure
-            sink.reset(failure is None, failure.detail if failure else "")
+            sink.reset(self.failure or Refusal(Outcome.CUT_BY_PEER), is_clean=self.failure is None)
 
     # -- for the link
 
@@ -176,27 +207,33 @@ class Tunnel:
             asker.answered(self, status, headers)
 
     def was_reset(self, code: int, by_peer: bool, text: str) -> None:
-        clean = by_peer and code in CLEAN_RESETS
         self.is_unseen = by_peer and code == ErrorCode.REFUSED_STREAM
-        detail = f"the tunnel was reset by the peer: {error_name(code)}"
+        said = f"; it said: {text}" if text else ""
         if not by_peer:
-            detail = f"the tunnel was reset here, {error_name(code)}: {text}"
-        outcome = Outcome.RESET if clean or self.asker is None else Outcome.UPSTREAM_REFUSED
-        self._end(Refusal(outcome, detail), clean)
+            why = Refusal(Outcome.RESET, f"the tunnel was reset here, {error_name(code)}: {text}")
+        elif self.asker is not None:
+            why = Refusal(
+                Outcome.UPSTREAM_REFUSED, f"the tunnel was reset by the peer: {error_name(code)}{said}"
+            )
+        else:
+            why = cut_by_peer("client" if self.is_server else "server", code, said)
+        self._end(why, by_peer and code in CLEAN_RESETS)
 
-    def fail(self, outcome: Outcome, detail: str) -> None:
-        """Lost with its connection, or never sent."""
+    def fail(self, outcome: Outcome, detail: str, said: str = "") -> None:
+        """Lost with its connection, or never sent; `said` is what the peer gave as its reason."""
         self.is_unseen = self.stream is None
-        self._end(Refusal(outcome, detail), clean=False)
+        if not self.is_unseen:
+            detail = f"the HBONE connection ended: {detail}"
+        self._end(Refusal(outcome, f"{detail}; the peer said: {said}" if said else detail), is_clean=False)
 
-    def _end(self, failure: Refusal, clean: bool) -> None:
+    def _end(self, why: Refusal, is_clean: bool) -> None:
         if self.is_gone:
             return
         self.is_gone = True
-        if not clean or self.asker is not None:
-            self.failure = failure
+        if not is_clean or self.asker is not None:
+            self.failure = why
         if self.sink is not None:
-            self.sink.reset(clean, failure.detail)
+            self.sink.reset(why, is_clean)
             return
         self._drop_early()
         self._leave_stream()

@@ -146,10 +146,10 @@ class TunnelLink:
             self._send_queued()
         return tunnel
 
-    def go_away(self) -> None:
-        """Take or make no new tunnels; close once those under way have ended."""
+    def go_away(self, why: str = "") -> None:
+        """Take or make no new tunnels; close once those under way have ended. `why` they are reset next is told."""
         if not self._is_closed:
-            self._codec.go_away()
+            self._codec.go_away(why)
             self.stage.flush_soon()
             self._loop.soon(self._close_if_finished)
 
@@ -387,7 +387,7 @@ class TunnelLink:
         owners = [stream.owner for stream in self._codec.streams.values() if stream.owner is not None]
         self._codec.streams.clear()
         for tunnel in owners:
-            tunnel.fail(outcome, detail)
+            tunnel.fail(outcome, detail, self._codec.last_words)
         self._queued.refuse(outcome, detail)
         self.waiters.clear()
         events, self._server_events, self._client_events = self._events, None, None

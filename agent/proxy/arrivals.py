@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 
 from agent.model.address import IP, SocketAddress
 from agent.model.connection import Direction
+from agent.net.farewell import close
 from agent.proxy.tallies import Tallies
 
 OnAccept = Callable[[socket.socket, SocketAddress, SocketAddress], None]
@@ -30,14 +31,14 @@ class Arrivals:
 
         def outbound(sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
             if peer.ip in own and local.ip in own:
-                sock.close()
+                close(sock, reset=False)
                 return
             of(peer.ip).accepted_outbound += 1
             handler(sock, peer, local)
 
         def inbound(sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
             if peer.ip in own and local.ip in own:
-                sock.close()
+                close(sock, reset=False)
                 return
             of(local.ip).accepted_inbound += 1
             handler(sock, peer, local)

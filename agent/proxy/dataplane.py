@@ -155,8 +155,14 @@ class DataPlane:
                 count = self.tallies.faults[end, fault]
                 yield families.HANDSHAKE_FAILURES, (end.value, fault.value), count
 
+    def say_why(self, reason: str, addresses: frozenset[IP] | None = None) -> None:
+        """Tell the peers of all HBONE connections, or of those of a pod, why what they carry is reset next."""
+        self.inbound.go_away(reason, addresses)
+        self.pool.go_away(reason, addresses)
+
     def close_pod(self, addresses: frozenset[IP]) -> None:
         """End everything that a pod of these addresses has here: it left the mesh."""
+        self.say_why("the pod left the mesh", addresses)
         self.registry.close_pod(addresses)
         self.pool.close_source(addresses)
         self.inbound.close_pod(addresses)

@@ -7,10 +7,13 @@ accepted is served, handshakes included; state goes on to be applied, so a polic
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from agent.model.outcome import Outcome
 from agent.proxy.dataplane import DataPlane
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 
@@ -26,14 +29,16 @@ class Drain:
         self._stop_accepting = stop_accepting
         self._finished = finished
         self._deadline_s: float | None = None
+        self._allowed_s = 0.0
 
     def start(self, deadline_s: float) -> None:
         """Begin; a second call may only shorten the time left."""
         end = self._loop.now() + deadline_s
         if self._deadline_s is not None:
-            self._deadline_s = min(self._deadline_s, end)
+            if end < self._deadline_s:
+                self._deadline_s, self._allowed_s = end, deadline_s
             return
-        self._deadline_s = end
+        self._deadline_s, self._allowed_s = end, deadline_s
         self._stop_accepting()
         self._plane.pool.go_away()
         self._plane.inbound.go_away()
@@ -44,7 +49,10 @@ class Drain:
         if not self._has_work():
             self._finished()
         elif self._loop.now() >= self._deadline_s:
-            self._plane.registry.close_all(Outcome.DRAINED, "closed due to drain")
+            reason = f"the agent stopped and its drain deadline of {self._allowed_s:g} s passed"
+            log.warning("%s: resetting %d live connections", reason, len(self._plane.registry))
+            self._plane.say_why(reason)
+            self._plane.registry.close_all(Outcome.DRAINED, reason)
             # One more turn lets the resets leave before the process does.
             self._loop.later(POLL_S, self._finished)
         else:

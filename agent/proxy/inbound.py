@@ -122,11 +122,16 @@ class Inbound:
         """The workload at the address reached, as of now. Raises Refusal."""
         return self._pods.workload(self.delivery.store.current, local.ip, is_source=False)
 
-    def go_away(self) -> None:
-        """Whoever is still in the lobby hears it when it has had its say."""
-        self.is_leaving = True
+    def go_away(self, why: str = "", addresses: frozenset[IP] | None = None) -> None:
+        """Have every connection, or those to these addresses, finish its tunnels and close; `why`: they are reset.
+
+        Whoever is still in the lobby hears it when it has had its say.
+        """
+        if addresses is None:
+            self.is_leaving = True
         for entry in tuple(self.links):
-            entry.link.go_away()
+            if addresses is None or entry.local.ip in addresses:
+                entry.link.go_away(why)
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
         self.lobby.close_pod(addresses)

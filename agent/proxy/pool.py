@@ -227,10 +227,12 @@ class Pool:
             for pooled in tuple(group.connecting):
                 pooled.abort(gone.outcome, gone.detail)
 
-    def go_away(self) -> None:
-        """Let every connection finish its tunnels and close."""
-        for _, link in self.links:
-            link.go_away()
+    def go_away(self, why: str = "", addresses: frozenset[IP] | None = None) -> None:
+        """Have every connection, or those in these names, finish its tunnels and close; `why`: they are reset."""
+        for group in self._groups.values():
+            if addresses is None or group.key.client_ip in addresses:
+                for link in group.links:
+                    link.go_away(why)
 
     def now(self) -> float:
         """Seconds of the loop's clock."""

@@ -92,7 +92,10 @@ class DataReceived:
 
 @dataclass(slots=True)
 class StreamReset:
-    """The stream is gone. `by_peer` is false when this end reset it for a violation (`text` says which)."""
+    """The stream is gone. `by_peer` is false when this end reset it for a violation.
+
+    `text` says which violation, or why the peer ends the whole connection, if it did say so by a GOAWAY before.
+    """
 
     stream: Stream
     code: int

@@ -62,6 +62,8 @@ class Setting(IntEnum):
     INITIAL_WINDOW_SIZE = 4
     MAX_FRAME_SIZE = 5
     MAX_HEADER_LIST_SIZE = 6
+    ENABLE_CONNECT_PROTOCOL = 8
+    """RFC 8441. Nothing that a client has to say, but Envoy does."""
 
 
 class H2Error(Exception):

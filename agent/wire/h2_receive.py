@@ -161,7 +161,7 @@ class H2Receiver(H2Sender, ABC):
             self._credit_connection()
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._late(stream_id, frames.DATA)
+            self._late(stream_id, frames.DATA, size)
         elif not stream.remote_open:
             self._violate(stream, ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
             stream = None
@@ -227,7 +227,7 @@ class H2Receiver(H2Sender, ABC):
 
     # -- judgement
 
-    def _late(self, stream_id: int, kind: int) -> None:
+    def _late(self, stream_id: int, kind: int, size: int = 0) -> None:
         """A frame for a stream that is not open: idle is an error, closed depends on who closed it."""
         mine = stream_id % 2 == (0 if self.is_server else 1)
         last = self._next_id - 2 if mine and not self.is_server else 0 if mine else self._last_peer_id
@@ -235,13 +235,17 @@ class H2Receiver(H2Sender, ABC):
             raise H2Error(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind} on the idle stream {stream_id}")
         if kind in (frames.WINDOW_UPDATE, frames.RST_STREAM):
             return
+        on_its_way = self._resets.get(stream_id, 0)
+        if kind == frames.DATA and 0 < size <= on_its_way:
+            self._resets[stream_id] = on_its_way - size
+            return
         self._expect(self._noise_allowed, "frames on closed streams")
         if stream_id in self._resets:
             return
         if kind == frames.HEADERS:
             raise H2Error(ErrorCode.STREAM_CLOSED, f"HEADERS on the closed stream {stream_id}")
         self.out += frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED)
-        self._resets[stream_id] = None
+        self._resets[stream_id] = 0
 
     def _violate(self, stream: Stream, code: ErrorCode, text: str) -> None:
         self.reset(stream, code)

@@ -44,9 +44,14 @@ class H2Sender:
         """The peer's MAX_CONCURRENT_STREAMS, None while it set no limit."""
         self.failed = False
         self.goaway_sent = self.goaway_received = False
+        self.takes_connect_error_for_end = False
+        """The peer is an Envoy that dials (docs/WIRE.md#ends)."""
+        self.last_words = ""
+        """The text of the peer's GOAWAY."""
         self._closes_door = False
         """The first GOAWAY of a graceful end is out, the second not yet."""
-        self._resets: OrderedDict[int, None] = OrderedDict()
+        self._resets: OrderedDict[int, int] = OrderedDict()
+        """Streams reset here, with the bytes that the peer may have sent before it knew."""
         self._next_id = 1
         self._last_peer_id = 0
         self._table_emptied = False
@@ -127,8 +132,10 @@ class H2Sender:
         """RST_STREAM, unless the stream is over already."""
         if self.streams.get(stream.id) is not stream:
             return
+        if code is ErrorCode.CONNECT_ERROR and self.takes_connect_error_for_end:
+            code = ErrorCode.INTERNAL_ERROR
         self.out += frames.rst_stream(stream.id, code)
-        self._resets[stream.id] = None
+        self._resets[stream.id] = stream.receive_window
         if len(self._resets) > REMEMBERED_RESETS:
             self._resets.popitem(last=False)
         self._forget(stream)
@@ -238,9 +245,13 @@ class H2Sender:
 
     # -- the end of the connection
 
-    def go_away(self) -> None:
+    def go_away(self, why: str = "") -> None:
         """Graceful: no new streams, open ones go on. A server announces first and closes the door one
-        round trip later, so that streams already on their way are served (docs/WIRE.md#goaway)."""
+        round trip later, so that streams already on their way are served (docs/WIRE.md#goaway).
+        With `why` at once, and with that text: the open ones are going to be reset, and this is the reason."""
+        if why:
+            self._closes_door = False
+            self.shut(ErrorCode.NO_ERROR, why)
         if self.goaway_sent:
             return
         self.goaway_sent = True

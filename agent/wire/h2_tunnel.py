@@ -163,7 +163,7 @@ class H2Tunnels(H2Receiver):
         if self.is_server and not stream.is_answered:
             self._expect(self._resets_allowed, "requests that are taken back at once")
         self._forget(stream)
-        self._events.append(StreamReset(stream, frames.read_long(payload)))
+        self._events.append(StreamReset(stream, frames.read_long(payload), text=self.last_words))
         self._events.append(StreamsChanged())
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -189,6 +189,8 @@ class H2Tunnels(H2Receiver):
                 self.peer_frame_bytes = value
             elif key == Setting.MAX_CONCURRENT_STREAMS:
                 self.peer_streams = value
+            elif key == Setting.ENABLE_CONNECT_PROTOCOL and value and self.is_server:
+                self.takes_connect_error_for_end = True
             elif key == Setting.ENABLE_PUSH and value and not self.is_server:
                 raise H2Error(ErrorCode.PROTOCOL_ERROR, "a server that allows itself to be pushed to")
         self.out += frames.SETTINGS_ACK
@@ -230,7 +232,7 @@ class H2Tunnels(H2Receiver):
             for stream in [s for s in self.streams.values() if s.id > last]:
                 self._forget(stream)
                 self._events.append(StreamReset(stream, ErrorCode.REFUSED_STREAM))
-        text = payload[8:208].decode("utf-8", "replace")
+        text = self.last_words = payload[8:208].decode("utf-8", "replace")
         self._events.append(GoAwayReceived(last, frames.read_long(payload, 4), text))
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:

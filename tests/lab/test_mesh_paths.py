@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 
 import pytest
 
@@ -28,7 +27,6 @@ from tests.support.links import small_link
 
 pytestmark = pytest.mark.kernel
 
-ONE_PORT = 7001
 BURST = 250
 CLIENT = "spiffe://cluster.local/ns/demo/sa/client"
 SERVER = "spiffe://cluster.local/ns/demo/sa/server"
@@ -106,28 +104,6 @@ def test_a_server_may_speak_first(world: World) -> None:
         with entered(world.pod("client-a").netns):
             words = probes.first_words(world.address(server), BANNER_PORT, 5.0)
         assert words["banner"].encode() == probes.BANNER
-
-
-@pytest.mark.parametrize("ends_first", ["server", "client"])
-@pytest.mark.parametrize("server", ["server-b", "outsider-b"], ids=["hbone", "passthrough"])
-def test_a_reset_at_one_end_ends_the_other(world: World, server: str, ends_first: str) -> None:
-    """Plainly it stays a reset; in a tunnel it becomes an end of the stream, as ztunnel has it (facts 2.5)."""
-    with entered(world.pod(server).netns), socket.create_server(("0.0.0.0", ONE_PORT)) as listener:
-        listener.settimeout(PATIENCE_S)
-        client = world.dial("client-a", world.address(server), ONE_PORT)
-        accepted, _ = listener.accept()
-        accepted.settimeout(PATIENCE_S)
-        with client, accepted:
-            client.sendall(b"x")
-            assert accepted.recv(1) == b"x"
-            one, other = (accepted, client) if ends_first == "server" else (client, accepted)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            one.close()
-            if server == "server-b":
-                assert other.recv(1) == b""
-            else:
-                with pytest.raises(ConnectionResetError):
-                    other.recv(1)
 
 
 def test_a_burst_of_connections_is_served_whole(world: World) -> None:

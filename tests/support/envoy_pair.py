@@ -41,6 +41,7 @@ class OurServer:
         self.side = ServerSide()
         self.side.on_request = self.on_request
         self.apps: list[socket.socket] = []
+        self.relays: list[TunnelRelay] = []
         self.done = Ended[TunnelRelay]()
         self.links: list[TunnelLink] = []
         listener = open_listener(None, 0, transparent=False, reuse_port=False, address="127.0.0.1")
@@ -60,7 +61,8 @@ class OurServer:
         self.apps.append(self.it.keep(app))
         self.it.keep(near)
         tunnel.accept([("baggage", "k8s.cluster.name=Kubernetes")])
-        TunnelRelay(self.it.loop, near, tunnel, self.done).start()
+        self.relays.append(TunnelRelay(self.it.loop, near, tunnel, self.done))
+        self.relays[-1].start()
 
 
 @contextlib.contextmanager

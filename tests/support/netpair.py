@@ -196,6 +196,16 @@ class Ended(list[R]):
         self.append(relay)
 
 
+def read_reset(node: Node, sock: socket.socket) -> bytes:
+    """Everything up to the reset that the stream must end with."""
+    got = bytearray()
+    try:
+        node.until(lambda: take_into(sock, got))
+    except ConnectionResetError:
+        return bytes(got)
+    raise AssertionError(f"an orderly end after {len(got)} bytes")
+
+
 class Relayed:
     """Application | relay | tunnel | relay | application: `client` and `server` are the applications."""
 
@@ -229,3 +239,7 @@ class Relayed:
         got = bytearray()
         self.node.until(lambda: take_into(sock, got))
         return bytes(got)
+
+    def read_reset(self, sock: socket.socket) -> bytes:
+        """Everything up to the reset that the stream must end with."""
+        return read_reset(self.node, sock)

@@ -12,6 +12,7 @@ import pytest
 
 from agent.model.outcome import Outcome
 from agent.net.farewell import close
+from agent.net.parting import PATIENCE_S
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import MIB
 from agent.wire.h2_frames import ErrorCode
@@ -53,6 +54,8 @@ def test_a_backlog_that_is_dropped_gives_its_credit_back(end: Callable[[Hbone, R
         relayed = hbone.relayed()
         stuff(hbone, relayed)
         end(hbone, relayed)
+        it.settle()
+        it.skew_s = PATIENCE_S + 1  # of the reset that waits for a reader
         it.until(lambda: relayed.server_relay in relayed.done)
         relayed.client_relay.abort()
         it.settle()
@@ -64,8 +67,8 @@ def test_a_backlog_that_is_still_read_gives_its_credit_back() -> None:
         hbone = Hbone(it)
         relayed = hbone.relayed()
         stuff(hbone, relayed)
-        relayed.client_relay.abort()  # CANCEL: what was delivered may still be read
-        got = len(relayed.read_end(relayed.server))
+        relayed.client_relay.abort()
+        got = len(relayed.read_reset(relayed.server))
         it.until(lambda: relayed.server_relay in relayed.done)
         assert got and lost_bytes(hbone) == it.loop.backlogs.total_bytes == 0
 
@@ -139,10 +142,9 @@ def test_bytes_for_an_application_that_is_gone_give_their_credit_back() -> None:
         hbone = Hbone(it)
         relayed = hbone.relayed()
         close(relayed.server, reset=True)
-        it.settle()
-        relayed.client.send(b"x" * 10_000)
-        it.until(lambda: relayed.server_relay in relayed.done)
-        assert hbone.server._codec._consumed == 10_000 and lost_bytes(hbone) == 0
+        relayed.client.send(b"x" * 10_000)  # both in one round
+        it.until(lambda: relayed.server_relay in relayed.done and hbone.server._codec._consumed == 10_000)
+        assert lost_bytes(hbone) == 0
 
 
 def test_many_cut_tunnels_leave_room_for_the_next() -> None:

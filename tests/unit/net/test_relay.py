@@ -7,12 +7,10 @@ import socket
 import pytest
 
 from agent.model.outcome import Outcome
-from agent.net.farewell import close
 from agent.net.relay import PlainRelay, TunnelRelay
 from agent.net.tls_link import HIGH_BYTES
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import MIB
-from agent.wire.h2_frames import ErrorCode
 from tests.support.netpair import Ended, Hbone, Node, node, tcp_pair
 from tests.support.traffic import Flow, take_into
 
@@ -111,59 +109,6 @@ def test_a_reader_that_sleeps_stops_the_sender_within_the_window() -> None:
         assert len(hbone.client.waiters) <= 1  # however often it waited
 
 
-def test_an_application_reset_ends_its_direction_as_upstream_does() -> None:
-    with node() as it:
-        relayed = Hbone(it).relayed()
-        relayed.client.send(b"x")
-        relayed.read(relayed.server, 1)
-        close(relayed.client, reset=True)
-        assert relayed.read_end(relayed.server) == b""  # FIN, not RST
-        relayed.server.send(b"nobody reads this")
-        it.until(lambda: relayed.client_relay in relayed.done)
-        assert relayed.client_relay.error == ""
-        it.until(lambda: relayed.server_relay in relayed.done)
-        assert relayed.server_relay.error == ""
-
-
-@pytest.mark.parametrize("code", [ErrorCode.NO_ERROR, ErrorCode.CANCEL])
-def test_a_cancelled_tunnel_is_an_end_for_the_application(code: ErrorCode) -> None:
-    with node() as it:
-        outer, inner = Hbone(it).tunnel()
-        client = OneEnd(it, outer)
-        inner.reset(code)
-        assert client.read() == b""
-        it.until(lambda: client.done)
-        assert client.done[0].error == ""
-
-
-def test_a_tunnel_reset_with_an_error_resets_the_application() -> None:
-    with node() as it:
-        outer, inner = Hbone(it).tunnel()
-        client = OneEnd(it, outer)
-        inner.reset(ErrorCode.INTERNAL_ERROR)
-        with pytest.raises(ConnectionResetError):
-            client.read()
-        it.until(lambda: client.done)
-        assert "INTERNAL_ERROR" in client.done[0].error and client.done[0].outcome is Outcome.RESET
-
-
-def test_abort_kills_both_sides_at_once() -> None:
-    with node() as it:
-        relayed = Hbone(it).relayed()
-        relayed.client.send(b"x")
-        relayed.read(relayed.server, 1)
-        relayed.server_relay.abort(Outcome.POLICY_CHANGED, "denied by default/deny-all")
-        with pytest.raises(ConnectionResetError):
-            relayed.read_end(relayed.server)
-        assert relayed.read_end(relayed.client) == b""
-        it.until(lambda: len(relayed.done) == 2)
-        assert relayed.server_relay.outcome is Outcome.POLICY_CHANGED
-        assert relayed.server_relay.error == "denied by default/deny-all"
-        relayed.server_relay.abort()
-        it.settle()
-        assert len(relayed.done) == 2
-
-
 def test_counters_are_live_and_fixed_in_direction() -> None:
     with node() as it:
         relayed = Hbone(it).relayed()
@@ -173,17 +118,6 @@ def test_counters_are_live_and_fixed_in_direction() -> None:
         relayed.read(relayed.client, 3)
         for relay in (relayed.client_relay, relayed.server_relay):
             assert (relay.sent_bytes, relay.received_bytes) == (5, 3)
-
-
-def test_a_lost_connection_resets_the_application_and_names_the_loss() -> None:
-    with node() as it:
-        hbone = Hbone(it)
-        relayed = hbone.relayed()
-        close(hbone.server_wire, reset=True)
-        with pytest.raises(ConnectionResetError):
-            relayed.read_end(relayed.client)
-        it.until(lambda: relayed.client_relay in relayed.done)
-        assert relayed.client_relay.outcome is Outcome.RESET and relayed.client_relay.error
 
 
 # -- plain
@@ -227,18 +161,6 @@ def test_plain_half_close() -> None:
         it.until(lambda: plain.done)
 
 
-def test_plain_reset_of_the_receiver_reaches_the_sender() -> None:
-    with node() as it:
-        plain = Plain(it)
-        flow = Flow(plain.client, plain.server, 64 * MIB, 1)
-        flow.push()
-        it.settle()
-        close(plain.server, reset=True)
-        it.until(lambda: plain.done)
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            flow.source.send(b"more")
-
-
 def test_plain_slow_reader_holds_one_batch() -> None:
     with node() as it:
         plain = Plain(it)
@@ -250,14 +172,3 @@ def test_plain_slow_reader_holds_one_batch() -> None:
         assert flow.sent < 30 * MIB
         it.until(flow.step)
         assert flow.got == flow.data
-
-
-def test_plain_abort() -> None:
-    with node() as it:
-        plain = Plain(it)
-        plain.relay.abort(Outcome.POLICY_CHANGED, "denied")
-        for sock in (plain.client, plain.server):
-            with pytest.raises(ConnectionResetError):
-                it.until(lambda sock=sock: take_into(sock, bytearray()))
-        it.until(lambda: plain.done)
-        assert (plain.relay.outcome, plain.relay.error) == (Outcome.POLICY_CHANGED, "denied")

@@ -99,7 +99,11 @@ def test_the_deadline_cuts_what_is_left_and_says_why(told: ToldWorker, world: Wo
     world.driver.skew_s = 61.0
     world.driver.until(lambda: told.ended == 1)
     assert ended(app)
-    assert "closed due to drain" in world.there.lines[0]
+    reason = "the agent stopped and its drain deadline of 60 s passed"
+    assert f"DRAINED: {reason}" in world.there.lines[0]
+    assert (
+        f"the server's proxy ended the connection (INTERNAL_ERROR); it said: {reason}" in world.here.lines[0]
+    )
     world.driver.skew_s = 200.0
     world.driver.call(lambda: None)
     assert told.ended == 1

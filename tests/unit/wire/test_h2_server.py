@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agent.wire import h2_frames as frames
-from agent.wire.h2_events import MIB, DataReceived, HeadReceived, Limits
+from agent.wire.h2_events import MIB, DataReceived, HeadReceived, Limits, StreamReset
 from agent.wire.h2_frames import ErrorCode
 from agent.wire.h2_headers import encode_fields
-from tests.support.playbook import CONNECT, Frame, Talk, data, request
+from tests.support.playbook import CONNECT, Frame, Talk, data, request, split
 
 
 def test_it_announces_what_it_allows() -> None:
@@ -101,6 +103,47 @@ def test_late_frames_on_a_stream_reset_here_are_ignored_but_decoded() -> None:
     assert talk.sent() == [] and talk.codec.unread_bytes == 0
     (head,) = talk.play(frames.frame(frames.HEADERS, 4, 3, encode_fields(CONNECT) + b"\xbe"))
     assert head.fields[-1] == ("k", "v")
+
+
+def test_what_was_on_its_way_to_streams_reset_here_is_no_flood() -> None:
+    """A policy cuts many uploads at once, and each had a window of small frames under way; not more than that."""
+    talk = Talk(is_server=True)
+    streams = [talk.accept(1 + 2 * number) for number in range(16)]
+    for stream in streams:
+        talk.codec.reset(stream, ErrorCode.INADEQUATE_SECURITY)
+    talk.sent()
+    window = streams[0].receive_window
+    for stream in streams:
+        assert talk.play(data(stream.id, b"x" * 1024) * (window // 1024)) == []
+    assert [f.kind for f in talk.sent() if f.kind != frames.WINDOW_UPDATE] == []
+    failed = talk.play(data(1, b"x" * 1024) * 2500)
+    assert [event.text for event in failed] == ["a flood of frames on closed streams"]
+
+
+@pytest.mark.parametrize("says", [None, 0, 1])
+def test_an_envoy_that_dials_is_not_sent_what_it_takes_for_an_end(says: int | None) -> None:
+    hello = frames.settings({} if says is None else {frames.Setting.ENABLE_CONNECT_PROTOCOL: says})
+    talk = Talk(is_server=True, settings=hello)
+    streams = talk.accept(1), talk.accept(3)
+    for stream, code in zip(streams, (ErrorCode.CONNECT_ERROR, ErrorCode.INADEQUATE_SECURITY), strict=True):
+        talk.codec.reset(stream, code)
+    first = ErrorCode.INTERNAL_ERROR if says else ErrorCode.CONNECT_ERROR
+    assert [f.code for f in talk.sent()] == [first, ErrorCode.INADEQUATE_SECURITY]
+
+
+def test_a_reason_closes_the_door_at_once_and_the_peer_has_it_with_each_reset() -> None:
+    server, client = Talk(is_server=True), Talk(is_server=False)
+    served, asked = server.accept(), client.open()
+    server.codec.go_away()
+    server.sent()
+    server.codec.go_away("the drain deadline passed")
+    server.codec.reset(served, ErrorCode.INTERNAL_ERROR)
+    told = server.codec.data_to_send()
+    goaway, reset = split(told)
+    assert (goaway.kind, goaway.code, goaway.payload[:4]) == (frames.GOAWAY, 0, bytes([0, 0, 0, 1]))
+    assert server.play(request(3)) == [] and server.codec.is_finished
+    heard = [event for event in client.play(told) if isinstance(event, StreamReset)]
+    assert heard == [StreamReset(asked, reset.code, text="the drain deadline passed")]
 
 
 def test_data_on_a_stream_closed_by_the_peer_is_a_stream_error() -> None:
