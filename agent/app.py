@@ -21,6 +21,7 @@ from pathlib import Path
 
 from agent import VERSION, config
 from agent.admin.server import HttpServer
+from agent.app_pages import pages_of
 from agent.briefing import Briefing
 from agent.cni.keeper import keep_installed
 from agent.config import Config
@@ -34,26 +35,13 @@ from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted, raise_fd_limit
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
-from agent.kubernetes.settings import gate_of, sources_of
+from agent.kubernetes.settings import sources_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
 from agent.model.listener import LISTENERS, Listener, Side
 from agent.net.sockets import open_listener
-from agent.pages.announced import AnnouncedPage
-from agent.pages.certificates import CertificatesPage
-from agent.pages.cni import CniPage
-from agent.pages.enrolment import EnrollPage, UnenrollPage
-from agent.pages.figures import AgentFigures
-from agent.pages.health import AgentHealth
 from agent.pages.listening import listen
-from agent.pages.mesh_lists import PoliciesPage, ServicesPage
-from agent.pages.metrics import MetricsPage
-from agent.pages.quit import QuitPage
-from agent.pages.ready import ReadyPage
-from agent.pages.routes import Pages
-from agent.pages.status import StatusPage
-from agent.pages.worker_list import WorkerListPage
 from agent.proof.listeners import DIALS_PER_WORKER, ListenerCheck, Served
 from agent.proof.prover import Prover
 from agent.rpc.ca_client import CaClient
@@ -80,6 +68,7 @@ from agent.watch.kernel_check import KernelCheck
 from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
+from agent.watch.pins import keep_pins
 from agent.wire.xds_delta import TYPES, XdsDelta, make_node
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
@@ -332,6 +321,9 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),
+                agent.after_prepared(
+                    lambda: keep_pins(agent.redirection.pin_directories, agent.enroller.mend)
+                ),
                 agent.enroller.follow(),
                 agent.after_prepared(agent.counters.watch),
                 agent.prove(),
@@ -351,49 +343,6 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
         await agent.ca.close()
         agent.crew.close()
         agent.kernel.close()
-
-
-def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
-    """Every page, each with what it asks and no more."""
-    health = AgentHealth(
-        captures=agent.captures,
-        xds=agent.xds,
-        reports=agent.reports,
-        manifests=agent.manifests,
-        keeper=agent.keeper,
-        crew=agent.crew,
-        workers_wanted=agent.settings.worker_count,
-        counters=agent.counters,
-        sources=agent.sources,
-        prover=agent.prover,
-        is_serving=lambda: agent.is_serving,
-    )
-    agent.figures.ask(AgentFigures(health))
-    return Pages(
-        status=StatusPage(
-            node=agent.settings.node,
-            health=health,
-            captures=agent.captures,
-            store=agent.store,
-            crew=agent.crew,
-            xds=agent.xds,
-            gaps=agent.gaps,
-            totals=agent.totals,
-            figures=agent.figures,
-        ),
-        connections=WorkerListPage(agent.crew, "connections"),
-        tunnels=WorkerListPage(agent.crew, "tunnels"),
-        announced=AnnouncedPage(agent.store),
-        certificates=CertificatesPage(agent.keeper, time.time),
-        policies=PoliciesPage(agent.store),
-        services=ServicesPage(agent.store),
-        enroll=EnrollPage(agent.enroller),
-        unenroll=UnenrollPage(agent.enroller),
-        cni=CniPage(gate_of(agent.sources, agent.enroller)),
-        quit=QuitPage(stop),
-        metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
-        ready=ReadyPage(lambda: agent.is_serving),
-    )
 
 
 def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:

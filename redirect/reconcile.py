@@ -81,6 +81,10 @@ class Redirection:
         """Where the sockets of the pod side and of the net side are made."""
         return self._foundation.namespaces
 
+    def pin_directories(self) -> tuple[Path, ...]:
+        """Where what is pinned now lies, and the directory above."""
+        return self.pins.links, self.pins.generation, self.pins.root
+
     @property
     def is_installed(self) -> bool:
         """Whether anything of this instance is in the kernel, be it a part."""

@@ -17,6 +17,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from agent.lab import firewall
+from agent.lab.capture import LinkCapture
 from redirect import netns, sys_bpf
 from redirect.pins import Pins
 from tests.support.labmesh import World
@@ -132,6 +133,29 @@ TAKEN: dict[str, tuple[Callable[[World], None], str]] = {
     ),
     "pins": (lambda world: remove_pins(pins(world).root), "prog_from_pod was gone"),
 }
+
+
+def test_a_pin_is_made_again_before_the_next_proof_so_that_a_kill_opens_nobody(world: World) -> None:
+    with netns.entered(world.node("node-a").netns):
+        index = socket.if_nametoindex(world.pod("client-a").ifname)
+    path, server = pins(world).links / f"{index}-from_pod", world.address("server-b")
+    log = world.log("node-a")
+    for _ in range(3):
+        path.unlink()
+        until(path.exists, "it is pinned again")
+    assert log.lines(f"pin {path.name} was gone")
+    assert len(log.lines("not whole")) < 3, "by news; a proof may happen to come first"
+    path.unlink()
+    until(path.exists, "it is pinned again")
+    world.kill_control("node-a")
+    with (
+        LinkCapture(world.node("node-a").netns, b"not-in-clear") as capture,
+        world.talk("client-a", server) as talk,
+    ):
+        talk.say("not-in-clear")
+    report = capture.report()
+    assert report.tls_records and not report.marker_seen
+    world.restart("node-a")
 
 
 @pytest.mark.parametrize("what", TAKEN)

@@ -1,0 +1,68 @@
+"""Which page asks which parts of the agent: WIRING ONLY, beside `agent.app`, which builds those parts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from agent.kubernetes.settings import gate_of
+from agent.pages.announced import AnnouncedPage
+from agent.pages.certificates import CertificatesPage
+from agent.pages.cni import CniPage
+from agent.pages.enrolment import EnrollPage, UnenrollPage
+from agent.pages.figures import AgentFigures
+from agent.pages.health import AgentHealth
+from agent.pages.mesh_lists import PoliciesPage, ServicesPage
+from agent.pages.metrics import MetricsPage
+from agent.pages.quit import QuitPage
+from agent.pages.ready import ReadyPage
+from agent.pages.routes import Pages
+from agent.pages.status import StatusPage
+from agent.pages.worker_list import WorkerListPage
+
+if TYPE_CHECKING:
+    from agent.app import Agent
+
+
+def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
+    """Every page, each with what it asks and no more."""
+    health = AgentHealth(
+        captures=agent.captures,
+        xds=agent.xds,
+        reports=agent.reports,
+        manifests=agent.manifests,
+        keeper=agent.keeper,
+        crew=agent.crew,
+        workers_wanted=agent.settings.worker_count,
+        counters=agent.counters,
+        sources=agent.sources,
+        prover=agent.prover,
+        is_serving=lambda: agent.is_serving,
+    )
+    agent.figures.ask(AgentFigures(health))
+    return Pages(
+        status=StatusPage(
+            node=agent.settings.node,
+            health=health,
+            captures=agent.captures,
+            store=agent.store,
+            crew=agent.crew,
+            xds=agent.xds,
+            gaps=agent.gaps,
+            totals=agent.totals,
+            figures=agent.figures,
+        ),
+        connections=WorkerListPage(agent.crew, "connections"),
+        tunnels=WorkerListPage(agent.crew, "tunnels"),
+        announced=AnnouncedPage(agent.store),
+        certificates=CertificatesPage(agent.keeper, time.time),
+        policies=PoliciesPage(agent.store),
+        services=ServicesPage(agent.store),
+        enroll=EnrollPage(agent.enroller),
+        unenroll=UnenrollPage(agent.enroller),
+        cni=CniPage(gate_of(agent.sources, agent.enroller)),
+        quit=QuitPage(stop),
+        metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
+        ready=ReadyPage(lambda: agent.is_serving),
+    )
