@@ -18,8 +18,8 @@ from agent.supervisor.crew import Crew, Limits
 from agent.supervisor.recruiter import Recruiter
 from agent.supervisor.worker_link import WorkerLink
 
-PATIENCE_S = 20.0
-LIMITS = Limits(silence_s=5.0, stall_s=0.2, drain_s=PATIENCE_S)
+PATIENCE_S = 60.0
+LIMITS = Limits(silence_s=20.0, stall_s=0.2, drain_s=PATIENCE_S)
 
 
 async def until(holds: Callable[[], object], what: str) -> None:

@@ -24,7 +24,7 @@ from agent.rpc.endpoint import Endpoint
 from tests.support.certs import HOUR, Issued, TestCA, pem
 
 SERVER_NAME = "istiod.istio-system.svc"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class MeshCA(TestCA):

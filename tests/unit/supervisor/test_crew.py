@@ -18,7 +18,7 @@ from agent.supervisor.recruiter import Recruiter
 from redirect.spawn import ChildFailed
 from tests.support.crews import LIMITS, Played, crew_of, is_alive, until
 
-SHORT = replace(LIMITS, silence_s=1.0)
+SHORT = replace(LIMITS, silence_s=4.0)
 """For workers that are to be found silent."""
 
 
