@@ -56,8 +56,9 @@ def test_a_worker_that_dies_is_replaced_and_its_queue_is_served_meanwhile(run_di
             for _ in range(4):
                 with played.dial() as sock:
                     assert await played.say(sock)
-            await until(lambda: set(played.pids) == {0, 1}, "its successor")
-            assert played.ended == [lost] and played.crew.restarts == 1
+            await until(lambda: played.ended and set(played.pids) == {0, 1}, "its successor")
+            await until(lambda: played.crew.restarts == 1, "it is counted")
+            assert played.ended == [lost]
             assert lost not in played.pids.values() and not is_alive(lost)
             assert played.pids[0] in played.briefed
 
