@@ -17,7 +17,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk
-from agent.enroll.source import NotReady, PodSource, Stance, Take, follow
+from agent.enroll.source import Claim, NotReady, PodSource, Stance, Take, follow
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.signer import SigningError
@@ -171,10 +171,10 @@ class Enroller:
             self.captures.judge_anew()
             self.desk.wake()
 
-    async def captured(self, key: PodKey, uid: str, wait_s: float) -> None:
-        """Return when all that leads to that pod is captured, be it closed. Raises NotReady."""
+    async def captured(self, key: PodKey, claim: Claim, wait_s: float) -> None:
+        """Return when all that leads to where a source says a pod is is captured, be it closed. Raises NotReady."""
         deadline_s = self._monotonic() + wait_s
-        while not self._is_captured(key, uid):
+        while not self._is_captured(key, claim):
             left_s = deadline_s - self._monotonic()
             if left_s <= 0:
                 raise NotReady(self._reasons(key))
@@ -203,9 +203,11 @@ class Enroller:
 
     # -- steps
 
-    def _is_captured(self, key: PodKey, uid: str) -> bool:
+    def _is_captured(self, key: PodKey, claim: Claim) -> bool:
         wish = self.captures.wishes.get(key)
-        return wish is not None and wish.uid in ("", uid) and self.captures.is_captured(key)
+        # What was found under another place was of a sandbox before this one.
+        is_meant = wish is not None and (wish.uid, wish.where) == (claim.uid, claim.where)
+        return is_meant and self.captures.is_captured(key)
 
     def _reasons(self, key: PodKey) -> str:
         return "; ".join(str(trouble) for trouble in self.captures.waiting if trouble.pod == key)

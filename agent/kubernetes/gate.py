@@ -33,7 +33,7 @@ class Capturing(Protocol):
 
     def expecting(self, identity: Identity) -> AbstractContextManager[None]: ...
 
-    async def captured(self, key: PodKey, uid: str, wait_s: float) -> None: ...
+    async def captured(self, key: PodKey, claim: Claim, wait_s: float) -> None: ...
 
     async def certified(self, identity: Identity, wait_s: float) -> None: ...
 
@@ -69,7 +69,7 @@ class CniGate:
         self._heard = asyncio.Event()
         self._expected: dict[str, ExitStack] = {}
         """Identities of pods that the control plane does not list yet, by uid."""
-        source.subscribe(self._on_news)
+        source.listen(self._on_news)
 
     async def add(self, sandbox: Sandbox) -> str:
         """Why the pod may start: it is captured, or not meant to be. Raises NotAdmitted."""
@@ -79,12 +79,12 @@ class CniGate:
             return f"not captured: {claim.reason}"
         self._source.put_place(pod.uid, sandbox.container, sandbox.netns)
         try:
-            await self._capturing.captured(sandbox.pod, pod.uid, max(0.0, ends_s - self._clock()))
+            claim = self._source.claim(sandbox.pod) or claim
+            await self._capturing.captured(sandbox.pod, claim, max(0.0, ends_s - self._clock()))
             await self._certified(pod, ends_s)
         except NotReady as error:
             self.delete(sandbox)
             raise NotAdmitted(f"pod {sandbox.pod} cannot be captured: {error or 'not in time'}") from error
-        claim = self._source.claim(sandbox.pod) or claim
         return f"captured: {claim.reason}"
 
     def delete(self, sandbox: Sandbox) -> None:

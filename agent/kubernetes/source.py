@@ -41,7 +41,9 @@ class KubernetesSource:
     ) -> None:
         self.table = PodTable(rules)
         self._found = found
+        self._claims: Mapping[PodKey, Claim] | None = None
         self._subscribers: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pods = Watcher(Reflector(pods_of_node(node), rng), way, self._heard_pods)
         self._namespaces = Watcher(Reflector(NAMESPACES, rng), way, self._heard_namespaces)
@@ -52,7 +54,7 @@ class KubernetesSource:
         return "; ".join(dict.fromkeys(self._problems()))
 
     def claims(self) -> Mapping[PodKey, Claim] | None:
-        return self.table.claims()
+        return self._claims
 
     # -- one pod, for those who ask about it
 
@@ -77,11 +79,16 @@ class KubernetesSource:
     def put_place(self, uid: str, sandbox: str, netns: str) -> None:
         """As of PodTable."""
         self.table.put_place(uid, sandbox, netns)
-        self._tell_subscribers()
+        self._look()
 
     def drop_places(self, is_gone: Callable[[str], bool]) -> None:
         """As of PodTable."""
         self.table.drop_places(is_gone)
+        self._look()
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Have it called after all news, also those that change no claim."""
+        self._listeners.append(heard)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._subscribers.append(changed)
@@ -122,14 +129,18 @@ class KubernetesSource:
 
         def on_loop() -> None:
             hear()
-            self._tell_subscribers()
+            self._look()
             self.reporter.wake()
 
         self._loop.call_soon_threadsafe(on_loop)
 
-    def _tell_subscribers(self) -> None:
-        for changed in self._subscribers:
-            changed()
+    def _look(self) -> None:
+        """Most news of a pod change nothing for it: they cost no turn."""
+        claims = self.table.claims()
+        hearers = [*self._listeners, *(self._subscribers if claims != self._claims else ())]
+        self._claims = claims
+        for hear in hearers:
+            hear()
 
     def _problems(self) -> Iterator[str]:
         yield from filter(None, (self._pods.problem, self._namespaces.problem))

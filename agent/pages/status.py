@@ -53,9 +53,11 @@ class StatusPage:
     def _pods(self) -> list[dict[str, object]]:
         troubles = {trouble.pod: str(trouble) for trouble in self.captures.troubles}
         gaps = self.gaps.now()
+        wishes = self.captures.wishes
         return [
             {
                 "pod": str(pod.key),
+                "wanted_by": wishes[pod.key].wanted_by.value if pod.key in wishes else "",
                 "identity": str(pod.identity),
                 "interface": pod.ifname,
                 "addresses": list(map(str, pod.addresses)),

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from agent.enroll.enrolled_pod import EnrolmentRefused
-from agent.enroll.source import Claim, Stance
+from agent.enroll.source import Claim, NotReady, Stance
 from agent.enroll.wish import PodKey, WantedBy, Where
+from agent.identity.signer import SigningError
+from agent.model.identity import Identity
 from tests.support import mesh
 from tests.support.enrolment import FakeKernel, World, place, where
 
@@ -181,3 +183,58 @@ def test_a_pod_whose_network_is_elsewhere_is_closed_and_named(tmp_path: Path) ->
     turn(there)
     (trouble,) = there.captures.troubles
     assert "there is no namespace /run/netns/none" in str(trouble)
+
+
+def test_who_waits_for_a_capture_is_not_told_of_the_sandbox_before(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    assert source.now is not None
+    before = source.now[KEY]
+    there.run(lambda: there.enroller.captured(KEY, before, 0))
+    source.wants(2)
+    with pytest.raises(NotReady):
+        there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
+    there.kernel.places[where(2)] = place(2, "10.0.0.1")
+    turn(there)
+    there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
+    with pytest.raises(NotReady):
+        there.run(lambda: there.enroller.captured(KEY, before, 0))
+
+
+def test_a_sandbox_whose_interface_cannot_be_captured_says_why(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    there.kernel.places[where(1)] = place(1, refusal="its interface eth0 is of kind ipvlan")
+    source.wants()
+    turn(there)
+    assert source.now is not None
+    claim = source.now[KEY]
+    with pytest.raises(NotReady, match="ipvlan"):
+        there.run(lambda: there.enroller.captured(KEY, claim, 0))
+
+
+def test_a_certificate_is_there_before_the_control_plane_lists_the_pod(tmp_path: Path) -> None:
+    there = world(tmp_path, Source())
+    identity = Identity(there.enroller.trust_domain, "apps", "newcomer")
+    assert identity.trust_domain == "cluster.local"
+
+    async def story() -> None:
+        with there.enroller.expecting(identity):
+            await there.enroller.certified(identity, 1)
+
+    there.run(story)
+    assert ("certificate", "newcomer") in there.events
+    there.certificates.errors["newcomer"] = SigningError("the CA is busy", is_transient=True)
+    with pytest.raises(NotReady, match="the CA is busy"):
+        there.run(story)
+    there.certificates.errors.clear()
+    there.certificates.is_ready = False
+
+    async def impatient() -> None:
+        with there.enroller.expecting(identity):
+            await there.enroller.certified(identity, 0.01)
+
+    with pytest.raises(NotReady, match=r"within 0\.01 s"):
+        there.run(impatient)

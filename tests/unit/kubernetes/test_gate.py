@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.enroll.progress import Progress
-from agent.enroll.source import NotReady, Stance
+from agent.enroll.source import Claim, NotReady, Stance
 from agent.enroll.wish import PodKey, Where
 from agent.kubernetes.access import Access
 from agent.kubernetes.decision import Rules
@@ -35,7 +35,7 @@ class Capturing:
 
     def __init__(self) -> None:
         self.expected: list[Identity] = []
-        self.captured_pods: list[tuple[PodKey, str]] = []
+        self.captured_pods: list[tuple[PodKey, Where | None]] = []
         self.failure = self.ca_failure = ""
 
     @contextmanager
@@ -44,10 +44,10 @@ class Capturing:
         yield
         self.expected.remove(identity)
 
-    async def captured(self, key: PodKey, uid: str, wait_s: float) -> None:
+    async def captured(self, key: PodKey, claim: Claim, wait_s: float) -> None:
         if self.failure:
             raise NotReady(self.failure)
-        self.captured_pods.append((key, uid))
+        self.captured_pods.append((key, claim.where))
 
     async def certified(self, identity: Identity, wait_s: float) -> None:
         assert identity in self.expected
@@ -69,7 +69,7 @@ class World:
         space["metadata"]["uid"] = "ns"
         self.source.table.hear_namespaces([Put(namespace_of(space)), Listed()])
         self.source.table.hear_pods([*changes, Listed()])
-        self.source._tell_subscribers()
+        self.source._look()
 
     def add(self, sandbox: Sandbox = SANDBOX) -> str:
         return run(lambda: self.gate.add(sandbox))
@@ -94,7 +94,7 @@ def world() -> World:
 def test_a_pod_that_is_meant_is_captured_where_the_runtime_says_with_its_certificate(world: World) -> None:
     world.hear(pod())
     assert world.add().startswith("captured: enabled")
-    assert world.capturing.captured_pods == [(KEY, FIRST)]
+    assert world.capturing.captured_pods == [(KEY, Where(netns="/run/netns/cni-1"))]
     (claim,) = (world.source.claims() or {}).values()
     assert (claim.stance, claim.where) == (Stance.WANTED, Where(netns="/run/netns/cni-1"))
     assert world.capturing.expected == [Identity("cluster.local", "demo", "web")], "until it is served"
@@ -207,3 +207,14 @@ def test_nobody_can_be_admitted_before_the_api_was_heard(world: World) -> None:
         world.gate.status()
     world.hear()
     world.gate.status()
+
+
+def test_news_that_change_nothing_for_a_pod_cost_no_turn(world: World) -> None:
+    turns: list[int] = []
+    world.source.subscribe(lambda: turns.append(1))
+    world.hear(pod(address="10.0.0.1"))
+    before = len(turns)
+    world.hear(pod(address="10.0.0.1", annotations={"some": "thing"}))
+    assert before and len(turns) == before
+    world.hear(pod(address="10.0.0.2"))
+    assert len(turns) > before
