@@ -96,7 +96,7 @@ def run(settings: Config) -> None:
     try:
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = replace(settings, max_connections=fitted(settings.max_connections))
-        with RunLock(settings.directory):
+        with RunLock(settings.directory, settings.start_patience_s):
             asyncio.run(serve(settings, process_log))
     except BaseExceptionGroup as group:
         expected, defects = group.split(EXPECTED)

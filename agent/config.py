@@ -158,6 +158,9 @@ class Config:
     node: str = node_option(TEXT, "", "Name of this node, as in spec.nodeName of its pods.")
     instance: str = node_option(INSTANCE, "ztun", "Name of this agent where several share a machine.")
     run_dir: Path = node_option(DIRECTORY, "", "Sockets, locks and notes; without it /run/ztun/INSTANCE.")
+    start_patience_s: float = node_option(
+        seconds(0, 86400), "0", "How long to wait for another agent of this run directory to end."
+    )
     workers: int = node_option(
         number(0, 64), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
     )
@@ -320,19 +323,20 @@ def build(values: Mapping[str, str]) -> Config:
 def from_environment(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Config:
     """A Config from flags over `ZTUN_*` variables over defaults."""
     variables = os.environ if environ is None else environ
-    values = _of_pod(variables) | {
+    values = {"kubernetes_api": api_of_pod(variables)} | {
         name: variables[f"ZTUN_{name.upper()}"] for name in options() if f"ZTUN_{name.upper()}" in variables
     }
     values.update({name: value for name, value in flags.items() if value is not None})
     return build(values)
 
 
-def _of_pod(variables: Mapping[str, str]) -> dict[str, str]:
-    """What the kubelet tells every container of a cluster."""
+def api_of_pod(environ: Mapping[str, str] | None = None) -> str:
+    """HOST:PORT of the API, as the kubelet tells every container of a cluster; empty: there is none."""
+    variables = os.environ if environ is None else environ
     host, port = (variables.get(f"KUBERNETES_SERVICE_{part}") for part in ("HOST", "PORT"))
     if not host or not port:
-        return {}
-    return {"kubernetes_api": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+        return ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def quiet_grpc() -> None:

@@ -6,6 +6,7 @@ It goes with the process that holds it, however that ends. Whoever removes the d
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -15,16 +16,22 @@ from types import TracebackType
 NAME = "agent.lock"
 POLL_S = 0.05
 
+log = logging.getLogger(__name__)
+
 
 class AlreadyRuns(Exception):
     """The run directory belongs to an agent that lives; the text says which."""
 
 
 class RunLock:
-    """Held from `take` to `close`, or in a `with`. The directory must be there."""
+    """Held from `take` to `close`, or in a `with`, which waits so long for another agent to end.
 
-    def __init__(self, directory: Path) -> None:
+    The directory must be there.
+    """
+
+    def __init__(self, directory: Path, patience_s: float = 0.0) -> None:
         self._path = directory / NAME
+        self._patience_s = patience_s
         self._fd = -1
 
     def take(self) -> None:
@@ -71,7 +78,13 @@ class RunLock:
         self.close()
 
     def __enter__(self) -> None:
-        self.take()
+        try:
+            self.take()
+        except AlreadyRuns as running:
+            if not self._patience_s:
+                raise
+            log.warning("%s; waiting until it ends, %g s at most", running, self._patience_s)
+            self.wait(self._patience_s)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -14,16 +14,19 @@ from click.core import ParameterSource
 
 from agent.cli import plane_status
 from agent.cli.output import option_of
-from agent.config import ConfigError, cidrs
+from agent.config import ConfigError, api_of_pod, cidrs
 from agent.controlplane.app import Options, serve, split_listen
+from agent.controlplane.kubeapi.grounds import Way
 from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.kubernetes.access import NO_API, SERVICE_ACCOUNT, Access, of_kubeconfig, of_pod
 from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
 from agent.model.address import CIDR, AddressError, split_host_port
 from agent.model.identity import is_trust_domain
 
 NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+")
+OWN_NAMESPACE = SERVICE_ACCOUNT / "namespace"
 STATE_DIR = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -64,6 +67,23 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
 @click.group(name="control-plane", invoke_without_command=True)
 @click.option(
     "--manifests", type=click.Path(file_okay=False, path_type=Path), help="Directory with the YAML to serve."
+)
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="Serve the objects of the Kubernetes API in place of a directory, and know agents by their tokens of it.",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="How to reach that API; without it as the pod that this runs in.",
+)
+@click.option(
+    "--namespace",
+    help="Where Secret ztun-ca and ConfigMap istio-ca-root-cert are kept; without it the pod's own.",
+)
+@click.option(
+    "--agents", default="ztun-agent", show_default=True, help="Service account of the agents, there."
 )
 @STATE_DIR
 @click.option(
@@ -119,6 +139,10 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
 def control_plane(
     context: click.Context,
     manifests: Path | None,
+    kubernetes: bool,
+    kubeconfig: Path | None,
+    namespace: str | None,
+    agents: str,
     state_dir: Path,
     listen: str,
     metrics_address: str,
@@ -128,15 +152,22 @@ def control_plane(
     server_name: tuple[str, ...],
     log_format: str,
 ) -> None:
-    """Serve a directory of Kubernetes manifests to agents.
+    """Serve a directory of Kubernetes manifests, or a cluster's API, to agents.
 
     Discovery, and the certificates of the pods. `ready HOST:PORT` on stdout says that there is something to serve.
     """
     if context.invoked_subcommand is not None:
         return
+    cluster = None
+    if kubernetes:
+        if manifests is not None:
+            raise click.UsageError("--manifests and --kubernetes: one of them says what is served")
+        cluster, manifests = way_to(kubeconfig, namespace, agents), state_dir / "api"
+    elif kubeconfig or namespace:
+        raise click.UsageError("--kubeconfig and --namespace are for --kubernetes")
     if manifests is None:
         raise click.UsageError("--manifests is missing: the directory with the Kubernetes YAML to serve")
-    if not manifests.is_dir():
+    if cluster is None and not manifests.is_dir():
         raise click.UsageError(
             f"--manifests: there is no directory {manifests}; make it: mkdir -p {manifests}"
         )
@@ -154,6 +185,7 @@ def control_plane(
         trust_domain=trust_domain,
         cluster_id=cluster_id,
         server_names=server_name,
+        cluster=cluster,
     )
     if service_cidr:
         options = replace(options, service_cidr=parse_cidrs(service_cidr))
@@ -169,6 +201,25 @@ def parse_cidrs(text: str) -> tuple[CIDR, ...]:
         return cidrs(text)
     except (ValueError, ConfigError) as error:
         raise click.UsageError(f"--service-cidr: {error}") from error
+
+
+def way_to(kubeconfig: Path | None, namespace: str | None, agents: str) -> Way:
+    """Raises UsageError where it is not known."""
+    server = api_of_pod()
+    if kubeconfig is None and not server:
+        raise click.UsageError(f"--kubernetes: {NO_API}")
+    if namespace is None:
+        try:
+            namespace = OWN_NAMESPACE.read_text().strip()
+        except OSError as error:
+            raise click.UsageError(
+                f"--namespace is missing, and {OWN_NAMESPACE} does not tell it: {error.strerror}"
+            ) from error
+
+    def access() -> Access:
+        return of_kubeconfig(kubeconfig) if kubeconfig is not None else of_pod(server)
+
+    return Way(access, namespace, f"{namespace}/{agents}")
 
 
 async def until_stopped(options: Options) -> None:

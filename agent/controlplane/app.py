@@ -1,6 +1,7 @@
 """`ztun control-plane`: WIRING ONLY. Manifests in, discovery and certificates out, over one TLS port.
 
-`serve` runs until it is cancelled or told to stop. The flow: `read.directory` → `publication`
+`serve` runs until it is cancelled or told to stop. In a cluster `cluster` fills the directory, knows the callers and
+keeps the authority. The flow: `read.directory` → `publication`
 (`translate.vips` fills in addresses, `translate.compose` makes resources) → `serve.publisher` → every stream's
 `serve.xds_session`. Enrolment reports enter before `translate`; what is wrong with the manifests leaves by
 `serve.concerns`, `serve.status` and `serve.metrics`.
@@ -21,6 +22,7 @@ from typing import Any
 import grpc
 
 from agent.admin.server import HttpServer
+from agent.controlplane.kubeapi.grounds import Grounds, Way, grounds
 from agent.controlplane.publication import Publication
 from agent.controlplane.read.directory import ManifestDirectory
 from agent.controlplane.read.objects import SYSTEM_NAMESPACE
@@ -78,6 +80,8 @@ class Options:
     """HOST:PORT of plain HTTP `/metrics`; empty: none."""
     metrics_optional: bool = False
     """Go on without metrics if that port is taken."""
+    cluster: Way | None = None
+    """The way to the Kubernetes API that fills `manifests`, knows the callers and keeps the authority."""
 
 
 def now() -> datetime:
@@ -92,16 +96,40 @@ async def serve(
     clock: Clock = now,
 ) -> None:
     """Run a control plane. `started` gets its HOST:PORT once something is served. Raises StateError."""
-    async with AsyncExitStack() as stack:
-        plane = await ControlPlane.start(options, clock)
-        stack.push_async_callback(plane.close)
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(plane.follow())]
-            if started is not None:
-                running.append(tasks.create_task(plane.announce(started)))
-            await (stop or asyncio.Event()).wait()
+    stop = stop or asyncio.Event()
+    try:
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            given, running = None, []
+            if options.cluster is not None:
+                given = stack.enter_context(
+                    grounds(options.cluster, options.manifests, options.trust_domain, clock)
+                )
+                running.append(tasks.create_task(given.run()))
+            running.append(tasks.create_task(_serve(options, given, started, clock)))
+            await stop.wait()
             for task in running:
                 task.cancel()
+    except BaseExceptionGroup as group:
+        expected, defects = group.split(StateError)
+        if expected is None or defects is not None:
+            raise
+        raise StateError("; ".join(map(str, expected.exceptions))) from group
+
+
+async def _serve(
+    options: Options, given: Grounds | None, started: Callable[[str], None] | None, clock: Clock
+) -> None:
+    """Until cancelled, once there is what to stand on."""
+    if given is not None:
+        await given.ready()
+    plane = await ControlPlane.start(options, clock, given)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(plane.follow())
+            if started is not None:
+                tasks.create_task(plane.announce(started))
+    finally:
+        await plane.close()
 
 
 class ControlPlane:
@@ -119,23 +147,30 @@ class ControlPlane:
         self._publication, self._directory, self._publisher = publication, directory, publisher
 
     @classmethod
-    async def start(cls, options: Options, clock: Clock = now) -> ControlPlane:
+    async def start(cls, options: Options, clock: Clock = now, given: Grounds | None = None) -> ControlPlane:
         """Listen and take the manifests in. Raises StateError, and leaves nothing open then."""
         ending = AsyncExitStack()
         try:
-            return await cls._start(options, clock, ending)
+            return await cls._start(options, clock, ending, given)
         except BaseException:
             await ending.aclose()
             raise
 
     @classmethod
-    async def _start(cls, options: Options, clock: Clock, ending: AsyncExitStack) -> ControlPlane:
+    async def _start(
+        cls, options: Options, clock: Clock, ending: AsyncExitStack, given: Grounds | None
+    ) -> ControlPlane:
         state = StateDirectory(options.state_dir)
         ending.callback(os.close, state.hold(LOCK))
         directory = ManifestDirectory(options.manifests, state)
-        authority = open_authority(state, options.trust_domain, clock)
+        authority = given.authority if given else open_authority(state, options.trust_domain, clock)
         publisher, concerns, board = Publisher(), Concerns(), StatusBoard(state)
         pods, tokens = EnrolledPods(state), TokenStore(state)
+
+        async def of_files(token: str) -> str | None:
+            return tokens.node_of(token)
+
+        node_of = given.node_of if given else of_files
         settings = MeshSettings(
             cluster_id=options.cluster_id,
             trust_domain=options.trust_domain,
@@ -143,9 +178,9 @@ class ControlPlane:
         )
         publication = Publication(settings, options.service_cidr, pods, publisher, concerns, board, state)
 
-        def authenticate(context: Any) -> str:
+        async def authenticate(context: Any) -> str:
             try:
-                return calling_node(context.invocation_metadata(), tokens.node_of, options.cluster_id)
+                return await calling_node(context.invocation_metadata(), node_of, options.cluster_id)
             except StateError as error:
                 log.error("nobody can be let in: %s", error)
                 raise Refused(Code.UNAVAILABLE, "node tokens cannot be checked now; see its log") from error

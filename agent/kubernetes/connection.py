@@ -61,10 +61,10 @@ class Connection:
         with self._asked("GET", path, None, "", patience_s, what, "get, list and watch") as answer:
             yield self._lines(answer, what)
 
-    def write(self, method: str, path: str, body: bytes, kind: str, what: str, verb: str) -> None:
-        """Send something. Raises RequestFailed."""
+    def write(self, method: str, path: str, body: bytes, kind: str, what: str, verb: str) -> bytes:
+        """Send something; the body of the answer. Raises RequestFailed."""
         with self._asked(method, path, body, kind, CONNECT_PATIENCE_S, what, verb) as answer:
-            answer.read(BODY_LIMIT_BYTES)
+            return answer.read(BODY_LIMIT_BYTES)
 
     def abort(self) -> None:
         """Have the request that is under way, and every later one, fail at once."""

@@ -31,8 +31,24 @@ from agent.kubernetes.access import Access
 from tests.support.certs import Issued, TestCA, pem
 
 TOKEN = "the-token"
-_NAMESPACED = re.compile(r"/api/v1/namespaces/([^/]+)/(pods|events)(?:/([^/]+))?(?:/(status))?")
-_ALL = re.compile(r"/api/v1/(pods|namespaces)(?:/([^/]+))?")
+_NAMESPACED = re.compile(
+    r"/api/v1/namespaces/([^/]+)/(pods|events|secrets|configmaps)(?:/([^/]+))?(?:/(status))?"
+)
+_ALL = re.compile(
+    r"(?:/api/v1|/apis/security\.istio\.io/v1)/(pods|namespaces|nodes|services|[a-z]+policies|peerauthentications)"
+)
+_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
+_KINDS = {
+    "Pod": "pods",
+    "Namespace": "namespaces",
+    "Event": "events",
+    "Node": "nodes",
+    "Service": "services",
+    "Secret": "secrets",
+    "ConfigMap": "configmaps",
+    "AuthorizationPolicy": "authorizationpolicies",
+    "PeerAuthentication": "peerauthentications",
+}
 
 Raw = dict[str, Any]
 Key = tuple[str, str, str]
@@ -96,6 +112,8 @@ class FakeApi:
         """A watch from a version that is forgotten: an event in a stream that was accepted, or a plain 410."""
         self.requests: list[str] = []
         self.tokens = {TOKEN}
+        self.reviews: dict[str, Raw] = {}
+        """What a TokenReview of a token says; of others that nobody knows them."""
         self.refusals: list[Refusal] = []
         self.address, self.port = "127.0.0.1", 0
         self.ca_file, self.token_file = directory / "ca.crt", directory / "token"
@@ -116,7 +134,7 @@ class FakeApi:
         return Access("127.0.0.1", self.port, str(self.ca_file), self.token_file)
 
     def create(self, raw: Raw) -> Raw:
-        """A pod or a namespace, or an event."""
+        """An object of any kind that is known here."""
         raw = json.loads(json.dumps(raw))
         raw["metadata"].setdefault("uid", str(uuid.uuid4()))
         return self._put("ADDED", raw)
@@ -231,6 +249,12 @@ class FakeApi:
             meta["continue"] = f"{begin + size}@{version}"
         return {"kind": "List", "metadata": meta, "items": found[begin : begin + size]}
 
+    def found(self, kind: str, namespace: str, name: str) -> Raw:
+        try:
+            return self.get(kind, name, namespace)
+        except KeyError as error:
+            raise Refused(404, f"{kind} {name!r} not found") from error
+
     def watched(self, kind: str, query: dict[str, str]) -> Iterator[Raw]:
         """Events, until the time is over."""
         seen = int(query["resourceVersion"])
@@ -335,6 +359,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             self._answer(self._get)
 
+        def do_PUT(self) -> None:
+            self._answer(self._put)
+
         def do_PATCH(self) -> None:
             self._answer(self._patch)
 
@@ -360,8 +387,12 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
         def _get(self) -> None:
             url = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            kind, name = _ALL.fullmatch(url.path).groups()  # type: ignore[union-attr]
-            assert name is None
+            single = _NAMESPACED.fullmatch(url.path)
+            if single is not None:
+                namespace, kind, name, _ = single.groups()
+                self._send(200, api.found(kind, namespace, name))
+                return
+            kind = _ALL.fullmatch(url.path)[1]  # type: ignore[index]
             if "watch" not in query:
                 self._send(200, api.listed(kind, query))
                 return
@@ -390,9 +421,21 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             self._send(200, api.patched(kind, namespace, name, self.body))
 
         def _post(self) -> None:
-            namespace, kind, _, _ = _NAMESPACED.fullmatch(urlsplit(self.path).path).groups()  # type: ignore[union-attr]
-            assert kind == "events" and self.body["metadata"]["namespace"] == namespace
+            path = urlsplit(self.path).path
+            if path == _REVIEWS:
+                unknown = {"authenticated": False, "error": "unknown token"}
+                self._send(201, {**self.body, "status": api.reviews.get(self.body["spec"]["token"], unknown)})
+                return
+            namespace, kind, _, _ = _NAMESPACED.fullmatch(path).groups()  # type: ignore[union-attr]
+            assert kind == _KINDS[self.body["kind"]] and self.body["metadata"]["namespace"] == namespace
+            if kind != "events" and any(_key(raw) == _key(self.body) for raw in api.all(kind)):
+                raise Refused(409, f"{kind} {self.body['metadata']['name']!r} already exists")
             self._send(201, api.create(self.body))
+
+        def _put(self) -> None:
+            namespace, kind, name, _ = _NAMESPACED.fullmatch(urlsplit(self.path).path).groups()  # type: ignore[union-attr]
+            api.found(kind, namespace, name)
+            self._send(200, api._put("MODIFIED", self.body))
 
         def _send(self, status: int, body: Raw, headers: dict[str, str] | None = None) -> None:
             data = json.dumps(body).encode()
@@ -414,8 +457,7 @@ def _status(code: int, message: str) -> Raw:
 
 
 def _key(raw: Raw) -> Key:
-    kinds = {"Pod": "pods", "Namespace": "namespaces", "Event": "events"}
-    return kinds[raw["kind"]], raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
+    return _KINDS[raw["kind"]], raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
 
 
 def _is(raw: Raw, kind: str, query: dict[str, str]) -> bool:

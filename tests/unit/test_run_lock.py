@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -66,3 +68,28 @@ def test_waiting_ends_when_the_agent_does_or_patience_does(tmp_path: Path) -> No
     lock = RunLock(tmp_path)
     lock.wait(1.0, lambda: now[0], sleeping(first.close))
     lock.close()
+
+
+def test_an_agent_waits_for_the_one_before_it_when_it_may(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = taken(tmp_path)
+    with pytest.raises(AlreadyRuns), RunLock(tmp_path):
+        pass
+
+    def start() -> None:
+        with RunLock(tmp_path, 60):
+            pass
+
+    waiting = Thread(target=start)
+    waiting.start()
+    try:
+        deadline_s = time.monotonic() + 20
+        while "waiting until it ends" not in caplog.text:
+            assert time.monotonic() < deadline_s, "it does not say that it waits"
+            time.sleep(0.01)
+        assert waiting.is_alive()
+    finally:
+        first.close()
+        waiting.join(20)
+    assert not waiting.is_alive()

@@ -1,4 +1,4 @@
-"""Who is calling, and what a caller may have: decided apart from any gRPC object. Pure.
+"""Who is calling, and what a caller may have: decided apart from any gRPC object.
 
 A call carries `authorization: Bearer TOKEN`; the token decides the node. A node may have certificates for the
 identities of pods that run on it, and for nothing else.
@@ -6,7 +6,7 @@ identities of pods that run on it, and for nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 
 from agent.controlplane.read.inventory import Inventory
@@ -33,8 +33,10 @@ class Refused(Exception):
         self.code = code
 
 
-def calling_node(
-    metadata: Iterable[tuple[str, str | bytes]], node_of: Callable[[str], str | None], cluster_id: str
+async def calling_node(
+    metadata: Iterable[tuple[str, str | bytes]],
+    node_of: Callable[[str], Awaitable[str | None]],
+    cluster_id: str,
 ) -> str:
     """The node of the caller's token. Raises Refused."""
     headers = {key: value for key, value in metadata if isinstance(value, str)}
@@ -44,7 +46,7 @@ def calling_node(
             Code.UNAUTHENTICATED,
             "no node token: make one with `ztun control-plane token --node NODE` and give it to the agent",
         )
-    node = node_of(said[len(BEARER) :].strip())
+    node = await node_of(said[len(BEARER) :].strip())
     if node is None:
         raise Refused(
             Code.UNAUTHENTICATED,

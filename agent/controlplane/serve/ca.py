@@ -99,33 +99,43 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         sans = x509.SubjectAlternativeName([_general_name(name) for name in dict.fromkeys(names)])
         leaf = self._issue(key.public_key(), sans, now - BACKDATED, now + ROOT_LIFETIME)
-        return _key_pem(key), (_pem(leaf) + self.root_pem).encode()
+        return key_pem(key), (_pem(leaf) + self.root_pem).encode()
 
 
 def open_authority(directory: StateDirectory, trust_domain: str, clock: Clock) -> Authority:
     """The authority of a state directory, made at the first start. Raises StateError."""
-    key_pem, root_pem = directory.read_secret(KEY_FILE), directory.read(ROOT_FILE)
-    if key_pem is None and root_pem is None:
-        return _create(directory, trust_domain, clock())
-    if key_pem is None or root_pem is None:
-        gone = KEY_FILE if key_pem is None else ROOT_FILE
+    key_text, root_text = directory.read_secret(KEY_FILE), directory.read(ROOT_FILE)
+    if key_text is None and root_text is None:
+        made = make_authority(trust_domain, clock())
+        # The key first: a root without its key would be trusted and could sign nothing.
+        directory.write(KEY_FILE, key_pem(made.key))
+        directory.write(ROOT_FILE, made.root_pem.encode(), 0o644)
+        return made
+    if key_text is None or root_text is None:
+        gone = KEY_FILE if key_text is None else ROOT_FILE
         raise StateError(f"{directory.path / gone} is missing: restore it, or remove the other half as well")
+    return authority_of(key_text, root_text, str(directory.path))
+
+
+def authority_of(key_text: bytes, root_text: bytes, where: str) -> Authority:
+    """The authority of a key and a certificate in PEM; `where` they are, for texts. Raises StateError."""
     try:
-        key = serialization.load_pem_private_key(key_pem, None)
-        root = x509.load_pem_x509_certificate(root_pem)
+        key = serialization.load_pem_private_key(key_text, None)
+        root = x509.load_pem_x509_certificate(root_text)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise StateError(f"the authority in {directory.path} is damaged: {error}") from error
+        raise StateError(f"the authority in {where} is damaged: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != root.public_key():
-        raise StateError(f"{KEY_FILE} and {ROOT_FILE} in {directory.path} do not belong together")
+        raise StateError(f"{KEY_FILE} and {ROOT_FILE} in {where} do not belong together")
     if not is_authority(root):
         raise StateError(
-            f"{directory.path / ROOT_FILE} is no CA certificate (basic constraints), so nobody would trust what it "
+            f"{ROOT_FILE} in {where} is no CA certificate (basic constraints), so nobody would trust what it "
             "signs: put an authority there, self-signed or under one of your own"
         )
     return Authority(root, key)
 
 
-def _create(directory: StateDirectory, trust_domain: str, now: datetime) -> Authority:
+def make_authority(trust_domain: str, now: datetime) -> Authority:
+    """A new one, in memory."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, trust_domain)])
     root = (
@@ -141,9 +151,6 @@ def _create(directory: StateDirectory, trust_domain: str, now: datetime) -> Auth
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    # The key first: a root without its key would be trusted and could sign nothing.
-    directory.write(KEY_FILE, _key_pem(key))
-    directory.write(ROOT_FILE, _pem(root).encode(), 0o644)
     return Authority(root, key)
 
 
@@ -189,7 +196,7 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -40,7 +40,7 @@ class CertificateService:
         self, request: citadel.IstioCertificateRequest, context: Any
     ) -> citadel.IstioCertificateResponse:
         try:
-            return self._answer(self._authenticate(context), request)
+            return self._answer(await self._authenticate(context), request)
         except Refused as refusal:
             log.warning("certificate for %s refused: %s", context.peer(), refusal)
             await context.abort(grpc.StatusCode[refusal.code.name], str(refusal))

@@ -77,7 +77,7 @@ class EnrolmentService:
 
     async def _report(self, request: ztun.EnrolledReport, context: Any) -> ztun.EnrolledReply:
         try:
-            return self._answer(self._authenticate(context), request)
+            return self._answer(await self._authenticate(context), request)
         except Refused as refusal:
             log.warning("enrolment report of %s refused: %s", context.peer(), refusal)
             await context.abort(grpc.StatusCode[refusal.code.name], str(refusal))

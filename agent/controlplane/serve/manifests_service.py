@@ -38,7 +38,7 @@ class ManifestsService:
 
     async def _follow(self, request: ztun.FollowRequest, context: Any) -> AsyncIterator[ztun.Findings]:
         try:
-            async for findings in self._findings(self._authenticate(context), request):
+            async for findings in self._findings(await self._authenticate(context), request):
                 yield findings
         except Refused as refusal:
             if not self._publisher.is_closing:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -25,7 +25,7 @@ POLICY_GRACE_S = 0.5
 """How long addresses wait for a client to subscribe to policies too; both are asked for in one go by proxies."""
 
 log = logging.getLogger(__name__)
-Authenticate = Callable[[Any], str]
+Authenticate = Callable[[Any], Awaitable[str]]
 """gRPC context -> node; raises Refused."""
 
 
@@ -60,7 +60,7 @@ class DiscoveryService:
 
     async def _delta(self, _requests: object, context: Any) -> None:
         try:
-            node = self._authenticate(context)
+            node = await self._authenticate(context)
             self._publisher.current()
             await self._stream(node, context)
         except Refused as refusal:

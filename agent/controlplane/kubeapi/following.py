@@ -1,0 +1,77 @@
+"""Fills the mirror from the API for as long as it runs: a watcher for each kind, each in a thread of its own.
+
+Whatever the API does, what was mirrored stays: an outage takes nothing away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
+from agent.controlplane.kubeapi.mirror import Mirror
+from agent.controlplane.kubeapi.stored import KINDS, Kind, Stored, resource_of
+from agent.kubernetes.access import Access
+from agent.kubernetes.reflector import Change, Reflector
+from agent.kubernetes.watcher import Watcher
+
+SAY_S = 10.0
+"""How often it is said what is waited for."""
+
+log = logging.getLogger(__name__)
+
+
+class Following:
+    """`run` until cancelled; `whole` is set when everything was mirrored once."""
+
+    def __init__(self, way: Callable[[], Access], mirror: Mirror, rng: Random) -> None:
+        self.mirror = mirror
+        self.whole = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchers = [
+            Watcher(Reflector(resource_of(kind), rng), way, self._heard_of(kind)) for kind in KINDS
+        ]
+
+    async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(len(self._watchers), "kubernetes") as threads:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._say_what_is_missing())
+                    for watcher in self._watchers:
+                        group.create_task(self._run(watcher, threads))
+            finally:
+                for watcher in self._watchers:
+                    watcher.stop()
+
+    async def _run(self, watcher: Watcher[Stored], threads: ThreadPoolExecutor) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, watcher.run)
+        finally:
+            watcher.stop()
+
+    async def _say_what_is_missing(self) -> None:
+        while not self.whole.is_set():
+            try:
+                async with asyncio.timeout(SAY_S):
+                    await self.whole.wait()
+            except TimeoutError:
+                problems = "; ".join(dict.fromkeys(self._problems())) or "they are being listed"
+                log.warning(
+                    "nothing is served before all of these are known: %s (%s)",
+                    ", ".join(self.mirror.missing),
+                    problems,
+                )
+
+    def _problems(self) -> Iterator[str]:
+        return filter(None, (watcher.problem for watcher in self._watchers))
+
+    def _heard_of(self, kind: Kind) -> Callable[[Sequence[Change[Stored]]], None]:
+        def heard(changes: Sequence[Change[Stored]]) -> None:
+            self.mirror.hear(kind, changes)
+            if self.mirror.is_whole and self._loop is not None:
+                self._loop.call_soon_threadsafe(self.whole.set)
+
+        return heard
