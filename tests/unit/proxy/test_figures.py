@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -33,6 +34,26 @@ def test_connections_and_tunnels_are_gauges_of_both_ends(world: World) -> None:
         assert exchange(app, b"y") == b"y"
     world.driver.until(lambda: (STREAMS, "client") not in {k for k, v in read(world.here).items() if v})
     assert figures(world, world.here) == {(CONNECTIONS, "client"): 1}
+
+
+def test_who_does_not_read_shows_at_both_ends_and_is_gone_with_the_connection(world: World) -> None:
+    waiting, unread = ("ztun_hbone_streams_waiting", "client"), ("ztun_unread_bytes",)
+    with socket.create_server((SERVER, 8081)) as lazy:
+        app = world.connect(f"{SERVER}:8081")
+        served, _ = lazy.accept()
+        app.setblocking(False)
+
+        def push() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    app.send(bytes(1 << 18))
+
+        # It stands: the client's end waits, the server's end holds what its application does not take.
+        world.driver.until(lambda: push() or bool(read(world.here)[waiting] and read(world.there)[unread]))
+        assert not read(world.there)[waiting[0], "server"] and not read(world.here)[unread]
+        served.close()
+        app.close()
+    world.driver.until(lambda: not read(world.here)[waiting] and not read(world.there)[unread])
 
 
 def read(plane: DataPath) -> dict[tuple[str, ...], float]:
