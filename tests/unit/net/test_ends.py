@@ -7,6 +7,7 @@ other, and over two relays with a tunnel between them.
 from __future__ import annotations
 
 import random
+import select
 import socket
 from collections.abc import Iterator
 
@@ -217,6 +218,46 @@ def test_a_close_ends_one_direction_and_breaks_the_other(joined: Joined, first: 
     assert joined.read_end(other) == b"bye"
     fails_to_send(joined, other)
     joined.is_over(f"the {first} reset the connection")
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_a_reset_behind_an_end_that_was_not_read_yet_leaves_it_an_end(joined: Joined, first: str) -> None:
+    one, other = joined.pair(first)
+    flow = joined.fill(one, other, 50_000 if joined.kind == "direct" else 3 * MIB)
+    one.shutdown(socket.SHUT_WR)
+    joined.node.until(lambda: not unacknowledged(one))
+    joined.node.settle()
+    close(one, reset=True)
+    joined.node.settle()
+    assert joined.read_end(other) == flow.data
+    fails_to_send(joined, other)
+    joined.is_over(f"the {first} reset the connection")
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_an_end_that_waits_behind_its_bytes_is_one_though_a_reset_came(proxied: Joined, first: str) -> None:
+    """It has closed, which the relay has not read up to; what then comes for it is answered by a reset."""
+    one, other = proxied.pair(first)
+    sent = proxied.stuff(first)
+    one.close()
+    other.send(b"nobody reads this")
+    proxied.node.settle()
+    assert proxied.read_end(other) == sent
+    fails_to_send(proxied, other)
+    proxied.is_over(f"the {first} reset the connection")
+
+
+@pytest.mark.parametrize("first", ENDS)
+def test_a_reset_that_comes_after_the_look_is_found_by_reading(proxied: Joined, first: str) -> None:
+    one, other = proxied.pair(first)
+    relay = proxied.relays[0 if first == "client" else -1]
+    ends = {"client": "_client", "server": "_server"}
+    near = relay if isinstance(relay, TunnelRelay) else getattr(relay, ends[first])
+    on_ready = near._on_ready if isinstance(relay, TunnelRelay) else near.on_ready
+    close(one, reset=True)
+    on_ready(select.EPOLLIN)  # what the kernel would have said a moment before
+    assert proxied.read_reset(other) == b""
+    proxied.is_over(f"the {first} reset the connection")
 
 
 @pytest.mark.parametrize("first", ENDS)
