@@ -23,6 +23,7 @@ from agent.lab.blueprint import LabError
 from tests.bench import earlier, report
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
+from tests.bench.strangers import Strangers
 from tests.bench.systems import Stage
 from tests.support.envoy import binary
 
@@ -90,12 +91,13 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
         running = Rounds(measured, *times, tell)
         running.run(rounds)
         measured.check_captured()
+        crowds = Strangers(measured, tell, is_quick=options.quick).run()
     about |= {
         "against": options.against,
         "negotiated": running.negotiated,
         "failed_connections": running.failed,
     }
-    return {name: values | idle[name] for name, values in running.samples.items()}, about
+    return {name: values | idle[name] | crowds[name] for name, values in running.samples.items()}, about
 
 
 def machine() -> dict[str, Any]:

@@ -53,6 +53,10 @@ METRICS = (
     Metric("memory_idle", "memory per idle connection", "kB", 1),
     Metric("memory_rest", "memory at rest", "MB", 0),
     Metric("memory_control", "  of it control processes", "MB", 0),
+    Metric("strangers_half", "p99 of new ones, half-open crowd / quiet", "", 2),
+    Metric("strangers_garbage", "p99 of new ones, garbage crowd / quiet", "", 2),
+    Metric("strangers_lost", "live connections lost to crowds", "", 0),
+    Metric("strangers_memory", "memory not given back in a minute", "MB", 1),
 )
 LABELS = {metric.key: metric.label.strip() for metric in METRICS}
 

@@ -175,6 +175,14 @@ class Stage:
         mesh.wait_announced(*pods)
         self._serve(mesh, "server")
 
+    @property
+    def topologies(self) -> list[Topology]:
+        """That of this tree and, where there is one, of the earlier ztun."""
+        return [mesh.topology for mesh in self._meshes]
+
+    def topology_of(self, system: System) -> Topology:
+        return next(each for each in self.topologies if system.client in each.pods.values())
+
     def check_captured(self) -> None:
         """After some workload. Raises LabError if it went past an Envoy: that would have measured no proxy."""
         for capture in self._captures:
