@@ -3,7 +3,8 @@
 A step is most of a millisecond of computing. Of those that are due, one is taken in each round of the loop, and of
 their sources one after another: however many connections an address opens, it delays others by one step. Sources have
 ranks: the first with something due is served, but every fourth turn is for the next one, so that no rank starves. The
-last rank, of crowds, gets an eighth of the time at most: what it does not get to is given up by its own limits.
+last rank, of crowds, gets so little of the time that hardly anybody meets it: what it does not get to is given up by
+its own limits, and a source that turns out to be known is `raise_up`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ Step = Callable[[], bool]
 AskTurn = Callable[[Step], None]
 RANKS = 3
 _SHARE = 4
-CROWD_REST = 7
-"""Times that a step of the last rank took, until the next one."""
+CROWD_REST, CROWD_REST_S = 255, 0.5
+"""How long the last rank rests after a step: so many times what that took, at most so many seconds."""
 
 
 class Turns:
@@ -45,6 +46,12 @@ class Turns:
             self._is_awake = True
             self._loop.soon(self._take)
 
+    def raise_up(self, source: Hashable) -> None:
+        """What is due of this source goes to the first rank."""
+        for due in self._due[1:]:
+            for step in due.pop(source, ()):
+                self.ask(source, step)
+
     def _take(self) -> None:
         self._is_awake = False
         while due := self._next():
@@ -62,7 +69,7 @@ class Turns:
                 self._taken += 1
                 if due is self._due[-1]:
                     now_s = self._loop.now()
-                    self._crowd_at_s = now_s + CROWD_REST * (now_s - begun_s)
+                    self._crowd_at_s = now_s + min(CROWD_REST * (now_s - begun_s), CROWD_REST_S)
                 return
 
     def _wake(self) -> None:

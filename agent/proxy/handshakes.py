@@ -101,6 +101,12 @@ class Crowd:
             del self._by_ip[source.ip]
         return source.ip
 
+    def known(self, ip: IP) -> None:
+        """Somebody there has proven who it is."""
+        source = self._by_ip.get(ip)
+        if source is not None:
+            source.is_proven = True
+
     def rank(self, entry: Unproven) -> int:
         """0: of an address that has proven itself; 1: of one with few; 2: of a crowd."""
         source = self._all.get(entry)
@@ -157,6 +163,9 @@ class Handshakes:
         if source is not None:
             self._proven[source] = None
             self._proven.move_to_end(source)
+            self.callers.known(source)
+            self.shaking.known(source)
+            self._turns.raise_up(source)
             if len(self._proven) > REMEMBERED:
                 self._proven.popitem(last=False)
 

@@ -145,6 +145,21 @@ def test_turns_go_to_who_is_under_way_or_known_then_to_few_then_to_crowds(
     assert taken == ["known", "under way", "few", "crowd"]
 
 
+def test_a_crowd_of_which_one_has_proven_itself_is_none(handshakes: Handshakes, loop: Loop) -> None:
+    """A gateway with many clients behind it comes as one address."""
+    taken: list[int] = []
+    handshakes.callers.limit_per_source = handshakes.shaking.limit_per_source = 16
+    crowd = begun(handshakes.callers, HERE, 2 * FEW)
+    for number, caller in enumerate(crowd):
+        handshakes.ask_first(caller, HERE, lambda number=number: taken.append(number) is None)
+    (first,) = begun(handshakes.shaking, HERE, 1)
+    handshakes.prove(first)
+    assert {handshakes.callers.rank(caller) for caller in crowd} == {0}
+    for _ in range(20):
+        loop.turn()
+    assert taken == list(range(2 * FEW)), "also those that had asked before"
+
+
 @pytest.mark.parametrize("world", [{"max_connections": "64"}], indirect=True)
 @pytest.mark.parametrize("garbage", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["silent", "garbage"])
 def test_a_crowd_of_strangers_costs_members_nothing(world: World, garbage: bytes) -> None:
