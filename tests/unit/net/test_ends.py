@@ -247,6 +247,20 @@ def test_an_end_that_waits_behind_its_bytes_is_one_though_a_reset_came(proxied: 
     proxied.is_over(f"the {first} reset the connection")
 
 
+def test_an_end_and_a_reset_together_find_a_backlog(tunnelled: Joined) -> None:
+    """The application has not read up to the end when the reset is there already: it is given both, in order."""
+    sent = tunnelled.stuff("client")
+    near, far = tunnelled.relays
+    assert isinstance(near, TunnelRelay) and isinstance(far, TunnelRelay)
+    link, stream = tunnelled.hbone.client, near._stream
+    link.end_stream(stream)  # the rest will never come
+    link._codec.reset(stream, ErrorCode.CONNECT_ERROR)
+    tunnelled.node.until(lambda: far._parting)
+    assert far._backlog
+    got = tunnelled.read_end(tunnelled.server)
+    assert 0 < len(got) < len(sent) and sent.startswith(got)
+
+
 @pytest.mark.parametrize("first", ENDS)
 def test_a_reset_that_comes_after_the_look_is_found_by_reading(proxied: Joined, first: str) -> None:
     one, other = proxied.pair(first)
