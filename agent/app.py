@@ -12,9 +12,8 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,17 +29,17 @@ from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.enroll.progress import progress
-from agent.enroll.wish import PodKey
+from agent.enroll.wish import Honesty, PodKey
 from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted, raise_fd_limit
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.kubernetes.settings import sources_of
+from agent.listening import make_listener, open_slots, prepare_rings
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
-from agent.model.listener import LISTENERS, Listener, Side
-from agent.net.sockets import open_listener
+from agent.model.listener import LISTENERS, Side
 from agent.pages.listening import listen
 from agent.proof.listeners import DIALS_PER_WORKER, ListenerCheck, Served
 from agent.proof.prover import Prover
@@ -184,6 +183,7 @@ class Agent:
             self._serve_pods,
             self._announce,
             time.time,
+            Honesty(settings.honest_connect),
         )
         self.sources = sources_of(settings, rng, lambda: progress(self.captures))
         self.enroller = Enroller(
@@ -255,6 +255,7 @@ class Agent:
         for limit in prepared.limits:
             log.warning("%s", limit)
         await self.enroller.take_over()
+        await prepare_rings(self.settings, self.kernel, self.crew)
         await self.crew.muster()
 
     async def begin(self) -> None:
@@ -269,8 +270,7 @@ class Agent:
         # Connections wait in the kernel meanwhile: better late than refused for want of a certificate.
         await self.certified(CERTIFICATES_PATIENCE_S)
         self.crew.open_gates()
-        fds = {name: sock.fileno() for name, sock in self.crew.listeners().items()}
-        await self.kernel.run(lambda redirection: redirection.set_listeners(fds))
+        await open_slots(self.settings, self.kernel, self.crew)
         self.is_serving = True
         self.has_begun.set()
         log.info("serving: %d pods", len(self.captures.pods))
@@ -343,7 +343,3 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
         await agent.ca.close()
         agent.crew.close()
         agent.kernel.close()
-
-
-def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
-    return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)

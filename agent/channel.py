@@ -27,6 +27,7 @@ MAX_FRAME_BYTES = 512 << 20
 READ_BYTES = 1 << 16
 MAX_FDS = 253
 """What one sendmsg(2) passes: SCM_MAX_FD of the kernel."""
+RING = "ring"
 T = TypeVar("T")
 
 
@@ -87,7 +88,10 @@ class ForgetSecret(Message):
 
 @dataclass(frozen=True, slots=True)
 class Listeners(Message):
-    """Serve these listeners of one owner. One fd for each name (model.listener), in their order."""
+    """Serve these listeners of one owner. One fd for each name (model.listener), in their order.
+
+    RING among them is the ring in which the owner's held SYNs come; nobody else reads it from now on.
+    """
 
     owner: int
     names: Sequence[str]

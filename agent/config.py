@@ -191,6 +191,12 @@ class Config:
         "hbone",
         "Between pods of this node: hbone is TLS and the host's NetworkPolicy holds; handover skips both.",
     )
+    honest_connect: str = traffic_option(
+        one_of("off", "pods", "all"),
+        "off",
+        "Whose connections are answered only when their destination has answered, so that connect() says what is "
+        "so: nobody's, of pods enrolled with --honest-connect, of all but those with --no-honest-connect.",
+    )
     mesh_cidrs: tuple[CIDR, ...] = traffic_option(
         CIDRS, "", "Ranges in which an unknown destination is refused instead of passed through."
     )

@@ -26,10 +26,11 @@ from agent.config import Config
 from agent.fd_limit import raise_fd_limit, with_reserve
 from agent.log import ProcessLog, set_up_log
 from agent.model.address import parse_ip
+from agent.net.frames import FrameSender
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
-from agent.proxy.dataplane import DataPlane, Outside
+from agent.proxy.dataplane import DataPlane, Outside, Senders
 from agent.proxy.delivery import ProxyAddresses
 from agent.proxy.drain import Drain
 from agent.proxy.orders import Orders
@@ -38,6 +39,7 @@ from agent.telemetry import families
 from agent.telemetry.access_log import lost_line
 from agent.telemetry.line_writer import LineWriter
 from agent.telemetry.metrics import Metrics
+from redirect.sides import Side, sides_of
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +55,24 @@ class Sides(NamedTuple):
     pod: SideSockets
     net: SideSockets
 
+    senders: tuple[FrameSender, ...] = ()
+    """Of frames, by the device of each side; where SYNs may be held."""
+
     @classmethod
-    def entered(cls, pod_netns: str | None, net_netns: str | None) -> Sides:
+    def entered(cls, pod_netns: str | None, net_netns: str | None, config: Config) -> Sides:
         """In their namespaces, and without the rights that entering took. Raises OSError."""
+        senders: list[FrameSender] = []
 
-        def in_side(netns_path: str | None) -> SideSockets:
-            return SideSockets(netns_path, transparent=True, once_inside=lambda: keep_only(CAP_NET_RAW))
+        def in_side(netns_path: str | None, side: Side) -> SideSockets:
+            def once_inside() -> None:
+                keep_only(CAP_NET_RAW)
+                if config.honest_connect != "off":
+                    senders.append(FrameSender(side.ifname))
 
-        return cls(in_side(pod_netns), in_side(net_netns))
+            return SideSockets(netns_path, transparent=True, once_inside=once_inside)
+
+        pod, net = map(in_side, (pod_netns, net_netns), sides_of(config.instance))
+        return cls(pod, net, tuple(senders))
 
 
 class Worker:
@@ -89,6 +101,7 @@ class Worker:
             metrics,
             self._lines.write,
             random.Random(random.SystemRandom().getrandbits(64)),
+            frames=Senders(*sides.senders) if sides.senders else None,
         )
         plane = DataPlane(config, outside)
         self.orders = Orders(plane, slot, version, lambda deadline_s: self.drain.start(deadline_s))
@@ -97,8 +110,10 @@ class Worker:
     def close(self) -> None:
         self.loop.detach()
         self.loop.close()
-        for side in self._sides:
+        for side in (self._sides.pod, self._sides.net):
             side.close()
+        for sender in self._sides.senders:
+            sender.close()
         self._lines.close()
 
     def _crashed(self, error: BaseException, fd: int | None) -> None:
@@ -157,10 +172,10 @@ def main() -> None:
     parser.add_argument("--pod-netns")
     parser.add_argument("--net-netns")
     args = parser.parse_args()
-    sides = Sides.entered(args.pod_netns, args.net_netns)
+    config = configuration.build(json.loads(args.config))
+    sides = Sides.entered(args.pod_netns, args.net_netns, config)
     # All that this thread still needs, and with it every thread that is made from here on.
     keep_only(CAP_NET_BIND_SERVICE)
-    config = configuration.build(json.loads(args.config))
     process_log = set_up_log(config.log_level, config.log_format, f"worker-{args.slot}")
     raise_fd_limit()
     listening = socket.socket(fileno=args.channel_fd)

@@ -146,6 +146,12 @@ def finish(results: Sequence[Result], output: str, say: Callable[[Result], None]
     help="Take out of the pod what another mesh has left there: its redirections, and nothing else.",
 )
 @click.option(
+    "--honest-connect/--no-honest-connect",
+    default=None,
+    help="Answer connections from and to the pods only when their destination has answered, or at once; without it as "
+    "the agent's --honest-connect says.",
+)
+@click.option(
     "--wait",
     "wait_s",
     type=click.FloatRange(0, 86400),
@@ -163,6 +169,7 @@ def enroll(
     ifname: tuple[str, ...],
     keep_existing: bool,
     clean: bool,
+    honest_connect: bool | None,
     wait_s: float,
     which: Which,
     output: str,
@@ -184,6 +191,8 @@ def enroll(
         namespace, name = names[number]
         body = {"namespace": namespace, "name": name, "keep_existing": keep_existing, "clean": clean}
         body |= where[number]
+        if honest_connect is not None:
+            body["honest_connect"] = honest_connect
         answer = client.ask(which.socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
         if "waiting" in answer and wait_s > SAY_AFTER_S:
             click.echo(f"ztun: {answer['waiting']}; waiting for {wait_s:g} s", err=True)

@@ -20,9 +20,9 @@ from agent.enroll.judgement import Judge, Judgement
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import News
 from agent.enroll.sighting import Found, Sighting
-from agent.enroll.source import Forget, LetGo, Step
+from agent.enroll.source import Forget, LetGo, Step, Take
 from agent.enroll.trouble import Missing, Trouble, dated
-from agent.enroll.wish import PodKey, Wish
+from agent.enroll.wish import Honesty, PodKey, Wish
 from agent.enroll.wish_book import WishBook
 from agent.enroll.wish_file import WishFile
 from agent.model.identity import Identity
@@ -67,8 +67,10 @@ class Captures:
         tell_workers: Callable[[Iterable[EnrolledPod]], None],
         announce: Callable[[Iterable[PodKey]], None],
         wall: Callable[[], float],
+        honesty: Honesty = Honesty.OFF,
     ) -> None:
         self._node = node
+        self.honesty = honesty
         self._network = network
         self._store = store
         self._kernel = kernel
@@ -133,12 +135,23 @@ class Captures:
     async def load(self) -> None:
         """Read the wishes, and what the pins say is captured. Raises OSError."""
         self._book.load()
+        for wish in self.wishes.values():
+            self._note_honesty(wish)
         self._held = HeldInterfaces.of_pins(await self._kernel.captured())
 
     def wish(self, wish: Wish, identity: Identity | None) -> None:
         """As `WishBook.add`."""
+        self._note_honesty(wish)
         self._book.add(wish, identity)
         self._look_anew(wish.pod)
+
+    def _note_honesty(self, wish: Wish) -> None:
+        if wish.is_honest and self.honesty is Honesty.OFF:
+            log.warning(
+                "pod %s asks for honest connects, and this agent has --honest-connect=off: its connections are "
+                "answered at once",
+                wish.pod,
+            )
 
     def unwish(self, key: PodKey) -> None:
         """End a wish and let go what is captured for it, with the next turn. Peers hear of it at once."""
@@ -159,6 +172,8 @@ class Captures:
             self._gone = self._gone | {step.pod} if isinstance(step, Forget) else self._gone - {step.pod}
             if isinstance(step, LetGo):
                 self._held = self._held.without(step.pod)
+            if isinstance(step, Take):
+                self._note_honesty(step.wish)
         self._book.follow(steps)
 
     def mark(self, key: PodKey) -> Mark:
@@ -272,6 +287,7 @@ class Captures:
             self._network,
             self._uncertified,
             self.pods,
+            self.honesty,
         )
         return judge.judge(self.wishes, self._sightings)
 

@@ -19,7 +19,7 @@ from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk
 from agent.enroll.source import Claim, NotReady, PodSource, Stance, Take, follow
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import PodKey, Where, Wish
+from agent.enroll.wish import Honesty, PodKey, Where, Wish
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from agent.state.apply import Changes
@@ -80,6 +80,11 @@ class Enroller:
         Raises StillWaiting when the pod is captured, and closed, but not served within `wait_s`: its wish stands.
         """
         deadline_s = self._monotonic() + wait_s
+        if wish.is_honest and self.captures.honesty is Honesty.OFF:
+            raise EnrolmentRefused(
+                f"pod {wish.pod}: this agent holds no connections; start it with --honest-connect=pods (or all), or "
+                "enrol the pod without --honest-connect"
+            )
         if not self.captures.knows_mesh:
             raise EnrolmentRefused(
                 "this agent has no complete state of the mesh yet: is the control plane reachable?"

@@ -8,12 +8,12 @@ for it there, and a control plane that no longer agrees closes it instead of ren
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enrolled_pod
 from agent.enroll.sighting import Sighting
 from agent.enroll.trouble import Missing, Trouble
-from agent.enroll.wish import Binding, PodKey, Wish
+from agent.enroll.wish import Binding, Honesty, PodKey, Wish
 from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.state.snapshot import Snapshot
@@ -38,13 +38,17 @@ class _Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """`uncertified` says why an identity has no certificate, nothing when it has; `current`: the pods served now."""
+    """`uncertified` says why an identity has no certificate, nothing when it has; `current`: the pods served now.
+
+    `honesty`: of the node.
+    """
 
     snapshot: Snapshot
     node: str
     network: str
     uncertified: Callable[[Identity], str]
     current: Mapping[PodKey, EnrolledPod]
+    honesty: Honesty = Honesty.OFF
 
     def judge(self, wishes: Mapping[PodKey, Wish], sightings: Mapping[PodKey, Sighting]) -> Judgement:
         """Every wish that was looked for."""
@@ -56,7 +60,8 @@ class Judge:
         for key in sorted(wishes.keys() & sightings.keys(), key=lambda key: (key not in self.current, key)):
             verdict = self._wish(wishes[key], sightings[key], owners)
             if verdict.pod is not None:
-                pods[key] = verdict.pod
+                is_honest = self.honesty.holds_for(wishes[key])
+                pods[key] = replace(verdict.pod, place=replace(verdict.pod.place, is_honest=is_honest))
                 owners.update((address, key) for address in verdict.pod.addresses)
             if verdict.identity is not None:
                 identities.add(verdict.identity)

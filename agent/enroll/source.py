@@ -26,12 +26,16 @@ class Stance(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted."""
+    """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted.
+
+    `is_honest` as a Wish has it.
+    """
 
     uid: str
     stance: Stance
     reason: str
     where: Where | None = None
+    is_honest: bool | None = None
 
 
 class NotReady(Exception):
@@ -121,10 +125,16 @@ def follow(
         mine = wish.uid if wish is not None else left.get(key)
         if claim.stance is Stance.WANTED and claim.where is not None:
             if wish is None or wish.uid != claim.uid:
-                yield Take(Wish(key, claim.where, source, now_s, uid=claim.uid), claim.reason)
+                asked = Wish(key, claim.where, source, now_s, uid=claim.uid, is_honest=claim.is_honest)
+                yield Take(asked, claim.reason)
             elif wish.where != claim.where:
                 # Where it was found last is kept with the wish: what is said now need not lead there at once.
-                yield Take(replace(wish, where=claim.where), "it is to be found otherwise")
+                changed = replace(wish, where=claim.where, is_honest=claim.is_honest)
+                yield Take(changed, "it is to be found otherwise")
+            elif wish.is_honest is not claim.is_honest:
+                yield Take(
+                    replace(wish, is_honest=claim.is_honest), "its connects are to be answered otherwise"
+                )
         elif claim.stance is Stance.UNWANTED and mine == claim.uid:
             yield LetGo(key, claim.reason)
         elif wish is not None and wish.uid != claim.uid:

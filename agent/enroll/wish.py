@@ -73,12 +73,26 @@ class Binding:
     trust_domain: str
 
 
+class Honesty(StrEnum):
+    """Whose connections are answered only when their destination has answered: the values of --honest-connect."""
+
+    OFF = "off"
+    PODS = "pods"
+    ALL = "all"
+
+    def holds_for(self, wish: Wish) -> bool:
+        if self is Honesty.OFF:
+            return False
+        return wish.is_honest if wish.is_honest is not None else self is Honesty.ALL
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """That a pod be captured. `namespace`: where it was last found; `bound`: None until it was served once.
 
     `uid`: which of the pods that have had this name, as Kubernetes tells them apart; empty: whichever is there.
-    `since_s` is wall-clock time.
+    `since_s` is wall-clock time. `is_honest`: whether its connections are answered only when their destination has
+    answered; None: as the node does with others.
     """
 
     pod: PodKey
@@ -88,3 +102,4 @@ class Wish:
     namespace: NamespaceId | None = None
     bound: Binding | None = None
     uid: str = ""
+    is_honest: bool | None = None

@@ -43,7 +43,9 @@ class WishBook:
             bound = before.bound
             if bound is not None and identity is not None and _is_other(bound, identity):
                 bound = None
-            base = replace(before, wanted_by=wish.wanted_by) if before.where == wish.where else wish
+            base = wish
+            if before.where == wish.where:
+                base = replace(before, wanted_by=wish.wanted_by, is_honest=wish.is_honest)
             wish = replace(base, bound=bound)
         self._write({**self.wishes, wish.pod: wish})
 

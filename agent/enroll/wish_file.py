@@ -92,6 +92,8 @@ def _entry(wish: Wish) -> dict[str, Any]:
         entry["where"]["pod"] = {"uid": wish.where.pod.uid, "addresses": addresses}
     if wish.uid:
         entry["uid"] = wish.uid
+    if wish.is_honest is not None:
+        entry["honest_connect"] = wish.is_honest
     if wish.where.started:
         entry["where"]["started"] = wish.where.started
     if wish.namespace is not None:
@@ -123,6 +125,7 @@ def _wish(entry: dict[str, Any]) -> Wish:
             _known(_id(bound["netns"])), _text(bound["service_account"]), _text(bound["trust_domain"])
         ),
         _text(entry.get("uid", "")),
+        _switch(entry.get("honest_connect")),
     )
 
 
@@ -135,6 +138,12 @@ def _where(entry: dict[str, Any]) -> Where:
 
 def _id(entry: dict[str, Any] | None) -> NamespaceId | None:
     return None if entry is None else NamespaceId(int(entry["inode"]), int(entry["cookie"]))
+
+
+def _switch(value: object) -> bool | None:
+    if not isinstance(value, bool | None):
+        raise TypeError(f"honest_connect is {value!r}, neither true nor false")
+    return value
 
 
 def _known(namespace: NamespaceId | None) -> NamespaceId:

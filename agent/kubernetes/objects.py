@@ -17,6 +17,8 @@ from agent.model.address import IP, AddressError, parse_ip
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 REDIRECTION = "ambient.istio.io/redirection"
 SIDECAR_STATUS = "sidecar.istio.io/status"
+HONEST_CONNECT = "ztun.io/honest-connect"
+"""Annotation of a pod: whether its connections are answered only when their destination has answered."""
 TERMINAL = ("Succeeded", "Failed")
 _STATIC_POD = "kubernetes.io/config.hash"
 """What the kubelet names the groups of a pod by that it has from a file; the API shows a mirror with another uid."""
@@ -26,7 +28,7 @@ _STATIC_POD = "kubernetes.io/config.hash"
 class Pod:
     """`redirection`: what the annotation says of its capture; None: it has none. `phase` is empty in a new pod.
 
-    `cgroup_uid`: the uid in the names of its control groups.
+    `cgroup_uid`: the uid in the names of its control groups. `honest_connect`: its annotation of that name.
     """
 
     namespace: str
@@ -41,6 +43,7 @@ class Pod:
     has_sidecar: bool = False
     redirection: str | None = None
     cgroup_uid: str = ""
+    honest_connect: str | None = None
 
     @property
     def key(self) -> PodKey:
@@ -80,6 +83,7 @@ def pod_of(raw: Mapping[str, Any]) -> Pod:
         SIDECAR_STATUS in annotations,
         annotations.get(REDIRECTION),
         annotations.get(_STATIC_POD) or uid,
+        annotations.get(HONEST_CONNECT),
     )
 
 

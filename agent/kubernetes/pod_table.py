@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from agent.enroll.source import Claim, Stance
 from agent.enroll.wish import PodInstance, PodKey, Where
 from agent.kubernetes.decision import Rules, decide
-from agent.kubernetes.objects import Namespace, Pod
+from agent.kubernetes.objects import HONEST_CONNECT, Namespace, Pod
 from agent.kubernetes.reflector import Change, Gone, Listed, Put
+
+SWITCH: Mapping[str | None, bool | None] = {None: None, "true": True, "false": False}
 
 
 class PodTable:
@@ -90,12 +92,22 @@ class PodTable:
         decision = decide(pod, namespace, self._rules)
         if not decision.is_wanted:
             return Claim(pod.uid, Stance.UNWANTED, decision.reason)
+        is_honest, fault = honesty_of(pod)
+        reason = decision.reason + fault
         place = self._places.get(pod.uid)
         if place is not None:
             _, netns = place
-            return Claim(pod.uid, Stance.WANTED, decision.reason, Where(netns=netns))
+            return Claim(pod.uid, Stance.WANTED, reason, Where(netns=netns), is_honest)
         if not pod.addresses:
             # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.
             return Claim(pod.uid, Stance.UNDECIDED, "it has no address yet")
         instance = PodInstance(pod.cgroup_uid or pod.uid, pod.addresses)
-        return Claim(pod.uid, Stance.WANTED, decision.reason, Where(pod=instance))
+        return Claim(pod.uid, Stance.WANTED, reason, Where(pod=instance), is_honest)
+
+
+def honesty_of(pod: Pod) -> tuple[bool | None, str]:
+    """What the pod's annotation wants, and what is wrong with it. A pod is captured all the same: it is no secret."""
+    asked = pod.honest_connect
+    if asked in SWITCH:
+        return SWITCH[asked], ""
+    return None, f"; its annotation {HONEST_CONNECT} is {asked!r}, neither true nor false: as the node has it"

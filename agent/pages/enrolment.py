@@ -25,7 +25,7 @@ class EnrollPage:
     async def __call__(self, request: Request) -> Response:
         body = request.json()
         try:
-            wish = Wish(pod_of(body), where_of(body))
+            wish = Wish(pod_of(body), where_of(body), is_honest=honesty_of(body))
             keep = bool(body.get("keep_existing", False))
             wait_s = float(body.get("wait_s", WAIT_S))
             is_cleaned = bool(body.get("clean", False))
@@ -57,6 +57,14 @@ def where_of(body: dict[str, Any]) -> Where:
         if not isinstance(body.get(key), kind | None):
             raise BadRequest(f"{key} of the request is {body[key]!r}, not a {kind.__name__}")
     return Where(netns=body.get("netns"), pid=body.get("pid"), ifname=body.get("ifname"))
+
+
+def honesty_of(body: dict[str, Any]) -> bool | None:
+    """Whether the pod's connections are to be held. Raises BadRequest."""
+    asked = body.get("honest_connect")
+    if not isinstance(asked, bool | None):
+        raise BadRequest(f"honest_connect of the request is {asked!r}, neither true nor false")
+    return asked
 
 
 def pod_of(body: dict[str, Any]) -> PodKey:

@@ -38,6 +38,7 @@ class StatusPage:
                 "reasons": health.reasons,
                 "proof": self._proof(),
                 "node": self.node,
+                "honest_connect": self.captures.honesty.value,
                 "pods": self._pods(),
                 "waiting": self._waiting(),
                 "history": self._history(),
@@ -62,6 +63,7 @@ class StatusPage:
                 "interface": pod.ifname,
                 "addresses": list(map(str, pod.addresses)),
                 "closed_addresses": list(map(str, pod.closed)),
+                "honest_connect": pod.place.is_honest,
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
                     {

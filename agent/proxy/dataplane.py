@@ -12,16 +12,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from typing import NamedTuple
 
 from agent.config import Config
 from agent.identity.faults import Fault
 from agent.model.address import IP
+from agent.model.connection import Direction
+from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT, Listener
 from agent.net.dial import Dialler
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
-from agent.proxy.arrivals import Arrivals
+from agent.proxy.arrivals import Arrivals, OnAccept
 from agent.proxy.connector import HboneConnector
 from agent.proxy.delivery import Delivery, ProxyAddresses
+from agent.proxy.gate import Frames, Gate
+from agent.proxy.held import HeldOutbound, HeldPlain
+from agent.proxy.held_rings import HeldRings, nothing_held
 from agent.proxy.inbound import Inbound
 from agent.proxy.inbound_plain import InboundPlain
 from agent.proxy.local import LocalPath
@@ -39,8 +46,16 @@ from agent.state.store import Store
 from agent.telemetry import families
 from agent.telemetry.metrics import Metrics, Sample
 from agent.wire.h2_events import CLIENT_LIMITS, SERVER_LIMITS, Limits
+from agent.wire.held_syn import FROM_POD, TO_POD
 
 log = logging.getLogger(__name__)
+
+
+class Senders(NamedTuple):
+    """Of frames, out of each private namespace."""
+
+    pod: Frames
+    net: Frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,8 @@ class Outside:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     """Unix seconds."""
+    frames: Senders | None = None
+    """Where SYNs may be held."""
 
 
 class DataPlane:
@@ -129,11 +146,41 @@ class DataPlane:
             options,
             rng,
         )
+        self.held = self._holding(outside.frames) if outside.frames is not None else None
         self.store.subscribe(self._reevaluate)
         outside.metrics.figures.ask(self.samples)
 
+    def accepted(self, row: Listener) -> OnAccept:
+        """The handler of a listener's connections."""
+        handlers = {
+            OUTBOUND: self.outbound.accepted,
+            HBONE: self.inbound.accepted,
+            PLAINTEXT: self.inbound_plain.accepted,
+        }
+        if self.held is None or row is HBONE:
+            return handlers[row]
+        return self.held.gate(Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND).accepted
+
+    def _holding(self, frames: Senders) -> HeldRings:
+        outward = Gate(
+            self.loop,
+            Direction.OUTBOUND,
+            frames.pod,
+            partial(HeldOutbound, self.outbound),
+            self.outbound.accepted,
+        )
+        inward = Gate(
+            self.loop,
+            Direction.INBOUND,
+            frames.net,
+            partial(HeldPlain, self.inbound_plain),
+            self.inbound_plain.accepted,
+        )
+        return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)
+
     def samples(self) -> Iterable[Sample]:
         """HBONE connections and tunnels open now, and the handshakes that failed so far."""
+        yield from self.held.samples() if self.held is not None else nothing_held()
         yield families.HANDSHAKES_OPEN, (), len(self.inbound.handshakes)
         yield families.ACCEPT_PAUSES, (), self.tallies.accept_pauses
         yield families.LINES_SPARED, (), self.reporter.spared

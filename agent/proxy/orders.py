@@ -29,6 +29,7 @@ from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
 from agent.model.policy import RefusedPolicy, Scope
 from agent.model.steps import Steps, each
 from agent.net.accept import Acceptor
+from agent.net.syn_ring import SynRing
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import DataPlane
 from agent.proxy.pods import LocalPod, departed, from_message
@@ -65,9 +66,9 @@ class Orders:
         self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
         self._handlers = {
-            OUTBOUND.name: plane.arrivals.door(Direction.OUTBOUND, plane.outbound.accepted),
-            HBONE.name: plane.arrivals.door(Direction.INBOUND, plane.inbound.accepted),
-            PLAINTEXT.name: plane.arrivals.door(Direction.INBOUND, plane.inbound_plain.accepted),
+            OUTBOUND.name: plane.arrivals.door(Direction.OUTBOUND, plane.accepted(OUTBOUND)),
+            HBONE.name: plane.arrivals.door(Direction.INBOUND, plane.accepted(HBONE)),
+            PLAINTEXT.name: plane.arrivals.door(Direction.INBOUND, plane.accepted(PLAINTEXT)),
         }
         self._pods: tuple[LocalPod, ...] = ()
         self._arrived: list[Part] = []
@@ -188,17 +189,19 @@ class Orders:
             self._plane.close_pod(gone)
 
     def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
-        socks = {name: socket.socket(fileno=fd) for name, fd in listeners}
-        unknown = socks.keys() - self._handlers.keys()
+        fds = dict(listeners)
+        known = self._handlers.keys() | ({channel.RING} if self._plane.held is not None else set())
+        unknown = fds.keys() - known
         if unknown or self._is_draining:
             # The control process holds them too, so the queue stays. An order may cross the end of this worker.
-            for sock in socks.values():
-                sock.close()
+            for fd in fds.values():
+                os.close(fd)
             if unknown:
                 raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
             return
         self._release(owner)
-        self._owners[owner] = socks
+        ring = fds.pop(channel.RING, None)
+        self._owners[owner] = socks = {name: socket.socket(fileno=fd) for name, fd in fds.items()}
         self._acceptors[owner] = tuple(
             Acceptor(
                 self._plane.loop,
@@ -211,6 +214,9 @@ class Orders:
         )
         for acceptor in self._acceptors[owner]:
             acceptor.start()
+        # Last: whoever answers for a connection must accept it.
+        if ring is not None and self._plane.held is not None:
+            self._plane.held.serve(owner, SynRing(ring))
 
     def _exhausted(self) -> None:
         """Connections wait because descriptors are used up. Looked at ten times a second, said every ten."""
@@ -226,6 +232,9 @@ class Orders:
             )
 
     def _release(self, owner: int) -> None:
+        if self._plane.held is not None and owner in self._owners:
+            # First: what waits is let in for whoever serves these listeners next.
+            self._plane.held.release(owner)
         for acceptor in self._acceptors.pop(owner, ()):
             acceptor.close()
         for sock in self._owners.pop(owner, {}).values():

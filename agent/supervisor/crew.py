@@ -21,9 +21,10 @@ from agent.channel import ChannelError, Message
 from agent.model.listener import LISTENERS, Listener
 from agent.supervisor.patience import awake_s, catch_up, within
 from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
-from agent.supervisor.queues import Queues
+from agent.supervisor.queues import Queues, Rings
 from agent.supervisor.recruiter import Recruiter
-from agent.supervisor.roster import Grant, Move, Roster
+from agent.supervisor.ring_readers import RingReaders
+from agent.supervisor.roster import Grant, Move, Release, Roster
 from agent.supervisor.worker_link import WorkerLink
 from redirect.spawn import Cause, ChildFailed
 
@@ -48,6 +49,8 @@ class Limits:
     """Connections that wait at a listener for so long get one more worker."""
     drain_s: float = 5.0
     """What live connections have left when their worker retires."""
+    return_s: float = 5.0
+    """A worker that hung, and speaks again, gets its listeners back after so long, where somebody else has them."""
 
 
 class Crew:
@@ -73,6 +76,9 @@ class Crew:
         self._roster = Roster(count)
         self._listeners: dict[int, dict[str, socket.socket]] = {owner: {} for owner in range(count)}
         self.queues = Queues(self._listeners, limits.stall_s)
+        self._rings = RingReaders()
+        self._stood_in: dict[int, tuple[WorkerLink, channel.Stats | None, float]] = {}
+        """Workers whose listeners others have, as they hung: with the last they said, and when."""
         self._on_duty: dict[int, WorkerLink] = {}
         self._retiring: list[WorkerLink] = []
         self._gone: list[WorkerLink] = []
@@ -100,6 +106,14 @@ class Crew:
     def listeners(self) -> dict[str, socket.socket]:
         """The first owner's, by name: what the sockmap's slots hold (the rest share by SO_REUSEPORT)."""
         return self._listeners[0]
+
+    def every_owners(self) -> list[dict[str, socket.socket]]:
+        """The listeners of each owner, by name."""
+        return [self._listeners[owner] for owner in range(self._count)]
+
+    def hold_syns(self, rings: Rings) -> None:
+        """Before `muster`: owners have rings as well (this object's from now on), each read by one worker at a time."""
+        self.queues.rings = self._rings.rings = rings
 
     # -- what the agent asks for
 
@@ -182,6 +196,7 @@ class Crew:
         for socks in self._listeners.values():
             for sock in socks.values():
                 sock.close()
+        self._rings.close()
 
     # -- what workers do (Hears)
 
@@ -191,7 +206,11 @@ class Crew:
             log.info("%s was asked to end: starting its successor", link)
             del self._on_duty[link.slot]
             self._retiring.append(link)
-            self._carry_out(self._roster.died(link.slot))
+            moves = self._roster.died(link.slot)
+            self._carry_out(moves)
+            for move in moves if self._rings.rings is not None else ():
+                # Whoever answers for a connection must be the one that accepts it.
+                link.send(channel.Release(move.owner))
             self._chores.put_nowait(partial(self._replace, link.slot))
 
     def unserved(self, link: WorkerLink, owner: int) -> None:
@@ -238,6 +257,7 @@ class Crew:
             self._chores.put_nowait(partial(self._see_off, link))
             return
         is_ours = link.version == self._recruiter.version and not link.is_draining
+        self._rings.found(link, is_ours=is_ours)
         if is_ours and link.slot < self._count and link.slot not in self._on_duty:
             log.info("adopted %s", link)
             self._on_duty[link.slot] = link
@@ -298,8 +318,9 @@ class Crew:
                 link.send(channel.Release(move.owner))
 
     def _grant(self, link: WorkerLink, owner: int) -> None:
-        socks = self._listeners[owner]
-        link.send(channel.Listeners(owner, tuple(socks)), [sock.fileno() for sock in socks.values()])
+        fds = {name: sock.fileno() for name, sock in self._listeners[owner].items()}
+        fds |= self._rings.ring_for(link, owner)
+        link.send(channel.Listeners(owner, tuple(fds)), list(fds.values()))
 
     def _grant_again(self, link: WorkerLink, owner: int) -> None:
         if self._on_duty.get(link.slot) is link and link.slot in self._roster.serving.get(owner, ()):
@@ -337,9 +358,32 @@ class Crew:
         step_s = self._limits.stall_s / QUEUE_LOOKS
         while not self.stopping:
             await asyncio.sleep(step_s)
+            self._give_back()
             for owner in self.queues.stalled(step_s):
                 log.warning("connections wait at the listeners of worker %d: another serves them too", owner)
-                self._carry_out(self._roster.stalled(owner))
+                self._stand_in(owner)
+
+    def _stand_in(self, owner: int) -> None:
+        if self._rings.rings is None:
+            self._carry_out(self._roster.stalled(owner))
+            return
+        # Whoever answers for a connection must be the one that accepts it: so one worker alone.
+        moves = self._roster.stalled(owner, is_alone=True)
+        link = self._on_duty.get(owner)
+        if moves and link is not None and Release(owner, owner) in moves:
+            self._stood_in[owner] = link, link.stats, asyncio.get_running_loop().time()
+        self._carry_out(moves)
+
+    def _give_back(self) -> None:
+        """To those that hung and have come round."""
+        now_s = asyncio.get_running_loop().time()
+        for owner, (link, last, since_s) in tuple(self._stood_in.items()):
+            if self._on_duty.get(owner) is not link:
+                del self._stood_in[owner]
+            elif link.stats is not last and now_s - since_s >= self._limits.return_s:
+                del self._stood_in[owner]
+                log.info("%s has come round: it serves its listeners again", link)
+                self._carry_out(self._roster.arrived(owner))
 
 
 def longer(pause_s: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Mapping
+from typing import Protocol
 
 # struct tcp_info: for a listener, tcpi_unacked (u32 at byte 24) is the length of its accept queue.
 ACCEPT_QUEUE = struct.Struct("24xI")
@@ -20,10 +21,25 @@ def waiting(sock: socket.socket) -> int:
     return int(count)
 
 
+class Rings(Protocol):
+    """Where the held SYNs of each owner wait for the worker that serves it."""
+
+    def fd(self, owner: int) -> int:
+        """For that worker, and no other; the descriptor stays this object's."""
+
+    def is_empty(self, owner: int) -> bool: ...
+
+    def renew(self, owner: int) -> None:
+        """Have them come to an empty ring from now on. Raises OSError."""
+
+    def close(self) -> None: ...
+
+
 class Queues:
-    """The queues of every owner; `listeners` may grow."""
+    """The queues of every owner; `listeners` may grow. `rings`: None where no SYNs are held."""
 
     def __init__(self, listeners: Listeners, stall_s: float) -> None:
+        self.rings: Rings | None = None
         self._listeners = listeners
         self._stall_s = stall_s
         self._waited_s: dict[int, float] = {}
@@ -43,4 +59,6 @@ class Queues:
         return stalled
 
     def _queued(self, owner: int) -> bool:
+        if self.rings is not None and not self.rings.is_empty(owner):
+            return True
         return any(waiting(sock) for sock in self._listeners[owner].values())

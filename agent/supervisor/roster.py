@@ -66,10 +66,17 @@ class Roster:
                 moves.append(self._grant(owner, stand_in))
         return moves
 
-    def stalled(self, owner: int) -> list[Move]:
-        """Nobody took from the owner's accept queue for too long: one more worker serves it."""
+    def stalled(self, owner: int, *, is_alone: bool = False) -> list[Move]:
+        """Nobody took from the owner's accept queue for too long: one more worker serves it.
+
+        With `is_alone` it does so by itself. `arrived` gives it back to a worker that has come round.
+        """
+        before = sorted(self.serving[owner])
         stand_in = self._least_loaded(exclude=self.serving[owner])
-        return [] if stand_in is None else [self._grant(owner, stand_in)]
+        if stand_in is None:
+            return []
+        releases = [self._release(owner, slot) for slot in before if is_alone]
+        return [self._grant(owner, stand_in), *releases]
 
     def _orphans_to(self, slot: int) -> list[Move]:
         return [self._grant(owner, slot) for owner, slots in self.serving.items() if not slots]

@@ -135,6 +135,13 @@ LINES_SPARED = _counter(
     "ztun_refused_lines_spared",
     "Refused connections that have no line of their own in the access log: too many",
 )
+SYNS_HELD = _gauge(
+    "ztun_held_syns", "SYNs that wait until their destination has answered (--honest-connect)", "direction"
+)
+SYNS = _counter("ztun_held_syns_ended", "SYNs that waited, by what became of them", "direction", "fate")
+SYNS_TOO_OLD = _counter(
+    "ztun_held_syns_too_old", "SYNs that a worker found when their clients had sent others long since"
+)
 HBONE_CONNECTIONS = _gauge(
     "ztun_hbone_connections", "HBONE connections open now, by the end that ztun is", "side"
 )

@@ -15,7 +15,7 @@ from agent.enroll.kernel import Applied
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.source import PodSource
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import PodKey, Where, Wish
+from agent.enroll.wish import Honesty, PodKey, Where, Wish
 from agent.enroll.wish_file import WishFile
 from agent.identity.signer import SigningError
 from agent.model.address import parse_ip
@@ -174,6 +174,7 @@ class World:
         *workloads: Any,
         kernel: FakeKernel | None = None,
         sources: Collection[PodSource] = (),
+        honesty: Honesty = Honesty.OFF,
     ) -> None:
         self.kernel = kernel or FakeKernel()
         self.now_s = 1000.0
@@ -191,6 +192,7 @@ class World:
             self._told,
             self._announced,
             lambda: self.now_s,
+            honesty,
         )
         self.enroller = Enroller(
             "n1",
@@ -219,8 +221,16 @@ class World:
     def start(self) -> None:
         self.run(self.enroller.take_over, self.enroller.adopt)
 
-    def enroll(self, number: int, name: str, *, keep_existing: bool = False, wait_s: float = 0.0) -> Any:
-        asked = wish(number, name)
+    def enroll(
+        self,
+        number: int,
+        name: str,
+        *,
+        keep_existing: bool = False,
+        wait_s: float = 0.0,
+        is_honest: bool | None = None,
+    ) -> Any:
+        asked = replace(wish(number, name), is_honest=is_honest)
         (answer,) = self.run(lambda: self.enroller.enroll(asked, keep_existing=keep_existing, wait_s=wait_s))
         return answer
 

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,10 @@ from agent.cli.pinned import open_pinned
 from agent.lab import blueprint
 from agent.lab.agents import ZTUN, LabMesh
 from agent.lab.topology import NodePlace, PodPlace, Topology
+from redirect import sys_bpf
+from redirect.maps import Maps
 from redirect.netns import entered
+from redirect.pins import Pins
 from tests.support.labtraffic import PATIENCE_S, Application, LogReader, Talk, until, wait_gone
 
 PROBES = (sys.executable, "-m", "agent.lab.probes")
@@ -195,6 +199,21 @@ class World:
     def _age_falls(self, node: str, ages: list[float]) -> bool:
         ages.append(self.status(node)["proof"]["age_s"])
         return ages[-1] < max(ages)
+
+    @contextmanager
+    def without_rings(self, node: str) -> Iterator[None]:
+        """The programs of a node find no room for held SYNs meanwhile."""
+        with Maps(Pins(self.mesh.instance(node), self.mesh.run_dir(node)).generation) as maps:
+            fd = maps.fds["rings"]
+            rings = {owner: sys_bpf.map_by_id(number) for owner, number in maps.rings().items()}
+            try:
+                for owner in rings:
+                    sys_bpf.map_delete(fd, struct.pack("=I", owner))
+                yield
+            finally:
+                for owner, ring in rings.items():
+                    sys_bpf.map_update(fd, struct.pack("=I", owner), struct.pack("=I", ring))
+                    os.close(ring)
 
     def http(self, node: str, port: int, path: str, *, accept: str = "*/*") -> tuple[int, str]:
         """GET from a server of the agent on its node's loopback."""

@@ -149,6 +149,13 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.errors",
         "redirect.layout",
     },
+    "agent.listening": {
+        "agent.model",
+        "agent.config",
+        "agent.enroll.kernel",
+        "agent.net.sockets",
+        "agent.supervisor",
+    },
     "agent.stopping": {"agent.enroll.kernel", "agent.supervisor", "redirect.errors"},
     "agent.app": {"agent", "redirect"},
     "agent.app_pages": {"agent.app", "agent.pages", "agent.kubernetes.settings"},

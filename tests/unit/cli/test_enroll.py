@@ -127,6 +127,16 @@ def test_as_json_it_is_one_row_for_each_pod(agent: Agent) -> None:
     assert "no pod of mine" in rows[1]["reason"] and len({frozenset(row) for row in rows}) == 1
 
 
+@pytest.mark.parametrize(
+    "flag, asked", [((), None), (("--honest-connect",), True), (("--no-honest-connect",), False)]
+)
+def test_whether_connects_are_honest_is_asked_for_each(
+    agent: Agent, flag: tuple[str, ...], asked: bool | None
+) -> None:
+    assert run(agent, "a", "b", more=flag).exit_code == 0
+    assert [body.get("honest_connect") for body in agent.asked] == [asked, asked]
+
+
 def test_unenroll_of_several(agent: Agent) -> None:
     result = CliRunner().invoke(unenroll, ["demo/a", "demo/bad", "demo/b", "--run-dir", str(agent.directory)])
     assert (result.exit_code, result.stdout) == (1, "un-enrolled demo/a\nun-enrolled demo/b\n")

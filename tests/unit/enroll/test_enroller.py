@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from agent.enroll.enrolled_pod import EnrolmentRefused
 from agent.enroll.enroller import StillWaiting
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import PodKey
+from agent.enroll.wish import Honesty, PodKey
 from agent.identity.signer import SigningError
 from agent.model.address import parse_ip
 from agent.state.apply import Changes
@@ -381,3 +382,44 @@ def test_news_before_the_wishes_are_read_let_nobody_go_and_keep_nobody_from_work
 
     world.run(scenario)
     assert [captured == {place(1)} for captured in world.kernel.captures] == [True]
+
+
+def test_whether_connects_are_honest_is_what_was_said_last(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE, honesty=Honesty.PODS)
+    world.start()
+
+    def is_honest() -> bool:
+        (captured,) = world.kernel.captures[-1]
+        return captured.is_honest
+
+    for asked, expected in ((None, False), (True, True), (False, False), (True, True), (None, False)):
+        world.enroll(1, "one", is_honest=asked)
+        assert is_honest() is expected, asked
+    world.enroll(1, "one", is_honest=True)
+    again = World(tmp_path, ONE, kernel=world.kernel, honesty=Honesty.PODS)
+    again.start()
+    assert is_honest()
+
+
+def test_honest_connects_are_refused_where_the_agent_has_none(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    with pytest.raises(EnrolmentRefused, match="start it with --honest-connect=pods"):
+        world.enroll(1, "one", is_honest=True)
+    assert not world.captures.wishes
+    world.enroll(1, "one", is_honest=False)
+    assert world.pods() == ["apps/one"]
+
+
+def test_an_agent_that_has_none_any_more_says_whose_connects_are_honest_no_longer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(tmp_path, ONE, honesty=Honesty.PODS)
+    world.start()
+    world.enroll(1, "one", is_honest=True)
+    again = World(tmp_path, ONE, kernel=world.kernel)
+    with caplog.at_level(logging.WARNING):
+        again.start()
+    assert "pod apps/one asks for honest connects" in caplog.text
+    (captured,) = world.kernel.captures[-1]
+    assert not captured.is_honest

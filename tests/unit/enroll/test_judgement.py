@@ -9,9 +9,10 @@ from agent.enroll.enrolled_pod import EnrolledPod, enrolled_pod
 from agent.enroll.judgement import Judge, Judgement
 from agent.enroll.sighting import Sighting
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Binding, PodKey, Wish
+from agent.enroll.wish import Binding, Honesty, PodKey, Wish
 from agent.model.address import parse_ip
 from agent.model.workload import Workload
+from redirect.layout import Flag
 from redirect.locate import Place
 from redirect.netns import NamespaceId
 from tests.support import mesh
@@ -115,3 +116,19 @@ def test_only_addresses_that_are_listed_are_served() -> None:
     (pod,) = result.pods.values()
     assert (pod.addresses, pod.closed) == ((parse_ip("10.0.0.1"),), (parse_ip("10.0.0.2"),))
     assert pod.key == PodKey("apps", "one") and where(1) == wish(1, "one").where
+
+
+def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> None:
+    expected = {
+        Honesty.OFF: {None: False, True: False, False: False},
+        Honesty.PODS: {None: False, True: True, False: False},
+        Honesty.ALL: {None: True, True: True, False: False},
+    }
+    for honesty, answers in expected.items():
+        judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {}, honesty)
+        for asked, is_honest in answers.items():
+            found = replace(wish(1, "one"), is_honest=asked)
+            (pod,) = judge.judge({found.pod: found}, {found.pod: seen(place(1))}).pods.values()
+            assert pod.place.is_honest is is_honest, (honesty, asked)
+            assert (Flag.HONEST in pod.place.desired().flags) is is_honest
+            assert Place.of(pod.place.desired()).is_honest is is_honest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,21 @@ def test_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
         "bound",
         "uid",
     }
+
+
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_whether_connects_are_honest_is_kept(tmp_path: Path, boot_id: Path, asked: bool | None) -> None:
+    wish = replace(WISHES[0], is_honest=asked)
+    WishFile(tmp_path, boot_id).save([wish])
+    assert tuple(WishFile(tmp_path, boot_id).load().values()) == (wish,)
+    boot_id.write_text("two\n")
+    (found,) = WishFile(tmp_path, boot_id).load().values()
+    assert found.is_honest is asked
+
+
+def test_a_wish_that_is_neither_honest_nor_not_is_damaged(tmp_path: Path, boot_id: Path) -> None:
+    WishFile(tmp_path, boot_id).save([replace(WISHES[0], is_honest=True)])
+    path = tmp_path / "wishes.json"
+    path.write_text(path.read_text().replace("true", '"yes"'))
+    with pytest.raises(WishesDamaged, match="honest_connect is 'yes'"):
+        WishFile(tmp_path, boot_id).load()

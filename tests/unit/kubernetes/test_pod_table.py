@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -133,6 +134,25 @@ def test_labelled_is_taken_and_unlabelled_is_let_go() -> None:
     (let_go,) = steps(unlabelled, wish())
     assert isinstance(let_go, LetGo) and "has the label" in let_go.reason
     assert steps(unlabelled, {}) == []
+
+
+@pytest.mark.parametrize("text, asked", [("true", True), ("false", False), (None, None)])
+def test_whether_connects_are_honest_is_what_the_annotation_says_last(
+    text: str | None, asked: bool | None
+) -> None:
+    annotated = table(put(annotations={} if text is None else {"ztun.io/honest-connect": text}))
+    (taken,) = steps(annotated, {})
+    assert taken.wish.is_honest is asked and "annotation" not in taken.reason
+    for before in (True, False, None):
+        changes = steps(annotated, {KEY: replace(wish()[KEY], is_honest=before)})
+        assert [change.wish.is_honest for change in changes] == ([] if before is asked else [asked])
+        assert all(change.wish == replace(wish()[KEY], is_honest=asked) for change in changes)
+
+
+def test_an_annotation_that_is_neither_true_nor_false_is_said_and_counts_for_nothing() -> None:
+    (taken,) = steps(table(put(annotations={"ztun.io/honest-connect": "yes"})), {})
+    assert taken.wish.is_honest is None
+    assert "its annotation ztun.io/honest-connect is 'yes', neither true nor false" in str(taken)
 
 
 @pytest.mark.parametrize("end", [gone(), put(phase="Succeeded"), put(phase="Failed", address="")])

@@ -11,7 +11,7 @@ import pytest
 from agent.admin.server import BadRequest, Request, Response, dispatch, text
 from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.pages.announced import AnnouncedPage
-from agent.pages.enrolment import pod_of
+from agent.pages.enrolment import honesty_of, pod_of
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.quit import QuitPage
 from agent.pages.ready import ReadyPage
@@ -110,3 +110,13 @@ def test_services_list_their_usable_endpoints() -> None:
     store.apply(Batch(addresses=(service, mesh.workload("a", services={service.key: {80: 8080}}))))
     (row,) = rows(ServicesPage(store))
     assert (row["service"], row["endpoints"]) == ("apps/web", ["apps/a"])
+
+
+def test_whether_connects_are_honest_is_a_switch() -> None:
+    assert [honesty_of(body) for body in ({}, {"honest_connect": True}, {"honest_connect": False})] == [
+        None,
+        True,
+        False,
+    ]
+    with pytest.raises(BadRequest, match="honest_connect of the request is 'yes'"):
+        honesty_of({"honest_connect": "yes"})

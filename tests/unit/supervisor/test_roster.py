@@ -36,14 +36,38 @@ def test_a_stalled_queue_gets_a_second_server() -> None:
     assert roster.stalled(0) == [], "nobody is left to help"
 
 
-@given(st.lists(st.tuples(st.sampled_from(["arrived", "died", "stalled"]), st.integers(0, 3)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["arrived", "died", "stalled", "alone"]), st.integers(0, 3)), max_size=40
+    )
+)
 @settings(deadline=None)
 def test_no_owner_is_ever_orphaned_while_a_worker_lives(events: list[tuple[str, int]]) -> None:
     roster = Roster(4)
     for event, slot in events:
         if event == "arrived" and slot in roster.alive:
             continue
-        getattr(roster, event)(slot)
+        if event == "alone":
+            roster.stalled(slot, is_alone=True)
+        else:
+            getattr(roster, event)(slot)
         for owner, slots in roster.serving.items():
             assert slots <= roster.alive
             assert slots or not roster.alive, owner
+
+
+def test_a_stalled_worker_is_relieved_where_only_one_may_serve() -> None:
+    roster = Roster(2)
+    roster.arrived(0)
+    roster.arrived(1)
+    assert roster.stalled(0, is_alone=True) == [Grant(0, 1), Release(0, 0)]
+    assert roster.stalled(0, is_alone=True) == [Grant(0, 0), Release(0, 1)], "the other may be fine again"
+    assert roster.stalled(0, is_alone=True) == [Grant(0, 1), Release(0, 0)]
+    assert roster.arrived(0) == [Grant(0, 0), Release(0, 1)], "it has come round"
+
+
+def test_who_is_alone_stays_at_it() -> None:
+    roster = Roster(2)
+    roster.arrived(0)
+    assert roster.stalled(1, is_alone=True) == []
+    assert roster.serving[1] == {0}

@@ -1,0 +1,40 @@
+"""The listeners as the control process makes them, with the rings of held SYNs, and their way to the kernel side.
+
+Rings belong to the owners of listeners. They are there before a worker is given one, and programs write into them only
+when every owner's listener is where the lookup finds it; what stops serving ends in the other order.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from agent.config import Config
+from agent.enroll.kernel import KernelSide
+from agent.model.listener import Listener, Side
+from agent.net.sockets import open_listener
+from agent.supervisor.crew import Crew
+
+
+def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
+    """One of a worker's. Raises OSError."""
+    return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
+
+
+async def prepare_rings(settings: Config, kernel: KernelSide, crew: Crew) -> None:
+    """Before the workers are mustered. Rings of an earlier agent stay, or go where none are wanted. Raises OSError."""
+    count = settings.worker_count if settings.honest_connect != "off" else 0
+    rings = await kernel.run(lambda redirection: redirection.rings(count))
+    if count:
+        crew.hold_syns(rings)
+    else:
+        rings.close()
+
+
+async def open_slots(settings: Config, kernel: KernelSide, crew: Crew) -> None:
+    """Once the workers serve: their listeners into the slots of the kernel side. Raises RedirectError, OSError."""
+    slots = {name: sock.fileno() for name, sock in crew.listeners().items()}
+    owners = crew.every_owners() if settings.honest_connect != "off" else []
+    takers = [{name: sock.fileno() for name, sock in socks.items()} for socks in owners]
+    await kernel.run(lambda redirection: redirection.set_listeners(slots))
+    await kernel.run(lambda redirection: redirection.set_takers(takers))

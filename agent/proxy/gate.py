@@ -1,0 +1,169 @@
+"""The gate in front of a listener: SYNs wait here until it is known what to answer.
+
+A held SYN is resolved, judged and dialled for like an accepted connection, without one. Reached: it is let in, and its
+connection, accepted a moment later, joins what was reached. Refused: a reset, so that connect() says ECONNREFUSED.
+Time-outs are answered as the network would, by silence. Whatever is too much is let in at once and served as if there
+was no gate: nothing is dropped here. What the kernel programs do for it is in bpf/README.md.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Protocol
+
+from agent.model.address import IP, SocketAddress
+from agent.model.connection import Direction
+from agent.model.outcome import Outcome, Refusal
+from agent.net.loop import Loop, Timer
+from agent.proxy.arrivals import OnAccept
+from agent.proxy.held import HeldLife, Keeper
+from agent.proxy.life import GAVE_UP
+from agent.wire.held_syn import HeldSyn, again, reset
+
+HELD_OF_POD, HELD_LIMIT = 256, 2048
+"""SYNs that one pod, and all pods, may have waiting in each direction."""
+JOIN_S = 3.0
+"""How long after its SYN was let in a client may take to be there: two of its SYN-ACKs may be lost."""
+SILENT = frozenset({Outcome.CONNECT_TIMEOUT, Outcome.HBONE_TIMEOUT})
+
+
+class Frames(Protocol):
+    """Sends frames by the device that leads out of the listener's namespace, whose MAC is `mac`."""
+
+    mac: bytes
+
+    def send(self, frame: bytes) -> bool: ...
+
+
+class Fate(Enum):
+    """What became of a held SYN; the value is the label of metrics."""
+
+    JOINED = "joined"
+    REFUSED = "refused"
+    """By a reset."""
+    SILENT = "silent"
+    """Its destination did not answer in time, and nor does anybody."""
+    GIVEN_UP = "given_up"
+    """It was let in, but its client was gone by then."""
+    TOO_MANY = "too_many"
+    """It was let in at once."""
+    HANDED_OVER = "handed_over"
+    """It was let in for another worker, as this one stops serving its share."""
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One that waits. `owner`: of the ring that it came from."""
+
+    syn: HeldSyn
+    owner: int
+    life: HeldLife
+    is_let_in: bool = False
+    timer: Timer | None = None
+
+
+class Gate(Keeper):
+    """One per worker and direction. `make` has the life of a connection that is held; `accepted` serves others."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        direction: Direction,
+        frames: Frames,
+        make: Callable[[Keeper, SocketAddress, SocketAddress], HeldLife],
+        accepted: OnAccept,
+    ) -> None:
+        self._loop = loop
+        self.direction = direction
+        self._frames = frames
+        self._make = make
+        self._accepted = accepted
+        self._held: dict[tuple[SocketAddress, SocketAddress], Held] = {}
+        self._of_pod: Counter[IP] = Counter()
+        self.fates: Counter[Fate] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def arrived(self, owner: int, syn: HeldSyn) -> None:
+        """A SYN, new or again."""
+        held = self._held.get(syn.key)
+        if held is not None:
+            self._again(held, syn)
+        elif len(self._held) >= HELD_LIMIT or self._of_pod[syn.pod] >= HELD_OF_POD:
+            self.fates[Fate.TOO_MANY] += 1
+            self._let_in(syn)
+        else:
+            held = Held(syn, owner, self._make(self, syn.peer, syn.local))
+            self._held[syn.key] = held
+            self._of_pod[syn.pod] += 1
+            held.life.start()
+
+    def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
+        """The listener's handler: joins what was reached for it, or is served from the beginning."""
+        held = self._held.get((peer, local))
+        if held is None:
+            self._accepted(sock, peer, local)
+        else:
+            self._forget(held, Fate.JOINED)
+            held.life.joined(sock)
+
+    def release(self, owner: int) -> None:
+        """Another worker serves this owner from now on: it gets everything that waits here."""
+        for held in [held for held in self._held.values() if held.owner == owner]:
+            self._forget(held, Fate.HANDED_OVER)
+            if not held.is_let_in:
+                self._let_in(held.syn)
+            held.life.refused(Refusal(Outcome.DRAINED, "another worker goes on with it"))
+
+    # -- answers of the lives (Keeper)
+
+    def reached(self, life: HeldLife) -> None:
+        held = self._held[life.key]
+        held.is_let_in = True
+        held.timer = self._loop.later(JOIN_S, partial(self._not_joined, held))
+        self._let_in(held.syn)
+
+    def turned_away(self, life: HeldLife, outcome: Outcome) -> None:
+        held = self._held.get(life.key)
+        if held is None or held.life is not life:
+            return  # it was told otherwise already
+        if held.is_let_in:
+            # A reset could be taken for an old one now. Its connection, if it comes, begins from the beginning.
+            self._forget(held, Fate.GIVEN_UP)
+        elif outcome in SILENT:
+            self._forget(held, Fate.SILENT)
+        else:
+            self._forget(held, Fate.REFUSED)
+            self._frames.send(reset(held.syn, self._frames.mac * 2))
+
+    # -- steps
+
+    def _again(self, held: Held, syn: HeldSyn) -> None:
+        # The newest: to the answer to an older one its client would say RST.
+        held.syn = syn
+        if held.is_let_in:
+            self._let_in(syn)
+
+    def _let_in(self, syn: HeldSyn) -> None:
+        # One that is lost on its way comes again, as its client has no answer.
+        self._frames.send(again(syn, self._frames.mac))
+
+    def _not_joined(self, held: Held) -> None:
+        self._forget(held, Fate.GIVEN_UP)
+        held.life.refused(Refusal(Outcome.RESET, GAVE_UP))
+
+    def _forget(self, held: Held, fate: Fate) -> None:
+        self.fates[fate] += 1
+        del self._held[held.syn.key]
+        pod = held.syn.pod
+        self._of_pod[pod] -= 1
+        if not self._of_pod[pod]:
+            del self._of_pod[pod]
+        if held.timer is not None:
+            held.timer.cancel()

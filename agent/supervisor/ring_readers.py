@@ -1,0 +1,47 @@
+"""Who takes the held SYNs of each owner: one worker at a time, or two would answer for the same connections.
+
+A ring goes with the listeners of its owner. Where the worker that has had it may still take from it, the next one gets
+an empty ring, and programs write into that from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from agent.channel import RING
+from agent.supervisor.queues import Rings
+from agent.supervisor.worker_link import WorkerLink
+
+log = logging.getLogger(__name__)
+
+
+class RingReaders:
+    """Gives out the rings. `rings`: None where no SYNs are held."""
+
+    def __init__(self) -> None:
+        self.rings: Rings | None = None
+        self._readers: dict[int, WorkerLink] = {}
+
+    def found(self, link: WorkerLink, *, is_ours: bool) -> None:
+        """A worker was found that has rings of the owners it serves; one that retires may still read what is left."""
+        for owner in link.owners:
+            if is_ours or owner not in self._readers:
+                self._readers[owner] = link
+
+    def ring_for(self, link: WorkerLink, owner: int) -> dict[str, int]:
+        """The descriptor to send with the owner's listeners, by its name; nothing where there is none."""
+        if self.rings is None:
+            return {}
+        reader = self._readers.get(owner)
+        if reader is not None and reader is not link and not reader.is_lost:
+            try:
+                self.rings.renew(owner)
+            except OSError as error:
+                log.error("no ring for the SYNs of worker %d (%s): they are not held", owner, error)
+                return {}
+        self._readers[owner] = link
+        return {RING: self.rings.fd(owner)}
+
+    def close(self) -> None:
+        if self.rings is not None:
+            self.rings.close()

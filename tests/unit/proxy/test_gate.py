@@ -1,0 +1,374 @@
+"""The gate in front of a listener, between two real data planes: what it sends for a held SYN, and what it lets go.
+
+Frames go to a list in place of a device. What the kernel would make of one that is let in is handed over by the test:
+a connection that the listener has accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from contextlib import closing
+
+import pytest
+
+from agent.model.address import SocketAddress
+from agent.model.connection import Direction
+from agent.model.policy import Action, Match, StringMatch, StringMatchKind
+from agent.net.loop import Loop
+from agent.proxy import gate as gates
+from agent.proxy.gate import HELD_OF_POD, JOIN_S, Fate, Gate
+from agent.proxy.held import HeldOutbound, HeldPlain
+from agent.wire import held_syn
+from agent.wire.held_syn import FROM_POD, RECORD, TO_POD, VNET_HEADER, HeldSyn
+from tests.support import mesh
+from tests.support import packets as pk
+from tests.support.datapath import stream_pair
+from tests.support.netpair import deaf
+from tests.support.packets import TCP
+from tests.support.two_nodes import CLIENT, SERVER, VIP, World
+
+STRANGER, DEAF = "127.77.5.5", "127.77.4.1"
+IP4_AT = 34
+NOBODY = Match(principals=(StringMatch(StringMatchKind.EXACT, "nobody"),))
+
+
+class Frames:
+    """Keeps what it is to send."""
+
+    mac = b"\x02" * 6
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def send(self, frame: bytes) -> bool:
+        self.sent.append(frame[VNET_HEADER.size :])
+        return True
+
+    def let_in(self) -> list[int]:
+        """Sequence numbers of SYNs that were let in."""
+        return [struct.unpack_from(">I", f, IP4_AT + 4)[0] for f in self.sent if f[IP4_AT + 13] == pk.SYN]
+
+    def resets(self) -> list[int]:
+        """What the resets acknowledge."""
+        return [struct.unpack_from(">I", f, IP4_AT + 8)[0] for f in self.sent if f[IP4_AT + 13] == 0x14]
+
+
+class Held:
+    """A world with a gate in front of the client's listener, or of the server's for plaintext."""
+
+    def __init__(self, world: World, hook: int = FROM_POD) -> None:
+        self.world, self.hook, self.frames = world, hook, Frames()
+        loop: Loop = world.driver.loop
+        if hook == FROM_POD:
+            outbound = world.here.outbound
+            self.gate = Gate(
+                loop,
+                Direction.OUTBOUND,
+                self.frames,
+                lambda *each: HeldOutbound(outbound, *each),
+                outbound.accepted,
+            )
+        else:
+            inbound = world.there.inbound_plain
+            self.gate = Gate(
+                loop,
+                Direction.INBOUND,
+                self.frames,
+                lambda *each: HeldPlain(inbound, *each),
+                inbound.accepted,
+            )
+
+    def syn(self, to: str = f"{SERVER}:8080", port: int = 40000, sequence: int = 1) -> HeldSyn:
+        source = CLIENT if self.hook == FROM_POD else STRANGER
+        host, dport = to.rsplit(":", 1)
+        segment = bytearray(pk.tcp(port, int(dport)))
+        segment[4:8] = sequence.to_bytes(4, "big")
+        frame = pk.ip(source, host, TCP, bytes(segment))
+        record = RECORD.pack(time.monotonic_ns(), 1, self.hook, IP4_AT, len(frame), frame)
+        return held_syn.read(record)
+
+    def arrive(self, *syns: HeldSyn, owner: int = 0) -> None:
+        self.world.driver.call(lambda: [self.gate.arrived(owner, syn) for syn in syns])
+
+    def until(self, fate: Fate, count: int = 1) -> None:
+        self.world.driver.until(lambda: self.gate.fates[fate] == count)
+
+    def until_let_in(self, *sequences: int) -> None:
+        self.world.driver.until(lambda: self.frames.let_in() == list(sequences))
+
+    def accept(self, syn: HeldSyn) -> socket.socket:
+        """The listener has accepted it; the application's end."""
+        application, captured = stream_pair(str(syn.peer.ip))
+        captured.setblocking(False)
+        application.settimeout(5)
+        self.world.driver.call(lambda: self.gate.accepted(captured, *syn.key))
+        return application
+
+    def live(self) -> int:
+        return len(self.world.here.registry) + len(self.world.there.registry)
+
+    def descriptors(self) -> int:
+        count = self.world.driver.call(lambda: len(os.listdir("/proc/self/fd")))
+        assert isinstance(count, int)
+        return count
+
+
+@pytest.fixture
+def held(world: World) -> Held:
+    return Held(world)
+
+
+@pytest.fixture
+def inward(world: World) -> Held:
+    return Held(world, TO_POD)
+
+
+def echoes(sock: socket.socket) -> bool:
+    sock.sendall(b"hello")
+    return sock.recv(5) == b"hello"
+
+
+def test_a_syn_is_let_in_when_its_destination_is_reached_and_its_connection_joins(held: Held) -> None:
+    syn = held.syn(sequence=77)
+    held.arrive(syn)
+    held.until_let_in(77)
+    assert held.world.seen == [CLIENT], "reached before there is a client"
+    with closing(held.accept(syn)) as application:
+        assert echoes(application) and echoes(application)
+    assert held.world.seen == [CLIENT], "once"
+    held.world.driver.until(lambda: not held.live())
+    assert held.gate.fates == {Fate.JOINED: 1} and not len(held.gate)
+    assert not held.frames.resets()
+
+
+def test_what_the_server_says_first_waits_for_the_client(held: Held, world: World) -> None:
+    with socket.create_server((SERVER, 8081)) as server:
+        held.arrive(syn := held.syn(f"{SERVER}:8081"))
+        with server.accept()[0] as connection:
+            connection.sendall(b"220 ready\r\n")
+            held.until_let_in(1)
+            with closing(held.accept(syn)) as application:
+                assert application.recv(100) == b"220 ready\r\n"
+
+
+@pytest.mark.parametrize("to", [f"{SERVER}:8081", f"{VIP}:81"])
+def test_what_is_refused_is_reset(held: Held, to: str) -> None:
+    before = held.descriptors()
+    held.arrive(held.syn(to, sequence=0xFFFFFFFF))
+    held.until(Fate.REFUSED)
+    assert held.frames.resets() == [0] and not held.frames.let_in()
+    held.world.driver.until(lambda: not held.live())
+    assert not len(held.gate)
+    (line,) = held.world.here.lines
+    assert "error=" in line
+    # The pool keeps its connection to the other node.
+    assert held.descriptors() <= before + 4
+
+
+def test_what_policy_denies_is_reset(held: Held, world: World) -> None:
+    world.put_policy("apps/nobody", mesh.policy("nobody", Action.ALLOW, NOBODY))
+    held.arrive(held.syn())
+    held.until(Fate.REFUSED)
+    assert held.frames.resets() == [2]
+
+
+@pytest.mark.parametrize("world", [{"connect_timeout_s": "0.3"}], indirect=True)
+def test_a_destination_that_does_not_answer_is_answered_for_by_nobody(held: Held) -> None:
+    with deaf(DEAF, 8080):
+        held.arrive(held.syn(f"{DEAF}:8080"))
+        held.until(Fate.SILENT)
+    assert not held.frames.sent and not held.live() and not len(held.gate)
+
+
+def test_the_newest_syn_of_a_tuple_is_the_one_to_be_let_in(held: Held) -> None:
+    with deaf(SERVER, 8082):
+        first, newer = (held.syn(f"{SERVER}:8082", sequence=n) for n in (5, 900))
+        held.arrive(first, first, newer, newer)
+        assert len(held.gate) == 1 and not held.frames.sent
+        held.world.driver.until(lambda: held.live() == 2)
+        held.world.driver.call(lambda: held.world.here.close_pod(frozenset({first.peer.ip})))
+    assert held.frames.resets() == [901]
+
+
+def test_one_that_was_let_in_and_comes_again_is_let_in_again(held: Held) -> None:
+    held.arrive(held.syn(sequence=5))
+    held.until_let_in(5)
+    held.arrive(held.syn(sequence=5))
+    held.until_let_in(5, 5)
+    held.arrive(held.syn(sequence=6))
+    held.until_let_in(5, 5, 6)
+    assert len(held.gate) == 1
+    assert held.world.seen == [CLIENT]
+
+
+def test_an_early_connection_is_relayed_like_any_other(held: Held) -> None:
+    """Accepted before the tunnel is answered: one dial, and bytes."""
+    syn = held.syn()
+
+    def both() -> socket.socket:
+        application, captured = stream_pair(CLIENT)
+        captured.setblocking(False)
+        held.gate.arrived(0, syn)
+        held.gate.accepted(captured, *syn.key)
+        return application
+
+    application = held.world.driver.call(both)
+    assert isinstance(application, socket.socket)
+    with closing(application):
+        application.settimeout(5)
+        assert echoes(application)
+    assert held.gate.fates == {Fate.JOINED: 1} and not held.frames.sent
+    assert held.world.seen == [CLIENT]
+
+
+def test_an_early_connection_that_is_refused_is_reset_itself(held: Held) -> None:
+    syn = held.syn(f"{SERVER}:8081")
+
+    def both() -> socket.socket:
+        application, captured = stream_pair(CLIENT)
+        captured.setblocking(False)
+        held.gate.arrived(0, syn)
+        held.gate.accepted(captured, *syn.key)
+        return application
+
+    application = held.world.driver.call(both)
+    assert isinstance(application, socket.socket)
+    with closing(application), pytest.raises(ConnectionResetError):
+        application.settimeout(5)
+        application.recv(1)
+    assert not held.frames.sent
+
+
+def test_a_connection_that_nobody_held_is_served_from_the_beginning(held: Held) -> None:
+    with closing(held.accept(held.syn())) as application:
+        assert echoes(application)
+    assert not held.gate.fates
+
+
+def test_too_many_of_a_pod_are_let_in_at_once(held: Held) -> None:
+    with deaf(SERVER, 8082):
+        held.arrive(*(held.syn(f"{SERVER}:8082", 2000 + n) for n in range(HELD_OF_POD)))
+        assert len(held.gate) == HELD_OF_POD and not held.frames.sent
+        held.arrive(held.syn(port=1999, sequence=3))
+        assert held.frames.let_in() == [3]
+        assert held.gate.fates[Fate.TOO_MANY] == 1
+        held.world.driver.call(lambda: held.world.here.close_pod(frozenset({held.syn().peer.ip})))
+        assert not len(held.gate)
+        held.arrive(held.syn(port=1998, sequence=4))
+        held.until_let_in(3, 4)
+
+
+def test_all_pods_together_have_a_limit(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "HELD_LIMIT", 3)
+    with deaf(SERVER, 8082):
+        held.arrive(*(held.syn(f"{SERVER}:8082", 2000 + n) for n in range(5)))
+        assert (len(held.gate), held.gate.fates[Fate.TOO_MANY], len(held.frames.sent)) == (3, 2, 2)
+        held.world.driver.call(lambda: held.world.here.close_pod(frozenset({held.syn().peer.ip})))
+
+
+def test_a_client_that_does_not_come_has_its_destination_let_go(held: Held) -> None:
+    held.arrive(syn := held.syn())
+    held.until_let_in(1)
+    held.world.driver.until(lambda: held.live() == 2)
+    held.world.driver.skew_s += JOIN_S + 1
+    held.until(Fate.GIVEN_UP)
+    held.world.driver.until(lambda: not held.live())
+    assert not held.frames.resets(), "it is gone, or has its answer"
+    # If it comes all the same it is served anew.
+    with closing(held.accept(syn)) as application:
+        assert echoes(application)
+
+
+def test_a_tunnel_that_ends_before_its_client_comes_keeps_nobody_waiting(held: Held, world: World) -> None:
+    held.arrive(held.syn())
+    held.until_let_in(1)
+    world.driver.call(lambda: [link.abort() for _, link in world.here.pool.links])
+    held.until(Fate.GIVEN_UP)
+    assert not len(held.gate)
+    world.driver.until(lambda: not held.live())
+
+
+def test_what_another_worker_serves_is_let_in_for_it(held: Held) -> None:
+    with deaf(SERVER, 8082):
+        held.arrive(held.syn(f"{SERVER}:8082", 2001, 5), owner=1)
+        held.arrive(held.syn(f"{SERVER}:8082", 2002, 6), owner=0)
+        held.world.driver.call(lambda: held.gate.release(1))
+        assert held.frames.let_in() == [5] and not held.frames.resets()
+        assert held.gate.fates == {Fate.HANDED_OVER: 1} and len(held.gate) == 1
+        held.world.driver.call(lambda: held.gate.release(0))
+        assert held.frames.let_in() == [5, 6]
+    held.world.driver.until(lambda: not held.live())
+
+
+def test_a_released_one_that_was_let_in_is_not_let_in_twice(held: Held) -> None:
+    held.arrive(held.syn())
+    held.until_let_in(1)
+    held.world.driver.call(lambda: held.gate.release(0))
+    assert held.frames.let_in() == [1]
+    held.world.driver.until(lambda: not held.live())
+
+
+def test_a_pod_that_leaves_has_its_held_ones_refused(held: Held) -> None:
+    with deaf(SERVER, 8082):
+        held.arrive(held.syn(f"{SERVER}:8082"))
+        held.world.driver.call(lambda: held.world.here.close_pod(frozenset({held.syn().peer.ip})))
+        assert held.frames.resets() == [2] and not len(held.gate)
+        held.world.driver.until(lambda: not held.live())
+
+
+def test_a_defect_refuses_the_one_that_it_concerns(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(held.world.here.outbound, "_follow", None, raising=False)
+    monkeypatch.setattr(HeldOutbound, "_follow", broken)
+    with pytest.raises(ZeroDivisionError):
+        held.arrive(held.syn())
+    assert held.frames.resets() == [2] and not len(held.gate) and not held.live()
+
+
+# -- plaintext, on its way into a pod
+
+
+def test_plaintext_is_let_in_when_the_application_is_reached(inward: Held) -> None:
+    inward.arrive(syn := inward.syn(sequence=9))
+    inward.until_let_in(9)
+    with closing(inward.accept(syn)) as application:
+        assert echoes(application)
+    assert inward.world.seen == [STRANGER]
+    inward.world.driver.until(lambda: not inward.live() and not inward.world.there.inbound_plain.count)
+
+
+def test_plaintext_to_a_closed_port_is_reset(inward: Held) -> None:
+    inward.arrive(inward.syn(f"{SERVER}:8081"))
+    inward.until(Fate.REFUSED)
+    assert inward.frames.resets() == [2]
+    assert not inward.live() and not inward.world.there.inbound_plain.count
+
+
+def test_a_policy_that_comes_while_plaintext_is_held_resets_it(inward: Held, world: World) -> None:
+    with deaf(SERVER, 8082):
+        inward.arrive(inward.syn(f"{SERVER}:8082"))
+        assert len(inward.gate) == 1
+        world.put_policy("apps/nobody", mesh.policy("nobody", Action.ALLOW, NOBODY))
+        assert inward.frames.resets() == [2] and not len(inward.gate)
+
+
+def test_an_application_that_was_reached_for_nobody_is_reset(inward: Held, world: World) -> None:
+    with socket.create_server((SERVER, 8081)) as server:
+        inward.arrive(inward.syn(f"{SERVER}:8081"))
+        inward.until_let_in(1)
+        with server.accept()[0] as connection:
+            connection.settimeout(5)
+            world.driver.skew_s += JOIN_S + 1
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
+    inward.until(Fate.GIVEN_UP)
+    world.driver.until(lambda: not world.there.inbound_plain.count)
+
+
+def test_keys_are_those_of_accepted_sockets(held: Held) -> None:
+    assert held.syn().key == (SocketAddress.parse(f"{CLIENT}:40000"), SocketAddress.parse(f"{SERVER}:8080"))
