@@ -59,6 +59,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         metavar="REV",
         help="measure another commit of ztun too, in the same run (the column `before`)",
     )
+    parser.add_argument(
+        "--honest",
+        action="store_true",
+        help="measure ztun with --honest-connect=all too, by new connections (the column `honest`)",
+    )
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument(
@@ -67,7 +72,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parsed = parser.parse_args(argv)
     if parsed.rounds is not None and parsed.rounds < 1:
         parser.error("--rounds: at least 1")
-    longest = 9 if parsed.against else 10  # the lab of the other commit is called like this one, with a 0
+    # The labs of the other commit and of honest connects are called like this one, with a 0 and a 1.
+    longest = 9 if parsed.against or parsed.honest else 10
     if len(parsed.name) > longest:
         parser.error(f"--name: {longest} characters at most")
     return parsed
@@ -78,7 +84,9 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
     before = earlier.install(options.against, ROOT, tell) if options.against else None
 
     def stage() -> Stage:
-        return Stage(options.name, tell, is_pinned=not options.no_pin, before=before)
+        return Stage(
+            options.name, tell, is_pinned=not options.no_pin, before=before, with_honest=options.honest
+        )
 
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     times = (QUICK_WARM_UP_S, QUICK_LENGTH_S) if options.quick else (WARM_UP_S, LENGTH_S)
@@ -97,7 +105,10 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
         "negotiated": running.negotiated,
         "failed_connections": running.failed,
     }
-    return {name: values | idle[name] | crowds[name] for name, values in running.samples.items()}, about
+    samples = {
+        name: values | idle.get(name, {}) | crowds.get(name, {}) for name, values in running.samples.items()
+    }
+    return samples, about
 
 
 def machine() -> dict[str, Any]:

@@ -298,6 +298,33 @@ def connect(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     return {"count": done, "failed": failed, "seconds": span.took_s}
 
 
+def refused(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
+    """One connection after the other to a port that nobody has, until it is known that it came to nothing."""
+    closed, times, span = (address[0], address[1] + 1), [], span_of()
+    while not span.took_s:
+        began_ns = time.perf_counter_ns()
+        with socket.socket() as sock:
+            sock.settimeout(PATIENCE_S)
+            try:
+                sock.connect(closed)
+                sock.send(b"E")
+                is_served = bool(sock.recv(1))
+            except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
+                is_served = False
+        if is_served:
+            raise ConnectionError(f"{closed} answers")
+        times.append(time.perf_counter_ns() - began_ns)
+        if span.tick():
+            times.clear()
+    times.sort()
+    return {
+        "count": len(times),
+        "seconds": span.took_s,
+        "p50_us": times[len(times) // 2] / 1000,
+        "p99_us": times[len(times) * 99 // 100] / 1000,
+    }
+
+
 def hold(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Open `count` connections, use each once, keep them until this process is killed."""
     socks = connected(address, count, b"E")
@@ -312,6 +339,7 @@ CLIENTS = {
     "exchange": exchange,
     "connect": connect,
     "stalled": stalled,
+    "refused": refused,
     "hold": hold,
 }
 

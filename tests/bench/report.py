@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SYSTEMS = {"ztun": "ztun", "before": "before", "envoy": "Envoy", "direct": "direct"}
+SYSTEMS = {"ztun": "ztun", "honest": "honest", "before": "before", "envoy": "Envoy", "direct": "direct"}
 """Systems a run may have, in the order of the columns, with their titles."""
 ITSELF = "itself"
-PEERS = ("envoy", "before", ITSELF)
+PEERS = ("envoy", "before", "honest", ITSELF)
 """What a target may compare with: systems, or ztun itself, for metrics that are ratios already."""
 Samples = Mapping[str, Mapping[str, Sequence[float]]]
 """system -> metric -> one value per round."""
@@ -43,6 +43,8 @@ METRICS = (
     Metric("stalled_12", "p99 beside 12 stalled / quiet", "", 2),
     Metric("stalled_40", "p99 beside 40 stalled / quiet", "", 2),
     Metric("stalled_200", "p99 beside 200 stalled / quiet", "", 2),
+    Metric("p50_refused", "closed port, until known, p50", "us", 0),
+    Metric("p99_refused", "closed port, until known, p99", "us", 0),
     Metric("cpu_upload_1", "CPU per GB, upload, 1 stream", "s", 2),
     Metric("cpu_download_1", "CPU per GB, download, 1 stream", "s", 2),
     Metric("cpu_upload_8", "CPU per GB, upload, 8 streams", "s", 2),

@@ -49,6 +49,7 @@ WORKLOADS = (
     Workload("exchange_1", "exchange", 1),
     Workload("exchange_64", "exchange", 64),
     Workload("connect", "connect", 32),
+    Workload("refused", "refused"),
     Workload("handshake", "handshake"),
     # Last: what they leave to be taken down meets nobody else.
     Workload("stalled_12", "stalled", 12),
@@ -75,7 +76,7 @@ class Rounds:
         for number in range(count):
             for workload in chosen:
                 for system in self._stage.systems.values():
-                    if not workload.is_handshake or system.hbone is not None:
+                    if system.takes(workload.kind):
                         self._note(system, self._measure(system, workload))
             self._tell(f"round {number + 1} of {count}, {time.monotonic() - began_s:.0f} s")
 
@@ -116,6 +117,8 @@ def metrics(workload: Workload, result: Mapping[str, Any], used_s: float | None)
     each_us = None if used_s is None else used_s / result["count"] * 1e6
     if workload.is_handshake:
         return {"cpu_handshake": each_us or 0.0, "handshakes": result["count"] / seconds}
+    if workload.kind == "refused":
+        return {"p50_refused": result["p50_us"], "p99_refused": result["p99_us"]}
     values[workload.name] = result["count"] / seconds
     if each_us is not None:
         values[f"cpu_{workload.name}"] = each_us
@@ -136,7 +139,7 @@ class Idle:
         """At rest, and per idle connection."""
         samples: Samples = {name: {} for name in self._stage.systems}
         for system in self._stage.systems.values():
-            if system.proxies:
+            if system.proxies and system.takes("hold"):
                 self._tell(f"memory of {system.name} with {IDLE_CONNECTIONS} idle connections")
                 samples[system.name] = self._measure(system)
         return samples

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -35,6 +35,9 @@ CORES = {"node-a": 0, "node-b": 1}
 START_TIMEOUT_S = 20.0
 BEFORE = "before"
 """The name of the system that is an earlier ztun."""
+HONEST = "honest"
+"""And of the one with --honest-connect=all, which differs in these kinds of workloads only."""
+NEW_CONNECTIONS = frozenset({"connect", "refused"})
 # Client ports of the past second may be used again, and none of them is a listening port.
 SYSCTLS = {
     "net/ipv4/tcp_tw_reuse": 1,
@@ -77,6 +80,12 @@ class System:
     second: tuple[int, ...] = ()
     control: tuple[int, ...] = ()
     hbone: Hbone | None = None
+    only: frozenset[str] = frozenset()
+    """Kinds of workloads, where not all of them are worth its time."""
+
+    def takes(self, kind: str) -> bool:
+        """Whether it is measured by workloads of this kind."""
+        return (not self.only or kind in self.only) and (kind != "handshake" or self.hbone is not None)
 
     @property
     def proxies(self) -> tuple[int, ...]:
@@ -110,6 +119,7 @@ class Stage:
         *,
         is_pinned: bool,
         before: tuple[str, ...] | None = None,
+        with_honest: bool = False,
     ) -> None:
         self._tell = tell
         self._is_pinned = is_pinned
@@ -117,7 +127,9 @@ class Stage:
         self.mesh = LabMesh(Topology(name), flags)
         self.topology = self.mesh.topology
         self._before = LabMesh(Topology(f"{name}0"), flags, before) if before else None
-        self._meshes = [self.mesh, *([self._before] if self._before else [])]
+        honest = flags | {"honest-connect": "all"}
+        self._honest = LabMesh(Topology(f"{name}1"), honest) if with_honest else None
+        self._meshes = [mesh for mesh in (self.mesh, self._before, self._honest) if mesh is not None]
         self.systems: dict[str, System] = {}
         self._captures: list[Capture] = []
 
@@ -149,7 +161,8 @@ class Stage:
                 stack.callback(mesh.topology.end_processes)
 
     def _open(self) -> None:
-        self._tell("building the lab: two nodes, six pods" + (", twice" if self._before else ""))
+        times = ("", ", twice", ", three times")[len(self._meshes) - 1]
+        self._tell(f"building the lab: two nodes, six pods{times}")
         for mesh in self._meshes:
             self._open_mesh(mesh)
         self._tell("starting Envoy and the servers")
@@ -158,6 +171,8 @@ class Stage:
         found = [self._ztun("ztun", self.mesh), self._envoy(), self._direct()]
         if self._before:
             found.insert(1, self._ztun(BEFORE, self._before))
+        if self._honest:
+            found.insert(1, replace(self._ztun(HONEST, self._honest), hbone=None, only=NEW_CONNECTIONS))
         self.systems = {system.name: system for system in found}
 
     def _open_mesh(self, mesh: LabMesh) -> None:
@@ -167,7 +182,8 @@ class Stage:
             with entered(place.netns):
                 for name, value in SYSCTLS.items():
                     write_sysctl(name, value)
-        self._tell("starting ztun" if mesh is self.mesh else "starting the earlier ztun")
+        names = {id(self._before): "the earlier ztun", id(self._honest): "ztun with honest connects"}
+        self._tell(f"starting {names.get(id(mesh), 'ztun')}")
         mesh.start(MANIFESTS)
         pods = [pod_of(mesh, "client"), pod_of(mesh, "server")]
         for pod in pods:

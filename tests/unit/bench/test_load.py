@@ -82,6 +82,17 @@ def test_connect_counts_connections_that_were_served(port: int) -> None:
     assert result["failed"] == 0
 
 
+def test_refused_times_what_comes_to_nothing(port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+    result = run("refused", closed - 1, 1)
+    assert result["count"] > 0 and 0 < result["p50_us"] <= result["p99_us"]
+    assert metrics(Workload("refused", "refused"), result, 1.0) == {
+        "p50_refused": result["p50_us"],
+        "p99_refused": result["p99_us"],
+    }
+
+
 def test_connect_counts_refused_ones_as_failed() -> None:
     with subprocess.Popen([*LOAD, "serve", "0", "-1"], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
