@@ -76,9 +76,9 @@ class _End:
 
     def pump(self) -> None:
         """One batch from here to the other end, unless that is still busy with the last one."""
-        other = self.other
-        if not self.is_readable or not self.reads or other.backlog or self.relay.is_over:
+        if not self.is_readable or not self.reads or self.other.backlog or self.relay.is_over:
             return
+        other = self.other
         buffer = self.relay.buffer
         try:
             size = self.sock.recv_into(buffer)
@@ -287,6 +287,10 @@ class PlainRelay:
         owner = self._owner
         del self._owner  # who holds the relay
         owner.finished(self)
+        # The ends hold the relay and each other; apart, all go without the garbage collector. Their counts stay.
+        for end in (self._client, self._server):
+            end.is_readable = False
+            del end.relay, end.other
 
     def _on_crash(self, error: BaseException) -> None:
         self.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import pytest
 
 from agent.model.outcome import Outcome
+from agent.net.farewell import close
 from agent.net.relay import PlainRelay, TunnelRelay
 from agent.net.tls_link import HIGH_BYTES
 from agent.net.tunnel import Tunnel
@@ -172,3 +174,26 @@ def test_plain_slow_reader_holds_one_batch() -> None:
         assert flow.sent < 30 * MIB
         it.until(flow.step)
         assert flow.got == flow.data
+
+
+def test_plain_relays_that_ended_leave_nothing_to_the_garbage_collector() -> None:
+    with node() as it:
+        gc.collect()
+        gc.disable()
+        try:
+            for reset in (False, True):
+                plain = Plain(it)
+                plain.client.send(b"hello")
+                it.settle()
+                if reset:
+                    close(plain.client, reset=True)
+                else:
+                    plain.client.close()
+                plain.server.close()
+                it.until(lambda plain=plain: plain.done)
+                assert plain.relay.sent_bytes == 5
+            del plain
+            it.settle()
+            assert not [thing for thing in gc.get_objects() if type(thing).__name__ in ("PlainRelay", "_End")]
+        finally:
+            gc.enable()
