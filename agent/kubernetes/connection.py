@@ -99,7 +99,7 @@ class Connection:
             headers = access.headers() | ({"Content-Type": kind} if kind else {})
             connection = _Tls(access)
         except AccessError as error:
-            raise RequestFailed(Failure(str(error), is_lasting=True)) from error
+            raise RequestFailed(Failure(str(error))) from error
         try:
             try:
                 connection.connect()

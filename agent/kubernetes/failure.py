@@ -21,8 +21,7 @@ _HOSTNAME_MISMATCH = (62, 64)
 class Failure:
     """`is_gone`: the server no longer has what it was to resume from. `is_conflict`: the object was changed meanwhile.
 
-    `is_lasting`: a person has to do something; to ask again the same way is of little use. `retry_after_s`: the least
-    wait that the server asked for.
+    `is_missing`: it is not there. `retry_after_s`: the least wait that the server asked for.
     """
 
     text: str
@@ -31,7 +30,6 @@ class Failure:
     is_gone: bool = False
     is_conflict: bool = False
     is_missing: bool = False
-    is_lasting: bool = False
 
     def __str__(self) -> str:
         return f"{self.text}; {self.remedy}" if self.remedy else self.text
@@ -47,13 +45,11 @@ def of_answer(status: int, retry_after: str | None, body: bytes, what: str, verb
             return Failure(
                 f"the Kubernetes API does not accept this agent's credentials ({what}: 401)",
                 "is its token expired, or of another cluster? A pod's is renewed by the kubelet",
-                is_lasting=True,
             )
         case 403:
             return Failure(
                 f"the Kubernetes API forbids it: {message}",
                 f"give the agent's service account the verbs {verbs} on {what} (a ClusterRole and its binding)",
-                is_lasting=True,
             )
         case 404:
             return Failure(f"the Kubernetes API has no {what}: {message}", is_missing=True)
@@ -81,13 +77,11 @@ def of_error(error: Exception, server: str, ca: str, what: str) -> Failure:
             return Failure(
                 f"the certificate of the Kubernetes API at {server} is for another name: {error.verify_message}",
                 "name the server as its certificate does, or set tls-server-name in the kubeconfig",
-                is_lasting=True,
             )
         case ssl.SSLCertVerificationError():
             return Failure(
                 f"the certificate of the Kubernetes API at {server} cannot be verified: {error.verify_message}",
                 f"{ca} must hold the CA that signed it: is it another cluster's?",
-                is_lasting=True,
             )
         case socket.gaierror():
             return Failure(f"the Kubernetes API at {server} has no address: {error.strerror}")
