@@ -97,13 +97,12 @@ class Connection:
         try:
             self._access = access = self._way()
             headers = access.headers() | ({"Content-Type": kind} if kind else {})
-            connection = _Tls(access)
+            connection = _Tls(access, self._hold)
         except AccessError as error:
             raise RequestFailed(Failure(str(error))) from error
         try:
             try:
                 connection.connect()
-                self._hold(connection.sock)
                 connection.sock.settimeout(patience_s)
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()
@@ -134,14 +133,42 @@ class Connection:
 class _Tls(http.client.HTTPSConnection):
     """With the name that the certificate must have apart from the host, and a peer that is noticed to be gone."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, hold: Callable[[socket.socket], None]) -> None:
+        """`hold` is told of each socket before anybody waits for it, and raises when nobody should."""
         self._tls = access.context()
         self._server_name = access.server_name or access.host
+        self._hold = hold
         super().__init__(access.host, access.port, timeout=CONNECT_PATIENCE_S, context=self._tls)
 
     def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEPALIVE:
-            self.sock.setsockopt(socket.IPPROTO_TCP, name, value)
-        self.sock: ssl.SSLSocket = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
+        raw = self._dial()
+        try:
+            # Shakes hands later, so that it is held while it does.
+            self.sock: ssl.SSLSocket = self._tls.wrap_socket(
+                raw, server_hostname=self._server_name, do_handshake_on_connect=False
+            )
+        except BaseException:
+            raw.close()
+            raise
+        self._hold(self.sock)
+        self.sock.do_handshake()
+
+    def _dial(self) -> socket.socket:
+        failure = OSError(f"{self.host} has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            self.host, self.port, type=socket.SOCK_STREAM
+        ):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(CONNECT_PATIENCE_S)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for name, value in _KEEPALIVE:
+                    sock.setsockopt(socket.IPPROTO_TCP, name, value)
+                self._hold(sock)
+                sock.connect(address)
+            except OSError as error:
+                sock.close()
+                failure = error
+            else:
+                return sock
+        raise failure

@@ -346,7 +346,9 @@ class Server(ThreadingHTTPServer):
             try:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
             except OSError:
-                continue
+                pass  # the client was faster
+            if sock in self.held:
+                sock.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away, or does not trust us, is what tests are about."""

@@ -92,7 +92,7 @@ def test_a_pod_that_is_gone_stays_closed_until_its_interface_goes(tmp_path: Path
     assert not there.troubles(), "nothing is wrong"
     there.kernel.present.discard(1)
     there.refresh()
-    assert not there.kernel.last
+    assert not there.kernel.last and not there.captures._gone
 
 
 def test_one_made_again_with_the_same_address_is_served_and_the_old_one_closed(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +168,28 @@ def test_a_node_that_stops_does_not_wait_for_a_server_that_hangs(fake: FakeApi) 
         fake.hold_connections()
         began_s = time.monotonic()
     assert time.monotonic() - began_s < 5, "the block ends with the thread"
+
+
+@pytest.mark.parametrize("how", ["connect", "handshake", "answer"])
+def test_a_node_that_stops_does_not_wait_for_a_server_that_never_begins(
+    fake: FakeApi, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.kubernetes.connection.CONNECT_PATIENCE_S", 60.0)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as others:
+        if how == "connect":
+            # A queue that is full: the kernel drops what comes next, and the client waits.
+            for _ in range(4):
+                other = others.enter_context(socket.socket())
+                other.setblocking(False)
+                other.connect_ex(server.getsockname())
+        if how == "answer":
+            monkeypatch.setattr(fake, "listed", lambda *_: time.sleep(8) or {})
+        port = fake.port if how == "answer" else server.getsockname()[1]
+        there = type("There", (), {"access": replace(fake.access, port=port)})()
+        with following(there, NODE) as seen:
+            seen.until(lambda: seen.lists == 1 and seen.watcher._connection._socket is not None)
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 5
 
 
 def test_what_counts_requests_counts_them(fake: FakeApi) -> None:

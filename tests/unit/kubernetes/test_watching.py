@@ -88,6 +88,7 @@ def test_a_version_that_the_server_has_forgotten_means_a_new_list_and_its_differ
         seen.go_on()
         seen.until(lambda: seen.names == {"stays", "comes"})
         assert [each.uid for each in seen.gone] == [gone]
+        assert len(seen.puts("stays")) == 1, "what is as it was is not told again"
         seen.until(lambda: seen.lists == 2)
 
 
