@@ -91,7 +91,7 @@ def test_what_is_written_already_is_not_written_again(fake: FakeApi) -> None:
         world.found = {KEY: SERVED}
         world.reporter.wake()
         async with asyncio.timeout(30):
-            while world.says() != "enabled":
+            while world.says() != "enabled":  # noqa: ASYNC110 - a server in a thread
                 await asyncio.sleep(0.005)
         for hear in (world.reporter.wake, world.hear):
             # Before the watch tells of it, and after.
