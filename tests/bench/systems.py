@@ -82,10 +82,14 @@ class System:
     hbone: Hbone | None = None
     only: frozenset[str] = frozenset()
     """Kinds of workloads, where not all of them are worth its time."""
+    without: frozenset[str] = frozenset()
+    """Kinds that mean nothing with it."""
 
     def takes(self, kind: str) -> bool:
         """Whether it is measured by workloads of this kind."""
-        return (not self.only or kind in self.only) and (kind != "handshake" or self.hbone is not None)
+        if kind in self.without or (kind == "handshake" and self.hbone is None):
+            return False
+        return not self.only or kind in self.only
 
     @property
     def proxies(self) -> tuple[int, ...]:
@@ -246,6 +250,8 @@ class Stage:
             first=(first,),
             second=(second,),
             hbone=hbone_of(self.mesh, server),
+            # Its destination is fixed, whatever port is dialled.
+            without=frozenset({"refused"}),
         )
 
     def _direct(self) -> System:

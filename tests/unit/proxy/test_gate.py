@@ -259,6 +259,7 @@ def test_too_many_of_a_pod_are_let_in_at_once(held: Held) -> None:
         assert not len(held.gate)
         held.arrive(held.syn(port=1998, sequence=4))
         held.until_let_in(3, 4)
+        assert held.gate.fates[Fate.TOO_MANY] == 1, "there is room again"
 
 
 def test_all_pods_together_have_a_limit(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +283,10 @@ def test_a_client_that_does_not_come_has_its_destination_let_go(held: Held) -> N
         assert echoes(application)
 
 
-def test_a_tunnel_that_ends_before_its_client_comes_keeps_nobody_waiting(held: Held, world: World) -> None:
+def test_a_tunnel_that_ends_before_its_client_comes_keeps_nobody_waiting(
+    held: Held, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "JOIN_S", 3600.0)
     held.arrive(held.syn())
     held.until_let_in(1)
     world.driver.call(lambda: [link.abort() for _, link in world.here.pool.links])

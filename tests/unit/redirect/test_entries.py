@@ -34,6 +34,7 @@ PODS = {
         BRIDGED, hops=(NextHop(4, ROUTER, SIZE4, ip_address("fe80::1"), 32), BRIDGED.hops[1])
     ),
     "draining": replace(BRIDGED, flags=Flag.DRAIN),
+    "with honest connects": replace(BRIDGED, flags=Flag.ENROLLED | Flag.HONEST),
 }
 
 
@@ -52,6 +53,13 @@ def test_a_pod_whose_capture_failed_half_way_has_no_macs_there() -> None:
     assert found == replace(BRIDGED, hops=(BRIDGED.hops[0], bare))
     nothing: dict[IP, object] = {}
     assert captured_pod(7, "veth7", iface_entry(ROUTED), nothing).mac == NO_MAC  # type: ignore[arg-type]
+
+
+def test_honest_connects_are_the_interfaces_and_not_the_addresses() -> None:
+    """Where only what is captured counts, nothing else must look like it."""
+    honest = replace(ROUTED, flags=Flag.ENROLLED | Flag.HONEST)
+    assert iface_entry(honest).flags == Flag.ENROLLED | Flag.HONEST
+    assert pod_entry(honest, V4, LINK) == pod_entry(ROUTED, V4, LINK)
 
 
 @pytest.mark.parametrize(("version", "bits"), [(4, 0), (4, 1), (4, 24), (4, 32), (6, 0), (6, 64), (6, 128)])
