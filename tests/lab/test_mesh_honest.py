@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -501,3 +502,35 @@ def test_what_status_and_maps_show(world: World) -> None:
     assert re.search(r"^rings +array_of_maps +2 +64$", listed, re.MULTILINE), listed
     assert re.search(r"^takers +sockmap +4 +128$", listed, re.MULTILINE), listed
     assert "HONEST" in world.cli("maps", "dump", "ifaces", node="node-a").stdout
+
+
+def test_each_pod_has_what_was_asked_for_it(tmp_path: Path) -> None:
+    """`--honest-connect=pods`: by `ztun enroll`, anew each time, and kept for the agent that comes after."""
+    with running("i", tmp_path, flags={"honest-connect": "pods"}, enrolled=False) as world:
+
+        def enroll(pod: str, *flags: str) -> None:
+            where = str(world.pod(pod).netns)
+            done = world.cli("enroll", f"demo/{pod}", "--netns", where, *flags, node=world.pod(pod).node)
+            assert done.returncode == 0, done.stderr
+
+        def end_of(client: str) -> type[OSError]:
+            try:
+                with world.dial(client, world.address("server-b"), CLOSED) as sock:
+                    sock.recv(1)
+            except OSError as error:
+                return type(error)
+            raise AssertionError("somebody serves a port that nobody has")
+
+        enroll("server-b")
+        enroll("server-a")
+        enroll("client-a", "--honest-connect")
+        world.mesh.wait_announced(*map(world.pod, ("server-b", "server-a", "client-a")))
+        assert end_of("client-a") is ConnectionRefusedError
+        assert end_of("server-a") is ConnectionResetError
+        world.kill_control("node-a")
+        world.restart("node-a")
+        assert end_of("client-a") is ConnectionRefusedError
+        enroll("client-a")
+        assert end_of("client-a") is ConnectionResetError
+        shown = {pod["pod"]: pod["honest_connect"] for pod in world.status("node-a")["pods"]}
+        assert shown == {"demo/client-a": False, "demo/server-a": False}
