@@ -15,8 +15,9 @@ from agent.state.apply import Batch
 from tests.support import mesh
 from tests.support.certs import TestCA
 from tests.support.datapath import DataPath, Driver
+from tests.support.loopback import ours
 
-CLIENT, SERVER, VIP = "127.77.1.1", "127.77.2.1", "127.77.9.9"
+CLIENT, SERVER, VIP = ours("1.1"), ours("2.1"), ours("9.9")
 
 
 class World:

@@ -11,9 +11,10 @@ from agent.net.plain_relay import PlainRelay
 from agent.proxy import outbound
 from tests.support import mesh
 from tests.support.datapath import stream_pair
+from tests.support.loopback import ours
 from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
 
-OUTSIDE = "127.77.3.3"
+OUTSIDE = ours("3.3")
 
 
 def test_one_while_a_connection_begins(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

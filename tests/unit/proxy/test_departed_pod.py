@@ -13,10 +13,11 @@ from agent.channel import Message
 from agent.proxy.orders import Orders
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
+from tests.support.loopback import ours
 from tests.support.netpair import deaf
 from tests.support.two_nodes import CLIENT, SERVER, World, ended
 
-OTHER = "127.77.1.2"
+OTHER, DEAF, STRANGER = ours("1.2"), ours("4.1"), ours("5.5")
 Row = tuple[str, str, str, tuple[str, ...]]
 CLIENT_ROW: Row = ("apps", "client", "client", (CLIENT,))
 OTHER_ROW: Row = ("apps", "other", "other", (OTHER,))
@@ -45,13 +46,13 @@ def test_a_source_that_leaves_loses_its_connections_and_those_under_way(world: W
     world.driver.call(lambda: (world.here.know(other), world.there.know(other), world.here.add_pod(other)))
     name = orders(world, world.here, CLIENT_ROW, OTHER_ROW)
     before = len(os.listdir("/proc/self/fd"))
-    with deaf("127.77.4.1", 8080), deaf("127.77.4.1", 15008):
-        far = mesh.workload("far", "127.77.4.1", service_account="server")
+    with deaf(DEAF, 8080), deaf(DEAF, 15008):
+        far = mesh.workload("far", DEAF, service_account="server")
         tunnel = world.connect()
         assert alive(tunnel)
-        dialling = world.connect("127.77.4.1:8080")  # plain: the mesh does not know it yet
+        dialling = world.connect(f"{DEAF}:8080")  # plain: the mesh does not know it yet
         world.driver.call(lambda: world.here.know(far))
-        hbone = world.connect("127.77.4.1:8081")  # its HBONE connection is being dialled
+        hbone = world.connect(f"{DEAF}:8081")  # its HBONE connection is being dialled
         kept = world.driver.call(lambda: world.here.capture(OTHER, mesh.at(f"{SERVER}:8080")))
         assert isinstance(kept, socket.socket)
         kept.settimeout(5)
@@ -74,9 +75,9 @@ def test_a_destination_that_leaves_loses_tunnels_plaintext_and_handshakes(world:
     name = orders(world, world.there, SERVER_ROW)
     tunnel = world.connect()
     assert alive(tunnel)
-    plain, captured = stream_pair("127.77.5.5")
+    plain, captured = stream_pair(STRANGER)
     captured.setblocking(False)
-    peer = mesh.at(f"127.77.5.5:{plain.getsockname()[1]}")
+    peer = mesh.at(f"{STRANGER}:{plain.getsockname()[1]}")
     world.driver.call(lambda: world.there.inbound_plain.accepted(captured, peer, mesh.at(f"{SERVER}:8080")))
     plain.settimeout(5)
     assert alive(plain)
@@ -93,7 +94,7 @@ def test_a_destination_that_leaves_loses_tunnels_plaintext_and_handshakes(world:
 @pytest.mark.parametrize(
     ("after", "survives"),
     [
-        ([("apps", "client", "client", (CLIENT, "127.77.1.9"))], True),
+        ([("apps", "client", "client", (CLIENT, ours("1.9")))], True),
         ([("apps", "heir", "client", (CLIENT,))], False),
         ([("apps", "client", "someone-else", (CLIENT,))], False),
     ],

@@ -15,10 +15,11 @@ from agent.proxy.life import Life
 from agent.telemetry.record import FLAG_INDEX
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
+from tests.support.loopback import ours
 from tests.support.told_worker import ToldWorker
 from tests.support.two_nodes import CLIENT, SERVER, World, running
 
-STRANGER = "127.77.5.5"
+STRANGER = ours("5.5")
 
 
 @dataclass
@@ -54,7 +55,7 @@ def by_hand_over(world: World, listener: socket.socket) -> Path:
 
 
 def by_passthrough(world: World, listener: socket.socket) -> Path:
-    world.driver.call(lambda: world.here.add_pod(mesh.workload("lone", "127.77.1.8"), listening=False))
+    world.driver.call(lambda: world.here.add_pod(mesh.workload("lone", ours("1.8")), listening=False))
     target = mesh.at(f"{SERVER}:{listener.getsockname()[1]}")
     bare = mesh.workload("server", SERVER, protocol=mesh.TunnelProtocol.NONE)
     world.driver.call(lambda: world.here.know(bare))

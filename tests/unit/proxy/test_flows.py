@@ -14,6 +14,7 @@ from agent.model.workload import TunnelProtocol
 from agent.state.apply import Batch
 from tests.support import mesh
 from tests.support.datapath import stream_pair
+from tests.support.loopback import ours
 from tests.support.two_nodes import CLIENT, SERVER, VIP, World, ended, exchange
 
 
@@ -139,8 +140,8 @@ def test_an_application_that_does_not_listen_is_an_error_at_both_ends(world: Wor
 
 
 def test_a_destination_outside_the_mesh_is_passed_through(world: World) -> None:
-    with socket.create_server(("127.77.3.3", 0)) as outside:
-        app = world.connect(f"127.77.3.3:{outside.getsockname()[1]}")
+    with socket.create_server((ours("3.3"), 0)) as outside:
+        app = world.connect(f"{ours('3.3')}:{outside.getsockname()[1]}")
         served, peer = outside.accept()
         assert peer[0] == CLIENT
         served.sendall(b"220 hello\r\n")
@@ -156,11 +157,11 @@ def test_an_undeclared_port_of_a_vip_is_refused(world: World) -> None:
 
 
 def test_a_pod_that_is_not_enrolled_is_refused(world: World) -> None:
-    app = world.driver.call(lambda: world.here.capture("127.77.1.99", mesh.at(f"{SERVER}:8080")))
+    app = world.driver.call(lambda: world.here.capture(ours("1.99"), mesh.at(f"{SERVER}:8080")))
     assert isinstance(app, socket.socket)
     app.settimeout(5)
     assert ended(app)
-    assert "127.77.1.99 belongs to no enrolled pod" in world.here.lines[0]
+    assert f"{ours('1.99')} belongs to no enrolled pod" in world.here.lines[0]
 
 
 @pytest.mark.parametrize("world", [{"local_path": "handover"}], indirect=True)
@@ -190,9 +191,9 @@ def test_plaintext_to_an_enrolled_pod_is_judged_without_identity(world: World) -
 
 def plain(world: World) -> socket.socket:
     """A plaintext connection as the kernel steers it to 15006, from a client outside the mesh."""
-    application, captured = stream_pair("127.77.5.5")
+    application, captured = stream_pair(ours("5.5"))
     captured.setblocking(False)
-    peer = mesh.at(f"127.77.5.5:{application.getsockname()[1]}")
+    peer = mesh.at(f"{ours('5.5')}:{application.getsockname()[1]}")
     world.driver.call(lambda: world.there.inbound_plain.accepted(captured, peer, mesh.at(f"{SERVER}:8080")))
     application.settimeout(5)
     return application

@@ -26,11 +26,12 @@ from agent.wire.held_syn import FROM_POD, RECORD, TO_POD, VNET_HEADER, HeldSyn
 from tests.support import mesh
 from tests.support import packets as pk
 from tests.support.datapath import stream_pair
+from tests.support.loopback import ours
 from tests.support.netpair import deaf
 from tests.support.packets import TCP
 from tests.support.two_nodes import CLIENT, SERVER, VIP, World
 
-STRANGER, DEAF = "127.77.5.5", "127.77.4.1"
+STRANGER, DEAF = ours("5.5"), ours("4.1")
 IP4_AT = 34
 NOBODY = Match(principals=(StringMatch(StringMatchKind.EXACT, "nobody"),))
 

@@ -18,6 +18,7 @@ from agent.net.loop import Loop
 from agent.proxy.handshakes import CALM_S, FEW, Crowd, Handshakes
 from agent.proxy.tallies import End
 from tests.support.certs import credentials
+from tests.support.loopback import ours
 from tests.support.two_nodes import SERVER, World, ended, exchange
 
 HERE, THERE, KNOWN = parse_ip("10.0.0.1"), parse_ip("10.0.0.2"), parse_ip("10.0.0.3")
@@ -169,7 +170,7 @@ def test_a_crowd_of_strangers_costs_members_nothing(world: World, garbage: bytes
     with ExitStack() as stack:
         for n in range(200):
             stranger = stack.enter_context(socket.socket())
-            stranger.bind((f"127.77.9.{n % 8 + 1}", 0))
+            stranger.bind((ours(f"9.{n % 8 + 1}"), 0))
             stranger.connect((SERVER, 15008))
             stranger.sendall(garbage)
         inbound = world.there.inbound

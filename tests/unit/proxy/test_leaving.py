@@ -15,10 +15,11 @@ import pytest
 from agent.net.farewell import close
 from tests.support import mesh
 from tests.support.datapath import stream_pair
+from tests.support.loopback import ours
 from tests.support.netpair import deaf
 from tests.support.two_nodes import CLIENT, SERVER, World, running
 
-DEAF = "127.77.4.1"
+DEAF = ours("4.1")
 
 
 @pytest.fixture
@@ -113,9 +114,9 @@ def test_a_lost_hbone_connection_ends_the_dials_made_for_it(world: World) -> Non
 
 def test_a_dial_to_the_application_ends_with_its_plaintext_client(world: World) -> None:
     def start() -> socket.socket:
-        application, captured = stream_pair("127.77.5.5")
+        application, captured = stream_pair(ours("5.5"))
         captured.setblocking(False)
-        peer = mesh.at(f"127.77.5.5:{application.getsockname()[1]}")
+        peer = mesh.at(f"{ours('5.5')}:{application.getsockname()[1]}")
         arrived = world.there.inbound_plain.accepted
         world.driver.call(lambda: arrived(captured, peer, mesh.at(f"{SERVER}:8081")))
         return application

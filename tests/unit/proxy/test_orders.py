@@ -17,6 +17,7 @@ from agent.pb import workload_pb2
 from agent.wire.xds_delta import ADDRESS
 from tests.support import mesh
 from tests.support.certs import credentials
+from tests.support.loopback import ours
 from tests.support.told_worker import ToldWorker, same_file, secret
 from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
 
@@ -72,9 +73,7 @@ def test_a_worker_says_who_it_is_and_which_listeners_it_serves(told: ToldWorker)
 def test_each_listener_leads_to_its_own_handler(told: ToldWorker, world: World) -> None:
     with listeners() as socks:
         give(told, 0, socks)
-        plain = socket.create_connection(
-            socks[PLAINTEXT.name].getsockname(), source_address=("127.77.5.5", 0)
-        )
+        plain = socket.create_connection(socks[PLAINTEXT.name].getsockname(), source_address=(ours("5.5"), 0))
         world.driver.until(lambda: bool(world.there.lines))
         assert "inbound" in world.there.lines.pop() and ended(plain), "nobody listens at that port of the pod"
         hbone = socket.create_connection(socks[HBONE.name].getsockname())
@@ -83,10 +82,10 @@ def test_each_listener_leads_to_its_own_handler(told: ToldWorker, world: World) 
         world.driver.until(lambda: not world.there.inbound.held)
         world.there.lines.clear()
         outbound = socket.create_connection(
-            socks[OUTBOUND.name].getsockname(), source_address=("127.77.1.9", 0)
+            socks[OUTBOUND.name].getsockname(), source_address=(ours("1.9"), 0)
         )
         world.driver.until(lambda: bool(world.there.lines))
-        assert "127.77.1.9 belongs to no enrolled pod" in world.there.lines[0] and ended(outbound)
+        assert f"{ours('1.9')} belongs to no enrolled pod" in world.there.lines[0] and ended(outbound)
 
 
 def test_a_released_listener_keeps_its_queue_for_another(told: ToldWorker, world: World) -> None:
@@ -310,11 +309,11 @@ def test_a_draining_worker_takes_no_listeners_and_says_so(told: ToldWorker, worl
 def test_a_draining_worker_goes_on_to_follow_state_certificates_and_pods(
     told: ToldWorker, world: World
 ) -> None:
-    other = mesh.workload("other", "127.77.1.2", service_account="other")
+    other = mesh.workload("other", ours("1.2"), service_account="other")
     world.driver.call(lambda: (world.here.know(other), world.there.know(other), world.here.add_pod(other)))
     told.tell(channel.Pods([("apps", "server", "server", (SERVER,))]))
     apps = [world.connect()]
-    second = world.driver.call(lambda: world.here.capture("127.77.1.2", mesh.at(f"{SERVER}:8080")))
+    second = world.driver.call(lambda: world.here.capture(ours("1.2"), mesh.at(f"{SERVER}:8080")))
     assert isinstance(second, socket.socket)
     second.settimeout(5)
     for app in (*apps, second):
