@@ -127,7 +127,7 @@ class TunnelLink:
     @property
     def is_crowded(self) -> bool:
         """Tunnels that the peer's side does not read hold so much of its window that a new one might not get on."""
-        return self._codec.is_crowded
+        return self._codec.is_crowded(self._loop.now())
 
     @property
     def standstill(self) -> Standstill:

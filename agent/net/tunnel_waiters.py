@@ -31,8 +31,9 @@ class TunnelWaiters:
 
     def resume(self, sink: TunnelSink) -> None:
         """The window of its stream was opened."""
-        self._sinks.pop(sink, None)
-        sink.resume()
+        if sink in self._sinks:
+            del self._sinks[sink]
+            sink.resume()
 
     def resume_all(self) -> None:
         waiting, self._sinks = self._sinks, {}

@@ -32,6 +32,8 @@ class H2Receiver(H2Sender, ABC):
     def __init__(self, *, is_server: bool, limits: Limits, now_s: float) -> None:
         super().__init__(is_server=is_server, limits=limits, now_s=now_s)
         self._events: list[Event] = []
+        self._opened: set[int] = set()
+        """Streams, and 0 for all, of whose window the events say already that it opened."""
         self._preface = frames.PREFACE if is_server else b""
         self._greeted = False
         self._partial = bytearray()
@@ -61,6 +63,8 @@ class H2Receiver(H2Sender, ABC):
         self._now_s = now_s
         events: list[Event] = []
         self._events = events
+        if self._opened:
+            self._opened.clear()
         try:
             self._parse(data)
         except H2Error as error:

@@ -18,6 +18,8 @@ from agent.wire.h2_windows import window_change
 # Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
 REMEMBERED_RESETS = 1024
 SHUTDOWN_PING = b"ztun-end"
+CROWDED_S = 0.1
+"""Window that is taken for less than this is of streams that move, not of streams that are not read."""
 
 
 class H2Sender:
@@ -60,6 +62,8 @@ class H2Sender:
         """By how much the windows of all streams together exceed their first one."""
         self._granted = limits.connection_window_bytes
         self._consumed = 0
+        self._roomy_at_s = now_s
+        """When the peer last gave back half of its window for all."""
         self._credit_below = limits.connection_window_bytes - limits.connection_window_bytes // 8
         self._weigh_peer_windows()
         self._greet()
@@ -173,10 +177,12 @@ class H2Sender:
                 return min(size, self._peer_half - held)
         return size
 
-    @property
-    def is_crowded(self) -> bool:
-        """Half of what the peer lets wait is taken: a stream that is opened now may come to wait for others."""
-        return self.send_window < self._crowded_below
+    def is_crowded(self, now_s: float) -> bool:
+        """Half of what the peer lets wait is taken, and stays so: a stream opened now may come to wait for others.
+
+        What moves takes as much for moments. Credit alone is no sign of it, as one of many may still be read.
+        """
+        return self.send_window < self._crowded_below and now_s - self._roomy_at_s >= CROWDED_S
 
     def _weigh_peer_windows(self) -> None:
         """What a stream may take of the peer's window for all, after one of the two was announced.

@@ -206,7 +206,7 @@ class H2Tunnels(H2Receiver):
             if stream.send_window > frames.MAX_WINDOW:
                 raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "SETTINGS push a window above 2^31-1")
         if change > 0:
-            self._events.append(WindowOpened(None))
+            self._window_opened(None)
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -246,7 +246,9 @@ class H2Tunnels(H2Receiver):
             if self.send_window > self.peer_connection_window:
                 self.peer_connection_window = self.send_window
                 self._weigh_peer_windows()
-            self._events.append(WindowOpened(None))
+            if self.send_window >= self._crowded_below:
+                self._roomy_at_s = self._now_s
+            self._window_opened(None)
             return
         stream = self.streams.get(stream_id)
         if stream is None:
@@ -257,6 +259,13 @@ class H2Tunnels(H2Receiver):
             self._violate(stream, ErrorCode.FLOW_CONTROL_ERROR, "the stream's window grows above 2^31-1")
         else:
             stream.send_window += increment
+            self._window_opened(stream)
+
+    def _window_opened(self, stream: Stream | None) -> None:
+        """Said once of all that came together: credit by the byte would have every stream try as often."""
+        stream_id = 0 if stream is None else stream.id
+        if stream_id not in self._opened:
+            self._opened.add(stream_id)
             self._events.append(WindowOpened(stream))
 
 

@@ -98,6 +98,16 @@ def test_windows_are_debited_and_opened() -> None:
     assert talk.codec.sendable(stream) == 5
 
 
+def test_credit_by_the_byte_is_told_of_once() -> None:
+    talk = Talk(is_server=False)
+    stream = talk.open()
+    talk.write(stream, 65535)
+    mine, all_of_them = frames.window_update(stream.id, 1), frames.window_update(0, 1)
+    assert talk.play(*[mine, all_of_them] * 1000) == [WindowOpened(stream), WindowOpened(None)]
+    assert talk.codec.sendable(stream) == 1000
+    assert talk.play(mine) == [WindowOpened(stream)], "the next time again"
+
+
 def test_own_pings_come_ten_seconds_after_each_answer_and_are_missed_after_twenty() -> None:
     talk = Talk(is_server=False)
     assert talk.codec.tick(9.9) == 10.0 and talk.sent() == []

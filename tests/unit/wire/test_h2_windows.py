@@ -7,11 +7,13 @@ import pytest
 from agent.wire import h2_frames as frames
 from agent.wire.h2_events import MIB, Limits, Stream
 from agent.wire.h2_frames import Setting
+from agent.wire.h2_send import CROWDED_S
 from agent.wire.h2_windows import FAST_S, SLOW_S, window_change
 from tests.support.playbook import Frame, Talk, data
 
 FIRST = MIB // 4
 KIB = 1 << 10
+LATER_S = 1.0
 
 
 def credit(stream_id: int, size: int) -> Frame:
@@ -152,7 +154,7 @@ def test_three_stalled_streams_leave_half_of_the_peers_window() -> None:
     talk = sender()
     streams = [talk.open() for _ in range(3)]
     assert [push(talk, stream) for stream in streams] == [4 * MIB, 2 * MIB, 2 * MIB]
-    assert not talk.codec.is_crowded
+    assert not talk.codec.is_crowded(LATER_S)
     echo = talk.open()
     # Twice as much as brings credit for the connection: it is read, so it gets on.
     for _ in range(64):
@@ -166,7 +168,7 @@ def test_a_stream_that_was_held_back_goes_on_when_it_is_read() -> None:
     streams = [talk.open() for _ in range(8)]
     for stream in streams:
         push(talk, stream)
-    assert talk.codec.is_crowded
+    assert talk.codec.is_crowded(LATER_S)
     assert max(talk.codec.sendable(stream) for stream in streams) <= 0
     talk.play(frames.window_update(streams[3].id, 2 * MIB), frames.window_update(0, 2 * MIB))
     assert talk.codec.sendable(streams[3]) > 0 >= talk.codec.sendable(streams[0])
@@ -176,11 +178,39 @@ def test_a_connection_is_crowded_below_half_of_its_window_and_recovers() -> None
     talk = sender()
     held = 0
     while held <= 8 * MIB:
-        assert not talk.codec.is_crowded
+        assert not talk.codec.is_crowded(LATER_S)
         held += push(talk, talk.open())
-    assert talk.codec.is_crowded
+    assert talk.codec.is_crowded(LATER_S)
     talk.play(frames.window_update(1, 4 * MIB), frames.window_update(0, 4 * MIB))
-    assert not talk.codec.is_crowded
+    assert not talk.codec.is_crowded(LATER_S)
+
+
+def test_a_connection_whose_window_is_taken_for_a_moment_is_not_crowded() -> None:
+    talk = sender()
+    stream = talk.open()
+    others = [talk.open() for _ in range(3)]
+    while talk.now_s < LATER_S:
+        for each in (stream, *others):
+            push(talk, each)
+        assert talk.codec.send_window < 8 * MIB and not talk.codec.is_crowded(talk.now_s)
+        talk.now_s += CROWDED_S * 0.9
+        assert not talk.codec.is_crowded(talk.now_s)
+        for each in (stream, *others):
+            talk.play(frames.window_update(each.id, 4 * MIB - each.send_window))
+        talk.play(frames.window_update(0, 16 * MIB - talk.codec.send_window))
+
+
+def test_credit_that_leaves_half_of_a_window_taken_is_no_recovery() -> None:
+    """Somebody is read, but those who are not hold the rest."""
+    talk = sender()
+    streams = [talk.open() for _ in range(8)]
+    for stream in streams:
+        push(talk, stream)
+    while talk.now_s < LATER_S:
+        talk.now_s += CROWDED_S / 2
+        talk.play(frames.window_update(streams[0].id, FIRST), frames.window_update(0, FIRST))
+        talk.write(streams[0], FIRST)
+    assert talk.codec.is_crowded(talk.now_s)
 
 
 def test_a_peer_that_lets_windows_grow_is_not_held_back() -> None:
