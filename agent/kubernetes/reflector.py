@@ -28,7 +28,7 @@ WATCH_SLACK_S = 10.0
 """A watch that the server has not ended this long after its time hangs on a connection that is dead."""
 LIVED_S = 5.0
 """A watch that lived this long was a good one: the next is opened at once."""
-BACKOFF = Backoff(first_s=0.25, cap_s=30.0, jitter=0.5)
+BACKOFF = Backoff(first_s=0.25, cap_s=15.0, jitter=0.5)
 
 
 class Named(Protocol):

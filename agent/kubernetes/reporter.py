@@ -97,6 +97,9 @@ class Reporter:
             await self._annotate(annotate, thread)
         while (tell := self._next_telling()) is not None:
             await self._tell(tell, thread)
+        if not self._has_work():
+            # What could not be written need not be any more.
+            self.problem = None
 
     def _forget(self) -> None:
         """What is known of pods that are no more."""
@@ -104,6 +107,12 @@ class Reporter:
         for table in (self._attempts, self._since, self._told):
             for uid in table.keys() - uids:
                 del table[uid]
+
+    def _has_work(self) -> bool:
+        pods, found = self._pods(), self._found()
+        return any(True for _ in to_annotate(pods, found)) or any(
+            True for _ in to_tell(pods, found, self._told)
+        )
 
     # -- annotations
 

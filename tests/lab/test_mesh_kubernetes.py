@@ -17,6 +17,7 @@ import pytest
 
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.cni import ztun_cni
+from agent.kubernetes.reflector import BACKOFF
 from agent.lab.topology import PodPlace, Topology
 from redirect.netns import entered
 from tests.support import kube
@@ -211,6 +212,24 @@ def maps(world: World, name: str) -> str:
     return json.dumps(found)
 
 
+def test_labels_that_come_and_go_leave_nothing_behind(world: World, cluster: Cluster) -> None:
+    names = ("client-a", "server-a", "client-b", "server-b")
+    cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
+    held: list[tuple[int, dict[str, int]]] = []
+    for _ in range(4):
+        cluster.label("ambient")
+        until(lambda: is_served(world, *names), "everybody is served")
+        cluster.label(None)
+        until(lambda: is_served(world), "nobody is served")
+        until(lambda: not any(cluster.says(name) for name in names), "the API is told")
+        until(lambda: not json.loads(maps(world, "owners")), "nothing is noted")
+        entries = {name: len(json.loads(maps(world, name))) for name in ("pods", "ifaces", "captures")}
+        held.append((world.process("agent-node-a").num_fds(), entries))
+    # The first round opens what stays open: certificates' timers, connections to the API.
+    assert held[-1] == held[1], held
+    assert not any(held[-1][1].values())
+
+
 @pytest.mark.usefixtures("labelled")
 def test_what_the_labels_want_a_person_cannot_let_go(world: World) -> None:
     with pytest.raises(AgentRefused, match=r"stays captured: Kubernetes wants it .*kubectl label pod"):
@@ -228,7 +247,7 @@ def test_an_outage_of_the_api_is_named_and_lets_nobody_go(world: World, cluster:
         assert world.is_served("client-a", world.address("server-b"))
     finally:
         cluster.start()
-    until(lambda: world.status("node-a")["state"] == "READY", "it is heard again")
+    until(lambda: world.status("node-a")["state"] == "READY", "it is heard again", BACKOFF.cap_s * 3)
     assert is_served(world, "client-a", "server-a", "client-b", "server-b")
 
 

@@ -153,6 +153,6 @@ def following(api: Any, node: str, *, watch_s: int = 300) -> Iterator[Following]
         yield seen
     finally:
         seen.watcher.stop()
-        thread.join(10)
+        thread.join(30)
     assert not thread.is_alive(), "the watcher did not stop"
     assert not raised, raised

@@ -167,7 +167,7 @@ def test_a_node_that_stops_does_not_wait_for_a_server_that_hangs(fake: FakeApi) 
         seen.until(lambda: seen.watches == 1)
         fake.hold_connections()
         began_s = time.monotonic()
-    assert time.monotonic() - began_s < 5, "the block ends with the thread"
+    assert time.monotonic() - began_s < 30, "the block ends with the thread"
 
 
 @pytest.mark.parametrize("how", ["connect", "handshake", "answer"])
@@ -183,13 +183,13 @@ def test_a_node_that_stops_does_not_wait_for_a_server_that_never_begins(
                 other.setblocking(False)
                 other.connect_ex(server.getsockname())
         if how == "answer":
-            monkeypatch.setattr(fake, "listed", lambda *_: time.sleep(8) or {})
+            monkeypatch.setattr(fake, "listed", lambda *_: time.sleep(60) or {})
         port = fake.port if how == "answer" else server.getsockname()[1]
         there = type("There", (), {"access": replace(fake.access, port=port)})()
         with following(there, NODE) as seen:
             seen.until(lambda: seen.lists == 1 and seen.watcher._connection._socket is not None)
             began_s = time.monotonic()
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 30
 
 
 def test_what_counts_requests_counts_them(fake: FakeApi) -> None:

@@ -238,3 +238,17 @@ def test_progress_is_of_everybody_who_is_wished_for() -> None:
         two: Progress("two", True, False, "no certificate; wait"),
         away: Progress("away"),
     }
+
+
+def test_what_could_not_be_written_and_need_not_be_is_no_problem_any_more(fake: FakeApi) -> None:
+    fake.create(kube.pod("web"))
+    fake.refuse(500, "PATCH", times=1000)
+    world = World(fake)
+    world.found = {KEY: SERVED}
+
+    async def story() -> None:
+        await world.until(lambda: world.reporter.problem is not None)
+        world.found = {}
+        await world.until(lambda: world.reporter.problem is None)
+
+    run(world, story)
