@@ -8,9 +8,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.wire import held_syn
 from tests.packets.rig import Rig
 from tests.packets.test_programs import END_OF_KEPT
-from tests.packets.world import FAMILIES, FORWARDED, NEXT, POD_MAC, REDIRECT, SHOT, V4, V6, Family, World
+from tests.packets.world import (
+    FAMILIES,
+    FORWARDED,
+    HONEST,
+    NEXT,
+    POD_MAC,
+    REDIRECT,
+    SHOT,
+    V4,
+    V6,
+    Family,
+    World,
+)
 from tests.support import packets as pk
 
 pytestmark = pytest.mark.kernel
@@ -91,6 +104,27 @@ def test_no_segment_of_an_enrolled_pod_goes_past_the_proxy(
     is_new = flags & (pk.SYN | pk.ACK) == pk.SYN
     assert seen.counted == {f"from_pod/{'SYN_TO_PROXY' if is_new else 'TO_PROXY'}": 1}
     assert seen.verdict == REDIRECT
+
+
+@FEW
+@given(sent=own_segment())
+def test_a_new_connection_of_an_honest_pod_is_held_and_can_be_let_in_or_goes_to_the_proxy(
+    rig: Rig, sent: tuple[bytes, int]
+) -> None:
+    packet, flags = sent
+    is_new = flags & (pk.SYN | pk.ACK) == pk.SYN
+    with rig.world(World(flags=HONEST, has_ring=True)):
+        seen = rig.play("from_pod", packet)
+        ((name, _),) = seen.counted.items()
+        assert name in ({"from_pod/SYN_HELD", "from_pod/SYN_TO_PROXY"} if is_new else {"from_pod/TO_PROXY"})
+        assert seen.verdict == (SHOT if name == "from_pod/SYN_HELD" else REDIRECT)
+        assert len(seen.held) == (name == "from_pod/SYN_HELD")
+        for record in seen.held:
+            syn = held_syn.read(record)
+            frame = held_syn.again(syn, POD_MAC)[held_syn.VNET_HEADER.size :]
+            assert rig.play("from_pod_side", frame).counted == {"from_pod_side/SYN_BACK": 1}
+            answer = held_syn.reset(syn, POD_MAC * 2)[held_syn.VNET_HEADER.size :]
+            assert rig.play("from_pod_side", answer).counted == {"from_pod_side/TO_POD": 1}
 
 
 @FEW
