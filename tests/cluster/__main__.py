@@ -1,0 +1,106 @@
+"""The cluster, ztun in it by its manifests, and the facts; everything is taken down at the end, however it comes.
+
+python -m tests.cluster WORK BINARIES IMAGE [--keep]     as scripts/cluster-test calls it
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.cluster.facts import FACTS, Stage
+from tests.cluster.kubernetes import Kubernetes, images, wait
+from tests.cluster.machine import Machine, joined
+from tests.cluster.services import Services
+
+NODES = ("node-1", "node-2")
+
+
+def main(work: Path, binaries: Path, image: Path, is_kept: bool) -> int:
+    signal.signal(signal.SIGTERM, ended)
+    archives = images(work, image)
+    control, *nodes = machines = [Machine(name, work) for name in ("control", *NODES)]
+    cluster = Kubernetes(work, binaries, archives, control, nodes)
+    services = Services(cluster)
+    try:
+        began_s = time.monotonic()
+        for machine in machines:
+            machine.boot()
+        joined(machines)
+        cluster.start_control()
+        for number, name in enumerate(NODES, 1):
+            cluster.start_node(name, number)
+        services.start()
+        ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {end}'
+        wait(
+            "both nodes",
+            lambda: cluster.kubectl("get", "nodes", "-o", f"jsonpath={ready}").split() == ["True"] * 2,
+        )
+        version = cluster.get("nodes")["items"][0]["status"]["nodeInfo"]["kubeletVersion"]
+        print(f"Kubernetes {version}, two nodes: {time.monotonic() - began_s:.0f} s", flush=True)
+        failed = told(Stage(cluster, services))
+        if is_kept:
+            entered = f"nsenter -t {control.pid} -m -n -- kubectl --kubeconfig={cluster.kubeconfig}"
+            print(f"kept until Ctrl-C: {entered} get pods -A", flush=True)
+            signal.pause()
+        return failed
+    except KeyboardInterrupt:
+        return 1
+    finally:
+        services.stop()
+        logs(machines)
+        for machine in machines:
+            machine.remove()
+        print("removed", flush=True)
+
+
+def ended(*_: object) -> None:
+    # Once: a second one must not break off the clearing away.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(1)
+
+
+def told(stage: Stage) -> int:
+    """Each fact on a line; 1 where one does not hold."""
+    failed = []
+    for title, facts in FACTS:
+        print(title, flush=True)
+        for fact in facts:
+            try:
+                said = fact(stage)
+            except Exception as error:
+                failed.append(fact.__name__)
+                print(
+                    f"  NO   {fact.__name__.replace('_', ' ')}: {type(error).__name__}: {error}", flush=True
+                )
+            else:
+                print(f"  ok   {said}", flush=True)
+    for line in NOT_YET:
+        print(f"  --   {line}")
+    print(
+        f"{len(failed)} facts do not hold: {', '.join(failed)}" if failed else "every fact holds", flush=True
+    )
+    return bool(failed)
+
+
+NOT_YET = ("not checked: the agent under an istiod (there is none here)",)
+
+
+def logs(machines: list[Machine]) -> None:
+    """What machines and pods said, kept where somebody wants it."""
+    target = os.environ.get("ZTUN_CLUSTER_LOGS")
+    if not target:
+        return
+    for machine in machines:
+        shutil.copytree(machine.logs, Path(target) / machine.name, dirs_exist_ok=True)
+        pods = Path(f"/proc/{machine.pid}/root/var/log/pods")
+        if machine.pid and pods.is_dir():
+            shutil.copytree(pods, Path(target) / machine.name / "pods", dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:4]), "--keep" in sys.argv[4:]))
