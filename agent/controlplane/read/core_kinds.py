@@ -8,6 +8,7 @@ nobody can guess (a pod's address and node) is an error. A stored object (`kubec
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.objects import (
@@ -25,18 +26,22 @@ from agent.model.address import IP
 
 PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
+LABELLED = ("Namespace", "Service")
+"""Kinds whose names become labels of host names."""
 SERVICE_KINDS = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+TRAFFIC_POLICIES = ("Cluster", "Local")
+DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")
 FAMILY_POLICIES = ("SingleStack", "PreferDualStack", "RequireDualStack")
 
 
 def read_meta(root: Field, kind: str, namespaced: bool) -> Meta:
     meta = root.get("metadata")
-    namespace = meta.get("namespace").name("default") if namespaced else ""
+    namespace = meta.get("namespace").label("default") if namespaced else ""
     return Meta(
         place=root.place,
         kind=kind,
         namespace=namespace,
-        name=meta.get("name").name(),
+        name=meta.get("name").label() if kind in LABELLED else meta.get("name").name(),
         labels=meta.get("labels").text_map(),
         annotations=meta.get("annotations").text_map(),
         created=_timestamp(meta.get("creationTimestamp")),
@@ -145,10 +150,26 @@ def read_service(root: Field, stored: bool) -> Service:
         families=families,
         family_policy=spec.get("ipFamilyPolicy").one_of(*FAMILY_POLICIES, default=""),
         ports=ports,
-        traffic_distribution=spec.get("trafficDistribution").text(""),
-        is_node_local=spec.get("internalTrafficPolicy").text("Cluster") == "Local",
+        traffic_distribution=_distribution(spec.get("trafficDistribution"), stored),
+        is_node_local=spec.get("internalTrafficPolicy").one_of(*TRAFFIC_POLICIES, default="Cluster")
+        == "Local",
         publishes_not_ready=spec.get("publishNotReadyAddresses").boolean(),
+        unused=() if stored else tuple(_unused(spec, kind)),
     )
+
+
+def _unused(spec: Field, kind: str) -> Iterator[str]:
+    """Fields of a Service that ask for what kube-proxy and load balancers do, and nobody does here."""
+    if kind != "ClusterIP":
+        yield f"type {kind}"
+    if spec.get("sessionAffinity").text("None") != "None":
+        yield "sessionAffinity"
+    yield from (name for name in ("externalIPs", "loadBalancerIP") if spec.get(name).present)
+
+
+def _distribution(field: Field, stored: bool) -> str:
+    """Newer API servers may know more words; those that are written by hand are checked."""
+    return field.text("") if stored else field.one_of(*DISTRIBUTIONS, default="")
 
 
 def read_cluster_ips(spec: Field) -> tuple[IP, ...] | None:

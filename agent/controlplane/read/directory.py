@@ -112,10 +112,12 @@ class ManifestDirectory:
 
     def _load(self, name: str) -> str | ManifestError:
         try:
-            raw = (self._path / name).read_bytes()
+            with open(self._path / name, "rb") as file:
+                raw = file.read(SIZE_LIMIT_BYTES + 1)
             if len(raw) > SIZE_LIMIT_BYTES:
-                return ManifestError(f"larger than {SIZE_LIMIT_BYTES} bytes", file=name, line=1)
-            text = raw.decode("utf-8-sig")
+                return ManifestError(f"larger than {SIZE_LIMIT_BYTES} bytes: split it", file=name, line=1)
+            # Files that were put together have a mark of byte order in the middle, too.
+            text = raw.decode("utf-8-sig").replace("\n\ufeff", "\n")
         except OSError as error:
             return ManifestError(f"cannot be read: {error.strerror}", file=name, line=1)
         except UnicodeDecodeError as error:

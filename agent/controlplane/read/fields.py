@@ -25,9 +25,20 @@ from agent.controlplane.read.yaml_tree import (
 from agent.model.address import IP, AddressError, parse_ip
 
 T = TypeVar("T")
-NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+LABEL = re.compile("[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+BROADCAST = parse_ip("255.255.255.255")
 DECIMAL = re.compile(r"[-+]?[0-9]{1,18}")
 TRUE = frozenset({"y", "yes", "true", "on"})
+
+
+def is_label(text: str) -> bool:
+    """Whether it is a DNS label, as names of namespaces are."""
+    return len(text) <= 63 and LABEL.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether it is labels with dots between them, as other names are."""
+    return len(text) <= 253 and all(LABEL.fullmatch(part) for part in text.split("."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +50,7 @@ class Place:
     document: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line} (document {self.document})"
+        return f"{self.file}:{self.line}" + (f" (document {self.document})" if self.document else "")
 
     def error(self, problem: str, field: str = "") -> ManifestError:
         return ManifestError(problem, file=self.file, line=self.line, document=self.document, field=field)
@@ -125,8 +136,15 @@ class Field:
     def name(self, default: str | None = None) -> str:
         """The name of an object: lower case letters, digits, dashes and dots (it becomes part of keys)."""
         text = self.text(default)
-        if not NAME.fullmatch(text):
+        if not is_name(text):
             raise self.error(f"{text!r} is not a name: lower case letters, digits, '-' and '.', at most 253")
+        return text
+
+    def label(self, default: str | None = None) -> str:
+        """The name of a namespace or a Service: as a name, without dots."""
+        text = self.text(default)
+        if not is_label(text):
+            raise self.error(f"{text!r} is not a name here: lower case letters, digits and '-', at most 63")
         return text
 
     def one_of(self, *words: str, default: str | None = None) -> str:
@@ -156,10 +174,14 @@ class Field:
         return self.node.text.lower() in TRUE
 
     def ip(self) -> IP:
+        """An address that one pod or Service can have."""
         try:
-            return parse_ip(self.text())
+            ip = parse_ip(self.text())
         except AddressError as error:
             raise self.error(str(error)) from error
+        if ip.is_unspecified or ip.is_loopback or ip.is_multicast or ip == BROADCAST:
+            raise self.error(f"{ip} is nobody's address on a network: want the one that others dial")
+        return ip
 
     def texts(self) -> tuple[str, ...]:
         return tuple(item.text() for item in self.each())

@@ -48,6 +48,10 @@ READERS: dict[tuple[str, str], tuple[Reader, schema.Schema]] = {
 }
 MESH_CONFIG: tuple[Reader, schema.Schema] = (read_mesh_config, schema.CONFIG_MAP)
 LISTS = frozenset({*(f"{kind}List" for _, kind in READERS), "ConfigMapList"})
+LIKE_LISTS = {kind.lower().rstrip("s"): kind for kind in ("List", *LISTS)}
+"""What a list may be misspelt as: its objects would quietly be gone."""
+CORE_VERSION = "v1"
+CORE_KINDS = {kind.lower(): kind for kind in ("ConfigMap", *(kind for group, kind in READERS if not group))}
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
 
@@ -91,6 +95,10 @@ class _Reading:
         except ManifestError as error:
             self._refuse_whole(root.place, (error,))
             return
+        if is_list(_text_of(root, "kind")):
+            self.remarks.extend(
+                _misspelt("List", EVERYBODY, each) for each in unknown_fields(root, schema.LIST)
+            )
         errors = _by_line(items, document.errors)
         for item in items:
             try:
@@ -150,6 +158,8 @@ class _Reading:
         self, root: Field, kind: str, group: str, version: str
     ) -> tuple[Reader, schema.Schema] | None:
         """What reads this kind; None, and the reason noted, for what cannot be read or does not make a mesh."""
+        if not group and self._is_misnamed(root, kind, version):
+            return None
         if kind == "ConfigMap" and not group and _metadata(root, "name") == "istio":
             return MESH_CONFIG
         found = READERS.get((group, kind))
@@ -177,6 +187,18 @@ class _Reading:
         )
         return None
 
+    def _is_misnamed(self, root: Field, kind: str, version: str) -> bool:
+        """Whether it is a core kind under a name or in a version that there is not; then it is refused."""
+        meant = CORE_KINDS.get(kind.lower())
+        if meant is None or (kind == meant and version == CORE_VERSION):
+            return False
+        if meant == "ConfigMap" and _metadata(root, "name") != "istio":
+            return False
+        field = root.get("kind" if kind != meant else "apiVersion")
+        problem = f"there is no kind {kind} in {version}; did you mean {meant} of {CORE_VERSION}?"
+        self.refused.append(refuse(root, meant, (field.error(problem),)))
+        return True
+
 
 def _guard_like(kind: str) -> str | None:
     """The security kind that was most likely meant by a name."""
@@ -198,17 +220,31 @@ def _by_line(items: list[Field], errors: tuple[ManifestError, ...]) -> dict[int 
 def flatten(root: Field) -> Iterator[Field]:
     """The objects of a document: itself, or the items of a list. Those of a raw `PodList` take their kind from it."""
     kind = root.get("kind").text()
-    if kind != "List" and kind not in LISTS:
+    if not is_list(kind):
+        if root.get("items").present and kind.lower().rstrip("s") in LIKE_LISTS:
+            raise root.get("kind").error(
+                f"there is no kind {kind}; did you mean {LIKE_LISTS[kind.lower().rstrip('s')]}?"
+            )
         yield root
         return
+    if not root.get("items").present:
+        for unknown in unknown_fields(root, schema.LIST):
+            raise unknown.error
+        raise root.get("items").error("it is missing: a list without objects says so, items: []")
     for item in root.get("items").each():
         if kind in LISTS and isinstance(item.node, Mapping):
             said = {"kind": kind.removesuffix("List"), "apiVersion": root.get("apiVersion").text()}
             given = {name: Scalar(text, STRING_TAG, item.node.line) for name, text in said.items()}
             whole = Mapping(item.node.line, given | item.node.entries, item.node.lines)
             yield Field(whole, item.document, item.line, item.parent, item.key)
+        elif isinstance(item.node, Mapping) and is_list(_text_of(item, "kind")):
+            yield from flatten(item)
         else:
             yield item
+
+
+def is_list(kind: str) -> bool:
+    return kind == "List" or kind in LISTS
 
 
 def _identify(root: Field) -> tuple[str, str, str]:
@@ -216,6 +252,14 @@ def _identify(root: Field) -> tuple[str, str, str]:
     kind = root.get("kind").text()
     group, slash, version = root.get("apiVersion").text().partition("/")
     return (kind, group, version) if slash else (kind, "", group)
+
+
+def _text_of(root: Field, name: str) -> str:
+    """The text, or the empty one if it is none."""
+    try:
+        return root.get(name).text("")
+    except ManifestError:
+        return ""
 
 
 def _metadata(root: Field, name: str) -> str:

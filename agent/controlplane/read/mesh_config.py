@@ -21,6 +21,8 @@ OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
     """Raises ManifestError; fields inside of the text are named in it."""
     text = root.at("data.mesh")
+    if not text.present and not stored:
+        raise text.error("it is missing: the mesh config is the text of that field")
     try:
         mesh = _inner(text)
         trust_domain, root_namespace = mesh.get("trustDomain"), mesh.get("rootNamespace")

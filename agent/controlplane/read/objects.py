@@ -142,7 +142,10 @@ class ServicePort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """`cluster_ips` None: none given and one is wanted, for `translate.vips` to allocate; empty: headless."""
+    """`cluster_ips` None: none given and one is wanted, for `translate.vips` to allocate; empty: headless.
+
+    `unused`: what it asks for that has no effect here.
+    """
 
     meta: Meta
     kind: str = "ClusterIP"
@@ -154,6 +157,7 @@ class Service:
     traffic_distribution: str = ""
     is_node_local: bool = False
     publishes_not_ready: bool = False
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agent.controlplane.read.core_kinds import read_cluster_ips
-from agent.controlplane.read.fields import NAME, Field, Place
+from agent.controlplane.read.fields import Field, Place, is_label, is_name
 from agent.controlplane.read.objects import (
     SYSTEM_NAMESPACE,
     AuthorizationPolicy,
@@ -25,13 +25,12 @@ from agent.controlplane.read.objects import (
     Rule,
     Service,
 )
-from agent.controlplane.read.security_kinds import read_selector
+from agent.controlplane.read.security_kinds import DRY_RUN, read_selector
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.model.address import IP
 
 GUARDS = ("AuthorizationPolicy", "PeerAuthentication")
 OF_THE_CLUSTER = ("Namespace", "Node")
-DRY_RUN = "istio.io/dry-run"
 NOT_NODE_PROXIES = ("AUDIT", "CUSTOM")
 StandIn = AuthorizationPolicy | PeerAuthentication | Service
 CLOSING = {
@@ -150,9 +149,16 @@ def _is_for_others(root: Field) -> bool:
     spec = _mapping(root, "spec")
     return (
         _text(root, "spec", "action") in NOT_NODE_PROXIES
-        or bool({"targetRef", "targetRefs"} & set(spec.names()))
+        or bool(_mapping(spec, "targetRef").names() or _is_filled(spec, "targetRefs"))
         or _scalar(annotations, DRY_RUN) == "true"
     )
+
+
+def _is_filled(field: Field, name: str) -> bool:
+    try:
+        return any(True for _ in field.get(name).each())
+    except ManifestError:
+        return False
 
 
 def _namespace(root: Field, kind: str, unsure: Collection[str]) -> str:
@@ -160,14 +166,15 @@ def _namespace(root: Field, kind: str, unsure: Collection[str]) -> str:
     metadata = _mapping(root, "metadata")
     if {"metadata", "namespace"} & set(unsure) or kind in OF_THE_CLUSTER:
         return ""
-    return _name(root, "namespace") or (
-        "" if kind in GUARDS or "namespace" in metadata.names() else "default"
-    )
+    said = _text(root, "metadata", "namespace")
+    if is_label(said):
+        return said
+    return "" if kind in GUARDS or "namespace" in metadata.names() else "default"
 
 
 def _name(root: Field, field: str) -> str:
     text = _text(root, "metadata", field)
-    return text if NAME.fullmatch(text) else ""
+    return text if is_name(text) else ""
 
 
 def _selector(root: Field, unsure: Collection[str]) -> Mapping[str, str] | None:

@@ -18,7 +18,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(slots=True)
 class Found:
-    """Names are relative to the directory. `closed`: subdirectories that cannot be read, with the reason."""
+    """Names are relative to the directory. `closed`: files and subdirectories that cannot be read, with the reason."""
 
     files: dict[str, Stamp] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
@@ -62,6 +62,7 @@ def _scan(directory: Path, prefix: str, found: Found, above: frozenset[tuple[int
                 found.files[name] = (entry_status.st_mtime_ns, entry_status.st_size, entry_status.st_ino)
         except FileNotFoundError:
             if entry.is_symlink():
-                found.passed_over[name] = "a link to nothing"
+                # Its target may be away for a while, as a mount is; what it held is not deleted by that.
+                found.closed[name] = "it is a link to nothing; remove the link to take its objects away"
         except OSError as error:
             found.closed[name] = error.strerror or str(error)

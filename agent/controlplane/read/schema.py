@@ -98,4 +98,5 @@ AUTHORIZATION_POLICY = kind(
 )
 MODE = fields("mode")
 PEER_AUTHENTICATION = kind("status", spec=fields("", selector=SELECTOR, mtls=MODE, portLevelMtls={"*": MODE}))
+LIST = fields("apiVersion kind metadata items")
 LABEL_SELECTOR = fields("matchLabels", matchExpressions=fields("key operator values"))

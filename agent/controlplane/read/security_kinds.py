@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from agent.controlplane.read.core_kinds import read_meta
-from agent.controlplane.read.fields import Field
+from agent.controlplane.read.fields import Field, is_label, is_name
 from agent.controlplane.read.objects import (
     AuthorizationPolicy,
     IPRange,
@@ -23,10 +23,12 @@ from agent.controlplane.read.objects import (
     Rule,
     Terms,
 )
+from agent.controlplane.read.patterns import may_be_namespace, may_be_principal
 from agent.model.address import AddressError, parse_ip
 
 T = TypeVar("T")
 
+DRY_RUN = "istio.io/dry-run"
 ACTIONS = ("ALLOW", "DENY", "AUDIT", "CUSTOM")
 MODES = ("UNSET", "DISABLE", "PERMISSIVE", "STRICT")
 STRINGS = {"principals": "principals", "namespaces": "namespaces"}
@@ -97,7 +99,7 @@ def _meta(root: Field, kind: str) -> Meta:
     if meta.created:
         try:
             created = datetime.fromisoformat(meta.created).astimezone(UTC)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise root.at("metadata.creationTimestamp").error(f"{meta.created!r} is not a time") from error
         return dataclasses.replace(meta, created=created.isoformat())
     return meta
@@ -123,10 +125,15 @@ class _PolicyReader:
         self._root, self._spec = root, root.get("spec")
         self._doubts = _Doubts(stored)
         self._meta = _meta(root, "AuthorizationPolicy")
+        dry_run = root.at("metadata.annotations").get(DRY_RUN)
+        if dry_run.present and dry_run.text() not in ("true", "false"):
+            self._doubts.add(
+                dry_run, f'{dry_run.text()!r} is neither "true" nor "false": it would be enforced'
+            )
 
     def read(self) -> AuthorizationPolicy:
         spec = self._spec
-        targeted = spec.get("targetRef").present or spec.get("targetRefs").present
+        targeted = self._is_targeted()
         if targeted and spec.get("selector").present:
             raise spec.get("selector").error("a policy has a selector or a targetRef, not both")
         action = spec.get("action").one_of(*ACTIONS, default="ALLOW")
@@ -145,6 +152,16 @@ class _PolicyReader:
             is_targeted=targeted,
             doubts=tuple(self._doubts.texts),
         )
+
+    def _is_targeted(self) -> bool:
+        """Whether it is for waypoints; a target that names nothing would only take it from the pods it guards."""
+        targets = [target for target in (self._spec.get("targetRef"),) if target.present]
+        targets += self._each(self._spec, "targetRefs")
+        for target in targets:
+            for name in ("kind", "name"):
+                if not target.get(name).text(""):
+                    self._doubts.add(target.get(name), "it is missing: name what the policy is for")
+        return bool(targets)
 
     def _rule(self, rule: Field) -> Rule:
         if not rule.present:
@@ -176,7 +193,7 @@ class _PolicyReader:
         ranges = {f: self._each(source, n) for n, f in RANGES.items()}
         accounts = {f: self._each(source, n) for n, f in ACCOUNTS.items()}
         return Terms(
-            strings=_some({f: tuple(map(_pattern, entries)) for f, entries in strings.items()}),
+            strings=_some({f: self._patterns(f, entries) for f, entries in strings.items()}),
             ranges=_some({f: tuple(map(_range, entries)) for f, entries in ranges.items()}),
             accounts=_some({f: tuple(map(self._account, entries)) for f, entries in accounts.items()}),
             beyond=tuple(n for n in SOURCE_BEYOND if any(True for _ in self._each(source, n))),
@@ -184,7 +201,7 @@ class _PolicyReader:
 
     def _operation(self, entry: Field) -> Terms:
         operation = self._filled(entry, "operation")
-        ports = {f: tuple(map(_port, self._each(operation, n))) for n, f in PORTS.items()}
+        ports = {f: tuple(map(self._port, self._each(operation, n))) for n, f in PORTS.items()}
         beyond = (n for n in OPERATION_BEYOND if any(True for _ in self._each(operation, n)))
         return Terms(ports=_some(ports), beyond=tuple(beyond))
 
@@ -204,17 +221,45 @@ class _PolicyReader:
         if name.endswith("_ips"):
             return Terms(ranges={f: tuple(map(_range, values)) for f, values in entries.items()})
         if name.endswith("_ports"):
-            return Terms(ports={f: tuple(map(_port, values)) for f, values in entries.items()})
+            return Terms(ports={f: tuple(map(self._port, values)) for f, values in entries.items()})
         if name == "service_accounts":
             return Terms(accounts={f: tuple(map(self._account, values)) for f, values in entries.items()})
-        return Terms(strings={f: tuple(map(_pattern, values)) for f, values in entries.items()})
+        return Terms(strings={f: self._patterns(f, values) for f, values in entries.items()})
+
+    def _patterns(self, name: str, entries: Iterable[Field]) -> tuple[str, ...]:
+        return tuple(self._pattern(name, entry) for entry in entries)
+
+    def _pattern(self, name: str, entry: Field) -> str:
+        """A pattern of principals or of namespaces; one that no name can have would quietly never match."""
+        text = _pattern(entry)
+        if name.endswith("namespaces"):
+            if not may_be_namespace(text):
+                self._doubts.add(
+                    entry, f"no namespace is called {text!r}: lower case letters, digits and '-'"
+                )
+        elif not may_be_principal(text):
+            self._doubts.add(
+                entry, f"nobody can be {text!r}: a principal is TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT"
+            )
+        return text
+
+    def _port(self, entry: Field) -> int:
+        number = _port(entry)
+        if not number:
+            self._doubts.add(entry, "nobody can dial port 0: want a number from 1 to 65535")
+        return number
 
     def _account(self, entry: Field) -> tuple[str, str]:
         """`account` of the policy's namespace or `namespace/account`, as (namespace, account)."""
         first, slash, second = entry.text().partition("/")
         if not first or "*" in entry.text() or (slash and (not second or "/" in second)):
             raise entry.error(f"{entry.text()!r} is not a service account: want ACCOUNT or NAMESPACE/ACCOUNT")
-        return (first, second) if slash else (self._meta.namespace, first)
+        namespace, account = (first, second) if slash else (self._meta.namespace, first)
+        if not is_label(namespace) or not is_name(account):
+            self._doubts.add(
+                entry, f"no account is called {entry.text()!r}: names have no capitals or blanks"
+            )
+        return namespace, account
 
 
 def _some(terms: Mapping[str, tuple[T, ...]]) -> Mapping[str, tuple[T, ...]]:

@@ -61,7 +61,7 @@ def _valueless(field: Field, schema: Schema) -> Iterator[ManifestError]:
         for name, node in field.node.entries.items():
             inner = schema.get(name, schema.get("*"))
             if isinstance(node, Scalar) and node.tag == NULL_TAG:
-                if name in schema:
+                if name in schema or "*" in schema:
                     yield field.get(name).error("it has no value: fill it, or leave the field out")
             elif inner is not None:
                 yield from _valueless(field.get(name), inner)

@@ -1,9 +1,10 @@
 """YAML text to trees of nodes that remember their lines: the ground that errors of manifests stand on.
 
 Reads the stream of parser events and builds the tree itself, because libyaml's composer recurses and dies of a
-deeply nested file. Aliases share their node; a node inside itself, a depth past 64 and a key given
-twice are errors, each of its own document: those beside it are read all the same. Scalars keep their text; whether
-it is a number is asked of YAML 1.1's rules, as kubectl does. Knows nothing about Kubernetes.
+deeply nested file. Aliases share their node; a node inside itself, a depth past 64, too many copies, a tag that is
+not understood and a key given twice are errors, each of its own document: those beside it are read all the same.
+Scalars keep their text; whether it is a number is asked of YAML 1.1's rules, as kubectl does. Knows nothing about
+Kubernetes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import yaml
 from yaml.events import (
@@ -28,12 +30,17 @@ from yaml.events import (
 DEPTH_LIMIT = 64
 DOCUMENT_START = re.compile(r"^(?:%[^\n]*\n(?:[ \t]*(?:#[^\n]*)?\r?\n)*)*---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 """The mark, with the directives (`%YAML 1.1`) before it."""
+SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 NO_TEXT = re.compile("[\ud800-\udfff\0]")
 STRING_TAG = "tag:yaml.org,2002:str"
 NULL_TAG = "tag:yaml.org,2002:null"
 INT_TAG = "tag:yaml.org,2002:int"
 BOOL_TAG = "tag:yaml.org,2002:bool"
 NOT_TEXT = frozenset({NULL_TAG, INT_TAG, BOOL_TAG, "tag:yaml.org,2002:float"})
+TAGS = frozenset({"!", STRING_TAG, *NOT_TEXT, "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"})
+"""Tags that may be written. Any other asks for something that is not done here (`!vault`, `!!binary`)."""
+COPIES_LIMIT = 100_000
+"""How many nodes aliases may add to a document: a few lines of them can stand for billions."""
 
 
 class ManifestError(ValueError):
@@ -117,6 +124,11 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
         lines_before += text.count("\n", start, end)
 
 
+def _one_character(found: re.Match[str]) -> str:
+    high, low = int(found[2], 16), int(found[3], 16)
+    return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08X}"
+
+
 class _Documents:
     """The documents of a text whose first line is number `lines_before` + 1 of its file."""
 
@@ -142,15 +154,17 @@ class _Documents:
             raise self._error(error, self._number if is_inside else self._number + 1) from error
 
     def _printable(self) -> str:
-        """JSON may be indented with tabs, which YAML refuses; a raw tab inside a JSON string is illegal anyway."""
+        """JSON may be indented with tabs, and write a character as two escapes, which YAML refuses; a raw tab inside
+        a JSON string is illegal anyway."""
         found = NO_TEXT.search(self._text)
         if found:
             line = self._lines_before + self._text.count("\n", 0, found.start()) + 1
             raise ManifestError(
                 "a character that is no text", file=self._file, line=line, document=self._number + 1
             )
-        is_json = self._text.lstrip().startswith(("{", "["))
-        return self._text.replace("\t", " ") if is_json else self._text
+        if not self._text.lstrip().startswith(("{", "[")):
+            return self._text
+        return SURROGATES.sub(_one_character, self._text.replace("\t", " "))
 
     def _error(self, error: yaml.YAMLError, document: int) -> ManifestError:
         if isinstance(error, yaml.MarkedYAMLError):
@@ -167,6 +181,12 @@ class _Documents:
         )
 
 
+class _Anchored(NamedTuple):
+    node: Node
+    size: int
+    height: int
+
+
 class _Builder:
     """One document's tree out of the events, without recursion."""
 
@@ -175,9 +195,12 @@ class _Builder:
         self._document = document
         self._lines_before = lines_before
         self._resolve: Callable[..., str] = yaml.resolver.Resolver().resolve
-        self._anchors: dict[str, Node | None] = {}
+        self._anchors: dict[str, _Anchored] = {}
+        self._copies = 0
         self._open: list[tuple[Sequence | Mapping, str | None]] = []
         self._keys: list[Scalar | None] = []
+        self._sizes: list[tuple[int, int]] = []
+        """Of the open collections: nodes so far, and levels."""
         self.errors: list[ManifestError] = []
         """What is wrong and does not keep the rest from being read."""
 
@@ -197,14 +220,20 @@ class _Builder:
         if isinstance(event, SequenceEndEvent | MappingEndEvent):
             node, anchor = self._open.pop()
             self._keys.pop()
-            return self._place(node, anchor)
+            return self._place(node, anchor, *self._sizes.pop())
         if isinstance(event, AliasEvent):
             known = self._anchors.get(event.anchor or "")
             if known is None:
                 raise self._error(f"*{event.anchor} refers to itself or to nothing", line)
-            return self._place(known, None)
+            self._copies += known.size
+            if self._copies > COPIES_LIMIT:
+                raise self._error(f"aliases make more than {COPIES_LIMIT} copies: write them out", line)
+            if len(self._open) + known.height > DEPTH_LIMIT:
+                raise self._error(f"nested deeper than {DEPTH_LIMIT} levels", line)
+            return self._place(known.node, None, known.size, known.height)
         if isinstance(event, ScalarEvent):
             tag = event.tag if event.tag and event.tag != "!" else ""
+            self._check_tag(tag, line)
             resolved = tag or self._resolve(yaml.ScalarNode, event.value, event.implicit)
             return self._place(Scalar(event.value, resolved, line), event.anchor)
         raise self._error("the document ends in the middle", line)
@@ -212,15 +241,26 @@ class _Builder:
     def _begin(self, event: SequenceStartEvent | MappingStartEvent, line: int) -> None:
         if len(self._open) >= DEPTH_LIMIT:
             raise self._error(f"nested deeper than {DEPTH_LIMIT} levels", line)
+        self._check_tag(event.tag, line)
         node = Sequence(line) if isinstance(event, SequenceStartEvent) else Mapping(line)
         self._open.append((node, event.anchor))
         self._keys.append(None)
+        self._sizes.append((1, 1))
 
-    def _place(self, node: Node, anchor: str | None) -> Node:
+    def _check_tag(self, tag: str | None, line: int) -> None:
+        if tag and tag not in TAGS:
+            key = self._keys[-1] if self._keys else None
+            problem = f"the tag {tag} is not understood: write the value itself"
+            self.errors.append(self._error(problem, line, key.text if key else ""))
+
+    def _place(self, node: Node, anchor: str | None, size: int = 1, height: int = 0) -> Node:
+        """Put a complete node into the collection around it. `size`: nodes in it, `height`: levels of collections."""
         # Registered when complete: an alias inside its own anchor finds nothing, so no tree is cyclic.
         if anchor is not None:
-            self._anchors[anchor] = node
+            self._anchors[anchor] = _Anchored(node, size, height)
         if self._open:
+            around, levels = self._sizes[-1]
+            self._sizes[-1] = around + size, max(levels, height + 1)
             parent = self._open[-1][0]
             if isinstance(parent, Sequence):
                 parent.items.append(node)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.controlplane.read.objects import AuthorizationPolicy, Rule, Terms
-from agent.controlplane.read.refused import DRY_RUN
+from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.mesh import Mesh
 from agent.pb import authorization_pb2 as authz
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.objects import AuthorizationPolicy, Key, Object, PeerAuthentication, Pod, Service
-from agent.controlplane.read.refused import DRY_RUN
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
+from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.authorization_policy import (
     PRINCIPALS,
     is_of_another_domain,
@@ -21,8 +21,9 @@ from agent.controlplane.translate.authorization_policy import (
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
 from agent.controlplane.translate.pod import is_announced, named_port
-from agent.controlplane.translate.selection import by_namespace
+from agent.controlplane.translate.selection import Selection, by_namespace
 
+Selecting = AuthorizationPolicy | PeerAuthentication | Service
 EXAMPLES = 3
 """How many pods a remark names."""
 
@@ -36,6 +37,10 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
         yield from _of_policy(policy, mesh)
     yield from _of_peer_authentications(inventory, mesh)
     yield from _of_targets(inventory)
+    yield from _of_nobody(inventory, mesh)
+    for service in inventory.services:
+        if service.unused:
+            yield _remark(service, f"no effect here: {', '.join(service.unused)}", is_note=True)
 
 
 def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Scope:
@@ -156,6 +161,7 @@ def _of_peer_authentications(inventory: Inventory, mesh: Mesh) -> Iterator[Remar
         scope = scope_of(each, mesh)
         for doubt in each.doubts:
             yield _remark(each, doubt, scope=scope)
+        yield from _of_one_peer_authentication(each, inventory.pods, mesh)
         for port in peers.disabled_in_vain(each):
             yield _remark(
                 each,
@@ -169,6 +175,69 @@ def _of_peer_authentications(inventory: Inventory, mesh: Mesh) -> Iterator[Remar
         for later in level[1:]:
             yield _second(later, level[0], whose, mesh)
     yield from _overlapping(inventory.pods, peers, mesh)
+
+
+def _of_one_peer_authentication(
+    each: PeerAuthentication, pods: Iterable[Pod], mesh: Mesh
+) -> Iterator[Remark]:
+    unset = [str(port) for port, mode in each.ports.items() if mode == "UNSET"]
+    if each.mode == "UNSET" and len(unset) == len(each.ports):
+        yield _remark(
+            each, "it says no mode, so it changes nothing", "write one, or delete it", scope_of(each, mesh)
+        )
+    elif unset:
+        problem = f"no mode is said for port {', '.join(unset)}, which changes nothing there"
+        yield _remark(each, problem, "write one, or leave the port out", scope_of(each, mesh))
+    if each.selector and each.meta.namespace == mesh.root_namespace:
+        elsewhere = Selection([each], lambda p: p.selector)
+        if any(p.meta.namespace != mesh.root_namespace and elsewhere.finds(p.meta.labels) for p in pods):
+            yield _remark(
+                each,
+                f"its selector finds pods of namespace {mesh.root_namespace} alone, and others have its labels",
+                "write it in their namespace",
+                Scope(None, each.selector),
+            )
+
+
+def _of_nobody(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    """Policies and Services that no pod is found for: pods may still come, or a label or namespace is misspelt."""
+    guards: list[AuthorizationPolicy | PeerAuthentication] = [
+        *inventory.policies,
+        *inventory.peer_authentications,
+    ]
+    selecting: list[Selecting] = [
+        *(g for g in guards if g.selector and g.meta.namespace),
+        *(s for s in inventory.services if s.selector),
+    ]
+    everywhere = [p for p in selecting if isinstance(p, AuthorizationPolicy) and _is_of_mesh(p, mesh)]
+    selection: dict[str, Selection[Selecting]] = by_namespace(
+        selecting, lambda s: s.meta.namespace, lambda s: s.selector
+    )
+    of_mesh = Selection(everywhere, lambda p: p.selector)
+    found: set[Key] = set()
+    populated: set[str] = set()
+    for pod in inventory.pods:
+        namespace = pod.meta.namespace
+        populated.add(namespace)
+        if namespace in selection:
+            found.update(s.meta.key for s in selection[namespace].finds(pod.meta.labels))
+        found.update(p.meta.key for p in of_mesh.finds(pod.meta.labels))
+    for made in selecting:
+        if made.meta.key not in found:
+            where = "the mesh" if made in everywhere else f"namespace {made.meta.namespace}"
+            labels = ", ".join(f"{name}={value}" for name, value in (made.selector or {}).items())
+            yield _remark(
+                made, f"no pod of {where} has the labels {labels}, so it is for nobody", is_note=True
+            )
+    for guard in guards:
+        if not guard.selector and guard.meta.namespace not in ("", mesh.root_namespace, *populated):
+            yield _remark(
+                guard, f"namespace {guard.meta.namespace} has no pods, so it is for nobody", is_note=True
+            )
+
+
+def _is_of_mesh(policy: AuthorizationPolicy, mesh: Mesh) -> bool:
+    return policy.meta.namespace == mesh.root_namespace
 
 
 def _overlapping(pods: Iterable[Pod], peers: PeerAuthentications, mesh: Mesh) -> Iterator[Remark]:

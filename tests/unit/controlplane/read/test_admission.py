@@ -7,7 +7,7 @@ import pytest
 from agent.controlplane.read.admission import NOTHING, Files, Standing, admit
 from agent.controlplane.read.inventory import Inventory, collect
 from agent.controlplane.read.manifests import parse
-from agent.controlplane.read.objects import EVERYWHERE
+from agent.controlplane.read.objects import EVERYWHERE, Rule
 from agent.controlplane.read.refused import Outcome
 from agent.controlplane.read.yaml_tree import ManifestError
 from tests.support.controlplane import NAMESPACE, deny, pod
@@ -98,6 +98,13 @@ def test_what_a_refused_policy_does_not_say_for_certain_counts_as_everything(
 def test_at_first_a_refused_peer_authentication_is_strict_above_all_others() -> None:
     [peer] = inventory(first(a=STRICT.replace("mode", "mod"))).peer_authentications
     assert peer.is_stand_in and (peer.meta.namespace, peer.mode, peer.selector) == ("demo", "STRICT", None)
+
+
+@pytest.mark.parametrize("target", ["targetRefs: []", "targetRef: {}", "targetRef: "])
+def test_a_target_that_names_nothing_closes_what_the_policy_may_be_for(target: str) -> None:
+    standing = first(a=deny("d").replace("action:", f"{target}, action:"))
+    [policy] = inventory(standing).policies
+    assert standing.errors and not policy.is_targeted and policy.rules == (Rule(),)
 
 
 @pytest.mark.parametrize(

@@ -80,14 +80,12 @@ def test_what_is_passed_over_is_named(place: Place) -> None:
     place.write(a=WEB)
     for name in ("policy.yaml.bak", "deny.yam", ".hidden.yaml", ".a.yaml.swp"):
         (place.root / name).write_text(DENY)
-    (place.root / "gone.yaml").symlink_to("nowhere")
     (place.root / "round").symlink_to(".")
     os.mkfifo(place.root / "pipe.yaml")
     reading = place.restarted()
     assert [line.partition(":")[0] for line in reading.passed_over] == [
         ".hidden.yaml",
         "deny.yam",
-        "gone.yaml",
         "pipe.yaml",
         "policy.yaml.bak",
         "round",
@@ -96,6 +94,42 @@ def test_what_is_passed_over_is_named(place: Place) -> None:
         "its name does", "it does"
     )
     assert served(reading) == ["Pod demo/web-0"]
+
+
+def test_a_link_whose_target_is_away_keeps_what_it_led_to(place: Place) -> None:
+    """As behind a mount that is gone for a while; nobody has deleted the policy."""
+    place.write(a=WEB)
+    elsewhere = place.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "d.yaml").write_text(DENY)
+    (place.root / "d.yaml").symlink_to(elsewhere / "d.yaml")
+    (place.root / "sub").symlink_to(elsewhere)
+    directory = place.start()
+    directory.read()
+    elsewhere.rename(elsewhere.with_name("away"))
+    reading = directory.read()
+    assert reading is not None and set(served(reading)) == {"Pod demo/web-0", "AuthorizationPolicy demo/d"}
+    assert [e.file for e in reading.standing.errors] == ["d.yaml", "sub"]
+    assert "a link to nothing; remove the link" in str(reading.standing.errors[0])
+    (place.root / "d.yaml").unlink()
+    (place.root / "sub").unlink()
+    reading = directory.read()
+    assert reading is not None and served(reading) == ["Pod demo/web-0"] and not reading.standing.errors
+
+
+def test_a_file_that_is_far_too_large_is_not_taken_into_memory(place: Place) -> None:
+    place.write(a=WEB)
+    with open(place.root / "log.yaml", "wb") as file:
+        file.truncate(2**40)
+    [error] = place.restarted().standing.errors
+    assert "log.yaml:1: larger than" in str(error)
+
+
+def test_files_that_were_put_together_keep_no_marks_of_byte_order(place: Place) -> None:
+    (place.root / "a.yaml").write_bytes(
+        b"\xef\xbb\xbf" + WEB.encode() + b"\xef\xbb\xbf---\n\xef\xbb\xbf" + NAMESPACE.encode()
+    )
+    assert sorted(served(place.restarted())) == ["Namespace demo", "Pod demo/web-0"]
 
 
 def test_the_links_of_a_config_map_volume_are_followed_once(place: Place) -> None:

@@ -98,9 +98,58 @@ def peer(spec: str, metadata: str = "{name: p, namespace: demo}", root: str = ""
     )
 
 
+MESH = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n"
+
+
+def mesh(*lines: str) -> str:
+    return MESH + "".join(f"    {line}\n" for line in lines)
+
+
+NOBODYS = ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255")
+FOR_NOBODY = [
+    *(
+        (f"[{{from: [{{source: {{{field}: ['{value}']}}}}]}}]", f"{field}[0]: {said}")
+        for field, said, values in (
+            (
+                "principals",
+                "nobody can be",
+                (
+                    "web",
+                    "cluster.local/sa/web",
+                    "cluster.local/ns/demo/serviceaccount/web",
+                    "cluster.local/ns/demo/sa/web/x",
+                    "cluster.local/ns/demo/sa/",
+                    "cluster.local/ns/Demo/sa/web",
+                    "cluster.local/ns/demo/sa/web ",
+                    "cluster.local/demo*",
+                    "cluster.local/ns//*",
+                    "*/serviceaccount/web",
+                    "*/",
+                ),
+            ),
+            ("notPrincipals", "nobody can be", ("cluster.local/sa/web",)),
+            ("namespaces", "no namespace is called", ("Demo", "demo/", "*.demo", "cluster.local/ns/demo")),
+            ("serviceAccounts", "no account is called", ("Demo/web", "demo/ web")),
+        )
+        for value in values
+    ),
+    ("[{when: [{key: source.principal, values: [web]}]}]", "values[0]: nobody can be 'web'"),
+    ("[{to: [{operation: {ports: ['0']}}]}]", "ports[0]: nobody can dial port 0"),
+]
+ALIASES = policy(
+    f"[{{from: &f [{{source: {{namespaces: &n [{', '.join(['a'] * 400)}]}}}}, "
+    + ", ".join(["{source: {namespaces: *n}}"] * 400)
+    + "]}]"
+)
+NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
+    f"x{i}: &a{i} [[[[[[[[[[*a{i - 1}]]]]]]]]]]\n" for i in range(1, 7)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        *((policy(rules), said) for rules, said in FOR_NOBODY),
         (BARE.replace("podIPs", "podIP_"), "f.yaml:5: document 1, status.podIPs: it is missing"),
         (BARE.replace("nodeName", "node"), "f.yaml:4: document 1, spec.nodeName: it is missing"),
         (
@@ -183,6 +232,47 @@ def peer(spec: str, metadata: str = "{name: p, namespace: demo}", root: str = ""
             policy("[{from: [{source: {ipBlocks: ['::ffff:10.0.0.0/90']}}]}]"),
             "is IPv4 and more: write the IPv4 range and the IPv6 range apart",
         ),
+        (
+            peer("{}").replace(
+                "namespace: demo", "namespace: demo, creationTimestamp: '0001-01-01T00:00:00+14:00'"
+            ),
+            "'0001-01-01T00:00:00+14:00' is not a time",
+        ),
+        (
+            peer("{selector: {matchLabels: {a: b}}, portLevelMtls: {80: }}"),
+            "spec.portLevelMtls.80: it has no value",
+        ),
+        (peer("{}", "{name: p, namespace: a.b}"), "metadata.namespace: 'a.b' is not a name here"),
+        (peer("{}", "{name: p..q, namespace: demo}"), "metadata.name: 'p..q' is not a name"),
+        (
+            policy("[{}]").replace("{name: p", "{annotations: {istio.io/dry-run: 'True'}, name: p"),
+            '\'True\' is neither "true" nor "false": it would be enforced',
+        ),
+        (policy("[{}]").replace("action:", "targetRefs: [], action:"), "spec.targetRefs: the list is empty"),
+        (
+            policy("[{}]").replace("action:", "targetRef: {kind: Service}, action:"),
+            "spec.targetRef.name: it is",
+        ),
+        (policy("[{}]").replace("DENY", "!secret DENY"), "action: the tag !secret is not understood"),
+        (policy("[{}]").replace("DENY", "!!binary REVOWQ=="), "binary is not understood"),
+        (SERVICE.replace("name: web", "name: web.db"), "metadata.name: 'web.db' is not a name here"),
+        (SERVICE.replace("v1", "v2", 1), "f.yaml:1: document 1, apiVersion: there is no kind Service in v2"),
+        (BARE.replace("Pod", "pod", 1), "kind: there is no kind pod in v1; did you mean Pod of v1?"),
+        (
+            SERVICE.replace("{sel", "{internalTrafficPolicy: local, sel"),
+            "'local' is not one of Cluster, Local",
+        ),
+        (SERVICE.replace("{sel", "{trafficDistribution: Close, sel"), "'Close' is not one of PreferClose"),
+        *((BARE.replace("10.0.0.1", ip), f"podIPs[0].ip: {ip} is nobody's") for ip in NOBODYS),
+        (mesh("a: b").replace("  mesh:", "  msh:"), "data.mesh: it is missing"),
+        (
+            "apiVersion: v1\nkind: List\nitem: []\n",
+            "f.yaml:3: document 1, item: unknown field; did you mean items?",
+        ),
+        ("apiVersion: v1\nkind: List\nitems:\n", "items: it is missing"),
+        ("apiVersion: v1\nkind: lists\nitems: []\n", "kind: there is no kind lists; did you mean List?"),
+        (ALIASES, "aliases make more than 100000 copies"),
+        (NESTED_ALIASES, "nested deeper than 64 levels"),
         (
             peer("{}").replace("namespace: demo", "namespace: demo, creationTimestamp: soon"),
             "metadata.creationTimestamp: 'soon' is not a time",
@@ -306,6 +396,42 @@ def test_other_kinds_of_istio_are_left_out(kind: str) -> None:
     assert manifest.remarks[0].weight is Weight.INEFFECTIVE, "it may guard something elsewhere"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cluster.local/ns/d*",
+        "cluster.local/n*",
+        "cluster.local/ns/demo/s*",
+        "*a/web",
+        "*s/demo/sa/web",
+        "*eb",
+    ],
+)
+def test_a_pattern_that_somebody_may_match_is_taken(name: str) -> None:
+    assert not refused(policy(f"[{{from: [{{source: {{principals: ['{name}']}}}}]}}]"))
+
+
+def test_aliases_in_measure_are_understood() -> None:
+    made = one(
+        policy("[{from: &f [{source: {namespaces: [a]}}]}, {from: *f, to: [{operation: {ports: ['80']}}]}]")
+    )
+    assert isinstance(made, AuthorizationPolicy) and made.rules[0].sources == made.rules[1].sources
+
+
+def test_lists_may_stand_in_lists_and_what_else_they_say_is_named() -> None:
+    inner = "{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Namespace, metadata: {name: a}}]}"
+    manifest = parse("f.yaml", f"apiVersion: v1\nkind: List\nlables: {{}}\nitems: [{inner}]\n")
+    assert [str(o.meta) for o in manifest.objects] == ["Namespace a"]
+    assert "lables: unknown field" in str(manifest.remarks[0])
+
+
+def test_json_may_write_a_character_as_two_escapes() -> None:
+    """As Python's `json.dumps` does; a backslash that is itself escaped begins none."""
+    text = '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a", "annotations": {"s": "%s"}}}'
+    made = one(text % r"\ud83d\ude00 \\ud83d")
+    assert dict(made.meta.annotations) == {"s": "\U0001f600 \\ud83d"}
+
+
 def test_a_document_that_is_not_yaml_leaves_its_neighbours_alone() -> None:
     manifest = parse(
         "f.yaml",
@@ -378,13 +504,6 @@ def test_ranges_keep_their_host_bits_and_ipv4_is_ipv4(written: str, meant: tuple
     assert isinstance(made, AuthorizationPolicy)
     [(ip, length)] = made.rules[0].sources[0].ranges["source_ips"]
     assert (str(ip), length) == meant
-
-
-MESH = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n"
-
-
-def mesh(*lines: str) -> str:
-    return MESH + "".join(f"    {line}\n" for line in lines)
 
 
 def test_the_mesh_config_is_read_and_its_other_fields_remembered() -> None:

@@ -112,7 +112,7 @@ def test_a_mesh_config_elsewhere_does_nothing_and_it_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["other.example/ns/demo/sa/web", "cluster.locl/*", "cluster.local.x*", "web", "other*"]
+    "name", ["other.example/ns/demo/sa/web", "cluster.locl/*", "cluster.local.x*", "other*"]
 )
 @pytest.mark.parametrize("field", ["principals", "notPrincipals"])
 def test_a_principal_that_nobody_can_be_is_said(name: str, field: str) -> None:
@@ -215,3 +215,67 @@ def test_a_port_by_a_name_that_pods_do_not_have_is_said() -> None:
     assert "port 80: 4 of its 5 pods have no TCP port named 'http' (p0, p1, p2 and 1 more)" in str(remark)
     assert remark.scope == Scope("demo", {"app": "web"})
     assert not Judge(a=named + service("{port: 80, targetPort: http}")).without_effect()
+
+
+# -- what is for nobody, and what says nothing
+
+
+def peer(spec: str, ns: str = "demo") -> str:
+    return (
+        f"---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: p, namespace: {ns}}}\n"
+        f"spec: {spec}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            deny("d", selector="app: wbe"),
+            "no pod of namespace demo has the labels app=wbe, so it is for nobody",
+        ),
+        (deny("d", selector="app: wbe", ns="istio-system"), "no pod of the mesh has the labels app=wbe"),
+        (deny("d", ns="dmeo"), "namespace dmeo has no pods, so it is for nobody"),
+        (peer("{mtls: {mode: STRICT}, selector: {matchLabels: {app: wbe}}}"), "has the labels app=wbe"),
+        (peer("{mtls: {mode: STRICT}}", ns="dmeo"), "namespace dmeo has no pods"),
+        (service("{port: 80}").replace("app: web", "app: wbe"), "has the labels app=wbe"),
+        (
+            service("{port: 80}").replace("{sel", "{sessionAffinity: ClientIP, type: NodePort, sel"),
+            "type NodePort, sess",
+        ),
+    ],
+)
+def test_what_no_pod_is_found_for_is_noted_and_troubles_no_agent(text: str, said: str) -> None:
+    judge = Judge(a=WEB + text)
+    [note] = judge.notes()
+    assert said in note and not judge.without_effect()
+
+
+@pytest.mark.parametrize(
+    "text", [deny("d", ns="istio-system"), deny("d", ns="istio-system", selector="app: web")]
+)
+def test_a_policy_of_the_mesh_is_for_the_pods_of_every_namespace(text: str) -> None:
+    judge = Judge(a=WEB + text)
+    assert not judge.notes() and not judge.admits("web")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (peer("{}"), "it says no mode, so it changes nothing; write one, or delete it"),
+        (
+            peer("{mtls: {mode: STRICT}, selector: {matchLabels: {app: web}}, portLevelMtls: {80: {}}}"),
+            "no mode is said for port 80",
+        ),
+        (
+            peer("{mtls: {mode: STRICT}, selector: {matchLabels: {app: web}}}", ns="istio-system"),
+            "its selector finds pods of namespace istio-system alone",
+        ),
+    ],
+)
+def test_a_peer_authentication_that_changes_nothing_concerns_those_who_may_rely_on_it(
+    text: str, said: str
+) -> None:
+    judge = Judge(a=WEB + text)
+    [remark] = [r for r in judge.said if r.weight is Weight.INEFFECTIVE]
+    assert said in str(remark) and remark.scope is not None and remark.scope.namespace in ("demo", None)
