@@ -104,7 +104,8 @@ class Installation:
     def uninstall(self) -> list[str]:
         """Raises OSError."""
         done = []
-        for name, text in sorted(self._files().items()):
+        files = self._files() if self.conf_dir.is_dir() else {}
+        for name, text in sorted(files.items()):
             path = self.conf_dir / name
             if name == OWN_NAME:
                 path.unlink()

@@ -181,6 +181,12 @@ def test_what_is_missing_is_named_and_waited_for(tmp_path: Path, made: str) -> N
     assert node.installation.keep() and not node.installation.problem
 
 
+def test_where_there_is_no_cni_nothing_is_taken_off(tmp_path: Path) -> None:
+    directories = ["--conf-dir", str(tmp_path / "none"), "--bin-dir", str(tmp_path / "none")]
+    result = CliRunner().invoke(cni, ["uninstall", *directories])
+    assert result.exit_code == 0 and "nothing of ztun-cni" in result.output
+
+
 def test_a_draft_that_a_crash_left_is_in_nobodys_way(tmp_path: Path) -> None:
     node = Node(tmp_path)
     node.put("10-net.conflist", listed(PTP))
