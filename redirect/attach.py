@@ -11,7 +11,7 @@ from pathlib import Path
 
 from redirect import features, netns, sys_bpf, tc_rows
 from redirect.errors import InstanceInUse
-from redirect.filters import Attachment, Filters
+from redirect.filters import Attachment, Filters, program_words
 from redirect.links import Links
 from redirect.pins import BPFFS, Pins
 
@@ -51,6 +51,17 @@ class Attachments:
         else:
             self._filters.attach(ifindex, program, prog_fd)
 
+    def go_ahead(self, ifindex: int, program: str) -> None:
+        """Has an attached program run before those of others, with no moment in which nothing of ours is there.
+
+        Raises as `attach`; then it runs where it was.
+        """
+        prog_fd = self._program_fd(program)
+        if self._uses_links:
+            self._links.move_ahead(_link_name(ifindex, program), prog_fd, ifindex, TCX_TYPES[program])
+        else:
+            self._filters.move_ahead(ifindex, program, prog_fd)
+
     def detach(self, ifindex: int, program: str) -> None:
         """Takes a program off again; one that is not there is nothing to do."""
         if self._uses_links:
@@ -68,8 +79,11 @@ class Attachments:
             if dash and program in TCX_TYPES:
                 ifindex = int(number)
                 is_there = link.target == ifindex
-                first = sys_bpf.prog_query(ifindex, TCX_TYPES[program])[:1] if is_there else []
-                found[ifindex, program] = Attachment(link.prog_id if is_there else 0, first == [link.prog_id])
+                order = sys_bpf.prog_query(ifindex, TCX_TYPES[program]) if is_there else []
+                ahead = order[: order.index(link.prog_id)] if link.prog_id in order else order
+                found[ifindex, program] = Attachment(
+                    link.prog_id if is_there else 0, ", ".join(map(program_words, ahead))
+                )
         return found
 
     def forget_qdiscs(self, present: Collection[int]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from redirect import rt_writes, tc_rows
+from redirect import rt_writes, sys_bpf, tc_rows
 from redirect.errors import StepFailed
 from redirect.pins import Pins
 from redirect.rt_writes import CLSACT, PROTOCOL_ALL_BE
@@ -30,18 +30,21 @@ PARENTS = {
 # Priority 1 runs first. Cilium replaces handle 1 of it: never ours.
 PRIORITY = 1
 HANDLE = 0x7A74
+# For a moment, while ours is put before those of others: of one priority a filter with a new handle runs first.
+SPARE_HANDLE = 0x7A75
+HANDLES = (HANDLE, SPARE_HANDLE)
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """What of ours runs at a place.
 
-    `program_id`: 0 where the device is gone and only the link is left. `is_first`: no program of others has a packet
-    before it, and could take it.
+    `program_id`: 0 where the device is gone and only the link is left. `ahead`: in words, the programs of others
+    that have a packet before it, and could take it; empty where it is the first.
     """
 
     program_id: int
-    is_first: bool
+    ahead: str = ""
 
 
 class Filters:
@@ -73,6 +76,16 @@ class Filters:
                 rt_writes.add_clsact(ifindex)
             self._refuse_collision(ifindex, program)
             rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, HANDLE, prog_fd, self._name(program))
+            self._delete(ifindex, program, SPARE_HANDLE)
+
+    def move_ahead(self, ifindex: int, program: str, prog_fd: int) -> None:
+        """Has our filter run before all others, with one of ours there at every moment. Raises StepFailed, OSError."""
+        self._refuse_collision(ifindex, program)
+        for put, delete in ((SPARE_HANDLE, HANDLE), (HANDLE, SPARE_HANDLE)):
+            # One that is there already would be replaced where it is.
+            self._delete(ifindex, program, put)
+            rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, put, prog_fd, self._name(program))
+            self._delete(ifindex, program, delete)
 
     def detach(self, ifindex: int, program: str) -> None:
         """Removes our filter, and our clsact when nobody has a filter in it."""
@@ -81,8 +94,8 @@ class Filters:
             self._disown_qdisc(ifindex)
             return
         try:
-            if (ifindex, program) in self._of_interface(ifindex):
-                rt_writes.delete_filter(ifindex, PARENTS[program], PRIORITY, HANDLE)
+            for handle in HANDLES:
+                self._delete(ifindex, program, handle)
             self._delete_qdisc(ifindex)
         except OSError as error:
             # The interface went between the look and the step: its filters went with it.
@@ -112,9 +125,9 @@ class Filters:
     def _refuse_collision(self, ifindex: int, program: str) -> None:
         """A filter of somebody else that would be overwritten, or that keeps ours from our priority."""
         for row in tc_rows.filters(ifindex, PARENTS[program]):
-            if row.priority != PRIORITY or self._is_ours(row, program):
+            if row.priority != PRIORITY or any(self._is_ours(row, program, handle) for handle in HANDLES):
                 continue
-            if row.kind == "bpf" and row.protocol_be == PROTOCOL_ALL_BE and row.handle != HANDLE:
+            if row.kind == "bpf" and row.protocol_be == PROTOCOL_ALL_BE and row.handle not in HANDLES:
                 continue
             raise StepFailed(
                 f"attach {program} to interface {ifindex}",
@@ -123,9 +136,14 @@ class Filters:
                 "(`tc filter show dev DEV ingress`, or egress), or use a kernel with tcx (Linux 6.6)",
             )
 
-    def _is_ours(self, row: FilterRow, program: str) -> bool:
+    def _is_ours(self, row: FilterRow, program: str, handle: int = HANDLE) -> bool:
         """By name, priority and handle: whatever differs in one of them is somebody else's."""
-        return (row.name, row.priority, row.handle) == (self._name(program), PRIORITY, HANDLE)
+        return (row.name, row.priority, row.handle) == (self._name(program), PRIORITY, handle)
+
+    def _delete(self, ifindex: int, program: str, handle: int) -> None:
+        """Our filter of that handle; one that is not there is nothing to do."""
+        if any(self._is_ours(row, program, handle) for row in tc_rows.filters(ifindex, PARENTS[program])):
+            rt_writes.delete_filter(ifindex, PARENTS[program], PRIORITY, handle)
 
     def _name(self, program: str) -> str:
         return f"ztun:{self._instance}:{program}"
@@ -133,11 +151,18 @@ class Filters:
     def _of_interface(self, ifindex: int) -> dict[tuple[int, str], Attachment]:
         rows = {parent: tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)}
         return {
-            (ifindex, program): Attachment(row.program_id, is_first=row is rows[parent][0])
+            (ifindex, program): Attachment(
+                row.program_id, ", ".join(map(_words, self._ahead(rows[parent], at, program)))
+            )
             for program, parent in PARENTS.items()
-            for row in rows[parent]
+            for at, row in enumerate(rows[parent])
             if self._is_ours(row, program)
         }
+
+    def _ahead(self, rows: list[FilterRow], at: int, program: str) -> list[FilterRow]:
+        """Those before ours, and one of ours that a crash has left while it was moved: it may be of another version."""
+        left = [row for row in rows[at:] if self._is_ours(row, program, SPARE_HANDLE)]
+        return rows[:at] + left
 
     def _delete_qdisc(self, ifindex: int) -> None:
         """The clsact that we added, once nobody has a filter in it."""
@@ -160,6 +185,17 @@ class Filters:
         self._own_qdiscs.discard(ifindex)
         if self._mark(ifindex).is_dir():
             self._mark(ifindex).rmdir()
+
+
+def program_words(program_id: int) -> str:
+    """A program as people find it: `bpftool prog show id N`."""
+    name = sys_bpf.prog_name(program_id)
+    return f"program {program_id} ({name})" if name else f"program {program_id}"
+
+
+def _words(row: FilterRow) -> str:
+    named = f"filter {row.name}" if row.name else f"a `{row.kind}` filter"
+    return f"{named}, {program_words(row.program_id)}" if row.program_id else named
 
 
 @contextmanager

@@ -6,21 +6,20 @@ makes again what is missing; the others say what a person has to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from redirect.desired import Desired
 from redirect.observe import Observed
-from redirect.plan import Attach, Detach, SetInnerMtu, Step, concerns, missing, plan
+from redirect.plan import Attach, Detach, GoAhead, SetInnerMtu, Step, concerns, missing, plan
 
 WILL_BE_MENDED = "the agent makes it again by itself; if this stays, its log says what is in the way"
 
-# The kernel moves no program, and to take ours off for a moment would let packets pass.
 NOT_FIRST = (
-    "`bpftool net show dev {name}` names it: have its owner put it after ours, or un-enrol and enrol the pod, which "
-    "puts ours first"
+    "have the owner of that program put it after ours, or take it off ({name}: `bpftool net show`, or `tc filter "
+    "show`); then all is as before by itself. Un-enrolling and enrolling the pod tries once more"
 )
 
 
@@ -53,6 +52,18 @@ class Finding:
         return f"{self.part.value}: {self.reason}"
 
 
+def of_rivals(given_up: Mapping[tuple[int, str], str], observed: Observed) -> Iterator[Finding]:
+    """Programs of others before ours, where ours do not go ahead again; who they are, by (ifindex, program)."""
+    for (ifindex, program), who in sorted(given_up.items()):
+        name = _name(ifindex, observed)
+        reason = f"{who} has packets before {program} on {name}, and came back each time that ours went ahead"
+        remedy = NOT_FIRST.format(name=name)
+        if (ifindex, program) in observed.inner:
+            yield Finding(Part.INNER_DEVICE, None, reason, remedy, is_mendable=False)
+        else:
+            yield Finding(Part.PROGRAM, ifindex, f"{reason}: the pod is closed", remedy, is_mendable=False)
+
+
 def of_pods(desired: Desired, observed: Observed) -> Iterator[Finding]:
     """Where the kernel differs from what is desired: everything that a plan would change, and what is gone."""
     for pod in missing(desired, observed):
@@ -65,10 +76,6 @@ def of_pods(desired: Desired, observed: Observed) -> Iterator[Finding]:
         )
     for step in plan(desired, observed):
         yield _of_step(step, observed)
-    for ifindex, program in sorted(observed.behind):
-        name = observed.links[ifindex].ifname
-        reason = f"a program of somebody else has packets before {program} on {name}, and may take them away"
-        yield Finding(Part.PROGRAM, ifindex, reason, NOT_FIRST.format(name=name), is_mendable=False)
 
 
 def without_listener(name: str) -> Finding:
@@ -82,11 +89,14 @@ def without_pin(name: str, root: Path) -> Finding:
 
 def _of_step(step: Step, observed: Observed) -> Finding:
     ifindex = concerns(step)
-    link = observed.links.get(ifindex) if ifindex is not None else None
-    name = link.ifname if link is not None else f"interface {ifindex}"
+    name = _name(ifindex, observed)
     match step:
         case Attach(_, program):
             reason = f"{program} is not attached to {name}, or one of an older version is"
+            return Finding(Part.PROGRAM, ifindex, reason)
+        case GoAhead(_, program):
+            who = observed.behind[step.ifindex, program]
+            reason = f"{who} has packets before {program} on {name}, and may take them away"
             return Finding(Part.PROGRAM, ifindex, reason)
         case SetInnerMtu(mtu_bytes):
             return Finding(Part.INNER_DEVICE, None, f"the inner devices have another MTU than {mtu_bytes}")
@@ -94,3 +104,8 @@ def _of_step(step: Step, observed: Observed) -> Finding:
             return Finding(Part.PROGRAM, None, f"{program} is left over on {name}, which is not captured")
         case _:
             return Finding(Part.ENTRY, ifindex, f"still to be done: {step}")
+
+
+def _name(ifindex: int | None, observed: Observed) -> str:
+    link = observed.links.get(ifindex) if ifindex is not None else None
+    return link.ifname if link is not None else f"interface {ifindex}"

@@ -127,6 +127,10 @@ class Foundation:
             if view.link is not None and (view.link.ifindex, program) not in observed.inner:
                 reason = f"{program} is not attached to interface {view.link.ifindex}"
                 found.append(Finding(Part.INNER_DEVICE, None, reason))
+        for ifindex, program in sorted(observed.behind.keys() & observed.inner):
+            who = observed.behind[ifindex, program]
+            reason = f"{who} has packets before {program} on {observed.links[ifindex].ifname}"
+            found.append(Finding(Part.INNER_DEVICE, None, reason))
         for held, program in zip(self._held, LOOKUPS, strict=True):
             current = self._attachments.program_id(program)
             if self._attachments.attached_lookup(program, held.path) != current:
@@ -166,6 +170,10 @@ class Foundation:
         if found:
             links = self.make(is_mending=True)
             self.attach(links)
+            for ifindex, program in sorted(
+                self._attachments.attached().keys() & observed.behind.keys() & observed.inner
+            ):
+                self._attachments.go_ahead(ifindex, program)
             # Last: packets are sent to a device when the program on it is there.
             maps.put_conf(conf_of(links, maps.conf()))
         return [f"made again: {finding.reason}" for finding in found]

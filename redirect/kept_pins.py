@@ -13,6 +13,9 @@ from pathlib import Path
 
 from redirect import sys_bpf
 
+SPARE = "-next"
+"""Ends the name of a pin that is about to take another's place; one that is there was left by a crash."""
+
 
 class KeptPins:
     """The pins in one directory, which may move to another bpffs: `directory` is asked each time."""
@@ -47,6 +50,14 @@ class KeptPins:
         if failure is not None:
             raise failure
         return pinned
+
+    def supplant(self, name: str, fd: int) -> None:
+        """Has a pin lead to another object, without a moment in which it leads to none. Raises OSError."""
+        directory = self._directory()
+        spare = directory / f"{name}{SPARE}"
+        sys_bpf.obj_pin(fd, spare)
+        spare.rename(directory / name)
+        self.found(name)
 
     def remove(self, name: str) -> None:
         """Unpins; a pin that is not there is nothing to do."""

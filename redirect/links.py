@@ -10,7 +10,7 @@ import errno
 import os
 
 from redirect import sys_bpf
-from redirect.kept_pins import KeptPins
+from redirect.kept_pins import SPARE, KeptPins
 from redirect.pins import Pins
 
 
@@ -28,6 +28,7 @@ class Links:
         `target` and `kind` as in `sys_bpf.link_create`. Raises OSError; a link that cannot be pinned is attached
         and held all the same.
         """
+        self._clear_spare(name)
         if self._has(name) and not self._update(name, prog_fd):
             # The device or namespace of the link is gone and its number may be another's by now.
             self._drop(name)
@@ -35,6 +36,36 @@ class Links:
             # bpftool net attach tcx_ingress PROG dev DEV; BEFORE with relative 0: ahead of everybody else's
             self._held[name] = sys_bpf.link_create(prog_fd, target, kind, flags)
         self._kept.restore({name: self._held[name]})
+
+    def move_ahead(self, name: str, prog_fd: int, target: int, kind: int) -> None:
+        """Has the program of a link of a device run before all others there. Raises OSError; then it is as it was.
+
+        The kernel moves no program, and runs none twice at one place. So the old link drops what comes to it until
+        there is a new one, and at every moment one of the two, pinned, lets nothing past.
+        """
+        self._clear_spare(name)
+        drop_fd = sys_bpf.load_verdict("ztun_drop", sys_bpf.TC_ACT_SHOT)
+        try:
+            if not self._has(name) or not self._update(name, drop_fd):
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        finally:
+            os.close(drop_fd)
+        old = self._held[name]
+        try:
+            new = sys_bpf.link_create(prog_fd, target, kind, sys_bpf.BPF_F_BEFORE)
+            try:
+                self._kept.supplant(name, new)
+            except OSError:
+                sys_bpf.link_detach(new)
+                os.close(new)
+                self._clear_spare(name)
+                raise
+        except OSError:
+            sys_bpf.link_update(old, prog_fd)
+            raise
+        self._held[name] = new
+        sys_bpf.link_detach(old)
+        os.close(old)
 
     def remove(self, name: str) -> None:
         """`bpftool link detach`: at once, whoever else holds the link. One that is not there is nothing to do."""
@@ -55,7 +86,7 @@ class Links:
         if self._pins.links.is_dir():
             with os.scandir(self._pins.links) as entries:
                 for entry in entries:
-                    if not entry.is_dir():
+                    if not entry.is_dir() and not entry.name.endswith(SPARE):
                         self._has(entry.name)
         return {name: sys_bpf.link_info(fd) for name, fd in self._held.items()}
 
@@ -78,6 +109,20 @@ class Links:
             self._held[name] = sys_bpf.obj_get(path)
             self._kept.found(name)
         return name in self._held
+
+    def _clear_spare(self, name: str) -> None:
+        """A crash while a link was moved left the new one, whose program cannot run there a second time."""
+        path = self._pins.links / f"{name}{SPARE}"
+        if path.exists():
+            fd = sys_bpf.obj_get(path)
+            try:
+                sys_bpf.link_detach(fd)
+            except OSError as error:
+                if error.errno != errno.ENOLINK:
+                    raise
+            finally:
+                os.close(fd)
+            path.unlink()
 
     def _update(self, name: str, prog_fd: int) -> bool:
         """LINK_UPDATE swaps atomically: no packet meets neither program. False: what it was attached to is gone."""

@@ -21,8 +21,9 @@ class Observed:
     `attached` are the (ifindex, program) that run this generation's program, `inner` those of the devices that lead
     into the private namespaces; `stale` those of pods that run an older one, or whose interface is gone. `links`:
     what exists in this namespace, by ifindex. `inner_mtu_bytes`: that of the devices that lead into the private
-    namespaces, the smaller; 0: there are none. `behind`: those of the attached that have only the packets that
-    programs of others let them. `owners`: the notes of whoever captured them, by ifindex.
+    namespaces, the smaller; 0: there are none. `behind`: those of the attached and the inner that have only the
+    packets which programs of others let them, and who those are. `owners`: the notes of whoever captured them, by
+    ifindex.
     """
 
     pods: Mapping[IP, PodEntry] = field(default_factory=dict)
@@ -33,7 +34,7 @@ class Observed:
     links: Mapping[int, LinkRow] = field(default_factory=dict)
     inner_mtu_bytes: int = 0
     inner: frozenset[tuple[int, str]] = frozenset()
-    behind: frozenset[tuple[int, str]] = frozenset()
+    behind: Mapping[tuple[int, str], str] = field(default_factory=dict)
     owners: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -60,7 +61,7 @@ def observe(maps: Maps, attachments: Attachments) -> Observed:
         inner_mtu_bytes=min((link.mtu_bytes for link in inner), default=0),
         inner=running - pods,
         owners=maps.owners(),
-        behind=frozenset(place for place in running & pods if not all_ours[place].is_first),
+        behind={place: all_ours[place].ahead for place in sorted(running) if all_ours[place].ahead},
     )
 
 

@@ -70,6 +70,17 @@ class Attach:
 
 
 @dataclass(frozen=True, slots=True)
+class GoAhead:
+    """Of what is attached: before the programs of others."""
+
+    ifindex: int
+    program: str
+
+    def __str__(self) -> str:
+        return f"put {self.program} of interface {self.ifindex} before the programs of others"
+
+
+@dataclass(frozen=True, slots=True)
 class Detach:
     ifindex: int
     program: str
@@ -142,6 +153,7 @@ Step = (
     | Acquaint
     | DeleteIface
     | Attach
+    | GoAhead
     | Detach
     | DestroySockets
     | PutPod
@@ -216,6 +228,8 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
     for program in POD_PROGRAMS:
         if (pod.ifindex, program) not in observed.attached:
             yield Attach(pod.ifindex, program)
+        elif (pod.ifindex, program) in observed.behind:
+            yield GoAhead(pod.ifindex, program)
     for address in pod.addresses:
         wanted, found = pod_entry(pod, address, observed.links[pod.ifindex]), observed.pods.get(address)
         if found == wanted:

@@ -19,7 +19,7 @@ from redirect.attach import Attachments
 from redirect.desired import Desired
 from redirect.entries import captured_pod
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
-from redirect.findings import Finding, of_pods, without_listener, without_pin
+from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
@@ -38,8 +38,9 @@ from redirect.pins import Pins, discard
 from redirect.place import Place
 from redirect.plan import Step, closing, missing, plan
 from redirect.rings import Rings
+from redirect.rivals import Rivals
 from redirect.steps import Executor, Outcome
-from redirect.unseen import Unseen
+from redirect.unseen import Passed, Unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Redirection:
         self._foundation = Foundation(instance, self._attachments, look)
         self._open_generation: Generation | None = None
         self._unseen = Unseen()
+        self._rivals = Rivals()
 
     @property
     def private_namespaces(self) -> tuple[Path, Path]:
@@ -141,6 +143,7 @@ class Redirection:
         """
         with self._writing():
             observed = observe(self._maps, self._attachments)
+            self._rivals.note(observed, time.monotonic())
             done, failures = self._mend(observed)
             if done:
                 observed = observe(self._maps, self._attachments)
@@ -153,9 +156,11 @@ class Redirection:
             fresh = [pod for pod in desired.pods if pod.ifindex in keep_existing and pod.ifindex not in known]
             done += [existing.keep(self._maps, pod) for pod in fresh]
             lapsed = self._unseen.lapsed((pod.ifindex for pod in desired.pods), observed)
-            outcome = self._execute(plan(desired, observed), observed)
+            given_up = self._rivals.given_up(observed)
+            wanted = self._rivals.closed(desired, observed)
+            outcome = self._execute(plan(wanted, self._rivals.to_move(observed)), observed)
             done += outcome.done
-            failed = {failure.ifindex for failure in outcome.failures}
+            failed = {failure.ifindex for failure in outcome.failures} | {ifindex for ifindex, _ in given_up}
             if lapsed:
                 counts, now_s = rt_rows.packet_counts(), time.monotonic()
                 done += [
@@ -173,7 +178,9 @@ class Redirection:
         Raises NoPins, or OSError where the kernel cannot be asked.
         """
         observed = observe(self._maps, self._attachments)
-        found = [*of_pods(desired, observed), *self._foundation.prove(self._maps.conf(), observed)]
+        given_up, to_move = self._rivals.given_up(observed), self._rivals.to_move(observed)
+        found = [*of_pods(self._rivals.closed(desired, observed), to_move), *of_rivals(given_up, observed)]
+        found += self._foundation.prove(self._maps.conf(), to_move)
         found += [without_listener(name) for name, slot in SLOTS.items() if not self._maps.slots()[slot]]
         lost = self._generation.lost_pins() + self._attachments.lost_pins()
         found += [without_pin(name, self.pins.root) for name in lost]
@@ -239,6 +246,10 @@ class Redirection:
     def neighbourhood(self) -> Neighbourhood:
         """What keeps the neighbours of captured pods true. Raises NoPins."""
         return self._generation.neighbourhood
+
+    def passed(self) -> Passed:
+        """What can have passed captured interfaces before `apply` made whole what was not; since this was built."""
+        return self._unseen.total
 
     def captures(self) -> dict[int, CaptureCount]:
         """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
@@ -336,7 +347,7 @@ class Redirection:
         except (RedirectError, OSError) as error:
             failures.append(StepFailed("make a lost pin again", str(error)))
         try:
-            done += self._foundation.mend(self._maps, observed)
+            done += self._foundation.mend(self._maps, self._rivals.to_move(observed))
         except (RedirectError, OSError) as error:
             failures.append(StepFailed("make the private namespaces whole again", str(error)))
         return done, failures

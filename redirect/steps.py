@@ -82,6 +82,10 @@ class Executor:
         self._attachments.attach(step.ifindex, step.program)
 
     @_do.register
+    def _(self, step: plan.GoAhead) -> None:
+        self._attachments.go_ahead(step.ifindex, step.program)
+
+    @_do.register
     def _(self, step: plan.Detach) -> None:
         self._attachments.detach(step.ifindex, step.program)
 
@@ -129,7 +133,7 @@ def _failure(step: plan.Step, error: RedirectError | OSError, names: Mapping[int
 
 def _explain(step: plan.Step, error: RedirectError | OSError) -> OSError | str:
     code = getattr(error, "errno", None)
-    if isinstance(step, plan.Attach) and code == errno.ENODEV:
+    if isinstance(step, plan.Attach | plan.GoAhead) and code == errno.ENODEV:
         return "the interface is gone; has the pod been deleted?"
     if isinstance(error, StepFailed):
         return error.cause

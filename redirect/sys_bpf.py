@@ -19,6 +19,7 @@ SYSCALL = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 0)
 
 MAP_CREATE = 0
 MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY = 1, 2, 3, 4
+PROG_LOAD = 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID = 13, 14
@@ -27,6 +28,8 @@ PROG_QUERY = 16
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 MAP_TYPE_RINGBUF = 27
+PROG_TYPE_SCHED_CLS = 3
+TC_ACT_SHOT = 2
 
 BPF_SK_LOOKUP = 36
 BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
@@ -185,6 +188,32 @@ def prog_info(fd: int) -> ProgInfo:
     (name,) = struct.unpack_from("=16s", raw, 64)
     run_time_ns, run_count = struct.unpack_from("=QQ", raw, 200 - 8)
     return ProgInfo(number, tag.hex(), name.rstrip(b"\0").decode(), run_time_ns, run_count)
+
+
+def load_verdict(name: str, verdict: int) -> int:
+    """An fd of a new program for tc that says the same (TC_ACT_*) of every packet. `name`: as in `map_create`."""
+    # r0 = verdict; exit: struct bpf_insn
+    code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
+    instructions, license_text = _buffer(code), _buffer(b"Apache-2.0\0")
+    # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name
+    attributes = struct.pack(
+        "=IIQQIIQII16s",
+        *(PROG_TYPE_SCHED_CLS, len(code) // 8, _pointer(instructions), _pointer(license_text)),
+        *(0, 0, 0, 0, 0, name.encode()),
+    )
+    return call(PROG_LOAD, attributes)
+
+
+def prog_name(program_id: int) -> str:
+    """The name that a loaded program has; empty when it has none, or is gone."""
+    try:
+        fd = call(PROG_GET_FD_BY_ID, struct.pack("=I", program_id))
+    except FileNotFoundError:
+        return ""
+    try:
+        return prog_info(fd).name
+    finally:
+        os.close(fd)
 
 
 def prog_map_ids(program_id: int) -> list[int]:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from redirect.findings import Part
 from redirect.sides import PROXY_ADDRESSES
 from tests.support import path_mtu
 from tests.support.labtraffic import until
-from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected
+from tests.support.redirect_lab import Node, dial, instance_name, redirected
 
 pytestmark = pytest.mark.kernel
 
@@ -356,29 +356,3 @@ def test_a_slot_without_a_listener_is_found_and_left_to_the_workers(node: Node) 
     assert node.prove("a1") == found
     node.listen()
     assert node.prove("a1") == ()
-
-
-def test_a_program_of_others_ahead_of_ours_is_found_and_enrolling_anew_goes_ahead_of_it(node: Node) -> None:
-    index = ifindex(node)
-    prog_fd = node.redirection.pins.open_program("from_pod_side")  # drops whatever is not for a pod
-    with netns.entered(node.place.netns), IPRoute() as ip, ExitStack() as stack:
-        stack.callback(os.close, prog_fd)
-        if node.has_tcx:
-            link_fd = sys_bpf.link_create(prog_fd, index, sys_bpf.BPF_TCX_INGRESS, sys_bpf.BPF_F_BEFORE)
-            stack.callback(os.close, link_fd)
-        else:
-            # tc filter add dev DEV ingress prio 1 handle 9 bpf direct-action
-            foreign = {"index": index, "parent": CLSACT["from_pod"], "prio": 1, "handle": 9}
-            ip.tc("add-filter", "bpf", fd=prog_fd, name="foreign", classid=1, direct_action=True, **foreign)
-            stack.callback(ip.tc, "del-filter", "bpf", **foreign)
-        (found,) = node.prove("a1")
-        assert (found.part, found.ifindex, found.is_mendable) == (Part.PROGRAM, index, False)
-        assert "somebody else has packets before from_pod on pod-a1" in found.reason
-        with pytest.raises(TimeoutError):
-            dial(node.pod("a1").netns, node.lab.pods["lab/b1"].address(4), PORT, SILENCE_S)
-        assert node.capture("a1") == []
-        assert node.prove("a1") == (found,)
-        node.capture()
-        node.capture("a1")
-        assert node.prove("a1") == ()
-    assert is_served(node)

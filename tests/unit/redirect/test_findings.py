@@ -9,7 +9,7 @@ from redirect.desired import Desired
 from redirect.findings import Part, of_pods
 from redirect.observe import Observed
 from redirect.rt_rows import PacketCount
-from redirect.unseen import Unseen
+from redirect.unseen import Passed, Unseen
 from tests.unit.redirect.test_plan import LINKS, V4, V6, captured, pod, wanted
 
 A, B = pod(5, V4, V6), pod(6, ip_address("10.0.0.9"))
@@ -29,13 +29,13 @@ def test_each_finding_names_its_pod_and_part() -> None:
         WHOLE,
         attached=WHOLE.attached - {(5, "to_pod")},
         pods={address: entry for address, entry in WHOLE.pods.items() if entry.ifindex != 6},
-        behind=frozenset({(6, "from_pod")}),
+        behind={(6, "from_pod"): "program 12 (greedy)"},
         host_addresses=frozenset({ip_address("192.0.2.1")}),
     )
     assert found(wanted(A, B), broken) == {
         (Part.PROGRAM, 5, True),
         (Part.ENTRY, 6, True),
-        (Part.PROGRAM, 6, False),
+        (Part.PROGRAM, 6, True),
         (Part.ENTRY, None, True),
     }
 
@@ -63,13 +63,24 @@ def test_packets_that_passed_are_those_since_the_last_proof() -> None:
 
 def test_without_its_entry_or_behind_others_a_pod_is_not_guarded() -> None:
     unseen = Unseen()
-    behind = replace(WHOLE, behind=frozenset({(5, "to_pod")}))
+    behind = replace(WHOLE, behind={(5, "to_pod"): "program 12"})
     unseen.proven([5], behind, {5: PacketCount()}, 1.0)
     without = replace(WHOLE, ifaces={})
     assert unseen.lapsed([5], without) == ()
     unseen.proven([5], WHOLE, {5: PacketCount()}, 2.0)
     assert unseen.lapsed([5], without) == (5,)
-    assert unseen.lapsed([5], behind) == (), "nothing that can be mended"
+    assert unseen.lapsed([5], behind) == (5,)
+
+
+def test_packets_are_added_up_once_whoever_made_the_pod_whole_again() -> None:
+    unseen, bare = Unseen(), replace(WHOLE, ifaces={})
+    for at, (observed, sent) in enumerate([(WHOLE, 10), (bare, 12), (bare, 15), (WHOLE, 16), (WHOLE, 90)]):
+        unseen.proven([5], observed, {5: PacketCount(sent, 3 * sent)}, float(at))
+    assert unseen.total == Passed(6, 18), "by somebody else: seen by the next proof"
+    assert unseen.lapsed([5], bare) == (5,)
+    unseen.report(5, "veth5", {5: PacketCount(91, 273)}, 6.0)
+    unseen.proven([5], WHOLE, {5: PacketCount(99, 300)}, 7.0)
+    assert unseen.total == Passed(7, 21), "by us: what passed after that was guarded"
 
 
 def test_a_pod_that_is_let_go_and_comes_back_has_no_proof() -> None:
