@@ -84,6 +84,7 @@ def dead(reason: str) -> dict[str, Any]:
         "reasons": [reason],
         "proof": {"age_s": None, "findings": []},
         "node": "",
+        "honest_connect": None,
         "pods": [],
         "waiting": [],
         "history": [],
