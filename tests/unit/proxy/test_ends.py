@@ -237,7 +237,9 @@ def test_a_connection_that_waits_to_be_reset_can_still_be_cut(tunnel: Path) -> N
     world = tunnel.world
     tunnel.client.sendall(b"x")
     assert tunnel.server.recv(1) == b"x"
-    tunnel.client.sendall(bytes(3 << 20))
+    # The kernel takes all of it on its way, but the server's end next to nothing.
+    tunnel.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    tunnel.client.sendall(bytes(1 << 20))
     close(tunnel.client, reset=True)
     world.driver.until(lambda: world.here.lines)
     (live,) = world.there.registry
@@ -248,4 +250,4 @@ def test_a_connection_that_waits_to_be_reset_can_still_be_cut(tunnel: Path) -> N
     deny(world)
     world.driver.until(lambda: world.there.lines)
     got, end = rest(tunnel.server)
-    assert end == "reset" and len(got) < 3 << 20
+    assert end == "reset" and len(got) < 1 << 20
