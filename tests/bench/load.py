@@ -3,12 +3,11 @@
 One epoll loop and few system calls per message, so that the generator is not what is measured. A client says
 `begin` on its output when the warm-up is over, and one line of JSON when the measured time is. The first byte of
 a connection tells the server what to do: `S` read and forget, `G` send without end, `H` the same from a small buffer,
-any other: echo.
+`?` answer each byte with how many bytes it has given, any other: echo.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
@@ -18,7 +17,6 @@ import signal
 import socket
 import struct
 import sys
-import termios
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +29,9 @@ STALL_BUFFER_BYTES = 64 * 1024
 STALL_PATIENCE_S = 2.0
 """An answer that takes so long beside stalled connections counts as one that never comes."""
 STILL_S = 0.5
+FILL_S = 60.0
+"""How long proxies may take, at most, to fill with what nobody reads."""
+GIVEN = struct.Struct("!Q")
 Address = tuple[str, int]
 
 
@@ -49,6 +50,7 @@ class Server:
         self._epoll.register(self._listener, select.EPOLLIN)
         self._connections: dict[int, tuple[socket.socket, Callable[[int, socket.socket], None]]] = {}
         self._scratch = memoryview(bytearray(CHUNK_BYTES))
+        self._given = 0
 
     def run(self) -> None:
         listening, connections = self._listener.fileno(), self._connections
@@ -86,7 +88,7 @@ class Server:
             self._connections[fd] = (sock, self._give)
             self._epoll.modify(fd, select.EPOLLOUT)
         else:
-            handle = self._swallow if mode == b"S" else self._echo
+            handle = {b"S": self._swallow, b"?": self._tell}.get(mode, self._echo)
             self._connections[fd] = (sock, handle)
             handle(fd, sock)
 
@@ -103,7 +105,13 @@ class Server:
             self._close(fd)
 
     def _give(self, fd: int, sock: socket.socket) -> None:
-        sock.send(self._scratch)
+        self._given += sock.send(self._scratch)
+
+    def _tell(self, fd: int, sock: socket.socket) -> None:
+        if sock.recv(1):
+            sock.send(GIVEN.pack(self._given))
+        else:
+            self._close(fd)
 
     def _close(self, fd: int) -> None:
         self._connections.pop(fd)[0].close()
@@ -228,6 +236,8 @@ def stalled(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Round trips of one connection, first alone, then beside `count` downloads that nobody reads."""
     quiet = _round_trips(connected(address, 1, b"E"), span_of(says_so=False), PATIENCE_S)
     held = []
+    asking = connected(address, 1, b"?")[0]
+    asking.recv(GIVEN.size, socket.MSG_WAITALL)
     for _ in range(count):
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.settimeout(PATIENCE_S)
@@ -235,7 +245,8 @@ def stalled(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
         sock.connect(address)
         sock.send(b"H")
         held.append(sock)
-    _wait_until_still(held)
+    with asking:
+        _wait_until_still(asking)
     span = span_of()
     try:
         socks = connected(address, 1, b"E", STALL_PATIENCE_S)
@@ -253,15 +264,24 @@ def stalled(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     }
 
 
-def _wait_until_still(socks: list[socket.socket]) -> None:
-    """Return when no byte has come to any of them for a while: what proxies hold is full by then, too."""
-    before, since_s, end_s = -1, time.monotonic(), time.monotonic() + PATIENCE_S
+def _wait_until_still(asking: socket.socket) -> None:
+    """Return when the server has given nothing for a while: what proxies hold is full by then, and nothing moves.
+
+    The readers' own sockets are full long before. Who does not answer any more serves nobody else: it is full, too.
+    """
+    asking.settimeout(STALL_PATIENCE_S)
+    before, since_s, end_s = -1, time.monotonic(), time.monotonic() + FILL_S
     while time.monotonic() - since_s < STILL_S and time.monotonic() < end_s:
-        waiting = 0
-        for sock in socks:
-            waiting += struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))[0]
-        if waiting != before:
-            before, since_s = waiting, time.monotonic()
+        try:
+            asking.sendall(b"?")
+            answer = asking.recv(GIVEN.size, socket.MSG_WAITALL)
+        except TimeoutError:
+            return
+        if len(answer) < GIVEN.size:  # no server of ours
+            return
+        (given,) = GIVEN.unpack(answer)
+        if given != before:
+            before, since_s = given, time.monotonic()
         time.sleep(0.02)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.bench import load
 from tests.bench.rounds import WORKLOADS, Workload, metrics
 from tests.bench.systems import HERE
 
@@ -62,8 +63,27 @@ def test_stalled_compares_a_connection_with_itself_beside_others_that_nobody_rea
     }
 
 
+def test_stalled_measures_nothing_while_proxies_still_fill() -> None:
+    """Readers' own sockets are full at once; what is between them and the server is not."""
+    asking, server = socket.socketpair()
+    asked = []
+
+    def serve() -> None:
+        while server.recv(1):
+            asked.append(min(len(asked), 20))
+            server.sendall(load.GIVEN.pack(asked[-1]))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with server:
+        with asking:
+            load._wait_until_still(asking)
+        thread.join()
+    assert asked[-2:] == [20, 20]
+
+
 def test_an_answer_that_never_comes_beside_stalled_connections_is_a_figure_too() -> None:
-    """A server that serves the first connection and then no more."""
+    """A server that serves the first connection, tells once what it has given, and then serves no more."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -71,6 +91,11 @@ def test_an_answer_that_never_comes_beside_stalled_connections_is_a_figure_too()
             with first, contextlib.suppress(ConnectionResetError):
                 while piece := first.recv(4096):
                     first.sendall(piece)
+            asking, _ = listener.accept()
+            with asking:
+                asking.sendall(bytes(load.GIVEN.size))
+                while asking.recv(1):
+                    pass
 
         threading.Thread(target=serve, daemon=True).start()
         assert run("stalled", listener.getsockname()[1], 3)["p99_us"] == 2e6
