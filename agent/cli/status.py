@@ -46,6 +46,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
         if answer["state"] != "DEAD":
             for reason in answer["reasons"]:
                 click.echo(f"  {reason}")
+            if text := unguarded(answer):
+                click.echo(f"  {text}")
     if output == "table":
         out.show_table(
             answer["pods"], ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
@@ -63,6 +65,18 @@ def ask(which: Which) -> Any:
         return client.ask(which.socket, "GET", "/status")
     except client.AgentAbsent as error:
         return dead(str(error))
+
+
+def unguarded(answer: dict[str, Any]) -> str:
+    """What may have passed in clear; it stays said for as long as the agent lives. Empty: nothing."""
+    passed = answer.get("unguarded_packets", {})  # one of an older version does not say
+    outbound, inbound = (passed.get(way, 0) for way in ("outbound", "inbound"))
+    if not outbound and not inbound:
+        return ""
+    return (
+        f"since the agent started no more than {outbound} packets of captured pods and {inbound} to them passed while "
+        "a program of ours was off or behind another: its log says when, and of which pod"
+    )
 
 
 def waiting_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -94,4 +108,5 @@ def dead(reason: str) -> dict[str, Any]:
         "worker_restarts": 0,
         "refused_resources": {},
         "log_lines_lost": {},
+        "unguarded_packets": {"outbound": 0, "inbound": 0},
     }

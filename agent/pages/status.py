@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from agent.admin.server import Request, Response, as_json
 from agent.enroll.captures import Captures
@@ -48,6 +48,7 @@ class StatusPage:
                 "worker_restarts": self.crew.restarts,
                 "refused_resources": dict(self.xds.status.refused),
                 "log_lines_lost": self._lost_lines(),
+                "unguarded_packets": asdict(self.health.counters.passed),
             }
         )
 

@@ -66,6 +66,11 @@ MAX_FDS = _gauge("process_max_fds", "Limit of file descriptors of the control pr
 REDIRECT_PACKETS = _counter(
     "ztun_redirect_packets", "Packets by the exit they took in the kernel programs", "program", "reason"
 )
+UNGUARDED_PACKETS = _counter(
+    "ztun_unguarded_packets",
+    "At most so many packets of captured pods, and to them, passed while a program of ours was off, or behind another",
+    "direction",
+)
 LABEL_SETS_FOLDED = _counter(
     "ztun_telemetry_label_sets_folded", "Connections counted under the overflow labels: too many label sets"
 )

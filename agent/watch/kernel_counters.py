@@ -18,13 +18,17 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from redirect.errors import RedirectError
 from redirect.layout import REASONS
+from redirect.unseen import Passed
 
 POLL_S = 1.0
 DROPS = {(reason.program, reason.name) for reason in REASONS if reason.is_drop}
 
 
 class KernelCounters:
-    """`drops_per_s` of the last second; `problem`, why the counters cannot be read, empty if they can."""
+    """`drops_per_s` of the last second; `problem`, why the counters cannot be read, empty if they can.
+
+    `passed`: what may have passed captured pods' interfaces while they were not guarded, since this agent started.
+    """
 
     def __init__(self, kernel: KernelSide, captures: Captures, figures: Figures) -> None:
         self._kernel, self._captures, self._figures = kernel, captures, figures
@@ -32,6 +36,7 @@ class KernelCounters:
         self._drops = 0
         self.drops_per_s = 0.0
         self.problem = ""
+        self.passed = Passed()
 
     async def watch(self) -> None:
         """Keep figures and rate current, until cancelled."""
@@ -51,12 +56,16 @@ class KernelCounters:
         try:
             # Takes a descriptor itself, so that it fails just where it matters.
             figures.put(families.OPEN_FDS, count=self._process.num_fds())
-            counters = await self._kernel.run(lambda redirection: redirection.stats())
+            counters, self.passed = await self._kernel.run(
+                lambda redirection: (redirection.stats(), redirection.passed())
+            )
         except (RedirectError, OSError) as error:
             self.problem = f"the kernel's counters cannot be read: {error}"
             return self._drops
         self.problem = ""
         for (program, reason), packets in counters.items():
             figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
+        figures.put(families.UNGUARDED_PACKETS, "outbound", count=self.passed.outbound)
+        figures.put(families.UNGUARDED_PACKETS, "inbound", count=self.passed.inbound)
         self._drops = sum(packets for key, packets in counters.items() if key in DROPS)
         return self._drops

@@ -6,6 +6,7 @@ Nothing here tells the agent that something has changed; it has to find out.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -181,6 +182,46 @@ def test_what_somebody_takes_away_is_made_again_beneath_live_connections(world: 
     until(lambda: is_ready(world, "node-a"), "nothing is left of it")
     assert [path.stat().st_ino for path in private(world)] == namespaces
     assert len({path.name for path in pins(world).root.rglob("*")}) == len(before)
+
+
+def passed(world: World) -> dict[str, int]:
+    """What the agent says may have passed unguarded, which its metric says too."""
+    # Who asks for the metrics has the counters read, which the status has as of the last second.
+    counted = {
+        way: world.metric("node-a", "ztun_unguarded_packets_total", direction=way)
+        for way in ("outbound", "inbound")
+    }
+    assert world.status("node-a")["unguarded_packets"] == counted
+    return {way: int(count) for way, count in counted.items()}
+
+
+def test_a_program_put_before_ours_is_overtaken_and_what_passed_is_counted(world: World) -> None:
+    server, log, before = world.address("server-b"), world.log("node-a"), passed(world)
+    prog_fd = sys_bpf.load_verdict("greedy", 0)
+    try:
+        with world.talk("client-a", server) as out:
+            out.say()
+            with netns.entered(world.node("node-a").netns):
+                index = socket.if_nametoindex(world.pod("client-a").ifname)
+                link_fd = sys_bpf.link_create(prog_fd, index, sys_bpf.BPF_TCX_INGRESS, sys_bpf.BPF_F_BEFORE)
+            try:
+                told = re.search(r"no more than (\d+) packets of its pod and (\d+) to it", log.line("passed"))
+                assert log.lines("greedy")
+                out.say()
+                assert is_captured(world)
+                until(lambda: is_ready(world, "node-a"), "nothing is left of it")
+            finally:
+                os.close(link_fd)
+    finally:
+        os.close(prog_fd)
+    assert told
+    after = passed(world)
+    assert [after[way] - before[way] for way in ("outbound", "inbound")] == [int(told[1]), int(told[2])]
+    said = world.cli("status", node="node-a")
+    assert said.returncode == 0
+    assert (f"no more than {after['outbound']} packets of captured pods" in said.stdout) == any(
+        after.values()
+    )
 
 
 def private(world: World) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.telemetry.metrics import Figures
 from agent.watch.kernel_counters import DROPS, KernelCounters
+from redirect.unseen import Passed
 
 DROP = min(DROPS)
 
@@ -22,7 +23,7 @@ class Kernel:
         self.counts = {DROP: 7, ("from_pod", "SYN_TO_PROXY"): 3}
 
     async def run(self, work: Callable[[Any], Any]) -> Any:
-        return work(SimpleNamespace(stats=lambda: self.counts))
+        return work(SimpleNamespace(stats=lambda: self.counts, passed=lambda: Passed(4, 2)))
 
 
 @contextmanager
@@ -45,6 +46,10 @@ def test_a_process_without_descriptors_says_so_and_goes_on() -> None:
 
     with asyncio.Runner() as runner:
         assert (runner.run(read()), counters.problem) == (7, "")
+        assert counters.passed == Passed(4, 2)
+        figures_now = {(name, *labels): count for name, labels, count in figures.items()}
+        assert figures_now["ztun_unguarded_packets", "outbound"] == 4
+        assert figures_now["ztun_unguarded_packets", "inbound"] == 2
         with without_descriptors():
             # What was counted last: the difference is a rate.
             assert runner.run(read()) == 7
