@@ -53,6 +53,10 @@ def agent(**flags: Any) -> None:
         raise click.UsageError(str(error)) from error
     if not built.node:
         raise click.UsageError("--node is missing: the name of this node, as in spec.nodeName of its pods")
+    if not built.root_cert:
+        raise click.UsageError(
+            "--root-cert is missing: the root of the control plane, e.g. root.pem of the embedded one's --state-dir"
+        )
     try:
         app.run(built)
     except app.StartError as error:

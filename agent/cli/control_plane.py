@@ -80,10 +80,15 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
 )
 @click.option(
     "--namespace",
+    metavar="NAMESPACE",
     help="Where Secret ztun-ca and ConfigMap istio-ca-root-cert are kept; without it the pod's own.",
 )
 @click.option(
-    "--agents", default="ztun-agent", show_default=True, help="Service account of the agents, there."
+    "--agents",
+    metavar="ACCOUNT",
+    default="ztun-agent",
+    show_default=True,
+    help="Service account of the agents, there.",
 )
 @STATE_DIR
 @click.option(
@@ -152,7 +157,7 @@ def control_plane(
     server_name: tuple[str, ...],
     log_format: str,
 ) -> None:
-    """Serve a directory of Kubernetes manifests, or a cluster's API, to agents.
+    """Serve manifests, or a cluster's API, to agents.
 
     Discovery, and the certificates of the pods. `ready HOST:PORT` on stdout says that there is something to serve.
     """

@@ -12,6 +12,7 @@ import yaml
 
 from agent.cli.enroll import places, split_pod, where_options
 from agent.cli.output import CliError
+from agent.controlplane.read.fields import is_label, is_name
 from agent.controlplane.read.scan import ENDINGS
 from agent.controlplane.state_dir import write_whole
 from redirect.errors import RedirectError
@@ -50,6 +51,14 @@ def pod_manifest(
     Its addresses are read where it runs. Once the control plane has it, `ztun enroll` can capture the pod.
     """
     namespace, name = split_pod(pod)
+    for what, text, fits in (
+        ("the namespace", namespace, is_label),
+        ("the name", name, is_name),
+        ("--service-account", service_account, is_name),
+    ):
+        if not fits(text):
+            problem = f"{what} {text!r} is not a name of the mesh: lower case letters, digits and '-'"
+            raise click.UsageError(problem)
     (where,) = places([pod], netns, pid, ifname)
     if out is not None and (out.name.startswith(".") or not out.name.lower().endswith(ENDINGS)):
         raise click.UsageError(

@@ -24,7 +24,7 @@ import grpc
 from agent.admin.server import HttpServer
 from agent.controlplane.kubeapi.grounds import Grounds, Way, grounds
 from agent.controlplane.publication import Publication
-from agent.controlplane.read.directory import ManifestDirectory
+from agent.controlplane.read.directory import Deaf, ManifestDirectory
 from agent.controlplane.read.objects import SYSTEM_NAMESPACE
 from agent.controlplane.serve.access import Code, Refused, calling_node
 from agent.controlplane.serve.ca import Clock, open_authority
@@ -44,6 +44,7 @@ from agent.model.identity import DEFAULT_TRUST_DOMAIN
 
 SERVER_NAMES = ("istiod.istio-system.svc", "localhost", "127.0.0.1", "::1")
 STOP_GRACE_S = 2.0
+LOOK_S = 2.0
 LOCK = "control-plane"
 """Held in the state directory while a control plane lives."""
 GRPC_OPTIONS = (
@@ -145,6 +146,7 @@ class ControlPlane:
     ) -> None:
         self.address, self._ending = address, ending
         self._publication, self._directory, self._publisher = publication, directory, publisher
+        self._is_behind = False
 
     @classmethod
     async def start(cls, options: Options, clock: Clock = now, given: Grounds | None = None) -> ControlPlane:
@@ -226,12 +228,22 @@ class ControlPlane:
         started(self.address)
 
     async def follow(self) -> None:
-        """Serve every change of the manifests; runs until cancelled."""
-        async with aclosing(self._directory.watch()) as changes:
-            is_behind = False
-            async for _ in changes:
-                if self._directory.read() is not None or is_behind:
-                    is_behind = not self._take()
+        """Serve every change of the manifests; runs until cancelled. Where notices fail, look now and then."""
+        said = ""
+        while True:
+            try:
+                async with aclosing(self._directory.watch()) as changes:
+                    async for _ in changes:
+                        self._look()
+            except Deaf as deaf:
+                if said != (said := str(deaf)):
+                    log.warning("no notices of changed manifests: %s; looking every %g s", said, LOOK_S)
+            await asyncio.sleep(LOOK_S)
+            self._look()
+
+    def _look(self) -> None:
+        if self._directory.read() is not None or self._is_behind:
+            self._is_behind = not self._take()
 
     def _take(self) -> bool:
         try:

@@ -38,6 +38,10 @@ class Reading:
     is_complete: bool
 
 
+class Deaf(Exception):
+    """The kernel's notices of changes cannot be had; the message says why."""
+
+
 class ManifestDirectory:
     """One directory of manifests; `read` whenever something may have changed."""
 
@@ -128,8 +132,25 @@ class ManifestDirectory:
         return text
 
     async def watch(self) -> AsyncGenerator[None, None]:
-        """Ends one wait whenever the directory may have changed; runs until it is cancelled."""
-        async for _ in awatch(
-            self._path, debounce=DEBOUNCE_MS, step=10, rust_timeout=RESCAN_MS, yield_on_timeout=True
-        ):
-            yield
+        """Ends one wait whenever the directory may have changed; runs until it is cancelled.
+
+        Raises Deaf where no notices can be had: of a name that is no UTF-8, of a directory that is away, beyond the
+        kernel's number of watches.
+        """
+        try:
+            async for _ in awatch(
+                self._path, debounce=DEBOUNCE_MS, step=10, rust_timeout=RESCAN_MS, yield_on_timeout=True
+            ):
+                yield
+        except (OSError, RuntimeError, ExceptionGroup) as error:
+            reason = _innermost(error)
+            if not isinstance(reason, OSError | RuntimeError):
+                raise
+            raise Deaf(str(reason)) from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What a task group's error is about, if it is about one thing."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

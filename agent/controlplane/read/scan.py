@@ -35,6 +35,12 @@ def scan(root: Path) -> Found:
     return found
 
 
+def _as_text(name: str) -> str:
+    """As it can be logged, stored and sent: other bytes than UTF-8, and what moves a terminal's cursor, escaped."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _scan(directory: Path, prefix: str, found: Found, above: frozenset[tuple[int, int]]) -> None:
     status = directory.stat()
     here = (status.st_dev, status.st_ino)
@@ -44,11 +50,15 @@ def _scan(directory: Path, prefix: str, found: Found, above: frozenset[tuple[int
     with os.scandir(directory) as listing:
         entries = sorted(listing, key=lambda entry: entry.name)
     for entry in entries:
-        name = prefix + entry.name
+        written = _as_text(entry.name)
+        name = prefix + written
         is_manifest = entry.name.lower().endswith(ENDINGS)
         if entry.name.startswith("."):
             if is_manifest:
                 found.passed_over[name] = "a hidden file"
+            continue
+        if written != entry.name:
+            found.closed[name] = "its name is no plain text; rename it"
             continue
         try:
             entry_status = entry.stat()

@@ -64,6 +64,10 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["enroll", "demo/web", "--pid", "1", "--run-dir", "/nonexistent"], 4, "no agent answers"),
         (["unenroll", "demo/web", "--run-dir", "/nonexistent"], 4, "no agent answers"),
         (["agent"], 2, "--node is missing"),
+        (["agent", "--node", "a"], 2, "--root-cert is missing"),
+        (["pod-manifest", "Demo/web", "--pid", "1"], 2, "the namespace 'Demo' is not a name"),
+        (["pod-manifest", "demo/a_b", "--pid", "1"], 2, "the name 'a_b' is not a name"),
+        (["pod-manifest", "demo/a", "--pid", "1", "--service-account", "A"], 2, "--service-account 'A' is"),
         (["agent", "--node", "a", "--workers", "many"], 2, "--workers"),
         (["agent", "--node", "a", "--local-path", "fast"], 2, "hbone or handover"),
         (["control-plane"], 2, "--manifests is missing"),
@@ -142,7 +146,7 @@ def test_who_may_not_ask_is_told_so_and_not_that_the_agent_is_dead(tmp_path: Pat
     [
         (["maps"], "run this as root"),
         (["uninstall"], "run this as root"),
-        (["agent", "--node", "x"], "run it as root"),
+        (["agent", "--node", "x", "--root-cert", "/x"], "run it as root"),
         (["pod-manifest", "demo/web", "--pid", "1"], "run this as root"),
         (["control-plane", "token", "--node", "x", "--state-dir", "{dir}"], "Permission denied"),
         (["control-plane", "--manifests", "/", "--state-dir", "{dir}"], "Permission denied"),
@@ -166,7 +170,7 @@ def test_a_wrong_call_says_whose_help_to_read(here: Ztun) -> None:
 
 
 def test_an_agent_without_a_place_for_its_sockets_says_so() -> None:
-    done = ztun("agent", "--node", "a", "--run-dir", "/proc/x")
+    done = ztun("agent", "--node", "a", "--root-cert", "/x", "--run-dir", "/proc/x")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "No such file or directory: '/proc/x'" in done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from pathlib import Path
 from urllib.request import urlopen
@@ -52,6 +53,41 @@ def test_a_change_of_a_file_is_pushed_and_nothing_else(tmp_path: Path) -> None:
             )
 
     asyncio.run(scenario())
+
+
+def test_a_name_that_is_no_text_ends_nothing(tmp_path: Path) -> None:
+    """The library that brings the kernel's notices fails of such a name."""
+
+    async def scenario() -> None:
+        async with running(tmp_path, {"web.yaml": NAMESPACE + WEB}) as plane, plane.client() as client:
+            await client.start()
+            Path(os.fsdecode(bytes(plane.manifests) + b"/\xff.yaml")).write_text(deny("d"))
+            await until(lambda: "rename it" in str(status(plane.state)["errors"]))
+            plane.write("b.yaml", deny("d"))
+            response = await client.take(AUTHORIZATION_TYPE)
+            assert list(versions(response)) == ["demo/d"]
+
+    asyncio.run(scenario())
+
+
+def test_changes_are_seen_where_no_notices_can_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*args: object, **kwargs: object) -> object:
+        raise OSError(28, "inotify limit reached")
+
+    monkeypatch.setattr("agent.controlplane.read.directory.awatch", refuses)
+    monkeypatch.setattr("agent.controlplane.app.LOOK_S", 0.01)
+
+    async def scenario() -> None:
+        async with running(tmp_path, {"web.yaml": NAMESPACE + WEB}) as plane, plane.client() as client:
+            await client.start()
+            plane.write("b.yaml", deny("d"))
+            response = await client.take(AUTHORIZATION_TYPE)
+            assert list(versions(response)) == ["demo/d"]
+
+    asyncio.run(scenario())
+    assert caplog.text.count("no notices of changed manifests") == 1 and "inotify limit" in caplog.text
 
 
 def test_a_broken_file_is_named_and_its_last_good_version_stays_served(tmp_path: Path) -> None:

@@ -117,6 +117,28 @@ def test_a_link_whose_target_is_away_keeps_what_it_led_to(place: Place) -> None:
     assert reading is not None and served(reading) == ["Pod demo/web-0"] and not reading.standing.errors
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"a\xffb.yaml", r"a\xffb.yaml"),
+        (b"a\nb.yaml", r"a\nb.yaml"),
+        (b"\x1b[2J.yaml", r"\x1b[2J.yaml"),
+        (b"d\xff", r"d\xff"),
+    ],
+)
+def test_a_name_that_is_no_text_is_refused_and_shown_in_plain(place: Place, name: bytes, shown: str) -> None:
+    place.write(a=WEB)
+    directory = place.start()
+    directory.read()
+    Path(os.fsdecode(bytes(place.root) + b"/" + name)).write_text(DENY)
+    reading = directory.read()
+    assert reading is not None and served(reading) == ["Pod demo/web-0"]
+    assert (
+        str(reading.standing.errors[0]) == f"{shown}:1: cannot be read: its name is no plain text; rename it"
+    )
+    assert served(place.restarted()) == ["Pod demo/web-0"]
+
+
 def test_a_file_that_is_far_too_large_is_not_taken_into_memory(place: Place) -> None:
     place.write(a=WEB)
     with open(place.root / "log.yaml", "wb") as file:
