@@ -1,7 +1,7 @@
 """One CONNECT tunnel of an HBONE connection, and what its users must offer (a relay, a pool, a server).
 
 A tunnel answers or is answered once, then carries bytes for its sink. Bytes that come before there is a
-sink wait here; the peer gets no credit for them, so they are bounded by the stream's window.
+sink wait here; the peer gets no credit for them, so they are bounded by the stream's window, and count as unread.
 """
 
 from __future__ import annotations
@@ -170,6 +170,17 @@ class Tunnel:
             self.link.reset_tunnel(self, code)
         self._leave_stream()
 
+    @property
+    def group(self) -> object:
+        """The connection that its early bytes came over."""
+        return self.link
+
+    def abort(self, outcome: Outcome, detail: str) -> None:
+        """End it while its bytes wait for a sink; its owner hears of it."""
+        if not self.is_gone:
+            self.link.reset_tunnel(self, reset_code(outcome))
+            self._end(Refusal(outcome, detail), is_clean=False)
+
     def _answer(self, status: int, headers: Headers, *, ended: bool) -> None:
         if self.is_gone or self.stream is None:
             return
@@ -181,10 +192,9 @@ class Tunnel:
         """Deliver to `sink` from now on, beginning with what came early."""
         self.sink = sink
         self.owner = None
-        early, self._early = self._early, None
+        early, size = self._take_early()
         if early or self._early_end:
-            pieces = [memoryview(piece) for piece in early or ()]
-            sink.deliver(pieces, sum(map(len, pieces)), self._early_end)
+            sink.deliver([memoryview(piece) for piece in early], size, self._early_end)
         if self.is_gone and self.sink is not None:
             sink.reset(self.failure or Refusal(Outcome.CUT_BY_PEER), is_clean=self.failure is None)
 
@@ -200,6 +210,8 @@ class Tunnel:
                 self._early = []
             self._early.extend(bytes(piece) for piece in pieces)
             self._early_end = ended
+            if size:
+                self.link.backlogs.hold(self, size)
 
     def answered(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
         asker, self.asker = self.asker, None
@@ -248,8 +260,15 @@ class Tunnel:
             self.stream.owner = None
 
     def _drop_early(self) -> None:
-        early, self._early = self._early, None
-        self._consume(sum(map(len, early or ())))
+        self._consume(self._take_early()[1])
+
+    def _take_early(self) -> tuple[list[bytes], int]:
+        """What came early, with its size, once."""
+        early, self._early = self._early or [], None
+        size = sum(map(len, early))
+        if size:
+            self.link.backlogs.release(self, size)
+        return early, size
 
     def _consume(self, size: int) -> None:
         if size and self.stream is not None:

@@ -56,6 +56,7 @@ class TunnelLink:
         "_server_events",
         "_ticker",
         "_tls",
+        "backlogs",
         "is_server",
         "peer",
         "rejected_requests",
@@ -81,7 +82,8 @@ class TunnelLink:
         self._server_events: TunnelServerEvents | None = events if self.is_server else None  # type: ignore[assignment]
         self._client_events: TunnelClientEvents | None = None if self.is_server else events  # type: ignore[assignment]
         self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
-        self._codec.may_grow = loop.backlogs.has_room
+        self.backlogs = loop.backlogs
+        self._codec.may_grow = self.backlogs.has_room
         self._is_closed = False
         self.waiters = TunnelWaiters()
         self._queued = TunnelQueue(self._codec, streams_limit)

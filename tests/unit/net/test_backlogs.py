@@ -10,9 +10,11 @@ import pytest
 
 from agent.model.outcome import Outcome
 from agent.net.backlogs import Backlogs
+from agent.net.relay import TunnelRelay
+from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import FIRST_WINDOW_BYTES, MIB
-from tests.support.netpair import Hbone, Relayed, node
-from tests.support.traffic import Flow
+from tests.support.netpair import Ended, Hbone, Relayed, node, tcp_pair
+from tests.support.traffic import Flow, take_into
 
 
 class Holder:
@@ -125,3 +127,46 @@ def test_a_worker_holds_no_more_than_its_limit_and_other_connections_live() -> N
         narrow(paused, MIB)
         it.until(flows[0].step)
         assert flows[0].got == flows[0].data
+
+
+def test_what_comes_before_the_application_is_reached_counts_too() -> None:
+    """A peer may send at once into as many tunnels as it likes, to an address that is slow to answer."""
+    with node() as it:
+        backlogs = it.loop.backlogs
+        backlogs.limit_bytes = MIB
+        hbone = Hbone(it)
+        told: list[Tunnel] = []
+
+        class Owner:
+            def gone(self, tunnel: Tunnel) -> None:
+                told.append(tunnel)
+
+        def dials(tunnel: Tunnel) -> None:
+            tunnel.accept()
+            tunnel.owner = Owner()
+
+        hbone.server_side.on_request = dials
+        outer = [hbone.ask() for _ in range(8)]
+        it.until(lambda: len(hbone.answers) == 8)
+        inner = [tunnel for tunnel, _ in hbone.server_side.requests]
+        done = Ended[TunnelRelay]()
+        pairs = [tcp_pair() for _ in outer]
+        for tunnel, (near, application) in zip(outer, pairs, strict=True):
+            it.keep(near)
+            it.keep(application)
+            TunnelRelay(it.loop, near, tunnel, done).start()
+            application.send(bytes(FIRST_WINDOW_BYTES))
+        it.until(lambda: len(done) == backlogs.cut == 4)
+        assert told == inner[:4] and {tunnel.failure.outcome for tunnel in told if tunnel.failure} == {
+            Outcome.OVERLOADED
+        }
+        assert {relay.outcome for relay in done} == {Outcome.CUT_BY_PEER}
+        assert backlogs.total_bytes == MIB == hbone.server.standstill.unread_bytes
+        near, application = (it.keep(sock) for sock in tcp_pair())
+        TunnelRelay(it.loop, near, inner[4], done).start()
+        got = bytearray()
+        it.until(lambda: take_into(application, got) or len(got) == FIRST_WINDOW_BYTES)
+        assert backlogs.total_bytes == MIB - FIRST_WINDOW_BYTES
+        hbone.client.abort()
+        it.until(lambda: hbone.server_side.ends)
+        assert backlogs.total_bytes == 0 and len(told) == 7
