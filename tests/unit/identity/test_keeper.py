@@ -3,92 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from random import Random
+from collections.abc import Coroutine
 
 import pytest
 
 from agent.identity.bundle import Issued
-from agent.identity.keeper import MAX_WAIT_S, Keeper, State, wait_for_event
+from agent.identity.keeper import MAX_WAIT_S, State, wait_for_event
 from agent.identity.schedule import Priority
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from tests.support.certs import pem
-from tests.support.clock import FakeClock
-from tests.support.xds import PATIENCE_S, MeshCA
-
-LIFETIME_S = 3600
-WEB, DB, API = (Identity("cluster.local", "apps", name) for name in ("web", "db", "api"))
-CA = MeshCA()
-
-
-class Signer:
-    """Counts and answers requests; holds them back while `gate` is shut; fails while `error` is set."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self.clock = clock
-        self.asked: list[Identity] = []
-        self.under_way: list[Identity] = []
-        self.most_under_way = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.error = ""
-        self.is_transient = False
-        self.lifetime_s: float = LIFETIME_S
-        self.uri: Callable[[Identity], str | None] = str
-        self.more_roots = ""
-
-    async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
-        assert identity not in self.under_way, "one fetch per identity at a time"
-        self.asked.append(identity)
-        self.under_way.append(identity)
-        self.most_under_way = max(self.most_under_way, len(self.under_way))
-        try:
-            await self.gate.wait()
-        finally:
-            self.under_way.remove(identity)
-        if self.error:
-            raise SigningError(self.error, is_transient=self.is_transient)
-        now = self.clock.now
-        leaf, root = CA.certify(csr_pem, self.uri(identity), not_before=now, not_after=now + self.lifetime_s)
-        return leaf, root + self.more_roots
-
-
-class Rig:
-    def __init__(self, concurrency: int = 8) -> None:
-        self.clock = FakeClock()
-        self.signer = Signer(self.clock)
-        self.given: list[tuple[Identity, Issued]] = []
-        self.forgotten: list[Identity] = []
-        self.keeper = Keeper(
-            self.signer,
-            clock=self.clock,
-            rng=Random(1),
-            on_credentials=lambda identity, issued: self.given.append((identity, issued)),
-            on_forget=self.forgotten.append,
-            wait=self.clock.wait,
-            concurrency=concurrency,
-        )
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(self.keeper.run())
-            await self.clock.until_idle()
-            yield
-            task.cancel()
-
-    async def use(self, *identities: Identity) -> None:
-        self.keeper.set_in_use(identities)
-        await self.clock.until_idle()
-
-    def state(self, identity: Identity) -> State:
-        return next(h.state for h in self.keeper.held() if h.identity == identity)
-
-
-def run(body: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(body())
+from tests.support.keeper import API, CA, DB, LIFETIME_S, WEB, Rig, run
 
 
 def test_each_identity_in_use_gets_one_certificate() -> None:
@@ -168,21 +93,6 @@ def test_a_failed_renewal_keeps_what_is_valid_until_it_expires() -> None:
     run(body)
 
 
-def test_whoever_waits_is_told_whether_the_failure_passes() -> None:
-    async def body() -> None:
-        rig = Rig()
-        async with rig.running():
-            for passes in (True, False):
-                rig.signer.error, rig.signer.is_transient = "the CA is away", passes
-                rig.keeper.set_in_use(())
-                await rig.use(WEB)
-                with pytest.raises(SigningError, match="the CA is away") as caught:
-                    await rig.keeper.obtain(WEB)
-                assert caught.value.is_transient is passes
-
-    run(body)
-
-
 def test_a_certificate_expires_on_time_while_its_renewal_hangs() -> None:
     async def body() -> None:
         rig = Rig(concurrency=1)
@@ -233,44 +143,6 @@ def test_expiry_is_tried_once_more_at_the_last_moment() -> None:
             rig.signer.error = ""
             await rig.clock.advance(rig.clock.next_wake_s)
             assert len(rig.signer.asked) == asked + 1 and rig.state(WEB) is State.AVAILABLE
-
-    run(body)
-
-
-@pytest.mark.parametrize("uri", [str(DB), None], ids=["of another", "of nobody"])
-def test_an_answer_that_cannot_be_used_is_a_failure_with_a_reason(uri: str | None) -> None:
-    async def body() -> None:
-        rig = Rig()
-        rig.signer.uri = lambda identity: uri
-        async with rig.running():
-            await rig.use(WEB)
-            assert rig.given == [] and rig.keeper.get(WEB) is None
-            assert rig.state(WEB) is State.UNAVAILABLE
-            assert str(DB) in rig.keeper.held()[0].error or "no SPIFFE identity" in rig.keeper.held()[0].error
-
-    run(body)
-
-
-def test_failures_are_retried_ever_more_slowly_and_answered_from_memory() -> None:
-    async def body() -> None:
-        rig = Rig()
-        rig.signer.error = "refused"
-        async with rig.running():
-            await rig.use(WEB)
-            pauses = []
-            for number in range(1, 12):
-                assert len(rig.signer.asked) == number
-                with pytest.raises(SigningError, match="refused"):
-                    await rig.keeper.obtain(WEB)
-                await rig.clock.until_idle()
-                assert len(rig.signer.asked) == number, "asking does not shorten the pause"
-                due_s = rig.keeper.held()[0].next_attempt - rig.clock.now
-                pauses.append(due_s)
-                await rig.clock.advance(due_s)
-            assert all(0.8 * min(2**n, 150) <= p <= 1.2 * min(2**n, 150) for n, p in enumerate(pauses))
-            rig.signer.error = ""
-            await rig.clock.advance(180)
-            assert rig.keeper.held()[0].failures == 0 and rig.state(WEB) is State.AVAILABLE
 
     run(body)
 
@@ -380,18 +252,6 @@ def test_forgetting_withdraws_what_was_given_out() -> None:
     run(body)
 
 
-def test_a_ca_at_its_own_end_is_not_asked_without_pause() -> None:
-    async def body() -> None:
-        rig = Rig()
-        rig.signer.lifetime_s = 1
-        async with rig.running():
-            await rig.use(WEB)
-            assert len(rig.signer.asked) == 1
-            assert rig.clock.next_wake_s == pytest.approx(1)
-
-    run(body)
-
-
 def test_stopping_ends_the_fetches_under_way() -> None:
     async def body() -> None:
         rig = Rig()
@@ -409,41 +269,5 @@ def test_waiting_ends_with_the_event_or_the_time() -> None:
         await wait_for_event(event, 0.0)
         event.set()
         await wait_for_event(event, 3600.0)
-
-    run(body)
-
-
-def test_when_the_ca_may_be_back_those_without_a_certificate_ask_at_once() -> None:
-    async def body() -> None:
-        rig = Rig()
-        async with rig.running():
-            await rig.use(WEB)
-            rig.signer.error, rig.signer.is_transient = "the CA is away", True
-            await rig.use(WEB, DB)
-            for _ in range(12):
-                await rig.clock.advance(LIFETIME_S / 16)
-            assert rig.keeper.get(WEB) is not None and rig.keeper.get(DB) is None
-            rig.signer.asked.clear()
-            rig.signer.error = ""
-            rig.keeper.ask_again()
-            await rig.clock.until_idle()
-            assert rig.signer.asked == [DB], "the renewal of a valid one waits its time"
-            assert rig.keeper.get(DB) is not None
-
-    run(body)
-
-
-def test_what_the_ca_refused_is_not_asked_again_because_it_is_back() -> None:
-    async def body() -> None:
-        rig = Rig()
-        rig.signer.error, rig.signer.is_transient = "not for you", False
-        async with rig.running():
-            await rig.use(DB)
-            for _ in range(8):
-                await rig.clock.advance(100)
-            rig.signer.asked.clear()
-            rig.keeper.ask_again()
-            await rig.clock.until_idle()
-            assert rig.signer.asked == []
 
     run(body)

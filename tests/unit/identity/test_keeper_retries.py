@@ -1,0 +1,110 @@
+"""When the keeper asks a CA again that failed, refused or is at its own end."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.identity.keeper import State
+from agent.identity.signer import SigningError
+from tests.support.keeper import DB, LIFETIME_S, WEB, Rig, run
+
+
+def test_whoever_waits_is_told_whether_the_failure_passes() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            for passes in (True, False):
+                rig.signer.error, rig.signer.is_transient = "the CA is away", passes
+                rig.keeper.set_in_use(())
+                await rig.use(WEB)
+                with pytest.raises(SigningError, match="the CA is away") as caught:
+                    await rig.keeper.obtain(WEB)
+                assert caught.value.is_transient is passes
+
+    run(body)
+
+
+@pytest.mark.parametrize("uri", [str(DB), None], ids=["of another", "of nobody"])
+def test_an_answer_that_cannot_be_used_is_a_failure_with_a_reason(uri: str | None) -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.uri = lambda identity: uri
+        async with rig.running():
+            await rig.use(WEB)
+            assert rig.given == [] and rig.keeper.get(WEB) is None
+            assert rig.state(WEB) is State.UNAVAILABLE
+            assert str(DB) in rig.keeper.held()[0].error or "no SPIFFE identity" in rig.keeper.held()[0].error
+
+    run(body)
+
+
+def test_failures_are_retried_ever_more_slowly_and_answered_from_memory() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.error = "refused"
+        async with rig.running():
+            await rig.use(WEB)
+            pauses = []
+            for number in range(1, 12):
+                assert len(rig.signer.asked) == number
+                with pytest.raises(SigningError, match="refused"):
+                    await rig.keeper.obtain(WEB)
+                await rig.clock.until_idle()
+                assert len(rig.signer.asked) == number, "asking does not shorten the pause"
+                due_s = rig.keeper.held()[0].next_attempt - rig.clock.now
+                pauses.append(due_s)
+                await rig.clock.advance(due_s)
+            assert all(0.8 * min(2**n, 150) <= p <= 1.2 * min(2**n, 150) for n, p in enumerate(pauses))
+            rig.signer.error = ""
+            await rig.clock.advance(180)
+            assert rig.keeper.held()[0].failures == 0 and rig.state(WEB) is State.AVAILABLE
+
+    run(body)
+
+
+def test_a_ca_at_its_own_end_is_not_asked_without_pause() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.lifetime_s = 1
+        async with rig.running():
+            await rig.use(WEB)
+            assert len(rig.signer.asked) == 1
+            assert rig.clock.next_wake_s == pytest.approx(1)
+
+    run(body)
+
+
+def test_when_the_ca_may_be_back_those_without_a_certificate_ask_at_once() -> None:
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB)
+            rig.signer.error, rig.signer.is_transient = "the CA is away", True
+            await rig.use(WEB, DB)
+            for _ in range(12):
+                await rig.clock.advance(LIFETIME_S / 16)
+            assert rig.keeper.get(WEB) is not None and rig.keeper.get(DB) is None
+            rig.signer.asked.clear()
+            rig.signer.error = ""
+            rig.keeper.ask_again()
+            await rig.clock.until_idle()
+            assert rig.signer.asked == [DB], "the renewal of a valid one waits its time"
+            assert rig.keeper.get(DB) is not None
+
+    run(body)
+
+
+def test_what_the_ca_refused_is_not_asked_again_because_it_is_back() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.error, rig.signer.is_transient = "not for you", False
+        async with rig.running():
+            await rig.use(DB)
+            for _ in range(8):
+                await rig.clock.advance(100)
+            rig.signer.asked.clear()
+            rig.keeper.ask_again()
+            await rig.clock.until_idle()
+            assert rig.signer.asked == []
+
+    run(body)
