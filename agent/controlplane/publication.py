@@ -64,7 +64,10 @@ class Publication:
             self._vips,
             [ip for pod in found.pods for ip in pod.ips],
         )
-        refused = (*refusals(reading.standing, mesh), *map(without_address, allocation.errors))
+        refused = (
+            *refusals(reading.standing, mesh, is_serving=reading.is_complete),
+            *map(without_address, allocation.errors),
+        )
         said = (*refused, *reading.standing.remarks, *remarks(everything, mesh))
         self._log(said, reading.passed_over)
         self._board.read(reading.is_complete, said, reading.passed_over)

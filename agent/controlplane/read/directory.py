@@ -17,7 +17,7 @@ from watchfiles import awatch
 from agent.controlplane.read.admission import NOTHING, Standing, admit
 from agent.controlplane.read.last_good import SAVED, LastGood, decode
 from agent.controlplane.read.manifests import Manifest, parse
-from agent.controlplane.read.scan import Found, Stamp, scan
+from agent.controlplane.read.scan import WHOLE, Found, Stamp, scan
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.state_dir import StateDirectory, StateError
 
@@ -66,8 +66,7 @@ class ManifestDirectory:
         try:
             found = scan(self._path)
         except OSError as error:
-            log.error("cannot read %s: %s; the last state stays served", self._path, error.strerror)
-            return None
+            found = Found(self._found.files, closed={WHOLE: f"{self._path}: {error.strerror}"})
         if found == self._found and self._stamps is not None:
             return None
         before = self._stamps or {}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ENDINGS = (".yaml", ".yml", ".json")
+WHOLE = "."
+"""Stands in `closed` for the directory itself."""
 Stamp = tuple[int, int, int]
 """What tells that a file has changed: time of its content, size, inode."""
 
@@ -25,7 +27,7 @@ class Found:
     closed: dict[str, str] = field(default_factory=dict)
 
     def is_below_closed(self, name: str) -> bool:
-        return any(name.startswith(f"{directory}/") for directory in self.closed)
+        return WHOLE in self.closed or any(name.startswith(f"{directory}/") for directory in self.closed)
 
 
 def scan(root: Path) -> Found:

@@ -9,6 +9,7 @@ from agent.controlplane.read.fields import Place
 from agent.controlplane.read.objects import AuthorizationPolicy, PeerAuthentication
 from agent.controlplane.read.refused import Outcome, Refused
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
+from agent.controlplane.read.scan import WHOLE
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.translate.effects import scope_of
 from agent.controlplane.translate.mesh import Mesh
@@ -16,11 +17,16 @@ from agent.controlplane.translate.mesh import Mesh
 WAITING = "nothing is served before it can be read"
 
 
-def refusals(standing: Standing, mesh: Mesh) -> Iterator[Remark]:
-    """Everything that is refused, in the order of files, one remark for each error."""
+def refusals(standing: Standing, mesh: Mesh, *, is_serving: bool = False) -> Iterator[Remark]:
+    """Everything that is refused, in the order of files, one remark for each error.
+
+    `is_serving`: the mesh is up, so that what was never read is only missing.
+    """
     for error in standing.unread.values():
-        if error.file in standing.objects:
+        if error.file in standing.objects or (is_serving and error.file == WHOLE):
             yield _remark(error, "", "everything of it stays as it was", "kept", EVERYBODY)
+        elif is_serving:
+            yield _remark(error, "", "it is not in force", "left_out", EVERYBODY)
         else:
             yield _remark(error, "", WAITING, "waiting", EVERYBODY)
     for refusal in standing.refused:

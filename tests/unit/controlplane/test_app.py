@@ -63,9 +63,13 @@ def test_a_name_that_is_no_text_ends_nothing(tmp_path: Path) -> None:
             await client.start()
             Path(os.fsdecode(bytes(plane.manifests) + b"/\xff.yaml")).write_text(deny("d"))
             await until(lambda: "rename it" in str(status(plane.state)["errors"]))
+            [error] = status(plane.state)["errors"]
+            assert (error["effect"], error["outcome"]) == ("it is not in force", "left_out")
             plane.write("b.yaml", deny("d"))
             response = await client.take(AUTHORIZATION_TYPE)
             assert list(versions(response)) == ["demo/d"]
+            plane.manifests.rename(tmp_path / "away")
+            await until(lambda: "everything of it stays" in str(status(plane.state)["errors"]))
 
     asyncio.run(scenario())
 

@@ -139,6 +139,29 @@ def test_a_name_that_is_no_text_is_refused_and_shown_in_plain(place: Place, name
     assert served(place.restarted()) == ["Pod demo/web-0"]
 
 
+def test_a_directory_that_is_away_is_an_error_and_takes_nothing_away(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write(a=WEB, b=DENY)
+    everything = ["Pod demo/web-0", "AuthorizationPolicy demo/d"]
+    directory = place.start()
+    directory.read()
+    away = place.root.with_name("away")
+    place.root.rename(away)
+    reading = directory.read()
+    assert reading is not None and directory.read() is None and served(reading) == everything
+    assert str(reading.standing.errors[0]) == f".:1: cannot be read: {place.root}: No such file or directory"
+    away.rename(place.root)
+    reading = directory.read()
+    assert reading is not None and served(reading) == everything and not reading.standing.errors
+
+    def closed(path: Path) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", closed)  # root may read everything
+    assert served(place.restarted()) == everything
+
+
 def test_a_file_that_is_far_too_large_is_not_taken_into_memory(place: Place) -> None:
     place.write(a=WEB)
     with open(place.root / "log.yaml", "wb") as file:
