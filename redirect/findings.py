@@ -27,6 +27,7 @@ class Part(Enum):
     """What a connection of a pod depends on, in the order in which it meets them."""
 
     INTERFACE = "interface"
+    LINK_STATE = "link state"
     ENTRY = "entry"
     """What the maps say of the pod and of the node."""
     PROGRAM = "program"
@@ -74,6 +75,16 @@ def of_pods(desired: Desired, observed: Observed) -> Iterator[Finding]:
             "is the pod still there? It is captured again when its interface is",
             is_mendable=False,
         )
+    for pod in desired.pods:
+        link = observed.links.get(pod.ifindex)
+        if link is not None and not link.is_up:
+            yield Finding(
+                Part.LINK_STATE,
+                pod.ifindex,
+                f"{link.ifname} is down, or its end in the pod is: nothing passes, and routes by it are gone",
+                f"`ip link set {link.ifname} up` (or the pod's end), and its routes again, which are its CNI's",
+                is_mendable=False,
+            )
     for step in plan(desired, observed):
         yield _of_step(step, observed)
 

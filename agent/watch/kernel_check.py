@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 LINK_OF_PART = {
     Part.INTERFACE: Link.INTERFACE,
+    Part.LINK_STATE: Link.INTERFACE,
     Part.ENTRY: Link.PROGRAM,
     Part.PROGRAM: Link.PROGRAM,
     Part.INNER_DEVICE: Link.INNER_DEVICE,

@@ -45,6 +45,11 @@ def test_a_pod_that_is_gone_is_found_and_cannot_be_made() -> None:
     assert (Part.INTERFACE, 6, False) in found(wanted(A, B), replace(WHOLE, links=links))
 
 
+def test_a_pod_whose_interface_is_down_is_found() -> None:
+    down = replace(WHOLE, links={**WHOLE.links, 6: replace(WHOLE.links[6], is_up=False)})
+    assert found(wanted(A, B), down) == {(Part.LINK_STATE, 6, False)}
+
+
 def test_a_program_that_is_left_over_is_the_nodes() -> None:
     assert (Part.PROGRAM, None, True) in found(wanted(A), WHOLE)
 

@@ -35,7 +35,7 @@ MAC = bytes.fromhex("020000000001")
 OTHER_MAC = bytes.fromhex("0200000000ff")
 SIZES = {version: of_link(1500, version) for version in (4, 6)}
 HOPS = tuple(NextHop(version, bytes.fromhex(f"02000000000{version}"), SIZES[version]) for version in (4, 6))
-LINKS = {number: LinkRow(number, f"veth{number}") for number in range(3, 8)}
+LINKS = {number: LinkRow(number, f"veth{number}", is_up=True) for number in range(3, 8)}
 
 
 def pod(ifindex: int, *addresses: IP) -> DesiredPod:
