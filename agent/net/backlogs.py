@@ -13,8 +13,12 @@ from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from agent.model.outcome import Outcome
+from agent.net.allocator import give_back_free_memory
 
 LIMIT_BYTES = 1 << 28
+MUCH_BYTES = 1 << 25
+CALM_S = 5.0
+"""How long after much was let go of its memory is given back."""
 
 
 class Holder(Protocol):
@@ -29,14 +33,21 @@ class Holder(Protocol):
 
 
 class Backlogs:
-    """One per loop; `soon` is the loop's. `limit_bytes` may be set at any time."""
+    """One per loop; `soon` and `later` are the loop's. `limit_bytes` may be set at any time."""
 
-    def __init__(self, soon: Callable[[Callable[[], object]], None]) -> None:
+    def __init__(
+        self,
+        soon: Callable[[Callable[[], object]], None],
+        later: Callable[[float, Callable[[], object]], object],
+    ) -> None:
         self.limit_bytes = LIMIT_BYTES
         self.total_bytes = 0
         self.cut = 0
         """How many connections were reset for it."""
         self._soon = soon
+        self._later = later
+        self._peak_bytes = 0
+        """The most that was held since memory was last given back."""
         # Those that were not read from for longest first.
         self._held: dict[Holder, int] = {}
 
@@ -47,6 +58,8 @@ class Backlogs:
     def hold(self, holder: Holder, size: int) -> None:
         """`size` bytes more have to wait for the application of `holder`."""
         self.total_bytes += size
+        if self.total_bytes > self._peak_bytes:
+            self._peak_bytes = self.total_bytes
         self._held[holder] = self._held.get(holder, 0) + size
         if self.total_bytes > self.limit_bytes:
             # Not now: the relay is in the middle of taking these bytes.
@@ -58,6 +71,10 @@ class Backlogs:
         left = self._held.pop(holder) - size
         if left:
             self._held[holder] = left
+        if self._peak_bytes >= MUCH_BYTES and self.total_bytes <= self._peak_bytes // 4:
+            self._peak_bytes = self.total_bytes
+            # Once for all of it, and not while many are still reading.
+            self._later(CALM_S, give_back_free_memory)
 
     def _shed(self) -> None:
         while self.total_bytes > self.limit_bytes and self._held:

@@ -66,7 +66,7 @@ class Loop:
         self._outer_is_ready = False
         self._actions = 0
         self.buffers = Buffers()
-        self.backlogs = Backlogs(self.soon)
+        self.backlogs = Backlogs(self.soon, self.later)
 
     # -- what callers ask for
 

@@ -9,7 +9,6 @@ socket waits for the peer to read why count apart. What this took of memory is g
 
 from __future__ import annotations
 
-import ctypes
 from collections import OrderedDict
 from collections.abc import Container
 from itertools import islice
@@ -17,6 +16,7 @@ from typing import Protocol
 
 from agent.identity.faults import Fault
 from agent.model.address import IP
+from agent.net.allocator import give_back_free_memory
 from agent.net.loop import Loop, Timer
 from agent.net.turns import Step, Turns
 
@@ -29,7 +29,6 @@ REMEMBERED = 4096
 """Addresses that have proven themselves, the last ones."""
 CALM_S = 5.0
 _LOOKED_AT = 64
-_libc = ctypes.CDLL(None)
 
 
 class Unproven(Protocol):
@@ -190,4 +189,4 @@ class Handshakes:
         while self._failed:
             self._failed.popitem(last=False)[0].drop()
         if were_many:
-            _libc.malloc_trim(0)
+            give_back_free_memory()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from agent.model.outcome import Outcome
-from agent.net.backlogs import Backlogs
+from agent.net.backlogs import CALM_S, MUCH_BYTES, Backlogs
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import FIRST_WINDOW_BYTES, MIB
@@ -41,7 +43,8 @@ class Holder:
 class World:
     def __init__(self) -> None:
         self.soon: list[object] = []
-        self.backlogs = Backlogs(self.soon.append)
+        self.later: list[object] = []
+        self.backlogs = Backlogs(self.soon.append, lambda after_s, action: self.later.append(action))
         self.backlogs.limit_bytes = 100
 
     def turn(self) -> None:
@@ -88,6 +91,54 @@ def test_windows_grow_while_half_is_free(world: World) -> None:
     assert not world.backlogs.has_room()
     holder.read(50)
     assert world.backlogs.has_room() and world.backlogs.total_bytes == 0
+
+
+def test_memory_is_given_back_once_when_most_of_much_was_read(world: World) -> None:
+    world.backlogs.limit_bytes = 1 << 40
+    for _ in range(2):
+        holder, other = world.holder().hold(MUCH_BYTES), world.holder().hold(MIB)
+        for _ in range(64):
+            holder.read(MUCH_BYTES // 64)
+        other.read(MIB)
+    assert len(world.later) == 2
+    world.holder().hold(MIB).read(MIB)
+    assert len(world.later) == 2, "it was little"
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_a_process_is_small_again_when_its_applications_have_read() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        relayed = [narrow(hbone.relayed()) for _ in range(100)]
+        piece = bytes(1 << 18)
+        held: list[int] = []
+
+        def stands() -> bool:
+            for each in relayed:
+                with contextlib.suppress(BlockingIOError):
+                    each.client.send(piece)
+            it.settle()
+            held.append(it.loop.backlogs.total_bytes)
+            return held[-1] > 2 * MUCH_BYTES // 3 and held[-3:] == held[-1:] * 3
+
+        before = resident_bytes()
+        it.until(stands, 60)
+        # Whatever lives between: as a worker's connections do.
+        full = resident_bytes()
+        assert full - before > MUCH_BYTES // 2
+
+        def all_is_read() -> bool:
+            for each in relayed:
+                take_into(each.server, bytearray())
+            return not it.loop.backlogs.total_bytes
+
+        it.until(all_is_read, 60)
+        it.skew_s += CALM_S
+        it.settle()
+        assert resident_bytes() - before < (full - before) // 2
 
 
 def narrow(relayed: Relayed, size: int = 1) -> Relayed:
