@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.cluster.facts import FACTS, Stage
@@ -51,11 +52,12 @@ def main(work: Path, binaries: Path, image: Path, is_kept: bool) -> int:
     except KeyboardInterrupt:
         return 1
     finally:
-        services.stop()
-        logs(machines)
-        for machine in machines:
-            machine.remove()
-        print("removed", flush=True)
+        with ExitStack() as ending:  # each of them, whatever becomes of the others
+            ending.callback(print, "removed", flush=True)
+            for machine in machines:
+                ending.callback(machine.remove)
+            ending.callback(logs, machines)
+            ending.callback(services.stop)
 
 
 def ended(*_: object) -> None:

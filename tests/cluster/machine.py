@@ -17,6 +17,8 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_S = 60.0
+ENDS_WITH_US = ("setpriv", "--pdeathsig=KILL")
+NAMESPACES = ("--mount", "--net", "--pid")
 BOOT = r"""
 set -e
 mount --make-rprivate /
@@ -68,8 +70,9 @@ class Machine:
             if (cpuset / name).exists():
                 (cpuset / self.cgroup / name).write_text((cpuset / name).read_text())
         with open(self.logs / "boot.log", "ab") as log:
+            # It ends with this process, however that ends.
             self._init = subprocess.Popen(
-                ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "bash", "-c", BOOT],
+                [*ENDS_WITH_US, "unshare", *NAMESPACES, "--fork", "--kill-child=KILL", "bash", "-c", BOOT],
                 env=os.environ | {"disk": str(self.disk), "store": str(self.store)},
                 stdout=log,
                 stderr=log,
