@@ -287,11 +287,13 @@ def test_who_comes_back_each_time_is_left_there_named_and_the_pod_closed(node: N
         assert (found.part, found.ifindex, found.is_mendable) == (Part.PROGRAM, ifindex(node), False)
         assert "greedy" in found.reason and "the pod is closed" in found.reason and found.remedy
         assert node.capture("a1") == []
+        before = node.redirection.passed()
         with pytest.raises(TimeoutError):
             dial(node.pod("a1").netns, outside.address(4), ECHO_PORT, SILENCE_S)
         # It is first on the way in; the answers meet ours.
         with pytest.raises(TimeoutError):
             dial(outside.netns, node.pod("a1").address(4), ECHO_PORT, SILENCE_S)
     assert any(each.is_mendable for each in node.prove("a1"))
+    assert node.redirection.passed().inbound > before.inbound, "what it let in all the while"
     node.capture("a1")
     assert node.prove("a1") == () and is_served(node)
