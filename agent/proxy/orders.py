@@ -78,13 +78,17 @@ class Orders:
 
     def hello(self, to: Channel) -> None:
         """Introduce this worker to a control process, with the listeners it serves. It will say everything anew."""
-        self._arrived = []
-        gc.enable()  # a change that had begun will not end
+        self.left_alone()
         held = [(owner, name, sock) for owner, socks in self._owners.items() for name, sock in socks.items()]
         served = [(owner, name) for owner, name, _ in held]
         fds = [sock.fileno() for _, _, sock in held]
         hello = channel.Hello(self._slot, os.getpid(), served, self._version, self._is_draining)
         to.send(hello, fds)
+
+    def left_alone(self) -> None:
+        """Let go of a change that had begun: it will not end."""
+        self._arrived = []
+        gc.enable()
 
     def carry_out(
         self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]

@@ -32,6 +32,9 @@ class TakesOrders(Protocol):
         """What it answers is the rest of the work, in steps; nothing else may be ordered before its end."""
         ...
 
+    def left_alone(self) -> None:
+        """The control process is gone and its orders are carried out: what it had only begun to say has no end."""
+
 
 class ControlLink:
     """The worker's end of the channel: whoever connected last is the control process.
@@ -123,6 +126,8 @@ class ControlLink:
             self._write(lambda channel: self._orders.hello(channel))
         if self._channel is not None:
             self._loop.add_reader(self._channel.sock, self._readable)
+        else:
+            self._orders.left_alone()
 
     def _orders_waiting(self) -> Iterator[None]:
         while self._waiting:

@@ -218,8 +218,10 @@ def test_the_garbage_collector_rests_during_a_large_change_and_never_walks_what_
         told.hear(channel.Applied)
         assert gc.get_freeze_count() <= frozen, "a small one is left to it"
         told.tell(channel.Resources(6, ADDRESS, [first], is_last=False))
-        told.introduced()
+        told.orders.left_alone()
         assert gc.isenabled(), "a change without its end does not leave it off"
+        told.tell(channel.Resources(1, ADDRESS, [second]))
+        told.hear(channel.Applied)
     finally:
         gc.enable()
         gc.unfreeze()

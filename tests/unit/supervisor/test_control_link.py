@@ -33,9 +33,13 @@ class Orders:
     def __init__(self) -> None:
         self.heard: list[tuple[Message, int]] = []
         self.steps = 0
+        self.heard_when_alone: list[int] = []
 
     def hello(self, to: Channel) -> None:
         to.send(Hello(3, os.getpid(), (), "v"))
+
+    def left_alone(self) -> None:
+        self.heard_when_alone.append(len(self.heard))
 
     def carry_out(
         self, message: Message, fds: Sequence[int], reply: Callable[[Message], None]
@@ -138,6 +142,7 @@ def test_the_last_orders_of_a_control_process_are_carried_out_also_when_telling_
         link.send(Applied(1))
         await until(lambda: not link.is_connected, "its end")
         assert [type(message) for message, _ in orders.heard] == [Resources]
+        await until(lambda: orders.heard_when_alone[-1:] == [1], "word that nothing more comes")
         control.close()
 
     play(scene)
