@@ -109,7 +109,8 @@ def test_a_second_agent_is_told_which_ports_are_taken_and_by_which_flags_they_mo
 ) -> None:
     with netns.entered(world.node("node-a").netns):
         done = world.cli(
-            "agent", "--node", "x", "--instance", f"hj{os.getpid()}x", "--run-dir", str(tmp_path)
+            *("agent", "--node", "x", "--instance", f"hj{os.getpid()}x", "--run-dir", str(tmp_path)),
+            *("--root-cert", str(world.mesh.state_dir / "root.pem")),
         )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,

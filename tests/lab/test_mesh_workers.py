@@ -155,8 +155,8 @@ def test_a_second_agent_of_an_instance_is_refused_whatever_its_run_directory(
     """It would know of no wish, tell the control plane so, and have peers talk to our pods in clear."""
     address = f"{world.node('node-a').addresses[0]}:15012"
     command = [*ZTUN, "agent", "--node", "node-a", "--instance", world.mesh.instance("node-a"), "--run-dir",
-               str(tmp_path), "--xds-address", address, "--admin-address", "off", "--metrics-address", "off",
-               "--readiness-address", "off"]  # fmt: skip
+               str(tmp_path), "--xds-address", address, "--root-cert", str(world.mesh.state_dir / "root.pem"),
+               "--admin-address", "off", "--metrics-address", "off", "--readiness-address", "off"]  # fmt: skip
     with netns.entered(world.node("node-a").netns):
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         with pytest.raises(InstanceInUse):

@@ -227,8 +227,9 @@ def test_names_that_end_with_the_agent_are_refused(
 def test_the_agent_says_so_in_one_line(instance: str, tmp_path: Path) -> None:
     command = ["unshare", "-m", sys.executable, "-m", "agent", "agent", "--node", "n", "--instance", instance]
     done = subprocess.run(
-        [*command, "--run-dir", str(tmp_path / "run"), "--xds-address", "127.0.0.1:1", "--admin-address", "off",
-         "--metrics-address", "off", "--readiness-address", "off"],
+        [*command, "--run-dir", str(tmp_path / "run"), "--xds-address", "127.0.0.1:1", "--root-cert",
+         str(tmp_path / "root.pem"), "--admin-address", "off", "--metrics-address", "off",
+         "--readiness-address", "off"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 1
