@@ -180,6 +180,8 @@ def test_a_pod_whose_interface_is_gone_is_forgotten_with_its_pins(node: Node, la
         assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname, ""]
         # Another interface under the same number is not taken for the one that was captured.
         ip.link("add", ifname="hgtemp", index=index, kind="veth", peer={"ifname": "hgtemp2"})
+        for end in ("hgtemp", "hgtemp2"):
+            ip.link("set", index=ip.link_lookup(ifname=end)[0], state="up")
         desired = Desired((pod, extra), host_addresses.local())
         assert node.redirection.apply(desired) == [
             f"attach {program} to interface {index}" for program in ("from_pod", "to_pod")
