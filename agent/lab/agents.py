@@ -145,7 +145,9 @@ class LabMesh:
     def ask(self, node: str, method: str, target: str, body: dict[str, Any] | None = None) -> Any:
         """What the node's agent answers on its admin socket; of a page that lists something, its rows."""
         answer = client.ask(self.run_dir(node) / "agent.sock", method, target, body)
-        return answer[target.strip("/")] if answer.keys() == {target.strip("/")} else answer
+        name = target.strip("/")
+        # An agent of before `--against` of the bench may answer with the bare list.
+        return answer[name] if isinstance(answer, dict) and answer.keys() == {name} else answer
 
     def status(self, node: str) -> dict[str, Any]:
         answer = self.ask(node, "GET", "/status")
