@@ -9,13 +9,13 @@ from difflib import get_close_matches
 
 from agent.controlplane.read.core_kinds import read_meta
 from agent.controlplane.read.fields import Field
-from agent.controlplane.read.objects import LabelSelector, MeshConfig
+from agent.controlplane.read.objects import MeshConfig
 from agent.controlplane.read.schema import LABEL_SELECTOR
 from agent.controlplane.read.unknown_fields import LIKENESS, unknown_fields
 from agent.controlplane.read.yaml_tree import ManifestError, Mapping, read_documents
+from agent.model.label_selector import OPERATORS, LabelSelector, Requirement, exactly
 
 READ = ("trustDomain", "trustDomainAliases", "rootNamespace", "discoverySelectors")
-OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 
 
 def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
@@ -61,15 +61,13 @@ def _inner(text: Field) -> Field:
 def _selector(selector: Field) -> LabelSelector:
     for unknown in unknown_fields(selector, LABEL_SELECTOR):
         raise unknown.error
-    return LabelSelector(
-        labels=selector.get("matchLabels").text_map(),
-        expressions=tuple(map(_expression, selector.get("matchExpressions").each())),
-    )
+    exact = exactly(selector.get("matchLabels").text_map())
+    return LabelSelector((*exact, *map(_requirement, selector.get("matchExpressions").each())))
 
 
-def _expression(expression: Field) -> tuple[str, str, tuple[str, ...]]:
+def _requirement(expression: Field) -> Requirement:
     operator = expression.get("operator").one_of(*OPERATORS)
     values = expression.get("values").texts()
     if bool(values) != (operator in ("In", "NotIn")):
         raise expression.get("values").error(f"{operator} takes {'no values' if values else 'values'}")
-    return expression.get("key").text(), operator, values
+    return Requirement(expression.get("key").text(), operator, values)

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.controlplane.read.fields import Place
 from agent.model.address import IP
+from agent.model.label_selector import LabelSelector
 
 Key = tuple[str, str, str]
 """Kind, namespace (empty for objects of the cluster) and name."""
@@ -56,25 +57,6 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
     meta: Meta
-
-
-@dataclass(frozen=True, slots=True)
-class LabelSelector:
-    """Labels that must be there, and expressions (label, operator, values); all of them must hold."""
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-    expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
-
-    def selects(self, labels: Mapping[str, str]) -> bool:
-        return all(labels.get(name) == value for name, value in self.labels.items()) and all(
-            _holds(operator, labels.get(name), values) for name, operator, values in self.expressions
-        )
-
-
-def _holds(operator: str, label: str | None, values: tuple[str, ...]) -> bool:
-    if operator in ("In", "NotIn"):
-        return (label in values) == (operator == "In")
-    return (label is not None) == (operator == "Exists")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import SYSTEM_NAMESPACE, LabelSelector, MeshConfig, Meta
+from agent.controlplane.read.objects import SYSTEM_NAMESPACE, MeshConfig, Meta
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
+from agent.model.label_selector import LabelSelector
 
 NAME_LABEL = "kubernetes.io/metadata.name"
 """Every API server puts it on every namespace."""
@@ -69,7 +70,7 @@ def discovered(inventory: Inventory, mesh: Mesh) -> Inventory:
     def counts(meta: Meta) -> bool:
         if meta.namespace not in chosen:
             labels = namespace_labels(inventory, meta.namespace)
-            chosen[meta.namespace] = any(selector.selects(labels) for selector in mesh.discovery)
+            chosen[meta.namespace] = any(selector.matches(labels) for selector in mesh.discovery)
         return chosen[meta.namespace]
 
     return dataclasses.replace(
