@@ -14,7 +14,7 @@ from agent.cli.enroll import places, split_pod, where_options
 from agent.cli.output import CliError
 from agent.controlplane.read.fields import is_label, is_name
 from agent.controlplane.read.scan import ENDINGS
-from agent.controlplane.state_dir import write_whole
+from agent.whole_file import write_whole
 from redirect.errors import RedirectError
 from redirect.locate import locate
 

@@ -26,6 +26,7 @@ from agent.cni.conflist import (
     is_chained,
     unchained,
 )
+from agent.whole_file import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -154,16 +155,8 @@ def _row(entry: os.DirEntry[str]) -> tuple[str, int, int, int, int]:
 
 
 def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all; nobody sees half of it. Raises OSError."""
-    draft = path.with_name(path.name + _DRAFT)
-    draft.unlink(missing_ok=True)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        os.fchmod(fd, mode)
-        file.write(content)
-        file.flush()
-        os.fsync(fd)
-    draft.replace(path)
+    """Whole or not at all. A draft that a crash leaves is replaced by the next: they do not pile up on the host."""
+    write_whole(path, content, mode, path.with_name(path.name + _DRAFT))
 
 
 def _mode(path: Path) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+
+from agent.whole_file import write_whole
 
 T = TypeVar("T")
 FLOCK = struct.Struct("@hhqqi4x")
@@ -23,22 +24,6 @@ WHOLE_FILE = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 class StateError(Exception):
     """The state directory cannot be used; the message names the file and what to do."""
-
-
-def write_whole(target: Path, content: bytes, mode: int) -> None:
-    """Replace a file. A reader, or a crash, sees the old content or the new. Raises OSError."""
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)  # the umask may have taken bits away
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 class StateDirectory:
@@ -92,11 +77,7 @@ class StateDirectory:
 
     def hold(self, name: str) -> int:
         """Lock for as long as the descriptor is open. Raises StateError if another process has it."""
-        path = self.path / f".{name}.lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StateError(f"cannot open {path}: {error.strerror}") from error
+        descriptor = self._open_lock(name)
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, WHOLE_FILE)
         except BlockingIOError as error:
@@ -108,7 +89,7 @@ class StateDirectory:
 
     def is_held(self, name: str) -> bool:
         """Whether somebody holds the lock; asks without taking it. Raises StateError if that cannot be seen."""
-        path = self.path / f".{name}.lock"
+        path = self._lock_path(name)
         try:
             with open(path, "rb") as file:
                 answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, WHOLE_FILE)
@@ -118,14 +99,20 @@ class StateDirectory:
             raise StateError(f"cannot open {path}: {error.strerror}") from error
         return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
+    def _open_lock(self, name: str) -> int:
+        path = self._lock_path(name)
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StateError(f"cannot open {path}: {error.strerror}") from error
+
+    def _lock_path(self, name: str) -> Path:
+        return self.path / f".{name}.lock"
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Held by one process at a time. Raises StateError where it cannot be."""
-        path = self.path / f".{name}.lock"
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StateError(f"cannot open {path}: {error.strerror}") from error
+        descriptor = self._open_lock(name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

@@ -7,7 +7,6 @@ another: a pod that is named by its path or its interface is looked for again, o
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from agent.enroll.wish import Binding, PodInstance, PodKey, WantedBy, Where, Wish
 from agent.model.address import parse_ip
+from agent.whole_file import write_whole
 from redirect.netns import NamespaceId
 
 NAME = "wishes.json"
@@ -61,13 +61,8 @@ class WishFile:
             "boot_id": self._boot_id,
             "wishes": [_entry(wish) for wish in sorted(wishes, key=lambda wish: wish.pod)],
         }
-        draft = self._path.with_suffix(".draft")
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        raw = json.dumps(content, indent=1).encode()
+        write_whole(self._path, raw, 0o600, self._path.with_suffix(".draft"))
 
 
 def forget(directory: Path) -> bool:

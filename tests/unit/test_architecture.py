@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.controlplane.serve.access",
         "agent.controlplane.serve.ca",
     },
-    "agent.controlplane.state_dir": set(),
+    "agent.controlplane.state_dir": {"agent.whole_file"},
     "agent.controlplane.read": {"agent.model", "agent.controlplane.state_dir"},
     "agent.controlplane.translate": {"agent.model", "agent.pb", "agent.controlplane.read"},
     "agent.controlplane.serve": {
@@ -68,6 +68,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.state",
         "agent.policy.prefilter",
         "agent.identity.signer",
+        "agent.whole_file",
         "redirect",
     },
     # Says what is wanted, and what is said back: knows wishes, and nothing of how they are fulfilled.
@@ -79,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.enroll.wish",
     },
     # Runs on the node without anything else of ours.
-    "agent.cni": {"agent.config"},
+    "agent.cni": {"agent.config", "agent.whole_file"},
     "agent.cni.ztun_cni": set(),
     "agent.admin": {"agent.model", "agent.state", "agent.policy.explain", "agent.telemetry"},
     "agent.lab": {"agent", "redirect"},
@@ -99,6 +100,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.enroll.wish_file",
         "agent.run_lock",
         "agent.supervisor.orphans",
+        "agent.whole_file",
     },
     "agent.config": {"agent.model"},
     "agent.channel": {"agent.model", "agent.fd_limit"},
@@ -132,6 +134,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.log": {"agent.telemetry.line_writer"},
     "agent.privileges": set(),
     "agent.run_lock": set(),
+    "agent.whole_file": set(),
     # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
     "agent.pages": {
         "agent.model",
