@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
-from typing import Any
 
 from agent.enroll.progress import Progress
 from agent.enroll.source import Claim
@@ -22,6 +20,7 @@ from agent.kubernetes.pod_table import PodTable
 from agent.kubernetes.reflector import Change, Reflector
 from agent.kubernetes.report import of
 from agent.kubernetes.reporter import Reporter
+from agent.kubernetes.watch_threads import run_all
 from agent.kubernetes.watcher import Watcher
 
 
@@ -99,23 +98,7 @@ class KubernetesSource:
     async def run(self) -> None:
         """Watch, and write back, until cancelled."""
         self._loop = asyncio.get_running_loop()
-        watchers: Sequence[Watcher[Any]] = (self._namespaces, self._pods)
-        # Threads of its own: those of the event loop are few, and for what is done soon.
-        with ThreadPoolExecutor(len(watchers), "kubernetes") as threads:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for watcher in watchers:
-                        group.create_task(self._run(watcher, threads))
-                    group.create_task(self.reporter.run())
-            finally:
-                for watcher in watchers:
-                    watcher.stop()
-
-    async def _run(self, watcher: Watcher[Any], threads: ThreadPoolExecutor) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(threads, watcher.run)
-        finally:
-            watcher.stop()
+        await run_all((self._namespaces, self._pods), self.reporter.run())
 
     def _heard_pods(self, changes: Sequence[Change[Pod]]) -> None:
         self._tell(lambda: self.table.hear_pods(changes))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 from agent.controlplane.kubeapi.mirror import Mirror
 from agent.controlplane.kubeapi.stored import KINDS, Kind, Stored, resource_of
 from agent.kubernetes.access import Access
 from agent.kubernetes.reflector import Change, Reflector
+from agent.kubernetes.watch_threads import run_all
 from agent.kubernetes.watcher import Watcher
 
 SAY_S = 10.0
@@ -36,21 +36,7 @@ class Following:
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(len(self._watchers), "kubernetes") as threads:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._say_what_is_missing())
-                    for watcher in self._watchers:
-                        group.create_task(self._run(watcher, threads))
-            finally:
-                for watcher in self._watchers:
-                    watcher.stop()
-
-    async def _run(self, watcher: Watcher[Stored], threads: ThreadPoolExecutor) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(threads, watcher.run)
-        finally:
-            watcher.stop()
+        await run_all(self._watchers, self._say_what_is_missing())
 
     async def _say_what_is_missing(self) -> None:
         while not self.whole.is_set():
