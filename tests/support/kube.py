@@ -8,8 +8,6 @@ test can have it do wrong is named `break_…` and `hold_…`. TLS with a CA of 
 from __future__ import annotations
 
 import json
-import re
-import socket
 import ssl
 import threading
 import time
@@ -17,11 +15,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -29,29 +25,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.kubernetes.access import Access
 from tests.support.certs import Issued, TestCA, pem
+from tests.support.kube_http import Key, Raw, Refused, Server, handler, key_of
 
 TOKEN = "the-token"
-_NAMESPACED = re.compile(
-    r"/api/v1/namespaces/([^/]+)/(pods|events|secrets|configmaps)(?:/([^/]+))?(?:/(status))?"
-)
-_ALL = re.compile(
-    r"(?:/api/v1|/apis/security\.istio\.io/v1)/(pods|namespaces|nodes|services|[a-z]+policies|peerauthentications)"
-)
-_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
-_KINDS = {
-    "Pod": "pods",
-    "Namespace": "namespaces",
-    "Event": "events",
-    "Node": "nodes",
-    "Service": "services",
-    "Secret": "secrets",
-    "ConfigMap": "configmaps",
-    "AuthorizationPolicy": "authorizationpolicies",
-    "PeerAuthentication": "peerauthentications",
-}
-
-Raw = dict[str, Any]
-Key = tuple[str, str, str]
 
 
 def pod(
@@ -125,7 +101,7 @@ class FakeApi:
         self._log: list[tuple[int, str, Raw]] = []
         self._version = self._oldest = 100
         self._epoch = 0
-        self._server: Server | None = None
+        self.server: Server | None = None
 
     # -- the face that a real one has too
 
@@ -137,13 +113,13 @@ class FakeApi:
         """An object of any kind that is known here."""
         raw = json.loads(json.dumps(raw))
         raw["metadata"].setdefault("uid", str(uuid.uuid4()))
-        return self._put("ADDED", raw)
+        return self.put("ADDED", raw)
 
     def change(self, kind: str, name: str, namespace: str = "", **parts: Raw) -> Raw:
         """Merge `metadata=…`, `spec=…`, `status=…` into an object."""
         with self._changed:
             raw = json.loads(json.dumps(self._objects[kind, namespace, name]))
-            return self._put("MODIFIED", merged(raw, parts))
+            return self.put("MODIFIED", merged(raw, parts))
 
     def delete(self, kind: str, name: str, namespace: str = "") -> None:
         with self._changed:
@@ -168,14 +144,14 @@ class FakeApi:
     def start(self) -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(self._chain)
-        self._server = Server((self.address, self.port), _handler(self), tls)
-        self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        self.server = Server((self.address, self.port), handler(self), tls)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
         """As if it was killed: every connection breaks."""
-        if self._server is not None:
-            server, self._server = self._server, None
+        if self.server is not None:
+            server, self.server = self.server, None
             server.shutdown()
             server.server_close()
             self.break_watches()
@@ -198,8 +174,8 @@ class FakeApi:
 
     def hold_connections(self) -> None:
         """Those that are open are never heard of again, and stay open."""
-        assert self._server is not None
-        self._server.hold_connections()
+        assert self.server is not None
+        self.server.hold_connections()
 
     def refuse(
         self, status: int, match: str = "", times: int = 1, message: str = "refused", **headers: str
@@ -217,11 +193,11 @@ class FakeApi:
 
     # -- how it works
 
-    def _put(self, kind: str, raw: Raw) -> Raw:
+    def put(self, kind: str, raw: Raw) -> Raw:
         with self._changed:
             self._version += 1
             raw["metadata"]["resourceVersion"] = str(self._version)
-            self._objects[_key(raw)] = raw
+            self._objects[key_of(raw)] = raw
             self._note(kind, raw, is_counted=True)
         return raw
 
@@ -236,7 +212,7 @@ class FakeApi:
         with self._changed:
             found = [raw for raw in self._objects.values() if _is(raw, kind, query)]
             version = str(self._version)
-        found.sort(key=lambda raw: _key(raw))
+        found.sort(key=lambda raw: key_of(raw))
         begin = 0
         if "continue" in query:
             asked, version = query["continue"].split("@")
@@ -303,167 +279,11 @@ class FakeApi:
             uid = body.get("metadata", {}).get("uid", known["metadata"]["uid"])
             if uid != known["metadata"]["uid"]:
                 raise Refused(409, f"Precondition failed: UID in precondition: {uid}, in object meta: other")
-            return self._put("MODIFIED", merged(json.loads(json.dumps(known)), body))
-
-
-class Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Server(ThreadingHTTPServer):
-    """With every connection known, so that a test can break it or leave it hanging."""
-
-    daemon_threads = True
-
-    def __init__(
-        self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext
-    ) -> None:
-        self._tls = tls
-        self._open: set[socket.socket] = set()
-        self.held: set[socket.socket] = set()
-        super().__init__(address, handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        sock, address = super().get_request()
-        sock.settimeout(20)
-        # The handshake belongs to the handler's thread: a client that is slow with it holds up nobody.
-        wrapped = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self._open.add(wrapped)
-        return wrapped, address
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        if request not in self.held:
-            super().shutdown_request(request)
-
-    def hold_connections(self) -> None:
-        self.held |= self._open
-
-    def break_connections(self) -> None:
-        for sock in list(self._open | self.held):
-            try:
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                pass  # the client was faster
-            if sock in self.held:
-                sock.close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away, or does not trust us, is what tests are about."""
-
-
-def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._answer(self._get)
-
-        def do_PUT(self) -> None:
-            self._answer(self._put)
-
-        def do_PATCH(self) -> None:
-            self._answer(self._patch)
-
-        def do_POST(self) -> None:
-            self._answer(self._post)
-
-        def _answer(self, work: Any) -> None:
-            api.requests.append(f"{self.command} {self.path}")
-            length = int(self.headers.get("Content-Length") or 0)
-            self.body = json.loads(self.rfile.read(length)) if length else {}
-            try:
-                if (self.headers.get("Authorization") or "").removeprefix("Bearer ") not in api.tokens:
-                    raise Refused(401, "Unauthorized")
-                for refusal in api.refusals:
-                    if refusal.times and refusal.match in f"{self.command} {self.path}":
-                        refusal.times -= 1
-                        self._send(refusal.status, _status(refusal.status, refusal.message), refusal.headers)
-                        return
-                work()
-            except Refused as refused:
-                self._send(refused.status, _status(refused.status, str(refused)))
-
-        def _get(self) -> None:
-            url = urlsplit(self.path)
-            query = {name: values[0] for name, values in parse_qs(url.query).items()}
-            single = _NAMESPACED.fullmatch(url.path)
-            if single is not None:
-                namespace, kind, name, _ = single.groups()
-                self._send(200, api.found(kind, namespace, name))
-                return
-            kind = _ALL.fullmatch(url.path)[1]  # type: ignore[index]
-            if "watch" not in query:
-                self._send(200, api.listed(kind, query))
-                return
-            events = api.watched(kind, query)
-            first = next(events)
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for event in (first, *()) if first else ():
-                self._chunk(event)
-            for event in events:
-                self._chunk(event)
-            self.wfile.write(b"0\r\n\r\n")
-            self.close_connection = True
-
-        def _chunk(self, event: Raw) -> None:
-            while self.connection in api._server.held if api._server else False:
-                time.sleep(0.05)
-            data = json.dumps(event).encode() + b"\n"
-            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-
-        def _patch(self) -> None:
-            namespace, kind, name, part = _NAMESPACED.fullmatch(urlsplit(self.path).path).groups()  # type: ignore[union-attr]
-            assert part == "status", "only through the status"
-            assert "patch" in self.headers["Content-Type"]
-            self._send(200, api.patched(kind, namespace, name, self.body))
-
-        def _post(self) -> None:
-            path = urlsplit(self.path).path
-            if path == _REVIEWS:
-                unknown = {"authenticated": False, "error": "unknown token"}
-                self._send(201, {**self.body, "status": api.reviews.get(self.body["spec"]["token"], unknown)})
-                return
-            namespace, kind, _, _ = _NAMESPACED.fullmatch(path).groups()  # type: ignore[union-attr]
-            assert kind == _KINDS[self.body["kind"]] and self.body["metadata"]["namespace"] == namespace
-            if kind != "events" and any(_key(raw) == _key(self.body) for raw in api.all(kind)):
-                raise Refused(409, f"{kind} {self.body['metadata']['name']!r} already exists")
-            self._send(201, api.create(self.body))
-
-        def _put(self) -> None:
-            namespace, kind, name, _ = _NAMESPACED.fullmatch(urlsplit(self.path).path).groups()  # type: ignore[union-attr]
-            api.found(kind, namespace, name)
-            self._send(200, api._put("MODIFIED", self.body))
-
-        def _send(self, status: int, body: Raw, headers: dict[str, str] | None = None) -> None:
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", **(headers or {})}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            return
-
-    return Handler
-
-
-def _status(code: int, message: str) -> Raw:
-    return {"kind": "Status", "status": "Failure", "code": code, "message": message}
-
-
-def _key(raw: Raw) -> Key:
-    return _KINDS[raw["kind"]], raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
+            return self.put("MODIFIED", merged(json.loads(json.dumps(known)), body))
 
 
 def _is(raw: Raw, kind: str, query: dict[str, str]) -> bool:
-    if _key(raw)[0] != kind:
+    if key_of(raw)[0] != kind:
         return False
     field_name, _, value = query.get("fieldSelector", "").partition("=")
     assert field_name in ("", "spec.nodeName")
