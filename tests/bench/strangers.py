@@ -12,7 +12,6 @@ import os
 import resource
 import select
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from tests.bench import accounting
 from tests.bench.load import PATIENCE_S, connected, say
 from tests.bench.rounds import BenchError, Samples, end, line
 from tests.bench.systems import Stage, System
+from tests.support.client_hello import hello
 
 COUNT, QUICK_COUNT = 20_000, 4_000
 PER_S = 2_000
@@ -124,18 +124,6 @@ class Strangers:
 
 
 # -- the processes
-
-
-def hello() -> bytes:
-    """What a TLS client says first."""
-    said = ssl.MemoryBIO()
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2"])
-    try:
-        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="pod").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return said.read()
 
 
 class Crowd:

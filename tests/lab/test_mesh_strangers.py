@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -13,6 +12,7 @@ import pytest
 
 from agent.lab.agents import ZTUN, LabMesh
 from redirect.netns import entered
+from tests.support.client_hello import hello
 from tests.support.labmesh import World
 from tests.support.labtraffic import until, wait_gone
 
@@ -35,18 +35,6 @@ def tight(world: World) -> Iterator[World]:
     yield world
     world.kill_control("node-b")
     world.restart("node-b")
-
-
-def hello() -> bytes:
-    """What a TLS client says first."""
-    said = ssl.MemoryBIO()
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2"])
-    try:
-        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="pod").do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return said.read()
 
 
 def crowd(world: World, stack: ExitStack, count: int, word: bytes) -> None:

@@ -61,11 +61,8 @@ def test_an_intermediate_is_presented_and_several_roots_are_trusted() -> None:
     assert shake(client, server, ACCEPT_B)[1].secured.peer == Identity.parse(A)
 
 
-def test_the_root_is_not_sent_along() -> None:
-    context = SSL.Context(SSL.TLS_METHOD)
-    context.set_alpn_protos([b"h2"])
-    context.use_privatekey(CLIENT.key)
-    context.use_certificate(CLIENT.chain[0])
+def answered(context: SSL.Context) -> tuple[SSL.Connection, Session]:
+    """A client of OpenSSL itself that has the answer to its hello, and our server, still without its last words."""
     peer, session = SSL.Connection(context, None), Session.server(SERVER)
     peer.set_connect_state()
     with pytest.raises(SSL.WantReadError):
@@ -73,6 +70,15 @@ def test_the_root_is_not_sent_along() -> None:
     session.feed(peer.bio_read(1 << 16))
     peer.bio_write(session.outgoing())
     peer.do_handshake()
+    return peer, session
+
+
+def test_the_root_is_not_sent_along() -> None:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_alpn_protos([b"h2"])
+    context.use_privatekey(CLIENT.key)
+    context.use_certificate(CLIENT.chain[0])
+    peer, _ = answered(context)
     assert peer.get_peer_cert_chain(as_cryptography=True) == list(SERVER.chain)
 
 
@@ -163,13 +169,7 @@ def test_a_client_without_certificate_is_refused() -> None:
 def test_a_client_without_certificate_is_told_so() -> None:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_alpn_protos([b"h2"])
-    peer, session = SSL.Connection(context, None), Session.server(SERVER)
-    peer.set_connect_state()
-    with pytest.raises(SSL.WantReadError):
-        peer.do_handshake()
-    session.feed(peer.bio_read(1 << 16))
-    peer.bio_write(session.outgoing())
-    peer.do_handshake()
+    peer, session = answered(context)
     with pytest.raises(HandshakeError):
         session.feed(peer.bio_read(1 << 16))
     peer.bio_write(session.outgoing())

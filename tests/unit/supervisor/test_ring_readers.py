@@ -18,7 +18,7 @@ import pytest
 
 from agent.channel import RING
 from agent.supervisor.ring_readers import RingReaders
-from tests.support.crews import LIMITS, crew_of, until
+from tests.support.crews import LIMITS, Played, crew_of, until
 from tests.support.crews import stop as stand_still
 
 
@@ -96,15 +96,21 @@ def play(scene: Callable[[], Coroutine[None, None, None]]) -> None:
     asyncio.run(scene())
 
 
+def opened(played: Played) -> Rings:
+    """The rings of a crew of two that serves."""
+    rings = Rings(2)
+    played.crew.hold_syns(rings)
+    played.crew.open_gates()
+    # One of them came first and had both for a moment.
+    assert len(rings.renewed) == 1
+    rings.renewed.clear()
+    return rings
+
+
 def test_a_dead_workers_ring_goes_to_who_serves_its_queue(run_dir: Path) -> None:
     async def scene() -> None:
         async with crew_of(run_dir) as played:
-            rings = Rings(2)
-            played.crew.hold_syns(rings)
-            played.crew.open_gates()
-            # One of them came first and had both for a moment.
-            assert len(rings.renewed) == 1
-            rings.renewed.clear()
+            rings = opened(played)
             os.kill(played.pids[0], signal.SIGKILL)
             await until(lambda: set(played.pids) == {0, 1} and played.crew.restarts == 1, "its successor")
             # The stand-in got the one that there was; the successor, while the stand-in lives, another.
@@ -118,12 +124,7 @@ def test_a_worker_that_hangs_is_relieved_and_comes_back(
 ) -> None:
     async def scene() -> None:
         async with crew_of(run_dir, limits=replace(LIMITS, silence_s=60.0, return_s=0.3)) as played:
-            rings = Rings(2)
-            played.crew.hold_syns(rings)
-            played.crew.open_gates()
-            # One of them came first and had both for a moment.
-            assert len(rings.renewed) == 1
-            rings.renewed.clear()
+            rings = opened(played)
             hangs = played.pids[0]
             stand_still(hangs)
             rings.full.add(0)
@@ -142,12 +143,7 @@ def test_a_worker_that_says_nothing_more_does_not_come_back(
 ) -> None:
     async def scene() -> None:
         async with crew_of(run_dir, limits=replace(LIMITS, silence_s=60.0, return_s=0.0)) as played:
-            rings = Rings(2)
-            played.crew.hold_syns(rings)
-            played.crew.open_gates()
-            # One of them came first and had both for a moment.
-            assert len(rings.renewed) == 1
-            rings.renewed.clear()
+            rings = opened(played)
             hangs = played.pids[0]
             stand_still(hangs)
             rings.full.add(0)
