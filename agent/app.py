@@ -8,6 +8,7 @@ are closed, not open, until the next agent. A crash of this process ends none of
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -86,9 +87,11 @@ class StartError(Exception):
     """The agent cannot start; the text says why and what to check."""
 
 
-def run(settings: Config) -> None:
-    """Run the agent until SIGTERM. Raises StartError."""
+def run(settings: Config, notes: Iterable[str] = ()) -> None:
+    """Run the agent until SIGTERM; `notes` are for its log. Raises StartError."""
     process_log = set_up_log(settings.log_level, settings.log_format, "agent")
+    for note in notes:
+        log.warning("%s", note)
     if os.geteuid() != 0:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
     raise_fd_limit()
@@ -132,7 +135,8 @@ class Agent:
         self.is_prepared = asyncio.Event()
         self.has_begun = asyncio.Event()
         self.is_serving = False
-        xds, ca = (self._endpoint(address) for address in (settings.xds_address, settings.ca_address))
+        xds = self._endpoint(settings.xds_address, settings.root_cert)
+        ca = self._endpoint(settings.ca_address, settings.ca_root_cert)
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
         self.keeper = Keeper(
             self.ca,
@@ -160,7 +164,11 @@ class Agent:
             pod=settings.pod_name,
             namespace=settings.pod_namespace,
             node_name=settings.node,
-            metadata={"CLUSTER_ID": settings.cluster_id, "ISTIO_VERSION": VERSION},
+            metadata={
+                "CLUSTER_ID": settings.cluster_id,
+                "ISTIO_VERSION": VERSION,
+                **json.loads(settings.node_metadata or "{}"),
+            },
         )
         self.xds = XdsClient(
             xds,
@@ -222,10 +230,10 @@ class Agent:
             clock=time.monotonic,
         )
 
-    def _endpoint(self, address: str) -> Endpoint:
+    def _endpoint(self, address: str, roots: str) -> Endpoint:
         return Endpoint(
             address or self.settings.xds_address,
-            roots=self.settings.root_cert,
+            roots=roots or self.settings.root_cert,
             server_name=self.settings.server_name,
             token_file=Path(self.settings.token_file) if self.settings.token_file else None,
             cluster_id=self.settings.cluster_id,

@@ -8,123 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
+from agent.model.address import CIDR
 from agent.model.encapsulation import ENCAPSULATIONS
-
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+from agent.option_kinds import (
+    CIDRS,
+    DIRECTORY,
+    ENCAPSULATION_LIST,
+    FILE,
+    HOST_PORT,
+    HOST_PORT_OR_NONE,
+    INSTANCE,
+    JSON_OBJECT,
+    NAMESPACE_LIST,
+    SERVER,
+    SWITCH,
+    TEXT,
+    Kind,
+    number,
+    one_of,
+    seconds,
+)
 
 
 class ConfigError(ValueError):
     """A flag or variable has a value that cannot be used; the message names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What an option takes. `parse` raises ValueError saying so; `metavar` shows it in help texts."""
-
-    parse: Callable[[str], Any]
-    metavar: str
-
-
-def one_of(*words: str) -> Kind:
-    def parse(value: str) -> str:
-        if value not in words:
-            raise ValueError(f"it takes {' or '.join(words)}")
-        return value
-
-    return Kind(parse, "|".join(words))
-
-
-def number(low: int, high: int) -> Kind:
-    def parse(value: str) -> int:
-        if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
-            raise ValueError(f"it takes a whole number from {low} to {high}")
-        return int(value)
-
-    return Kind(parse, "N")
-
-
-def seconds(low: float, high: float) -> Kind:
-    def parse(value: str) -> float:
-        try:
-            result = float(value.removesuffix("s"))
-        except ValueError:
-            result = -1.0
-        if not low <= result <= high:
-            raise ValueError(f"it takes seconds, from {low:g} to {high:g}")
-        return result
-
-    return Kind(parse, "SECONDS")
-
-
-def cidrs(value: str) -> tuple[CIDR, ...]:
-    try:
-        return tuple(parse_cidr(part.strip()) for part in value.split(",") if part.strip())
-    except AddressError as error:
-        raise ValueError(str(error)) from error
-
-
-def encapsulations(value: str) -> tuple[str, ...]:
-    """Names of ENCAPSULATIONS between commas, or all of them."""
-    names = tuple(ENCAPSULATIONS) if value == "all" else tuple(filter(None, map(str.strip, value.split(","))))
-    for name in names:
-        if name not in ENCAPSULATIONS:
-            raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATIONS)}, all")
-    return names
-
-
-def _switch(value: str) -> bool:
-    if value not in ("true", "false"):
-        raise ValueError("it takes true or false")
-    return value == "true"
-
-
-def _host_port(value: str) -> str:
-    try:
-        split_host_port(value)
-    except AddressError as error:
-        raise ValueError(str(error)) from error
-    return value
-
-
-def _instance(value: str) -> str:
-    if (
-        not value.isascii()
-        or not value.replace("-", "").isalnum()
-        or len(value) > 12
-        or not value[0].isalnum()
-    ):
-        raise ValueError("it takes 1 to 12 letters, digits and dashes")
-    return value
-
-
-def _names(value: str) -> tuple[str, ...]:
-    """Kubernetes namespaces between commas."""
-    names = tuple(filter(None, map(str.strip, value.split(","))))
-    for name in names:
-        if not _LABEL.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a namespace: lower-case letters, digits and dashes")
-    return names
-
-
-TEXT = Kind(str, "TEXT")
-NAMESPACE_LIST = Kind(_names, "NAMES")
-FILE = Kind(str, "FILE")
-DIRECTORY = Kind(Path, "DIR")
-SWITCH = Kind(_switch, "true|false")
-HOST_PORT = Kind(_host_port, "HOST:PORT")
-HOST_PORT_OR_NONE = Kind(lambda value: value and _host_port(value), "HOST:PORT")
-SERVER = Kind(lambda value: value if value == "off" else _host_port(value), "HOST:PORT|off")
-CIDRS = Kind(cidrs, "CIDR,...")
-INSTANCE = Kind(_instance, "NAME")
-ENCAPSULATION_LIST = Kind(encapsulations, "NAME,...|all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +83,23 @@ class Config:
         HOST_PORT_OR_NONE, "", "Where the certificate authority is; without it the control plane."
     )
     root_cert: str = control_option(FILE, "", "The root that signs the control plane's certificate.")
+    ca_root_cert: str = control_option(
+        FILE, "", "The root that signs the certificate authority's own certificate; without it the other."
+    )
     token_file: str = control_option(FILE, "", "The token this agent shows the control plane.")
     server_name: str = control_option(
-        TEXT, "istiod.istio-system.svc", "Name that the control plane's certificate must carry."
+        TEXT,
+        "istiod.istio-system.svc",
+        "Name that the control plane's certificate must carry; empty: the host of its address.",
     )
     cluster_id: str = control_option(TEXT, "Kubernetes", "Cluster of this node.")
     network: str = control_option(TEXT, "", "Network of this node.")
     pod_name: str = control_option(TEXT, "ztun", "This agent's pod, shown to the control plane.")
     pod_namespace: str = control_option(TEXT, "istio-system", "Namespace of this agent's pod.")
     instance_ip: str = control_option(TEXT, "1.1.1.1", "Address shown to the control plane.")
+    node_metadata: str = control_option(
+        JSON_OBJECT, "", "More that the control plane is told of this node: a JSON object."
+    )
     report_enrolled: bool = control_option(
         SWITCH,
         "true",
@@ -324,6 +245,11 @@ def build(values: Mapping[str, str]) -> Config:
             f" lower --stream-window-bytes ({config.stream_window_bytes}) with it"
         )
     return config
+
+
+def environment() -> Mapping[str, str]:
+    """The variables of this process, for a command that is told by others than `ZTUN_*`."""
+    return dict(os.environ)
 
 
 def from_environment(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Config:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from agent.cli import plane_status
 from agent.cli.output import option_of
-from agent.config import ConfigError, api_of_pod, cidrs
+from agent.config import ConfigError, api_of_pod
 from agent.controlplane.app import Options, serve, split_listen
 from agent.controlplane.kubeapi.grounds import Way
 from agent.controlplane.serve.tokens import issue
@@ -24,6 +24,7 @@ from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
 from agent.model.address import CIDR, AddressError, split_host_port
 from agent.model.identity import is_trust_domain
+from agent.option_kinds import cidrs
 
 NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+")
 OWN_NAMESPACE = SERVICE_ACCOUNT / "namespace"

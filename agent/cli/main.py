@@ -19,6 +19,7 @@ from agent.config import quiet_grpc
 SECTIONS = {
     "Run": {
         "agent": "agent.cli.agent:agent",
+        "proxy": "agent.cli.proxy:proxy",
         "control-plane": "agent.cli.control_plane:control_plane",
         "uninstall": "agent.cli.uninstall:uninstall",
         "cni": "agent.cli.cni:cni",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status
 from agent.pb.xds_pb2 import Resource as ResourceMessage
@@ -63,7 +63,7 @@ class _Subscription:
 
 
 def make_node(
-    *, ip: str, pod: str, namespace: str, node_name: str, metadata: Mapping[str, str] | None = None
+    *, ip: str, pod: str, namespace: str, node_name: str, metadata: Mapping[str, Any] | None = None
 ) -> Node:
     """Who asks, in the form in which istiod knows a node proxy (docs/WIRE.md#discovery)."""
     node = Node(id=f"ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local")

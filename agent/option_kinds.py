@@ -1,0 +1,128 @@
+"""What kinds of values options take: each parses a text or raises ValueError saying what it takes. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
+from agent.model.encapsulation import ENCAPSULATIONS
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What an option takes. `parse` raises ValueError saying so; `metavar` shows it in help texts."""
+
+    parse: Callable[[str], Any]
+    metavar: str
+
+
+def one_of(*words: str) -> Kind:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"it takes {' or '.join(words)}")
+        return value
+
+    return Kind(parse, "|".join(words))
+
+
+def number(low: int, high: int) -> Kind:
+    def parse(value: str) -> int:
+        if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
+            raise ValueError(f"it takes a whole number from {low} to {high}")
+        return int(value)
+
+    return Kind(parse, "N")
+
+
+def seconds(low: float, high: float) -> Kind:
+    def parse(value: str) -> float:
+        try:
+            result = float(value.removesuffix("s"))
+        except ValueError:
+            result = -1.0
+        if not low <= result <= high:
+            raise ValueError(f"it takes seconds, from {low:g} to {high:g}")
+        return result
+
+    return Kind(parse, "SECONDS")
+
+
+def cidrs(value: str) -> tuple[CIDR, ...]:
+    try:
+        return tuple(parse_cidr(part.strip()) for part in value.split(",") if part.strip())
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+
+
+def encapsulations(value: str) -> tuple[str, ...]:
+    """Names of ENCAPSULATIONS between commas, or all of them."""
+    names = tuple(ENCAPSULATIONS) if value == "all" else tuple(filter(None, map(str.strip, value.split(","))))
+    for name in names:
+        if name not in ENCAPSULATIONS:
+            raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATIONS)}, all")
+    return names
+
+
+def _switch(value: str) -> bool:
+    if value not in ("true", "false"):
+        raise ValueError("it takes true or false")
+    return value == "true"
+
+
+def _host_port(value: str) -> str:
+    try:
+        split_host_port(value)
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _instance(value: str) -> str:
+    if (
+        not value.isascii()
+        or not value.replace("-", "").isalnum()
+        or len(value) > 12
+        or not value[0].isalnum()
+    ):
+        raise ValueError("it takes 1 to 12 letters, digits and dashes")
+    return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    """Kubernetes namespaces between commas."""
+    names = tuple(filter(None, map(str.strip, value.split(","))))
+    for name in names:
+        if not _LABEL.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a namespace: lower-case letters, digits and dashes")
+    return names
+
+
+def _json_object(value: str) -> str:
+    try:
+        found = json.loads(value or "{}")
+    except ValueError as error:
+        raise ValueError(f"it takes a JSON object: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError("it takes a JSON object, {...}")
+    return value
+
+
+TEXT = Kind(str, "TEXT")
+NAMESPACE_LIST = Kind(_names, "NAMES")
+FILE = Kind(str, "FILE")
+DIRECTORY = Kind(Path, "DIR")
+JSON_OBJECT = Kind(_json_object, "JSON")
+SWITCH = Kind(_switch, "true|false")
+HOST_PORT = Kind(_host_port, "HOST:PORT")
+HOST_PORT_OR_NONE = Kind(lambda value: value and _host_port(value), "HOST:PORT")
+SERVER = Kind(lambda value: value if value == "off" else _host_port(value), "HOST:PORT|off")
+CIDRS = Kind(cidrs, "CIDR,...")
+INSTANCE = Kind(_instance, "NAME")
+ENCAPSULATION_LIST = Kind(encapsulations, "NAME,...|all")

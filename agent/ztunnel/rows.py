@@ -1,0 +1,276 @@
+"""The table of what becomes of each variable of ztunnel: honoured, without effect, or refused.
+
+`docs/ZTUNNEL-DROP-IN.md` has these rows, a test holds it to them. Upstream: ztunnel `src/config.rs`, and the DaemonSet
+of Istio's chart `ztunnel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from agent.ztunnel import values
+from agent.ztunnel.draft import Draft
+from agent.ztunnel.values import Refused
+
+Apply = Callable[[Draft, str, str], None]
+"""Takes the draft, the variable's name and its value. Raises Refused."""
+ROOT_CERT = "/var/run/secrets/istio/root-cert.pem"
+TOKEN = "/var/run/secrets/tokens/istio-token"
+META, META_JSON = "ISTIO_META_", "ISTIO_METAJSON_"
+KEEPALIVE = "every connection has 180 s, 180 s and nine probes"
+NO_DNS = "the names of pods are resolved by the cluster's DNS, not here"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`name` may end in `*`. The texts are the columns of the document; empty: it does not happen.
+
+    A row that is `hidden` has values which no message repeats.
+    """
+
+    name: str
+    apply: Apply
+    honoured: str = ""
+    without_effect: str = ""
+    refused: str = ""
+    hidden: bool = False
+
+    def line(self) -> str:
+        """Its line of the document."""
+        cells = (f"`{self.name}`", self.honoured, self.without_effect, self.refused)
+        return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+    def is_of(self, name: str) -> bool:
+        return name == self.name or (self.name.endswith("*") and name.startswith(self.name[:-1]))
+
+
+def same(text: str) -> str:
+    return text
+
+
+def option(name: str, becomes: str, parse: Callable[[str], str] = same, said: str = "") -> Row:
+    def apply(draft: Draft, _: str, value: str) -> None:
+        draft.set(becomes, parse(value))
+
+    return Row(name, apply, said or f"`--{becomes.replace('_', '-')}`")
+
+
+def idle(name: str, why: str) -> Row:
+    return Row(name, lambda draft, given, _: draft.note(given, why), without_effect=why)
+
+
+def fixed(name: str, value: str, honoured: str, *, idle: str = "", refused: str = "") -> Row:
+    """A switch that stands where ztunnel's default is; the other position does nothing, or is refused."""
+    other = "false" if value == "true" else "true"
+
+    def apply(draft: Draft, given: str, text: str) -> None:
+        if values.switch(text) is values.switch(value):
+            return
+        if refused:
+            raise Refused(refused)
+        draft.note(given, idle)
+
+    return Row(
+        name,
+        apply,
+        f"`{value}`: {honoured}" if honoured else f"`{value}`",
+        f"`{other}`: {idle}" if idle else "",
+        f"`{other}`: {refused}" if refused else "",
+    )
+
+
+def never(name: str, why: str, *, hidden: bool = False) -> Row:
+    def apply(_: Draft, __: str, ___: str) -> None:
+        raise Refused(why)
+
+    return Row(name, apply, refused=why, hidden=hidden)
+
+
+def _mode(_: Draft, __: str, value: str) -> None:
+    if value != "shared":
+        raise Refused(DEDICATED)
+
+
+def _cluster(draft: Draft, name: str, value: str) -> None:
+    draft.set("cluster_id", draft.environ.get(f"{META}CLUSTER_ID", value))
+
+
+def _roots(becomes: str, draft: Draft, _: str, value: str) -> None:
+    draft.set(becomes, value)
+
+
+def _token(draft: Draft, _: str, value: str) -> None:
+    if not draft.around.exists(value):
+        raise Refused(LITERAL_TOKEN)
+    draft.set("token_file", value)
+
+
+def _metadata(draft: Draft, name: str, value: str) -> None:
+    draft.metadata[name.removeprefix(META)] = value
+
+
+def _metadata_json(draft: Draft, name: str, value: str) -> None:
+    draft.metadata[name.removeprefix(META_JSON)] = values.json_object(value)
+
+
+def _dns(draft: Draft, name: str, value: str) -> None:
+    _metadata(draft, name, value)
+    draft.note(name, NO_DNS)
+
+
+def _deadline(draft: Draft, _: str, value: str) -> None:
+    draft.set("drain_deadline_s", values.seconds(value))
+
+
+def _grace(draft: Draft, _: str, value: str) -> None:
+    deadline = values.grace(value)
+    if "CONNECTION_TERMINATION_DEADLINE" not in draft.environ:
+        draft.set("drain_deadline_s", deadline)
+
+
+def set_workers(draft: Draft, _: str = "", __: str = "") -> None:
+    given = draft.environ.get
+    limits = [
+        given(f"ZTUNNEL_{name}") for name in ("CPU_LIMIT", "RESOURCE_CPU_LIMIT", "RESOURCE_CPU_REQUEST")
+    ]
+    machine, limit, request = (values.cores(text) if text else None for text in limits)
+    count = values.workers(
+        given("ZTUNNEL_WORKER_THREADS"),
+        draft.concurrency,
+        limit,
+        request,
+        machine or draft.around.cores,
+    )
+    draft.set("workers", str(count))
+
+
+def _log_level(draft: Draft, name: str, value: str) -> None:
+    level, targets = values.log_level(value)
+    draft.set("log_level", level)
+    if targets:
+        draft.note(
+            name, f"{', '.join(targets)}: levels of single targets are not kept here, only that of all"
+        )
+
+
+def _ipv6(draft: Draft, _: str, value: str) -> None:
+    draft.has_ipv6 = values.switch(value)
+
+
+DEDICATED = "there is no dedicated proxy here: enrol the one pod by `ztun enroll`"
+LITERAL_TOKEN = "a token itself is not taken, as everybody sees the environment: name the file it is in"
+ONE_NAME = (
+    "one name is looked for, the host of the address: set ZTUN_SERVER_NAME to the name in the certificate"
+)
+HEADERS = "no headers of one's own are sent: have a proxy before the control plane add them"
+NO_LOCAL = "there is no local configuration: serve such objects by `ztun control-plane --manifests`"
+NO_CRL = (
+    "revocation lists are not read here, and who is revoked would be let in: leave it out, and have certificates "
+    "live shortly instead (SECRET_TTL)"
+)
+NO_COMPLIANCE = (
+    "algorithms cannot be narrowed down: leave it out; two such agents agree on TLS 1.3 with X25519MLKEM768"
+)
+IN_WORKERS = "`--workers`, by upstream's rule; each is a process"
+
+ROWS: tuple[Row, ...] = (
+    Row("PROXY_MODE", _mode, "`shared`", refused=f"`dedicated`: {DEDICATED}"),
+    idle("PROXY_WORKLOAD_INFO", "it is for `PROXY_MODE=dedicated`"),
+    fixed(
+        "ENABLE_PROXY",
+        "true",
+        "the proxy is what this is",
+        refused="without the proxy nothing is left to run",
+    ),
+    option("NODE_NAME", "node"),
+    option("NETWORK", "network"),
+    Row("CLUSTER_ID", _cluster, "`--cluster-id`, unless `ISTIO_META_CLUSTER_ID` says it"),
+    option("ISTIO_META_CLUSTER_ID", "cluster_id"),
+    idle("CLUSTER_DOMAIN", NO_DNS),
+    idle("TRUST_DOMAIN", "identities are as the control plane says them"),
+    option("POD_NAME", "pod_name"),
+    option("POD_NAMESPACE", "pod_namespace"),
+    Row(
+        "SERVICE_ACCOUNT",
+        lambda draft, name, value: draft.metadata.__setitem__(name, value),
+        "told to the control plane (`--node-metadata`)",
+    ),
+    option("INSTANCE_IP", "instance_ip"),
+    option("XDS_ADDRESS", "xds_address", values.address, "`--xds-address`, with or without `https://`"),
+    option("CA_ADDRESS", "ca_address", values.address, "`--ca-address`, with or without `https://`"),
+    Row("XDS_ROOT_CA", partial(_roots, "root_cert"), "`--root-cert`: a path, `SYSTEM`, or PEM itself"),
+    Row("CA_ROOT_CA", partial(_roots, "ca_root_cert"), "`--ca-root-cert`: a path, `SYSTEM`, or PEM itself"),
+    never("ALT_XDS_HOSTNAME", ONE_NAME),
+    never("ALT_CA_HOSTNAME", ONE_NAME),
+    Row(
+        "AUTH_TOKEN", _token, "`--token-file`: a path", refused=f"anything else: {LITERAL_TOKEN}", hidden=True
+    ),
+    never("XDS_HEADER_*", HEADERS, hidden=True),
+    never("CA_HEADER_*", HEADERS, hidden=True),
+    fixed("XDS_ON_DEMAND", "false", "", idle="the whole mesh is asked for all the same"),
+    never("LOCAL_XDS_PATH", NO_LOCAL),
+    never("LOCAL_XDS", NO_LOCAL),
+    fixed("FAKE_CA", "false", "", refused="certificates are a CA's: name one by CA_ADDRESS"),
+    option("SECRET_TTL", "secret_ttl_s", values.seconds),
+    idle("PREFERED_SERVICE_NAMESPACE", NO_DNS),
+    Row("ISTIO_META_DNS_CAPTURE", _dns, "told to the control plane", NO_DNS),
+    Row("ISTIO_META_DNS_PROXY_ADDR", _dns, "told to the control plane", NO_DNS),
+    Row("ISTIO_META_*", _metadata, "told to the control plane (`--node-metadata`)"),
+    Row(
+        "ISTIO_METAJSON_*",
+        _metadata_json,
+        "told to the control plane (`--node-metadata`)",
+        refused="what is no JSON",
+    ),
+    idle("INPOD_UDS", "pods are not heard of by this socket yet: set ZTUN_POD_SOURCE=kubernetes"),
+    idle("INPOD_ENABLED", "neither does ztunnel read it"),
+    idle("INPOD_PORT_REUSE", "listeners are not in the pods"),
+    idle("PACKET_MARK", "packets are not marked"),
+    fixed(
+        "ENABLE_ORIG_SRC",
+        "true",
+        "applications see the client's address",
+        refused="applications always see the client's address: leave it out",
+    ),
+    Row("IPV6_ENABLED", _ipv6, "`false`: metrics and readiness listen on 0.0.0.0"),
+    fixed("UNSTABLE_ENABLE_SOCKS5", "false", "", refused="there is no SOCKS5 server here: leave it out"),
+    idle(
+        "LOCALHOST_APP_TUNNEL", "connections through an application tunnel are refused here (`UNSUPPORTED`)"
+    ),
+    fixed("ENABLE_RESPONSE_BAGGAGE", "true", "answers carry it", idle="answers carry it all the same"),
+    option("HTTP2_STREAM_WINDOW_SIZE", "stream_window_bytes"),
+    option("HTTP2_CONNECTION_WINDOW_SIZE", "connection_window_bytes"),
+    option("HTTP2_FRAME_SIZE", "frame_bytes"),
+    option("POOL_MAX_STREAMS_PER_CONNECTION", "pool_max_streams"),
+    option("POOL_UNUSED_RELEASE_TIMEOUT", "pool_idle_s", values.seconds),
+    fixed("KEEPALIVE_ENABLED", "true", KEEPALIVE, idle=KEEPALIVE),
+    idle("KEEPALIVE_TIME", KEEPALIVE),
+    idle("KEEPALIVE_INTERVAL", KEEPALIVE),
+    idle("KEEPALIVE_RETRIES", KEEPALIVE),
+    fixed("USER_TIMEOUT_ENABLED", "false", "", idle="keepalive finds ends that are gone"),
+    Row("CONNECTION_TERMINATION_DEADLINE", _deadline, "`--drain-deadline-s`"),
+    Row(
+        "TERMINATION_GRACE_PERIOD_SECONDS",
+        _grace,
+        "`--drain-deadline-s`, 5 s less (1 s up to 10), unless `CONNECTION_TERMINATION_DEADLINE` says it",
+    ),
+    Row("ZTUNNEL_WORKER_THREADS", set_workers, IN_WORKERS),
+    Row("ZTUNNEL_CPU_LIMIT", set_workers, IN_WORKERS),
+    Row("ZTUNNEL_RESOURCE_CPU_LIMIT", set_workers, IN_WORKERS),
+    Row("ZTUNNEL_RESOURCE_CPU_REQUEST", set_workers, IN_WORKERS),
+    never("CRL_PATH", NO_CRL),
+    idle("AUTHZ_POLICY_INFO_LOGGING", "the access log names the policy that refused"),
+    never("COMPLIANCE_POLICY", NO_COMPLIANCE),
+    fixed("TLS12_ENABLED", "false", "TLS 1.3 alone", refused="only TLS 1.3 is spoken here: leave it out"),
+    Row(
+        "RUST_LOG",
+        _log_level,
+        "`--log-level`: `off` is `error`, `trace` is `debug`",
+        "levels of single targets",
+        "what is no level",
+    ),
+    option("LOG_FORMAT", "log_format"),
+    idle("RUST_BACKTRACE", "there is no Rust here"),
+)
