@@ -18,6 +18,21 @@ static __always_inline int is_own_address(const struct packet *p, const struct i
     return p->saddr_be.bytes[0] == 0xfe && (p->saddr_be.bytes[1] & 0xc0) == 0x80;
 }
 
+/* A pod that is closed off has no address of its own yet, so whose the source is says this host: its SYN of this very
+ * connection left by this interface. No other captured pod has that address (a pod on a bridge could have drawn the SYN
+ * to itself by ARP), and nothing that the pod opens is an answer. */
+static __always_inline int answers_host(const struct packet *p, int kind, u32 ifindex) {
+    if (kind != PARSED || p->protocol != TCP || is_bare_syn(p))
+        return 0;
+    struct pod_entry *owner = pods.lookup(&p->saddr_be);
+    if (owner && owner->ifindex != ifindex)
+        return 0;
+    struct flow_key answered;
+    answer_of(&answered, p, HOOK_TO_POD);
+    struct host_flow *flow = hostflows.lookup(&answered);
+    return flow && flow->ifindex == ifindex;
+}
+
 int from_pod(struct __sk_buff *skb) {
     if ((skb->mark & MARK_MASK) == MARK_PROXY) {
         opaque(skb);
@@ -38,8 +53,13 @@ int from_pod(struct __sk_buff *skb) {
         PASS(EXIT_from_pod_NOT_IP_PASS);
     }
     if (!is_own_address(&p, i)) {
-        if (is_zero(&i->addr4) && is_zero(&i->addr6))
+        if (is_zero(&i->addr4) && is_zero(&i->addr6)) {
+            if (answers_host(&p, kind, ifindex))
+                PASS(EXIT_from_pod_CLOSED_HOST_FLOW);
+            if (is_neighbour_discovery(skb, &p))
+                PASS(EXIT_from_pod_CLOSED_NEIGHBOUR);
             DROP(EXIT_from_pod_CLOSED);
+        }
         DROP(EXIT_from_pod_SPOOFED);
     }
     if (!(i->flags & (FLAG_ENROLLED | FLAG_DRAIN)))

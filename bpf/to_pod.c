@@ -63,8 +63,8 @@ int to_pod(struct __sk_buff *skb) {
             return onto_net_side(skb, c, EXIT_to_pod_HOST_TO_PROXY);
         if (is_bare_syn(&p)) {
             /* also for pods that are not enrolled: they may be before the connection ends */
-            u64 now_ns = bpf_ktime_get_ns();
-            hostflows.update(&flow, &now_ns);
+            struct host_flow opened = {.ifindex = ifindex, .at_s = bpf_ktime_get_ns() / 1000000000};
+            hostflows.update(&flow, &opened);
             PASS(EXIT_to_pod_HOST_SYN);
         }
         PASS(EXIT_to_pod_HOST_PASS);

@@ -315,6 +315,23 @@ class FlowKey:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class HostFlow:
+    """Value of `hostflows`: the host veth by which the node's SYN left, and when (s of the monotonic clock)."""
+
+    FORMAT = struct.Struct("=II")
+
+    ifindex: int
+    at_s: int
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.ifindex, self.at_s)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> HostFlow:
+        return cls(*cls.FORMAT.unpack(raw))
+
+
 def _reasons(header: str) -> tuple[Reason, ...]:
     rows = re.findall(r"X\((\w+), (\w+), ([01])\)", header)
     return tuple(
@@ -351,7 +368,7 @@ MAPS = {
     "ifaces": MapShape("hash", 4, IfaceEntry.FORMAT.size, 8192),
     "conf": MapShape("array", 4, Conf.FORMAT.size, 1),
     "hostips": MapShape("hash", 16, 4, 4096),
-    "hostflows": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
+    "hostflows": MapShape("lru_hash", FlowKey.FORMAT.size, HostFlow.FORMAT.size, 65536),
     "passthru": MapShape("lru_hash", FlowKey.FORMAT.size, 8, 65536),
     "captures": MapShape("hash", 4, CaptureCount.FORMAT.size, 8192),
     "owners": MapShape("hash", 4, Owner.FORMAT.size, 8192),

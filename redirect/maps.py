@@ -24,6 +24,7 @@ from redirect.layout import (
     CaptureCount,
     Conf,
     FlowKey,
+    HostFlow,
     IfaceEntry,
     Neighbour,
     NeighbourKey,
@@ -197,10 +198,19 @@ class Maps:
         for flow in flows:
             self._put("passthru", flow.encode(), _U64.pack(now_ns))
 
-    def flows(self, name: str) -> Iterator[tuple[FlowKey, int]]:
-        """Entries of `hostflows` or `passthru`: the flow, and when it was noted (ns of the monotonic clock)."""
-        for key, value in self._items(name):
+    def passthrough(self) -> Iterator[tuple[FlowKey, int]]:
+        """Kept flows, and when each was noted (ns of the monotonic clock)."""
+        for key, value in self._items("passthru"):
             yield FlowKey.decode(key), _U64.unpack(value)[0]
+
+    def put_host_flows(self, flows: Mapping[FlowKey, HostFlow]) -> None:
+        """Connections of the node, as `to_pod` notes those that it sees begin."""
+        for key, flow in flows.items():
+            self._put("hostflows", key.encode(), flow.encode())
+
+    def host_flows(self) -> Iterator[tuple[FlowKey, HostFlow]]:
+        for key, value in self._items("hostflows"):
+            yield FlowKey.decode(key), HostFlow.decode(value)
 
     def stats(self) -> dict[tuple[str, str], int]:
         """Packets by (program, reason), over all CPUs, since the maps were made."""

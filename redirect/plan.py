@@ -8,7 +8,7 @@ interface.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from redirect.desired import Desired, DesiredPod
@@ -39,6 +39,16 @@ class Acquaint:
 
     def __str__(self) -> str:
         return f"learn the neighbours of interface {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoteHostFlows:
+    """Connections of the node to these addresses, each behind an interface, are answered."""
+
+    owners: tuple[tuple[IP, int], ...]
+
+    def __str__(self) -> str:
+        return f"note the node's connections to {', '.join(str(address) for address, _ in self.owners)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ class SetInnerMtu:
 Step = (
     PutIface
     | PutOwner
+    | NoteHostFlows
     | Acquaint
     | DeleteIface
     | Attach
@@ -167,7 +178,7 @@ Step = (
 def concerns(step: Step) -> int | None:
     """The interface whose pod a step is for; None: the node itself."""
     match step:
-        case PutHostAddress() | DeleteHostAddress() | SetInnerMtu():
+        case PutHostAddress() | DeleteHostAddress() | SetInnerMtu() | NoteHostFlows():
             return None
         case PutPod(_, entry):
             return entry.ifindex
@@ -195,17 +206,23 @@ def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     )
 
 
-def closing(ifindexes: Iterable[int]) -> tuple[Step, ...]:
+def closing(ifindexes: Iterable[int], running: Mapping[int, Collection[IP]]) -> tuple[Step, ...]:
     """Lets nothing through these interfaces, before anything is known of what is behind them.
 
-    What the pods send first: until then it may leave as it is.
+    What the pods send first: until then it may leave as it is. Not so of those that ran in clear before (`running`,
+    with addresses where they are known): there it matters that no answer to the node is dropped whose question was
+    not seen to leave.
     """
     nobody = IfaceEntry(Flag.ENROLLED, NO_ADDRESS, NO_ADDRESS)
-    numbers = tuple(ifindexes)
+    fresh = [number for number in ifindexes if number not in running]
+    known = tuple((address, number) for number in running for address in running[number])
     outward, inward = POD_PROGRAMS
     return (
-        *(step for number in numbers for step in (PutIface(number, nobody), Attach(number, outward))),
-        *(Attach(number, inward) for number in numbers),
+        *(step for number in fresh for step in (PutIface(number, nobody), Attach(number, outward))),
+        *(Attach(number, inward) for number in fresh),
+        *(step for number in running for step in (PutIface(number, nobody), Attach(number, inward))),
+        *((NoteHostFlows(known),) if known else ()),
+        *(Attach(number, outward) for number in running),
     )
 
 

@@ -24,6 +24,7 @@ from redirect.foundation import Foundation, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
     HELD_BY_HOOK,
+    IP,
     NO_MAC,
     SLOTS,
     CaptureCount,
@@ -128,11 +129,14 @@ class Redirection:
         self._foundation.claim()
         return prepared
 
-    def close_off(self, interfaces: Mapping[int, str]) -> None:
-        """Lets nothing through interfaces of which nothing is known yet; ifindex -> name. Raises as `apply`."""
+    def close_off(self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]]) -> None:
+        """Lets nothing through interfaces of which nothing is known yet (ifindex -> name) but answers to the node.
+
+        `running`: those that were in clear before, and known addresses; nothing asked there is lost. Raises as `apply`.
+        """
         with self._writing():
             executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
-            raise_all(executor.apply(closing(interfaces), interfaces).failures)
+            raise_all(executor.apply(closing(interfaces, running), interfaces).failures)
 
     def apply(self, desired: Desired, *, keep_existing: Collection[int] = ()) -> list[str]:
         """Makes the kernel side what is desired; what was done, a line for each step.

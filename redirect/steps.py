@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import singledispatchmethod
 
-from redirect import netns, plan, sides, sock_diag
+from redirect import host_flows, netns, plan, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.errors import MapFull, RedirectError, StepFailed
 from redirect.maps import Maps
@@ -72,6 +72,10 @@ class Executor:
     @_do.register
     def _(self, step: plan.PutOwner) -> None:
         self._maps.put_owner(step.ifindex, step.text)
+
+    @_do.register
+    def _(self, step: plan.NoteHostFlows) -> None:
+        host_flows.note(self._maps, dict(step.owners))
 
     @_do.register
     def _(self, step: plan.DeleteIface) -> None:

@@ -88,8 +88,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "wanted": lambda: wanted(maps),
         "socks": lambda: socks(maps),
         "hostips": lambda: (({"address": ip}, {}) for ip in sorted(maps.host_addresses(), key=by_address)),
-        "hostflows": lambda: flows(maps, "hostflows"),
-        "passthru": lambda: flows(maps, "passthru"),
+        "hostflows": lambda: host_flows(maps),
+        "passthru": lambda: passthrough(maps),
         "captures": lambda: captures(maps),
         "synrate": lambda: synrate(maps),
         "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
@@ -180,12 +180,18 @@ def synrate(maps: Maps) -> Entries:
         yield {"ifindex": ifindex}, {name: round(at_s, 3) for name, at_s in used.items()}
 
 
-def flows(maps: Maps, name: str) -> Entries:
-    for key, at_ns in sorted(maps.flows(name), key=lambda item: by_flow(item[0])):
-        yield (
-            {"source": key.source, "sport": key.sport, "destination": key.destination, "dport": key.dport},
-            {"hook": HOOKS[key.hook], "at_s": round(at_ns / 1e9, 3)},
-        )
+def host_flows(maps: Maps) -> Entries:
+    for key, flow in sorted(maps.host_flows(), key=lambda item: by_flow(item[0])):
+        yield tuple_of(key), {"hook": HOOKS[key.hook], "ifindex": flow.ifindex, "at_s": flow.at_s}
+
+
+def passthrough(maps: Maps) -> Entries:
+    for key, at_ns in sorted(maps.passthrough(), key=lambda item: by_flow(item[0])):
+        yield tuple_of(key), {"hook": HOOKS[key.hook], "at_s": round(at_ns / 1e9, 3)}
+
+
+def tuple_of(key: FlowKey) -> Row:
+    return {"source": key.source, "sport": key.sport, "destination": key.destination, "dport": key.dport}
 
 
 def captures(maps: Maps) -> Entries:

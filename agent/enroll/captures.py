@@ -231,7 +231,7 @@ class Captures:
         """
         try:
             found = await self._kernel.search(
-                self.wishes, self._sightings, self._held.indexes, news.doubted, news.told_s
+                self.wishes, self._sightings, self._held.indexes, news.doubted, news.told_s, self.links
             )
         except OSError as error:
             self._failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)

@@ -72,10 +72,11 @@ class KernelSide:
         captured: Collection[int],
         doubted: Collection[int],
         told_s: float | None,
+        present: Collection[int] = (),
     ) -> Found:
         """As `search.search`. Raises OSError."""
         return await self.run(
-            lambda redirection: search.search(redirection, wishes, known, captured, doubted, told_s)
+            lambda redirection: search.search(redirection, wishes, known, captured, doubted, told_s, present)
         )
 
     async def clean(self, where: Where, place: Place) -> OtherMesh:
@@ -86,7 +87,7 @@ class KernelSide:
 
         def work(redirection: Redirection) -> OtherMesh:
             # First: without those rules the pod would speak in clear.
-            redirection.close_off({place.ifindex: place.ifname})
+            redirection.close_off({place.ifindex: place.ifname}, {place.ifindex: place.addresses})
             with inside(netns=where.netns, pid=where.pid, ifname=where.ifname):
                 found = other_mesh.find()
                 other_mesh.clean(found)

@@ -18,6 +18,7 @@ from agent.enroll.pod_namespaces import PodNamespaces
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
+from agent.model.address import IP
 from redirect import locate, netns, rtnetlink
 from redirect.errors import PodNotFound, RedirectError, StepsFailed
 from redirect.netns import NamespaceId
@@ -35,11 +36,13 @@ def search(
     captured: Collection[int],
     doubted: Collection[int] = (),
     told_s: float | None = None,
+    present: Collection[int] = (),
 ) -> Found:
     """Look for every wished pod. Raises OSError when the links cannot be listed.
 
     `known`: what was found the last time; `captured`: interfaces that are closed already; `doubted`: numbers of
-    namespaces in which something changed; `told_s`: when the news came that this follows (time.monotonic).
+    namespaces in which something changed; `told_s`: when the news came that this follows (time.monotonic); `present`:
+    interfaces that were there at the last look.
     """
     links = rtnetlink.links()
     ends = _ends(links)
@@ -72,7 +75,7 @@ def search(
             for row in ends.get(nsid, ()):
                 if row.ifindex not in captured:
                     new[row.ifindex] = key, row
-        closed, failures = _close(redirection, new, told_s)
+        closed, failures = _close(redirection, new, told_s, _running(new, wishes, present))
         for key, (path, nsid) in found.items():
             sightings[key] = _look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
     return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures)
@@ -208,15 +211,26 @@ def _look_at(path: Path, nsid: int | None, ends: frozenset[int]) -> Sighting:
     return Sighting(place, ends | {place.ifindex}, nsid=nsid)
 
 
+def _running(
+    new: Mapping[int, tuple[PodKey, LinkRow]], wishes: Mapping[PodKey, Wish], present: Collection[int]
+) -> dict[int, tuple[IP, ...]]:
+    """Interfaces of pods that ran before anybody wished for them, with the addresses that the wish knows."""
+    instances = {ifindex: wishes[key].where.pod for ifindex, (key, _) in new.items() if ifindex in present}
+    return {ifindex: pod.addresses if pod else () for ifindex, pod in instances.items()}
+
+
 def _close(
-    redirection: Redirection, new: Mapping[int, tuple[PodKey, LinkRow]], told_s: float | None
+    redirection: Redirection,
+    new: Mapping[int, tuple[PodKey, LinkRow]],
+    told_s: float | None,
+    running: Mapping[int, Collection[IP]],
 ) -> tuple[tuple[Closure, ...], tuple[RedirectError, ...]]:
     if not new:
         return (), ()
     before = {ifindex: rtnetlink.link(ifindex) for ifindex in new}
     failures: tuple[RedirectError, ...] = ()
     try:
-        redirection.close_off({ifindex: row.ifname for ifindex, (_, row) in new.items()})
+        redirection.close_off({ifindex: row.ifname for ifindex, (_, row) in new.items()}, running)
     except RedirectError as error:
         failures = failures_of(error)
     closed_s = time.monotonic()

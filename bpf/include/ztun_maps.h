@@ -7,7 +7,7 @@ BPF_TABLE_PINNED("hash", struct addr16, struct pod_entry, pods, 16384, PIN "/map
 BPF_TABLE_PINNED("hash", u32, struct iface_entry, ifaces, 8192, PIN "/map_ifaces");
 BPF_TABLE_PINNED("array", u32, struct conf_entry, conf, 1, PIN "/map_conf");
 BPF_TABLE_PINNED("hash", struct addr16, u32, hostips, 4096, PIN "/map_hostips");
-BPF_TABLE_PINNED("lru_hash", struct flow_key, u64, hostflows, 65536, PIN "/map_hostflows");
+BPF_TABLE_PINNED("lru_hash", struct flow_key, struct host_flow, hostflows, 65536, PIN "/map_hostflows");
 BPF_TABLE_PINNED("lru_hash", struct flow_key, u64, passthru, 65536, PIN "/map_passthru");
 BPF_TABLE_PINNED("hash", u32, struct capture_count, captures, 8192, PIN "/map_captures");
 /* Not allocated ahead: an entry is large, and no program makes one. */

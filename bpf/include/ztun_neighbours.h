@@ -126,6 +126,14 @@ static __always_inline void learn_arp(struct __sk_buff *skb, const struct iface_
     learn(i, ifindex, &sender, 0, arp + 8, same_address(&target, &i->addr4));
 }
 
+/* Whether a packet asks for a MAC by IPv6, or tells one. */
+static __always_inline int is_neighbour_discovery(struct __sk_buff *skb, const struct packet *p) {
+    u8 type;
+    if (!p->is_v6 || p->protocol != ICMP6 || p->is_later_fragment || bpf_skb_load_bytes(skb, p->l4_offset, &type, 1))
+        return 0;
+    return type == ND_SOLICITATION || type == ND_ADVERTISEMENT;
+}
+
 /* Neighbour solicitations (the source tells its MAC) and advertisements (the target does) that are sent to a pod.
  * The MAC is looked for in the first option only: nobody sends another before it. */
 static __always_inline void learn_nd(struct __sk_buff *skb, const struct packet *p, const struct iface_entry *i,

@@ -106,6 +106,14 @@ struct flow_key {
 };
 _Static_assert(sizeof(struct flow_key) == 40, "flow_key");
 
+/* hostflows: the host veth by which this host's SYN left, and when. Of the size that earlier layouts have, a u64 of
+ * nanoseconds: maps are shared with them, and an interface that is read out of one matches none. */
+struct host_flow {
+    u32 ifindex;
+    u32 at_s; /* of the monotonic clock */
+};
+_Static_assert(sizeof(struct host_flow) == 8, "host_flow");
+
 /* captures: ifindex of a pod's host veth -> its SYNs handed to the proxy, retransmitted ones too */
 struct capture_count {
     u64 outbound;
@@ -176,6 +184,8 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, HOST_OPENED, 0)      /* answer to a host socket older than the agent */                            \
     X(from_pod, TO_PROXY, 0)         /* everything else of a captured connection */                                \
     X(from_pod, NO_CONF, 1)          /* the agent has not finished its plumbing */                                 \
+    X(from_pod, CLOSED_HOST_FLOW, 0) /* closed off: answer to a connection that this host made by this interface */ \
+    X(from_pod, CLOSED_NEIGHBOUR, 0) /* closed off: neighbour discovery, which is IPv6's ARP */                    \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \

@@ -9,7 +9,6 @@ import json
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +17,26 @@ import pytest
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.cni import ztun_cni
 from agent.kubernetes.reflector import BACKOFF
-from agent.lab.topology import PodPlace, Topology
-from redirect.netns import entered
 from tests.support import kube
-from tests.support.cgroups import process_of
-from tests.support.kube import FakeApi
+from tests.support.labcluster import MODE, LabCluster
 from tests.support.labmesh import SILENCE_S, World, running
 from tests.support.labtraffic import Talk, until
 
 pytestmark = pytest.mark.kernel
 PLUGIN = Path(ztun_cni.__file__)
-MODE, REDIRECTION = "istio.io/dataplane-mode", "ambient.istio.io/redirection"
-PODS = ("client-a", "server-a", "client-b", "server-b", "outsider-a")
-
-
-class Cluster:
-    """An API server on node-a, and a process for each pod."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir()
-        self.api = FakeApi(directory)
-        self.kubeconfig = directory / "kubeconfig"
-        self.uids: dict[str, str] = {}
-        self.root = f"ztun-{uuid.uuid4().hex[:8]}"
-        self.stack = ExitStack()
-        self.lab: Topology | None = None
-
-    def prepare(self, lab: Topology) -> None:
-        self.lab = lab
-        node = lab.nodes["node-a"]
-        self.api.address = str(node.addresses[0])
-        self.start()
-        self.stack.callback(self.api.stop)
-        cluster = {
-            "server": f"https://{self.api.address}:{self.api.port}",
-            "certificate-authority": str(self.api.ca_file),
-            "tls-server-name": "localhost",
-        }
-        config = {
-            "current-context": "x",
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"tokenFile": str(self.api.token_file)}}],
-        }
-        self.kubeconfig.write_text(json.dumps(config))
-        self.api.create(kube.namespace("demo"))
-        for name in PODS:
-            self.add(lab.pods[f"demo/{name}"])
-
-    def start(self) -> None:
-        assert self.lab is not None
-        with entered(self.lab.nodes["node-a"].netns):
-            self.api.start()
-
-    def add(self, pod: PodPlace) -> str:
-        """The pod in the API, and its process on the node; its uid."""
-        uid = self.uids[pod.name] = str(uuid.uuid4())
-        self.stack.enter_context(process_of(uid, pod.netns, self.root))
-        raw = kube.pod(pod.name, node=pod.node, uid=uid, serviceAccountName=pod.name.partition("-")[0])
-        raw["status"]["podIPs"] = [{"ip": str(address)} for address in pod.addresses]
-        self.api.create(raw)
-        return uid
-
-    def label(self, value: str | None) -> None:
-        self.api.change("namespaces", "demo", metadata={"labels": {MODE: value}})  # type: ignore[dict-item]
-
-    def says(self, name: str) -> str | None:
-        annotations: dict[str, str] = self.api.get("pods", name, "demo")["metadata"]["annotations"]
-        return annotations.get(REDIRECTION)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster") / "api")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabCluster]:
+    made = LabCluster(tmp_path_factory.mktemp("cluster") / "api")
     with made.stack:
         yield made
 
 
 @pytest.fixture(scope="module")
-def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    flags = {"pod-source": "kubernetes", "kubeconfig": str(cluster.kubeconfig)}
+def world(cluster: LabCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("kubernetes")
-    with running("k", directory, flags=flags, enrolled=False, prepare=cluster.prepare) as made:
+    with running("k", directory, flags=cluster.flags, enrolled=False, prepare=cluster.prepare) as made:
         yield made
 
 
@@ -125,7 +62,7 @@ def is_open(world: World, client: str, server: str) -> bool:
 
 
 @pytest.fixture
-def labelled(world: World, cluster: Cluster) -> Iterator[None]:
+def labelled(world: World, cluster: LabCluster) -> Iterator[None]:
     cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
     cluster.label("ambient")
     until(lambda: is_served(world, "client-a", "server-a", "client-b", "server-b"), "everybody is served")
@@ -134,7 +71,7 @@ def labelled(world: World, cluster: Cluster) -> Iterator[None]:
     until(lambda: is_served(world), "nobody is served")
 
 
-def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: Cluster) -> None:
+def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: LabCluster) -> None:
     assert is_served(world)
     cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
     cluster.label("ambient")
@@ -155,7 +92,7 @@ def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: C
 
 
 @pytest.mark.usefixtures("labelled")
-def test_a_pod_is_captured_before_the_cni_plugin_has_made_it(world: World, cluster: Cluster) -> None:
+def test_a_pod_is_captured_before_the_cni_plugin_has_made_it(world: World, cluster: LabCluster) -> None:
     """As a runtime does it: the API has the pod without an address, and nothing runs in it yet."""
     pod = world.pod("spare-a")
     uid = str(uuid.uuid4())
@@ -212,7 +149,7 @@ def maps(world: World, name: str) -> str:
     return json.dumps(found)
 
 
-def test_labels_that_come_and_go_leave_nothing_behind(world: World, cluster: Cluster) -> None:
+def test_labels_that_come_and_go_leave_nothing_behind(world: World, cluster: LabCluster) -> None:
     names = ("client-a", "server-a", "client-b", "server-b")
     cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
     held: list[tuple[int, dict[str, int]]] = []
@@ -237,7 +174,7 @@ def test_what_the_labels_want_a_person_cannot_let_go(world: World) -> None:
 
 
 @pytest.mark.usefixtures("labelled")
-def test_an_outage_of_the_api_is_named_and_lets_nobody_go(world: World, cluster: Cluster) -> None:
+def test_an_outage_of_the_api_is_named_and_lets_nobody_go(world: World, cluster: LabCluster) -> None:
     cluster.api.stop()
     try:
         until(lambda: "nobody listens" in " ".join(world.status("node-a")["reasons"]), "it is named")
@@ -252,7 +189,7 @@ def test_an_outage_of_the_api_is_named_and_lets_nobody_go(world: World, cluster:
 
 
 @pytest.mark.usefixtures("labelled")
-def test_a_restart_without_its_notes_knows_the_pods_by_uid(world: World, cluster: Cluster) -> None:
+def test_a_restart_without_its_notes_knows_the_pods_by_uid(world: World, cluster: LabCluster) -> None:
     gone = cluster.uids["client-a"]
     world.kill_all("node-a")
     (world.mesh.run_dir("node-a") / "wishes.json").unlink()
@@ -269,7 +206,7 @@ def test_a_restart_without_its_notes_knows_the_pods_by_uid(world: World, cluster
 
 
 @pytest.mark.usefixtures("labelled")
-def test_one_that_has_ended_is_closed(world: World, cluster: Cluster) -> None:
+def test_one_that_has_ended_is_closed(world: World, cluster: LabCluster) -> None:
     cluster.api.change("pods", "client-a", "demo", status={"phase": "Succeeded", "podIPs": []})  # type: ignore[dict-item]
     until(lambda: served(world, "node-a") == {"server-a"}, "it is served no longer")
     until(lambda: cluster.says("client-a") is None, "the API is told")
@@ -281,7 +218,7 @@ def test_one_that_has_ended_is_closed(world: World, cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("labelled")
-def test_a_pod_that_cannot_be_found_is_an_event_with_a_remedy(world: World, cluster: Cluster) -> None:
+def test_a_pod_that_cannot_be_found_is_an_event_with_a_remedy(world: World, cluster: LabCluster) -> None:
     cluster.api.create(kube.pod("spare-a", node="node-a", address="10.77.1.99", uid=str(uuid.uuid4())))
     until(lambda: "demo/spare-a" in " ".join(world.status("node-a")["reasons"]), "it is missed")
     until(lambda: cluster.api.all("events"), "an Event")
@@ -294,7 +231,7 @@ def test_a_pod_that_cannot_be_found_is_an_event_with_a_remedy(world: World, clus
 
 @pytest.mark.usefixtures("labelled")
 def test_a_pod_without_a_process_is_found_by_its_address_where_no_other_pod_is(
-    world: World, cluster: Cluster
+    world: World, cluster: LabCluster
 ) -> None:
     pod = world.pod("spare-a")
     raw = kube.pod("spare-a", node="node-a", uid=str(uuid.uuid4()), serviceAccountName="spare")

@@ -101,7 +101,7 @@ def test_the_next_version_serves_with_the_listeners_and_flows_of_the_one_before(
             assert accepted.recv(64) == b"still there"
             # What the older programs noted while they were swapped is known to the new ones.
             sys_bpf.map_update(older._maps._fds["hostflows"], flow.encode(), bytes(8))
-            assert flow in dict(newer._maps.flows("hostflows"))
+            assert flow in dict(newer._maps.host_flows())
 
 
 def test_new_connections_are_served_all_the_while(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,10 @@ from tests.packets.world import (
     REDIRECT,
     SHOT,
     V4,
+    V6,
+    Bridge,
     Family,
+    Other,
     Row,
     Socket,
     World,
@@ -33,6 +36,7 @@ def row(name: str, exit_name: str, verdict: int, packet: bytes, world: World = O
 def rows() -> Iterator[Row]:
     for net in FAMILIES:
         yield from marks_and_sources(net)
+        yield from closed_off(net)
         yield from new_connections(net)
         yield from kept(net)
         yield from host_flows(net)
@@ -64,15 +68,6 @@ def marks_and_sources(net: Family) -> Iterator[Row]:
     ):
         yield row(f"spoofed {what}{named}", "SPOOFED", SHOT, packet)
         yield row(f"spoofed {what}, draining{named}", "SPOOFED", SHOT, packet, DRAINING)
-    closed = World(addr4="", addr6="")
-    yield row("new connection of a pod that is closed off" + named, "CLOSED", SHOT, syn, closed)
-    yield row(
-        "datagram of a pod that is closed off" + named,
-        "CLOSED",
-        SHOT,
-        pk.datagram(net.pod, PORT, net.peer, 53),
-        closed,
-    )
     yield row(
         "spoofed, not enrolled" + named, "SPOOFED", SHOT, pk.segment(net.peer, PORT, net.host, WEB), NOT_OURS
     )
@@ -80,6 +75,42 @@ def marks_and_sources(net: Family) -> Iterator[Row]:
     yield row("not enrolled, no conf" + named, "NOT_ENROLLED", NEXT, syn, NOT_OURS.but(has_conf=False))
     yield row("no conf" + named, "NO_CONF", SHOT, syn, World(has_conf=False))
     yield row("no conf, draining" + named, "NO_CONF", SHOT, syn, DRAINING.but(has_conf=False))
+
+
+def closed_off(net: Family) -> Iterator[Row]:
+    """Nothing is known of the pod. What this host asked by its interface is answered, and nothing else leaves."""
+    pod, host, named = (net.pod, PROBE), (net.host, PORT), f" {net.name}"
+    closed = World(addr4="", addr6="")
+    asked = closed.but(hostflows=(net.flow(host, pod, HOOK_TO_POD),))
+    for what, flags in (("SYN+ACK", SYN | ACK), ("ACK", ACK), ("FIN", FIN | ACK), ("RST", RST)):
+        answer = pk.segment(*pod, *host, flags)
+        yield row(f"closed, answers the host by {what}{named}", "CLOSED_HOST_FLOW", NEXT, answer, asked)
+    answer, mine = pk.segment(*pod, *host, ACK), Socket("host", host, pod)
+    another = Other(net.pod, bytes.fromhex("02bb000000aa"))
+    for what, packet, world in (
+        ("new connection", pk.segment(net.pod, PORT, net.peer, WEB), closed),
+        ("of a connection elsewhere", pk.segment(net.pod, PORT, net.peer, WEB, ACK), closed),
+        ("datagram", pk.datagram(net.pod, PORT, net.peer, 53), closed),
+        ("echo", pk.icmp(net.pod, net.host, 8 if net is V4 else 128), asked),
+        ("host has the socket, but its SYN was not seen", answer, closed.but(sockets=(mine,))),
+        ("SYN on the tuple that the host asked", pk.segment(*pod, *host), asked),
+        ("SYN+FIN on the same", pk.segment(*pod, *host, SYN | FIN), asked),
+        ("datagram on the same", pk.datagram(*pod, *host), asked),
+        ("the host asked another port", pk.segment(net.pod, 81, *host, ACK), asked),
+        ("the host asked from another port", pk.segment(*pod, net.host, PORT + 1, ACK), asked),
+        ("the host asked another address", pk.segment(net.peer, PROBE, *host, ACK), asked),
+        ("the host asked by another interface", answer, asked.but(is_by_other=True)),
+        ("the host asked another captured pod", answer, asked.but(bridge=Bridge(others=(another,)))),
+    ):
+        yield row(f"closed, {what}{named}", "CLOSED", SHOT, packet, world)
+    if net is V6:
+        for kind, exit_name, verdict in (
+            (134, "CLOSED", SHOT),
+            (135, "CLOSED_NEIGHBOUR", NEXT),
+            (136, "CLOSED_NEIGHBOUR", NEXT),
+            (137, "CLOSED", SHOT),
+        ):
+            yield row(f"closed, ICMPv6 {kind}", exit_name, verdict, pk.icmp(net.pod, net.host, kind), closed)
 
 
 def new_connections(net: Family) -> Iterator[Row]:

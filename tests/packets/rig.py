@@ -33,6 +33,7 @@ from redirect.layout import (
     CaptureCount,
     Conf,
     FlowKey,
+    HostFlow,
     IfaceEntry,
     Neighbour,
     NeighbourKey,
@@ -60,6 +61,8 @@ PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
 SIDES = {"pod": sides.Side(f"{PREFIX}-pod", "hh-mo"), "net": sides.Side(f"{PREFIX}-net", "hh-mi")}
 RING_BYTES = 4096
+OTHER_IFINDEX = 4246
+"""No device: of other pods."""
 CONTEXT_BYTES = 256
 """Longer than any kernel's struct __sk_buff; its unknown tail must be zero."""
 MARK_AT, INGRESS_AT, IFINDEX_AT, GSO_SIZE_AT = 8, 36, 40, 176
@@ -75,7 +78,8 @@ class Played:
     mark: int
     counted: dict[str, int]
     passthru: frozenset[FlowKey]
-    hostflows: frozenset[FlowKey]
+    hostflows: dict[FlowKey, int]
+    """With the interface of each."""
     neighbours: dict[str, Neighbour]
     wanted: frozenset[str]
     held: tuple[bytes, ...]
@@ -132,8 +136,8 @@ class Rig:
             ran.data,
             struct.unpack_from("=I", ran.context, MARK_AT)[0],
             {name: after[name] - before[name] for name in NAMES if after[name] != before[name]},
-            self.flows("passthru"),
-            self.flows("hostflows"),
+            self.passthrough(),
+            self.host_flows(),
             self.neighbours(),
             frozenset(str(key.address) for key in self._link_keys("wanted")),
             tuple(self.ring.take(1000)),
@@ -161,9 +165,13 @@ class Rig:
             assert time.monotonic() < end, f"{name} did not move"
         assert self.counters()[name] == before[name] + 1
 
-    def flows(self, name: str) -> frozenset[FlowKey]:
-        keys = sys_bpf.map_keys(self.maps[name], FlowKey.FORMAT.size)
+    def passthrough(self) -> frozenset[FlowKey]:
+        keys = sys_bpf.map_keys(self.maps["passthru"], FlowKey.FORMAT.size)
         return frozenset(FlowKey.decode(key) for key in keys)
+
+    def host_flows(self) -> dict[FlowKey, int]:
+        entries = sys_bpf.map_items(self.maps["hostflows"], FlowKey.FORMAT.size, HostFlow.FORMAT.size)
+        return {FlowKey.decode(key): HostFlow.decode(value).ifindex for key, value in entries}
 
     def captures(self) -> CaptureCount:
         """What the pod's device has counted."""
@@ -213,7 +221,9 @@ class Rig:
                     pod = PodEntry(world.flags, self.ifindex, POD_MAC, hop_mac, *sizes, number)
                     put("pods", address, pod.encode())
         for other in bridge.others:
-            pod = PodEntry(ENROLLED, 4, other.mac, BRIDGE_MAC, *sizes, BRIDGE if other.is_on_bridge else 7)
+            pod = PodEntry(
+                ENROLLED, OTHER_IFINDEX, other.mac, BRIDGE_MAC, *sizes, BRIDGE if other.is_on_bridge else 7
+            )
             put("pods", address_key(parse_ip(other.address)), pod.encode())
         for text, neighbour in bridge.neighbours:
             put("neighbours", NeighbourKey(self.ifindex, parse_ip(text)).encode(), neighbour.encode())
@@ -223,7 +233,7 @@ class Rig:
             put("passthru", flow.encode(), struct.pack("=Q", 1))
         for flow in world.hostflows:
             assert flow.hook == HOOK_TO_POD
-            put("hostflows", flow.encode(), struct.pack("=Q", 1))
+            put("hostflows", flow.encode(), HostFlow(self.ifindex + world.is_by_other, 1).encode())
         for slot in SLOTS:
             self.set_slot(slot, self.listeners[slot] if slot in world.slots else None)
         if world.has_ring:

@@ -25,6 +25,7 @@ from redirect.layout import (
     Conf,
     Flag,
     FlowKey,
+    HostFlow,
     IfaceEntry,
     Neighbour,
     NeighbourKey,
@@ -57,6 +58,7 @@ CONSTANTS = {
     "FLAG_QUEUED": int(Flag.QUEUED),
     "FLAG_HONEST": int(Flag.HONEST),
     "OWNERS_MAX": layout.OWNERS_MAX,
+    "sizeof(struct host_flow)": HostFlow.FORMAT.size,
     "sizeof(struct syn_budget)": SynBudget.FORMAT.size,
     "sizeof(struct held_syn)": RECORD.size,
     **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
@@ -82,6 +84,7 @@ BLANK = {
     "syn_budget": SynBudget(),
     "owner": Owner(""),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
+    "host_flow": HostFlow(0, 0),
 }
 # struct -> C member -> the same of user space's value, with every bit of it set
 MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
@@ -125,6 +128,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "owners": {"owners": 0xFF},
         "allowed_encapsulations": {"allowed_encapsulations": ALL_ONES},
     },
+    "host_flow": {"ifindex": {"ifindex": ALL_ONES}, "at_s": {"at_s": ALL_ONES}},
     "capture_count": {
         "outbound": {"outbound": (1 << 64) - 1},
         "inbound": {"inbound": (1 << 64) - 1},

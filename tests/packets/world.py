@@ -87,6 +87,8 @@ class World:
     addr6: str = V6.pod
     passthru: tuple[FlowKey, ...] = ()
     hostflows: tuple[FlowKey, ...] = ()
+    is_by_other: bool = False
+    """What is in `hostflows` left by another interface than the pod's."""
     hostips: tuple[str, ...] = ()
     sockets: tuple[Socket, ...] = ()
     slots: frozenset[str] = frozenset(SLOTS)
@@ -136,7 +138,7 @@ class Row:
     is_end_of_kept: bool = False
     """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
     notes: tuple[FlowKey, ...] = ()
-    """Entries that `hostflows` gains."""
+    """Entries that `hostflows` gains, all with the pod's interface."""
     learns: tuple[tuple[str, Neighbour], ...] = ()
     """Entries of `neighbours` that are made or changed."""
     asks: tuple[str, ...] = ()

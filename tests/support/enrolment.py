@@ -98,6 +98,7 @@ class FakeKernel:
         captured: Collection[int],
         doubted: Collection[int],
         told_s: float | None,
+        present: Collection[int] = (),
     ) -> Found:
         sightings, closed = {}, []
         for key, wish in wishes.items():

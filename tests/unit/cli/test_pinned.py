@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.cli import pinned
-from redirect.layout import FlowKey, Neighbour, NeighbourKey
+from redirect.layout import FlowKey, HostFlow, Neighbour, NeighbourKey
 
 IPS = [ip_address(text) for text in ("9.0.0.1", "10.0.0.2", "10.0.0.10", "fd00::9", "fd00::10")]
 LINKS = [NeighbourKey(ifindex, ip) for ifindex in (2, 10) for ip in IPS]
@@ -34,7 +34,8 @@ def maps() -> Any:
         host_addresses=lambda: set(IPS),
         neighbours=lambda: dict.fromkeys(shuffled(LINKS), MAC),
         wanted=lambda: shuffled(LINKS),
-        flows=lambda name: [(key, 5) for key in shuffled(FLOWS)],
+        passthrough=lambda: [(key, 5) for key in shuffled(FLOWS)],
+        host_flows=lambda: [(key, HostFlow(7, 5)) for key in shuffled(FLOWS)],
     )
 
 
@@ -44,11 +45,11 @@ def test_by_interface_and_then_by_address(table: Callable[[Any], pinned.Entries]
     assert rows == [(link.ifindex, link.address) for link in LINKS]
 
 
-def test_flows_by_source_with_its_port_and_then_by_destination() -> None:
-    rows = [
-        (key["source"], key["sport"], key["destination"], value["hook"])
-        for key, value in pinned.flows(maps(), "hostflows")
-    ]
+@pytest.mark.parametrize("table", [pinned.host_flows, pinned.passthrough])
+def test_flows_by_source_with_its_port_and_then_by_destination(
+    table: Callable[[Any], pinned.Entries],
+) -> None:
+    rows = [(key["source"], key["sport"], key["destination"], value["hook"]) for key, value in table(maps())]
     assert rows == [(f.source, f.sport, f.destination, "to_pod" if f.hook else "from_pod") for f in FLOWS]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent.enroll.kernel import Applied, KernelSide
 from agent.enroll.wish import Where
-from agent.model.address import parse_ip
+from agent.model.address import IP, parse_ip
 from redirect import host_addresses, other_mesh
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
@@ -45,8 +45,8 @@ class FakeRedirection:
             raise self.error
         return ["attach from_pod to interface 1", "keep 2 open connections of veth1"]
 
-    def close_off(self, interfaces: Mapping[int, str]) -> None:
-        self.events.append(f"close {interfaces}")
+    def close_off(self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]]) -> None:
+        self.events.append(f"close {interfaces}, asked at {[*map(str, running[1])]}")
 
     def captured(self) -> tuple[Place, ...]:
         self.threads.add(threading.get_ident())
@@ -121,7 +121,7 @@ def test_a_pod_is_closed_before_it_is_cleaned(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(other_mesh, "clean", lambda what: redirection.events.append(f"clean {what}"))
     where = Where(netns="/proc/self/ns/net")
     assert run(redirection, lambda kernel: kernel.clean(where, ONE)) == [found]
-    assert redirection.events == ["close {1: 'veth1'}", f"clean {found}"]
+    assert redirection.events == ["close {1: 'veth1'}, asked at ['10.0.0.1']", f"clean {found}"]
 
 
 def test_captured_interfaces_that_are_gone_are_not_places() -> None:

@@ -21,11 +21,13 @@ from redirect.plan import (
     DeletePod,
     DestroySockets,
     Detach,
+    NoteHostFlows,
     PutHostAddress,
     PutIface,
     PutPod,
     SetInnerMtu,
     Step,
+    closing,
     plan,
 )
 from redirect.rtnetlink import LinkRow
@@ -285,6 +287,26 @@ ROWS = {
 def test_the_steps_and_their_order(row: tuple[Desired, Observed, tuple[Step, ...]]) -> None:
     desired, observed, steps = row
     assert plan(desired, observed) == steps
+
+
+def test_a_closed_interface_lets_nothing_out_first_and_one_that_ran_loses_nothing_its_node_asked() -> None:
+    nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
+    assert closing([3, 4, 5, 6], {4: (V4, V6), 6: ()}) == (
+        PutIface(3, nobody),
+        Attach(3, "from_pod"),
+        PutIface(5, nobody),
+        Attach(5, "from_pod"),
+        Attach(3, "to_pod"),
+        Attach(5, "to_pod"),
+        # What the node asks is noted from here on, and what it has asked after that; then answers are looked at.
+        PutIface(4, nobody),
+        Attach(4, "to_pod"),
+        PutIface(6, nobody),
+        Attach(6, "to_pod"),
+        NoteHostFlows(((V4, 4), (V6, 4))),
+        Attach(4, "from_pod"),
+        Attach(6, "from_pod"),
+    )
 
 
 ADDRESSES = [ip_address(f"10.0.0.{number}") for number in range(1, 5)] + [
