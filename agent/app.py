@@ -25,11 +25,14 @@ from agent.app_pages import pages_of
 from agent.briefing import Briefing
 from agent.cni.keeper import keep_installed
 from agent.config import Config
+from agent.enroll.admission import Admission
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
+from agent.enroll.handed import HandedNamespaces
 from agent.enroll.kernel import KernelSide
 from agent.enroll.progress import progress
+from agent.enroll.source import PodSource
 from agent.enroll.wish import Honesty, PodKey
 from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted, raise_fd_limit
@@ -70,6 +73,7 @@ from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
 from agent.watch.pins import keep_pins
 from agent.wire.xds_delta import TYPES, XdsDelta, make_node
+from agent.zds.source import ZdsSource
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
 from redirect.sides import PROXY_ADDRESSES
@@ -125,7 +129,8 @@ class Agent:
         rng = random.Random(random.SystemRandom().getrandbits(64))
         self.settings = settings
         self.redirection = Redirection(settings.instance, settings.directory)
-        self.kernel = KernelSide(self.redirection)
+        self.handed = HandedNamespaces()
+        self.kernel = KernelSide(self.redirection, self.handed)
         self.store = Store(Snapshot(node=settings.node))
         self.totals = Totals()
         self.figures = Figures()
@@ -193,7 +198,9 @@ class Agent:
             time.time,
             Honesty(settings.honest_connect),
         )
-        self.sources = sources_of(settings, rng, lambda: progress(self.captures))
+        self.zds = ZdsSource(settings.zds_socket, self.handed, rng) if settings.zds_socket else None
+        self.kubernetes = sources_of(settings, rng, lambda: progress(self.captures))
+        self.sources: tuple[PodSource, ...] = (*self.kubernetes, *([self.zds] if self.zds else ()))
         self.enroller = Enroller(
             settings.node,
             settings.network,
@@ -203,6 +210,8 @@ class Agent:
             self.keeper.obtain,
             sources=self.sources,
         )
+        if self.zds is not None:
+            self.zds.admission = Admission(self.enroller, self.captures, self.kernel)
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
@@ -324,7 +333,8 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
                 agent.keeper.run(),
                 agent.reports.run(),
                 *([agent.manifests.run()] if settings.report_enrolled else ()),  # istiod knows nothing of it
-                *(source.run() for source in agent.sources),
+                *(source.run() for source in agent.kubernetes),
+                *([agent.after_prepared(agent.zds.run)] if agent.zds is not None else ()),
                 agent.after_prepared(partial(keep_installed, settings)),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
@@ -351,3 +361,4 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
         await agent.ca.close()
         agent.crew.close()
         agent.kernel.close()
+        agent.handed.close()

@@ -20,6 +20,7 @@ from agent.pages.ready import ReadyPage
 from agent.pages.routes import Pages
 from agent.pages.status import StatusPage
 from agent.pages.worker_list import WorkerListPage
+from agent.pages.zds import ZdsFigures
 
 if TYPE_CHECKING:
     from agent.app import Agent
@@ -41,6 +42,8 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         is_serving=lambda: agent.is_serving,
     )
     agent.figures.ask(AgentFigures(health))
+    if agent.zds is not None:
+        agent.figures.ask(ZdsFigures(agent.zds))
     return Pages(
         status=StatusPage(
             node=agent.settings.node,
@@ -52,6 +55,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             gaps=agent.gaps,
             totals=agent.totals,
             figures=agent.figures,
+            zds=agent.zds,
         ),
         connections=WorkerListPage(agent.crew, "connections"),
         tunnels=WorkerListPage(agent.crew, "tunnels"),
@@ -61,8 +65,8 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         services=ServicesPage(agent.store),
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
-        cni=CniPage(gate_of(agent.sources, agent.enroller)),
+        cni=CniPage(gate_of(agent.kubernetes, agent.enroller)),
         quit=QuitPage(stop),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
-        ready=ReadyPage(lambda: agent.is_serving),
+        ready=ReadyPage(lambda: agent.is_serving, agent.zds),
     )

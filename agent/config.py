@@ -183,6 +183,12 @@ class Config:
         "Which pods are captured: YAML as in ambient.enablementSelectors of Istio's chart; without it as there.",
     )
 
+    zds_socket: str = kubernetes_option(
+        FILE,
+        "",
+        "Take pods from the istio-cni that listens there, as ztunnel does; its own is /var/run/ztunnel/ztunnel.sock.",
+    )
+
     cni_conf_dir: Path = kubernetes_option(
         DIRECTORY,
         "",
@@ -238,6 +244,11 @@ def build(values: Mapping[str, str]) -> Config:
         raise ConfigError(
             f"--stream-window-bytes: {config.stream_window_bytes} cannot be used: one tunnel can never have more than"
             f" its connection; raise --connection-window-bytes ({config.connection_window_bytes}) with it"
+        )
+    if config.zds_socket and config.pod_source == "kubernetes":
+        raise ConfigError(
+            f"--zds-socket: {config.zds_socket!r} cannot be used with --pod-source kubernetes: istio-cni would say"
+            " which pods are captured, and so would their labels; leave one of them out"
         )
     if config.stream_window_bytes > config.unread_bytes:
         raise ConfigError(

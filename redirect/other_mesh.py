@@ -9,6 +9,7 @@ which must be the pod's.
 from __future__ import annotations
 
 import shlex
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,10 +107,22 @@ def clean(found: OtherMesh) -> None:
     if found.listening:
         ports = ", ".join(map(str, found.listening))
         raise CannotClean(f"a proxy in the pod listens on port {ports}: make the pod without its sidecar")
+    take_out_rules(found)
+    _clean_routing()
+
+
+def take_out_rules(found: OtherMesh) -> None:
+    """Take away the rules that were found, whoever listens behind them. Raises CannotClean, OSError."""
     nf_tables.delete(found.rules, found.chains, found.tables)
     for table in found.legacy:
         _clean_legacy(table)
-    _clean_routing()
+
+
+def has_ambient_routing() -> bool:
+    """Whether packets with the mark of Istio's ambient mode have a way of their own. Raises OSError."""
+    return any(
+        (rule.mark, rule.table) == ROUTING[0] for rule in rt_rows.rules() if rule.family == socket.AF_INET
+    )
 
 
 def _is_theirs(table: str) -> bool:

@@ -49,6 +49,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
             if text := unguarded(answer):
                 click.echo(f"  {text}")
     if output == "table":
+        if answer.get("zds"):
+            out.show_table([zds_row(answer["zds"])])
         out.show_table(
             answer["pods"], ["pod", "identity", "interface", "addresses"], empty="no pod is enrolled"
         )
@@ -90,6 +92,17 @@ def waiting_row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def zds_row(zds: dict[str, Any]) -> dict[str, Any]:
+    """How it stands with the istio-cni that pods are taken from."""
+    return {
+        "istio-cni": zds["socket"],
+        "state": "connected" if zds["is_connected"] else "away",
+        "since": zds["since"],
+        "snapshot": "whole" if zds["has_snapshot"] else "not yet",
+        "pods": zds["pods"],
+    }
+
+
 def dead(reason: str) -> dict[str, Any]:
     """The answer of an agent that gives none, in the shape of the others."""
     return {
@@ -108,5 +121,6 @@ def dead(reason: str) -> dict[str, Any]:
         "worker_restarts": 0,
         "refused_resources": {},
         "log_lines_lost": {},
+        "zds": None,
         "unguarded_packets": {"outbound": 0, "inbound": 0},
     }

@@ -196,7 +196,12 @@ class Captures:
     def is_captured(self, key: PodKey) -> bool:
         """Whether all that leads to a wished pod is captured, served or closed."""
         seen = self._sightings.get(key)
-        if seen is None or seen.place is None or seen.place.refusal or self.failures_of(key):
+        return seen is not None and seen.place is not None and not seen.place.refusal and self.is_closed(key)
+
+    def is_closed(self, key: PodKey) -> bool:
+        """Whether all that leads to where a wished pod was found is captured, whatever the pod is like inside."""
+        seen = self._sightings.get(key)
+        if seen is None or self.failures_of(key):
             return False
         return bool(seen.ends) and seen.ends <= self._held.of(key)
 

@@ -307,7 +307,8 @@ class Enroller:
             if claims is None:
                 continue
             wishes, left = self.captures.wishes, self.captures.left
-            steps = list(follow(source.wanted_by, claims, wishes, left, self._wall()))
+            now_s = self._wall()
+            steps = list(follow(source.wanted_by, claims, wishes, left, now_s, are_all=source.knows_all))
             if steps:
                 self.captures.follow(steps)
 

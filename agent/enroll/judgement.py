@@ -77,6 +77,13 @@ class Judge:
             verdict = self._again(wish.pod, wish.bound, place)
         else:
             verdict = self._first_time(wish.pod, place, owners)
+        account = verdict.pod.service_account if verdict.pod is not None else ""
+        if account and wish.service_account not in ("", account):
+            text = (
+                f"the control plane lists it with account {account}, and {wish.wanted_by} says that it runs as "
+                f"{wish.service_account}"
+            )
+            return _Verdict(trouble=_closed(wish.pod, place, Missing.WORKLOAD, text))
         for address in verdict.pod.addresses if verdict.pod is not None else ():
             if address in owners:
                 text = f"pod {owners[address]} is enrolled with {address} too: un-enrol one of them"

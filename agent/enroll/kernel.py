@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from agent.enroll import search
+from agent.enroll.handed import HandedNamespaces
 from agent.enroll.search import failures_of
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.wish import PodKey, Where, Wish
@@ -24,6 +25,7 @@ from redirect.desired import Desired
 from redirect.errors import RedirectError
 from redirect.findings import Finding
 from redirect.locate import inside, locate
+from redirect.netns import NamespaceId, entered
 from redirect.other_mesh import OtherMesh
 from redirect.place import Place
 from redirect.reconcile import Redirection
@@ -44,8 +46,9 @@ class Applied:
 class KernelSide:
     """Owns the Redirection; every method is awaited from the event loop."""
 
-    def __init__(self, redirection: Redirection) -> None:
+    def __init__(self, redirection: Redirection, handed: HandedNamespaces | None = None) -> None:
         self._redirection = redirection
+        self._handed = handed
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
 
     async def run(self, work: Callable[[Redirection], T]) -> T:
@@ -76,7 +79,9 @@ class KernelSide:
     ) -> Found:
         """As `search.search`. Raises OSError."""
         return await self.run(
-            lambda redirection: search.search(redirection, wishes, known, captured, doubted, told_s, present)
+            lambda redirection: search.search(
+                redirection, wishes, known, captured, doubted, told_s, present, self._handed
+            )
         )
 
     async def clean(self, where: Where, place: Place) -> OtherMesh:
@@ -92,6 +97,34 @@ class KernelSide:
                 found = other_mesh.find()
                 other_mesh.clean(found)
             return found
+
+        return await self.run(work)
+
+    async def take_out_rules(self, namespace: NamespaceId) -> OtherMesh:
+        """Take away the rules of another mesh in a pod whose interface is captured; what there was.
+
+        Its routing of marked packets stays, which nothing uses without them: see `is_redirected`. Raises RedirectError,
+        OSError.
+        """
+
+        def work(_: Redirection) -> OtherMesh:
+            with search.held_of(namespace, self._handed) as path, entered(path):
+                found = other_mesh.find()
+                if found.leads:
+                    other_mesh.take_out_rules(found)
+            return found
+
+        return await self.run(work)
+
+    async def is_redirected(self, namespace: NamespaceId) -> bool:
+        """Whether whoever led a pod's packets to a proxy inside of it has not taken that back.
+
+        Raises RedirectError, OSError.
+        """
+
+        def work(_: Redirection) -> bool:
+            with search.held_of(namespace, self._handed) as path, entered(path):
+                return other_mesh.has_ambient_routing()
 
         return await self.run(work)
 

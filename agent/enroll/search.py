@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from agent.enroll.handed import HandedNamespaces
 from agent.enroll.pod_namespaces import PodNamespaces
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.trouble import Missing
@@ -37,12 +38,13 @@ def search(
     doubted: Collection[int] = (),
     told_s: float | None = None,
     present: Collection[int] = (),
+    handed: HandedNamespaces | None = None,
 ) -> Found:
     """Look for every wished pod. Raises OSError when the links cannot be listed.
 
     `known`: what was found the last time; `captured`: interfaces that are closed already; `doubted`: numbers of
     namespaces in which something changed; `told_s`: when the news came that this follows (time.monotonic); `present`:
-    interfaces that were there at the last look.
+    interfaces that were there at the last look; `handed`: namespaces that others handed over.
     """
     links = rtnetlink.links()
     ends = _ends(links)
@@ -63,7 +65,10 @@ def search(
             # The number of a namespace that is gone leads nowhere, unless it was given to another meanwhile.
             may_live_on = last is None or last.nsid in ends
             try:
-                path = paths.enter_context(_namespace_of(wish, links, pods, may_live_on))
+                if wish.where.handed is not None:
+                    path = paths.enter_context(held_of(wish.where.handed, handed))
+                else:
+                    path = paths.enter_context(_namespace_of(wish, links, pods, may_live_on))
                 nsid = rtnetlink.nsid(path)
                 if wish.where.pid is not None and nsid not in ends and not _runs(wish.where):
                     raise PodNotFound(f"process {wish.where.pid} has ended, and its interface is gone")
@@ -157,6 +162,31 @@ def _namespace_of(
                 raise
             path = opened.enter_context(locate.held(other))
         yield path
+
+
+@contextmanager
+def held_of(namespace: NamespaceId, handed: HandedNamespaces | None) -> Iterator[Path]:
+    """A path to a namespace that was handed over, by its descriptor or by whatever leads there. Raises PodNotFound."""
+    with ExitStack() as opened:
+        by_descriptor = handed.path(namespace) if handed is not None else None
+        path = _opened(by_descriptor, namespace, opened) or _opened(_path_to(namespace), namespace, opened)
+        if path is None:
+            raise PodNotFound(
+                f"namespace {namespace.inode}, which was handed over, is gone, or nothing leads there any more"
+            )
+        yield path
+
+
+def _opened(path: Path | None, namespace: NamespaceId, opened: ExitStack) -> Path | None:
+    """None where it leads elsewhere by now: a descriptor may be closed, and its number another's."""
+    if path is None:
+        return None
+    with suppress(PodNotFound), ExitStack() as tried:
+        same = tried.enter_context(locate.held(path))
+        if _id_of(same) == namespace:
+            opened.enter_context(tried.pop_all())
+            return same
+    return None
 
 
 def _inodes(sightings: Iterable[Sighting]) -> Iterator[int]:

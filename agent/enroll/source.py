@@ -28,7 +28,7 @@ class Stance(Enum):
 class Claim:
     """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted.
 
-    `is_honest` as a Wish has it.
+    `is_honest` and `service_account` as a Wish has them.
     """
 
     uid: str
@@ -36,6 +36,7 @@ class Claim:
     reason: str
     where: Where | None = None
     is_honest: bool | None = None
+    service_account: str = ""
 
 
 class NotReady(Exception):
@@ -63,7 +64,11 @@ class PodSource(Protocol):
         """How a person has a pod let go that this source wants."""
 
     def claims(self) -> Mapping[PodKey, Claim] | None:
-        """Every pod of this node that is there; None: it does not know yet, and what it said before holds."""
+        """The pods of this node that are there; None: it does not know yet, and what it said before holds."""
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether `claims` has every one of them: a pod that it lacks is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +117,14 @@ def follow(
     wishes: Mapping[PodKey, Wish],
     left: Mapping[PodKey, str],
     now_s: float,
+    *,
+    are_all: bool = True,
 ) -> Iterator[Step]:
     """What is to change so that the wishes are what a source says.
 
     `left`: pods for which something is captured without a wish, with their uids. A pod that a person enrolled is that
-    person's: it is captured already, and only a person lets it go.
+    person's: it is captured already, and only a person lets it go. Unless the claims `are_all` that there are, a pod
+    without one stays as it is.
     """
     for key, claim in claims.items():
         wish = wishes.get(key)
@@ -125,7 +133,15 @@ def follow(
         mine = wish.uid if wish is not None else left.get(key)
         if claim.stance is Stance.WANTED and claim.where is not None:
             if wish is None or wish.uid != claim.uid:
-                asked = Wish(key, claim.where, source, now_s, uid=claim.uid, is_honest=claim.is_honest)
+                asked = Wish(
+                    key,
+                    claim.where,
+                    source,
+                    now_s,
+                    uid=claim.uid,
+                    is_honest=claim.is_honest,
+                    service_account=claim.service_account,
+                )
                 yield Take(asked, claim.reason)
             elif wish.where != claim.where:
                 # Where it was found last is kept with the wish: what is said now need not lead there at once.
@@ -139,6 +155,8 @@ def follow(
             yield LetGo(key, claim.reason)
         elif wish is not None and wish.uid != claim.uid:
             yield Forget(key, "another pod of that name has taken its place")
+    if not are_all:
+        return
     for key, wish in wishes.items():
         if wish.wanted_by is source and key not in claims:
             yield Forget(key, "the pod is gone or has ended")

@@ -28,6 +28,7 @@ class WantedBy(StrEnum):
 
     COMMAND = "ztun enroll"
     KUBERNETES = "Kubernetes"
+    ISTIO_CNI = "istio-cni"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class PodInstance:
 @dataclass(frozen=True, slots=True)
 class Where:
     """How to find a pod: exactly one of the path of its namespace, a process in it, its interface on this node, what
-    Kubernetes knows of it.
+    Kubernetes knows of it, its namespace itself that another process has handed to this one.
 
     `started` tells a process from a later one with the same pid: ticks since boot, 0 when not looked up yet.
     """
@@ -51,14 +52,18 @@ class Where:
     ifname: str | None = None
     started: int = 0
     pod: PodInstance | None = None
+    handed: NamespaceId | None = None
 
     def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.netns, self.pid, self.ifname, self.pod)) != 1:
-            raise ValueError("name the pod by exactly one of netns, pid, ifname and pod")
+        given = (self.netns, self.pid, self.ifname, self.pod, self.handed)
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("name the pod by exactly one of netns, pid, ifname, pod and handed")
 
     def __str__(self) -> str:
         if self.pod is not None:
             return f"the processes of pod {self.pod.uid}"
+        if self.handed is not None:
+            return f"namespace {self.handed.inode}, which was handed over"
         if self.netns is not None:
             return f"namespace {self.netns}"
         return f"process {self.pid}" if self.pid is not None else f"interface {self.ifname}"
@@ -92,7 +97,8 @@ class Wish:
 
     `uid`: which of the pods that have had this name, as Kubernetes tells them apart; empty: whichever is there.
     `since_s` is wall-clock time. `is_honest`: whether its connections are answered only when their destination has
-    answered; None: as the node does with others.
+    answered; None: as the node does with others. `service_account`: the one that the pod must have; empty: whichever
+    the control plane lists.
     """
 
     pod: PodKey
@@ -103,3 +109,4 @@ class Wish:
     bound: Binding | None = None
     uid: str = ""
     is_honest: bool | None = None
+    service_account: str = ""

@@ -1,7 +1,8 @@
 """Keeps the wishes in a file of the run directory, so that they outlive the agent. No keys in it.
 
 Written whole or not at all. What holds for one boot only (processes, namespaces) is dropped when it is read after
-another: a pod that is named by its path or its interface is looked for again, one that is named by a process is not.
+another: a pod that is named by its path or its interface is looked for again, one that is named by a process or by the
+namespace itself is not.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from agent.whole_file import write_whole
 from redirect.netns import NamespaceId
 
 NAME = "wishes.json"
-VERSION = 2
-READABLE = (1, VERSION)
-"""Version 1 knew neither uids nor pods that are found by what Kubernetes knows of them."""
+VERSION = 3
+READABLE = (1, 2, VERSION)
+"""Version 1 knew neither uids nor pods that are found by what Kubernetes knows; 2 none that were handed over."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -51,7 +52,7 @@ class WishFile:
                 "again; those that are captured stay closed until then"
             ) from error
         if not is_same_boot:
-            wishes = [replace(w, namespace=None, bound=None) for w in wishes if w.where.pid is None]
+            wishes = [replace(w, namespace=None, bound=None) for w in wishes if not _is_of_this_boot(w.where)]
         return {wish.pod: wish for wish in wishes}
 
     def save(self, wishes: Iterable[Wish]) -> None:
@@ -85,6 +86,10 @@ def _entry(wish: Wish) -> dict[str, Any]:
     if wish.where.pod is not None:
         addresses = list(map(str, wish.where.pod.addresses))
         entry["where"]["pod"] = {"uid": wish.where.pod.uid, "addresses": addresses}
+    if wish.where.handed is not None:
+        entry["where"]["handed"] = _id_entry(wish.where.handed)
+    if wish.service_account:
+        entry["service_account"] = wish.service_account
     if wish.uid:
         entry["uid"] = wish.uid
     if wish.is_honest is not None:
@@ -121,11 +126,19 @@ def _wish(entry: dict[str, Any]) -> Wish:
         ),
         _text(entry.get("uid", "")),
         _switch(entry.get("honest_connect")),
+        _text(entry.get("service_account", "")),
     )
 
 
+def _is_of_this_boot(where: Where) -> bool:
+    """Whether it leads nowhere after the next boot."""
+    return where.pid is not None or where.handed is not None
+
+
 def _where(entry: dict[str, Any]) -> Where:
-    pod = entry.get("pod")
+    pod, handed = entry.get("pod"), _id(entry.get("handed"))
+    if handed is not None:
+        return Where(handed=handed)
     if pod is None:
         return Where(**entry)
     return Where(pod=PodInstance(_text(pod["uid"]), tuple(map(parse_ip, pod["addresses"]))))

@@ -28,6 +28,7 @@ class KubernetesSource:
     """A PodSource. `found`: how far the pods of this node are, for what is written back."""
 
     wanted_by = WantedBy.KUBERNETES
+    knows_all = True
     way_out = f"`kubectl label pod -n NAMESPACE NAME {DATAPLANE_MODE}=none` lets it go."
 
     def __init__(

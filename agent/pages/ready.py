@@ -1,4 +1,4 @@
-"""`/healthz/ready`: whether connections are accepted, in the words of ztunnel's own page."""
+"""`/healthz/ready`: whether connections are accepted, and all pods were named, in the words of ztunnel's own page."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.admin.server import Request, Response, text
+from agent.zds.source import ZdsSource
 
 
 @dataclass(frozen=True, slots=True)
 class ReadyPage:
+    """`zds`: None where no istio-cni is asked for pods."""
+
     is_serving: Callable[[], bool]
+    zds: ZdsSource | None = None
 
     async def __call__(self, _: Request) -> Response:
-        if self.is_serving():
+        pending = [] if self.is_serving() else ["state manager"]
+        if self.zds is not None and not self.zds.has_snapshot:
+            pending.append("workload proxy manager")
+        if not pending:
             return text("ready\n")
-        return text("not ready, pending: state manager\n", 500)
+        return text(f"not ready, pending: {', '.join(pending)}\n", 500)

@@ -8,6 +8,7 @@ from agent.admin.server import Request, Response, as_json
 from agent.enroll.captures import Captures
 from agent.pages.health import AgentHealth
 from agent.pages.times import utc
+from agent.pages.zds import zds_row
 from agent.rpc.xds_client import XdsClient
 from agent.state.store import Store
 from agent.supervisor.crew import Crew
@@ -15,6 +16,7 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
 from agent.watch.mesh_gaps import MeshGaps
+from agent.zds.source import ZdsSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,7 @@ class StatusPage:
     gaps: MeshGaps
     totals: Totals
     figures: Figures
+    zds: ZdsSource | None = None
 
     async def __call__(self, _: Request) -> Response:
         health = self.health.now()
@@ -48,6 +51,7 @@ class StatusPage:
                 "worker_restarts": self.crew.restarts,
                 "refused_resources": dict(self.xds.status.refused),
                 "log_lines_lost": self._lost_lines(),
+                "zds": zds_row(self.zds),
                 "unguarded_packets": asdict(self.health.counters.passed),
             }
         )

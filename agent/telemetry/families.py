@@ -92,6 +92,11 @@ PLANE_WARNINGS = _gauge("ztun_control_plane_warnings", "Other remarks about the 
 PLANE_STREAMS = _gauge("ztun_control_plane_streams", "Discovery streams of a node", "node")
 PLANE_NACKS = _gauge("ztun_control_plane_nacks", "Resources that a node could not take", "node", "url")
 
+ZDS_CONNECTED = _gauge("ztun_zds_connected", "1 while istio-cni is connected, where pods are taken from it")
+ZDS_SNAPSHOT = _gauge("ztun_zds_snapshot", "1 once istio-cni has named all pods in this connection")
+ZDS_PODS = _gauge("ztun_zds_pods", "Pods that istio-cni has named")
+ZDS_REQUESTS = _counter("ztun_zds_requests", "What istio-cni asked for, by what came of it", "kind", "result")
+
 AGENT_READY = _gauge("ztun_agent_ready", "1 while this agent is READY, 0 while it is DEGRADED")
 DEGRADED_REASONS = _gauge(
     "ztun_agent_degraded_reasons", "Reasons for which this agent is DEGRADED, by what they are about", "topic"

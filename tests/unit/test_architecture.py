@@ -80,6 +80,15 @@ ALLOWED: dict[str, set[str]] = {
         "agent.enroll.source",
         "agent.enroll.wish",
     },
+    "agent.zds": {
+        "agent.model",
+        "agent.wire.zds",
+        "agent.enroll.handed",
+        "agent.enroll.source",
+        "agent.enroll.wish",
+        "redirect.errors",
+        "redirect.netns",
+    },
     # What somebody else's environment says, in options of ours.
     "agent.ztunnel": {"agent.config"},
     # Runs on the node without anything else of ours.
@@ -149,6 +158,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.state.snapshot",
         "agent.enroll",
         "agent.kubernetes.gate",
+        "agent.zds.source",
         "agent.identity.keeper",
         "agent.rpc",
         "agent.supervisor.crew",
@@ -197,6 +207,7 @@ ASYNCIO_HOMES = (
     "agent.supervisor",
     "agent.pages",
     "agent.watch",
+    "agent.zds",
 )
 
 

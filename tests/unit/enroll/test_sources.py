@@ -21,6 +21,7 @@ KEY = PodKey("apps", "one")
 
 class Source:
     wanted_by = WantedBy.KUBERNETES
+    knows_all = True
     problem = ""
     way_out = "Label it."
     turns = 0

@@ -1,0 +1,1 @@
+"""Takes pods from an istio-cni node agent, in the place of ztunnel."""
