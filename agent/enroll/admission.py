@@ -13,7 +13,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import KernelSide
 from agent.enroll.source import Claim, NotReady
-from agent.enroll.wish import PodKey, Wish
+from agent.enroll.wish import PodKey, WantedBy, Wish
 from redirect.errors import PodNotFound, RedirectError
 from redirect.netns import NamespaceId
 
@@ -58,7 +58,15 @@ class Admission:
             if found.leads:
                 self._captures.history.note(key, f"taken out of pod {key}: {found}")
                 await self._enroller.refresh()
+        if self._is_somebody_elses(key, namespace):
+            return
         await self._enroller.captured(key, claim, max(0.0, ends_s - self._clock()))
+
+    def _is_somebody_elses(self, key: PodKey, namespace: NamespaceId) -> bool:
+        """Whether a person had it captured there before: then it stays that person's."""
+        wish = self._captures.wishes.get(key)
+        is_meant = wish is not None and (wish.wanted_by, wish.namespace) == (WantedBy.COMMAND, namespace)
+        return is_meant and self._captures.is_captured(key)
 
     async def is_let_go(self, namespace: NamespaceId) -> bool:
         """Whether whoever prepared a pod has taken that back, and the pod is there: it may be in clear from now on."""

@@ -234,7 +234,11 @@ class Enroller:
             wish = self.captures.wishes.get(key)
             if wish is not None:
                 kept = replace(
-                    wish, where=claim.where or wish.where, wanted_by=source.wanted_by, uid=claim.uid
+                    wish,
+                    where=claim.where or wish.where,
+                    wanted_by=source.wanted_by,
+                    uid=claim.uid,
+                    service_account=claim.service_account,
                 )
                 self.captures.follow([Take(kept, claim.reason)])
             raise EnrolmentRefused(

@@ -206,6 +206,21 @@ def test_routing_by_the_mark_goes_with_the_rules(pod: Path) -> None:
     assert inside(pod, "ip", "-6", "route", "show", "table", "100").startswith("unreachable default ")
 
 
+def test_rules_alone_go_while_their_proxy_listens_and_their_routing_stays(pod: Path) -> None:
+    mess(pod, "iptables-nft")
+    inside(pod, "ip", "link", "set", "lo", "up")
+    inside(pod, "ip", "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100")
+    inside(pod, "ip", "route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
+    with netns.entered(pod), socket.create_server(("0.0.0.0", 15001)):
+        other_mesh.take_out_rules(other_mesh.find())
+        assert not other_mesh.find().leads
+        assert other_mesh.has_ambient_routing()
+    inside(pod, "ip", "rule", "del", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100")
+    inside(pod, "ip", "-6", "rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100")
+    with netns.entered(pod):
+        assert not other_mesh.has_ambient_routing()
+
+
 def test_a_proxy_that_listens_is_found_and_cannot_be_taken_away(pod: Path) -> None:
     with netns.entered(pod):
         sock, another = (socket.create_server(("0.0.0.0", port)) for port in (15006, 8080))

@@ -91,6 +91,16 @@ class FakeKernel:
         self.places[where] = replace(place, refusal="", is_cleanable=False, other_mesh=OtherMesh())
         return place.other_mesh
 
+    async def take_out_rules(self, namespace: NamespaceId) -> OtherMesh:
+        at = Where(handed=namespace)
+        found = self.places[at]
+        captured = {each.ifindex for last in self.captures[-1:] for each in last}
+        assert found.ifindex in captured.union(self.closed), "it is open"
+        if self.clean_error is not None:
+            raise self.clean_error
+        self.places[at] = replace(found, refusal="", is_cleanable=False, other_mesh=OtherMesh())
+        return found.other_mesh
+
     async def search(
         self,
         wishes: Mapping[PodKey, Wish],

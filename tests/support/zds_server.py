@@ -5,6 +5,7 @@ What goes wrong is kept in `faults`, for the test to look at: it happens in a th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -75,16 +76,19 @@ class ZdsServer:
         return self._listener is not None
 
     def stop(self) -> None:
-        for sock in (self._listener, self._peer):
+        listener, thread = self._listener, self._thread
+        if listener is None or thread is None:
+            return
+        # The thread may wait in one of them: closing alone would not wake it.
+        for sock in (listener, self._peer):
             if sock is not None:
-                # A thread may wait in it: closing alone would not wake it.
-                try:
+                with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-                sock.close()
-        if self._thread is not None:
-            self._thread.join(10)
+        thread.join(30)
+        assert not thread.is_alive()
+        listener.close()
+        if self._peer is not None:
+            self._peer.close()
         self._is_whole.clear()
         self._listener = self._peer = self._thread = None
         self.path.unlink(missing_ok=True)
@@ -136,10 +140,12 @@ class ZdsServer:
             self._is_whole.clear()
             if self._peer is not None:
                 self._peer.close()
+                self._peer = None
             try:
                 with self._one_at_a_time:
                     self._greet(peer)
             except (OSError, AssertionError) as error:
+                peer.close()
                 self.faults.append(f"{type(error).__name__}: {error}")
 
     def _greet(self, peer: socket.socket) -> None:

@@ -67,3 +67,11 @@ def test_every_default_is_acceptable_to_its_own_parser() -> None:
     for name, row in config.options().items():
         row.kind.parse(row.default)
         assert row.help.endswith("."), name
+
+
+def test_two_parties_do_not_say_who_is_captured() -> None:
+    with pytest.raises(
+        config.ConfigError, match=r"--zds-socket: '/run/z' cannot be used with --pod-source kubernetes"
+    ):
+        config.build({"zds_socket": "/run/z", "pod_source": "kubernetes"})
+    assert config.build({"zds_socket": "/run/z"}).zds_socket == "/run/z"

@@ -118,6 +118,14 @@ def test_only_addresses_that_are_listed_are_served() -> None:
     assert pod.key == PodKey("apps", "one") and where(1) == wish(1, "one").where
 
 
+def test_whoever_names_the_account_is_not_given_a_pod_with_another() -> None:
+    for asked in (wish(1, "one"), bound(1, "one", "one")):
+        assert accounts(judged({replace(asked, service_account="one"): place(1)}, ONE)) == {"one": "one"}
+        other = judged({replace(asked, service_account="two"): place(1)}, ONE)
+        assert not other.pods and not other.identities
+        assert "lists it with account one, and ztun enroll says that it runs as two" in other.troubles[0].text
+
+
 def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> None:
     expected = {
         Honesty.OFF: {None: False, True: False, False: False},

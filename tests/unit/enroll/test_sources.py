@@ -51,6 +51,19 @@ def world(path: Path, source: Source, kernel: FakeKernel | None = None) -> World
     return made
 
 
+def test_one_that_does_not_know_all_yet_ends_nothing(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    source.now, source.knows_all = {}, False
+    turn(there)
+    assert there.pods() == ["apps/one"]
+    source.knows_all = True
+    turn(there)
+    assert not there.pods() and there.kernel.closed_now == {"veth1"}
+
+
 def turn(there: World) -> None:
     """One that takes the wish in, and one that the certificate wakes."""
     there.refresh()

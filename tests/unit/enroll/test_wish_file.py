@@ -30,6 +30,14 @@ WISHES = (
         WantedBy.KUBERNETES,
         uid="uid-d",
     ),
+    Wish(
+        PodKey("demo", "e"),
+        Where(handed=AWAY),
+        WantedBy.ISTIO_CNI,
+        namespace=AWAY,
+        uid="uid-e",
+        service_account="web",
+    ),
 )
 
 
@@ -107,6 +115,7 @@ def test_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
         "netns",
         "bound",
         "uid",
+        "service_account",
     }
 
 

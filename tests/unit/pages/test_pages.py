@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from random import Random
 from typing import Any
 
 import pytest
 
 from agent.admin.server import BadRequest, Request, Response, dispatch, text
+from agent.enroll.handed import HandedNamespaces
 from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import honesty_of, pod_of
@@ -19,6 +21,7 @@ from agent.pages.routes import Pages
 from agent.state.apply import Batch
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
+from agent.zds.source import ZdsSource
 from tests.support import mesh
 
 
@@ -60,6 +63,15 @@ def test_ready_says_whether_connections_are_accepted() -> None:
         PAGES.readiness_routes() | {("GET", "/healthz/ready"): ReadyPage(lambda v=v: v)} for v in (0, 1)
     ]
     assert [answer(each, "GET", "/healthz/ready").status for each in routes] == [500, 200]
+
+
+def test_ready_waits_until_an_istio_cni_has_named_all_pods() -> None:
+    source = ZdsSource("/nobody", HandedNamespaces(), Random(1))
+    routes = {("GET", "/healthz/ready"): ReadyPage(lambda: True, source)}
+    first = answer(routes, "GET", "/healthz/ready")
+    assert (first.status, first.body) == (500, b"not ready, pending: workload proxy manager\n")
+    source.has_snapshot = True
+    assert answer(routes, "GET", "/healthz/ready").status == 200
 
 
 def test_announced_lists_the_pods_that_speak_hbone() -> None:
