@@ -72,6 +72,7 @@ class RealServer:
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=RBAC",
             "--disable-admission-plugins=ServiceAccount",
+            "--allow-privileged=true",
             "--service-cluster-ip-range=10.96.0.0/16",
         )
         ends_s = time.monotonic() + READY_S
@@ -99,6 +100,21 @@ class RealServer:
         if answer.status // 100 != 2:
             raise AssertionError(f"{method} {path}: {answer.status} {raw}")
         return raw
+
+    def kubeconfig(self) -> Path:
+        """A file by which kubectl and its like are admin here."""
+        path = self.directory / "kubeconfig"
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.ca_file)}
+        made = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "x",
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": ADMIN}}],
+        }
+        path.write_text(json.dumps(made))
+        return path
 
     def _is_ready(self) -> bool:
         try:

@@ -32,7 +32,9 @@ def run(tmp_path: Path, script: str, *arguments: str, user: int | None = None) -
     return done.returncode, done.stdout, done.stderr, called.read_text() if called.exists() else ""
 
 
-@pytest.mark.parametrize("script", ["quickstart", "setup", "image", "kubernetes-build", "cluster-test"])
+@pytest.mark.parametrize(
+    "script", ["quickstart", "setup", "image", "kubernetes-build", "helm-build", "cluster-test"]
+)
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None:
     status, said, _, called = run(tmp_path, script, option)
@@ -49,6 +51,7 @@ def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None
         ("setup", ["devel"], "no such argument: devel"),
         ("image", ["--push"], "no such option: --push"),
         ("kubernetes-build", ["--all"], "no such option: --all"),
+        ("helm-build", ["--all"], "no such option: --all"),
         ("cluster-test", ["--kep"], "no such argument: --kep"),
     ],
 )

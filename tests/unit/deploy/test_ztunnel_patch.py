@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parents[3]
-PATCH = ROOT / "deploy" / "ztunnel" / "daemonset-patch.yaml"
 STOCK = ROOT / "tests" / "vectors" / "ztunnel" / "daemonset.yaml"
 OURS = ROOT / "deploy" / "kubernetes" / "agent" / "daemonset.yaml"
 
@@ -25,46 +21,26 @@ def by(key: str, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row[key]: row for row in rows}
 
 
-@pytest.fixture(scope="module")
-def patched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("there is no kubectl")
-    tree = tmp_path_factory.mktemp("patched")
-    shutil.copy(STOCK, tree / "daemonset.yaml")
-    patch = yaml.safe_load(PATCH.read_text())
-    head = {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": yaml.safe_load(STOCK.read_text())["metadata"],
-    }
-    (tree / "patch.yaml").write_text(yaml.safe_dump({**head, **patch}))
-    (tree / "kustomization.yaml").write_text("resources: [daemonset.yaml]\npatches: [{path: patch.yaml}]\n")
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(tree)], capture_output=True, text=True, timeout=60, check=True
-    )
-    return yaml.safe_load(done.stdout)  # type: ignore[no-any-return]
-
-
-def test_arguments_variables_and_files_stay_as_they_are(patched: dict[str, Any]) -> None:
+def test_arguments_variables_and_files_stay_as_they_are(patched_ztunnel: dict[str, Any]) -> None:
     stock = yaml.safe_load(STOCK.read_text())
-    [before], [after] = pod(stock)["containers"], pod(patched)["containers"]
+    [before], [after] = pod(stock)["containers"], pod(patched_ztunnel)["containers"]
     for field in ("args", "env", "ports", "readinessProbe"):
         assert after[field] == before[field]
     mounts = by("mountPath", after["volumeMounts"])
     assert all(mounts[each["mountPath"]] == each for each in before["volumeMounts"])
-    volumes = by("name", pod(patched)["volumes"])
+    volumes = by("name", pod(patched_ztunnel)["volumes"])
     assert all(volumes[each["name"]] == each for each in pod(stock)["volumes"])
 
 
-def test_it_has_what_our_own_daemonset_has_for_the_node(patched: dict[str, Any]) -> None:
+def test_it_has_what_our_own_daemonset_has_for_the_node(patched_ztunnel: dict[str, Any]) -> None:
     ours = yaml.safe_load(OURS.read_text())
     for field in ("hostNetwork", "hostPID", "dnsPolicy", "priorityClassName"):
-        assert pod(patched)[field] == pod(ours)[field], field
-    [mine], [theirs] = pod(ours)["containers"], pod(patched)["containers"]
+        assert pod(patched_ztunnel)[field] == pod(ours)[field], field
+    [mine], [theirs] = pod(ours)["containers"], pod(patched_ztunnel)["containers"]
     assert theirs["startupProbe"] == mine["startupProbe"]
     assert theirs["securityContext"]["privileged"] is True
     assert "capabilities" not in theirs["securityContext"]
-    mounts, volumes = by("mountPath", theirs["volumeMounts"]), by("name", pod(patched)["volumes"])
+    mounts, volumes = by("mountPath", theirs["volumeMounts"]), by("name", pod(patched_ztunnel)["volumes"])
     wanted = by("mountPath", mine["volumeMounts"])
     for path in ("/sys/fs/bpf", "/run/netns", "/run/ztun"):
         assert mounts[path] == wanted[path]
@@ -72,11 +48,11 @@ def test_it_has_what_our_own_daemonset_has_for_the_node(patched: dict[str, Any])
         assert volumes[volume["name"]] == volume
 
 
-def test_no_pod_of_it_waits_for_a_port_that_the_one_before_has(patched: dict[str, Any]) -> None:
-    assert patched["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+def test_no_pod_of_it_waits_for_a_port_that_the_one_before_has(patched_ztunnel: dict[str, Any]) -> None:
+    assert patched_ztunnel["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
-def test_the_image_is_of_this_version(patched: dict[str, Any]) -> None:
+def test_the_image_is_of_this_version(patched_ztunnel: dict[str, Any]) -> None:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    assert pod(patched)["containers"][0]["image"] == f"localhost/ztun:{setup['metadata']['version']}"
+    assert pod(patched_ztunnel)["containers"][0]["image"] == f"localhost/ztun:{setup['metadata']['version']}"
