@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import NamedTuple
 
 from agent import channel
@@ -28,6 +29,7 @@ from agent.log import ProcessLog, set_up_log
 from agent.model.address import parse_ip
 from agent.net.frames import FrameSender
 from agent.net.loop import Loop
+from agent.net.outer_loop import OuterLoop
 from agent.net.sockets import SideSockets
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
 from agent.proxy.dataplane import DataPlane, Outside, Senders
@@ -181,5 +183,5 @@ def main() -> None:
     listening = socket.socket(fileno=args.channel_fd)
     listening.setblocking(False)
     worker = Worker(config, args.slot, args.version, sides, process_log)
-    with asyncio.Runner(loop_factory=worker.loop.outer) as runner:
+    with asyncio.Runner(loop_factory=partial(OuterLoop, worker.loop)) as runner:
         runner.run(run(config, worker, listening))

@@ -1,4 +1,4 @@
-"""The data path's event loop: one edge-triggered epoll, alone or with an asyncio loop that waits through it.
+"""The data path's event loop: one edge-triggered epoll, alone or with another loop that waits through it.
 
 Per turn: ready descriptors (each handles at most one batch), then postponed actions, due timers, and last
 the writes that piled up, once per connection. A callback that raises loses its watch and is reported; the
@@ -7,10 +7,8 @@ loop goes on. Measured against asyncio alone: three times the requests.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import select
-import selectors
 from collections import deque
 from collections.abc import Callable
 from itertools import count
@@ -30,8 +28,6 @@ _EVENTS_PER_ROUND = 256
 # Rounds before the outer loop gets its turn; more would starve timers and the control channel.
 _ROUNDS_PER_TURN = 4
 _BUSY_EVENTS = 8
-HOLD_S = 0.002
-"""How long, at most, asyncio waits for its turn while the data path has work."""
 
 
 class Timer:
@@ -64,7 +60,6 @@ class Loop:
         self._order = count()
         self._outer_fd: int | None = None
         self._outer_is_ready = False
-        self._actions = 0
         self.buffers = Buffers()
         self.backlogs = Backlogs(self.soon, self.later)
 
@@ -126,8 +121,12 @@ class Loop:
     def _patience(self, timeout_s: float | None) -> float:
         if self._soon or self._ending:
             return 0.0
-        if self._timers:
-            due = max(0.0, self._timers[0][0] - self.now())
+        timers = self._timers
+        # Most are cancelled long before their time, and nobody is to be woken for those.
+        while timers and timers[0][2].action is None:
+            heapq.heappop(timers)
+        if timers:
+            due = max(0.0, timers[0][0] - self.now())
             return due if timeout_s is None else min(due, timeout_s)
         return -1.0 if timeout_s is None else timeout_s
 
@@ -135,7 +134,6 @@ class Loop:
         for _ in range(_ROUNDS_PER_TURN):
             ready = self._epoll.poll(timeout_s, _EVENTS_PER_ROUND)
             timeout_s = 0.0
-            self._actions += len(ready)
             find = self._watchers.get
             for fd, mask in ready:
                 on_ready = find(fd)
@@ -164,7 +162,6 @@ class Loop:
             self._run(lambda: on_crash(error))
 
     def _run(self, action: Action) -> None:
-        self._actions += 1
         try:
             action()
         except Exception as error:  # noqa: BLE001 - reported; the loop must go on
@@ -188,16 +185,14 @@ class Loop:
                 action, timer.action = timer.action, None
                 self._run(action)
 
-    # -- together with asyncio
+    # -- inside of another loop
 
-    def outer(self) -> asyncio.AbstractEventLoop:
-        """An asyncio loop that waits through this one, until `detach()`. For `asyncio.Runner(loop_factory=...)`."""
-        selector = _OuterSelector(self)
-        self._outer_fd = selector.fileno()
-        # Level-triggered: as long as asyncio has not asked for its events, they end every wait.
-        self._epoll.register(self._outer_fd, select.EPOLLIN)
-        self._watchers[self._outer_fd] = self._on_outer
-        return asyncio.SelectorEventLoop(selector)
+    def attach(self, outer_fd: int) -> None:
+        """Have another loop wait through this one: its turn comes when this descriptor of its is readable."""
+        self._outer_fd = outer_fd
+        # Level-triggered: as long as the other has not asked for its events, they end every wait.
+        self._epoll.register(outer_fd, select.EPOLLIN)
+        self._watchers[outer_fd] = self._on_outer
 
     def detach(self) -> None:
         """Let the outer loop wait by itself from now on."""
@@ -209,38 +204,25 @@ class Loop:
     def is_attached(self) -> bool:
         return self._outer_fd is not None
 
-    def serve(self, timeout_s: float | None) -> None:
-        """Turn until asyncio has something to do: descriptors, `timeout_s`, or what our own actions asked for.
+    def call_outer(self) -> None:
+        """The outer loop has something to do: it gets its turn after this one."""
+        self._outer_is_ready = True
 
-        Those are not known here, so after the first action asyncio gets its turn within HOLD_S.
-        """
+    def serve(self, timeout_s: float | None) -> None:
+        """Turn until `timeout_s` has passed or the outer loop has something to do."""
         self._outer_is_ready = False
-        end_s = float("inf") if timeout_s is None else self.now() + timeout_s
+        if timeout_s is None:
+            while not self._outer_is_ready:
+                self.turn(None)
+            return
+        left_s, end_s = timeout_s, self.now() + timeout_s
         while True:
-            done = self._actions
-            self.turn(None if end_s == float("inf") else max(0.0, end_s - self.now()))
-            now = self.now()
-            if self._actions != done:
-                end_s = min(end_s, now + HOLD_S)
-            if self._outer_is_ready or now >= end_s:
+            self.turn(left_s)
+            if self._outer_is_ready:
+                return
+            left_s = end_s - self.now()
+            if left_s <= 0:
                 return
 
     def _on_outer(self, mask: int) -> None:
         self._outer_is_ready = True
-
-
-class _OuterSelector(selectors.EpollSelector):
-    """asyncio's descriptors in an epoll of their own, which is itself one descriptor of the data path's.
-
-    That way round a wake-up for user bytes costs one wait and nothing of asyncio.
-    """
-
-    def __init__(self, loop: Loop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if not self._loop.is_attached:
-            return super().select(timeout)
-        self._loop.serve(timeout)
-        return super().select(0)

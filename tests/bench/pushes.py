@@ -17,10 +17,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from agent import channel, config
 from agent.model.address import parse_ip
 from agent.net.loop import Loop
+from agent.net.outer_loop import OuterLoop
 from agent.net.sockets import SideSockets
 from agent.pb import workload_pb2
 from agent.proxy.dataplane import DataPlane, Outside
@@ -149,7 +151,7 @@ def main() -> None:
         await measure(plane, lambda: os.write(order, b"x"), count)
         link.stop()
 
-    with asyncio.Runner(loop_factory=loop.outer) as runner:
+    with asyncio.Runner(loop_factory=partial(OuterLoop, loop)) as runner:
         runner.run(run())
         loop.detach()
     os.write(order, b"x")

@@ -183,7 +183,7 @@ ALLOWED: dict[str, set[str]] = {
     "redirect": set(),
 }
 ASYNCIO_HOMES = (
-    "agent.net.loop",
+    "agent.net.outer_loop",
     "agent.rpc",
     "agent.controlplane.app",
     "agent.controlplane.kubeapi",

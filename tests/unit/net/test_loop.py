@@ -8,10 +8,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from agent.net.loop import ENDED, READABLE, Loop
+from agent.net.outer_loop import OuterLoop
 
 
 class Clock:
@@ -177,7 +179,7 @@ def test_asyncio_waits_through_it_and_all_of_both_works() -> None:
         loop.close()
         await asyncio.sleep(0.001)  # asyncio goes on by itself
 
-    with asyncio.Runner(loop_factory=loop.outer) as runner:
+    with asyncio.Runner(loop_factory=partial(OuterLoop, loop)) as runner:
         runner.run(main())
 
 
@@ -200,5 +202,26 @@ def test_asyncio_gets_its_turn_while_the_data_path_is_never_idle() -> None:
         loop.detach()
         loop.close()
 
-    with asyncio.Runner(loop_factory=loop.outer) as runner:
+    with asyncio.Runner(loop_factory=partial(OuterLoop, loop)) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("by", ["call_soon", "call_at"])
+def test_what_the_data_path_asks_of_asyncio_waits_for_nothing_else(by: str) -> None:
+    loop = Loop(time.monotonic, lambda error, fd: None)
+
+    async def main() -> None:
+        outer = asyncio.get_running_loop()
+        patience = asyncio.Event()
+        outer.call_later(5, patience.set)
+        asked = asyncio.Event()
+        ask = {"call_soon": asked.set, "call_at": lambda: outer.call_later(0, asked.set)}[by]
+        loop.later(0.01, ask)
+        await asked.wait()
+        await asyncio.sleep(0)
+        assert not patience.is_set(), "it was done when something else woke asyncio"
+        loop.detach()
+        loop.close()
+
+    with asyncio.Runner(loop_factory=partial(OuterLoop, loop)) as runner:
         runner.run(main())
