@@ -72,6 +72,7 @@ from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
 from agent.watch.pins import keep_pins
+from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES, XdsDelta, make_node
 from agent.zds.source import ZdsSource
 from redirect.errors import RedirectError
@@ -102,8 +103,8 @@ def run(settings: Config, notes: Iterable[str] = ()) -> None:
     try:
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = replace(settings, max_connections=fitted(settings.max_connections))
-        with RunLock(settings.directory, settings.start_patience_s):
-            asyncio.run(serve(settings, process_log))
+        with RunLock(settings.directory, settings.start_patience_s) as lock:
+            asyncio.run(serve(settings, process_log, lock))
     except BaseExceptionGroup as group:
         expected, defects = group.split(EXPECTED)
         if expected is None or defects is not None:
@@ -125,7 +126,7 @@ def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
 class Agent:
     """Every part of the control process, wired."""
 
-    def __init__(self, settings: Config, process_log: ProcessLog) -> None:
+    def __init__(self, settings: Config, process_log: ProcessLog, lock: RunLock) -> None:
         rng = random.Random(random.SystemRandom().getrandbits(64))
         self.settings = settings
         self.redirection = Redirection(settings.instance, settings.directory)
@@ -182,7 +183,7 @@ class Agent:
             clock=time.time,
             rng=rng,
             watch=XdsFigures(self.figures, TYPES),
-            on_up=self.keeper.ask_again,
+            on_up=self._is_back,
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
         self.manifests = ManifestsClient(xds, settings.node, rng)
@@ -217,6 +218,7 @@ class Agent:
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
         served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
+        self.run_directory = RunDirectory(settings.directory, lock, self.captures.keep_wishes)
         self.traffic = TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic)
         self.prover = Prover(
             {
@@ -234,6 +236,7 @@ class Agent:
                     self.keeper, lambda: self.captures.pods.values(), time.time
                 ),
                 "traffic": self.traffic,
+                "the run directory": self.run_directory,
             },
             wall=time.time,
             clock=time.monotonic,
@@ -247,6 +250,11 @@ class Agent:
             token_file=Path(self.settings.token_file) if self.settings.token_file else None,
             cluster_id=self.settings.cluster_id,
         )
+
+    def _is_back(self) -> None:
+        """The control plane answers, for the first time or again."""
+        self.keeper.ask_again()
+        self.reports.again()
 
     def _serve_pods(self, pods: Iterable[EnrolledPod]) -> None:
         served = tuple(pods)
@@ -311,16 +319,16 @@ class Agent:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 
 
-async def serve(settings: Config, process_log: ProcessLog) -> None:
+async def serve(settings: Config, process_log: ProcessLog, lock: RunLock) -> None:
     """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
-    agent = Agent(settings, process_log)
+    agent = Agent(settings, process_log, lock)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     pages = pages_of(agent, stop)
     servers = HttpServer()
     try:
-        await servers.serve_unix(settings.directory / "agent.sock", pages.private_routes())
+        await agent.run_directory.open(lambda path: servers.serve_unix(path, pages.private_routes()))
         await listen(
             servers,
             ("--admin-address", settings.admin_address, pages.admin_routes()),
@@ -356,7 +364,7 @@ async def serve(settings: Config, process_log: ProcessLog) -> None:
             for task in tasks:
                 task.cancel()
     finally:
-        (settings.directory / "agent.sock").unlink(missing_ok=True)
+        agent.run_directory.close()
         await servers.close()
         await agent.ca.close()
         agent.crew.close()

@@ -37,7 +37,8 @@ class RunLock:
     def take(self) -> None:
         """Raises AlreadyRuns."""
         while True:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Not for writing: one that exists can be had in a directory that became read-only, too.
+            fd = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # A lock on a file that was removed meanwhile excludes nobody.
@@ -50,6 +51,20 @@ class RunLock:
                     f"another agent runs on {self._path.parent}: stop it, or choose --instance"
                 ) from error
             os.close(fd)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether who takes the lock of this directory now meets this one."""
+        try:
+            return self._is_lock_file(self._fd)
+        except OSError:
+            return False
+
+    def take_anew(self) -> None:
+        """In place of the one that is held, whose name leads elsewhere by now. Raises AlreadyRuns, OSError."""
+        before = self._fd
+        self.take()
+        os.close(before)
 
     def wait(
         self,
@@ -77,7 +92,7 @@ class RunLock:
         self._path.unlink(missing_ok=True)
         self.close()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> RunLock:
         try:
             self.take()
         except AlreadyRuns as running:
@@ -85,6 +100,7 @@ class RunLock:
                 raise
             log.warning("%s; waiting until it ends, %g s at most", running, self._patience_s)
             self.wait(self._patience_s)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

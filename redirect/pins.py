@@ -155,7 +155,8 @@ class Pins:
 
     def _lock(self) -> int:
         while True:
-            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Not for writing: one that exists can be had in a directory that became read-only, too.
+            fd = os.open(self._lock_path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 # A lock on a file that was removed meanwhile excludes nobody.

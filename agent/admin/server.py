@@ -81,6 +81,7 @@ class HttpServer:
 
     def __init__(self) -> None:
         self._servers: list[asyncio.Server] = []
+        self._at_paths: dict[Path, asyncio.Server] = {}
 
     async def serve_tcp(self, address: str, routes: Routes) -> None:
         """Listen on HOST:PORT. Raises OSError, with the address in its text, when it is taken."""
@@ -96,11 +97,16 @@ class HttpServer:
         self._servers.append(server)
 
     async def serve_unix(self, path: Path, routes: Routes) -> None:
-        """Listen on a unix socket that only its owner may open."""
+        """Listen on a unix socket that only its owner may open, in place of what listened by that name before."""
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._connection(routes), str(path), limit=MAX_HEAD_BYTES)
         path.chmod(0o600)
         self._servers.append(server)
+        former = self._at_paths.pop(path, None)
+        if former is not None:
+            former.close()
+            self._servers.remove(former)
+        self._at_paths[path] = server
 
     async def close(self) -> None:
         for server in self._servers:

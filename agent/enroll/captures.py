@@ -153,6 +153,10 @@ class Captures:
                 wish.pod,
             )
 
+    def keep_wishes(self) -> None:
+        """Write the wishes down again: the record of them is gone."""
+        self._book.keep()
+
     def unwish(self, key: PodKey) -> None:
         """End a wish and let go what is captured for it, with the next turn. Peers hear of it at once."""
         self._tell_control_plane(self._reachable() - {key})
@@ -207,8 +211,15 @@ class Captures:
 
     def failures_of(self, key: PodKey) -> list[RedirectError]:
         """What of the last turn the kernel refused for this pod, or for the whole node."""
-        mine = self._held.of(key)
-        return [failure for failure in self._failures if failure.ifindex is None or failure.ifindex in mine]
+        return self.failures_at(self.held_for(key))
+
+    def held_for(self, key: PodKey) -> frozenset[int]:
+        """The interfaces that are captured for a pod."""
+        return self._held.of(key)
+
+    def failures_at(self, interfaces: Collection[int]) -> list[RedirectError]:
+        """The same of interfaces."""
+        return [each for each in self._failures if each.ifindex is None or each.ifindex in interfaces]
 
     @contextmanager
     def expecting(self, identity: Identity | None) -> Iterator[None]:

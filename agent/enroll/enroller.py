@@ -113,15 +113,25 @@ class Enroller:
         }
 
     async def unenroll(self, key: PodKey) -> None:
-        """End a wish and let its pod go. Peers are told first, so that they stop dialling its tunnel port."""
+        """End a wish and let its pod go. Peers are told first, so that they stop dialling its tunnel port.
+
+        Raises EnrolmentRefused: nothing has changed; RedirectError: the wish has ended, and the kernel does not let go.
+        """
         async with self._one_at_a_time:
             if not self.captures.has(key):
                 raise EnrolmentRefused(
                     f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
                 )
             self._refuse_if_wanted(key)
+            held = self.captures.held_for(key)
             self.captures.unwish(key)
             await self._turn()
+            failed = self.captures.failures_at(held)
+            if failed:
+                raise RedirectError(
+                    f"the wish for pod {key} has ended, but the pod is still captured, and closed: "
+                    f"{'; '.join(map(str, failed))}; the agent goes on trying"
+                )
             self.captures.history.note(key, f"un-enrolled {key}")
 
     # -- the life of the agent

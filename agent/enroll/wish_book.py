@@ -79,6 +79,10 @@ class WishBook:
         if wishes != self.wishes or self.error:
             self._change(wishes)
 
+    def keep(self) -> None:
+        """Write them down again: what was written is gone."""
+        self._change(self.wishes)
+
     def _change(self, wishes: Mapping[PodKey, Wish]) -> None:
         try:
             self._write(wishes)

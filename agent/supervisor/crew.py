@@ -22,7 +22,7 @@ from agent.model.listener import LISTENERS, Listener
 from agent.supervisor.patience import awake_s, catch_up, within
 from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
 from agent.supervisor.queues import Queues, Rings
-from agent.supervisor.recruiter import Recruiter
+from agent.supervisor.recruiter import Recruiter, drop_name
 from agent.supervisor.ring_readers import RingReaders
 from agent.supervisor.roster import Grant, Move, Release, Roster
 from agent.supervisor.worker_link import WorkerLink
@@ -302,7 +302,7 @@ class Crew:
         # One that drains has some time between its last word and its end; the others were ended when they were lost.
         failure = await (link.process.end() if link.is_draining else link.process.ended())
         link.process.close()
-        link.path.unlink(missing_ok=True)
+        drop_name(link.path)
         is_expected = failure.cause is Cause.ENDED or (link.is_draining and failure is UNKNOWN)
         log.log(logging.INFO if is_expected else logging.WARNING, "%s is gone: %s", link, failure)
         log.debug("%s: %s", link, failure.details)

@@ -65,8 +65,7 @@ class Recruiter:
         """A new worker that has said Hello. Raises ChildFailed, OSError."""
         path = self._free_path(slot)
         with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(path))
-            path.chmod(0o600)
+            bind(listening, path)
             listening.listen()
             arguments = self._arguments(slot, listening.fileno())
             process = Process.of(spawn.start(self._module, arguments, pass_fds=(listening.fileno(),)))
@@ -77,7 +76,7 @@ class Recruiter:
             if not isinstance(error, ChannelError):
                 process.kill()
             failure = await process.end()
-            path.unlink(missing_ok=True)
+            drop_name(path)
             if isinstance(error, TimeoutError):
                 failure = Failure(Cause.SYSTEM, "it said nothing for too long", failure.details)
             if isinstance(error, ChannelError | TimeoutError):
@@ -103,7 +102,7 @@ class Recruiter:
             channel = await dial(path)
         except OSError:
             # Nobody listens any more: it is only the name.
-            path.unlink(missing_ok=True)
+            drop_name(path)
             return None
         process = process_behind(channel.sock, path)
         if process is None:
@@ -130,7 +129,7 @@ class Recruiter:
         log.warning("the worker at %s (pid %d) cannot be used (%s): ending it", path, process.pid, reason)
         process.kill()
         await process.end()
-        path.unlink(missing_ok=True)
+        drop_name(path)
         return None
 
     async def _end_strays(self, found: Collection[int]) -> None:
@@ -173,6 +172,25 @@ class Recruiter:
         for side, path in self._homes.items():
             arguments += [f"--{side.value}-netns", path]
         return arguments
+
+
+def bind(listening: socket.socket, path: Path) -> None:
+    """A socket at a path, for its owner alone. Raises OSError, which names the path."""
+    try:
+        listening.bind(str(path))
+        path.chmod(0o600)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"no socket for a worker can be made: {error.strerror}", str(path)
+        ) from error
+
+
+def drop_name(path: Path) -> None:
+    """Take away the name of a socket on which nobody listens. One that stays harms nobody: it is tried and passed by."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the name of a worker that is gone stays: %s", error)
 
 
 def process_behind(sock: socket.socket, path: Path) -> Process | None:
