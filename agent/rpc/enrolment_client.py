@@ -49,6 +49,10 @@ class EnrolmentClient:
         self._wanted = tuple(sorted(pods))
         self._changed.set()
 
+    def again(self) -> None:
+        """The control plane was away, and may know nothing any more: report what was reported before."""
+        self._changed.set()
+
     async def run(self) -> None:
         """Report every change until cancelled."""
         while True:

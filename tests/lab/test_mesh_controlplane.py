@@ -9,7 +9,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.labmesh import SILENCE_S, VIP4, World, policy_manifest, principal, service_manifest
+from tests.support.labmesh import (
+    ENROLLED,
+    SILENCE_S,
+    VIP4,
+    World,
+    policy_manifest,
+    principal,
+    service_manifest,
+)
 from tests.support.labtraffic import until
 
 pytestmark = pytest.mark.kernel
@@ -216,3 +224,14 @@ def test_a_control_plane_that_hangs_stops_nothing(world: World) -> None:
     with world.manifest("policy", policy_manifest("test", principal("nobody"))):
         until(lambda: not world.is_served("client-a", world.address("server-b")), "policies work again")
     until(lambda: world.is_served("client-a", world.address("server-b")), "the mesh is open again")
+
+
+def test_one_that_has_lost_what_was_reported_hears_it_again(world: World) -> None:
+    """Else enrolled pods would talk in clear for ever, each agent believing that the other's are not captured."""
+    with control_plane_away(world):
+        (world.mesh.state_dir / "enrolled.json").unlink()
+    world.mesh.wait_announced(*map(world.pod, ENROLLED))
+    log = world.log("node-a")
+    assert world.is_served("client-a", world.address("server-b"))
+    line = log.line('dst.workload="server-b"')
+    assert "dst.hbone_addr=" in line
