@@ -36,7 +36,7 @@ Rows = Sequence[tuple[str, Sequence[int], str]]
 
 
 class WorkersCheck:
-    """Does every worker judge by the current state?"""
+    """Does every worker live, and judge by the current state?"""
 
     def __init__(self, crew: Crew, mesh: MeshState) -> None:
         self._crew = crew
@@ -44,7 +44,7 @@ class WorkersCheck:
         self._watch = WorkerWatch()
 
     async def __call__(self) -> list[Finding]:
-        seen = [WorkerSeen(link.slot, link.pid, link.applied) for link in self._crew.everyone]
+        seen = [WorkerSeen(link.slot, link.pid, link.applied, link.silent_s) for link in self._crew.everyone]
         return self._watch.update(self._mesh.revision, seen)
 
 
