@@ -18,7 +18,7 @@ from random import Random
 
 from agent.identity.bundle import Issued, read_answer
 from agent.identity.csr import make_request
-from agent.identity.schedule import Priority, renewal_time, retry_time
+from agent.identity.schedule import Priority, latest_retry, renewal_time, retry_time
 from agent.identity.signer import Signer, SigningError
 from agent.model.identity import Identity
 
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 CONCURRENT_FETCHES = 8
 # The wall clock may be set, and does not tick while a machine sleeps: look again at least this often.
 MAX_WAIT_S = 60.0
+SET_BACK_S = 60.0
+"""A clock that is so far behind what it has shown was set back; less may be a correction."""
 
 Wait = Callable[[asyncio.Event, float], Awaitable[None]]
 
@@ -61,6 +63,7 @@ class _Entry:
     is_transient: bool = False
     """Of the last error: it passes by itself."""
     failures: int = 0
+    issued_at: float = 0.0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the first fetch ended, well or not, or the identity was forgotten."""
 
@@ -185,6 +188,7 @@ class Keeper:
             while True:
                 self._wake.clear()
                 now = self._clock()
+                self._keep_to_clock(now)
                 self._let_go_expired(now)
                 for entry in self._next_fetches(now):
                     self._fetching.add(entry.identity)
@@ -221,6 +225,7 @@ class Keeper:
             return  # forgotten while the CA was asked
         entry.issued, entry.error, entry.failures = issued, "", 0
         entry.priority = Priority.BACKGROUND
+        entry.issued_at = self._clock()
         entry.due = renewal_time(issued.not_before, issued.not_after, self._clock())
         log.info("certificate for %s, valid for %.0f s", issued.identity, issued.not_after - self._clock())
         if issued.not_anchors:
@@ -242,6 +247,17 @@ class Keeper:
         entry.due = retry_time(now, entry.failures, not_after, self._rng)
         log.warning("no certificate for %s: %s; next attempt in %.1f s", identity, error, entry.due - now)
         entry.settled.set()
+
+    def _keep_to_clock(self, now: float) -> None:
+        """The wall clock may have been set back: what was due by the time of before would be due in years."""
+        for entry in self._entries.values():
+            if entry.failures or entry.issued is None:
+                entry.due = min(entry.due, latest_retry(now))
+            elif now < entry.issued_at - SET_BACK_S:
+                log.warning(
+                    "the clock was set back since %s got its certificate: renewing it", entry.identity
+                )
+                entry.due, entry.issued_at = min(entry.due, now), now
 
     def _let_go_expired(self, now: float) -> None:
         for entry in self._entries.values():

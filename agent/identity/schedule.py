@@ -37,6 +37,11 @@ def renewal_time(not_before: float, not_after: float, now: float) -> float:
     return max(half, now + MIN_INTERVAL_S)
 
 
+def latest_retry(now: float) -> float:
+    """No retry is due later, however often it failed before."""
+    return now + RETRY.longest_s
+
+
 def retry_time(now: float, failures: int, not_after: float | None, rng: Random) -> float:
     """After the n-th failure in a row. With a valid certificate in hand never later than its expiry."""
     retry = now + RETRY.delay_s(failures, rng)

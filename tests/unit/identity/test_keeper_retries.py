@@ -108,3 +108,46 @@ def test_what_the_ca_refused_is_not_asked_again_because_it_is_back() -> None:
             assert rig.signer.asked == []
 
     run(body)
+
+
+DAY_S = 86400
+
+
+def test_a_clock_that_is_set_back_postpones_no_retry() -> None:
+    """A machine that starts with a wrong clock has it put right soon after."""
+
+    async def body() -> None:
+        rig = Rig()
+        right = rig.clock.now
+        rig.clock.now += 400 * DAY_S
+        rig.signer.error = "the CA's certificate has expired"
+        async with rig.running():
+            await rig.use(WEB)
+            rig.clock.now, rig.signer.error = right, ""
+            await rig.use(WEB)
+            await rig.clock.advance(rig.clock.next_wake_s)
+            for _ in range(4):
+                await rig.clock.advance(60)
+            assert rig.keeper.get(WEB) is not None
+
+    run(body)
+
+
+def test_a_certificate_of_before_the_clock_was_set_back_is_renewed_once() -> None:
+    """It is not valid yet, and would not be for so long."""
+
+    async def body() -> None:
+        rig = Rig()
+        right = rig.clock.now
+        rig.clock.now += DAY_S / 2
+        async with rig.running():
+            await rig.use(WEB)
+            rig.clock.now = right
+            await rig.use(WEB)
+            issued = rig.keeper.get(WEB)
+            assert issued is not None and issued.not_before <= right
+            for _ in range(3):
+                await rig.clock.advance(60)
+            assert len(rig.signer.asked) == 2
+
+    run(body)
