@@ -186,7 +186,7 @@ def bind(listening: socket.socket, path: Path) -> None:
 
 
 def drop_name(path: Path) -> None:
-    """Take away the name of a socket on which nobody listens. One that stays harms nobody: it is tried and passed by."""
+    """Take away the name of a socket on which nobody listens. One that stays harms nobody: it is passed by."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
