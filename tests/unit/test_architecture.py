@@ -134,6 +134,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.mesh_state",
         "agent.net.sockets",
         "agent.supervisor.crew",
+        "agent.run_lock",
         "redirect",
     },
     "agent.briefing": {
