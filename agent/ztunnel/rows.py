@@ -18,6 +18,7 @@ Apply = Callable[[Draft, str, str], None]
 """Takes the draft, the variable's name and its value. Raises Refused."""
 ROOT_CERT = "/var/run/secrets/istio/root-cert.pem"
 TOKEN = "/var/run/secrets/tokens/istio-token"
+ZDS_SOCKET = "/var/run/ztunnel/ztunnel.sock"
 META, META_JSON = "ISTIO_META_", "ISTIO_METAJSON_"
 KEEPALIVE = "every connection has 180 s, 180 s and nine probes"
 NO_DNS = "the names of pods are resolved by the cluster's DNS, not here"
@@ -224,7 +225,7 @@ ROWS: tuple[Row, ...] = (
         "told to the control plane (`--node-metadata`)",
         refused="what is no JSON",
     ),
-    idle("INPOD_UDS", "pods are not heard of by this socket yet: set ZTUN_POD_SOURCE=kubernetes"),
+    option("INPOD_UDS", "zds_socket"),
     idle("INPOD_ENABLED", "neither does ztunnel read it"),
     idle("INPOD_PORT_REUSE", "listeners are not in the pods"),
     idle("PACKET_MARK", "packets are not marked"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from agent import config
 from agent.ztunnel.draft import Draft, Surroundings
 from agent.ztunnel.proxy_config import ProxyConfig
-from agent.ztunnel.rows import ROOT_CERT, ROWS, TOKEN, Row, set_workers
+from agent.ztunnel.rows import ROOT_CERT, ROWS, TOKEN, ZDS_SOCKET, Row, set_workers
 from agent.ztunnel.values import Refused
 
 MESH_CONFIG = "./etc/istio/config/mesh"
@@ -127,6 +127,8 @@ def _set_defaults(draft: Draft) -> None:
         "report_enrolled": "false",
         "start_patience_s": str(START_PATIENCE_S),
     }
+    if draft.environ.get("ZTUN_POD_SOURCE", "command") == "command":
+        draft.options["zds_socket"] = ZDS_SOCKET
     if draft.around.exists(TOKEN):
         draft.options["token_file"] = TOKEN
     else:

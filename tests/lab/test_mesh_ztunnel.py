@@ -12,24 +12,26 @@ from pathlib import Path
 import pytest
 
 from agent.lab.agents import CONTROL_PLANE_PORT, ZTUN
-from agent.ztunnel.rows import ROOT_CERT, TOKEN
+from agent.ztunnel.rows import ROOT_CERT, TOKEN, ZDS_SOCKET
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
+from tests.support.zds_server import Named, ZdsServer
 
 pytestmark = pytest.mark.kernel
 NODE = "node-a"
 
 
 @contextmanager
-def mounted(files: dict[Path, Path]) -> Iterator[None]:
-    """Files where the DaemonSet mounts them. Whatever is made for them is taken away again."""
+def mounted(files: dict[Path, Path], *directories: Path) -> Iterator[None]:
+    """Files and directories where the DaemonSet mounts them. Whatever is made for them is taken away again."""
     made: list[Path] = []
     try:
+        for directory in (*directories, *(target.parent for target in files)):
+            for each in (*reversed(directory.parents), directory):
+                if not each.exists():
+                    each.mkdir()
+                    made.append(each)
         for target, source in files.items():
-            for parent in reversed(target.parents):
-                if not parent.exists():
-                    parent.mkdir()
-                    made.append(parent)
             shutil.copy(source, target)
             made.append(target)
         yield
@@ -64,24 +66,35 @@ def stock_environment(world: World) -> dict[str, str]:
 
 @pytest.fixture
 def stock(world: World) -> Iterator[World]:
-    """The agent of one node, started as the DaemonSet starts it."""
+    """The agent of one node as the DaemonSet starts it, under an istio-cni that names one pod more."""
     files = {
         Path(TOKEN): world.mesh.state_dir / "tokens" / NODE,
         Path(ROOT_CERT): world.mesh.state_dir / "root.pem",
     }
-    if any(path.exists() for path in files):
-        pytest.skip(f"{TOKEN} or {ROOT_CERT} is somebody's here")
+    socket = Path(ZDS_SOCKET)
+    for path in (*files, socket):
+        if path.exists():
+            pytest.skip(f"{path} is somebody's here")
     stop(world)
-    with mounted(files):
-        world.lab.processes.start(
-            f"agent-{NODE}",
-            world.node(NODE).netns,
-            [*ZTUN, "proxy", "ztunnel"],
-            env=stock_environment(world),
-        )
-        world.mesh.wait_ready(NODE)
-        yield world
-        stop(world)
+    with mounted(files, socket.parent):
+        cni = ZdsServer(socket)
+        cni.pods["u-spare"] = Named("u-spare", "spare-a", world.pod("spare-a").netns, "spare")
+        cni.start()
+        try:
+            world.lab.processes.start(
+                f"agent-{NODE}",
+                world.node(NODE).netns,
+                [*ZTUN, "proxy", "ztunnel"],
+                env=stock_environment(world),
+            )
+            world.mesh.wait_ready(NODE)
+            yield world
+            cni.delete("u-spare")
+            stop(world)
+            assert not cni.faults
+        finally:
+            cni.stop()
+            socket.unlink(missing_ok=True)
     world.restart(NODE)
 
 
@@ -100,6 +113,11 @@ def test_it_serves_as_ztunnel_does(stock: World) -> None:
         'direction="outbound"', ":15008", "connection complete"
     )
     assert world.ask("client-b", world.address("server-a")) == world.address("client-b")
+    until(
+        lambda: world.is_served("spare-a", world.address("server-b")),
+        "the pod that istio-cni has named is open",
+    )
+    log.line('direction="outbound"', ":15008", "spiffe://cluster.local/ns/demo/sa/spare")
     status, metrics = world.http(NODE, 15020, "/stats/prometheus")
     assert status == 200 and 'istio_build{component="ztunnel"' in metrics
     status, page = world.http(NODE, 15000, "/status")

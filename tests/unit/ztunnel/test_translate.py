@@ -108,6 +108,7 @@ CASES = (
     Case("ISTIO_META_ISTIO_VERSION", "1.29.0", told={"ISTIO_VERSION": "1.29.0"}),
     Case("ISTIO_METAJSON_LABELS", '{"a": "b"}', told={"LABELS": {"a": "b"}}),
     Case("ISTIO_METAJSON_LABELS", "{", refused="it takes JSON"),
+    Case("INPOD_UDS", "/run/z.sock", {"zds_socket": "/run/z.sock"}),
     Case("INPOD_ENABLED", "true", note="neither does ztunnel"),
     Case("INPOD_PORT_REUSE", "true", note="not in the pods"),
     Case("PACKET_MARK", "1337", note="not marked"),
@@ -195,8 +196,6 @@ def test_a_variable_becomes_what_the_table_says(case: Case) -> None:
 def test_every_cell_of_the_table_has_a_case(row: object) -> None:
     assert hasattr(row, "name")
     cases = [case for case in CASES if row_of(case.name) is row]
-    if row.name == "INPOD_UDS":
-        pytest.skip("pods are not heard of by ZDS yet")
     filled = {column for column in ("honoured", "without_effect", "refused") if getattr(row, column)}
     assert filled <= {column for case in cases for column in case.columns}
     assert filled, "a row says something"
@@ -278,6 +277,7 @@ def test_everything_that_is_refused_is_named_at_once() -> None:
 def test_defaults_are_upstreams() -> None:
     assert of({}).options["xds_address"] == "localhost:15012"
     assert of({"KUBERNETES_SERVICE_HOST": "x"}).options["ca_address"] == "istiod.istio-system.svc:15012"
+    assert of({}).options["zds_socket"] == "/var/run/ztunnel/ztunnel.sock"
     without = translate({"NODE_NAME": "n1"}, Surroundings(lambda _: False, 2))
     assert "token_file" not in without.options
     assert any(TOKEN in note for note in without.notes)
@@ -303,6 +303,14 @@ def test_one_deadline_goes_before_the_grace_period() -> None:
     both = {"CONNECTION_TERMINATION_DEADLINE": "7s", "TERMINATION_GRACE_PERIOD_SECONDS": "30"}
     for environ in (both, dict(reversed(both.items()))):
         assert of(environ).options["drain_deadline_s"] == "7"
+
+
+def test_who_names_pods_is_said_once() -> None:
+    """Labels in place of an istio-cni; the two together are refused."""
+    assert "zds_socket" not in of({"ZTUN_POD_SOURCE": "kubernetes"}).options
+    found = of({"ZTUN_POD_SOURCE": "kubernetes", "INPOD_UDS": "/run/z.sock", "KUBERNETES_SERVICE_HOST": "x"})
+    with pytest.raises(config.ConfigError, match="--zds-socket"):
+        config.build({**found.options, "pod_source": "kubernetes"})
 
 
 def test_a_cluster_of_the_metadata_goes_before_the_other() -> None:
