@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -59,6 +59,7 @@ GRPC_OPTIONS = (
 )
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,8 @@ class ControlPlane:
         self.address, self._ending = address, ending
         self._publication, self._directory, self._publisher = publication, directory, publisher
         self._is_behind = False
+        self._work: asyncio.Future[Any] | None = None
+        """What a thread does last."""
 
     @classmethod
     async def start(cls, options: Options, clock: Clock = now, given: Grounds | None = None) -> ControlPlane:
@@ -188,7 +191,7 @@ class ControlPlane:
                 raise Refused(Code.UNAVAILABLE, "node tokens cannot be checked now; see its log") from error
 
         directory.read()
-        publication.take(directory.reading)
+        publication.take(publication.make(directory.reading))
         names = (*SERVER_NAMES, split_listen(options.listen)[0], *options.server_names)
         credentials = grpc.ssl_server_credentials(
             [authority.server_credentials([n for n in names if n not in ("0.0.0.0", "::")], clock())]
@@ -234,27 +237,36 @@ class ControlPlane:
             try:
                 async with aclosing(self._directory.watch()) as changes:
                     async for _ in changes:
-                        self._look()
+                        await self._look()
             except Deaf as deaf:
                 if said != (said := str(deaf)):
                     log.warning("no notices of changed manifests: %s; looking every %g s", said, LOOK_S)
             await asyncio.sleep(LOOK_S)
-            self._look()
+            await self._look()
 
-    def _look(self) -> None:
-        if self._directory.read() is not None or self._is_behind:
-            self._is_behind = not self._take()
+    async def _look(self) -> None:
+        # Of megabytes of manifests reading takes seconds, in which agents are answered all the same.
+        if await self._aside(self._directory.read) is not None or self._is_behind:
+            self._is_behind = not await self._take()
 
-    def _take(self) -> bool:
+    async def _take(self) -> bool:
+        made = await self._aside(lambda: self._publication.make(self._directory.reading))
         try:
-            self._publication.take(self._directory.reading)
+            self._publication.take(made)
         except StateError as error:
             log.error("%s; the last state stays served, this is tried again", error)
             return False
         return True
 
+    async def _aside(self, work: Callable[[], T]) -> T:
+        done = self._work = asyncio.get_running_loop().run_in_executor(None, work)
+        # Who waits may be cancelled, and the thread not: `close` waits for it, as it writes to the state directory.
+        return await asyncio.shield(done)
+
     async def close(self) -> None:
         """End every stream with a status that makes its client come back, then stop listening."""
+        if self._work is not None:
+            await asyncio.wait([self._work])
         await self._ending.aclose()
 
 

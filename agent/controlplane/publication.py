@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from agent.controlplane.read.directory import Reading
 from agent.controlplane.read.inventory import Inventory, collect
@@ -19,15 +20,30 @@ from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateDirectory
 from agent.controlplane.translate import vips
-from agent.controlplane.translate.compose import translate
+from agent.controlplane.translate.compose import PodKey, translate
 from agent.controlplane.translate.effects import remarks
 from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
 from agent.controlplane.translate.refusals import refusals, without_address
+from agent.controlplane.translate.resources import Snapshot
 from agent.model.address import CIDR
 
 VIPS_FILE = "vips.json"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A reading and all that follows from it. `enrolled`: the pods that `snapshot` counts as captured."""
+
+    reading: Reading
+    everything: Inventory
+    refused: tuple[Remark, ...]
+    said: tuple[Remark, ...]
+    vips: vips.Remembered
+    inventory: Inventory
+    enrolled: Mapping[str, tuple[PodKey, ...]]
+    snapshot: Snapshot
 
 
 class Publication:
@@ -53,8 +69,8 @@ class Publication:
     def inventory(self) -> Inventory:
         return self._inventory
 
-    def take(self, reading: Reading) -> None:
-        """Serve a reading of the manifests. What is to be said about it is reported, each thing once in the log."""
+    def make(self, reading: Reading) -> Made:
+        """What a reading of the manifests comes to. Changes nothing, and may run beside everything else in a thread."""
         everything = collect(reading.standing.served())
         mesh = mesh_of(everything, self._settings)
         found = discovered(everything, mesh)
@@ -68,24 +84,44 @@ class Publication:
             *refusals(reading.standing, mesh, is_serving=reading.is_complete),
             *map(without_address, allocation.errors),
         )
-        said = (*refused, *reading.standing.remarks, *remarks(everything, mesh))
-        self._log(said, reading.passed_over)
-        self._board.read(reading.is_complete, said, reading.passed_over)
-        self._concerns.replace(said, everything.pods)
+        # The mesh config stays in it, so that `translate` finds the same mesh.
+        inventory = dataclasses.replace(found, services=allocation.services)
+        enrolled = self._pods.by_node
+        return Made(
+            reading,
+            everything,
+            refused,
+            (*refused, *reading.standing.remarks, *remarks(everything, mesh)),
+            allocation.remembered,
+            inventory,
+            enrolled,
+            translate(inventory, enrolled, self._settings),
+        )
+
+    def take(self, made: Made) -> None:
+        """Serve it. What is to be said about it is reported, each thing once in the log. Raises StateError."""
+        reading = made.reading
+        self._log(made.said, reading.passed_over)
+        self._board.read(reading.is_complete, made.said, reading.passed_over)
+        self._concerns.replace(made.said, made.everything.pods)
         if not reading.is_complete:
-            waiting = (remark for remark in refused if remark.outcome == "waiting")
+            waiting = (remark for remark in made.refused if remark.outcome == "waiting")
             self._publisher.wait("; ".join(remark.what for remark in waiting))
             return
-        if allocation.remembered != self._vips:
-            self._state.write_json(VIPS_FILE, allocation.remembered)
-            self._vips = allocation.remembered
-        # The mesh config stays in it, so that `translate` finds the same mesh.
-        self._inventory = dataclasses.replace(found, services=allocation.services)
-        self.refresh()
+        if made.vips != self._vips:
+            self._state.write_json(VIPS_FILE, made.vips)
+            self._vips = made.vips
+        self._inventory = made.inventory
+        if made.enrolled == self._pods.by_node:
+            self._publish(made.snapshot)
+        else:
+            self.refresh()  # another report came meanwhile
 
     def refresh(self) -> None:
         """Publish again, for other enrolled pods."""
-        snapshot = translate(self._inventory, self._pods.by_node, self._settings)
+        self._publish(translate(self._inventory, self._pods.by_node, self._settings))
+
+    def _publish(self, snapshot: Snapshot) -> None:
         domain = mesh_of(self._inventory, self._settings).trust_domain
         if self._publisher.publish(State(self._inventory, snapshot, domain)):
             log.info("serving %d addresses, %d policies", len(snapshot.addresses), len(snapshot.policies))
