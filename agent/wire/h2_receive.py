@@ -40,6 +40,8 @@ class H2Receiver(H2Sender, ABC):
         self._data_stream: Stream | None = None
         self._data_ends = False
         self._noise_allowed = Bucket(2000, 200)
+        self._updates_allowed = Bucket(4000, 400)
+        self._late_resets = 0
 
     @abstractmethod
     def _on_control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
@@ -237,7 +239,13 @@ class H2Receiver(H2Sender, ABC):
         last = self._next_id - 2 if mine and not self.is_server else 0 if mine else self._last_peer_id
         if stream_id == 0 or stream_id > last:
             raise H2Error(ErrorCode.PROTOCOL_ERROR, f"a frame of type {kind} on the idle stream {stream_id}")
-        if kind in (frames.WINDOW_UPDATE, frames.RST_STREAM):
+        if kind == frames.WINDOW_UPDATE:
+            return  # counted by itself
+        if kind == frames.RST_STREAM:
+            # One may cross ours on each stream that was.
+            self._late_resets += 1
+            if self._late_resets > self._next_id + self._last_peer_id:
+                self._expect(self._noise_allowed, "resets of closed streams")
             return
         on_its_way = self._resets.get(stream_id, 0)
         if kind == frames.DATA and 0 < size <= on_its_way:

@@ -31,6 +31,8 @@ class H2Sender:
         self._now_s = now_s
         self._data_left = 0
         """How much of the DATA frame that is arriving has not."""
+        self.updates_earned = 0
+        """WINDOW_UPDATEs that a peer may send for the DATA it got."""
         self.out = bytearray()
         """Control frames to send, in order, before any DATA staged later. Take with `data_to_send`."""
         self.streams: dict[int, Stream] = {}
@@ -206,6 +208,8 @@ class H2Sender:
         FRAME_HEADER.pack_into(buffer, at, size >> 8, size & 0xFF, frames.DATA, 0, stream.id)
         stream.send_window -= size
         self.send_window -= size
+        # Whoever credits each read by itself, for the stream and for the connection.
+        self.updates_earned += 2 + (size >> 10)
 
     @property
     def unread_bytes(self) -> int:

@@ -27,6 +27,8 @@ from agent.wire.h2_headers import HeaderReader, check_fields, list_bytes
 from agent.wire.h2_receive import MAX_CONTROL_BYTES, H2Receiver
 from agent.wire.h2_send import SHUTDOWN_PING
 
+UPDATES_KEPT = 1 << 16
+"""Credit that was earned and not used is no licence for a flood later."""
 _KEEPALIVE = b"ztunping"
 _SIZES = {frames.RST_STREAM: 4, frames.PING: 8, frames.WINDOW_UPDATE: 4, frames.PRIORITY: 5}
 
@@ -146,6 +148,7 @@ class H2Tunnels(H2Receiver):
             return
         if not self.is_server:
             if fields and fields[0][0] == ":status" and fields[0][1].startswith("1") and not ends:
+                self._expect(self._noise_allowed, "interim answers")
                 return  # an interim answer; the real one follows
             stream.is_answered = True
         stream.is_headed = True
@@ -211,8 +214,8 @@ class H2Tunnels(H2Receiver):
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise H2Error(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
+        self._expect(self._control_allowed, "PING frames")
         if not flags & frames.ACK:
-            self._expect(self._control_allowed, "PING frames")
             self.out += frames.ping(payload, ack=True)
         elif payload == _KEEPALIVE and self._ping_sent:
             self._ping_sent = False
@@ -226,6 +229,7 @@ class H2Tunnels(H2Receiver):
         if stream_id or len(payload) < 8:
             code = ErrorCode.PROTOCOL_ERROR if stream_id else ErrorCode.FRAME_SIZE_ERROR
             raise H2Error(code, "a GOAWAY on a stream or cut short")
+        self._expect(self._control_allowed, "GOAWAY frames")
         last = frames.read_long(payload) & frames.MAX_STREAM_ID
         self.goaway_received = True
         if not self.is_server:
@@ -237,6 +241,10 @@ class H2Tunnels(H2Receiver):
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         increment = frames.read_long(payload) & frames.MAX_WINDOW
+        if self.updates_earned > 0:
+            self.updates_earned = min(self.updates_earned, UPDATES_KEPT) - 1
+        else:
+            self._expect(self._updates_allowed, "WINDOW_UPDATE frames")
         if stream_id == 0:
             if not increment:
                 raise H2Error(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")

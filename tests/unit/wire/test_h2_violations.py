@@ -52,6 +52,16 @@ VIOLATIONS = [
     ("WINDOW_UPDATE on an idle stream", ErrorCode.PROTOCOL_ERROR, frames.window_update(9, 1)),
     ("flood of PING", ErrorCode.ENHANCE_YOUR_CALM, PING * 1000),
     ("flood of SETTINGS", ErrorCode.ENHANCE_YOUR_CALM, frames.settings({}) * 1000),
+    ("flood of PING answers", ErrorCode.ENHANCE_YOUR_CALM, frames.ping(b"12345678", ack=True) * 1000),
+    ("flood of WINDOW_UPDATE", ErrorCode.ENHANCE_YOUR_CALM, frames.window_update(0, 1) * 5000),
+    ("flood of WINDOW_UPDATE on a stream", ErrorCode.ENHANCE_YOUR_CALM, frames.window_update(1, 1) * 5000),
+    (
+        "flood of WINDOW_UPDATE on a closed stream",
+        ErrorCode.ENHANCE_YOUR_CALM,
+        frames.rst_stream(1, 8) + frames.window_update(1, 1) * 5000,
+    ),
+    ("flood of RST_STREAM on a closed stream", ErrorCode.ENHANCE_YOUR_CALM, frames.rst_stream(1, 8) * 5000),
+    ("flood of GOAWAY", ErrorCode.ENHANCE_YOUR_CALM, frames.goaway(0, ErrorCode.NO_ERROR) * 1000),
     ("flood of empty DATA", ErrorCode.ENHANCE_YOUR_CALM, data(1, b"") * 5000),
     ("flood of PRIORITY", ErrorCode.ENHANCE_YOUR_CALM, frames.frame(2, 0, 1, bytes(5)) * 5000),
     ("flood of unknown frames", ErrorCode.ENHANCE_YOUR_CALM, frames.frame(77, 0, 1) * 5000),
@@ -138,3 +148,25 @@ def test_data_beyond_the_stream_window_resets_it_and_beyond_the_connection_windo
     assert talk.play(data(1, b"x" * 10_001))[0].code == ErrorCode.FLOW_CONTROL_ERROR
     assert talk.play(data(3, b"x" * 90_000))[-1].code == ErrorCode.FLOW_CONTROL_ERROR
     assert talk.codec.failed
+
+
+def test_a_peer_may_credit_each_read_by_itself() -> None:
+    """One byte a frame, credited for the stream and for the connection: what simple implementations do."""
+    talk = Talk(is_server=True)
+    stream = talk.accept()
+    header = memoryview(bytearray(9))
+    for _ in range(100):
+        for _ in range(100):
+            talk.codec.data_header_into(header, 0, stream, 1)
+        assert ConnectionFailed not in map(
+            type, talk.play((frames.window_update(0, 1) + frames.window_update(1, 1)) * 100)
+        )
+    assert stream.send_window == talk.codec.peer_window
+
+
+def test_resets_may_cross_on_every_stream() -> None:
+    talk = Talk(is_server=True)
+    for number in range(1, 10001, 2):
+        stream = talk.accept(number)
+        talk.codec.reset(stream, ErrorCode.CANCEL)
+        assert talk.play(frames.rst_stream(number, 8)) == []
