@@ -28,19 +28,13 @@ class Arrivals:
     def door(self, direction: Direction, handler: OnAccept) -> OnAccept:
         """The handler of a listener, behind the count. Outbound the pod is the peer, inbound it is the local end."""
         own, of = self._own, self._tallies.of
+        is_outbound = direction is Direction.OUTBOUND
 
-        def outbound(sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
+        def arrived(sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
             if peer.ip in own and local.ip in own:
                 close(sock, reset=False)
-                return
-            of(peer.ip).accepted_outbound += 1
-            handler(sock, peer, local)
+            else:
+                of(peer.ip if is_outbound else local.ip).count_accepted(direction)
+                handler(sock, peer, local)
 
-        def inbound(sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
-            if peer.ip in own and local.ip in own:
-                close(sock, reset=False)
-                return
-            of(local.ip).accepted_inbound += 1
-            handler(sock, peer, local)
-
-        return outbound if direction is Direction.OUTBOUND else inbound
+        return arrived

@@ -151,15 +151,16 @@ class DataPlane:
         outside.metrics.figures.ask(self.samples)
 
     def accepted(self, row: Listener) -> OnAccept:
-        """The handler of a listener's connections."""
+        """The handler of a listener's connections, behind the count of what arrives."""
+        if self.held is not None and row is not HBONE:
+            return self.held.gate(Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND).accepted
         handlers = {
             OUTBOUND: self.outbound.accepted,
             HBONE: self.inbound.accepted,
             PLAINTEXT: self.inbound_plain.accepted,
         }
-        if self.held is None or row is HBONE:
-            return handlers[row]
-        return self.held.gate(Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND).accepted
+        direction = Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND
+        return self.arrivals.door(direction, handlers[row])
 
     def _holding(self, frames: Senders) -> HeldRings:
         outward = Gate(
@@ -167,14 +168,14 @@ class DataPlane:
             Direction.OUTBOUND,
             frames.pod,
             partial(HeldOutbound, self.outbound),
-            self.outbound.accepted,
+            self.arrivals.door(Direction.OUTBOUND, self.outbound.accepted),
         )
         inward = Gate(
             self.loop,
             Direction.INBOUND,
             frames.net,
             partial(HeldPlain, self.inbound_plain),
-            self.inbound_plain.accepted,
+            self.arrivals.door(Direction.INBOUND, self.inbound_plain.accepted),
         )
         return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)
 

@@ -68,7 +68,10 @@ class Held:
 
 
 class Gate(Keeper):
-    """One per worker and direction. `make` has the life of a connection that is held; `accepted` serves others."""
+    """One per worker and direction. `make` has the life of a connection that is held; `accepted` serves others.
+
+    A connection that joins what was reached for it was counted with its SYN, others are counted by `accepted`.
+    """
 
     def __init__(
         self,
@@ -90,19 +93,21 @@ class Gate(Keeper):
     def __len__(self) -> int:
         return len(self._held)
 
-    def arrived(self, owner: int, syn: HeldSyn) -> None:
-        """A SYN, new or again."""
+    def arrived(self, owner: int, syn: HeldSyn) -> bool:
+        """A SYN, new or again. False: it is let in at once, and nothing is known of the connection that comes."""
         held = self._held.get(syn.key)
         if held is not None:
             self._again(held, syn)
         elif len(self._held) >= HELD_LIMIT or self._of_pod[syn.pod] >= HELD_OF_POD:
             self.fates[Fate.TOO_MANY] += 1
             self._let_in(syn)
+            return False
         else:
             held = Held(syn, owner, self._make(self, syn.peer, syn.local))
             self._held[syn.key] = held
             self._of_pod[syn.pod] += 1
             held.life.start()
+        return True
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """The listener's handler: joins what was reached for it, or is served from the beginning."""

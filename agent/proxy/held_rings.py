@@ -83,13 +83,10 @@ class HeldRings:
                 self._loop.soon(partial(self._bring, owner, syn))
 
     def _bring(self, owner: int, syn: HeldSyn) -> None:
-        tally = self._tallies.of(syn.pod)
+        gate = self._gates[syn.hook]
         # For the proof that what the kernel hands over arrives: also where nothing will be accepted.
-        if syn.hook == FROM_POD:
-            tally.accepted_outbound += 1
-        else:
-            tally.accepted_inbound += 1
-        self._gates[syn.hook].arrived(owner, syn)
+        if gate.arrived(owner, syn):
+            self._tallies.of(syn.pod).count_accepted(gate.direction)
 
     def _close(self, owner: int) -> None:
         ring = self._rings.pop(owner, None)

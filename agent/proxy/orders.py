@@ -66,9 +66,9 @@ class Orders:
         self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
         self._handlers = {
-            OUTBOUND.name: plane.arrivals.door(Direction.OUTBOUND, plane.accepted(OUTBOUND)),
-            HBONE.name: plane.arrivals.door(Direction.INBOUND, plane.accepted(HBONE)),
-            PLAINTEXT.name: plane.arrivals.door(Direction.INBOUND, plane.accepted(PLAINTEXT)),
+            OUTBOUND.name: plane.accepted(OUTBOUND),
+            HBONE.name: plane.accepted(HBONE),
+            PLAINTEXT.name: plane.accepted(PLAINTEXT),
         }
         self._pods: tuple[LocalPod, ...] = ()
         self._arrived: list[Part] = []

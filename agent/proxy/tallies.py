@@ -12,6 +12,7 @@ from enum import Enum
 
 from agent.identity.faults import Fault
 from agent.model.address import IP
+from agent.model.connection import Direction
 
 
 class End(Enum):
@@ -42,6 +43,13 @@ class PodTally:
         self.handshakes_done = 0
         self.handshakes_failed = 0
         self.last_error = ""
+
+    def count_accepted(self, direction: Direction) -> None:
+        """One more of what the kernel had captured."""
+        if direction is Direction.OUTBOUND:
+            self.accepted_outbound += 1
+        else:
+            self.accepted_inbound += 1
 
     def row(self) -> list[int]:
         """In the order of channel.Stats.pods."""
