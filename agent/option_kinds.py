@@ -89,7 +89,7 @@ def _instance(value: str) -> str:
         not value.isascii()
         or not value.replace("-", "").isalnum()
         or len(value) > 12
-        or not value[0].isalnum()
+        or not value[:1].isalnum()
     ):
         raise ValueError("it takes 1 to 12 letters, digits and dashes")
     return value

@@ -12,6 +12,7 @@ import click
 
 from agent.config import run_directory
 from agent.lab.naming import instance_of, run_dir_of
+from agent.option_kinds import INSTANCE
 
 DEFAULT_INSTANCE = "ztun"
 
@@ -38,7 +39,7 @@ class Which:
 def which_of(instance: str | None, run_dir: Path | None, lab: str | None) -> Which:
     """From the three options. Raises click.UsageError."""
     if lab is None:
-        return Which(instance or DEFAULT_INSTANCE, run_dir)
+        return Which(DEFAULT_INSTANCE if instance is None else checked(instance), run_dir)
     if instance is not None or run_dir is not None:
         raise click.UsageError("--lab names the agent already: leave --instance and --run-dir out")
     name, slash, node = lab.partition("/")
@@ -50,6 +51,15 @@ def which_of(instance: str | None, run_dir: Path | None, lab: str | None) -> Whi
             f"lab {name} has no node {node} here; `ztun lab status --name {name}` lists them"
         )
     return Which(instance_of(name, node), directory)
+
+
+def checked(instance: str) -> str:
+    """The name of an agent: it is a part of paths. Raises click.UsageError."""
+    try:
+        INSTANCE.parse(instance)
+    except ValueError as error:
+        raise click.UsageError(f"--instance: {instance!r} cannot be used: {error}") from error
+    return instance
 
 
 OPTIONS = (

@@ -98,6 +98,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["status", "--lab", "ztunlab"], 2, "is not NAME/NODE"),
         (["status", "--lab", "no-such-lab/node-a"], 2, "lab no-such-lab has no node node-a"),
         (["tunnels", "--lab", "a/b", "--instance", "c"], 2, "--lab names the agent already"),
+        (["status", "--instance", "../../etc"], 2, "it takes 1 to 12 letters"),
+        (["uninstall", "--instance", ""], 2, "it takes 1 to 12 letters"),
         (["control-plane", "status", "--lab", "no-such-lab"], 2, "lab no-such-lab has no control plane"),
         (["control-plane", "status", "--lab", "a", "--state-dir", "/b"], 2, "leave --state-dir out"),
         (["connections", "--run-dir", "/nonexistent"], 4, "no agent answers"),
