@@ -3,8 +3,8 @@
 One protobuf message a packet (agent/pb/zds.proto) over a SOCK_SEQPACKET socket. The proxy says hello, is sent the pods
 that there are (`add` with one descriptor of the pod's network namespace each, or `keep`), then `snapshot_sent`, then
 `add` and `del` as they come, and acknowledges each message: with a text what cannot be done. What breaks this order or
-cannot be read is a ZdsViolation: nobody knows then what was meant. Knows nothing of sockets, and no descriptor but its
-number of them.
+cannot be read is a ZdsViolation: nobody knows then what was meant. Knows nothing of sockets, and of descriptors only
+how many came. docs/WIRE.md#zds.
 """
 
 from __future__ import annotations

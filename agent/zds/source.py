@@ -126,6 +126,7 @@ class ZdsSource:
             sock.send(HELLO)
             self._set_connected(is_connected=True)
             self._roster.begin()
+            intake.refusals.clear()
             conversation = Conversation()
             while (packet := await sock.receive()) is not None:
                 asked_s = self._clock()
