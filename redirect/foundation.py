@@ -34,6 +34,7 @@ class Foundation:
         self._attachments = attachments
         self._look = look
         self._held: list[netns.HeldNamespace] = []
+        self._by_init = False
 
     @property
     def namespaces(self) -> tuple[Path, Path]:
@@ -80,12 +81,13 @@ class Foundation:
             mounts = self._look()
             for path in self.namespaces:
                 lifetime.require_name(path, mounts)
+            self._by_init = lifetime.is_inits_to_mount(netns.RUN_DIR, mounts)
         for namespace, program in zip(self.namespaces, LOOKUPS, strict=True):
             self._attachments.refuse_unseen(program, namespace)
         for side in self.sides:
             self._clear_left_over(side)
         # Whoever held the namespaces before this has made all that is in them.
-        made = [sides.prepare(side, is_ours=is_mending) for side in self.sides]
+        made = [sides.prepare(side, is_ours=is_mending, by_init=self._by_init) for side in self.sides]
         self._hold()
         return made
 
@@ -104,7 +106,7 @@ class Foundation:
 
     def restore_names(self) -> list[str]:
         """Mounts the held namespaces again where their names lead elsewhere or nowhere; the names."""
-        return [held.name for held in self._held if held.restore_name()]
+        return [held.name for held in self._held if held.restore_name(by_init=self._by_init)]
 
     def prove(self, conf: Conf, observed: Observed) -> list[Finding]:
         """What differs from what `make` and `attach` leave, and from `conf`; writes nothing. Raises OSError."""

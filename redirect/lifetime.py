@@ -86,6 +86,17 @@ def judge_new(mounts: Mounts, parent: Mount) -> bool:
     return is_volume or not (mounts.is_init or mounts.is_node)
 
 
+def is_inits_to_mount(directory: Path, mounts: Mounts) -> bool:
+    """Whether what is mounted in a directory has to be mounted by init to last, and is seen here if it is.
+
+    So it is with a volume of a container that hears of the machine's mounts and tells none (HostToContainer).
+    """
+    parent = mount_of(directory, mounts)
+    if mounts.init is None or mounts.are_inits or judge_new(mounts, parent):
+        return False
+    return any(each.shared in parent.groups for each in mounts.init if each.shared)
+
+
 def look(init: Path = INIT) -> Mounts:
     """In the calling thread's namespaces. `init`: the /proc directory of whose mounts last. Raises OSError."""
     try:
@@ -137,11 +148,13 @@ def require_name(path: Path, mounts: Mounts) -> None:
     """Raises WouldNotLast for the name of a namespace, which is mounted already or will be."""
     is_mounted = netns.is_namespace(path)
     mount = mount_of(path, mounts)
+    if not is_mounted and is_inits_to_mount(path.parent, mounts):
+        return
     if not (judge_found(mounts, mount) if is_mounted else judge_new(mounts, mount)):
         raise WouldNotLast(
             f"the name {path} would be seen by nobody but this process, and the next agent would make another "
             "namespace: start the agent in the machine's mount namespace, or give its container the hostPath volume "
-            f"{path.parent} with mountPropagation Bidirectional"
+            f"{path.parent} with mountPropagation HostToContainer, hostPID and SYS_CHROOT"
         )
 
 

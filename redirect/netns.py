@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUN_DIR = Path("/run/netns")
+INIT_MOUNTS = Path("/proc/1/ns/mnt")
 OWN = Path("/proc/thread-self/ns/net")
 
-CLONE_NEWNET = 0x40000000
-MS_BIND, MS_REC, MS_SHARED = 0x1000, 0x4000, 0x100000
+CLONE_FS, CLONE_NEWNS, CLONE_NEWNET = 0x200, 0x20000, 0x40000000
+MS_REMOUNT, MS_BIND, MS_REC, MS_SHARED = 0x20, 0x1000, 0x4000, 0x100000
 MNT_DETACH = 2
 SO_NETNS_COOKIE = 71
 
@@ -68,26 +69,17 @@ def is_namespace(path: Path) -> bool:
     return path.exists() and path.stat().st_dev != path.parent.stat().st_dev
 
 
-def ensure(name: str) -> Path:
-    """`ip netns add NAME`, unless it is there."""
+def ensure(name: str, *, by_init: bool = False) -> Path:
+    """`ip netns add NAME`, unless it is there; `by_init`: mounted where init sees it. Raises OSError."""
     path = path_of(name)
     if is_namespace(path):
         return path
-    failure: list[OSError] = []
 
     def unshare_and_mount() -> None:
-        try:
-            call("unshare", CLONE_NEWNET)
-            _mount(OWN, path)
-        except OSError as error:
-            failure.append(error)
+        call("unshare", CLONE_NEWNET)
+        _mount(OWN, path, by_init)
 
-    # A thread of its own: unshare() changes the thread that calls it, for good.
-    thread = threading.Thread(target=unshare_and_mount)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
+    _apart(unshare_and_mount)
     return path
 
 
@@ -173,12 +165,18 @@ class HeldNamespace:
         path = path_of(self.name)
         return is_namespace(path) and inode(path) == self._inode
 
-    def restore_name(self) -> bool:
+    def restore_name(self, *, by_init: bool = False) -> bool:
         """`ip netns attach` of what is held, if the name leads elsewhere or nowhere; whether it did. Raises OSError."""
         if self.has_name:
             return False
-        remove(self.name)
-        _mount(self.path, path_of(self.name))
+
+        def mount_again() -> None:
+            if by_init:
+                _enter_init_mounts()
+            remove(self.name)
+            _mount(self.path, path_of(self.name))
+
+        _apart(mount_again)
         return True
 
     def close(self) -> None:
@@ -206,7 +204,37 @@ def call(function: str, *arguments: object) -> None:
         raise OSError(number, f"{function}: {os.strerror(number)}")
 
 
-def _mount(namespace: Path, path: Path) -> None:
+def _apart(work: Callable[[], None]) -> None:
+    """In a thread of its own: unshare() and setns() change the thread that calls them. Raises OSError."""
+    failure: list[OSError] = []
+
+    def run() -> None:
+        try:
+            work()
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _enter_init_mounts() -> None:
+    """Moves the calling thread into the mount namespace of init, for good."""
+    target = os.open(INIT_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Threads share root and working directory, which a mount namespace has of its own.
+        call("unshare", CLONE_FS)
+        call("setns", target, CLONE_NEWNS)
+    finally:
+        os.close(target)
+
+
+def _mount(namespace: Path, path: Path, by_init: bool = False) -> None:
+    if by_init:
+        _enter_init_mounts()
     _share_run_dir()
     path.touch(mode=0o444)
     try:

@@ -27,6 +27,7 @@ _TABLES = (MAIN_TABLE, KERNEL_TABLE, LOCAL_TABLE)
 RULE_PREFERENCE, MAIN_PREFERENCE = 10, 32766
 IFNAME_LIMIT = 15
 LOOPBACK = 1
+SYSCTLS = "/proc/sys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,14 @@ def sides_of(instance: str) -> tuple[Side, Side]:
     )
 
 
-def prepare(side: Side, *, is_ours: bool = False) -> SideLink:
+def prepare(side: Side, *, is_ours: bool = False, by_init: bool = False) -> SideLink:
     """Makes a side, or what is missing of it. What MTU it has stays: that is the pods' business.
 
-    `is_ours`: the caller made it before, so that a device in it which leads elsewhere was ours and has been moved.
+    `is_ours`: the caller made it before, so that a device in it which leads elsewhere was ours and has been moved;
+    `by_init`: its name would not last if it were mounted from here.
     Raises InstanceInUse or OSError.
     """
-    path = netns.ensure(side.namespace)
+    path = netns.ensure(side.namespace, by_init=by_init)
     with netns.entered(path):
         _write_sysctls(_namespace_sysctls())
     ifindex, mtu_bytes = _ensure_veth(side, path, is_ours)
@@ -131,8 +133,16 @@ def _device_sysctls(ifname: str) -> dict[str, str]:
 def _write_sysctls(wanted: dict[str, str]) -> None:
     """`sysctl -w NAME=VALUE` for each, in the namespace of the calling thread."""
     for name, value in wanted.items():
-        path = Path("/proc/sys", name)
-        if path.exists():
+        path = Path(SYSCTLS, name)
+        if not path.exists() or path.read_text().split() == value.split():
+            continue
+        try:
+            path.write_text(value)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # In a container they are read-only for everybody; our own mount of them may be written to.
+            netns.call("mount", b"", SYSCTLS.encode(), b"", netns.MS_REMOUNT | netns.MS_BIND, None)
             path.write_text(value)
 
 

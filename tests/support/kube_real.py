@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ ADMIN = "admin-token"
 
 
 class RealServer:
-    """etcd and kube-apiserver out of one directory; both end with the block."""
+    """kube-apiserver out of a directory, etcd too where it is there; both end with the block."""
 
     def __init__(self, binaries: Path, directory: Path) -> None:
         self._binaries, self.directory = binaries, directory
@@ -126,12 +127,18 @@ class RealServer:
     def _run(self, name: str, *options: str) -> None:
         with open(self.directory / f"{name}.log", "ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._binaries / name, *options],
+                [self._program(name), *options],
                 stdout=log,
                 stderr=log,
                 cwd=self.directory,
                 env={"PATH": os.environ["PATH"]},
             )
+
+    def _program(self, name: str) -> Path:
+        """Of the directory, or of the machine: etcd is a package of its own."""
+        path = self._binaries / name
+        installed = shutil.which(name)
+        return path if path.exists() or installed is None else Path(installed)
 
     def _kill(self, name: str) -> None:
         process = self._processes.pop(name, None)

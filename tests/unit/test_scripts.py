@@ -33,7 +33,7 @@ def run(tmp_path: Path, script: str, *arguments: str, user: int | None = None) -
 
 
 @pytest.mark.parametrize(
-    "script", ["quickstart", "setup", "image", "kubernetes-build", "helm-build", "cluster-test"]
+    "script", ["quickstart", "setup", "image", "kubernetes-build", "helm-build", "cluster-test", "test"]
 )
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None:

@@ -125,7 +125,11 @@ def test_no_container_may_more_than_it_must(container: dict[str, Any]) -> None:
     mounts = container.get("volumeMounts", ())
     tells_the_node = any(each.get("mountPropagation") == "Bidirectional" for each in mounts)
     assert said.get("privileged", False) is tells_the_node, "only who mounts for the node is privileged"
-    if not tells_the_node:
+    added = said.get("capabilities", {}).get("add", [])
+    if added:
+        assert said["capabilities"]["drop"] == ["ALL"], "what runtimes give unasked is not named"
+        assert said["seccompProfile"] == {"type": "RuntimeDefault"}
+    if not tells_the_node and not added:
         assert said["allowPrivilegeEscalation"] is False
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from redirect import lifetime
 from redirect.errors import WouldNotLast
 from redirect.lifetime import Mount, Mounts, judge_found, judge_new, look, mount_of, parse, require_pins
 
@@ -128,6 +129,30 @@ def test_what_was_found_lasts_where_somebody_else_has_it_too(row: str) -> None:
 def test_what_is_mounted_anew_lasts_where_init_gets_it_too(row: str) -> None:
     seen, point, lasts = NEW[row]
     assert judge_new(seen, named(point, seen)) is lasts
+
+
+INITS = {
+    "a volume that hears of the machine's": (
+        ("130 127 0:25 /netns /run/netns rw master:5 - tmpfs tmpfs rw",),
+        True,
+    ),
+    "one that tells it as well": (("130 127 0:25 /netns /run/netns rw shared:5 - tmpfs tmpfs rw",), False),
+    "one that hears nothing": (("130 127 0:25 /netns /run/netns rw - tmpfs tmpfs rw",), False),
+    "one that hears of somebody else's": (
+        ("130 127 0:25 /netns /run/netns rw master:88 - tmpfs tmpfs rw",),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("row", INITS)
+def test_init_mounts_what_a_container_only_hears_of(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, is_inits = INITS[row]
+    directory = Path("/run/netns")
+    monkeypatch.setattr(lifetime, "mount_of", lambda path, seen: named(str(path), seen))
+    assert lifetime.is_inits_to_mount(directory, mounts(own)) is is_inits
+    assert not lifetime.is_inits_to_mount(directory, mounts(own, None)), "init may not be looked at"
+    assert not lifetime.is_inits_to_mount(directory, mounts(own, own)), "it is init's own"
 
 
 def test_the_mount_of_a_path_is_that_of_the_nearest_directory(tmp_path: Path) -> None:
