@@ -286,8 +286,11 @@ def _is(raw: Raw, kind: str, query: dict[str, str]) -> bool:
     if key_of(raw)[0] != kind:
         return False
     field_name, _, value = query.get("fieldSelector", "").partition("=")
-    assert field_name in ("", "spec.nodeName")
-    return not field_name or raw["spec"]["nodeName"] == value
+    assert field_name in ("", "spec.nodeName", "metadata.name")
+    if not field_name:
+        return True
+    part, _, field = field_name.partition(".")
+    return bool(raw[part][field] == value)
 
 
 def merged(known: Raw, patch: Raw) -> Raw:

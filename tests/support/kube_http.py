@@ -20,7 +20,8 @@ _NAMESPACED = re.compile(
     r"/api/v1/namespaces/([^/]+)/(pods|events|secrets|configmaps)(?:/([^/]+))?(?:/(status))?"
 )
 _ALL = re.compile(
-    r"(?:/api/v1|/apis/security\.istio\.io/v1)/(pods|namespaces|nodes|services|[a-z]+policies|peerauthentications)"
+    r"(?:/api/v1|/apis/security\.istio\.io/v1)/(pods|namespaces|nodes|services|configmaps|[a-z]+policies"
+    r"|peerauthentications)"
 )
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 KINDS = {

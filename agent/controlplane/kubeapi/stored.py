@@ -46,13 +46,17 @@ POD: Kept = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind as the API and as a manifest name it. `kept`: of its fields apart from `metadata`; None: every one."""
+    """A kind as the API and as a manifest name it. `kept`: of its fields apart from `metadata`; None: every one.
+
+    `only`: the name of those that are asked for, where not all are.
+    """
 
     path: str
     resource: str
     api_version: str
     name: str
     kept: Kept | None = None
+    only: str = ""
 
 
 KINDS = (
@@ -60,6 +64,8 @@ KINDS = (
     Kind("/api/v1/nodes", "nodes", "v1", "Node", {}),
     Kind("/api/v1/pods", "pods", "v1", "Pod", POD),
     Kind("/api/v1/services", "services", "v1", "Service", {"spec": None}),
+    # The mesh config. What else there is of them is large, and none of our business.
+    Kind("/api/v1/configmaps", "configmaps", "v1", "ConfigMap", {"data": None}, only="istio"),
     *(
         Kind(f"/apis/security.istio.io/v1/{resource}", resource, "security.istio.io/v1", kind)
         for resource, kind in (
@@ -82,7 +88,8 @@ class Stored:
 
 
 def resource_of(kind: Kind) -> Resource[Stored]:
-    return Resource(kind.path, kind.resource, partial(stored, kind))
+    selector = f"metadata.name={kind.only}" if kind.only else ""
+    return Resource(kind.path, kind.resource, partial(stored, kind), selector)
 
 
 def stored(kind: Kind, raw: Mapping[str, Any]) -> Stored:

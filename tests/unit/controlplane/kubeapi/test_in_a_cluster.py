@@ -88,6 +88,26 @@ def test_objects_of_the_api_are_served_and_every_change_of_them(tmp_path: Path, 
     asyncio.run(scenario())
 
 
+def test_the_mesh_config_is_read_and_no_other_configmap(tmp_path: Path, api: kube.FakeApi) -> None:
+    def config(name: str, namespace: str, mesh: str) -> dict[str, Any]:
+        meta = {"name": name, "namespace": namespace}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"mesh": mesh}}
+
+    async def scenario() -> None:
+        async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
+            addresses, _ = await client.start()
+            assert WEB in addresses
+            api.create(config("other", "istio-system", "discoverySelectors: [{matchLabels: {mesh: other}}]"))
+            api.create(config("istio", "istio-system", "discoverySelectors: [{matchLabels: {mesh: here}}]"))
+            assert WEB in (await client.take(ADDRESS_TYPE)).removed_resources
+            api.change("namespaces", "demo", metadata={"labels": {"mesh": "here"}})
+            assert WEB in versions(await client.take(ADDRESS_TYPE))
+            asked = [line for line in api.requests if "/configmaps?" in line]
+            assert asked and all("fieldSelector=metadata.name%3Distio" in line for line in asked)
+
+    asyncio.run(scenario())
+
+
 def test_an_outage_takes_nothing_away_and_what_happened_meanwhile_is_heard(
     tmp_path: Path, api: kube.FakeApi
 ) -> None:
