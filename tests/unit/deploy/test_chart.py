@@ -314,6 +314,14 @@ def test_values_reach_every_pod(tmp_path: Path) -> None:
 
 
 @needs_helm
+def test_agents_are_privileged_where_that_is_asked_for(tmp_path: Path) -> None:
+    [container] = agent_of(template(tmp_path, {"agent": {"privileged": True}}))["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+
+
+@needs_helm
 @pytest.mark.parametrize(
     ("update", "becomes"),
     [
