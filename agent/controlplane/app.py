@@ -24,7 +24,7 @@ import grpc
 from agent.admin.server import HttpServer
 from agent.controlplane.kubeapi.grounds import Grounds, Way, grounds
 from agent.controlplane.publication import Publication
-from agent.controlplane.read.directory import Deaf, ManifestDirectory
+from agent.controlplane.read.directory import SETTLE_S, Deaf, ManifestDirectory
 from agent.controlplane.read.objects import SYSTEM_NAMESPACE
 from agent.controlplane.serve.access import Code, Refused, calling_node
 from agent.controlplane.serve.ca import Clock, open_authority
@@ -248,6 +248,10 @@ class ControlPlane:
         # Of megabytes of manifests reading takes seconds, in which agents are answered all the same.
         if await self._aside(self._directory.read) is not None or self._is_behind:
             self._is_behind = not await self._take()
+        while self._directory.is_unsettled:
+            await asyncio.sleep(SETTLE_S)
+            if await self._aside(self._directory.read) is not None:
+                self._is_behind = not await self._take()
 
     async def _take(self) -> bool:
         made = await self._aside(lambda: self._publication.make(self._directory.reading))

@@ -1,14 +1,16 @@
 """The manifest directory on disk: read what changed, hand it to `admission`, remember what stands, watch.
 
 A file that cannot be read at all leaves everything of it as it was; an empty one counts as such, because most often it
-is one that is being written. What is served is kept in `manifests.json`, so that a restart beside a broken file still
-serves its last good form.
+is one that is being written. So does one that was made shorter in its place a moment ago: a policy is not gone because
+`helm template` has not come to it yet. What is served is kept in `manifests.json`, so that a restart beside a broken
+file still serves its last good form.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,9 @@ SIZE_LIMIT_BYTES = 64 * 2**20
 DEBOUNCE_MS = 50
 RESCAN_MS = 2000
 """Also without a notice: those of network file systems and of swapped links get lost."""
+
+SETTLE_S = 0.5
+"""Who writes a file in its place does not pause for so long."""
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +48,14 @@ class Deaf(Exception):
 
 
 class ManifestDirectory:
-    """One directory of manifests; `read` whenever something may have changed."""
+    """One directory of manifests; `read` whenever something may have changed. `clock`: seconds since the epoch."""
 
-    def __init__(self, path: Path, state: StateDirectory) -> None:
+    def __init__(self, path: Path, state: StateDirectory, clock: Callable[[], float] = time.time) -> None:
         if not path.is_dir():
             raise StateError(f"the manifest directory {path} does not exist")
-        self._path, self._state = path, state
+        self._path, self._state, self._clock = path, state, clock
+        self.is_unsettled = False
+        """Whether a file is being written: `read` again in SETTLE_S."""
         saved = state.read_json(SAVED, decode, None)
         self._is_complete = saved is not None
         self._last_good = saved or LastGood()
@@ -67,9 +74,12 @@ class ManifestDirectory:
             found = scan(self._path)
         except OSError as error:
             found = Found(self._found.files, closed={WHOLE: f"{self._path}: {error.strerror}"})
+        before = self._stamps or {}
+        written = [name for name, stamp in found.files.items() if self._is_written(before.get(name), stamp)]
+        self.is_unsettled = bool(written)
+        found.files.update((name, before[name]) for name in written)
         if found == self._found and self._stamps is not None:
             return None
-        before = self._stamps or {}
         self._found, self._stamps = found, dict(found.files)
         for name in [n for n in self._files if n not in found.files and not found.is_below_closed(n)]:
             self._files.pop(name)
@@ -88,6 +98,14 @@ class ManifestDirectory:
             f"{name}: {why}; not read" for name, why in sorted(self._found.passed_over.items())
         )
         return Reading(self._standing, passed_over, self._is_complete)
+
+    def _is_written(self, before: Stamp | None, now: Stamp) -> bool:
+        """Whether somebody may be at it: less is in it than was, and not for long. A new file in its place is whole."""
+        if before is None:
+            return False
+        (_, size_before, inode_before), (changed_ns, size, inode) = before, now
+        age_s = self._clock() - changed_ns / 1e9
+        return inode == inode_before and size < size_before and 0 <= age_s < SETTLE_S
 
     def _take(self, name: str) -> None:
         loaded = self._load(name)
