@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from agent import config
+from agent.cli.main import ztun
 from tests.support import helm
 from tests.support.helm import CHART, ROOT, Failed, template
 
@@ -308,6 +310,11 @@ def test_values_reach_every_pod(tmp_path: Path) -> None:
         [container] = spec["spec"]["containers"]
         assert container["imagePullPolicy"] == "Always"
         assert container["resources"]["requests"]["cpu"] == 1
+    for container in containers(objects):
+        if "args" in container:
+            # What is no option or command is refused before anybody is helped.
+            done = CliRunner().invoke(ztun, [*container["args"], "--help"])
+            assert done.exit_code == 0, done.output
     plane = by_key(objects)["Deployment", "ztun-control-plane"]["spec"]["template"]["spec"]
     assert plane["securityContext"]["seccompProfile"] == {"type": "Unconfined"}
     assert "--trust-domain=corp.example" in plane["containers"][0]["args"]
@@ -319,6 +326,14 @@ def test_agents_are_privileged_where_that_is_asked_for(tmp_path: Path) -> None:
         "containers"
     ]
     assert container["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
+
+
+@needs_helm
+def test_agents_have_the_filter_of_system_calls_that_is_asked_for(tmp_path: Path) -> None:
+    profile = {"type": "Localhost", "localhostProfile": "mesh.json"}
+    objects = template(tmp_path, {"agent": {"seccompProfile": profile}})
+    [container] = agent_of(objects)["spec"]["template"]["spec"]["containers"]
+    assert container["securityContext"]["seccompProfile"] == profile
 
 
 @needs_helm

@@ -38,13 +38,15 @@ def test_it_has_what_our_own_daemonset_has_for_the_node(patched_ztunnel: dict[st
         assert pod(patched_ztunnel)[field] == pod(ours)[field], field
     [mine], [theirs] = pod(ours)["containers"], pod(patched_ztunnel)["containers"]
     assert theirs["startupProbe"] == mine["startupProbe"]
-    assert theirs["securityContext"]["privileged"] is True
-    assert "capabilities" not in theirs["securityContext"]
-    # It is privileged, and mounts itself what ours has init mount.
+    said, wanted = theirs["securityContext"], mine["securityContext"]
+    assert (
+        said["capabilities"] == wanted["capabilities"] and said["seccompProfile"] == wanted["seccompProfile"]
+    )
+    assert said["privileged"] is False and said["readOnlyRootFilesystem"] is True
     mounts, volumes = by("mountPath", theirs["volumeMounts"]), by("name", pod(patched_ztunnel)["volumes"])
     wanted = by("mountPath", mine["volumeMounts"])
     for path in ("/sys/fs/bpf", "/run/netns", "/run/ztun"):
-        assert mounts[path]["name"] == wanted[path]["name"]
+        assert mounts[path] == wanted[path]
         [volume] = [each for each in pod(ours)["volumes"] if each["name"] == wanted[path]["name"]]
         assert volumes[volume["name"]] == volume
 
