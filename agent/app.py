@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import VERSION, config
 from agent.admin.server import HttpServer
@@ -35,10 +36,9 @@ from agent.enroll.progress import progress
 from agent.enroll.source import PodSource
 from agent.enroll.wish import Honesty, PodKey
 from agent.enroll.wish_file import WishFile
-from agent.fd_limit import fitted, raise_fd_limit
+from agent.fd_limit import fitted
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
-from agent.kubernetes.settings import sources_of
 from agent.listening import make_listener, open_slots, prepare_rings
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
@@ -56,6 +56,7 @@ from agent.run_lock import AlreadyRuns, RunLock
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.stopping import stop_serving
+from agent.supervisor.births import Births
 from agent.supervisor.crew import Crew, Limits
 from agent.supervisor.recruiter import Recruiter
 from agent.supervisor.worker_link import WorkerLink
@@ -76,9 +77,14 @@ from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES, XdsDelta, make_node
 from agent.zds.source import ZdsSource
 from redirect.errors import RedirectError
+from redirect.nursery import Nursery
 from redirect.reconcile import Redirection
 from redirect.sides import PROXY_ADDRESSES
 from redirect.spawn import ChildFailed
+
+if TYPE_CHECKING:
+    from agent.kubernetes.gate import CniGate
+    from agent.kubernetes.source import KubernetesSource
 
 log = logging.getLogger(__name__)
 
@@ -92,19 +98,18 @@ class StartError(Exception):
     """The agent cannot start; the text says why and what to check."""
 
 
-def run(settings: Config, notes: Iterable[str] = ()) -> None:
-    """Run the agent until SIGTERM; `notes` are for its log. Raises StartError."""
+def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
+    """Run the agent until SIGTERM, with workers from the nursery; `notes` are for its log. Raises StartError."""
     process_log = set_up_log(settings.log_level, settings.log_format, "agent")
     for note in notes:
         log.warning("%s", note)
     if os.geteuid() != 0:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
-    raise_fd_limit()
     try:
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = replace(settings, max_connections=fitted(settings.max_connections))
         with RunLock(settings.directory, settings.start_patience_s) as lock:
-            asyncio.run(serve(settings, process_log, lock))
+            asyncio.run(serve(settings, process_log, lock, nursery))
     except BaseExceptionGroup as group:
         expected, defects = group.split(EXPECTED)
         if expected is None or defects is not None:
@@ -126,7 +131,7 @@ def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
 class Agent:
     """Every part of the control process, wired."""
 
-    def __init__(self, settings: Config, process_log: ProcessLog, lock: RunLock) -> None:
+    def __init__(self, settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> None:
         rng = random.Random(random.SystemRandom().getrandbits(64))
         self.settings = settings
         self.redirection = Redirection(settings.instance, settings.directory)
@@ -151,9 +156,10 @@ class Agent:
             on_credentials=self._issued,
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
+        self.births = Births(nursery)
         homes = dict(zip(Side, map(str, self.redirection.private_namespaces), strict=True))
         self.crew = Crew(
-            Recruiter(settings.directory, config.as_texts(settings), homes),
+            Recruiter(settings.directory, config.as_texts(settings), homes, start=self.births.start),
             settings.worker_count,
             make_listener=partial(make_listener, homes),
             brief=lambda link: self.briefing.brief(link.send),
@@ -200,7 +206,7 @@ class Agent:
             Honesty(settings.honest_connect),
         )
         self.zds = ZdsSource(settings.zds_socket, self.handed, rng) if settings.zds_socket else None
-        self.kubernetes = sources_of(settings, rng, lambda: progress(self.captures))
+        self.kubernetes = self._kubernetes(rng)
         self.sources: tuple[PodSource, ...] = (*self.kubernetes, *([self.zds] if self.zds else ()))
         self.enroller = Enroller(
             settings.node,
@@ -213,6 +219,7 @@ class Agent:
         )
         if self.zds is not None:
             self.zds.admission = Admission(self.enroller, self.captures, self.kernel)
+        self.gate = self._gate()
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
@@ -241,6 +248,23 @@ class Agent:
             wall=time.time,
             clock=time.monotonic,
         )
+
+    def _kubernetes(self, rng: random.Random) -> tuple[KubernetesSource, ...]:
+        """What says beside people which pods are wanted."""
+        if self.settings.pod_source != "kubernetes":
+            return ()
+        # Only where it is asked for: its client takes 2 MB.
+        from agent.kubernetes.settings import sources_of
+
+        return sources_of(self.settings, rng, lambda: progress(self.captures))
+
+    def _gate(self) -> CniGate | None:
+        """What the CNI plugin asks; None where no source knows the pods of Kubernetes."""
+        if not self.kubernetes:
+            return None
+        from agent.kubernetes.gate import CniGate
+
+        return CniGate(self.kubernetes[0], self.enroller)
 
     def _endpoint(self, address: str, roots: str) -> Endpoint:
         return Endpoint(
@@ -282,6 +306,7 @@ class Agent:
         await self.enroller.take_over()
         await prepare_rings(self.settings, self.kernel, self.crew)
         await self.crew.muster()
+        self.births.rest()
 
     async def begin(self) -> None:
         """Everything up to serving; the discovery stream connects meanwhile.
@@ -319,9 +344,9 @@ class Agent:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 
 
-async def serve(settings: Config, process_log: ProcessLog, lock: RunLock) -> None:
+async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> None:
     """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
-    agent = Agent(settings, process_log, lock)
+    agent = Agent(settings, process_log, lock, nursery)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -368,5 +393,6 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock) -> Non
         await servers.close()
         await agent.ca.close()
         agent.crew.close()
+        agent.births.close()
         agent.kernel.close()
         agent.handed.close()

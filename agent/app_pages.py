@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from agent.kubernetes.settings import gate_of
 from agent.pages.announced import AnnouncedPage
 from agent.pages.certificates import CertificatesPage
 from agent.pages.cni import CniPage
@@ -65,7 +64,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         services=ServicesPage(agent.store),
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
-        cni=CniPage(gate_of(agent.kubernetes, agent.enroller)),
+        cni=CniPage(agent.gate),
         quit=QuitPage(stop),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
         ready=ReadyPage(lambda: agent.is_serving, agent.zds),

@@ -7,7 +7,6 @@ two threads exists: capabilities are a thread's own, and a new thread has those 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import json
@@ -41,7 +40,8 @@ from agent.telemetry import families
 from agent.telemetry.access_log import lost_line
 from agent.telemetry.line_writer import LineWriter
 from agent.telemetry.metrics import Metrics
-from redirect.sides import Side, sides_of
+from redirect import child
+from redirect.side import Side, sides_of
 
 log = logging.getLogger(__name__)
 
@@ -164,24 +164,21 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="a worker of the ztun agent; started by `ztun agent`")
-    parser.add_argument("--slot", type=int, required=True)
-    parser.add_argument("--config", required=True, help="JSON of the agent's options")
-    parser.add_argument("--version", required=True, help="by which control processes know their own workers")
-    parser.add_argument(
-        "--channel-fd", type=int, required=True, help="unix socket to accept control processes on"
-    )
-    parser.add_argument("--pod-netns")
-    parser.add_argument("--net-netns")
-    args = parser.parse_args()
-    config = configuration.build(json.loads(args.config))
-    sides = Sides.entered(args.pod_netns, args.net_netns, config)
+    """`--slot` N, `--config` JSON of the agent's options, `--version` by which control processes know their own.
+
+    `--channel-fd` of a unix socket to accept control processes on; where there are namespaces, `--pod-netns` and
+    `--net-netns`.
+    """
+    told = child.flags(sys.argv[1:])
+    slot = int(told["slot"])
+    config = configuration.build(json.loads(told["config"]))
+    sides = Sides.entered(told.get("pod-netns"), told.get("net-netns"), config)
     # All that this thread still needs, and with it every thread that is made from here on.
     keep_only(CAP_NET_BIND_SERVICE)
-    process_log = set_up_log(config.log_level, config.log_format, f"worker-{args.slot}")
+    process_log = set_up_log(config.log_level, config.log_format, f"worker-{slot}")
     raise_fd_limit()
-    listening = socket.socket(fileno=args.channel_fd)
+    listening = socket.socket(fileno=int(told["channel-fd"]))
     listening.setblocking(False)
-    worker = Worker(config, args.slot, args.version, sides, process_log)
+    worker = Worker(config, slot, told["version"], sides, process_log)
     with asyncio.Runner(loop_factory=partial(OuterLoop, worker.loop)) as runner:
         runner.run(run(config, worker, listening))

@@ -3,7 +3,8 @@
 Run by its path in an isolated interpreter, by `redirect.spawn` only: `python -I child.py MODULE REPORT_FD ARGUMENT...`
 calls main() of the module. Such an interpreter looks neither into the working directory nor at PYTHONPATH, so the
 one place that is added here is the one that the parent's own code came from: a checkout, or where a wheel lies. With
-a REPORT_FD, what main() raised goes there as one JSON object instead of as a traceback on stderr.
+a REPORT_FD, what main() raised goes there as one JSON object instead of as a traceback on stderr. A process that is
+forked from such an interpreter (`redirect.nursery`) begins with `become`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 TEXT_CHARS, DETAILS_CHARS = 500, 8000
 """Of a text its beginning, of a traceback its end: a report must fit into a pipe that nobody reads yet."""
@@ -27,17 +30,33 @@ def main() -> None:
         # First: a ztun that is installed as well must not mix with the checkout that the parent runs from.
         sys.path.insert(0, root)
     module, report_fd, *arguments = sys.argv[1:]
+    become(module, int(report_fd), arguments)
+
+
+def become(module: str, report_fd: int, arguments: Sequence[str]) -> NoReturn:
+    """Run main() of the module, and leave as it tells. Raises what it raised where there is no `report_fd`."""
     sys.argv = [module, *arguments]
     try:
         code = importlib.import_module(module).main()
     except KeyboardInterrupt:
         sys.exit(130)
     except (Exception, SystemExit) as error:
-        if int(report_fd) == NO_REPORT or (isinstance(error, SystemExit) and not isinstance(error.code, str)):
+        if report_fd == NO_REPORT or (isinstance(error, SystemExit) and not isinstance(error.code, str)):
             raise
-        _report(int(report_fd), error)
+        _report(report_fd, error)
         sys.exit(1)
     sys.exit(code)
+
+
+def flags(arguments: Sequence[str]) -> dict[str, str]:
+    """`--name value` pairs, as whoever starts a process of ours gives them. Leaves with a text where there is another.
+
+    argparse would take 0.3 MB of each process.
+    """
+    names, values = arguments[::2], arguments[1::2]
+    if len(names) != len(values) or not all(name.startswith("--") for name in names):
+        sys.exit(f"{sys.argv[0]} is started by other processes of ztun, with --name value: {list(arguments)}")
+    return dict(zip((name.removeprefix("--") for name in names), values, strict=True))
 
 
 def _report(fd: int, error: BaseException) -> None:

@@ -19,6 +19,7 @@ from redirect.layout import Conf
 from redirect.lifetime import Mounts
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces
+from redirect.side import Side, sides_of
 from redirect.side_check import leads_elsewhere, look
 
 SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
@@ -30,7 +31,7 @@ class Foundation:
 
     def __init__(self, instance: str, attachments: Attachments, look: Callable[[], Mounts]) -> None:
         """`look` says what is mounted, here and for good. Raises ValueError for a name that cannot be used."""
-        self.sides = sides.sides_of(instance)
+        self.sides = sides_of(instance)
         self._attachments = attachments
         self._look = look
         self._held: list[netns.HeldNamespace] = []
@@ -144,7 +145,7 @@ class Foundation:
             found.append(Finding(Part.INNER_DEVICE, None, reason))
         return found
 
-    def _clear_left_over(self, side: sides.Side) -> None:
+    def _clear_left_over(self, side: Side) -> None:
         """Deletes a device of ours that leads into a namespace which has lost its name.
 
         Nobody finds that namespace again. One that runs programs which are not pinned here is another agent's.

@@ -15,7 +15,8 @@ from redirect import netns, rt_rows, rtnetlink, sides
 from redirect.findings import Finding, Part
 from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, Route
 from redirect.rtnetlink import LinkRow
-from redirect.sides import LOCAL_TABLE, LOOPBACK, PROXY_ADDRESSES, Side, SideLink
+from redirect.side import Side
+from redirect.sides import LOCAL_TABLE, LOOPBACK, PROXY_ADDRESSES, SideLink
 
 
 @dataclass(frozen=True, slots=True)

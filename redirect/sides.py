@@ -8,8 +8,6 @@ and no map; the numbers that those need are returned. Call from a thread in the 
 from __future__ import annotations
 
 import errno
-import hashlib
-import re
 import socket
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
@@ -20,26 +18,14 @@ from redirect import netns, rt_rows, rt_writes, rtnetlink
 from redirect.errors import InstanceInUse, KernelTooOld, RedirectError
 from redirect.rt_rows import FAMILIES, KERNEL_TABLE, MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, Route, Rule
 from redirect.rtnetlink import LinkRow
+from redirect.side import Side
 
 PROXY_ADDRESSES = ("169.254.77.1", "fd7a:7475:6e::1")
 LOCAL_TABLE = 100
 _TABLES = (MAIN_TABLE, KERNEL_TABLE, LOCAL_TABLE)
 RULE_PREFERENCE, MAIN_PREFERENCE = 10, 32766
-IFNAME_LIMIT = 15
 LOOPBACK = 1
 SYSCTLS = "/proc/sys"
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One private namespace and the device that leads there, of the same name at both ends."""
-
-    namespace: str
-    ifname: str
-
-    @property
-    def netns(self) -> Path:
-        return netns.path_of(self.namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +35,6 @@ class SideLink:
     ifindex: int
     nsid: int
     inner_mac: bytes
-
-
-def sides_of(instance: str) -> tuple[Side, Side]:
-    """The pod side and the net side of an instance. Raises ValueError for a name that cannot be used."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", instance):
-        raise ValueError(f"instance {instance!r}: want lower-case letters, digits and dashes, 31 at most")
-    return (
-        Side(f"{instance}-pod", _ifname(instance, "mo")),
-        Side(f"{instance}-net", _ifname(instance, "mi")),
-    )
 
 
 def prepare(side: Side, *, is_ours: bool = False, by_init: bool = False) -> SideLink:
@@ -319,11 +295,3 @@ def _named(ifname: str) -> LinkRow:
     if link is None:
         raise RedirectError(f"device {ifname} went while it was set up: is somebody else removing it?")
     return link
-
-
-def _ifname(instance: str, suffix: str) -> str:
-    name = f"{instance}-{suffix}"
-    if len(name) <= IFNAME_LIMIT:
-        return name
-    digest = hashlib.sha256(instance.encode()).hexdigest()[:6]
-    return f"{instance[: IFNAME_LIMIT - len(digest) - len(suffix) - 2]}-{digest}-{suffix}"

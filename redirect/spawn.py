@@ -63,29 +63,30 @@ def command(module: str, *arguments: str, report_fd: int = child.NO_REPORT) -> l
 
 
 class Child:
-    """A process that `start` made; it may outlive this one."""
+    """A process that `start` made, or a nursery; it may outlive this one."""
 
-    def __init__(self, process: subprocess.Popen[bytes], report_fd: int) -> None:
-        self.pid = process.pid
-        self._process = process
+    def __init__(self, pid: int, report_fd: int) -> None:
+        self.pid = pid
         self._report_fd = report_fd
+        self._code: int | None = None
 
     def failure(self) -> Failure:
         """Why it ended; waits for that."""
-        code = self._process.wait()
-        return _failure(code, self._report_fd)
+        if self._code is None:
+            _, status = os.waitpid(self.pid, 0)
+            self._code = os.waitstatus_to_exitcode(status)
+        return _failure(self._code, self._report_fd)
 
     def close(self) -> None:
         """Let go of it; it is reaped if it has ended."""
-        if self._process.poll() is None:
-            # It may outlive this process: Popen is not to warn that nobody waited.
-            self._process.returncode = 0
+        if self._code is None:
+            os.waitpid(self.pid, os.WNOHANG)
         os.close(self._report_fd)
 
 
 def start(module: str, arguments: Iterable[str], *, pass_fds: Sequence[int] = ()) -> Child:
     """Start a module in a session of its own, in /, with this process's stdout and stderr. Raises OSError."""
-    reading, writing = _report_pipe()
+    reading, writing = report_pipe()
     try:
         process = subprocess.Popen(
             command(module, *arguments, report_fd=writing),
@@ -99,12 +100,14 @@ def start(module: str, arguments: Iterable[str], *, pass_fds: Sequence[int] = ()
         raise
     finally:
         os.close(writing)
-    return Child(process, reading)
+    # Who waits for it is Child: it may outlive this process, and Popen is not to warn that nobody waited.
+    process.returncode = 0
+    return Child(process.pid, reading)
 
 
 def run(module: str, arguments: Iterable[str], *, timeout_s: float) -> None:
     """Run a module to its end, in /. Raises ChildFailed, with its output among the details; OSError."""
-    reading, writing = _report_pipe()
+    reading, writing = report_pipe()
     try:
         try:
             done = subprocess.run(
@@ -130,7 +133,8 @@ def run(module: str, arguments: Iterable[str], *, timeout_s: float) -> None:
         os.close(reading)
 
 
-def _report_pipe() -> tuple[int, int]:
+def report_pipe() -> tuple[int, int]:
+    """The ends of a pipe by which a child says why it ends: that to read from, and the child's."""
     reading, writing = os.pipe()
     # What a child leaves behind may hold the other end: its report is read when it has ended, or is not there.
     os.set_blocking(reading, False)

@@ -16,6 +16,7 @@ from redirect.attach import Attachments
 from redirect.errors import MapFull, RedirectError, StepFailed
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
+from redirect.side import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Executor:
         self,
         maps: Maps,
         attachments: Attachments,
-        private: Iterable[sides.Side],
+        private: Iterable[Side],
         neighbourhood: Neighbourhood,
     ) -> None:
         self._maps = maps

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from agent import app, config
+from agent import config
+from agent.start import NO_INTERPRETER, become_agent
 
 
 class SectionedCommand(click.Command):
@@ -58,6 +59,6 @@ def agent(**flags: Any) -> None:
             "--root-cert is missing: the root of the control plane, e.g. root.pem of the embedded one's --state-dir"
         )
     try:
-        app.run(built)
-    except app.StartError as error:
-        raise click.ClickException(str(error)) from error
+        become_agent(built)
+    except OSError as error:
+        raise click.ClickException(NO_INTERPRETER.format(error)) from error

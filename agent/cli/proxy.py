@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from agent import app, config
+from agent import config
 from agent.cli.output import CliError
+from agent.start import NO_INTERPRETER, become_agent
 from agent.ztunnel.draft import Surroundings
 from agent.ztunnel.translate import MESH_CONFIG, CannotServe, Translation, translate
 
@@ -37,9 +38,9 @@ def proxy(kind: str, show: bool) -> None:
             click.echo(note)
         return
     try:
-        app.run(settings, found.notes)
-    except app.StartError as error:
-        raise click.ClickException(str(error)) from error
+        become_agent(settings, found.notes)
+    except OSError as error:
+        raise click.ClickException(NO_INTERPRETER.format(error)) from error
 
 
 def variables(found: Translation) -> dict[str, str]:

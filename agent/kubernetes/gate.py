@@ -11,12 +11,12 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent.enroll.source import Claim, NotReady, Stance
 from agent.enroll.wish import PodKey
 from agent.kubernetes.objects import Pod
+from agent.kubernetes.sandbox import NotAdmitted, Sandbox
 from agent.kubernetes.source import KubernetesSource
 from agent.model.identity import Identity
 
@@ -36,20 +36,6 @@ class Capturing(Protocol):
     async def captured(self, key: PodKey, claim: Claim, wait_s: float) -> None: ...
 
     async def certified(self, identity: Identity, wait_s: float) -> None: ...
-
-
-class NotAdmitted(Exception):
-    """The sandbox must not start; the text is for the pod's events."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sandbox:
-    """What the runtime says. `uid` is empty where the runtime does not tell it."""
-
-    container: str
-    netns: str
-    pod: PodKey
-    uid: str = ""
 
 
 class CniGate:

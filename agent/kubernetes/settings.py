@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
@@ -13,7 +13,6 @@ from agent.enroll.progress import Progress
 from agent.enroll.wish import PodKey
 from agent.kubernetes.access import NO_API, Access, AccessError, of_kubeconfig, of_pod
 from agent.kubernetes.decision import Rules
-from agent.kubernetes.gate import Capturing, CniGate
 from agent.kubernetes.selectors import DEFAULT, Enablement, SelectorError, enablements
 from agent.kubernetes.source import KubernetesSource
 
@@ -23,19 +22,12 @@ def sources_of(
     rng: Random,
     found: Callable[[], Mapping[PodKey, Progress]],
 ) -> tuple[KubernetesSource, ...]:
-    """The sources that are asked for, as of KubernetesSource. Raises ConfigError for options that can never be."""
-    if settings.pod_source != "kubernetes":
-        return ()
+    """Of `--pod-source kubernetes`. Raises ConfigError for options that can never be."""
     try:
         way, rules = of_settings(settings)
     except (AccessError, SelectorError) as error:
         raise ConfigError(f"--pod-source kubernetes: {error}") from error
     return (KubernetesSource(settings.node, way, rules, found, rng),)
-
-
-def gate_of(sources: Sequence[KubernetesSource], capturing: Capturing) -> CniGate | None:
-    """What the CNI plugin asks; None where no source knows the pods of Kubernetes."""
-    return CniGate(sources[0], capturing) if sources else None
 
 
 def of_settings(settings: Config) -> tuple[Callable[[], Access], Rules]:

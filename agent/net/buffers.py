@@ -6,6 +6,8 @@ to send in a turn until the end of that turn.
 
 from __future__ import annotations
 
+import mmap
+
 from agent.wire.tls_records import MAX_PLAIN_BYTES, RECORD_BYTES, TlsRecords
 
 STAGE_BYTES = 1 << 18
@@ -20,15 +22,20 @@ class Buffers:
     __slots__ = ("_stages", "opened", "received", "sealed")
 
     def __init__(self) -> None:
-        self.received = memoryview(bytearray(RECEIVE_BYTES + RECORD_BYTES))
-        self.opened = memoryview(bytearray(RECEIVE_BYTES + RECORD_BYTES))
-        self.sealed = memoryview(bytearray(TlsRecords.sealed_bytes(STAGE_BYTES)))
+        self.received = _memory(RECEIVE_BYTES + RECORD_BYTES)
+        self.opened = _memory(RECEIVE_BYTES + RECORD_BYTES)
+        self.sealed = _memory(TlsRecords.sealed_bytes(STAGE_BYTES))
         self._stages: list[memoryview] = []
 
     def stage(self) -> memoryview:
         """A buffer of STAGE_BYTES and one more, which sealing needs behind the last byte."""
-        return self._stages.pop() if self._stages else memoryview(bytearray(STAGE_BYTES + 1))
+        return self._stages.pop() if self._stages else _memory(STAGE_BYTES + 1)
 
     def give_back(self, stage: memoryview) -> None:
         if len(self._stages) < _KEPT_STAGES:
             self._stages.append(stage)
+
+
+def _memory(size: int) -> memoryview:
+    """Zeros that take no memory before something is written to them, unlike those of a bytearray."""
+    return memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

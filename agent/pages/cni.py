@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.admin.server import BadRequest, Request, Response, as_json
 from agent.enroll.wish import PodKey
-from agent.kubernetes.gate import CniGate, NotAdmitted, Sandbox
+from agent.kubernetes.sandbox import NotAdmitted, Sandbox
+
+if TYPE_CHECKING:
+    from agent.kubernetes.gate import CniGate
 
 NO_GATE = (
     "this agent runs with --pod-source command and knows no pod of Kubernetes: start it with --pod-source kubernetes, "

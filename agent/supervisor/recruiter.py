@@ -13,10 +13,11 @@ import json
 import logging
 import re
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from agent import VERSION
 from agent.channel import ChannelError, FdsLost
@@ -25,9 +26,16 @@ from agent.supervisor.peer import is_at_home, listening_pid, residents
 from agent.supervisor.process import Process
 from agent.supervisor.worker_link import Hears, WorkerLink, dial, greeted
 from redirect import spawn
-from redirect.spawn import Cause, ChildFailed, Failure
+from redirect.spawn import Cause, Child, ChildFailed, Failure
 
 log = logging.getLogger(__name__)
+
+
+class Starts(Protocol):
+    """Makes a process of a module of ours; as `spawn.start`."""
+
+    def __call__(self, module: str, arguments: Iterable[str], *, pass_fds: Sequence[int]) -> Child: ...
+
 
 SOCKETS = "worker-*.sock"
 LOST_TRIES = 10
@@ -37,7 +45,7 @@ LOST_PAUSE_S = 0.3
 class Recruiter:
     """`options` are the agent's; `homes` the paths of the private namespaces, none where there are none.
 
-    `module` is what a worker runs.
+    `module` is what a worker runs, `start` makes its process.
     """
 
     def __init__(
@@ -46,6 +54,7 @@ class Recruiter:
         options: Mapping[str, str],
         homes: Mapping[Side, str],
         module: str = "agent.worker",
+        start: Starts = spawn.start,
     ) -> None:
         self.version = f"{VERSION}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
         """Workers of another version or other options must not stay."""
@@ -53,6 +62,7 @@ class Recruiter:
         self._options = options
         self._homes = homes
         self._module = module
+        self._start = start
 
     async def find(self, hears: Hears) -> list[WorkerLink]:
         """Every worker of the run directory that can be used. Those that cannot are ended, wherever they are from."""
@@ -68,7 +78,7 @@ class Recruiter:
             bind(listening, path)
             listening.listen()
             arguments = self._arguments(slot, listening.fileno())
-            process = Process.of(spawn.start(self._module, arguments, pass_fds=(listening.fileno(),)))
+            process = Process.of(self._start(self._module, arguments, pass_fds=(listening.fileno(),)))
         try:
             return await meet(path, process, hears)
         except BaseException as error:

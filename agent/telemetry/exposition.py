@@ -1,17 +1,14 @@
 """Metrics as text, in the format a client asks for: OpenMetrics 1.0, or the Prometheus text format 0.0.4.
 
 Families without a sample are left out, counters carry `_total` (docs/WIRE.md#metrics). Reads a snapshot of `totals`;
-the HTTP around it is `admin`'s.
+the HTTP around it is `admin`'s. Written here because prometheus_client takes 3.3 MB for it; that library's parsers
+read it in the tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric, UnknownMetricFamily
-from prometheus_client.openmetrics import exposition as openmetrics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from agent.telemetry import families
 from agent.telemetry.families import BY_NAME, Family, Kind
@@ -41,55 +38,70 @@ def content_type(accept: Iterable[str]) -> str:
 
 def expose(snapshot: Snapshot, content_type: str = OPENMETRICS) -> bytes:
     """The text of a snapshot in the format of that content type; OpenMetrics ends with `# EOF`."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(snapshot))
-    if content_type == PLAIN:
-        return generate_latest(registry)
-    text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
-    return text
+    is_plain = content_type == PLAIN
+    lines = [line for each in _every(snapshot) if each.samples for line in each.lines(is_plain=is_plain)]
+    if not is_plain:
+        lines.append("# EOF")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
-class _Collector:
-    """prometheus_client's custom collector over a snapshot."""
+@dataclass(slots=True)
+class _Exposed:
+    """A family with its samples, each by its labels."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+    family: Family
+    samples: list[tuple[Mapping[str, str], float]] = field(default_factory=list)
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._tcp()
-        open_now = _metric(families.TCP_OPEN)
-        for reporter, count in self._snapshot["open"].items():
-            open_now.add_sample(families.TCP_OPEN.name, {"reporter": reporter}, count)
-        if open_now.samples:
-            yield open_now
-        yield from self._figures()
+    def lines(self, *, is_plain: bool) -> Iterator[str]:
+        """Labels are sorted by name. The plain format has the suffix of counters in the name of the family too."""
+        name = self.family.name
+        sampled = name + "_total" if self.family.kind is Kind.COUNTER else name
+        named = sampled if is_plain else name
+        text = self.family.help.replace("\\", r"\\").replace("\n", r"\n")
+        yield f"# HELP {named} {text if is_plain else _quoted(self.family.help)}"
+        yield f"# TYPE {named} {self._type(is_plain=is_plain)}"
+        for labels, value in self.samples:
+            shown = ",".join(f'{label}="{_quoted(labels[label])}"' for label in sorted(labels))
+            yield f"{sampled}{{{shown}}} {float(value)!r}" if shown else f"{sampled} {float(value)!r}"
 
-    def _tcp(self) -> Iterator[Metric]:
-        metrics = [_metric(family) for family in TCP_COUNTERS]
-        closed, failed = metrics[1], metrics[2]
-        for values, counts in self._snapshot["tcp"]:
-            labels = dict(zip(label_names(tuple(values)), values, strict=True))
-            for metric, count in zip(metrics, counts, strict=True):
-                # A pair that was opened shows its bytes from zero on, so that rates see the first ones.
-                if count or (counts[0] and metric is not closed and metric is not failed):
-                    metric.add_sample(metric.name + "_total", labels, count)
-        return (metric for metric in metrics if metric.samples)
-
-    def _figures(self) -> Iterator[Metric]:
-        metrics: dict[str, Metric] = {}
-        for name, values, count in self._snapshot["figures"]:
-            family = BY_NAME[name]
-            metric = metrics.setdefault(name, _metric(family))
-            suffix = "_total" if family.kind is Kind.COUNTER else ""
-            metric.add_sample(name + suffix, dict(zip(family.labels, values, strict=True)), count)
-        return iter(metrics.values())
+    def _type(self, *, is_plain: bool) -> str:
+        if self.family.kind is Kind.COUNTER:
+            return "counter"
+        if self.family.name.endswith("_count"):
+            # ztunnel's name, and one that is kept for histograms and summaries: a linter takes it from nothing that
+            # has another type, and says nothing to one without.
+            return "untyped" if is_plain else "unknown"
+        return "gauge"
 
 
-def _metric(family: Family) -> Metric:
-    if family.kind is Kind.COUNTER:
-        return CounterMetricFamily(family.name, family.help, labels=())
-    if family.name.endswith("_count"):
-        # ztunnel's name, and one that is kept for histograms and summaries: a linter takes it from nothing that has
-        # another type, and says nothing to one without.
-        return UnknownMetricFamily(family.name, family.help, labels=())
-    return GaugeMetricFamily(family.name, family.help, labels=())
+def _every(snapshot: Snapshot) -> Iterator[_Exposed]:
+    yield from _tcp(snapshot)
+    open_now = _Exposed(families.TCP_OPEN)
+    open_now.samples += (({"reporter": reporter}, count) for reporter, count in snapshot["open"].items())
+    yield open_now
+    yield from _figures(snapshot)
+
+
+def _tcp(snapshot: Snapshot) -> Iterable[_Exposed]:
+    exposed = [_Exposed(family) for family in TCP_COUNTERS]
+    opened, received, sent = exposed[0], exposed[3], exposed[4]
+    for values, counts in snapshot["tcp"]:
+        labels = dict(zip(label_names(tuple(values)), values, strict=True))
+        for each, count in zip(exposed, counts, strict=True):
+            # A pair that was opened shows its bytes from zero on, so that rates see the first ones.
+            if count or (counts[0] and (each is opened or each is received or each is sent)):
+                each.samples.append((labels, count))
+    return exposed
+
+
+def _figures(snapshot: Snapshot) -> Iterable[_Exposed]:
+    exposed: dict[str, _Exposed] = {}
+    for name, values, count in snapshot["figures"]:
+        family = BY_NAME[name]
+        each = exposed.setdefault(name, _Exposed(family))
+        each.samples.append((dict(zip(family.labels, values, strict=True)), count))
+    return exposed.values()
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

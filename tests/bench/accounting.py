@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -22,6 +23,20 @@ def _ticks(stat: str) -> int:
     # The command is in parentheses and may hold spaces: count fields from behind it.
     fields = stat[stat.rindex(")") + 2 :].split()
     return int(fields[11]) + int(fields[12])
+
+
+def children(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """The processes that have this one as their parent, or as their parent's, and so on."""
+    parents = {}
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has ended meanwhile
+                stat = (entry / "stat").read_text()
+                parents[int(entry.name)] = int(stat[stat.rindex(")") + 2 :].split()[1])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
 
 
 def pss_bytes(pids: Iterable[int], proc: Path = Path("/proc")) -> int:

@@ -145,10 +145,10 @@ class Idle:
         return samples
 
     def _measure(self, system: System) -> dict[str, list[float]]:
-        at_rest = accounting.pss_bytes(system.proxies)
+        at_rest = accounting.pss_bytes(everyone(system))
         control = accounting.pss_bytes(system.control)
         self._with_open(system, WARM_UP_CONNECTIONS)
-        before = accounting.pss_bytes(system.proxies)
+        before = accounting.pss_bytes(everyone(system))
         during = self._with_open(system, IDLE_CONNECTIONS)
         return {
             "memory_rest": [at_rest / 1e6],
@@ -162,10 +162,16 @@ class Idle:
         try:
             expect_begin(self._stage, client, system, "hold")
             time.sleep(SETTLE_S)
-            return accounting.pss_bytes(system.proxies)
+            return accounting.pss_bytes(everyone(system))
         finally:
             end(client)
             time.sleep(SETTLE_S)
+
+
+def everyone(system: System) -> set[int]:
+    """The processes of its proxies, with those that nobody names: the memory of all of them counts."""
+    unnamed = (child for control in system.control for child in accounting.children(control))
+    return {*system.proxies, *unnamed}
 
 
 def start(stage: Stage, system: System, workload: Workload, warm_up_s: float, length_s: float) -> Client:

@@ -18,7 +18,7 @@ from agent.telemetry.families import ALL, POD_BROKEN, Kind
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
-from redirect.sides import sides_of
+from redirect.side import sides_of
 from tests.support.labmesh import ENROLLED, World, policy_manifest, principal, running
 from tests.support.labtraffic import until, wait_gone
 from tests.support.ongoing import New

@@ -44,6 +44,7 @@ from redirect.layout import (
     mask,
     parse_ip,
 )
+from redirect.side import Side
 from tests.packets.sockets import listener, opened
 from tests.packets.world import (
     BRIDGE,
@@ -59,7 +60,7 @@ from tests.packets.world import (
 
 PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
-SIDES = {"pod": sides.Side(f"{PREFIX}-pod", "hh-mo"), "net": sides.Side(f"{PREFIX}-net", "hh-mi")}
+SIDES = {"pod": Side(f"{PREFIX}-pod", "hh-mo"), "net": Side(f"{PREFIX}-net", "hh-mi")}
 RING_BYTES = 4096
 OTHER_IFINDEX = 4246
 """No device: of other pods."""

@@ -21,7 +21,8 @@ def test_a_discovery_stream_that_is_up_has_certificates_asked_for_at_once(tmp_pa
 
     async def body() -> None:
         log: Any = SimpleNamespace(lost=0)
-        agent = Agent(build({"node": "n1", "run_dir": str(tmp_path)}), log)
+        unused: Any = None  # nothing is started
+        agent = Agent(build({"node": "n1", "run_dir": str(tmp_path)}), log, unused, unused)
         agent.keeper.set_in_use([WEB])
         agent.keeper._failed(WEB, SigningError("the CA is away", is_transient=True))
         (held,) = agent.keeper.held()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.bench.accounting import TICKS_PER_S, cpu_s, pss_bytes
+from tests.bench.accounting import TICKS_PER_S, children, cpu_s, pss_bytes
 
 
 def fake(proc: Path, pid: int, name: str, user: int, system: int, pss_kib: int) -> None:
@@ -45,3 +46,16 @@ def test_the_kernel_agrees() -> None:
     spent_s = time.process_time() - own_before_s
     assert cpu_s([os.getpid()]) - before_s == pytest.approx(spent_s, abs=0.05)
     assert pss_bytes([os.getpid()]) > 1 << 20
+
+
+def test_children_are_those_of_children_too() -> None:
+    """A shell that has a child, which says its own pid."""
+    with subprocess.Popen(
+        ["sh", "-c", "sh -c 'echo $$; read line'; exit 0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as shell:
+        assert shell.stdout is not None and shell.stdin is not None
+        inner = int(shell.stdout.readline())
+        found = children(os.getpid())
+        assert {shell.pid, inner} <= set(found) and os.getpid() not in found
+        assert inner in children(shell.pid)
+        shell.stdin.close()

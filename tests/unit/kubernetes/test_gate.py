@@ -15,9 +15,10 @@ from agent.enroll.source import Claim, NotReady, Stance
 from agent.enroll.wish import PodKey, Where
 from agent.kubernetes.access import Access
 from agent.kubernetes.decision import Rules
-from agent.kubernetes.gate import CniGate, NotAdmitted, Sandbox
+from agent.kubernetes.gate import CniGate
 from agent.kubernetes.objects import namespace_of, pod_of
 from agent.kubernetes.reflector import Gone, Listed, Put
+from agent.kubernetes.sandbox import NotAdmitted, Sandbox
 from agent.kubernetes.source import KubernetesSource
 from agent.model.identity import Identity
 from tests.support import kube

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from redirect.sides import IFNAME_LIMIT, Side, sides_of
+from redirect.side import IFNAME_LIMIT, Side, sides_of
 
 
 def test_the_default_instance_has_the_documented_names() -> None:

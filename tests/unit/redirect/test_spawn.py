@@ -82,7 +82,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("module", ["agent.worker", "redirect.loader"])
+@pytest.mark.parametrize("module", ["agent.start", "agent.worker", "redirect.loader", "redirect.nursery"])
 def test_code_of_the_working_directory_and_of_the_environment_is_not_loaded(
     hostile: Path, module: str
 ) -> None:
