@@ -25,6 +25,7 @@ SHARED = {
     "agent.log",
     "agent.mesh_state",
     "agent.model",
+    "agent.option_kinds",
     "agent.net.sockets",
     "agent.pb",
     "agent.policy",
