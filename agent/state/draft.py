@@ -19,8 +19,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def _add(index: dict[K, tuple[V, ...]], key: K, value: V) -> None:
-    index[key] = (*index.get(key, ()), value)
+def _add(index: dict[K, tuple[V, ...]], key: K, alone: tuple[V]) -> None:
+    """Add the one value of `alone`, which most entries can share between indexes as it is."""
+    there = index.get(key)
+    index[key] = alone if there is None else there + alone
 
 
 def _discard(index: dict[K, tuple[V, ...]], key: K, unwanted: Callable[[V], bool]) -> None:
@@ -62,15 +64,16 @@ class Draft:
         if workload.uid in self._workloads:
             self.remove_workload(workload.uid)
         uid = workload.uid
+        alone = (uid,)
         self._workloads[uid] = workload
         if not workload.host_network:
             for address in self._addresses(workload):
-                self._insert_ranked(address, workload)
-        _add(self._uids_by_name, (workload.namespace, workload.name), uid)
+                self._insert_ranked(address, workload, alone)
+        _add(self._uids_by_name, (workload.namespace, workload.name), alone)
         if workload.hostname:
-            _add(self._uids_by_hostname, NamespacedHostname(workload.namespace, workload.hostname), uid)
+            _add(self._uids_by_hostname, NamespacedHostname(workload.namespace, workload.hostname), alone)
         if self._base.is_local(workload):
-            _add(self._local_uids_by_identity, workload.identity, uid)
+            _add(self._local_uids_by_identity, workload.identity, alone)
         for key, ports in workload.services.items():
             self._links_of(key)[uid] = ports
 
@@ -96,12 +99,15 @@ class Draft:
         """Its addresses, each once, in order."""
         return dict.fromkeys(NetworkAddress(workload.network, ip) for ip in workload.addresses)
 
-    def _insert_ranked(self, address: NetworkAddress, workload: Workload) -> None:
+    def _insert_ranked(self, address: NetworkAddress, workload: Workload, alone: tuple[str]) -> None:
         """Behind all of its rank: of equals the latest seen is the one the address means."""
-        uids = self._uids_by_address.get(address, ())
+        uids = self._uids_by_address.get(address)
+        if uids is None:
+            self._uids_by_address[address] = alone
+            return
         rank = address_rank(workload)
         place = sum(address_rank(self._workloads[other]) <= rank for other in uids)
-        self._uids_by_address[address] = (*uids[:place], workload.uid, *uids[place:])
+        self._uids_by_address[address] = uids[:place] + alone + uids[place:]
 
     def _links_of(self, key: NamespacedHostname) -> dict[str, Mapping[int, int]]:
         """The links of a service, writable: copied once per draft however many workloads change."""
@@ -122,10 +128,10 @@ class Draft:
         self._services[key] = service
         self._stale_endpoints.add(key)
         for vip in dict.fromkeys(service.vips):
-            _add(self._keys_by_vip, vip, key)
+            _add(self._keys_by_vip, vip, (key,))
         for block in dict.fromkeys(service.cidr_vips):
-            _add(self._cidr_vips, block.network, (block.cidr, key))
-        _add(self._keys_by_hostname, service.hostname, key)
+            _add(self._cidr_vips, block.network, ((block.cidr, key),))
+        _add(self._keys_by_hostname, service.hostname, (key,))
 
     def remove_service(self, key: NamespacedHostname) -> None:
         """The links of its workloads stay: they are the workloads' own."""
@@ -147,7 +153,7 @@ class Draft:
         if policy.scope is Scope.GLOBAL:
             self._global_policies += (name,)
         elif policy.scope is Scope.NAMESPACE:
-            _add(self._namespace_policies, policy.namespace, name)
+            _add(self._namespace_policies, policy.namespace, (name,))
 
     def remove_policy(self, name: str) -> None:
         policy = self._policies.pop(name)

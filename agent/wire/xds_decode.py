@@ -4,11 +4,16 @@ Formats and conversions: docs/WIRE.md#mesh-state. Where upstream is lenient in a
 policy admits (an IP or a StringMatch it cannot parse is dropped from its list, ports are cut to 16 bits),
 the resource is refused here instead: a list that lost an entry means something else than its author wrote.
 Knows nothing about streams, versions or the state the values go into.
+
+What many resources say alike (names of namespaces and nodes, links to the same services, the same waypoint) is one
+object in all of them: of 100,000 workloads most is alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from sys import intern
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -31,6 +36,8 @@ from agent.pb import authorization_pb2, workload_pb2
 
 T = TypeVar("T")
 
+ALIKE = 16384
+"""Of how many different values it is remembered what they are alike with."""
 TUNNEL_PROTOCOLS = {0: w.TunnelProtocol.NONE, 1: w.TunnelProtocol.HBONE}
 WORKLOAD_TYPES = {
     0: w.WorkloadType.DEPLOYMENT,
@@ -78,7 +85,7 @@ def decode_address(name: str, raw: bytes) -> w.Workload | s.Service:
     if kind is None:
         raise DecodeError(f"{name}: type: neither workload nor service is set")
     try:
-        return _workload(message.workload) if kind == "workload" else _service(message.service)
+        return _workload(message.workload, name) if kind == "workload" else _service(message.service)
     except DecodeError as error:
         raise DecodeError(f"{name}: {error}") from error
 
@@ -151,33 +158,33 @@ def _each(field: str, decode: Callable[[str, Any], T], items: Iterable[Any]) -> 
 # --- istio.workload.Workload
 
 
-def _workload(m: Any) -> w.Workload:
+def _workload(m: Any, name: str) -> w.Workload:
     if not m.uid:
         raise DecodeError("uid: it is empty, and nothing else tells workloads apart")
     return w.Workload(
-        uid=m.uid,
+        uid=name if m.uid == name else m.uid,
         name=m.name,
-        namespace=m.namespace,
+        namespace=intern(m.namespace),
         addresses=_each("addresses", _ip, m.addresses),
-        network=m.network,
+        network=intern(m.network),
         protocol=_enum("tunnel_protocol", TUNNEL_PROTOCOLS, m.tunnel_protocol),
-        trust_domain=m.trust_domain or DEFAULT_TRUST_DOMAIN,
-        service_account=m.service_account or "default",
+        trust_domain=intern(m.trust_domain or DEFAULT_TRUST_DOMAIN),
+        service_account=intern(m.service_account or "default"),
         waypoint=_optional_gateway(m, "waypoint"),
         network_gateway=_optional_gateway(m, "network_gateway"),
-        node=m.node,
-        canonical_name=m.canonical_name,
-        canonical_revision=m.canonical_revision,
+        node=intern(m.node),
+        canonical_name=intern(m.canonical_name),
+        canonical_revision=intern(m.canonical_revision),
         workload_type=WORKLOAD_TYPES.get(m.workload_type, w.WorkloadType.DEPLOYMENT),
-        workload_name=m.workload_name,
+        workload_name=intern(m.workload_name),
         native_tunnel=m.native_tunnel,
-        authorization_policies=tuple(m.authorization_policies),
+        authorization_policies=_same_texts(tuple(m.authorization_policies)),
         status=_enum("status", STATUSES, m.status),
-        cluster_id=m.cluster_id or "Kubernetes",
-        hostname=m.hostname,
+        cluster_id=intern(m.cluster_id or "Kubernetes"),
+        hostname=intern(m.hostname),
         services=_services(m.services),
         application_tunnel=_application_tunnel(m),
-        locality=w.Locality(m.locality.region, m.locality.zone, m.locality.subzone),
+        locality=_same_locality(m.locality.region, m.locality.zone, m.locality.subzone),
         host_network=_enum("network_mode", NETWORK_MODES, m.network_mode),
         capacity=m.capacity.value if m.HasField("capacity") else 1,
     )
@@ -186,20 +193,45 @@ def _workload(m: Any) -> w.Workload:
 def _services(links: Mapping[str, Any]) -> Mapping[NamespacedHostname, Mapping[int, int]]:
     if not links:
         return w.EMPTY
-    return MappingProxyType(
-        {
-            _service_key(key): _ports(f"services[{key!r}].ports", links[key].ports)
-            # A protobuf map has no order on the wire; sorted, every worker finds the same service first.
+    # A protobuf map has no order on the wire; sorted, every worker finds the same service first.
+    return _same_links(
+        tuple(
+            (key, tuple((port.service_port, port.target_port) for port in links[key].ports))
             for key in sorted(links)
-        }
+        )
     )
 
 
+@lru_cache(maxsize=ALIKE)
+def _same_links(
+    links: tuple[tuple[str, tuple[tuple[int, int], ...]], ...],
+) -> Mapping[NamespacedHostname, Mapping[int, int]]:
+    return MappingProxyType(
+        {_service_key(key): _port_pairs(f"services[{key!r}].ports", ports) for key, ports in links}
+    )
+
+
+@lru_cache(maxsize=ALIKE)
 def _service_key(text: str) -> NamespacedHostname:
     try:
         return NamespacedHostname.parse(text)
     except AddressError as error:
         raise DecodeError(f"services: {error}") from error
+
+
+@lru_cache(maxsize=ALIKE)
+def _same_texts(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(intern, texts))
+
+
+@lru_cache(maxsize=ALIKE)
+def _same_locality(region: str, zone: str, subzone: str) -> w.Locality:
+    return w.Locality(region, zone, subzone)
+
+
+@lru_cache(maxsize=ALIKE)
+def _same_gateway(destination: NetworkAddress | NamespacedHostname, port: int) -> w.GatewayAddress:
+    return w.GatewayAddress(destination, port)
 
 
 def _application_tunnel(m: Any) -> w.ApplicationTunnel | None:
@@ -225,7 +257,7 @@ def _gateway(field: str, m: Any) -> w.GatewayAddress:
         destination = NamespacedHostname(m.hostname.namespace, m.hostname.hostname)
     else:
         raise DecodeError(f"{field}.destination: neither address nor hostname is set")
-    return w.GatewayAddress(destination, _port(f"{field}.hbone_mtls_port", m.hbone_mtls_port))
+    return _same_gateway(destination, _port(f"{field}.hbone_mtls_port", m.hbone_mtls_port))
 
 
 # --- istio.workload.Service
@@ -237,7 +269,7 @@ def _service(m: Any) -> s.Service:
     vips, cidr_vips = _vips(m.addresses)
     return s.Service(
         name=m.name,
-        namespace=m.namespace,
+        namespace=intern(m.namespace),
         hostname=m.hostname,
         vips=vips,
         cidr_vips=cidr_vips,
@@ -266,9 +298,14 @@ def _vips(addresses: Iterable[Any]) -> tuple[tuple[NetworkAddress, ...], tuple[s
 
 
 def _ports(field: str, ports: Iterable[Any]) -> Mapping[int, int]:
+    return _port_pairs(field, tuple((m.service_port, m.target_port) for m in ports))
+
+
+@lru_cache(maxsize=ALIKE)
+def _port_pairs(field: str, ports: tuple[tuple[int, int], ...]) -> Mapping[int, int]:
     decoded = {
-        _port(f"{field}.service_port", m.service_port): _port(f"{field}.target_port", m.target_port)
-        for m in ports
+        _port(f"{field}.service_port", service): _port(f"{field}.target_port", target)
+        for service, target in ports
     }
     return MappingProxyType(decoded) if decoded else s.NO_PORTS
 
@@ -278,13 +315,17 @@ def _weighted_waypoint(field: str, m: Any) -> s.WeightedWaypoint:
 
 
 def _load_balancing(m: Any) -> s.LoadBalancing:
+    return _same_balancing(m.mode, tuple(m.routing_preference), m.health_policy)
+
+
+@lru_cache(maxsize=ALIKE)
+def _same_balancing(mode: int, preferences: tuple[int, ...], health_policy: int) -> s.LoadBalancing:
     return s.LoadBalancing(
-        mode=_enum("load_balancing.mode", BALANCING_MODES, m.mode),
+        mode=_enum("load_balancing.mode", BALANCING_MODES, mode),
         preferences=tuple(
-            _enum("load_balancing.routing_preference", BALANCING_SCOPES, value)
-            for value in m.routing_preference
+            _enum("load_balancing.routing_preference", BALANCING_SCOPES, value) for value in preferences
         ),
-        health_policy=_enum("load_balancing.health_policy", HEALTH_POLICIES, m.health_policy),
+        health_policy=_enum("load_balancing.health_policy", HEALTH_POLICIES, health_policy),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -293,3 +294,48 @@ def test_links_come_in_one_order_whatever_the_map_says() -> None:
     names = [f"apps/s{n}.test" for n in range(20)]
     decoded = decode_workload(services={name: {} for name in reversed(names)})
     assert list(map(str, decoded.services)) == sorted(names)
+
+
+def test_what_workloads_say_alike_is_held_once() -> None:
+    """Of 100,000 pods most is alike; the name of each is that by which the control plane knows it."""
+
+    def decoded(name: str) -> w.Workload:
+        pod = workload_pb2.Workload(
+            uid=name,
+            namespace="apps of some team",
+            node="a node",
+            service_account="some account",
+            canonical_name="an app",
+            canonical_revision="v7",
+            workload_name="an app",
+            cluster_id="a cluster",
+            network="a network",
+            authorization_policies=["apps/one", "apps/two"],
+        )
+        pod.locality.region = "west"
+        for key in ("apps/web.test", "apps/db.test"):
+            pod.services[key].ports.add(service_port=80, target_port=8080)
+        pod.waypoint.hostname.namespace, pod.waypoint.hostname.hostname = "apps", "waypoint.test"
+        resource = decode_address(name, address(workload=pod))
+        assert isinstance(resource, w.Workload)
+        return resource
+
+    name = "".join(["u", "1"])
+    one, other = decoded(name), decoded("u2")
+    assert one.uid is name and other.uid == "u2"
+    alike = {field.name for field in dataclasses.fields(w.Workload)} - {"uid"}
+    apart = {field for field in alike if getattr(one, field) is not getattr(other, field)}
+    assert not apart
+    assert list(one.services) == [
+        NamespacedHostname("apps", "db.test"),
+        NamespacedHostname("apps", "web.test"),
+    ]
+
+
+def test_a_refusal_is_no_memory() -> None:
+    """What is remembered of links is what could be used: the same wrong ones are refused again."""
+    for _ in range(2):
+        pod = workload_pb2.Workload(uid="u1")
+        pod.services["apps/web.test"].ports.add(service_port=80, target_port=70000)
+        with pytest.raises(DecodeError, match=r"services\['apps/web.test'\].ports.target_port: 70000"):
+            decode_address("u1", address(workload=pod))
