@@ -32,6 +32,8 @@ MAX_MESSAGE_BYTES = 1 << 16
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION = 20, 21, 22, 23
 NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
+HASTY_RECORDS, HASTY_UPDATES = 16, 100
+"""So many KeyUpdates a peer may send after fewer records than that, each."""
 
 _HEADER = Struct(">BHH")
 _FULL_HEADER = _HEADER.pack(APPLICATION, 0x0303, MAX_PLAIN_BYTES + 1 + TAG_BYTES)
@@ -106,7 +108,15 @@ class TlsRecords:
     KeyUpdate) waits for the next `seal`.
     """
 
-    __slots__ = ("_message", "_read", "_write", "closed", "records_per_key", "wants_to_write")
+    __slots__ = (
+        "_hasty_updates",
+        "_message",
+        "_read",
+        "_write",
+        "closed",
+        "records_per_key",
+        "wants_to_write",
+    )
 
     def __init__(self, state: TlsState, records_per_key: int = RECORDS_PER_KEY) -> None:
         suite = SUITES[state.suite]
@@ -115,6 +125,7 @@ class TlsRecords:
         self._message = b""
         self.records_per_key = records_per_key
         self.closed = False
+        self._hasty_updates = 0
         self.wants_to_write = False
 
     def state(self) -> TlsState:
@@ -279,6 +290,12 @@ class TlsRecords:
             data = data[4 + size :]
         self._message = data
 
+    def _count_key_update(self) -> None:
+        """A key costs some twenty times what a small record does; nobody needs a new one every few records."""
+        self._hasty_updates += 1 if self._read.sequence < HASTY_RECORDS else 0
+        if self._hasty_updates > HASTY_UPDATES:
+            raise TlsError(Alert.UNEXPECTED_MESSAGE, "a flood of KeyUpdates")
+
     def _on_message(self, kind: int, body: bytes, *, last: bool) -> None:
         if kind == NEW_SESSION_TICKET:
             return  # no session is ever resumed
@@ -288,6 +305,7 @@ class TlsRecords:
             raise TlsError(Alert.DECODE_ERROR, "a KeyUpdate that is neither request nor answer")
         if not last:
             raise TlsError(Alert.UNEXPECTED_MESSAGE, "bytes follow a KeyUpdate inside its record")
+        self._count_key_update()
         self._read = self._read.successor()
         if body[0] == 1:
             # However many requests arrive before the next write, one answer satisfies them (RFC 8446 4.6.3).

@@ -186,20 +186,35 @@ def test_a_worn_key_is_replaced_by_its_owner(suite: str) -> None:
     assert one.state().write_secret == two.state().read_secret != SECRETS[suite][1]
 
 
+def update(one: TlsRecords, asks: int = 0) -> bytes:
+    record = one.seal_handshake(bytes((KEY_UPDATE, 0, 0, 1, asks)))
+    one._write = one._write.successor()
+    return record
+
+
 def test_a_requested_key_update_is_answered_once_under_the_old_key() -> None:
     one, two = pair()
-    request = one.seal_handshake(bytes((KEY_UPDATE, 0, 0, 1, 1)))
-    one._write = one._write.successor()
-    unseal(two, request)
-    again = one.seal_handshake(bytes((KEY_UPDATE, 0, 0, 1, 1)))
-    one._write = one._write.successor()
-    unseal(two, again)
+    unseal(two, update(one, asks=1))
+    unseal(two, update(one, asks=1))
     assert two.wants_to_write
     answer = seal(two, b"")
     assert not two.wants_to_write
     assert unseal(one, answer + seal(two, b"fresh")) == (len(answer) + 27, b"fresh")
     assert unseal(two, seal(one, b"too"))[1] == b"too"
     assert one.state().read_secret == two.state().write_secret != SECRETS[AES_128.name][0]
+
+
+def test_a_flood_of_key_updates_ends_the_connection() -> None:
+    one, two = pair()
+    with pytest.raises(TlsError, match="flood"):
+        unseal(two, b"".join(update(one) for _ in range(200)))
+
+
+def test_keys_may_be_new_every_few_records() -> None:
+    one, two = pair()
+    for _ in range(200):
+        records = b"".join(seal(one, b"x") for _ in range(16))
+        assert unseal(two, records + update(one))[1] == b"x" * 16
 
 
 TICKET = bytes((NEW_SESSION_TICKET, 0, 0, 4)) + b"tick"
