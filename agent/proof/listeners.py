@@ -22,6 +22,10 @@ MakeSocket = Callable[[str, int], socket.socket]
 """(path of a namespace, address family) -> a fresh non-blocking TCP socket born there."""
 
 
+class NoSocket(OSError):
+    """This process could not make the socket of a dial: that says nothing of the listener."""
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A listener that should be served: its name, the namespace it lives in, its port."""
@@ -61,12 +65,20 @@ class ListenerCheck:
         failures = [failure for failure in tried if failure is not None]
         if not failures:
             return None
-        refused = [failure for failure in failures if not isinstance(failure, TimeoutError)]
+        # What is wrong with this process alone is no fault of the listener: connections may be as well as ever.
+        own = [failure for failure in failures if isinstance(failure, NoSocket)]
+        if len(own) == len(failures):
+            return Finding(
+                Link.PROOF,
+                "",
+                f"{listener} cannot be proven: {_why(own[0])}",
+                "no descriptors or memory for this process, or the name of a namespace is gone (it is made again)",
+            )
+        refused = [failure for failure in failures if not isinstance(failure, TimeoutError | NoSocket)]
         if refused:
             error = refused[0]
-            # asyncio's own text of a failed connect says less
-            reason = f"{listener} cannot be reached: {os.strerror(error.errno) if error.errno else error}"
-        elif len(failures) == self._dials:
+            reason = f"{listener} cannot be reached: {_why(error)}"
+        elif len(failures) - len(own) == self._dials:
             reason = f"nobody accepts on {listener}"
         else:
             reason = f"a worker does not accept on {listener}: {len(failures)} of {self._dials} dials hang"
@@ -90,8 +102,17 @@ class ListenerCheck:
         """Return when a worker has closed the connection in good order. Raises TimeoutError or OSError."""
         loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        with self._make_socket(served.netns, family) as sock:
+        try:
+            made = self._make_socket(served.netns, family)
+        except OSError as error:
+            raise NoSocket(error.errno, str(error)) from error
+        with made as sock:
             # From the address that is dialled: a worker knows its own proofs by that.
             sock.bind((self._address, 0))
             await loop.sock_connect(sock, (self._address, served.port))
             await loop.sock_recv(sock, 1)
+
+
+def _why(error: OSError) -> str:
+    # asyncio's own text of a failed connect says less
+    return os.strerror(error.errno) if error.errno else str(error)

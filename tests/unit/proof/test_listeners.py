@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -96,3 +97,16 @@ def test_one_worker_of_several_that_does_not_accept_is_found(listener: socket.so
     (finding,) = asyncio.run(scenario())
     assert "a worker does not accept on the hbone listener" in finding.reason
     assert "2 of 4 dials hang" in finding.reason
+
+
+def test_a_dial_that_cannot_be_made_says_nothing_of_the_listener(listener: socket.socket) -> None:
+    """The control process has no descriptors left, or the name of a namespace is gone: connections go on."""
+
+    def none(netns: str, family: int) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    port = listener.getsockname()[1]
+    one = ListenerCheck((Served("hbone", "", port),), "127.0.0.1", none, 2, 0.2)
+    (finding,) = asyncio.run(one())
+    assert finding.link is Link.PROOF
+    assert finding.reason == f"the hbone listener (port {port}) cannot be proven: Too many open files"
