@@ -94,7 +94,7 @@ class ProcessLog:
 
     def _writer(self, fd: int, formatter: logging.Formatter) -> LineWriter:
         def note(lost: int) -> str:
-            text = f"{lost} lines are missing here: the reader of this log was too slow for them"
+            text = f"{lost} lines are missing here: its reader was too slow for them, or its disk full"
             return formatter.format(logging.LogRecord("log", logging.WARNING, __file__, 0, text, None, None))
 
         return LineWriter(fd, note, limit=QUEUE_LINES, linger_s=0.0)

@@ -64,7 +64,13 @@ def opened_line(opened: Opened, now_s: float, as_json: bool = False) -> str:
 
 def lost_line(count: int, now_s: float, as_json: bool = False) -> str:
     """The line that stands where `count` lines are missing."""
-    return _line("warn", "lines lost: the reader of this log is too slow", [("lines", count)], now_s, as_json)
+    return _line(
+        "warn",
+        "lines lost: the reader of this log was too slow, or its disk full",
+        [("lines", count)],
+        now_s,
+        as_json,
+    )
 
 
 def opened_fields(opened: Opened) -> list[Field]:

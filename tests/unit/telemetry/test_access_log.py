@@ -138,6 +138,7 @@ def test_no_peer_can_end_the_line_or_fake_a_field(as_json: bool, text: str) -> N
 
 def test_missing_lines_have_a_line_of_the_same_shape() -> None:
     assert lost_line(7, NOW) == (
-        "2024-05-04T09:59:05.028709Z\twarn\taccess\tlines lost: the reader of this log is too slow\tlines=7"
+        "2024-05-04T09:59:05.028709Z\twarn\taccess\t"
+        "lines lost: the reader of this log was too slow, or its disk full\tlines=7"
     )
     assert json.loads(lost_line(7, NOW, as_json=True))["lines"] == 7
