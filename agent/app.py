@@ -18,13 +18,11 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from agent import VERSION, config
+from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
 from agent.app_pages import pages_of
 from agent.briefing import Briefing
-from agent.cni.keeper import keep_installed
 from agent.config import Config
 from agent.enroll.admission import Admission
 from agent.enroll.captures import Captures
@@ -75,16 +73,11 @@ from agent.watch.neighbours import keep_neighbours
 from agent.watch.pins import keep_pins
 from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES, XdsDelta, make_node
-from agent.zds.source import ZdsSource
 from redirect.errors import RedirectError
 from redirect.nursery import Nursery
 from redirect.reconcile import Redirection
 from redirect.sides import PROXY_ADDRESSES
 from redirect.spawn import ChildFailed
-
-if TYPE_CHECKING:
-    from agent.kubernetes.gate import CniGate
-    from agent.kubernetes.source import KubernetesSource
 
 log = logging.getLogger(__name__)
 
@@ -205,8 +198,8 @@ class Agent:
             time.time,
             Honesty(settings.honest_connect),
         )
-        self.zds = ZdsSource(settings.zds_socket, self.handed, rng) if settings.zds_socket else None
-        self.kubernetes = self._kubernetes(rng)
+        self.zds = pod_sources.istio_cni(settings, self.handed, rng)
+        self.kubernetes = pod_sources.kubernetes(settings, rng, lambda: progress(self.captures))
         self.sources: tuple[PodSource, ...] = (*self.kubernetes, *([self.zds] if self.zds else ()))
         self.enroller = Enroller(
             settings.node,
@@ -219,7 +212,7 @@ class Agent:
         )
         if self.zds is not None:
             self.zds.admission = Admission(self.enroller, self.captures, self.kernel)
-        self.gate = self._gate()
+        self.gate = pod_sources.cni_gate(self.kubernetes, self.enroller)
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
@@ -248,23 +241,6 @@ class Agent:
             wall=time.time,
             clock=time.monotonic,
         )
-
-    def _kubernetes(self, rng: random.Random) -> tuple[KubernetesSource, ...]:
-        """What says beside people which pods are wanted."""
-        if self.settings.pod_source != "kubernetes":
-            return ()
-        # Only where it is asked for: its client takes 2 MB.
-        from agent.kubernetes.settings import sources_of
-
-        return sources_of(self.settings, rng, lambda: progress(self.captures))
-
-    def _gate(self) -> CniGate | None:
-        """What the CNI plugin asks; None where no source knows the pods of Kubernetes."""
-        if not self.kubernetes:
-            return None
-        from agent.kubernetes.gate import CniGate
-
-        return CniGate(self.kubernetes[0], self.enroller)
 
     def _endpoint(self, address: str, roots: str) -> Endpoint:
         return Endpoint(
@@ -368,7 +344,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 *([agent.manifests.run()] if settings.report_enrolled else ()),  # istiod knows nothing of it
                 *(source.run() for source in agent.kubernetes),
                 *([agent.after_prepared(agent.zds.run)] if agent.zds is not None else ()),
-                agent.after_prepared(partial(keep_installed, settings)),
+                agent.after_prepared(partial(pod_sources.keep_plugin, settings)),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent.admin.server import Request, Response, text
-from agent.zds.source import ZdsSource
+
+if TYPE_CHECKING:
+    from agent.zds.source import ZdsSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from agent.admin.server import Request, Response, as_json
 from agent.enroll.captures import Captures
@@ -16,7 +17,9 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
 from agent.watch.mesh_gaps import MeshGaps
-from agent.zds.source import ZdsSource
+
+if TYPE_CHECKING:
+    from agent.zds.source import ZdsSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

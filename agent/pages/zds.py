@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent.pages.times import utc
 from agent.telemetry import families
 from agent.telemetry.metrics import Sample
-from agent.zds.source import ZdsSource
+
+if TYPE_CHECKING:
+    from agent.zds.source import ZdsSource
 
 KINDS = ("add", "keep", "del", "snapshotsent", "unknown")
 RESULTS = ("done", "refused")

@@ -169,6 +169,13 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.errors",
         "redirect.layout",
     },
+    "agent.pod_sources": {
+        "agent.config",
+        "agent.cni.keeper",
+        "agent.enroll",
+        "agent.kubernetes",
+        "agent.zds.source",
+    },
     "agent.listening": {
         "agent.model",
         "agent.config",
