@@ -18,15 +18,14 @@ commands and errors. Keys of its own in the network configuration:
 
 from __future__ import annotations
 
-import json
-import os
-import socket
+# What `os` and `socket` stand on: importing those takes as long as all else, and the start of each pod waits for it.
+import _socket
+import posix
 import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    # Not at run time: the module takes longer to import than everything else here.
     from collections.abc import Mapping
     from typing import Any
 
@@ -60,31 +59,72 @@ class CniError(Exception):
 
 def main() -> int:
     version, log, out = "1.0.0", LOG, sys.stdout
-    command = os.environ.get("CNI_COMMAND", "")
+    environment = {name.decode(): value.decode(errors="replace") for name, value in posix.environ.items()}
+    command = environment.get("CNI_COMMAND", "")
     try:
         if command == "VERSION":
-            json.dump({"cniVersion": SUPPORTED[-1], "supportedVersions": SUPPORTED}, out)
+            out.write(written({"cniVersion": SUPPORTED[-1], "supportedVersions": SUPPORTED}))
             return 0
         config = read_config(sys.stdin.buffer.read())
         version, log = config.get("cniVersion", version), config.get("logFile", LOG)
-        result = run(command, config, os.environ)
+        result = run(command, config, environment)
     except CniError as error:
-        note(log, command, str(error))
+        note(log, command, environment.get("CNI_ARGS", ""), str(error))
         if command == "DEL":
             # It comes again and again until it succeeds, and there is nothing left to do for it.
             return 0
         answer = {"cniVersion": version, "code": error.code, "msg": str(error)}
-        json.dump(answer | ({"details": error.details} if error.details else {}), out)
+        out.write(written(answer | ({"details": error.details} if error.details else {})))
         return 1
     if result is not None:
-        json.dump(result, out)
+        out.write(written(result))
     return 0
+
+
+class Reading:
+    """How JSON is read: what the scanner of the standard library looks at."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+    memo: dict[str, str] = {}
+
+
+def read(raw: bytes) -> Any:
+    """A JSON text. Raises ValueError, RecursionError."""
+    text = raw.decode().strip(" \t\r\n")
+    try:
+        # `json` without what it is wrapped into: regular expressions, which take twice as long to import as all this.
+        from _json import make_scanner
+
+        value, end = make_scanner(Reading)(text, 0)  # type: ignore[arg-type]
+        if end == len(text):
+            return value
+    except (ImportError, AttributeError, TypeError, StopIteration, ValueError, SystemError):
+        # A Python that has it otherwise, or a text that is none: the scanner alone has no words for that.
+        pass
+    import json
+
+    return json.loads(text)
+
+
+def written(value: object) -> str:
+    """The same as JSON."""
+    try:
+        from _json import encode_basestring_ascii, make_encoder
+
+        encode = make_encoder(None, repr, encode_basestring_ascii, None, ": ", ", ", False, False, True)
+    except (ImportError, AttributeError, TypeError):
+        import json
+
+        return json.dumps(value)
+    return "".join(encode(value, 0))
 
 
 def read_config(raw: bytes) -> Config:
     try:
-        config = json.loads(raw)
-    except ValueError as error:
+        config = read(raw)
+    except (ValueError, RecursionError) as error:
         raise CniError(DECODING_FAILED, f"the network configuration is no JSON: {error}") from None
     if not isinstance(config, dict):
         raise CniError(DECODING_FAILED, "the network configuration is no object")
@@ -154,21 +194,22 @@ def passes(config: Config, pod: Mapping[str, str]) -> bool:
 def ask(config: Config, request: Config, code: int) -> None:
     """Have the agent do it. Raises CniError with that code when it does not, or does not answer."""
     path = config.get("socket", SOCKET)
-    body = json.dumps(request).encode()
+    body = written(request).encode()
     head = f"POST /cni HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     ends_s = time.monotonic() + float(config.get("timeoutSeconds", TIMEOUT_S))
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        # It ends with this process, which ends with the answer.
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        sock.settimeout(max(0.1, ends_s - time.monotonic()))
+        sock.connect(path)
+        sock.sendall(head.encode() + body)
+        answer = b""
+        while len(answer) < ANSWER_LIMIT_BYTES:
             sock.settimeout(max(0.1, ends_s - time.monotonic()))
-            sock.connect(path)
-            sock.sendall(head.encode() + body)
-            answer = b""
-            while len(answer) < ANSWER_LIMIT_BYTES:
-                sock.settimeout(max(0.1, ends_s - time.monotonic()))
-                part = sock.recv(65536)
-                if not part:
-                    break
-                answer += part
+            part = sock.recv(65536)
+            if not part:
+                break
+            answer += part
     except OSError as error:
         raise CniError(
             code, f"the ztun agent does not answer on {path} ({error.strerror or error}): {READY_AGAIN}"
@@ -183,14 +224,16 @@ def ask(config: Config, request: Config, code: int) -> None:
     raise CniError(code, text or f"the ztun agent answers {first.decode(errors='replace')!r} on {path}")
 
 
-def note(path: str, command: str, text: str) -> None:
+def note(path: str, command: str, arguments: str, text: str) -> None:
     """A line in the log on the node, which is begun anew when it is full; one that cannot be written is none."""
     if not path:
         return
     try:
-        if os.path.exists(path) and os.path.getsize(path) > LOG_LIMIT_BYTES:
-            os.replace(path, path + ".1")
-        arguments = os.environ.get("CNI_ARGS", "")
+        try:
+            if posix.stat(path).st_size > LOG_LIMIT_BYTES:
+                posix.replace(path, path + ".1")
+        except FileNotFoundError:
+            pass
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {command} {arguments} {' '.join(text.split())}\n"
         with open(path, "a", encoding="utf-8") as log:
             log.write(line)

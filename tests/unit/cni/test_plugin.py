@@ -241,6 +241,42 @@ def test_what_a_runtime_must_not_say(tmp_path: Path, command: str, given: Any, c
     assert call.out["code"] == code and words in call.out["msg"]
 
 
+def test_a_start_imports_no_package_that_takes_long(agent: Agent, tmp_path: Path) -> None:
+    """Each takes as long as everything else: they are for texts that are no JSON."""
+    code = f"""
+import sys
+try: exec(compile(open({str(PLUGIN)!r}).read(), "plugin", "exec"), {{"__name__": "__main__"}})
+except SystemExit as ended: assert not ended.code
+print(*sys.modules, file=sys.stderr)"""
+    bare = subprocess.run(
+        ["/usr/bin/python3", "-ISs", "-c", "import sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-ISs", "-c", code],
+        input=json.dumps(config(socket=str(agent.path), name="net")),
+        env=ENVIRONMENT | {"CNI_COMMAND": "ADD"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout) == PREVIOUS
+    assert set(done.stderr.split()) - set(bare.stdout.split()) <= {"_socket", "_json", "__future__"}
+
+
+@pytest.mark.parametrize("name", ["make_scanner", "make_encoder"])
+def test_a_python_whose_json_is_made_otherwise_will_do(
+    monkeypatch: pytest.MonkeyPatch, name: str, agent: Agent
+) -> None:
+    monkeypatch.delattr(f"_json.{name}")
+    text = '{"a": [1, -2.5e3, "ä\\u00e9\\"", null, true, {}], "b": {"c": []}}'
+    assert ztun_cni.read(text.encode()) == json.loads(text)
+    assert json.loads(ztun_cni.written(json.loads(text))) == json.loads(text)
+
+
 def test_the_log_is_begun_anew_when_it_is_full(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("x" * (ztun_cni.LOG_LIMIT_BYTES + 1))
@@ -257,5 +293,5 @@ def test_a_log_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
 def test_it_imports_nothing_but_the_standard_library() -> None:
     tree = ast.parse(PLUGIN.read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert names == {"json", "os", "socket", "sys", "time"} and names <= set(sys.stdlib_module_names)
+    assert names == {"_socket", "json", "posix", "sys", "time"} and names <= set(sys.stdlib_module_names)
     assert PLUGIN.read_text().startswith("#!/usr/bin/python3 -ISs\n")
