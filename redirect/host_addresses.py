@@ -21,6 +21,10 @@ from redirect.layout import IP
 _GROUPS = 0x1 | 0x8 | 0x10 | 0x100
 _HEADER = struct.Struct("=IHHII")
 _IFINDEX = struct.Struct("=4xi")
+"""In every message that is read here."""
+_SCOPE = struct.Struct("=BxxB")
+_OF_ONE_LINK = (socket.AF_INET6, 253)
+"""Family and scope (RT_SCOPE_LINK) of an ifaddrmsg."""
 RTM_NEWLINK = 16
 _RECEIVE_BYTES = 1 << 16
 _ANCILLARY_BYTES = 64
@@ -49,7 +53,8 @@ _KINDS = {
 class Heard:
     """What changed: here, and the numbers of other namespaces in which something did.
 
-    `links`: the interfaces of this namespace that are new or changed. `is_lossy`: the kernel had to drop messages, so
+    `links`: the interfaces of this namespace that are new or changed; `touched`: those whose links or filters are, also
+    where they are gone. `is_lossy`: the kernel had to drop messages, so
     anything may have changed anywhere.
     """
 
@@ -57,6 +62,7 @@ class Heard:
     elsewhere: frozenset[int] = frozenset()
     links: frozenset[int] = frozenset()
     is_lossy: bool = False
+    touched: frozenset[int] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self.news or self.elsewhere)
@@ -110,6 +116,7 @@ class Watch:
         news: set[News] = set()
         elsewhere: set[int] = set()
         links: set[int] = set()
+        touched: set[int] = set()
         is_lossy = False
         for _ in range(_READS):
             try:
@@ -122,14 +129,15 @@ class Watch:
                 news.update(News)
                 is_lossy = True
                 continue
-            kinds, changed = _kinds(data)
+            kinds, changed, about = _kinds(data)
             nsid = _nsid(ancillary)
             if nsid is None:
                 news |= kinds
                 links |= changed
+                touched |= about
             elif kinds:
                 elsewhere.add(nsid)
-        return Heard(frozenset(news), frozenset(elsewhere), frozenset(links), is_lossy)
+        return Heard(frozenset(news), frozenset(elsewhere), frozenset(links), is_lossy, frozenset(touched))
 
     def _listen_elsewhere(self) -> bool:
         try:
@@ -147,14 +155,20 @@ def _nsid(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
-def _kinds(data: bytes) -> tuple[set[News], set[int]]:
-    """Of what kinds the messages of a datagram are, and which links are new or changed."""
-    found, links = set(), set()
+def _kinds(data: bytes) -> tuple[set[News], set[int], set[int]]:
+    """Of what kinds the messages of a datagram are, which links are new or changed, and which are touched at all."""
+    found, links, touched = set(), set(), set()
     while len(data) >= _HEADER.size:
         length, kind, *_ = _HEADER.unpack_from(data)
-        if kind in _KINDS:
-            found.add(_KINDS[kind])
+        news = _KINDS.get(kind)
+        if news is News.ADDRESSES and _SCOPE.unpack_from(data, _HEADER.size) == _OF_ONE_LINK:
+            # fe80::, which each veth brings and `local` leaves out: news of that link, and not of the node's addresses.
+            news = News.LINKS
+        if news is not None:
+            found.add(news)
+            if news is not News.ADDRESSES:
+                touched.add(_IFINDEX.unpack_from(data, _HEADER.size)[0])
         if kind == RTM_NEWLINK:
             links.add(_IFINDEX.unpack_from(data, _HEADER.size)[0])
         data = data[(length + 3) & ~3 :]
-    return found, links
+    return found, links, touched

@@ -104,11 +104,14 @@ class Links:
 
     def _has(self, name: str) -> bool:
         """Whether there is such a link; one that another process left pinned is held from now on."""
+        if name in self._held:
+            return True
         path = self._pins.links / name
-        if name not in self._held and path.exists():
-            self._held[name] = sys_bpf.obj_get(path)
-            self._kept.found(name)
-        return name in self._held
+        if not path.exists():
+            return False
+        self._held[name] = sys_bpf.obj_get(path)
+        self._kept.found(name)
+        return True
 
     def _clear_spare(self, name: str) -> None:
         """A crash while a link was moved left the new one, whose program cannot run there a second time."""

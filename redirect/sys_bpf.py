@@ -25,6 +25,7 @@ PROG_TEST_RUN = 10
 PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID = 13, 14
 INFO_BY_FD = 15
 PROG_QUERY = 16
+MAP_LOOKUP_BATCH = 24
 LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 MAP_TYPE_RINGBUF = 27
@@ -34,6 +35,13 @@ TC_ACT_SHOT = 2
 BPF_SK_LOOKUP = 36
 BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
 BPF_F_BEFORE = 8
+
+BATCH_ENTRIES = 512
+ENOTSUPP = 524
+"""Of the kernel's own; errno has no name for it."""
+_BATCH = struct.Struct("=QQQQIIQQ")
+_BATCH_COUNT_AT = 32
+_U32 = struct.Struct("=I")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -75,7 +83,10 @@ class RunResult(NamedTuple):
 
 def call(command: int, attributes: bytes) -> int:
     """One bpf(2). Raises OSError."""
-    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 128))
+    return _call(command, ctypes.create_string_buffer(attributes, max(len(attributes), 128)))
+
+
+def _call(command: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
     result = int(_libc.syscall(SYSCALL, command, buffer, len(buffer)))
     if result < 0:
         code = ctypes.get_errno()
@@ -158,11 +169,60 @@ def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
 
 
 def map_items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Every entry that stays long enough to be read."""
-    for key in list(map_keys(fd, key_size)):
-        value = map_lookup(fd, key, value_size)
-        if value is not None:
-            yield key, value
+    """Every entry that stays long enough to be read. Of a hash in a few calls: it is read often, by whoever watches."""
+    try:
+        yield from _map_batches(fd, key_size, value_size)
+    except OSError as error:
+        if error.errno != ENOTSUPP:
+            raise
+        # Maps of other kinds.
+        for key in list(map_keys(fd, key_size)):
+            value = map_lookup(fd, key, value_size)
+            if value is not None:
+                yield key, value
+
+
+def _map_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """BPF_MAP_LOOKUP_BATCH. Raises OSError(ENOTSUPP) before anything was read where the map cannot do that."""
+    wanted, position = BATCH_ENTRIES, 0
+    marks = _buffer(bytes(max(4, key_size))), _buffer(bytes(max(4, key_size)))
+    is_first = True
+    while True:
+        keys, values = _buffer(bytes(wanted * key_size)), _buffer(bytes(wanted * value_size))
+        before, after = marks[position], marks[1 - position]
+        # in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags
+        attributes = ctypes.create_string_buffer(
+            _BATCH.pack(
+                0 if is_first else _pointer(before),
+                _pointer(after),
+                _pointer(keys),
+                _pointer(values),
+                wanted,
+                fd,
+                0,
+                0,
+            ),
+            128,
+        )
+        is_last = False
+        try:
+            _call(MAP_LOOKUP_BATCH, attributes)
+        except FileNotFoundError:
+            is_last = True
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # Entries of one bucket are told together: there are more of them than that.
+            wanted *= 2
+            continue
+        (count,) = _U32.unpack_from(attributes, _BATCH_COUNT_AT)
+        raw_keys, raw_values = keys.raw, values.raw
+        for at in range(count):
+            key = raw_keys[at * key_size : (at + 1) * key_size]
+            yield key, raw_values[at * value_size : (at + 1) * value_size]
+        if is_last:
+            return
+        is_first, position = False, 1 - position
 
 
 def _info(fd: int, size: int) -> bytes:

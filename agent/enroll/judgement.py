@@ -61,7 +61,10 @@ class Judge:
             verdict = self._wish(wishes[key], sightings[key], owners)
             if verdict.pod is not None:
                 is_honest = self.honesty.holds_for(wishes[key])
-                pods[key] = replace(verdict.pod, place=replace(verdict.pod.place, is_honest=is_honest))
+                pod = verdict.pod
+                if pod.place.is_honest is not is_honest:
+                    pod = replace(pod, place=replace(pod.place, is_honest=is_honest))
+                pods[key] = pod
                 owners.update((address, key) for address in verdict.pod.addresses)
             if verdict.identity is not None:
                 identities.add(verdict.identity)

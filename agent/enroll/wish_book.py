@@ -71,11 +71,12 @@ class WishBook:
         for key, wish in self.wishes.items():
             seen, pod = sightings.get(key), pods.get(key)
             namespace = seen.place.namespace if seen is not None and seen.place is not None else None
-            if namespace is not None:
+            if namespace is not None and namespace != wish.namespace:
                 wishes[key] = wish = replace(wish, namespace=namespace)
             if pod is not None and pod.place.namespace is not None:
                 bound = Binding(pod.place.namespace, pod.service_account, pod.trust_domain)
-                wishes[key] = replace(wish, bound=bound)
+                if bound != wish.bound:
+                    wishes[key] = replace(wish, bound=bound)
         if wishes != self.wishes or self.error:
             self._change(wishes)
 

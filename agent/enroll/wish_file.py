@@ -35,6 +35,8 @@ class WishFile:
     def __init__(self, directory: Path, boot_id: Path = BOOT_ID) -> None:
         self._path = directory / NAME
         self._boot_id = boot_id.read_text().strip()
+        self._written: dict[PodKey, tuple[Wish, str]] = {}
+        """Each wish as it is in the file: of hundreds one changes at a time, and the pod's start waits for it."""
 
     def load(self) -> dict[PodKey, Wish]:
         """Raises WishesDamaged, or OSError for a file that cannot be read."""
@@ -57,12 +59,15 @@ class WishFile:
 
     def save(self, wishes: Iterable[Wish]) -> None:
         """Raises OSError; then the file is as it was."""
-        content = {
-            "version": VERSION,
-            "boot_id": self._boot_id,
-            "wishes": [_entry(wish) for wish in sorted(wishes, key=lambda wish: wish.pod)],
-        }
-        raw = json.dumps(content, indent=1).encode()
+        before, self._written = self._written, {}
+        for wish in sorted(wishes, key=lambda wish: (wish.pod.namespace, wish.pod.name)):
+            known = before.get(wish.pod)
+            if known is None or known[0] is not wish:
+                known = wish, json.dumps(_entry(wish))
+            self._written[wish.pod] = known
+        lines = ",\n".join(text for _, text in self._written.values())
+        head = json.dumps({"version": VERSION, "boot_id": self._boot_id}).removesuffix("}")
+        raw = f'{head}, "wishes": [\n{lines}\n]}}\n'.encode()
         write_whole(self._path, raw, 0o600, self._path.with_suffix(".draft"))
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
-from operator import sub
+from dataclasses import dataclass
 
 from agent.proof.findings import Finding, Link
 
@@ -38,7 +37,17 @@ class Counts:
 
     def since(self, earlier: Counts) -> Counts:
         """What has moved. A worker that was replaced may have taken counts with it: never below zero."""
-        return Counts(*(max(0, n) for n in map(sub, astuple(self), astuple(earlier))))
+        # Spelled out: every pod is compared with half a minute of its past in each round.
+        return Counts(
+            max(0, self.captured_outbound - earlier.captured_outbound),
+            max(0, self.captured_inbound - earlier.captured_inbound),
+            max(0, self.accepted_outbound - earlier.accepted_outbound),
+            max(0, self.accepted_inbound - earlier.accepted_inbound),
+            max(0, self.tunnels_made - earlier.tunnels_made),
+            max(0, self.tunnels_failed - earlier.tunnels_failed),
+            max(0, self.handshakes_done - earlier.handshakes_done),
+            max(0, self.handshakes_failed - earlier.handshakes_failed),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,28 @@ def test_links_are_those_that_pyroute2_reads() -> None:
     assert {row.ifindex: (row.ifname, row.peer) for row in rtnetlink.links().values()} == expected
 
 
+def test_what_is_told_in_the_same_words_is_read_once_and_what_changes_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rtnetlink.links()
+    read: list[bytes] = []
+    row = rtnetlink._row
+    monkeypatch.setattr(rtnetlink, "_row", lambda body: read.append(body) or row(body))
+    body = next(iter(rtnetlink._read))
+    answers = [body]
+    monkeypatch.setattr(netlink, "ask", lambda *_: answers)
+    first = rtnetlink.links()
+    assert not read
+    name = next(iter(first.values())).ifname.encode()
+    answers[0] = body.replace(name + b"\0", b"x" * len(name) + b"\0")
+    (changed,) = rtnetlink.links().values()
+    assert changed.ifname == "x" * len(name) and len(read) == 1
+    for number in range(1000):
+        answers[0] = body + rtnetlink.netlink.attribute(200, number.to_bytes(4, "big"))
+        rtnetlink.links()
+    assert len(rtnetlink._read) < 100, "what is told no more is forgotten"
+
+
 def test_one_link_or_none() -> None:
     loopback = rtnetlink.link(1)
     assert loopback is not None and (loopback.ifname, loopback.kind) == ("lo", "")
