@@ -7,6 +7,7 @@ or not. Workers know of a pod before the kernel captures it, the control plane a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,10 +85,13 @@ class Captures:
         """Pods that are no more, as far as is known, while something is captured for them."""
         self.links: frozenset[int] = frozenset()
         """The node's interfaces, as they were at the last look."""
+        self._own: frozenset[int] = frozenset()
         self._applied: frozenset[Place] | None = None
         self._announced: frozenset[PodKey] | None = None
         self._failures: tuple[RedirectError, ...] = ()
         self._expected: list[Identity] = []
+        self._identities: frozenset[Identity] = frozenset()
+        """Of the pods of wishes, as they were judged last."""
         self.knows_mesh = False
         """Whether the first complete state is there: before it, what is captured stays as it is."""
         self._book = WishBook(file)
@@ -126,6 +130,11 @@ class Captures:
     def owners(self) -> dict[int, PodKey]:
         """Interface -> pod, of all that is captured for one, served or not."""
         return {index: held.pod for index, held in self._held.by_index.items() if held.pod is not None}
+
+    @property
+    def interfaces(self) -> frozenset[int]:
+        """Those of the node that have programs of ours."""
+        return self._held.indexes | self._own
 
     @property
     def namespaces(self) -> frozenset[int]:
@@ -228,21 +237,24 @@ class Captures:
             yield
             return
         self._expected.append(identity)
-        self._use(self._judge())
+        self._use(self._identities)
         try:
             yield
         finally:
             self._expected.remove(identity)
-            self._use(self._judge())
+            self._use(self._identities)
 
     def judge_anew(self) -> None:
         """What is wrong by the mesh state as it is now; what is captured changes with the next turn."""
         if self.knows_mesh:
             self._note_troubles(self._judge())
 
-    async def turn(self, news: News, keep_existing: Collection[PodKey] = ()) -> None:
+    async def turn(
+        self, news: News, closed: Callable[[], None] = lambda: None, keep_existing: Collection[PodKey] = ()
+    ) -> None:
         """Look, judge, apply.
 
+        `closed` is called as soon as all that was found is closed: what is new waits for nothing that concerns others.
         `keep_existing`: pods whose open connections go on when they are served for the first time.
         """
         try:
@@ -253,15 +265,20 @@ class Captures:
             self._failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
             self._note_troubles(self._judge())
             return
-        self._sightings, self.links = found.sightings, frozenset(found.present)
+        self._sightings = found.sightings
+        self.links, self._own = frozenset(found.present), found.own
         self._hold(found)
         self._end_those_of_processes()
+        if not found.failures:
+            closed()
+            # Whoever waits for no more than that goes on before everything is judged anew.
+            await asyncio.sleep(0)
         if not self.knows_mesh:
             # What is captured stays as it is; what is new was closed by the look.
             self._fail(found.failures)
             return
         judgement = self._judge()
-        self._use(judgement)
+        self._use(judgement.identities)
         await self._serve(judgement, news, found.failures, keep_existing)
         self._book.note_found(self._sightings, self.pods)
         self._tell_control_plane(self._reachable())
@@ -313,8 +330,9 @@ class Captures:
             return ""
         return self._certificates.error(identity) or "not issued yet"
 
-    def _use(self, judgement: Judgement) -> None:
-        self._certificates.set_in_use(judgement.identities.union(self._expected))
+    def _use(self, identities: frozenset[Identity]) -> None:
+        self._identities = identities
+        self._certificates.set_in_use(identities.union(self._expected))
 
     def _note_troubles(self, judgement: Judgement) -> None:
         self.waiting = dated(self._troubles(judgement), self.waiting, self._wall())

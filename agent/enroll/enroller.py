@@ -178,7 +178,8 @@ class Enroller:
 
     def hear(self, heard: Heard) -> None:
         """News of the kernel."""
-        self.desk.hear(heard, self.captures.namespaces, self.captures.links)
+        captures = self.captures
+        self.desk.hear(heard, captures.namespaces, captures.links, captures.interfaces)
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
         """Note at once which pods the mesh state no longer agrees about; a turn follows."""
@@ -189,6 +190,7 @@ class Enroller:
     async def captured(self, key: PodKey, claim: Claim, wait_s: float) -> None:
         """Return when all that leads to where a source says a pod is is captured, be it closed. Raises NotReady."""
         deadline_s = self._monotonic() + wait_s
+        self.desk.hurry()
         while not self._is_captured(key, claim):
             left_s = deadline_s - self._monotonic()
             if left_s <= 0:
@@ -329,13 +331,17 @@ class Enroller:
     async def _turn(self, *, is_asked: bool = True) -> None:
         self._follow_sources()
         news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
-        await self.captures.turn(news, self._keeping)
+        await self.captures.turn(news, self._tell_who_waits, self._keeping)
         self._keeping -= self.captures.pods.keys()
         self._keeping &= self.captures.wishes.keys()
-        self._turned.set()
-        self._turned = asyncio.Event()
+        self._tell_who_waits()
         for source in self._sources:
             source.turned()
+
+    def _tell_who_waits(self) -> None:
+        """Some wait for a pod to be closed, which comes early in a turn, others for one to be served."""
+        self._turned.set()
+        self._turned = asyncio.Event()
 
 
 class StillWaiting(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from redirect.host_addresses import Heard
+from redirect.host_addresses import News as Kind
 
 APPLY_SPACING_S = 0.5
 DOUBTS_A_TURN = 4
@@ -55,15 +56,25 @@ class NewsDesk:
         self._owed_s = 0.0
         self._turned_s = monotonic()
 
-    def hear(self, heard: Heard, namespaces: Collection[int], known_links: Collection[int]) -> None:
-        """Of the kernel. `namespaces`: the numbers of those in which news count; `known_links`: no newcomers."""
+    def hear(
+        self,
+        heard: Heard,
+        namespaces: Collection[int],
+        known_links: Collection[int],
+        interfaces: Collection[int] = (),
+    ) -> None:
+        """Of the kernel. `namespaces`: the numbers of those in which news count; `known_links`: no newcomers.
+
+        `interfaces`: those that have programs of ours. What happens to others is looked at, but there is nothing to be
+        applied anew for it.
+        """
         concerned = sorted(heard.elsewhere.intersection(namespaces))
         if not concerned and not heard.news:
             return
         if self._told_s is None:
             self._told_s = self._monotonic()
         self._doubted.update(dict.fromkeys(concerned))
-        self._is_of_node |= bool(heard.news)
+        self._is_of_node |= _concerns(heard, interfaces)
         self._is_lossy |= heard.is_lossy
         self._wake.set()
         if not heard.links <= frozenset(known_links):
@@ -73,6 +84,11 @@ class NewsDesk:
     def wake(self) -> None:
         """Something else changed: mesh state, certificates."""
         self._wake.set()
+
+    def hurry(self) -> None:
+        """A pod's start waits for the next turn: nobody rests before it. Only the node's own runtime can say so."""
+        self._wake.set()
+        self._newcomer.set()
 
     async def wait(self, patience_s: float | None) -> None:
         """Until something is heard, or for so long."""
@@ -126,3 +142,10 @@ class NewsDesk:
         self._owed_s = max(0.0, self._owed_s - rested_s) + min(took_s * REST_SHARE, REST_LIMIT_S)
         self._turned_s = now_s
         return min(max(0.0, self._owed_s - CREDIT_S), REST_LIMIT_S)
+
+
+def _concerns(heard: Heard, interfaces: Collection[int]) -> bool:
+    """Whether what is applied can have changed."""
+    if Kind.ADDRESSES in heard.news or heard.is_lossy or not heard.touched:
+        return bool(heard.news)
+    return not heard.touched.isdisjoint(interfaces)

@@ -20,7 +20,7 @@ from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.model.address import IP
-from redirect import locate, netns, rtnetlink
+from redirect import locate, netns, rtnetlink, sides
 from redirect.errors import PodNotFound, RedirectError, StepsFailed
 from redirect.netns import NamespaceId
 from redirect.reconcile import Redirection
@@ -83,7 +83,10 @@ def search(
         closed, failures = _close(redirection, new, told_s, _running(new, wishes, present))
         for key, (path, nsid) in found.items():
             sightings[key] = _look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
-    return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures)
+    present = {row.ifindex: row.ifname for row in links.values()}
+    names = {side.ifname for side in sides.sides_of(redirection.instance)}
+    own = frozenset(row.ifindex for row in links.values() if row.ifname in names)
+    return Found(sightings, present, closed, failures, own)
 
 
 def pinned_down(where: Where) -> Where:

@@ -51,9 +51,10 @@ class Closure:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The node at one moment. `present`: ifindex -> name."""
+    """The node at one moment. `present`: ifindex -> name; `own`: those that lead into the private namespaces."""
 
     sightings: Mapping[PodKey, Sighting]
     present: Mapping[int, str]
     closed: tuple[Closure, ...] = ()
     failures: tuple[RedirectError, ...] = ()
+    own: frozenset[int] = frozenset()

@@ -66,8 +66,12 @@ class CniGate:
         self._source.put_place(pod.uid, sandbox.container, sandbox.netns)
         try:
             claim = self._source.claim(sandbox.pod) or claim
+            # First, as it comes from elsewhere: the pod is looked for meanwhile.
+            identity = self._expect(pod)
             await self._capturing.captured(sandbox.pod, claim, max(0.0, ends_s - self._clock()))
-            await self._certified(pod, ends_s)
+            if identity is not None:
+                left_s = max(0.0, min(CERTIFICATE_PATIENCE_S, ends_s - self._clock()))
+                await self._capturing.certified(identity, left_s)
         except NotReady as error:
             self.delete(sandbox)
             raise NotAdmitted(f"pod {sandbox.pod} cannot be captured: {error or 'not in time'}") from error
@@ -117,10 +121,11 @@ class CniGate:
         """It has no address before it is admitted; everything else must be known."""
         return claim.stance is not Stance.UNDECIDED or self._source.is_namespace_known(pod.namespace)
 
-    async def _certified(self, pod: Pod, ends_s: float) -> None:
+    def _expect(self, pod: Pod) -> Identity | None:
+        """Have its certificate fetched. None in an empty mesh: nobody could be talked to either."""
         trust_domain = self._capturing.trust_domain
         if not trust_domain:
-            return  # an empty mesh: nobody could be talked to either
+            return None
         identity = Identity(trust_domain, pod.namespace, pod.service_account)
         expected = ExitStack()
         expected.enter_context(self._capturing.expecting(identity))
@@ -128,9 +133,7 @@ class CniGate:
         self._expected[pod.uid] = expected
         if former is not None:
             former.close()
-        await self._capturing.certified(
-            identity, max(0.0, min(CERTIFICATE_PATIENCE_S, ends_s - self._clock()))
-        )
+        return identity
 
     def _on_news(self) -> None:
         self._heard.set()

@@ -142,6 +142,46 @@ def test_rest_ends_when_an_interface_is_new_and_for_nothing_else() -> None:
     assert asyncio.run(scenario()) == [False, False, True]
 
 
+def test_rest_ends_when_a_pods_start_waits() -> None:
+    async def scenario() -> bool:
+        made, _ = desk()
+        for _ in range(50):
+            made.pause_s(1)
+        made.hurry()
+        async with asyncio.timeout(REST_LIMIT_S * 100):
+            await made.wait(None)
+            await made.rest(1)
+        return made.take(()).is_of_node
+
+    assert asyncio.run(scenario()) is False, "nothing is applied anew for that"
+
+
+@pytest.mark.parametrize(
+    ("touched", "kinds", "is_of_node"),
+    [
+        ({5}, {Kind.LINKS}, True),
+        ({5}, {Kind.FILTERS}, True),
+        ({5, 6}, {Kind.LINKS}, True),
+        ({6}, {Kind.LINKS}, False),
+        ({6, 9}, {Kind.LINKS, Kind.FILTERS}, False),
+        ({6}, {Kind.LINKS, Kind.ADDRESSES}, True),
+        ((), {Kind.LINKS}, True),
+    ],
+)
+def test_what_happens_to_an_interface_without_programs_of_ours_is_looked_at_and_no_more(
+    touched: set[int], kinds: set[Kind], is_of_node: bool
+) -> None:
+    made, _ = desk()
+    made.hear(Heard(frozenset(kinds), touched=frozenset(touched)), (), {5, 6, 7}, {5, 7})
+    assert is_woken(made) and made.take(()).is_of_node is is_of_node
+
+
+def test_after_lost_messages_it_may_have_been_any_interface() -> None:
+    made, _ = desk()
+    made.hear(Heard(frozenset(Kind), is_lossy=True, touched=frozenset({6})), (), {5, 6}, {5})
+    assert made.take(()).is_of_node
+
+
 def test_whoever_waits_for_a_turn_gets_a_whole_one() -> None:
     made, _ = desk()
     made.hear(LINKS, (), ())
