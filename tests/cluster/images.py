@@ -6,13 +6,17 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 BUSYBOX = Path("/bin/busybox")
 PAUSE = "localhost/pause:1"
 
 
-def write_pause(path: Path) -> None:
+STAY = ("/bin/busybox", "sleep", "2147483647")
+
+
+def write_pause(path: Path, entrypoint: Sequence[str] = STAY) -> None:
     """A docker archive of one layer whose only work is to stay."""
     layer = _tar({"bin/busybox": BUSYBOX.read_bytes()})
     digest = hashlib.sha256(layer).hexdigest()
@@ -20,7 +24,7 @@ def write_pause(path: Path) -> None:
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": ["/bin/busybox", "sleep", "2147483647"]},
+            "config": {"Entrypoint": entrypoint},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()

@@ -58,6 +58,7 @@ class Machine:
         run("mount", "-t", "tmpfs", "tmpfs", self.disk)
         self.cgroup = f"ztun-{os.getpid()}-{name}"
         self._init: subprocess.Popen[bytes] | None = None
+        self._started: list[subprocess.Popen[bytes]] = []
         self.pid = 0
 
     def boot(self) -> None:
@@ -97,6 +98,9 @@ class Machine:
                 os.kill(self.pid, signal.SIGKILL)
         self._init.kill()
         self._init.wait()
+        # What was started in it has ended with its first process.
+        while self._started:
+            self._started.pop().wait()
         self._init, self.pid = None, 0
 
     def remove(self) -> None:
@@ -121,13 +125,14 @@ class Machine:
     def start(self, name: str, *command: object) -> None:
         """A process that lives as long as the machine does."""
         with open(self.logs / f"{name}.log", "ab") as log:
-            subprocess.Popen(
+            process = subprocess.Popen(
                 self.inside(*command),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        self._started.append(process)
 
     def write(self, path: str, content: str) -> None:
         target = Path(f"/proc/{self.pid}/root{path}")

@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 import uuid
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -254,10 +255,10 @@ class FakeApi:
         while True:
             with self._changed:
                 now_s = time.monotonic()
-                news = [row for row in self._log if row[0] > seen]
+                news = self._log[bisect_right(self._log, seen, key=_version_of) :]
                 if not news and now_s < ends_s and epoch == self._epoch:
                     self._changed.wait(min(ends_s - now_s, self.bookmark_s))
-                    news = [row for row in self._log if row[0] > seen]
+                    news = self._log[bisect_right(self._log, seen, key=_version_of) :]
                 if epoch != self._epoch:
                     return
                 newest = self._version
@@ -280,6 +281,10 @@ class FakeApi:
             if uid != known["metadata"]["uid"]:
                 raise Refused(409, f"Precondition failed: UID in precondition: {uid}, in object meta: other")
             return self.put("MODIFIED", merged(json.loads(json.dumps(known)), body))
+
+
+def _version_of(row: tuple[int, str, Raw]) -> int:
+    return row[0]
 
 
 def _is(raw: Raw, kind: str, query: dict[str, str]) -> bool:
