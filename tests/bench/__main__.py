@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import earlier, report
+from tests.bench import cni, earlier, kubernetes, report
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
 from tests.bench.strangers import Strangers
@@ -38,6 +38,8 @@ is fixed in its configuration. ztun runs with policy (3), access log and metrics
 
 
 BEGAN_S = time.monotonic()
+NODE_BENCHES = {"cni": cni.main, "kubernetes": kubernetes.main}
+"""What has nothing to do with Envoy: each has a command line of its own."""
 
 
 def tell(text: str) -> None:
@@ -148,6 +150,12 @@ def stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
+    if argv and argv[0] in NODE_BENCHES:
+        if os.geteuid() != 0:
+            tell("it makes network namespaces and loads eBPF programs: run it as root")
+            return 2
+        signal.signal(signal.SIGTERM, stop)
+        return NODE_BENCHES[argv[0]](argv[1:], tell)
     options = arguments(argv)
     targets = report.read_targets(tomllib.loads(TARGETS.read_text()))
     if os.geteuid() != 0:
