@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.held import Held, HeldInterfaces
 from agent.enroll.history import History
+from agent.enroll.identities import Certificates, IdentitiesInUse
 from agent.enroll.judgement import Judge, Judgement
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import News
@@ -33,16 +32,6 @@ from redirect.findings import Finding
 from redirect.place import Place
 
 log = logging.getLogger(__name__)
-
-
-class Certificates(Protocol):
-    """The certificates of this node."""
-
-    def get(self, identity: Identity) -> object | None: ...
-
-    def error(self, identity: Identity) -> str: ...
-
-    def set_in_use(self, identities: Iterable[Identity]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +64,7 @@ class Captures:
         self._network = network
         self._store = store
         self._kernel = kernel
-        self._certificates = certificates
+        self.identities = IdentitiesInUse(certificates)
         self._tell_workers = tell_workers
         self._announce = announce
         self._wall = wall
@@ -89,9 +78,6 @@ class Captures:
         self._applied: frozenset[Place] | None = None
         self._announced: frozenset[PodKey] | None = None
         self._failures: tuple[RedirectError, ...] = ()
-        self._expected: list[Identity] = []
-        self._identities: frozenset[Identity] = frozenset()
-        """Of the pods of wishes, as they were judged last."""
         self.knows_mesh = False
         """Whether the first complete state is there: before it, what is captured stays as it is."""
         self._book = WishBook(file)
@@ -230,20 +216,6 @@ class Captures:
         """The same of interfaces."""
         return [each for each in self._failures if each.ifindex is None or each.ifindex in interfaces]
 
-    @contextmanager
-    def expecting(self, identity: Identity | None) -> Iterator[None]:
-        """The identity of a pod that is about to be wished for is in use as well."""
-        if identity is None:
-            yield
-            return
-        self._expected.append(identity)
-        self._use(self._identities)
-        try:
-            yield
-        finally:
-            self._expected.remove(identity)
-            self._use(self._identities)
-
     def judge_anew(self) -> None:
         """What is wrong by the mesh state as it is now; what is captured changes with the next turn."""
         if self.knows_mesh:
@@ -278,7 +250,7 @@ class Captures:
             self._fail(found.failures)
             return
         judgement = self._judge()
-        self._use(judgement.identities)
+        self.identities.judged(judgement.identities)
         await self._serve(judgement, news, found.failures, keep_existing)
         self._book.note_found(self._sightings, self.pods)
         self._tell_control_plane(self._reachable())
@@ -318,21 +290,11 @@ class Captures:
             self._store.current,
             self._node,
             self._network,
-            self._uncertified,
+            self.identities.uncertified,
             self.pods,
             self.honesty,
         )
         return judge.judge(self.wishes, self._sightings)
-
-    def _uncertified(self, identity: Identity) -> str:
-        """Why there is no certificate; empty when there is one."""
-        if self._certificates.get(identity) is not None:
-            return ""
-        return self._certificates.error(identity) or "not issued yet"
-
-    def _use(self, identities: frozenset[Identity]) -> None:
-        self._identities = identities
-        self._certificates.set_in_use(identities.union(self._expected))
 
     def _note_troubles(self, judgement: Judgement) -> None:
         self.waiting = dated(self._troubles(judgement), self.waiting, self._wall())

@@ -97,7 +97,7 @@ class Enroller:
         if refusal and not (is_cleaned and place.is_cleanable):
             raise EnrolmentRefused(f"pod {wish.pod}: {refusal}", Missing.INTERFACE)
         identity = self._identity(wish.pod, place)
-        with self.captures.expecting(identity):
+        with self.captures.identities.expecting(identity):
             if identity is not None:
                 await self._certificate(identity, min(wait_s, OPEN_PATIENCE_S))
             async with self._one_at_a_time:
@@ -200,7 +200,7 @@ class Enroller:
     @contextmanager
     def expecting(self, identity: Identity) -> Iterator[None]:
         """Have a certificate ready for a pod that the control plane does not list yet."""
-        with self.captures.expecting(identity):
+        with self.captures.identities.expecting(identity):
             yield
 
     async def certified(self, identity: Identity, wait_s: float) -> None:

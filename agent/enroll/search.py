@@ -83,10 +83,9 @@ def search(
         closed, failures = _close(redirection, new, told_s, _running(new, wishes, present))
         for key, (path, nsid) in found.items():
             sightings[key] = _look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
-    present = {row.ifindex: row.ifname for row in links.values()}
     names = {side.ifname for side in sides.sides_of(redirection.instance)}
     own = frozenset(row.ifindex for row in links.values() if row.ifname in names)
-    return Found(sightings, present, closed, failures, own)
+    return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures, own)
 
 
 def pinned_down(where: Where) -> Where:
