@@ -20,11 +20,12 @@ from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.model.address import IP
-from redirect import locate, netns, rtnetlink, sides
+from redirect import locate, netns, rtnetlink
 from redirect.errors import PodNotFound, RedirectError, StepsFailed
 from redirect.netns import NamespaceId
 from redirect.reconcile import Redirection
 from redirect.rtnetlink import LinkRow
+from redirect.side import sides_of
 
 _STARTED_FIELD = 19
 """Field 22 of /proc/PID/stat, counted from the third: the second may hold blanks."""
@@ -83,7 +84,7 @@ def search(
         closed, failures = _close(redirection, new, told_s, _running(new, wishes, present))
         for key, (path, nsid) in found.items():
             sightings[key] = _look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
-    names = {side.ifname for side in sides.sides_of(redirection.instance)}
+    names = {side.ifname for side in sides_of(redirection.instance)}
     own = frozenset(row.ifindex for row in links.values() if row.ifname in names)
     return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures, own)
 
