@@ -38,7 +38,7 @@ def run(*arguments: str, directory: Path, stdin: str | None = None, kubeconfig: 
         env={
             "PATH": os.environ["PATH"],
             "HOME": str(directory),
-            "KUBECONFIG": str(directory / "none"),
+            "KUBECONFIG": str(kubeconfig or directory / "none"),
             **homes,
         },
     )
