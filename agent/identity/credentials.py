@@ -24,6 +24,7 @@ from agent.model.identity import Identity
 # AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
 CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
 ALPN = b"h2"
+_TRAFFIC_SECRETS = (b"CLIENT_TRAFFIC_SECRET_0 ", b"SERVER_TRAFFIC_SECRET_0 ")
 _NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN of ssl.h, which pyOpenSSL does not name
 
 
@@ -136,6 +137,6 @@ def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int,
 
 def _on_secret(connection: SSL.Connection, line: bytes) -> None:
     # The one place traffic secrets pass through as text: they go into the session and nowhere else.
-    label, _, secret = line.split(b" ")
-    if label in (b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0"):
-        _session_of(connection).take_secret(label[:6] == b"CLIENT", bytes.fromhex(secret.decode()))
+    if line.startswith(_TRAFFIC_SECRETS):
+        secret = line[line.rindex(b" ") + 1 :]
+        _session_of(connection).take_secret(line[:6] == b"CLIENT", bytes.fromhex(secret.decode()))

@@ -12,8 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from agent.identity.credentials import ALPN, Credentials
 from agent.identity.faults import Fault
@@ -26,7 +25,8 @@ from agent.wire.tls_records import CHANGE_CIPHER_SPEC, HEADER_BYTES, MAX_CIPHER_
 # A hello with post-quantum key share and a chain of several certificates stay far below.
 MAX_HANDSHAKE_BYTES = 1 << 17
 _HANDSHAKE_RECORDS = (20, 21, 22, 23)
-_READ_BYTES = 1 << 16
+# What is longer comes in pieces; a larger buffer would be made, and given back to the kernel, for every flight.
+_READ_BYTES = 1 << 13
 # How OpenSSL names an alert that came from the peer: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate".
 _ALERT = re.compile(rf" alert ({'|'.join(alert.name.replace('_', ' ').lower() for alert in Alert)})$")
 
@@ -87,6 +87,7 @@ class Session:
         if not is_server:
             self._connect(context)
             self._step()
+            self._collect()
 
     @classmethod
     def server(cls, credentials: Credentials) -> Session:
@@ -124,6 +125,7 @@ class Session:
         while self._secured is None:
             record = self._next_record()
             if record is None:
+                self._collect()
                 return
             if self._context is not None:
                 self._connect(self._context)
@@ -185,7 +187,6 @@ class Session:
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
-            self._collect()
             return
         except SSL.Error as error:
             self._collect()
@@ -194,14 +195,21 @@ class Session:
 
     def _collect(self) -> int:
         """Move what OpenSSL wants to send to the output; the number of records in it."""
-        try:
-            data = self._connection.bio_read(_READ_BYTES)
-        except SSL.WantReadError:
+        if self._context is not None:
             return 0
+        read, data = self._connection.bio_read, b""
+        try:
+            data = piece = read(_READ_BYTES)
+            while len(piece) == _READ_BYTES:
+                piece = read(_READ_BYTES)
+                data += piece
+        except SSL.WantReadError:
+            if not data:
+                return 0
         self._output.append(data)
         records = at = 0
         while at < len(data):
-            at += HEADER_BYTES + int.from_bytes(data[at + 3 : at + 5], "big")
+            at += HEADER_BYTES + (data[at + 3] << 8 | data[at + 4])
             records += 1
         return records
 
@@ -209,16 +217,16 @@ class Session:
         connection = self._connection
         if connection.get_alpn_proto_negotiated() != ALPN:
             raise HandshakeError(Fault.NO_HTTP2, "the peer does not speak HTTP/2 inside TLS (no ALPN h2)")
-        certificate = connection.get_peer_certificate(as_cryptography=True)
+        certificate = connection.get_peer_certificate()
         assert certificate is not None, "OpenSSL lets nobody through without one"
-        der = certificate.public_bytes(Encoding.DER)
+        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.
         sent = self._collect()
-        state = self._state(sent if self._is_server else 0)
+        state = self._state(str(connection.get_cipher_name()), sent if self._is_server else 0)
         self._secured = Secured(
             state,
-            str(connection.get_cipher_name()),
+            state.suite,
             str(connection.get_group_name() or ""),
             self._identified(der, state),
             der,
@@ -245,12 +253,12 @@ class Session:
             self._output.clear()
         raise refusal
 
-    def _state(self, sent_records: int) -> TlsState:
+    def _state(self, suite: str, sent_records: int) -> TlsState:
         read, write = self._server_secret, self._client_secret
         if self._is_server:
             read, write = write, read
         self._client_secret = self._server_secret = b""
-        return TlsState(str(self._connection.get_cipher_name()), read, 0, write, sent_records)
+        return TlsState(suite, read, 0, write, sent_records)
 
     def _explain(self, error: SSL.Error) -> HandshakeError:
         """What has failed: as a callback saw it, as the peer says, else as OpenSSL does."""
