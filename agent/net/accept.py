@@ -18,6 +18,7 @@ from agent.net.loop import Loop, Timer
 OnAccept = Callable[[socket.socket, SocketAddress, SocketAddress], None]
 
 BATCH = 64
+"""At most so many in a row."""
 SLICE_S = 0.001
 """A batch ends with the connection at which so much time has gone: others wait meanwhile."""
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -49,9 +50,12 @@ class Acceptor:
         self._on_exhausted = on_exhausted
         self._timer: Timer | None = None
         self._closed = False
+        self._batch_size, self._last_s = 1, 0.0
+        """To find that nobody is left costs as much as to accept one: a batch grows where the next follows at once."""
 
     def start(self) -> None:
-        self._loop.watch(self._listener.fileno(), self._on_ready, mask=select.EPOLLIN | select.EPOLLET)
+        # Level-triggered: those that a batch leaves are announced again.
+        self._loop.watch(self._listener.fileno(), self._on_ready, mask=select.EPOLLIN)
 
     def close(self) -> None:
         """Stop and close the listener. Connections still queued are reset, unless somebody shares it."""
@@ -67,10 +71,14 @@ class Acceptor:
         self._batch()
 
     def _batch(self) -> None:
-        if self._closed or self._timer is not None:
-            return
-        end_s = self._loop.now() + SLICE_S
-        for _ in range(BATCH):
+        begun_s = self._loop.now()
+        follows = begun_s - self._last_s < SLICE_S
+        self._batch_size = min(2 * self._batch_size, BATCH) if follows else 1
+        self._accept(begun_s + SLICE_S)
+        self._last_s = self._loop.now()
+
+    def _accept(self, end_s: float) -> None:
+        for _ in range(self._batch_size):
             if self._closed:
                 return
             try:
@@ -90,8 +98,7 @@ class Acceptor:
                 self._wait()
                 return
             if self._loop.now() >= end_s:
-                break
-        self._loop.soon(self._batch)
+                return
 
     def _hand_on(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         sock.setblocking(False)
@@ -100,11 +107,16 @@ class Acceptor:
             self._on_accept(sock, SocketAddress.from_sockname(peer), local)
         except BaseException:
             sock.close()
-            # The edge is spent: without this the rest of the queue would wait for the next arrival.
-            self._loop.soon(self._batch)
+            # It costs its connection, and the loop takes the watch away with it.
+            self._loop.soon(self._watch_again)
             raise
 
+    def _watch_again(self) -> None:
+        if not self._closed and self._timer is None:
+            self.start()
+
     def _wait(self) -> None:
+        self._loop.forget(self._listener.fileno())
         self._timer = self._loop.later(FULL_PAUSE_S, self._retry)
         if self._on_exhausted is not None:
             self._on_exhausted()
@@ -114,7 +126,7 @@ class Acceptor:
         if self._closed:
             return
         if self._has_room():
-            self._batch()
+            self.start()
         else:
             self._wait()
 
