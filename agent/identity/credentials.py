@@ -81,7 +81,7 @@ class Credentials:
         """When the leaf expires."""
         return self.chain[0].not_valid_after_utc
 
-    @property
+    @cached_property
     def not_after(self) -> float:
         """The same in seconds since the epoch."""
         return self.expiry.timestamp()

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -90,7 +89,7 @@ class DataPlane:
         self.tallies = Tallies()
         self.arrivals = Arrivals(own_addresses, self.tallies)
         self.registry = Registry(limit=config.max_connections)
-        self.secrets = Secrets(lambda: datetime.fromtimestamp(outside.wall(), UTC))
+        self.secrets = Secrets(outside.wall)
         self.reporter = Reporter(
             outside.metrics,
             outside.write_line,

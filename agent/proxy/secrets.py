@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 
 from agent.identity.credentials import Credentials
 from agent.model.identity import Identity
@@ -13,8 +12,9 @@ from agent.model.outcome import Outcome, Refusal
 class Secrets:
     """Filled by the channel. An identity without a valid certificate is refused by name."""
 
-    def __init__(self, now: Callable[[], datetime]) -> None:
-        self._now = now
+    def __init__(self, wall: Callable[[], float]) -> None:
+        """`wall`: seconds since the epoch."""
+        self._wall = wall
         self._by_identity: dict[Identity, Credentials] = {}
 
     def put(self, credentials: Credentials) -> None:
@@ -28,7 +28,7 @@ class Secrets:
         credentials = self._by_identity.get(identity)
         if credentials is None:
             raise Refusal(Outcome.IDENTITY_UNAVAILABLE, f"no certificate for {identity} has arrived")
-        if credentials.expiry <= self._now():
+        if credentials.not_after <= self._wall():
             raise Refusal(
                 Outcome.IDENTITY_UNAVAILABLE, f"the certificate of {identity} expired at {credentials.expiry}"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import time
 
 import pytest
 
@@ -18,7 +18,7 @@ HOUR_S = 3600.0
 @pytest.mark.parametrize(("early_s", "is_usable"), [(1, True), (0, False), (-1, False)])
 def test_a_certificate_is_used_up_to_its_expiry_and_not_at_it(early_s: float, is_usable: bool) -> None:
     mine = credentials(TestCA(), CLIENT_ID)
-    secrets = Secrets(lambda: mine.expiry - timedelta(seconds=early_s))
+    secrets = Secrets(lambda: mine.not_after - early_s)
     secrets.put(mine)
     if is_usable:
         assert secrets.get(mine.identity) is mine
@@ -30,7 +30,7 @@ def test_a_certificate_is_used_up_to_its_expiry_and_not_at_it(early_s: float, is
 
 def test_a_renewed_certificate_takes_the_place_of_an_expired_one() -> None:
     ca = TestCA()
-    secrets = Secrets(lambda: datetime.now(UTC))
+    secrets = Secrets(time.time)
     secrets.put(credentials(ca, CLIENT_ID, issued=ca.expired(CLIENT_ID)))
     renewed = credentials(ca, CLIENT_ID)
     secrets.put(renewed)
