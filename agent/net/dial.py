@@ -163,5 +163,5 @@ class Dial:
     def _drop(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
-            self._dialler.loop.forget(sock.fileno())
+            self._dialler.loop.leave(sock.fileno())
             sock.close()

@@ -19,14 +19,20 @@ DROPPED_BYTES = 1 << 18
 
 
 class Farewell:
-    """Owns the socket (connected, non-blocking) from `start` on, and closes it: within LINGER_S in any case."""
+    """Owns the socket (connected, non-blocking) from `start` on, and closes it: within LINGER_S in any case.
 
-    __slots__ = ("_left_bytes", "_loop", "_sock", "_timer", "_unsent")
+    It may still be watched by the loop. `is_heard_out`: the peer has said its last word, and that was read.
+    """
 
-    def __init__(self, loop: Loop, sock: socket.socket, unsent: bytearray) -> None:
+    __slots__ = ("_is_heard_out", "_left_bytes", "_loop", "_sock", "_timer", "_unsent")
+
+    def __init__(
+        self, loop: Loop, sock: socket.socket, unsent: bytearray, *, is_heard_out: bool = False
+    ) -> None:
         self._loop = loop
         self._sock = sock
         self._unsent = unsent
+        self._is_heard_out = is_heard_out
         self._left_bytes = DROPPED_BYTES
         self._timer: Timer | None = None
 
@@ -51,6 +57,9 @@ class Farewell:
             while self._unsent:
                 sent = self._sock.send(self._unsent)
                 del self._unsent[:sent]
+            if self._is_heard_out:
+                self._close()
+                return
             self._sock.shutdown(socket.SHUT_WR)
             while self._left_bytes > 0:
                 size = self._sock.recv_into(self._loop.buffers.received)
@@ -78,7 +87,7 @@ class Farewell:
             self._timer.cancel()
             self._timer = None
         self._unsent.clear()
-        self._loop.forget(self._sock.fileno())
+        self._loop.leave(self._sock.fileno())
         close(self._sock, reset=reset)
 
 

@@ -20,6 +20,8 @@ Ready = Callable[[int], None]
 Action = Callable[[], object]
 
 EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+INBOUND_EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+"""For who has nothing to send that waits: a watch for room reports at once that there is some."""
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 BROKEN = select.EPOLLERR
@@ -80,6 +82,8 @@ class Loop:
         self._watchers[fd] = on_ready
         if on_crash is not None:
             self._crashes[fd] = on_crash
+        else:
+            self._crashes.pop(fd, None)
 
     def forget(self, fd: int) -> None:
         """Stop watching; call it before the descriptor is closed. Unknown descriptors are ignored."""
@@ -89,6 +93,11 @@ class Loop:
                 self._epoll.unregister(fd)
             except OSError:  # closed already: the kernel forgot it by itself
                 pass
+
+    def leave(self, fd: int) -> None:
+        """The same for a descriptor that is closed next: the kernel forgets it by itself then."""
+        if self._watchers.pop(fd, None) is not None:
+            self._crashes.pop(fd, None)
 
     def soon(self, action: Action) -> None:
         """Run once, after the descriptors that are ready now had their batch."""

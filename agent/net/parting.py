@@ -69,7 +69,7 @@ class Parting:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._loop.forget(self._sock.fileno())
+        self._loop.leave(self._sock.fileno())
         close(self._sock, reset=True)
         self._loop.soon(self._done)
 

@@ -256,7 +256,7 @@ class PlainRelay:
             self._finish(reset=True)
             return
         self._stop()
-        self._loop.forget(end.fd)
+        self._loop.leave(end.fd)
         close(end.sock, reset=True)
         self._parting = Parting(
             self._loop, other.sock, other.backlog, ends_first=ends_first, sent=_nothing, done=self._on_parted
@@ -279,7 +279,7 @@ class PlainRelay:
     def _finish(self, *, reset: bool) -> None:
         self._stop()
         for end in (self._client, self._server):
-            self._loop.forget(end.fd)
+            self._loop.leave(end.fd)
             close(end.sock, reset=reset)
         self._loop.soon(self._tell)
 

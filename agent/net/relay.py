@@ -331,7 +331,7 @@ class TunnelRelay:
 
     def _finish(self, *, reset: bool) -> None:
         self._stop()
-        self._loop.forget(self._fd)
+        self._loop.leave(self._fd)
         close(self._sock, reset=reset)
         self._loop.soon(self._tell)
 

@@ -17,7 +17,7 @@ from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
 from agent.net.farewell import Farewell, close
-from agent.net.loop import ENDED, READABLE, WRITABLE, Loop, Timer
+from agent.net.loop import EDGES, ENDED, INBOUND_EDGES, READABLE, WRITABLE, Loop, Timer
 from agent.net.turns import AskTurn
 from agent.wire.tls_alerts import Alert
 from agent.wire.tls_records import TlsError, TlsRecords
@@ -72,7 +72,9 @@ class TlsLink:
         "_fd",
         "_handshake_timeout_s",
         "_held",
+        "_is_heard_out",
         "_is_over",
+        "_is_room_watched",
         "_loop",
         "_records",
         "_recv_into",
@@ -109,7 +111,7 @@ class TlsLink:
         self._records: TlsRecords | None = None
         self._held = b""
         self._unsent = bytearray()
-        self._ended = self._is_over = False
+        self._ended = self._is_over = self._is_heard_out = self._is_room_watched = False
         self.is_congested = False
         self.fault: Fault | None = None
         """Why there is no connection, where the handshake is what failed; a peer may refuse it after its end."""
@@ -117,12 +119,19 @@ class TlsLink:
         self._timer: Timer | None = None
         self._farewell: Farewell | None = None
 
-    def start(self, *, is_readable: bool = False) -> None:
-        """`is_readable`: this is the first step's turn."""
+    def start(self, said: bytes = b"") -> None:
+        """`said`: the peer's first words, read before; this is the turn of the step they make."""
         self._timer = self._loop.later(self._handshake_timeout_s, self._on_handshake_timeout)
-        self._loop.watch(self._fd, self._on_ready, self._on_crash)
-        if is_readable:
-            self._shake_in_turn()
+        self._loop.watch(self._fd, self._on_ready, self._on_crash, INBOUND_EDGES)
+        session = self._session
+        if said and session is not None:
+            try:
+                self._hear(session, said)
+            except Exception as error:
+                self._on_crash(error)
+                raise
+        elif session is not None and not session.is_server:
+            self._send_unsent()
 
     @property
     def secured(self) -> Secured | None:
@@ -170,8 +179,9 @@ class TlsLink:
         except OSError as error:
             # Of a connection that was open: sock_diag(7) destroyed it, because the pod of this address has left.
             is_destroyed = error.errno == errno.ECONNABORTED
+            self._is_heard_out = True
             outcome = Outcome.POD_REMOVED if is_destroyed else Outcome.RESET
-            self.fail(outcome, f"the connection broke: {os.strerror(error.errno or 0)}")
+            self.fail(outcome, f"the connection broke: {os.strerror(error.errno or 0)}", None)
             return
         if not size:
             self._on_end()
@@ -194,6 +204,7 @@ class TlsLink:
             self.fail(Outcome.OK, "the peer closed the connection")
 
     def _on_end(self) -> None:
+        self._is_heard_out = True
         self.fail(Outcome.RESET if self._held else Outcome.OK, "the peer closed the connection")
 
     def _on_tls_error(self, error: TlsError) -> None:
@@ -222,21 +233,27 @@ class TlsLink:
             self.fault = Fault.CLOSED
             self.fail(Outcome.TLS_FAILED, "TLS handshake: the peer closed the connection")
             return True
+        self._hear(session, data)
+        return True
+
+    def _hear(self, session: Session, data: bytes) -> None:
         try:
             session.feed(data)
         except HandshakeError as error:
             self._unsent += session.outgoing()
             self.fault = error.fault
             self.fail(error.outcome, error.detail)
-            return True
+            return
         self._unsent += session.outgoing()
         if session.done:
-            self._secure(session.secured)
-        self._send_unsent()
+            self._secure(session.secured, session.is_server)
+            # Behind what the user has to say in this turn: one flight.
+            self._loop.flush_at_end(self._send_unsent)
+        else:
+            self._send_unsent()
         # A short read has emptied the socket: what follows is a new edge. Not so the end, once announced.
         if (len(data) == _HANDSHAKE_READ_BYTES or self._ended) and not self._is_over:
             self._go_on()
-        return True
 
     def _shake_in_turn(self) -> bool:
         try:
@@ -253,7 +270,7 @@ class TlsLink:
         else:
             self._loop.soon(self._shake)
 
-    def _secure(self, secured: Secured) -> None:
+    def _secure(self, secured: Secured, is_server: bool) -> None:
         self._session = self._ask_turn = None
         self._secured = secured
         records = self._records = TlsRecords(secured.state)
@@ -263,6 +280,9 @@ class TlsLink:
         if left and not self._is_over:
             self._buffers.received[: len(left)] = left
             self._take(records, self._buffers.received, len(left))
+        elif is_server:
+            # A client's first words come right behind its handshake: the answers to both leave together.
+            self._read()
 
     def _on_handshake_timeout(self) -> None:
         self._timer = None
@@ -292,6 +312,8 @@ class TlsLink:
             except OSError:
                 self._on_broken()
                 return
+            if sent < made:
+                self._watch_room()
         if sent < made:
             self._unsent += sealed[sent:made]
             self._on_growth()
@@ -319,6 +341,7 @@ class TlsLink:
                 with memoryview(self._unsent) as view:
                     sent = self._send(view[: HIGH_BYTES // 4])
             except BlockingIOError:
+                self._watch_room()
                 break
             except OSError:
                 self._on_broken()
@@ -327,6 +350,12 @@ class TlsLink:
         if self.is_congested and len(self._unsent) < HIGH_BYTES // 2:
             self.is_congested = False
             self._user.on_drained()
+
+    def _watch_room(self) -> None:
+        """From the first time on that the socket does not take everything."""
+        if not self._is_room_watched:
+            self._is_room_watched = True
+            self._loop.watch(self._fd, self._on_ready, self._on_crash, EDGES)
 
     # -- the end
 
@@ -346,8 +375,7 @@ class TlsLink:
             self._unsent += self._records.seal_alert(alert)
         self._is_over = True
         self._let_go()
-        self._loop.forget(self._fd)
-        self._farewell = Farewell(self._loop, self._sock, self._unsent)
+        self._farewell = Farewell(self._loop, self._sock, self._unsent, is_heard_out=self._is_heard_out)
         self._farewell.start()
 
     def abort(self) -> None:
@@ -359,7 +387,7 @@ class TlsLink:
             self._stop_timer()
             self._let_go()
             self._unsent.clear()
-            self._loop.forget(self._fd)
+            self._loop.leave(self._fd)
             close(self._sock, reset=True)
 
     def part(self) -> None:

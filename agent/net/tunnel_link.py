@@ -95,9 +95,9 @@ class TunnelLink:
         self.stage = Stage(loop, self._codec, self._tls)
         """Where relays put what they read; see `Stage.forward`."""
 
-    def start(self, *, is_readable: bool = False) -> None:
-        """Begin with the handshake; with its first step at once where the peer's first words are there."""
-        self._tls.start(is_readable=is_readable)
+    def start(self, said: bytes = b"") -> None:
+        """Begin with the handshake; with its first step at once where the peer's first words were read before."""
+        self._tls.start(said)
 
     # -- what the pool asks
 

@@ -100,7 +100,7 @@ class Inbound:
         entry = InboundLink(self, peer, local, workload.identity, sock, session, left_s)
         self.links.add(entry)
         self.handshakes.shaking.begin(entry, peer.ip)
-        entry.link.start(is_readable=True)
+        entry.link.start(caller.said)
 
     def turned_away(self, caller: Caller, fault: Fault, detail: str) -> None:
         self.tallies.faults[End.SERVER, fault] += 1

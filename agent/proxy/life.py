@@ -190,7 +190,7 @@ class CapturedLife(Life):
 
     def _turn_away(self, outcome: Outcome) -> None:
         # An RST: there is no other way to tell an application that speaks TCP.
-        self._loop.forget(self._sock.fileno())
+        self._loop.leave(self._sock.fileno())
         close(self._sock, reset=True)
 
 

@@ -1,8 +1,9 @@
 """Connections at the tunnel port whose peer has not said a whole hello of TLS: anybody's, so as cheap as can be.
 
-Each is a socket and a few words. They have an epoll of their own, of which a little is looked at in each round of the
-loop: however many they are, what members send does not stand in line behind them. A hello that is whole waits for its
-turn (`handshakes`), and only then is anything of TLS made; what does not begin like one is closed here.
+Each is a socket and what it has said, one record at most. They have an epoll of their own, of which a little is looked
+at in each round of the loop: however many they are, what members send does not stand in line behind them. A hello that
+is whole waits for its turn (`handshakes`), and only then is anything of TLS made; what does not begin like one is
+closed here.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _HANDSHAKE, _MAJOR_VERSION, _CLIENT_HELLO = 22, 3, 1  # RFC 8446 5.1 and 4
 
 class LobbyOwner(Protocol):
     def called(self, caller: Caller, left_s: float) -> None:
-        """Its hello is there, unread, and it is its turn. The socket is the owner's; `left_s` are for its handshake."""
+        """It has said hello, and it is its turn. The socket is the owner's; `left_s` are for its handshake."""
 
     def turned_away(self, caller: Caller, fault: Fault, detail: str) -> None:
         """It is closed."""
@@ -39,13 +40,15 @@ class LobbyOwner(Protocol):
 class Caller:
     """One connection in the lobby."""
 
-    __slots__ = ("_lobby", "is_called", "local", "peer", "since_s", "sock")
+    __slots__ = ("_lobby", "is_called", "local", "peer", "said", "since_s", "sock")
 
     def __init__(self, lobby: Lobby, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         self._lobby = lobby
         self.sock = sock
         self.peer = peer
         self.local = local
+        self.said = b""
+        """What it has said so far."""
         self.since_s = 0.0
         self.is_called = False
         """Its turn has been asked for."""
@@ -132,27 +135,29 @@ class Lobby:
     def _look(self, mask: int) -> None:
         end_s = self._loop.now() + SLICE_S
         left = LOOKS
-        while left > 0 and (ready := self._epoll.poll(0, min(left, 16))):
+        while left > 0 and (ready := self._epoll.poll(0, most := min(left, 16))):
             left -= len(ready)
             for fd, events in ready:
                 caller = self._callers.get(fd)
                 if caller is not None:
                     self._judge(caller, bool(events & ENDED))
-            if self._loop.now() >= end_s:
+            if len(ready) < most or self._loop.now() >= end_s:
                 return
 
     def _judge(self, caller: Caller, has_ended: bool) -> None:
         """Whether it has said all of a hello by now, or what can be none."""
-        said = self._loop.buffers.received
         try:
-            size = caller.sock.recv_into(said, HEADER_BYTES + MAX_CIPHER_BYTES, socket.MSG_PEEK)
+            said = caller.sock.recv(HEADER_BYTES + MAX_CIPHER_BYTES - len(caller.said))
         except BlockingIOError:
             return
         except OSError as error:
             self.turn_away(caller, Fault.CLOSED, f"TLS handshake: {os.strerror(error.errno or 0)}")
             return
+        has_ended = has_ended or not said
+        said = caller.said = caller.said + said
+        size = len(said)
         if size and (said[0] != _HANDSHAKE or (size > 1 and said[1] != _MAJOR_VERSION)):
-            text = f"the peer does not speak TLS here; its first bytes are {bytes(said[: min(size, 16)])!r}"
+            text = f"the peer does not speak TLS here; its first bytes are {said[:16]!r}"
             self.turn_away(caller, Fault.NOT_TLS, text)
             return
         if size > HEADER_BYTES:
@@ -171,7 +176,7 @@ class Lobby:
             self.turn_away(caller, Fault.CLOSED, "TLS handshake: the peer closed the connection")
 
     def _swallow(self, caller: Caller) -> None:
-        """What it has said would turn an end into a reset. More than a few words of it may."""
+        """What it goes on to say would turn an end into a reset. More than a few words of it may."""
         try:
             caller.sock.recv_into(self._loop.buffers.received)
         except OSError:
