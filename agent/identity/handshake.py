@@ -31,6 +31,15 @@ _READ_BYTES = 1 << 13
 _ALERT = re.compile(rf" alert ({'|'.join(alert.name.replace('_', ' ').lower() for alert in Alert)})$")
 
 
+def _records_in(data: bytes) -> int:
+    """How many records these are, all of them whole."""
+    records, at, size = 0, 0, len(data)
+    while at < size:
+        at += HEADER_BYTES + (data[at + 3] << 8 | data[at + 4])
+        records += 1
+    return records
+
+
 class HandshakeError(Refusal):
     """The handshake failed: outcome TLS_FAILED, or WRONG_IDENTITY when TLS was fine but the peer is not."""
 
@@ -167,17 +176,19 @@ class Session:
 
     def _next_record(self) -> bytes | None:
         data = self._incoming
-        if data and data[0] not in _HANDSHAKE_RECORDS:
+        held = len(data)
+        if held and data[0] not in _HANDSHAKE_RECORDS:
             raise HandshakeError(
                 Fault.NOT_TLS, f"the peer does not speak TLS here; its first bytes are {bytes(data[:16])!r}"
             )
-        if len(data) < HEADER_BYTES:
+        if held < HEADER_BYTES:
             return None
         size = HEADER_BYTES + (data[3] << 8 | data[4])
-        self._fed_bytes += size if len(data) >= size else 0
+        if held >= size:
+            self._fed_bytes += size
         if size > HEADER_BYTES + MAX_CIPHER_BYTES or self._fed_bytes > MAX_HANDSHAKE_BYTES:
             raise HandshakeError(Fault.PROTOCOL, "the peer's handshake is longer than any legal one")
-        if len(data) < size:
+        if held < size:
             return None
         record = bytes(data[:size])
         del data[:size]
@@ -193,10 +204,10 @@ class Session:
             raise self._explain(error) from None
         self._finish()
 
-    def _collect(self) -> int:
-        """Move what OpenSSL wants to send to the output; the number of records in it."""
+    def _collect(self) -> bytes:
+        """Move what OpenSSL wants to send to the output."""
         if self._context is not None:
-            return 0
+            return b""
         read, data = self._connection.bio_read, b""
         try:
             data = piece = read(_READ_BYTES)
@@ -205,13 +216,9 @@ class Session:
                 data += piece
         except SSL.WantReadError:
             if not data:
-                return 0
+                return b""
         self._output.append(data)
-        records = at = 0
-        while at < len(data):
-            at += HEADER_BYTES + (data[at + 3] << 8 | data[at + 4])
-            records += 1
-        return records
+        return data
 
     def _finish(self) -> None:
         connection = self._connection
@@ -223,7 +230,7 @@ class Session:
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.
         sent = self._collect()
-        state = self._state(str(connection.get_cipher_name()), sent if self._is_server else 0)
+        state = self._state(str(connection.get_cipher_name()), _records_in(sent) if self._is_server else 0)
         self._secured = Secured(
             state,
             state.suite,

@@ -19,6 +19,32 @@ class AddressError(ValueError):
     """The text or bytes are not an address; the message quotes them."""
 
 
+class _V4(IPv4Address):
+    """Knows its hash: those of `ipaddress` reckon it anew, and a connection looks its addresses up a score of times."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, address: str | bytes | int) -> None:
+        super().__init__(address)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class _V6(IPv6Address):
+    """The same."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self, address: str | bytes | int) -> None:
+        super().__init__(address)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
 @lru_cache(maxsize=16384)
 def parse_ip(text: str) -> IP:
     """An IP from its text; IPv4-mapped IPv6 becomes IPv4; a zone (`%eth0`) is refused."""
@@ -26,21 +52,19 @@ def parse_ip(text: str) -> IP:
         ip = ipaddress.ip_address(text)
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP address") from error
-    if isinstance(ip, IPv6Address):
-        if ip.scope_id is not None:
-            raise AddressError(f"{text!r} carries a zone, which means nothing off its host")
-        return ip.ipv4_mapped or ip
-    return ip
+    if isinstance(ip, IPv6Address) and ip.scope_id is not None:
+        raise AddressError(f"{text!r} carries a zone, which means nothing off its host")
+    return ip_from_bytes(ip.packed)
 
 
 @lru_cache(maxsize=16384)
 def ip_from_bytes(raw: bytes) -> IP:
     """An IP from 4 or 16 bytes in network order."""
     if len(raw) == 4:
-        return IPv4Address(raw)
+        return _V4(raw)
     if len(raw) == 16:
-        ip = IPv6Address(raw)
-        return ip.ipv4_mapped or ip
+        ip = _V6(raw)
+        return ip if ip.ipv4_mapped is None else _V4(ip.ipv4_mapped.packed)
     raise AddressError(f"an IP address has 4 or 16 bytes, not {len(raw)}")
 
 
