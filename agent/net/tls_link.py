@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import Protocol
 
 from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Secured, Session
@@ -18,6 +17,7 @@ from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
 from agent.net.farewell import Farewell, close
 from agent.net.loop import EDGES, ENDED, INBOUND_EDGES, READABLE, WRITABLE, Loop, Timer
+from agent.net.tls_user import NOBODY, TlsUser
 from agent.net.turns import AskTurn
 from agent.wire.tls_alerts import Alert
 from agent.wire.tls_records import TlsError, TlsRecords
@@ -27,35 +27,6 @@ HIGH_BYTES = 1 << 20
 # Readers obey HIGH_BYTES, so only answers to a flood of control frames can grow so far.
 LIMIT_BYTES = 4 * HIGH_BYTES
 _HANDSHAKE_READ_BYTES = 1 << 14
-
-
-class TlsUser(Protocol):
-    def on_secured(self, secured: Secured) -> None:
-        """The handshake is done, nothing was read yet; may `fail` the link."""
-
-    def on_plaintext(self, data: memoryview) -> None:
-        """Plaintext, valid during the call. May be empty: then only TLS itself wants to be flushed."""
-
-    def on_drained(self) -> None:
-        """No longer congested."""
-
-    def on_lost(self, outcome: Outcome, detail: str) -> None:
-        """The connection is over; called once. OK means that the peer closed it properly."""
-
-
-class _Nobody:
-    """The user of a link that is over."""
-
-    def on_secured(self, secured: Secured) -> None: ...
-
-    def on_plaintext(self, data: memoryview) -> None: ...
-
-    def on_drained(self) -> None: ...
-
-    def on_lost(self, outcome: Outcome, detail: str) -> None: ...
-
-
-_NOBODY = _Nobody()
 
 
 class TlsLink:
@@ -392,7 +363,7 @@ class TlsLink:
 
     def part(self) -> None:
         """The user hears nothing more, and is not held."""
-        self._user = _NOBODY
+        self._user = NOBODY
 
     def _let_go(self) -> None:
         if self._session is not None:
