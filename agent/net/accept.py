@@ -50,8 +50,8 @@ class Acceptor:
         self._on_exhausted = on_exhausted
         self._timer: Timer | None = None
         self._closed = False
-        self._batch_size, self._last_s = 1, 0.0
-        """To find that nobody is left costs as much as to accept one: a batch grows where the next follows at once."""
+        self._batch_size = 1
+        """To find that nobody is left costs as much as to accept one: a batch grows while all of it is there."""
 
     def start(self) -> None:
         # Level-triggered: those that a batch leaves are announced again.
@@ -71,19 +71,14 @@ class Acceptor:
         self._batch()
 
     def _batch(self) -> None:
-        begun_s = self._loop.now()
-        follows = begun_s - self._last_s < SLICE_S
-        self._batch_size = min(2 * self._batch_size, BATCH) if follows else 1
-        self._accept(begun_s + SLICE_S)
-        self._last_s = self._loop.now()
-
-    def _accept(self, end_s: float) -> None:
-        for _ in range(self._batch_size):
+        end_s = self._loop.now() + SLICE_S
+        for number in range(self._batch_size):
             if self._closed:
                 return
             try:
                 sock, peer = self._listener.accept()
             except BlockingIOError:
+                self._batch_size = max(1, number)
                 return
             except OSError as error:
                 if error.errno in _FULL:
@@ -99,6 +94,7 @@ class Acceptor:
                 return
             if self._loop.now() >= end_s:
                 return
+        self._batch_size = min(2 * self._batch_size, BATCH)
 
     def _hand_on(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         sock.setblocking(False)
