@@ -26,12 +26,11 @@ from agent.proxy.arrivals import Arrivals, OnAccept
 from agent.proxy.connector import HboneConnector
 from agent.proxy.delivery import Delivery, ProxyAddresses
 from agent.proxy.gate import Frames, Gate
-from agent.proxy.held import HeldOutbound, HeldPlain
 from agent.proxy.held_rings import HeldRings, nothing_held
 from agent.proxy.inbound import Inbound
-from agent.proxy.inbound_plain import InboundPlain
+from agent.proxy.inbound_plain import InboundPlain, PlainConnection
 from agent.proxy.local import LocalPath
-from agent.proxy.outbound import Outbound
+from agent.proxy.outbound import Outbound, OutboundConnection
 from agent.proxy.pods import LocalPods
 from agent.proxy.pool import Pool
 from agent.proxy.registry import Registry
@@ -166,14 +165,14 @@ class DataPlane:
             self.loop,
             Direction.OUTBOUND,
             frames.pod,
-            partial(HeldOutbound, self.outbound),
+            partial(OutboundConnection, self.outbound),
             self.arrivals.door(Direction.OUTBOUND, self.outbound.accepted),
         )
         inward = Gate(
             self.loop,
             Direction.INBOUND,
             frames.net,
-            partial(HeldPlain, self.inbound_plain),
+            partial(PlainConnection, self.inbound_plain),
             self.arrivals.door(Direction.INBOUND, self.inbound_plain.accepted),
         )
         return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)

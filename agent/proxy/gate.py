@@ -21,7 +21,7 @@ from agent.model.connection import Direction
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop, Timer
 from agent.proxy.arrivals import OnAccept
-from agent.proxy.held import HeldLife, Keeper
+from agent.proxy.captured import CapturedLife, Keeper
 from agent.proxy.life import GAVE_UP
 from agent.wire.held_syn import HeldSyn, again, reset
 
@@ -62,7 +62,7 @@ class Held:
 
     syn: HeldSyn
     owner: int
-    life: HeldLife
+    life: CapturedLife
     is_let_in: bool = False
     timer: Timer | None = None
 
@@ -78,7 +78,7 @@ class Gate(Keeper):
         loop: Loop,
         direction: Direction,
         frames: Frames,
-        make: Callable[[Keeper, SocketAddress, SocketAddress], HeldLife],
+        make: Callable[[Keeper, SocketAddress, SocketAddress], CapturedLife],
         accepted: OnAccept,
     ) -> None:
         self._loop = loop
@@ -128,13 +128,13 @@ class Gate(Keeper):
 
     # -- answers of the lives (Keeper)
 
-    def reached(self, life: HeldLife) -> None:
+    def reached(self, life: CapturedLife) -> None:
         held = self._held[life.key]
         held.is_let_in = True
         held.timer = self._loop.later(JOIN_S, partial(self._not_joined, held))
         self._let_in(held.syn)
 
-    def turned_away(self, life: HeldLife, outcome: Outcome) -> None:
+    def turned_away(self, life: CapturedLife, outcome: Outcome) -> None:
         held = self._held.get(life.key)
         if held is None or held.life is not life:
             return  # it was told otherwise already

@@ -9,8 +9,8 @@ from agent.model.connection import Connection, Direction
 from agent.model.outcome import Outcome, Refusal
 from agent.net.dial import Dial
 from agent.net.plain_relay import PlainRelay
+from agent.proxy.captured import CapturedLife, Keeper
 from agent.proxy.delivery import Delivery
-from agent.proxy.life import CapturedLife
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter
@@ -47,12 +47,11 @@ class PlainConnection(CapturedLife):
     direction = Direction.INBOUND
 
     def __init__(
-        self, inbound: InboundPlain, sock: socket.socket, peer: SocketAddress, local: SocketAddress
+        self, inbound: InboundPlain, client: socket.socket | Keeper, peer: SocketAddress, local: SocketAddress
     ) -> None:
         delivery = inbound.delivery
-        super().__init__(delivery.loop, delivery.registry, inbound.reporter, peer, local)
+        super().__init__(delivery.loop, delivery.registry, inbound.reporter, client, peer, local)
         self._inbound = inbound
-        self._sock = sock
 
     def _begin(self) -> Dial:
         inbound, delivery = self._inbound, self._inbound.delivery

@@ -2,14 +2,13 @@
 
 `Recorded` is what policy and pods can end, and what leaves metrics and a line. `Life` adds the way there: an
 attempt to reach the other end, a refusal the client sees, the relay, and a client that leaves before there is
-one. What kind of connection it is and how its client is told, subclasses say (`outbound`, `inbound`,
+one. What kind of connection it is and how its client is told, subclasses say (`captured`, `outbound`, `inbound`,
 `inbound_plain`). A life holds its parts and they hold it as their owner; at its end it lets go of them.
 """
 
 from __future__ import annotations
 
 import errno
-import select
 import socket
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
@@ -17,7 +16,6 @@ from typing import ClassVar, Protocol
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
 from agent.model.outcome import Outcome, Refusal
-from agent.net.farewell import close
 from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
@@ -170,28 +168,6 @@ class Life(Recorded):
             self._far_half.conclude(outcome, detail)
             self._far_half = None  # it holds this object
         self.conclude(outcome, detail)
-
-
-class CapturedLife(Life):
-    """A life whose client is a captured TCP connection: `_sock`, which whoever is a CapturedLife sets."""
-
-    __slots__ = ("_sock",)
-    _sock: socket.socket
-
-    def _watch_client(self) -> None:
-        # Until there is a relay only a reset (EPOLLERR: always reported) is of interest. A FIN is not: a client
-        # may end its direction and wait for the answer, and that looks just like leaving.
-        self._loop.watch(self._sock.fileno(), self._on_client, mask=select.EPOLLET)
-
-    def _on_client(self, mask: int) -> None:
-        # No error: an edge of a former owner of this descriptor number.
-        if not self._is_over and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.refused(Refusal(Outcome.RESET, GAVE_UP))
-
-    def _turn_away(self, outcome: Outcome) -> None:
-        # An RST: there is no other way to tell an application that speaks TCP.
-        self._loop.leave(self._sock.fileno())
-        close(self._sock, reset=True)
 
 
 def dial_refusal(error: OSError, target: SocketAddress, *, is_hbone: bool = False) -> Refusal:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import socket
+from functools import partial
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
@@ -20,7 +21,8 @@ from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
-from agent.proxy.life import Attempt, CapturedLife
+from agent.proxy.captured import CapturedLife, Keeper
+from agent.proxy.life import Attempt
 from agent.proxy.local import LocalPath
 from agent.proxy.pods import LocalPods
 from agent.proxy.pool import Headers, Pool, PoolKey, Waiter
@@ -31,6 +33,8 @@ from agent.state.store import Store
 from agent.telemetry.record import Opened
 from agent.wire.baggage import baggage, forwarded, traceparent
 from agent.wire.hbone import connect_head
+
+ENDED_EARLY = "the other end closed before the client was told that it is reached"
 
 
 class Outbound:
@@ -72,11 +76,10 @@ class OutboundConnection(CapturedLife):
     direction = Direction.OUTBOUND
 
     def __init__(
-        self, outbound: Outbound, sock: socket.socket, peer: SocketAddress, local: SocketAddress
+        self, outbound: Outbound, client: socket.socket | Keeper, peer: SocketAddress, local: SocketAddress
     ) -> None:
-        super().__init__(outbound.loop, outbound.registry, outbound.reporter, peer, local)
+        super().__init__(outbound.loop, outbound.registry, outbound.reporter, client, peer, local)
         self._outbound = outbound
-        self._sock = sock
 
     def _begin(self) -> Attempt:
         outbound = self._outbound
@@ -134,10 +137,20 @@ class OutboundConnection(CapturedLife):
 
     def opened(self, tunnel: Tunnel, headers: Headers) -> None:
         """The pool's answer."""
+        if self._hold is not None:
+            tunnel.owner = self
+            self._wait(self._hold, partial(self.opened, tunnel, headers), tunnel.reset)
+            return
         self._attempt = None
         assert self._tracked is not None
         self._tracked.opened = self._tracked.opened.proven(tunnel.link.peer)
         self._carry(TunnelRelay(self._loop, self._sock, tunnel, self))
+
+    def gone(self, tunnel: Tunnel) -> None:
+        """The tunnel ended while a held client was on its way in: it is not kept waiting for a time-out."""
+        if self._hold is not None:
+            self._hold.let_go = None
+        self.refused(tunnel.failure or Refusal(Outcome.RESET, ENDED_EARLY))
 
     def _join(self, sock: socket.socket) -> PlainRelay:
         return PlainRelay(self._loop, self._sock, sock, self)

@@ -20,7 +20,8 @@ from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.net.loop import Loop
 from agent.proxy import gate as gates
 from agent.proxy.gate import HELD_OF_POD, JOIN_S, Fate, Gate
-from agent.proxy.held import HeldOutbound, HeldPlain
+from agent.proxy.inbound_plain import PlainConnection
+from agent.proxy.outbound import OutboundConnection
 from agent.wire import held_syn
 from agent.wire.held_syn import FROM_POD, RECORD, TO_POD, VNET_HEADER, HeldSyn
 from tests.support import mesh
@@ -69,7 +70,7 @@ class Held:
                 loop,
                 Direction.OUTBOUND,
                 self.frames,
-                lambda *each: HeldOutbound(outbound, *each),
+                lambda *each: OutboundConnection(outbound, *each),
                 outbound.accepted,
             )
         else:
@@ -78,7 +79,7 @@ class Held:
                 loop,
                 Direction.INBOUND,
                 self.frames,
-                lambda *each: HeldPlain(inbound, *each),
+                lambda *each: PlainConnection(inbound, *each),
                 inbound.accepted,
             )
 
@@ -330,7 +331,7 @@ def test_a_defect_refuses_the_one_that_it_concerns(held: Held, monkeypatch: pyte
         raise ZeroDivisionError
 
     monkeypatch.setattr(held.world.here.outbound, "_follow", None, raising=False)
-    monkeypatch.setattr(HeldOutbound, "_follow", broken)
+    monkeypatch.setattr(OutboundConnection, "_follow", broken)
     with pytest.raises(ZeroDivisionError):
         held.arrive(held.syn())
     assert held.frames.resets() == [2] and not len(held.gate) and not held.live()

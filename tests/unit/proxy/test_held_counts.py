@@ -13,7 +13,7 @@ import pytest
 from agent.model.connection import Direction
 from agent.proxy import gate as gates
 from agent.proxy.gate import Fate, Gate
-from agent.proxy.held import HeldOutbound
+from agent.proxy.outbound import OutboundConnection
 from agent.proxy.held_rings import HeldRings
 from agent.wire.held_syn import FROM_POD, RECORD, VNET_HEADER
 from tests.support import packets as pk
@@ -72,7 +72,7 @@ class Rig:
             world.driver.loop,
             Direction.OUTBOUND,
             self.frames,
-            lambda *each: HeldOutbound(here.outbound, *each),
+            lambda *each: OutboundConnection(here.outbound, *each),
             here.arrivals.door(Direction.OUTBOUND, here.outbound.accepted),
         )
         self.rings = HeldRings(world.driver.loop, {FROM_POD: self.gate}, here.tallies)
