@@ -34,6 +34,8 @@ class Reason:
 class Facts:
     """What is known now."""
 
+    form: str
+    """Of the code: `pure`, or `compiled:52` with the number of modules."""
     generation: str
     pods_captured: int
     pods_wanted: int
@@ -91,12 +93,12 @@ def _of_certificate(fact: CertificateFact) -> str:
 
 
 def summary(facts: Facts) -> str:
-    """`gen=7f3a pods=2/2 xds=synced certs=2 min=11h58m drops/s=0`."""
+    """`gen=7f3a pods=2/2 xds=synced certs=2 min=11h58m drops/s=0 form=pure`."""
     lefts = [fact.left_s for fact in facts.certificates if fact.left_s is not None]
     shortest = duration(max(0.0, min(lefts))) if lefts else "-"
     return (
         f"gen={facts.generation[:4]} pods={facts.pods_captured}/{facts.pods_wanted} xds={facts.xds} "
-        f"certs={len(lefts)} min={shortest} drops/s={facts.drops_per_s:.3g}"
+        f"certs={len(lefts)} min={shortest} drops/s={facts.drops_per_s:.3g} form={facts.form}"
     )
 
 

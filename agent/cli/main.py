@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from agent import VERSION
+from agent import FORM, VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.cli.output import ERRORS_AS_JSON, show_json
 from agent.config import quiet_grpc
@@ -91,7 +91,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(VERSION, prog_name="ztun")
+@click.version_option(VERSION, prog_name="ztun", message=f"%(prog)s, version %(version)s ({FORM})")
 def ztun() -> None:
     """An eBPF node agent for an ambient service mesh."""
 

@@ -111,6 +111,7 @@ def dead(reason: str) -> dict[str, Any]:
         "reasons": [reason],
         "proof": {"age_s": None, "findings": []},
         "node": "",
+        "form": None,
         "honest_connect": None,
         "pods": [],
         "waiting": [],

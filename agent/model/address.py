@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 IP = IPv4Address | IPv6Address
 CIDR = IPv4Network | IPv6Network
+SockName = tuple[str, int] | tuple[str, int, int, int]
+"""What the socket module calls the address of an IP socket."""
 
 
 class AddressError(ValueError):
@@ -110,7 +112,7 @@ class SocketAddress(NamedTuple):
         return cls(parse_ip(host), port)
 
     @classmethod
-    def from_sockname(cls, name: tuple[str, int] | tuple[str, int, int, int]) -> SocketAddress:
+    def from_sockname(cls, name: SockName) -> SocketAddress:
         """From what `getsockname()` or `getpeername()` answers for an IP socket."""
         return cls(parse_ip(name[0].partition("%")[0]), name[1])
 

@@ -12,7 +12,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from agent.model.address import SocketAddress
+from agent.model.address import SocketAddress, SockName
 from agent.net.loop import Loop, Timer
 
 OnAccept = Callable[[socket.socket, SocketAddress, SocketAddress], None]
@@ -96,7 +96,7 @@ class Acceptor:
                 return
         self._batch_size = min(2 * self._batch_size, BATCH)
 
-    def _hand_on(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+    def _hand_on(self, sock: socket.socket, peer: SockName) -> None:
         sock.setblocking(False)
         try:
             local = SocketAddress.from_sockname(sock.getsockname())

@@ -49,6 +49,7 @@ class _End:
         "sock",
         "writes",
     )
+    __deletable__ = ("other", "relay")
 
     def __init__(self, relay: PlainRelay, sock: socket.socket, name: str) -> None:
         self.relay = relay
@@ -185,6 +186,7 @@ class PlainRelay:
         "is_over",
         "outcome",
     )
+    __deletable__ = ("_owner",)
 
     def __init__(
         self, loop: Loop, client: socket.socket, server: socket.socket, owner: PlainRelayOwner

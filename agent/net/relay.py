@@ -61,6 +61,7 @@ class TunnelRelay:
         "error",
         "outcome",
     )
+    __deletable__ = ("_owner",)
 
     def __init__(self, loop: Loop, sock: socket.socket, tunnel: Tunnel, owner: TunnelRelayOwner) -> None:
         assert tunnel.stream is not None, "a tunnel has a stream once it was requested or answered"

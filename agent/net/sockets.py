@@ -108,20 +108,20 @@ class SideSockets:
         self._stock: dict[int, deque[socket.socket]] = {int(family): deque() for family in FAMILIES}
         self._wishes: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[OSError | socket.socket | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._maker: threading.Thread | None = None
         if netns_path is not None:
-            self._thread = threading.Thread(
+            self._maker = threading.Thread(
                 target=self._serve, args=(netns_path,), name="ztun-sockets", daemon=True
             )
-            self._thread.start()
+            self._maker.start()
             answer = self._answers.get()
             if isinstance(answer, OSError):
-                self._thread.join()
+                self._maker.join()
                 raise answer
 
     def take(self, family: int) -> socket.socket:
         """A socket nobody used yet. Raises OSError (EMFILE, ENFILE, EAFNOSUPPORT, EPERM)."""
-        if self._thread is None:
+        if self._maker is None:
             return _fresh(family, self._transparent)
         stock = self._stock[family]
         if len(stock) == self._stock_size // 2:
@@ -137,9 +137,9 @@ class SideSockets:
 
     def close(self) -> None:
         """End the thread and close what is in stock."""
-        if self._thread is not None:
+        if self._maker is not None:
             self._wishes.put(None)
-            self._thread.join()
+            self._maker.join()
         for stock in self._stock.values():
             while stock:
                 stock.popleft().close()

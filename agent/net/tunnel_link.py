@@ -63,6 +63,7 @@ class TunnelLink:
         "stage",
         "waiters",
     )
+    __deletable__ = ("_events",)
 
     def __init__(
         self,

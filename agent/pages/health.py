@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from agent import FORM
 from agent.admin.readiness import OTHER, CertificateFact, Facts, Health, Reason, judge
 from agent.enroll.captures import Captures
 from agent.enroll.source import PodSource
@@ -44,6 +45,7 @@ class AgentHealth:
         away = {trouble.pod for trouble in captures.waiting if trouble.is_expected}
         return judge(
             Facts(
+                form=FORM.brief,
                 generation=LAYOUT_HASH,
                 pods_captured=len(captures.pods.keys() - troubled),
                 pods_wanted=len(captures.wishes.keys() - away) + len(captures.unrecognised),

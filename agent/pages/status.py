@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from agent import FORM
 from agent.admin.server import Request, Response, as_json
 from agent.enroll.captures import Captures
 from agent.pages.health import AgentHealth
@@ -44,6 +45,7 @@ class StatusPage:
                 "reasons": health.reasons,
                 "proof": self._proof(),
                 "node": self.node,
+                "form": {"kind": FORM.word, "modules": len(FORM.modules)},
                 "honest_connect": self.captures.honesty.value,
                 "pods": self._pods(),
                 "waiting": self._waiting(),

@@ -7,8 +7,9 @@ address alone (docs/WIRE.md#outbound).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from agent.model.address import IP, parse_ip
 from agent.model.outcome import Outcome, Refusal
@@ -34,8 +35,8 @@ class LocalPod:
         return f"{self.namespace}/{self.name}"
 
 
-def from_message(rows: Iterable[tuple[str, str, str, Iterable[str]]]) -> tuple[LocalPod, ...]:
-    """Pods from the fields of a channel.Pods message."""
+def from_message(rows: Iterable[Sequence[Any]]) -> tuple[LocalPod, ...]:
+    """Pods from the fields of a channel.Pods message, which are lists once they came over the channel."""
     return tuple(LocalPod(ns, name, account, tuple(map(parse_ip, ips))) for ns, name, account, ips in rows)
 
 

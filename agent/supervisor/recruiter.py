@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
-from agent import VERSION
+from agent import FORM, VERSION
 from agent.channel import ChannelError, FdsLost
 from agent.model.listener import LISTENERS, Side
 from agent.supervisor.peer import is_at_home, listening_pid, residents
@@ -56,8 +56,8 @@ class Recruiter:
         module: str = "agent.worker",
         start: Starts = spawn.start,
     ) -> None:
-        self.version = f"{VERSION}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
-        """Workers of another version or other options must not stay."""
+        self.version = f"{VERSION}+{FORM.word}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
+        """Workers of another version, another form of it or other options must not stay."""
         self._directory = directory.absolute()
         self._options = options
         self._homes = homes

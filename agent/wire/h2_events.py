@@ -81,13 +81,16 @@ class HeadReceived:
     ended: bool
 
 
-@dataclass(slots=True)
 class DataReceived:
     """Payload, valid until the next `receive`; say `consumed(stream, len(data))` when it is handed on."""
 
-    stream: Stream
-    data: memoryview
-    ended: bool
+    # No dataclass: one is made of every frame, and what the decorator writes is not compiled.
+    __slots__ = ("data", "ended", "stream")
+
+    def __init__(self, stream: Stream, data: memoryview, ended: bool) -> None:
+        self.stream = stream
+        self.data = data
+        self.ended = ended
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from tests.support.labtraffic import until
 pytestmark = pytest.mark.kernel
 
 STATUS_LINE = re.compile(
-    r"READY gen=[0-9a-f]{4} pods=2/2 xds=synced certs=2 min=\d+h(\d+m)? drops/s=\d+(\.\d+)?\n"
+    r"READY gen=[0-9a-f]{4} pods=2/2 xds=synced certs=2 min=\d+h(\d+m)? drops/s=\d+(\.\d+)? form=(pure|compiled:\d+)\n"
 )
 
 

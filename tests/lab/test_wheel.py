@@ -27,7 +27,16 @@ def ztun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     for name in filter(None, tracked.decode().split("\0")):
         if name.startswith(
-            ("agent/", "redirect/", "bpf/", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+            (
+                "agent/",
+                "redirect/",
+                "bpf/",
+                "scripts/packaging/",
+                "setup.cfg",
+                "pyproject.toml",
+                "README.md",
+                "LICENSE",
+            )
         ):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())

@@ -7,6 +7,7 @@ blocking sockets as the pods' applications do.
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,13 @@ from tests.support.datapath import DataPath, Driver
 from tests.support.loopback import ours
 
 CLIENT, SERVER, VIP = ours("1.1"), ours("2.1"), ours("9.9")
+
+
+class Broken(random.Random):
+    """In place of a data plane's: a defect after a route was chosen, where a request gets the bytes of its trace."""
+
+    def randbytes(self, n: int) -> bytes:
+        raise KeyError("a defect")
 
 
 class World:

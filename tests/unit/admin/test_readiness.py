@@ -9,6 +9,7 @@ import pytest
 from agent.admin.readiness import CertificateFact, Facts, Reason, duration, judge
 
 WELL = Facts(
+    form="pure",
     generation="7f3a9c",
     pods_captured=2,
     pods_wanted=2,
@@ -21,7 +22,7 @@ WELL = Facts(
 
 def test_a_well_agent_says_so_in_one_line() -> None:
     health = judge(WELL)
-    assert health.line == "READY gen=7f3a pods=2/2 xds=synced certs=2 min=11h58m drops/s=0"
+    assert health.line == "READY gen=7f3a pods=2/2 xds=synced certs=2 min=11h58m drops/s=0 form=pure"
     assert health.reasons == ()
 
 

@@ -13,8 +13,8 @@ import pytest
 from agent.model.connection import Direction
 from agent.proxy import gate as gates
 from agent.proxy.gate import Fate, Gate
-from agent.proxy.outbound import OutboundConnection
 from agent.proxy.held_rings import HeldRings
+from agent.proxy.outbound import OutboundConnection
 from agent.wire.held_syn import FROM_POD, RECORD, VNET_HEADER
 from tests.support import packets as pk
 from tests.support.datapath import stream_pair
