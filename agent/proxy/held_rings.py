@@ -11,10 +11,10 @@ import select
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Protocol
 
 from agent.model.connection import Direction
 from agent.net.loop import Loop
-from agent.net.syn_ring import SynRing
 from agent.proxy.gate import Fate, Gate
 from agent.proxy.tallies import Tallies
 from agent.telemetry import families
@@ -26,6 +26,17 @@ log = logging.getLogger(__name__)
 BATCH = 64
 OLD_NS = 10**9
 """A client has sent its SYN again by then: what a worker finds that stood still so long is not worth a dial."""
+
+
+class Ring(Protocol):
+    """What `net.syn_ring` reads; readable while records wait."""
+
+    def fileno(self) -> int: ...
+
+    def take(self, limit: int) -> list[bytes]:
+        """The oldest records, and no more than that many."""
+
+    def close(self) -> None: ...
 
 
 class HeldRings:
@@ -42,13 +53,13 @@ class HeldRings:
         self._gates = gates
         self._tallies = tallies
         self._clock_ns = clock_ns
-        self._rings: dict[int, SynRing] = {}
+        self._rings: dict[int, Ring] = {}
         self.too_old = 0
 
     def gate(self, direction: Direction) -> Gate:
         return self._gates[FROM_POD if direction is Direction.OUTBOUND else TO_POD]
 
-    def serve(self, owner: int, ring: SynRing) -> None:
+    def serve(self, owner: int, ring: Ring) -> None:
         """Take what comes in this ring, which is this object's, in place of the owner's former one."""
         self._close(owner)
         self._rings[owner] = ring

@@ -42,10 +42,9 @@ class Ring:
         self._records.append(record)
         os.eventfd_write(self._fd, 1)
 
-    def take(self, most: int) -> Iterator[memoryview]:
-        while self._records and most:
-            yield memoryview(self._records.pop(0))
-            most -= 1
+    def take(self, limit: int) -> list[bytes]:
+        taken, self._records = self._records[:limit], self._records[limit:]
+        return taken
 
 
 class Frames:
