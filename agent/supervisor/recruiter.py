@@ -40,6 +40,8 @@ class Starts(Protocol):
 SOCKETS = "worker-*.sock"
 LOST_TRIES = 10
 LOST_PAUSE_S = 0.3
+START_PATIENCE_S = 30.0
+"""A worker that starts reads its code first, which takes its time on a busy node with a cold disk."""
 
 
 class Recruiter:
@@ -223,7 +225,7 @@ async def meet(path: Path, process: Process, hears: Hears) -> WorkerLink:
     """The worker that starts at `path`. Raises OSError, ChannelError, TimeoutError."""
     channel = await dial(path)
     try:
-        return await greeted(channel, process, path, hears)
+        return await greeted(channel, process, path, hears, START_PATIENCE_S)
     except BaseException:
         channel.close()
         raise

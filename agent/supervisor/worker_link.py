@@ -209,7 +209,9 @@ async def dial(path: Path) -> Channel:
     return Channel(sock)
 
 
-async def greeted(channel: Channel, process: Process, path: Path, hears: Hears) -> WorkerLink:
+async def greeted(
+    channel: Channel, process: Process, path: Path, hears: Hears, patience_s: float = ASK_PATIENCE_S
+) -> WorkerLink:
     """The worker at the other end, once it has said Hello. Raises ChannelError, TimeoutError; closes neither."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
@@ -223,7 +225,7 @@ async def greeted(channel: Channel, process: Process, path: Path, hears: Hears) 
 
     loop.add_reader(channel.sock, readable.set)
     try:
-        await within(ASK_PATIENCE_S, first_message)
+        await within(patience_s, first_message)
     finally:
         loop.remove_reader(channel.sock)
     hello = arrived[0][0]
