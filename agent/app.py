@@ -213,6 +213,7 @@ class Agent:
         if self.zds is not None:
             self.zds.admission = Admission(self.enroller, self.captures, self.kernel)
         self.gate = pod_sources.cni_gate(self.kubernetes, self.enroller)
+        self.plugin = pod_sources.plugin(settings)
         self.store.subscribe(self.enroller.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
@@ -344,7 +345,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 *([agent.manifests.run()] if settings.report_enrolled else ()),  # istiod knows nothing of it
                 *(source.run() for source in agent.kubernetes),
                 *([agent.after_prepared(agent.zds.run)] if agent.zds is not None else ()),
-                agent.after_prepared(partial(pod_sources.keep_plugin, settings)),
+                *([agent.after_prepared(agent.plugin.run)] if agent.plugin is not None else ()),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),

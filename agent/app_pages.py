@@ -36,7 +36,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         crew=agent.crew,
         workers_wanted=agent.settings.worker_count,
         counters=agent.counters,
-        sources=agent.sources,
+        sources=(*agent.sources, *([agent.plugin] if agent.plugin is not None else ())),
         prover=agent.prover,
         is_serving=lambda: agent.is_serving,
     )

@@ -16,6 +16,7 @@ from agent.enroll.progress import Progress
 from agent.enroll.wish import PodKey
 
 if TYPE_CHECKING:
+    from agent.cni.keeper import PluginKeeper
     from agent.kubernetes.gate import Capturing, CniGate
     from agent.kubernetes.source import KubernetesSource
     from agent.zds.source import ZdsSource
@@ -50,10 +51,10 @@ def istio_cni(settings: Config, handed: HandedNamespaces, rng: Random) -> ZdsSou
     return ZdsSource(settings.zds_socket, handed, rng)
 
 
-async def keep_plugin(settings: Config) -> None:
-    """The CNI plugin onto the node, until cancelled; at once back where it is not asked for."""
+def plugin(settings: Config) -> PluginKeeper | None:
+    """What keeps the CNI plugin on the node; None where it is not asked for."""
     if settings.pod_source != "kubernetes":
-        return
-    from agent.cni.keeper import keep_installed
+        return None
+    from agent.cni.keeper import keeper_of
 
-    await keep_installed(settings)
+    return keeper_of(settings)

@@ -48,6 +48,7 @@ class Installation:
     source: Path = field(default_factory=lambda: Path(ztun_cni.__file__))
     problem: str = ""
     _seen: object = None
+    _passed_over: dict[str, str] = field(default_factory=dict)
 
     @property
     def binary(self) -> Path:
@@ -87,7 +88,9 @@ class Installation:
         files = self._files()
         name, broken = first(files, [OWN_NAME] if self.is_own_file else [])
         for other, reason in broken.items():
-            log.warning("%s is passed over: %s", self.conf_dir / other, reason)
+            if self._passed_over.get(other) != reason:
+                log.warning("%s is passed over: %s", self.conf_dir / other, reason)
+        self._passed_over = broken
         if not name:
             raise NoConfiguration(
                 f"{self.conf_dir} has no network configuration yet: is the cluster's CNI installed?"

@@ -24,11 +24,25 @@ def installation_of(settings: Config) -> Installation:
     return Installation(settings.cni_bin_dir, settings.cni_conf_dir, plugin, settings.cni_own_file)
 
 
-async def keep_installed(settings: Config) -> None:
-    """Until cancelled; at once back where it is not asked for."""
+class PluginKeeper:
+    """Of one agent. `run` until cancelled."""
+
+    def __init__(self, settings: Config) -> None:
+        self._installation = installation_of(settings)
+
+    @property
+    def problem(self) -> str:
+        """Why the plugin is not in place, with the remedy; empty while it is."""
+        return self._installation.problem
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.to_thread(self._installation.keep)
+            await asyncio.sleep(LOOK_S)
+
+
+def keeper_of(settings: Config) -> PluginKeeper | None:
+    """None where the plugin is not asked for."""
     if settings.pod_source != "kubernetes" or str(settings.cni_conf_dir) == ".":
-        return
-    installation = installation_of(settings)
-    while True:
-        await asyncio.to_thread(installation.keep)
-        await asyncio.sleep(LOOK_S)
+        return None
+    return PluginKeeper(settings)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent import FORM
 from agent.admin.readiness import OTHER, CertificateFact, Facts, Health, Reason, judge
 from agent.enroll.captures import Captures
-from agent.enroll.source import PodSource
 from agent.identity.keeper import Keeper
 from agent.proof.findings import Finding, Link, Standing, first_broken
 from agent.proof.prover import Prover
@@ -20,6 +20,14 @@ from agent.supervisor.crew import Crew
 from agent.watch.checks import of_pods
 from agent.watch.kernel_counters import KernelCounters
 from redirect.layout import LAYOUT_HASH
+
+
+class Source(Protocol):
+    """A source of pods, or what brings them here."""
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from its work, with the remedy; empty while all is well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +43,7 @@ class AgentHealth:
     workers_wanted: int
     counters: KernelCounters
     prover: Prover
-    sources: Collection[PodSource]
+    sources: Collection[Source]
     is_serving: Callable[[], bool]
     wall: Callable[[], float] = time.time
 

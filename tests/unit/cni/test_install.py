@@ -16,7 +16,7 @@ from agent.cli.cni import cni
 from agent.cni import conflist, keeper
 from agent.cni.conflist import NoConfiguration, chained, first, parsed, unchained
 from agent.cni.install import Installation
-from agent.cni.keeper import installation_of, keep_installed
+from agent.cni.keeper import PluginKeeper, installation_of, keeper_of
 from agent.config import build
 
 OURS = {"socket": "/run/ztun/ztun/agent.sock"}
@@ -212,7 +212,9 @@ def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
     settings = build(options)
 
     async def story() -> None:
-        task = asyncio.ensure_future(keep_installed(settings))
+        running = keeper_of(settings)
+        assert running is not None
+        task = asyncio.ensure_future(running.run())
         for text in (listed(PTP), listed(PTP, PORTMAP)):
             node.put("10-net.conflist", text)
             async with asyncio.timeout(30):
@@ -235,7 +237,55 @@ def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
 
 @pytest.mark.parametrize("options", [{}, {"pod_source": "kubernetes"}, {"cni_conf_dir": "/none"}])
 def test_where_it_is_not_asked_for_nothing_is_done(options: dict[str, str]) -> None:
-    asyncio.run(keep_installed(build({"node": "n1"} | options)))
+    assert keeper_of(build({"node": "n1"} | options)) is None
+
+
+def test_what_keeps_it_from_its_place_is_said_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK_S", 0.01)
+    looks: list[None] = []
+    look = Installation.keep
+
+    def counted(installation: Installation) -> list[str]:
+        done = look(installation)
+        looks.append(None)
+        return done
+
+    monkeypatch.setattr(Installation, "keep", counted)
+    node = Node(tmp_path)
+    node.put("10-net.conflist", "{")
+    settings = build(
+        {
+            "node": "n1",
+            "pod_source": "kubernetes",
+            "pod_name": "ztun-x7k2p",
+            "cni_conf_dir": str(node.conf),
+            "cni_bin_dir": str(node.bin),
+        }
+    )
+
+    async def until(kept: PluginKeeper, is_wrong: bool) -> None:
+        async with asyncio.timeout(30):
+            while bool(kept.problem) is not is_wrong:  # noqa: ASYNC110 - files
+                await asyncio.sleep(0.01)
+
+    async def story() -> None:
+        kept = keeper_of(settings)
+        assert kept is not None
+        task = asyncio.ensure_future(kept.run())
+        await until(kept, True)
+        assert "has no network configuration yet" in kept.problem
+        async with asyncio.timeout(30):
+            while len(looks) < 3:  # noqa: ASYNC110 - counted in a thread
+                await asyncio.sleep(0.01)
+        node.put("20-net.conflist", listed(PTP))
+        await until(kept, False)
+        task.cancel()
+
+    asyncio.run(story())
+    assert conflist.is_chained(node.files()["20-net.conflist"])
+    assert sum("10-net.conflist is passed over" in line for line in caplog.messages) == 1, "not at every look"
 
 
 def test_the_prefix_is_that_of_the_daemon_sets_pods() -> None:
