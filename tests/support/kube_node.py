@@ -68,7 +68,7 @@ class KubeNode:
             self.api.create(raw)
 
     def start_api(self) -> None:
-        with entered(Path(f"/proc/{self.machine.pid}/ns/net")):
+        with entered(self.inside_net()):
             self.api.start()
 
     def start_control_plane(self) -> None:
@@ -116,12 +116,18 @@ class KubeNode:
     def _is_agent(self, process: Path) -> bool:
         try:
             arguments = (process / "cmdline").read_bytes().split(b"\0")
-            is_ours = (process / "ns/net").stat().st_ino == Path(
-                f"/proc/{self.machine.pid}/ns/net"
-            ).stat().st_ino
+            # Of others' processes even root may not be told the namespaces: asked of agents alone.
+            return (
+                b"agent.cli.main" in arguments
+                and arguments[len(ZTUN)] == b"agent"
+                and (process / "ns/net").stat().st_ino == self.inside_net().stat().st_ino
+            )
         except (FileNotFoundError, ProcessLookupError):
             return False
-        return is_ours and b"agent.cli.main" in arguments and arguments[len(ZTUN)] == b"agent"
+
+    def inside_net(self) -> Path:
+        """The network namespace of the machine."""
+        return Path(f"/proc/{self.machine.pid}/ns/net")
 
     # -- what is asked
 
