@@ -243,3 +243,15 @@ class Relayed:
     def read_reset(self, sock: socket.socket) -> bytes:
         """Everything up to the reset that the stream must end with."""
         return read_reset(self.node, sock)
+
+
+class RawClient:
+    """A TCP client of a server link that says what it likes."""
+
+    def __init__(self, it: Node, **options: float) -> None:
+        self.sock, far = tcp_pair()
+        it.keep(self.sock)
+        it.keep(far)
+        self.events = ServerSide()
+        self.link = TunnelLink(it.loop, far, Session.server(SERVER), self.events, **options)
+        self.link.start()
