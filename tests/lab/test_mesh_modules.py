@@ -21,6 +21,7 @@ SHARED = {
     "agent.channel",
     "agent.config",
     "agent.fd_limit",
+    "agent.form",
     "agent.identity",
     "agent.log",
     "agent.mesh_state",
