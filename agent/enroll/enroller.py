@@ -307,7 +307,8 @@ class Enroller:
             )
 
     async def _served(self, key: PodKey, deadline_s: float) -> EnrolledPod:
-        while (pod := self.captures.pods.get(key)) is None:
+        # One that is served no longer, because the control plane took it back, stays among the pods, closed.
+        while (pod := self.captures.pods.get(key)) is None or self._reasons(key):
             if key not in self.captures.wishes:
                 raise EnrolmentRefused(f"the wish for pod {key} has ended meanwhile")
             left_s = deadline_s - self._monotonic()

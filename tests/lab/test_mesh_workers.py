@@ -198,7 +198,9 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
         until(lambda: now.items() <= exposed(world, "node-a").items(), "the open connections and no others")
         before = exposed(world, "node-a")
         # A pod that is not served is the only thing that is missing where all is well.
-        ours = {family.name for family in ALL if not family.name.startswith("ztun_control_plane_")}
+        ours = {
+            family.name for family in ALL if not family.name.startswith(("ztun_control_plane_", "ztun_zds_"))
+        }
         assert ours - before.keys() == {POD_BROKEN.name}
         assert before["ztun_agent_ready"] == 1 and before["ztun_agent_degraded_reasons"] == 0
         assert before["ztun_hbone_connections"] >= 1

@@ -194,6 +194,17 @@ def test_enrolling_again_changes_nothing(tmp_path: Path) -> None:
     assert (world.captures.wishes, world.captures.pods) == before
 
 
+def test_enrolling_again_does_not_hide_that_it_is_closed_by_now(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    world.mesh_says(TWO)
+    with pytest.raises(StillWaiting, match="no longer lists it here with account one: closed"):
+        world.enroll(1, "one")
+    world.mesh_says(ONE)
+    world.enroll(1, "one")
+
+
 def test_a_place_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
     world = World(tmp_path, ONE)
     world.start()
