@@ -1,14 +1,15 @@
 """What is said back to the Kubernetes API about each pod: pure, from what the API tells and what is captured.
 
 The annotation `ambient.istio.io/redirection` is `enabled` for a pod that is captured and served, `pending` for one that
-is captured and closed, and absent for every other: istiod derives from it which pods its peers reach by HBONE. It is
-this agent's on every pod of its node; whatever else is found there is put right, and named when it is not ours.
+is captured and closed and was never served, and absent for every other: istiod derives from it which pods its peers
+reach by HBONE. It is this agent's on every pod of its node; whatever else is found there is put right, and named when
+it is not ours.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.enroll.progress import Progress
@@ -86,11 +87,20 @@ class Tell:
         return json.dumps(event).encode()
 
 
-def to_annotate(pods: Mapping[PodKey, Pod], found: Mapping[PodKey, Progress]) -> Iterator[Annotate]:
-    """Which pods have another annotation than they should."""
+def to_annotate(
+    pods: Mapping[PodKey, Pod], found: Mapping[PodKey, Progress], wanted: Collection[str] | None
+) -> Iterator[Annotate]:
+    """Which pods have another annotation than they should. `wanted`: uids of those to be in the mesh; None: not known.
+
+    One that is in the mesh stays `enabled` for as long as it is to be there, also while it is not served: after a
+    reboot, or while its certificate is away. Peers would send to it in clear from then on, where now they wait or fail.
+    """
+    if wanted is None:
+        return
     for pod in pods.values():
         value = _annotation(of(pod, found))
-        if pod.redirection != value:
+        is_awaited = pod.redirection == ENABLED and pod.uid in wanted
+        if pod.redirection != value and not is_awaited:
             yield Annotate(pod, value)
 
 

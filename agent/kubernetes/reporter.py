@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,7 +44,10 @@ class _Attempt:
 
 
 class Reporter:
-    """`pods`: as the API tells them; `found`: how far each is. `problem`: why the last write failed."""
+    """`pods`: as the API tells them; `found`: how far each is; `wanted`: as `to_annotate` takes it.
+
+    `problem`: why the last write failed.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Reporter:
         way: Callable[[], Access],
         pods: Callable[[], Mapping[PodKey, Pod]],
         found: Callable[[], Mapping[PodKey, Progress]],
+        wanted: Callable[[], Collection[str] | None],
         rng: Random,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -60,6 +64,7 @@ class Reporter:
         self._connection = Connection(way)
         self._pods = pods
         self._found = found
+        self._wanted = wanted
         self._rng = rng
         self._clock = clock
         self._now = now
@@ -110,7 +115,7 @@ class Reporter:
 
     def _has_work(self) -> bool:
         pods, found = self._pods(), self._found()
-        return any(True for _ in to_annotate(pods, found)) or any(
+        return any(True for _ in to_annotate(pods, found, self._wanted())) or any(
             True for _ in to_tell(pods, found, self._told)
         )
 
@@ -118,7 +123,7 @@ class Reporter:
 
     def _next_annotation(self) -> Annotate | None:
         now_s = self._clock()
-        for annotate in to_annotate(self._pods(), self._found()):
+        for annotate in to_annotate(self._pods(), self._found(), self._wanted()):
             attempt = self._attempts.get(annotate.pod.uid)
             if attempt is None or attempt.value != annotate.value or now_s >= attempt.not_before_s:
                 return annotate
@@ -208,7 +213,7 @@ class Reporter:
         now_s = self._clock()
         times = [
             self._attempts[each.pod.uid].not_before_s
-            for each in to_annotate(self._pods(), self._found())
+            for each in to_annotate(self._pods(), self._found(), self._wanted())
             if each.pod.uid in self._attempts
         ]
         for tell in to_tell(self._pods(), self._found(), self._told):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 
 from agent.enroll.progress import Progress
-from agent.enroll.source import Claim
+from agent.enroll.source import Claim, Stance
 from agent.enroll.wish import PodKey, WantedBy
 from agent.kubernetes.access import Access
 from agent.kubernetes.decision import Rules
@@ -47,7 +47,7 @@ class KubernetesSource:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pods = Watcher(Reflector(pods_of_node(node), rng), way, self._heard_pods)
         self._namespaces = Watcher(Reflector(NAMESPACES, rng), way, self._heard_namespaces)
-        self.reporter = Reporter(node, way, lambda: self.table.pods, found, rng)
+        self.reporter = Reporter(node, way, lambda: self.table.pods, found, self._wanted, rng)
 
     @property
     def problem(self) -> str:
@@ -125,6 +125,11 @@ class KubernetesSource:
         self._claims = claims
         for hear in hearers:
             hear()
+
+    def _wanted(self) -> frozenset[str] | None:
+        if self._claims is None:
+            return None
+        return frozenset(claim.uid for claim in self._claims.values() if claim.stance is not Stance.UNWANTED)
 
     def _problems(self) -> Iterator[str]:
         yield from filter(None, (self._pods.problem, self._namespaces.problem))

@@ -30,7 +30,10 @@ class World:
         self.api = api
         self.pods: dict[PodKey, Pod] = {}
         self.found: dict[PodKey, Progress] = {}
-        self.reporter = Reporter("n1", lambda: api.access, lambda: self.pods, lambda: self.found, Random(1))
+        self.wanted: set[str] | None = set()
+        self.reporter = Reporter(
+            "n1", lambda: api.access, lambda: self.pods, lambda: self.found, lambda: self.wanted, Random(1)
+        )
 
     def hear(self) -> None:
         self.pods = {pod.key: pod for pod in map(pod_of, self.api.all("pods"))}
@@ -117,6 +120,50 @@ def test_whatever_stands_there_is_put_right(
     run(world, story)
     assert fake.get("pods", "web", "demo")["metadata"]["annotations"] == {"mine": "stays"}
     assert ("somebody else wrote" in caplog.text) == (found not in ("enabled", "pending"))
+
+
+def test_one_in_the_mesh_stays_so_for_peers_until_it_is_served_again(fake: FakeApi) -> None:
+    fake.create(kube.pod("web", annotations={REDIRECTION: "enabled"}))
+    fake.create(kube.pod("other"))
+    world = World(fake)
+    world.wanted = None
+
+    async def other_says(value: str) -> None:
+        """Then the reporter has looked at both."""
+        world.found = {**world.found, PodKey("demo", "other"): SERVED if value == "enabled" else CLOSED}
+        await world.until(lambda: world.says("other") == value)
+
+    async def story() -> None:
+        world.hear()
+        world.wanted = {pod.uid for pod in world.pods.values()}
+        for state in ({}, {KEY: Progress()}, {KEY: CLOSED}):
+            world.found = dict(state)
+            await other_says("pending")
+            assert world.says() == "enabled"
+            fake.delete("pods", "other", "demo")
+            fake.create(kube.pod("other"))
+            world.hear()
+        world.wanted = set()
+        world.found = {}
+        await world.until(lambda: world.says() is None)
+
+    run(world, story)
+
+
+def test_nothing_is_taken_away_before_it_is_known_who_is_wanted(fake: FakeApi) -> None:
+    fake.create(kube.pod("web", annotations={REDIRECTION: "enabled"}))
+    world = World(fake)
+    world.wanted = None
+
+    async def story() -> None:
+        for _ in range(20):
+            world.hear()
+            await asyncio.sleep(0.005)
+        assert not writes(fake) and world.says() == "enabled"
+        world.wanted = set()
+        await world.until(lambda: world.says() is None)
+
+    run(world, story)
 
 
 def test_a_conflict_is_tried_again_and_so_is_a_server_that_is_away(fake: FakeApi) -> None:
