@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ def test_one_that_is_removed_is_made_again_with_all_that_leads_to_the_agent(worl
     wishes = (directory / "wishes.json").read_bytes()
     with world.talk("client-a", world.address("server-b")) as live:
         live.say()
-        shutil.rmtree(directory)
+        # Where the machine has no bpffs, that of the lab is mounted in there, and stays.
+        subprocess.run(("rm", "-rf", "--one-file-system", str(directory)), check=False)
+        assert not (directory / "wishes.json").exists()
         until(lambda: world.cli("status", node="node-a").returncode == 0, "commands find the agent again")
         assert (directory / "wishes.json").read_bytes() == wishes
         assert directory.stat().st_mode & 0o777 == 0o700

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 
 from agent.model.address import SocketAddress
+from agent.model.connection import Direction
 from agent.net.loop import Loop
 from agent.net.syn_ring import SynRing
 from agent.proxy.held_rings import BATCH, OLD_NS, HeldRings
@@ -25,16 +26,18 @@ FORWARDED = 4242
 
 
 class Gate:
-    """Keeps what arrives; the one for port 666 is a defect."""
+    """Keeps what arrives; the one for port 666 is a defect, the one for port 667 is let in."""
 
-    def __init__(self) -> None:
+    def __init__(self, direction: Direction) -> None:
+        self.direction = direction
         self.arrivals: list[tuple[int, HeldSyn]] = []
         self.released: list[int] = []
 
-    def arrived(self, owner: int, syn: HeldSyn) -> None:
+    def arrived(self, owner: int, syn: HeldSyn) -> bool:
         if syn.local.port == 666:
             raise ZeroDivisionError
         self.arrivals.append((owner, syn))
+        return syn.local.port != 667
 
     def release(self, owner: int) -> None:
         self.released.append(owner)
@@ -51,7 +54,7 @@ class Node:
         self.rig = rig
         self.crashes: list[BaseException] = []
         self.loop = Loop(time.monotonic, lambda error, fd: self.crashes.append(error))
-        self.gates = {FROM_POD: Gate(), TO_POD: Gate()}
+        self.gates = {FROM_POD: Gate(Direction.OUTBOUND), TO_POD: Gate(Direction.INBOUND)}
         self.tallies = Tallies()
         self.late_ns = 0
         self.held = HeldRings(
@@ -92,12 +95,13 @@ def test_each_syn_comes_once_to_the_gate_of_its_hook_and_counts_for_its_pod(rig:
         node.send(1001)
         node.held.serve(0, node.ring())
         node.send(1002, program="to_pod")
+        node.send(1003, to=667)
         node.turn()
         node.turn()
-        assert node.gates[FROM_POD].ports == [1001] and node.gates[TO_POD].ports == [1002]
+        assert node.gates[FROM_POD].ports == [1001, 1003] and node.gates[TO_POD].ports == [1002]
         assert node.gates[TO_POD].arrivals[0][1].local == SocketAddress.parse(f"{V4.pod}:80")
         (row,) = node.tallies.rows()
-        assert row[0] == V4.pod and row[1][:2] == [1, 1]
+        assert row[0] == V4.pod and row[1][:2] == [1, 1], "one that is let in counts when it is accepted"
 
 
 def test_more_than_a_batch_comes_in_order(rig: Rig) -> None:
