@@ -13,6 +13,8 @@ from agent import config
 from agent.ztunnel.values import Refused
 
 READINESS_PORT = 15021
+META = "ISTIO_META_"
+"""Before the name of what the control plane is told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
+from agent.ztunnel.draft import META
 from agent.ztunnel.values import Refused
-
-META = "ISTIO_META_"
 
 
 @dataclass(slots=True)

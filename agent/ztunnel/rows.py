@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from agent.ztunnel import values
-from agent.ztunnel.draft import Draft
+from agent.ztunnel.draft import META, Draft
 from agent.ztunnel.values import Refused
 
 Apply = Callable[[Draft, str, str], None]
@@ -19,7 +18,7 @@ Apply = Callable[[Draft, str, str], None]
 ROOT_CERT = "/var/run/secrets/istio/root-cert.pem"
 TOKEN = "/var/run/secrets/tokens/istio-token"
 ZDS_SOCKET = "/var/run/ztunnel/ztunnel.sock"
-META, META_JSON = "ISTIO_META_", "ISTIO_METAJSON_"
+META_JSON = "ISTIO_METAJSON_"
 KEEPALIVE = "every connection has 180 s, 180 s and nine probes"
 NO_DNS = "the names of pods are resolved by the cluster's DNS, not here"
 
@@ -98,10 +97,6 @@ def _cluster(draft: Draft, name: str, value: str) -> None:
     draft.set("cluster_id", draft.environ.get(f"{META}CLUSTER_ID", value))
 
 
-def _roots(becomes: str, draft: Draft, _: str, value: str) -> None:
-    draft.set(becomes, value)
-
-
 def _token(draft: Draft, _: str, value: str) -> None:
     if not draft.around.exists(value):
         raise Refused(LITERAL_TOKEN)
@@ -119,10 +114,6 @@ def _metadata_json(draft: Draft, name: str, value: str) -> None:
 def _dns(draft: Draft, name: str, value: str) -> None:
     _metadata(draft, name, value)
     draft.note(name, NO_DNS)
-
-
-def _deadline(draft: Draft, _: str, value: str) -> None:
-    draft.set("drain_deadline_s", values.seconds(value))
 
 
 def _grace(draft: Draft, _: str, value: str) -> None:
@@ -193,16 +184,12 @@ ROWS: tuple[Row, ...] = (
     idle("TRUST_DOMAIN", "identities are as the control plane says them"),
     option("POD_NAME", "pod_name"),
     option("POD_NAMESPACE", "pod_namespace"),
-    Row(
-        "SERVICE_ACCOUNT",
-        lambda draft, name, value: draft.metadata.__setitem__(name, value),
-        "told to the control plane (`--node-metadata`)",
-    ),
+    Row("SERVICE_ACCOUNT", _metadata, "told to the control plane (`--node-metadata`)"),
     option("INSTANCE_IP", "instance_ip"),
     option("XDS_ADDRESS", "xds_address", values.address, "`--xds-address`, with or without `https://`"),
     option("CA_ADDRESS", "ca_address", values.address, "`--ca-address`, with or without `https://`"),
-    Row("XDS_ROOT_CA", partial(_roots, "root_cert"), "`--root-cert`: a path, `SYSTEM`, or PEM itself"),
-    Row("CA_ROOT_CA", partial(_roots, "ca_root_cert"), "`--ca-root-cert`: a path, `SYSTEM`, or PEM itself"),
+    option("XDS_ROOT_CA", "root_cert", said="`--root-cert`: a path, `SYSTEM`, or PEM itself"),
+    option("CA_ROOT_CA", "ca_root_cert", said="`--ca-root-cert`: a path, `SYSTEM`, or PEM itself"),
     never("ALT_XDS_HOSTNAME", ONE_NAME),
     never("ALT_CA_HOSTNAME", ONE_NAME),
     Row(
@@ -251,7 +238,7 @@ ROWS: tuple[Row, ...] = (
     idle("KEEPALIVE_INTERVAL", KEEPALIVE),
     idle("KEEPALIVE_RETRIES", KEEPALIVE),
     fixed("USER_TIMEOUT_ENABLED", "false", "", idle="keepalive finds ends that are gone"),
-    Row("CONNECTION_TERMINATION_DEADLINE", _deadline, "`--drain-deadline-s`"),
+    option("CONNECTION_TERMINATION_DEADLINE", "drain_deadline_s", values.seconds),
     Row(
         "TERMINATION_GRACE_PERIOD_SECONDS",
         _grace,
