@@ -53,8 +53,8 @@ def istio_cni(settings: Config, handed: HandedNamespaces, rng: Random) -> ZdsSou
 
 def plugin(settings: Config) -> PluginKeeper | None:
     """What keeps the CNI plugin on the node; None where it is not asked for."""
-    if settings.pod_source != "kubernetes":
+    if settings.pod_source != "kubernetes" or str(settings.cni_conf_dir) == ".":
         return None
-    from agent.cni.keeper import keeper_of
+    from agent.cni.keeper import PluginKeeper
 
-    return keeper_of(settings)
+    return PluginKeeper(settings)

@@ -39,10 +39,3 @@ class PluginKeeper:
         while True:
             await asyncio.to_thread(self._installation.keep)
             await asyncio.sleep(LOOK_S)
-
-
-def keeper_of(settings: Config) -> PluginKeeper | None:
-    """None where the plugin is not asked for."""
-    if settings.pod_source != "kubernetes" or str(settings.cni_conf_dir) == ".":
-        return None
-    return PluginKeeper(settings)

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from agent import pod_sources
 from agent.cli.cni import cni
 from agent.cni import conflist, keeper
 from agent.cni.conflist import NoConfiguration, chained, first, parsed, unchained
 from agent.cni.install import Installation
-from agent.cni.keeper import PluginKeeper, installation_of, keeper_of
+from agent.cni.keeper import PluginKeeper, installation_of
 from agent.config import build
 
 OURS = {"socket": "/run/ztun/ztun/agent.sock"}
@@ -212,7 +213,7 @@ def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
     settings = build(options)
 
     async def story() -> None:
-        running = keeper_of(settings)
+        running = pod_sources.plugin(settings)
         assert running is not None
         task = asyncio.ensure_future(running.run())
         for text in (listed(PTP), listed(PTP, PORTMAP)):
@@ -237,7 +238,7 @@ def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
 
 @pytest.mark.parametrize("options", [{}, {"pod_source": "kubernetes"}, {"cni_conf_dir": "/none"}])
 def test_where_it_is_not_asked_for_nothing_is_done(options: dict[str, str]) -> None:
-    assert keeper_of(build({"node": "n1"} | options)) is None
+    assert pod_sources.plugin(build({"node": "n1"} | options)) is None
 
 
 def test_what_keeps_it_from_its_place_is_said_until_it_is_there(
@@ -271,7 +272,7 @@ def test_what_keeps_it_from_its_place_is_said_until_it_is_there(
                 await asyncio.sleep(0.01)
 
     async def story() -> None:
-        kept = keeper_of(settings)
+        kept = pod_sources.plugin(settings)
         assert kept is not None
         task = asyncio.ensure_future(kept.run())
         await until(kept, True)
