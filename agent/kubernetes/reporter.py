@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -114,16 +114,18 @@ class Reporter:
                 del table[uid]
 
     def _has_work(self) -> bool:
-        pods, found = self._pods(), self._found()
-        return any(True for _ in to_annotate(pods, found, self._wanted())) or any(
-            True for _ in to_tell(pods, found, self._told)
+        return any(True for _ in self._to_annotate()) or any(
+            True for _ in to_tell(self._pods(), self._found(), self._told)
         )
 
     # -- annotations
 
+    def _to_annotate(self) -> Iterator[Annotate]:
+        return to_annotate(self._pods(), self._found(), self._wanted())
+
     def _next_annotation(self) -> Annotate | None:
         now_s = self._clock()
-        for annotate in to_annotate(self._pods(), self._found(), self._wanted()):
+        for annotate in self._to_annotate():
             attempt = self._attempts.get(annotate.pod.uid)
             if attempt is None or attempt.value != annotate.value or now_s >= attempt.not_before_s:
                 return annotate
@@ -213,7 +215,7 @@ class Reporter:
         now_s = self._clock()
         times = [
             self._attempts[each.pod.uid].not_before_s
-            for each in to_annotate(self._pods(), self._found(), self._wanted())
+            for each in self._to_annotate()
             if each.pod.uid in self._attempts
         ]
         for tell in to_tell(self._pods(), self._found(), self._told):
