@@ -246,12 +246,12 @@ class ControlPlane:
 
     async def _look(self) -> None:
         # Of megabytes of manifests reading takes seconds, in which agents are answered all the same.
-        if await self._aside(self._directory.read) is not None or self._is_behind:
-            self._is_behind = not await self._take()
-        while self._directory.is_unsettled:
-            await asyncio.sleep(SETTLE_S)
-            if await self._aside(self._directory.read) is not None:
+        while True:
+            if await self._aside(self._directory.read) is not None or self._is_behind:
                 self._is_behind = not await self._take()
+            if not self._directory.is_unsettled:
+                return
+            await asyncio.sleep(SETTLE_S)
 
     async def _take(self) -> bool:
         made = await self._aside(lambda: self._publication.make(self._directory.reading))
