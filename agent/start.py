@@ -23,7 +23,6 @@ from redirect.nursery import Nursery
 from redirect.shown_command import show_as
 
 WORKER = "agent.worker"
-NO_INTERPRETER = "the agent's interpreter does not start: {}"
 SHARED = (
     "agent.fd_limit",
     "agent.identity.handshake",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import click
 
 from agent import config
-from agent.start import NO_INTERPRETER, become_agent
+from agent.start import become_agent
 
 
 class SectionedCommand(click.Command):
@@ -58,7 +58,12 @@ def agent(**flags: Any) -> None:
         raise click.UsageError(
             "--root-cert is missing: the root of the control plane, e.g. root.pem of the embedded one's --state-dir"
         )
+    go_on(built)
+
+
+def go_on(settings: config.Config, notes: Sequence[str] = ()) -> NoReturn:
+    """Become the agent; `notes` are for its log."""
     try:
-        become_agent(built)
+        become_agent(settings, notes)
     except OSError as error:
-        raise click.ClickException(NO_INTERPRETER.format(error)) from error
+        raise click.ClickException(f"the agent's interpreter does not start: {error}") from error

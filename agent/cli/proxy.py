@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from agent import config
+from agent.cli.agent import go_on
 from agent.cli.output import CliError
-from agent.start import NO_INTERPRETER, become_agent
 from agent.ztunnel.draft import Surroundings
 from agent.ztunnel.translate import MESH_CONFIG, CannotServe, Translation, translate
 
@@ -37,10 +37,7 @@ def proxy(kind: str, show: bool) -> None:
         for note in found.notes:
             click.echo(note)
         return
-    try:
-        become_agent(settings, found.notes)
-    except OSError as error:
-        raise click.ClickException(NO_INTERPRETER.format(error)) from error
+    go_on(settings, found.notes)
 
 
 def variables(found: Translation) -> dict[str, str]:
