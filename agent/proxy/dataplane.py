@@ -150,14 +150,14 @@ class DataPlane:
 
     def accepted(self, row: Listener) -> OnAccept:
         """The handler of a listener's connections, behind the count of what arrives."""
+        direction = Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND
         if self.held is not None and row is not HBONE:
-            return self.held.gate(Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND).accepted
+            return self.held.gate(direction).accepted
         handlers = {
             OUTBOUND: self.outbound.accepted,
             HBONE: self.inbound.accepted,
             PLAINTEXT: self.inbound_plain.accepted,
         }
-        direction = Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND
         return self.arrivals.door(direction, handlers[row])
 
     def _holding(self, frames: Senders) -> HeldRings:
