@@ -87,8 +87,8 @@ class Loop:
 
     def forget(self, fd: int) -> None:
         """Stop watching; call it before the descriptor is closed. Unknown descriptors are ignored."""
-        if self._watchers.pop(fd, None) is not None:
-            self._crashes.pop(fd, None)
+        if fd in self._watchers:
+            self.leave(fd)
             try:
                 self._epoll.unregister(fd)
             except OSError:  # closed already: the kernel forgot it by itself
@@ -96,8 +96,8 @@ class Loop:
 
     def leave(self, fd: int) -> None:
         """The same for a descriptor that is closed next: the kernel forgets it by itself then."""
-        if self._watchers.pop(fd, None) is not None:
-            self._crashes.pop(fd, None)
+        self._watchers.pop(fd, None)
+        self._crashes.pop(fd, None)
 
     def soon(self, action: Action) -> None:
         """Run once, after the descriptors that are ready now had their batch."""
