@@ -184,17 +184,16 @@ def map_items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, 
 
 def _map_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """BPF_MAP_LOOKUP_BATCH. Raises OSError(ENOTSUPP) before anything was read where the map cannot do that."""
-    wanted, position = BATCH_ENTRIES, 0
-    marks = _buffer(bytes(max(4, key_size))), _buffer(bytes(max(4, key_size)))
-    is_first = True
+    wanted, is_first = BATCH_ENTRIES, True
+    # Where the next call goes on: read by the kernel before it is written.
+    mark = _buffer(bytes(max(4, key_size)))
     while True:
         keys, values = _buffer(bytes(wanted * key_size)), _buffer(bytes(wanted * value_size))
-        before, after = marks[position], marks[1 - position]
         # in_batch, out_batch, keys, values, count, map_fd, elem_flags, flags
         attributes = ctypes.create_string_buffer(
             _BATCH.pack(
-                0 if is_first else _pointer(before),
-                _pointer(after),
+                0 if is_first else _pointer(mark),
+                _pointer(mark),
                 _pointer(keys),
                 _pointer(values),
                 wanted,
@@ -222,7 +221,7 @@ def _map_batches(fd: int, key_size: int, value_size: int) -> Iterator[tuple[byte
             yield key, raw_values[at * value_size : (at + 1) * value_size]
         if is_last:
             return
-        is_first, position = False, 1 - position
+        is_first = False
 
 
 def _info(fd: int, size: int) -> bytes:
