@@ -77,9 +77,9 @@ def ensure(name: str, *, by_init: bool = False) -> Path:
 
     def unshare_and_mount() -> None:
         call("unshare", CLONE_NEWNET)
-        _mount(OWN, path, by_init)
+        _mount(OWN, path)
 
-    _apart(unshare_and_mount)
+    _apart(unshare_and_mount, by_init=by_init)
     return path
 
 
@@ -171,12 +171,10 @@ class HeldNamespace:
             return False
 
         def mount_again() -> None:
-            if by_init:
-                _enter_init_mounts()
             remove(self.name)
             _mount(self.path, path_of(self.name))
 
-        _apart(mount_again)
+        _apart(mount_again, by_init=by_init)
         return True
 
     def close(self) -> None:
@@ -204,12 +202,17 @@ def call(function: str, *arguments: object) -> None:
         raise OSError(number, f"{function}: {os.strerror(number)}")
 
 
-def _apart(work: Callable[[], None]) -> None:
-    """In a thread of its own: unshare() and setns() change the thread that calls them. Raises OSError."""
+def _apart(work: Callable[[], None], *, by_init: bool) -> None:
+    """In a thread of its own: unshare() and setns() change the thread that calls them. Raises OSError.
+
+    `by_init`: in the mount namespace of init.
+    """
     failure: list[OSError] = []
 
     def run() -> None:
         try:
+            if by_init:
+                _enter_init_mounts()
             work()
         except OSError as error:
             failure.append(error)
@@ -232,9 +235,7 @@ def _enter_init_mounts() -> None:
         os.close(target)
 
 
-def _mount(namespace: Path, path: Path, by_init: bool = False) -> None:
-    if by_init:
-        _enter_init_mounts()
+def _mount(namespace: Path, path: Path) -> None:
     _share_run_dir()
     path.touch(mode=0o444)
     try:
