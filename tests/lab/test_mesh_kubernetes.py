@@ -27,13 +27,6 @@ PLUGIN = Path(ztun_cni.__file__)
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabCluster]:
-    made = LabCluster(tmp_path_factory.mktemp("cluster") / "api")
-    with made.stack:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def world(cluster: LabCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("kubernetes")
     with running("k", directory, flags=cluster.flags, enrolled=False, prepare=cluster.prepare) as made:

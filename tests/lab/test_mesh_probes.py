@@ -29,13 +29,6 @@ NAMES = ("client-a", "server-a", "client-b", "server-b")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabCluster]:
-    made = LabCluster(tmp_path_factory.mktemp("cluster") / "api")
-    with made.stack:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def world(cluster: LabCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("probes")
     with running("p", directory, flags=cluster.flags, enrolled=False, prepare=cluster.prepare) as made:
