@@ -19,8 +19,8 @@ import pytest
 from redirect import spawn
 from redirect.nursery import Nursery
 from redirect.spawn import Cause
+from tests.support.endings import FAILING, WAYS, ended
 
-FAILING = "tests.support.failing_child"
 PATIENCE_S = 30.0
 ROOT = Path(__file__).parents[3]
 
@@ -30,13 +30,6 @@ def nursery() -> Iterator[Nursery]:
     made = Nursery.started(FAILING)
     yield made
     made.close()
-
-
-def ended(child: spawn.Child) -> spawn.Failure:
-    try:
-        return child.failure()
-    finally:
-        child.close()
 
 
 def told_by_child(nursery: Nursery) -> tuple[dict[str, Any], int, int]:
@@ -50,17 +43,7 @@ def told_by_child(nursery: Nursery) -> tuple[dict[str, Any], int, int]:
     return said, child.pid, writing
 
 
-@pytest.mark.parametrize(
-    ("how", "cause", "text"),
-    [
-        ("refuse", Cause.REFUSED, "the sky is the wrong colour"),
-        ("system", Cause.SYSTEM, "[Errno 2] No such file or directory: '/run/netns/nobody'"),
-        ("defect", Cause.DEFECT, r"KeyError: 'lost' (failing_child.py:"),
-        ("exit", Cause.DIED, "exit status 7"),
-        ("kill", Cause.DIED, "ended by SIGKILL"),
-        ("end", Cause.ENDED, "it was finished"),
-    ],
-)
+@pytest.mark.parametrize(("how", "cause", "text"), WAYS)
 def test_each_way_to_end_is_told_as_by_a_process_that_was_spawned(
     nursery: Nursery, how: str, cause: Cause, text: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,29 +13,12 @@ import pytest
 
 from redirect import child, spawn
 from redirect.spawn import Cause, ChildFailed
+from tests.support.endings import FAILING, WAYS, ended
 
-FAILING = "tests.support.failing_child"
 PATIENCE_S = 30.0
 
 
-def ended(child: spawn.Child) -> spawn.Failure:
-    try:
-        return child.failure()
-    finally:
-        child.close()
-
-
-@pytest.mark.parametrize(
-    ("how", "cause", "text"),
-    [
-        ("refuse", Cause.REFUSED, "the sky is the wrong colour"),
-        ("system", Cause.SYSTEM, "[Errno 2] No such file or directory: '/run/netns/nobody'"),
-        ("defect", Cause.DEFECT, r"KeyError: 'lost' (failing_child.py:"),
-        ("exit", Cause.DIED, "exit status 7"),
-        ("kill", Cause.DIED, "ended by SIGKILL"),
-        ("end", Cause.ENDED, "it was finished"),
-    ],
-)
+@pytest.mark.parametrize(("how", "cause", "text"), WAYS)
 def test_each_way_to_end_has_its_cause_and_one_line(
     how: str, cause: Cause, text: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
