@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import time
 from contextlib import closing
 
@@ -23,39 +22,18 @@ from agent.proxy.gate import HELD_OF_POD, JOIN_S, Fate, Gate
 from agent.proxy.inbound_plain import PlainConnection
 from agent.proxy.outbound import OutboundConnection
 from agent.wire import held_syn
-from agent.wire.held_syn import FROM_POD, RECORD, TO_POD, VNET_HEADER, HeldSyn
+from agent.wire.held_syn import FROM_POD, RECORD, TO_POD, HeldSyn
 from tests.support import mesh
 from tests.support import packets as pk
 from tests.support.datapath import stream_pair
+from tests.support.frames import IP4_AT, Frames
 from tests.support.loopback import ours
 from tests.support.netpair import deaf
 from tests.support.packets import TCP
 from tests.support.two_nodes import CLIENT, SERVER, VIP, Broken, World
 
 STRANGER, DEAF = ours("5.5"), ours("4.1")
-IP4_AT = 34
 NOBODY = Match(principals=(StringMatch(StringMatchKind.EXACT, "nobody"),))
-
-
-class Frames:
-    """Keeps what it is to send."""
-
-    mac = b"\x02" * 6
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def send(self, frame: bytes) -> bool:
-        self.sent.append(frame[VNET_HEADER.size :])
-        return True
-
-    def let_in(self) -> list[int]:
-        """Sequence numbers of SYNs that were let in."""
-        return [struct.unpack_from(">I", f, IP4_AT + 4)[0] for f in self.sent if f[IP4_AT + 13] == pk.SYN]
-
-    def resets(self) -> list[int]:
-        """What the resets acknowledge."""
-        return [struct.unpack_from(">I", f, IP4_AT + 8)[0] for f in self.sent if f[IP4_AT + 13] == 0x14]
 
 
 class Held:

@@ -15,14 +15,13 @@ from agent.proxy import gate as gates
 from agent.proxy.gate import Fate, Gate
 from agent.proxy.held_rings import HeldRings
 from agent.proxy.outbound import OutboundConnection
-from agent.wire.held_syn import FROM_POD, RECORD, VNET_HEADER
+from agent.wire.held_syn import FROM_POD, RECORD
 from tests.support import packets as pk
 from tests.support.datapath import stream_pair
+from tests.support.frames import IP4_AT, Frames
 from tests.support.mesh import at
 from tests.support.packets import TCP
 from tests.support.two_nodes import CLIENT, SERVER, World
-
-IP4_AT = 34
 
 
 class Ring:
@@ -45,17 +44,6 @@ class Ring:
     def take(self, limit: int) -> list[bytes]:
         taken, self._records = self._records[:limit], self._records[limit:]
         return taken
-
-
-class Frames:
-    mac = b"\x02" * 6
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-
-    def send(self, frame: bytes) -> bool:
-        self.sent.append(frame[VNET_HEADER.size :])
-        return True
 
 
 def record(port: int) -> bytes:
