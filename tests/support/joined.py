@@ -9,14 +9,14 @@ from agent.model.outcome import Outcome
 from agent.net.parting import unacknowledged
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
-from tests.support.netpair import Ended, Hbone, Node, Relayed, read_reset, tcp_pair
+from tests.support.netpair import Applications, Ended, Hbone, Node, Relayed, tcp_pair
 from tests.support.traffic import Flow, take_into
 
 KINDS = ("direct", "plain", "tunnel")
 ENDS = ("client", "server")
 
 
-class Joined:
+class Joined(Applications):
     """Two applications and what is between them. `done`: the relays that have ended."""
 
     def __init__(self, it: Node, kind: str) -> None:
@@ -49,14 +49,6 @@ class Joined:
         got = bytearray()
         self.node.until(lambda: take_into(sock, got) or len(got) >= size)
         return bytes(got)
-
-    def read_end(self, sock: socket.socket) -> bytes:
-        got = bytearray()
-        self.node.until(lambda: take_into(sock, got))
-        return bytes(got)
-
-    def read_reset(self, sock: socket.socket) -> bytes:
-        return read_reset(self.node, sock)
 
     def fill(self, source: socket.socket, sink: socket.socket, size: int) -> Flow:
         """Send `size` bytes that nobody reads, until all of them have left the application's own kernel buffer."""

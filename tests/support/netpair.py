@@ -206,7 +206,23 @@ def read_reset(node: Node, sock: socket.socket) -> bytes:
     raise AssertionError(f"an orderly end after {len(got)} bytes")
 
 
-class Relayed:
+class Applications:
+    """The sockets of applications on a node."""
+
+    node: Node
+
+    def read_end(self, sock: socket.socket) -> bytes:
+        """Everything up to the end of the stream. ConnectionResetError if it ends so."""
+        got = bytearray()
+        self.node.until(lambda: take_into(sock, got))
+        return bytes(got)
+
+    def read_reset(self, sock: socket.socket) -> bytes:
+        """Everything up to the reset that the stream must end with."""
+        return read_reset(self.node, sock)
+
+
+class Relayed(Applications):
     """Application | relay | tunnel | relay | application: `client` and `server` are the applications."""
 
     def __init__(self, hbone: Hbone, outer: Tunnel, inner: Tunnel) -> None:
@@ -233,16 +249,6 @@ class Relayed:
         self.node.until(enough)
         assert len(got) == size
         return bytes(got)
-
-    def read_end(self, sock: socket.socket) -> bytes:
-        """Everything up to the end of the stream. ConnectionResetError if it ends so."""
-        got = bytearray()
-        self.node.until(lambda: take_into(sock, got))
-        return bytes(got)
-
-    def read_reset(self, sock: socket.socket) -> bytes:
-        """Everything up to the reset that the stream must end with."""
-        return read_reset(self.node, sock)
 
 
 class RawClient:
