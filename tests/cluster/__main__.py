@@ -13,10 +13,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.cluster.facts import FACTS, Stage
+from tests.cluster.facts import FACTS
 from tests.cluster.kubernetes import Kubernetes, images, wait
 from tests.cluster.machine import Machine, joined
 from tests.cluster.services import Services
+from tests.cluster.stage import Stage
 
 NODES = ("node-1", "node-2")
 

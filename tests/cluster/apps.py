@@ -7,6 +7,7 @@ from typing import Any
 Object = dict[str, Any]
 IMAGE = "localhost/ztun:0.1.0"
 PYTHON = "/opt/ztun/bin/python"
+PORT = 8080
 SERVER = """
 import os, socketserver
 class Handler(socketserver.StreamRequestHandler):
@@ -77,7 +78,6 @@ def template(
     }
     if code == SERVER and not spec.get("hostNetwork"):
         container["readinessProbe"] = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
-        # While a running pod is taken in nobody answers its probes for some seconds (docs/OPERATIONS.md#kubernetes).
         container["livenessProbe"] = {"tcpSocket": {"port": 8080}, "periodSeconds": 2, "failureThreshold": 10}
         container["startupProbe"] = {
             "exec": {"command": [PYTHON, "-c", ""]},
@@ -100,17 +100,44 @@ def template(
     }
 
 
+def probed(node: str) -> Object:
+    """A server whose kubelet asks every second, in each of the three ways; one answer that is missing restarts it."""
+    made = template("probed", node, SERVER)
+    every = {"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10}
+    ways: dict[str, Object] = {
+        "http": {"httpGet": {"path": "/", "port": PORT}},
+        "tcp": {"tcpSocket": {"port": PORT}},
+        "exec": {"exec": {"command": ["true"]}},
+    }
+    [server] = made["spec"]["containers"]
+    del server["startupProbe"]
+    waiting = {key: server[key] for key in ("image", "imagePullPolicy")} | {"command": [PYTHON, "-c", CLIENT]}
+    server |= {"name": "http", "livenessProbe": ways["http"] | every | {"initialDelaySeconds": 10}}
+    # The server answers for its neighbours as well: a probe by TCP or HTTP is of the pod's address.
+    made["spec"]["containers"] += [
+        waiting | {"name": way, "livenessProbe": ways[way] | every | {"initialDelaySeconds": 10}}
+        for way in ("tcp", "exec")
+    ]
+    return made
+
+
 def deployment(
     app: str, node: str, code: str, *arguments: str, replicas: int = 1, namespace: str = "demo", **more: Any
 ) -> Object:
+    return deployed(template(app, node, code, *arguments, **more), replicas, namespace)
+
+
+def deployed(made: Object, replicas: int = 1, namespace: str = "demo") -> Object:
+    """A Deployment of a template."""
+    labels = made["metadata"]["labels"]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": app, "namespace": namespace},
+        "metadata": {"name": labels["app"], "namespace": namespace},
         "spec": {
             "replicas": replicas,
-            "selector": {"matchLabels": {"app": app}},
-            "template": template(app, node, code, *arguments, **more),
+            "selector": {"matchLabels": {"app": labels["app"]}},
+            "template": made,
         },
     }
 
@@ -135,18 +162,28 @@ def service(app: str) -> Object:
 
 
 def policy(action: str, app: str, rules: list[Any], name: str = "policy") -> Object:
+    """`app`: whom it protects; empty: everybody in the namespace."""
     return {
         "apiVersion": "security.istio.io/v1",
         "kind": "AuthorizationPolicy",
         "metadata": {"name": name, "namespace": "demo"},
-        "spec": {"action": action, "selector": {"matchLabels": {"app": app}}, "rules": rules},
+        "spec": {"action": action, "rules": rules, **selecting(app)},
     }
 
 
-def strict() -> Object:
+def strict(app: str = "", name: str = "strict") -> Object:
     return {
         "apiVersion": "security.istio.io/v1",
         "kind": "PeerAuthentication",
-        "metadata": {"name": "strict", "namespace": "demo"},
-        "spec": {"mtls": {"mode": "STRICT"}},
+        "metadata": {"name": name, "namespace": "demo"},
+        "spec": {"mtls": {"mode": "STRICT"}, **selecting(app)},
     }
+
+
+def selecting(app: str) -> Object:
+    return {"selector": {"matchLabels": {"app": app}}} if app else {}
+
+
+def by_account(name: str) -> list[Any]:
+    """A rule of a policy: who comes as this account."""
+    return [{"from": [{"source": {"principals": [f"cluster.local/ns/demo/sa/{name}"]}}]}]

@@ -154,6 +154,11 @@ class Kubernetes:
         assert isinstance(found, dict)
         return found
 
+    def log(self, node: str, pod: str) -> str:
+        """What a pod of a node has said; empty: nothing yet."""
+        found = Path(f"/proc/{self.nodes[node].pid}/root/var/log/pods").glob(f"*_{pod}_*/*/*.log")
+        return "".join(each.read_text(errors="replace") for each in sorted(found))
+
     def pods(self, namespace: str, app: str = "") -> list[dict[str, Any]]:
         """Those that are not being deleted."""
         label = ["-l", f"app={app}"] if app else []

@@ -1,0 +1,133 @@
+"""What becomes of traffic while agents come and go. Each fact returns its line, or raises."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from tests.cluster.kubernetes import annotation, is_ready, wait
+from tests.cluster.machine import plugged_in
+from tests.cluster.stage import LABEL, NAMESPACE, Stage, are_ready, rendered
+from tests.cluster.traffic import Load, Wire, refused
+
+
+def rolling_update(stage: Stage) -> str:
+    with Load(stage.uid("client"), stage.ip("server")) as load:
+        time.sleep(1)
+        stage.cluster.kubectl("-n", NAMESPACE, "rollout", "restart", "daemonset", "ztun-agent")
+        stage.cluster.kubectl(
+            "-n", NAMESPACE, "rollout", "status", "daemonset", "ztun-agent", "--timeout=280s"
+        )
+        time.sleep(2)
+    said = (
+        f"rolling update of the DaemonSet: {load.asked} new requests, {load.failed} failed, the slowest took "
+        f"{load.longest_s:.1f} s; {load.resets} resets of a live connection"
+    )
+    assert not load.failed, f"{said}: {load.reasons}"
+    return f"{said}; {stage.probed()}"
+
+
+def killed_agent(stage: Stage) -> str:
+    name = stage.agent("node-2")
+    with Load(stage.uid("client"), stage.ip("server")) as load:
+        stage.cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--force", "--grace-period=0")
+        wait("another agent", lambda: stage.agent("node-2") not in ("", name), 60)
+        wait("it is ready", lambda: are_ready(stage))
+        time.sleep(1)
+    assert not load.failed, f"{load.failed} of {load.asked} failed: {load.reasons}"
+    return (
+        f"an agent pod deleted by force: {load.asked} new requests, 0 failed, the slowest took "
+        f"{load.longest_s:.1f} s; {load.resets} resets of a live connection; {stage.probed()}"
+    )
+
+
+def two_agents(stage: Stage) -> str:
+    """A second agent comes up on a node, as in a surge, waits there, and follows when the first one ends."""
+    cluster, name = stage.cluster, stage.agent("node-2")
+    spec = cluster.get("pod", "-n", NAMESPACE, name)["spec"]
+    second = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "ztun-next", "namespace": NAMESPACE},
+        "spec": spec,
+    }
+    with Load(stage.uid("client"), stage.ip("server")) as load:
+        cluster.apply(second)
+        wait("the second agent waits", lambda: "waiting until it ends" in cluster.log("node-2", "ztun-next"))
+        assert not is_serving(stage, "ztun-next"), "both serve"
+        asked = load.asked
+        wait("twenty more requests", lambda: load.asked > asked + 20, 60)
+        cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--wait=false")
+        wait("the second agent serves", lambda: is_serving(stage, "ztun-next"), 60)
+        wait("another waits in turn", lambda: stage.agent("node-2") not in ("", name), 60)
+        third = stage.agent("node-2")
+        wait("it waits", lambda: "waiting until it ends" in cluster.log("node-2", third))
+        cluster.kubectl("-n", NAMESPACE, "delete", "pod", "ztun-next")
+        wait("it serves", lambda: is_serving(stage, third), 60)
+        asked = load.asked
+        wait("twenty more requests", lambda: load.asked > asked + 20, 60)
+    wait("both agents", lambda: are_ready(stage))
+    said = f"the slowest took {load.longest_s:.1f} s"
+    assert not load.failed, f"{load.failed} of {load.asked} failed, {said}: {load.reasons}"
+    return (
+        f"a second agent on a node waits and follows, twice: {load.asked} new requests, 0 failed, {said}; "
+        f"{load.resets} resets of a live connection"
+    )
+
+
+def is_serving(stage: Stage, agent: str) -> bool:
+    return "serving:" in stage.cluster.log("node-2", agent)
+
+
+def rebooted_node(stage: Stage) -> str:
+    cluster, client, before = stage.cluster, stage.uid("client"), stage.restarts("server")
+    node = cluster.nodes["node-2"]
+    node.halt()
+    cluster.control.run("ip", "link", "del", "port2", check=False)
+    node.boot()
+    plugged_in(cluster.control, node, 2)
+    began_s = time.monotonic()
+    cluster.start_node("node-2", 2)
+    # The API says for a while what was so before.
+    wait("the servers run again", lambda: stage.restarts("server") >= before + 2)
+    wait("both agents", lambda: are_ready(stage))
+    wait("the servers", lambda: stage.ready_pods("server", 2) and stage.enrolled("server"))
+    with Wire(cluster.control.pid) as wire:
+        wait("they answer", lambda: not refused(client, stage.ip("server"), patience_s=5), 60)
+    assert not wire.markers, "in clear after the reboot"
+    return f"a node that reboots: its pods are back and in the mesh {time.monotonic() - began_s:.0f} s later"
+
+
+def uninstalled(stage: Stage) -> str:
+    cluster = stage.cluster
+    cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
+    wait("nobody is enrolled", lambda: not any(map(annotation, cluster.pods("demo"))), 30)
+    documents = rendered(stage, "deploy/kubernetes/uninstall")
+    cluster.kubectl("-n", NAMESPACE, "delete", "daemonset", "ztun-agent")
+    wait("the agents are gone", lambda: len(cluster.pods(NAMESPACE)) == 1)
+    cluster.apply(*documents)
+    wait("uninstalled on both nodes", lambda: sum(is_ready(pod) for pod in cluster.pods(NAMESPACE)) == 3, 120)
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": rendered(stage, "deploy/kubernetes")})
+    cluster.kubectl("delete", "--ignore-not-found", "-f", "-", text=listed)
+    wait(
+        "the namespace is gone",
+        lambda: not cluster.kubectl("get", "ns", NAMESPACE, "--ignore-not-found"),
+        120,
+    )
+    for node in cluster.nodes.values():
+        left = {
+            "pins": node.run("sh", "-c", "ls -A /sys/fs/bpf | grep -v '[.]debug$'", check=False),
+            "namespaces": node.run("sh", "-c", "ls /run/netns | grep -v '^cni-'", check=False),
+            "run directory": node.run("sh", "-c", "ls -A /run/ztun", check=False),
+            "CNI": node.run(
+                "sh", "-c", "grep -l ztun /etc/cni/net.d/*; ls /opt/cni/bin | grep ztun", check=False
+            ),
+            "interfaces": node.run("sh", "-c", "ip -o link | grep -i ztun", check=False),
+        }
+        assert not any(left.values()), f"{node.name}: {left}"
+    with Wire(cluster.control.pid) as wire:
+        stage.ask("client", "server")
+    assert wire.markers
+    roles = cluster.kubectl("get", "clusterroles,clusterrolebindings,crds", "-o", "name")
+    assert "ztun" not in roles and "istio" not in roles, roles
+    return "uninstalled: pods run on in clear; no pin, namespace, interface, file, role or definition of ztun is left"

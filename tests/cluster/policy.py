@@ -1,0 +1,90 @@
+"""Who may speak with whom: policies, identities, what the host drops. Each fact returns its line, or raises."""
+
+from __future__ import annotations
+
+import time
+
+from tests.cluster import apps
+from tests.cluster.kubernetes import annotation, wait
+from tests.cluster.stage import LABEL, Stage
+from tests.cluster.traffic import refused
+
+OPT_OUT = f"{LABEL}=none"
+
+
+def strict_holds_and_probes_pass(stage: Stage) -> str:
+    restarts = stage.restarts()
+    out, server, probed = stage.uid("out"), stage.ip("server"), stage.ip("probed")
+    assert not refused(out, server), "plaintext is refused before it should be"
+    stage.cluster.apply(apps.strict())
+    took_s = wait("plaintext is refused", lambda: refused(out, server), 30)
+    stage.ask("client", "server")
+    # This one stays: whatever comes, its kubelet has to be answered.
+    stage.cluster.apply(apps.strict("probed", "probed"))
+    time.sleep(5)  # five periods of each probe
+    assert stage.ready_pods("server", 2) and stage.restarts() == restarts, "a probe failed"
+    stage.cluster.kubectl("-n", "demo", "delete", "peerauthentication", "strict")
+    wait("plaintext is let in", lambda: not refused(out, server), 30)
+    assert refused(out, probed), "it is let in where it should not be"
+    return (
+        f"STRICT: plaintext of others refused after {took_s:.1f} s; probes by HTTP, TCP and exec stay green"
+    )
+
+
+def probes_pass_while_taken_in(stage: Stage) -> str:
+    """The label goes and comes; each container of this pod is ended at the first probe that is not answered."""
+    for _ in range(3):
+        stage.cluster.kubectl(
+            "-n", "demo", "label", "pod", str(stage.pod("probed")["metadata"]["name"]), OPT_OUT
+        )
+        wait("it is let go", lambda: not annotation(stage.pod("probed")), 30)
+        stage.cluster.kubectl(
+            "-n", "demo", "label", "pod", str(stage.pod("probed")["metadata"]["name"]), f"{LABEL}-"
+        )
+        wait("it is taken in", lambda: stage.enrolled("probed"), 30)
+    wait("STRICT holds", lambda: refused(stage.uid("out"), stage.ip("probed")), 30)
+    return f"a pod is let go and taken in thrice: {stage.probed()}"
+
+
+def policy_is_enforced(stage: Stage) -> str:
+    """On both nodes: one who is denied goes to a pod of its own and to one of the other."""
+    client = stage.uid("client")
+    places = {"node-1": stage.ip("near"), "node-2": stage.ip("server")}
+    stage.cluster.apply(apps.policy("DENY", "", apps.by_account("client")))
+    took_s = dict.fromkeys(places, 0.0)
+    began_s = time.monotonic()
+    for node, address in places.items():
+        wait(f"it is in force on {node}", lambda address=address: refused(client, address), 30)  # type: ignore[misc]
+        took_s[node] = time.monotonic() - began_s
+    assert not refused(stage.uid("stranger"), places["node-2"]), "others are denied, too"
+    stage.cluster.kubectl("-n", "demo", "delete", "authorizationpolicy", "policy")
+    wait("it is gone", lambda: not any(refused(client, address) for address in places.values()), 30)
+    figures = ", ".join(f"{took_s[node]:.2f} s on {node}" for node in places)
+    return f"a policy by kubectl apply is in force after {figures}, and gone with kubectl delete"
+
+
+def identity_is_the_service_account(stage: Stage) -> str:
+    client, stranger, server = stage.uid("client"), stage.uid("stranger"), stage.ip("server")
+    stage.cluster.apply(apps.policy("ALLOW", "server", apps.by_account("client")))
+    wait("strangers are denied", lambda: refused(stranger, server), 30)
+    assert not refused(client, server), "the client is denied"
+    stage.cluster.kubectl("-n", "demo", "delete", "authorizationpolicy", "policy")
+    wait("it is gone", lambda: not refused(stranger, server), 30)
+    return "ALLOW of account `client`: it passes, account `stranger` does not"
+
+
+def network_policy_holds(stage: Stage) -> str:
+    node = stage.cluster.nodes["node-1"]
+    stage.ask("client", "server")
+    pair = f"ip saddr {stage.ip('client')} ip daddr {stage.ip('server')}"
+    rule = (
+        f"table ip guard {{\n chain forward {{\n type filter hook forward priority 0\n {pair} drop\n}}\n}}\n"
+    )
+    node.run("nft", "-f", "-", text=rule)
+    try:
+        assert refused(stage.uid("client"), stage.ip("server")), "it passes"
+        assert not refused(stage.uid("stranger"), stage.ip("server")), "others are dropped, too"
+    finally:
+        node.run("nft", "delete", "table", "ip", "guard")
+    wait("it passes again", lambda: not refused(stage.uid("client"), stage.ip("server"), patience_s=5), 60)
+    return "what a NetworkPolicy of the host drops between two pods is dropped, and nothing else"

@@ -1,0 +1,92 @@
+"""What the facts share: the cluster, what runs in it, and where ztun is installed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster.kubernetes import Kubernetes, annotation, is_ready, wait
+from tests.cluster.services import Services
+from tests.cluster.traffic import ask
+
+NAMESPACE = "ztun-system"
+ROOT = Path(__file__).parents[2]
+LABEL = "istio.io/dataplane-mode"
+Pod = dict[str, Any]
+
+
+@dataclass
+class Stage:
+    """What the facts share."""
+
+    cluster: Kubernetes
+    services: Services
+    applied_s: float = 0.0
+    before: dict[str, int] = field(default_factory=dict)
+
+    def pod(self, app: str, number: int = 0) -> Pod:
+        pods = sorted(self.cluster.pods("demo", app), key=lambda pod: str(pod["metadata"]["name"]))
+        return pods[number]
+
+    def uid(self, app: str, number: int = 0) -> str:
+        return str(self.pod(app, number)["metadata"]["uid"])
+
+    def ip(self, app: str, number: int = 0) -> str:
+        return str(self.pod(app, number)["status"]["podIP"])
+
+    def cluster_ip(self, name: str, namespace: str = "demo") -> str:
+        return str(self.cluster.get("service", "-n", namespace, name)["spec"]["clusterIP"])
+
+    def ask(self, client: str, server: str, **more: Any) -> str:
+        return ask(self.uid(client), self.ip(server), **more)
+
+    def enrolled(self, *names: str) -> bool:
+        pods = [pod for app in names for pod in self.cluster.pods("demo", app)]
+        return bool(pods) and all(annotation(pod) == "enabled" for pod in pods)
+
+    def agents(self) -> list[Pod]:
+        return self.cluster.pods(NAMESPACE, "")
+
+    def agent(self, node: str) -> str:
+        """Name of the agent's pod on a node; empty: there is none."""
+        names = [str(pod["metadata"]["name"]) for pod in self.agents() if pod["spec"].get("nodeName") == node]
+        return next((name for name in names if name.startswith("ztun-agent")), "")
+
+    def restarts(self, app: str = "") -> int:
+        pods = self.cluster.pods("demo", app)
+        return sum(
+            each["restartCount"] for pod in pods for each in pod["status"].get("containerStatuses") or []
+        )
+
+    def probed(self) -> str:
+        """That each probe of the pod whose kubelet asks every second was answered."""
+        wait("the probed pod is ready", lambda: self.ready_pods("probed", 1), 30)
+        restarted = [
+            each["name"] for each in self.pod("probed")["status"]["containerStatuses"] if each["restartCount"]
+        ]
+        assert not restarted, f"probes that failed: {restarted}"
+        return "liveness probes by HTTP, TCP and exec, each every second under STRICT, stay green"
+
+    def ready_pods(self, app: str, count: int) -> bool:
+        pods = self.cluster.pods("demo", app)
+        return len(pods) == count and all(map(is_ready, pods))
+
+
+def rendered(stage: Stage, directory: str) -> list[dict[str, Any]]:
+    text = stage.cluster.kubectl("kustomize", str(ROOT / directory))
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def point_at(documents: list[dict[str, Any]], address: str) -> None:
+    [daemon_set] = [each for each in documents if each["kind"] == "DaemonSet"]
+    for variable in daemon_set["spec"]["template"]["spec"]["containers"][0]["env"]:
+        if variable["name"] == "ZTUN_XDS_ADDRESS":
+            variable["value"] = f"{address}:15012"
+
+
+def are_ready(stage: Stage) -> bool:
+    pods = stage.agents()
+    return len(pods) == 3 and all(map(is_ready, pods))
