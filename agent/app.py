@@ -208,6 +208,7 @@ class Agent:
             self.kernel,
             self.captures,
             self.keeper.obtain,
+            self.keeper.obtain_in_time,
             sources=self.sources,
         )
         if self.zds is not None:

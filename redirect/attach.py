@@ -6,11 +6,12 @@ those of the calling thread's network namespace, and a number whose interface wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from redirect import features, netns, sys_bpf, tc_rows
-from redirect.errors import InstanceInUse
+from redirect.errors import InstanceInUse, RedirectError
 from redirect.filters import Attachment, Filters, program_words
 from redirect.links import Links
 from redirect.pins import BPFFS, Pins
@@ -51,6 +52,16 @@ class Attachments:
         else:
             self._filters.attach(ifindex, program, prog_fd)
 
+    def renew(self, places: Iterable[tuple[int, str]]) -> None:
+        """Swaps this generation's programs in for older ones at (ifindex, program).
+
+        One that fails keeps its older program, closed as it was: a proof shows it, and whoever attaches it later is
+        told why. The others must not wait for it.
+        """
+        for ifindex, program in places:
+            with suppress(RedirectError, OSError):
+                self.attach(ifindex, program)
+
     def go_ahead(self, ifindex: int, program: str) -> None:
         """Has an attached program run before those of others, with no moment in which nothing of ours is there.
 
@@ -77,14 +88,19 @@ class Attachments:
         for name, link in self._links.infos().items():
             number, dash, program = name.partition("-")
             if dash and program in TCX_TYPES:
-                ifindex = int(number)
-                is_there = link.target == ifindex
-                order = sys_bpf.prog_query(ifindex, TCX_TYPES[program]) if is_there else []
-                ahead = order[: order.index(link.prog_id)] if link.prog_id in order else order
-                found[ifindex, program] = Attachment(
-                    link.prog_id if is_there else 0, ", ".join(map(program_words, ahead))
-                )
+                found[int(number), program] = _attachment(link, int(number), program)
         return found
+
+    def attached_at(self, ifindex: int) -> Attached:
+        """The same of one device; filters are listed in one go, so then of all."""
+        if not self._uses_links:
+            return {place: each for place, each in self._filters.attached().items() if place[0] == ifindex}
+        known = ((program, self._links.info(_link_name(ifindex, program))) for program in TCX_TYPES)
+        return {
+            (ifindex, program): _attachment(link, ifindex, program)
+            for program, link in known
+            if link is not None
+        }
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
         """Those of interfaces that are gone: the next clsact under such a number is not ours."""
@@ -152,6 +168,13 @@ class Attachments:
     def close(self) -> None:
         """Gives descriptors back: only the pins hold the links then."""
         self._links.close()
+
+
+def _attachment(link: sys_bpf.LinkInfo, ifindex: int, program: str) -> Attachment:
+    is_there = link.target == ifindex
+    order = sys_bpf.prog_query(ifindex, TCX_TYPES[program]) if is_there else []
+    ahead = order[: order.index(link.prog_id)] if link.prog_id in order else order
+    return Attachment(link.prog_id if is_there else 0, ", ".join(map(program_words, ahead)))
 
 
 def _link_name(ifindex: int, program: str) -> str:

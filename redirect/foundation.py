@@ -8,7 +8,7 @@ caller holds the instance's lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redirect import lifetime, netns, rtnetlink, sides
@@ -24,6 +24,16 @@ from redirect.side_check import leads_elsewhere, look
 
 SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
 LOOKUPS = ("lookup_pod_side", "lookup_net_side")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was found or made. `compiled`: the programs were not there yet; `limits` as of `Features`."""
+
+    compiled: bool
+    pod_side: Path
+    net_side: Path
+    limits: tuple[str, ...]
 
 
 class Foundation:

@@ -113,6 +113,11 @@ class Maps:
         """The notes of whoever captured interfaces, by ifindex."""
         return {_U32.unpack(key)[0]: Owner.decode(value).text for key, value in self._items("owners")}
 
+    def owner(self, ifindex: int) -> str:
+        """The note of whoever captured an interface; empty: none."""
+        raw = self._lookup("owners", _U32.pack(ifindex))
+        return "" if raw is None else Owner.decode(raw).text
+
     def put_owner(self, ifindex: int, text: str) -> None:
         self._put("owners", _U32.pack(ifindex), Owner(text).encode())
 

@@ -206,8 +206,10 @@ def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     )
 
 
-def closing(ifindexes: Iterable[int], running: Mapping[int, Collection[IP]]) -> tuple[Step, ...]:
-    """Lets nothing through these interfaces, before anything is known of what is behind them.
+def closing(
+    ifindexes: Iterable[int], running: Mapping[int, Collection[IP]], owners: Mapping[int, str]
+) -> tuple[Step, ...]:
+    """Lets nothing through these interfaces, before anything is known of what is behind them but whose they are.
 
     What the pods send first: until then it may leave as it is. Not so of those that ran in clear before (`running`,
     with addresses where they are known): there it matters that no answer to the node is dropped whose question was
@@ -223,6 +225,8 @@ def closing(ifindexes: Iterable[int], running: Mapping[int, Collection[IP]]) -> 
         *(step for number in running for step in (PutIface(number, nobody), Attach(number, inward))),
         *((NoteHostFlows(known),) if known else ()),
         *(Attach(number, outward) for number in running),
+        # After what matters: until then it is nobody's, and closed.
+        *(PutOwner(number, text) for number, text in owners.items() if text),
     )
 
 
@@ -275,6 +279,8 @@ def _inner_mtu(desired: Desired, observed: Observed, *, is_growing: bool) -> Ite
     wanted = max(sizes, default=DEFAULT_MTU_BYTES)
     wanted = max(wanted, LEAST_MTU_BYTES)
     found = observed.inner_mtu_bytes
+    if not observed.is_whole and (not sizes or not is_growing):
+        return
     if found and found != wanted and (wanted > found) == is_growing:
         yield SetInnerMtu(wanted)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag
@@ -20,7 +20,7 @@ from redirect.desired import Desired
 from redirect.entries import captured_pod
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
-from redirect.foundation import Foundation, conf_of
+from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
     HELD_BY_HOOK,
@@ -34,7 +34,7 @@ from redirect.layout import (
 )
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
-from redirect.observe import Observed, interfaces, observe
+from redirect.observe import Observed, interfaces, observe, observe_some
 from redirect.pins import Pins, discard
 from redirect.place import Place
 from redirect.plan import Step, closing, missing, plan
@@ -42,16 +42,6 @@ from redirect.rings import Rings
 from redirect.rivals import Rivals
 from redirect.steps import Executor, Outcome
 from redirect.unseen import Passed, Unseen
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What `prepare` found or made. `compiled`: the programs were not there yet; `limits` as of `Features`."""
-
-    compiled: bool
-    pod_side: Path
-    net_side: Path
-    limits: tuple[str, ...]
 
 
 class Redirection:
@@ -129,29 +119,39 @@ class Redirection:
         self._foundation.claim()
         return prepared
 
-    def close_off(self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]]) -> None:
+    def close_off(
+        self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]], owners: Mapping[int, str]
+    ) -> None:
         """Lets nothing through interfaces of which nothing is known yet (ifindex -> name) but answers to the node.
 
-        `running`: those that were in clear before, and known addresses; nothing asked there is lost. Raises as `apply`.
+        `running`: those that were in clear before, and known addresses; nothing asked there is lost. `owners`: as of
+        DesiredPod, by interface. Raises as `apply`.
         """
         with self._writing():
-            executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
-            raise_all(executor.apply(closing(interfaces, running), interfaces).failures)
+            raise_all(self._execute(closing(interfaces, running, owners), interfaces).failures)
 
-    def apply(self, desired: Desired, *, keep_existing: Collection[int] = ()) -> list[str]:
+    def apply(
+        self, desired: Desired, *, keep_existing: Collection[int] = (), only: Collection[int] | None = None
+    ) -> list[str]:
         """Makes the kernel side what is desired; what was done, a line for each step.
 
         Connections that are open when a pod appears are reset, or left alone until they close where its interface is
-        among `keep_existing`. A pod whose interface is gone is let go, and a line says so. Raises NoPins, and when
-        everything that could be done is done StepFailed, MapFull or StepsFailed.
+        among `keep_existing`. A pod whose interface is gone is let go, and a line says so. With `only` nothing but
+        these interfaces is looked at and changed, whatever became of the rest. Raises NoPins, and when everything that
+        could be done is done StepFailed, MapFull or StepsFailed.
         """
         with self._writing():
-            observed = observe(self._maps, self._attachments)
-            self._rivals.note(observed, time.monotonic())
-            done, failures = self._mend(observed)
-            if done:
+            done: list[str] = []
+            failures: list[RedirectError] = []
+            if only is None:
                 observed = observe(self._maps, self._attachments)
-            self._attachments.forget_qdiscs(observed.links)
+                self._rivals.note(observed, time.monotonic())
+                done, failures = self._mend(observed)
+                if done:
+                    observed = observe(self._maps, self._attachments)
+                self._attachments.forget_qdiscs(observed.links)
+            else:
+                observed, desired = observe_some(self._maps, self._attachments, only, desired)
             gone = missing(desired, observed)
             done += [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
             # One that is closed off without addresses was not the pod's yet.
@@ -162,7 +162,8 @@ class Redirection:
             lapsed = self._unseen.lapsed((pod.ifindex for pod in desired.pods), observed)
             given_up = self._rivals.given_up(observed)
             wanted = self._rivals.closed(desired, observed)
-            outcome = self._execute(plan(wanted, self._rivals.to_move(observed)), observed)
+            steps = plan(wanted, self._rivals.to_move(observed))
+            outcome = self._execute(steps, observed.interfaces)
             done += outcome.done
             failed = {failure.ifindex for failure in outcome.failures} | {ifindex for ifindex, _ in given_up}
             if lapsed:
@@ -368,12 +369,7 @@ class Redirection:
         others = [path for path in self.pins.generations() if path != self.pins.generation]
         if others:
             observed = observe(self._maps, self._attachments)
-            for ifindex, program in observed.stale:
-                if ifindex in observed.links:
-                    # One that fails keeps its older program, closed as it was: `prove` shows it, and `apply`, which
-                    # follows, tries again and names it. The others must not wait for it.
-                    with suppress(RedirectError, OSError):
-                        self._attachments.attach(ifindex, program)
+            self._attachments.renew(place for place in observed.stale if place[0] in observed.links)
             for path in others:
                 discard(path)
 
@@ -382,14 +378,15 @@ class Redirection:
             return []
         try:
             observed = observe(self._maps, self._attachments)
-            outcome = self._execute(plan(Desired((), observed.host_addresses), observed), observed)
+            steps = plan(Desired((), observed.host_addresses), observed)
+            outcome = self._execute(steps, observed.interfaces)
         except (RedirectError, OSError) as error:
             return [f"could not release the pods in order: {error}"]
         return outcome.done + [f"could not release in order: {failure}" for failure in outcome.failures]
 
-    def _execute(self, steps: Iterable[Step], observed: Observed) -> Outcome:
+    def _execute(self, steps: Iterable[Step], names: Mapping[int, str]) -> Outcome:
         executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
-        return executor.apply(steps, observed.interfaces)
+        return executor.apply(steps, names)
 
     def _detach_all(self) -> list[str]:
         removed = []

@@ -204,6 +204,14 @@ class Captures:
             return False
         return bool(seen.ends) and seen.ends <= self._held.of(key)
 
+    async def look_for(self, key: PodKey) -> None:
+        """Look for one wished pod alone, and close what leads to it: its start waits. The next turn judges it."""
+        found = await self._kernel.look_for(key, self.wishes[key], self._held.indexes, None)
+        if found is not None and not found.failures:
+            self._sightings = {**self._sightings, **found.sightings}
+            self.links |= found.present.keys()
+            self._hold(found, {**self._held.names, **found.present})
+
     def failures_of(self, key: PodKey) -> list[RedirectError]:
         """What of the last turn the kernel refused for this pod, or for the whole node."""
         return self.failures_at(self.held_for(key))
@@ -239,7 +247,7 @@ class Captures:
             return
         self._sightings = found.sightings
         self.links, self._own = frozenset(found.present), found.own
-        self._hold(found)
+        self._hold(found, found.present)
         self._end_those_of_processes()
         if not found.failures:
             closed()
@@ -266,10 +274,14 @@ class Captures:
         """What was found of the pod is not what is looked for now."""
         self._sightings = {each: seen for each, seen in self._sightings.items() if each != key}
 
-    def _hold(self, found: Found) -> None:
-        for key, ifname in self._held.gone(found.present):
+    def _hold(self, found: Found, present: Mapping[int, str]) -> None:
+        for key, ifname in self._held.gone(present):
             self.history.note(key, f"interface {ifname} of pod {key} is gone", logging.WARNING)
-        self._held = self._held.seen(found.sightings, found.present, self.wishes)
+        self._held = self._held.seen(found.sightings, present, self.wishes)
+        if self._applied is not None:
+            # As whoever closes an interface leaves it: nothing is to be applied for it before its pod is served.
+            fresh = {closure.ifindex for closure in found.closed}
+            self._applied |= {place for place in self.places() if place.ifindex in fresh}
         self._gone &= self._held.left(self.wishes).keys()
         for closure in found.closed:
             wish = self.wishes[closure.pod]
@@ -349,7 +361,10 @@ class Captures:
         places = self._places(judgement.pods)
         if places == self._applied and not news.is_of_node and not self._failures and not failures:
             return ()
-        applied = await self._kernel.capture(places, keep_existing=keep_existing)
+        only = None
+        if self._applied is not None and not (news.is_of_node or self._failures or failures):
+            only = {place.ifindex for place in places ^ self._applied}
+        applied = await self._kernel.capture(places, keep_existing=keep_existing, only=only)
         # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
         self._applied = places
         self._fail(applied.failures)

@@ -47,6 +47,7 @@ class Enroller:
         kernel: KernelSide,
         captures: Captures,
         obtain: Callable[[Identity], Awaitable[object]],
+        obtain_in_time: Callable[[Identity], Awaitable[object]],
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sources: Collection[PodSource] = (),
@@ -56,6 +57,7 @@ class Enroller:
         self._store = store
         self._kernel = kernel
         self._obtain = obtain
+        self._obtain_in_time = obtain_in_time
         self._sources = tuple(sources)
         self._wall = wall
         self._monotonic = monotonic
@@ -190,6 +192,7 @@ class Enroller:
     async def captured(self, key: PodKey, claim: Claim, wait_s: float) -> None:
         """Return when all that leads to where a source says a pod is is captured, be it closed. Raises NotReady."""
         deadline_s = self._monotonic() + wait_s
+        await self._look_for(key, claim, wait_s)
         self.desk.hurry()
         while not self._is_captured(key, claim):
             left_s = deadline_s - self._monotonic()
@@ -207,9 +210,10 @@ class Enroller:
         """Return when an identity that is expected has its certificate. Raises NotReady."""
         try:
             async with asyncio.timeout(wait_s):
-                await self._obtain(identity)
+                await self._obtain_in_time(identity)
         except TimeoutError:
-            raise NotReady(f"no certificate for {identity} within {wait_s:g} s") from None
+            reason = self.captures.identities.uncertified(identity)
+            raise NotReady(f"no certificate for {identity} within {wait_s:g} s: {reason}") from None
         except SigningError as error:
             raise NotReady(f"no certificate for {identity}: {error}") from error
 
@@ -221,10 +225,28 @@ class Enroller:
     # -- steps
 
     def _is_captured(self, key: PodKey, claim: Claim) -> bool:
+        return self._is_meant(key, claim) and self.captures.is_captured(key)
+
+    def _is_meant(self, key: PodKey, claim: Claim) -> bool:
+        """Whether the wish is for this one: what was found under another place was of a sandbox before it."""
         wish = self.captures.wishes.get(key)
-        # What was found under another place was of a sandbox before this one.
-        is_meant = wish is not None and (wish.uid, wish.where) == (claim.uid, claim.where)
-        return is_meant and self.captures.is_captured(key)
+        return wish is not None and (wish.uid, wish.where) == (claim.uid, claim.where)
+
+    async def _look_for(self, key: PodKey, claim: Claim, wait_s: float) -> None:
+        """Ahead of the next turn, which is for all: this pod's start waits. Where it is not found that turn looks."""
+        if not self._loaded.is_set():
+            return
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._one_at_a_time.acquire()
+        except TimeoutError:
+            return
+        try:
+            self._follow_sources(key)
+            if self._is_meant(key, claim) and not self.captures.is_captured(key):
+                await self.captures.look_for(key)
+        finally:
+            self._one_at_a_time.release()
 
     def _reasons(self, key: PodKey) -> str:
         return "; ".join(str(trouble) for trouble in self.captures.waiting if trouble.pod == key)
@@ -317,15 +339,16 @@ class Enroller:
             await self._next_turn(left_s)
         return pod
 
-    def _follow_sources(self) -> None:
-        """Make the wishes what their sources say. One that does not know lets everything be as it is."""
+    def _follow_sources(self, only: PodKey | None = None) -> None:
+        """Make the wishes, or that of one pod, what their sources say. One that does not know changes nothing."""
         for source in self._sources:
-            claims = source.claims()
+            claims, are_all = source.claims(), source.knows_all
             if claims is None:
                 continue
+            if only is not None:
+                claims, are_all = {key: claims[key] for key in (only,) if key in claims}, False
             wishes, left = self.captures.wishes, self.captures.left
-            now_s = self._wall()
-            steps = list(follow(source.wanted_by, claims, wishes, left, now_s, are_all=source.knows_all))
+            steps = list(follow(source.wanted_by, claims, wishes, left, self._wall(), are_all=are_all))
             if steps:
                 self.captures.follow(steps)
 

@@ -15,6 +15,13 @@ from redirect.layout import NO_MAC, Owner
 from redirect.place import Place
 
 
+def owner_of(pod: PodKey, uid: str) -> str:
+    """The note beside an interface's entries in the kernel that says whose it is, which `Held.of_pin` reads."""
+    text = f"{pod} {uid}".strip()
+    # Kubernetes has no names that long; without the note a restart knows the interface only.
+    return text if len(text.encode()) <= Owner.FORMAT.size else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """One interface. `pod` is None where nobody knows whose it is; `place` is what it has while it is not served.
@@ -28,7 +35,7 @@ class Held:
 
     @classmethod
     def of_pin(cls, place: Place) -> Held:
-        """As an earlier agent captured it: `owner` of the place is what `owned` made it."""
+        """As an earlier agent captured it: `owner` of the place is what `owner_of` made it."""
         words = place.owner.split()
         namespace, slash, name = words[0].partition("/") if words else ("", "", "")
         if not slash:
@@ -37,9 +44,7 @@ class Held:
 
     def owned(self, place: Place) -> Place:
         """A place of this interface, with whose it is in it, for the agent after this one."""
-        text = f"{self.pod} {self.uid}".strip() if self.pod is not None else ""
-        # Kubernetes has no names that long; without the note a restart knows the interface only.
-        return replace(place, owner=text if len(text.encode()) <= Owner.FORMAT.size else "")
+        return replace(place, owner=owner_of(self.pod, self.uid) if self.pod is not None else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,11 @@ class HeldInterfaces:
     @property
     def indexes(self) -> frozenset[int]:
         return frozenset(self.by_index)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """ifindex -> name"""
+        return {index: each.place.ifname for index, each in self.by_index.items()}
 
     def unwished(self, wishes: Collection[PodKey]) -> tuple[Held, ...]:
         """Those that no wish is for: nobody knows their pod, or it is wanted no longer."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from agent.enroll import search
+from agent.enroll import newcomer, search
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.search import failures_of
 from agent.enroll.sighting import Found, Sighting
@@ -84,6 +84,14 @@ class KernelSide:
             )
         )
 
+    async def look_for(
+        self, key: PodKey, wish: Wish, captured: Collection[int], told_s: float | None
+    ) -> Found | None:
+        """As `newcomer.look_for`."""
+        return await self.run(
+            lambda redirection: newcomer.look_for(redirection, key, wish, captured, told_s, self._handed)
+        )
+
     async def clean(self, where: Where, place: Place) -> OtherMesh:
         """Close a pod's interface, then take away what another mesh has left in the pod; what it was.
 
@@ -92,7 +100,9 @@ class KernelSide:
 
         def work(redirection: Redirection) -> OtherMesh:
             # First: without those rules the pod would speak in clear.
-            redirection.close_off({place.ifindex: place.ifname}, {place.ifindex: place.addresses})
+            redirection.close_off(
+                {place.ifindex: place.ifname}, {place.ifindex: place.addresses}, {place.ifindex: place.owner}
+            )
             with inside(netns=where.netns, pid=where.pid, ifname=where.ifname):
                 found = other_mesh.find()
                 other_mesh.clean(found)
@@ -133,16 +143,24 @@ class KernelSide:
         places = await self.run(lambda redirection: redirection.captured())
         return tuple(place for place in places if place.ifname)
 
-    async def capture(self, places: Iterable[Place], *, keep_existing: Collection[int] = ()) -> Applied:
+    async def capture(
+        self,
+        places: Iterable[Place],
+        *,
+        keep_existing: Collection[int] = (),
+        only: Collection[int] | None = None,
+    ) -> Applied:
         """Capture exactly these interfaces. A pod that failed is closed; the others are done.
 
-        `keep_existing`: interfaces of pods whose open connections may go on.
+        `keep_existing`: interfaces of pods whose open connections may go on; `only`: those that are to change, where
+        nothing else has.
         """
         wanted = tuple(places)
 
         def work(redirection: Redirection) -> Applied:
             try:
-                done = redirection.apply(desired(wanted, host_addresses.local()), keep_existing=keep_existing)
+                addresses = host_addresses.local() if only is None else frozenset()
+                done = redirection.apply(desired(wanted, addresses), keep_existing=keep_existing, only=only)
             except (RedirectError, OSError) as error:
                 return Applied(failures=failures_of(error))
             for line in done:

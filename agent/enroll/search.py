@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.enroll.handed import HandedNamespaces
+from agent.enroll.held import owner_of
 from agent.enroll.pod_namespaces import PodNamespaces
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.trouble import Missing
@@ -81,9 +82,10 @@ def search(
             for row in ends.get(nsid, ()):
                 if row.ifindex not in captured:
                     new[row.ifindex] = key, row
-        closed, failures = _close(redirection, new, told_s, _running(new, wishes, present))
+        owners = {index: owner_of(key, wishes[key].uid) for index, (key, _) in new.items()}
+        closed, failures = close(redirection, new, told_s, _running(new, wishes, present), owners)
         for key, (path, nsid) in found.items():
-            sightings[key] = _look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
+            sightings[key] = look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
     names = {side.ifname for side in sides_of(redirection.instance)}
     own = frozenset(row.ifindex for row in links.values() if row.ifname in names)
     return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures, own)
@@ -232,7 +234,8 @@ def _id_of(path: Path) -> NamespaceId:
         return netns.own_id()
 
 
-def _look_at(path: Path, nsid: int | None, ends: frozenset[int]) -> Sighting:
+def look_at(path: Path, nsid: int | None, ends: frozenset[int]) -> Sighting:
+    """What is behind these interfaces, which are closed."""
     try:
         # A gateway that has not answered yet is asked for, and looked at again with the next turn: nobody waits here.
         place = locate.locate(netns=path, patience_s=0)
@@ -252,18 +255,20 @@ def _running(
     return {ifindex: pod.addresses if pod else () for ifindex, pod in instances.items()}
 
 
-def _close(
+def close(
     redirection: Redirection,
     new: Mapping[int, tuple[PodKey, LinkRow]],
     told_s: float | None,
     running: Mapping[int, Collection[IP]],
+    owners: Mapping[int, str],
 ) -> tuple[tuple[Closure, ...], tuple[RedirectError, ...]]:
+    """Interfaces that lead to wished pods (`new`, by ifindex): those that are closed now, and what failed."""
     if not new:
         return (), ()
     before = {ifindex: rtnetlink.link(ifindex) for ifindex in new}
     failures: tuple[RedirectError, ...] = ()
     try:
-        redirection.close_off({ifindex: row.ifname for ifindex, (_, row) in new.items()}, running)
+        redirection.close_off({ifindex: row.ifname for ifindex, (_, row) in new.items()}, running, owners)
     except RedirectError as error:
         failures = failures_of(error)
     closed_s = time.monotonic()

@@ -18,7 +18,7 @@ from random import Random
 
 from agent.identity.bundle import Issued, read_answer
 from agent.identity.csr import make_request
-from agent.identity.schedule import Priority, latest_retry, renewal_time, retry_time
+from agent.identity.schedule import SOON, Priority, latest_retry, renewal_time, retry_time
 from agent.identity.signer import Signer, SigningError
 from agent.model.identity import Identity
 
@@ -66,6 +66,8 @@ class _Entry:
     issued_at: float = 0.0
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the first fetch ended, well or not, or the identity was forgotten."""
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and another in its place, when a fetch failed; of the last one when nothing is waited for any more."""
 
     @property
     def state(self) -> State:
@@ -166,6 +168,24 @@ class Keeper:
             raise SigningError(text, is_transient=entry.is_transient or not entry.error)
         return issued
 
+    async def obtain_in_time(self, identity: Identity) -> Issued:
+        """As `obtain`, for a pod that is being started: what passes by itself is waited for, and asked for soon again.
+
+        The CA may hear of a new pod later than this node. Raises SigningError for what somebody must change.
+        """
+        tries = 0
+        while True:
+            entry = self._entries.get(identity)
+            try:
+                return await self.obtain(identity)
+            except SigningError as error:
+                if entry is None or self._entries.get(identity) is not entry or not error.is_transient:
+                    raise
+            tries += 1
+            entry.due = min(entry.due, self._clock() + SOON.delay_s(tries, self._rng))
+            self._wake.set()
+            await entry.tried.wait()
+
     def held(self) -> tuple[Held, ...]:
         """All identities in use, in order."""
         return tuple(
@@ -234,6 +254,7 @@ class Keeper:
                 ", ".join(issued.not_anchors),
             )
         entry.settled.set()
+        entry.tried.set()
         self._on_credentials(issued.identity, issued)
 
     def _failed(self, identity: Identity, error: SigningError) -> None:
@@ -247,6 +268,8 @@ class Keeper:
         entry.due = retry_time(now, entry.failures, not_after, self._rng)
         log.warning("no certificate for %s: %s; next attempt in %.1f s", identity, error, entry.due - now)
         entry.settled.set()
+        entry.tried.set()
+        entry.tried = asyncio.Event()
 
     def _keep_to_clock(self, now: float) -> None:
         """The wall clock may have been set back: what was due by the time of before would be due in years."""
@@ -270,6 +293,7 @@ class Keeper:
 
     def _forget(self, entry: _Entry) -> None:
         entry.settled.set()
+        entry.tried.set()
         if entry.issued is not None:
             log.info("%s is not in use any more: its certificate is forgotten", entry.identity)
             self._on_forget(entry.identity)

@@ -11,6 +11,8 @@ from random import Random
 from agent.model.backoff import Backoff
 
 RETRY = Backoff(first_s=1.0, cap_s=150.0, jitter=0.2)
+SOON = Backoff(first_s=0.1, cap_s=1.0, jitter=0.2)
+"""While the start of a pod waits for it."""
 # However short a certificate lives, the CA is not asked more often.
 MIN_INTERVAL_S = 1.0
 

@@ -1,13 +1,14 @@
 """The pods of this node as the API tells them, and what follows for each: pure, whatever order news come in.
 
 Nothing is remembered but the objects themselves and where the CNI plugin put a pod, so that there is no state to get
-out of step: `claims` is made anew from what is there. Who is not wanted, and who is just not there, are two things: the
+out of step: `claims` follows from what is there. Who is not wanted, and who is just not there, are two things: the
 first is let go, the second stays closed until its interface is gone, as its processes may live on for a while.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from agent.enroll.source import Claim, Stance
 from agent.enroll.wish import PodInstance, PodKey, Where
@@ -16,6 +17,16 @@ from agent.kubernetes.objects import HONEST_CONNECT, Namespace, Pod
 from agent.kubernetes.reflector import Change, Gone, Listed, Put
 
 SWITCH: Mapping[str | None, bool | None] = {None: None, "true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """What follows for a pod, and the very objects that it follows from."""
+
+    pod: Pod
+    namespace: Namespace | None
+    place: tuple[str, str] | None
+    claim: Claim
 
 
 class PodTable:
@@ -30,6 +41,8 @@ class PodTable:
         self._places: dict[str, tuple[str, str]] = {}
         """Where the CNI plugin said that a pod's network namespace is, by uid: sandbox and path."""
         self.pods: dict[PodKey, Pod] = {}
+        self._made: dict[PodKey, _Made] = {}
+        """What followed the last time, and of what: of hundreds of pods one changes at a time."""
 
     def hear_pods(self, changes: Iterable[Change[Pod]]) -> None:
         for change in changes:
@@ -70,12 +83,14 @@ class PodTable:
         """What is to be of each pod; None: nothing is known yet, and what was so far holds."""
         if not self._are_pods_listed or not self._are_namespaces_listed:
             return None
-        return {key: self._claim(pod) for key, pod in self.pods.items() if not pod.is_terminal}
+        live = {key: pod for key, pod in self.pods.items() if not pod.is_terminal}
+        self._made = {key: self._claim(pod) for key, pod in live.items()}
+        return {key: made.claim for key, made in self._made.items()}
 
     def claim_of(self, key: PodKey) -> Claim | None:
         """As in `claims`, of one pod, as soon as it and its namespace are known."""
         pod = self.pods.get(key)
-        return self._claim(pod) if pod is not None and not pod.is_terminal else None
+        return self._claim(pod).claim if pod is not None and not pod.is_terminal else None
 
     def is_namespace_known(self, name: str) -> bool:
         return name in self._namespaces
@@ -85,8 +100,14 @@ class PodTable:
             self._ending.discard(name)
             self._namespaces.pop(name, None)
 
-    def _claim(self, pod: Pod) -> Claim:
-        namespace = self._namespaces.get(pod.namespace)
+    def _claim(self, pod: Pod) -> _Made:
+        namespace, place = self._namespaces.get(pod.namespace), self._places.get(pod.uid)
+        made = self._made.get(pod.key)
+        if made is None or not (made.pod is pod and made.namespace is namespace and made.place is place):
+            made = _Made(pod, namespace, place, self._claim_anew(pod, namespace, place))
+        return made
+
+    def _claim_anew(self, pod: Pod, namespace: Namespace | None, place: tuple[str, str] | None) -> Claim:
         if namespace is None:
             return Claim(pod.uid, Stance.UNDECIDED, f"namespace {pod.namespace} is not known yet")
         decision = decide(pod, namespace, self._rules)
@@ -94,7 +115,6 @@ class PodTable:
             return Claim(pod.uid, Stance.UNWANTED, decision.reason)
         is_honest, fault = honesty_of(pod)
         reason = decision.reason + fault
-        place = self._places.get(pod.uid)
         if place is not None:
             _, netns = place
             return Claim(pod.uid, Stance.WANTED, reason, Where(netns=netns), is_honest)

@@ -44,15 +44,19 @@ _PASSING = (
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.CANCELLED,
 )
-_IMPERSONATION = "request impersonation authentication failure"
-"""istiod's words for a pod that it does not find on our node: its list of pods may be behind."""
+_UNKNOWN_POD = {
+    grpc.StatusCode.UNAUTHENTICATED: "request impersonation authentication failure",
+    grpc.StatusCode.PERMISSION_DENIED: "no pod of that service account runs there",
+}
+"""The words of istiod, and of our control plane, for a pod that it does not find on our node: its list of pods may be
+behind."""
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:
     """Whether the same call may succeed later with nothing changed by anybody."""
     detail = (error.details() or "").lower()
-    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return _IMPERSONATION in detail
+    if error.code() in _UNKNOWN_POD:
+        return _is_of_unknown_pod(error.code(), detail)
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return next((passes for mark, _, passes in _UNAVAILABLE if mark.lower() in detail), True)
     return error.code() in _PASSING
@@ -71,8 +75,12 @@ def explain(error: grpc.aio.AioRpcError, endpoint: Endpoint, what: str = "contro
     return f"{what} {endpoint.address}: {hint} ({status})" if hint else f"{what} {endpoint.address}: {status}"
 
 
+def _is_of_unknown_pod(code: grpc.StatusCode, detail: str) -> bool:
+    return code in _UNKNOWN_POD and _UNKNOWN_POD[code] in detail
+
+
 def _hint(code: grpc.StatusCode, detail: str) -> str:
-    if code is grpc.StatusCode.UNAUTHENTICATED and _IMPERSONATION in detail.lower():
+    if _is_of_unknown_pod(code, detail.lower()):
         return "it does not find the pod on this node yet; its list of pods may be behind, it is asked again"
     if code is grpc.StatusCode.UNAVAILABLE:
         lowered = detail.lower()

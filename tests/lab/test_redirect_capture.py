@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from pyroute2 import IPRoute
@@ -13,6 +14,7 @@ from pyroute2 import IPRoute
 from agent.lab.topology import Topology
 from redirect import netns
 from redirect.errors import InstanceInUse
+from redirect.maps import Maps
 from redirect.reconcile import Redirection
 from tests.support.queues import limited
 from tests.support.redirect_lab import (
@@ -225,3 +227,42 @@ def test_two_nodes_have_an_instance_each_and_not_the_same(
         node.listeners[2].settimeout(SILENCE_S)
         with pytest.raises(TimeoutError):
             node.listeners[2].accept()
+
+
+def test_what_is_changed_alone_is_as_if_everything_had_been_applied(node: Node) -> None:
+    """Pods come, one after the other, and go, and each time nothing of the others is touched, be it broken."""
+    place = node.place.netns
+    names = ("a1", "a2")
+    with netns.entered(place):
+        both = node.desired(*names)
+        first, second = both.pods
+        node.redirection.apply(both)
+        whole = state(node)
+        node.redirection.apply(replace(both, pods=()))
+        empty = state(node)
+        assert whole != empty
+        for pods, changed in (((first,), first), (both.pods, second)):
+            done = node.redirection.apply(replace(both, pods=pods), only={changed.ifindex})
+            assert done and all(
+                f"interface {changed.ifindex}" in line for line in done if "capture" not in line
+            )
+        assert state(node) == whole and node.redirection.prove(both) == ()
+        assert node.redirection.apply(both, only={first.ifindex, second.ifindex}) == []
+        with Maps(node.redirection.pins.generation) as maps:
+            maps.delete_pod(second.addresses[0])
+            assert node.redirection.apply(replace(both, pods=(second,)), only={first.ifindex})
+            assert maps.pod(second.addresses[0]) is None and maps.iface(first.ifindex) is None
+            node.redirection.apply(replace(both, pods=(second,)))
+            assert maps.pod(second.addresses[0]) is not None
+        node.redirection.apply(replace(both, pods=()), only={second.ifindex})
+        assert state(node) == empty
+        # One whose interface is gone is let go.
+        gone = replace(first, ifindex=99999, ifname="hlgone")
+        done = node.redirection.apply(replace(both, pods=(gone,)), only={99999})
+        assert done == ["hlgone (interface 99999) is gone: not captured"]
+
+
+def state(node: Node) -> object:
+    with Maps(node.redirection.pins.generation) as maps:
+        links = sorted(path.name for path in node.redirection.pins.links.iterdir())
+        return maps.pods(), maps.ifaces(), maps.owners(), maps.host_addresses(), maps.conf(), links

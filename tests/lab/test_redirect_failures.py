@@ -250,7 +250,7 @@ def test_an_interface_is_closed_off_before_anything_is_known_of_it(node: Node) -
     with netns.entered(node.place.netns), IPRoute() as ip:
         (index,) = ip.link_lookup(ifname=pod.ifname)
         with pytest.raises(StepFailed, match=r"hlgone: attach from_pod .*is gone") as failed:
-            node.redirection.close_off({index: pod.ifname, 99999: "hlgone"}, {})
+            node.redirection.close_off({index: pod.ifname, 99999: "hlgone"}, {}, {index: "demo/web uid"})
     assert failed.value.ifindex == 99999
     with pytest.raises(TimeoutError):
         dial(pod.netns, node.place.addresses[0], 80, SILENCE_S)

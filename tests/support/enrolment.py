@@ -67,17 +67,24 @@ class FakeKernel:
         """Whose each interface of the last capture was said to be."""
         self.kept: list[set[int]] = []
         self.closed: list[int] = []
+        self._closed_since: set[int] = set()
+        self.looked_for: list[str] = []
+        """Pods that were looked for alone, ahead of a turn."""
+        self.changed: list[set[int] | None] = []
+        """Of each capture the interfaces that alone were to change; None: all were looked at."""
         self.failing: set[int] = set()
+        self.failing_to_close: set[int] = set()
 
     @property
     def last(self) -> set[str]:
-        """The interfaces of the last capture."""
-        return {place.ifname for place in self.captures[-1]}
+        """The interfaces of the last capture, and those that were closed since."""
+        return {place.ifname for place in self.captures[-1]} | self.closed_now
 
     @property
     def closed_now(self) -> set[str]:
         """Those of them that let nothing through."""
-        return {place.ifname for place in self.captures[-1] if not place.addresses}
+        captured = {place.ifname for place in self.captures[-1] if not place.addresses}
+        return captured | {f"veth{index}" for index in self._closed_since & self.present}
 
     async def locate(self, where: Where) -> tuple[Where, Place]:
         if where not in self.places:
@@ -111,12 +118,27 @@ class FakeKernel:
         present: Collection[int] = (),
     ) -> Found:
         sightings, closed = {}, []
+        failures: list[RedirectError] = []
         for key, wish in wishes.items():
             sightings[key] = sighting = self._sighting(wish.where)
             for index in sorted(sighting.ends - set(captured)):
+                if index in self.failing_to_close:
+                    failures.append(StepFailed(f"veth{index}: attach", "no room", index))
+                    continue
                 self.closed.append(index)
+                self._closed_since.add(index)
                 closed.append(Closure(key, index, f"veth{index}", None if told_s is None else 0.002, 3))
-        return Found(sightings, {number: f"veth{number}" for number in self.present}, tuple(closed))
+        present = {number: f"veth{number}" for number in self.present}
+        return Found(sightings, present, tuple(closed), tuple(failures))
+
+    async def look_for(
+        self, key: PodKey, wish: Wish, captured: Collection[int], told_s: float | None
+    ) -> Found | None:
+        self.looked_for.append(key.name)
+        found = await self.search({key: wish}, {}, captured, (), told_s)
+        ends = found.sightings[key].ends
+        present = {number: f"veth{number}" for number in ends}
+        return Found(found.sightings, present, found.closed, found.failures) if ends else None
 
     def _sighting(self, where: Where) -> Sighting:
         found = self.places.get(where)
@@ -132,8 +154,16 @@ class FakeKernel:
     async def captured(self) -> tuple[Place, ...]:
         return self.pins
 
-    async def capture(self, places: Iterable[Place], *, keep_existing: Collection[int] = ()) -> Applied:
+    async def capture(
+        self,
+        places: Iterable[Place],
+        *,
+        keep_existing: Collection[int] = (),
+        only: Collection[int] | None = None,
+    ) -> Applied:
         wanted = tuple(places)
+        self._closed_since.clear()
+        self.changed.append(None if only is None else set(only))
         self.captures.append({replace(each, owner="") for each in wanted})
         self.owners = {each.ifname: each.owner for each in wanted}
         self.kept.append(set(keep_existing))
@@ -211,6 +241,7 @@ class World:
             self.store,
             self.kernel,  # type: ignore[arg-type]
             self.captures,
+            self.certificates.obtain,
             self.certificates.obtain,
             lambda: self.now_s,
             sources=sources,

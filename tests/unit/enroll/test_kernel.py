@@ -38,14 +38,18 @@ class FakeRedirection:
         self.events: list[str] = []
         self.is_closed = False
 
-    def apply(self, desired: Desired, *, keep_existing: Collection[int]) -> list[str]:
+    def apply(
+        self, desired: Desired, *, keep_existing: Collection[int], only: Collection[int] | None
+    ) -> list[str]:
         self.asked.append((desired, keep_existing))
         self.threads.add(threading.get_ident())
         if self.error:
             raise self.error
         return ["attach from_pod to interface 1", "keep 2 open connections of veth1"]
 
-    def close_off(self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]]) -> None:
+    def close_off(
+        self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]], owners: Mapping[int, str]
+    ) -> None:
         self.events.append(f"close {interfaces}, asked at {[*map(str, running[1])]}")
 
     def captured(self) -> tuple[Place, ...]:

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from agent.enroll.enrolled_pod import EnrolmentRefused
+from agent.enroll.news import News
 from agent.enroll.source import Claim, NotReady, Stance
 from agent.enroll.wish import PodKey, WantedBy, Where
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
+from agent.state.apply import Changes
 from tests.support import mesh
 from tests.support.enrolment import FakeKernel, World, place, where
 
@@ -208,6 +210,7 @@ def test_who_waits_for_a_capture_is_not_told_of_the_sandbox_before(tmp_path: Pat
     before = source.now[KEY]
     there.run(lambda: there.enroller.captured(KEY, before, 0))
     source.wants(2)
+    del there.kernel.places[where(2)]
     with pytest.raises(NotReady):
         there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
     there.kernel.places[where(2)] = place(2, "10.0.0.1")
@@ -215,6 +218,56 @@ def test_who_waits_for_a_capture_is_not_told_of_the_sandbox_before(tmp_path: Pat
     there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
     with pytest.raises(NotReady):
         there.run(lambda: there.enroller.captured(KEY, before, 0))
+
+
+def test_a_pod_whose_start_waits_is_captured_without_a_look_at_the_others(tmp_path: Path) -> None:
+    """What a start waits for does not grow with the pods of the node, and nothing is applied for one that is closed."""
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    source.wants(2, "u2")
+    assert source.now is not None
+    applied = len(there.kernel.captures)
+    there.store.swap(mesh.snapshot(), Changes(workloads=frozenset({"x"})))
+    there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
+    assert there.kernel.looked_for == ["one"] and there.kernel.closed[-1] == 2
+    assert len(there.kernel.captures) == applied, "no turn for everybody"
+    there.run(lambda: there.captures.turn(News(is_of_node=False)))
+    assert there.kernel.changed[applied:] == [{1}], "the interface before, which is served no longer"
+    assert there.kernel.closed_now >= {"veth2"} and there.captures.is_captured(KEY)
+    assert there.file.load()[KEY].uid == "u2"
+    there.mesh_says(mesh.workload("one", "10.0.0.2", service_account="one"))
+    assert there.pods() == ["apps/one"]
+
+
+def test_one_that_the_kernel_does_not_close_is_not_said_to_be_captured(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    there.kernel.failing_to_close.add(1)
+    source.wants()
+    assert source.now is not None
+    with pytest.raises(NotReady):
+        there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
+    there.kernel.failing_to_close.clear()
+    there.run(lambda: there.enroller.captured(KEY, source.now[KEY], 0))
+
+
+def test_only_what_changed_is_applied_unless_something_happened_to_the_node(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    there.run(lambda: there.captures.turn(News(is_of_node=True)))
+    assert there.kernel.changed[-1] is None
+    source.wants()
+    there.enroller.desk.wake()
+    for _ in range(2):  # one that takes the wish in, and one that the certificate wakes
+        there.run(lambda: there.enroller.refresh())
+    assert there.pods() == ["apps/one"] and there.kernel.changed[-1] == {1}
+    source.refuses()
+    there.refresh()
+    assert not there.pods() and there.kernel.changed[-1] == {1} and not there.kernel.last
+    there.run(lambda: there.enroller.mend())
+    assert there.kernel.changed[-1] is None
 
 
 def test_a_sandbox_whose_interface_cannot_be_captured_says_why(tmp_path: Path) -> None:

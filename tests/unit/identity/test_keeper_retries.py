@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agent.identity.keeper import State
@@ -149,5 +151,44 @@ def test_a_certificate_of_before_the_clock_was_set_back_is_renewed_once() -> Non
             for _ in range(3):
                 await rig.clock.advance(60)
             assert len(rig.signer.asked) == 2
+
+    run(body)
+
+
+def test_a_pod_that_is_being_started_has_a_ca_asked_again_that_has_not_heard_of_it_yet() -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.error, rig.signer.is_transient = "no such pod yet", True
+        async with rig.running(), asyncio.TaskGroup() as waiting:
+            await rig.use(WEB)
+            both = [waiting.create_task(rig.keeper.obtain_in_time(WEB)) for _ in range(2)]
+            for _ in range(5):
+                await rig.clock.advance(0.12)
+            asked = len(rig.signer.asked)
+            assert 2 < asked < 8 and not any(task.done() for task in both)
+            rig.signer.error = ""
+            await rig.clock.advance(1.2)
+            assert len(rig.signer.asked) == asked + 1
+        assert {(await task).identity for task in both} == {WEB}
+
+    run(body)
+
+
+@pytest.mark.parametrize("ends", ["forgotten", "refused"])
+def test_what_does_not_pass_is_not_waited_for(ends: str) -> None:
+    async def body() -> None:
+        rig = Rig()
+        rig.signer.error, rig.signer.is_transient = "the CA is away", True
+        async with rig.running():
+            await rig.use(WEB)
+            task = asyncio.ensure_future(rig.keeper.obtain_in_time(WEB))
+            await rig.clock.until_idle()
+            if ends == "forgotten":
+                rig.keeper.set_in_use(())
+            else:
+                rig.signer.error, rig.signer.is_transient = "not for you", False
+                await rig.clock.advance(0.2)
+            with pytest.raises(SigningError, match="is not in use" if ends == "forgotten" else "not for you"):
+                await task
 
     run(body)

@@ -24,6 +24,7 @@ from redirect.plan import (
     NoteHostFlows,
     PutHostAddress,
     PutIface,
+    PutOwner,
     PutPod,
     SetInnerMtu,
     Step,
@@ -291,7 +292,7 @@ def test_the_steps_and_their_order(row: tuple[Desired, Observed, tuple[Step, ...
 
 def test_a_closed_interface_lets_nothing_out_first_and_one_that_ran_loses_nothing_its_node_asked() -> None:
     nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
-    assert closing([3, 4, 5, 6], {4: (V4, V6), 6: ()}) == (
+    assert closing([3, 4, 5, 6], {4: (V4, V6), 6: ()}, {3: "demo/web uid", 4: ""}) == (
         PutIface(3, nobody),
         Attach(3, "from_pod"),
         PutIface(5, nobody),
@@ -306,6 +307,7 @@ def test_a_closed_interface_lets_nothing_out_first_and_one_that_ran_loses_nothin
         NoteHostFlows(((V4, 4), (V6, 4))),
         Attach(4, "from_pod"),
         Attach(6, "from_pod"),
+        PutOwner(3, "demo/web uid"),
     )
 
 

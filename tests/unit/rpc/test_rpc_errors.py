@@ -7,6 +7,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.serve.access import Refused, granted_identity
 from agent.rpc.endpoint import Endpoint
 from agent.rpc.rpc_errors import MAX_DETAIL_CHARS, explain, is_transient
 
@@ -14,6 +16,14 @@ ENDPOINT = Endpoint("10.0.0.1:15012", "/etc/root.pem", "istiod.svc", Path("/run/
 ALL = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:15012: "
 
 
+def _not_there() -> str:
+    """What our control plane says."""
+    with pytest.raises(Refused) as refused:
+        granted_identity("n1", "spiffe://cluster.local/ns/demo/sa/web", Inventory(), "cluster.local")
+    return str(refused.value)
+
+
+NOT_THERE = _not_there()
 IMPERSONATION = "request impersonation authentication failure"
 
 
@@ -40,6 +50,7 @@ def said(code: grpc.StatusCode, details: str | None, endpoint: Endpoint = ENDPOI
         (grpc.StatusCode.UNAUTHENTICATED, IMPERSONATION, True),
         (grpc.StatusCode.UNAUTHENTICATED, "authentication failure", False),
         (grpc.StatusCode.PERMISSION_DENIED, "no", False),
+        (grpc.StatusCode.PERMISSION_DENIED, NOT_THERE, True),
         (grpc.StatusCode.INVALID_ARGUMENT, "CSR signing error", False),
     ],
 )
@@ -49,9 +60,19 @@ def test_what_passes_by_itself_is_told_from_what_somebody_must_change(
     assert is_transient(failed(code, details)) is passes
 
 
-def test_a_ca_that_does_not_know_the_pod_yet_does_not_mean_our_token() -> None:
-    text = said(grpc.StatusCode.UNAUTHENTICATED, IMPERSONATION)
-    assert "does not find the pod on this node yet" in text and IMPERSONATION in text
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, IMPERSONATION),
+        (grpc.StatusCode.PERMISSION_DENIED, NOT_THERE),
+    ],
+    ids=["istiod", "ours"],
+)
+def test_a_ca_that_does_not_know_the_pod_yet_does_not_mean_our_token(
+    code: grpc.StatusCode, words: str
+) -> None:
+    text = said(code, words)
+    assert "does not find the pod on this node yet" in text and words in text
     assert "token" not in text
 
 
