@@ -8,6 +8,7 @@ are closed, not open, until the next agent. A crash of this process ends none of
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -82,6 +83,7 @@ from redirect.spawn import ChildFailed
 log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
+COLLECT_AFTER_S = 2.0
 CERTIFICATES_PATIENCE_S = 10.0
 EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, config.ConfigError)
 """What can keep an agent from starting without being a defect; the text is for whoever starts it."""
@@ -324,6 +326,8 @@ class Agent:
 
 async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> None:
     """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
+    # Whoever started this process has put the collector off. By now or soon it serves, and a pause harms nobody.
+    asyncio.get_running_loop().call_later(COLLECT_AFTER_S, gc.enable)
     agent = Agent(settings, process_log, lock, nursery)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -7,18 +7,15 @@ after it, and with it threads, certificates and keys, which no worker can inheri
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from agent import config
-from agent.config import Config
 from agent.fd_limit import raise_fd_limit
-from redirect import child, spawn
+from redirect import child
 from redirect.nursery import Nursery
 from redirect.shown_command import show_as
 
@@ -37,17 +34,6 @@ SHARED = (
 """What both import; what only one of them does would be held, and never used, by the other."""
 
 
-def become_agent(settings: Config, notes: Sequence[str] = ()) -> NoReturn:
-    """Go on as the control process, under the same pid and name; `notes` are for its log. Raises OSError."""
-    shown = Path("/proc/self/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
-    arguments = ["--options", json.dumps(config.as_texts(settings)), "--shown", json.dumps(shown)]
-    arguments += ["--notes", json.dumps(list(notes))]
-    command = spawn.command(__name__, *arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(command[0], command)
-
-
 def begun(shown: Sequence[str]) -> Nursery:
     """The nursery of workers, forked from this process. Raises OSError."""
     show_as(shown)
@@ -59,6 +45,8 @@ def begun(shown: Sequence[str]) -> Nursery:
 
 
 def main() -> None:
+    # What is imported stays: there is nothing to collect yet, and looking for it would take a tenth of the start.
+    gc.disable()
     told = child.flags(sys.argv[1:])
     settings = config.build(json.loads(told["options"]))
     nursery = begun(json.loads(told["shown"]))

@@ -186,6 +186,8 @@ def _live(sock: socket.socket, module: str) -> None:
     gc.collect()
     # Its descendants share what was made so far; without this the collector would write into every object's head.
     gc.freeze()
+    # It may have been put off before the fork, for the imports.
+    gc.enable()
     while True:
         request, fds, _, _ = socket.recv_fds(sock, REQUEST_BYTES, FDS_MAX)
         if not request:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from agent import config
-from agent.start import become_agent
+from agent.cli.becoming import become_agent, settings_of
 
 
 class SectionedCommand(click.Command):
@@ -49,16 +49,10 @@ def agent(**flags: Any) -> None:
     behind it; a flag wins.
     """
     try:
-        built = config.from_environment(flags)
+        settings = settings_of(flags)
     except config.ConfigError as error:
         raise click.UsageError(str(error)) from error
-    if not built.node:
-        raise click.UsageError("--node is missing: the name of this node, as in spec.nodeName of its pods")
-    if not built.root_cert:
-        raise click.UsageError(
-            "--root-cert is missing: the root of the control plane, e.g. root.pem of the embedded one's --state-dir"
-        )
-    go_on(built)
+    go_on(settings)
 
 
 def go_on(settings: config.Config, notes: Sequence[str] = ()) -> NoReturn:

@@ -14,7 +14,6 @@ import click
 from agent import FORM, VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.cli.output import ERRORS_AS_JSON, show_json
-from agent.config import quiet_grpc
 
 SECTIONS = {
     "Run": {
@@ -97,8 +96,7 @@ def ztun() -> None:
 
 
 def main() -> None:
-    """The console script."""
-    quiet_grpc()
+    """Run the command that `sys.argv` names, and leave with its status."""
     stdout = sys.stdout
     try:
         ztun.main(standalone_mode=False)

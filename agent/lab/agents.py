@@ -27,7 +27,7 @@ CONTROL_PLANE_PORT = 15012
 READY_TIMEOUT_S = 30.0
 ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
-ZTUN = tuple(spawn.command("agent.cli.main"))
+ZTUN = tuple(spawn.command("agent.cli.entry"))
 
 
 @dataclass(slots=True)

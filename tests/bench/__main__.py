@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import cni, earlier, kubernetes, report
+from tests.bench import cni, earlier, kubernetes, report, starts
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
 from tests.bench.strangers import Strangers
@@ -38,7 +38,7 @@ is fixed in its configuration. ztun runs with policy (3), access log and metrics
 
 
 BEGAN_S = time.monotonic()
-NODE_BENCHES = {"cni": cni.main, "kubernetes": kubernetes.main}
+NODE_BENCHES = {"cni": cni.main, "kubernetes": kubernetes.main, "start": starts.main}
 """What has nothing to do with Envoy: each has a command line of its own."""
 
 

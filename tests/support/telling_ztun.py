@@ -26,7 +26,7 @@ def tell(directory: Path) -> None:
 def main() -> None:
     directory, *arguments = sys.argv[1:]
     if arguments[0] != "--options":
-        from agent.cli.main import main as ztun
+        from agent.cli.entry import main as ztun
 
         def telling(module: str, *rest: str, report_fd: int = -1) -> list[str]:
             assert module == "agent.start"
