@@ -2,7 +2,8 @@
 
 Start: run directory, kernel side, workers, identities, first complete state, pods found in the pins, listeners
 into their slots, ready. Stop (SIGTERM): not ready, workers drain; programs and pins stay, so that captured pods
-are closed, not open, until the next agent. A crash of this process ends none of the workers.
+are closed, not open, until the next agent. Where that one waits already they are left to it. A crash of this process
+ends none of the workers.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from agent.run_lock import AlreadyRuns, RunLock
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.stopping import stop_serving
+from agent.succession import LeftServing
 from agent.supervisor.births import Births
 from agent.supervisor.crew import Crew, Limits
 from agent.supervisor.recruiter import Recruiter
@@ -104,7 +106,8 @@ def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = replace(settings, max_connections=fitted(settings.max_connections))
         with RunLock(settings.directory, settings.start_patience_s) as lock:
-            asyncio.run(serve(settings, process_log, lock, nursery))
+            left = asyncio.run(serve(settings, process_log, lock, nursery))
+        left.see_off(settings.directory)
     except BaseExceptionGroup as group:
         expected, defects = group.split(EXPECTED)
         if expected is None or defects is not None:
@@ -324,11 +327,11 @@ class Agent:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 
 
-async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> None:
-    """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket."""
+async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> LeftServing:
+    """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket; the workers that then go on."""
     # Whoever started this process has put the collector off. By now or soon it serves, and a pause harms nobody.
     asyncio.get_running_loop().call_later(COLLECT_AFTER_S, gc.enable)
-    agent = Agent(settings, process_log, lock, nursery)
+    agent, left = Agent(settings, process_log, lock, nursery), LeftServing()
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -367,7 +370,11 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
             # One that is still beginning must not fill the slots that the stop empties.
             beginning.cancel()
             agent.is_serving = False
-            await stop_serving(agent.kernel, agent.crew, settings.drain_deadline_s)
+            if agent.has_begun.is_set() and lock.is_awaited:
+                log.info("stopping: the next agent waits already, the workers serve until its own do")
+                left = LeftServing(link.pid for link in agent.crew.everyone)
+            else:
+                await stop_serving(agent.kernel, agent.crew, settings.drain_deadline_s)
             for task in tasks:
                 task.cancel()
     finally:
@@ -378,3 +385,4 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
         agent.births.close()
         agent.kernel.close()
         agent.handed.close()
+    return left

@@ -1,6 +1,7 @@
 """The lock of a run directory: one agent at a time, and nobody takes its things away while it runs.
 
-It goes with the process that holds it, however that ends. Whoever removes the directory removes the lock last.
+It goes with the process that holds it, however that ends. Whoever removes the directory removes the lock last. An agent
+that waits for it shares a second lock meanwhile, by which the one before it knows that it is followed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 NAME = "agent.lock"
+NEXT = "agent.next"
 POLL_S = 0.05
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,21 @@ class RunLock:
         except OSError:
             return False
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether an agent waits for this one to end. Raises OSError."""
+        try:
+            fd = os.open(self._path.with_name(NEXT), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
     def take_anew(self) -> None:
         """In place of the one that is held, whose name leads elsewhere by now. Raises AlreadyRuns, OSError."""
         before = self._fd
@@ -89,6 +106,7 @@ class RunLock:
 
     def remove(self) -> None:
         """Let go of it, and leave no file: for whoever removes what else is in the directory."""
+        self._path.with_name(NEXT).unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
         self.close()
 
@@ -98,8 +116,13 @@ class RunLock:
         except AlreadyRuns as running:
             if not self._patience_s:
                 raise
-            log.warning("%s; waiting until it ends, %g s at most", running, self._patience_s)
-            self.wait(self._patience_s)
+            waiting = os.open(self._path.with_name(NEXT), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(waiting, fcntl.LOCK_SH)
+                log.warning("%s; waiting until it ends, %g s at most", running, self._patience_s)
+                self.wait(self._patience_s)
+            finally:
+                os.close(waiting)
         return self
 
     def __exit__(

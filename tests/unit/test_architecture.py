@@ -184,6 +184,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.supervisor",
     },
     "agent.stopping": {"agent.enroll.kernel", "agent.supervisor", "redirect.errors"},
+    "agent.succession": {"agent.run_lock", "agent.supervisor.orphans"},
     "agent.app": {"agent", "redirect"},
     "agent.start": {"agent.app", "agent.config", "agent.fd_limit", "redirect"},
     "agent.app_pages": {"agent.app", "agent.pages"},

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from agent.run_lock import NAME, AlreadyRuns, RunLock
+from agent.run_lock import NAME, NEXT, AlreadyRuns, RunLock
 
 
 def taken(directory: Path) -> RunLock:
@@ -89,7 +89,20 @@ def test_an_agent_waits_for_the_one_before_it_when_it_may(
             assert time.monotonic() < deadline_s, "it does not say that it waits"
             time.sleep(0.01)
         assert waiting.is_alive()
+        assert first.is_awaited
     finally:
         first.close()
         waiting.join(20)
     assert not waiting.is_alive()
+    last = taken(tmp_path)
+    assert not last.is_awaited, "nobody waits any more"
+    last.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_only_waits_to_take_things_away_follows_nobody(tmp_path: Path) -> None:
+    first = taken(tmp_path)
+    with pytest.raises(AlreadyRuns):
+        RunLock(tmp_path).wait(0.1)
+    assert not first.is_awaited and not (tmp_path / NEXT).exists()
+    first.close()
