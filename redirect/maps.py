@@ -239,8 +239,7 @@ class Maps:
                 os.close(fd)
 
     def _link_keys(self, name: str) -> list[NeighbourKey]:
-        keys = sys_bpf.map_keys(self._fds[name], NeighbourKey.FORMAT.size)
-        return list(dict.fromkeys(map(NeighbourKey.decode, keys)))
+        return list(dict.fromkeys(NeighbourKey.decode(key) for key, _ in self._items(name)))
 
     def _items(self, name: str) -> Iterator[tuple[bytes, bytes]]:
         shape = MAPS[name]

@@ -1,8 +1,8 @@
 """Computes the steps from what the kernel has to what it should have. Pure; a second plan is empty.
 
 The order is the point (docs/KERNEL.md#order-of-changes). A pod appears: interface closed, programs on,
-sockets of an address's former owner destroyed, address moved. A pod goes: its sockets are destroyed while it
-drains, so that both ends are reset, then its addresses are freed, but only those that still point at its
+sockets of an address's former owner destroyed, address moved. Pods go: their sockets are destroyed while they
+drain, so that both ends are reset, then its addresses are freed, but only those that still point at its
 interface.
 """
 
@@ -293,12 +293,14 @@ def _go(desired: Desired, observed: Observed) -> Iterator[Step]:
     for address, entry in observed.pods.items():
         if address not in claimed:
             freed.setdefault(entry.ifindex, {})[address] = entry
+    # One after the other for all of them, so that the sockets of all are looked through once.
+    for ifindex in sorted(freed.keys() - kept):
+        yield from _drain(ifindex, freed[ifindex], observed)
+    for ifindex in sorted(freed):
+        if freed[ifindex]:
+            yield DestroySockets(frozenset(freed[ifindex]), ifindex)
     for ifindex in sorted(freed):
         gone = freed[ifindex]
-        if ifindex not in kept:
-            yield from _drain(ifindex, gone, observed)
-        if gone:
-            yield DestroySockets(frozenset(gone), ifindex)
         for address in _sorted(gone):
             yield DeletePod(address, ifindex)
         if ifindex not in kept and ifindex in observed.ifaces:

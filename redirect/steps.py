@@ -7,9 +7,10 @@ order is `plan`'s. Runs in a thread of the node's network namespace.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatchmethod
+from itertools import groupby
 
 from redirect import host_flows, netns, plan, sides, sock_diag
 from redirect.attach import Attachments
@@ -46,16 +47,17 @@ class Executor:
         """All that can be done. `names`: ifindex -> interface, for errors."""
         done: list[str] = []
         failures: dict[int | None, RedirectError] = {}
-        for step in steps:
-            ifindex = plan.concerns(step)
-            if ifindex is not None and ifindex in failures:
+        for together in _together(steps):
+            left = [each for each in together if plan.concerns(each) not in failures.keys() - {None}]
+            if not left:
                 continue
             try:
-                self._do(step)
+                self._do(_joined(left))
             except (RedirectError, OSError) as error:
-                failures.setdefault(ifindex, _failure(step, error, names))
+                for step in left:
+                    failures.setdefault(plan.concerns(step), _failure(step, error, names))
             else:
-                done.append(str(step))
+                done += map(str, left)
         return Outcome(done, tuple(failures.values()))
 
     @singledispatchmethod
@@ -124,6 +126,20 @@ class Executor:
     @_do.register
     def _(self, step: plan.DeleteHostAddress) -> None:
         self._maps.delete_host_address(step.address)
+
+
+def _together(steps: Iterable[plan.Step]) -> Iterator[list[plan.Step]]:
+    """One by one, but those that destroy sockets: the kernel goes through all sockets of the machine for each."""
+    for is_destroying, run in groupby(steps, lambda step: isinstance(step, plan.DestroySockets)):
+        group = list(run)
+        yield from [group] if is_destroying else ([step] for step in group)
+
+
+def _joined(steps: Sequence[plan.Step]) -> plan.Step:
+    if len(steps) == 1:
+        return steps[0]
+    doomed = [step for step in steps if isinstance(step, plan.DestroySockets)]
+    return plan.DestroySockets(frozenset().union(*(step.addresses for step in doomed)), doomed[0].ifindex)
 
 
 def _failure(step: plan.Step, error: RedirectError | OSError, names: Mapping[int, str]) -> RedirectError:

@@ -38,14 +38,20 @@ class RequestFailed(Exception):
 
 
 class Connection:
-    """Requests to one API server. `way` is asked for each of them: files may be put right meanwhile."""
+    """Requests to one API server. `way` is asked for each of them: files may be put right meanwhile.
 
-    def __init__(self, way: Callable[[], Access]) -> None:
+    Whoever writes several in a row has them go over one connection (`keeps_open`), and closes it when they are done.
+    """
+
+    def __init__(self, way: Callable[[], Access], *, keeps_open: bool = False) -> None:
         self._way = way
+        self._keeps_open = keeps_open
         self._access: Access | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._is_aborted = False
+        self._kept: _Tls | None = None
+        """Of the last write, as long as the server keeps it open too and the way there is the same."""
 
     def read(self, path: str, patience_s: float, what: str) -> bytes:
         """The body of a GET. Raises RequestFailed."""
@@ -63,8 +69,16 @@ class Connection:
 
     def write(self, method: str, path: str, body: bytes, kind: str, what: str, verb: str) -> bytes:
         """Send something; the body of the answer. Raises RequestFailed."""
-        with self._asked(method, path, body, kind, CONNECT_PATIENCE_S, what, verb) as answer:
+        with self._asked(
+            method, path, body, kind, CONNECT_PATIENCE_S, what, verb, is_kept=self._keeps_open
+        ) as answer:
             return answer.read(BODY_LIMIT_BYTES)
+
+    def close(self) -> None:
+        """What a write has left open for the next one."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
 
     def abort(self) -> None:
         """Have the request that is under way, and every later one, fail at once."""
@@ -92,31 +106,63 @@ class Connection:
 
     @contextmanager
     def _asked(
-        self, method: str, path: str, body: bytes | None, kind: str, patience_s: float, what: str, verbs: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        kind: str,
+        patience_s: float,
+        what: str,
+        verbs: str,
+        *,
+        is_kept: bool = False,
     ) -> Iterator[http.client.HTTPResponse]:
+        former = self._access
         try:
             self._access = access = self._way()
             headers = access.headers() | ({"Content-Type": kind} if kind else {})
-            connection = _Tls(access, self._hold)
+            if not is_kept or access != former:
+                self.close()
+            connection = self._kept or _Tls(access, self._hold)
         except AccessError as error:
             raise RequestFailed(Failure(str(error))) from error
+        is_kept_for_next = False
         try:
             try:
-                connection.connect()
-                connection.sock.settimeout(patience_s)
-                connection.request(method, path, body, headers)
-                answer = connection.getresponse()
+                answer = self._answer(
+                    connection, patience_s, lambda: connection.request(method, path, body, headers)
+                )
                 if answer.status // 100 != 2:
                     said = answer.read(65536)
                     raise RequestFailed(
                         of_answer(answer.status, answer.getheader("Retry-After"), said, what, verbs)
                     )
                 yield answer
+                is_kept_for_next = is_kept and answer.isclosed() and not answer.will_close
             except (OSError, http.client.HTTPException) as error:
                 raise self._failed(error, what) from error
         finally:
             self._hold(None)
-            connection.close()
+            self._kept = connection if is_kept_for_next else None
+            if not is_kept_for_next:
+                connection.close()
+
+    def _answer(
+        self, connection: _Tls, patience_s: float, ask: Callable[[], None]
+    ) -> http.client.HTTPResponse:
+        """To one request. On a connection of before that ended meanwhile it is asked again, by a new one, once."""
+        if connection is self._kept:
+            try:
+                self._hold(connection.sock)
+                connection.sock.settimeout(patience_s)
+                ask()
+                return connection.getresponse()
+            except (ConnectionError, ssl.SSLError, http.client.HTTPException):
+                connection.close()
+        connection.connect()
+        connection.sock.settimeout(patience_s)
+        ask()
+        return connection.getresponse()
 
     def _hold(self, sock: socket.socket | None) -> None:
         with self._lock:

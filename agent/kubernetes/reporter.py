@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
@@ -61,7 +62,7 @@ class Reporter:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._node = node
-        self._connection = Connection(way)
+        self._connection = Connection(way, keeps_open=True)
         self._pods = pods
         self._found = found
         self._wanted = wanted
@@ -83,7 +84,7 @@ class Reporter:
 
     async def run(self) -> None:
         """Until cancelled."""
-        with ThreadPoolExecutor(1, "kubernetes-report") as thread:
+        with closing(self._connection), ThreadPoolExecutor(1, "kubernetes-report") as thread:
             try:
                 while True:
                     self._wake.clear()
@@ -102,6 +103,7 @@ class Reporter:
             await self._annotate(annotate, thread)
         while (tell := self._next_telling()) is not None:
             await self._tell(tell, thread)
+        self._connection.close()
         if not self._has_work():
             # What could not be written need not be any more.
             self.problem = None

@@ -58,11 +58,13 @@ class Server(ThreadingHTTPServer):
         self._tls = tls
         self._open: set[socket.socket] = set()
         self.held: set[socket.socket] = set()
+        self.accepted = 0
         super().__init__(address, handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
         sock, address = super().get_request()
         sock.settimeout(20)
+        self.accepted += 1
         # The handshake belongs to the handler's thread: a client that is slow with it holds up nobody.
         wrapped = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self._open.add(wrapped)

@@ -215,6 +215,32 @@ def test_progress_of_another_uid_is_not_this_pods(fake: FakeApi) -> None:
     run(world, story)
 
 
+def test_what_is_written_in_a_row_goes_over_one_connection_and_one_that_ends_is_made_anew(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"web{number}" for number in range(12)]
+    for name in names:
+        fake.create(kube.pod(name))
+    world = World(fake)
+    world.found = {PodKey("demo", name): SERVED for name in names}
+    patched = fake.patched
+
+    def breaking(*given: Any) -> Any:
+        if len(writes(fake)) == 5:
+            fake.server.break_connections()
+        return patched(*given)
+
+    monkeypatch.setattr(fake, "patched", breaking)
+
+    async def story() -> None:
+        await world.until(lambda: all(world.says(name) == "enabled" for name in names))
+
+    run(world, story)
+    assert fake.server.accepted == 2 and len(writes(fake)) == len(names) + 1
+    assert world.reporter.problem is None
+    assert world.reporter._connection._kept is None, "none is held while nothing is written"
+
+
 def test_a_right_that_is_missing_is_named(fake: FakeApi) -> None:
     fake.create(kube.pod("web"))
     fake.refuse(403, "PATCH", times=1, message='User "a" cannot patch resource "pods/status"')

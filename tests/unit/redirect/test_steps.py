@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from contextlib import nullcontext
 from ipaddress import ip_address
 
 import pytest
 
+from redirect import steps as module
 from redirect.errors import MapFull, RedirectError, StepFailed
 from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry
-from redirect.plan import Attach, DeletePod, PutHostAddress, PutIface, Step
+from redirect.plan import Attach, DeletePod, DestroySockets, PutHostAddress, PutIface, Step
+from redirect.side import Side, sides_of
 from redirect.steps import Executor, Outcome
 
 ADDRESS = ip_address("10.0.0.1")
@@ -56,9 +59,10 @@ class FakeAttachments:
 class Rig:
     def __init__(self) -> None:
         self.maps, self.attachments = FakeMaps(), FakeAttachments()
+        self.sides: tuple[Side, ...] = ()
 
     def apply(self, *steps: Step) -> Outcome:
-        executor = Executor(self.maps, self.attachments, (), None)  # type: ignore[arg-type]
+        executor = Executor(self.maps, self.attachments, self.sides, None)  # type: ignore[arg-type]
         return executor.apply(steps, NAMES)
 
 
@@ -93,3 +97,43 @@ def test_each_failure_says_which_interface_it_concerns() -> None:
     failures: dict[int | None, RedirectError] = {each.ifindex: each for each in outcome.failures}
     assert set(failures) == {None, 3, 4}
     assert isinstance(failures[4], MapFull) and "not permitted" in str(failures[None])
+
+
+OTHER = ip_address("10.0.0.2")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_sockets_of_all_that_go_are_looked_through_once(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel walks those of the whole machine each time: fifty pods of a namespace are let go in one second."""
+    asked: list[frozenset[IP]] = []
+
+    def destroy(addresses: frozenset[IP]) -> int:
+        asked.append(addresses)
+        if fails:
+            raise OSError(errno.EPERM, "not permitted")
+        return 0
+
+    monkeypatch.setattr(module.sock_diag, "destroy", destroy)
+    monkeypatch.setattr(module.netns, "entered", lambda _: nullcontext())
+    rig = Rig()
+    rig.sides = sides_of("x")[:1]
+    rig.attachments.failing = {5}
+    for ifindex, address in ((3, ADDRESS), (4, OTHER)):
+        rig.maps.pods[address] = PodEntry(Flag.ENROLLED, ifindex, bytes(6), bytes(6), 1500, 1460)
+    outcome = rig.apply(
+        Attach(5, "from_pod"),
+        DestroySockets(frozenset({ADDRESS}), 3),
+        DestroySockets(frozenset({OTHER}), 4),
+        DestroySockets(frozenset({ip_address("10.0.0.3")}), 5),
+        DeletePod(ADDRESS, 3),
+        DeletePod(OTHER, 4),
+    )
+    assert asked == [{ADDRESS, OTHER}]
+    if fails:
+        assert {each.ifindex for each in outcome.failures} == {3, 4, 5}
+        assert "10.0.0.2: not permitted" in str(outcome.failures[2]).replace("[Errno 1] ", "")
+        assert set(rig.maps.pods) == {ADDRESS, OTHER}, "they stay closed"
+    else:
+        assert not rig.maps.pods and len(outcome.done) == 4
