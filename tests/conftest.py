@@ -1,10 +1,15 @@
-"""`--form`: which form of the hot path a run is about, so that no run tests the other one by mistake."""
+"""`--form`: which form of the hot path a run is about, so that no run tests the other one by mistake; and
+what holds of every property test: none fails because the machine is busy."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from agent import FORM
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

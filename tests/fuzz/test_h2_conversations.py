@@ -163,13 +163,13 @@ def converse(ours_is_server: bool, actions: list[tuple[str, int, int]]) -> None:
             assert peer.sent.get(stream_id, b"") == peer.got.get(stream_id, b"")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ACTIONS)
 def test_our_server_and_the_library_agree(actions: list[tuple[str, int, int]]) -> None:
     converse(True, actions)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ACTIONS)
 def test_our_client_and_the_library_agree(actions: list[tuple[str, int, int]]) -> None:
     converse(False, actions)
@@ -218,7 +218,7 @@ def story(raw: list[bytes]) -> list[object]:
     return [*found, talk.sent()]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(PIECES, max_size=10), st.lists(st.integers(1, 400), max_size=30))
 def test_how_the_bytes_are_cut_does_not_matter(pieces: list[bytes], cuts: list[int]) -> None:
     whole = rest = b"".join(pieces)
@@ -229,7 +229,7 @@ def test_how_the_bytes_are_cut_does_not_matter(pieces: list[bytes], cuts: list[i
     assert story([whole]) == story([*cut, rest])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=60)), max_size=8), st.booleans())
 def test_noise_is_survived(pieces: list[bytes], is_server: bool) -> None:
     talk = Talk(is_server=is_server)

@@ -131,7 +131,7 @@ class Ends:
         assert live <= len(server.streams) * first + LIMITS.connection_window_bytes
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(ACTIONS)
 def test_the_books_of_both_ends_agree_and_whoever_is_read_may_send(
     actions: list[tuple[str, int, int]],
@@ -184,7 +184,7 @@ class FixedPeer:
             self.owed_to_all = 0
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.sampled_from([(0.5, False, 3), (0.25, False, 4), (0.01, False, 6), (0.5, True, 6)]),
     st.integers(7, 12),

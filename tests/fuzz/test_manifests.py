@@ -95,14 +95,14 @@ def check(text: str) -> None:
         assert [r.outcome for r in again.refused] == [r.outcome for r in standing.refused]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(objects(), max_size=3))
 def test_objects_with_anything_in_them(documents: list[dict[str, Any]]) -> None:
     check(yaml.safe_dump_all(documents))
     check("\n---\n".join(json.dumps(document) for document in documents))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"#%@?,. \n\t0<~\\\x00\ud800é"), max_size=60))
 def test_any_text(text: str) -> None:
     check(text)

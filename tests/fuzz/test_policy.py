@@ -76,7 +76,7 @@ TARGETS = st.lists(st.sampled_from(LISTED), max_size=3, unique=True).map(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(POLICIES, max_size=4), CONNECTIONS, TARGETS, REFUSED)
 def test_explain_reaches_the_verdict_of_evaluate(policies, conn, target, refused) -> None:
     snap = refusing(snapshot(*policies), **refused)
@@ -87,7 +87,7 @@ def test_explain_reaches_the_verdict_of_evaluate(policies, conn, target, refused
     assert {(m.policy, m.action) for m in decision.dry_run} == matched
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(POLICIES, max_size=4), CONNECTIONS, TARGETS)
 def test_dry_run_policies_change_no_verdict(policies, conn, target) -> None:
     class Index:
@@ -130,7 +130,7 @@ def sentence(match: Match, conn) -> bool:
     )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(MATCHES, CONNECTIONS)
 def test_one_match_means_what_the_sentences_say(match, conn) -> None:
     only = Authorization("d", "apps", Scope.GLOBAL, Action.DENY, (Rule((Clause((match,)),)),))

@@ -20,13 +20,13 @@ def feed(session: Session, data: bytes, cuts: list[int]) -> None:
     assert not session.done
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=400), st.lists(st.integers(0, 100), max_size=5))
 def test_noise_to_a_server(noise: bytes, cuts: list[int]) -> None:
     feed(Session.server(SERVER), noise, cuts)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from([20, 21, 22, 23]), st.binary(max_size=80)), max_size=6))
 def test_records_of_noise_to_both_ends(records: list[tuple[int, bytes]]) -> None:
     data = b"".join(bytes((kind, 3, 3)) + len(body).to_bytes(2, "big") + body for kind, body in records)
@@ -34,7 +34,7 @@ def test_records_of_noise_to_both_ends(records: list[tuple[int, bytes]]) -> None
     feed(Session.client(CLIENT, (SERVER.identity,)), data, [])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 255), st.lists(st.integers(1, 900), max_size=4))
 def test_a_changed_flight_is_refused_by_the_client(at: int, change: int, cuts: list[int]) -> None:
     client, server = Session.client(CLIENT, (SERVER.identity,)), Session.server(SERVER)

@@ -87,14 +87,14 @@ def check_authorization(raw: bytes) -> None:
         assert isinstance(decoded, Authorization)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_arbitrary_bytes(raw: bytes) -> None:
     check_address(raw)
     check_authorization(raw)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(some(workload=WORKLOADS) | some(service=SERVICES), st.data())
 def test_well_formed_and_cut_addresses(fields, data) -> None:
     raw = workload_pb2.Address(**fields).SerializeToString()
@@ -102,7 +102,7 @@ def test_well_formed_and_cut_addresses(fields, data) -> None:
     check_address(raw[: data.draw(st.integers(0, len(raw)))])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(POLICIES, st.data())
 def test_well_formed_and_cut_policies(fields, data) -> None:
     raw = authorization_pb2.Authorization(**fields).SerializeToString()

@@ -19,7 +19,7 @@ PUSHES = st.builds(
 STEPS = st.lists(st.one_of(st.just(None), st.tuples(PUSHES, st.frozensets(NAMES))), max_size=12)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(STEPS, st.sampled_from([0, 1 << 20]))
 def test_versions_are_those_of_what_was_applied(
     steps: list[tuple[DeltaDiscoveryResponse, frozenset[str]] | None], max_resume_bytes: int
@@ -54,7 +54,7 @@ def test_versions_are_those_of_what_was_applied(
         assert delta.is_synced
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=200))
 def test_any_bytes_that_parse_can_be_received(raw: bytes) -> None:
     message = DeltaDiscoveryResponse()

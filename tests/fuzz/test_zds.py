@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.pb import zds_pb2
@@ -73,7 +73,6 @@ def held() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(PACKETS, st.sampled_from([0, 0, 1, 1, 2, 7, MAX_FDS]), st.booleans()), max_size=6),
     st.booleans(),

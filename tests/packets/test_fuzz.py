@@ -29,7 +29,6 @@ from tests.support import packets as pk
 pytestmark = pytest.mark.kernel
 FEW = settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 TC_PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side")

@@ -9,7 +9,7 @@ from contextlib import closing, nullcontext
 from itertools import chain
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import channel
@@ -169,7 +169,6 @@ def test_a_private_key_is_not_in_the_repr() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_garbage_raises_only_channel_error(body: bytes) -> None:
     try:
         channel.decode(body)

@@ -60,7 +60,7 @@ def stream(data: bytes, cuts: list[int], start: int = 1000, wrap: object = ip4) 
 RECORDS = record(300, 22) + record(1, 20) + record(16640) + record(5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, len(RECORDS)), max_size=12), st.randoms(use_true_random=False), st.booleans())
 def test_records_are_counted_however_they_are_cut_and_ordered(
     cuts: list[int], rng: random.Random, is_v6: bool
@@ -141,7 +141,7 @@ def test_both_directions_are_followed() -> None:
     assert classify(*stream(record(3), []), back).tls_records == 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_no_frame_breaks_the_parser(frame: bytes) -> None:
     parse_frame(frame)

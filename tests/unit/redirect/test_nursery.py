@@ -85,7 +85,7 @@ def test_a_lost_nursery_is_made_again_and_those_forked_from_it_live_on(nursery: 
         assert ended(nursery.start(FAILING, ["exit"])).text == "exit status 7"
         assert nursery.pid not in (None, first)
         assert not psutil.pid_exists(first), "nobody waited for it"
-        assert psutil.Process(child.pid).status() == psutil.STATUS_SLEEPING
+        assert psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE
     finally:
         os.kill(child.pid, signal.SIGKILL)
         assert ended(child).text == "ended by SIGKILL"
@@ -139,6 +139,7 @@ def test_forked_from_its_maker_it_has_nothing_that_its_maker_got_later_and_ends_
         [sys.executable, "-I", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert maker.stdin is not None and maker.stdout is not None
+    sleeper = None
     try:
         said, pid, child, nursery, sleeper, failure = json.loads(maker.stdout.readline())
         assert said["parent"] == pid == maker.pid and said["session"] == child
@@ -149,10 +150,11 @@ def test_forked_from_its_maker_it_has_nothing_that_its_maker_got_later_and_ends_
         maker.wait()
         assert select.select([pidfd], [], [], PATIENCE_S)[0], "it outlives its maker"
         os.close(pidfd)
-        assert psutil.Process(sleeper).status() == psutil.STATUS_SLEEPING, "those forked from it live on"
-        os.kill(sleeper, signal.SIGKILL)
+        assert psutil.Process(sleeper).status() != psutil.STATUS_ZOMBIE, "those forked from it live on"
     finally:
         maker.kill()
+        if sleeper is not None:
+            os.kill(sleeper, signal.SIGKILL)  # it holds the maker's output open
         maker.communicate()
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from redirect.desired import Desired, DesiredPod, NextHop
@@ -332,7 +332,6 @@ def sets_of_pods(draw: st.DrawFn) -> tuple[DesiredPod, ...]:
     return tuple(made)
 
 
-@settings(deadline=None)
 @given(sets_of_pods(), sets_of_pods(), st.booleans())
 def test_after_the_steps_everything_is_as_desired_and_nothing_is_left_to_do(
     before: tuple[DesiredPod, ...], after: tuple[DesiredPod, ...], has_interfaces: bool
@@ -347,7 +346,6 @@ def test_after_the_steps_everything_is_as_desired_and_nothing_is_left_to_do(
     assert (result.attached, result.stale) == (expected.attached, frozenset())
 
 
-@settings(deadline=None)
 @given(sets_of_pods(), sets_of_pods())
 def test_an_address_never_moves_before_its_new_owner_is_closed(
     before: tuple[DesiredPod, ...], after: tuple[DesiredPod, ...]

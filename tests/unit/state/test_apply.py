@@ -200,7 +200,7 @@ def endpoints_of(snap: Snapshot) -> dict:
     return {k: {e.workload.uid: e for e in snap.endpoints(k).all} for k in snap.services}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(OPERATIONS)
 def test_any_history_equals_a_snapshot_built_from_scratch(operations) -> None:
     lived, fresh = replay(operations), snapshot(*survivors(operations))
@@ -210,7 +210,7 @@ def test_any_history_equals_a_snapshot_built_from_scratch(operations) -> None:
         assert lived.policies_for(each) == fresh.policies_for(each)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(OPERATIONS, st.lists(st.one_of(WORKLOADS, SERVICES), unique_by=address_name), st.data())
 def test_batch_in_two_halves_equals_the_whole(history, addresses, data) -> None:
     base = replay(history)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.supervisor.roster import Grant, Release, Roster
@@ -41,7 +41,6 @@ def test_a_stalled_queue_gets_a_second_server() -> None:
         st.tuples(st.sampled_from(["arrived", "died", "stalled", "alone"]), st.integers(0, 3)), max_size=40
     )
 )
-@settings(deadline=None)
 def test_no_owner_is_ever_orphaned_while_a_worker_lives(events: list[tuple[str, int]]) -> None:
     roster = Roster(4)
     for event, slot in events:

@@ -120,7 +120,7 @@ FORGERY = '10.0.0.9:80" bytes_sent=1\n2024-05-04T09:59:05.028709Z\tinfo\taccess\
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(st.just(FORGERY), st.text(max_size=40)))
 def test_no_peer_can_end_the_line_or_fake_a_field(as_json: bool, text: str) -> None:
     hostile = OPENED._replace(authority=text or "x")

@@ -114,7 +114,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps)
 def test_no_counter_ever_goes_backwards(steps: list[tuple[int, str]]) -> None:
     totals, lives = Totals(), [0, 0, 0]

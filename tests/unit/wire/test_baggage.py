@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model.address import SocketAddress
@@ -82,7 +82,6 @@ def test_traceparent_has_55_characters() -> None:
 
 
 @given(st.lists(st.text()), st.text())
-@settings(deadline=None)
 def test_nothing_a_peer_sends_raises(lines: list[str], value: str) -> None:
     baggage.parse_baggage(lines)
     baggage.forwarded_host(value)

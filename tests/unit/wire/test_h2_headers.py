@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hpack import Decoder, Encoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.wire.h2_frames import H2Error, H2StreamError
@@ -24,14 +24,12 @@ NAMES = st.sampled_from(
 FIELDS = st.lists(st.tuples(NAMES, st.text(st.characters(max_codepoint=255), max_size=200)), max_size=8)
 
 
-@settings(deadline=None)
 @given(FIELDS)
 def test_hpack_reads_ours(fields: list[tuple[str, str]]) -> None:
     decoded = Decoder().decode(EMPTY_TABLE + encode_fields(fields), raw=True)
     assert [(n.decode("latin-1"), v.decode("latin-1")) for n, v in decoded] == fields
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(FIELDS, st.booleans(), st.booleans()), max_size=4))
 def test_any_mix_of_encodings_is_read_in_order(
     blocks: list[tuple[list[tuple[str, str]], bool, bool]],
@@ -43,7 +41,6 @@ def test_any_mix_of_encodings_is_read_in_order(
         assert reader.read(block) == fields
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_noise_reads_as_hpack_reads_it(noise: bytes) -> None:
     try:

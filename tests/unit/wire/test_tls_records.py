@@ -110,7 +110,7 @@ def test_sealing_leaves_the_plaintext_as_it_was() -> None:
     assert plain == b"\xaa" * (2 * MAX_PLAIN_BYTES + 5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=40000), max_size=4), st.lists(st.integers(1, 20000), max_size=12))
 def test_how_the_bytes_are_cut_does_not_matter(messages: list[bytes], cuts: list[int]) -> None:
     one, two = pair()
@@ -123,7 +123,7 @@ def test_how_the_bytes_are_cut_does_not_matter(messages: list[bytes], cuts: list
     assert (got, held) == (b"".join(messages), b"")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(min_size=1, max_size=300), st.data())
 def test_any_damage_is_a_tls_error(message: bytes, data: st.DataObject) -> None:
     one, two = pair()
@@ -138,7 +138,6 @@ def test_any_damage_is_a_tls_error(message: bytes, data: st.DataObject) -> None:
     assert (used, opened) == (0, b"") and at in (3, 4)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_is_a_tls_error_or_waits_for_more(noise: bytes) -> None:
     try:
@@ -148,7 +147,7 @@ def test_noise_is_a_tls_error_or_waits_for_more(noise: bytes) -> None:
     assert (used, opened) == (0, b"")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example([(0, b"\0\x17")])
 @given(
     st.lists(

@@ -26,7 +26,7 @@ class Place:
         self.directory = ManifestDirectory(
             root / "manifests",
             StateDirectory(root / "state"),
-            lambda: os.stat(self.file).st_mtime + self.quiet_s,
+            lambda: os.stat(self.file).st_mtime_ns / 1e9 + self.quiet_s,
         )
         self.directory.read()
 

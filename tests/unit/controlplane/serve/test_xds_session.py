@@ -141,7 +141,7 @@ def check_transition(before: Mapping[str, Shape], after: Mapping[str, Shape]) ->
         assert not any(judged), (before, after)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(POLICIES, st.booleans()), min_size=1, max_size=6), st.randoms(use_true_random=False)
 )
