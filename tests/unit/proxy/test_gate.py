@@ -135,7 +135,7 @@ def test_what_the_server_says_first_waits_for_the_client(held: Held, world: Worl
                 assert application.recv(100) == b"220 ready\r\n"
 
 
-@pytest.mark.parametrize("to", [f"{SERVER}:8081", f"{VIP}:81"])
+@pytest.mark.parametrize("to", [f"{SERVER}:8081", f"{VIP}:81"], ids=["pod", "service"])
 def test_what_is_refused_is_reset(held: Held, to: str) -> None:
     before = held.descriptors()
     held.arrive(held.syn(to, sequence=0xFFFFFFFF))

@@ -95,7 +95,7 @@ def test_what_is_no_hello_is_turned_away_by_its_first_words(
     assert not desk.calls and len(desk.lobby) == len(desk.handshakes) == 0
 
 
-@pytest.mark.parametrize("said", [b"", HELLO[:100]])
+@pytest.mark.parametrize("said", [b"", HELLO[:100]], ids=["silent", "in its hello"])
 def test_a_peer_that_leaves_first_is_named(desk: Desk, said: bytes) -> None:
     peer = desk.enter()
     peer.send(said)
