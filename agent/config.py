@@ -27,6 +27,8 @@ from agent.option_kinds import (
     JSON_OBJECT,
     NAMESPACE_LIST,
     SERVER,
+    SOCKET,
+    SOCKET_PATH_BYTES,
     SWITCH,
     TEXT,
     Kind,
@@ -184,7 +186,7 @@ class Config:
     )
 
     zds_socket: str = kubernetes_option(
-        FILE,
+        SOCKET,
         "",
         "Take pods from the istio-cni that listens there, as ztunnel does; its own is /var/run/ztunnel/ztunnel.sock.",
     )
@@ -244,6 +246,12 @@ def build(values: Mapping[str, str]) -> Config:
         raise ConfigError(
             f"--stream-window-bytes: {config.stream_window_bytes} cannot be used: one tunnel can never have more than"
             f" its connection; raise --connection-window-bytes ({config.connection_window_bytes}) with it"
+        )
+    longest = config.directory / "worker-9999-9999.sock"
+    if len(bytes(longest)) > SOCKET_PATH_BYTES:
+        raise ConfigError(
+            f"--run-dir: {str(config.directory)!r} cannot be used: sockets in it would have paths such as {longest},"
+            f" and Linux takes {SOCKET_PATH_BYTES} bytes; choose a shorter one"
         )
     if config.zds_socket and config.pod_source == "kubernetes":
         raise ConfigError(

@@ -12,6 +12,9 @@ from typing import Any
 from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
 from agent.model.encapsulation import ENCAPSULATIONS
 
+SOCKET_PATH_BYTES = 107
+"""The longest path of a Unix socket: `sun_path` of unix(7) without the byte that ends it."""
+
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -114,9 +117,16 @@ def _json_object(value: str) -> str:
     return value
 
 
+def _socket(value: str) -> str:
+    if len(value.encode()) > SOCKET_PATH_BYTES:
+        raise ValueError(f"the path of a socket has {SOCKET_PATH_BYTES} bytes at most")
+    return value
+
+
 TEXT = Kind(str, "TEXT")
 NAMESPACE_LIST = Kind(_names, "NAMES")
 FILE = Kind(str, "FILE")
+SOCKET = Kind(_socket, "FILE")
 DIRECTORY = Kind(Path, "DIR")
 JSON_OBJECT = Kind(_json_object, "JSON")
 SWITCH = Kind(_switch, "true|false")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from ipaddress import ip_address
@@ -25,6 +26,7 @@ LOCAL_TABLE = 100
 _TABLES = (MAIN_TABLE, KERNEL_TABLE, LOCAL_TABLE)
 RULE_PREFERENCE, MAIN_PREFERENCE = 10, 32766
 LOOPBACK = 1
+ROUTE_TIMEOUT_S, ROUTE_POLL_S = 1.0, 0.002
 SYSCTLS = "/proc/sys"
 
 
@@ -194,6 +196,17 @@ def _configure_inside(ifname: str, mtu_bytes: int) -> None:
     _set_routes()
     for address in PROXY_ADDRESSES:
         rt_writes.put_address(LOOPBACK, ip_address(address))
+    _await_proxy_routes()
+
+
+def _await_proxy_routes() -> None:
+    """The route to an IPv6 address is made by a worker of the kernel (addrconf_dad_work), soon after the address.
+
+    One that does not come is found when it is looked for again.
+    """
+    deadline_s = time.monotonic() + ROUTE_TIMEOUT_S
+    while proxy_routes() - rt_rows.routes() and time.monotonic() < deadline_s:
+        time.sleep(ROUTE_POLL_S)
 
 
 def _set_defaults(ifindex: int) -> None:

@@ -193,7 +193,7 @@ def bind(listening: socket.socket, path: Path) -> None:
         path.chmod(0o600)
     except OSError as error:
         raise OSError(
-            error.errno, f"no socket for a worker can be made: {error.strerror}", str(path)
+            error.errno, f"no socket for a worker can be made: {error.strerror or error}", str(path)
         ) from error
 
 

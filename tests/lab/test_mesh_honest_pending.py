@@ -124,7 +124,8 @@ def test_a_policy_that_comes_while_a_connect_is_pending_refuses_it(world: World)
         until(lambda: waiting(world, direction="inbound") == 1, "its SYN is held")
         with world.manifest("policy", policy_manifest("test", principal("nobody"))):
             assert connecting.ended() == errno.ECONNREFUSED
-    until(lambda: world.is_served("outsider-b", world.address("server-a")), "the mesh is open again")
+    for client, server in (("outsider-b", "server-a"), ("client-a", "server-b")):
+        until(lambda c=client, s=server: world.is_served(c, world.address(s)), "the mesh is open again")
 
 
 def test_a_pod_that_is_let_go_has_its_pending_connects_refused_or_answered_by_their_destination(

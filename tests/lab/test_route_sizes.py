@@ -26,10 +26,13 @@ def veth() -> Iterator[tuple[Path, int]]:
     path = netns.ensure(name)
     try:
         with netns.entered(path), IPRoute() as ip:
+            # No link-local addresses: they and their routes come after a second of duplicate address detection.
+            Path("/proc/sys/net/ipv6/conf/default/addr_gen_mode").write_text("1")
             ip.link("add", ifname="eth0", kind="veth", peer={"ifname": "peer"})
             index, peer = (ip.link_lookup(ifname=each)[0] for each in ("eth0", "peer"))
             for each in (index, peer):
                 ip.link("set", index=each, state="up")
+            until(lambda: multicast_routes() == {index, peer}, "the kernel has seen that both are up")
             ip.addr("add", index=index, address=OWN, prefixlen=24)
             ip.addr("add", index=index, address=OWN6, prefixlen=64, flags=0x02)  # nodad
             (link,) = ip.get_links(peer)
@@ -41,6 +44,11 @@ def veth() -> Iterator[tuple[Path, int]]:
         yield path, index
     finally:
         netns.remove(name)
+
+
+def multicast_routes() -> set[int]:
+    """The interfaces that have the kernel's ff00::/8."""
+    return {route.oif for route in rt_rows.routes() if (route.destination, route.prefix) == ("ff00::", 8)}
 
 
 def sizes(path: Path, index: int) -> set[RouteSize]:

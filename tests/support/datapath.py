@@ -30,7 +30,7 @@ from tests.support.certs import TestCA, credentials
 from tests.support.loopback import ours
 
 PROXY = ProxyAddresses(parse_ip(ours("255.1")), parse_ip("::1"))
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 DEFAULTS = {"node": "n1", "connect_timeout_s": "2", "handshake_timeout_s": "2", "max_connections": "1000"}
 
 

@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,9 +149,9 @@ class World:
     def talk(self, client: str, host: str, port: int = PORT) -> Talk:
         return Talk(self.dial(client, host, port))
 
-    def ask(self, client: str, host: str, port: int = PORT) -> str:
+    def ask(self, client: str, host: str, port: int = PORT, timeout_s: float = PATIENCE_S) -> str:
         """One request; the client address that the server saw, without its port."""
-        with self.talk(client, host, port) as talk:
+        with Talk(self.dial(client, host, port, timeout_s)) as talk:
             return talk.say()["client"].rpartition(":")[0].strip("[]")
 
     def is_served(self, client: str, host: str, port: int = PORT) -> bool:
@@ -312,7 +313,9 @@ def running(
         + services
         + service_manifest("hidden", "pod: server-a", HOST_VIP, node_port=NODE_PORT)
     )
-    lab = Topology(f"hj{os.getpid()}{letter}", tmp_path / "run")
+    # A short path: sockets lie in it, also where pytest's own directories have long names.
+    short = tempfile.TemporaryDirectory(prefix="ztun-")
+    lab = Topology(f"hj{os.getpid()}{letter}", Path(short.name))
     world = World(lab, LabMesh(lab, dict(flags or {})))
     try:
         lab.up(blueprint.read(hidden))
@@ -334,3 +337,4 @@ def running(
         for app in world.applications.values():
             app.close()
         world.mesh.down()
+        short.cleanup()

@@ -19,7 +19,7 @@ from agent.lab.wiring import UPLINK
 from redirect.netns import entered
 
 T = TypeVar("T")
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 ETH_P_ALL = 3
 ARP, ICMPV6 = b"\x08\x06", 58
 

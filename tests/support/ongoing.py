@@ -7,11 +7,14 @@ import threading
 from tests.support.labmesh import PORT, World
 from tests.support.labtraffic import PATIENCE_S, Talk, until
 
+RESTART_S = 60.0
+"""How long a connection may wait for another agent: SYNs come again after 1, 3, 7, 15, 31 s."""
+
 
 class Traffic:
     """Requests without a pause, on one connection and each on a new one, until it ends.
 
-    `patience_s`: for one of them. A new agent takes seconds on a busy machine, and SYNs come again after 1, 3, 7, 15 s.
+    `patience_s`: for one of them.
     """
 
     def __init__(self, world: World, client: str, host: str, patience_s: float = PATIENCE_S) -> None:
@@ -74,7 +77,7 @@ class Waiting:
 
         def run() -> None:
             try:
-                self.result = world.ask(client, host, port)
+                self.result = world.ask(client, host, port, RESTART_S)
             except OSError as error:
                 self.result = repr(error)
 

@@ -21,7 +21,7 @@ from redirect.locate import locate
 from redirect.reconcile import Redirection
 
 IPV6_TRANSPARENT = 75
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 # Long enough for a SYN to arrive if it is going to, shorter than its first repetition.
 SILENCE_S = 0.4
 ECHO_PORT = 8080

@@ -38,6 +38,8 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("stream_window_bytes", "16777217", r"raise --connection-window-bytes \(16777216\)"),
         ("connection_window_bytes", "65534", "65535"),
         ("connection_window_bytes", "4194303", "--stream-window-bytes: 4194304"),
+        ("run_dir", f"/{'d' * 85}", "--run-dir.*107 bytes; choose a shorter one"),
+        ("zds_socket", f"/{'d' * 107}", "--zds-socket.*107 bytes"),
         ("colour", "red", "not an option"),
     ],
 )
@@ -53,6 +55,11 @@ def test_a_config_survives_the_trip_to_a_worker() -> None:
     )
     assert config.build(config.as_texts(built)) == built
     assert config.build(config.as_texts(config.build({}))) == config.build({})
+
+
+def test_sockets_may_have_the_longest_paths_that_linux_takes() -> None:
+    built = config.build({"run_dir": f"/{'d' * 84}", "zds_socket": f"/{'d' * 106}"})
+    assert len(str(built.directory / "worker-9999-9999.sock")) == 107 == len(built.zds_socket)
 
 
 def test_encapsulations_are_named_one_by_one_or_all() -> None:
