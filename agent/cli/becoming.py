@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from agent import config
+from agent.cli.strangers import strangers
 from redirect import spawn
 
 START = "agent.start"
@@ -31,7 +32,7 @@ def become_agent(settings: config.Config, notes: Sequence[str] = ()) -> NoReturn
     """Go on as the control process, under the same pid and name; `notes` are for its log. Raises OSError."""
     shown = Path("/proc/self/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
     arguments = ["--options", json.dumps(config.as_texts(settings)), "--shown", json.dumps(shown)]
-    arguments += ["--notes", json.dumps(list(notes))]
+    arguments += ["--notes", json.dumps([*notes, *strangers(config.environment())])]
     command = spawn.command(START, *arguments)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -120,4 +120,6 @@ def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ControlError(f"{what} {path} cannot be read: {error.strerror}") from error
+        raise ControlError(
+            f"{what} {path} cannot be read: {error.strerror}; put it there, or name another: it is looked for again"
+        ) from error

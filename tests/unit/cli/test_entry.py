@@ -18,7 +18,9 @@ from agent.cli import entry
 
 def execv(path, command):
     options = json.loads(command[command.index("--options") + 1])
-    print(json.dumps({"options": options, "click": "click" in sys.modules, "grpc": os.environ.get("GRPC_VERBOSITY")}))
+    notes = json.loads(command[command.index("--notes") + 1])
+    told = {"options": options, "notes": notes, "click": "click" in sys.modules}
+    print(json.dumps(told | {"grpc": os.environ.get("GRPC_VERBOSITY")}))
     os._exit(0)
 
 os.execv = execv
@@ -76,6 +78,15 @@ def test_an_agent_is_started_without_what_only_commands_need() -> None:
     assert config.build(told["options"]) == config.from_environment(
         {"node": "a", "root_cert": "/x", "workers": "3"}
     )
+
+
+def test_variables_that_are_no_options_are_for_the_agents_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZTUN_WORKER", "3")
+    done = started("agent", "--node", "a", "--root-cert", "/x")
+    assert done.returncode == 0, done.stderr
+    assert [note for note in json.loads(done.stdout)["notes"] if "ZTUN_WORKER " in note] == [
+        "variable ZTUN_WORKER is no option of the agent and has no effect: is ZTUN_WORKERS meant?"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,16 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     made.close()
 
 
+def installed(directory: Path) -> Path:
+    """The plugin as it lies on a node, but that its own log, for configurations that name none, is in the directory."""
+    copy = directory.with_name(f"{directory.name}-ztun-cni")
+    text = PLUGIN.read_text()
+    assert text.count(f'"{ztun_cni.LOG}"') == 1
+    copy.write_text(text.replace(f'"{ztun_cni.LOG}"', f'"{directory / "log"}"'))
+    copy.chmod(0o755)
+    return copy
+
+
 class Call:
     """One run of the plugin; `out` is what it printed."""
 
@@ -98,7 +108,7 @@ class Call:
             } | config
             config = json.dumps(config)
         done = subprocess.run(
-            [PLUGIN],
+            [installed(directory)],
             input=config,
             env=ENVIRONMENT | {"CNI_COMMAND": command} | environment,
             capture_output=True,
@@ -239,6 +249,7 @@ def test_what_a_runtime_must_not_say(tmp_path: Path, command: str, given: Any, c
     call = Call(command, given, tmp_path)
     assert call.code == 1 and call.out is not None
     assert call.out["code"] == code and words in call.out["msg"]
+    assert words in call.log, "also where the configuration does not say where"
 
 
 def test_a_start_imports_no_package_that_takes_long(agent: Agent, tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ def closed_port() -> str:
         ({"token": ""}, "token {dir}/token is empty"),
         ({"token": "two words"}, "is not one line of plain characters"),
         ({"token_file": Path("/nonexistent/token")}, "token /nonexistent/token cannot be read: No such file"),
-        ({"roots": "/nonexistent/root.pem"}, "root certificate /nonexistent/root.pem cannot be read"),
+        (
+            {"roots": "/nonexistent/root.pem"},
+            "root certificate /nonexistent/root.pem cannot be read: No such file or directory; put it there",
+        ),
         (
             {"roots": MeshCA().root_pem.decode()},
             "not signed by our root: check the root certificate given as text",
