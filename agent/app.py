@@ -67,7 +67,7 @@ from agent.telemetry.pod_figures import PodFigures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.certificates_check import CertificatesCheck
-from agent.watch.checks import TrafficCheck, WorkersCheck, socket_in
+from agent.watch.checks import TrafficCheck, WorkersCheck, sockets_in
 from agent.watch.interfaces import hear_interfaces
 from agent.watch.kernel_check import KernelCheck
 from agent.watch.kernel_counters import KernelCounters
@@ -235,7 +235,7 @@ class Agent:
                     lambda: {ifindex: str(pod) for ifindex, pod in self.captures.owners.items()},
                 ),
                 "listeners": ListenerCheck(
-                    served, PROXY_ADDRESSES[0], socket_in, DIALS_PER_WORKER * settings.worker_count
+                    served, PROXY_ADDRESSES[0], sockets_in, DIALS_PER_WORKER * settings.worker_count
                 ),
                 "workers": WorkersCheck(self.crew, self.mesh),
                 "mesh gaps": self.gaps,
@@ -356,7 +356,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 *([agent.after_prepared(agent.plugin.run)] if agent.plugin is not None else ()),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
-                agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.places)),
+                agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.are_on_bridge)),
                 agent.after_prepared(
                     lambda: keep_pins(agent.redirection.pin_directories, agent.enroller.mend)
                 ),

@@ -108,9 +108,10 @@ class Captures:
         """Pods for which something is captured without a wish, with their uids."""
         return self._held.left(self.wishes.keys() | self._gone)
 
-    def places(self) -> frozenset[Place]:
-        """Everything that is captured, served or not."""
-        return self._places(self.pods)
+    def are_on_bridge(self) -> bool:
+        """Whether any of that is a port of a bridge. Asked several times a second."""
+        served = any(pod.place.bridge for pod in self.pods.values())
+        return served or any(held.place.bridge for held in self._held.by_index.values())
 
     @property
     def owners(self) -> dict[int, PodKey]:

@@ -18,12 +18,11 @@ from agent.proof.findings import Finding, Link
 PATIENCE_S = 1.0
 DIALS_PER_WORKER = 2
 
-MakeSocket = Callable[[str, int], socket.socket]
-"""(path of a namespace, address family) -> a fresh non-blocking TCP socket born there."""
+MakeSockets = Callable[[str, int, int], list[socket.socket]]
+"""(path of a namespace, address family, how many) -> fresh non-blocking TCP sockets born there.
 
-
-class NoSocket(OSError):
-    """This process could not make the socket of a dial: that says nothing of the listener."""
+Fewer, where no more can be had. Raises OSError where there would be none.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +44,13 @@ class ListenerCheck:
         self,
         listeners: tuple[Served, ...],
         address: str,
-        make_socket: MakeSocket,
+        make_sockets: MakeSockets,
         dials: int,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._listeners = listeners
         self._address = address
-        self._make_socket = make_socket
+        self._make_sockets = make_sockets
         self._dials = dials
         self._patience_s = patience_s
 
@@ -61,27 +60,31 @@ class ListenerCheck:
 
     async def _prove(self, served: Served) -> Finding | None:
         listener = f"the {served.name} listener (port {served.port})"
-        tried = await asyncio.gather(*(self._failure(served) for _ in range(self._dials)))
-        failures = [failure for failure in tried if failure is not None]
-        if not failures:
-            return None
-        # What is wrong with this process alone is no fault of the listener: connections may be as well as ever.
-        own = [failure for failure in failures if isinstance(failure, NoSocket)]
-        if len(own) == len(failures):
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        try:
+            socks = self._make_sockets(served.netns, family, self._dials)
+        except OSError as error:
+            # What is wrong with this process alone is no fault of the listener: connections may be as well as ever.
             return Finding(
                 Link.PROOF,
                 "",
-                f"{listener} cannot be proven: {_why(own[0])}",
+                f"{listener} cannot be proven: {_why(error)}",
                 "no descriptors or memory for this process, or the name of a namespace is gone (it is made again)",
             )
-        refused = [failure for failure in failures if not isinstance(failure, TimeoutError | NoSocket)]
-        if refused:
-            error = refused[0]
-            reason = f"{listener} cannot be reached: {_why(error)}"
-        elif len(failures) - len(own) == self._dials:
+        dials = _Dials(asyncio.get_running_loop(), socks)
+        try:
+            await dials.prove((self._address, served.port), self._patience_s)
+        finally:
+            dials.close()
+        if not dials.failures and not dials.waiting:
+            return None
+        if dials.failures:
+            reason = f"{listener} cannot be reached: {_why(dials.failures[0])}"
+        elif len(dials.waiting) == len(socks):
             reason = f"nobody accepts on {listener}"
         else:
-            reason = f"a worker does not accept on {listener}: {len(failures)} of {self._dials} dials hang"
+            hang = f"{len(dials.waiting)} of {len(socks)} dials hang"
+            reason = f"a worker does not accept on {listener}: {hang}"
         return Finding(
             Link.LISTENER,
             "",
@@ -89,28 +92,60 @@ class ListenerCheck:
             "look for a worker that hangs in `ztun status -o json`; restarting the agent replaces the workers",
         )
 
-    async def _failure(self, served: Served) -> OSError | None:
-        """Why a dial proves nothing; None: a worker answered it."""
-        try:
-            async with asyncio.timeout(self._patience_s):
-                await self._dial(served)
-        except OSError as error:
-            return error
-        return None
 
-    async def _dial(self, served: Served) -> None:
-        """Return when a worker has closed the connection in good order. Raises TimeoutError or OSError."""
-        loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+class _Dials:
+    """Some dials of one listener, side by side. Plain callbacks: a task and a time-out for each would cost far more."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, socks: list[socket.socket]) -> None:
+        self._loop = loop
+        self._socks = socks
+        self._all_heard = loop.create_future()
+        self.waiting = set(socks)
+        """Nobody has answered those."""
+        self.failures: list[OSError] = []
+        """Why others prove nothing. Those that a worker has closed in good order are in neither."""
+
+    async def prove(self, target: tuple[str, int], patience_s: float) -> None:
+        """Dial, and return when all are answered, or patience ends."""
+        for sock in self._socks:
+            self._loop.add_reader(sock, self._heard, sock)
+            try:
+                # From the address that is dialled: a worker knows its own proofs by that.
+                sock.bind((target[0], 0))
+                sock.connect(target)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._over(sock, error)
         try:
-            made = self._make_socket(served.netns, family)
+            async with asyncio.timeout(patience_s):
+                await self._all_heard
+        except TimeoutError:
+            pass
+
+    def close(self) -> None:
+        for sock in self.waiting:
+            self._loop.remove_reader(sock)
+        for sock in self._socks:
+            sock.close()
+
+    def _heard(self, sock: socket.socket) -> None:
+        try:
+            sock.recv(1)
+        except BlockingIOError:
+            return
         except OSError as error:
-            raise NoSocket(error.errno, str(error)) from error
-        with made as sock:
-            # From the address that is dialled: a worker knows its own proofs by that.
-            sock.bind((self._address, 0))
-            await loop.sock_connect(sock, (self._address, served.port))
-            await loop.sock_recv(sock, 1)
+            self._over(sock, error)
+        else:
+            self._over(sock, None)
+
+    def _over(self, sock: socket.socket, failure: OSError | None) -> None:
+        self._loop.remove_reader(sock)
+        self.waiting.discard(sock)
+        if failure is not None:
+            self.failures.append(failure)
+        if not self.waiting and not self._all_heard.done():
+            self._all_heard.set_result(None)
 
 
 def _why(error: OSError) -> str:

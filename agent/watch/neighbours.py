@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from agent.enroll.kernel import KernelSide
 from redirect.errors import RedirectError
-from redirect.place import Place
 from redirect.reconcile import Redirection
 
 log = logging.getLogger(__name__)
@@ -22,13 +21,13 @@ ANSWERS_PER_VERIFICATION = 40
 
 
 async def keep_neighbours(
-    kernel: KernelSide, captured: Callable[[], Iterable[Place]], every_s: float = ANSWER_EVERY_S
+    kernel: KernelSide, are_on_bridge: Callable[[], bool], every_s: float = ANSWER_EVERY_S
 ) -> None:
-    """Answer and verify, until cancelled; nothing to do while no captured pod is on a bridge."""
+    """Answer and verify, until cancelled; nothing to do while no captured pod is on a bridge (`are_on_bridge`)."""
     problem, count = "", 0
     while True:
         await asyncio.sleep(every_s)
-        if not any(place.bridge for place in captured()):
+        if not are_on_bridge():
             continue
         count += 1
         try:

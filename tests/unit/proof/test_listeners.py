@@ -19,10 +19,8 @@ def listener() -> Iterator[socket.socket]:
         yield sock
 
 
-def fresh(netns: str, family: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    return sock
+def fresh(netns: str, family: int, count: int) -> list[socket.socket]:
+    return [socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(count)]
 
 
 def check(port: int, patience_s: float = 0.2) -> list[Finding]:
@@ -102,7 +100,7 @@ def test_one_worker_of_several_that_does_not_accept_is_found(listener: socket.so
 def test_a_dial_that_cannot_be_made_says_nothing_of_the_listener(listener: socket.socket) -> None:
     """The control process has no descriptors left, or the name of a namespace is gone: connections go on."""
 
-    def none(netns: str, family: int) -> socket.socket:
+    def none(netns: str, family: int, count: int) -> list[socket.socket]:
         raise OSError(errno.EMFILE, "Too many open files")
 
     port = listener.getsockname()[1]
