@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from agent.model.address import SocketAddress
-from agent.net.loop import Loop, Timer
+from agent.net.loop import BROKEN, WRITABLE, Loop, Timer
 from agent.net.sockets import IP_BIND_ADDRESS_NO_PORT, SideSockets
 
 RANDOM_TRIES = 8
+BROKEN_OR_GONE = BROKEN | select.EPOLLHUP
 _NEXT_PORT = (errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EACCES)
 
 
@@ -120,13 +122,16 @@ class Dial:
         sock = self._sock
         if sock is None:
             return
+        if mask & WRITABLE and not mask & BROKEN_OR_GONE:
+            self._hand_on(sock, mask)
+            return
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code == 0:
             try:
                 sock.getpeername()
             except OSError:
-                return  # an edge of a former owner of this descriptor number: still connecting
-            self._hand_on(sock)
+                return  # still connecting
+            self._hand_on(sock, mask)
             return
         self._drop()
         if self._may_retry(code):
@@ -134,11 +139,11 @@ class Dial:
         else:
             self._fail(OSError(code, os.strerror(code)))
 
-    def _hand_on(self, sock: socket.socket) -> None:
+    def _hand_on(self, sock: socket.socket, mask: int) -> None:
         self._stop_timer()
         owner, self._owner, self._sock = self._owner, None, None
         assert owner is not None, "a cancelled dial has no socket"
-        owner.connected(sock)
+        self._dialler.loop.pass_on(sock.fileno(), mask, partial(owner.connected, sock))
 
     def _fail(self, error: OSError) -> None:
         self._stop_timer()

@@ -62,6 +62,9 @@ class Loop:
         self._order = count()
         self._outer_fd: int | None = None
         self._outer_is_ready = False
+        self._left: set[int] = set()
+        """Descriptors left in this round: what it still has of them is about sockets that are closed."""
+        self._passed_on = -1
         self.buffers = Buffers()
         self.backlogs = Backlogs(self.soon, self.later)
 
@@ -76,7 +79,8 @@ class Loop:
     ) -> None:
         """Call `on_ready(mask)` at every edge. `on_crash` closes what belongs to `fd` if that raises."""
         if fd in self._watchers:
-            self._epoll.modify(fd, mask)
+            if fd != self._passed_on or mask != EDGES:
+                self._epoll.modify(fd, mask)
         else:
             self._epoll.register(fd, mask)
         self._watchers[fd] = on_ready
@@ -96,8 +100,24 @@ class Loop:
 
     def leave(self, fd: int) -> None:
         """The same for a descriptor that is closed next: the kernel forgets it by itself then."""
+        self._left.add(fd)
         self._watchers.pop(fd, None)
         self._crashes.pop(fd, None)
+
+    def pass_on(self, fd: int, mask: int, give: Action) -> None:
+        """`give` hands a descriptor that is watched for EDGES to another, who may watch it from within.
+
+        For the same edges that costs nothing then, and of this one (`mask`) they are told as well: what was to be read
+        already is announced only once.
+        """
+        self._passed_on = fd
+        try:
+            give()
+        finally:
+            self._passed_on = -1
+        on_ready = self._watchers.get(fd) if mask & READABLE else None
+        if on_ready is not None:
+            on_ready(mask)
 
     def soon(self, action: Action) -> None:
         """Run once, after the descriptors that are ready now had their batch."""
@@ -143,12 +163,12 @@ class Loop:
         for _ in range(_ROUNDS_PER_TURN):
             ready = self._epoll.poll(timeout_s, _EVENTS_PER_ROUND)
             timeout_s = 0.0
-            find = self._watchers.get
+            find, left = self._watchers.get, self._left
+            left.clear()
             for fd, mask in ready:
                 on_ready = find(fd)
-                # A descriptor closed and opened again within this round may get the old one's event:
-                # all watchers stand an edge that brings nothing.
-                if on_ready is not None:
+                # A descriptor closed and opened again within this round would get the old one's event.
+                if on_ready is not None and fd not in left:
                     try:
                         on_ready(mask)
                     except Exception as error:  # noqa: BLE001 - reported, and its owner is closed

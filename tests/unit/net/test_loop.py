@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from agent.net.loop import ENDED, READABLE, Loop
+from agent.net.loop import ENDED, INBOUND_EDGES, READABLE, Loop
 from agent.net.outer_loop import OuterLoop
 
 
@@ -92,6 +92,58 @@ def test_one_callback_may_forget_another_that_is_ready_too(rig: Rig) -> None:
         pairs = {one.fileno(): two.fileno(), two.fileno(): one.fileno()}
         for fd in pairs:
             rig.loop.watch(fd, lambda mask, fd=fd: (rig.said.append(fd), rig.loop.forget(pairs[fd])))
+        rig.loop.turn()
+        assert len(rig.said) == 1
+
+
+def test_what_is_left_of_a_closed_socket_is_not_told_to_the_next_one_of_its_number(rig: Rig) -> None:
+    with pair() as (one, two), pair() as (idle, _):
+        numbers = {one.fileno(), two.fileno()}
+
+        def replace(mask: int, number: int) -> None:
+            (other,) = numbers - {number}
+            rig.loop.forget(other)
+            os.dup2(idle.fileno(), other)
+            rig.loop.watch(other, rig.said.append, mask=INBOUND_EDGES)
+
+        for number in numbers:
+            rig.loop.watch(number, partial(replace, number=number))
+        rig.loop.turn()
+        rig.loop.turn()
+        assert not rig.said
+
+
+def test_who_is_passed_a_descriptor_hears_what_was_there_already(rig: Rig) -> None:
+    with pair() as (one, two):
+        fd = one.fileno()
+
+        def give(mask: int) -> None:
+            rig.loop.pass_on(fd, mask, lambda: rig.loop.watch(fd, rig.said.append))
+
+        two.send(b"x")
+        rig.loop.watch(fd, give)
+        rig.loop.turn()
+        (mask,) = rig.said
+        assert mask & READABLE
+        rig.loop.turn()
+        assert len(rig.said) == 1
+        two.send(b"y")
+        rig.loop.turn()
+        assert len(rig.said) == 2
+
+
+def test_who_is_passed_a_descriptor_for_other_edges_is_told_of_those_alone(rig: Rig) -> None:
+    with pair() as (one, two):
+        fd = one.fileno()
+
+        def give(mask: int) -> None:
+            rig.loop.pass_on(fd, mask, lambda: rig.loop.watch(fd, rig.said.append, mask=INBOUND_EDGES))
+
+        rig.loop.watch(fd, give)
+        rig.loop.turn()
+        rig.loop.turn()
+        assert not rig.said
+        two.send(b"x")
         rig.loop.turn()
         assert len(rig.said) == 1
 
