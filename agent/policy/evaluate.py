@@ -8,7 +8,7 @@ in force here denies (`missing`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.model.connection import Connection
@@ -17,6 +17,7 @@ from agent.model.workload import Workload
 from agent.policy.match import Subject, matching_rule, subject_of
 from agent.policy.missing import MissingPolicy
 
+VERDICTS_KEPT = 1024
 NONE_ALLOWED = "allow policies exist, but none allowed"
 
 
@@ -57,6 +58,8 @@ class PolicySet:
     dry_run: tuple[Authorization, ...] = ()
     missing: tuple[MissingPolicy, ...] = ()
     """Those that apply too, and are not in force here."""
+    verdicts: dict[Subject, Decision] = field(default_factory=dict, compare=False, repr=False)
+    """Those made before: a pair of pods opens many connections that look alike to all policies."""
 
     @classmethod
     def of(cls, policies: Iterable[Authorization], missing: tuple[MissingPolicy, ...] = ()) -> PolicySet:
@@ -84,8 +87,16 @@ def evaluate(connection: Connection, destination: Workload, policies: PolicyInde
     """Decide on a connection at its destination."""
     applicable = policies.policies_for(destination)
     subject = subject_of(connection)
+    known = applicable.verdicts.get(subject)
+    if known is not None:
+        return known
     decision = _decide(applicable, subject)
-    return _with_dry_run(decision, applicable, subject) if applicable.dry_run else decision
+    if applicable.dry_run:
+        decision = _with_dry_run(decision, applicable, subject)
+    if len(applicable.verdicts) >= VERDICTS_KEPT:
+        applicable.verdicts.clear()
+    applicable.verdicts[subject] = decision
+    return decision
 
 
 def _decide(policies: PolicySet, subject: Subject) -> Decision:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from agent.model.address import parse_cidr
 from agent.model.policy import Action, Authorization, Match, RefusedPolicy, Scope
 from agent.model.workload import Workload
-from agent.policy.evaluate import DryRunMatch, evaluate
-from tests.support.mesh import allow, connection, deny, identity, refusing, snapshot, workload
+from agent.policy.evaluate import VERDICTS_KEPT, DryRunMatch, evaluate
+from agent.state.apply import apply
+from tests.support.mesh import allow, batch, connection, deny, exact, identity, refusing, snapshot, workload
 
 YES, NO = Match(destination_ports=(8080,)), Match(destination_ports=(1,))
 WEB = workload("web", "10.0.0.1")
@@ -208,3 +210,29 @@ def test_decision_follows_the_workload_not_the_namespace_of_the_peer() -> None:
     policies = snapshot(deny("d", YES, namespace="shop"))
     assert evaluate(connection(who=identity("api", "shop")), WEB, policies).allowed
     assert not evaluate(CALL, workload("db", "10.0.0.1", namespace="shop"), policies).allowed
+
+
+def test_a_verdict_stands_for_no_connection_that_policy_could_tell_from_it() -> None:
+    match = Match(
+        source_ips=(parse_cidr("10.0.0.9"),),
+        destination_ports=(8080,),
+        principals=(exact(identity().principal),),
+    )
+    state = snapshot(allow("a", match))
+    others = [
+        connection(source="10.0.0.8:40000", who=identity()),
+        connection(destination="10.0.0.1:8081", who=identity()),
+        connection(who=identity("other")),
+        connection(),
+    ]
+    for _ in range(2):
+        assert evaluate(CALL, WEB, state).allowed
+        assert [evaluate(each, WEB, state).allowed for each in others] == [False] * 4
+    assert not evaluate(CALL, WEB, apply(state, batch(deny("d", YES)))[0]).allowed
+
+
+def test_verdicts_that_are_kept_have_a_limit() -> None:
+    state = snapshot(allow("a", YES))
+    for port in range(1, VERDICTS_KEPT + 50):
+        assert evaluate(connection(destination=f"10.0.0.1:{port}"), WEB, state).allowed == (port == 8080)
+    assert len(state.policies_for(WEB).verdicts) <= VERDICTS_KEPT
