@@ -22,29 +22,42 @@ class AddressError(ValueError):
 
 
 class _V4(IPv4Address):
-    """Knows its hash: those of `ipaddress` reckon it anew, and a connection looks its addresses up a score of times."""
+    """Knows its hash, and its text once somebody has asked for it: those of `ipaddress` reckon both anew.
 
-    __slots__ = ("_hash",)
+    A connection looks its addresses up a score of times, and writes them down in its headers and in its line.
+    """
+
+    __slots__ = ("_hash", "_text")
 
     def __init__(self, address: str | bytes | int) -> None:
         super().__init__(address)
         self._hash = super().__hash__()
+        self._text = ""
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __str__(self) -> str:
+        text = self._text = self._text or super().__str__()
+        return text
 
 
 class _V6(IPv6Address):
     """The same."""
 
-    __slots__ = ("_hash",)
+    __slots__ = ("_hash", "_text")
 
     def __init__(self, address: str | bytes | int) -> None:
         super().__init__(address)
         self._hash = super().__hash__()
+        self._text = ""
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __str__(self) -> str:
+        text = self._text = self._text or super().__str__()
+        return text
 
 
 @lru_cache(maxsize=16384)

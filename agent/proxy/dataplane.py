@@ -104,7 +104,7 @@ class DataPlane:
         )
 
         def random_port() -> int:
-            return rng.randrange(1024, 65536)
+            return 1024 + int(rng.random() * (65536 - 1024))
 
         to_pods = Dialler(loop, outside.pod_side, random_port, config.connect_timeout_s)
         to_network = Dialler(loop, outside.net_side, random_port, config.connect_timeout_s)
