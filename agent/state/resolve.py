@@ -22,6 +22,8 @@ from agent.state.snapshot import Snapshot
 from agent.state.upstream import Upstream, address_of, from_service, service_identities
 from agent.state.waypoint import describe, find_gateway, is_instance, pick_waypoint, preferred_ip
 
+ROUTES_KEPT = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -61,7 +63,16 @@ def resolve(
     waypoint = upstream.workload.waypoint if addressed is None else None
     if waypoint is not None and not is_instance(snapshot, source, waypoint):
         return _through_workload_waypoint(snapshot, source, destination, upstream, waypoint, rng)
-    return _direct(destination, upstream)
+    if upstream.service is not None:
+        return _direct(destination, upstream)
+    # Nothing is chosen for what was dialled by its own address: so once, until the state is another.
+    key = destination, upstream.workload.uid
+    route = snapshot.routes_memo.get(key)
+    if route is None:
+        if len(snapshot.routes_memo) >= ROUTES_KEPT:
+            snapshot.routes_memo.clear()
+        route = snapshot.routes_memo[key] = _direct(destination, upstream)
+    return route
 
 
 def _owners(

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress
+from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress, SocketAddress
 from agent.model.identity import Identity
 from agent.model.policy import Authorization, RefusedPolicy, Scope
+from agent.model.route import Route
 from agent.model.service import HealthPolicy, Service, Visibility
 from agent.model.workload import Health, TunnelProtocol, Workload
 from agent.policy.evaluate import PolicySet
@@ -80,6 +81,11 @@ class Snapshot:
     policies_memo: dict[tuple[str, tuple[str, ...]], PolicySet] = field(
         default_factory=dict, compare=False, repr=False
     )
+
+    routes_memo: dict[tuple[SocketAddress, str], Route] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Destination and uid of its workload -> the route that goes there by nothing else."""
 
     # --- workloads
 

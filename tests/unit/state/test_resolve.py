@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import pytest
 
 from agent.model.address import parse_cidr, parse_ip
@@ -9,9 +12,11 @@ from agent.model.outcome import Outcome
 from agent.model.route import Hop, Route
 from agent.model.service import CidrVip, IPFamilies, LoadBalancing, Mode, Visibility
 from agent.model.workload import Health, TunnelProtocol
-from agent.state.resolve import Options
-from tests.support.mesh import at, gateway, identity, service, workload
-from tests.support.routes import ENDPOINT, POD, WEB, brief, refusal, route
+from agent.state.apply import apply
+from agent.state.resolve import Options, resolve
+from agent.state.snapshot import Snapshot
+from tests.support.mesh import at, batch, gateway, identity, service, snapshot, workload
+from tests.support.routes import ENDPOINT, POD, SOURCE, WEB, brief, refusal, route
 
 PLAIN = workload("plain", "10.0.0.2", "fd00::2", protocol=TunnelProtocol.NONE)
 PASS = LoadBalancing(Mode.PASSTHROUGH)
@@ -201,3 +206,21 @@ def test_address_of_a_workload_that_is_also_a_vip() -> None:
     vip = service("web", "10.0.0.1", waypoint=gateway("10.0.0.77"))
     assert brief(route([POD, vip, ENDPOINT], "10.0.0.1:80"))[1] == "10.0.0.3:15008"
     assert refusal([POD, vip], "10.0.0.1:80").outcome is Outcome.NO_HEALTHY_UPSTREAM
+
+
+def test_a_route_that_is_known_is_that_of_its_destination_and_state_alone() -> None:
+    """The second question of the same, and one of each neighbour of it, after the first was answered."""
+    state = snapshot(SOURCE, POD)
+
+    def asked(state: Snapshot, destination: str) -> Route:
+        return resolve(state, SOURCE, at(destination), Random(1), Options())
+
+    first = asked(state, "10.0.0.1:8080")
+    assert asked(state, "10.0.0.1:8080") is first
+    assert asked(state, "10.0.0.1:8081").authority == "10.0.0.1:8081"
+    assert asked(state, "[fd00::1]:8080").target == at("[fd00::1]:15008")
+    moved = apply(state, batch(replace(POD, service_account="other")))[0]
+    assert asked(moved, "10.0.0.1:8080").accepted == (identity("other"),)
+    renamed = apply(state, batch(replace(POD, uid="another"), removed=(POD.uid,)))[0]
+    found = asked(renamed, "10.0.0.1:8080").destination
+    assert found is not None and found.uid == "another"
