@@ -282,7 +282,7 @@ class Captures:
         if self._applied is not None:
             # As whoever closes an interface leaves it: nothing is to be applied for it before its pod is served.
             fresh = {closure.ifindex for closure in found.closed}
-            self._applied |= {place for place in self.places() if place.ifindex in fresh}
+            self._applied |= {place for place in self._places(self.pods) if place.ifindex in fresh}
         self._gone &= self._held.left(self.wishes).keys()
         for closure in found.closed:
             wish = self.wishes[closure.pod]
