@@ -1,10 +1,10 @@
 """`ztun control-plane`: WIRING ONLY. Manifests in, discovery and certificates out, over one TLS port.
 
 `serve` runs until it is cancelled or told to stop. In a cluster `cluster` fills the directory, knows the callers and
-keeps the authority. The flow: `read.directory` → `publication`
-(`translate.vips` fills in addresses, `translate.compose` makes resources) → `serve.publisher` → every stream's
-`serve.xds_session`. Enrolment reports enter before `translate`; what is wrong with the manifests leaves by
-`serve.concerns`, `serve.status` and `serve.metrics`.
+keeps the authority. The flow, driven by `following`: `read.directory` → `publication` (`translate.addressing` fills in
+addresses, `translate.compose` makes resources) → `serve.publisher` → every stream's `serve.xds_session`. Enrolment
+reports enter before `translate`; what is wrong with the manifests leaves by `report` to `serve.concerns`,
+`serve.status` and `serve.metrics`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
 from agent.admin.server import HttpServer
+from agent.controlplane.following import Following
 from agent.controlplane.kubeapi.grounds import Grounds, Way, grounds
 from agent.controlplane.publication import Publication
-from agent.controlplane.read.directory import SETTLE_S, Deaf, ManifestDirectory
+from agent.controlplane.read.directory import ManifestDirectory
 from agent.controlplane.read.objects import SYSTEM_NAMESPACE
+from agent.controlplane.report import Announcer
 from agent.controlplane.serve.access import Code, Refused, calling_node
 from agent.controlplane.serve.ca import Clock, open_authority
 from agent.controlplane.serve.ca_service import CertificateService
@@ -44,7 +46,6 @@ from agent.model.identity import DEFAULT_TRUST_DOMAIN
 
 SERVER_NAMES = ("istiod.istio-system.svc", "localhost", "127.0.0.1", "::1")
 STOP_GRACE_S = 2.0
-LOOK_S = 2.0
 LOCK = "control-plane"
 """Held in the state directory while a control plane lives."""
 GRPC_OPTIONS = (
@@ -59,7 +60,6 @@ GRPC_OPTIONS = (
 )
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,18 +138,10 @@ class ControlPlane:
     """The built objects of one control plane. `start` listens; `follow` takes changes in until cancelled."""
 
     def __init__(
-        self,
-        address: str,
-        publication: Publication,
-        directory: ManifestDirectory,
-        publisher: Publisher,
-        ending: AsyncExitStack,
+        self, address: str, following: Following, publisher: Publisher, ending: AsyncExitStack
     ) -> None:
         self.address, self._ending = address, ending
-        self._publication, self._directory, self._publisher = publication, directory, publisher
-        self._is_behind = False
-        self._work: asyncio.Future[Any] | None = None
-        """What a thread does last."""
+        self._following, self._publisher = following, publisher
 
     @classmethod
     async def start(cls, options: Options, clock: Clock = now, given: Grounds | None = None) -> ControlPlane:
@@ -170,6 +162,7 @@ class ControlPlane:
         directory = ManifestDirectory(options.manifests, state)
         authority = given.authority if given else open_authority(state, options.trust_domain, clock)
         publisher, concerns, board = Publisher(), Concerns(), StatusBoard(state)
+        ending.callback(board.save)
         pods, tokens = EnrolledPods(state), TokenStore(state)
 
         async def of_files(token: str) -> str | None:
@@ -181,7 +174,9 @@ class ControlPlane:
             trust_domain=options.trust_domain,
             root_namespace=options.root_namespace,
         )
-        publication = Publication(settings, options.service_cidr, pods, publisher, concerns, board, state)
+        publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
+        announcer = Announcer(board, concerns)
+        following = Following(options.manifests, directory, publication, announcer, board, settings)
 
         async def authenticate(context: Any) -> str:
             try:
@@ -190,8 +185,7 @@ class ControlPlane:
                 log.error("nobody can be let in: %s", error)
                 raise Refused(Code.UNAVAILABLE, "node tokens cannot be checked now; see its log") from error
 
-        directory.read()
-        publication.take(publication.make(directory.reading))
+        following.begin()
         names = (*SERVER_NAMES, split_listen(options.listen)[0], *options.server_names)
         credentials = grpc.ssl_server_credentials(
             [authority.server_credentials([n for n in names if n not in ("0.0.0.0", "::")], clock())]
@@ -217,7 +211,7 @@ class ControlPlane:
         log.info(
             "listening on %s, manifests of %s, root in %s", address, options.manifests, options.state_dir
         )
-        return cls(address, publication, directory, publisher, ending)
+        return cls(address, following, publisher, ending)
 
     async def announce(self, started: Callable[[str], None]) -> None:
         """Call `started` as soon as there is something to serve, and say why there is not."""
@@ -231,46 +225,17 @@ class ControlPlane:
         started(self.address)
 
     async def follow(self) -> None:
-        """Serve every change of the manifests; runs until cancelled. Where notices fail, look now and then."""
-        said = ""
-        while True:
-            try:
-                async with aclosing(self._directory.watch()) as changes:
-                    async for _ in changes:
-                        await self._look()
-            except Deaf as deaf:
-                if said != (said := str(deaf)):
-                    log.warning("no notices of changed manifests: %s; looking every %g s", said, LOOK_S)
-            await asyncio.sleep(LOOK_S)
-            await self._look()
+        """Serve every change of the manifests; runs until cancelled."""
+        await self._following.run()
 
-    async def _look(self) -> None:
-        # Of megabytes of manifests reading takes seconds, in which agents are answered all the same.
-        while True:
-            if await self._aside(self._directory.read) is not None or self._is_behind:
-                self._is_behind = not await self._take()
-            if not self._directory.is_unsettled:
-                return
-            await asyncio.sleep(SETTLE_S)
-
-    async def _take(self) -> bool:
-        made = await self._aside(lambda: self._publication.make(self._directory.reading))
-        try:
-            self._publication.take(made)
-        except StateError as error:
-            log.error("%s; the last state stays served, this is tried again", error)
-            return False
-        return True
-
-    async def _aside(self, work: Callable[[], T]) -> T:
-        done = self._work = asyncio.get_running_loop().run_in_executor(None, work)
-        # Who waits may be cancelled, and the thread not: `close` waits for it, as it writes to the state directory.
-        return await asyncio.shield(done)
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a thread reads or writes for it."""
+        return self._following.is_at_work
 
     async def close(self) -> None:
         """End every stream with a status that makes its client come back, then stop listening."""
-        if self._work is not None:
-            await asyncio.wait([self._work])
+        await self._following.end()
         await self._ending.aclose()
 
 

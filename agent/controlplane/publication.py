@@ -1,53 +1,58 @@
 """From what was read and reported to what is published: the one place where the control plane's state comes about.
 
-A new reading of the manifests or a new enrolment report makes everything anew (it is pure and fast), and an equal
-result is published as silence. Allocated addresses are on disk before anybody hears of them.
+A reading of the manifests is composed by what it changes, and served before anything is said about it. What only
+closes goes first where there is much: it waits neither for the files read with it nor for the rest to be composed. An
+enrolment report changes the pods that it is about. Allocated addresses are on disk before anybody hears of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
+from agent.controlplane.read.admission import NOTHING, Standing
+from agent.controlplane.read.changes import Changes, between
 from agent.controlplane.read.directory import Reading
 from agent.controlplane.read.inventory import Inventory, collect
-from agent.controlplane.read.remarks import Remark
-from agent.controlplane.serve.concerns import Concerns
+from agent.controlplane.read.objects import Key, Object
+from agent.controlplane.read.overtaking import Guard, only_closes
+from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.serve.enrolment_service import EnrolledPods
 from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateDirectory
-from agent.controlplane.translate import vips
-from agent.controlplane.translate.compose import PodKey, translate
-from agent.controlplane.translate.effects import remarks
+from agent.controlplane.translate.addressing import Addressing
+from agent.controlplane.translate.compose import Composed
 from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
-from agent.controlplane.translate.refusals import refusals, without_address
-from agent.controlplane.translate.resources import Snapshot
+from agent.controlplane.translate.refusals import refusals
+from agent.controlplane.translate.vips import Remembered
 from agent.model.address import CIDR
 
 VIPS_FILE = "vips.json"
+Guards = Mapping[Key, Object]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A reading and all that follows from it. `enrolled`: the pods that `snapshot` counts as captured."""
+    """A mesh composed of `standing`, and of the guards `ahead` that are in force before their turn.
 
-    reading: Reading
-    everything: Inventory
-    refused: tuple[Remark, ...]
-    said: tuple[Remark, ...]
-    vips: vips.Remembered
-    inventory: Inventory
-    enrolled: Mapping[str, tuple[PodKey, ...]]
-    snapshot: Snapshot
+    `rest`: whether there is more in the reading than that.
+    """
+
+    composed: Composed
+    addressing: Addressing
+    standing: Standing
+    guards: Guards = field(default_factory=dict)
+    ahead: Guards = field(default_factory=dict)
+    rest: bool = False
 
 
 class Publication:
-    """Holds the inventory that is served and remakes the published state when an input changes."""
+    """Holds what is served and remakes what of it changes when an input does."""
 
     def __init__(
         self,
@@ -55,84 +60,131 @@ class Publication:
         ranges: tuple[CIDR, ...],
         pods: EnrolledPods,
         publisher: Publisher,
-        concerns: Concerns,
         board: StatusBoard,
         state: StateDirectory,
     ) -> None:
         self._settings, self._ranges, self._pods = settings, ranges, pods
-        self._publisher, self._concerns = publisher, concerns
-        self._board, self._state = board, state
-        self._vips: vips.Remembered = state.read_json(VIPS_FILE, _decode, {})
-        self._inventory = Inventory()
-        self._said: set[str] = set()
+        self._publisher, self._board, self._state = publisher, board, state
+        self._vips: Remembered = state.read_json(VIPS_FILE, _decode, {})
+        self._is_new = True
+        empty = Composed(Inventory(), pods.by_node, settings)
+        self._made = Made(empty, Addressing(remembered=self._vips), NOTHING)
 
     def inventory(self) -> Inventory:
-        return self._inventory
+        return self._made.composed.inventory
 
-    def make(self, reading: Reading) -> Made:
-        """What a reading of the manifests comes to. Changes nothing, and may run beside everything else in a thread."""
-        everything = collect(reading.standing.served())
-        mesh = mesh_of(everything, self._settings)
-        found = discovered(everything, mesh)
-        allocation = vips.allocate(
-            found.services,
-            self._ranges,
-            self._vips,
-            [ip for pod in found.pods for ip in pod.ips],
+    @property
+    def unaddressed(self) -> tuple[ManifestError, ...]:
+        """Why Services have no address that want one."""
+        return self._made.addressing.errors
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether there is more in the last reading than what is served: `make` of it is to be called again."""
+        return self._made.rest
+
+    def make(self, reading: Reading, pulse: Callable[[], None] = lambda: None) -> Made | None:
+        """What a reading comes to; None: nothing can be served yet. Changes nothing, and may run in a thread.
+
+        `pulse` is called now and then where it takes long; what it raises comes out of here.
+        """
+        if not reading.is_complete:
+            return None
+        before = self._made
+        changes = between(before.standing, reading.standing)
+        if before.composed.is_whole_affair(changes) and not self._is_new:
+            urgent = {
+                key: made
+                for key, made in _guards(changes.come).items()
+                if only_closes(before.guards.get(key), made)
+            }
+            if any(before.ahead.get(key) != made for key, made in urgent.items()):
+                waiting = _ahead(reading.waiting, before.guards)
+                return self._overtaken(before, {**waiting, **urgent}, rest=True)
+        after = self._followed(before, changes, reading.standing, pulse)
+        return self._overtaken(after, _ahead(reading.waiting, after.guards))
+
+    def _followed(
+        self, before: Made, changes: Changes, standing: Standing, pulse: Callable[[], None]
+    ) -> Made:
+        """The mesh of a standing, with nothing ahead of it but what was."""
+        guards = {k: o for k, o in before.guards.items() if k not in changes.gone} | _guards(changes.come)
+        if self._is_new or before.composed.is_whole_affair(changes):
+            return self._whole(before, standing, guards, pulse)
+        changes = before.composed.counting(_onto(before.ahead, before.guards, changes))
+        addressing = before.addressing
+        if addressing.is_touched_by(changes):
+            addressing, changes = addressing.changed(changes, before.composed.pods, self._ranges)
+        return Made(before.composed.changed(changes), addressing, standing, guards)
+
+    def _whole(self, before: Made, standing: Standing, guards: Guards, pulse: Callable[[], None]) -> Made:
+        everything = collect(standing.served())
+        found = discovered(everything, mesh_of(everything, self._settings))
+        addressing = Addressing.of(found.services, found.pods, self._ranges, before.addressing.remembered)
+        # The mesh config stays in it, so that the same mesh is found again.
+        inventory = dataclasses.replace(found, services=tuple(addressing.services.values()))
+        composed = Composed(inventory, self._pods.by_node, self._settings, pulse)
+        return Made(composed, addressing, standing, guards)
+
+    def _overtaken(self, made: Made, ahead: Guards, rest: bool = False) -> Made:
+        """With those guards ahead of what it is made of, in place of the ones that were."""
+        keys = made.ahead.keys() | ahead.keys()
+        was = {k: o for k in keys if (o := made.ahead.get(k, made.guards.get(k))) is not None}
+        now = {k: o for k in keys if (o := ahead.get(k, made.guards.get(k))) is not None}
+        others = {k for k in keys if was.get(k) != now.get(k)}
+        changes = Changes(
+            {k: o for k, o in was.items() if k in others}, {k: o for k, o in now.items() if k in others}
         )
-        refused = (
-            *refusals(reading.standing, mesh, is_serving=reading.is_complete),
-            *map(without_address, allocation.errors),
-        )
-        # The mesh config stays in it, so that `translate` finds the same mesh.
-        inventory = dataclasses.replace(found, services=allocation.services)
-        enrolled = self._pods.by_node
-        return Made(
-            reading,
-            everything,
-            refused,
-            (*refused, *reading.standing.remarks, *remarks(everything, mesh)),
-            allocation.remembered,
-            inventory,
-            enrolled,
-            translate(inventory, enrolled, self._settings),
-        )
+        composed = made.composed.changed(changes) if len(changes) else made.composed
+        return dataclasses.replace(made, composed=composed, ahead=ahead, rest=rest)
 
     def take(self, made: Made) -> None:
-        """Serve it. What is to be said about it is reported, each thing once in the log. Raises StateError."""
-        reading = made.reading
-        self._log(made.said, reading.passed_over)
-        self._board.read(reading.is_complete, made.said, reading.passed_over)
-        self._concerns.replace(made.said, made.everything.pods)
-        if not reading.is_complete:
-            waiting = (remark for remark in made.refused if remark.outcome == "waiting")
-            self._publisher.wait("; ".join(remark.what for remark in waiting))
-            return
-        if made.vips != self._vips:
-            self._state.write_json(VIPS_FILE, made.vips)
-            self._vips = made.vips
-        self._inventory = made.inventory
-        if made.enrolled == self._pods.by_node:
-            self._publish(made.snapshot)
-        else:
-            self.refresh()  # another report came meanwhile
+        """Serve it. Raises StateError."""
+        if made.addressing.remembered != self._vips:
+            self._state.write_json(VIPS_FILE, made.addressing.remembered)
+            self._vips = made.addressing.remembered
+        self._made, self._is_new = made, False
+        self.refresh()
+
+    def wait(self, reading: Reading) -> None:
+        """Say why nothing is served yet."""
+        everything = collect(reading.standing.served())
+        said = refusals(reading.standing, mesh_of(everything, self._settings))
+        self._publisher.wait("; ".join(remark.what for remark in said if remark.outcome == "waiting"))
 
     def refresh(self) -> None:
-        """Publish again, for other enrolled pods."""
-        self._publish(translate(self._inventory, self._pods.by_node, self._settings))
-
-    def _publish(self, snapshot: Snapshot) -> None:
-        domain = mesh_of(self._inventory, self._settings).trust_domain
-        if self._publisher.publish(State(self._inventory, snapshot, domain)):
+        """Publish, with the pods that are enrolled now."""
+        composed, enrolled = self._made.composed, self._pods.by_node
+        if composed.enrolled != enrolled:
+            composed = composed.with_enrolled(enrolled)
+            self._made = dataclasses.replace(self._made, composed=composed)
+        if self._is_new:
+            return
+        snapshot = composed.snapshot
+        if self._publisher.publish(State(composed.inventory, snapshot, composed.mesh.trust_domain)):
             log.info("serving %d addresses, %d policies", len(snapshot.addresses), len(snapshot.policies))
-        self._board.published(snapshot, self._vips, self._pods.by_node)
+        self._board.published(snapshot, self._vips, enrolled)
 
-    def _log(self, said: Iterable[Remark], passed_over: Iterable[str]) -> None:
-        lines = {str(remark): remark.is_refusal for remark in said} | dict.fromkeys(passed_over, False)
-        for line, is_refusal in lines.items():
-            if line not in self._said:
-                log.log(logging.ERROR if is_refusal else logging.WARNING, "%s", line)
-        self._said = set(lines)
+
+def _guards(objects: Mapping[Key, Object]) -> dict[Key, Object]:
+    return {key: made for key, made in objects.items() if isinstance(made, Guard)}
+
+
+def _ahead(waiting: Iterable[Object], guards: Guards) -> dict[Key, Object]:
+    return {made.meta.key: made for made in waiting if only_closes(guards.get(made.meta.key), made)}
+
+
+def _onto(ahead: Guards, guards: Guards, changes: Changes) -> Changes:
+    """The same changes for a mesh where some guards are ahead: those are gone first, for what is to be there."""
+    gone, come = dict(changes.gone), dict(changes.come)
+    for key, ours in ahead.items():
+        wanted = come.get(key) or (None if key in gone else guards.get(key))
+        gone.pop(key, None), come.pop(key, None)
+        if wanted != ours:
+            gone[key] = ours
+            if wanted is not None:
+                come[key] = wanted
+    return Changes(gone, come)
 
 
 def _decode(value: object) -> Mapping[str, tuple[str, ...]]:

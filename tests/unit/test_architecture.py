@@ -196,6 +196,7 @@ ASYNCIO_HOMES = (
     "agent.net.outer_loop",
     "agent.rpc",
     "agent.controlplane.app",
+    "agent.controlplane.following",
     "agent.controlplane.kubeapi",
     "agent.controlplane.serve",
     "agent.identity.keeper",

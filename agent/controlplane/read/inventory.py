@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.controlplane.read.objects import (
@@ -23,7 +23,7 @@ class Inventory:
 
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
     nodes: Mapping[str, Node] = field(default_factory=dict)
-    pods: tuple[Pod, ...] = ()
+    pods: Collection[Pod] = ()
     services: tuple[Service, ...] = ()
     policies: tuple[AuthorizationPolicy, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()

@@ -25,6 +25,7 @@ from agent.controlplane.read.yaml_tree import (
     ManifestError,
     Mapping,
     Scalar,
+    read_apart,
     read_documents,
 )
 
@@ -74,6 +75,16 @@ def parse(file: str, text: str, stored: bool = False, *, lines_before: int = 0, 
     for document in read_documents(file, text, lines_before, number):
         reading.take(file, document)
     return Manifest(tuple(reading.objects), tuple(reading.refused), tuple(reading.remarks))
+
+
+def read_part(file: str, text: str, lines_before: int, number: int, is_json: bool) -> tuple[Manifest, int]:
+    """As `parse`, of a part of a file, with how many documents are in it, empty ones too."""
+    reading, last = _Reading(False), number
+    for document in read_apart(file, text, lines_before, number, is_json):
+        last = document.number
+        if document.root is not None or document.errors:
+            reading.take(file, document)
+    return Manifest(tuple(reading.objects), tuple(reading.refused), tuple(reading.remarks)), last - number
 
 
 class _Reading:

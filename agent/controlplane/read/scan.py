@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 ENDINGS = (".yaml", ".yml", ".json")
 WHOLE = "."
 """Stands in `closed` for the directory itself."""
-Stamp = tuple[int, int, int]
-"""What tells that a file has changed: time of its content, size, inode."""
+
+
+class Stamp(NamedTuple):
+    """What tells that a file has changed: time of its content, size, inode, and time of anything about it."""
+
+    changed_ns: int
+    size: int
+    inode: int
+    touched_ns: int
 
 
 @dataclass(slots=True)
@@ -35,6 +44,46 @@ def scan(root: Path) -> Found:
     found = Found()
     _scan(root, "", found, frozenset())
     return found
+
+
+def scan_again(root: Path, before: Found, names: Iterable[str]) -> Found | None:
+    """As `scan`, where nothing else has changed since `before` than those names; None where that is not enough.
+
+    Enough it is for files that come, change and go in directories of which files are known; not for links.
+    """
+    files = dict(before.files)
+    for name in names:
+        last = name.rpartition("/")[2]
+        is_manifest, is_hidden = last.lower().endswith(ENDINGS), last.startswith(".")
+        try:
+            status = os.lstat(root / name)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+        except FileNotFoundError:
+            status = None
+        except OSError:
+            return None
+        if is_hidden and not is_manifest:
+            continue  # a draft, or what is left of one
+        if not is_manifest or is_hidden or name in before.closed or name in before.passed_over:
+            return None
+        if name not in files and (status is None or not _is_beside(name, files)):
+            return None
+        if status is None:
+            del files[name]
+        else:
+            files[name] = _stamp(status)
+    return Found(files, before.passed_over, before.closed)
+
+
+def _is_beside(name: str, files: Mapping[str, Stamp]) -> bool:
+    """Whether it is plain text, in a directory where a file is known."""
+    directory = name.rpartition("/")[0]
+    return _as_text(name) == name and any(known.rpartition("/")[0] == directory for known in files)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns)
 
 
 def _as_text(name: str) -> str:
@@ -71,7 +120,7 @@ def _scan(directory: Path, prefix: str, found: Found, above: frozenset[tuple[int
             elif not stat.S_ISREG(entry_status.st_mode):
                 found.passed_over[name] = "it is no regular file"
             else:
-                found.files[name] = (entry_status.st_mtime_ns, entry_status.st_size, entry_status.st_ino)
+                found.files[name] = _stamp(entry_status)
         except FileNotFoundError:
             if entry.is_symlink():
                 # Its target may be away for a while, as a mount is; what it held is not deleted by that.

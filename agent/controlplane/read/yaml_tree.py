@@ -95,22 +95,23 @@ def read_documents(file: str, text: str, lines_before: int = 0, number: int = 0)
     """The documents of the text; empty ones are counted and left out. `lines_before`, `number`: if it is a part."""
     last = number
     try:
-        for document in _Documents(file, text, lines_before, number).read():
+        for document in _Documents(file, text, lines_before, number, _is_json(text)).read():
             last = document.number
             if document.root is not None:
                 yield document
     except ManifestError:
         # The parser cannot go on behind an error: each document by itself, from the broken one on.
         for lines, part in split_documents(text):
-            for document in _part(file, part, lines_before + lines, number):
+            for document in read_apart(file, part, lines_before + lines, number, _is_json(text)):
                 number = document.number
                 if number > last and (document.root is not None or document.errors):
                     yield document
 
 
-def _part(file: str, text: str, lines_before: int, number: int) -> Iterator[Document]:
+def read_apart(file: str, text: str, lines_before: int, number: int, is_json: bool) -> Iterator[Document]:
+    """The documents of a part of a text, empty ones too. `is_json`: whether the whole of it begins as JSON does."""
     try:
-        yield from _Documents(file, text, lines_before, number).read()
+        yield from _Documents(file, text, lines_before, number, is_json).read()
     except ManifestError as error:
         yield Document(error.document, None, (error,))
 
@@ -124,6 +125,10 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
         lines_before += text.count("\n", start, end)
 
 
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith(("{", "["))
+
+
 def _one_character(found: re.Match[str]) -> str:
     high, low = int(found[2], 16), int(found[3], 16)
     return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08X}"
@@ -132,9 +137,9 @@ def _one_character(found: re.Match[str]) -> str:
 class _Documents:
     """The documents of a text whose first line is number `lines_before` + 1 of its file."""
 
-    def __init__(self, file: str, text: str, lines_before: int, number: int) -> None:
+    def __init__(self, file: str, text: str, lines_before: int, number: int, is_json: bool) -> None:
         self._file, self._text, self._lines_before = file, text, lines_before
-        self._number = number
+        self._number, self._is_json = number, is_json
 
     def read(self) -> Iterator[Document]:
         """Each document, without a root if it is empty. Raises ManifestError where the parser cannot go on."""
@@ -162,7 +167,7 @@ class _Documents:
             raise ManifestError(
                 "a character that is no text", file=self._file, line=line, document=self._number + 1
             )
-        if not self._text.lstrip().startswith(("{", "[")):
+        if not self._is_json:
             return self._text
         return SURROGATES.sub(_one_character, self._text.replace("\t", " "))
 

@@ -7,13 +7,13 @@ process lives: the order of pushes depends on what a client that comes back held
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.serve.access import Code, Refused
-from agent.controlplane.translate.resources import Snapshot
+from agent.controlplane.translate.resources import Resource, Snapshot
 from agent.pb import authorization_pb2 as authz
 
 ARCHIVE_LIMIT = 20000
@@ -64,7 +64,7 @@ class Publisher:
     def publish(self, state: State) -> bool:
         """Swap the state in; returns whether the served resources changed."""
         self.missing = "there is no Pod, Service or policy to serve"
-        changed = self.state is None or _versions(self.state.snapshot) != _versions(state.snapshot)
+        changed = self.state is None or _is_other(self.state.snapshot, state.snapshot)
         self.state = state
         for policy in state.snapshot.policies.values():
             self.archive.setdefault(policy.resource.version, policy.message)
@@ -95,8 +95,14 @@ class Publisher:
         self.bell.ring()
 
 
-def _versions(snapshot: Snapshot) -> tuple[dict[str, str], dict[str, str]]:
-    return (
-        {name: r.version for name, r in snapshot.addresses.items()},
-        {name: p.resource.version for name, p in snapshot.policies.items()},
-    )
+def _is_other(before: Snapshot, after: Snapshot) -> bool:
+    """Whether other resources are served."""
+    if before.addresses is not after.addresses and _versions(before.addresses) != _versions(after.addresses):
+        return True
+    return {n: p.resource.version for n, p in before.policies.items()} != {
+        n: p.resource.version for n, p in after.policies.items()
+    }
+
+
+def _versions(resources: Mapping[str, Resource]) -> dict[str, str]:
+    return {name: resource.version for name, resource in resources.items()}

@@ -1,6 +1,6 @@
 """What `ztun status` may say about the control plane, as one value and one file without secrets.
 
-Written to `state-dir/status.json` whenever it changes, whole or not at all, so that it can be read at any time and
+Written to `state-dir/status.json` soon after it changed, whole or not at all, so that it can be read at any time and
 after the process has died.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.controlplane.read.remarks import Remark, Weight
+from agent.controlplane.serve.publisher import Bell
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate.resources import Snapshot
 
@@ -70,10 +71,13 @@ def row(remark: Remark) -> Row:
 
 
 class StatusBoard:
-    """The current Status; every change goes to the file."""
+    """The current Status. `bell` rings when it changes; `save` then writes it to the file."""
 
     def __init__(self, directory: StateDirectory) -> None:
         self._directory = directory
+        self._saved: Status | None = None
+        self._enrolled: Mapping[str, Sequence[tuple[str, str]]] = {}
+        self.bell = Bell()
         self._streams: Counter[str] = Counter()
         self._nacks: dict[tuple[str, str], NackReport] = {}
         self.status = Status()
@@ -96,12 +100,10 @@ class StatusBoard:
         vips: Mapping[str, tuple[str, ...]],
         enrolled: Mapping[str, Sequence[tuple[str, str]]],
     ) -> None:
-        self._set(
-            addresses=len(snapshot.addresses),
-            policies=len(snapshot.policies),
-            vips=vips,
-            enrolled={node: tuple(map("/".join, pods)) for node, pods in enrolled.items()},
-        )
+        if enrolled is not self._enrolled:
+            self._enrolled = enrolled
+            self._set(enrolled={node: tuple(map("/".join, pods)) for node, pods in enrolled.items()})
+        self._set(addresses=len(snapshot.addresses), policies=len(snapshot.policies), vips=vips)
 
     def connected(self, node: str) -> None:
         self._streams[node] += 1
@@ -122,10 +124,17 @@ class StatusBoard:
 
     def _set(self, **changes: Any) -> None:
         status = dataclasses.replace(self.status, **changes)
-        if status == self.status:
+        if status != self.status:
+            self.status = status
+            self.bell.ring()
+
+    def save(self) -> None:
+        """Write what is not written yet. For one thread at a time."""
+        status = self.status
+        if status is self._saved:
             return
-        self.status = status
         try:
             self._directory.write_json(FILE, dataclasses.asdict(status), 0o644)
+            self._saved = status
         except StateError as error:
             log.error("%s; the status in it is out of date", error)

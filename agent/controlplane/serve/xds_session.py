@@ -8,7 +8,7 @@ acked. Policies are always sent whole: only addresses can be asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.controlplane.serve.interest import WILDCARD, Interest
@@ -42,6 +42,8 @@ class _Subscription:
     is_answered: bool = False
     refused: dict[str, str] = field(default_factory=dict)
     """name -> version that the client would not take: not sent again unchanged."""
+    settled: Mapping[str, Resource] | None = None
+    """The addresses of which the client holds everything that it may."""
 
     @property
     def is_idle(self) -> bool:
@@ -115,14 +117,23 @@ class Session:
     def _addresses(
         self, known: _Subscription, policies: _Subscription | None, snapshot: Snapshot
     ) -> list[xds.DeltaDiscoveryResponse]:
-        current, asked = known.interest.wanted(snapshot), known.interest.asked
+        asked = known.interest.asked
+        is_following = known.interest.is_wildcard and known.settled is not None and not self._withholds
+        if is_following and known.settled is snapshot.addresses and known.is_answered and not asked:
+            return []
+        current = known.interest.wanted(snapshot)
         refused = policies.refused.keys() if policies else frozenset()
-        due = {name: r for name, r in current.items() if known.held.get(name) != r.version}
+        is_next = is_following and known.settled is snapshot.base
+        names = sorted(snapshot.touched) if is_next else list(current)
+        found_due = ((name, current[name]) for name in names if name in current)
+        due = {name: r for name, r in found_due if known.held.get(name) != r.version}
+        suspects = snapshot.touched if is_next else known.held.keys()
+        removed = [name for name in suspects if name in known.held and name not in current]
         # Security: an address that lists a policy the client could not take stays as the client has it, and
         # so do the policies that it lists there: they are not removed meanwhile.
         changed = {name: r for name, r in due.items() if not r.policies & refused}
         self._withholds = len(changed) < len(due)
-        removed = [name for name in known.held if name not in current]
+        known.settled = snapshot.addresses if known.interest.is_wildcard else None
         for name in asked:
             found = known.interest.behind(name, snapshot)
             changed |= {r.name: r for r in found if not r.policies & refused}

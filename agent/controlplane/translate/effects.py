@@ -7,7 +7,7 @@ to have no effect. What is intended to have none (a dry run) is a note and conce
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.objects import AuthorizationPolicy, Key, Object, PeerAuthentication, Pod, Service
@@ -88,7 +88,7 @@ def _of_mesh_config(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
 def _undiscovered(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     """Namespaces that count for nothing: one remark each, heavier where a policy is among what is left out."""
     inventory = discovered(everything, mesh)
-    kinds: tuple[Callable[[Inventory], tuple[Object, ...]], ...] = (
+    kinds: tuple[Callable[[Inventory], Collection[Object]], ...] = (
         lambda i: i.pods,
         lambda i: i.services,
         lambda i: i.policies,

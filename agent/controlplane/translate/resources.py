@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -62,6 +62,25 @@ class Snapshot:
 
     addresses: Mapping[str, Resource] = field(default_factory=dict)
     policies: Mapping[str, Policy] = field(default_factory=dict)
+    base: Mapping[str, Resource] | None = field(default=None, compare=False, repr=False)
+    """Addresses of a snapshot from which these differ in those of the names in `touched` alone."""
+    touched: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+
+    def with_changes(
+        self, made: Mapping[str, Resource], gone: Iterable[str], policies: Mapping[str, Policy]
+    ) -> Snapshot:
+        """With addresses made and gone. Where none is another, they are the very same mapping."""
+        news = {name: r for name, r in made.items() if self.addresses.get(name) != r}
+        absent = [name for name in gone if name in self.addresses]
+        if not news and not absent:
+            return Snapshot(self.addresses, policies, self.base, self.touched)
+        addresses = dict(self.addresses)
+        for name in absent:
+            del addresses[name]
+        addresses.update(news)
+        if not news.keys() <= self.addresses.keys():
+            addresses = dict(sorted(addresses.items()))
+        return Snapshot(addresses, policies, self.addresses, frozenset((*news, *absent)))
 
     @cached_property
     def index(self) -> Index:

@@ -77,8 +77,8 @@ def test_changes_are_seen_where_no_notices_can_be_had(
     def refuses(*args: object, **kwargs: object) -> object:
         raise OSError(28, "inotify limit reached")
 
-    monkeypatch.setattr("agent.controlplane.read.directory.awatch", refuses)
-    monkeypatch.setattr("agent.controlplane.app.LOOK_S", 0.01)
+    monkeypatch.setattr("agent.controlplane.read.notices.awatch", refuses)
+    monkeypatch.setattr("agent.controlplane.following.LOOK_S", 0.01)
 
     async def scenario() -> None:
         async with running(tmp_path, {"web.yaml": NAMESPACE + WEB}) as plane, plane.client() as client:
@@ -100,6 +100,7 @@ def test_a_broken_file_is_named_and_its_last_good_version_stays_served(tmp_path:
             response = await client.take(ADDRESS_TYPE)
             assert list(versions(response)) == ["Kubernetes//Pod/demo/web-1"]
             assert list(response.removed_resources) == []
+            await until(lambda: status(plane.state)["errors"])
             [error] = status(plane.state)["errors"]
             assert (error["file"], error["line"], error["document"], error["field"]) == (
                 "web.yaml",
@@ -110,7 +111,7 @@ def test_a_broken_file_is_named_and_its_last_good_version_stays_served(tmp_path:
             plane.write("web.yaml", NAMESPACE + WEB.replace("10.10.0.5", "10.10.0.7"))
             response = await client.take(ADDRESS_TYPE)
             assert workload(response).addresses == [bytes([10, 10, 0, 7])]
-            assert status(plane.state)["errors"] == []
+            await until(lambda: status(plane.state)["errors"] == [])
 
     asyncio.run(scenario())
 
@@ -241,6 +242,7 @@ def test_a_nack_is_reported_and_not_answered_with_the_same_again(tmp_path: Path)
             response = await client.take(ADDRESS_TYPE)
             # Not web-0: it would list a policy that the client could not take.
             assert list(versions(response)) == ["Kubernetes//Pod/demo/db-0"]
+            await until(lambda: status(plane.state)["nacks"])
             [nack] = status(plane.state)["nacks"]
             assert (nack["node"], nack["names"], nack["reason"]) == (
                 "node-a",
@@ -250,7 +252,7 @@ def test_a_nack_is_reported_and_not_answered_with_the_same_again(tmp_path: Path)
             plane.write("deny.yaml", deny("web", selector="app: web", rules="[{}, {}]"))
             await client.take(AUTHORIZATION_TYPE)
             assert list(versions(await client.take(ADDRESS_TYPE))) == [UID]
-            assert status(plane.state)["nacks"] == []
+            await until(lambda: status(plane.state)["nacks"] == [])
 
     asyncio.run(scenario())
 
@@ -338,7 +340,7 @@ def test_an_emptied_file_takes_nothing_away(tmp_path: Path) -> None:
             plane.write("more.yaml", pod("web-1", "node-b", "10.10.0.6"))
             await client.take(ADDRESS_TYPE)
             await until(lambda: "it is empty" in str(status(plane.state)["errors"]))
-            assert status(plane.state)["policies"] == 1
+            await until(lambda: status(plane.state)["policies"] == 1)
 
     asyncio.run(scenario())
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
+from agent.controlplane.read.birth import born_ns
 from agent.controlplane.read.directory import SETTLE_S, ManifestDirectory
 from agent.controlplane.state_dir import StateDirectory
 from tests.support.controlplane import NAMESPACE, deny, pod
 
+CLOCK_REALTIME_COARSE = 5
+"""Of <linux/time.h>: the clock of file systems, which ticks some hundred times a second."""
 WEB, DENY = pod("web-0", "node-a", "10.10.0.5"), deny("d")
 WHOLE = NAMESPACE + WEB + DENY
 
@@ -66,6 +70,27 @@ def test_a_file_that_is_put_in_its_place_is_whole_at_once(place: Place) -> None:
     draft.write_text(NAMESPACE + WEB)
     draft.replace(place.file)
     assert len(place.served()) == len(everything) - 1
+
+
+def test_a_new_file_with_the_inode_number_of_the_old_is_whole_at_once(place: Place) -> None:
+    everything, before = place.served(), os.stat(place.file)
+    if born_ns(place.file) is None:
+        pytest.skip("a file system that keeps the birth of files")
+    while time.clock_gettime_ns(CLOCK_REALTIME_COARSE) <= before.st_ctime_ns:
+        pass
+    place.file.unlink()
+    place.file.write_text(NAMESPACE + WEB)
+    if os.stat(place.file).st_ino != before.st_ino:
+        pytest.skip("a file system that uses inode numbers again at once")
+    assert len(place.served()) == len(everything) - 1 and not place.directory.is_unsettled
+
+
+def test_a_time_that_was_set_back_makes_no_new_file_of_one_that_is_written(place: Place) -> None:
+    place.quiet_s = 0.1
+    os.utime(place.file, (0, 0))
+    everything = place.served()
+    place.file.write_text(NAMESPACE + WEB)
+    assert place.served() == everything and place.directory.is_unsettled
 
 
 def test_a_clock_that_is_behind_the_file_systems_holds_up_nothing(place: Place) -> None:
