@@ -66,14 +66,16 @@ def test_a_busy_server_is_asked_no_sooner_than_it_said(fake: FakeApi) -> None:
         assert time.monotonic() - began_s >= 2 and not seen.problem
 
 
-def test_rights_that_are_missing_are_named_with_the_verbs(fake: FakeApi) -> None:
-    fake.refuse(403, "watch=1", message='User "a" cannot watch resource "pods"')
+@pytest.mark.parametrize(("verb", "line"), [("list", "limit="), ("watch", "watch=1")])
+def test_rights_that_are_missing_are_named_with_the_verbs(fake: FakeApi, verb: str, line: str) -> None:
+    fake.create(kube.pod("web", node=NODE))
+    fake.refuse(403, line, message=f'User "a" cannot {verb} resource "pods"')
     with following(fake, NODE) as seen:
         seen.until(lambda: "forbids" in seen.problem)
         assert (
-            'cannot watch resource "pods"' in seen.problem and "get, list and watch on pods" in seen.problem
+            f'cannot {verb} resource "pods"' in seen.problem and "get, list and watch on pods" in seen.problem
         )
-        seen.until(lambda: not seen.problem)
+        seen.until(lambda: not seen.problem and seen.names == {"web"})
 
 
 def test_another_clusters_ca_and_another_name_are_told_apart(fake: FakeApi) -> None:

@@ -255,6 +255,25 @@ def test_a_right_that_is_missing_is_named(fake: FakeApi) -> None:
     run(world, story)
 
 
+def test_events_that_are_forbidden_are_named_and_annotations_go_on(
+    fake: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STANDS_S", 0.0)
+    for name in ("web", "other"):
+        fake.create(kube.pod(name))
+    fake.refuse(403, "POST", times=2, message='User "a" cannot create resource "events"')
+    world = World(fake)
+    world.found = {KEY: Progress("", True, False, "no certificate; is the CA up?")}
+
+    async def story() -> None:
+        await world.until(lambda: "the verbs create on events" in str(world.reporter.problem))
+        world.found = {**world.found, PodKey("demo", "other"): SERVED}
+        await world.until(lambda: world.says("other") == "enabled")
+        await world.until(lambda: bool(fake.all("events")) and world.reporter.problem is None)
+
+    run(world, story)
+
+
 def test_a_trouble_that_stands_is_told_of_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STANDS_S", 0.2)
     api.create(kube.pod("web"))
