@@ -80,8 +80,8 @@ class HttpServer:
     """Serves routes on any number of addresses until closed."""
 
     def __init__(self) -> None:
-        self._servers: list[asyncio.Server] = []
-        self._at_paths: dict[Path, asyncio.Server] = {}
+        self._servers: dict[tuple[str, int] | Path, asyncio.Server] = {}
+        """By where they listen."""
 
     async def serve_tcp(self, address: str, routes: Routes) -> None:
         """Listen on HOST:PORT. Raises OSError, with the address in its text, when it is taken."""
@@ -94,24 +94,22 @@ class HttpServer:
             number = error.errno or 0
             reason = os.strerror(number) if number >= 0 else "there is no such host"
             raise OSError(error.errno, f"cannot listen on {address}: {reason}") from error
-        self._servers.append(server)
+        self._servers[sock.getsockname()[:2]] = server
 
     async def serve_unix(self, path: Path, routes: Routes) -> None:
         """Listen on a unix socket that only its owner may open, in place of what listened by that name before."""
         path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._connection(routes), str(path), limit=MAX_HEAD_BYTES)
         path.chmod(0o600)
-        self._servers.append(server)
-        former = self._at_paths.pop(path, None)
+        former = self._servers.get(path)
         if former is not None:
             former.close()
-            self._servers.remove(former)
-        self._at_paths[path] = server
+        self._servers[path] = server
 
     async def close(self) -> None:
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
-        for server in self._servers:
+        for server in self._servers.values():
             await server.wait_closed()
         self._servers.clear()
 
