@@ -8,6 +8,9 @@ from enum import Enum
 class Fault(Enum):
     """The value is the label of the metric. Of the certificates it is always the peer's that is meant."""
 
+    # That of Enum is reckoned anew each time, in Python, and a crowd is counted by these.
+    __hash__ = object.__hash__
+
     NOT_TLS = "not_tls"
     PROTOCOL = "protocol"
     """No common version or cipher, a message that is none, a broken record."""

@@ -46,6 +46,9 @@ class Acceptor:
         self._loop = loop
         self._ceiling = ceiling
         self._listener = listener
+        # Its own accept() asks the listener for what it is by two enumerations, for each connection.
+        self._take = listener._accept  # type: ignore[attr-defined]
+        self._kind = int(listener.family), int(listener.type), listener.proto
         self._on_accept = on_accept
         self._on_exhausted = on_exhausted
         self._timer: Timer | None = None
@@ -76,7 +79,7 @@ class Acceptor:
             if self._closed:
                 return
             try:
-                sock, peer = self._listener.accept()
+                fd, peer = self._take()
             except BlockingIOError:
                 self._batch_size = max(1, number)
                 return
@@ -87,9 +90,8 @@ class Acceptor:
                 if error.errno in (errno.EINVAL, errno.EBADF):
                     raise
                 continue  # that one connection failed in the queue (ECONNABORTED and the like)
-            is_last = sock.fileno() >= self._ceiling
-            self._hand_on(sock, peer)
-            if is_last and not self._closed:
+            self._hand_on(socket.socket(*self._kind, fileno=fd), peer)
+            if fd >= self._ceiling and not self._closed:
                 self._wait()
                 return
             if self._loop.now() >= end_s:

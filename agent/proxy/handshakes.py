@@ -3,8 +3,9 @@
 Over the limit of an address the oldest from there gives way, over the limit of all the oldest of a crowded address: a
 peer that means it is done within moments, and whoever is silent is the oldest soon. Callers, who have only connected,
 and those who shake hands, which takes far more memory, have limits of their own. Steps are taken in turns: first what
-is under way and addresses that have proven who they are before, then those with few, then crowds. Failed ones whose
-socket waits for the peer to read why count apart. What this took of memory is given back when it is over.
+is under way and addresses that have proven who they are before, then those with few, then crowds. Where many have not
+gone on after their first step, all whom nobody knows get a part of the time only. Failed ones whose socket waits for
+the peer to read why count apart. What this took of memory is given back when it is over.
 """
 
 from __future__ import annotations
@@ -131,14 +132,14 @@ class Handshakes:
 
     def __init__(self, loop: Loop, connections: int) -> None:
         self._loop = loop
-        self._turns = Turns(loop)
+        self._turns = Turns(loop, self._are_doubted)
         self._proven: OrderedDict[IP, None] = OrderedDict()
         most = max(1, connections // 4)
         self.callers = Crowd(min(CALLERS, most), self._proven)
         self.shaking = Crowd(min(SHAKING, most), self._proven)
         self._failed: OrderedDict[Unproven, None] = OrderedDict()
-        self._failures = 0
-        """Since it was calm."""
+        self._failures = self._failures_seen = 0
+        """Since it was calm; and how many of these the last look has found."""
         self._calming: Timer | None = None
 
     def __len__(self) -> int:
@@ -155,6 +156,10 @@ class Handshakes:
     def ask_next(self, entry: Unproven, source: IP, step: Step) -> None:
         """Take a step of one that is under way: it is worth something by now, and ends the sooner."""
         self._turns.ask(source, step, 2 if self.shaking.rank(entry) == 2 else 0)
+
+    def _are_doubted(self) -> bool:
+        """A peer that means it answers within moments. Many have not, from however many addresses."""
+        return len(self.shaking) > self.shaking.limit // 2
 
     def prove(self, entry: Unproven) -> None:
         """It is done, and well: who comes from there again is served first."""
@@ -183,10 +188,18 @@ class Handshakes:
             self._calming = self._loop.later(CALM_S, self._calm)
 
     def _calm(self) -> None:
-        """Nobody waits for so long. The allocator would keep what lies between the connections that live."""
-        self._calming = None
-        were_many, self._failures = self._failures > self.shaking.limit_per_source, 0
+        """Nobody waits for so long. The allocator would keep what lies between the connections that live.
+
+        Giving it back stops everybody for a moment, and is for nothing while a crowd still comes.
+        """
+        since, self._failures_seen = self._failures - self._failures_seen, self._failures
         while self._failed:
             self._failed.popitem(last=False)[0].drop()
+        if since > self.shaking.limit_per_source:
+            self._calming = self._loop.later(CALM_S, self._calm)
+            return
+        self._calming = None
+        were_many = self._failures > self.shaking.limit_per_source
+        self._failures = self._failures_seen = 0
         if were_many:
             give_back_free_memory()

@@ -72,15 +72,11 @@ class Inbound:
         self.is_leaving = False
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
-        """A connection to a pod's port 15008."""
-        try:
-            if self.held >= self._links_limit and not self.handshakes.make_room():
-                raise Refusal(Outcome.OVERLOADED)
-            self._secrets.get(self.workload(local).identity)
-        except Refusal as refusal:
-            self._refuse(sock, peer, local, str(refusal))
-            return
-        self.lobby.enter(sock, peer, local)
+        """A connection to a pod's port 15008. Whose it is is looked up once it has said something of sense."""
+        if self.held >= self._links_limit and not self.handshakes.make_room():
+            self._refuse(sock, peer, local, str(Refusal(Outcome.OVERLOADED)))
+        else:
+            self.lobby.enter(sock, peer, local)
 
     @property
     def held(self) -> int:

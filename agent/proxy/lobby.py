@@ -40,7 +40,7 @@ class LobbyOwner(Protocol):
 class Caller:
     """One connection in the lobby."""
 
-    __slots__ = ("_lobby", "is_called", "local", "peer", "said", "since_s", "sock")
+    __slots__ = ("_lobby", "is_watched", "local", "peer", "said", "since_s", "sock")
 
     def __init__(self, lobby: Lobby, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         self._lobby = lobby
@@ -50,8 +50,8 @@ class Caller:
         self.said = b""
         """What it has said so far."""
         self.since_s = 0.0
-        self.is_called = False
-        """Its turn has been asked for."""
+        self.is_watched = False
+        """The lobby's epoll has it: until its turn has been asked for."""
 
     def give_up(self, fault: Fault, detail: str) -> None:
         self._lobby.turn_away(self, fault, detail)
@@ -98,9 +98,12 @@ class Lobby:
         self._handshakes.callers.begin(caller, peer.ip)
         caller.since_s = self._loop.now()
         self._callers[sock.fileno()] = caller
-        self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         if self._timer is None:
             self._timer = self._loop.later(self._timeout_s, self._on_time)
+        # Most have said it all by now, and need not be watched.
+        if not self._judge(caller, False):
+            caller.is_watched = True
+            self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
         for caller in [each for each in self._callers.values() if each.local.ip in addresses]:
@@ -127,7 +130,7 @@ class Lobby:
         if self._callers.get(fd) is not caller:
             return False
         del self._callers[fd]
-        if not caller.is_called:
+        if caller.is_watched:
             self._epoll.unregister(fd)
         self._handshakes.callers.end(caller)
         return True
@@ -144,36 +147,38 @@ class Lobby:
             if len(ready) < most or self._loop.now() >= end_s:
                 return
 
-    def _judge(self, caller: Caller, has_ended: bool) -> None:
+    def _judge(self, caller: Caller, has_ended: bool) -> bool:
         """Whether it has said all of a hello by now, or what can be none."""
         try:
             said = caller.sock.recv(HEADER_BYTES + MAX_CIPHER_BYTES - len(caller.said))
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self.turn_away(caller, Fault.CLOSED, f"TLS handshake: {os.strerror(error.errno or 0)}")
-            return
+            return True
         has_ended = has_ended or not said
         said = caller.said = caller.said + said
         size = len(said)
         if size and (said[0] != _HANDSHAKE or (size > 1 and said[1] != _MAJOR_VERSION)):
             text = f"the peer does not speak TLS here; its first bytes are {said[:16]!r}"
             self.turn_away(caller, Fault.NOT_TLS, text)
-            return
+            return True
         if size > HEADER_BYTES:
             whole = HEADER_BYTES + (said[3] << 8 | said[4])
             if said[HEADER_BYTES] != _CLIENT_HELLO or whole > HEADER_BYTES + MAX_CIPHER_BYTES:
                 self.turn_away(
                     caller, Fault.PROTOCOL, "the peer's handshake does not begin with a ClientHello"
                 )
-                return
+                return True
             if size >= whole:
-                self._epoll.unregister(caller.sock.fileno())
-                caller.is_called = True
+                if caller.is_watched:
+                    caller.is_watched = False
+                    self._epoll.unregister(caller.sock.fileno())
                 self._handshakes.ask_first(caller, caller.peer.ip, caller.step)
-                return
+                return True
         if has_ended:
             self.turn_away(caller, Fault.CLOSED, "TLS handshake: the peer closed the connection")
+        return has_ended
 
     def _swallow(self, caller: Caller) -> None:
         """What it goes on to say would turn an end into a reset. More than a few words of it may."""

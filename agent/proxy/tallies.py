@@ -18,6 +18,8 @@ from agent.model.connection import Direction
 class End(Enum):
     """Which end of an HBONE connection this worker is; the value is the label of metrics."""
 
+    __hash__ = object.__hash__
+
     CLIENT = "client"
     SERVER = "server"
 

@@ -20,15 +20,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import cni, earlier, kubernetes, report, starts
+from tests.bench import cni, earlier, flood, kubernetes, report, starts
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
-from tests.bench.strangers import Strangers
+from tests.bench.strangers import COUNT, QUICK_COUNT, Strangers
 from tests.bench.systems import Stage
 from tests.support.envoy import binary
 
 ROOT = Path(__file__).parents[2]
-TARGETS = ROOT / "scripts" / "targets.toml"
 ROUNDS, WARM_UP_S, LENGTH_S = 7, 0.3, 1.3
 QUICK_ROUNDS, QUICK_WARM_UP_S, QUICK_LENGTH_S = 2, 0.1, 0.35
 BUSY_LOAD = 0.5
@@ -38,8 +37,8 @@ is fixed in its configuration. ztun runs with policy (3), access log and metrics
 
 
 BEGAN_S = time.monotonic()
-NODE_BENCHES = {"cni": cni.main, "kubernetes": kubernetes.main, "start": starts.main}
-"""What has nothing to do with Envoy: each has a command line of its own."""
+OTHERS = {"cni": cni.main, "kubernetes": kubernetes.main, "start": starts.main, "flood": flood.main}
+"""Each has a command line of its own."""
 
 
 def tell(text: str) -> None:
@@ -101,7 +100,7 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
         running = Rounds(measured, *times, tell)
         running.run(rounds)
         measured.check_captured()
-        crowds = Strangers(measured, tell, is_quick=options.quick).run()
+        crowds = Strangers(measured, tell, count=QUICK_COUNT if options.quick else COUNT).run()
     about |= {
         "against": options.against,
         "negotiated": running.negotiated,
@@ -150,14 +149,14 @@ def stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
-    if argv and argv[0] in NODE_BENCHES:
+    if argv and argv[0] in OTHERS:
         if os.geteuid() != 0:
             tell("it makes network namespaces and loads eBPF programs: run it as root")
             return 2
         signal.signal(signal.SIGTERM, stop)
-        return NODE_BENCHES[argv[0]](argv[1:], tell)
+        return OTHERS[argv[0]](argv[1:], tell)
     options = arguments(argv)
-    targets = report.read_targets(tomllib.loads(TARGETS.read_text()))
+    targets = report.read_targets(tomllib.loads(report.TARGETS.read_text()))
     if os.geteuid() != 0:
         tell("it makes network namespaces and loads eBPF programs: run it as root")
         return 2

@@ -9,8 +9,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+TARGETS = Path(__file__).parents[2] / "scripts" / "targets.toml"
 SYSTEMS = {"ztun": "ztun", "honest": "honest", "before": "before", "envoy": "Envoy", "direct": "direct"}
 """Systems a run may have, in the order of the columns, with their titles."""
 ITSELF = "itself"
@@ -57,7 +59,21 @@ METRICS = (
     Metric("memory_control", "  of it control processes", "MB", 0),
     Metric("strangers_half", "p99 of new ones, half-open crowd / quiet", "", 2),
     Metric("strangers_garbage", "p99 of new ones, garbage crowd / quiet", "", 2),
+    Metric("strangers_begun", "p99 of new ones, half a hello / quiet", "", 2),
+    Metric("strangers_live_half", "p99 of open ones, half-open crowd / quiet", "", 2),
+    Metric("strangers_live_garbage", "p99 of open ones, garbage crowd / quiet", "", 2),
+    Metric("strangers_live_begun", "p99 of open ones, half a hello / quiet", "", 2),
+    Metric("strangers_members_half", "p99 of handshakes, half-open crowd / quiet", "", 2),
+    Metric("strangers_members_garbage", "p99 of handshakes, garbage crowd / quiet", "", 2),
+    Metric("strangers_members_begun", "p99 of handshakes, half a hello / quiet", "", 2),
+    Metric("cpu_strangers_half", "CPU per stranger, half-open", "us", 0),
+    Metric("cpu_strangers_garbage", "CPU per stranger, garbage", "us", 0),
+    Metric("cpu_strangers_begun", "CPU per stranger, half a hello", "us", 0),
+    Metric("strangers_held_half", "memory at most beside a half-open crowd", "MB", 1),
+    Metric("strangers_held_garbage", "memory at most beside a garbage crowd", "MB", 1),
+    Metric("strangers_held_begun", "memory at most beside half hellos", "MB", 1),
     Metric("strangers_lost", "live connections lost to crowds", "", 0),
+    Metric("strangers_failed", "newcomers and members not served", "", 0),
     Metric("strangers_memory", "memory not given back in a minute", "MB", 1),
 )
 LABELS = {metric.key: metric.label.strip() for metric in METRICS}
@@ -137,7 +153,10 @@ def misses(samples: Samples, targets: Iterable[Target]) -> list[str]:
 
 
 def table(samples: Samples, targets: Iterable[Target]) -> str:
-    """Markdown, readable as it is: a column for each system that ran, and one for ztun over each of the others."""
+    """Markdown, readable as it is: a column for each system that ran, and one for ztun over each of the others.
+
+    Metrics that nobody has are left out.
+    """
     found = medians(samples)
     ran = [system for system in SYSTEMS if system in samples]
     others = [system for system in ran if system != "ztun"]
@@ -149,6 +168,8 @@ def table(samples: Samples, targets: Iterable[Target]) -> str:
     titles = [SYSTEMS[system] for system in ran]
     rows = [["", "unit", *titles, *(f"ztun/{SYSTEMS[system]}" for system in others), "target"]]
     for row in METRICS:
+        if not any(row.key in found[system] for system in ran):
+            continue
         values = [_number(found[system].get(row.key), row.digits) for system in ran]
         ratios = [_number(ratio(samples, row.key, to), 2) for to in others]
         rows.append([row.label, row.unit, *values, *ratios, _bound(bounds.get(row.key, []))])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bench.strangers import LIVE, hello, newcomers
+from tests.bench.crowd import LIVE, hello, newcomers
 
 
 class Echo:

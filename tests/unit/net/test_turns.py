@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from agent.net.loop import Loop
-from agent.net.turns import CROWD_REST, RANKS, Turns
+from agent.net.turns import CROWD_REST, DOUBTED_REST, RANKS, Turns
 
 
 @pytest.fixture
@@ -102,36 +102,65 @@ def test_a_lower_rank_waits_but_has_every_fourth_turn(loop: Loop) -> None:
     assert sorted(done) == ["few"] * 8 + ["known"] * 8
 
 
-def test_a_crowd_rests_for_far_longer_than_it_works_and_others_do_not() -> None:
-    """Each step takes a millisecond by this clock."""
-    now_s = 0.0
-    done: list[tuple[str, float]] = []
+class Work:
+    """Steps of a millisecond each, by the clock that they turn."""
 
-    def step(name: str) -> Callable[[], bool]:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.done: list[str] = []
+        self.loop = Loop(lambda: self.now_s, lambda error, fd: None)
+
+    def step(self, name: str) -> Callable[[], bool]:
         def take() -> bool:
-            nonlocal now_s
-            done.append((name, now_s))
-            now_s += 0.001
+            self.done.append(name)
+            self.now_s += 0.001
             return True
 
         return take
 
-    loop = Loop(lambda: now_s, lambda error, fd: None)
-    turns = Turns(loop)
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    made = Work()
+    yield made
+    made.loop.close()
+
+
+def test_a_crowd_rests_for_far_longer_than_it_works_and_others_do_not(work: Work) -> None:
+    turns = Turns(work.loop)
     for _ in range(3):
-        turns.ask("crowd", step("crowd"), RANKS - 1)
-    loop.turn()
-    turns.ask("few", step("few"), 1)
-    loop.turn()
-    assert [name for name, _ in done] == ["crowd", "few"]
+        turns.ask("crowd", work.step("crowd"), RANKS - 1)
+    work.loop.turn()
+    turns.ask("few", work.step("few"), 1)
+    work.loop.turn()
+    assert work.done == ["crowd", "few"]
     for _ in range(5):
-        loop.turn()
-    assert len(done) == 2, "nothing else is due, and yet it rests"
-    now_s = 0.001 * (CROWD_REST + 2)
-    loop.turn()
-    loop.turn()
-    assert [name for name, _ in done] == ["crowd", "few", "crowd"]
+        work.loop.turn()
+    assert len(work.done) == 2, "nothing else is due, and yet it rests"
+    work.now_s = 0.001 * (CROWD_REST + 2)
+    work.loop.turn()
+    work.loop.turn()
+    assert work.done == ["crowd", "few", "crowd"]
     turns.raise_up("crowd")
-    loop.turn()
-    assert len(done) == 4, "it is a crowd no more"
-    loop.close()
+    work.loop.turn()
+    assert len(work.done) == 4, "it is a crowd no more"
+
+
+def test_those_nobody_knows_rest_while_they_are_doubted_and_known_ones_do_not(work: Work) -> None:
+    doubted = True
+    turns = Turns(work.loop, lambda: doubted)
+    for source in "abcd":
+        turns.ask(source, work.step("unknown"), 1)
+    for _ in range(3):
+        work.loop.turn()
+    assert work.done == ["unknown"]
+    for source in "ef":
+        turns.ask(source, work.step("known"), 0)
+    for _ in range(5):
+        work.loop.turn()
+    assert work.done == ["unknown", "known", "known"]
+    work.now_s = 0.001 * (DOUBTED_REST + 1)
+    doubted = False
+    for _ in range(5):
+        work.loop.turn()
+    assert work.done[3:] == ["unknown"] * 3, "one of them had to rest; then they were trusted again"

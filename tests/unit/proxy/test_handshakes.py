@@ -122,6 +122,60 @@ def test_failed_ones_whose_sockets_linger_are_limited_too(
     assert all(entry.dropped for entry in failed)
 
 
+def test_memory_is_given_back_once_no_crowd_comes_any_more(
+    handshakes: Handshakes, loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[float] = []
+    monkeypatch.setattr(
+        "agent.proxy.handshakes.give_back_free_memory", lambda: given_back.append(clock.now_s)
+    )
+    many = handshakes.shaking.limit_per_source + 1
+    for look in range(1, 4):
+        for _ in range(many):
+            handshakes.count_failure()
+        clock.now_s = look * CALM_S
+        loop.turn()
+    assert not given_back, "it stops everybody for a moment, and they still come"
+    handshakes.count_failure()
+    clock.now_s += CALM_S
+    loop.turn()
+    assert given_back == [4 * CALM_S]
+    handshakes.count_failure()
+    clock.now_s += CALM_S
+    loop.turn()
+    assert len(given_back) == 1, "a single one is no crowd"
+
+
+def test_where_many_do_not_go_on_all_whom_nobody_knows_wait_for_known_ones(
+    handshakes: Handshakes, loop: Loop, clock: Clock
+) -> None:
+    taken: list[str] = []
+
+    def step(name: str) -> Callable[[], bool]:
+        def take() -> bool:
+            taken.append(name)
+            clock.now_s += 0.001
+            return True
+
+        return take
+
+    for low in range(handshakes.shaking.limit // 2 + 1):
+        begun(handshakes.shaking, parse_ip(f"10.0.3.{low}"), 1)
+    entry = Entry()
+    handshakes.shaking.begin(entry, KNOWN)
+    handshakes.prove(entry)
+    for low in range(3):
+        (caller,) = begun(handshakes.callers, source := parse_ip(f"10.0.4.{low}"), 1)
+        handshakes.ask_first(caller, source, step("unknown"))
+    for _ in range(3):
+        loop.turn()
+    (again,) = begun(handshakes.callers, KNOWN, 1)
+    handshakes.ask_first(again, KNOWN, step("known"))
+    for _ in range(3):
+        loop.turn()
+    assert taken == ["unknown", "known"]
+
+
 def test_turns_go_to_who_is_under_way_or_known_then_to_few_then_to_crowds(
     handshakes: Handshakes, loop: Loop
 ) -> None:

@@ -40,9 +40,12 @@ class Desk:
         if self.raises:
             raise ValueError("a defect")
 
-    def enter(self, source: str = "10.0.0.2") -> socket.socket:
-        """The peer's end of a connection that has come in."""
+    def enter(self, source: str = "10.0.0.2", said: bytes = b"") -> socket.socket:
+        """The peer's end of a connection that has come in, with what it said before."""
         ours, theirs = tcp_pair()
+        if said:
+            ours.send(said)
+            select.select([theirs], [], [])
         self.it.keep(ours)
         self.it.keep(theirs)
         self.lobby.enter(theirs, SocketAddress(parse_ip(source), 4711), POD)
@@ -93,6 +96,15 @@ def test_what_is_no_hello_is_turned_away_by_its_first_words(
     desk.it.until(lambda: select.select([peer], [], [], 0)[0])
     assert peer.recv(1) == b"", "an end, not a reset"
     assert not desk.calls and len(desk.lobby) == len(desk.handshakes) == 0
+
+
+def test_who_has_said_all_on_coming_in_waits_for_nothing_else(desk: Desk) -> None:
+    desk.enter(said=b"nonsense")
+    assert [fault for fault, _ in desk.refusals] == [Fault.NOT_TLS], "before a turn of the loop"
+    desk.enter(said=HELLO)
+    assert len(desk.handshakes) == 1 and not desk.calls, "its step waits for its turn all the same"
+    desk.it.until(lambda: desk.calls)
+    assert desk.calls[0][0].said == HELLO
 
 
 @pytest.mark.parametrize("said", [b"", HELLO[:100]], ids=["silent", "in its hello"])
