@@ -156,7 +156,7 @@ class Config:
     unread_bytes: int = traffic_option(
         number(1 << 20, 2**40),
         "268435456",
-        "What applications may leave unread in one worker; beyond it the longest unread connections are reset.",
+        "What applications and peers may leave unread in one worker; beyond it the longest unread are reset.",
     )
     frame_bytes: int = traffic_option(
         number(16384, 2**24 - 1), "1048576", "Largest HTTP/2 frame accepted; a peer cuts its own to it."

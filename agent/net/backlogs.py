@@ -1,9 +1,9 @@
-"""What all relays of one loop hold for applications that do not read, and what happens when that is too much.
+"""What one loop holds for applications and peers that do not read, and what happens when that is too much.
 
 Windows bound what one tunnel leaves here; they do not bound how many there are. So all of it is counted, and beyond
-`limit_bytes` connections are reset, those first that have not been read from for longest on the HBONE connection
-that holds most: whoever has many readers that stopped pays for it, not the one paused reader of somebody else.
-Only a relay whose socket takes no more comes here.
+`limit_bytes` connections are reset, those first that have not been read from for longest in the group that holds most:
+an HBONE connection, or an address that does not read plain ones. Whoever has many readers that stopped pays for it, not
+the one paused reader of somebody else. Only what a socket does not take comes here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CALM_S = 5.0
 
 
 class Holder(Protocol):
-    """A relay with a backlog."""
+    """A relay, or a TLS connection, with a backlog."""
 
     @property
     def group(self) -> Hashable:
@@ -86,6 +86,11 @@ class Backlogs:
             self.cut += 1
             oldest.abort(
                 Outcome.OVERLOADED,
-                f"not read from for longest, while applications leave {self.total_bytes} bytes unread, {size} of"
-                f" them on this HBONE connection (--unread-bytes {self.limit_bytes})",
+                f"not read from for longest, while {self.total_bytes} bytes are left unread, {size} of them"
+                f" {named(group)} (--unread-bytes {self.limit_bytes})",
             )
+
+
+def named(group: Hashable) -> str:
+    """Where the bytes of a group wait: an address is told, an HBONE connection is this one."""
+    return f"for {group}" if isinstance(group, str) else "on this HBONE connection"

@@ -40,6 +40,8 @@ class _End:
         "ended",
         "fd",
         "from_bytes",
+        "group",
+        "held_bytes",
         "is_readable",
         "lost",
         "name",
@@ -58,6 +60,10 @@ class _End:
         self.fd = sock.fileno()
         self.other: _End = self
         self.backlog = bytearray()
+        self.held_bytes = 0
+        """How much of the backlog is counted as unread."""
+        self.group = ""
+        """The address that leaves it unread, once it has."""
         self.from_bytes = 0
         self.reads = self.writes = True
         self.ended = self.is_readable = False
@@ -119,6 +125,35 @@ class _End:
             return
         if sent < len(data):
             self.backlog += data[sent:]
+            self.count()
+
+    def count(self) -> None:
+        """Bring what is counted as unread up to the backlog."""
+        more = len(self.backlog) - self.held_bytes
+        self.held_bytes += more
+        if more > 0:
+            if not self.group:
+                self.group = self.address()
+            self.relay.backlogs.hold(self, more)
+        elif more:
+            self.relay.backlogs.release(self, -more)
+
+    def address(self) -> str:
+        try:
+            return str(self.sock.getpeername()[0])
+        except OSError:  # it has gone, and the next send will find that
+            return self.name
+
+    def abort(self, outcome: Outcome, detail: str) -> None:
+        """Too much is unread, this most of all."""
+        self.relay.abort(outcome, detail)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Nothing of it is held any more."""
+        if self.held_bytes:
+            self.relay.backlogs.release(self, self.held_bytes)
+            self.held_bytes = 0
 
     def send_backlog(self) -> None:
         try:
@@ -129,6 +164,7 @@ class _End:
             self.lose(error.errno or errno.EIO)
             return
         del self.backlog[:sent]
+        self.count()
         if not self.backlog:
             if not self.other.reads:
                 self.end()
@@ -158,6 +194,7 @@ class _End:
         self.lost = error
         self.other.from_bytes -= len(self.backlog)
         self.backlog = bytearray()
+        self.count()
         if self.reads:
             self.is_readable = self.ended = True
             self.relay.hurry(self)
@@ -181,6 +218,7 @@ class PlainRelay:
         "_parting",
         "_server",
         "_timer",
+        "backlogs",
         "buffer",
         "error",
         "is_over",
@@ -192,6 +230,7 @@ class PlainRelay:
         self, loop: Loop, client: socket.socket, server: socket.socket, owner: PlainRelayOwner
     ) -> None:
         self._loop = loop
+        self.backlogs = loop.backlogs
         self.buffer = loop.buffers.opened[:BATCH_BYTES]
         self._client = _End(self, client, "client")
         self._server = _End(self, server, "server")
@@ -258,10 +297,17 @@ class PlainRelay:
             self._finish(reset=True)
             return
         self._stop()
+        end.let_go()
         self._loop.leave(end.fd)
         close(end.sock, reset=True)
         self._parting = Parting(
-            self._loop, other.sock, other.backlog, ends_first=ends_first, sent=_nothing, done=self._on_parted
+            self._loop,
+            other.sock,
+            other.backlog,
+            ends_first=ends_first,
+            # The other counters follow from the backlog.
+            sent=lambda size: other.count(),
+            done=self._on_parted,
         )
 
     def _on_parted(self) -> None:
@@ -269,6 +315,7 @@ class PlainRelay:
         for end in (self._client, self._server):
             end.other.from_bytes -= len(end.backlog)
             end.backlog = bytearray()
+            end.let_go()
         self._tell()
 
     # -- the end
@@ -281,6 +328,7 @@ class PlainRelay:
     def _finish(self, *, reset: bool) -> None:
         self._stop()
         for end in (self._client, self._server):
+            end.let_go()
             self._loop.leave(end.fd)
             close(end.sock, reset=reset)
         self._loop.soon(self._tell)
@@ -296,7 +344,3 @@ class PlainRelay:
 
     def _on_crash(self, error: BaseException) -> None:
         self.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")
-
-
-def _nothing(size: int) -> None:
-    """The counters follow from the backlog."""

@@ -43,6 +43,7 @@ class TlsLink:
         "_fd",
         "_handshake_timeout_s",
         "_held",
+        "_held_bytes",
         "_is_heard_out",
         "_is_over",
         "_is_room_watched",
@@ -82,6 +83,8 @@ class TlsLink:
         self._records: TlsRecords | None = None
         self._held = b""
         self._unsent = bytearray()
+        self._held_bytes = 0
+        """How much of what is unsent is counted as unread."""
         self._ended = self._is_over = self._is_heard_out = self._is_room_watched = False
         self.is_congested = False
         self.fault: Fault | None = None
@@ -287,11 +290,27 @@ class TlsLink:
                 self._watch_room()
         if sent < made:
             self._unsent += sealed[sent:made]
+            self._count()
             self._on_growth()
+
+    @property
+    def group(self) -> object:
+        """The connection itself, with which the backlogs of its tunnels are put together."""
+        return self._user
+
+    def _count(self) -> None:
+        """Bring what is counted as unread up to what is unsent."""
+        more = len(self._unsent) - self._held_bytes
+        self._held_bytes += more
+        if more > 0:
+            self._loop.backlogs.hold(self, more)
+        elif more:
+            self._loop.backlogs.release(self, -more)
 
     def _on_broken(self) -> None:
         """Nothing can be sent any more. What the peer said before it left (an alert) is still to be read."""
         self._unsent.clear()
+        self._count()
         self._ended = True
         self._go_on()
 
@@ -318,6 +337,8 @@ class TlsLink:
                 self._on_broken()
                 return
             del self._unsent[:sent]
+        if self._held_bytes != len(self._unsent) and not self._is_over:
+            self._count()
         if self.is_congested and len(self._unsent) < HIGH_BYTES // 2:
             self.is_congested = False
             self._user.on_drained()
@@ -346,11 +367,14 @@ class TlsLink:
             self._unsent += self._records.seal_alert(alert)
         self._is_over = True
         self._let_go()
-        self._farewell = Farewell(self._loop, self._sock, self._unsent, is_heard_out=self._is_heard_out)
+        # It waits for a moment only, and for the peer no more.
+        unsent, self._unsent = self._unsent, bytearray()
+        self._count()
+        self._farewell = Farewell(self._loop, self._sock, unsent, is_heard_out=self._is_heard_out)
         self._farewell.start()
 
-    def abort(self) -> None:
-        """Close at once, with a reset for the peer. The user is not told."""
+    def abort(self, outcome: Outcome | None = None, detail: str = "") -> None:
+        """Close at once, with a reset for the peer. The user is told where there is an outcome."""
         if self._farewell is not None:
             self._farewell.cut()
         elif not self._is_over:
@@ -358,8 +382,11 @@ class TlsLink:
             self._stop_timer()
             self._let_go()
             self._unsent.clear()
+            self._count()
             self._loop.leave(self._fd)
             close(self._sock, reset=True)
+            if outcome is not None:
+                self._user.on_lost(outcome, detail)
 
     def part(self) -> None:
         """The user hears nothing more, and is not held."""

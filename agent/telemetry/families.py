@@ -166,7 +166,7 @@ HBONE_CROWDED = _gauge(
     "HBONE connections of whose window more than half is taken at the other end: they get no new tunnels",
     "side",
 )
-UNREAD_BYTES = _gauge("ztun_unread_bytes", "Bytes of tunnels that wait for applications that do not read")
+UNREAD_BYTES = _gauge("ztun_unread_bytes", "Bytes that wait for applications and peers that do not read")
 UNREAD_RESETS = _counter(
     "ztun_unread_resets", "Connections reset because applications left more unread than a worker may hold"
 )

@@ -12,10 +12,11 @@ import pytest
 
 from agent.model.outcome import Outcome
 from agent.net.backlogs import CALM_S, MUCH_BYTES, Backlogs
+from agent.net.plain_relay import BATCH_BYTES, PlainRelay
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_events import FIRST_WINDOW_BYTES, MIB
-from tests.support.netpair import Ended, Hbone, Relayed, node, tcp_pair
+from tests.support.netpair import Ended, Hbone, Node, Relayed, node, tcp_pair
 from tests.support.traffic import Flow, take_into
 
 
@@ -221,3 +222,89 @@ def test_what_comes_before_the_application_is_reached_counts_too() -> None:
         hbone.client.abort()
         it.until(lambda: hbone.server_side.ends)
         assert backlogs.total_bytes == 0 and len(told) == 7
+
+
+def joined(it: Node, done: Ended[PlainRelay]) -> tuple[socket.socket, socket.socket]:
+    """Two applications and a plain relay between them, which the kernel spares little."""
+    (client, near), (far, server) = tcp_pair(), tcp_pair()
+    for sock in (client, near, far, server):
+        it.keep(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 if sock is far else MIB)
+    PlainRelay(it.loop, near, far, done).start()
+    return client, server
+
+
+def test_plain_connections_that_nobody_reads_count_and_are_cut_too() -> None:
+    with node() as it:
+        backlogs = it.loop.backlogs
+        backlogs.limit_bytes = 1 << 17
+        done = Ended[PlainRelay]()
+        pairs = [joined(it, done) for _ in range(12)]
+        sent = [0] * len(pairs)
+        piece = bytes(BATCH_BYTES)
+        most: list[int] = []
+
+        def is_cut() -> bool:
+            for number, (client, _) in enumerate(pairs):
+                with contextlib.suppress(OSError):
+                    sent[number] += client.send(piece)
+            it.settle()
+            most.append(backlogs.total_bytes)
+            return backlogs.cut > 2 and len(done) == backlogs.cut
+
+        it.until(is_cut)
+        assert 0 < max(most) <= 1 << 17
+        assert {relay.outcome for relay in done} == {Outcome.OVERLOADED}
+        assert all("for 127.0.0.1 (--unread-bytes" in relay.error for relay in done)
+        backlogs.limit_bytes = MIB
+        for sock in (sock for pair in pairs for sock in pair):
+            with contextlib.suppress(OSError):  # of those that were cut
+                sock.shutdown(socket.SHUT_WR)
+
+        def all_read() -> bool:
+            for _, server in pairs:
+                with contextlib.suppress(OSError):
+                    take_into(server, bytearray())
+            return len(done) == len(pairs)
+
+        it.until(all_read)
+        assert backlogs.total_bytes == 0
+        whole = [relay for relay in done if relay.outcome is Outcome.OK]
+        assert len(whole) == len(pairs) - backlogs.cut
+        assert {relay.sent_bytes for relay in whole} <= set(sent)
+
+
+def test_a_peer_that_takes_nothing_counts_with_what_tls_has_for_it() -> None:
+    with node() as it:
+        backlogs = it.loop.backlogs
+        backlogs.limit_bytes = MIB
+        hbones = [Hbone(it), Hbone(it)]
+        relayed = [[hbone.relayed() for _ in range(6)] for hbone in hbones]
+        alive = Hbone(it).relayed()
+        for hbone in hbones:
+            it.loop.forget(hbone.client_wire.fileno())
+            hbone.server_wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        piece = bytes(1 << 16)
+        most = 0
+
+        def is_cut() -> bool:
+            nonlocal most
+            for each in (each for several in relayed for each in several):
+                with contextlib.suppress(OSError):
+                    each.server.send(piece)
+            it.settle()
+            most = max(most, backlogs.total_bytes)
+            return backlogs.cut == 1
+
+        it.until(is_cut)
+        it.until(lambda: any(hbone.server_side.ends for hbone in hbones))
+        assert most > MIB // 2 and backlogs.total_bytes <= MIB
+        (cut,) = [hbone for hbone in hbones if hbone.server_side.ends]
+        assert cut.server_side.ends[0][0] is Outcome.OVERLOADED
+        assert "on this HBONE connection" in cut.server_side.ends[0][1]
+        alive.client.send(b"hello")
+        assert alive.read(alive.server, 5) == b"hello"
+        for hbone in hbones:
+            hbone.server.abort()
+        it.settle()
+        assert backlogs.total_bytes == 0
