@@ -23,7 +23,7 @@ from agent.net.turns import Step, Turns
 
 CALLERS = 512
 SHAKING = 128
-"""About 50 kB each, nearly all of it OpenSSL's."""
+"""About 64 kB each once they have been answered, nearly all of it OpenSSL's. A caller takes about 1 kB."""
 FEW = 4
 """Unfinished ones of an address that is no crowd."""
 REMEMBERED = 4096
