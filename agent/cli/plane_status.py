@@ -64,6 +64,11 @@ def _reasons(status: dict[str, Any]) -> Iterator[str]:
         yield "nothing is served yet: what is refused below must be mended first"
     elif not status.get("addresses") and not status.get("policies"):
         yield f"nothing is served: there is no Pod, Service or policy in {status.get('manifests')}"
+    if unheard := status.get("unheard"):
+        yield (
+            f"nodes {', '.join(unheard)}: no agent has said which pods are captured there since the state of before "
+            "was lost; soon after the start of the control plane peers are told that they take plaintext. Start them"
+        )
     for row in status.get("errors", ()):
         yield f"refused: {_text(row)}"
     for row in status.get("no_effect", ()):

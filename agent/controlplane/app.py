@@ -33,6 +33,7 @@ from agent.controlplane.serve.ca import Clock, open_authority
 from agent.controlplane.serve.ca_service import CertificateService
 from agent.controlplane.serve.concerns import Concerns
 from agent.controlplane.serve.enrolment_service import EnrolledPods, EnrolmentService
+from agent.controlplane.serve.hearing import PATIENCE_S, Hearing
 from agent.controlplane.serve.manifests_service import ManifestsService
 from agent.controlplane.serve.metrics import metrics_page
 from agent.controlplane.serve.publisher import Publisher
@@ -191,12 +192,22 @@ class ControlPlane:
             [authority.server_credentials([n for n in names if n not in ("0.0.0.0", "::")], clock())]
         )
         server = grpc.aio.server(options=GRPC_OPTIONS)
-        discovery = DiscoveryService(publisher, board, authenticate, options.policy_grace_s)
+
+        def heard() -> None:
+            board.unheard(hearing.unheard(p.node for p in publication.inventory().pods if p.is_live))
+            publisher.bell.ring()
+
+        hearing = Hearing(pods.is_lost, heard)
+        giving_up = asyncio.get_running_loop().call_later(PATIENCE_S, hearing.give_up)
+        ending.callback(giving_up.cancel)
+        discovery = DiscoveryService(publisher, board, authenticate, hearing, options.policy_grace_s)
         server.add_generic_rpc_handlers(
             (
                 discovery.handler(),
                 CertificateService(authority, publisher, authenticate, clock).handler(),
-                EnrolmentService(pods, authenticate, publication.inventory, publication.refresh).handler(),
+                EnrolmentService(
+                    pods, authenticate, publication.inventory, publication.refresh, hearing.hear
+                ).handler(),
                 ManifestsService(concerns, publisher, authenticate).handler(),
             )
         )

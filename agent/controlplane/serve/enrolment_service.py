@@ -32,7 +32,10 @@ class EnrolledPods:
 
     def __init__(self, directory: StateDirectory) -> None:
         self._directory = directory
-        self.by_node: Mapping[str, tuple[PodKey, ...]] = directory.read_json(FILE, _decode, NOBODY)
+        known = directory.read_json(FILE, _decode, None)
+        self.is_lost = known is None
+        """Whether nothing is known of before: this is the first one, or has not the state of the one before."""
+        self.by_node: Mapping[str, tuple[PodKey, ...]] = NOBODY if known is None else known
 
     def replace(self, node: str, pods: tuple[PodKey, ...]) -> bool:
         """Set a node's pods; returns whether that changes anything. Raises StateError; nothing has changed then."""
@@ -45,7 +48,7 @@ class EnrolledPods:
         return True
 
 
-def _decode(value: object) -> Mapping[str, tuple[PodKey, ...]]:
+def _decode(value: object) -> Mapping[str, tuple[PodKey, ...]] | None:
     if not isinstance(value, dict):
         raise ValueError("want nodes with lists of pods")
     return {
@@ -55,7 +58,7 @@ def _decode(value: object) -> Mapping[str, tuple[PodKey, ...]]:
 
 
 class EnrolmentService:
-    """Takes reports. `changed` is called after the sets changed; `inventory` says which pods there are."""
+    """Takes reports. `changed` is called after the sets changed, `heard` after each; `inventory` has the pods."""
 
     def __init__(
         self,
@@ -63,8 +66,9 @@ class EnrolmentService:
         authenticate: Authenticate,
         inventory: Callable[[], Inventory],
         changed: Callable[[], None],
+        heard: Callable[[str], None],
     ) -> None:
-        self._pods, self._authenticate = pods, authenticate
+        self._pods, self._authenticate, self._heard = pods, authenticate, heard
         self._inventory, self._changed = inventory, changed
 
     def handler(self) -> Any:
@@ -94,6 +98,7 @@ class EnrolmentService:
             if self._pods.replace(node, pods):
                 log.info("node %s captures %d pods", node, len(pods))
                 self._changed()
+            self._heard(node)
         except StateError as error:
             raise Refused(Code.UNAVAILABLE, str(error)) from error
         there = {(p.meta.namespace, p.meta.name) for p in self._inventory().pods if p.node == node}

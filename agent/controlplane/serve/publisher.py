@@ -97,6 +97,8 @@ class Publisher:
 
 def _is_other(before: Snapshot, after: Snapshot) -> bool:
     """Whether other resources are served."""
+    if after.addresses is not before.addresses is after.base:
+        return True  # made by a change of just these
     if before.addresses is not after.addresses and _versions(before.addresses) != _versions(after.addresses):
         return True
     return {n: p.resource.version for n, p in before.policies.items()} != {

@@ -38,6 +38,7 @@ class NackReport:
 class Status:
     """`is_serving`: the manifests were read whole once. `streams`: node -> open discovery streams.
 
+    `unheard`: nodes with pods of which no agent has said what it captures since what was known before is lost.
     `errors` is what was refused, `no_effect` what does nothing, `warnings` everything to be said but the errors.
     """
 
@@ -51,6 +52,7 @@ class Status:
     vips: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     enrolled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     streams: Mapping[str, int] = field(default_factory=dict)
+    unheard: tuple[str, ...] = ()
     nacks: tuple[NackReport, ...] = ()
     addresses: int = 0
     policies: int = 0
@@ -113,6 +115,9 @@ class StatusBoard:
         self._streams[node] -= 1
         self._streams += Counter()  # drops nodes at zero
         self._set(streams=dict(self._streams))
+
+    def unheard(self, nodes: tuple[str, ...]) -> None:
+        self._set(unheard=nodes)
 
     def refused(self, node: str, type_url: str, names: tuple[str, ...], reason: str) -> None:
         self._nacks[node, type_url] = NackReport(node, type_url, names, reason[:TEXT_LIMIT])

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from agent.controlplane.serve.access import Code, Refused
+from agent.controlplane.serve.hearing import Hearing
 from agent.controlplane.serve.publisher import Publisher
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.serve.xds_session import Nack, Session
@@ -45,10 +46,12 @@ class DiscoveryService:
         publisher: Publisher,
         board: StatusBoard,
         authenticate: Authenticate,
+        hearing: Hearing,
         policy_grace_s: float = POLICY_GRACE_S,
     ) -> None:
         self._publisher, self._board = publisher, board
         self._authenticate, self._policy_grace_s = authenticate, policy_grace_s
+        self._hearing = hearing
 
     def handler(self) -> Any:
         method = grpc.stream_stream_rpc_method_handler(
@@ -74,7 +77,7 @@ class DiscoveryService:
         refusal: Refused | None = None
         try:
             with self._publisher.bell.listen() as wake:
-                session = Session(node)
+                session = Session(node, self._hearing.is_awaited)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(node, session, wake, context))
                     tasks.create_task(self._write(session, wake, context))
@@ -91,6 +94,8 @@ class DiscoveryService:
         try:
             while (request := await context.read()) is not grpc.aio.EOF:
                 self._note(node, request, session.receive(request))
+                if request.initial_resource_versions:
+                    self._hearing.came_back()
                 if request.type_url == ADDRESS_TYPE:
                     grace.begin()
                 wake.set()

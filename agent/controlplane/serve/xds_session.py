@@ -8,7 +8,7 @@ acked. Policies are always sent whole: only addresses can be asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.controlplane.serve.interest import WILDCARD, Interest
@@ -42,6 +42,8 @@ class _Subscription:
     is_answered: bool = False
     refused: dict[str, str] = field(default_factory=dict)
     """name -> version that the client would not take: not sent again unchanged."""
+    brought: frozenset[str] = frozenset()
+    """What the client held when it came."""
     settled: Mapping[str, Resource] | None = None
     """The addresses of which the client holds everything that it may."""
 
@@ -51,10 +53,13 @@ class _Subscription:
 
 
 class Session:
-    """A stream's state. `node`: whose workloads come unasked to a client that asks by name."""
+    """A stream's state. `node`: whose workloads come unasked to a client that asks by name.
 
-    def __init__(self, node: str = "") -> None:
-        self._node = node
+    `is_awaited`: whether the agent of a node may still tell which of its pods are captured.
+    """
+
+    def __init__(self, node: str = "", is_awaited: Callable[[str], bool] = lambda node: False) -> None:
+        self._node, self._is_awaited = node, is_awaited
         self._types: dict[str, _Subscription] = {}
         self._sent = 0
         self._addresses_may_go_alone = False
@@ -76,7 +81,8 @@ class Session:
         named = list(request.resource_names_subscribe)
         wanted = named if request.type_url == ADDRESS_TYPE else [WILDCARD, *named]
         interest = Interest(self._node, wanted, gone)
-        return _Subscription(request.type_url, interest, interest.hold(request.initial_resource_versions))
+        held = interest.hold(request.initial_resource_versions)
+        return _Subscription(request.type_url, interest, held, brought=frozenset(held))
 
     def _answered(self, known: _Subscription, request: xds.DeltaDiscoveryRequest) -> Nack | None:
         sent, known.nonce, known.sending = known.sending, "", ()
@@ -131,7 +137,13 @@ class Session:
         removed = [name for name in suspects if name in known.held and name not in current]
         # Security: an address that lists a policy the client could not take stays as the client has it, and
         # so do the policies that it lists there: they are not removed meanwhile.
-        changed = {name: r for name, r in due.items() if not r.policies & refused}
+        # Security: nor is a workload that it knows said to take plaintext before its node's agent was heard.
+        changed = {
+            name: r
+            for name, r in due.items()
+            if not r.policies & refused
+            and not (r.is_plain and name in known.brought and self._is_awaited(r.node))
+        }
         self._withholds = len(changed) < len(due)
         known.settled = snapshot.addresses if known.interest.is_wildcard else None
         for name in asked:

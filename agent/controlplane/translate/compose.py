@@ -193,6 +193,7 @@ class Composed:
             frozenset(policies),
             tuple(sorted(services)),
             pod.node,
+            message.tunnel_protocol == wds.NONE,
         )
 
     def _listed_policies(self, pod: Pod) -> list[str]:

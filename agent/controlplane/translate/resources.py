@@ -24,7 +24,7 @@ AUTHORIZATION_TYPE = "type.googleapis.com/istio.security.Authorization"
 class Resource:
     """One resource. `aliases` as docs/WIRE.md#translation.
 
-    Of a workload: the `policies` it lists, the `services` it is part of and its `node`.
+    Of a workload: the `policies` it lists, the `services` it is part of, its `node`, and whether it takes plaintext.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Resource:
     policies: frozenset[str] = frozenset()
     services: tuple[str, ...] = ()
     node: str = ""
+    is_plain: bool = False
 
 
 def make_resource(
@@ -43,9 +44,11 @@ def make_resource(
     policies: frozenset[str] = frozenset(),
     services: tuple[str, ...] = (),
     node: str = "",
+    is_plain: bool = False,
 ) -> Resource:
     value = message.SerializeToString(deterministic=True)
-    return Resource(name, value, hashlib.sha256(value).hexdigest()[:16], aliases, policies, services, node)
+    version = hashlib.sha256(value).hexdigest()[:16]
+    return Resource(name, value, version, aliases, policies, services, node, is_plain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,8 @@ def test_a_stream_that_comes_back_gets_the_differences(tmp_path: Path) -> None:
                 for type_url in (AUTHORIZATION_TYPE, ADDRESS_TYPE):
                     response = await client.take(type_url)
                     assert not response.resources and not response.removed_resources
+            for node in ("node-a", "node-b"):
+                await plane.report(node, node)
             async with plane.client() as client:
                 stale = {
                     UID: "stale",
