@@ -12,9 +12,9 @@ from typing import TypeVar
 T = TypeVar("T")
 Steps = Generator[None, None, T]
 
-SLICE_S = 0.004
+SLICE_S = 0.003
 """How long work goes on at once, with others waiting. A step is far shorter."""
-PACE = 32
+PACE = 16
 """Resources in a step."""
 
 
