@@ -78,6 +78,7 @@ class Session:
         "_server_secret",
         "anchors",
     )
+    __deletable__ = ("_connection", "_incoming")
 
     def __init__(
         self, context: SSL.Context, anchors: tuple[x509.Certificate, ...], check: Check, is_server: bool

@@ -8,7 +8,7 @@ merely claims gets into a principal: identities here are proven by mTLS, or None
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from agent.model.address import NamespacedHostname, SocketAddress
 from agent.model.connection import Direction
@@ -180,7 +180,7 @@ class LabelMemo:
     for, so that the objects by whose identity it is found stay alive and cannot be mistaken for others.
     """
 
-    LIMIT = 4096
+    LIMIT: ClassVar[int] = 4096
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, ...], tuple[Opened, LabelSet]] = {}
