@@ -11,7 +11,7 @@ the peer to read why count apart. What this took of memory is given back when it
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Callable, Container
 from itertools import islice
 from typing import Protocol
 
@@ -130,8 +130,11 @@ class Crowd:
 class Handshakes:
     """Those of one worker. `connections` is what it may hold at all: unfinished are a quarter of that at most."""
 
-    def __init__(self, loop: Loop, connections: int) -> None:
+    def __init__(
+        self, loop: Loop, connections: int, give_back: Callable[[], None] = give_back_free_memory
+    ) -> None:
         self._loop = loop
+        self._give_back = give_back
         self._turns = Turns(loop, self._are_doubted)
         self._proven: OrderedDict[IP, None] = OrderedDict()
         most = max(1, connections // 4)
@@ -202,4 +205,4 @@ class Handshakes:
         were_many = self._failures > self.shaking.limit_per_source
         self._failures = self._failures_seen = 0
         if were_many:
-            give_back_free_memory()
+            self._give_back()

@@ -122,13 +122,9 @@ def test_failed_ones_whose_sockets_linger_are_limited_too(
     assert all(entry.dropped for entry in failed)
 
 
-def test_memory_is_given_back_once_no_crowd_comes_any_more(
-    handshakes: Handshakes, loop: Loop, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_given_back_once_no_crowd_comes_any_more(loop: Loop, clock: Clock) -> None:
     given_back: list[float] = []
-    monkeypatch.setattr(
-        "agent.proxy.handshakes.give_back_free_memory", lambda: given_back.append(clock.now_s)
-    )
+    handshakes = Handshakes(loop, 64, lambda: given_back.append(clock.now_s))
     many = handshakes.shaking.limit_per_source + 1
     for look in range(1, 4):
         for _ in range(many):
