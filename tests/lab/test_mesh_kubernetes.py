@@ -145,7 +145,7 @@ def maps(world: World, name: str) -> str:
 def test_labels_that_come_and_go_leave_nothing_behind(world: World, cluster: LabCluster) -> None:
     names = ("client-a", "server-a", "client-b", "server-b")
     cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
-    held: list[tuple[int, dict[str, int]]] = []
+    control, files = world.process("agent-node-a"), []
     for _ in range(4):
         cluster.label("ambient")
         until(lambda: is_served(world, *names), "everybody is served")
@@ -153,11 +153,10 @@ def test_labels_that_come_and_go_leave_nothing_behind(world: World, cluster: Lab
         until(lambda: is_served(world), "nobody is served")
         until(lambda: not any(cluster.says(name) for name in names), "the API is told")
         until(lambda: not json.loads(maps(world, "owners")), "nothing is noted")
-        entries = {name: len(json.loads(maps(world, name))) for name in ("pods", "ifaces", "captures")}
-        held.append((world.process("agent-node-a").num_fds(), entries))
-    # The first round opens what stays open: certificates' timers, connections to the API.
-    assert held[-1] == held[1], held
-    assert not any(held[-1][1].values())
+        assert not any(json.loads(maps(world, name)) for name in ("pods", "ifaces", "captures"))
+        files.append(control.num_fds())
+    # The first rounds open what stays open: certificates' timers, connections to the API; and some are just in use.
+    until(lambda: control.num_fds() <= max(files[:2]), f"no file stays open: {files}")
 
 
 @pytest.mark.usefixtures("labelled")
