@@ -24,7 +24,7 @@ from redirect.netns import entered
 from redirect.reconcile import Redirection
 
 CONTROL_PLANE_PORT = 15012
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 90.0
 ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
 ZTUN = tuple(spawn.command("agent.cli.entry"))
