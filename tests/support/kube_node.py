@@ -26,7 +26,7 @@ from tests.support.kube import TOKEN, FakeApi
 ROOT = Path(__file__).parents[2]
 NODE, SYSTEM = "n1", "ztun-system"
 AGENT_TOKEN = "of-the-agent"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 CONTROL_PLANE = "127.0.0.1:15012"
 MODE = "istio.io/dataplane-mode"
 EXCLUDED = "kube-system"
