@@ -34,7 +34,7 @@ async def prepare_rings(settings: Config, kernel: KernelSide, crew: Crew) -> Non
 async def open_slots(settings: Config, kernel: KernelSide, crew: Crew) -> None:
     """Once the workers serve: their listeners into the slots of the kernel side. Raises RedirectError, OSError."""
     slots = {name: sock.fileno() for name, sock in crew.listeners().items()}
-    owners = crew.every_owners() if settings.honest_connect != "off" else []
-    takers = [{name: sock.fileno() for name, sock in socks.items()} for socks in owners]
+    takers = [{name: sock.fileno() for name, sock in socks.items()} for socks in crew.every_owners()]
+    have_rings = settings.honest_connect != "off"
     await kernel.run(lambda redirection: redirection.set_listeners(slots))
-    await kernel.run(lambda redirection: redirection.set_takers(takers))
+    await kernel.run(lambda redirection: redirection.set_takers(takers, have_rings=have_rings))

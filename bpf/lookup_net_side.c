@@ -5,13 +5,9 @@ int lookup_net_side(struct bpf_sk_lookup *ctx) {
     if (ctx->protocol == UDP)
         LOOKUP_DROP(EXIT_lookup_net_side_UDP_DROP);
     int slot = ctx->local_port == HBONE_PORT ? SLOT_HBONE : SLOT_PLAINTEXT;
-    u64 flags = 0;
-    struct bpf_sock *sk = 0;
-    if (slot == SLOT_PLAINTEXT) {
-        int index = taker_of(ctx, HOOK_TO_POD);
-        flags = NO_REUSEPORT;
-        sk = (struct bpf_sock *)takers.lookup(&index);
-    }
+    int index = taker_of(ctx, slot);
+    u64 flags = NO_REUSEPORT;
+    struct bpf_sock *sk = (struct bpf_sock *)takers.lookup(&index);
     if (!sk) {
         flags = 0;
         sk = (struct bpf_sock *)socks.lookup(&slot);

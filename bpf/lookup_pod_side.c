@@ -7,7 +7,7 @@ int lookup_pod_side(struct bpf_sk_lookup *ctx) {
             LOOKUP_PASS(EXIT_lookup_pod_side_UDP_DNS);
         LOOKUP_DROP(EXIT_lookup_pod_side_UDP_DROP);
     }
-    int slot = SLOT_OUTBOUND, index = taker_of(ctx, HOOK_FROM_POD);
+    int slot = SLOT_OUTBOUND, index = taker_of(ctx, slot);
     u64 flags = NO_REUSEPORT;
     struct bpf_sock *sk = (struct bpf_sock *)takers.lookup(&index);
     if (!sk) {

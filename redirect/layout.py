@@ -25,7 +25,9 @@ PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_
 MARK_PROXY = 0x1C6
 HOOK_FROM_POD, HOOK_TO_POD = 0, 1
 OWNERS_MAX = 64
-"""Owners of listeners and rings, over which new connections are spread by their addresses and ports."""
+"""Owners of listeners and rings, over which new connections are spread."""
+TURNS = 4096
+"""Counters by which pairs of addresses give their connections to the owners in turn."""
 NO_ADDRESS = bytes(16)
 NO_MAC = bytes(6)
 
@@ -214,9 +216,10 @@ class Conf:
     """The one value of `conf`: the private namespaces as the host sees them, and what the node allows.
 
     `allowed_encapsulations` as `encapsulation_bits` has them. `owners`: how many have rings; 0: no SYN is held.
+    `takers`: how many have listeners of their own in `takers`; 0: the listeners' group decides.
     """
 
-    FORMAT = struct.Struct("=IIII6sBBI")
+    FORMAT = struct.Struct("=IIII6sBBIB3x")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -226,6 +229,7 @@ class Conf:
     is_dns_captured: bool = False
     allowed_encapsulations: int = 0
     owners: int = 0
+    takers: int = 0
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -237,12 +241,13 @@ class Conf:
             self.is_dns_captured,
             self.owners,
             self.allowed_encapsulations,
+            self.takers,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        pod_side, net_side, pod_nsid, net_nsid, mac, dns, owners, allowed = cls.FORMAT.unpack(raw)
-        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns), allowed, owners)
+        pod_side, net_side, pod_nsid, net_nsid, mac, dns, owners, allowed, takers = cls.FORMAT.unpack(raw)
+        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns), allowed, owners, takers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,8 +363,6 @@ _HEADER = (SOURCES / "include" / "ztun_types.h").read_text()
 REASONS = _reasons(_HEADER)
 SLOTS = _slots(_HEADER)
 """Slot of `socks` for each listener, by its name."""
-HELD_BY_HOOK = ("outbound", "plaintext")
-"""The listener whose new connections are held at each hook."""
 ENCAPSULATIONS = _encapsulations(_HEADER)
 """IP protocol of each kind of packet that carries others, by its name, in the order of their bits."""
 LAYOUT_HASH = _hash(SOURCES)
@@ -376,7 +379,8 @@ MAPS = {
     "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
     "synrate": MapShape("hash", 4, SynBudget.FORMAT.size, 8192),
     "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),
-    "takers": MapShape("sockmap", 4, 8, 2 * OWNERS_MAX),
+    "takers": MapShape("sockmap", 4, 8, len(SLOTS) * OWNERS_MAX),
+    "turns": MapShape("array", 4, 4, TURNS),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }

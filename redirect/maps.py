@@ -175,20 +175,25 @@ class Maps:
         """Whether each slot has a listener, in the order of their numbers."""
         return tuple(self._lookup("socks", _U32.pack(slot)) is not None for slot in sorted(SLOTS.values()))
 
-    # rings, takers, synrate: SYNs that are held
+    # takers, turns: who gets a connection; rings, synrate: SYNs that are held
 
-    def put_taker(self, hook: int, owner: int, fd: int) -> None:
+    def put_taker(self, slot: int, owner: int, fd: int) -> None:
         """The listening socket of an owner's share of new connections, as `put_listener`."""
-        self._put("takers", _U32.pack(hook * OWNERS_MAX + owner), _U64.pack(fd))
+        self._put("takers", _U32.pack(slot * OWNERS_MAX + owner), _U64.pack(fd))
 
-    def delete_taker(self, hook: int, owner: int) -> None:
-        self._empty("takers", hook * OWNERS_MAX + owner)
+    def delete_taker(self, slot: int, owner: int) -> None:
+        self._empty("takers", slot * OWNERS_MAX + owner)
 
     def takers(self) -> list[tuple[int, int]]:
-        """Hook and owner of those that are there."""
+        """Slot and owner of those that are there."""
         numbers = range(MAPS["takers"].max_entries)
         found = (number for number in numbers if self._lookup("takers", _U32.pack(number)) is not None)
         return [divmod(number, OWNERS_MAX) for number in found]
+
+    def turns(self) -> dict[int, int]:
+        """How many connections each counter has dealt out, where there was one."""
+        found = ((_U32.unpack(key)[0], _U32.unpack(value)[0]) for key, value in self._items("turns"))
+        return {index: number for index, number in found if number}
 
     def rings(self) -> dict[int, int]:
         """The kernel's number of each owner's ring."""

@@ -23,7 +23,6 @@ from redirect.findings import Finding, of_pods, of_rivals, without_listener, wit
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
 from redirect.layout import (
-    HELD_BY_HOOK,
     IP,
     NO_MAC,
     SLOTS,
@@ -101,8 +100,8 @@ class Redirection:
             compiled = self._load()
             allowed = encapsulation_bits(allowed_encapsulations)
             # Workers that live on go on taking what is held.
-            owners = self._maps.conf().owners
-            settings = Conf(0, 0, 0, 0, NO_MAC, is_dns_captured, allowed, owners)
+            was = self._maps.conf()
+            settings = Conf(0, 0, 0, 0, NO_MAC, is_dns_captured, allowed, was.owners, was.takers)
             self._maps.put_conf(conf_of(links, settings))
             self._foundation.attach(links)
             self._take_over()
@@ -212,24 +211,25 @@ class Redirection:
         """Empties every slot: new connections are dropped and counted from here on, open ones go on. Raises NoPins."""
         for slot in SLOTS.values():
             self._maps.delete_listener(slot)
-        self.set_takers(())
+        self.set_takers((), have_rings=False)
 
-    def set_takers(self, fds: Sequence[Mapping[str, int]]) -> None:
+    def set_takers(self, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:
         """The listening sockets of each owner, by name of SLOTS, in place of those that are there.
 
-        From then on connections are spread over these by their addresses and ports, and SYNs of pods that want it are
-        held in the owners' `rings`. None: the listeners' own group is asked, and nothing is held. Raises NoPins,
-        KeyError.
+        From then on those of one pair of addresses go to these in turn. Where they `have_rings`, SYNs of pods that want
+        it are held in the owners' `rings`, and what may be held is spread by addresses and ports. None: the listeners'
+        own group is asked, and nothing is held. Raises NoPins, KeyError.
         """
         maps = self._maps
-        maps.put_conf(replace(maps.conf(), owners=0))
-        for hook, owner in maps.takers():
+        maps.put_conf(replace(maps.conf(), owners=0, takers=0))
+        for slot, owner in maps.takers():
             if owner >= len(fds):
-                maps.delete_taker(hook, owner)
+                maps.delete_taker(slot, owner)
         for owner, names in enumerate(fds):
-            for hook, name in enumerate(HELD_BY_HOOK):
-                maps.put_taker(hook, owner, names[name])
-        maps.put_conf(replace(maps.conf(), owners=len(fds)))
+            for name, slot in SLOTS.items():
+                maps.put_taker(slot, owner, names[name])
+        count = len(fds)
+        maps.put_conf(replace(maps.conf(), owners=count if have_rings else 0, takers=count))
 
     def rings(self, count: int) -> Rings:
         """The rings of so many owners: those that are there, and new ones for the others. Raises NoPins, OSError."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.cli.output import CliError, Row
 from redirect.errors import RedirectError
-from redirect.layout import ENCAPSULATIONS, HELD_BY_HOOK, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey
+from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey
 from redirect.maps import Maps
 from redirect.pins import Pins
 
@@ -94,6 +94,7 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "synrate": lambda: synrate(maps),
         "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
         "takers": lambda: takers(maps),
+        "turns": lambda: (({"counter": index}, {"number": number}) for index, number in maps.turns().items()),
         "owners": lambda: owners(maps),
         "stats": lambda: stats(maps),
     }
@@ -154,6 +155,7 @@ def conf(maps: Maps) -> Entries:
             "net_side_mac": value.net_side_mac.hex(":"),
             "is_dns_captured": value.is_dns_captured,
             "owners": value.owners,
+            "takers": value.takers,
             "allowed_encapsulations": allowed_encapsulations(value.allowed_encapsulations),
         },
     )
@@ -170,8 +172,9 @@ def socks(maps: Maps) -> Entries:
 
 
 def takers(maps: Maps) -> Entries:
-    for hook, owner in maps.takers():
-        yield {"hook": HOOKS[hook], "owner": owner}, {"listener": HELD_BY_HOOK[hook]}
+    names = {slot: name for name, slot in SLOTS.items()}
+    for slot, owner in maps.takers():
+        yield {"slot": slot, "owner": owner}, {"listener": names[slot]}
 
 
 def synrate(maps: Maps) -> Entries:

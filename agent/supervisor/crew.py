@@ -104,7 +104,7 @@ class Crew:
         return (*self._on_duty.values(), *self._retiring)
 
     def listeners(self) -> dict[str, socket.socket]:
-        """The first owner's, by name: what the sockmap's slots hold (the rest share by SO_REUSEPORT)."""
+        """The first owner's, by name: what the sockmap's slots hold, for want of every owner's."""
         return self._listeners[0]
 
     def every_owners(self) -> list[dict[str, socket.socket]]:

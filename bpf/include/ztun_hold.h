@@ -2,8 +2,8 @@
  * worker and ends here; the worker lets the copy in, or answers it with a reset. Whatever is in the way of that means
  * that the SYN goes to the listener at once, as those of other pods do. It is never dropped for it.
  *
- * Which owner gets a connection is chosen by its addresses and ports, here and by the lookup: so the worker that has
- * asked for it accepts it. */
+ * Which owner gets a connection that may be held is chosen by its addresses and ports, here and by the lookup: so the
+ * worker that has asked for it accepts it. */
 #ifndef ZTUN_HOLD_H
 #define ZTUN_HOLD_H
 
@@ -45,11 +45,24 @@ static __always_inline u32 owner_of(const struct packet *p, u32 owners) {
     return chosen(hash, p->sport_be, p->dport_be, owners);
 }
 
-/* The same of a lookup: the index in `takers`. -1, where nothing is: nobody is chosen. */
-static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u8 hook) {
+/* The next owner, for connections of one pair of addresses at one slot: by turns, so that those of one busy pair of pods
+ * have as many workers as there are, at both ends. Pairs begin with different owners. */
+static __always_inline u32 next_of(u32 hash, u32 slot, u32 owners) {
+    u32 pair = mixed(hash, slot), index = pair % TURNS;
+    u32 *turn = turns.lookup(&index);
+    if (!turn)
+        return 0;
+    /* CPUs may overtake each other here: two connections then have one owner */
+    u32 number = *turn;
+    *turn = number + 1;
+    return (pair / TURNS + number) % owners;
+}
+
+/* Of a lookup: the index in `takers`. -1, where nothing is: nobody is chosen. */
+static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u32 slot) {
     u32 hash = 0, zero = 0;
     struct conf_entry *c = conf.lookup(&zero);
-    if (!c || !c->owners)
+    if (!c || !c->takers)
         return -1;
     if (ctx->family == AF_INET) {
         hash = mixed(mixed(hash, ctx->remote_ip4), ctx->local_ip4);
@@ -59,7 +72,10 @@ static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u8 hook) {
         hash = mixed(mixed(hash, ctx->remote_ip6[2]), ctx->local_ip6[2]);
         hash = mixed(mixed(hash, ctx->remote_ip6[3]), ctx->local_ip6[3]);
     }
-    return hook * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->owners);
+    /* Its ring was chosen before the lookup. What comes for HBONE is never held. */
+    if (c->owners && slot != SLOT_HBONE)
+        return slot * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->owners);
+    return slot * OWNERS_MAX + next_of(hash, slot, c->takers);
 }
 
 /* Whether the proxy has accepted this connection, or is accepting it. One in TIME_WAIT begins anew. */

@@ -18,8 +18,10 @@ BPF_TABLE_PINNED("percpu_array", u32, u64, stats, ZTUN_EXIT_COUNT, PIN "/map_sta
 /* A lookup in a sockmap answers a referenced socket: release it. (BPF_SOCKMAP has no lookup in bcc.) */
 BPF_TABLE_PINNED("sockmap", int, u64, socks, SLOTS, PIN "/map_socks");
 BPF_TABLE_PINNED("hash", u32, struct syn_budget, synrate, 8192, PIN "/map_synrate");
-/* Index: hook * OWNERS_MAX + owner. As socks, but for an owner's share of the connections each. */
-BPF_TABLE_PINNED("sockmap", int, u64, takers, 2 * OWNERS_MAX, PIN "/map_takers");
+/* Index: slot * OWNERS_MAX + owner. As socks, but for an owner's share of the connections each. */
+BPF_TABLE_PINNED("sockmap", int, u64, takers, SLOTS * OWNERS_MAX, PIN "/map_takers");
+/* Whose turn it is, of the owners: by a hash of slot and both addresses, and pairs that meet there share it. */
+BPF_TABLE_PINNED("array", u32, u32, turns, TURNS, PIN "/map_turns");
 /* What the rings in `rings` are like; this one is nobody's. User space makes those, one for each owner. */
 BPF_RINGBUF_OUTPUT(ring_like, 1);
 BPF_TABLE_PINNED("array_of_maps$ring_like", int, int, rings, OWNERS_MAX, PIN "/map_rings");

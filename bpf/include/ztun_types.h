@@ -71,10 +71,12 @@ struct conf_entry {
     u32 net_side_nsid;
     u8 net_side_mac[6];
     u8 is_dns_captured; /* 0: DNS over UDP passes, as it does while no DNS proxy runs */
-    u8 owners;          /* of listeners and rings, over which new connections are spread (0: no SYN is held) */
+    u8 owners;          /* of rings (0: no SYN is held) */
     u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
+    u8 takers;          /* owners of listeners, over which new connections are spread (0: their group decides) */
+    u8 reserved[3];
 };
-_Static_assert(sizeof(struct conf_entry) == 28, "conf_entry");
+_Static_assert(sizeof(struct conf_entry) == 32, "conf_entry");
 
 /* IP protocols that carry packets of others, TCP among them, past the capture. X(name, number) */
 #define ZTUN_ENCAPSULATIONS(X)                                                                                     \
@@ -148,6 +150,7 @@ enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16 };
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
 enum { OWNERS_MAX = 64 };
+enum { TURNS = 4096 };
 enum { HBONE_PORT = 15008, DNS_PORT = 53 };
 
 /* The one mark, 12 bits: set by from_net_side, cleared by from_pod a moment later on the same device. */

@@ -204,7 +204,7 @@ def test_what_status_and_maps_show(world: World) -> None:
     assert all(pod["honest_connect"] for pod in status["pods"])
     listed = world.cli("maps", "list", node="node-a").stdout
     assert re.search(r"^rings +array_of_maps +2 +64$", listed, re.MULTILINE), listed
-    assert re.search(r"^takers +sockmap +4 +128$", listed, re.MULTILINE), listed
+    assert re.search(r"^takers +sockmap +6 +192$", listed, re.MULTILINE), listed
     assert "HONEST" in world.cli("maps", "dump", "ifaces", node="node-a").stdout
 
 

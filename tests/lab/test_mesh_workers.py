@@ -13,13 +13,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.lab.agents import ZTUN, LabMesh
+from agent.model.listener import HBONE
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
 from agent.telemetry.families import ALL, POD_BROKEN, Kind
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
 from redirect.side import sides_of
-from tests.support.labmesh import ENROLLED, World, policy_manifest, principal, running
+from tests.support.labmesh import ENROLLED, PORT, World, policy_manifest, principal, running
 from tests.support.labtraffic import until, wait_gone
 from tests.support.ongoing import New
 from tests.support.tasks import Task, tasks
@@ -178,6 +179,34 @@ def test_a_worker_that_is_asked_to_end_hands_over_first(world: World) -> None:
         for each in crowd:
             each.goes_on()
     assert not [failure for each in crowd for failure in each.failures]
+
+
+def carried(world: World, node: str, side: str, port: int) -> list[set[str]]:
+    """The connections to a port that each worker of a node has, in one of its private namespaces."""
+    with netns.entered(netns.path_of(f"{world.mesh.instance(node)}-{side}")):
+        tables = [Path("/proc/thread-self/net", name).read_text() for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+    open_ones = {f"socket:[{row[9]}]" for row in rows if row[3] == "01" and row[1].endswith(f":{port:04X}")}
+    found = []
+    for _, pid in sorted(world.workers(node).items()):
+        held = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if path.is_symlink()}
+        found.append(held & open_ones)
+    return found
+
+
+def test_one_busy_pair_of_pods_has_every_worker_at_both_ends(world: World) -> None:
+    """Whatever ports its connections have; and each of its HBONE connections another worker of the other node."""
+    sides = {"node-a": ("pod", PORT), "node-b": ("net", HBONE.port)}
+    with ExitStack() as stack:
+        before = {node: carried(world, node, *side) for node, side in sides.items()}
+        for _ in range(8):
+            # From an account that calls this pod in no other test: no connection of the pool is there yet.
+            stack.enter_context(world.talk("server-a", world.address("server-b"))).say()
+        after = {node: carried(world, node, *side) for node, side in sides.items()}
+    new = {
+        node: [len(now - was) for was, now in zip(before[node], after[node], strict=True)] for node in sides
+    }
+    assert new == {"node-a": [4, 4], "node-b": [1, 1]}
 
 
 def exposed(world: World, node: str) -> dict[str, float]:

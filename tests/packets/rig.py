@@ -196,7 +196,8 @@ class Rig:
             return Conf(0, 0, 0, 0, bytes(6))
         pod, net = self.links["pod"], self.links["net"]
         places = (pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac)
-        return Conf(*places, world.is_dns_captured, encapsulation_bits(world.allowed), world.owners)
+        allowed = encapsulation_bits(world.allowed)
+        return Conf(*places, world.is_dns_captured, allowed, world.owners, world.takers)
 
     def _counter(self, index: int) -> int:
         raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)
@@ -249,7 +250,7 @@ class Rig:
     def _clear(self) -> None:
         if sys_bpf.map_delete(self.maps["rings"], struct.pack("=I", 0)):
             self.ring.take(1000)
-        for name in set(MAPS) - {"conf", "stats", "socks", "takers", "rings"}:
+        for name in set(MAPS) - {"conf", "stats", "socks", "takers", "turns", "rings"}:
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)
 

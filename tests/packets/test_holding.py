@@ -20,7 +20,7 @@ from agent.net.frames import FrameSender
 from agent.net.syn_ring import SynRing
 from agent.wire import held_syn
 from redirect import netns, sys_bpf
-from redirect.layout import MAPS, OWNERS_MAX, SynBudget
+from redirect.layout import MAPS, OWNERS_MAX, SLOTS, SynBudget
 from redirect.rings import RING_BYTES, Rings
 from tests.packets.rig import POD_PEER, SIDES, Rig
 from tests.packets.sockets import cookie, listener
@@ -42,13 +42,13 @@ def u32(number: int) -> bytes:
 
 @contextmanager
 def spread(rig: Rig, owners: int) -> Iterator[tuple[list[SynRing], list[socket.socket]]]:
-    """Rings and takers of both hooks for so many owners; the takers in the order of their index."""
+    """Rings of so many owners, and their takers of every slot; the takers in the order of their index."""
     with ExitStack() as closing:
         rings = Rings(os.dup(rig.maps["rings"]), owners)
         closing.callback(rings.close)
         readers = [SynRing(os.dup(rings.fd(owner))) for owner in range(owners)]
         takers = []
-        for index in [hook * OWNERS_MAX + owner for hook in range(2) for owner in range(owners)]:
+        for index in [slot * OWNERS_MAX + owner for slot in range(len(SLOTS)) for owner in range(owners)]:
             takers.append(closing.enter_context(listener()))
             sys_bpf.map_update(rig.maps["takers"], u32(index), struct.pack("=Q", takers[-1].fileno()))
         for reader in readers:
@@ -63,10 +63,13 @@ def spread(rig: Rig, owners: int) -> Iterator[tuple[list[SynRing], list[socket.s
 def test_the_owner_whose_ring_has_the_syn_gets_the_connection(rig: Rig, hook: int, net: Family) -> None:
     """Copied and looked up by the same choice; and every owner has its part."""
     owners = 3
-    program, lookup, _ = HOOKS[hook]
+    program, lookup, slot = HOOKS[hook]
     rng = random.Random(5)
     counts = [0] * owners
-    with rig.world(World(flags=HONEST, owners=owners)), spread(rig, owners) as (readers, takers):
+    with (
+        rig.world(World(flags=HONEST, owners=owners, takers=owners)),
+        spread(rig, owners) as (readers, takers),
+    ):
         for _ in range(60):
             ports = rng.randrange(1024, 65536), rng.randrange(1, 15000)
             ends = ((net.pod, ports[0]), (net.peer, ports[1]))
@@ -81,7 +84,7 @@ def test_the_owner_whose_ring_has_the_syn_gets_the_connection(rig: Rig, hook: in
             )
             assert moved == {f"{lookup}/PICKED": 1}
             assert found == [
-                owner for owner in range(owners) if picked == cookie(takers[hook * owners + owner])
+                owner for owner in range(owners) if picked == cookie(takers[SLOTS[slot] * owners + owner])
             ]
             counts[found[0]] += 1
     assert all(count > 60 / owners / 3 for count in counts), counts
@@ -92,17 +95,11 @@ def test_without_its_taker_a_connection_goes_to_the_slot(rig: Rig, hook: int) ->
     _, lookup, slot = HOOKS[hook]
     with rig.world(World(owners=1)), spread(rig, 1) as (_, takers):
         look = Lookup(lookup, TCP, 80, "PICKED", 1)
-        assert look_up(rig, look, V4)[1] == cookie(takers[hook])
-        takers[hook].close()
+        assert look_up(rig, look, V4)[1] == cookie(takers[SLOTS[slot]])
+        takers[SLOTS[slot]].close()
         assert look_up(rig, look, V4)[1] == cookie(rig.listeners[slot])
-    with rig.world(World(owners=0)), spread(rig, 1):
+    with rig.world(World(owners=0, takers=0)), spread(rig, 1):
         assert look_up(rig, look, V4)[1] == cookie(rig.listeners[slot])
-
-
-def test_the_tunnel_port_has_no_takers(rig: Rig) -> None:
-    with rig.world(World(owners=1)), spread(rig, 1):
-        look = Lookup("lookup_net_side", TCP, 15008, "PICKED", 1)
-        assert look_up(rig, look, V4)[1] == cookie(rig.listeners["hbone"])
 
 
 def test_a_full_ring_holds_no_more_and_drops_nothing(rig: Rig) -> None:

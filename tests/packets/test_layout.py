@@ -58,6 +58,7 @@ CONSTANTS = {
     "FLAG_QUEUED": int(Flag.QUEUED),
     "FLAG_HONEST": int(Flag.HONEST),
     "OWNERS_MAX": layout.OWNERS_MAX,
+    "TURNS": layout.TURNS,
     "sizeof(struct host_flow)": HostFlow.FORMAT.size,
     "sizeof(struct syn_budget)": SynBudget.FORMAT.size,
     "sizeof(struct held_syn)": RECORD.size,
@@ -127,6 +128,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "is_dns_captured": {"is_dns_captured": True},
         "owners": {"owners": 0xFF},
         "allowed_encapsulations": {"allowed_encapsulations": ALL_ONES},
+        "takers": {"takers": 0xFF},
     },
     "host_flow": {"ifindex": {"ifindex": ALL_ONES}, "at_s": {"at_s": ALL_ONES}},
     "capture_count": {

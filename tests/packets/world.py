@@ -103,7 +103,9 @@ class World:
     allowed: tuple[str, ...] = ()
     """Encapsulations."""
     owners: int = 1
-    """Of rings and takers. With none no SYN is held."""
+    """Of rings. With none no SYN is held."""
+    takers: int = 1
+    """Owners with listeners of their own, over which connections are spread."""
     has_ring: bool = False
     """The first owner, with room for a few SYNs."""
     budget_used: bool = False
