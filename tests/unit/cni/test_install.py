@@ -216,10 +216,11 @@ def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
         running = pod_sources.plugin(settings)
         assert running is not None
         task = asyncio.ensure_future(running.run())
+        path = node.conf / "10-net.conflist"
         for text in (listed(PTP), listed(PTP, PORTMAP)):
-            node.put("10-net.conflist", text)
+            node.put(path.name, text)
             async with asyncio.timeout(30):
-                while not conflist.is_chained(node.files()["10-net.conflist"]):  # noqa: ASYNC110 - a file
+                while not conflist.is_chained(path.read_text()):  # noqa: ASYNC110 - a file
                     await asyncio.sleep(0.01)
         task.cancel()
 

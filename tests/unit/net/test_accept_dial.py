@@ -106,9 +106,11 @@ def test_above_the_ceiling_nothing_is_accepted_until_descriptors_are_free_again(
     with node() as it:
         paused: list[int] = []
         server = Server(it, on_exhausted=lambda: paused.append(1))
-        lowest_free = os.dup(it.keep(socket.socket()).fileno())
-        os.close(lowest_free)
-        server.acceptor._ceiling = lowest_free + 30
+        one = it.keep(socket.socket()).fileno()
+        free = [os.dup(one) for _ in range(30)]  # others may have numbers in between
+        for fd in free:
+            os.close(fd)
+        server.acceptor._ceiling = max(free)
         clients = [it.keep(socket.create_connection(("127.0.0.1", server.port))) for _ in range(20)]
         it.until(lambda: bool(paused))
         served = len(server.found)
