@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent.admin.client import AgentAbsent, AgentRefused
@@ -84,42 +85,68 @@ def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: L
     assert world.is_served("client-a", world.address("server-b"))
 
 
+class Plugin:
+    """ztun-cni for pod spare-a, as a runtime runs it."""
+
+    def __init__(self, world: World, uid: str, netns: str = "") -> None:
+        pod = world.pod("spare-a")
+        self.config = {
+            "cniVersion": "1.1.0",
+            "name": "lab",
+            "type": "ztun-cni",
+            "socket": str(world.mesh.run_dir("node-a") / "agent.sock"),
+            "logFile": "",
+            "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": f"{pod.address(4)}/32"}]},
+        }
+        self.environment = {
+            "CNI_CONTAINERID": "c1",
+            "CNI_NETNS": netns or str(pod.netns),
+            "CNI_IFNAME": "eth0",
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_UID={uid};K8S_POD_NAME=spare-a;K8S_POD_NAMESPACE=demo",
+        }
+
+    def start(self, command: str, **config: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [PLUGIN],
+            env=self.environment | {"CNI_COMMAND": command},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(self.config | config))
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def call(self, command: str, **config: Any) -> subprocess.CompletedProcess[str]:
+        return ended(self.start(command, **config))
+
+
+def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    out, _ = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(PLUGIN, process.returncode, out)
+
+
+def announced(cluster: LabCluster) -> str:
+    """The uid of a pod that the API has without an address."""
+    uid = str(uuid.uuid4())
+    cluster.api.create(
+        kube.pod("spare-a", node="node-a", uid=uid, phase="Pending", serviceAccountName="spare")
+    )
+    return uid
+
+
 @pytest.mark.usefixtures("labelled")
 def test_a_pod_is_captured_before_the_cni_plugin_has_made_it(world: World, cluster: LabCluster) -> None:
     """As a runtime does it: the API has the pod without an address, and nothing runs in it yet."""
     pod = world.pod("spare-a")
-    uid = str(uuid.uuid4())
-    raw = kube.pod("spare-a", node="node-a", uid=uid, phase="Pending", serviceAccountName="spare")
-    cluster.api.create(raw)
-    config = {
-        "cniVersion": "1.1.0",
-        "name": "lab",
-        "type": "ztun-cni",
-        "socket": str(world.mesh.run_dir("node-a") / "agent.sock"),
-        "logFile": "",
-        "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": f"{pod.address(4)}/32"}]},
-    }
-    environment = {
-        "CNI_CONTAINERID": "c1",
-        "CNI_NETNS": str(pod.netns),
-        "CNI_IFNAME": "eth0",
-        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_UID={uid};K8S_POD_NAME=spare-a;K8S_POD_NAMESPACE=demo",
-    }
-
-    def call(command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [PLUGIN],
-            input=json.dumps(config),
-            env=environment | {"CNI_COMMAND": command},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
+    uid = announced(cluster)
+    plugin = Plugin(world, uid)
+    call = plugin.call
     assert is_open(world, "spare-a", "outsider-b")
     added = call("ADD")
-    assert (added.returncode, json.loads(added.stdout)) == (0, config["prevResult"]), added.stdout
+    assert (added.returncode, json.loads(added.stdout)) == (0, plugin.config["prevResult"]), added.stdout
     owners = [row["owner"] for row in json.loads(maps(world, "owners"))]
     assert f"demo/spare-a {uid}" in owners
     # The control plane of the lab has listed it all the time: with a real one it is closed until then.
@@ -235,3 +262,62 @@ def test_a_pod_without_a_process_is_found_by_its_address_where_no_other_pod_is(
     assert not is_open(world, "spare-a", "outsider-b"), "its interface is still there"
     world.mesh.unenroll(pod)
     assert is_open(world, "spare-a", "outsider-b"), "a person may let go what nobody wants"
+
+
+@pytest.mark.usefixtures("labelled")
+def test_whatever_becomes_of_an_add_the_pod_is_closed_and_nothing_stays_of_it(
+    world: World, cluster: LabCluster
+) -> None:
+    agent = world.process("agent-node-a")
+    until(lambda: "client-a" in served(world, "node-a"), "the others are served")
+    files: list[int] = []
+
+    def let_go(plugin: Plugin, *, is_captured: bool = True) -> None:
+        """The sandbox goes, twice over, and its pod; then nothing is noted of it."""
+        cluster.api.delete("pods", "spare-a", "demo")
+        assert plugin.call("DEL").returncode == plugin.call("DEL").returncode == 0
+        until(lambda: "spare-a" not in served(world, "node-a"), "it is gone")
+        if is_captured:  # its interface, which is still there, and closed
+            world.mesh.unenroll(world.pod("spare-a"))
+        for name in ("owners", "pods", "ifaces", "captures"):
+            until(lambda name=name: len(json.loads(maps(world, name))) == rows[name], f"{name} is as before")
+        files.append(agent.num_fds())
+
+    rows = {name: len(json.loads(maps(world, name))) for name in ("owners", "pods", "ifaces", "captures")}
+
+    # As it should be, so that what opens once is open.
+    plugin = Plugin(world, announced(cluster))
+    assert plugin.call("ADD").returncode == 0
+    let_go(plugin)
+
+    # The agent stands still between connect and answer: the sandbox fails in time, and so does its next.
+    plugin = Plugin(world, announced(cluster))
+    agent.suspend()
+    try:
+        late = plugin.call("ADD", timeoutSeconds=0.5)
+        cut = plugin.start("ADD")
+        until(lambda: bool(psutil.Process(cut.pid).net_connections("unix")), "it asks")
+        cut.kill()
+        ended(cut)
+    finally:
+        agent.resume()
+    said = json.loads(late.stdout)
+    assert said["code"] == 11 and "does not answer on" in said["msg"] and "timed out" in said["msg"]
+    until(lambda: world.status("node-a")["state"] == "READY", "it goes on")
+    assert plugin.call("ADD").returncode == 0, "the kubelet tries again"
+    let_go(plugin)
+
+    # Two at once, as a runtime that has lost count would do it.
+    plugin = Plugin(world, announced(cluster))
+    both = [ended(process) for process in [plugin.start("ADD"), plugin.start("ADD")]]
+    assert [each.returncode for each in both] == [0, 0]
+    assert not is_open(world, "spare-a", "outsider-b") or "spare-a" in served(world, "node-a")
+    let_go(plugin)
+
+    # Its namespace is gone before the agent looks.
+    plugin = Plugin(world, announced(cluster), "/run/netns/gone")
+    refused = json.loads(plugin.call("ADD", timeoutSeconds=30).stdout)
+    assert refused["code"] == 11
+    assert "pod demo/spare-a cannot be captured: " in refused["msg"] and "/run/netns/gone" in refused["msg"]
+    let_go(plugin, is_captured=False)
+    until(lambda: agent.num_fds() <= files[0], f"no file stays open: {files}")
