@@ -12,7 +12,8 @@ from pathlib import Path
 from agent.supervisor.peer import listening_pid
 from agent.supervisor.recruiter import SOCKETS
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
+"""Killed, a process still closes what it had: on a busy machine that takes seconds."""
 
 
 def end_all(directory: Path) -> list[int]:
