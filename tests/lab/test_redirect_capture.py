@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -173,7 +174,10 @@ def test_enrolment_resets_connections_that_are_open(node: Node, family: int) -> 
 def test_existing_connections_can_be_kept(node: Node, client: str, server: str, family: int) -> None:
     with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)) as connection:
         assert echoes(connection)
-        assert node.capture("a1", keep_existing=True)[0] == "keep 1 open connections of pod-a1"
+        # The one before may not have ended yet at its other end.
+        assert re.fullmatch(
+            r"keep [12] open connections of pod-a1", node.capture("a1", keep_existing=True)[0]
+        )
         assert echoes(connection)
         # New ones are captured all the same.
         with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)):
