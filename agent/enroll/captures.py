@@ -207,7 +207,7 @@ class Captures:
 
     async def look_for(self, key: PodKey) -> None:
         """Look for one wished pod alone, and close what leads to it: its start waits. The next turn judges it."""
-        found = await self._kernel.look_for(key, self.wishes[key], self._held.indexes, None)
+        found = await self._kernel.look_for(key, self.wishes[key], self._held.indexes)
         if found is not None and not found.failures:
             self._sightings = {**self._sightings, **found.sightings}
             self.links |= found.present.keys()

@@ -84,12 +84,10 @@ class KernelSide:
             )
         )
 
-    async def look_for(
-        self, key: PodKey, wish: Wish, captured: Collection[int], told_s: float | None
-    ) -> Found | None:
+    async def look_for(self, key: PodKey, wish: Wish, captured: Collection[int]) -> Found | None:
         """As `newcomer.look_for`."""
         return await self.run(
-            lambda redirection: newcomer.look_for(redirection, key, wish, captured, told_s, self._handed)
+            lambda redirection: newcomer.look_for(redirection, key, wish, captured, self._handed)
         )
 
     async def clean(self, where: Where, place: Place) -> OtherMesh:

@@ -26,7 +26,6 @@ def look_for(
     key: PodKey,
     wish: Wish,
     captured: Collection[int],
-    told_s: float | None,
     handed: HandedNamespaces | None = None,
 ) -> Found | None:
     """As `search.search`, of a pod that nobody has looked for yet: `present` are the interfaces that lead to it."""
@@ -45,7 +44,7 @@ def look_for(
                 return None
             new = {row.ifindex: (key, row) for row in ends if row.ifindex not in captured}
             owners = dict.fromkeys(new, owner_of(key, wish.uid))
-            closed, failures = close(redirection, new, told_s, {}, owners)
+            closed, failures = close(redirection, new, None, {}, owners)
             sighting = look_at(path, nsid, frozenset(row.ifindex for row in ends))
     except (PodNotFound, OSError):
         return None  # it goes while it is looked for: the next turn says so, in words
@@ -54,13 +53,13 @@ def look_for(
 
 def _ends(path: Path, nsid: int | None) -> list[LinkRow]:
     """The node's ends of the veths in a namespace: each names its peer, which must name it back."""
+    if nsid is None:
+        return []
     with netns.entered(path):
         inside = [row for row in rtnetlink.links().values() if row.kind == "veth" and row.peer]
     rows = ((row, rtnetlink.link(row.peer)) for row in inside)
     return [
         end
         for row, end in rows
-        if end is not None
-        and (end.kind, end.peer, end.peer_nsid) == ("veth", row.ifindex, nsid)
-        and nsid is not None
+        if end is not None and (end.kind, end.peer, end.peer_nsid) == ("veth", row.ifindex, nsid)
     ]

@@ -116,9 +116,7 @@ class Reporter:
                 del table[uid]
 
     def _has_work(self) -> bool:
-        return any(True for _ in self._to_annotate()) or any(
-            True for _ in to_tell(self._pods(), self._found(), self._told)
-        )
+        return any(True for _ in self._to_annotate()) or any(True for _ in self._to_tell())
 
     # -- annotations
 
@@ -162,6 +160,9 @@ class Reporter:
 
     # -- events
 
+    def _to_tell(self) -> Iterator[Tell]:
+        return to_tell(self._pods(), self._found(), self._told)
+
     def _next_telling(self) -> Tell | None:
         now_s, pods, found = self._clock(), self._pods(), self._found()
         for pod in pods.values():
@@ -173,7 +174,7 @@ class Reporter:
                 self._since[pod.uid] = text, now_s
         if now_s < self._events_not_before_s:
             return None
-        for tell in to_tell(pods, found, self._told):
+        for tell in self._to_tell():
             if now_s - self._since[tell.pod.uid][1] >= STANDS_S:
                 return tell
         return None
@@ -220,7 +221,7 @@ class Reporter:
             for each in self._to_annotate()
             if each.pod.uid in self._attempts
         ]
-        for tell in to_tell(self._pods(), self._found(), self._told):
+        for tell in self._to_tell():
             if tell.pod.uid in self._since:
                 times.append(max(self._since[tell.pod.uid][1] + STANDS_S, self._events_not_before_s))
         return max(0.01, min(times) - now_s) if times else None

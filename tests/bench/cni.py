@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.conclusion import conclude
 from tests.support import kube_node
 from tests.support.kube_node import KubeNode
 
@@ -228,10 +229,4 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
         parser.error("--pods: 10 to 1000, as many as a bridge has ports")
     load = os.getloadavg()[0]
     result = measure(options.pods, tell)
-    sys.stdout.write(f"{table(result)}\nload before: {load:.1f}, {os.cpu_count()} cores\n")
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result) | {"load_before": load}, indent=1) + "\n")
-    missed = misses(result)
-    for line in missed:
-        tell(f"target missed: {line}")
-    return 1 if options.check and missed else 0
+    return conclude(table(result), asdict(result), misses(result), load, options, tell)

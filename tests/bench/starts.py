@@ -8,7 +8,6 @@ does: pins, a captured pod and its wish are there, state and certificates come f
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from agent.lab.blueprint import LabError
 from agent.lab.topology import Topology
 from redirect.netns import entered
 from tests.bench import accounting, earlier
+from tests.bench.conclusion import conclude
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.systems import MANIFESTS, pod_of
 
@@ -189,10 +189,4 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
     except (LabError, NoSuchBuild) as error:
         tell(str(error))
         return 2
-    sys.stdout.write(f"{table(result)}\nload before: {load:.1f}, {os.cpu_count()} cores\n")
-    if options.json:
-        options.json.write_text(json.dumps(asdict(result) | {"load_before": load}, indent=1) + "\n")
-    missed = misses(result)
-    for line in missed:
-        tell(f"target missed: {line}")
-    return 1 if options.check and missed else 0
+    return conclude(table(result), asdict(result), misses(result), load, options, tell)

@@ -62,9 +62,7 @@ def node() -> Iterator[list[Path]]:
 
 def look(node: list[Path], closing: Any, where: Where, captured: set[int] = frozenset()) -> Found | None:  # type: ignore[assignment]
     with netns.entered(node[0]):
-        return newcomer.look_for(
-            closing, KEY, Wish(KEY, where, WantedBy.KUBERNETES, uid="u1"), captured, None
-        )
+        return newcomer.look_for(closing, KEY, Wish(KEY, where, WantedBy.KUBERNETES, uid="u1"), captured)
 
 
 def test_everything_that_leads_there_is_closed_in_the_pods_name_as_a_whole_look_would(

@@ -131,11 +131,9 @@ class FakeKernel:
         present = {number: f"veth{number}" for number in self.present}
         return Found(sightings, present, tuple(closed), tuple(failures))
 
-    async def look_for(
-        self, key: PodKey, wish: Wish, captured: Collection[int], told_s: float | None
-    ) -> Found | None:
+    async def look_for(self, key: PodKey, wish: Wish, captured: Collection[int]) -> Found | None:
         self.looked_for.append(key.name)
-        found = await self.search({key: wish}, {}, captured, (), told_s)
+        found = await self.search({key: wish}, {}, captured, (), None)
         ends = found.sightings[key].ends
         present = {number: f"veth{number}" for number in ends}
         return Found(found.sightings, present, found.closed, found.failures) if ends else None

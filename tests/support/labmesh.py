@@ -314,27 +314,26 @@ def running(
         + service_manifest("hidden", "pod: server-a", HOST_VIP, node_port=NODE_PORT)
     )
     # A short path: sockets lie in it, also where pytest's own directories have long names.
-    short = tempfile.TemporaryDirectory(prefix="ztun-")
-    lab = Topology(f"hj{os.getpid()}{letter}", Path(short.name))
-    world = World(lab, LabMesh(lab, dict(flags or {})))
-    try:
-        lab.up(blueprint.read(hidden))
-        prepare(lab)
-        world.mesh.start(manifests)
-        for pod in ("server-a", "server-b", "outsider-a", "outsider-b"):
-            world.serve(pod)
-        if enrolled:
-            pods = [world.pod(name) for name in ENROLLED]
-            for pod in pods:
-                world.mesh.enroll(pod)
-            world.mesh.wait_announced(*pods)
-        yield world
-    except BaseException:
-        if lab.journal.exists:
-            sys.stderr.write(lab.journal.last_words(60))
-        raise
-    finally:
-        for app in world.applications.values():
-            app.close()
-        world.mesh.down()
-        short.cleanup()
+    with tempfile.TemporaryDirectory(prefix="ztun-") as short:
+        lab = Topology(f"hj{os.getpid()}{letter}", Path(short))
+        world = World(lab, LabMesh(lab, dict(flags or {})))
+        try:
+            lab.up(blueprint.read(hidden))
+            prepare(lab)
+            world.mesh.start(manifests)
+            for pod in ("server-a", "server-b", "outsider-a", "outsider-b"):
+                world.serve(pod)
+            if enrolled:
+                pods = [world.pod(name) for name in ENROLLED]
+                for pod in pods:
+                    world.mesh.enroll(pod)
+                world.mesh.wait_announced(*pods)
+            yield world
+        except BaseException:
+            if lab.journal.exists:
+                sys.stderr.write(lab.journal.last_words(60))
+            raise
+        finally:
+            for app in world.applications.values():
+                app.close()
+            world.mesh.down()

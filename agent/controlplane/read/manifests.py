@@ -74,7 +74,7 @@ def parse(file: str, text: str, stored: bool = False, *, lines_before: int = 0, 
     reading = _Reading(stored)
     for document in read_documents(file, text, lines_before, number):
         reading.take(file, document)
-    return Manifest(tuple(reading.objects), tuple(reading.refused), tuple(reading.remarks))
+    return reading.manifest()
 
 
 def read_part(file: str, text: str, lines_before: int, number: int, is_json: bool) -> tuple[Manifest, int]:
@@ -84,7 +84,7 @@ def read_part(file: str, text: str, lines_before: int, number: int, is_json: boo
         last = document.number
         if document.root is not None or document.errors:
             reading.take(file, document)
-    return Manifest(tuple(reading.objects), tuple(reading.refused), tuple(reading.remarks)), last - number
+    return reading.manifest(), last - number
 
 
 class _Reading:
@@ -95,6 +95,10 @@ class _Reading:
         self.objects: list[Object] = []
         self.refused: list[Refused] = []
         self.remarks: list[Remark] = []
+
+    def manifest(self) -> Manifest:
+        """What was taken in so far."""
+        return Manifest(tuple(self.objects), tuple(self.refused), tuple(self.remarks))
 
     def take(self, file: str, document: Document) -> None:
         if document.root is None:

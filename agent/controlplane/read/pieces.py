@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from agent.controlplane.read.fields import Place
 from agent.controlplane.read.manifests import Manifest, parse, read_part
 from agent.controlplane.read.objects import Object
-from agent.controlplane.read.yaml_tree import split_documents
+from agent.controlplane.read.yaml_tree import is_json, split_documents
 from agent.model.steps import Steps
 
 WHOLE_BELOW = 32 * 2**10
@@ -46,7 +46,7 @@ def read_in_pieces(file: str, text: str, known: Mapping[bytes, Piece]) -> Steps[
     """`known`: the pieces of the file as it was before."""
     if len(text) < WHOLE_BELOW or OTHER_LINE_ENDS.search(text):
         return Pieces(parse(file, text))
-    is_json = text.lstrip().startswith(("{", "["))
+    json = is_json(text)
     made: list[Manifest] = []
     pieces: dict[bytes, Piece] = {}
     number = 0
@@ -54,7 +54,7 @@ def read_in_pieces(file: str, text: str, known: Mapping[bytes, Piece]) -> Steps[
         digest = hashlib.blake2b(part.encode(), digest_size=16).digest()
         piece = known.get(digest)
         if piece is None:
-            read, documents = read_part(file, part, lines_before, number, is_json)
+            read, documents = read_part(file, part, lines_before, number, json)
             piece = Piece(lines_before, number, documents, read.objects)
             made.append(read)
             if not read.refused and not read.remarks:

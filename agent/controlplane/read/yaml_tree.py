@@ -93,16 +93,16 @@ class Document:
 
 def read_documents(file: str, text: str, lines_before: int = 0, number: int = 0) -> Iterator[Document]:
     """The documents of the text; empty ones are counted and left out. `lines_before`, `number`: if it is a part."""
-    last = number
+    last, json = number, is_json(text)
     try:
-        for document in _Documents(file, text, lines_before, number, _is_json(text)).read():
+        for document in _Documents(file, text, lines_before, number, json).read():
             last = document.number
             if document.root is not None:
                 yield document
     except ManifestError:
         # The parser cannot go on behind an error: each document by itself, from the broken one on.
         for lines, part in split_documents(text):
-            for document in read_apart(file, part, lines_before + lines, number, _is_json(text)):
+            for document in read_apart(file, part, lines_before + lines, number, json):
                 number = document.number
                 if number > last and (document.root is not None or document.errors):
                     yield document
@@ -125,7 +125,8 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
         lines_before += text.count("\n", start, end)
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether it begins as JSON does."""
     return text.lstrip().startswith(("{", "["))
 
 

@@ -110,9 +110,8 @@ class Composed:
         if names:
             after._names = {key: service_name(s, self.mesh.domain) for key, s in index.services.items()}
         policies = [o for o in changes.come.values() if isinstance(o, AuthorizationPolicy)]
-        after._authorizations = {
-            n: p for n, p in self._authorizations.items() if n not in self._gone(changes)
-        }
+        gone = self._gone(changes)
+        after._authorizations = {n: p for n, p in self._authorizations.items() if n not in gone}
         after._authorizations |= self._authorized(p for p in policies if p.meta.key in index.policies)
         names |= {pod_uid(o, self.mesh.cluster_id) for o in changes if isinstance(o, Pod)}
         services: dict[Key, Service] = {}

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ import pytest
 from agent.cli import main, reference
 from agent.cli.completion import VARIABLE
 from agent.cli.main import COMMANDS
+from tests.support.commands import every_command
 
 
 def ztun(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -182,16 +183,6 @@ def test_every_command_has_help(here: Ztun, command: str) -> None:
     done = here(command, "--help")
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
-
-
-def every_command(command: click.Command) -> Iterator[click.Command]:
-    yield command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
-            assert child is not None
-            yield from every_command(child)
 
 
 def test_help_is_whole_sentences_for_every_command_and_option() -> None:

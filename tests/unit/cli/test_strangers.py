@@ -12,6 +12,7 @@ import pytest
 from agent import config
 from agent.cli.main import ztun
 from agent.cli.strangers import strangers
+from tests.support.commands import every_command
 
 ROOT = Path(__file__).parents[3]
 DEPLOYED = [path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".yaml", ".tpl", ".json")]
@@ -88,16 +89,10 @@ def options_of(command: click.Command) -> Iterator[str]:
         yield from (
             name[2:] for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("--")
         )
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from options_of(inner)
 
 
 def test_pages_name_no_option_that_is_none() -> None:
-    known = {*options_of(ztun), "help"}
+    known = {"help"} | {option for command in every_command(ztun) for option in options_of(command)}
     named = {
         (path.name, word)
         for path in PAGES
