@@ -187,24 +187,15 @@ class _Tls(http.client.HTTPSConnection):
         super().__init__(access.host, access.port, timeout=CONNECT_PATIENCE_S, context=self._tls)
 
     def connect(self) -> None:
-        raw = self._dial()
-        try:
-            # Shakes hands later, so that it is held while it does.
-            self.sock: ssl.SSLSocket = self._tls.wrap_socket(
-                raw, server_hostname=self._server_name, do_handshake_on_connect=False
-            )
-        except BaseException:
-            raw.close()
-            raise
-        self._hold(self.sock)
+        self.sock: ssl.SSLSocket = self._dial()
         self.sock.do_handshake()
 
-    def _dial(self) -> socket.socket:
+    def _dial(self) -> ssl.SSLSocket:
         failure = OSError(f"{self.host} has no address")
         for family, kind, protocol, _, address in socket.getaddrinfo(
             self.host, self.port, type=socket.SOCK_STREAM
         ):
-            sock = socket.socket(family, kind, protocol)
+            sock = self._unconnected(socket.socket(family, kind, protocol))
             try:
                 sock.settimeout(CONNECT_PATIENCE_S)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -218,3 +209,14 @@ class _Tls(http.client.HTTPSConnection):
             else:
                 return sock
         raise failure
+
+    def _unconnected(self, raw: socket.socket) -> ssl.SSLSocket:
+        """Of one that is connected already, and that the peer resets in between, `ssl` would lose the descriptor."""
+        try:
+            # Shakes hands later, so that it is held while it does.
+            return self._tls.wrap_socket(
+                raw, server_hostname=self._server_name, do_handshake_on_connect=False
+            )
+        except BaseException:
+            raw.close()
+            raise
