@@ -1,8 +1,10 @@
-"""Whose agents have reported since a control plane began without what they had told the one before.
+"""Whose agents have reported since a control plane began.
 
-Which pods are captured is known from their agents alone. Until the agent of a node is heard, nobody who knows its pods
-from before is told that they take plaintext: what peers hold stays as it is, for a while. A peer that holds nothing is
-told everything at once, as the agents of a new mesh have to be.
+Which pods are captured is known from their agents alone, and what they had told the control plane before may be lost,
+or older than what peers hold: restored with its directory, or begun anew and ended before the last agent had reported.
+Until the agent of a node is heard, nobody who knows its pods from before is told that they take plaintext: what peers
+hold stays as it is, for a while. A peer that holds nothing is told everything at once, as the agents of a new mesh have
+to be.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ class Hearing:
 
     def __init__(self, is_lost: bool, changed: Callable[[], None] = lambda: None) -> None:
         self._is_lost, self._changed = is_lost, changed
-        self._is_waiting = is_lost
+        self._is_waiting = True
         self._heard: set[str] = set()
         self._was_before = False
 
@@ -35,7 +37,7 @@ class Hearing:
     def hear(self, node: str) -> None:
         if node not in self._heard:
             self._heard.add(node)
-            if self._is_lost:
+            if self._is_lost or self._is_waiting:
                 self._changed()
 
     def give_up(self) -> None:

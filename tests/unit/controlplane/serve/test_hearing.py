@@ -71,6 +71,25 @@ def test_nobody_who_knows_a_pod_is_told_that_it_takes_plaintext_before_its_agent
     asyncio.run(scenario())
 
 
+def test_what_one_node_has_told_since_does_not_speak_for_the_others(tmp_path: Path) -> None:
+    """The control plane that had lost its memory ends before the second agent has reported to it."""
+
+    async def scenario() -> None:
+        held = await known_before(tmp_path)
+        async with running(tmp_path, MANIFESTS) as plane:
+            await plane.report("node-a", "node-a", "demo/a")
+        async with running(tmp_path, MANIFESTS) as plane, plane.client() as client:
+            await client.subscribe(ADDRESS_TYPE, held)
+            await client.subscribe(AUTHORIZATION_TYPE)
+            await client.take(AUTHORIZATION_TYPE)
+            response = await client.take(ADDRESS_TYPE)
+            assert (protocols(response), list(response.removed_resources)) == ({}, [])
+            await plane.report("node-b", "node-b")  # captures nothing any more
+            assert protocols(await client.take(ADDRESS_TYPE)) == {B: wds.NONE}
+
+    asyncio.run(scenario())
+
+
 def test_an_agent_that_never_comes_is_not_waited_for_without_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
