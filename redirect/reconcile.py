@@ -151,6 +151,7 @@ class Redirection:
                 self._attachments.forget_qdiscs(observed.links)
             else:
                 observed, desired = observe_some(self._maps, self._attachments, only, desired)
+                self._rivals.note(observed, time.monotonic())
             gone = missing(desired, observed)
             done += [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
             # One that is closed off without addresses was not the pod's yet.

@@ -30,7 +30,8 @@ class Rivals:
 
     def note(self, observed: Observed, now_s: float) -> None:
         """Before steps are taken: each place that is behind is moved now, or given up."""
-        self._given_up &= observed.behind.keys()
+        seen = {at for at in self._given_up if observed.is_whole or at[0] in observed.links}
+        self._given_up -= seen - observed.behind.keys()
         recent = {
             place: [at for at in moves if now_s - at < PERIOD_S] for place, moves in self._moves.items()
         }

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from agent.enroll.applied import Applied
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.held import Held, HeldInterfaces
 from agent.enroll.history import History
 from agent.enroll.identities import Certificates, IdentitiesInUse
-from agent.enroll.judgement import Judge, Judgement
+from agent.enroll.judgement import Judge, Judgement, Made
 from agent.enroll.kernel import KernelSide
-from agent.enroll.news import News
+from agent.enroll.news import Interfaces, News
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.source import Forget, LetGo, Step, Take
 from agent.enroll.trouble import Missing, Trouble, dated
@@ -72,12 +73,11 @@ class Captures:
         self._held = HeldInterfaces()
         self._gone: frozenset[PodKey] = frozenset()
         """Pods that are no more, as far as is known, while something is captured for them."""
-        self.links: frozenset[int] = frozenset()
-        """The node's interfaces, as they were at the last look."""
-        self._own: frozenset[int] = frozenset()
-        self._applied: frozenset[Place] | None = None
+        self.interfaces = Interfaces()
+        """The node's, as they were at the last look."""
+        self._applied = Applied(kernel)
+        self._made: dict[PodKey, Made] = {}
         self._announced: frozenset[PodKey] | None = None
-        self._failures: tuple[RedirectError, ...] = ()
         self.knows_mesh = False
         """Whether the first complete state is there: before it, what is captured stays as it is."""
         self._book = WishBook(file)
@@ -117,11 +117,6 @@ class Captures:
     def owners(self) -> dict[int, PodKey]:
         """Interface -> pod, of all that is captured for one, served or not."""
         return {index: held.pod for index, held in self._held.by_index.items() if held.pod is not None}
-
-    @property
-    def interfaces(self) -> frozenset[int]:
-        """Those of the node that have programs of ours."""
-        return self._held.indexes | self._own
 
     @property
     def namespaces(self) -> frozenset[int]:
@@ -210,8 +205,17 @@ class Captures:
         found = await self._kernel.look_for(key, self.wishes[key], self._held.indexes)
         if found is not None and not found.failures:
             self._sightings = {**self._sightings, **found.sightings}
-            self.links |= found.present.keys()
             self._hold(found, {**self._held.names, **found.present})
+            self._note_interfaces(self.interfaces.own, self.interfaces.known | found.present.keys())
+
+    async def concerned_by(self, ifindexes: Collection[int]) -> bool:
+        """Whether interfaces that were none of ours may lead to a wished pod by now. Raises OSError."""
+        passed = await self._kernel.look_at_passers_by(ifindexes, self.wishes, self._sightings)
+        if not passed.concern:
+            before = self.interfaces
+            known = before.known - frozenset(ifindexes) | passed.present
+            self.interfaces = replace(before, known=known)
+        return passed.concern
 
     def failures_of(self, key: PodKey) -> list[RedirectError]:
         """What of the last turn the kernel refused for this pod, or for the whole node."""
@@ -223,7 +227,7 @@ class Captures:
 
     def failures_at(self, interfaces: Collection[int]) -> list[RedirectError]:
         """The same of interfaces."""
-        return [each for each in self._failures if each.ifindex is None or each.ifindex in interfaces]
+        return self._applied.failures_at(interfaces)
 
     def judge_anew(self) -> None:
         """What is wrong by the mesh state as it is now; what is captured changes with the next turn."""
@@ -240,15 +244,20 @@ class Captures:
         """
         try:
             found = await self._kernel.search(
-                self.wishes, self._sightings, self._held.indexes, news.doubted, news.told_s, self.links
+                self.wishes,
+                self._sightings,
+                self._held.indexes,
+                news.doubted,
+                news.told_s,
+                self.interfaces.known,
             )
         except OSError as error:
-            self._failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
+            self._applied.failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
             self._note_troubles(self._judge())
             return
         self._sightings = found.sightings
-        self.links, self._own = frozenset(found.present), found.own
         self._hold(found, found.present)
+        self._note_interfaces(found.own, found.present.keys())
         self._end_those_of_processes()
         if not found.failures:
             closed()
@@ -256,7 +265,7 @@ class Captures:
             await asyncio.sleep(0)
         if not self.knows_mesh:
             # What is captured stays as it is; what is new was closed by the look.
-            self._fail(found.failures)
+            self._applied.fail(found.failures)
             return
         judgement = self._judge()
         self.identities.judged(judgement.identities)
@@ -267,7 +276,7 @@ class Captures:
 
     async def prove(self) -> tuple[Finding, ...]:
         """What of the last turn the kernel does not have, or not whole. Raises RedirectError, OSError."""
-        return () if self._applied is None else await self._kernel.prove(self._applied)
+        return await self._applied.prove()
 
     # -- look
 
@@ -279,15 +288,22 @@ class Captures:
         for key, ifname in self._held.gone(present):
             self.history.note(key, f"interface {ifname} of pod {key} is gone", logging.WARNING)
         self._held = self._held.seen(found.sightings, present, self.wishes)
-        if self._applied is not None:
-            # As whoever closes an interface leaves it: nothing is to be applied for it before its pod is served.
-            fresh = {closure.ifindex for closure in found.closed}
-            self._applied |= {place for place in self._places(self.pods) if place.ifindex in fresh}
+        if found.closed:
+            places = self._places(self.pods)
+            self._applied.closed(places[each.ifindex] for each in found.closed if each.ifindex in places)
         self._gone &= self._held.left(self.wishes).keys()
         for closure in found.closed:
             wish = self.wishes[closure.pod]
             if wish.namespace is not None:
                 self.history.note(closure.pod, str(closure), logging.WARNING)
+
+    def _note_interfaces(self, own: Collection[int], known: Collection[int]) -> None:
+        places = [
+            *(seen.place for seen in self._sightings.values()),
+            *(held.place for held in self._held.by_index.values()),
+        ]
+        bridges = {place.bridge.ifindex for place in places if place is not None and place.bridge is not None}
+        self.interfaces = Interfaces(self._held.indexes, frozenset(own), frozenset(bridges), frozenset(known))
 
     def _end_those_of_processes(self) -> None:
         for key, seen in self._sightings.items():
@@ -306,6 +322,7 @@ class Captures:
             self.identities.uncertified,
             self.pods,
             self.honesty,
+            self._made,
         )
         return judge.judge(self.wishes, self._sightings)
 
@@ -320,7 +337,7 @@ class Captures:
             text = f"{ifname} is captured, {whose}: closed"
             remedy = f"enrol its pod again (`ztun enroll {pod} --ifname {ifname}`)"
             yield Trouble(Missing.POD, text, ifname=ifname, remedy=remedy)
-        for failure in self._failures:
+        for failure in self._applied.failures:
             held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
             key, ifname = (held.pod, held.place.ifname) if held else (None, "")
             yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
@@ -340,9 +357,10 @@ class Captures:
         if judgement.pods != self.pods:
             self._tell_workers({**self.pods, **judgement.pods}.values())
         fresh = [pod for key, pod in judgement.pods.items() if key in keep_existing and key not in self.pods]
-        notes = await self._capture(judgement, news, failures, [pod.place.ifindex for pod in fresh])
+        places = self._places(judgement.pods)
+        notes = await self._applied.capture(places, news, failures, [pod.place.ifindex for pod in fresh])
         self.notes.update((pod.key, notes) for pod in fresh)
-        failed = {failure.ifindex for failure in self._failures}
+        failed = {failure.ifindex for failure in self._applied.failures}
         for key in sorted(judgement.pods.keys() - self.pods.keys()):
             pod = judgement.pods[key]
             if pod.place.ifindex in failed:
@@ -352,32 +370,8 @@ class Captures:
             self.pods = judgement.pods
             self._tell_workers(self.pods.values())
 
-    async def _capture(
-        self,
-        judgement: Judgement,
-        news: News,
-        failures: tuple[RedirectError, ...],
-        keep_existing: Collection[int],
-    ) -> tuple[str, ...]:
-        places = self._places(judgement.pods)
-        if places == self._applied and not news.is_of_node and not self._failures and not failures:
-            return ()
-        only = None
-        if self._applied is not None and not (news.is_of_node or self._failures or failures):
-            only = {place.ifindex for place in places ^ self._applied}
-        applied = await self._kernel.capture(places, keep_existing=keep_existing, only=only)
-        # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
-        self._applied = places
-        self._fail(applied.failures)
-        return applied.notes
-
-    def _places(self, pods: Mapping[PodKey, EnrolledPod]) -> frozenset[Place]:
-        return frozenset(self._held.places(pod.place for pod in pods.values()))
-
-    def _fail(self, failures: tuple[RedirectError, ...]) -> None:
-        self._failures = failures
-        for failure in failures:
-            log.error("the kernel side is not as it should be: %s", failure)
+    def _places(self, pods: Mapping[PodKey, EnrolledPod]) -> dict[int, Place]:
+        return {place.ifindex: place for place in self._held.places(pod.place for pod in pods.values())}
 
     # -- who hears of it
 

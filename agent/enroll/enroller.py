@@ -16,7 +16,7 @@ from typing import Any
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
-from agent.enroll.news import NewsDesk
+from agent.enroll.news import NewsDesk, PassersBy
 from agent.enroll.source import Claim, NotReady, PodSource, Stance, Take, follow
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import Honesty, PodKey, Where, Wish
@@ -174,14 +174,15 @@ class Enroller:
         while True:
             await self.desk.wait(LOOK_AGAIN_S if self.captures.waiting else None)
             began_s = self._monotonic()
-            await self.refresh()
+            passers_by = self.desk.passers_by()
+            if passers_by is None or await self._is_concerned_by(passers_by):
+                await self.refresh()
             # News that come meanwhile melt into one turn, and turns leave the most of a core to others.
             await self.desk.rest(self._monotonic() - began_s)
 
     def hear(self, heard: Heard) -> None:
         """News of the kernel."""
-        captures = self.captures
-        self.desk.hear(heard, captures.namespaces, captures.links, captures.interfaces)
+        self.desk.hear(heard, self.captures.namespaces, self.captures.interfaces)
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
         """Note at once which pods the mesh state no longer agrees about; a turn follows."""
@@ -223,6 +224,17 @@ class Enroller:
         return next((each.trust_domain for each in self._store.current.workloads.values()), "")
 
     # -- steps
+
+    async def _is_concerned_by(self, passers_by: PassersBy) -> bool:
+        """Whether a turn is to follow."""
+        async with self._one_at_a_time:
+            try:
+                is_concerned = await self.captures.concerned_by(passers_by.ifindexes)
+            except OSError:
+                is_concerned = True  # a turn says in words that links cannot be read
+        if is_concerned:
+            self.desk.recall(passers_by)
+        return is_concerned
 
     def _is_captured(self, key: PodKey, claim: Claim) -> bool:
         return self._is_meant(key, claim) and self.captures.is_captured(key)

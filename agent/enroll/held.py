@@ -44,7 +44,8 @@ class Held:
 
     def owned(self, place: Place) -> Place:
         """A place of this interface, with whose it is in it, for the agent after this one."""
-        return replace(place, owner=owner_of(self.pod, self.uid) if self.pod is not None else "")
+        owner = owner_of(self.pod, self.uid) if self.pod is not None else ""
+        return place if place.owner == owner else replace(place, owner=owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,11 @@ class HeldInterfaces:
         for key, seen in sightings.items():
             uid = wishes[key].uid
             for index in seen.ends & present.keys():
-                place = held[index].place if index in held else Place(index, present[index], (), NO_MAC, ())
-                held[index] = Held(key, place, uid)
+                known = held.get(index)
+                if known is None:
+                    held[index] = Held(key, Place(index, present[index], (), NO_MAC, ()), uid)
+                elif (known.pod, known.uid) != (key, uid):
+                    held[index] = Held(key, known.place, uid)
         return HeldInterfaces(held)
 
     def without(self, pod: PodKey) -> HeldInterfaces:
@@ -116,4 +120,5 @@ class HeldInterfaces:
                 yield each.owned(by_index[index])
             else:
                 addresses = tuple(ip for ip in each.place.addresses if ip not in taken)
-                yield each.owned(replace(each.place, addresses=addresses))
+                is_whole = addresses == each.place.addresses
+                yield each.owned(each.place if is_whole else replace(each.place, addresses=addresses))

@@ -8,14 +8,16 @@ for it there, and a control plane that no longer agrees closes it instead of ren
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enrolled_pod
+from agent.enroll.held import owner_of
 from agent.enroll.sighting import Sighting
 from agent.enroll.trouble import Missing, Trouble
 from agent.enroll.wish import Binding, Honesty, PodKey, Wish
 from agent.model.address import IP
 from agent.model.identity import Identity
+from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot
 from redirect.place import Place
 
@@ -36,11 +38,22 @@ class _Verdict:
     trouble: Trouble | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A pod, and the very objects that it was made of: of hundreds one changes at a time."""
+
+    workload: Workload
+    place: Place
+    is_honest: bool
+    uid: str
+    pod: EnrolledPod
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """`uncertified` says why an identity has no certificate, nothing when it has; `current`: the pods served now.
 
-    `honesty`: of the node.
+    `honesty`: of the node. `made`: what the last one made, to be used again.
     """
 
     snapshot: Snapshot
@@ -49,9 +62,12 @@ class Judge:
     uncertified: Callable[[Identity], str]
     current: Mapping[PodKey, EnrolledPod]
     honesty: Honesty = Honesty.OFF
+    made: dict[PodKey, Made] = field(default_factory=dict)
 
     def judge(self, wishes: Mapping[PodKey, Wish], sightings: Mapping[PodKey, Sighting]) -> Judgement:
         """Every wish that was looked for."""
+        for key in self.made.keys() - wishes.keys():
+            del self.made[key]
         pods: dict[PodKey, EnrolledPod] = {}
         owners: dict[IP, PodKey] = {}
         identities: set[Identity] = set()
@@ -60,11 +76,7 @@ class Judge:
         for key in sorted(wishes.keys() & sightings.keys(), key=lambda key: (key not in self.current, key)):
             verdict = self._wish(wishes[key], sightings[key], owners)
             if verdict.pod is not None:
-                is_honest = self.honesty.holds_for(wishes[key])
-                pod = verdict.pod
-                if pod.place.is_honest is not is_honest:
-                    pod = replace(pod, place=replace(pod.place, is_honest=is_honest))
-                pods[key] = pod
+                pods[key] = verdict.pod
                 owners.update((address, key) for address in verdict.pod.addresses)
             if verdict.identity is not None:
                 identities.add(verdict.identity)
@@ -77,9 +89,9 @@ class Judge:
         if place is None or place.refusal:
             return self._not_there(wish, sighting)
         if wish.bound is not None and wish.bound.namespace == place.namespace:
-            verdict = self._again(wish.pod, wish.bound, place)
+            verdict = self._again(wish, wish.bound, place)
         else:
-            verdict = self._first_time(wish.pod, place, owners)
+            verdict = self._first_time(wish, place, owners)
         account = verdict.pod.service_account if verdict.pod is not None else ""
         if account and wish.service_account not in ("", account):
             text = (
@@ -119,8 +131,9 @@ class Judge:
         workloads = self.snapshot.workloads_named(key.namespace, key.name)
         return (w for w in workloads if not self.node or w.node == self.node)
 
-    def _again(self, key: PodKey, bound: Binding, place: Place) -> _Verdict:
+    def _again(self, wish: Wish, bound: Binding, place: Place) -> _Verdict:
         """The pod of a namespace that it was served in before."""
+        key = wish.pod
         current = self.current.get(key)
         if current is not None and current.place.ifindex != place.ifindex:
             current = None
@@ -132,7 +145,7 @@ class Judge:
             )
             trouble = Trouble(Missing.WORKLOAD, text, key, place.ifname)
             return _Verdict(current, current.identity if current else None, trouble)
-        pod = enrolled_pod(workload, place)
+        pod = self._pod_of(wish, workload, place)
         if not pod.addresses:
             listed = ", ".join(map(str, workload.addresses)) or "none"
             text = (
@@ -142,17 +155,31 @@ class Judge:
             return _Verdict(current, pod.identity, Trouble(Missing.ADDRESS, text, key, place.ifname))
         return _Verdict(pod, pod.identity)
 
-    def _first_time(self, key: PodKey, place: Place, owners: Mapping[IP, PodKey]) -> _Verdict:
+    def _first_time(self, wish: Wish, place: Place, owners: Mapping[IP, PodKey]) -> _Verdict:
+        key = wish.pod
         try:
             workload = check(self.snapshot, self.node, self.network, key, place.addresses, owners)
         except EnrolmentRefused as refusal:
             return _Verdict(trouble=_closed(key, place, refusal.missing, str(refusal)))
-        pod = enrolled_pod(workload, place)
+        pod = self._pod_of(wish, workload, place)
         reason = self.uncertified(pod.identity)
         if reason:
             text = f"no certificate for {pod.identity}: {reason}"
             return _Verdict(None, pod.identity, _closed(key, place, Missing.CERTIFICATE, text))
         return _Verdict(pod, pod.identity)
+
+    def _pod_of(self, wish: Wish, workload: Workload, place: Place) -> EnrolledPod:
+        is_honest = self.honesty.holds_for(wish)
+        made = self.made.get(wish.pod)
+        if made is None or not (
+            made.workload is workload
+            and made.place is place
+            and (made.is_honest, made.uid) == (is_honest, wish.uid)
+        ):
+            own = replace(place, is_honest=is_honest, owner=owner_of(wish.pod, wish.uid))
+            made = Made(workload, place, is_honest, wish.uid, enrolled_pod(workload, own))
+            self.made[wish.pod] = made
+        return made.pod
 
 
 def _closed(key: PodKey, place: Place, missing: Missing, reason: str) -> Trouble:

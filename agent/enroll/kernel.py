@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from agent.enroll import newcomer, search
+from agent.enroll import newcomer, passers_by, search
 from agent.enroll.handed import HandedNamespaces
+from agent.enroll.passers_by import Passed
 from agent.enroll.search import failures_of
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.wish import PodKey, Where, Wish
@@ -83,6 +84,12 @@ class KernelSide:
                 redirection, wishes, known, captured, doubted, told_s, present, self._handed
             )
         )
+
+    async def look_at_passers_by(
+        self, ifindexes: Collection[int], wishes: Mapping[PodKey, Wish], known: Mapping[PodKey, Sighting]
+    ) -> Passed:
+        """As `passers_by.look`. Raises OSError."""
+        return await self.run(lambda _: passers_by.look(ifindexes, wishes, known))
 
     async def look_for(self, key: PodKey, wish: Wish, captured: Collection[int]) -> Found | None:
         """As `newcomer.look_for`."""

@@ -30,13 +30,38 @@ CREDIT_S = 1.0
 class News:
     """What a turn follows. `told_s`: when the first of it was heard (time.monotonic), None: nothing was.
 
-    `doubted`: numbers of namespaces in which something changed. `is_of_node`: links, addresses or filters of the node
-    did, so that everything is to be applied again, also where nothing seems to differ.
+    `doubted`: numbers of namespaces in which something changed. `touched`: captured interfaces that did, which are
+    applied again, also where nothing seems to differ; `is_of_node`: so is everything.
     """
 
     told_s: float | None = None
     doubted: frozenset[int] = frozenset()
     is_of_node: bool = True
+    touched: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Interfaces:
+    """Those that news are judged by: `captured` for pods, our `own`, and the `bridges` that captured ones are ports of.
+
+    `known`: all that were there at the last look.
+    """
+
+    captured: frozenset[int] = frozenset()
+    own: frozenset[int] = frozenset()
+    bridges: frozenset[int] = frozenset()
+    known: frozenset[int] = frozenset()
+
+    def are_touched(self, heard: Heard) -> bool:
+        return not heard.touched.isdisjoint(self.captured | self.own | self.bridges)
+
+
+@dataclass(frozen=True, slots=True)
+class PassersBy:
+    """Interfaces that are none of ours, as far as is known, and when the first of them was heard of."""
+
+    ifindexes: frozenset[int]
+    told_s: float
 
 
 class NewsDesk:
@@ -49,6 +74,10 @@ class NewsDesk:
         self._newcomer = asyncio.Event()
         self._doubted: dict[int, None] = {}
         """In the order in which they were heard of first."""
+        self._touched: frozenset[int] = frozenset()
+        self._passers_by: frozenset[int] = frozenset()
+        self._is_turn_due = False
+        """Whether there is more than passers-by."""
         self._is_lossy = False
         self._is_of_node = False
         self._applied_s = float("-inf")
@@ -56,39 +85,49 @@ class NewsDesk:
         self._owed_s = 0.0
         self._turned_s = monotonic()
 
-    def hear(
-        self,
-        heard: Heard,
-        namespaces: Collection[int],
-        known_links: Collection[int],
-        interfaces: Collection[int] = (),
-    ) -> None:
-        """Of the kernel. `namespaces`: the numbers of those in which news count; `known_links`: no newcomers.
-
-        `interfaces`: those that have programs of ours. What happens to others is looked at, but there is nothing to be
-        applied anew for it.
-        """
+    def hear(self, heard: Heard, namespaces: Collection[int], interfaces: Interfaces = Interfaces()) -> None:
+        """Of the kernel. `namespaces`: the numbers of those in which news count."""
         concerned = sorted(heard.elsewhere.intersection(namespaces))
         if not concerned and not heard.news:
             return
         if self._told_s is None:
             self._told_s = self._monotonic()
         self._doubted.update(dict.fromkeys(concerned))
-        self._is_of_node |= _concerns(heard, interfaces)
         self._is_lossy |= heard.is_lossy
+        if heard.news and _is_of_links(heard) and not interfaces.are_touched(heard):
+            self._passers_by |= heard.touched
+            self._is_turn_due |= bool(concerned)
+        else:
+            self._is_turn_due = True
+            self._is_of_node |= _concerns_all(heard, interfaces)
+            self._touched |= heard.touched & interfaces.captured
         self._wake.set()
-        if not heard.links <= frozenset(known_links):
+        if not heard.links <= interfaces.known:
             # It may lead to a wished pod and is open. No pod can make one, so no pod can keep us busy this way.
             self._newcomer.set()
 
     def wake(self) -> None:
         """Something else changed: mesh state, certificates."""
+        self._is_turn_due = True
         self._wake.set()
 
     def hurry(self) -> None:
         """A pod's start waits for the next turn: nobody rests before it. Only the node's own runtime can say so."""
-        self._wake.set()
+        self.wake()
         self._newcomer.set()
+
+    def passers_by(self) -> PassersBy | None:
+        """What was heard, where it is of nothing else; it is heard no longer. None: a turn is due."""
+        if self._is_turn_due or self._told_s is None or not self._passers_by:
+            return None
+        heard = PassersBy(self._passers_by, self._told_s)
+        self._forget()
+        return heard
+
+    def recall(self, heard: PassersBy) -> None:
+        """One of them leads to a wished pod: a turn follows."""
+        self._told_s = heard.told_s if self._told_s is None else min(heard.told_s, self._told_s)
+        self.wake()
 
     async def wait(self, patience_s: float | None) -> None:
         """Until something is heard, or for so long."""
@@ -115,15 +154,22 @@ class NewsDesk:
         doubted = tuple(self._doubted)[:DOUBTS_A_TURN]
         for nsid in doubted:
             del self._doubted[nsid]
-        news = News(self._told_s, frozenset(doubted), is_due)
+        news = News(self._told_s, frozenset(doubted), is_due, self._touched)
         if is_due:
             self._applied_s = now_s
             self._is_of_node = False
-        self._told_s = None
-        self._newcomer.clear()
-        if not self._doubted:
-            self._wake.clear()
+        self._touched = frozenset()
+        self._forget()
+        if self._doubted:
+            self.wake()
         return news
+
+    def _forget(self) -> None:
+        self._told_s = None
+        self._passers_by = frozenset()
+        self._is_turn_due = False
+        self._newcomer.clear()
+        self._wake.clear()
 
     async def rest(self, took_s: float) -> None:
         """Leave the processor to others after a turn that took so long; until an interface is new."""
@@ -144,8 +190,16 @@ class NewsDesk:
         return min(max(0.0, self._owed_s - CREDIT_S), REST_LIMIT_S)
 
 
-def _concerns(heard: Heard, interfaces: Collection[int]) -> bool:
-    """Whether what is applied can have changed."""
-    if Kind.ADDRESSES in heard.news or heard.is_lossy or not heard.touched:
+def _is_of_links(heard: Heard) -> bool:
+    """Whether it is of some links, and of nothing else of the node."""
+    return bool(heard.touched) and not heard.is_lossy and Kind.ADDRESSES not in heard.news
+
+
+def _concerns_all(heard: Heard, interfaces: Interfaces) -> bool:
+    """Whether anything that is applied can have changed: more than captured interfaces."""
+    if not _is_of_links(heard):
         return bool(heard.news)
-    return not heard.touched.isdisjoint(interfaces)
+    if Kind.FILTERS in heard.news:
+        # What a qdisc holds goes with it, and who attached it is known by the whole.
+        return interfaces.are_touched(heard)
+    return not heard.touched.isdisjoint(interfaces.own)

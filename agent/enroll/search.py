@@ -24,6 +24,7 @@ from agent.model.address import IP
 from redirect import locate, netns, rtnetlink
 from redirect.errors import PodNotFound, RedirectError, StepsFailed
 from redirect.netns import NamespaceId
+from redirect.place import Place
 from redirect.reconcile import Redirection
 from redirect.rtnetlink import LinkRow
 from redirect.side import sides_of
@@ -50,11 +51,11 @@ def search(
     """
     links = rtnetlink.links()
     ends = _ends(links)
-    namespace_device = netns.OWN.stat().st_dev
+    device = namespace_device()
     sightings: dict[PodKey, Sighting] = {}
     for key, wish in wishes.items():
         last = known.get(key)
-        if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted, namespace_device):
+        if last is not None and _is_as_it_was(last, wish.where, links, ends, doubted, device):
             sightings[key] = last
     pods = PodNamespaces(frozenset(_inodes(sightings.values())))
     new: dict[int, tuple[PodKey, LinkRow]] = {}
@@ -120,7 +121,7 @@ def _is_as_it_was(
     links: Mapping[int, LinkRow],
     ends: Mapping[int | None, list[LinkRow]],
     doubted: Collection[int],
-    namespace_device: int,
+    device: int,
 ) -> bool:
     place = last.place
     if place is None or place.refusal or place.nsid is None or place.nsid in doubted:
@@ -129,18 +130,25 @@ def _is_as_it_was(
         return False
     if frozenset(each.ifindex for each in ends[place.nsid]) != last.ends:
         return False
+    return not is_elsewhere(where, place, device)
+
+
+def namespace_device() -> int:
+    """The device that namespaces are on."""
+    return netns.OWN.stat().st_dev
+
+
+def is_elsewhere(where: Where, place: Place, device: int) -> bool:
+    """Whether the path of a pod leads to another namespace than the one that it was found in."""
     if where.netns is None:
-        return True
+        return False
     try:
         found = os.stat(where.netns)
     except OSError:
         # A path that was unmounted leaves the namespace as it is: processes and interface are still there.
-        return True
+        return False
     # Before a namespace is mounted there is a plain file, on another device than namespaces are.
-    is_other = found.st_dev == namespace_device and found.st_ino != (
-        place.namespace and place.namespace.inode
-    )
-    return not is_other
+    return found.st_dev == device and found.st_ino != (place.namespace and place.namespace.inode)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.kernel import Applied
+from agent.enroll.passers_by import Passed
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.source import PodSource
 from agent.enroll.trouble import Missing
@@ -72,6 +73,10 @@ class FakeKernel:
         """Pods that were looked for alone, ahead of a turn."""
         self.changed: list[set[int] | None] = []
         """Of each capture the interfaces that alone were to change; None: all were looked at."""
+        self.passers_by: list[set[int]] = []
+        """Interfaces that were looked at on the chance that they lead to a pod; those in `concerned` do."""
+        self.concerned: set[int] = set()
+        self.searches = 0
         self.failing: set[int] = set()
         self.failing_to_close: set[int] = set()
 
@@ -117,6 +122,7 @@ class FakeKernel:
         told_s: float | None,
         present: Collection[int] = (),
     ) -> Found:
+        self.searches += 1
         sightings, closed = {}, []
         failures: list[RedirectError] = []
         for key, wish in wishes.items():
@@ -137,6 +143,12 @@ class FakeKernel:
         ends = found.sightings[key].ends
         present = {number: f"veth{number}" for number in ends}
         return Found(found.sightings, present, found.closed, found.failures) if ends else None
+
+    async def look_at_passers_by(
+        self, ifindexes: Collection[int], wishes: Mapping[PodKey, Wish], known: Mapping[PodKey, Sighting]
+    ) -> Passed:
+        self.passers_by.append(set(ifindexes))
+        return Passed(frozenset(self.present & set(ifindexes)), not self.concerned.isdisjoint(ifindexes))
 
     def _sighting(self, where: Where) -> Sighting:
         found = self.places.get(where)

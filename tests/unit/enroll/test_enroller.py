@@ -291,6 +291,30 @@ def test_news_of_the_kernel_lead_to_a_turn(tmp_path: Path) -> None:
     assert world.troubles() == [(Missing.INTERFACE, "apps/one")]
 
 
+def test_interfaces_of_others_take_no_turn_until_one_of_them_leads_to_a_pod(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.enroll(1, "one")
+    world.kernel.present.add(77)
+    passes = Heard(frozenset({News.LINKS}), links=frozenset({77}), touched=frozenset({77}))
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(world.enroller.follow())
+            await until(lambda: world.enroller.desk.passers_by() is None)
+            turns = world.kernel.searches
+            world.enroller.hear(passes)
+            await until(lambda: world.kernel.passers_by == [{77}])
+            await until(lambda: 77 in world.captures.interfaces.known)
+            assert world.kernel.searches == turns
+            world.kernel.concerned.add(77)
+            world.enroller.hear(passes)
+            await until(lambda: world.kernel.searches > turns)
+            following.cancel()
+
+    world.run(scenario)
+
+
 def test_news_before_the_wishes_are_read_let_nobody_go_and_keep_nobody_from_working(tmp_path: Path) -> None:
     world = World(tmp_path, ONE)
     world.kernel.pins = (place(1),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -13,8 +14,10 @@ from agent.enroll.news import (
     DOUBTS_A_TURN,
     REST_LIMIT_S,
     REST_SHARE,
+    Interfaces,
     News,
     NewsDesk,
+    PassersBy,
 )
 from redirect.host_addresses import Heard
 from redirect.host_addresses import News as Kind
@@ -22,6 +25,11 @@ from redirect.host_addresses import News as Kind
 LINKS = Heard(frozenset({Kind.LINKS}))
 NEWCOMER = Heard(frozenset({Kind.LINKS}), links=frozenset({6}))
 ELSEWHERE = Heard(elsewhere=frozenset({3, 4}))
+OWN, STRANGER, POD, BRIDGE = 5, 60, 7, 8
+MINE = Interfaces(
+    frozenset({POD}), frozenset({OWN}), frozenset({BRIDGE}), frozenset({OWN, STRANGER, POD, BRIDGE})
+)
+PASSES = Heard(frozenset({Kind.LINKS}), touched=frozenset({STRANGER}))
 
 
 class Clock:
@@ -52,31 +60,31 @@ def is_woken(made: NewsDesk) -> bool:
 
 def test_a_burst_is_one_piece_of_news_as_old_as_its_first_part() -> None:
     made, clock = desk()
-    made.hear(LINKS, (), ())
+    made.hear(LINKS, ())
     clock.now_s += 0.02
-    made.hear(ELSEWHERE, {3}, ())
+    made.hear(ELSEWHERE, {3})
     assert made.take(()) == News(100.0, frozenset({3}), True)
     assert made.take(()) == News(None, frozenset(), False)
 
 
 def test_only_namespaces_of_wished_pods_count() -> None:
     made, _ = desk()
-    made.hear(ELSEWHERE, {5}, ())
+    made.hear(ELSEWHERE, {5})
     assert not is_woken(made)
-    made.hear(ELSEWHERE, {4, 5}, ())
+    made.hear(ELSEWHERE, {4, 5})
     assert is_woken(made)
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_everything_of_the_node_itself_counts(kind: Kind) -> None:
     made, _ = desk()
-    made.hear(Heard(frozenset({kind})), (), ())
+    made.hear(Heard(frozenset({kind})), ())
     assert is_woken(made) and made.take(()).is_of_node
 
 
 def test_after_lost_messages_every_pod_is_doubted() -> None:
     made, _ = desk()
-    made.hear(Heard(frozenset(Kind), is_lossy=True), {7, 8}, ())
+    made.hear(Heard(frozenset(Kind), is_lossy=True), {7, 8})
     assert made.take({7, 8}).doubted == {7, 8}
     assert made.take({7, 8}).doubted == frozenset()
 
@@ -87,7 +95,7 @@ def test_a_pod_that_floods_the_kernel_does_not_have_all_others_looked_at_all_the
     looks = 0
     for _ in range(100):
         clock.now_s += 0.1
-        made.hear(lossy, {7, 8}, ())
+        made.hear(lossy, {7, 8})
         looks += bool(made.take({7, 8}).doubted)
     assert looks == 2
     clock.now_s += DOUBT_ALL_SPACING_S
@@ -96,10 +104,10 @@ def test_a_pod_that_floods_the_kernel_does_not_have_all_others_looked_at_all_the
 
 def test_everything_is_applied_anew_at_most_twice_a_second_but_never_forgotten() -> None:
     made, clock = desk()
-    made.hear(LINKS, (), ())
+    made.hear(LINKS, ())
     assert made.take(()).is_of_node
     clock.now_s += APPLY_SPACING_S / 2
-    made.hear(LINKS, (), ())
+    made.hear(LINKS, ())
     assert not made.take(()).is_of_node
     clock.now_s += APPLY_SPACING_S / 2
     assert is_woken(made), "what is owed is done without more news"
@@ -110,10 +118,10 @@ def test_pods_are_looked_at_a_few_at_a_time_each_in_its_turn() -> None:
     """While all of them are, a new interface would be open."""
     made, _ = desk()
     pods = set(range(10))
-    made.hear(Heard(elsewhere=frozenset(pods)), pods, ())
+    made.hear(Heard(elsewhere=frozenset(pods)), pods)
     seen: list[int] = []
     while is_woken(made):
-        made.hear(Heard(elsewhere=frozenset({0})), pods, ())
+        made.hear(Heard(elsewhere=frozenset({0})), pods)
         news = made.take(pods)
         assert 0 < len(news.doubted) <= DOUBTS_A_TURN
         seen += news.doubted
@@ -132,7 +140,7 @@ def test_rest_ends_when_an_interface_is_new_and_for_nothing_else() -> None:
             async with asyncio.TaskGroup() as group:
                 resting = group.create_task(made.rest(1))
                 await asyncio.sleep(0)
-                made.hear(heard, {3, 4}, {5})
+                made.hear(heard, {3, 4}, Interfaces(known=frozenset({5})))
                 for _ in range(5):
                     await asyncio.sleep(0)
                 results.append(resting.done())
@@ -157,34 +165,93 @@ def test_rest_ends_when_a_pods_start_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("touched", "kinds", "is_of_node"),
+    ("touched", "kinds", "is_of_node", "again"),
     [
-        ({5}, {Kind.LINKS}, True),
-        ({5}, {Kind.FILTERS}, True),
-        ({5, 6}, {Kind.LINKS}, True),
-        ({6}, {Kind.LINKS}, False),
-        ({6, 9}, {Kind.LINKS, Kind.FILTERS}, False),
-        ({6}, {Kind.LINKS, Kind.ADDRESSES}, True),
-        ((), {Kind.LINKS}, True),
+        ({POD}, {Kind.LINKS}, False, {POD}),
+        ({POD, STRANGER}, {Kind.LINKS}, False, {POD}),
+        ({POD}, {Kind.FILTERS}, True, {POD}),
+        ({OWN}, {Kind.LINKS}, True, ()),
+        ({BRIDGE}, {Kind.LINKS}, False, ()),
+        ({STRANGER}, {Kind.LINKS, Kind.ADDRESSES}, True, ()),
+        ((), {Kind.LINKS}, True, ()),
     ],
 )
-def test_what_happens_to_an_interface_without_programs_of_ours_is_looked_at_and_no_more(
-    touched: set[int], kinds: set[Kind], is_of_node: bool
+def test_what_happens_to_an_interface_has_that_one_applied_again_or_everything(
+    touched: set[int], kinds: set[Kind], is_of_node: bool, again: set[int]
 ) -> None:
     made, _ = desk()
-    made.hear(Heard(frozenset(kinds), touched=frozenset(touched)), (), {5, 6, 7}, {5, 7})
-    assert is_woken(made) and made.take(()).is_of_node is is_of_node
+    made.hear(Heard(frozenset(kinds), touched=frozenset(touched)), (), MINE)
+    assert is_woken(made) and made.passers_by() is None
+    news = made.take(())
+    assert (news.is_of_node, news.touched) == (is_of_node, frozenset(again))
+    assert not made.take(()).touched
 
 
 def test_after_lost_messages_it_may_have_been_any_interface() -> None:
     made, _ = desk()
-    made.hear(Heard(frozenset(Kind), is_lossy=True, touched=frozenset({6})), (), {5, 6}, {5})
-    assert made.take(()).is_of_node
+    made.hear(Heard(frozenset(Kind), is_lossy=True, touched=frozenset({STRANGER})), (), MINE)
+    assert made.passers_by() is None and made.take(()).is_of_node
+
+
+@pytest.mark.parametrize("kinds", [{Kind.LINKS}, {Kind.LINKS, Kind.FILTERS}])
+def test_an_interface_that_is_none_of_ours_passes_by(kinds: set[Kind]) -> None:
+    made, clock = desk()
+    made.hear(PASSES, (), MINE)
+    clock.now_s += 0.1
+    made.hear(Heard(frozenset(kinds), touched=frozenset({STRANGER + 1})), (), MINE)
+    assert is_woken(made)
+    assert made.passers_by() == PassersBy(frozenset({STRANGER, STRANGER + 1}), 100.0)
+    assert not is_woken(made) and made.passers_by() is None, "it is heard no longer"
+
+
+def test_one_that_leads_to_a_pod_after_all_has_its_turn_and_is_as_old_as_it_is() -> None:
+    made, clock = desk()
+    made.hear(PASSES, (), MINE)
+    passers_by = made.passers_by()
+    assert passers_by is not None
+    clock.now_s += 0.1
+    made.hear(PASSES, (), MINE)
+    made.recall(passers_by)
+    assert is_woken(made) and made.passers_by() is None
+    assert made.take(()).told_s == 100.0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda made: made.wake(),
+        lambda made: made.hurry(),
+        lambda made: made.hear(ELSEWHERE, {3}, MINE),
+        lambda made: made.hear(Heard(frozenset({Kind.LINKS}), touched=frozenset({POD})), (), MINE),
+        lambda made: made.hear(Heard(PASSES.news, ELSEWHERE.elsewhere, touched=PASSES.touched), {3}, MINE),
+    ],
+    ids=["wake", "hurry", "elsewhere", "captured", "both"],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_turn_that_is_due_does_not_get_lost_among_passers_by(
+    more: Callable[[NewsDesk], None], is_first: bool
+) -> None:
+    made, _ = desk()
+    if is_first:
+        more(made)
+    made.hear(PASSES, (), MINE)
+    if not is_first:
+        more(made)
+    assert made.passers_by() is None and is_woken(made)
+
+
+def test_namespaces_that_are_left_for_another_turn_are_not_forgotten_for_passers_by() -> None:
+    made, _ = desk()
+    pods = frozenset(range(DOUBTS_A_TURN + 1))
+    made.hear(Heard(elsewhere=pods), pods)
+    made.take(pods)
+    made.hear(PASSES, (), MINE)
+    assert made.passers_by() is None and made.take(pods).doubted
 
 
 def test_whoever_waits_for_a_turn_gets_a_whole_one() -> None:
     made, _ = desk()
-    made.hear(LINKS, (), ())
+    made.hear(LINKS, ())
     made.take(())
     assert made.take((), is_asked=True).is_of_node
 

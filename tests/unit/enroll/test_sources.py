@@ -268,6 +268,8 @@ def test_only_what_changed_is_applied_unless_something_happened_to_the_node(tmp_
     assert not there.pods() and there.kernel.changed[-1] == {1} and not there.kernel.last
     there.run(lambda: there.enroller.mend())
     assert there.kernel.changed[-1] is None
+    there.run(lambda: there.captures.turn(News(is_of_node=False, touched=frozenset({1}))))
+    assert there.kernel.changed[-1] == {1}, "also where nothing seems to differ"
 
 
 def test_a_sandbox_whose_interface_cannot_be_captured_says_why(tmp_path: Path) -> None:

@@ -71,3 +71,11 @@ def test_places_are_counted_apart() -> None:
     rivals.note(both, 10.0)
     assert rivals.given_up(both) == {PLACE: "program 12"}
     assert GoAhead(6, "to_pod") in steps(rivals, both)
+
+
+def test_a_look_at_some_interfaces_says_nothing_of_others() -> None:
+    rivals = fought()
+    rivals.note(Observed(links={B.ifindex: WHOLE.links[B.ifindex]}, is_whole=False), 10.0)
+    assert rivals.given_up(BEHIND)
+    rivals.note(Observed(links={A.ifindex: WHOLE.links[A.ifindex]}, is_whole=False), 11.0)
+    assert not rivals.given_up(BEHIND)
