@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,7 +119,7 @@ class HttpServer:
     ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                response = await self._answer(reader, routes)
+                response = await self._answer(reader, writer, routes)
                 if response is not None:
                     writer.write(render(response))
                     await writer.drain()
@@ -129,7 +130,9 @@ class HttpServer:
 
         return serve
 
-    async def _answer(self, reader: asyncio.StreamReader, routes: Routes) -> Response | None:
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, routes: Routes
+    ) -> Response | None:
         try:
             async with asyncio.timeout(HEAD_TIMEOUT_S):
                 request = await read_request(reader)
@@ -139,7 +142,18 @@ class HttpServer:
             return text("the request head is too long or came too slowly\n", 408)
         except BadRequest as error:
             return text(f"{error}\n", 400)
+        if request.method != "GET" and is_gone(writer):
+            # Requests wait in the queue while this process stands still. Who gave up was told that nothing happened.
+            log.warning("admin: %s %s is not carried out: who asked is gone", request.method, request.path)
+            return None
         return await encoded(request, await dispatch(request, routes))
+
+
+def is_gone(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other end is closed: not only done with writing, and whether or not that was read."""
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), 0)  # POLLHUP and POLLERR are always told
+    return bool(poll.poll(0))
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -10,10 +10,13 @@ import click
 
 from agent.admin import client
 from agent.cli import output as out
+from agent.cli.kinds import Seconds
 from agent.cli.which import Which, which_agent
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 LOOK_EVERY_S = 0.2
+PATIENCE_S = 10.0
+"""Of one look: an agent that does not answer that long is DEAD to who asks."""
 
 
 @click.command()
@@ -24,7 +27,7 @@ LOOK_EVERY_S = 0.2
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(0, 86400),
+    type=Seconds(0, 86400),
     default=0.0,
     metavar="SECONDS",
     help="How long to wait until the agent is READY.  [default: 0]",
@@ -35,10 +38,10 @@ def status(which: Which, output: str, wait_s: float) -> None:
     The first word is READY (exit status 0), DEGRADED (3) or DEAD (4).
     """
     deadline = time.monotonic() + wait_s
-    answer = ask(which)
+    answer = ask(which, min(PATIENCE_S, wait_s) or PATIENCE_S)
     while answer["state"] != "READY" and (left_s := deadline - time.monotonic()) > 0:
         time.sleep(min(LOOK_EVERY_S, left_s))
-        answer = ask(which)
+        answer = ask(which, max(1.0, min(PATIENCE_S, deadline - time.monotonic())))
     if output == "json":
         out.show_json(answer)
     else:
@@ -48,7 +51,7 @@ def status(which: Which, output: str, wait_s: float) -> None:
                 click.echo(f"  {reason}")
             if text := unguarded(answer):
                 click.echo(f"  {text}")
-    if output == "table":
+    if output == "table" and answer["state"] != "DEAD":
         if answer.get("zds"):
             out.show_table([zds_row(answer["zds"])])
         out.show_table(
@@ -61,10 +64,10 @@ def status(which: Which, output: str, wait_s: float) -> None:
     sys.exit(EXIT_CODES[answer["state"]])
 
 
-def ask(which: Which) -> Any:
+def ask(which: Which, patience_s: float) -> Any:
     """The agent's answer, or what stands for it where there is none. Raises AgentRefused."""
     try:
-        return client.ask(which.socket, "GET", "/status")
+        return client.ask(which.socket, "GET", "/status", patience_s=patience_s)
     except client.AgentAbsent as error:
         return dead(str(error))
 

@@ -118,3 +118,34 @@ def test_a_taken_port_is_named() -> None:
 
 def test_plain_text_is_utf8() -> None:
     assert text("ü").body == "ü".encode()
+
+
+@pytest.mark.parametrize("way", ["gone", "done with writing"])
+def test_what_somebody_asked_who_is_gone_is_not_carried_out(tmp_path: Path, way: str) -> None:
+    """A process that stood still finds requests in its queue whose commands have said that nobody answers."""
+    asked: list[str] = []
+
+    async def change(request: Request) -> Response:
+        asked.append(request.path)
+        return text("")
+
+    async def run() -> None:
+        server = HttpServer()
+        await server.serve_unix(tmp_path / "s", {("POST", "/change"): change, ("GET", "/look"): change})
+        client = socket.socket(socket.AF_UNIX)
+        # Nothing runs on the loop in between: as if it had stood still.
+        client.connect(str(tmp_path / "s"))
+        client.sendall(b"POST /change HTTP/1.1\r\n\r\n")
+        if way == "gone":
+            client.close()
+        else:
+            client.shutdown(socket.SHUT_WR)
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
+        writer.write(b"GET /look HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")  # served after the one before
+        writer.close()
+        client.close()
+        await server.close()
+
+    asyncio.run(run())
+    assert asked == (["/look"] if way == "gone" else ["/change", "/look"])
