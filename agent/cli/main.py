@@ -14,6 +14,7 @@ import click
 from agent import FORM, VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.cli.output import ERRORS_AS_JSON, show_json
+from agent.cli.stdout import OutputLost, take_over
 
 SECTIONS = {
     "Run": {
@@ -73,7 +74,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (click.ClickException, AgentRefused, AgentAbsent) as error:
-            if ctx.meta.get(ERRORS_AS_JSON):
+            if ctx.meta.get(ERRORS_AS_JSON) and not isinstance(error, OutputLost):
                 show_json({"error": error.message if isinstance(error, click.ClickException) else str(error)})
             raise
 
@@ -97,6 +98,7 @@ def ztun() -> None:
 
 def main() -> None:
     """Run the command that `sys.argv` names, and leave with its status."""
+    take_over()
     stdout = sys.stdout
     try:
         ztun.main(standalone_mode=False)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import click
 
+from agent.cli.kinds import Seconds
 from agent.cli.output import CliError, Row, cell, json_line, output_option, plain, show, show_json, show_table
 from agent.cli.pinned import NAMES, PinnedMap, open_pinned
 from agent.cli.which import DEFAULT_INSTANCE, which_of
@@ -145,7 +146,7 @@ def lookup(reader: Reader, name: str, key: str, output: str) -> None:
 @click.option(
     "--interval",
     "interval_s",
-    type=click.FloatRange(0.05),
+    type=Seconds(0.05),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

@@ -52,7 +52,11 @@ class TypedMap:
         return MAPS[self.name].max_entries
 
     def entries(self) -> Entries:
-        return self.read()
+        """Raises CliError, of this map alone: what goes wrong where they are printed is another's."""
+        try:
+            yield from self.read()
+        except (RedirectError, OSError) as error:
+            raise CliError(f"map {self.name} cannot be read: {error}") from error
 
 
 @contextmanager
@@ -72,10 +76,11 @@ def open_pinned(instance: str, run_dir: Path | None = None) -> Iterator[Mapping[
             "use the version of ztun that made them"
         )
     try:
-        with Maps(pins.generation) as maps:
-            yield typed(maps)
+        maps = Maps(pins.generation)
     except (RedirectError, OSError) as error:
         raise CliError(f"the maps of instance {instance} cannot be read: {error}") from error
+    with maps:
+        yield typed(maps)
 
 
 def typed(maps: Maps) -> Mapping[str, PinnedMap]:
