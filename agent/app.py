@@ -103,7 +103,7 @@ def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
     if os.geteuid() != 0:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
     try:
-        settings.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_run_directory(settings.directory)
         settings = replace(settings, max_connections=fitted(settings.max_connections))
         with RunLock(settings.directory, settings.start_patience_s) as lock:
             left = asyncio.run(serve(settings, process_log, lock, nursery))
@@ -115,6 +115,14 @@ def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
         raise StartError("; ".join(dict.fromkeys(map(str, single(expected))))) from group
     except EXPECTED as error:
         raise StartError(str(error)) from error
+
+
+def make_run_directory(path: Path) -> None:
+    """Raises StartError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StartError(f"--run-dir: cannot make the directory {path}: {error.strerror}") from error
 
 
 def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -253,6 +253,14 @@ def build(values: Mapping[str, str]) -> Config:
             f"--run-dir: {str(config.directory)!r} cannot be used: sockets in it would have paths such as {longest},"
             f" and Linux takes {SOCKET_PATH_BYTES} bytes; choose a shorter one"
         )
+    if config.pod_source != "kubernetes":
+        for name in ("kubeconfig", "enablement_selectors", "cni_conf_dir"):
+            if getattr(config, name) != table[name].kind.parse(table[name].default):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{option}: {values[name]!r} has no effect without --pod-source kubernetes: set that too, or leave "
+                    f"{option} out"
+                )
     if config.zds_socket and config.pod_source == "kubernetes":
         raise ConfigError(
             f"--zds-socket: {config.zds_socket!r} cannot be used with --pod-source kubernetes: istio-cni would say"

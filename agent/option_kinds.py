@@ -51,7 +51,7 @@ def seconds(low: float, high: float) -> Kind:
         except ValueError:
             result = -1.0
         if not low <= result <= high:
-            raise ValueError(f"it takes seconds, from {low:g} to {high:g}")
+            raise ValueError(f"it takes seconds, from {low:.10g} to {high:.10g}")
         return result
 
     return Kind(parse, "SECONDS")
@@ -68,6 +68,8 @@ def encapsulations(value: str) -> tuple[str, ...]:
     """Names of ENCAPSULATIONS between commas, or all of them."""
     names = tuple(ENCAPSULATIONS) if value == "all" else tuple(filter(None, map(str.strip, value.split(","))))
     for name in names:
+        if name == "all":
+            raise ValueError("`all` stands alone")
         if name not in ENCAPSULATIONS:
             raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATIONS)}, all")
     return names

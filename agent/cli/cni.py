@@ -39,6 +39,10 @@ def uninstall(conf_dir: Path, bin_dir: Path) -> None:
     """
     try:
         done = Installation(bin_dir, conf_dir, {}).uninstall()
+    except PermissionError as error:
+        raise CliError(
+            f"{error.filename or conf_dir} may be changed by root only: run this as root"
+        ) from error
     except (OSError, NoConfiguration) as error:
         raise CliError(str(error)) from error
     for line in done or [f"nothing of ztun-cni is in {conf_dir} and {bin_dir}"]:

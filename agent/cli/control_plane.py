@@ -19,7 +19,7 @@ from agent.controlplane.app import Options, serve, split_listen
 from agent.controlplane.kubeapi.grounds import Way
 from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateDirectory, StateError
-from agent.kubernetes.access import NO_API, SERVICE_ACCOUNT, Access, of_kubeconfig, of_pod
+from agent.kubernetes.access import SERVICE_ACCOUNT, Access, no_api, of_kubeconfig, of_pod
 from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
 from agent.model.address import CIDR, AddressError, split_host_port
@@ -163,14 +163,15 @@ def control_plane(
     Discovery, and the certificates of the pods. `ready HOST:PORT` on stdout says that there is something to serve.
     """
     if context.invoked_subcommand is not None:
+        refuse_options_before(context)
         return
     cluster = None
     if kubernetes:
         if manifests is not None:
             raise click.UsageError("--manifests and --kubernetes: one of them says what is served")
         cluster, manifests = way_to(kubeconfig, namespace, agents), state_dir / "api"
-    elif kubeconfig or namespace:
-        raise click.UsageError("--kubeconfig and --namespace are for --kubernetes")
+    elif kubeconfig or namespace or context.get_parameter_source("agents") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--kubeconfig, --namespace and --agents are for --kubernetes")
     if manifests is None:
         raise click.UsageError("--manifests is missing: the directory with the Kubernetes YAML to serve")
     if cluster is None and not manifests.is_dir():
@@ -202,6 +203,17 @@ def control_plane(
         raise click.ClickException(str(error)) from error
 
 
+def refuse_options_before(context: click.Context) -> None:
+    """Options of serving have no effect on a sub-command. Raises UsageError."""
+    for parameter in context.command.params:
+        if context.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT:
+            option, command = parameter.opts[0], context.invoked_subcommand
+            raise click.UsageError(
+                f"{option} before {command} says how to serve, which {command} does not: leave it out, or write it "
+                f"behind {command} if that has it"
+            )
+
+
 def parse_cidrs(text: str) -> tuple[CIDR, ...]:
     try:
         return cidrs(text)
@@ -213,7 +225,7 @@ def way_to(kubeconfig: Path | None, namespace: str | None, agents: str) -> Way:
     """Raises UsageError where it is not known."""
     server = api_of_pod()
     if kubeconfig is None and not server:
-        raise click.UsageError(f"--kubernetes: {NO_API}")
+        raise click.UsageError(f"--kubernetes: {no_api('--kubeconfig is not given')}")
     if namespace is None:
         try:
             namespace = OWN_NAMESPACE.read_text().strip()

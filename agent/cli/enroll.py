@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 
 from agent.admin import client
 from agent.cli import output as out
+from agent.cli.kinds import Seconds
 from agent.cli.which import Command, Which, which_agent
 
 WAIT_S = 5.0
@@ -63,6 +65,9 @@ def places(
     if len(given) != 1 or len(pods) == 1 != len(*given.values()):
         raise click.UsageError("say where the pod is, once: --netns PATH, --pid PID or --ifname IF")
     ((kind, values),) = given.items()
+    if kind == "netns":
+        # The agent has another working directory, and its wish outlives it.
+        values = [str(Path(value).absolute()) for value in netns]
     if len(values) != len(pods):
         raise click.UsageError(
             f"there are {len(pods)} pods and {len(values)} of --{kind}: say for each pod where it is, in their order"
@@ -85,11 +90,11 @@ class Result:
         return {
             "pod": self.pod,
             "state": self.state,
-            "identity": answer.get("identity", ""),
-            "interface": answer.get("ifname", ""),
+            "identity": answer.get("identity"),
+            "interface": answer.get("ifname"),
             "addresses": answer.get("addresses", []),
             "notes": answer.get("notes", []),
-            "reason": self.reason,
+            "reason": self.reason or None,
         }
 
 
@@ -154,7 +159,7 @@ def finish(results: Sequence[Result], output: str, say: Callable[[Result], None]
 @click.option(
     "--wait",
     "wait_s",
-    type=click.FloatRange(0, 86400),
+    type=Seconds(0, 86400),
     default=WAIT_S,
     show_default=True,
     metavar="SECONDS",

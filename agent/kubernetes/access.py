@@ -22,11 +22,15 @@ import yaml
 from agent.model.address import split_host_port
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-NO_API = (
-    "no Kubernetes API is known: neither --kubeconfig nor --kubernetes-api is given, and this is no pod of a cluster "
-    "(KUBERNETES_SERVICE_HOST is not set)"
-)
 _NOT_DONE = ("exec", "auth-provider", "username", "password", "as", "proxy-url")
+
+
+def no_api(not_given: str) -> str:
+    """Where nobody says it: `not_given` names the options of the command that could."""
+    return (
+        f"no Kubernetes API is known: {not_given}, and this is no pod of a cluster (KUBERNETES_SERVICE_HOST is "
+        "not set)"
+    )
 
 
 class AccessError(Exception):

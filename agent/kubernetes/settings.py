@@ -11,7 +11,7 @@ import yaml
 from agent.config import Config, ConfigError
 from agent.enroll.progress import Progress
 from agent.enroll.wish import PodKey
-from agent.kubernetes.access import NO_API, Access, AccessError, of_kubeconfig, of_pod
+from agent.kubernetes.access import Access, AccessError, no_api, of_kubeconfig, of_pod
 from agent.kubernetes.decision import Rules
 from agent.kubernetes.selectors import DEFAULT, Enablement, SelectorError, enablements
 from agent.kubernetes.source import KubernetesSource
@@ -41,7 +41,7 @@ def of_settings(settings: Config) -> tuple[Callable[[], Access], Rules]:
             "--node is empty: without the name of this node its pods cannot be told from others"
         )
     if not settings.kubeconfig and not settings.kubernetes_api:
-        raise AccessError(NO_API)
+        raise AccessError(no_api("neither --kubeconfig nor --kubernetes-api is given"))
     selectors: tuple[Enablement, ...] = DEFAULT
     if settings.enablement_selectors:
         try:

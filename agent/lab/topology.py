@@ -69,7 +69,9 @@ class Topology:
 
     def __init__(self, name: str = DEFAULT_NAME, root: Path = RUN_ROOT) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
-            raise LabError(f"lab name {name!r}: want lower-case letters, digits and dashes, 31 at most")
+            raise LabError(
+                f"lab name {name!r}: want lower-case letters, digits and dashes, 31 at most, 10 with agents"
+            )
         self.name = name
         self.journal = Journal(name, root)
         self.processes = Processes(self.journal)

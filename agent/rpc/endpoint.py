@@ -103,7 +103,10 @@ class Endpoint:
         try:
             x509.load_pem_x509_certificates(raw)
         except ValueError as error:
-            raise ControlError(f"{self.roots_source} holds no PEM certificate: {error}") from error
+            # cryptography's words are an address of its documentation
+            raise ControlError(
+                f"{self.roots_source} holds no PEM certificate (-----BEGIN CERTIFICATE-----) that can be read"
+            ) from error
         return raw
 
     @staticmethod

@@ -111,7 +111,9 @@ class ZdsSource:
             try:
                 await self._converse(intake)
                 self._error = "it closed the connection"
-            except (OSError, ZdsViolation) as error:
+            except OSError as error:
+                self._error = error.strerror or str(error)
+            except ZdsViolation as error:
                 self._error = str(error)
             failures = 1 if self.has_snapshot else failures + 1
             if self.is_connected or failures == 1:

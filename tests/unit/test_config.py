@@ -40,6 +40,11 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("connection_window_bytes", "4194303", "--stream-window-bytes: 4194304"),
         ("run_dir", f"/{'d' * 85}", "--run-dir.*107 bytes; choose a shorter one"),
         ("zds_socket", f"/{'d' * 107}", "--zds-socket.*107 bytes"),
+        ("cni_conf_dir", "/etc/cni/net.d", "--cni-conf-dir: .* no effect without --pod-source kubernetes"),
+        ("kubeconfig", "/root/.kube/config", "--kubeconfig: .* no effect"),
+        ("enablement_selectors", "[]", "--enablement-selectors: .* no effect"),
+        ("allow_encapsulation", "all,gre", "`all` stands alone"),
+        ("secret_ttl_s", "1", "from 60 to 7776000$"),
         ("colour", "red", "not an option"),
     ],
 )

@@ -105,6 +105,13 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["control-plane", "status", "--lab", "a", "--state-dir", "/b"], 2, "leave --state-dir out"),
         (["connections", "--run-dir", "/nonexistent"], 4, "no agent answers"),
         (["lab", "up", "--name", "a-name-too-long"], 1, "10 characters at most"),
+        (["status", "--wait", "nan"], 2, "'nan' is no number of seconds"),
+        (["enroll", "demo/web", "--pid", "1", "--wait", "soon"], 2, "'soon' is no number of seconds"),
+        (["maps", "watch", "stats", "--interval", "nan"], 2, "'nan' is no number of seconds"),
+        (["control-plane", "--state-dir", "/a", "status"], 2, "--state-dir before status says how to serve"),
+        (["control-plane", "--manifests", "/", "token", "--node", "a"], 2, "--manifests before token"),
+        (["control-plane", "--manifests", "/", "--agents", "a"], 2, "--agents are for --kubernetes"),
+        (["control-plane", "--kubernetes"], 2, "is known: --kubeconfig is not given, and this"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_a_status(
@@ -151,13 +158,17 @@ def test_who_may_not_ask_is_told_so_and_not_that_the_agent_is_dead(tmp_path: Pat
         (["uninstall"], "run this as root"),
         (["agent", "--node", "x", "--root-cert", "/x"], "run it as root"),
         (["pod-manifest", "demo/web", "--pid", "1"], "run this as root"),
+        (
+            ["cni", "uninstall", "--conf-dir", "{dir}", "--bin-dir", "{dir}"],
+            "{dir} may be changed by root only",
+        ),
         (["control-plane", "token", "--node", "x", "--state-dir", "{dir}"], "Permission denied"),
         (["control-plane", "--manifests", "/", "--state-dir", "{dir}"], "Permission denied"),
     ],
 )
 def test_who_is_not_root_is_told_so_in_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
     done = as_nobody(*(part.format(dir=tmp_path) for part in arguments))
-    assert done.returncode == 1 and says in done.stderr, done.stderr
+    assert done.returncode == 1 and says.format(dir=tmp_path) in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
@@ -175,7 +186,7 @@ def test_a_wrong_call_says_whose_help_to_read(here: Ztun) -> None:
 def test_an_agent_without_a_place_for_its_sockets_says_so() -> None:
     done = ztun("agent", "--node", "a", "--root-cert", "/x", "--run-dir", "/proc/x")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "No such file or directory: '/proc/x'" in done.stderr
+    assert "--run-dir: cannot make the directory /proc/x: No such file or directory" in done.stderr
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -285,3 +296,21 @@ def test_a_reader_that_has_had_enough_is_no_error(arguments: list[str]) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "-o", "json", "--run-dir", "/nonexistent"]])
+def test_output_that_cannot_be_written_is_one_line_and_a_failure(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "ztun: stdout cannot be written: No space left on device\n")
+
+
+def test_a_dead_agent_is_not_said_to_have_no_pods(here: Ztun) -> None:
+    said = here("status", "-o", "table", "--run-dir", "/nonexistent").stdout
+    assert said.startswith("DEAD ") and said.count("\n") == 1

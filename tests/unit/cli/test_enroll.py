@@ -121,8 +121,8 @@ def test_as_json_it_is_one_row_for_each_pod(agent: Agent) -> None:
     rows = json.loads(result.stdout)["pods"]
     assert [(row["pod"], row["state"], row["interface"]) for row in rows] == [
         ("demo/a", "served", "veth-a"),
-        ("demo/bad", "refused", ""),
-        ("demo/late", "waiting", ""),
+        ("demo/bad", "refused", None),
+        ("demo/late", "waiting", None),
     ]
     assert "no pod of mine" in rows[1]["reason"] and len({frozenset(row) for row in rows}) == 1
 
@@ -141,3 +141,12 @@ def test_unenroll_of_several(agent: Agent) -> None:
     result = CliRunner().invoke(unenroll, ["demo/a", "demo/bad", "demo/b", "--run-dir", str(agent.directory)])
     assert (result.exit_code, result.stdout) == (1, "un-enrolled demo/a\nun-enrolled demo/b\n")
     assert result.stderr == "ztun: pod demo/bad: it is no pod of mine\n"
+
+
+def test_a_path_is_that_of_the_command_not_of_the_agent(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(enroll, ["demo/a", "--netns", "run/a", "--run-dir", str(agent.directory)])
+    assert result.exit_code == 0, result.stderr
+    assert [body["netns"] for body in agent.asked] == [str(tmp_path / "run/a")]

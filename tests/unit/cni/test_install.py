@@ -237,7 +237,7 @@ def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
     assert plugins(node.files()["10-net.conflist"]) == [PTP, PORTMAP] and not list(node.bin.iterdir())
 
 
-@pytest.mark.parametrize("options", [{}, {"pod_source": "kubernetes"}, {"cni_conf_dir": "/none"}])
+@pytest.mark.parametrize("options", [{}, {"pod_source": "kubernetes"}])
 def test_where_it_is_not_asked_for_nothing_is_done(options: dict[str, str]) -> None:
     assert pod_sources.plugin(build({"node": "n1"} | options)) is None
 

@@ -96,12 +96,12 @@ def test_what_the_kubelet_mounts_is_named_when_it_is_not_there(tmp_path: Path) -
 )
 def test_options_that_can_never_be_are_refused_at_the_start(options: dict[str, str], words: str) -> None:
     with pytest.raises((AccessError, SelectorError), match=words):
-        of_settings(build({"node": "n1"} | options))
+        of_settings(build({"node": "n1", "pod_source": "kubernetes"} | options))
 
 
 def test_a_kubeconfig_that_is_put_right_is_used_from_then_on(fake: kube.FakeApi, tmp_path: Path) -> None:
     path = tmp_path / "config"
-    way, _ = of_settings(build({"node": "n1", "kubeconfig": str(path)}))
+    way, _ = of_settings(build({"node": "n1", "pod_source": "kubernetes", "kubeconfig": str(path)}))
     there = type("There", (), {"access": property(lambda _: way())})()
     with following(there, "n1") as seen:
         seen.until(lambda: f"--kubeconfig {path} cannot be read" in seen.problem)
@@ -122,6 +122,7 @@ def test_a_pod_of_a_cluster_finds_the_api_by_what_the_kubelet_says() -> None:
 def test_labels_that_select_are_those_of_the_options() -> None:
     options = {
         "node": "n1",
+        "pod_source": "kubernetes",
         "kubernetes_api": "10.0.0.1:443",
         "exclude_namespaces": "a,b",
         "pod_namespace": "mesh",
