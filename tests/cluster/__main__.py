@@ -1,6 +1,6 @@
 """The cluster, ztun in it by its manifests, and the facts; everything is taken down at the end, however it comes.
 
-python -m tests.cluster WORK BINARIES IMAGE [--keep]     as scripts/cluster-test calls it
+python -m tests.cluster WORK BINARIES IMAGE [--keep] [--helm]     as scripts/cluster-test calls it
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.cluster.facts import FACTS
+from tests.cluster import charts
+from tests.cluster.facts import FACTS, Fact
 from tests.cluster.kubernetes import Kubernetes, images, wait
 from tests.cluster.machine import Machine, joined
 from tests.cluster.services import Services
@@ -22,7 +24,7 @@ from tests.cluster.stage import Stage
 NODES = ("node-1", "node-2")
 
 
-def main(work: Path, binaries: Path, image: Path, is_kept: bool) -> int:
+def main(work: Path, binaries: Path, image: Path, options: list[str]) -> int:
     signal.signal(signal.SIGTERM, ended)
     archives = images(work, image)
     control, *nodes = machines = [Machine(name, work) for name in ("control", *NODES)]
@@ -44,8 +46,9 @@ def main(work: Path, binaries: Path, image: Path, is_kept: bool) -> int:
         )
         version = cluster.get("nodes")["items"][0]["status"]["nodeInfo"]["kubeletVersion"]
         print(f"Kubernetes {version}, two nodes: {time.monotonic() - began_s:.0f} s", flush=True)
-        failed = told(Stage(cluster, services))
-        if is_kept:
+        parts = (*FACTS, *([("by Helm", charts.FACTS)] if "--helm" in options else []))
+        failed = told(Stage(cluster, services), parts)
+        if "--keep" in options:
             entered = f"nsenter -t {control.pid} -m -n -- kubectl --kubeconfig={cluster.kubeconfig}"
             print(f"kept until Ctrl-C: {entered} get pods -A", flush=True)
             signal.pause()
@@ -67,10 +70,10 @@ def ended(*_: object) -> None:
     sys.exit(1)
 
 
-def told(stage: Stage) -> int:
+def told(stage: Stage, parts: Sequence[tuple[str, tuple[Fact, ...]]]) -> int:
     """Each fact on a line; 1 where one does not hold."""
     failed = []
-    for title, facts in FACTS:
+    for title, facts in parts:
         print(title, flush=True)
         for fact in facts:
             try:
@@ -106,4 +109,4 @@ def logs(machines: list[Machine]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:4]), "--keep" in sys.argv[4:]))
+    sys.exit(main(*map(Path, sys.argv[1:4]), sys.argv[4:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 
 from tests.cluster.kubernetes import annotation, is_ready, wait
 from tests.cluster.machine import plugged_in
@@ -114,7 +115,16 @@ def uninstalled(stage: Stage) -> str:
         lambda: not cluster.kubectl("get", "ns", NAMESPACE, "--ignore-not-found"),
         120,
     )
-    for node in cluster.nodes.values():
+    nothing_is_left(stage)
+    runs_in_clear(stage)
+    return "uninstalled: pods run on in clear; no pin, namespace, interface, file, role or definition of ztun is left"
+
+
+def nothing_is_left(
+    stage: Stage, kinds: Sequence[str] = ("clusterroles", "clusterrolebindings", "crds")
+) -> None:
+    """On the nodes, and of these kinds in the API."""
+    for node in stage.cluster.nodes.values():
         left = {
             "pins": node.run("sh", "-c", "ls -A /sys/fs/bpf | grep -v '[.]debug$'", check=False),
             "namespaces": node.run("sh", "-c", "ls /run/netns | grep -v '^cni-'", check=False),
@@ -125,9 +135,11 @@ def uninstalled(stage: Stage) -> str:
             "interfaces": node.run("sh", "-c", "ip -o link | grep -i ztun", check=False),
         }
         assert not any(left.values()), f"{node.name}: {left}"
-    with Wire(cluster.control.pid) as wire:
+    objects = stage.cluster.kubectl("get", ",".join(kinds), "-o", "name")
+    assert "ztun" not in objects and "istio" not in objects, objects
+
+
+def runs_in_clear(stage: Stage) -> None:
+    with Wire(stage.cluster.control.pid) as wire:
         stage.ask("client", "server")
-    assert wire.markers
-    roles = cluster.kubectl("get", "clusterroles,clusterrolebindings,crds", "-o", "name")
-    assert "ztun" not in roles and "istio" not in roles, roles
-    return "uninstalled: pods run on in clear; no pin, namespace, interface, file, role or definition of ztun is left"
+    assert wire.markers, "what should be in clear is not on the wire"
