@@ -56,7 +56,7 @@ from agent.run_lock import AlreadyRuns, RunLock
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.stopping import stop_serving
-from agent.succession import LeftServing
+from agent.succession import LeftServing, taken_in, unlike
 from agent.supervisor.births import Births
 from agent.supervisor.crew import Crew, Limits
 from agent.supervisor.recruiter import Recruiter
@@ -165,7 +165,13 @@ class Agent:
         self.births = Births(nursery)
         homes = dict(zip(Side, map(str, self.redirection.private_namespaces), strict=True))
         self.crew = Crew(
-            Recruiter(settings.directory, config.as_texts(settings), homes, start=self.births.start),
+            Recruiter(
+                settings.directory,
+                config.as_texts(settings),
+                homes,
+                start=self.births.start,
+                ignored=unlike(settings),
+            ),
             settings.worker_count,
             make_listener=partial(make_listener, homes),
             brief=lambda link: self.briefing.brief(link.send),
@@ -297,6 +303,7 @@ class Agent:
         await self.enroller.take_over()
         await prepare_rings(self.settings, self.kernel, self.crew)
         await self.crew.muster()
+        taken_in(self.crew, self.settings)
         self.births.rest()
 
     async def begin(self) -> None:
@@ -378,11 +385,8 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
             # One that is still beginning must not fill the slots that the stop empties.
             beginning.cancel()
             agent.is_serving = False
-            if agent.has_begun.is_set() and lock.is_awaited:
-                log.info("stopping: the next agent waits already, the workers serve until its own do")
-                left = LeftServing(link.pid for link in agent.crew.everyone)
-            else:
-                await stop_serving(agent.kernel, agent.crew, settings.drain_deadline_s)
+            begun = lock if agent.has_begun.is_set() else None
+            left = await stop_serving(agent.kernel, agent.crew, settings, begun)
             for task in tasks:
                 task.cancel()
     finally:

@@ -116,6 +116,24 @@ class Drain(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class GoOn(Message):
+    """The agent ends, and another one comes: serve until then. When none has come for `patience_s`: drain.
+
+    Answered by Answer with the same number: who is to end by itself has to know it.
+    """
+
+    number: int
+    patience_s: float
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Message):
+    """Two fds, for what this worker prints from now on and for its log: those of the agent that started it may end
+    with that agent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ask(Message):
     """A question for the admin server; answered by Answer with the same number."""
 

@@ -76,6 +76,12 @@ class Config:
     start_patience_s: float = node_option(
         seconds(0, 86400), "0", "How long to wait for another agent of this run directory to end."
     )
+    succession_s: float = node_option(
+        seconds(0, 3600),
+        "0",
+        "How long workers serve when the agent was asked to end, outside of its container, until the next agent has "
+        "them; then they end. 0: they end with the agent.",
+    )
     workers: int = node_option(
         number(0, 64), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
     )

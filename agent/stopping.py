@@ -1,7 +1,8 @@
 """The end of serving: nobody who was accepted is dropped for it, and who comes meanwhile waits for the next agent.
 
 Order is everything here. First the kernel stops handing new connections over; then those on the way in arrive and are
-accepted; only then the workers stop accepting, tell their peers, and end when nothing is left.
+accepted; only then the workers stop accepting, tell their peers, and end when nothing is left. Or they go on without
+this process (agent.succession).
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from agent.channel import ChannelError
+from agent.config import Config
 from agent.enroll.kernel import KernelSide
+from agent.run_lock import RunLock
+from agent.succession import LeftServing
 from agent.supervisor.crew import Crew
 from agent.supervisor.patience import within
+from redirect import outlive
 from redirect.errors import RedirectError
 
 log = logging.getLogger(__name__)
@@ -20,7 +26,22 @@ log = logging.getLogger(__name__)
 QUIET_PATIENCE_S, QUIET_POLL_S = 1.0, 0.01
 
 
-async def stop_serving(kernel: KernelSide, crew: Crew, drain_s: float) -> None:
+async def stop_serving(kernel: KernelSide, crew: Crew, settings: Config, lock: RunLock | None) -> LeftServing:
+    """Have the next agent serve, as far as that is prepared; the workers that this process has to see off then.
+
+    `lock`: of the run directory; None: this agent did not serve yet.
+    """
+    if lock is not None and settings.succession_s:
+        if await outlived(crew, settings):
+            return LeftServing()
+    elif lock is not None and lock.is_awaited:
+        log.info("stopping: the next agent waits already, the workers serve until its own do")
+        return LeftServing(link.pid for link in crew.everyone)
+    await drain(kernel, crew, settings.drain_deadline_s)
+    return LeftServing()
+
+
+async def drain(kernel: KernelSide, crew: Crew, drain_s: float) -> None:
     """Stop every worker; live connections may finish for `drain_s`."""
 
     async def quiet() -> None:
@@ -39,3 +60,38 @@ async def stop_serving(kernel: KernelSide, crew: Crew, drain_s: float) -> None:
         reason = str(error) or "their peers do not answer"
         log.warning("connections that are being opened now will be reset: %s", reason)
     await crew.drain(drain_s)
+
+
+async def outlived(crew: Crew, settings: Config) -> bool:
+    """Whether the workers serve without this process from now on, until the next agent comes or time is up."""
+    if not settings.succession_s:
+        return False
+    workers = crew.everyone
+    told = await asyncio.gather(
+        *(link.go_on(settings.succession_s, settings.drain_deadline_s) for link in workers),
+        return_exceptions=True,
+    )
+    # Only those that know when to end: the others end with the container.
+    pids = []
+    for link, failure in zip(workers, told, strict=True):
+        if failure is None:
+            pids.append(link.pid)
+        elif isinstance(failure, TimeoutError | ChannelError):
+            log.warning("%s does not hear that it shall serve on: %s", link, str(failure) or "no answer")
+        else:
+            raise failure
+    if not pids:
+        return False
+    try:
+        outlive.leave(pids)
+    except OSError as error:
+        log.warning(
+            "the workers cannot leave the control groups of this container, so they end with it: %s", error
+        )
+        return False
+    log.info(
+        "stopping: %d workers serve until the next agent has them, %g s at most",
+        len(pids),
+        settings.succession_s,
+    )
+    return True

@@ -1,9 +1,13 @@
-"""An agent that ends while the next one waits for its lock: its workers serve on, until the next one has its own.
+"""An agent that ends, and the next one: between them workers serve on, until the next one has its own, or has these.
 
-Order: the control process lets go of workers and run directory, of the listeners in the kernel side it takes none out,
-then it lets go of the lock. The next one finds the workers as after a crash of control: those of other options retire
-when its own serve. For that second they go on by the last state. This process stays meanwhile: with the first process
-of a container all of them end.
+Where the next one waits for the lock already, the control process lets go of workers and run directory, of the
+listeners in the kernel side it takes none out, then it lets go of the lock. The next one finds the workers as after a
+crash of control: those of other options retire when its own serve. For that second they go on by the last state. This
+process stays meanwhile: with the first process of a container all of them end.
+
+With --succession-s nobody waits yet: another one comes in some seconds, as in a DaemonSet. Workers leave the control
+groups of the container, whose end would be theirs, and go on by the last state. They end by themselves when nobody has
+come in that time; whoever comes takes them into its own groups, and has them print where it prints.
 """
 
 from __future__ import annotations
@@ -16,13 +20,33 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from agent.config import Config
 from agent.run_lock import AlreadyRuns, RunLock
+from agent.supervisor.crew import Crew
 from agent.supervisor.orphans import end_all
+from redirect import outlive
 
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 """Whoever stops an agent has less, mostly; and where workers stay on duty there is nothing to wait for."""
+
+
+def unlike(settings: Config) -> tuple[str, ...]:
+    """Options that workers of the next agent may have otherwise: those that no worker asks for, and each pod has."""
+    return ("pod_name",) if settings.succession_s else ()
+
+
+def taken_in(crew: Crew, settings: Config) -> None:
+    """Workers that outlived another agent come into the control groups of this one, with its limits."""
+    if not settings.succession_s:
+        return
+    try:
+        outlive.join([link.pid for link in crew.everyone])
+    except OSError as error:
+        log.warning(
+            "workers of the agent before stay outside of this one's control groups and limits: %s", error
+        )
 
 
 class LeftServing:

@@ -79,7 +79,7 @@ def ensure(name: str, *, by_init: bool = False) -> Path:
         call("unshare", CLONE_NEWNET)
         _mount(OWN, path)
 
-    _apart(unshare_and_mount, by_init=by_init)
+    apart(unshare_and_mount, by_init=by_init)
     return path
 
 
@@ -174,7 +174,7 @@ class HeldNamespace:
             remove(self.name)
             _mount(self.path, path_of(self.name))
 
-        _apart(mount_again, by_init=by_init)
+        apart(mount_again, by_init=by_init)
         return True
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ def call(function: str, *arguments: object) -> None:
         raise OSError(number, f"{function}: {os.strerror(number)}")
 
 
-def _apart(work: Callable[[], None], *, by_init: bool) -> None:
+def apart(work: Callable[[], None], *, by_init: bool = False) -> None:
     """In a thread of its own: unshare() and setns() change the thread that calls them. Raises OSError.
 
     `by_init`: in the mount namespace of init.

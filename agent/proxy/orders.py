@@ -29,6 +29,7 @@ from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
 from agent.model.policy import RefusedPolicy, Scope
 from agent.model.steps import Steps, each
 from agent.net.accept import Acceptor
+from agent.net.loop import Timer
 from agent.net.syn_ring import SynRing
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import DataPlane
@@ -55,13 +56,21 @@ class Part(NamedTuple):
 
 
 class Orders:
-    """Handles messages of the channel; one per worker."""
+    """Handles messages of the channel; one per worker. `outputs`: descriptors of what it prints, and of its log."""
 
-    def __init__(self, plane: DataPlane, slot: int, version: str, drain: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        slot: int,
+        version: str,
+        drain: Callable[[float], None],
+        outputs: tuple[int, int] = (1, 2),
+    ) -> None:
         self._plane = plane
         self._slot = slot
         self._version = version
         self._drain = drain
+        self._outputs = outputs
         # For each owner its listeners by name, and what accepts on them.
         self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
@@ -75,10 +84,15 @@ class Orders:
         """Of a change whose last part has not come."""
         self._is_draining = False
         self._complain_at_s = 0.0
+        self._given_up: Timer | None = None
+        """When this worker ends for want of a control process."""
 
     def hello(self, to: Channel) -> None:
         """Introduce this worker to a control process, with the listeners it serves. It will say everything anew."""
         self.left_alone()
+        if self._given_up is not None:
+            self._given_up.cancel()
+            self._given_up = None
         held = [(owner, name, sock) for owner, socks in self._owners.items() for name, sock in socks.items()]
         served = [(owner, name) for owner, name, _ in held]
         fds = [sock.fileno() for _, _, sock in held]
@@ -114,11 +128,31 @@ class Orders:
                 self._release(message.owner)
             case channel.Drain():
                 self._drain(message.deadline_s)
+            case channel.GoOn():
+                self._go_on(message.patience_s, message.drain_s)
+                reply(channel.Answer(message.number, None))
+            case channel.Output():
+                for fd, target in zip(
+                    fds, self._outputs, strict=False
+                ):  # where fds were lost, the old ones stay
+                    os.dup2(fd, target)
+                    os.close(fd)
             case channel.Ask():
                 reply(channel.Answer(message.number, self._rows(message.what)))
             case _:
                 raise channel.ChannelError(f"a worker does not take {type(message).__name__}")
         return None
+
+    def _go_on(self, patience_s: float, drain_s: float) -> None:
+        """Nobody tells this worker of policy any more: it may serve by what it has for so long."""
+
+        def give_up() -> None:
+            log.error("no agent has come for %g s: this worker ends", patience_s)
+            self._drain(drain_s)
+
+        if self._given_up is not None:
+            self._given_up.cancel()
+        self._given_up = self._plane.loop.later(patience_s, give_up)
 
     def _rows(self, what: str) -> list[dict[str, object]]:
         if what == "tunnels":

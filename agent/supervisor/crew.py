@@ -35,6 +35,8 @@ STEADY_S = 10.0
 RESTART_PAUSE_S = 0.05
 RESTART_PAUSE_MAX_S = 5.0
 SEND_AGAIN_S = 0.2
+OUTPUTS = (1, 2)
+"""What workers that were started by this process print to, and so do those that are adopted."""
 SILENCE_LOOKS, QUEUE_LOOKS = 10, 4
 """How often each is looked at before its limit is over."""
 
@@ -260,6 +262,7 @@ class Crew:
         self._rings.found(link, is_ours=is_ours)
         if is_ours and link.slot < self._count and link.slot not in self._on_duty:
             log.info("adopted %s", link)
+            link.send(channel.Output(), OUTPUTS)
             self._on_duty[link.slot] = link
         else:
             log.info("%s is of another version or configuration, or drains: it retires", link)

@@ -47,7 +47,7 @@ START_PATIENCE_S = 30.0
 class Recruiter:
     """`options` are the agent's; `homes` the paths of the private namespaces, none where there are none.
 
-    `module` is what a worker runs, `start` makes its process.
+    `module` is what a worker runs, `start` makes its process. Workers may differ in the `ignored` options.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class Recruiter:
         homes: Mapping[Side, str],
         module: str = "agent.worker",
         start: Starts = spawn.start,
+        ignored: Collection[str] = (),
     ) -> None:
-        self.version = f"{VERSION}+{FORM.word}+{hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]}"
+        told = {name: text for name, text in options.items() if name not in ignored}
+        self.version = f"{VERSION}+{FORM.word}+{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]}"
         """Workers of another version, another form of it or other options must not stay."""
         self._directory = directory.absolute()
         self._options = options

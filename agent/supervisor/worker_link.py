@@ -19,6 +19,7 @@ from agent.channel import (
     Ask,
     Channel,
     ChannelError,
+    GoOn,
     Hello,
     Leaving,
     Message,
@@ -102,11 +103,18 @@ class WorkerLink:
 
     async def ask(self, what: str) -> object:
         """Send a question and wait for its answer. Raises TimeoutError or ChannelError."""
+        return await self._asked(lambda number: Ask(number, what))
+
+    async def go_on(self, patience_s: float, drain_s: float) -> None:
+        """Have it serve without this process until another one comes, or end. Raises TimeoutError or ChannelError."""
+        await self._asked(lambda number: GoOn(number, patience_s, drain_s))
+
+    async def _asked(self, question: Callable[[int], Message]) -> object:
         self._questions += 1
         number = self._questions
         future: asyncio.Future[object] = self._loop.create_future()
         self._answers[number] = future
-        self.send(Ask(number, what))
+        self.send(question(number))
         try:
             return await within(ASK_PATIENCE_S, lambda: asyncio.shield(future))
         finally:

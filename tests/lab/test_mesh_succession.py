@@ -1,4 +1,4 @@
-"""An agent that ends while the next one waits for it: nobody who connects meanwhile is made to wait, or reset."""
+"""One agent after the other: nobody who connects meanwhile is made to wait, or reset."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from redirect.outlive import groups_of
+from tests.support.cgroups import hierarchy
 from tests.support.labmesh import World
-from tests.support.labtraffic import until
+from tests.support.labtraffic import until, wait_gone
 
 pytestmark = pytest.mark.kernel
 
@@ -71,3 +74,59 @@ def test_one_that_waits_takes_over_without_a_gap(world: World, node: str) -> Non
         assert set(became) == {world.address("client-a")}
     finally:
         world.mesh.flags = flags
+
+
+def test_workers_serve_between_two_agents_and_none_of_a_container_is_left(world: World) -> None:
+    """As in a DaemonSet: the next one is started when the first one's container has ended, with all that was in it."""
+    flags = world.mesh.flags
+    try:
+        world.mesh.flags = {**flags, "succession-s": "100", "pod-name": "the-first"}
+        stop(world, "node-b")
+        world.restart("node-b")
+        first = world.process("agent-node-b")
+        workers = world.workers("node-b")
+        with container(first.pid, *workers.values()) as group, asking(world, "server-b") as became:
+            talk, before = world.talk("client-a", world.address("server-b")), dropped(world, "node-b")
+            with talk:
+                stop(world, "node-b")
+                assert not (group / "cgroup.procs").read_text(), "they would be killed with the container"
+                talk.say()
+                answered = len(became)
+                until(lambda: len(became) > answered + 2, "they serve without an agent")
+                world.mesh.flags = {**world.mesh.flags, "pod-name": "the-second"}
+                world.restart("node-b")
+                assert world.workers("node-b") == workers, "the next agent has not taken them"
+                here = groups_of(str(world.process("agent-node-b").pid))
+                assert all(groups_of(str(pid)) == here for pid in workers.values()), (
+                    "they are outside of its limits"
+                )
+                talk.say()
+            assert dropped(world, "node-b") == before, "a new connection had to try again"
+        assert set(became) == {world.address("client-a")}
+    finally:
+        # One that leaves nothing behind when it ends.
+        world.mesh.flags = flags
+        stop(world, "node-b")
+        world.restart("node-b")
+
+
+def stop(world: World, node: str) -> None:
+    agent = world.process(f"agent-{node}")
+    if agent.is_running():
+        os.kill(agent.pid, signal.SIGTERM)
+        wait_gone(agent.pid)
+
+
+@contextmanager
+def container(*pids: int) -> Iterator[Path]:
+    """Processes in a control group of their own, in the first hierarchy there is."""
+    group = hierarchy() / f"ztun-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
+        yield group
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (hierarchy() / "cgroup.procs").write_text(pid)
+        group.rmdir()

@@ -31,7 +31,7 @@ SAID_OTHERWISE = {
     "node", "pod_name", "pod_namespace", "instance_ip", "pod_source", "cni_conf_dir", "cni_bin_dir", "cni_own_file",
     "exclude_namespaces", "xds_address", "ca_address", "root_cert", "ca_root_cert", "token_file", "report_enrolled",
     "server_name", "cluster_id", "start_patience_s", "connect_timeout_s", "drain_deadline_s", "honest_connect",
-    "log_level", "log_format",
+    "succession_s", "log_level", "log_format",
 }  # fmt: skip
 """Options that have a value of their own, or are the chart's."""
 FIXED = {
@@ -245,6 +245,7 @@ def test_values_reach_the_agent(tmp_path: Path) -> None:
             "honestConnect": "pods",
             "connectTimeoutSeconds": 12.5,
             "drainDeadlineSeconds": 60,
+            "successionSeconds": 45,
             "terminationGracePeriodSeconds": 90,
             "logLevel": "debug",
             "logFormat": "json",
@@ -257,7 +258,7 @@ def test_values_reach_the_agent(tmp_path: Path) -> None:
     settings = config.from_environment({"node": "n1"}, said)
     assert settings.cluster_id == "east" and settings.honest_connect == "pods"
     assert settings.exclude_namespaces == ("kube-system", "monitoring", "mesh")
-    assert (settings.connect_timeout_s, settings.drain_deadline_s) == (12.5, 60)
+    assert (settings.connect_timeout_s, settings.drain_deadline_s, settings.succession_s) == (12.5, 60, 45)
     assert (settings.log_level, settings.log_format) == ("debug", "json")
     assert (settings.stream_window_bytes, settings.workers) == (8388608, 3)
     assert [str(each) for each in settings.mesh_cidrs] == ["10.0.0.0/8"]

@@ -14,6 +14,7 @@ from agent import channel
 from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT
 from agent.model.steps import PACE
 from agent.pb import workload_pb2
+from agent.proxy.orders import Orders
 from agent.wire.xds_delta import ADDRESS
 from tests.support import mesh
 from tests.support.certs import credentials
@@ -335,3 +336,39 @@ def test_a_draining_worker_goes_on_to_follow_state_certificates_and_pods(
     told.tell(channel.Pods([]))
     assert ended(second)
     world.driver.until(lambda: told.ended == 1)
+
+
+# -- between two agents
+
+
+def test_a_worker_whose_agent_ends_goes_on_for_so_long_and_then_ends(told: ToldWorker) -> None:
+    told.tell(channel.GoOn(number=7, patience_s=60.0, drain_s=0.0))
+    answer, _ = told.hear(channel.Answer)
+    assert answer.number == 7, "who ends has to know that it was heard"
+    told.driver.skew_s = 59.0
+    told.driver.call(lambda: None)
+    assert not told.ended
+    told.driver.skew_s = 61.0
+    told.driver.until(lambda: told.ended == 1)
+
+
+def test_a_worker_that_the_next_agent_has_found_does_not_end(told: ToldWorker) -> None:
+    told.tell(channel.GoOn(number=7, patience_s=60.0, drain_s=0.0))
+    told.hear(channel.Answer)
+    told.introduced()
+    told.driver.skew_s = 61.0
+    # Whatever was due is done by the turn after this one.
+    for _ in range(3):
+        told.driver.call(lambda: None)
+    assert not told.ended
+
+
+def test_what_a_worker_prints_goes_where_the_next_agent_says(told: ToldWorker) -> None:
+    before, log, after = os.pipe(), os.pipe(), os.pipe()
+    told.orders = Orders(told.plane, 3, "0.1+test", lambda _: None, outputs=(before[1], log[1]))
+    count = descriptors()
+    told.tell(channel.Output(), [after[1], after[1]])
+    assert same_file(before[1], after[1]) and same_file(log[1], after[1])
+    assert descriptors() == count
+    for fd in (*before, *log, *after):
+        os.close(fd)
