@@ -90,11 +90,11 @@ class Result:
         return {
             "pod": self.pod,
             "state": self.state,
-            "identity": answer.get("identity"),
-            "interface": answer.get("ifname"),
+            "identity": answer.get("identity", ""),
+            "interface": answer.get("ifname", ""),
             "addresses": answer.get("addresses", []),
             "notes": answer.get("notes", []),
-            "reason": self.reason or None,
+            "reason": self.reason,
         }
 
 

@@ -7,13 +7,14 @@ status; a traceback means a defect.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
 
 from agent import FORM, VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
-from agent.cli.output import ERRORS_AS_JSON, show_json
+from agent.cli.output import ERRORS_AS_JSON, CliError, show_json
 from agent.cli.stdout import OutputLost, take_over
 
 SECTIONS = {
@@ -72,11 +73,20 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            return self.invoke_as_user(ctx)
         except (click.ClickException, AgentRefused, AgentAbsent) as error:
             if ctx.meta.get(ERRORS_AS_JSON) and not isinstance(error, OutputLost):
                 show_json({"error": error.message if isinstance(error, click.ClickException) else str(error)})
             raise
+
+    def invoke_as_user(self, ctx: click.Context) -> object:
+        """Whatever a command looks at first may be root's alone; that is no defect of the command."""
+        try:
+            return super().invoke(ctx)
+        except PermissionError as error:
+            if os.geteuid() == 0:
+                raise
+            raise CliError(f"{error.filename} may be opened by root only: run this as root") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))

@@ -162,11 +162,16 @@ def test_who_may_not_ask_is_told_so_and_not_that_the_agent_is_dead(tmp_path: Pat
             ["cni", "uninstall", "--conf-dir", "{dir}", "--bin-dir", "{dir}"],
             "{dir} may be changed by root only",
         ),
+        (
+            ["control-plane", "status", "--state-dir", "{dir}/shut/x"],
+            "{dir}/shut/x may be opened by root only",
+        ),
         (["control-plane", "token", "--node", "x", "--state-dir", "{dir}"], "Permission denied"),
         (["control-plane", "--manifests", "/", "--state-dir", "{dir}"], "Permission denied"),
     ],
 )
 def test_who_is_not_root_is_told_so_in_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    (tmp_path / "shut").mkdir(mode=0o700)
     done = as_nobody(*(part.format(dir=tmp_path) for part in arguments))
     assert done.returncode == 1 and says.format(dir=tmp_path) in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""

@@ -121,8 +121,8 @@ def test_as_json_it_is_one_row_for_each_pod(agent: Agent) -> None:
     rows = json.loads(result.stdout)["pods"]
     assert [(row["pod"], row["state"], row["interface"]) for row in rows] == [
         ("demo/a", "served", "veth-a"),
-        ("demo/bad", "refused", None),
-        ("demo/late", "waiting", None),
+        ("demo/bad", "refused", ""),
+        ("demo/late", "waiting", ""),
     ]
     assert "no pod of mine" in rows[1]["reason"] and len({frozenset(row) for row in rows}) == 1
 
