@@ -27,7 +27,7 @@ def listing(name: str, columns: Sequence[str], empty: str, text: str) -> click.C
 
 connections = listing(
     "connections",
-    ["pod", "direction", "src", "original_dst", "actual_dst", "protocol"],
+    ["pod", "direction", "src", "original_dst", "actual_dst", "protocol", "client"],
     "no connection is open",
     "List the open connections of enrolled pods.",
 )

@@ -163,7 +163,7 @@ class Orders:
                 for link, direction, identity in (*outbound, *inbound)
                 if link.secured is not None
             ]
-        return [connection_row(live) for live in self._plane.registry]
+        return [connection_row(live, self._plane.pods.at(live.pod)) for live in self._plane.registry]
 
     def stats(self) -> channel.Stats:
         self._plane.reporter.count_bytes()
@@ -313,13 +313,17 @@ def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Ide
     }
 
 
-def connection_row(live: Live) -> dict[str, object]:
-    """A live connection with the pod it belongs to."""
+def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
+    """A live connection with the pod it belongs to (its address, once it is let go).
+
+    `client` is who an inbound one has proven to be; empty in plaintext, and for what a pod of ours dialled.
+    """
     return {
-        "pod": str(live.pod),
+        "pod": str(pod or live.pod),
         "direction": "outbound" if live.direction is Direction.OUTBOUND else "inbound",
         "src": str(live.source),
         "original_dst": str(live.original),
         "actual_dst": str(live.actual),
         "protocol": live.protocol,
+        "client": str((live.connection and live.connection.identity) or ""),
     }

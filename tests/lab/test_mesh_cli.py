@@ -134,6 +134,8 @@ def test_what_the_agent_holds_is_listed(world: World) -> None:
     pod = world.address("server-b")
     (connection,) = lists["connections"]
     assert (connection["direction"], connection["original_dst"]) == ("inbound", f"{pod}:8080")
+    client = "spiffe://cluster.local/ns/demo/sa/client"
+    assert (connection["pod"], connection["client"]) == ("demo/server-b", client)
     assert connection["src"] in table and table.startswith("POD ")
     assert {row["peer"] for row in lists["tunnels"]} == {"spiffe://cluster.local/ns/demo/sa/client"}
     assert [row["state"] for row in lists["certificates"]] == ["Available", "Available"]

@@ -270,7 +270,8 @@ def test_connections_and_tunnels_are_listed_for_people(told: ToldWorker, world: 
     answer, _ = told.hear(channel.Answer)
     assert answer.number == 7
     (row,) = answer.value
-    assert (row["pod"], row["direction"], row["protocol"]) == (SERVER, "inbound", "HBONE")
+    assert (row["pod"], row["direction"], row["protocol"]) == ("apps/server", "inbound", "HBONE")
+    assert row["client"] == str(world.client.identity)
     assert row["actual_dst"] == f"{SERVER}:8080" and row["src"].startswith(f"{CLIENT}:")
     told.tell(channel.Ask(8, "tunnels"))
     (row,) = told.hear(channel.Answer)[0].value
