@@ -82,18 +82,27 @@ def read_pod(root: Field, stored: bool) -> Pod:
 
 
 def _service_account(spec: Field, stored: bool) -> str:
-    """Stored objects keep an empty one; in a manifest it is `default`, as the API server would write."""
+    """Stored objects keep an empty one; in a manifest it is `default`, as the API server would write.
+
+    The name of old counts where the other says nothing, as there: else the pod would be somebody else.
+    """
     said = spec.get("serviceAccountName")
+    if not said.present or said.text() == "":
+        said = spec.get("serviceAccount")
     return said.text("") if stored else said.name("default")
 
 
 def _pod_ips(status: Field, stored: bool) -> tuple[IP, ...]:
     several = tuple(entry.get("ip").ip() for entry in status.get("podIPs").each())
+    single = status.get("podIP")
     if several:
         if len(set(several)) != len(several):
             raise status.get("podIPs").error("the same address stands here twice")
+        if not stored and single.present and single.ip() != several[0]:
+            raise single.error(
+                f"it is {single.text()}, and the first of podIPs is {several[0]}: write one of them"
+            )
         return several
-    single = status.get("podIP")
     if single.present:
         return (single.ip(),)
     if stored:

@@ -27,7 +27,9 @@ from agent.model.address import IP, AddressError, parse_ip
 T = TypeVar("T")
 LABEL = re.compile("[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 BROADCAST = parse_ip("255.255.255.255")
-DECIMAL = re.compile(r"[-+]?[0-9]{1,18}")
+DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+OCTAL = re.compile(r"[-+]?0[0-9]")
+"""What YAML takes for octal numbers: 010 is eight."""
 TRUE = frozenset({"y", "yes", "true", "on"})
 
 
@@ -160,7 +162,9 @@ class Field:
             value = int(self.node.text)
             if low <= value <= high:
                 return value
-        raise self.error(f"it must be a whole number from {low} to {high}")
+        is_octal = isinstance(self.node, Scalar) and self.node.tag == INT_TAG and OCTAL.match(self.node.text)
+        hint = ", without a zero before it" if is_octal else ""
+        raise self.error(f"it must be a whole number from {low} to {high}{hint}")
 
     @property
     def is_integer(self) -> bool:

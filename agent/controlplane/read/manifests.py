@@ -32,6 +32,8 @@ from agent.controlplane.read.yaml_tree import (
 Reader = Callable[[Field, bool], Object]
 SECURITY_GROUP = "security.istio.io"
 SECURITY_VERSIONS = ("v1", "v1beta1")
+GUARD_GROUPS = (SECURITY_GROUP, "authentication.istio.io", "rbac.istio.io")
+"""Those in which Istio has, or had, what lets in and keeps out."""
 READERS: dict[tuple[str, str], tuple[Reader, schema.Schema]] = {
     ("", "Namespace"): (core_kinds.read_namespace, schema.NAMESPACE),
     ("", "Node"): (core_kinds.read_node, schema.NODE),
@@ -190,7 +192,7 @@ class _Reading:
             self.refused.append(refuse(root, guard, (field.error(problem),)))
             return None
         problem = f"kind {kind} ({api_version}) is not used and was left out"
-        is_guard = group == SECURITY_GROUP
+        is_guard = group in GUARD_GROUPS
         self.remarks.append(
             Remark(
                 place=root.place,

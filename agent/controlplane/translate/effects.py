@@ -18,9 +18,11 @@ from agent.controlplane.translate.authorization_policy import (
     is_of_another_domain,
     why_left_out,
 )
+from agent.controlplane.translate.marks import Marked, misvalued_marks, unused_marks
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
 from agent.controlplane.translate.pod import is_announced, named_port
+from agent.controlplane.translate.port_effects import mistaken_ports
 from agent.controlplane.translate.selection import Selection, by_namespace
 
 Selecting = AuthorizationPolicy | PeerAuthentication | Service
@@ -38,6 +40,8 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     yield from _of_peer_authentications(inventory, mesh)
     yield from _of_targets(inventory)
     yield from _of_nobody(inventory, mesh)
+    yield from _of_ports(inventory, mesh)
+    yield from _of_marks(inventory)
     for service in inventory.services:
         if service.unused:
             yield _remark(service, f"no effect here: {', '.join(service.unused)}", is_note=True)
@@ -262,6 +266,32 @@ def _second(later: PeerAuthentication, first: PeerAuthentication, whose: str, me
         scope_of(later, mesh),
         is_note=agree,
     )
+
+
+def _of_ports(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    for guard, field, port, service, target in mistaken_ports(inventory, mesh):
+        yield _remark(
+            guard,
+            f"no connection arrives at port {port}: that is of {service.meta}, which reaches its pods at {target}",
+            f"write {target}: policies are judged by the port of the pod",
+            scope_of(guard, mesh),
+            field=field,
+        )
+
+
+def _of_marks(inventory: Inventory) -> Iterator[Remark]:
+    """Labels and annotations that do nothing."""
+    marked: tuple[Marked, ...] = (*inventory.namespaces.values(), *inventory.pods, *inventory.services)
+    for made in marked:
+        if unused := unused_marks(made):
+            yield _remark(made, f"no effect here: {', '.join(unused)}", is_note=True)
+        for field, value, known in misvalued_marks(made):
+            scope = (
+                Scope(node=made.node)
+                if isinstance(made, Pod)
+                else Scope(made.meta.namespace or made.meta.name)
+            )
+            yield _remark(made, f"no effect: {value!r} is none of {known}", scope=scope, field=field)
 
 
 def _of_targets(inventory: Inventory) -> Iterator[Remark]:

@@ -70,6 +70,14 @@ NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
         (BARE.replace("name: web", "name: We/b"), "metadata.name: 'We/b' is not a name"),
         (BARE.replace("name: web", "name: 7"), 'metadata.name: it must be text: put it in quotes ("7")'),
         (BARE.replace("80", "99999"), "ports[0].containerPort: it must be a whole number from 1 to 65535"),
+        (
+            SERVICE.replace("80}", "0100}"),
+            "port: it must be a whole number from 1 to 65535, without a zero before",
+        ),
+        (
+            BARE.replace("{podIPs", "{podIP: 10.0.0.7, podIPs"),
+            "status.podIP: it is 10.0.0.7, and the first of podIPs is 10.0.0.1: write one of them",
+        ),
         (BARE + "spec: {}\n", "f.yaml:6: document 1, spec: the key is given twice"),
         ("kind: Pod\n", "f.yaml:1: document 1, apiVersion: it is missing"),
         ("- a\n", "f.yaml:1: document 1: it must be a mapping"),
@@ -299,8 +307,16 @@ def test_what_is_like_a_policy_is_refused_and_not_left_out(version: str, kind: s
     assert refusal.stand_in is not None and refusal.stand_in.meta.namespace == "shop"
 
 
-@pytest.mark.parametrize("kind", ["RequestAuthentication", "Gateway"])
-def test_other_kinds_of_istio_are_left_out(kind: str) -> None:
-    manifest = parse("f.yaml", f"apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: d}}\n")
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [
+        ("security.istio.io/v1", "RequestAuthentication"),
+        ("security.istio.io/v1", "Gateway"),
+        ("authentication.istio.io/v1alpha1", "Policy"),
+        ("rbac.istio.io/v1alpha1", "ServiceRole"),
+    ],
+)
+def test_other_guards_of_istio_are_left_out(version: str, kind: str) -> None:
+    manifest = parse("f.yaml", f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: d}}\n")
     assert not manifest.refused and "was left out" in str(manifest.remarks[0])
     assert manifest.remarks[0].weight is Weight.INEFFECTIVE, "it may guard something elsewhere"

@@ -27,6 +27,15 @@ def test_a_bare_pod_gets_what_the_api_server_and_the_kubelet_would_write() -> No
     assert [(p.name, p.protocol, p.number) for p in pod.ports] == [("http", "TCP", 80)]
 
 
+def test_an_account_by_the_name_of_old_is_the_pods_as_with_an_api_server() -> None:
+    for said, account in (
+        ("serviceAccount: db", "db"),
+        ("serviceAccountName: '', serviceAccount: db", "db"),
+        ("serviceAccountName: web, serviceAccount: db", "web"),
+    ):
+        assert one(BARE.replace("nodeName", f"{said}, nodeName")).service_account == account
+
+
 def test_conditions_that_are_written_count() -> None:
     text = BARE.replace("{podIPs", "{conditions: [{type: Ready, status: 'False'}], podIPs")
     assert one(text).ready is False

@@ -217,6 +217,82 @@ def test_a_port_by_a_name_that_pods_do_not_have_is_said() -> None:
     assert not Judge(a=named + service("{port: 80, targetPort: http}")).without_effect()
 
 
+PORT_80 = "[{to: [{operation: {ports: ['80']}}]}]"
+
+
+@pytest.mark.parametrize(
+    ("guard", "field", "scope"),
+    [
+        (deny("p", rules=PORT_80), "spec.rules[0].to[0].operation", Scope("demo")),
+        (
+            deny("p", rules="[{when: [{key: destination.port, notValues: ['80']}]}]", ns="istio-system"),
+            "spec.rules[0].when[0]",
+            Scope(None),
+        ),
+        (
+            "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: demo}\n"
+            "spec: {selector: {matchLabels: {app: web}}, portLevelMtls: {80: {mode: STRICT}}}\n",
+            "spec.portLevelMtls.80",
+            Scope("demo", {"app": "web"}),
+        ),
+    ],
+)
+def test_a_port_of_a_service_at_which_no_connection_arrives_is_said(
+    guard: str, field: str, scope: Scope
+) -> None:
+    at_8080 = service("{port: 80, targetPort: 8080}")
+    judge = Judge(a=WEB + at_8080 + guard)
+    [remark] = [r for r in judge.said if r.weight is Weight.INEFFECTIVE]
+    assert "port 80: that is of Service demo/web, which reaches its pods at 8080; write 8080" in str(remark)
+    assert (remark.field, remark.scope) == (field, scope)
+    declared = WEB.replace("nodeName", "containers: [{name: c, ports: [{containerPort: 80}]}], nodeName")
+    for real in (
+        declared + at_8080,
+        WEB + service("{port: 80}"),
+        WEB + FAR,
+        WEB + at_8080 + service("{port: 9, targetPort: 80}", "more", "10.96.0.11"),
+    ):
+        assert not Judge(a=real + guard).without_effect()
+
+
+def test_marks_of_istio_that_do_nothing_are_said() -> None:
+    labelled = WEB.replace("app: web", "app: web, istio.io/use-waypoint: w")
+    [note] = [n for n in Judge(a=labelled).notes() if "no effect" in n]
+    assert "Pod demo/web: no effect here: istio.io/use-waypoint" in note
+    annotated = service("{port: 80}").replace("name: web", "name: web, annotations: {MARK}")
+    own = "networking.istio.io/exportTo: '.'"
+    assert (
+        "no effect here: networking.istio.io/exportTo"
+        in Judge(a=WEB + annotated.replace("MARK", own)).notes()[0]
+    )
+    assert not Judge(a=labelled.replace(": w}", ": none}")).notes()
+
+
+@pytest.mark.parametrize(
+    ("made", "value", "known"),
+    [
+        (
+            WEB.replace("labels", "annotations: {ambient.istio.io/redirection: VALUE}, labels"),
+            "enable",
+            "enabled",
+        ),
+        (WEB.replace("app: web", "app: web, networking.istio.io/tunnel: VALUE"), "hbone", "http"),
+        (
+            service("{port: 80}").replace(
+                "name: web", "name: web, annotations: {networking.istio.io/traffic-distribution: VALUE}"
+            ),
+            "PreferCloze",
+            "PreferClose",
+        ),
+    ],
+)
+def test_a_mark_with_a_value_that_counts_for_nothing_is_said(made: str, value: str, known: str) -> None:
+    others = WEB.replace("name: web", "name: other").replace("10.10.0.5", "10.10.0.9")
+    [said] = Judge(a=others + made.replace("VALUE", value)).without_effect()
+    assert f"no effect: {value!r} is none of {known}" in said
+    assert not Judge(a=others + made.replace("VALUE", known)).without_effect()
+
+
 # -- what is for nobody, and what says nothing
 
 

@@ -1,0 +1,49 @@
+"""Labels and annotations of Istio that an object carries and that mean nothing here, or not with this value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from agent.controlplane.read.objects import Namespace, Pod, Service
+from agent.controlplane.translate.pod import CAPTURED, TUNNEL
+from agent.controlplane.translate.service import FIELD_VALUES, PREFERENCES, TRAFFIC_DISTRIBUTION
+
+Marked = Namespace | Pod | Service
+UNUSED_LABELS = (
+    "istio.io/use-waypoint",
+    "istio.io/use-waypoint-namespace",
+    "istio.io/ingress-use-waypoint",
+    "istio.io/global",
+)
+UNUSED_ANNOTATIONS = ("networking.istio.io/exportTo",)
+
+
+class Misvalued(NamedTuple):
+    """A mark with a value that counts as none; `known` are those that count."""
+
+    field: str
+    value: str
+    known: str
+
+
+def unused_marks(made: Marked) -> list[str]:
+    """Those that ask for what nobody does here."""
+    found = [name for name in UNUSED_LABELS if made.meta.labels.get(name, "none") != "none"]
+    return found + [name for name in UNUSED_ANNOTATIONS if name in made.meta.annotations]
+
+
+def misvalued_marks(made: Marked) -> Iterator[Misvalued]:
+    """Those that do nothing for their value, which is like one that does."""
+    if isinstance(made, Pod):
+        captured = made.meta.annotations.get(CAPTURED, "enabled")
+        if captured not in ("enabled", "disabled", "pending"):
+            yield Misvalued(f"metadata.annotations.{CAPTURED}", captured, "enabled")
+        tunnel = made.meta.labels.get(TUNNEL, "http")
+        if "http" not in [word.strip() for word in tunnel.split(",")]:
+            yield Misvalued(f"metadata.labels.{TUNNEL}", tunnel, "http")
+    else:
+        wanted = made.meta.annotations.get(TRAFFIC_DISTRIBUTION, "")
+        if wanted and wanted.lower() not in PREFERENCES:
+            known = ", ".join(sorted(FIELD_VALUES))
+            yield Misvalued(f"metadata.annotations.{TRAFFIC_DISTRIBUTION}", wanted, known)
