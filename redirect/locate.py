@@ -128,6 +128,10 @@ def held(path: Path) -> Iterator[Path]:
         raise PodNotFound(
             f"there is no namespace at {path} (no such file); `ip netns` lists those with a name"
         ) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise PodNotFound(f"{path} is not a network namespace") from error
+        raise
     try:
         same = Path(f"/proc/self/fd/{fd}")
         try:

@@ -104,7 +104,7 @@ def remove(name: str) -> None:
 
 def enter(path: Path) -> None:
     """Moves the calling thread into a namespace for good; `exec` after it to run a command there."""
-    target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    target = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         call("setns", target, CLONE_NEWNET)
     finally:

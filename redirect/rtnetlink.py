@@ -8,6 +8,7 @@ if_link.h, net_namespace.h.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,13 @@ def link(ifindex: int) -> LinkRow | None:
 
 def nsid(path: Path) -> int | None:
     """The number by which this namespace knows another; None: it has none. Raises OSError for a path that is none."""
-    with path.open("rb") as namespace:
-        request = _GENERAL.pack(0) + netlink.attribute(NETNSA_FD, _U32.pack(namespace.fileno()))
+    # A pipe in its place would be waited for without an end.
+    namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        request = _GENERAL.pack(0) + netlink.attribute(NETNSA_FD, _U32.pack(namespace))
         (body,) = netlink.ask(RTM_GETNSID, request)
+    finally:
+        os.close(namespace)
     (found,) = _S32.unpack(netlink.attributes(body[_GENERAL.size :])[NETNSA_NSID])
     return found if found >= 0 else None
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import socket
 import struct
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 
-from redirect import netlink, rtnetlink
+from redirect import locate, netlink, rtnetlink
+from redirect.errors import PodNotFound
 from redirect.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
 from redirect.rtnetlink import RTM_NEWLINK
 
@@ -67,6 +72,33 @@ def test_one_link_or_none() -> None:
 def test_what_is_no_network_namespace_has_no_number(path: str) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         rtnetlink.nsid(Path(path))
+
+
+def test_a_pipe_in_the_place_of_a_namespace_is_not_waited_for(tmp_path: Path) -> None:
+    pipe, said = tmp_path / "pipe", queue.Queue[str]()
+    os.mkfifo(pipe)
+
+    def look() -> None:
+        try:
+            with locate.held(pipe):
+                said.put("a namespace")
+        except PodNotFound as error:
+            said.put(str(error))
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        assert said.get(timeout=10) == f"{pipe} is not a network namespace"
+    finally:
+        with suppress(OSError):
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def test_a_socket_in_the_place_of_a_namespace_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        with pytest.raises(PodNotFound, match="is not a network namespace"), locate.held(path):
+            pass
 
 
 def test_a_dump_is_all_of_its_datagrams(kernel: tuple[socket.socket, socket.socket]) -> None:
