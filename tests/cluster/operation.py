@@ -20,11 +20,8 @@ def rolling_update(stage: Stage) -> str:
             "-n", NAMESPACE, "rollout", "status", "daemonset", "ztun-agent", "--timeout=280s"
         )
         time.sleep(2)
-    said = (
-        f"rolling update of the DaemonSet: {load.asked} new requests, {load.failed} failed, the slowest took "
-        f"{load.longest_s:.1f} s; {load.resets} resets of a live connection"
-    )
-    assert not load.failed, f"{said}: {load.reasons}"
+    said = f"rolling update of the DaemonSet: {told(load)}"
+    assert not load.failed and not load.resets, f"{said}: {load.reasons}"
     return f"{said}; {stage.probed()}"
 
 
@@ -35,11 +32,9 @@ def killed_agent(stage: Stage) -> str:
         wait("another agent", lambda: stage.agent("node-2") not in ("", name), 60)
         wait("it is ready", lambda: are_ready(stage))
         time.sleep(1)
-    assert not load.failed, f"{load.failed} of {load.asked} failed: {load.reasons}"
-    return (
-        f"an agent pod deleted by force: {load.asked} new requests, 0 failed, the slowest took "
-        f"{load.longest_s:.1f} s; {load.resets} resets of a live connection; {stage.probed()}"
-    )
+    said = told(load)
+    assert not load.failed and not load.resets, f"{said}: {load.reasons}"
+    return f"an agent pod deleted by force: {said}; {stage.probed()}"
 
 
 def two_agents(stage: Stage) -> str:
@@ -68,10 +63,14 @@ def two_agents(stage: Stage) -> str:
         asked = load.asked
         wait("twenty more requests", lambda: load.asked > asked + 20, 60)
     wait("both agents", lambda: are_ready(stage))
-    said = f"the slowest took {load.longest_s:.1f} s"
-    assert not load.failed, f"{load.failed} of {load.asked} failed, {said}: {load.reasons}"
+    said = told(load)
+    assert not load.failed and not load.resets, f"{said}: {load.reasons}"
+    return f"a second agent on a node waits and follows, twice: {said}"
+
+
+def told(load: Load) -> str:
     return (
-        f"a second agent on a node waits and follows, twice: {load.asked} new requests, 0 failed, {said}; "
+        f"{load.asked} new requests, {load.failed} failed, the slowest took {load.longest_s:.1f} s; "
         f"{load.resets} resets of a live connection"
     )
 
