@@ -199,6 +199,8 @@ class _Tls(http.client.HTTPSConnection):
             try:
                 sock.settimeout(CONNECT_PATIENCE_S)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                # Head and body of a request are sent apart: the body would wait 40 ms for the head to be acknowledged.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for name, value in _KEEPALIVE:
                     sock.setsockopt(socket.IPPROTO_TCP, name, value)
                 self._hold(sock)

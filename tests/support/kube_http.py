@@ -94,6 +94,7 @@ class Server(ThreadingHTTPServer):
 def handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # as of a real one
 
         def do_GET(self) -> None:
             self._answer(self._get)

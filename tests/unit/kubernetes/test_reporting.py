@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any
@@ -223,9 +224,11 @@ def test_what_is_written_in_a_row_goes_over_one_connection_and_one_that_ends_is_
         fake.create(kube.pod(name))
     world = World(fake)
     world.found = {PodKey("demo", name): SERVED for name in names}
-    patched = fake.patched
+    patched, prompt = fake.patched, set[int]()
 
     def breaking(*given: Any) -> Any:
+        sock = world.reporter._connection._socket
+        prompt.add(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) if sock else 0)
         if len(writes(fake)) == 5:
             fake.server.break_connections()
         return patched(*given)
@@ -238,6 +241,7 @@ def test_what_is_written_in_a_row_goes_over_one_connection_and_one_that_ends_is_
     run(world, story)
     assert fake.server.accepted == 2 and len(writes(fake)) == len(names) + 1
     assert world.reporter.problem is None
+    assert 0 not in prompt, "the body of a request waits until its head is acknowledged"
     assert world.reporter._connection._kept is None, "none is held while nothing is written"
 
 
