@@ -86,6 +86,8 @@ class ManifestDirectory:
         }
         self._stamps: dict[str, Stamp] | None = None
         self._found = self._looked = Found()
+        self._touched: set[str] | None = None
+        """Names that may have changed since `_found`; None: any."""
         self._batch: Batch | None = None
         self._late: dict[str, _Late] = {}
         self._unsettled: frozenset[str] = frozenset()
@@ -143,6 +145,10 @@ class ManifestDirectory:
             self._looked = found or scan(self._path)
         except OSError as error:
             self._looked = Found(self._looked.files, closed={WHOLE: f"{self._path}: {error.strerror}"})
+        if found is None or noticed is None:
+            self._touched = None
+        elif self._touched is not None:
+            self._touched |= noticed
         files = self._looked.files
         self._late = {name: late for name, late in self._late.items() if name in files}
         if self._batch is None or self._stamps is None:
@@ -162,13 +168,22 @@ class ManifestDirectory:
     def _begin(self) -> bool:
         """Begin with what has changed since the last batch; whether anything has."""
         before = self._stamps or {}
-        looked = self._looked
-        changed = [name for name, stamp in looked.files.items() if before.get(name) != stamp]
+        looked, touched = self._looked, self._touched
+        files = looked.files
+        candidates = files if touched is None else sorted(touched & files.keys())
+        changed = [name for name in candidates if before.get(name) != files[name]]
         self._unsettled = frozenset(name for name in changed if self._is_written(name))
         self.is_unsettled = bool(self._unsettled)
+        self._touched = set(self._unsettled)
+        if (
+            touched is not None
+            and len(changed) == len(self._unsettled)
+            and not touched & before.keys() - files.keys()
+        ):
+            return False
         kept = {name: before[name] for name in self._unsettled}
-        found = Found({**looked.files, **kept}, looked.passed_over, looked.closed)
-        if found == self._found and self._stamps is not None:
+        found = Found({**files, **kept}, looked.passed_over, looked.closed)
+        if touched is None and found == self._found and self._stamps is not None:
             return False
         self._found, self._stamps = found, found.files
         stamps = {name: found.files[name] for name in changed if name not in kept}

@@ -88,6 +88,8 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 def _as_text(name: str) -> str:
     """As it can be logged, stored and sent: other bytes than UTF-8, and what moves a terminal's cursor, escaped."""
+    if name.isascii() and name.isprintable():
+        return name
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
