@@ -262,7 +262,7 @@ class Redirection:
         return self._maps.captures()
 
     def uninstall(self) -> list[str]:
-        """Removes everything of this instance from the kernel; what was removed. Pods are open after it.
+        """Removes everything of this instance from the kernel; what was done, in lines. Pods are open after it.
 
         Captured connections are reset first; if that fails the answer says so, and the rest goes on. Where nothing is
         there, nothing is made. Raises WrongNode, InstanceInUse while an agent runs, OSError.
@@ -277,8 +277,8 @@ class Redirection:
             self._let_go()
             for directory in self.pins.generations():
                 discard(directory)
-                removed.append(f"pins {directory}")
-            removed += self._foundation.remove()
+                removed.append(f"removed pins {directory}")
+            removed += [f"removed {line}" for line in self._foundation.remove()]
             if self.pins.links.is_dir():
                 discard(self.pins.links)
             self.pins.unmount()
@@ -393,6 +393,6 @@ class Redirection:
         removed = []
         for ifindex, program in sorted(self._attachments.attached()):
             self._attachments.detach(ifindex, program)
-            removed.append(f"program {program} of interface {ifindex}")
+            removed.append(f"removed program {program} of interface {ifindex}")
         self._attachments.detach_lookups()
         return removed

@@ -75,7 +75,7 @@ def _reasons(facts: Facts) -> list[Reason]:
     if facts.workers_alive < facts.workers_wanted:
         reasons.append(Reason(WORKERS, f"workers: {facts.workers_alive} of {facts.workers_wanted} alive"))
     if facts.pods_captured < facts.pods_wanted:
-        reasons.append(Reason(PODS, f"pods: {facts.pods_captured} of {facts.pods_wanted} captured"))
+        reasons.append(Reason(PODS, f"pods: {facts.pods_captured} of {facts.pods_wanted} served"))
     return [
         *reasons,
         *(Reason(CERTIFICATES, text) for text in map(_of_certificate, facts.certificates) if text),

@@ -57,7 +57,7 @@ def take_out(redirection: Redirection, directory: Path) -> list[str]:
     """Remove everything and say so; the processes that keep a private namespace alive."""
     with netns.watched(redirection.private_namespaces) as residents:
         for line in redirection.uninstall():
-            click.echo(f"removed {line}")
+            click.echo(line)
         # After the reset of captured connections: their other ends shall not take it for a proper end.
         for pid in orphans.end_all(directory):
             click.echo(f"ended a worker that was left behind (pid {pid})")

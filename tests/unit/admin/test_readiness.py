@@ -31,7 +31,7 @@ def test_a_well_agent_says_so_in_one_line() -> None:
     [
         ({"xds": "stale", "xds_error": "connection refused"}, "control plane: stale: connection refused"),
         ({"workers_alive": 1}, "workers: 1 of 2 alive"),
-        ({"pods_captured": 1}, "pods: 1 of 2 captured"),
+        ({"pods_captured": 1}, "pods: 1 of 2 served"),
         (
             {"certificates": (CertificateFact("spiffe://a", None, "CA refuses"),)},
             "no certificate for spiffe://a",
