@@ -60,7 +60,8 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
         record = parameter.get_help_record(context)
         if record is not None:
             names, text = record
-            yield f"- `{names}`: {_one_line(text)}"
+            if text:  # of arguments the usage line says all there is
+                yield f"- `{names}`: {_one_line(text)}"
 
 
 def _one_line(text: str) -> str:

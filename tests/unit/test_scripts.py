@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_a_wrong_call_installs_nothing(tmp_path: Path, script: str, arguments: l
     status, _, said, called = run(tmp_path, script, *arguments)
     assert (status, called) == (2, "")
     assert says in said
+
+
+def test_the_bench_refuses_no_option_that_it_has(tmp_path: Path) -> None:
+    """Its script knows the names of all, so that a wrong one is refused before minutes of compiling."""
+    sources = [path.read_text() for path in (SCRIPTS.parent / "tests" / "bench").glob("*.py")]
+    options = {name for text in sources for name in re.findall(r'add_argument\(\s*"(--[a-z-]+)"', text)}
+    assert {"--kind", "--quick", "--flips"} <= options
+    for option in options:
+        status, _, said, _ = run(tmp_path, "bench", option)
+        assert "no such option" not in said and status != 2, said
+    status, shown, _, _ = run(tmp_path, "bench", "--help")
+    assert not [option for option in options if option not in shown]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
