@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from agent.lab.blueprint import LabError
 from tests.bench import cni, earlier, flood, kubernetes, report, starts
 from tests.bench.earlier import NoSuchBuild
-from tests.bench.rounds import IDLE_CONNECTIONS, BenchError, Idle, Rounds, Samples
+from tests.bench.rounds import IDLE_CONNECTIONS, MANY, QUICK_MANY, BenchError, Idle, Rounds, Samples
 from tests.bench.strangers import COUNT, QUICK_COUNT, Strangers
 from tests.bench.systems import Stage
 from tests.support.envoy import binary
@@ -99,6 +99,7 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
     with stage() as measured:
         running = Rounds(measured, *times, tell)
         running.run(rounds)
+        running.run(1, (QUICK_MANY if options.quick else MANY,))
         measured.check_captured()
         crowds = Strangers(measured, tell, count=QUICK_COUNT if options.quick else COUNT).run()
     about |= {

@@ -13,12 +13,11 @@ import json
 import os
 import resource
 import select
-import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 CHUNK_BYTES = 256 * 1024
@@ -26,11 +25,6 @@ MESSAGE_BYTES = 128
 ROUND_EVENTS = 256
 PATIENCE_S = 10.0
 STALL_BUFFER_BYTES = 64 * 1024
-STALL_PATIENCE_S = 2.0
-"""An answer that takes so long beside stalled connections counts as one that never comes."""
-STILL_S = 0.5
-FILL_S = 60.0
-"""How long proxies may take, at most, to fill with what nobody reads."""
 GIVEN = struct.Struct("!Q")
 Address = tuple[str, int]
 
@@ -144,6 +138,7 @@ class Span:
 
 
 SpanOf = Callable[..., Span]
+Client = Callable[[Address, int, SpanOf], dict[str, Any]]
 
 
 def connected(
@@ -194,7 +189,7 @@ def _bulk(socks: list[socket.socket], direction: int, span: Span) -> dict[str, A
 def exchange(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Request and response of 128 bytes, one in flight per connection."""
     socks, span = connected(address, count, b"E"), span_of()
-    times = _round_trips(socks, span, PATIENCE_S)
+    times = round_trips(socks, span, PATIENCE_S)
     return {
         "count": len(times),
         "seconds": span.took_s,
@@ -203,7 +198,7 @@ def exchange(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     }
 
 
-def _round_trips(socks: list[socket.socket], span: Span, patience_s: float) -> list[int]:
+def round_trips(socks: list[socket.socket], span: Span, patience_s: float) -> list[int]:
     """Nanoseconds of each round trip of the measured time, sorted; also of those that were still under way."""
     epoll, message, now = select.epoll(), bytes(MESSAGE_BYTES), time.perf_counter_ns
     sent_ns, missing, times = {}, {}, []
@@ -230,59 +225,6 @@ def _round_trips(socks: list[socket.socket], span: Span, patience_s: float) -> l
     times.extend(age for age in (now() - at for at in sent_ns.values()) if age >= patience_s * 1e9)
     times.sort()
     return times
-
-
-def stalled(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
-    """Round trips of one connection, first alone, then beside `count` downloads that nobody reads."""
-    quiet = _round_trips(connected(address, 1, b"E"), span_of(says_so=False), PATIENCE_S)
-    held = []
-    asking = connected(address, 1, b"?")[0]
-    asking.recv(GIVEN.size, socket.MSG_WAITALL)
-    for _ in range(count):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE_S)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STALL_BUFFER_BYTES)
-        sock.connect(address)
-        sock.send(b"H")
-        held.append(sock)
-    with asking:
-        _wait_until_still(asking)
-    span = span_of()
-    try:
-        socks = connected(address, 1, b"E", STALL_PATIENCE_S)
-    except TimeoutError:
-        socks = []
-    times = _round_trips(socks, span, STALL_PATIENCE_S)
-    # An answer that does not come decides, however many came before it.
-    if not times or times[-1] >= STALL_PATIENCE_S * 1e9:
-        times = [int(STALL_PATIENCE_S * 1e9)]
-    return {
-        "count": len(times),
-        "seconds": span.took_s,
-        "p99_us": times[len(times) * 99 // 100] / 1000,
-        "quiet_p99_us": quiet[len(quiet) * 99 // 100] / 1000,
-    }
-
-
-def _wait_until_still(asking: socket.socket) -> None:
-    """Return when the server has given nothing for a while: what proxies hold is full by then, and nothing moves.
-
-    The readers' own sockets are full long before. Who does not answer any more serves nobody else: it is full, too.
-    """
-    asking.settimeout(STALL_PATIENCE_S)
-    before, since_s, end_s = -1, time.monotonic(), time.monotonic() + FILL_S
-    while time.monotonic() - since_s < STILL_S and time.monotonic() < end_s:
-        try:
-            asking.sendall(b"?")
-            answer = asking.recv(GIVEN.size, socket.MSG_WAITALL)
-        except TimeoutError:
-            return
-        if len(answer) < GIVEN.size:  # no server of ours
-            return
-        (given,) = GIVEN.unpack(answer)
-        if given != before:
-            before, since_s = given, time.monotonic()
-        time.sleep(0.02)
 
 
 def connect(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
@@ -345,26 +287,16 @@ def refused(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     }
 
 
-def hold(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
-    """Open `count` connections, use each once, keep them until this process is killed."""
-    socks = connected(address, count, b"E")
-    say("begin")
-    signal.pause()
-    return {"count": len(socks)}
-
-
 CLIENTS = {
     "upload": upload,
     "download": download,
     "exchange": exchange,
     "connect": connect,
-    "stalled": stalled,
     "refused": refused,
-    "hold": hold,
 }
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], clients: Mapping[str, Client] = CLIENTS) -> None:
     """`serve PORT CPU` or `CLIENT HOST PORT COUNT WARM_UP_S LENGTH_S CPU`; CPU -1 pins to none."""
     kind, *rest = argv
     *rest, cpu = rest
@@ -377,7 +309,7 @@ def main(argv: list[str]) -> None:
         return
     host, port, count, warm_up_s, length_s = rest
     span_of = functools.partial(Span, float(warm_up_s), float(length_s))
-    result = CLIENTS[kind]((host, int(port)), int(count), span_of)
+    result = clients[kind]((host, int(port)), int(count), span_of)
     say(json.dumps(result))
     # Thousands of sockets at once: the kernel closes them faster than Python.
     os._exit(0)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from tests.bench import accounting
+from tests.bench import accounting, load
 from tests.bench.systems import HERE, Stage, System
 
 Client: TypeAlias = "subprocess.Popen[bytes]"
@@ -22,6 +22,8 @@ Samples = dict[str, dict[str, list[float]]]
 """system -> metric -> one value per round."""
 
 IDLE_CONNECTIONS = 2000
+UNREAD_CONNECTIONS = 1000
+INTERACTIVE = 100
 WARM_UP_CONNECTIONS = 64
 SETTLE_S = 0.5
 
@@ -55,7 +57,12 @@ WORKLOADS = (
     Workload("stalled_12", "stalled", 12),
     Workload("stalled_40", "stalled", 40),
     Workload("stalled_200", "stalled", 200),
+    Workload("beside_bulk", "interactive", INTERACTIVE),
 )
+
+
+# Once, after all rounds: most of its time is preparation.
+MANY, QUICK_MANY = Workload("many_open", "many", 10_000), Workload("many_open", "many", 2_000)
 
 
 class Rounds:
@@ -105,6 +112,8 @@ class Rounds:
 
 def metrics(workload: Workload, result: Mapping[str, Any], used_s: float | None) -> dict[str, float]:
     """A client's result as metrics; `used_s` is the CPU time of the proxies, None where there are none."""
+    if "first_us" in result:
+        return {workload.name: result["last_us"] / result["first_us"]}
     if "quiet_p99_us" in result:
         return {workload.name: result["p99_us"] / result["quiet_p99_us"]}
     seconds = result["seconds"]
@@ -136,7 +145,7 @@ class Idle:
         self._tell = tell
 
     def run(self) -> Samples:
-        """At rest, and per idle connection."""
+        """At rest, per idle connection, per one that is not read, and what the last of many takes to be made."""
         samples: Samples = {name: {} for name in self._stage.systems}
         for system in self._stage.systems.values():
             if system.proxies and system.takes("hold"):
@@ -150,17 +159,19 @@ class Idle:
         self._with_open(system, WARM_UP_CONNECTIONS)
         before = accounting.pss_bytes(everyone(system))
         during = self._with_open(system, IDLE_CONNECTIONS)
+        unread = self._with_open(system, UNREAD_CONNECTIONS, "stall")
         return {
+            "memory_unread": [(unread - before) / UNREAD_CONNECTIONS / 1e3],
             "memory_rest": [at_rest / 1e6],
             "memory_control": [control / 1e6],
             "memory_idle": [(during - before) / IDLE_CONNECTIONS / 1e3],
         }
 
-    def _with_open(self, system: System, count: int) -> int:
-        """Memory while so many connections are open and silent."""
-        client = start(self._stage, system, Workload("hold", "hold", count), 0, 0)
+    def _with_open(self, system: System, count: int, kind: str = "hold") -> int:
+        """Memory while so many connections are open and silent, or nobody reads what they bring."""
+        client = start(self._stage, system, Workload(kind, kind, count), 0, 0)
         try:
-            expect_begin(self._stage, client, system, "hold")
+            expect_begin(self._stage, client, system, kind)
             time.sleep(SETTLE_S)
             return accounting.pss_bytes(everyone(system))
         finally:
@@ -184,7 +195,8 @@ def start(stage: Stage, system: System, workload: Workload, warm_up_s: float, le
         command = ["-m", "tests.bench.handshakes", host, str(port), str(system.hbone.credentials)]
     else:
         # Without site-packages a client starts in a fraction of the time.
-        command = ["-S", "-E", str(HERE / "load.py"), workload.kind, host, str(port), str(workload.count)]
+        which = [str(HERE / "load.py")] if workload.kind in load.CLIENTS else ["-m", "tests.bench.beside"]
+        command = ["-S", "-E", *which, workload.kind, host, str(port), str(workload.count)]
     name, netns = f"client-{system.name}", pod.netns
     return stage.topology.processes.start(
         name, netns, [sys.executable, *command, *times], stdout=subprocess.PIPE

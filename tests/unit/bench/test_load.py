@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.bench import load
+from tests.bench import beside, load
 from tests.bench.rounds import WORKLOADS, Workload, metrics
 from tests.bench.systems import HERE
 
 LOAD = [sys.executable, "-S", "-E", str(HERE / "load.py")]
+BESIDE = [sys.executable, "-S", "-E", "-m", "tests.bench.beside"]
 LENGTH_S = "0.05"
 
 
@@ -32,7 +33,7 @@ def port() -> Iterator[int]:
 
 
 def run(kind: str, port: int, count: int) -> dict[str, float]:
-    command = [*LOAD, kind, "127.0.0.1", str(port), str(count), "0.01", LENGTH_S, "-1"]
+    command = [*(LOAD if kind in load.CLIENTS else BESIDE), kind, "127.0.0.1", str(port), str(count), "0.01", LENGTH_S, "-1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     begin, result = done.stdout.splitlines()
@@ -63,6 +64,20 @@ def test_stalled_compares_a_connection_with_itself_beside_others_that_nobody_rea
     }
 
 
+def test_interactive_ones_are_compared_with_themselves_beside_a_bulk_download(port: int) -> None:
+    result = run("interactive", port, 8)
+    assert result["count"] > 0 and result["seconds"] >= float(LENGTH_S)
+    assert result["p99_us"] > 0 and result["quiet_p99_us"] > 0
+
+
+def test_of_many_that_stay_open_the_last_are_compared_with_the_first(port: int) -> None:
+    result = run("many", port, 150)
+    assert result["count"] == 150 and result["first_us"] > 0
+    assert metrics(Workload("many_150", "many", 150), {"first_us": 4.0, "last_us": 6.0}, 1.0) == {
+        "many_150": 1.5
+    }
+
+
 def test_stalled_measures_nothing_while_proxies_still_fill() -> None:
     """Readers' own sockets are full at once; what is between them and the server is not."""
     asking, server = socket.socketpair()
@@ -77,7 +92,7 @@ def test_stalled_measures_nothing_while_proxies_still_fill() -> None:
     thread.start()
     with server:
         with asking:
-            load._wait_until_still(asking)
+            beside._wait_until_still(asking)
         thread.join()
     assert asked[-2:] == [20, 20]
 
