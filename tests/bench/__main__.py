@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -157,7 +156,6 @@ def main(argv: list[str]) -> int:
         signal.signal(signal.SIGTERM, stop)
         return OTHERS[argv[0]](argv[1:], tell)
     options = arguments(argv)
-    targets = report.read_targets(tomllib.loads(report.TARGETS.read_text()))
     if os.geteuid() != 0:
         tell("it makes network namespaces and loads eBPF programs: run it as root")
         return 2
@@ -170,6 +168,8 @@ def main(argv: list[str]) -> int:
         )
     signal.signal(signal.SIGTERM, stop)
     try:
+        commit = earlier.commit_of(options.against, ROOT) if options.against else ""
+        targets = [each for each in report.targets() if each.is_for(commit)]
         samples, about = measure(options)
     except (LabError, BenchError, NoSuchBuild) as error:
         tell(str(error))

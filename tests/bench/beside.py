@@ -33,8 +33,9 @@ STALL_PATIENCE_S = 2.0
 STILL_S = 0.5
 FILL_S = 60.0
 """How long proxies may take, at most, to fill with what nobody reads."""
-GAP_S = 0.05
-"""Between two requests of an interactive connection."""
+ASKED_PER_S = 20.0
+"""Of an interactive connection."""
+AT_ONCE = 64
 COMPARED = 100
 """So many of the first and of the last connections, once some are open."""
 
@@ -110,13 +111,13 @@ def stall(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
 def interactive(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Round trips of `count` connections that ask twenty times a second, first alone, then beside a bulk download."""
     socks = connected(address, count, b"E")
-    quiet = _paced(socks, span_of(says_so=False))
+    quiet = _paced(socks, span_of(says_so=False), ASKED_PER_S * count)
     bulk = os.fork()
     if not bulk:
         download(address, 1, lambda: Span(0.0, FILL_S, says_so=False))
         os._exit(0)
     try:
-        times = _paced(socks, span := span_of())
+        times = _paced(socks, span := span_of(), ASKED_PER_S * count)
     finally:
         os.kill(bulk, signal.SIGKILL)
         os.waitpid(bulk, 0)
@@ -128,19 +129,30 @@ def interactive(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]
     }
 
 
-def _paced(socks: list[socket.socket], span: Span) -> list[int]:
-    """Nanoseconds of each round trip, sorted; each connection asks GAP_S after its last answer."""
+def paced(address: Address, count: int, span_of: SpanOf, rate: float) -> dict[str, Any]:
+    """Round trips of `count` connections that ask so often a second, all together."""
+    times = _paced(connected(address, count, b"E"), span := span_of(), rate)
+    return {
+        "count": len(times),
+        "seconds": span.took_s,
+        "p50_us": times[len(times) // 2] / 1000,
+        "p99_us": times[len(times) * 99 // 100] / 1000,
+    }
+
+
+def _paced(socks: list[socket.socket], span: Span, rate: float) -> list[int]:
+    """Nanoseconds of each round trip, sorted. A connection asks at its own times, or at once when one has passed."""
     epoll, message, now = select.epoll(), bytes(MESSAGE_BYTES), time.perf_counter_ns
-    begin_ns, gap_ns = now(), int(GAP_S * 1e9)
+    begin_ns, gap_ns = now(), int(len(socks) / rate * 1e9)
     due = [(begin_ns + gap_ns * n // len(socks), sock.fileno()) for n, sock in enumerate(socks)]
-    asked_ns, missing, times = {}, {}, []
+    next_ns, asked_ns, missing, times = {}, {}, {}, []
     for sock in socks:
         sock.setblocking(False)
         epoll.register(sock, select.EPOLLIN)
     while not span.took_s:
         while due and due[0][0] <= now():
-            _, fd = heapq.heappop(due)
-            asked_ns[fd], missing[fd] = now(), MESSAGE_BYTES
+            at_ns, fd = heapq.heappop(due)
+            next_ns[fd], asked_ns[fd], missing[fd] = at_ns + gap_ns, now(), MESSAGE_BYTES
             os.write(fd, message)
         wait_s = max(0.0, (due[0][0] - now()) / 1e9) if due else PATIENCE_S
         for fd, _ in epoll.poll(min(wait_s, PATIENCE_S)):
@@ -151,7 +163,7 @@ def _paced(socks: list[socket.socket], span: Span) -> list[int]:
             if not missing[fd]:
                 done_ns = now()
                 times.append(done_ns - asked_ns[fd])
-                heapq.heappush(due, (done_ns + gap_ns, fd))
+                heapq.heappush(due, (max(next_ns[fd], done_ns), fd))
         if span.tick():
             times.clear()
     # All are to be answered, for whoever goes on with these connections.
@@ -166,19 +178,43 @@ def _paced(socks: list[socket.socket], span: Span) -> list[int]:
 
 def many(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """`count` connections that stay open: how long the last take to be made, and the first, once some were."""
-    socks, times = connected(address, COMPARED, b"E"), []
+    socks = connected(address, COMPARED, b"E")
     say("begin")
     began_s = time.monotonic()
-    while len(times) < count:
+    first_us = _one_by_one(address, socks)
+    while len(socks) < count - COMPARED:
+        socks += _at_once(address, min(AT_ONCE, count - COMPARED - len(socks)))
+    last_us = _one_by_one(address, socks)
+    seconds = time.monotonic() - began_s
+    return {"seconds": seconds, "count": len(socks), "first_us": first_us, "last_us": last_us}
+
+
+def _one_by_one(address: Address, socks: list[socket.socket]) -> float:
+    """The median of what COMPARED more take, in microseconds."""
+    times = []
+    for _ in range(COMPARED):
         began_ns = time.perf_counter_ns()
         socks += connected(address, 1, b"E")
         times.append(time.perf_counter_ns() - began_ns)
-    return {
-        "seconds": time.monotonic() - began_s,
-        "count": count,
-        "first_us": statistics.median(times[:COMPARED]) / 1000,
-        "last_us": statistics.median(times[-COMPARED:]) / 1000,
-    }
+    return statistics.median(times) / 1000
+
+
+def _at_once(address: Address, count: int) -> list[socket.socket]:
+    """The same as `connected`, without waiting for one after the other."""
+    socks = [socket.socket() for _ in range(count)]
+    for sock in socks:
+        sock.setblocking(False)
+        sock.connect_ex(address)
+    for sock in socks:
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        poll.poll(PATIENCE_S * 1000)
+        sock.settimeout(PATIENCE_S)
+        sock.send(b"E")
+    for sock in socks:
+        if sock.recv(1) != b"E":
+            raise ConnectionError(f"{address} does not echo")
+    return socks
 
 
 def hold(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
@@ -193,6 +229,7 @@ CLIENTS: dict[str, Client] = {
     "stalled": stalled,
     "stall": stall,
     "interactive": interactive,
+    "paced": paced,
     "many": many,
     "hold": hold,
 }

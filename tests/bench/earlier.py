@@ -20,7 +20,7 @@ class NoSuchBuild(Exception):
 
 def install(revision: str, root: Path, tell: Callable[[str], None], cache: Path = CACHE) -> tuple[str, ...]:
     """The `ztun` command of a commit, as `git rev-parse` knows it, installed by that commit's own `scripts/setup`."""
-    commit = _run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], root, revision)
+    commit = commit_of(revision, root)
     there = cache / commit
     command = there / ".venv" / "bin" / "ztun"
     if not command.exists():
@@ -34,6 +34,11 @@ def install(revision: str, root: Path, tell: Callable[[str], None], cache: Path 
         _run(["scripts/setup"], there, revision)
     # From its own directory: builds of before November 2026 start workers from the code they find where they are.
     return ("env", "--chdir", str(there), str(command))
+
+
+def commit_of(revision: str, root: Path) -> str:
+    """Its whole hash. Raises NoSuchBuild."""
+    return _run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], root, revision)
 
 
 def _run(command: list[str], where: Path, revision: str) -> str:

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,11 +60,10 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
     except KeyboardInterrupt:
         tell("interrupted; everything is removed")
         return 130
-    read = report.read_targets(tomllib.loads(report.TARGETS.read_text()))
     measured = samples["ztun"].keys()
     targets = [
         replace(target, metrics=chosen)
-        for target in read
+        for target in report.targets()
         if target.to == report.ITSELF
         and (chosen := tuple(name for name in target.metrics if name in measured))
     ]

@@ -138,7 +138,7 @@ class Span:
 
 
 SpanOf = Callable[..., Span]
-Client = Callable[[Address, int, SpanOf], dict[str, Any]]
+Client = Callable[..., dict[str, Any]]
 
 
 def connected(
@@ -297,7 +297,7 @@ CLIENTS = {
 
 
 def main(argv: list[str], clients: Mapping[str, Client] = CLIENTS) -> None:
-    """`serve PORT CPU` or `CLIENT HOST PORT COUNT WARM_UP_S LENGTH_S CPU`; CPU -1 pins to none."""
+    """`serve PORT CPU` or `CLIENT HOST PORT COUNT[@RATE] WARM_UP_S LENGTH_S CPU`; CPU -1 pins to none."""
     kind, *rest = argv
     *rest, cpu = rest
     if int(cpu) >= 0:
@@ -309,7 +309,8 @@ def main(argv: list[str], clients: Mapping[str, Client] = CLIENTS) -> None:
         return
     host, port, count, warm_up_s, length_s = rest
     span_of = functools.partial(Span, float(warm_up_s), float(length_s))
-    result = clients[kind]((host, int(port)), int(count), span_of)
+    count, _, rate = count.partition("@")
+    result = clients[kind]((host, int(port)), int(count), span_of, *([float(rate)] if rate else []))
     say(json.dumps(result))
     # Thousands of sockets at once: the kernel closes them faster than Python.
     os._exit(0)

@@ -7,6 +7,7 @@ rounds: both systems of a pair ran within seconds, so that what drifts from roun
 from __future__ import annotations
 
 import statistics
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ METRICS = (
     Metric("exchange_64", "requests, 64 connections", "1/s", 0),
     Metric("p50_64", "  round trip p50", "us", 0),
     Metric("p99_64", "  round trip p99", "us", 0),
+    Metric("p50_half", "  p50 at half of Envoy's rate", "us", 0),
+    Metric("p99_half", "  p99 at half of Envoy's rate", "us", 0),
     Metric("connect", "new connections", "1/s", 0),
     Metric("stalled_12", "p99 beside 12 stalled / quiet", "", 2),
     Metric("stalled_40", "p99 beside 40 stalled / quiet", "", 2),
@@ -79,17 +82,28 @@ METRICS = (
     Metric("strangers_failed", "newcomers and members not served", "", 0),
     Metric("strangers_memory", "memory not given back in a minute", "MB", 1),
 )
+KEYS = frozenset({"metrics", "at_least", "at_most", "aim", "to", "commit"})
 LABELS = {metric.key: metric.label.strip() for metric in METRICS}
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A bound on ztun over a peer for some metrics."""
+    """A bound on ztun over a peer for some metrics.
+
+    `aim`: where it is to get beyond the bound, which nothing fails for. `commit`: of the peer `before`, where the bound
+    is for that one alone.
+    """
 
     metrics: tuple[str, ...]
     at_least: float | None = None
     at_most: float | None = None
     to: str = "envoy"
+    aim: float | None = None
+    commit: str = ""
+
+    def is_for(self, commit: str) -> bool:
+        """Whether it counts in a run against that commit; empty: against none."""
+        return not self.commit or (bool(commit) and commit.startswith(self.commit))
 
 
 class TargetsError(ValueError):
@@ -98,9 +112,9 @@ class TargetsError(ValueError):
 
 def read_targets(document: Mapping[str, Any]) -> list[Target]:
     """The targets of a parsed targets.toml."""
-    targets = []
+    found = []
     for name, entry in document.items():
-        unknown = set(entry["metrics"]) - LABELS.keys()
+        unknown = set(entry["metrics"]) - LABELS.keys() | entry.keys() - KEYS
         bounds = {key: entry[key] for key in ("at_least", "at_most") if key in entry}
         if unknown or len(bounds) != 1:
             raise TargetsError(
@@ -109,8 +123,14 @@ def read_targets(document: Mapping[str, Any]) -> list[Target]:
         to = entry.get("to", "envoy")
         if to not in PEERS:
             raise TargetsError(f"[{name}]: to = {to!r}; want one of {', '.join(PEERS)}")
-        targets.append(Target(tuple(entry["metrics"]), **bounds, to=to))
-    return targets
+        aim, commit = entry.get("aim"), entry.get("commit", "")
+        found.append(Target(tuple(entry["metrics"]), **bounds, to=to, aim=aim, commit=commit))
+    return found
+
+
+def targets() -> list[Target]:
+    """Those of the file."""
+    return read_targets(tomllib.loads(TARGETS.read_text()))
 
 
 def medians(samples: Samples) -> dict[str, dict[str, float]]:
@@ -208,6 +228,7 @@ def _bound(targets: Sequence[Target]) -> str:
     """`<= 1.02 before`; Envoy, with whom most are compared, is not named."""
     return ", ".join(
         (f">= {target.at_least:.2f}" if target.at_least is not None else f"<= {target.at_most:.2f}")
+        + (f" (aim {target.aim:.2f})" if target.aim is not None else "")
         + ("" if target.to in ("envoy", ITSELF) else f" {SYSTEMS[target.to]}")
         for target in targets
     )

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from tests.bench import accounting, load
@@ -37,6 +37,10 @@ class Workload:
     name: str
     kind: str
     count: int = 1
+    rate: float = 0.0
+    """How often a second its clients ask, all together; 0: as often as they are answered."""
+    share: float = 0.0
+    """The same as a part of what Envoy, or where there is none ztun, had by `exchange_64` in this round."""
 
     @property
     def is_handshake(self) -> bool:
@@ -50,6 +54,7 @@ WORKLOADS = (
     Workload("download_8", "download", 8),
     Workload("exchange_1", "exchange", 1),
     Workload("exchange_64", "exchange", 64),
+    Workload("half", "paced", 64, share=0.5),
     Workload("connect", "connect", 32),
     Workload("refused", "refused"),
     Workload("handshake", "handshake"),
@@ -81,11 +86,19 @@ class Rounds:
         """Every workload on every system, `count` times."""
         chosen, began_s = tuple(workloads), time.monotonic()
         for number in range(count):
-            for workload in chosen:
+            for workload in map(self._at_rate, chosen):
                 for system in self._stage.systems.values():
                     if system.takes(workload.kind):
                         self._note(system, self._measure(system, workload))
             self._tell(f"round {number + 1} of {count}, {time.monotonic() - began_s:.0f} s")
+
+    def _at_rate(self, workload: Workload) -> Workload:
+        if not workload.share:
+            return workload
+        of = self.samples.get("envoy") or self.samples["ztun"]
+        if not of.get("exchange_64"):
+            raise BenchError(f"{workload.name}: it takes a rate that no round before it has measured")
+        return replace(workload, rate=workload.share * of["exchange_64"][-1], share=0.0)
 
     def _note(self, system: System, values: Mapping[str, float]) -> None:
         for metric, value in values.items():
@@ -126,6 +139,8 @@ def metrics(workload: Workload, result: Mapping[str, Any], used_s: float | None)
     each_us = None if used_s is None else used_s / result["count"] * 1e6
     if workload.is_handshake:
         return {"cpu_handshake": each_us or 0.0, "handshakes": result["count"] / seconds}
+    if workload.kind == "paced":
+        return {f"{which}_{workload.name}": result[f"{which}_us"] for which in ("p50", "p99")}
     if workload.kind == "refused":
         return {"p50_refused": result["p50_us"], "p99_refused": result["p99_us"]}
     values[workload.name] = result["count"] / seconds
@@ -196,7 +211,8 @@ def start(stage: Stage, system: System, workload: Workload, warm_up_s: float, le
     else:
         # Without site-packages a client starts in a fraction of the time.
         which = [str(HERE / "load.py")] if workload.kind in load.CLIENTS else ["-m", "tests.bench.beside"]
-        command = ["-S", "-E", *which, workload.kind, host, str(port), str(workload.count)]
+        count = f"{workload.count}@{workload.rate}" if workload.rate else str(workload.count)
+        command = ["-S", "-E", *which, workload.kind, host, str(port), count]
     name, netns = f"client-{system.name}", pod.netns
     return stage.topology.processes.start(
         name, netns, [sys.executable, *command, *times], stdout=subprocess.PIPE

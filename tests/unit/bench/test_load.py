@@ -32,8 +32,17 @@ def port() -> Iterator[int]:
         server.kill()
 
 
-def run(kind: str, port: int, count: int) -> dict[str, float]:
-    command = [*(LOAD if kind in load.CLIENTS else BESIDE), kind, "127.0.0.1", str(port), str(count), "0.01", LENGTH_S, "-1"]
+def run(kind: str, port: int, count: int | str) -> dict[str, float]:
+    command = [
+        *(LOAD if kind in load.CLIENTS else BESIDE),
+        kind,
+        "127.0.0.1",
+        str(port),
+        str(count),
+        "0.01",
+        LENGTH_S,
+        "-1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     begin, result = done.stdout.splitlines()
@@ -70,9 +79,15 @@ def test_interactive_ones_are_compared_with_themselves_beside_a_bulk_download(po
     assert result["p99_us"] > 0 and result["quiet_p99_us"] > 0
 
 
+def test_paced_ones_ask_as_often_as_they_are_told_to(port: int) -> None:
+    result = run("paced", port, "8@200")
+    assert 0 < result["count"] <= 200 * result["seconds"] + 2 * 8
+    assert 0 < result["p50_us"] <= result["p99_us"]
+
+
 def test_of_many_that_stay_open_the_last_are_compared_with_the_first(port: int) -> None:
-    result = run("many", port, 150)
-    assert result["count"] == 150 and result["first_us"] > 0
+    result = run("many", port, 350)
+    assert result["count"] == 350 and result["first_us"] > 0
     assert metrics(Workload("many_150", "many", 150), {"first_us": 4.0, "last_us": 6.0}, 1.0) == {
         "many_150": 1.5
     }

@@ -59,10 +59,29 @@ def test_a_missed_target_is_named_with_value_and_bound(target: Target, missed: l
 def test_the_targets_file_covers_what_the_issue_asks() -> None:
     targets = read_targets(tomllib.loads(TARGETS.read_text()))
     bounds = {metric: (t.at_least, t.at_most) for t in targets if t.to == "envoy" for metric in t.metrics}
-    assert bounds["upload_1"] == bounds["download_8"] == bounds["exchange_64"] == (1.1, None)
-    assert bounds["connect"] == (1.3, None)
-    assert bounds["cpu_handshake"] == (None, 1.0)
-    assert bounds["memory_idle"] == (None, 0.5)
+    assert bounds["upload_1"] == bounds["download_8"] == (1.2, None)
+    assert (bounds["connect"], bounds["cpu_connect"]) == ((0.95, None), (None, 1.2))
+    assert (bounds["cpu_handshake"], bounds["p50_1"], bounds["p99_half"]) == (
+        (None, 1.6),
+        (None, 1.05),
+        (None, 1.0),
+    )
+    assert (bounds["memory_rest"], bounds["memory_idle"]) == ((None, 1.6), (None, 0.17))
+
+
+def test_a_bound_for_one_commit_counts_in_a_run_against_that_one() -> None:
+    (target,) = read_targets(
+        {"mine": {"metrics": ["upload_1"], "at_least": 1.0, "to": "before", "commit": "aefe40e"}}
+    )
+    assert target.is_for("aefe40ec9f7c2cd7fca005a3245862674325e11f")
+    assert not target.is_for("b816865") and not target.is_for("")
+    assert Target(("upload_1",), at_least=1.0).is_for("")
+
+
+def test_an_aim_is_shown_and_nothing_fails_for_it() -> None:
+    (target,) = read_targets({"mine": {"metrics": ["upload_1"], "at_least": 1.1, "aim": 1.35}})
+    assert not misses(SAMPLES, [target])
+    assert ">= 1.10 (aim 1.35)" in table(SAMPLES, [target])
 
 
 @pytest.mark.parametrize(
@@ -72,6 +91,7 @@ def test_the_targets_file_covers_what_the_issue_asks() -> None:
         {"metrics": ["upload_1"]},
         {"metrics": ["upload_1"], "at_least": 1.0, "at_most": 2.0},
         {"metrics": ["upload_1"], "at_least": 1.0, "to": "nobody"},
+        {"metrics": ["upload_1"], "at_least": 1.0, "aims": 2.0},
     ],
 )
 def test_a_wrong_targets_file_is_refused_by_section(entry: dict[str, object]) -> None:
