@@ -60,7 +60,9 @@ def show(state_dir: Path, output: str) -> None:
 
 
 def _reasons(status: dict[str, Any]) -> Iterator[str]:
-    if not status.get("is_serving"):
+    if not status:
+        yield "it has written down no status: it has just begun, or cannot write there (is the disk full?); see its log"
+    elif not status.get("is_serving"):
         yield "nothing is served yet: what is refused below must be mended first"
     elif not status.get("addresses") and not status.get("policies"):
         yield f"nothing is served: there is no Pod, Service or policy in {status.get('manifests')}"

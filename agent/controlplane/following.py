@@ -154,7 +154,7 @@ class Following:
         try:
             self._publication.take(made)
         except StateError as error:
-            log.error("%s; the last state stays served, this is tried again", error)
+            log.error("%s; Services with new addresses wait, all else is served; this is tried again", error)
             return False
         return True
 
@@ -172,8 +172,10 @@ class Following:
     async def _keep_status(self) -> None:
         with self._board.bell.listen() as changed:
             while True:
-                await self._aside(self._board.save)
-                await changed.wait()
+                is_saved = await self._aside(self._board.save)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if is_saved else LOOK_S):
+                        await changed.wait()
                 changed.clear()
 
     async def _aside(self, work: Callable[[], T]) -> T:

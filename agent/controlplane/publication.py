@@ -22,12 +22,12 @@ from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.serve.enrolment_service import EnrolledPods
 from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
-from agent.controlplane.state_dir import StateDirectory
+from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate.addressing import Addressing
 from agent.controlplane.translate.compose import Composed
 from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
 from agent.controlplane.translate.refusals import refusals
-from agent.controlplane.translate.vips import Remembered
+from agent.controlplane.translate.vips import Remembered, remembered_name
 from agent.model.address import CIDR
 
 VIPS_FILE = "vips.json"
@@ -67,16 +67,18 @@ class Publication:
         self._publisher, self._board, self._state = publisher, board, state
         self._vips: Remembered = state.read_json(VIPS_FILE, _decode, {})
         self._is_new = True
-        empty = Composed(Inventory(), pods.by_node, settings)
-        self._made = Made(empty, Addressing(remembered=self._vips), NOTHING)
+        self._served = Composed(Inventory(), pods.by_node, settings)
+        self._made = Made(self._served, Addressing(remembered=self._vips), NOTHING)
+        """The last one of which everything is served."""
+        self._unwritten: tuple[ManifestError, ...] = ()
 
     def inventory(self) -> Inventory:
-        return self._made.composed.inventory
+        return self._served.inventory
 
     @property
     def unaddressed(self) -> tuple[ManifestError, ...]:
         """Why Services have no address that want one."""
-        return self._made.addressing.errors
+        return (*self._made.addressing.errors, *self._unwritten)
 
     @property
     def has_rest(self) -> bool:
@@ -92,7 +94,7 @@ class Publication:
             return None
         before = self._made
         changes = between(before.standing, reading.standing)
-        if before.composed.is_whole_affair(changes) and not self._is_new:
+        if before.composed.is_whole_affair(changes) and not (self._is_new or self._unwritten):
             urgent = {
                 key: made
                 for key, made in _guards(changes.come).items()
@@ -139,11 +141,41 @@ class Publication:
         return dataclasses.replace(made, composed=composed, ahead=ahead, rest=rest)
 
     def take(self, made: Made) -> None:
-        """Serve it. Raises StateError."""
+        """Serve it.
+
+        Raises StateError where new addresses cannot be written down: all else is served then, and the reading is to be
+        made again. Nothing is, where nothing was before.
+        """
         if made.addressing.remembered != self._vips:
-            self._state.write_json(VIPS_FILE, made.addressing.remembered)
+            try:
+                self._state.write_json(VIPS_FILE, made.addressing.remembered)
+            except StateError as error:
+                if not self._is_new:
+                    self._take_without_addresses(made, error)
+                raise
             self._vips = made.addressing.remembered
-        self._made, self._is_new = made, False
+        self._made, self._served, self._unwritten, self._is_new = made, made.composed, (), False
+        self.refresh()
+
+    def _take_without_addresses(self, made: Made, why: StateError) -> None:
+        """Serve it, but Services as they were that would have addresses that no later run knows.
+
+        A policy among what has changed waits for no disk.
+        """
+        before, after = self._made.addressing, made.addressing
+        new = {
+            key: service
+            for key, service in after.services.items()
+            if after.remembered.get(name := remembered_name(service)) != self._vips.get(name)
+        }
+        was = {key: before.services[key] for key in new if key in before.services}
+        self._served = made.composed.changed(Changes(new, was)) if new else made.composed
+        self._unwritten = tuple(
+            service.meta.place.error(
+                f"{service.meta}: its new address cannot be kept: {why}", "spec.clusterIP"
+            )
+            for service in new.values()
+        )
         self.refresh()
 
     def wait(self, reading: Reading) -> None:
@@ -154,10 +186,12 @@ class Publication:
 
     def refresh(self) -> None:
         """Publish, with the pods that are enrolled now."""
-        composed, enrolled = self._made.composed, self._pods.by_node
+        composed, enrolled = self._served, self._pods.by_node
         if composed.enrolled != enrolled:
             composed = composed.with_enrolled(enrolled)
-            self._made = dataclasses.replace(self._made, composed=composed)
+            if self._served is self._made.composed:
+                self._made = dataclasses.replace(self._made, composed=composed)
+            self._served = composed
         if self._is_new:
             return
         snapshot = composed.snapshot

@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +45,11 @@ class StateDirectory:
         except OSError as error:
             raise StateError(f"cannot write {target}: {error.strerror}") from error
         return target
+
+    def remove(self, name: str) -> None:
+        """Have no such file, if that can be."""
+        with suppress(OSError):
+            (self.path / name).unlink()
 
     def read(self, name: str) -> bytes | None:
         """The content, or None if there is no such file."""

@@ -78,6 +78,7 @@ class StatusBoard:
     def __init__(self, directory: StateDirectory) -> None:
         self._directory = directory
         self._saved: Status | None = None
+        self._complaint = ""
         self._enrolled: Mapping[str, Sequence[tuple[str, str]]] = {}
         self.bell = Bell()
         self._streams: Counter[str] = Counter()
@@ -133,13 +134,21 @@ class StatusBoard:
             self.status = status
             self.bell.ring()
 
-    def save(self) -> None:
-        """Write what is not written yet. For one thread at a time."""
+    def save(self) -> bool:
+        """Write what is not written yet; whether all is. For one thread at a time.
+
+        Where it cannot be written there is no file: better than one that says what was.
+        """
         status = self.status
         if status is self._saved:
-            return
+            return True
         try:
             self._directory.write_json(FILE, dataclasses.asdict(status), 0o644)
-            self._saved = status
         except StateError as error:
-            log.error("%s; the status in it is out of date", error)
+            if str(error) != self._complaint:
+                log.error("%s; `ztun control-plane status` cannot say how things are", error)
+            self._complaint = str(error)
+            self._directory.remove(FILE)
+            return False
+        self._saved, self._complaint = status, ""
+        return True

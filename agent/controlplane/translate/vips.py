@@ -39,29 +39,34 @@ def allocate(
     given: dict[str, tuple[str, ...]] = {}
     errors: list[ManifestError] = []
     # Those that are remembered come first, so that a newcomer cannot take an address they hold.
-    for service in sorted(wanting, key=lambda s: _key(s) not in remembered):
+    for service in sorted(wanting, key=lambda s: remembered_name(s) not in remembered):
         try:
-            ips = _for_service(service, ranges, remembered.get(_key(service), ()), used)
+            ips = _for_service(service, ranges, remembered.get(remembered_name(service), ()), used)
         except ManifestError as error:
             errors.append(error)
             continue
         used.update(ips)
-        given[_key(service)] = tuple(map(str, ips))
+        given[remembered_name(service)] = tuple(map(str, ips))
     return Allocation(
-        tuple(_with_addresses(s, given) for s in services if s.cluster_ips is not None or _key(s) in given),
+        tuple(
+            _with_addresses(s, given)
+            for s in services
+            if s.cluster_ips is not None or remembered_name(s) in given
+        ),
         given,
         tuple(errors),
     )
 
 
-def _key(service: Service) -> str:
+def remembered_name(service: Service) -> str:
+    """Its name in Remembered."""
     return f"{service.meta.namespace}/{service.meta.name}"
 
 
 def _with_addresses(service: Service, given: Remembered) -> Service:
     if service.cluster_ips is not None:
         return service
-    ips = tuple(ip_address(text) for text in given[_key(service)])
+    ips = tuple(ip_address(text) for text in given[remembered_name(service)])
     families = service.families or tuple(f"IPv{ip.version}" for ip in ips)
     return dataclasses.replace(service, cluster_ips=ips, families=families)
 
@@ -99,7 +104,7 @@ def _ranges_for(service: Service, ranges: tuple[CIDR, ...]) -> tuple[CIDR, ...]:
 def _probe(service: Service, network: CIDR, used: set[IP]) -> IP:
     """The hashed place in the range, or the next free one; never the first address nor the last."""
     usable = min(network.num_addresses - 2, 2**48)
-    digest = hashlib.sha256(f"{_key(service)} IPv{network.version}".encode()).digest()
+    digest = hashlib.sha256(f"{remembered_name(service)} IPv{network.version}".encode()).digest()
     start = int.from_bytes(digest[:8], "big")
     for step in range(min(max(usable, 0), len(used) + 1)):
         candidate = network[1 + (start + step) % usable]
