@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import cni, earlier, flood, kubernetes, report, starts
+from tests.bench import cni, earlier, flood, kubernetes, report, starts, sweeps
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.rounds import IDLE_CONNECTIONS, MANY, QUICK_MANY, BenchError, Idle, Rounds, Samples
 from tests.bench.strangers import COUNT, QUICK_COUNT, Strangers
@@ -36,7 +36,13 @@ is fixed in its configuration. ztun runs with policy (3), access log and metrics
 
 
 BEGAN_S = time.monotonic()
-OTHERS = {"cni": cni.main, "kubernetes": kubernetes.main, "start": starts.main, "flood": flood.main}
+OTHERS = {
+    "cni": cni.main,
+    "kubernetes": kubernetes.main,
+    "start": starts.main,
+    "flood": flood.main,
+    "--plot": sweeps.main,
+}
 """Each has a command line of its own."""
 
 

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -89,7 +89,7 @@ class Rounds:
             for workload in map(self._at_rate, chosen):
                 for system in self._stage.systems.values():
                     if system.takes(workload.kind):
-                        self._note(system, self._measure(system, workload))
+                        self._note(system, self.measure(system, workload))
             self._tell(f"round {number + 1} of {count}, {time.monotonic() - began_s:.0f} s")
 
     def _at_rate(self, workload: Workload) -> Workload:
@@ -104,7 +104,8 @@ class Rounds:
         for metric, value in values.items():
             self.samples[system.name].setdefault(metric, []).append(value)
 
-    def _measure(self, system: System, workload: Workload) -> dict[str, float]:
+    def measure(self, system: System, workload: Workload) -> dict[str, float]:
+        """One workload on one system, by metric. Raises BenchError."""
         watched = system.second if workload.is_handshake else system.proxies
         client = start(self._stage, system, workload, self._warm_up_s, self._length_s)
         try:
@@ -181,6 +182,15 @@ class Idle:
             "memory_control": [control / 1e6],
             "memory_idle": [(during - before) / IDLE_CONNECTIONS / 1e3],
         }
+
+    def growth(self, counts: Sequence[int]) -> dict[str, list[tuple[float, float]]]:
+        """Of each system with proxies the bytes that they hold with so many idle connections."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for system in self._stage.systems.values():
+            if system.proxies and system.takes("hold"):
+                self._tell(f"memory of {system.name} with up to {max(counts)} idle connections")
+                found[system.name] = [(count, float(self._with_open(system, count))) for count in counts]
+        return found
 
     def _with_open(self, system: System, count: int, kind: str = "hold") -> int:
         """Memory while so many connections are open and silent, or nobody reads what they bring."""
