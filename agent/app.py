@@ -239,7 +239,7 @@ class Agent:
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
         served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
-        self.run_directory = RunDirectory(settings.directory, lock, self.captures.keep_wishes)
+        self.run_directory = RunDirectory(settings.directory, lock, self.captures)
         self.traffic = TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic)
         self.prover = Prover(
             {

@@ -144,6 +144,11 @@ class Captures:
                 wish.pod,
             )
 
+    @property
+    def are_wishes_kept(self) -> bool:
+        """Whether the next agent would read them as they are here."""
+        return self._book.is_kept
+
     def keep_wishes(self) -> None:
         """Write the wishes down again: the record of them is gone."""
         self._book.keep()

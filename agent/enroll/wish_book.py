@@ -80,8 +80,13 @@ class WishBook:
         if wishes != self.wishes or self.error:
             self._change(wishes)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the file still says what was written here."""
+        return self._file.is_as_left
+
     def keep(self) -> None:
-        """Write them down again: what was written is gone."""
+        """Write them down again: what was written is gone, or another's."""
         self._change(self.wishes)
 
     def _change(self, wishes: Mapping[PodKey, Wish]) -> None:
@@ -89,8 +94,9 @@ class WishBook:
             self._write(wishes)
         except OSError as error:
             self.wishes = wishes
-            self.error = f"wishes cannot be kept for the next agent: {error}"
-            log.error("%s", self.error)
+            before, self.error = self.error, f"wishes cannot be kept for the next agent: {error}"
+            if self.error != before:
+                log.error("%s", self.error)
 
     def _write(self, wishes: Mapping[PodKey, Wish]) -> None:
         self._file.save(wishes.values())

@@ -37,9 +37,31 @@ class WishFile:
         self._boot_id = boot_id.read_text().strip()
         self._written: dict[PodKey, tuple[Wish, str]] = {}
         """Each wish as it is in the file: of hundreds one changes at a time, and the pod's start waits for it."""
+        self._is_known = False
+        self._left: tuple[int, ...] = ()
+        """By what the file is known as it was read or written last; empty: there was none."""
+
+    @property
+    def is_as_left(self) -> bool:
+        """Whether nobody else has written or removed the file since it was read or written here."""
+        return not self._is_known or self._look() == self._left
 
     def load(self) -> dict[PodKey, Wish]:
         """Raises WishesDamaged, or OSError for a file that cannot be read."""
+        # Before it is read: what is written meanwhile is then seen as another's.
+        left = self._look()
+        wishes = self._load()
+        self._is_known, self._left = True, left
+        return wishes
+
+    def _look(self) -> tuple[int, ...]:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return ()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def _load(self) -> dict[PodKey, Wish]:
         try:
             raw = json.loads(self._path.read_text())
             if raw["version"] not in READABLE:
@@ -69,6 +91,7 @@ class WishFile:
         head = json.dumps({"version": VERSION, "boot_id": self._boot_id}).removesuffix("}")
         raw = f'{head}, "wishes": [\n{lines}\n]}}\n'.encode()
         write_whole(self._path, raw, 0o600, self._path.with_suffix(".draft"))
+        self._is_known, self._left = True, self._look()
 
 
 def forget(directory: Path) -> bool:

@@ -1,8 +1,8 @@
 """Keeps the run directory whole: by what is in it commands, and the agent after this one, find this agent.
 
 Where it was removed, or something was mounted over it, the lock, the socket of commands and the wishes are made again
-there, whatever is found in their place. Of a live worker's socket the name cannot be made again: the next agent ends
-such a worker.
+there, whatever is found in their place; so are the wishes where their file alone is gone, or somebody else's. Of a live
+worker's socket the name cannot be made again: the next agent ends such a worker.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Protocol
 
 from agent.proof.findings import Finding, Link
 from agent.run_lock import AlreadyRuns, RunLock
@@ -23,13 +24,23 @@ LEAST_BYTES = 64 << 10
 REMEDY = "give it room, and make it writable, or start the agent with another --run-dir"
 
 
-class RunDirectory:
-    """One per agent; also a check. `keep_wishes` writes them down anew."""
+class Wishes(Protocol):
+    """What is wished, and the record of it in the run directory."""
 
-    def __init__(self, directory: Path, lock: RunLock, keep_wishes: Callable[[], None]) -> None:
+    @property
+    def are_wishes_kept(self) -> bool: ...
+
+    def keep_wishes(self) -> None: ...
+
+
+class RunDirectory:
+    """One per agent; also a check."""
+
+    def __init__(self, directory: Path, lock: RunLock, wishes: Wishes) -> None:
         self._directory = directory
         self._lock = lock
-        self._keep_wishes = keep_wishes
+        self._wishes = wishes
+        self._is_record_missed = False
         self._open_socket: Callable[[Path], Awaitable[None]] | None = None
         self._socket: os.stat_result | None = None
 
@@ -47,6 +58,7 @@ class RunDirectory:
                     "%s is gone from the run directory %s: it is made again", missing, self._directory
                 )
                 await self._make_again(self._open_socket)
+            self._keep_record()
             reason = self._unusable()
         except (OSError, AlreadyRuns) as error:
             reason = f"{missing} is gone and cannot be made again: {error}" if missing else str(error)
@@ -81,7 +93,18 @@ class RunDirectory:
         if not self._lock.is_whole:
             self._lock.take_anew()
         await self.open(open_socket)
-        self._keep_wishes()
+        self._wishes.keep_wishes()
+
+    def _keep_record(self) -> None:
+        """Else the next agent would close pods that this one serves, or not start at all."""
+        was_missed, self._is_record_missed = self._is_record_missed, not self._wishes.are_wishes_kept
+        if self._is_record_missed:
+            if not was_missed:
+                log.warning(
+                    "the record of wishes in %s is gone, or not what was written: it is written again",
+                    self._directory,
+                )
+            self._wishes.keep_wishes()
 
     def _unusable(self) -> str:
         room = os.statvfs(self._directory)

@@ -57,6 +57,28 @@ def test_wishes_come_back_as_they_were(tmp_path: Path, boot_id: Path) -> None:
     assert tuple(file.load().values()) == WISHES[:1]
 
 
+def test_what_others_do_to_the_file_is_seen(tmp_path: Path, boot_id: Path) -> None:
+    file, path = WishFile(tmp_path, boot_id), tmp_path / "wishes.json"
+    path.write_text("of an agent before")
+    assert file.is_as_left, "nothing was read yet"
+    path.unlink()
+    file.load()
+    assert file.is_as_left
+    file.save(WISHES)
+    assert file.is_as_left
+    whole = path.read_bytes()
+    for others in (
+        path.unlink,
+        lambda: path.write_bytes(whole),
+        lambda: path.write_bytes(whole.replace(b"demo", b"omed")),
+        lambda: path.replace(tmp_path / "away"),
+    ):
+        others()
+        assert not file.is_as_left
+        file.save(WISHES)
+        assert file.is_as_left
+
+
 def test_the_file_is_roots_alone_and_nothing_is_left_beside_it(tmp_path: Path, boot_id: Path) -> None:
     WishFile(tmp_path, boot_id).save(WISHES)
     assert [path.name for path in tmp_path.iterdir() if path != boot_id] == ["wishes.json"]
