@@ -149,6 +149,8 @@ def read_service(root: Field, stored: bool) -> Service:
     ports = tuple(_service_port(port, stored) for port in spec.get("ports").each())
     _distinct(spec.get("ports"), ports)
     families = tuple(f.one_of("IPv4", "IPv6") for f in spec.get("ipFamilies").each())
+    if not stored:
+        _agreeing(spec, ips or (), families)
     if ips and not families and not stored:
         families = tuple(f"IPv{ip.version}" for ip in ips)
     return Service(
@@ -189,6 +191,22 @@ def read_cluster_ips(spec: Field) -> tuple[IP, ...] | None:
     if entries[0].text() == "None":
         return ()
     return tuple(entry.ip() for entry in entries)
+
+
+def _agreeing(spec: Field, ips: tuple[IP, ...], families: tuple[str, ...]) -> None:
+    """Fields that say the same thing, as an API server demands it: else one of them is quietly not what happens."""
+    several, single = [each.text("") for each in spec.get("clusterIPs").each()], spec.get("clusterIP")
+    if several and single.present and single.text() != several[0]:
+        raise single.error(
+            f"it is {single.text()!r}, and the first of clusterIPs is {several[0]!r}: write one of them"
+        )
+    if len(several) > 1 and "None" in several:
+        raise spec.get("clusterIPs").error("None stands beside an address: a headless Service has no other")
+    for family, ip in zip(families, ips, strict=False):
+        if family != f"IPv{ip.version}":
+            raise spec.get("ipFamilies").error(
+                f"{family} stands in the place of {ip}, which is IPv{ip.version}"
+            )
 
 
 def _service_port(port: Field, stored: bool) -> ServicePort:

@@ -78,6 +78,20 @@ NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
             BARE.replace("{podIPs", "{podIP: 10.0.0.7, podIPs"),
             "status.podIP: it is 10.0.0.7, and the first of podIPs is 10.0.0.1: write one of them",
         ),
+        (
+            SERVICE.replace("{selector", "{clusterIP: 10.1.0.1, clusterIPs: [10.1.0.2], selector"),
+            "spec.clusterIP: it is '10.1.0.1', and the first of clusterIPs is '10.1.0.2': write one of them",
+        ),
+        (
+            SERVICE.replace("{selector", "{clusterIPs: [None, 10.1.0.2], selector"),
+            "spec.clusterIPs: None stands beside an address",
+        ),
+        (
+            SERVICE.replace(
+                "{selector", "{clusterIPs: ['fd00::1', 10.1.0.1], ipFamilies: [IPv4, IPv6], selector"
+            ),
+            "spec.ipFamilies: IPv4 stands in the place of fd00::1, which is IPv6",
+        ),
         (BARE + "spec: {}\n", "f.yaml:6: document 1, spec: the key is given twice"),
         ("kind: Pod\n", "f.yaml:1: document 1, apiVersion: it is missing"),
         ("- a\n", "f.yaml:1: document 1: it must be a mapping"),
