@@ -41,7 +41,7 @@ class Disk:
 
 
 def test_a_policy_beside_a_service_that_gets_no_address_is_in_force(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         disk = Disk(monkeypatch)
@@ -60,6 +60,9 @@ def test_a_policy_beside_a_service_that_gets_no_address_is_in_force(
                 "the Service of before stays as it was"
             )
             assert not told.removed_resources
+            await until(
+                lambda: "Service demo/new: its new address cannot be kept: cannot write" in caplog.text
+            )
             disk.is_full = False
             told = await client.take(ADDRESS_TYPE)
             assert {OLD, NEW} <= versions(told).keys()
