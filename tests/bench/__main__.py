@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from agent.lab.blueprint import LabError
 from tests.bench import cni, earlier, flood, kubernetes, report, starts, sweeps
 from tests.bench.earlier import NoSuchBuild
+from tests.bench.envoy import CONCURRENCY
 from tests.bench.rounds import IDLE_CONNECTIONS, MANY, QUICK_MANY, BenchError, Idle, Rounds, Samples
 from tests.bench.strangers import COUNT, QUICK_COUNT, Strangers
 from tests.bench.systems import Stage
@@ -70,12 +71,21 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="measure ztun with --honest-connect=all too, by new connections (the column `honest`)",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=CONCURRENCY,
+        metavar="N",
+        help="of each agent of ztun; default as Envoy's, 2",
+    )
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument(
         "--name", default="ztunbench", help="name of the lab it builds, 10 characters at most"
     )
     parsed = parser.parse_args(argv)
+    if parsed.workers < 1:
+        parser.error("--workers: at least 1")
     if parsed.rounds is not None and parsed.rounds < 1:
         parser.error("--rounds: at least 1")
     # The labs of the other commit and of honest connects are called like this one, with a 0 and a 1.
@@ -91,7 +101,12 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
 
     def stage() -> Stage:
         return Stage(
-            options.name, tell, is_pinned=not options.no_pin, before=before, with_honest=options.honest
+            options.name,
+            tell,
+            is_pinned=not options.no_pin,
+            before=before,
+            with_honest=options.honest,
+            workers=options.workers,
         )
 
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
@@ -175,7 +190,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     try:
         commit = earlier.commit_of(options.against, ROOT) if options.against else ""
-        targets = [each for each in report.targets() if each.is_for(commit)]
+        targets = [each for each in report.targets() if each.is_for(commit, options.workers)]
         samples, about = measure(options)
     except (LabError, BenchError, NoSuchBuild) as error:
         tell(str(error))

@@ -50,6 +50,8 @@ METRICS = (
     Metric("stalled_200", "p99 beside 200 stalled / quiet", "", 2),
     Metric("beside_bulk", "p99 of 100 beside a bulk download / quiet", "", 2),
     Metric("many_open", "making of the last of 10,000 / of the first", "", 2),
+    Metric("busiest_2", "share of the busier of 2 workers, 8 streams", "", 2),
+    Metric("busiest_4", "share of the busiest of 4 workers, 8 streams", "", 2),
     Metric("p50_refused", "closed port, until known, p50", "us", 0),
     Metric("p99_refused", "closed port, until known, p99", "us", 0),
     Metric("cpu_upload_1", "CPU per GB, upload, 1 stream", "s", 2),
@@ -82,7 +84,7 @@ METRICS = (
     Metric("strangers_failed", "newcomers and members not served", "", 0),
     Metric("strangers_memory", "memory not given back in a minute", "MB", 1),
 )
-KEYS = frozenset({"metrics", "at_least", "at_most", "aim", "to", "commit"})
+KEYS = frozenset({"metrics", "at_least", "at_most", "aim", "to", "commit", "workers"})
 LABELS = {metric.key: metric.label.strip() for metric in METRICS}
 
 
@@ -90,8 +92,8 @@ LABELS = {metric.key: metric.label.strip() for metric in METRICS}
 class Target:
     """A bound on ztun over a peer for some metrics.
 
-    `aim`: where it is to get beyond the bound, which nothing fails for. `commit`: of the peer `before`, where the bound
-    is for that one alone.
+    `aim`: where it is to get beyond the bound, which nothing fails for. `commit`: of the peer `before`, and `workers`:
+    how many each agent has, where the bound is for those alone.
     """
 
     metrics: tuple[str, ...]
@@ -100,10 +102,12 @@ class Target:
     to: str = "envoy"
     aim: float | None = None
     commit: str = ""
+    workers: int = 0
 
-    def is_for(self, commit: str) -> bool:
-        """Whether it counts in a run against that commit; empty: against none."""
-        return not self.commit or (bool(commit) and commit.startswith(self.commit))
+    def is_for(self, commit: str, workers: int) -> bool:
+        """Whether it counts in a run against that commit (empty: against none), with so many workers."""
+        is_peer = not self.commit or (bool(commit) and commit.startswith(self.commit))
+        return is_peer and self.workers in (0, workers)
 
 
 class TargetsError(ValueError):
@@ -123,8 +127,8 @@ def read_targets(document: Mapping[str, Any]) -> list[Target]:
         to = entry.get("to", "envoy")
         if to not in PEERS:
             raise TargetsError(f"[{name}]: to = {to!r}; want one of {', '.join(PEERS)}")
-        aim, commit = entry.get("aim"), entry.get("commit", "")
-        found.append(Target(tuple(entry["metrics"]), **bounds, to=to, aim=aim, commit=commit))
+        more = {key: entry[key] for key in ("aim", "commit", "workers") if key in entry}
+        found.append(Target(tuple(entry["metrics"]), **bounds, to=to, **more))
     return found
 
 

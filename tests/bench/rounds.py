@@ -111,8 +111,10 @@ class Rounds:
         try:
             expect_begin(self._stage, client, system, workload.name)
             before_s = accounting.cpu_s(watched)
+            each_s = [[accounting.cpu_s((pid,)) for pid in pids] for pids in system.workers]
             result = json.loads(line(client) or "null")
             used_s = accounting.cpu_s(watched) - before_s
+            shares = [busiest(pids, before) for pids, before in zip(system.workers, each_s, strict=True)]
         finally:
             end(client)
         if result is None:
@@ -121,7 +123,17 @@ class Rounds:
             self.negotiated[system.name] = result["negotiated"]
         if result.get("failed"):
             self.failed[system.name] = self.failed.get(system.name, 0) + result["failed"]
-        return metrics(workload, result, used_s if watched else None)
+        values = metrics(workload, result, used_s if watched else None)
+        if workload.name == "download_8" and shares:
+            values[f"busiest_{len(system.workers[0])}"] = max(shares)
+        return values
+
+
+def busiest(pids: Sequence[int], before_s: Sequence[float]) -> float:
+    """What the one that did most has done of all since; 1 over their number where nobody has done anything."""
+    used_s = [accounting.cpu_s((pid,)) - before for pid, before in zip(pids, before_s, strict=True)]
+    total_s = sum(used_s)
+    return max(used_s) / total_s if total_s else 1 / len(used_s)
 
 
 def metrics(workload: Workload, result: Mapping[str, Any], used_s: float | None) -> dict[str, float]:

@@ -95,6 +95,12 @@ class System:
     def proxies(self) -> tuple[int, ...]:
         return self.first + self.second
 
+    @property
+    def workers(self) -> tuple[tuple[int, ...], ...]:
+        """Those of each node, where they are processes and more than one."""
+        ends = (tuple(pid for pid in pids if pid not in self.control) for pids in (self.first, self.second))
+        return tuple(end for end in ends if len(end) > 1)
+
 
 def pod_of(mesh: LabMesh, name: str) -> PodPlace:
     return mesh.topology.pods[f"bench/{name}"]
@@ -124,10 +130,11 @@ class Stage:
         is_pinned: bool,
         before: tuple[str, ...] | None = None,
         with_honest: bool = False,
+        workers: int = envoy.CONCURRENCY,
     ) -> None:
         self._tell = tell
         self._is_pinned = is_pinned
-        flags = {"workers": str(envoy.CONCURRENCY)}
+        flags = {"workers": str(workers)}
         self.mesh = LabMesh(Topology(name), flags)
         self.topology = self.mesh.topology
         self._before = LabMesh(Topology(f"{name}0"), flags, before) if before else None

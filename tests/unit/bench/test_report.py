@@ -73,9 +73,10 @@ def test_a_bound_for_one_commit_counts_in_a_run_against_that_one() -> None:
     (target,) = read_targets(
         {"mine": {"metrics": ["upload_1"], "at_least": 1.0, "to": "before", "commit": "aefe40e"}}
     )
-    assert target.is_for("aefe40ec9f7c2cd7fca005a3245862674325e11f")
-    assert not target.is_for("b816865") and not target.is_for("")
-    assert Target(("upload_1",), at_least=1.0).is_for("")
+    assert target.is_for("aefe40ec9f7c2cd7fca005a3245862674325e11f", 2)
+    assert not target.is_for("b816865", 2) and not target.is_for("", 2)
+    assert Target(("upload_1",), at_least=1.0).is_for("", 2)
+    assert not Target(("upload_1",), at_least=1.0, workers=4).is_for("", 2)
 
 
 def test_an_aim_is_shown_and_nothing_fails_for_it() -> None:
