@@ -86,7 +86,7 @@ log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
 COLLECT_AFTER_S = 2.0
-CERTIFICATES_PATIENCE_S = 10.0
+CERTIFICATES_PATIENCE_S, RELIEF_PATIENCE_S = 10.0, 60.0
 EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, config.ConfigError)
 """What can keep an agent from starting without being a defect; the text is for whoever starts it."""
 
@@ -315,8 +315,8 @@ class Agent:
         self.is_prepared.set()
         await self.xds.synced.wait()
         await self.enroller.adopt()
-        # Connections wait in the kernel meanwhile: better late than refused for want of a certificate.
-        await self.certified(CERTIFICATES_PATIENCE_S)
+        # Connections wait in the kernel meanwhile, or workers of before serve them: better than to be refused.
+        await self.certified(RELIEF_PATIENCE_S if self.crew.retiring else CERTIFICATES_PATIENCE_S)
         self.crew.open_gates()
         await open_slots(self.settings, self.kernel, self.crew)
         self.is_serving = True
@@ -337,7 +337,7 @@ class Agent:
         identities = [held.identity for held in self.keeper.held()]
         try:
             async with asyncio.timeout(patience_s):
-                await asyncio.gather(*map(self.keeper.obtain, identities), return_exceptions=True)
+                await asyncio.gather(*map(self.keeper.obtain_in_time, identities), return_exceptions=True)
         except TimeoutError:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 

@@ -110,6 +110,29 @@ def test_workers_serve_between_two_agents_and_none_of_a_container_is_left(world:
         world.restart("node-b")
 
 
+def test_workers_of_before_serve_until_the_new_ones_have_certificates(world: World) -> None:
+    flags, log = world.mesh.flags, world.log("node-b")
+    try:
+        with asking(world, "server-b") as became:
+            world.kill_control("node-b")
+            world.mesh.flags = {**flags, "log-level": "debug", "ca-address": "127.0.0.1:1"}
+            world.mesh.start_agent(world.node("node-b"))
+            until(lambda: log.lines("no certificate for"), "its CA does not answer")
+            answered = len(became)
+            until(lambda: len(became) > answered + 20, "the workers of before serve")
+            assert set(became) == {world.address("client-a")}
+            world.kill_control("node-b")
+            world.mesh.flags = {**flags, "log-level": "debug"}
+            world.restart("node-b")
+            answered = len(became)
+            until(lambda: len(became) > answered + 20, "the new ones serve")
+        assert set(became) == {world.address("client-a")}
+    finally:
+        world.mesh.flags = flags
+        stop(world, "node-b")
+        world.restart("node-b")
+
+
 def stop(world: World, node: str) -> None:
     agent = world.process(f"agent-{node}")
     if agent.is_running():
