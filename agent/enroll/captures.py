@@ -126,6 +126,7 @@ class Captures:
     async def load(self) -> None:
         """Read the wishes, and what the pins say is captured. Raises OSError."""
         self._book.load()
+        self.waiting = dated(self._of_record(), self.waiting, self._wall())
         for wish in self.wishes.values():
             self._note_honesty(wish)
         self._held = HeldInterfaces.of_pins(await self._kernel.captured())
@@ -346,8 +347,17 @@ class Captures:
             held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
             key, ifname = (held.pod, held.place.ifname) if held else (None, "")
             yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
+        yield from self._of_record()
+
+    def _of_record(self) -> Iterator[Trouble]:
         if self._book.error:
             yield Trouble(Missing.RECORD, self._book.error)
+        if lost := self._book.lost:
+            text = f"the record of wishes was damaged, and lies in {lost}: pods of it stay closed where they are "
+            text += "captured, and others are not captured, until they are wanted again"
+            yield Trouble(
+                Missing.RECORD, text, remedy=f"enrol those that only people want, then remove {lost}"
+            )
 
     # -- apply
 

@@ -32,7 +32,7 @@ class Missing(StrEnum):
     CERTIFICATE = "certificate"
     """There is none for its identity yet."""
     RECORD = "record"
-    """The wishes cannot be written down: an agent that starts anew would not know them."""
+    """The wishes cannot be written down, so that an agent that starts anew would not know them, or were damaged."""
 
 
 @dataclass(frozen=True, slots=True)

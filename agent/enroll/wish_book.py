@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.sighting import Sighting
 from agent.enroll.source import Step, Take
 from agent.enroll.wish import Binding, PodKey, Wish
-from agent.enroll.wish_file import WishFile
+from agent.enroll.wish_file import WishesDamaged, WishFile
 from agent.model.identity import Identity
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,22 @@ class WishBook:
         self.error = ""
 
     def load(self) -> None:
-        """What an earlier agent wrote down. Raises OSError."""
-        self.wishes = self._file.load()
+        """What an earlier agent wrote down; nothing where that is damaged, which is put aside. Raises OSError."""
+        try:
+            self.wishes = self._file.load()
+        except WishesDamaged as error:
+            self.wishes = {}
+            self._file.put_aside()
+            log.error(
+                "%s: it is put aside as %s; pods that are captured stay closed until they are wanted again",
+                error,
+                self._file.aside,
+            )
+
+    @property
+    def lost(self) -> Path | None:
+        """Where a record lies whose wishes are not known, for as long as somebody lets it lie."""
+        return self._file.aside
 
     def add(self, wish: Wish, identity: Identity | None) -> None:
         """A wish, in the place of the pod's former one. Raises OSError; then nothing has changed.

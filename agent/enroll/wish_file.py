@@ -3,11 +3,15 @@
 Written whole or not at all. What holds for one boot only (processes, namespaces) is dropped when it is read after
 another: a pod that is named by its path or its interface is looked for again, one that is named by a process or by the
 namespace itself is not.
+
+A file that cannot be understood is damaged: it can be put aside, so that the agent starts without it. One of a newer
+format is whole, and a newer ztun will want it: that is an error, and the file stays.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +22,29 @@ from agent.model.address import parse_ip
 from agent.whole_file import write_whole
 from redirect.netns import NamespaceId
 
-NAME = "wishes.json"
+NAME, ASIDE = "wishes.json", "wishes.damaged"
 VERSION = 3
 READABLE = (1, 2, VERSION)
 """Version 1 knew neither uids nor pods that are found by what Kubernetes knows; 2 none that were handed over."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
+KINDS = {"netns": str, "ifname": str, "pid": int, "started": int}
+
+
 class WishesDamaged(OSError):
-    """The file cannot be understood; the text says what to do."""
+    """The file cannot be understood; the text says why."""
+
+
+class WishesNewer(OSError):
+    """The file is of a ztun after this one; the text says what to do."""
 
 
 class WishFile:
     """The wishes of one instance on disk."""
 
     def __init__(self, directory: Path, boot_id: Path = BOOT_ID) -> None:
-        self._path = directory / NAME
+        self._path, self._aside = directory / NAME, directory / ASIDE
         self._boot_id = boot_id.read_text().strip()
         self._written: dict[PodKey, tuple[Wish, str]] = {}
         """Each wish as it is in the file: of hundreds one changes at a time, and the pod's start waits for it."""
@@ -47,12 +58,22 @@ class WishFile:
         return not self._is_known or self._look() == self._left
 
     def load(self) -> dict[PodKey, Wish]:
-        """Raises WishesDamaged, or OSError for a file that cannot be read."""
+        """Raises WishesDamaged, WishesNewer, or OSError for a file that cannot be read."""
         # Before it is read: what is written meanwhile is then seen as another's.
         left = self._look()
         wishes = self._load()
         self._is_known, self._left = True, left
         return wishes
+
+    def put_aside(self) -> None:
+        """Have the file out of the way, and kept, in the place of one that was put aside before. Raises OSError."""
+        self._path.replace(self._aside)
+        self._is_known, self._left = True, ()
+
+    @property
+    def aside(self) -> Path | None:
+        """Where a damaged file lies, of whichever agent it was; None: there is none."""
+        return self._aside if self._aside.exists() else None
 
     def _look(self) -> tuple[int, ...]:
         try:
@@ -64,17 +85,23 @@ class WishFile:
     def _load(self) -> dict[PodKey, Wish]:
         try:
             raw = json.loads(self._path.read_text())
-            if raw["version"] not in READABLE:
-                raise ValueError(f"version {raw['version']} instead of {VERSION}")
+            version = raw["version"]
+            if type(version) is int and version > VERSION:
+                raise WishesNewer(
+                    f"{self._path} is of a newer ztun (its format is {version}, this one reads up to {VERSION}): start "
+                    "that one, or move the file away and enrol this node's pods again; those that are captured stay "
+                    "closed until then"
+                )
+            if version not in READABLE:
+                raise ValueError(f"version {version} instead of {VERSION}")
             wishes = [_wish(entry) for entry in raw["wishes"]]
             is_same_boot = raw["boot_id"] == self._boot_id
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WishesDamaged(
-                f"{self._path} is damaged ({type(error).__name__}: {error}): remove it and enrol this node's pods "
-                "again; those that are captured stay closed until then"
-            ) from error
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise WishesDamaged(f"{self._path} is damaged ({type(error).__name__}: {error})") from error
+        except IsADirectoryError as error:
+            raise WishesDamaged(f"{self._path} is damaged (it is a directory)") from error
         if not is_same_boot:
             wishes = [replace(w, namespace=None, bound=None) for w in wishes if not _is_of_this_boot(w.where)]
         return {wish.pod: wish for wish in wishes}
@@ -95,11 +122,11 @@ class WishFile:
 
 
 def forget(directory: Path) -> bool:
-    """Remove the file of an instance; whether there was one. Raises OSError."""
-    path = directory / NAME
-    is_there = path.exists()
-    path.unlink(missing_ok=True)
-    return is_there
+    """Remove the file of an instance, and a damaged one; whether there was one. Raises OSError."""
+    found = [path for path in (directory / NAME, directory / ASIDE) if path.exists()]
+    for path in found:
+        path.unlink()
+    return bool(found)
 
 
 def _entry(wish: Wish) -> dict[str, Any]:
@@ -145,7 +172,7 @@ def _wish(entry: dict[str, Any]) -> Wish:
         PodKey(_text(entry["namespace"]), _text(entry["name"])),
         _where(entry["where"]),
         WantedBy(entry["wanted_by"]),
-        float(entry["since"]),
+        _time(entry["since"]),
         _id(entry.get("netns")),
         None
         if bound is None
@@ -168,12 +195,21 @@ def _where(entry: dict[str, Any]) -> Where:
     if handed is not None:
         return Where(handed=handed)
     if pod is None:
+        for name, value in entry.items():
+            if value is not None and type(value) is not KINDS.get(name):
+                raise TypeError(f"{name} is {value!r}")
         return Where(**entry)
     return Where(pod=PodInstance(_text(pod["uid"]), tuple(map(parse_ip, pod["addresses"]))))
 
 
 def _id(entry: dict[str, Any] | None) -> NamespaceId | None:
     return None if entry is None else NamespaceId(int(entry["inode"]), int(entry["cookie"]))
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is not a time")
+    return float(value)
 
 
 def _switch(value: object) -> bool | None:

@@ -96,7 +96,7 @@ class RunDirectory:
         self._wishes.keep_wishes()
 
     def _keep_record(self) -> None:
-        """Else the next agent would close pods that this one serves, or not start at all."""
+        """Else the next agent would close pods that this one serves."""
         was_missed, self._is_record_missed = self._is_record_missed, not self._wishes.are_wishes_kept
         if self._is_record_missed:
             if not was_missed:

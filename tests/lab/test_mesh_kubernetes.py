@@ -208,16 +208,20 @@ def test_an_outage_of_the_api_is_named_and_lets_nobody_go(world: World, cluster:
 
 
 @pytest.mark.usefixtures("labelled")
-def test_a_restart_without_its_notes_knows_the_pods_by_uid(world: World, cluster: LabCluster) -> None:
+def test_a_restart_with_damaged_notes_knows_the_pods_by_uid(world: World, cluster: LabCluster) -> None:
     gone = cluster.uids["client-a"]
     world.kill_all("node-a")
-    (world.mesh.run_dir("node-a") / "wishes.json").unlink()
+    notes = world.mesh.run_dir("node-a") / "wishes.json"
+    notes.write_bytes(notes.read_bytes()[:-9])
     cluster.api.delete("pods", "client-a", "demo")
-    world.restart("node-a")
+    world.mesh.start_agent(world.node("node-a"))
     until(lambda: served(world, "node-a") == {"server-a"}, "the other one is served")
     assert not is_open(world, "client-a", "outsider-b"), (
         "one that is gone is closed while its interface is there"
     )
+    aside = notes.with_suffix(".damaged")
+    assert str(aside) in " ".join(world.status("node-a")["reasons"])
+    aside.unlink()
     again = cluster.add(world.pod("client-a"))
     assert again != gone
     until(lambda: served(world, "node-a") == {"client-a", "server-a"}, "the new one is served")

@@ -262,6 +262,47 @@ def test_a_record_that_cannot_be_kept_is_a_trouble_until_it_can(world: World, tm
     assert not world.troubles() and not world.file.load()
 
 
+@pytest.mark.parametrize("harm", ["cut", "emptied", "no record", "directory"])
+def test_a_damaged_record_opens_nobody_and_keeps_no_agent_from_starting(
+    world: World, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, aside = tmp_path / "wishes.json", tmp_path / "wishes.damaged"
+    world.enroll(2, "two")
+    whole = path.read_bytes()
+    if harm == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes({"cut": whole[:-9], "emptied": b"", "no record": b"[]"}[harm])
+    world.kernel.pins = (replace(place(1), owner="apps/one"), place(2))
+    after = World(tmp_path, ONE, TWO, kernel=world.kernel)
+    after.run(after.enroller.take_over)
+    assert after.troubles() == [(Missing.RECORD, "None")], "also before the control plane is there"
+    assert after.kernel.captures[-1] == {place(1), place(2)} and not after.pods()
+    after.run(after.enroller.adopt)
+    assert after.kernel.captures[-1] == {place(1), place(2)} and not after.pods(), (
+        "nobody is opened or guessed"
+    )
+    assert after.troubles() == [(Missing.POD, "None"), (Missing.POD, "None"), (Missing.RECORD, "None")]
+    one, two, record = map(str, after.captures.troubles)
+    assert "veth1 is captured, for pod apps/one" in one and "--ifname veth2" in two
+    assert str(aside) in record and f"then remove {aside}" in record
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert f"{path} is damaged (" in line and str(aside) in line
+    assert aside.is_dir() if harm == "directory" else aside.read_bytes() in whole + b"[]"
+    after.enroll(1, "one")
+    assert after.pods() == ["apps/one"] and after.kernel.captures[-1] == {place(1), place(2)}
+
+    third = World(tmp_path, ONE, TWO, kernel=world.kernel)
+    third.start()
+    assert third.pods() == ["apps/one"]
+    assert (Missing.RECORD, "None") in third.troubles(), "nobody has looked after the others yet"
+    third.enroll(2, "two")
+    aside.rmdir() if harm == "directory" else aside.unlink()
+    third.refresh()
+    assert third.pods() == ["apps/one", "apps/two"] and not third.troubles()
+
+
 def test_nothing_is_applied_twice_without_need(world: World) -> None:
     count = len(world.kernel.captures)
     world.run(lambda: world.captures.turn(News(is_of_node=False)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agent.enroll.enrolled_pod import EnrolmentRefused
 from agent.enroll.news import News
 from agent.enroll.source import Claim, NotReady, Stance
+from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, WantedBy, Where
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
@@ -64,6 +66,23 @@ def test_one_that_does_not_know_all_yet_ends_nothing(tmp_path: Path) -> None:
     source.knows_all = True
     turn(there)
     assert not there.pods() and there.kernel.closed_now == {"veth1"}
+
+
+def test_it_wishes_anew_for_pods_whose_record_is_damaged_and_for_no_others(tmp_path: Path) -> None:
+    """One that a person had enrolled is not opened either, though the source does not want it."""
+    (tmp_path / "wishes.json").write_text("")
+    source, kernel = Source(), FakeKernel()
+    source.now = {
+        KEY: Claim("u1", Stance.WANTED, "labelled", where(1)),
+        PodKey("apps", "two"): Claim("u2", Stance.UNWANTED, "unlabelled"),
+    }
+    kernel.pins = replace(place(1), owner="apps/one u1"), replace(place(2), owner="apps/two")
+    there = world(tmp_path, source, kernel)
+    assert not there.pods() and kernel.captures[-1] == {place(1), place(2)}
+    turn(there)
+    assert there.pods() == ["apps/one"] and kernel.captures[-1] == {place(1), place(2)}
+    assert there.troubles() == [(Missing.POD, "None"), (Missing.RECORD, "None")]
+    assert "for pod apps/two" in str(there.captures.troubles[0])
 
 
 def turn(there: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.enroll.wish import Binding, PodInstance, PodKey, WantedBy, Where, Wish
-from agent.enroll.wish_file import WishesDamaged, WishFile
+from agent.enroll.wish_file import WishesDamaged, WishesNewer, WishFile, forget
 from agent.model.address import parse_ip
 from redirect.netns import NamespaceId
 
@@ -38,6 +38,11 @@ WISHES = (
         uid="uid-e",
         service_account="web",
     ),
+)
+
+ENTRY = (
+    '{"version": 3, "boot_id": "one", "wishes": '
+    '[{"since": 1.5, "where": {"pid": 7}, "namespace": "d", "name": "p", "wanted_by": "ztun enroll"}]}'
 )
 
 
@@ -112,17 +117,50 @@ def test_after_a_boot_processes_and_namespaces_mean_nothing(tmp_path: Path, boot
         "",
         "[]",
         "{}",
-        '{"version": 9, "boot_id": "one", "wishes": []}',
+        '{"version": 3, "boot_id": "one", "wishes": [',
+        "\xff\xfe not UTF-8",
+        "[" * 100_000,
+        '{"version": 0, "boot_id": "one", "wishes": []}',
+        '{"version": "9", "boot_id": "one", "wishes": []}',
+        '{"version": 3, "wishes": []}',
         '{"version": 1, "boot_id": "one", "wishes": [{"namespace": "demo"}]}',
         '{"version": 1, "boot_id": "one", "wishes": [{"namespace": "d", "name": 3, "where": {"pid": 1}}]}',
         '{"version": 1, "boot_id": "one", "wishes": [{"namespace": "d", "name": "p", "where": {}}]}',
+        ENTRY.replace("7", '"7"'),
+        ENTRY.replace("pid", "netns"),
+        ENTRY.replace("1.5", "1e999"),
+        ENTRY.replace("1.5", '"x"'),
     ],
+    ids=lambda content: content[:100],
 )
-def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, boot_id: Path, content: str) -> None:
-    (tmp_path / "wishes.json").write_text(content)
-    with pytest.raises(WishesDamaged, match=r"wishes.json is damaged .*: remove it and enrol") as caught:
-        WishFile(tmp_path, boot_id).load()
+def test_a_damaged_file_is_put_aside_as_it_is(tmp_path: Path, boot_id: Path, content: str) -> None:
+    path, file = tmp_path / "wishes.json", WishFile(tmp_path, boot_id)
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(WishesDamaged, match=r"wishes.json is damaged \(") as caught:
+        file.load()
     assert "\n" not in str(caught.value)
+    assert file.aside is None
+    file.put_aside()
+    assert file.aside == tmp_path / "wishes.damaged" and file.is_as_left
+    assert file.aside.read_bytes() == content.encode("latin-1")
+    assert WishFile(tmp_path, boot_id).load() == {}
+    file.save(WISHES)
+    assert tuple(WishFile(tmp_path, boot_id).load().values()) == WISHES
+    assert forget(tmp_path) and not file.aside and not path.exists() and not forget(tmp_path)
+
+
+def test_what_the_damaged_ones_are_made_of_is_whole(tmp_path: Path, boot_id: Path) -> None:
+    (tmp_path / "wishes.json").write_text(ENTRY)
+    assert WishFile(tmp_path, boot_id).load().keys() == {PodKey("d", "p")}
+
+
+def test_a_newer_file_is_no_damaged_one_and_stays(tmp_path: Path, boot_id: Path) -> None:
+    """Put aside, it would be lost to the newer ztun that is started again after this one was by mistake."""
+    path, content = tmp_path / "wishes.json", '{"version": 9, "boot_id": "one", "wishes": "in another way"}'
+    path.write_text(content)
+    with pytest.raises(WishesNewer, match=r"of a newer ztun .*format is 9.* up to 3.*: start that one"):
+        WishFile(tmp_path, boot_id).load()
+    assert path.read_text() == content
 
 
 def test_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
