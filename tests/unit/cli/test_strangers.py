@@ -37,6 +37,7 @@ OF_OTHERS = {
     "net": "nsenter",
     "no-pin": "scripts/bench",
     "patch-file": "kubectl",
+    "plot": "scripts/bench",
     "post-renderer": "helm",
     "quick": "scripts/bench",
     "retry-connrefused": "curl",
