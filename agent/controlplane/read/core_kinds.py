@@ -148,6 +148,8 @@ def read_service(root: Field, stored: bool) -> Service:
         ips = ()
     ports = tuple(_service_port(port, stored) for port in spec.get("ports").each())
     _distinct(spec.get("ports"), ports)
+    if not stored:
+        _named(spec.get("ports"), ports)
     families = tuple(f.one_of("IPv4", "IPv6") for f in spec.get("ipFamilies").each())
     if not stored:
         _agreeing(spec, ips or (), families)
@@ -248,3 +250,12 @@ def _distinct(field: Field, ports: tuple[ServicePort, ...]) -> None:
             raise at.get("name").error(f"the name {port.name!r} is given twice")
         numbers.add((port.port, port.protocol))
         names.add(port.name)
+
+
+def _named(field: Field, ports: tuple[ServicePort, ...]) -> None:
+    """An API server refuses several ports of which one has no name."""
+    for at, port in zip(field.each(), ports, strict=True):
+        if len(ports) > 1 and not port.name:
+            raise at.get("name").error(
+                f"port {port.port} has none: each of several ports must be named, e.g. name: tcp-{port.port}"
+            )

@@ -126,7 +126,7 @@ class ServicePort:
 class Service:
     """`cluster_ips` None: none given and one is wanted, for `translate.vips` to allocate; empty: headless.
 
-    `unused`: what it asks for that has no effect here.
+    `unused`: what it asks for that has no effect here. `is_stand_in`: without ports, for one refused.
     """
 
     meta: Meta
@@ -140,6 +140,7 @@ class Service:
     is_node_local: bool = False
     publishes_not_ready: bool = False
     unused: tuple[str, ...] = ()
+    is_stand_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,7 @@ def _stand_in(root: Field, kind: str, namespace: str, name: str, unsure: Collect
     if kind == "Service" and name and namespace:
         ips = _cluster_ips(root)
         meta = Meta(place=root.place, kind=kind, namespace=namespace, name=name)
-        return Service(meta=meta, cluster_ips=ips) if ips else None
+        return Service(meta=meta, cluster_ips=ips, is_stand_in=True) if ips else None
     if kind not in GUARDS or (not unsure and _is_for_others(root)):
         return None
     if not name or not namespace:

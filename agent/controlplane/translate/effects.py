@@ -18,11 +18,12 @@ from agent.controlplane.translate.authorization_policy import (
     is_of_another_domain,
     why_left_out,
 )
+from agent.controlplane.translate.contradictions import contradictions
 from agent.controlplane.translate.marks import Marked, misvalued_marks, unused_marks
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
-from agent.controlplane.translate.pod import is_announced, named_port
-from agent.controlplane.translate.port_effects import mistaken_ports
+from agent.controlplane.translate.pod import is_announced
+from agent.controlplane.translate.port_effects import mistaken_ports, ports_named, why_unreachable
 from agent.controlplane.translate.selection import Selection, by_namespace
 
 Selecting = AuthorizationPolicy | PeerAuthentication | Service
@@ -45,6 +46,8 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     for service in inventory.services:
         if service.unused:
             yield _remark(service, f"no effect here: {', '.join(service.unused)}", is_note=True)
+        if reason := why_unreachable(service):
+            yield _remark(service, reason, is_note=True)
 
 
 def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Scope:
@@ -136,6 +139,11 @@ def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
         yield _remark(
             policy, f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}", scope=scope
         )
+    for field, excluded, is_whole in contradictions(policy):
+        verb = "denies" if policy.action == "DENY" else "allows"
+        effect = f"the rule {verb} nothing" if is_whole else f"the rule {verb} by its other entries alone"
+        problem = f"it lists {excluded} and excludes all of that, so nothing matches it: {effect}"
+        yield _remark(policy, problem, "take it out of one of the two lists", scope, field=field)
     for path, text in _principals(policy):
         if is_of_another_domain(text, mesh):
             here = ", ".join(mesh.trust_domains)
@@ -307,17 +315,22 @@ def _of_targets(inventory: Inventory) -> Iterator[Remark]:
         chosen = pods[service.meta.key]
         for port in service.ports:
             if isinstance(port.target, str) and port.protocol == "TCP":
-                without = [p for p in chosen if named_port(p, str(port.target)) is None]
-                if without:
-                    yield _no_target(service, port.port, port.target, without, len(chosen))
+                numbers = [(p, ports_named(p, port.target)) for p in chosen]
+                scope = Scope(service.meta.namespace, service.selector)
+                if without := [p for p, found in numbers if not found]:
+                    problem = f"have no TCP port named {port.target!r} ({_names(without)})"
+                    problem = f"port {port.port}: {len(without)} of its {len(chosen)} pods {problem}"
+                    remedy = "name a port of their containers so, or write a number"
+                    yield _remark(service, problem, remedy, scope)
+                if several := [(p, found) for p, found in numbers if len(found) > 1]:
+                    pods_of, (first, *others) = [p for p, _ in several], several[0][1]
+                    problem = f"have several TCP ports named {port.target!r} ({_names(pods_of)})"
+                    problem = f"port {port.port}: {len(several)} of its {len(chosen)} pods {problem}"
+                    problem += f": it means the first, {first}, and never {', '.join(map(str, others))}"
+                    remedy = "give each port of a pod a name of its own, or write a number"
+                    yield _remark(service, problem, remedy, scope)
 
 
-def _no_target(service: Service, port: int, target: str, without: list[Pod], chosen: int) -> Remark:
-    shown = ", ".join(pod.meta.name for pod in without[:EXAMPLES])
-    more = f" and {len(without) - EXAMPLES} more" if len(without) > EXAMPLES else ""
-    return _remark(
-        service,
-        f"port {port}: {len(without)} of its {chosen} pods have no TCP port named {target!r} ({shown}{more})",
-        "name a port of their containers so, or write a number",
-        Scope(service.meta.namespace, service.selector),
-    )
+def _names(some: list[Pod]) -> str:
+    shown = ", ".join(pod.meta.name for pod in some[:EXAMPLES])
+    return f"{shown} and {len(some) - EXAMPLES} more" if len(some) > EXAMPLES else shown

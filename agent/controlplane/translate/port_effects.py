@@ -1,7 +1,8 @@
-"""Ports in policies that are a Service's and no pod's: they match nothing, for policies see where a connection arrives.
+"""Ports that lead nowhere, or elsewhere than it seems. Pure.
 
-Who writes `ports: ["80"]` for pods that a Service reaches at 8080 has denied, or demanded mutual TLS for, nothing. Pods
-need not declare their ports, so only a number that some Service maps to another one is in doubt. Pure.
+Those in policies that are a Service's and no pod's match nothing, for policies see where a connection arrives. Who
+writes `ports: ["80"]` for pods that a Service reaches at 8080 has denied, or demanded mutual TLS for, nothing. Pods
+need not declare their ports, so only a number that some Service maps to another one is in doubt.
 """
 
 from __future__ import annotations
@@ -51,6 +52,23 @@ def mistaken_ports(inventory: Inventory, mesh: Mesh) -> Iterator[Mistaken]:
                 elif port in mapped:
                     found.setdefault((guard.meta.key, port), Mistaken(guard, field, port, *mapped[port]))
     yield from (mistaken for key, mistaken in found.items() if key not in real)
+
+
+def ports_named(pod: Pod, name: str) -> tuple[int, ...]:
+    """Its TCP ports of a name; the first is the one that a `targetPort` of that name means."""
+    named = (port.number for port in pod.ports if (port.name, port.protocol) == (name, "TCP"))
+    return tuple(dict.fromkeys(named))
+
+
+def why_unreachable(service: Service) -> str:
+    """Why no connection is made by way of a Service; empty where one can be. Headless ones need no port."""
+    is_for_others = service.kind == "ExternalName" or service.is_stand_in
+    if is_for_others or any(port.protocol == "TCP" for port in service.ports):
+        return ""
+    if service.ports:
+        others = ", ".join(f"{port.protocol} port {port.port}" for port in service.ports)
+        return f"it has no TCP port: ztun serves TCP alone, and {others} is as without a mesh"
+    return "" if service.cluster_ips == () else "it has no port, so nobody is reached by its address"
 
 
 def _guards(inventory: Inventory) -> Iterator[Guard]:

@@ -131,6 +131,10 @@ NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
             SERVICE.replace("{port: 80}", "{port: 80, name: a}, {port: 81, name: a}"),
             "spec.ports[1].name: the name 'a' is given twice",
         ),
+        (
+            SERVICE.replace("{port: 80}", "{port: 80, name: a}, {port: 81}"),
+            "spec.ports[1].name: port 81 has none: each of several ports must be named",
+        ),
         # Policies that would do something else than they say.
         (
             policy("[{from: []}]"),

@@ -217,6 +217,43 @@ def test_a_port_by_a_name_that_pods_do_not_have_is_said() -> None:
     assert not Judge(a=named + service("{port: 80, targetPort: http}")).without_effect()
 
 
+def test_a_port_name_that_a_pod_has_twice_is_said_with_the_port_it_means() -> None:
+    ports = "ports: [{name: http, containerPort: 80}, {name: dns, containerPort: 53, protocol: UDP}]"
+    more = "ports: [{name: http, containerPort: 81}, {name: dns, containerPort: 54}]"
+    containers = f"containers: [{{name: c, {ports}}}, {{name: d, {more}}}], serviceAccountName"
+    judge = Judge(a=WEB.replace("serviceAccountName", containers) + service("{port: 90, targetPort: http}"))
+    [remark] = [r for r in judge.said if r.weight is Weight.INEFFECTIVE]
+    assert (
+        "port 90: 1 of its 1 pods have several TCP ports named 'http' (web): it means the first, 80"
+        in str(remark)
+    )
+    assert "and never 81; give each" in str(remark) and remark.scope == Scope("demo", {"app": "web"})
+    [ports_by_service] = judge.pod("web").services.values()
+    assert dict(ports_by_service) == {90: 80}
+    same = WEB.replace("serviceAccountName", containers.replace("81", "80"))
+    assert not Judge(a=same + service("{port: 90, targetPort: http}")).without_effect()
+    twice = WEB.replace("serviceAccountName", containers)
+    assert not Judge(a=twice + service("{port: 90, targetPort: dns}")).without_effect(), "one of them is UDP"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (
+            service("{port: 53, protocol: UDP}"),
+            "it has no TCP port: ztun serves TCP alone, and UDP port 53 is as",
+        ),
+        (service(""), "it has no port, so nobody is reached"),
+        (service("", ip="None"), ""),
+        (service("{port: 53, protocol: UDP, name: u}, {port: 53, name: t}"), ""),
+    ],
+)
+def test_a_service_without_a_tcp_port_is_noted(made: str, said: str) -> None:
+    judge = Judge(a=WEB + made)
+    notes = [note for note in judge.notes() if "Service demo/web" in note]
+    assert len(notes) == bool(said) and said in "".join(notes) and not judge.without_effect()
+
+
 PORT_80 = "[{to: [{operation: {ports: ['80']}}]}]"
 
 
