@@ -207,13 +207,20 @@ def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
 
 
 def closing(
-    ifindexes: Iterable[int], running: Mapping[int, Collection[IP]], owners: Mapping[int, str]
+    ifindexes: Iterable[int],
+    running: Mapping[int, Collection[IP]],
+    owners: Mapping[int, str],
+    *,
+    is_outward_only: bool = False,
 ) -> tuple[Step, ...]:
     """Lets nothing through these interfaces, before anything is known of what is behind them but whose they are.
 
     What the pods send first: until then it may leave as it is. Not so of those that ran in clear before (`running`,
     with addresses where they are known): there it matters that no answer to the node is dropped whose question was
     not seen to leave.
+
+    `is_outward_only`: of those that are fresh only what the pods send is stopped, answers among it; the rest is to
+    follow at once. The kernel takes a moment for each program, and a start may wait for this.
     """
     nobody = IfaceEntry(Flag.ENROLLED, NO_ADDRESS, NO_ADDRESS)
     fresh = [number for number in ifindexes if number not in running]
@@ -221,7 +228,7 @@ def closing(
     outward, inward = POD_PROGRAMS
     return (
         *(step for number in fresh for step in (PutIface(number, nobody), Attach(number, outward))),
-        *(Attach(number, inward) for number in fresh),
+        *(Attach(number, inward) for number in fresh if not is_outward_only),
         *(step for number in running for step in (PutIface(number, nobody), Attach(number, inward))),
         *((NoteHostFlows(known),) if known else ()),
         *(Attach(number, outward) for number in running),

@@ -22,15 +22,7 @@ from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
-from redirect.layout import (
-    IP,
-    NO_MAC,
-    SLOTS,
-    CaptureCount,
-    Conf,
-    Flag,
-    encapsulation_bits,
-)
+from redirect.layout import IP, NO_MAC, SLOTS, CaptureCount, Conf, Flag, encapsulation_bits
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe, observe_some
@@ -119,15 +111,21 @@ class Redirection:
         return prepared
 
     def close_off(
-        self, interfaces: Mapping[int, str], running: Mapping[int, Collection[IP]], owners: Mapping[int, str]
+        self,
+        interfaces: Mapping[int, str],
+        running: Mapping[int, Collection[IP]],
+        owners: Mapping[int, str],
+        *,
+        is_outward_only: bool = False,
     ) -> None:
         """Lets nothing through interfaces of which nothing is known yet (ifindex -> name) but answers to the node.
 
         `running`: those that were in clear before, and known addresses; nothing asked there is lost. `owners`: as of
-        DesiredPod, by interface. Raises as `apply`.
+        DesiredPod, by interface; `is_outward_only`: as of `plan.closing`. Raises as `apply`.
         """
+        steps = closing(interfaces, running, owners, is_outward_only=is_outward_only)
         with self._writing():
-            raise_all(self._execute(closing(interfaces, running, owners), interfaces).failures)
+            raise_all(self._execute(steps, interfaces).failures)
 
     def apply(
         self, desired: Desired, *, keep_existing: Collection[int] = (), only: Collection[int] | None = None

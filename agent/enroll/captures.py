@@ -77,6 +77,7 @@ class Captures:
         """The node's, as they were at the last look."""
         self._applied = Applied(kernel)
         self._made: dict[PodKey, Made] = {}
+        self._half_closed: list[Found] = []
         self._announced: frozenset[PodKey] | None = None
         self.knows_mesh = False
         """Whether the first complete state is there: before it, what is captured stays as it is."""
@@ -126,7 +127,7 @@ class Captures:
     async def load(self) -> None:
         """Read the wishes, and what the pins say is captured. Raises OSError."""
         self._book.load()
-        self.waiting = dated(self._of_record(), self.waiting, self._wall())
+        self.waiting = dated(self._book.troubles(), self.waiting, self._wall())
         for wish in self.wishes.values():
             self._note_honesty(wish)
         self._held = HeldInterfaces.of_pins(await self._kernel.captured())
@@ -207,12 +208,23 @@ class Captures:
         return bool(seen.ends) and seen.ends <= self._held.of(key)
 
     async def look_for(self, key: PodKey) -> None:
-        """Look for one wished pod alone, and close what leads to it: its start waits. The next turn judges it."""
+        """Look for one wished pod alone, and close what leads to it: its start waits. The next turn judges it.
+
+        What the pod sends is stopped, answers among it; what is sent to it with the next turn or proof, first of all.
+        """
         found = await self._kernel.look_for(key, self.wishes[key], self._held.indexes)
         if found is not None and not found.failures:
             self._sightings = {**self._sightings, **found.sightings}
             self._hold(found, {**self._held.names, **found.present})
             self._note_interfaces(self.interfaces.own, self.interfaces.known | found.present.keys())
+            self._half_closed.append(found)
+
+    async def _close_wholly(self) -> None:
+        """The rest of `look_for`. What fails is a trouble, and tried again with the next turn."""
+        while self._half_closed:
+            failures = await self._kernel.finish(self._half_closed.pop())
+            if failures:
+                self._applied.fail(failures)
 
     async def concerned_by(self, ifindexes: Collection[int]) -> bool:
         """Whether interfaces that were none of ours may lead to a wished pod by now. Raises OSError."""
@@ -248,6 +260,7 @@ class Captures:
         `closed` is called as soon as all that was found is closed: what is new waits for nothing that concerns others.
         `keep_existing`: pods whose open connections go on when they are served for the first time.
         """
+        await self._close_wholly()
         try:
             found = await self._kernel.search(
                 self.wishes,
@@ -282,6 +295,7 @@ class Captures:
 
     async def prove(self) -> tuple[Finding, ...]:
         """What of the last turn the kernel does not have, or not whole. Raises RedirectError, OSError."""
+        await self._close_wholly()
         return await self._applied.prove()
 
     # -- look
@@ -304,12 +318,8 @@ class Captures:
                 self.history.note(closure.pod, str(closure), logging.WARNING)
 
     def _note_interfaces(self, own: Collection[int], known: Collection[int]) -> None:
-        places = [
-            *(seen.place for seen in self._sightings.values()),
-            *(held.place for held in self._held.by_index.values()),
-        ]
-        bridges = {place.bridge.ifindex for place in places if place is not None and place.bridge is not None}
-        self.interfaces = Interfaces(self._held.indexes, frozenset(own), frozenset(bridges), frozenset(known))
+        bridges = self._held.bridges(self._sightings.values())
+        self.interfaces = Interfaces(self._held.indexes, frozenset(own), bridges, frozenset(known))
 
     def _end_those_of_processes(self) -> None:
         for key, seen in self._sightings.items():
@@ -347,17 +357,7 @@ class Captures:
             held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
             key, ifname = (held.pod, held.place.ifname) if held else (None, "")
             yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
-        yield from self._of_record()
-
-    def _of_record(self) -> Iterator[Trouble]:
-        if self._book.error:
-            yield Trouble(Missing.RECORD, self._book.error)
-        if lost := self._book.lost:
-            text = f"the record of wishes was damaged, and lies in {lost}: pods of it stay closed where they are "
-            text += "captured, and others are not captured, until they are wanted again"
-            yield Trouble(
-                Missing.RECORD, text, remedy=f"enrol those that only people want, then remove {lost}"
-            )
+        yield from self._book.troubles()
 
     # -- apply
 

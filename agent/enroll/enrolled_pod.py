@@ -60,6 +60,16 @@ class EnrolledPod:
         return self.place.ifname
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know about it."""
+        if not self.closed:
+            return ()
+        listed = ", ".join(map(str, self.closed))
+        return (
+            f"{listed} of its interface is not listed by the control plane: closed, packets from it are dropped",
+        )
+
+    @property
     def identity(self) -> Identity:
         return Identity(self.trust_domain, self.namespace, self.service_account)
 

@@ -111,7 +111,7 @@ class Enroller:
             "identity": str(pod.identity),
             "ifname": pod.ifname,
             "addresses": list(map(str, pod.addresses)),
-            "notes": [*cleaned, *self.captures.notes.pop(pod.key, ()), *_closed_note(pod)],
+            "notes": [*cleaned, *self.captures.notes.pop(pod.key, ()), *pod.notes],
         }
 
     async def unenroll(self, key: PodKey) -> None:
@@ -382,12 +382,3 @@ class Enroller:
 
 class StillWaiting(Exception):
     """The pod is captured, and closed, but not served yet; the text says what is missing and what ends it."""
-
-
-def _closed_note(pod: EnrolledPod) -> list[str]:
-    if not pod.closed:
-        return []
-    listed = ", ".join(map(str, pod.closed))
-    return [
-        f"{listed} of its interface is not listed by the control plane: closed, packets from it are dropped"
-    ]

@@ -98,6 +98,13 @@ class HeldInterfaces:
         """ifindex -> name"""
         return {index: each.place.ifname for index, each in self.by_index.items()}
 
+    def bridges(self, sightings: Iterable[Sighting]) -> frozenset[int]:
+        """Those that interfaces are ports of, held ones and those of pods that were found."""
+        places = (*(seen.place for seen in sightings), *(each.place for each in self.by_index.values()))
+        return frozenset(
+            place.bridge.ifindex for place in places if place is not None and place.bridge is not None
+        )
+
     def unwished(self, wishes: Collection[PodKey]) -> tuple[Held, ...]:
         """Those that no wish is for: nobody knows their pod, or it is wanted no longer."""
         return tuple(each for each in self.by_index.values() if each.pod is None or each.pod not in wishes)

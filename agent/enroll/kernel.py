@@ -97,6 +97,10 @@ class KernelSide:
             lambda redirection: newcomer.look_for(redirection, key, wish, captured, self._handed)
         )
 
+    async def finish(self, found: Found) -> tuple[RedirectError, ...]:
+        """As `newcomer.finish`."""
+        return await self.run(lambda redirection: newcomer.finish(redirection, found))
+
     async def clean(self, where: Where, place: Place) -> OtherMesh:
         """Close a pod's interface, then take away what another mesh has left in the pod; what it was.
 

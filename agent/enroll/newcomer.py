@@ -1,7 +1,9 @@
 """Looks for one wished pod whose start waits, and closes what leads to it. Nothing else of the node is read.
 
-What it takes does not grow with the pods of the node. Where a whole look would do more than this (the namespace is
-not named, or not there yet) there is no answer, and the next turn looks. Blocking; in the thread of the kernel side.
+What it takes does not grow with the pods of the node. First what the pod sends is stopped: nothing can be said to it
+either then, as no answer leaves. `finish` has the rest, for which nobody waits. Where a whole look would do more than
+this (the namespace is not named, or not there yet) there is no answer, and the next turn looks. Blocking; in the thread
+of the kernel side.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from pathlib import Path
 
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.held import owner_of
-from agent.enroll.search import close, held_of, look_at
+from agent.enroll.search import close, failures_of, held_of, look_at
 from agent.enroll.sighting import Found
 from agent.enroll.wish import PodKey, Wish
 from redirect import locate, netns, rtnetlink
-from redirect.errors import PodNotFound
+from redirect.errors import PodNotFound, RedirectError
 from redirect.reconcile import Redirection
 from redirect.rtnetlink import LinkRow
 
@@ -44,11 +46,20 @@ def look_for(
                 return None
             new = {row.ifindex: (key, row) for row in ends if row.ifindex not in captured}
             owners = dict.fromkeys(new, owner_of(key, wish.uid))
-            closed, failures = close(redirection, new, None, {}, owners)
+            closed, failures = close(redirection, new, None, {}, owners, is_outward_only=True)
             sighting = look_at(path, nsid, frozenset(row.ifindex for row in ends))
     except (PodNotFound, OSError):
         return None  # it goes while it is looked for: the next turn says so, in words
     return Found({key: sighting}, {row.ifindex: row.ifname for row in ends}, closed, failures)
+
+
+def finish(redirection: Redirection, found: Found) -> tuple[RedirectError, ...]:
+    """Close what `look_for` has closed in the other direction too; what failed."""
+    try:
+        redirection.close_off({closure.ifindex: closure.ifname for closure in found.closed}, {}, {})
+    except (RedirectError, OSError) as error:
+        return failures_of(error)
+    return ()
 
 
 def _ends(path: Path, nsid: int | None) -> list[LinkRow]:

@@ -269,6 +269,8 @@ def close(
     told_s: float | None,
     running: Mapping[int, Collection[IP]],
     owners: Mapping[int, str],
+    *,
+    is_outward_only: bool = False,
 ) -> tuple[tuple[Closure, ...], tuple[RedirectError, ...]]:
     """Interfaces that lead to wished pods (`new`, by ifindex): those that are closed now, and what failed."""
     if not new:
@@ -276,7 +278,8 @@ def close(
     before = {ifindex: rtnetlink.link(ifindex) for ifindex in new}
     failures: tuple[RedirectError, ...] = ()
     try:
-        redirection.close_off({ifindex: row.ifname for ifindex, (_, row) in new.items()}, running, owners)
+        names = {ifindex: row.ifname for ifindex, (_, row) in new.items()}
+        redirection.close_off(names, running, owners, is_outward_only=is_outward_only)
     except RedirectError as error:
         failures = failures_of(error)
     closed_s = time.monotonic()

@@ -7,13 +7,14 @@ the same and `error` says that the next agent would not know of it; the next cha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.sighting import Sighting
 from agent.enroll.source import Step, Take
+from agent.enroll.trouble import Missing, Trouble
 from agent.enroll.wish import Binding, PodKey, Wish
 from agent.enroll.wish_file import WishesDamaged, WishFile
 from agent.model.identity import Identity
@@ -46,6 +47,18 @@ class WishBook:
     def lost(self) -> Path | None:
         """Where a record lies whose wishes are not known, for as long as somebody lets it lie."""
         return self._file.aside
+
+    def troubles(self) -> Iterator[Trouble]:
+        """What is wrong with the record."""
+        if self.error:
+            yield Trouble(Missing.RECORD, self.error)
+        if lost := self.lost:
+            text = (
+                f"the record of wishes was damaged, and lies in {lost}: pods of it stay closed where they are "
+                "captured, and others are not captured, until they are wanted again"
+            )
+            remedy = f"enrol those that only people want, then remove {lost}"
+            yield Trouble(Missing.RECORD, text, remedy=remedy)
 
     def add(self, wish: Wish, identity: Identity | None) -> None:
         """A wish, in the place of the pod's former one. Raises OSError; then nothing has changed.

@@ -77,6 +77,9 @@ class FakeKernel:
         """Interfaces that were looked at on the chance that they lead to a pod; those in `concerned` do."""
         self.concerned: set[int] = set()
         self.searches = 0
+        self.finished: list[int] = []
+        """Interfaces of which the second direction was closed, behind the start of their pods."""
+        self.failing_to_finish: set[int] = set()
         self.failing: set[int] = set()
         self.failing_to_close: set[int] = set()
 
@@ -143,6 +146,14 @@ class FakeKernel:
         ends = found.sightings[key].ends
         present = {number: f"veth{number}" for number in ends}
         return Found(found.sightings, present, found.closed, found.failures) if ends else None
+
+    async def finish(self, found: Found) -> tuple[RedirectError, ...]:
+        self.finished += [closure.ifindex for closure in found.closed]
+        return tuple(
+            StepFailed(f"{closure.ifname}: attach", "no room", closure.ifindex)
+            for closure in found.closed
+            if closure.ifindex in self.failing_to_finish
+        )
 
     async def look_at_passers_by(
         self, ifindexes: Collection[int], wishes: Mapping[PodKey, Wish], known: Mapping[PodKey, Sighting]

@@ -260,6 +260,25 @@ def test_a_pod_whose_start_waits_is_captured_without_a_look_at_the_others(tmp_pa
     assert there.pods() == ["apps/one"]
 
 
+def test_the_second_direction_is_closed_behind_the_start_and_ahead_of_everything_else(tmp_path: Path) -> None:
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    assert source.now is not None
+    claim = source.now[KEY]
+    there.kernel.failing_to_finish.add(1)
+
+    async def scenario() -> None:
+        await there.enroller.captured(KEY, claim, 0)
+        assert not there.kernel.finished, "the start does not wait for it"
+        turns = there.kernel.searches
+        await there.enroller.refresh()
+        assert there.kernel.finished == [1] and there.kernel.searches > turns, "a turn does"
+
+    there.run(scenario)
+    assert there.kernel.changed[-1] is None, "what failed is tried again, and everything looked at for it"
+
+
 def test_one_that_the_kernel_does_not_close_is_not_said_to_be_captured(tmp_path: Path) -> None:
     source = Source()
     there = world(tmp_path, source)

@@ -290,6 +290,17 @@ def test_the_steps_and_their_order(row: tuple[Desired, Observed, tuple[Step, ...
     assert plan(desired, observed) == steps
 
 
+def test_what_a_pod_sends_can_be_stopped_alone_where_it_never_ran() -> None:
+    nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
+    assert closing([3], {}, {3: "demo/web uid"}, is_outward_only=True) == (
+        PutIface(3, nobody),
+        Attach(3, "from_pod"),
+        PutOwner(3, "demo/web uid"),
+    )
+    running = closing([4], {4: (V4,)}, {}, is_outward_only=True)
+    assert running == closing([4], {4: (V4,)}, {}), "of one that ran both directions count"
+
+
 def test_a_closed_interface_lets_nothing_out_first_and_one_that_ran_loses_nothing_its_node_asked() -> None:
     nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
     assert closing([3, 4, 5, 6], {4: (V4, V6), 6: ()}, {3: "demo/web uid", 4: ""}) == (
