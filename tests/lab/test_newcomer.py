@@ -30,12 +30,22 @@ class Closing:
 
     def __init__(self) -> None:
         self.closed: dict[str, str] = {}
+        """By name, for whom; with empty words where nothing new was said of that."""
+        self.is_outward_only = False
         self.error: StepFailed | None = None
 
-    def close_off(self, interfaces: dict[int, str], running: object, owners: dict[int, str]) -> None:
+    def close_off(
+        self,
+        interfaces: dict[int, str],
+        running: object,
+        owners: dict[int, str],
+        *,
+        is_outward_only: bool = False,
+    ) -> None:
         if self.error:
             raise self.error
-        self.closed |= {name: owners[index] for index, name in interfaces.items()}
+        self.is_outward_only = is_outward_only
+        self.closed |= {name: owners.get(index, "") for index, name in interfaces.items()}
 
 
 @pytest.fixture
@@ -76,6 +86,10 @@ def test_everything_that_leads_there_is_closed_in_the_pods_name_as_a_whole_look_
         wish = Wish(KEY, where, WantedBy.KUBERNETES, uid="u1")
         expected = search.search(whole, {KEY: wish}, {}, ())  # type: ignore[arg-type]
     assert whole.closed == alone.closed and found.sightings == expected.sightings
+    assert (whole.is_outward_only, alone.is_outward_only) == (False, True)
+    behind = Closing()
+    assert newcomer.finish(behind, found) == ()  # type: ignore[arg-type]
+    assert behind.closed.keys() == alone.closed.keys() and not behind.is_outward_only
     place = found.sightings[KEY].place
     assert place is not None and place.addresses == (parse_ip("10.0.0.7"),)
     again = Closing()
@@ -101,3 +115,5 @@ def test_an_interface_that_is_not_closed_is_named(node: list[Path]) -> None:
     closing.error = StepFailed("one: attach from_pod", "no room", 1)
     found = look(node, closing, Where(netns=str(node[1])))
     assert found is not None and found.failures == (closing.error,)
+    found = look(node, Closing(), Where(netns=str(node[1])))
+    assert found is not None and newcomer.finish(closing, found) == (closing.error,)  # type: ignore[arg-type]
