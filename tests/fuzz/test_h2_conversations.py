@@ -8,11 +8,18 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.wire import h2_frames as frames
-from agent.wire.h2_events import ConnectionFailed, DataReceived, Event, HeadReceived, StreamReset
+from agent.wire.h2_events import (
+    ConnectionFailed,
+    DataReceived,
+    Event,
+    HeadReceived,
+    StreamReset,
+    WindowOpened,
+)
 from agent.wire.h2_frames import ErrorCode
 from agent.wire.h2_tunnel import H2Tunnels
 from tests.support.playbook import CONNECT, Talk, data, request
@@ -197,10 +204,14 @@ PIECES = st.sampled_from(
 
 
 def story(raw: list[bytes]) -> list[object]:
-    """All that happens, with DATA joined: independent of how the bytes were cut."""
+    """All that happens, with DATA joined: independent of how the bytes were cut.
+
+    That a window opened is said once of all that came together, so what counts is that it is said at all.
+    """
     talk = Talk(is_server=True)
     talk.accept()
     found: list[object] = []
+    opened: set[int] = set()
     for piece in raw:
         for event in talk.play(piece):
             if isinstance(event, DataReceived):
@@ -213,11 +224,14 @@ def story(raw: list[bytes]) -> list[object]:
                     found.append(previous := [event.stream.id, b"", False])
                 previous[1] += bytes(event.data)
                 previous[2] = event.ended
+            elif isinstance(event, WindowOpened):
+                opened.add(event.stream.id if event.stream is not None else 0)
             else:
                 found.append(repr(event))
-    return [*found, talk.sent()]
+    return [*found, sorted(opened), talk.sent()]
 
 
+@example([frames.window_update(0, 5)] * 2, [13])
 @settings(max_examples=100)
 @given(st.lists(PIECES, max_size=10), st.lists(st.integers(1, 400), max_size=30))
 def test_how_the_bytes_are_cut_does_not_matter(pieces: list[bytes], cuts: list[int]) -> None:
