@@ -170,6 +170,19 @@ def stop(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(argv: list[str]) -> int:
+    """The exit status, whichever bench it is."""
+    try:
+        return run(argv)
+    except (LabError, BenchError, NoSuchBuild) as error:
+        tell(str(error))
+        return 2
+    except KeyboardInterrupt:
+        tell("interrupted; everything is removed")
+        return 130
+
+
+def run(argv: list[str]) -> int:
+    """Raises LabError, BenchError, NoSuchBuild, KeyboardInterrupt."""
     if argv and argv[0] in OTHERS:
         if os.geteuid() != 0:
             tell("it makes network namespaces and loads eBPF programs: run it as root")
@@ -188,16 +201,9 @@ def main(argv: list[str]) -> int:
             f"the machine is busy (load {os.getloadavg()[0]:.2f}): the figures will be worse and less certain"
         )
     signal.signal(signal.SIGTERM, stop)
-    try:
-        commit = earlier.commit_of(options.against, ROOT) if options.against else ""
-        targets = [each for each in report.targets() if each.is_for(commit, options.workers)]
-        samples, about = measure(options)
-    except (LabError, BenchError, NoSuchBuild) as error:
-        tell(str(error))
-        return 2
-    except KeyboardInterrupt:
-        tell("interrupted; everything is removed")
-        return 130
+    commit = earlier.commit_of(options.against, ROOT) if options.against else ""
+    targets = [each for each in report.targets() if each.is_for(commit, options.workers)]
+    samples, about = measure(options)
     show(samples, about, targets)
     missed = report.misses(samples, targets)
     if options.json:

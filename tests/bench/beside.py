@@ -26,6 +26,7 @@ from tests.bench.load import (
     main,
     round_trips,
     say,
+    told,
 )
 
 STALL_PATIENCE_S = 2.0
@@ -54,12 +55,7 @@ def stalled(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     # An answer that does not come decides, however many came before it.
     if not times or times[-1] >= STALL_PATIENCE_S * 1e9:
         times = [int(STALL_PATIENCE_S * 1e9)]
-    return {
-        "count": len(times),
-        "seconds": span.took_s,
-        "p99_us": times[len(times) * 99 // 100] / 1000,
-        "quiet_p99_us": quiet[len(quiet) * 99 // 100] / 1000,
-    }
+    return told(times, span) | {"quiet_p99_us": quiet[len(quiet) * 99 // 100] / 1000}
 
 
 def _wait_until_still(asking: socket.socket) -> None:
@@ -121,23 +117,12 @@ def interactive(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]
     finally:
         os.kill(bulk, signal.SIGKILL)
         os.waitpid(bulk, 0)
-    return {
-        "count": len(times),
-        "seconds": span.took_s,
-        "p99_us": times[len(times) * 99 // 100] / 1000,
-        "quiet_p99_us": quiet[len(quiet) * 99 // 100] / 1000,
-    }
+    return told(times, span) | {"quiet_p99_us": quiet[len(quiet) * 99 // 100] / 1000}
 
 
 def paced(address: Address, count: int, span_of: SpanOf, rate: float) -> dict[str, Any]:
     """Round trips of `count` connections that ask so often a second, all together."""
-    times = _paced(connected(address, count, b"E"), span := span_of(), rate)
-    return {
-        "count": len(times),
-        "seconds": span.took_s,
-        "p50_us": times[len(times) // 2] / 1000,
-        "p99_us": times[len(times) * 99 // 100] / 1000,
-    }
+    return told(_paced(connected(address, count, b"E"), span := span_of(), rate), span)
 
 
 def _paced(socks: list[socket.socket], span: Span, rate: float) -> list[int]:

@@ -30,10 +30,10 @@ _SYSCALL = ctypes.CDLL(None, use_errno=True).syscall
 class Capture:
     """One node's capture of one pod for a proxy that is not ztun. Nothing is made before `prepare`."""
 
-    def __init__(self, node: NodePlace, instance: str) -> None:
+    def __init__(self, node: NodePlace, instance: str, run_dir: Path) -> None:
         self._node = node
         self.instance = instance
-        self._redirection = Redirection(instance)
+        self._redirection = Redirection(instance, run_dir)
 
     @property
     def pod_side(self) -> Path:

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from agent.lab.blueprint import LabError
 from tests.bench import report
-from tests.bench.rounds import BenchError
 from tests.bench.strangers import COUNT, KINDS, Strangers
 from tests.bench.systems import Stage
 
@@ -47,19 +45,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str], tell: Callable[[str], None]) -> int:
     options = arguments(argv)
     load, files = os.getloadavg()[0], resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    try:
-        with Stage(options.name, tell, is_pinned=not options.no_pin) as stage:
-            strangers = Strangers(
-                stage, tell, count=options.count, rounds=options.rounds, kinds=options.kind or tuple(KINDS)
-            )
-            samples = {name: values for name, values in strangers.run().items() if values}
-            stage.check_captured()
-    except (LabError, BenchError) as error:
-        tell(str(error))
-        return 2
-    except KeyboardInterrupt:
-        tell("interrupted; everything is removed")
-        return 130
+    with Stage(options.name, tell, is_pinned=not options.no_pin) as stage:
+        strangers = Strangers(
+            stage, tell, count=options.count, rounds=options.rounds, kinds=options.kind or tuple(KINDS)
+        )
+        samples = {name: values for name, values in strangers.run().items() if values}
+        stage.check_captured()
     measured = samples["ztun"].keys()
     targets = [
         replace(target, metrics=chosen)

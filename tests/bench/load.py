@@ -189,7 +189,11 @@ def _bulk(socks: list[socket.socket], direction: int, span: Span) -> dict[str, A
 def exchange(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
     """Request and response of 128 bytes, one in flight per connection."""
     socks, span = connected(address, count, b"E"), span_of()
-    times = round_trips(socks, span, PATIENCE_S)
+    return told(round_trips(socks, span, PATIENCE_S), span)
+
+
+def told(times: list[int], span: Span) -> dict[str, Any]:
+    """What a client says of its round trips: nanoseconds, sorted."""
     return {
         "count": len(times),
         "seconds": span.took_s,
@@ -279,12 +283,7 @@ def refused(address: Address, count: int, span_of: SpanOf) -> dict[str, Any]:
         if span.tick():
             times.clear()
     times.sort()
-    return {
-        "count": len(times),
-        "seconds": span.took_s,
-        "p50_us": times[len(times) // 2] / 1000,
-        "p99_us": times[len(times) * 99 // 100] / 1000,
-    }
+    return told(times, span)
 
 
 CLIENTS = {

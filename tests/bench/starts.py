@@ -27,7 +27,6 @@ from agent.lab.topology import Topology
 from redirect.netns import entered
 from tests.bench import accounting, earlier
 from tests.bench.conclusion import conclude
-from tests.bench.earlier import NoSuchBuild
 from tests.bench.systems import MANIFESTS, pod_of
 
 ROOT = Path(__file__).parents[2]
@@ -183,10 +182,6 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
     if len(options.name) > 9:
         parser.error("--name: 9 characters at most")
     load = os.getloadavg()[0]
-    try:
-        before = earlier.install(options.against, ROOT, tell) if options.against else None
-        result = measure(options.name, options.rounds, options.workers, before, tell)
-    except (LabError, NoSuchBuild) as error:
-        tell(str(error))
-        return 2
+    before = earlier.install(options.against, ROOT, tell) if options.against else None
+    result = measure(options.name, options.rounds, options.workers, before, tell)
     return conclude(table(result), asdict(result), misses(result), load, options, tell)

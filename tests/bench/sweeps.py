@@ -9,16 +9,14 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.lab.blueprint import LabError
 from tests.bench import earlier
 from tests.bench.charts import Chart, Series, drawn
-from tests.bench.earlier import NoSuchBuild
-from tests.bench.rounds import BenchError, Idle, Rounds, Workload
+from tests.bench.rounds import Idle, Rounds, Workload
 from tests.bench.systems import BEFORE, Stage, System
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +53,7 @@ SUBJECTS = (
 
 
 class Sweeps:
-    """`system(...)` values of one run, medians of `rounds`."""
+    """Each measurement `count` times; the medians."""
 
     def __init__(self, rounds: Rounds, count: int, tell: Callable[[str], None]) -> None:
         self._rounds = rounds
@@ -120,23 +118,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str], tell: Callable[[str], None]) -> int:
     options = arguments(argv)
     load = os.getloadavg()[0]
-    try:
-        pure = earlier.install("HEAD", ROOT, tell)
-        commit = earlier.commit_of("HEAD", ROOT)
-        with Stage(options.name, tell, is_pinned=True, before=pure) as fresh:
-            memory = Idle(fresh, tell).growth(OPEN)
-        with Stage(options.name, tell, is_pinned=True, before=pure) as stage:
-            rounds = Rounds(stage, WARM_UP_S, LENGTH_S, tell)
-            figures = Sweeps(rounds, options.rounds, tell).run(stage.systems)
-            stage.check_captured()
-    except (LabError, BenchError, NoSuchBuild) as error:
-        tell(str(error))
-        return 2
-    except KeyboardInterrupt:
-        tell("interrupted; everything is removed")
-        return 130
+    pure = earlier.install("HEAD", ROOT, tell)
+    commit = earlier.commit_of("HEAD", ROOT)
+    with Stage(options.name, tell, is_pinned=True, before=pure) as fresh:
+        memory = Idle(fresh, tell).growth(OPEN)
+    with Stage(options.name, tell, is_pinned=True, before=pure) as stage:
+        rounds = Rounds(stage, WARM_UP_S, LENGTH_S, tell)
+        figures = Sweeps(rounds, options.rounds, tell).run(stage.systems)
+        stage.check_captured()
     figures["memory"] = {name: [(n, value / 1e6) for n, value in points] for name, points in memory.items()}
-    day = subprocess.run(["date", "+%F"], capture_output=True, text=True, check=True).stdout.strip()
+    day = datetime.now(UTC).date().isoformat()
     options.directory.mkdir(parents=True, exist_ok=True)
     for chart in charts(figures, f"{commit[:7]}, {day}, {os.cpu_count()} cores"):
         (options.directory / f"{chart.name}.svg").write_text(drawn(chart))

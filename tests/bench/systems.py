@@ -291,7 +291,8 @@ class Stage:
     def _capture(self, node: str) -> Capture:
         """A second instance of ztun's kernel side on a node, beside that of the agent."""
         instance = f"{self.topology.name}-{node.replace('node-', 'envoy-')}"
-        capture = Capture(self.topology.nodes[node], instance)
+        run_dir = self.topology.journal.directory / "bench" / instance
+        capture = Capture(self.topology.nodes[node], instance, run_dir)
         self._captures.append(capture)
         capture.prepare()
         return capture
