@@ -288,17 +288,16 @@ def test_the_reference_is_what_the_commands_say() -> None:
     assert path.read_text() == reference.render(), "docs/CLI.md is stale: run scripts/gen-cli"
 
 
+def printing_into(stdout: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agent", *arguments]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "-o", "json", "--run-dir", "/nonexistent"]])
 def test_a_reader_that_has_had_enough_is_no_error(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "agent", *arguments],
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = printing_into(writing, arguments)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -306,13 +305,7 @@ def test_a_reader_that_has_had_enough_is_no_error(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "-o", "json", "--run-dir", "/nonexistent"]])
 def test_output_that_cannot_be_written_is_one_line_and_a_failure(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "agent", *arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        done = printing_into(full.fileno(), arguments)
     assert (done.returncode, done.stderr) == (1, "ztun: stdout cannot be written: No space left on device\n")
 
 

@@ -13,7 +13,7 @@ from agent.controlplane import app
 from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.pb import workload_pb2 as wds
 from agent.pb import xds_pb2
-from tests.support.controlplane import NAMESPACE, Plane, deny, pod, running, versions
+from tests.support.controlplane import NAMESPACE, Client, Plane, deny, pod, running, versions
 from tests.support.enrolment import until
 
 MANIFESTS = {"all.yaml": NAMESPACE + pod("a", "node-a", "10.10.0.5") + pod("b", "node-b", "10.10.0.6")}
@@ -41,17 +41,22 @@ def unheard(plane: Plane) -> list[str]:
     return json.loads((plane.state / "status.json").read_text())["unheard"]
 
 
+async def told_nothing(client: Client, held: dict[str, str]) -> None:
+    """Whoever holds so much is not told that anything of it is otherwise."""
+    await client.subscribe(ADDRESS_TYPE, held)
+    await client.subscribe(AUTHORIZATION_TYPE)
+    await client.take(AUTHORIZATION_TYPE)
+    response = await client.take(ADDRESS_TYPE)
+    assert (protocols(response), list(response.removed_resources)) == ({}, [])
+
+
 def test_nobody_who_knows_a_pod_is_told_that_it_takes_plaintext_before_its_agent_is_heard(
     tmp_path: Path,
 ) -> None:
     async def scenario() -> None:
         held = await known_before(tmp_path)
         async with running(tmp_path, MANIFESTS) as plane, plane.client() as client:
-            await client.subscribe(ADDRESS_TYPE, held)
-            await client.subscribe(AUTHORIZATION_TYPE)
-            await client.take(AUTHORIZATION_TYPE)
-            response = await client.take(ADDRESS_TYPE)
-            assert (protocols(response), list(response.removed_resources)) == ({}, [])
+            await told_nothing(client, held)
             await until(lambda: unheard(plane) == ["node-a", "node-b"])
             await plane.report("node-a", "node-a")  # captures nothing any more
             assert protocols(await client.take(ADDRESS_TYPE)) == {A: wds.NONE}
@@ -79,11 +84,7 @@ def test_what_one_node_has_told_since_does_not_speak_for_the_others(tmp_path: Pa
         async with running(tmp_path, MANIFESTS) as plane:
             await plane.report("node-a", "node-a", "demo/a")
         async with running(tmp_path, MANIFESTS) as plane, plane.client() as client:
-            await client.subscribe(ADDRESS_TYPE, held)
-            await client.subscribe(AUTHORIZATION_TYPE)
-            await client.take(AUTHORIZATION_TYPE)
-            response = await client.take(ADDRESS_TYPE)
-            assert (protocols(response), list(response.removed_resources)) == ({}, [])
+            await told_nothing(client, held)
             await plane.report("node-b", "node-b")  # captures nothing any more
             assert protocols(await client.take(ADDRESS_TYPE)) == {B: wds.NONE}
 
