@@ -94,7 +94,7 @@ class NewsDesk:
             self._told_s = self._monotonic()
         self._doubted.update(dict.fromkeys(concerned))
         self._is_lossy |= heard.is_lossy
-        if heard.news and _is_of_links(heard) and not interfaces.are_touched(heard):
+        if _is_of_links(heard) and not interfaces.are_touched(heard):
             self._passers_by |= heard.touched
             self._is_turn_due |= bool(concerned)
         else:
