@@ -256,7 +256,9 @@ class Enroller:
         try:
             self._follow_sources(key)
             if self._is_meant(key, claim) and not self.captures.is_captured(key):
+                self.desk.looks()
                 await self.captures.look_for(key)
+                self.desk.found(self.captures.namespaces)
         finally:
             self._one_at_a_time.release()
 
@@ -367,7 +369,9 @@ class Enroller:
     async def _turn(self, *, is_asked: bool = True) -> None:
         self._follow_sources()
         news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
+        self.desk.looks()
         await self.captures.turn(news, self._tell_who_waits, self._keeping)
+        self.desk.found(self.captures.namespaces)
         self._keeping -= self.captures.pods.keys()
         self._keeping &= self.captures.wishes.keys()
         self._tell_who_waits()

@@ -74,6 +74,8 @@ class NewsDesk:
         self._newcomer = asyncio.Event()
         self._doubted: dict[int, None] = {}
         """In the order in which they were heard of first."""
+        self._unknown: set[int] = set()
+        """Namespaces that no wished pod was known to be in when they were heard of, since a look began."""
         self._touched: frozenset[int] = frozenset()
         self._passers_by: frozenset[int] = frozenset()
         self._is_turn_due = False
@@ -88,6 +90,7 @@ class NewsDesk:
     def hear(self, heard: Heard, namespaces: Collection[int], interfaces: Interfaces = Interfaces()) -> None:
         """Of the kernel. `namespaces`: the numbers of those in which news count."""
         concerned = sorted(heard.elsewhere.intersection(namespaces))
+        self._unknown |= heard.elsewhere.difference(namespaces)
         if not concerned and not heard.news:
             return
         if self._told_s is None:
@@ -115,6 +118,18 @@ class NewsDesk:
         """A pod's start waits for the next turn: nobody rests before it. Only the node's own runtime can say so."""
         self.wake()
         self._newcomer.set()
+
+    def looks(self) -> None:
+        """A look begins: it sees all that was heard until now."""
+        self._unknown.clear()
+
+    def found(self, namespaces: Collection[int]) -> None:
+        """A look has ended, and pods are known to be in these: what changed in one meanwhile it may not have seen."""
+        changed = self._unknown.intersection(namespaces)
+        self._unknown.clear()
+        if changed:
+            self._doubted.update(dict.fromkeys(sorted(changed)))
+            self.wake()
 
     def passers_by(self) -> PassersBy | None:
         """What was heard, where it is of nothing else; it is heard no longer. None: a turn is due."""

@@ -19,7 +19,7 @@ from agent.lab.topology import PodPlace
 from redirect import netns
 from redirect.netns import entered
 from tests.support.labmesh import PORT, SILENCE_S, World
-from tests.support.labpods import assert_in_mesh, is_back, is_served_soon, row, waiting
+from tests.support.labpods import assert_in_mesh, is_served_soon, row, wait_until_back, waiting
 from tests.support.labtraffic import PATIENCE_S, Sniffer, Talk, until
 
 pytestmark = pytest.mark.kernel
@@ -89,7 +89,7 @@ def test_an_interface_made_again_is_closed_before_it_is_up_and_served_after(worl
             ip.link("del", ifname="eth0")
         until(lambda: "not there" in waiting(world, pod.key).get("reason", ""), "it is gone again")
         wire(world, pod)
-        until(lambda: is_back(world, pod), "the pod is served again")
+        wait_until_back(world, pod)
         with pytest.raises(OSError):
             live.say()
         assert_in_mesh(world, pod)
@@ -105,7 +105,7 @@ def test_a_pod_that_comes_back_in_a_new_namespace_under_its_path_is_served(world
         until(lambda: waiting(world, pod.key).get("missing") == "namespace", "its namespace is missed")
         renew(world, pod)
         wire(world, pod)
-        until(lambda: is_back(world, pod), "the pod is served again")
+        wait_until_back(world, pod)
         assert_in_mesh(world, pod)
 
 
@@ -126,7 +126,7 @@ def test_another_pod_under_that_path_stays_closed(world: World) -> None:
         renew(world, pod)
         wire(world, pod)
         wire(world, world.pod("spare-a"))
-    until(lambda: is_back(world, pod), "the pod is served again")
+    wait_until_back(world, pod)
 
 
 def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_in_the_mesh(world: World) -> None:
@@ -146,14 +146,14 @@ def test_a_path_that_is_unmounted_leaves_a_pod_with_processes_in_the_mesh(world:
         unwire(world, pod)
         until(lambda: waiting(world, pod.key), "its interface is missed")
         wire(world, dataclasses.replace(pod, netns=Path(f"/proc/{process.pid}/ns/net")))
-        until(lambda: is_back(world, pod), "it is found by its namespace, which has no name")
+        wait_until_back(world, pod, "it is found by its namespace, which has no name")
     finally:
         process.kill()
         process.wait()
         renew(world, pod)
         until(lambda: waiting(world, pod.key), "its interface is gone with the namespace")
         wire(world, pod)
-        until(lambda: is_back(world, pod), "the pod is served again")
+        wait_until_back(world, pod)
 
 
 def test_the_former_namespace_of_a_path_stays_closed_while_its_processes_live(world: World) -> None:
@@ -181,7 +181,7 @@ def test_the_former_namespace_of_a_path_stays_closed_while_its_processes_live(wo
         until(lambda: not has_interface(world, pod), "the former namespace is gone")
         unwire(world, again)
         wire(world, pod)
-    until(lambda: is_back(world, pod), "the pod is served again")
+    wait_until_back(world, pod)
 
 
 def test_a_wish_by_interface_is_found_by_its_name_and_one_by_process_ends_with_it(world: World) -> None:
@@ -195,7 +195,7 @@ def test_a_wish_by_interface_is_found_by_its_name_and_one_by_process_ends_with_i
             unwire(world, pod)
             until(lambda: waiting(world, pod.key), "the pod is waited for")
             wire(world, pod)
-            until(lambda: is_back(world, pod), f"the pod is found again by {where}")
+            wait_until_back(world, pod, f"the pod is found again by {where}")
         process.kill()
         process.wait()
         assert row(world, pod), "the namespace is still there, and the interface in it"
@@ -232,7 +232,7 @@ def test_the_next_agent_finds_a_pod_whose_interface_was_made_again_meanwhile(wor
     unwire(world, pod)
     wire(world, pod)
     world.restart("node-a")
-    until(lambda: is_back(world, pod), "the pod is served again")
+    wait_until_back(world, pod)
     assert_in_mesh(world, pod)
     texts = [event["text"] for event in world.status("node-a")["history"] if event["pod"] == pod.key]
     assert any("was open before this agent saw it" in text for text in texts)

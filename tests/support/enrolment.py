@@ -77,6 +77,10 @@ class FakeKernel:
         """Interfaces that were looked at on the chance that they lead to a pod; those in `concerned` do."""
         self.concerned: set[int] = set()
         self.searches = 0
+        self.doubted: list[set[int]] = []
+        """Of each search the namespaces in which something had changed."""
+        self.after_look: Callable[[], None] = lambda: None
+        """What happens between the look at pods and its end."""
         self.finished: list[int] = []
         """Interfaces of which the second direction was closed, behind the start of their pods."""
         self.failing_to_finish: set[int] = set()
@@ -126,6 +130,7 @@ class FakeKernel:
         present: Collection[int] = (),
     ) -> Found:
         self.searches += 1
+        self.doubted.append(set(doubted))
         sightings, closed = {}, []
         failures: list[RedirectError] = []
         for key, wish in wishes.items():
@@ -137,6 +142,7 @@ class FakeKernel:
                 self.closed.append(index)
                 self._closed_since.add(index)
                 closed.append(Closure(key, index, f"veth{index}", None if told_s is None else 0.002, 3))
+        self.after_look()
         present = {number: f"veth{number}" for number in self.present}
         return Found(sightings, present, tuple(closed), tuple(failures))
 
@@ -170,7 +176,7 @@ class FakeKernel:
             return Sighting(found, ends, Missing.INTERFACE, found.refusal)
         if found.ifindex not in self.present:
             return Sighting(None, ends, Missing.INTERFACE, "its namespace has no interface with an address")
-        return Sighting(found, ends | {found.ifindex})
+        return Sighting(found, ends | {found.ifindex}, nsid=found.nsid)
 
     async def captured(self) -> tuple[Place, ...]:
         return self.pins

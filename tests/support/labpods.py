@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from agent.lab.topology import PodPlace
 from tests.support.labmesh import SILENCE_S, World
-from tests.support.labtraffic import Talk
+from tests.support.labtraffic import Talk, until
 
 
 def row(world: World, pod: PodPlace) -> dict[str, Any]:
@@ -22,6 +23,16 @@ def waiting(world: World, key: str, node: str = "node-a") -> dict[str, Any]:
 
 def is_back(world: World, pod: PodPlace) -> bool:
     return bool(row(world, pod)) and world.status(pod.node)["state"] == "READY"
+
+
+def wait_until_back(world: World, pod: PodPlace, how: str = "the pod is served again") -> None:
+    """Fails with what the agent says of the pod."""
+    try:
+        until(lambda: is_back(world, pod), how)
+    except AssertionError as error:
+        said = world.status(pod.node)
+        shown = {each: said[each] for each in ("state", "reasons", "waiting", "history")}
+        raise AssertionError(f"{error}; {json.dumps(shown)}; {row(world, pod)}") from None
 
 
 def assert_in_mesh(world: World, client: PodPlace) -> None:

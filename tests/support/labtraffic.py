@@ -174,7 +174,9 @@ class LogReader:
         with self._path.open("rb") as file:
             file.seek(self._start)
             text = file.read().decode(errors="replace")
-        return [line for line in text.splitlines() if all(part in line for part in fragments)]
+        # The last one may be half written yet.
+        whole = text[: text.rfind("\n") + 1]
+        return [line for line in whole.splitlines() if all(part in line for part in fragments)]
 
     def line(self, *fragments: str) -> str:
         """The first line with all fragments; waits for it."""

@@ -291,6 +291,28 @@ def test_news_of_the_kernel_lead_to_a_turn(tmp_path: Path) -> None:
     assert world.troubles() == [(Missing.INTERFACE, "apps/one")]
 
 
+def test_what_changes_in_a_pod_while_it_is_found_for_the_first_time_is_looked_at_again(
+    tmp_path: Path,
+) -> None:
+    """A CNI gives it one address after the other: the look may have seen the first alone."""
+    world = World(tmp_path, ONE)
+    world.start()
+    world.kernel.places[where(1)] = replace(place(1), nsid=41)
+    world.kernel.after_look = lambda: world.enroller.hear(Heard(elsewhere=frozenset({41, 99})))
+    world.enroll(1, "one")
+    world.kernel.after_look = lambda: None
+    before = len(world.kernel.doubted)
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(world.enroller.follow())
+            await until(lambda: len(world.kernel.doubted) > before)
+            following.cancel()
+
+    world.run(scenario)
+    assert world.kernel.doubted[before] == {41}
+
+
 def test_interfaces_of_others_take_no_turn_until_one_of_them_leads_to_a_pod(tmp_path: Path) -> None:
     world = World(tmp_path, ONE)
     world.start()

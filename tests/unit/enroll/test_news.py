@@ -75,6 +75,20 @@ def test_only_namespaces_of_wished_pods_count() -> None:
     assert is_woken(made)
 
 
+def test_what_was_heard_of_a_namespace_while_it_was_found_is_newer_than_what_the_look_saw() -> None:
+    made, _ = desk()
+    made.hear(ELSEWHERE, ())
+    made.looks()
+    made.found({3, 4})
+    assert made.take({3, 4}).doubted == set(), "the look came after it"
+    made.looks()
+    made.hear(ELSEWHERE, ())
+    made.found({4, 5})
+    assert is_woken(made) and made.take({4, 5}).doubted == {4}
+    made.found({3, 4})
+    assert made.take({3, 4}).doubted == set()
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_everything_of_the_node_itself_counts(kind: Kind) -> None:
     made, _ = desk()
