@@ -17,6 +17,7 @@ from typing import Any
 from agent.model.address import CIDR
 from agent.model.encapsulation import ENCAPSULATIONS
 from agent.option_kinds import (
+    ADDRESS,
     CIDRS,
     DIRECTORY,
     ENCAPSULATION_LIST,
@@ -25,6 +26,9 @@ from agent.option_kinds import (
     HOST_PORT_OR_NONE,
     INSTANCE,
     JSON_OBJECT,
+    NAME,
+    NAME_OR_NONE,
+    NAMESPACE,
     NAMESPACE_LIST,
     SERVER,
     SOCKET,
@@ -70,7 +74,7 @@ server_option = partial(option, "Servers and logs")
 class Config:
     """What an agent and its workers run by. Durations are seconds, sizes bytes."""
 
-    node: str = node_option(TEXT, "", "Name of this node, as in spec.nodeName of its pods.")
+    node: str = node_option(NAME_OR_NONE, "", "Name of this node, as in spec.nodeName of its pods.")
     instance: str = node_option(INSTANCE, "ztun", "Name of this agent where several share a machine.")
     run_dir: Path = node_option(DIRECTORY, "", "Sockets, locks and notes; without it /run/ztun/INSTANCE.")
     start_patience_s: float = node_option(
@@ -100,11 +104,11 @@ class Config:
         "istiod.istio-system.svc",
         "Name that the control plane's certificate must carry; empty: the host of its address.",
     )
-    cluster_id: str = control_option(TEXT, "Kubernetes", "Cluster of this node.")
-    network: str = control_option(TEXT, "", "Network of this node.")
-    pod_name: str = control_option(TEXT, "ztun", "This agent's pod, shown to the control plane.")
-    pod_namespace: str = control_option(TEXT, "istio-system", "Namespace of this agent's pod.")
-    instance_ip: str = control_option(TEXT, "1.1.1.1", "Address shown to the control plane.")
+    cluster_id: str = control_option(NAME, "Kubernetes", "Cluster of this node.")
+    network: str = control_option(NAME_OR_NONE, "", "Network of this node.")
+    pod_name: str = control_option(NAME, "ztun", "This agent's pod, shown to the control plane.")
+    pod_namespace: str = control_option(NAMESPACE, "istio-system", "Namespace of this agent's pod.")
+    instance_ip: str = control_option(ADDRESS, "1.1.1.1", "Address shown to the control plane.")
     node_metadata: str = control_option(
         JSON_OBJECT, "", "More that the control plane is told of this node: a JSON object."
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.model.address import CIDR, AddressError, parse_cidr, split_host_port
+from agent.model.address import CIDR, AddressError, parse_cidr, parse_ip, split_host_port
 from agent.model.encapsulation import ENCAPSULATIONS
 
 SOCKET_PATH_BYTES = 107
@@ -89,6 +89,27 @@ def _host_port(value: str) -> str:
     return value
 
 
+def name(value: str) -> str:
+    """A name of the mesh as others tell it: not empty, one word, nothing that ends a part of a node's id."""
+    if not value or not value.isprintable() or " " in value or set(value) & set("~/"):
+        raise ValueError("it takes a name: not empty, without blanks, '~' and '/'")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        parse_ip(value)
+    except AddressError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+def _namespace(value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise ValueError("it takes the name of a namespace: lower-case letters, digits and dashes")
+    return value
+
+
 def _instance(value: str) -> str:
     if (
         not value.isascii()
@@ -126,6 +147,10 @@ def _socket(value: str) -> str:
 
 
 TEXT = Kind(str, "TEXT")
+NAME = Kind(name, "NAME")
+NAME_OR_NONE = Kind(lambda value: value and name(value), "NAME")
+NAMESPACE = Kind(_namespace, "NAMESPACE")
+ADDRESS = Kind(_address, "IP")
 NAMESPACE_LIST = Kind(_names, "NAMES")
 FILE = Kind(str, "FILE")
 SOCKET = Kind(_socket, "FILE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from agent.controlplane.read.scan import ENDINGS
 from agent.whole_file import write_whole
 from redirect.errors import RedirectError
 from redirect.locate import locate
+
+LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+LETTERS = "63 letters, digits, '-', '_' and '.' at most, with a letter or digit at both ends"
+"""As the API server has it."""
 
 
 @click.command("pod-manifest")
@@ -59,6 +64,7 @@ def pod_manifest(
         if not fits(text):
             problem = f"{what} {text!r} is not a name of the mesh: lower case letters, digits and '-'"
             raise click.UsageError(problem)
+    meant = dict(map(split_label, labels))
     (where,) = places([pod], netns, pid, ifname)
     if out is not None and (out.name.startswith(".") or not out.name.lower().endswith(ENDINGS)):
         raise click.UsageError(
@@ -78,7 +84,7 @@ def pod_manifest(
     manifest: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": namespace, "labels": dict(map(split_label, labels))},
+        "metadata": {"name": name, "namespace": namespace, "labels": meant},
         "spec": {
             "nodeName": node or socket.gethostname(),
             "serviceAccountName": service_account,
@@ -86,7 +92,7 @@ def pod_manifest(
         },
         "status": {"podIPs": [{"ip": str(ip)} for ip in place.addresses]},
     }
-    if not labels:
+    if not meant:
         del manifest["metadata"]["labels"]
     text = yaml.safe_dump(manifest, sort_keys=False)
     if out is None:
@@ -103,4 +109,9 @@ def split_label(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise click.UsageError(f"--label {text!r} is not KEY=VALUE")
+    prefix, slash, name = key.rpartition("/")
+    if not LABEL_PART.fullmatch(name) or (slash and not is_name(prefix)):
+        raise click.UsageError(f"--label {text!r}: {key!r} is no key of a label: [PREFIX/]NAME, {LETTERS}")
+    if value and not LABEL_PART.fullmatch(value):
+        raise click.UsageError(f"--label {text!r}: {value!r} is no value of a label: {LETTERS}")
     return key, value

@@ -45,6 +45,11 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("enablement_selectors", "[]", "--enablement-selectors: .* no effect"),
         ("allow_encapsulation", "all,gre", "`all` stands alone"),
         ("secret_ttl_s", "1", "from 60 to 7776000$"),
+        ("instance_ip", "foo", "--instance-ip: 'foo' cannot be used: 'foo' is not an IP"),
+        ("cluster_id", "", "--cluster-id: '' cannot be used: it takes a name"),
+        ("pod_name", "a~b", "--pod-name: .* without blanks, '~' and '/'"),
+        ("pod_namespace", "Mesh", "--pod-namespace: .* lower-case"),
+        ("network", "a b", "--network: .* without blanks"),
         ("colour", "red", "not an option"),
     ],
 )
