@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 # A stream that answered and lived this long was a good one: the next failure is a first one again.
 GOOD_STREAM_S = 15.0
+SAY_AGAIN_S = 60.0
+"""How often the same failure in a row is worth a line: tries come every second."""
 # A server that has nothing new for us need not say so: a stream that it let stand for this long is one.
 SILENT_S = 1.0
 
@@ -108,6 +110,7 @@ class XdsClient:
         self._apply = apply
         self._clock = clock
         self._retry = Retry(rng)
+        self._said_s = float("-inf")
         self._sleep = sleep
         self._watch = watch or NoWatch()
         self._on_up = on_up
@@ -217,7 +220,10 @@ class XdsClient:
             self._retry.succeeded()
         delay_s = self._retry.delay_s(is_no=end.is_no)
         self._watch.terminated(end.reason)
-        log.warning("%s; next attempt in %.1f s", end, delay_s)
+        is_news = failures == 1 or str(end) != self._status.last_error
+        if is_news or abs(now - self._said_s) >= SAY_AGAIN_S:
+            self._said_s = now
+            log.warning("%s; %d in a row, next attempt in %.1f s", end, failures, delay_s)
         self._note(
             phase=Phase.WAITING,
             connected_since=None,

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.rpc.xds_client import Phase
+from agent.rpc.xds_client import SAY_AGAIN_S, Phase
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
 from tests.support.xds import PATIENCE_S, FakeControlPlane, MeshCA
 from tests.support.xds_client import Rig
@@ -91,6 +91,21 @@ def test_a_server_that_refuses_us_is_never_taken_for_a_silent_one(tmp_path: Path
             assert set(rig.counted.reasons) == {"ConnectionError"}
 
     asyncio.run(body())
+
+
+def test_a_failure_that_repeats_is_a_line_a_minute(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> float:
+        async with FakeControlPlane(MeshCA()) as plane:
+            rig = Rig(plane.endpoint(tmp_path, token="stolen"), limit=25)
+            began = rig.clock.now
+            async with rig.running():
+                await rig.sleeps.exhausted.wait()
+            return rig.clock.now - began
+
+    took_s = asyncio.run(body())
+    said = [record.getMessage() for record in caplog.records if "next attempt" in record.getMessage()]
+    assert took_s > SAY_AGAIN_S and 2 <= len(said) <= 2 + took_s / SAY_AGAIN_S
+    assert "; 1 in a row, next attempt in 0." in said[0] and "in a row" in said[-1]
 
 
 def test_refused_resource_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
