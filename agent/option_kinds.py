@@ -89,7 +89,7 @@ def _host_port(value: str) -> str:
     return value
 
 
-def name(value: str) -> str:
+def mesh_name(value: str) -> str:
     """A name of the mesh as others tell it: not empty, one word, nothing that ends a part of a node's id."""
     if not value or not value.isprintable() or " " in value or set(value) & set("~/"):
         raise ValueError("it takes a name: not empty, without blanks, '~' and '/'")
@@ -147,8 +147,8 @@ def _socket(value: str) -> str:
 
 
 TEXT = Kind(str, "TEXT")
-NAME = Kind(name, "NAME")
-NAME_OR_NONE = Kind(lambda value: value and name(value), "NAME")
+NAME = Kind(mesh_name, "NAME")
+NAME_OR_NONE = Kind(lambda value: value and mesh_name(value), "NAME")
 NAMESPACE = Kind(_namespace, "NAMESPACE")
 ADDRESS = Kind(_address, "IP")
 NAMESPACE_LIST = Kind(_names, "NAMES")

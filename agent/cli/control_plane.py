@@ -24,7 +24,7 @@ from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
 from agent.model.address import CIDR, AddressError, split_host_port
 from agent.model.identity import is_trust_domain
-from agent.option_kinds import cidrs, name
+from agent.option_kinds import cidrs, mesh_name
 
 NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+")
 OWN_NAMESPACE = SERVICE_ACCOUNT / "namespace"
@@ -57,7 +57,7 @@ def names(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> tupl
 def one_name(_: click.Context, __: click.Parameter, value: str) -> str:
     """Of a cluster."""
     try:
-        return name(value)
+        return mesh_name(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} cannot be used: {error}") from error
 
