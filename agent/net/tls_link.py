@@ -1,7 +1,7 @@
-"""One TLS connection over a socket: the handshake, then records in and out, on the nested epoll.
+"""One TLS connection over a byte stream: the handshake, then records in and out, on the nested epoll.
 
 Plaintext arrives as one view per read; what is sent is sealed and written once per turn. Ciphertext the
-socket does not take waits here, and `is_congested` tells the readers upstream to pause. Knows nothing of
+stream does not take waits here, and `is_congested` tells the readers upstream to pause. Knows nothing of
 HTTP/2; its user is told of everything through `TlsUser`.
 """
 
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 
 from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
-from agent.net.farewell import Farewell, close
+from agent.net.byte_stream import ByteStream, Parted
 from agent.net.loop import EDGES, ENDED, INBOUND_EDGES, READABLE, WRITABLE, Loop, Timer
 from agent.net.tls_user import NOBODY, TlsUser
 from agent.net.turns import AskTurn
@@ -30,7 +29,7 @@ _HANDSHAKE_READ_BYTES = 1 << 14
 
 
 class TlsLink:
-    """`session` decides the end. The socket belongs to the link: connected and non-blocking.
+    """`session` decides the end. The stream belongs to the link.
 
     Nothing is read or sent before `start`. Each step of the handshake is taken when `ask_turn` says so (None: at once).
     """
@@ -39,8 +38,6 @@ class TlsLink:
         "_ask_turn",
         "_buffers",
         "_ended",
-        "_farewell",
-        "_fd",
         "_handshake_timeout_s",
         "_held",
         "_held_bytes",
@@ -48,12 +45,13 @@ class TlsLink:
         "_is_over",
         "_is_room_watched",
         "_loop",
+        "_parted",
         "_records",
         "_recv_into",
         "_secured",
         "_send",
         "_session",
-        "_sock",
+        "_stream",
         "_timer",
         "_unsent",
         "_user",
@@ -64,7 +62,7 @@ class TlsLink:
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        stream: ByteStream,
         session: Session,
         user: TlsUser,
         handshake_timeout_s: float,
@@ -73,10 +71,9 @@ class TlsLink:
         self._loop = loop
         self._ask_turn = ask_turn
         self._buffers = loop.buffers
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._recv_into = sock.recv_into
-        self._send = sock.send
+        self._stream = stream
+        self._recv_into = stream.recv_into
+        self._send = stream.send
         self._session: Session | None = session
         self._user: TlsUser = user
         self._secured: Secured | None = None
@@ -91,12 +88,12 @@ class TlsLink:
         """Why there is no connection, where the handshake is what failed; a peer may refuse it after its end."""
         self._handshake_timeout_s = handshake_timeout_s
         self._timer: Timer | None = None
-        self._farewell: Farewell | None = None
+        self._parted: Parted | None = None
 
     def start(self, said: bytes = b"") -> None:
         """`said`: the peer's first words, read before; this is the turn of the step they make."""
         self._timer = self._loop.later(self._handshake_timeout_s, self._on_handshake_timeout)
-        self._loop.watch(self._fd, self._on_ready, self._on_crash, INBOUND_EDGES)
+        self._stream.watch(self._on_ready, self._on_crash, INBOUND_EDGES)
         session = self._session
         if said and session is not None:
             try:
@@ -155,7 +152,7 @@ class TlsLink:
             is_destroyed = error.errno == errno.ECONNABORTED
             self._is_heard_out = True
             outcome = Outcome.POD_REMOVED if is_destroyed else Outcome.RESET
-            self.fail(outcome, f"the connection broke: {os.strerror(error.errno or 0)}", None)
+            self.fail(outcome, f"the connection broke: {_said(error)}", None)
             return
         if not size:
             self._on_end()
@@ -197,11 +194,11 @@ class TlsLink:
         if session is None or self._is_over:
             return False
         try:
-            data = self._sock.recv(_HANDSHAKE_READ_BYTES)
+            data = self._stream.recv(_HANDSHAKE_READ_BYTES)
         except BlockingIOError:
             return False
         except OSError as error:
-            self.fail(Outcome.TLS_FAILED, f"TLS handshake: {os.strerror(error.errno or 0)}")
+            self.fail(Outcome.TLS_FAILED, f"TLS handshake: {_said(error)}")
             return True
         if not data:
             self.fault = Fault.CLOSED
@@ -347,7 +344,7 @@ class TlsLink:
         """From the first time on that the socket does not take everything."""
         if not self._is_room_watched:
             self._is_room_watched = True
-            self._loop.watch(self._fd, self._on_ready, self._on_crash, EDGES)
+            self._stream.watch(self._on_ready, self._on_crash, EDGES)
 
     # -- the end
 
@@ -370,21 +367,19 @@ class TlsLink:
         # It waits for a moment only, and for the peer no more.
         unsent, self._unsent = self._unsent, bytearray()
         self._count()
-        self._farewell = Farewell(self._loop, self._sock, unsent, is_heard_out=self._is_heard_out)
-        self._farewell.start()
+        self._parted = self._stream.finish(unsent, is_heard_out=self._is_heard_out)
 
     def abort(self, outcome: Outcome | None = None, detail: str = "") -> None:
         """Close at once, with a reset for the peer. The user is told where there is an outcome."""
-        if self._farewell is not None:
-            self._farewell.cut()
+        if self._parted is not None:
+            self._parted.cut()
         elif not self._is_over:
             self._is_over = True
             self._stop_timer()
             self._let_go()
             self._unsent.clear()
             self._count()
-            self._loop.leave(self._fd)
-            close(self._sock, reset=True)
+            self._stream.cut()
             if outcome is not None:
                 self._user.on_lost(outcome, detail)
 
@@ -397,3 +392,7 @@ class TlsLink:
             self._session.close()
         self._records = self._session = self._ask_turn = None
         self._held = b""
+
+
+def _said(error: OSError) -> str:
+    return error.strerror or os.strerror(error.errno or 0)

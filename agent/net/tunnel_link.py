@@ -1,4 +1,4 @@
-"""One HBONE connection, either end: HTTP/2 tunnels over a TLS link.
+"""One HBONE connection, either end: HTTP/2 tunnels over a TLS link, on a socket or in a tunnel of another one.
 
 Joins `wire.h2_tunnel` to `net.tls_link`, hands each tunnel its bytes, and lets those wait that may not send.
 Who may connect and what a request means is decided by `events`. Sits between `proxy.pool` or
@@ -7,13 +7,13 @@ Who may connect and what a request means is decided by `events`. Sits between `p
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 
 from agent.identity.faults import Fault
 from agent.identity.handshake import Secured, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
+from agent.net.byte_stream import ByteStream
 from agent.net.loop import Loop, Timer
 from agent.net.stage import Stage
 from agent.net.tls_link import TlsLink
@@ -41,7 +41,7 @@ STREAMS_LIMIT = 100
 
 
 class TunnelLink:
-    """`session` decides which end this is. The socket (connected, non-blocking) belongs to the link.
+    """`session` decides which end this is. The stream belongs to the link.
 
     Nothing is read or sent before `start`. `limits` are what the peer is allowed.
     """
@@ -68,7 +68,7 @@ class TunnelLink:
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        stream: ByteStream,
         session: Session,
         events: TunnelServerEvents | TunnelClientEvents,
         *,
@@ -92,7 +92,7 @@ class TunnelLink:
         self.peer: Identity | None = None
         self.rejected_requests = 0
         """Requests answered or reset here because they were no legal CONNECT."""
-        self._tls = TlsLink(loop, sock, session, self, handshake_timeout_s, ask_turn)
+        self._tls = TlsLink(loop, stream, session, self, handshake_timeout_s, ask_turn)
         self.stage = Stage(loop, self._codec, self._tls)
         """Where relays put what they read; see `Stage.forward`."""
 

@@ -6,6 +6,7 @@ import socket
 
 from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
+from agent.net.byte_stream import SocketStream
 from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.tunnel import TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
@@ -47,7 +48,7 @@ class HboneConnector:
             raise
         return TunnelLink(
             self._dialler.loop,
-            sock,
+            SocketStream(self._dialler.loop, sock),
             session,
             events,
             limits=self._limits,

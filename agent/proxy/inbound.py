@@ -17,6 +17,7 @@ from agent.model.connection import Connection, Direction
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.model.workload import Workload
+from agent.net.byte_stream import SocketStream
 from agent.net.dial import Dial
 from agent.net.farewell import close
 from agent.net.relay import TunnelRelay
@@ -157,7 +158,7 @@ class InboundLink:
         self.local = local
         self.link = TunnelLink(
             inbound.delivery.loop,
-            sock,
+            SocketStream(inbound.delivery.loop, sock),
             session,
             self,
             limits=inbound.limits,

@@ -8,6 +8,7 @@ import pytest
 
 from agent.identity.handshake import Session
 from agent.model.outcome import Outcome
+from agent.net.byte_stream import SocketStream
 from agent.net.tunnel_link import TunnelLink
 from agent.wire.h2_events import MIB
 from tests.support.envoy_pair import AUTHORITY, accept, dial, envoy_client, envoy_server
@@ -147,7 +148,9 @@ def test_a_client_envoy_does_not_trust_is_told_so() -> None:
     with envoy_server() as (it, _, _, peer):
         side = ClientSide()
         wire = dial(it, peer.listen)
-        TunnelLink(it.loop, wire, Session.client(SERVER, (SERVER.identity,)), side).start()
+        TunnelLink(
+            it.loop, SocketStream(it.loop, wire), Session.client(SERVER, (SERVER.identity,)), side
+        ).start()
         it.until(lambda: side.ends)
         assert side.ends[0][0] is Outcome.TLS_FAILED
         assert "the peer does not accept our certificate" in side.ends[0][1]
@@ -157,6 +160,8 @@ def test_an_envoy_we_do_not_expect_is_refused() -> None:
     with envoy_server() as (it, _, _, peer):
         side = ClientSide()
         wire = dial(it, peer.listen)
-        TunnelLink(it.loop, wire, Session.client(CLIENT, (CLIENT.identity,)), side).start()
+        TunnelLink(
+            it.loop, SocketStream(it.loop, wire), Session.client(CLIENT, (CLIENT.identity,)), side
+        ).start()
         it.until(lambda: side.ends)
         assert side.ends[0][0] is Outcome.WRONG_IDENTITY and SERVER_ID in side.ends[0][1]

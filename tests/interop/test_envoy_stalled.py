@@ -9,6 +9,7 @@ import pytest
 
 from agent.identity.handshake import Session
 from agent.model.address import SocketAddress, parse_ip
+from agent.net.byte_stream import SocketStream
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
@@ -107,7 +108,9 @@ class Pooled:
         self.it.loop.soon(lambda: owner.connected(dial(self.it, self.address)))
 
     def link(self, key: PoolKey, sock: socket.socket, events: PooledLink) -> TunnelLink:
-        return TunnelLink(self.it.loop, sock, Session.client(CLIENT, key.accepted), events)
+        return TunnelLink(
+            self.it.loop, SocketStream(self.it.loop, sock), Session.client(CLIENT, key.accepted), events
+        )
 
     def connect(self, listener: socket.socket) -> tuple[socket.socket, socket.socket]:
         """An application's socket and, through Envoy, the server's."""

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
 from agent.net.accept import Acceptor
+from agent.net.byte_stream import SocketStream
 from agent.net.relay import TunnelRelay
 from agent.net.sockets import open_listener
 from agent.net.tunnel import Tunnel
@@ -53,7 +54,9 @@ class OurServer:
     def on_accept(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         assert peer.ip == local.ip == IPv4Address("127.0.0.1")
         self.it.keep(sock)
-        self.links.append(TunnelLink(self.it.loop, sock, Session.server(SERVER), self.side))
+        self.links.append(
+            TunnelLink(self.it.loop, SocketStream(self.it.loop, sock), Session.server(SERVER), self.side)
+        )
         self.links[-1].start()
 
     def on_request(self, tunnel: Tunnel) -> None:
@@ -91,7 +94,10 @@ class OurClient:
         self.done = Ended[TunnelRelay]()
         self.statuses: list[int] = []
         self.link = TunnelLink(
-            it.loop, dial(it, address), Session.client(CLIENT, (SERVER.identity,)), self.side
+            it.loop,
+            SocketStream(it.loop, dial(it, address)),
+            Session.client(CLIENT, (SERVER.identity,)),
+            self.side,
         )
         self.link.start()
         self._near: dict[Tunnel, socket.socket] = {}

@@ -16,6 +16,7 @@ from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
+from agent.net.byte_stream import SocketStream
 from agent.net.loop import Loop
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel_link import Tunnel, TunnelLink
@@ -156,9 +157,15 @@ class Hbone:
         node.keep(self.server_wire)
         self.client_side, self.server_side = ClientSide(), ServerSide()
         accepted = (server.identity,)
-        self.server = TunnelLink(node.loop, self.server_wire, Session.server(server), self.server_side)
+        self.server = TunnelLink(
+            node.loop, SocketStream(node.loop, self.server_wire), Session.server(server), self.server_side
+        )
         self.client = TunnelLink(
-            node.loop, self.client_wire, Session.client(client, accepted), self.client_side, **options
+            node.loop,
+            SocketStream(node.loop, self.client_wire),
+            Session.client(client, accepted),
+            self.client_side,
+            **options,
         )
         self.server.start()
         self.client.start()
@@ -259,5 +266,7 @@ class RawClient:
         it.keep(self.sock)
         it.keep(far)
         self.events = ServerSide()
-        self.link = TunnelLink(it.loop, far, Session.server(SERVER), self.events, **options)
+        self.link = TunnelLink(
+            it.loop, SocketStream(it.loop, far), Session.server(SERVER), self.events, **options
+        )
         self.link.start()

@@ -1,0 +1,71 @@
+"""What carries a TLS connection: a socket, or a tunnel inside of another one (`net.tunnel_stream`).
+
+Both are read, written and watched as a non-blocking socket is, so TLS within a tunnel is the same code as TLS on
+a socket.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.net.farewell import Farewell, close
+from agent.net.loop import Loop, Ready
+
+Crash = Callable[[BaseException], None]
+
+
+class Parted(Protocol):
+    """A stream that is ending by itself."""
+
+    def cut(self) -> None:
+        """Do not wait for the peer any more: reset."""
+
+
+class ByteStream(Protocol):
+    """`recv_into`, `recv` and `send` are those of a socket: how many bytes, 0 at the end; BlockingIOError, OSError."""
+
+    @property
+    def recv_into(self) -> Callable[[memoryview], int]: ...
+
+    @property
+    def recv(self) -> Callable[[int], bytes]: ...
+
+    @property
+    def send(self) -> Callable[[memoryview], int]: ...
+
+    def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
+        """Call `on_ready` at every edge of those in `mask`, which are epoll's; nothing is read before."""
+
+    def finish(self, unsent: bytearray, *, is_heard_out: bool) -> Parted:
+        """Send what is left and end in order. `is_heard_out`: the peer has said its last word, and that was read."""
+
+    def cut(self) -> None:
+        """End at once, with a reset for the peer."""
+
+
+class SocketStream:
+    """A socket (connected, non-blocking), which it owns."""
+
+    __slots__ = ("_loop", "_sock", "recv", "recv_into", "send")
+
+    def __init__(self, loop: Loop, sock: socket.socket) -> None:
+        self._loop = loop
+        self._sock = sock
+        # Bound once: they are called for every message.
+        self.recv_into: Callable[[memoryview], int] = sock.recv_into
+        self.recv: Callable[[int], bytes] = sock.recv
+        self.send: Callable[[memoryview], int] = sock.send
+
+    def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
+        self._loop.watch(self._sock.fileno(), on_ready, on_crash, mask)
+
+    def finish(self, unsent: bytearray, *, is_heard_out: bool) -> Parted:
+        farewell = Farewell(self._loop, self._sock, unsent, is_heard_out=is_heard_out)
+        farewell.start()
+        return farewell
+
+    def cut(self) -> None:
+        self._loop.leave(self._sock.fileno())
+        close(self._sock, reset=True)
