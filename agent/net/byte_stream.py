@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.net.buffers import Buffers
 from agent.net.farewell import Farewell, close
 from agent.net.loop import Loop, Ready
 
@@ -35,6 +36,10 @@ class ByteStream(Protocol):
     @property
     def send(self) -> Callable[[memoryview], int]: ...
 
+    @property
+    def buffers(self) -> Buffers:
+        """The memory that TLS on this stream works in."""
+
     def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
         """Call `on_ready` at every edge of those in `mask`, which are epoll's; nothing is read before."""
 
@@ -48,11 +53,12 @@ class ByteStream(Protocol):
 class SocketStream:
     """A socket (connected, non-blocking), which it owns."""
 
-    __slots__ = ("_loop", "_sock", "recv", "recv_into", "send")
+    __slots__ = ("_loop", "_sock", "buffers", "recv", "recv_into", "send")
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         self._loop = loop
         self._sock = sock
+        self.buffers = loop.buffers
         # Bound once: they are called for every message.
         self.recv_into: Callable[[memoryview], int] = sock.recv_into
         self.recv: Callable[[int], bytes] = sock.recv

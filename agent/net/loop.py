@@ -66,6 +66,8 @@ class Loop:
         """Descriptors left in this round: what it still has of them is about sockets that are closed."""
         self._passed_on = -1
         self.buffers = Buffers()
+        self.inner_buffers = Buffers()
+        """For TLS within tunnels: what it has sealed is sealed once more before it is sent."""
         self.backlogs = Backlogs(self.soon, self.later)
 
     # -- what callers ask for

@@ -70,7 +70,7 @@ class TlsLink:
     ) -> None:
         self._loop = loop
         self._ask_turn = ask_turn
-        self._buffers = loop.buffers
+        self._buffers = stream.buffers
         self._stream = stream
         self._recv_into = stream.recv_into
         self._send = stream.send

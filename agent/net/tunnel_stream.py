@@ -34,11 +34,13 @@ class TunnelStream:
         "_timer",
         "_tunnel",
         "_unsent",
+        "buffers",
     )
 
     def __init__(self, loop: Loop, tunnel: Tunnel) -> None:
         assert tunnel.stream is not None, "a tunnel has a stream once it is answered"
         self._loop = loop
+        self.buffers = loop.inner_buffers
         self._tunnel = tunnel
         self._pieces: deque[memoryview] = deque()
         self._source = memoryview(b"")

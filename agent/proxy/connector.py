@@ -6,10 +6,12 @@ import socket
 
 from agent.identity.handshake import Session
 from agent.model.address import SocketAddress
-from agent.net.byte_stream import SocketStream
+from agent.model.identity import Identity
+from agent.net.byte_stream import ByteStream, SocketStream
 from agent.net.dial import Dial, Dialler, DialOwner
-from agent.net.tunnel import TunnelClientEvents
+from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
+from agent.net.tunnel_stream import TunnelStream
 from agent.proxy.pool import PoolKey
 from agent.proxy.secrets import Secrets
 from agent.wire.h2_events import Limits
@@ -46,9 +48,23 @@ class HboneConnector:
             self._dialler.loop.forget(sock.fileno())
             sock.close()
             raise
+        return self._linked(SocketStream(self._dialler.loop, sock), session, events)
+
+    def inside(
+        self, source: Identity, accepted: tuple[Identity, ...], tunnel: Tunnel, events: TunnelClientEvents
+    ) -> TunnelLink:
+        """A link in a tunnel of another one, not started. Raises Refusal; the tunnel is reset then."""
+        try:
+            session = Session.client(self._secrets.get(source), accepted)
+        except BaseException:
+            tunnel.reset()
+            raise
+        return self._linked(TunnelStream(self._dialler.loop, tunnel), session, events)
+
+    def _linked(self, stream: ByteStream, session: Session, events: TunnelClientEvents) -> TunnelLink:
         return TunnelLink(
             self._dialler.loop,
-            SocketStream(self._dialler.loop, sock),
+            stream,
             session,
             events,
             limits=self._limits,

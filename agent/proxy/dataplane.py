@@ -25,6 +25,7 @@ from agent.net.sockets import SideSockets
 from agent.proxy.arrivals import Arrivals, OnAccept
 from agent.proxy.connector import HboneConnector
 from agent.proxy.delivery import Delivery, ProxyAddresses
+from agent.proxy.far_network import FarNetworks
 from agent.proxy.gate import Frames, Gate
 from agent.proxy.held_rings import HeldRings, nothing_held
 from agent.proxy.inbound import Inbound
@@ -138,6 +139,7 @@ class DataPlane:
             self.pods,
             self.registry,
             self.pool,
+            FarNetworks(self.pool, connector, config.network),
             local_path if config.local_path == "handover" else None,
             to_network,
             self.reporter,

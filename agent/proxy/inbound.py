@@ -232,7 +232,11 @@ class InboundTunnel(Life):
     def _opened(self, workload: Workload, destination: SocketAddress) -> Opened:
         snapshot = self._inbound.delivery.store.current
         host = forwarded_host(self._head.header("forwarded"))
-        source = snapshot.workload_at(self._inbound.options.network, self.peer.ip)
+        network = self._inbound.options.network
+        from_network = self._head.header("x-forwarded-network")
+        # Behind a gateway of another network the address is the gateway's, or nobody's here.
+        is_far = from_network is not None and from_network.lower() != network.lower()
+        source = None if is_far else snapshot.workload_at(network, self.peer.ip)
         return Opened(
             direction=self.direction,
             source_address=self.peer,

@@ -22,16 +22,17 @@ from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.proxy.captured import CapturedLife, Keeper
+from agent.proxy.far_network import FarNetworks
 from agent.proxy.life import Attempt
 from agent.proxy.local import LocalPath
 from agent.proxy.pods import LocalPods
-from agent.proxy.pool import Headers, Pool, PoolKey, Waiter
+from agent.proxy.pool import Headers, Pool, PoolKey
 from agent.proxy.registry import Live, Registry
-from agent.proxy.report import Reporter
+from agent.proxy.report import Reporter, claims
 from agent.state.resolve import Options, resolve
 from agent.state.store import Store
 from agent.telemetry.record import Opened
-from agent.wire.baggage import baggage, forwarded, traceparent
+from agent.wire.baggage import baggage, forwarded, parse_baggage, traceparent
 from agent.wire.hbone import connect_head
 
 ENDED_EARLY = "the other end closed before the client was told that it is reached"
@@ -47,6 +48,7 @@ class Outbound:
         pods: LocalPods,
         registry: Registry,
         pool: Pool,
+        far_networks: FarNetworks,
         local_path: LocalPath | None,
         dialler: Dialler,
         reporter: Reporter,
@@ -58,6 +60,7 @@ class Outbound:
         self.pods = pods
         self.registry = registry
         self.pool = pool
+        self.far_networks = far_networks
         self.local_path = local_path
         self.dialler = dialler
         self.reporter = reporter
@@ -72,7 +75,7 @@ class Outbound:
 class OutboundConnection(CapturedLife):
     """One captured connection; `local` is the original destination."""
 
-    __slots__ = ("_outbound",)
+    __slots__ = ("_outbound", "_uncounted")
     direction = Direction.OUTBOUND
 
     def __init__(
@@ -80,6 +83,7 @@ class OutboundConnection(CapturedLife):
     ) -> None:
         super().__init__(outbound.loop, outbound.registry, outbound.reporter, client, peer, local)
         self._outbound = outbound
+        self._uncounted: Opened | None = None
 
     def _begin(self) -> Attempt:
         outbound = self._outbound
@@ -88,15 +92,14 @@ class OutboundConnection(CapturedLife):
         snapshot = outbound.store.current
         source = outbound.pods.workload(snapshot, self.peer.ip, is_source=True)
         route = resolve(snapshot, source, self.local, outbound.rng, outbound.options)
-        if route.hop is Hop.DOUBLE_HBONE:
-            raise Refusal(Outcome.UNSUPPORTED, "tunnels through a network gateway are not supported yet")
         return self._follow(route, source)
 
     def _follow(self, route: Route, source: Workload) -> Attempt:
         outbound = self._outbound
-        is_tunnel = route.hop is Hop.HBONE
+        is_far = route.hop is Hop.DOUBLE_HBONE
+        is_tunnel = is_far or route.hop is Hop.HBONE
         local_path = outbound.local_path
-        if local_path is not None and not (is_tunnel and local_path.takes(route)):
+        if local_path is not None and not (route.hop is Hop.HBONE and local_path.takes(route)):
             local_path = None
         live = Live(self.direction, self.peer.ip, self.peer, self.local, route.target, route.hop.value, self)
         opened = Opened(
@@ -110,7 +113,11 @@ class OutboundConnection(CapturedLife):
             authority=route.authority,
             service=route.service,
         )
-        self._record(live, opened)
+        if is_far:
+            # Counted once the far end is known, which says by itself what it is.
+            self._live, self._uncounted = live, opened
+        else:
+            self._record(live, opened)
         outbound.registry.add(live)
         if local_path is not None:
             half = self._far_half = local_path.hand_over(source, self.peer, route, self)
@@ -119,7 +126,7 @@ class OutboundConnection(CapturedLife):
             return self._ask_for_tunnel(source, route)
         return outbound.dialler.dial(route.target, self.peer, self)
 
-    def _ask_for_tunnel(self, source: Workload, route: Route) -> Waiter:
+    def _ask_for_tunnel(self, source: Workload, route: Route) -> Attempt:
         outbound = self._outbound
         assert route.authority is not None
         host = route.service.hostname if route.service is not None else None
@@ -132,6 +139,8 @@ class OutboundConnection(CapturedLife):
                 ("traceparent", traceparent(trace[:16], trace[16:])),
             ],
         )
+        if route.hop is Hop.DOUBLE_HBONE:
+            return outbound.far_networks.ask(route, source.identity, self.peer.ip, head, self)
         key = PoolKey(source.identity, route.accepted, route.target, self.peer.ip)
         return outbound.pool.open(key, head, self)
 
@@ -142,9 +151,23 @@ class OutboundConnection(CapturedLife):
             self._wait(self._hold, partial(self.opened, tunnel, headers), tunnel.reset)
             return
         self._attempt = None
+        peer = tunnel.link.peer
+        if self._uncounted is not None:
+            self._count_late(self._uncounted.proven(peer), headers)
         assert self._tracked is not None
-        self._tracked.opened = self._tracked.opened.proven(tunnel.link.peer)
+        self._tracked.opened = self._tracked.opened.proven(peer)
         self._carry(TunnelRelay(self._loop, self._sock, tunnel, self))
+
+    def refused(self, refusal: Refusal) -> None:
+        if self._uncounted is not None:
+            self._count_late(self._uncounted, ())
+        super().refused(refusal)
+
+    def _count_late(self, opened: Opened, headers: Headers) -> None:
+        self._uncounted = None
+        said = claims(parse_baggage([value for name, value in headers if name == "baggage"]))
+        assert self._live is not None
+        self._record(self._live, opened._replace(destination_claims=said))
 
     def gone(self, tunnel: Tunnel) -> None:
         """The tunnel ended while a held client was on its way in: it is not kept waiting for a time-out."""

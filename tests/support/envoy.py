@@ -31,8 +31,8 @@ _TLS = """
                 trusted_ca: {filename: $dir/ca.pem}
                 match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "$peer"}}]
 """
-_ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: $admin}}}"
-_LISTENER = """
+ADMIN = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: $admin}}}"
+LISTENER = """
   - address: {socket_address: {address: 127.0.0.1, port_value: $listen}}"""
 _CLUSTER = """
     load_assignment:
@@ -109,11 +109,11 @@ static_resources:
     )
 
 
-ORIGINATE = originate(_LISTENER, _CLUSTER, _ADMIN)
+ORIGINATE = originate(LISTENER, _CLUSTER, ADMIN)
 TERMINATE = terminate(
-    _LISTENER,
+    LISTENER,
     _CLUSTER,
-    _ADMIN,
+    ADMIN,
     http2=", max_concurrent_streams: $streams",
     manager="\n          drain_timeout: 1s",
 )
