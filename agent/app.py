@@ -174,7 +174,7 @@ class Agent:
             ),
             settings.worker_count,
             make_listener=partial(make_listener, homes),
-            brief=lambda link: self.briefing.brief(link.send),
+            brief=lambda link: self.briefing.brief(link.send, is_ours=link in self.crew.links),
             reported=lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
             ended=self._ended,
             limits=Limits(drain_s=settings.drain_deadline_s),

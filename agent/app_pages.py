@@ -6,20 +6,29 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from agent import channel
+from agent.admin.server import Handler
+from agent.log_levels import Levels, initial
+from agent.model.address import SocketAddress
 from agent.pages.announced import AnnouncedPage
 from agent.pages.certificates import CertificatesPage
 from agent.pages.cni import CniPage
+from agent.pages.config_dump import ConfigDumpPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
 from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
+from agent.pages.log_level import LoggingPage
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
-from agent.pages.quit import QuitPage
+from agent.pages.pprof import pprof_page
+from agent.pages.quit import QuitPage, ShutdownPage
 from agent.pages.ready import ReadyPage
+from agent.pages.root_only import RootOnly
 from agent.pages.routes import Pages
 from agent.pages.status import StatusPage
 from agent.pages.worker_list import WorkerListPage
 from agent.pages.zds import ZdsFigures
+from redirect import sock_diag
 
 if TYPE_CHECKING:
     from agent.app import Agent
@@ -62,6 +71,16 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         certificates=CertificatesPage(agent.keeper, time.time),
         policies=PoliciesPage(agent.store),
         services=ServicesPage(agent.store),
+        config_dump=ConfigDumpPage(
+            settings=agent.settings,
+            store=agent.store,
+            captures=agent.captures,
+            keeper=agent.keeper,
+            crew=agent.crew,
+        ),
+        logging=for_root(logging_page(agent)),
+        shutdown=for_root(ShutdownPage(stop)),
+        pprof=pprof_page,
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
         cni=CniPage(agent.gate),
@@ -69,3 +88,23 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
         ready=ReadyPage(lambda: agent.is_serving, agent.zds),
     )
+
+
+def logging_page(agent: Agent) -> LoggingPage:
+    """Begins with what the options say; workers that were found log as somebody told them before."""
+
+    def tell(levels: Levels) -> None:
+        agent.briefing.log_levels = channel.LogLevels(levels.overall, levels.targets)
+        for link in agent.crew.links:
+            link.send(agent.briefing.log_levels)
+
+    first = initial(agent.settings.log_level)
+    tell(first)
+    return LoggingPage(first, tell, first)
+
+
+def for_root(page: Handler) -> RootOnly:
+    def owner_of(client: SocketAddress, server: SocketAddress) -> int | None:
+        return sock_diag.owner(client, server)
+
+    return RootOnly(page, owner_of)

@@ -25,9 +25,16 @@ class Briefing:
     def __init__(self, mesh: MeshState, keeper: Keeper, broadcast: Callable[[Message], None]) -> None:
         self._mesh, self._keeper, self._broadcast = mesh, keeper, broadcast
         self._pods: tuple[EnrolledPod, ...] = ()
+        self.log_levels: channel.LogLevels | None = None
+        """By which workers of this version log; None: as they did at their start."""
 
-    def brief(self, send: Callable[[Message], None]) -> None:
-        """Tell a worker that has just come everything there is; policies before pods, pods before secrets."""
+    def brief(self, send: Callable[[Message], None], *, is_ours: bool = True) -> None:
+        """Tell a worker that has just come everything there is; policies before pods, pods before secrets.
+
+        `is_ours`: it is of this version.
+        """
+        if is_ours and self.log_levels is not None:
+            send(self.log_levels)
         self._mesh.brief(send)
         send(pods_message(self._pods))
         for held in self._keeper.held():

@@ -134,6 +134,17 @@ class Output(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class LogLevels(Message):
+    """Write lines of this level and above (`agent.log_levels`): `overall`, but for `targets`, each with its own.
+
+    Only for workers of the same version: an older one would take it for a broken channel.
+    """
+
+    overall: str
+    targets: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Ask(Message):
     """A question for the admin server; answered by Answer with the same number."""
 

@@ -25,6 +25,7 @@ from agent import config as configuration
 from agent.config import Config
 from agent.fd_limit import raise_fd_limit, with_reserve
 from agent.log import ProcessLog, set_up_log
+from agent.log_levels import initial
 from agent.model.address import parse_ip
 from agent.net.frames import FrameSender
 from agent.net.loop import Loop
@@ -106,7 +107,13 @@ class Worker:
             frames=Senders(*sides.senders) if sides.senders else None,
         )
         plane = DataPlane(config, outside)
-        self.orders = Orders(plane, slot, version, lambda deadline_s: self.drain.start(deadline_s))
+        self.orders = Orders(
+            plane,
+            slot,
+            version,
+            lambda deadline_s: self.drain.start(deadline_s),
+            log_levels=initial(config.log_level),
+        )
         self.drain = Drain(plane, self.orders.stop_accepting, self.stopped.set)
 
     def close(self) -> None:

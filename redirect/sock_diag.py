@@ -22,7 +22,7 @@ NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
-TCP_SYN_RECV, TCP_TIME_WAIT, TCP_LISTEN, TCP_NEW_SYN_RECV = 3, 6, 10, 12
+TCP_ESTABLISHED, TCP_SYN_RECV, TCP_TIME_WAIT, TCP_LISTEN, TCP_NEW_SYN_RECV = 1, 3, 6, 10, 12
 _STATES = ~(1 << TCP_LISTEN) & 0x1FFF
 _NO_STATE = 0
 _HALF_OPEN = 1 << TCP_SYN_RECV | 1 << TCP_NEW_SYN_RECV
@@ -32,6 +32,9 @@ _REQUEST = struct.Struct("=BBBBI48s")
 _MESSAGE = struct.Struct("=BBBB")
 _ID = struct.Struct(">HH16s16s")
 _ID_BYTES = 48
+_NO_COOKIE = b"\xff" * 8
+_OWNER = struct.Struct("=I")
+_OWNER_AT = 64
 _RECEIVE_BYTES = 1 << 16
 
 
@@ -85,6 +88,29 @@ def destroy(addresses: Collection[IP]) -> int:
     with _opened() as netlink:
         doomed = [s for s in _dump(netlink) if s.local in addresses or s.remote in addresses]
         return sum(_destroy(netlink, s.family, s.id) for s in doomed)
+
+
+def owner(local: tuple[IP, int], remote: tuple[IP, int]) -> int | None:
+    """The uid of who made the socket that is open from `local` to `remote` in the calling thread's namespace.
+
+    None where there is none, or its owner has closed it or shut it down: the kernel says 0, which is root, of a socket
+    that nobody has any more. Raises OSError where the kernel tells of no sockets.
+    """
+    family = socket.AF_INET if local[0].version == 4 else socket.AF_INET6
+    ends = _ID.pack(local[1], remote[1], local[0].packed.ljust(16, b"\0"), remote[0].packed.ljust(16, b"\0"))
+    with _opened() as netlink:
+        _send(netlink, SOCK_DIAG_BY_FAMILY, 0, family, (ends + bytes(4) + _NO_COOKIE).ljust(_ID_BYTES, b"\0"))
+        try:
+            body = next(_answers(netlink), b"")
+        except OSError as error:
+            # What is asked of a family whose sockets it does not tell of (no tcp_diag) is "no such file" too.
+            if error.errno == errno.ENOENT and can_list():
+                return None
+            raise
+    if not body or body[1] != TCP_ESTABLISHED:
+        return None
+    (uid,) = _OWNER.unpack_from(body, _OWNER_AT)
+    return int(uid)
 
 
 def can_list() -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from agent.admin import compression
-from agent.model.address import split_host_port
+from agent.model.address import SocketAddress, split_host_port
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Names in lower case."""
     body: bytes = b""
+    ends: tuple[SocketAddress, SocketAddress] | None = None
+    """Who asks, and where; None on a unix socket."""
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object. Raises BadRequest."""
@@ -146,6 +148,7 @@ class HttpServer:
             # Requests wait in the queue while this process stands still. Who gave up was told that nothing happened.
             log.warning("admin: %s %s is not carried out: who asked is gone", request.method, request.path)
             return None
+        request = replace(request, ends=ends(writer))
         return await encoded(request, await dispatch(request, routes))
 
 
@@ -154,6 +157,14 @@ def is_gone(writer: asyncio.StreamWriter) -> bool:
     poll = select.poll()
     poll.register(writer.get_extra_info("socket").fileno(), 0)  # POLLHUP and POLLERR are always told
     return bool(poll.poll(0))
+
+
+def ends(writer: asyncio.StreamWriter) -> tuple[SocketAddress, SocketAddress] | None:
+    """Where a TCP connection comes from and where it came in; None for a unix socket."""
+    if writer.get_extra_info("socket").family == socket.AF_UNIX:
+        return None
+    client, server = (writer.get_extra_info(name) for name in ("peername", "sockname"))
+    return SocketAddress.from_sockname(client), SocketAddress.from_sockname(server)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -1,6 +1,7 @@
 """Which page is served where. Reading is served on loopback too; what changes something only on the unix socket.
 
-A loopback port is open to every process of the host's network namespace, the unix socket to root alone.
+A loopback port is open to every process of the host's network namespace, the unix socket to root alone. Those pages of
+ztunnel that change something are at both, and on loopback look who asks (`root_only`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.admin.server import Handler, Request, Response, Routes, text
+from agent.pages import pprof
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,10 @@ class Pages:
     certificates: Handler
     policies: Handler
     services: Handler
+    config_dump: Handler
+    logging: Handler
+    shutdown: Handler
+    pprof: Handler
     enroll: Handler
     unenroll: Handler
     cni: Handler
@@ -38,8 +44,18 @@ class Pages:
                 ("GET", "/certificates"): self.certificates,
                 ("GET", "/policies"): self.policies,
                 ("GET", "/services"): self.services,
+                **self._of_ztunnel(),
             }
         )
+
+    def _of_ztunnel(self) -> Routes:
+        """At the places and by the methods of ztunnel's admin server."""
+        return {
+            ("*", "/config_dump"): self.config_dump,
+            ("*", "/logging"): self.logging,
+            ("*", "/quitquitquit"): self.shutdown,
+            **{("*", path): self.pprof for path in pprof.INSTEAD},
+        }
 
     def private_routes(self) -> Routes:
         return {
@@ -61,6 +77,6 @@ def with_index(routes: Routes) -> Routes:
     """The routes, and `/`, which lists them."""
 
     async def index(_: Request) -> Response:
-        return text("".join(f"{path}\n" for _, path in sorted(routes)))
+        return text("".join(f"{path}\n" for path in sorted({path for _, path in routes})))
 
     return {**routes, ("GET", "/"): index}

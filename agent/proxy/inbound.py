@@ -225,13 +225,16 @@ class InboundTunnel(Life):
         destination = target.destination
         live = Live(self.direction, self.local.ip, self.peer, destination, destination, "HBONE", self)
         live.connection = Connection(self.peer, destination, self._tunnel.link.peer, inbound.options.network)
-        self._record(live, self._opened(workload, destination))
+        host = forwarded_host(self._head.header("forwarded"))
+        opened = self._opened(workload, destination, host)
+        if opened.service is not None and opened.service.hostname == host:
+            live.service = host
+        self._record(live, opened)
         delivery.admit(live, workload)
         return delivery.dial(live.connection, self, keep_port=False)
 
-    def _opened(self, workload: Workload, destination: SocketAddress) -> Opened:
+    def _opened(self, workload: Workload, destination: SocketAddress, host: str | None) -> Opened:
         snapshot = self._inbound.delivery.store.current
-        host = forwarded_host(self._head.header("forwarded"))
         network = self._inbound.options.network
         from_network = self._head.header("x-forwarded-network")
         # Behind a gateway of another network the address is the gateway's, or nobody's here.

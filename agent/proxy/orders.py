@@ -23,6 +23,7 @@ from agent.channel import Channel, Message
 from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
 from agent.identity.handshake import Secured
+from agent.log_levels import Levels, put_in_force
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
@@ -65,12 +66,14 @@ class Orders:
         version: str,
         drain: Callable[[float], None],
         outputs: tuple[int, int] = (1, 2),
+        log_levels: Levels | None = None,
     ) -> None:
         self._plane = plane
         self._slot = slot
         self._version = version
         self._drain = drain
         self._outputs = outputs
+        self._log_levels = log_levels or Levels()
         # For each owner its listeners by name, and what accepts on them.
         self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
@@ -137,6 +140,8 @@ class Orders:
                 ):  # where fds were lost, the old ones stay
                     os.dup2(fd, target)
                     os.close(fd)
+            case channel.LogLevels():
+                self._log_by(Levels(message.overall, tuple((each[0], each[1]) for each in message.targets)))
             case channel.Ask():
                 reply(channel.Answer(message.number, self._rows(message.what)))
             case _:
@@ -153,6 +158,11 @@ class Orders:
         if self._given_up is not None:
             self._given_up.cancel()
         self._given_up = self._plane.loop.later(patience_s, give_up)
+
+    def _log_by(self, levels: Levels) -> None:
+        put_in_force(levels, self._log_levels)
+        self._log_levels = levels
+        self._plane.reporter.least_level = levels.access
 
     def _rows(self, what: str) -> list[dict[str, object]]:
         if what == "tunnels":
@@ -316,7 +326,8 @@ def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Ide
 def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
     """A live connection with the pod it belongs to (its address, once it is let go).
 
-    `client` is who an inbound one has proven to be; empty in plaintext, and for what a pod of ours dialled.
+    `client` is who an inbound one has proven to be; empty in plaintext, and for what a pod of ours dialled. `service`
+    is the host name of the Service that the other end says was asked for, if the pod is one of its endpoints.
     """
     return {
         "pod": str(pod or live.pod),
@@ -325,5 +336,6 @@ def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
         "original_dst": str(live.original),
         "actual_dst": str(live.actual),
         "protocol": live.protocol,
+        "service": live.service,
         "client": str((live.connection and live.connection.identity) or ""),
     }

@@ -41,6 +41,8 @@ class Live:
     destination_uid: str = ""
     connection: Connection | None = None
     """The facts policy judges; None where there is nothing to judge (outbound)."""
+    service: str = ""
+    """Host name of the Service that was asked for, where the other end has said so and it is one of this pod's."""
 
 
 class Registry:

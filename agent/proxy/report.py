@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -72,6 +73,8 @@ class Reporter:
         self.clock = clock
         self.wall = wall
         self.as_json = as_json
+        self.least_level = logging.INFO
+        """Of the lines of the access log that are written."""
         self._open: set[Tracked] = set()
         self._memo = LabelMemo()
         self.spared = 0
@@ -84,6 +87,8 @@ class Reporter:
         """Count a connection whose request is fully built."""
         tracked = Tracked(self, opened, self.metrics.open(self._memo.labels(opened)), self.clock())
         self._open.add(tracked)
+        if self.least_level <= logging.DEBUG:
+            self.write_line(access_log.opened_line(opened, self.wall(), self.as_json))
         return tracked
 
     def refused(
@@ -93,6 +98,8 @@ class Reporter:
 
         Where they are too many, they get one line together, about once a second.
         """
+        if self.least_level > logging.WARNING:
+            return
         now_s = self.clock()
         earned = (now_s - self._counted_at_s) * LINES_PER_S
         self._counted_at_s = now_s
@@ -126,7 +133,8 @@ class Reporter:
             to_client_bytes=handle.to_client_bytes,
             duration_s=self.clock() - started_s,
         )
-        self.write_line(access_log.line(record, self.wall(), self.as_json))
+        if self.least_level <= (logging.ERROR if record.is_failed else logging.INFO):
+            self.write_line(access_log.line(record, self.wall(), self.as_json))
 
 
 def claims(baggage: dict[str, str]) -> Attributes | None:

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,12 @@ from agent.controlplane.read.objects import Pod
 from agent.lab.agents import ZTUN
 from agent.lab.naming import RUN_ROOT
 from redirect import netns
-from tests.support.labmesh import World
+from tests.support.istioctl_tables import TABLES
+from tests.support.labmesh import OWN_VIP, VIP4, World, policy_manifest, principal
 from tests.support.labtraffic import until
 
 pytestmark = pytest.mark.kernel
+SERVER_HOST = "server.demo.svc.cluster.local"
 
 STATUS_LINE = re.compile(
     r"READY gen=[0-9a-f]{4} pods=2/2 xds=synced certs=2 min=\d+h(\d+m)? drops/s=\d+(\.\d+)? form=(pure|compiled:\d+)\n"
@@ -192,6 +196,73 @@ def test_readiness_and_admin_answer_where_they_should(world: World) -> None:
     status, body = world.http("node-a", 15000, "/status")
     assert status == 200 and json.loads(body)["state"] == "READY"
     assert world.http("node-a", 15000, "/enroll")[0] == 404, "what changes something is for the unix socket"
+
+
+def test_istioctl_finds_every_column_in_the_dump_of_a_live_agent(world: World) -> None:
+    def dump() -> Any:
+        status, body = world.http("node-a", 15000, "/config_dump")
+        assert status == 200
+        return json.loads(body)
+
+    policy = policy_manifest("for-client", principal("client", "server"))
+    with (
+        world.manifest("policy", policy),
+        world.talk("client-a", VIP4, 80) as outbound,
+        world.talk("client-b", OWN_VIP, 80) as inbound,
+    ):
+        outbound.say()
+        inbound.say()
+        client = f"client-a.demo:{outbound.address.rpartition(':')[2]}"
+        found = until(lambda: (found := dump())["policies"] and found, "the policy")
+    tables = {name: table(found, datetime.now(UTC)) for name, table in TABLES.items()}
+    for name, rows in tables.items():
+        assert rows and not [row for row in rows if not all(row.values())], name
+    ends = {
+        (row["WORKLOAD"], row["DIRECTION"], row["LOCAL"], row["REMOTE TARGET"])
+        for row in tables["connections"]
+    }
+    assert ("client-a.demo", "Outbound", client, f"{SERVER_HOST}:80") in ends
+    assert ("server-a.demo", "Inbound", "server-a.demo:8080", "own.demo.svc.cluster.local") in ends
+    assert {row["PROTOCOL"] for row in tables["connections"]} == {"HBONE"}
+    assert {(row["TYPE"], row["STATUS"], row["VALID CERT"]) for row in tables["certificates"]} == {
+        ("Leaf", "Available", "true"),
+        ("Root", "Available", "true"),
+    }
+    assert [(row["POLICY NAME"], row["ACTION"], row["SCOPE"]) for row in tables["policies"]] == [
+        ("for-client", "Allow", "WorkloadSelector")
+    ]
+    assert {row["POD NAME"]: (row["NODE"], row["PROTOCOL"]) for row in tables["workloads"]}["server-b"] == (
+        "node-b",
+        "HBONE",
+    )
+
+
+def test_levels_of_the_log_change_in_all_processes_for_root_alone(world: World) -> None:
+    def post(what: str) -> tuple[int, str]:
+        return world.http("node-a", 15000, f"/logging?{what}", method="POST")
+
+    log = world.log("node-a")
+    assert world.http("node-a", 15000, "/logging")[0] == 405
+    code = (
+        "import http.client; c = http.client.HTTPConnection('127.0.0.1', 15000);"
+        "c.request('POST', '/logging?level=off'); print(c.getresponse().status)"
+    )
+    with netns.entered(world.node("node-a").netns):
+        somebody = subprocess.run(
+            ["/usr/bin/python3", "-I", "-c", code], user=65534, capture_output=True, text=True, check=True
+        )
+    assert somebody.stdout == "403\n"
+    try:
+        assert post("level=access=debug,rpc=debug") == (
+            200,
+            "current log level is info,access=debug,rpc=debug\n",
+        )
+        until(
+            lambda: world.ask("client-a", world.address("server-b")) and log.lines("connection opened"),
+            "a worker",
+        )
+    finally:
+        assert post("reset") == (200, "current log level is info\n")
 
 
 def test_metrics_tell_workloads_and_protection(world: World) -> None:

@@ -90,7 +90,8 @@ def stock(world: World) -> Iterator[World]:
             world.mesh.wait_ready(NODE)
             yield world
             cni.delete("u-spare")
-            stop(world)
+            assert world.http(NODE, 15000, "/quitquitquit", method="POST") == (200, "shutdown now\n")
+            assert world.process(f"agent-{NODE}").wait(30) == 0
             assert not cni.faults
         finally:
             cni.stop()
@@ -123,6 +124,11 @@ def test_it_serves_as_ztunnel_does(stock: World) -> None:
     status, page = world.http(NODE, 15000, "/status")
     found = json.loads(page)
     assert (status, found["node"], len(found["workers"])) == (200, NODE, 2)
+    _, page = world.http(NODE, 15000, "/config_dump")
+    up = {
+        uid: each["info"] for uid, each in json.loads(page)["workloadState"].items() if each["state"] == "Up"
+    }
+    assert (up["u-spare"]["name"], up["u-spare"]["serviceAccount"]) == ("spare-a", "spare")
     said = world.mesh.log(f"agent-{NODE}").read_text()
     for name in ("RUST_BACKTRACE", "INPOD_ENABLED"):
         assert said.count(f"{name} has no effect") == 1, "workers and later starts do not repeat it"

@@ -216,14 +216,16 @@ class World:
                     sys_bpf.map_update(fd, struct.pack("=I", owner), struct.pack("=I", ring))
                     os.close(ring)
 
-    def http(self, node: str, port: int, path: str, *, accept: str = "*/*") -> tuple[int, str]:
-        """GET from a server of the agent on its node's loopback."""
+    def http(
+        self, node: str, port: int, path: str, *, accept: str = "*/*", method: str = "GET"
+    ) -> tuple[int, str]:
+        """Ask a server of the agent on its node's loopback."""
         with entered(self.node(node).netns):
             sock = socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.sock = sock
         try:
-            connection.request("GET", path, headers={"accept": accept})
+            connection.request(method, path, headers={"accept": accept})
             response = connection.getresponse()
             return response.status, response.read().decode()
         finally:

@@ -93,3 +93,13 @@ def test_a_newcomer_hears_nothing_of_what_was_forgotten() -> None:
     asyncio.run(control.use(OLD))
     asyncio.run(control.use())
     assert not [message for message in control.newcomer() if isinstance(message, channel.Secret)]
+
+
+def test_a_newcomer_logs_by_what_holds_now_unless_it_is_of_another_version() -> None:
+    """An older worker would take a message that it does not know for a broken channel, and be ended."""
+    control = Control()
+    levels = control.briefing.log_levels = channel.LogLevels("warn", [("access", "off")])
+    assert levels in control.newcomer()
+    heard: list[Any] = []
+    control.briefing.brief(heard.append, is_ours=False)
+    assert heard and levels not in heard

@@ -15,6 +15,7 @@ from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import honesty_of, pod_of
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
+from agent.pages.pprof import INSTEAD
 from agent.pages.quit import QuitPage
 from agent.pages.ready import ReadyPage
 from agent.pages.routes import Pages
@@ -46,8 +47,11 @@ def test_what_changes_something_is_on_the_unix_socket_only(path: str) -> None:
 
 READING = ["/status", "/connections", "/tunnels", "/announced", "/certificates", "/policies", "/services"]
 
+OF_ZTUNNEL = ["/config_dump", "/logging", "/quitquitquit", *INSTEAD]
+"""At ztunnel's places, also those that change something: they look who asks themselves (test_of_ztunnel)."""
 
-@pytest.mark.parametrize("path", READING)
+
+@pytest.mark.parametrize("path", [*READING, *OF_ZTUNNEL])
 def test_reading_is_on_both(path: str) -> None:
     for routes in (PAGES.admin_routes(), PAGES.private_routes()):
         assert answer(routes, "GET", path).status == 200
@@ -55,7 +59,7 @@ def test_reading_is_on_both(path: str) -> None:
 
 def test_the_root_lists_what_can_be_read() -> None:
     response = answer(PAGES.admin_routes(), "GET", "/")
-    assert response.body.decode().split() == sorted(READING)
+    assert response.body.decode().split() == sorted([*READING, *OF_ZTUNNEL])
 
 
 def test_ready_says_whether_connections_are_accepted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tests.support import mesh
 from tests.support.certs import credentials
 from tests.support.loopback import ours
 from tests.support.told_worker import ToldWorker, same_file, secret
-from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
+from tests.support.two_nodes import CLIENT, SERVER, VIP, World, ended, exchange
 
 NAMES = tuple(row.name for row in LISTENERS)
 CLIENT_UID = "Kubernetes//Pod/apps/client"
@@ -262,6 +263,19 @@ def test_a_certificate_arrives_whole_and_can_be_taken_back(told: ToldWorker, wor
 # -- answers
 
 
+def test_a_connection_names_the_service_that_was_asked_for(told: ToldWorker, world: World) -> None:
+    """Not one that has the pod too, and was not asked for: metrics guess, this does not."""
+    for asked, service in ((f"{VIP}:80", world.web.hostname), (f"{SERVER}:8080", "")):
+        app = world.connect(asked)
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+        told.tell(channel.Ask(7, "connections"))
+        (row,) = told.hear(channel.Answer)[0].value
+        assert row["service"] == service
+        app.close()
+        world.driver.until(lambda: not len(world.there.registry))
+
+
 def test_connections_and_tunnels_are_listed_for_people(told: ToldWorker, world: World) -> None:
     app = world.connect()
     app.sendall(b"x")
@@ -373,3 +387,51 @@ def test_what_a_worker_prints_goes_where_the_next_agent_says(told: ToldWorker) -
     assert descriptors() == count
     for fd in (*before, *log, *after):
         os.close(fd)
+
+
+# -- levels
+
+
+@pytest.fixture(autouse=True)
+def overall_level() -> Iterator[None]:
+    """Which is that of all tests."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+def access_lines(world: World, told: ToldWorker, destination: str) -> list[str]:
+    """Level and message of what one connection from the client leaves at the server's node."""
+    world.there.lines.clear()
+    world.here.lines.clear()
+    exchange(world.connect(destination)) if "8080" in destination else ended(world.connect(destination))
+    world.driver.until(lambda: bool(world.here.lines) and not len(world.there.registry))
+    return [" ".join(line.split("\t")[1:4:2]) for line in world.there.lines]
+
+
+def test_levels_of_the_access_log_are_changed_while_it_serves(told: ToldWorker, world: World) -> None:
+    good, bad = f"{SERVER}:8080", f"{SERVER}:9999"
+    done, failed = "info connection complete", "error connection complete"
+    assert access_lines(world, told, good) == [done]
+    for access, of_good, of_bad in (
+        ("debug", ["debug connection opened", done], ["debug connection opened", failed]),
+        ("warn", [], [failed]),
+        ("off", [], []),
+        ("info", [done], [failed]),
+    ):
+        told.tell(channel.LogLevels("info", [("access", access)]))
+        assert access_lines(world, told, good) == of_good, access
+        assert access_lines(world, told, bad) == of_bad, access
+    told.tell(channel.LogLevels("info", []))
+
+
+def test_levels_of_modules_are_changed_while_it_serves(told: ToldWorker) -> None:
+    pool = logging.getLogger("agent.proxy.pool")
+    told.tell(channel.LogLevels("warn", [("proxy", "debug")]))
+    try:
+        assert pool.isEnabledFor(logging.DEBUG) and not logging.getLogger("agent.net").isEnabledFor(
+            logging.INFO
+        )
+    finally:
+        told.tell(channel.LogLevels("info", []))
+    assert not pool.isEnabledFor(logging.DEBUG)

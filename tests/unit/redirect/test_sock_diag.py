@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from redirect import sock_diag
-from redirect.layout import parse_ip
+from redirect.layout import IP, parse_ip
 
 HEADER = struct.Struct("=IHHII")
 POD = parse_ip("10.0.0.1")
@@ -89,3 +92,57 @@ def test_whether_the_kernel_destroys_any_is_asked_apart(kernel: Kernel, code: in
 
 def test_here_sockets_can_be_listed() -> None:
     assert sock_diag.can_list()
+
+
+# -- whose a connection is
+
+
+def end(sock: socket.socket, *, far: bool = False) -> tuple[IP, int]:
+    name = sock.getpeername() if far else sock.getsockname()
+    return parse_ip(name[0].removeprefix("::ffff:")), name[1]
+
+
+@contextmanager
+def connection(family: socket.AddressFamily, host: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Of this process to itself: the client's end, the server's."""
+    with socket.create_server((host, 0), family=family) as listener:
+        client = socket.create_connection(listener.getsockname()[:2])
+        server, _ = listener.accept()
+    with client, server:
+        yield client, server
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_the_kernel_says_whose_a_connection_is(family: socket.AddressFamily, host: str) -> None:
+    with connection(family, host) as (client, server):
+        found = sock_diag.owner(end(server, far=True), end(server))
+        assert found == os.getuid()
+        assert sock_diag.owner((end(client)[0], 1), end(server)) is None, "nobody has that one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a socket as somebody else")
+def test_it_is_whose_who_made_the_socket_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # An ordinary process: threads of this one would change the user of all of it.
+        code = (
+            "import os, socket, sys; os.setuid(65534);"
+            "s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); input()"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(listener.getsockname()[1])], stdin=subprocess.PIPE
+        )
+        server, _ = listener.accept()
+        try:
+            with server:
+                assert sock_diag.owner(end(server, far=True), end(server)) == 65534
+        finally:
+            process.communicate(b"\n", timeout=30)
+
+
+@pytest.mark.parametrize("how", ["closed", "done with writing"])
+def test_of_what_nobody_has_any_more_nothing_is_said(how: str) -> None:
+    """The kernel calls such a socket root's."""
+    with connection(socket.AF_INET, "127.0.0.1") as (client, server):
+        ends = end(server, far=True), end(server)
+        client.close() if how == "closed" else client.shutdown(socket.SHUT_WR)
+        assert sock_diag.owner(*ends) is None

@@ -1,0 +1,1 @@
+"""What this agent holds, in the shape of ztunnel's `/config_dump`; pure."""
