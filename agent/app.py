@@ -39,7 +39,7 @@ from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
-from agent.listening import make_listener, open_slots, prepare_rings
+from agent.listening import make_listener, node_rules, open_slots, prepare_company
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
@@ -296,12 +296,12 @@ class Agent:
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
-        allowed = self.settings.allow_encapsulation
-        prepared = await self.kernel.run(lambda redirection: redirection.own(allowed_encapsulations=allowed))
+        rules = node_rules(self.settings)
+        prepared = await self.kernel.run(lambda redirection: redirection.own(rules))
         for limit in prepared.limits:
             log.warning("%s", limit)
         await self.enroller.take_over()
-        await prepare_rings(self.settings, self.kernel, self.crew)
+        await prepare_company(self.settings, self.kernel, self.crew)
         await self.crew.muster()
         taken_in(self.crew, self.settings)
         self.births.rest()

@@ -27,7 +27,7 @@ MAX_FRAME_BYTES = 512 << 20
 READ_BYTES = 1 << 16
 MAX_FDS = 253
 """What one sendmsg(2) passes: SCM_MAX_FD of the kernel."""
-RING = "ring"
+RING, MEMBERS = "ring", "members"
 T = TypeVar("T")
 
 
@@ -90,7 +90,8 @@ class ForgetSecret(Message):
 class Listeners(Message):
     """Serve these listeners of one owner. One fd for each name (model.listener), in their order.
 
-    RING among them is the ring in which the owner's held SYNs come; nobody else reads it from now on.
+    RING among them is the ring in which the owner's held SYNs come; nobody else reads it from now on. MEMBERS is where
+    every worker notes from where somebody has proven who it is.
     """
 
     owner: int

@@ -171,6 +171,13 @@ class Config:
     frame_bytes: int = traffic_option(
         number(16384, 2**24 - 1), "1048576", "Largest HTTP/2 frame accepted; a peer cuts its own to it."
     )
+    stranger_rate: int = traffic_option(
+        number(0, 1_000_000),
+        "2",
+        "Connections a second that one address may open to the tunnel port of a pod, on average, before it has proven "
+        "who it is; SYNs over it are dropped and come again. 0: any number.",
+    )
+    stranger_burst: int = traffic_option(number(1, 65536), "64", "So many of these may come at once.")
     max_connections: int = traffic_option(
         number(1, 10**7), "50000", "Live connections of one worker; more are refused."
     )

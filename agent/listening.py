@@ -1,4 +1,4 @@
-"""The listeners as the control process makes them, with the rings of held SYNs, and their way to the kernel side.
+"""The listeners as the control process makes them, with what goes along with them, and their way to the kernel side.
 
 Rings belong to the owners of listeners. They are there before a worker is given one, and programs write into them only
 when every owner's listener is where the lookup finds it; what stops serving ends in the other order.
@@ -14,6 +14,7 @@ from agent.enroll.kernel import KernelSide
 from agent.model.listener import Listener, Side
 from agent.net.sockets import open_listener
 from agent.supervisor.crew import Crew
+from redirect.desired import NodeRules
 
 
 def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
@@ -21,8 +22,21 @@ def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socke
     return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
 
 
-async def prepare_rings(settings: Config, kernel: KernelSide, crew: Crew) -> None:
-    """Before the workers are mustered. Rings of an earlier agent stay, or go where none are wanted. Raises OSError."""
+def node_rules(settings: Config) -> NodeRules:
+    """What programs are told of the node from the start."""
+    return NodeRules(
+        allowed_encapsulations=settings.allow_encapsulation,
+        strangers_per_s=settings.stranger_rate,
+        stranger_burst=settings.stranger_burst,
+    )
+
+
+async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> None:
+    """What goes with listeners, before the workers are mustered: the table of who has proven itself, and rings.
+
+    Rings of an earlier agent stay, or go where none are wanted. Raises RedirectError, OSError.
+    """
+    crew.ring_readers.members = await kernel.run(lambda redirection: redirection.members())
     count = settings.worker_count if settings.honest_connect != "off" else 0
     rings = await kernel.run(lambda redirection: redirection.rings(count))
     if count:

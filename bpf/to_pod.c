@@ -83,6 +83,8 @@ int to_pod(struct __sk_buff *skb) {
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);
+        if (slot == SLOT_HBONE && is_too_fast(&p, ifindex, c))
+            DROP(EXIT_to_pod_STRANGER_TOO_FAST);
         count_capture(ifindex, 1);
         u32 reason = EXIT_to_pod_SYN_TO_PROXY;
         if ((i->flags & FLAG_HONEST) && slot == SLOT_PLAINTEXT) {

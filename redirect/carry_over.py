@@ -20,7 +20,8 @@ from redirect.maps import Maps
 
 _COPIED = ("pods", "ifaces", "hostips", "hostflows", "passthru", "captures", "owners", "neighbours")
 # A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
-_SHARED = (*_COPIED, "socks")
+# Who has proven itself has done so to workers of any version, which write it in one form.
+_SHARED = (*_COPIED, "socks", "members")
 # Numbers of enum bpf_map_type.
 _KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "array_of_maps": 12, "sockmap": 15}
 

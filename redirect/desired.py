@@ -1,13 +1,13 @@
 """What the kernel side is to look like: which interfaces are captured, and which addresses are the node's own.
 
-Plain values. Who a pod is, and why it is captured, is not known here.
+Plain values, and what holds for the node as a whole. Who a pod is, and why it is captured, is not known here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from redirect.layout import IP, Flag
+from redirect.layout import IP, NO_MAC, Conf, Flag, encapsulation_bits
 from redirect.packet_size import PacketSize
 
 
@@ -57,6 +57,40 @@ class DesiredPod:
 
     def hop(self, version: int) -> NextHop:
         return next(hop for hop in self.hops if hop.version == version)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRules:
+    """What programs are told of a node besides its pods.
+
+    `allowed_encapsulations`: names of layout.ENCAPSULATIONS that captured pods may send and receive. An address that
+    has not proven who it is may open `strangers_per_s` connections to the tunnel port of each pod (0: as many as it
+    likes), and `stranger_burst` at once.
+    """
+
+    is_dns_captured: bool = False
+    allowed_encapsulations: tuple[str, ...] = ()
+    strangers_per_s: int = 0
+    stranger_burst: int = 0
+
+    def conf(self, was: Conf) -> Conf:
+        """In the programs' form, before the private namespaces are known; who takes connections stays as it `was`."""
+        return Conf(
+            0,
+            0,
+            0,
+            0,
+            NO_MAC,
+            self.is_dns_captured,
+            encapsulation_bits(self.allowed_encapsulations),
+            was.owners,
+            was.takers,
+            1_000_000_000 // self.strangers_per_s if self.strangers_per_s else 0,
+            self.stranger_burst,
+        )
+
+
+NO_RULES = NodeRules()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpf
+from redirect.syn_limits import MEMBERS, Member, Stranger, SynBudget
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
@@ -216,10 +217,11 @@ class Conf:
     """The one value of `conf`: the private namespaces as the host sees them, and what the node allows.
 
     `allowed_encapsulations` as `encapsulation_bits` has them. `owners`: how many have rings; 0: no SYN is held.
-    `takers`: how many have listeners of their own in `takers`; 0: the listeners' group decides.
+    `takers`: how many have listeners of their own in `takers`; 0: the listeners' group decides. `stranger_every_ns`:
+    between two SYNs of a stranger to a pod's tunnel port, on average; 0: no limit. `stranger_burst`: so many at once.
     """
 
-    FORMAT = struct.Struct("=IIII6sBBIB3x")
+    FORMAT = struct.Struct("=IIII6sBBIB3xII")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -230,6 +232,8 @@ class Conf:
     allowed_encapsulations: int = 0
     owners: int = 0
     takers: int = 0
+    stranger_every_ns: int = 0
+    stranger_burst: int = 0
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -242,12 +246,14 @@ class Conf:
             self.owners,
             self.allowed_encapsulations,
             self.takers,
+            self.stranger_every_ns,
+            self.stranger_burst,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        pod_side, net_side, pod_nsid, net_nsid, mac, dns, owners, allowed, takers = cls.FORMAT.unpack(raw)
-        return cls(pod_side, net_side, pod_nsid, net_nsid, mac, bool(dns), allowed, owners, takers)
+        a, b, c, d, mac, dns, owners, allowed, takers, every_ns, burst = cls.FORMAT.unpack(raw)
+        return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,23 +270,6 @@ class CaptureCount:
 
     @classmethod
     def decode(cls, raw: bytes) -> CaptureCount:
-        return cls(*cls.FORMAT.unpack(raw))
-
-
-@dataclass(frozen=True, slots=True)
-class SynBudget:
-    """Value of `synrate`: until when a pod's SYNs have used up their rate, by direction (ns of the monotonic clock)."""
-
-    FORMAT = struct.Struct("=QQ")
-
-    outbound_due_ns: int = 0
-    inbound_due_ns: int = 0
-
-    def encode(self) -> bytes:
-        return self.FORMAT.pack(self.outbound_due_ns, self.inbound_due_ns)
-
-    @classmethod
-    def decode(cls, raw: bytes) -> SynBudget:
         return cls(*cls.FORMAT.unpack(raw))
 
 
@@ -378,6 +367,8 @@ MAPS = {
     "neighbours": MapShape("lru_hash", NeighbourKey.FORMAT.size, Neighbour.FORMAT.size, 16384),
     "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
     "synrate": MapShape("hash", 4, SynBudget.FORMAT.size, 8192),
+    "strangers": MapShape("lru_hash", Stranger.FORMAT.size, 8, 16384),
+    "members": MapShape("array", 4, Member.FORMAT.size, MEMBERS),
     "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),
     "takers": MapShape("sockmap", 4, 8, len(SLOTS) * OWNERS_MAX),
     "turns": MapShape("array", 4, 4, TURNS),

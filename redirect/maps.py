@@ -30,10 +30,10 @@ from redirect.layout import (
     NeighbourKey,
     Owner,
     PodEntry,
-    SynBudget,
     address_key,
     address_of,
 )
+from redirect.syn_limits import Member, Stranger, SynBudget
 
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
@@ -175,7 +175,7 @@ class Maps:
         """Whether each slot has a listener, in the order of their numbers."""
         return tuple(self._lookup("socks", _U32.pack(slot)) is not None for slot in sorted(SLOTS.values()))
 
-    # takers, turns: who gets a connection; rings, synrate: SYNs that are held
+    # takers, turns: who gets a connection; rings, synrate: SYNs that are held; strangers, members: SYNs that wait
 
     def put_taker(self, slot: int, owner: int, fd: int) -> None:
         """The listening socket of an owner's share of new connections, as `put_listener`."""
@@ -203,6 +203,15 @@ class Maps:
     def budgets(self) -> dict[int, SynBudget]:
         """What pods have used of the SYNs that may be held of each, by ifindex."""
         return {_U32.unpack(key)[0]: SynBudget.decode(value) for key, value in self._items("synrate")}
+
+    def strangers(self) -> dict[Stranger, int]:
+        """Until when each has used up its rate (ns of the monotonic clock)."""
+        return {Stranger.decode(key): _U64.unpack(value)[0] for key, value in self._items("strangers")}
+
+    def members(self) -> dict[IP, int]:
+        """Who has proven itself, and until when that counts (ns of the monotonic clock)."""
+        found = (Member.decode(value) for _, value in self._items("members"))
+        return {address_of(member.address): member.until_ns for member in found if member.until_ns}
 
     def put_passthrough(self, flows: Iterable[FlowKey], now_ns: int) -> None:
         for flow in flows:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag
 from redirect.attach import Attachments
-from redirect.desired import Desired
+from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pod
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
-from redirect.layout import IP, NO_MAC, SLOTS, CaptureCount, Conf, Flag, encapsulation_bits
+from redirect.layout import IP, SLOTS, CaptureCount, Flag
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe, observe_some
@@ -74,12 +74,9 @@ class Redirection:
         """Whether anything of this instance is in the kernel, be it a part."""
         return self.pins.exists or self._foundation.exists
 
-    def prepare(
-        self, *, is_dns_captured: bool = False, allowed_encapsulations: Iterable[str] = ()
-    ) -> Prepared:
+    def prepare(self, rules: NodeRules = NO_RULES) -> Prepared:
         """Makes everything that does not depend on pods, or takes it over as it is.
 
-        `allowed_encapsulations`: names of layout.ENCAPSULATIONS that captured pods may send and receive.
         Raises NotRoot, KernelTooOld, InstanceInUse, WouldNotLast, LayoutMismatch, LoaderError, OSError.
         """
         probed = features.probe()
@@ -90,22 +87,19 @@ class Redirection:
             links = self._foundation.make()
             self.pins.mount()
             compiled = self._load()
-            allowed = encapsulation_bits(allowed_encapsulations)
             # Workers that live on go on taking what is held.
-            was = self._maps.conf()
-            settings = Conf(0, 0, 0, 0, NO_MAC, is_dns_captured, allowed, was.owners, was.takers)
-            self._maps.put_conf(conf_of(links, settings))
+            self._maps.put_conf(conf_of(links, rules.conf(self._maps.conf())))
             self._foundation.attach(links)
             self._take_over()
         return Prepared(compiled, *self.private_namespaces, probed.limits)
 
-    def own(self, *, allowed_encapsulations: Iterable[str] = ()) -> Prepared:
+    def own(self, rules: NodeRules = NO_RULES) -> Prepared:
         """`prepare`, as the only process of this instance: until `close` no other can, whatever its run directory.
 
         Raises as `prepare`, and InstanceInUse before anything is changed.
         """
         self._foundation.claim()
-        prepared = self.prepare(allowed_encapsulations=allowed_encapsulations)
+        prepared = self.prepare(rules)
         # Those that were not there before.
         self._foundation.claim()
         return prepared
@@ -233,6 +227,10 @@ class Redirection:
     def rings(self, count: int) -> Rings:
         """The rings of so many owners: those that are there, and new ones for the others. Raises NoPins, OSError."""
         return Rings(os.dup(self._maps.fds["rings"]), count)
+
+    def members(self) -> int:
+        """A descriptor of the map `members`, whose memory may be mapped; the caller's. Raises NoPins, OSError."""
+        return os.dup(self._maps.fds["members"])
 
     def half_open(self) -> int:
         """How many connections to the listeners are in their handshake."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.cli.output import CliError, Row
 from redirect.errors import RedirectError
-from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey
+from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey, address_of
 from redirect.maps import Maps
 from redirect.pins import Pins
 
@@ -97,6 +97,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "passthru": lambda: passthrough(maps),
         "captures": lambda: captures(maps),
         "synrate": lambda: synrate(maps),
+        "strangers": lambda: strangers(maps),
+        "members": lambda: members(maps),
         "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
         "takers": lambda: takers(maps),
         "turns": lambda: (({"counter": index}, {"number": number}) for index, number in maps.turns().items()),
@@ -162,6 +164,8 @@ def conf(maps: Maps) -> Entries:
             "owners": value.owners,
             "takers": value.takers,
             "allowed_encapsulations": allowed_encapsulations(value.allowed_encapsulations),
+            "stranger_every_ns": value.stranger_every_ns,
+            "stranger_burst": value.stranger_burst,
         },
     )
 
@@ -186,6 +190,17 @@ def synrate(maps: Maps) -> Entries:
     for ifindex, budget in sorted(maps.budgets().items()):
         used = {"outbound_due_s": budget.outbound_due_ns / 1e9, "inbound_due_s": budget.inbound_due_ns / 1e9}
         yield {"ifindex": ifindex}, {name: round(at_s, 3) for name, at_s in used.items()}
+
+
+def strangers(maps: Maps) -> Entries:
+    for who, due_ns in sorted(maps.strangers().items(), key=lambda item: (item[0].ifindex, item[0].address)):
+        key = {"ifindex": who.ifindex, "address": address_of(who.address)}
+        yield key, {"due_s": round(due_ns / 1e9, 3)}
+
+
+def members(maps: Maps) -> Entries:
+    for address, until_ns in sorted(maps.members().items(), key=lambda item: by_address(item[0])):
+        yield {"address": address}, {"until_s": round(until_ns / 1e9, 3)}
 
 
 def host_flows(maps: Maps) -> Entries:

@@ -6,6 +6,7 @@ and those who shake hands, which takes far more memory, have limits of their own
 is under way and addresses that have proven who they are before, then those with few, then crowds. Where many have not
 gone on after their first step, all whom nobody knows get a part of the time only. Failed ones whose socket waits for
 the peer to read why count apart. What this took of memory is given back when it is over.
+Who has proven itself is noted where the programs look, which let others come only so fast.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from agent.identity.faults import Fault
 from agent.model.address import IP
 from agent.net.allocator import give_back_free_memory
 from agent.net.loop import Loop, Timer
+from agent.net.member_table import MemberTable
 from agent.net.turns import Step, Turns
 
 CALLERS = 512
@@ -28,6 +30,8 @@ FEW = 4
 """Unfinished ones of an address that is no crowd."""
 REMEMBERED = 4096
 """Addresses that have proven themselves, the last ones."""
+MEMBER_S = 3600.0
+"""For how long who has proven itself opens connections as fast as it likes: its address may be another's later."""
 CALM_S = 5.0
 _LOOKED_AT = 64
 
@@ -144,6 +148,13 @@ class Handshakes:
         self._failures = self._failures_seen = 0
         """Since it was calm; and how many of these the last look has found."""
         self._calming: Timer | None = None
+        self._members: MemberTable | None = None
+
+    def note_in(self, members: MemberTable) -> None:
+        """From now on whoever proves who it is is noted there (this object's from now on)."""
+        if self._members is not None:
+            self._members.close()
+        self._members = members
 
     def __len__(self) -> int:
         return len(self.callers) + len(self.shaking)
@@ -173,6 +184,8 @@ class Handshakes:
             self.callers.known(source)
             self.shaking.known(source)
             self._turns.raise_up(source)
+            if self._members is not None:
+                self._members.note(source, MEMBER_S)
             if len(self._proven) > REMEMBERED:
                 self._proven.popitem(last=False)
 

@@ -31,6 +31,7 @@ from agent.model.policy import RefusedPolicy, Scope
 from agent.model.steps import Steps, each
 from agent.net.accept import Acceptor
 from agent.net.loop import Timer
+from agent.net.member_table import MemberTable
 from agent.net.syn_ring import SynRing
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import DataPlane
@@ -238,7 +239,9 @@ class Orders:
 
     def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
         fds = dict(listeners)
-        known = self._handlers.keys() | ({channel.RING} if self._plane.held is not None else set())
+        known = self._handlers.keys() | {channel.MEMBERS}
+        if self._plane.held is not None:
+            known |= {channel.RING}
         unknown = fds.keys() - known
         if unknown or self._is_draining:
             # The control process holds them too, so the queue stays. An order may cross the end of this worker.
@@ -248,6 +251,8 @@ class Orders:
                 raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
             return
         self._release(owner)
+        if (members := fds.pop(channel.MEMBERS, None)) is not None:
+            self._plane.inbound.handshakes.note_in(MemberTable(members))
         ring = fds.pop(channel.RING, None)
         self._owners[owner] = socks = {name: socket.socket(fileno=fd) for name, fd in fds.items()}
         self._acceptors[owner] = tuple(

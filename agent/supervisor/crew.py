@@ -78,7 +78,7 @@ class Crew:
         self._roster = Roster(count)
         self._listeners: dict[int, dict[str, socket.socket]] = {owner: {} for owner in range(count)}
         self.queues = Queues(self._listeners, limits.stall_s)
-        self._rings = RingReaders()
+        self.ring_readers = RingReaders()
         self._stood_in: dict[int, tuple[WorkerLink, channel.Stats | None, float]] = {}
         """Workers whose listeners others have, as they hung: with the last they said, and when."""
         self._on_duty: dict[int, WorkerLink] = {}
@@ -115,7 +115,7 @@ class Crew:
 
     def hold_syns(self, rings: Rings) -> None:
         """Before `muster`: owners have rings as well (this object's from now on), each read by one worker at a time."""
-        self.queues.rings = self._rings.rings = rings
+        self.queues.rings = self.ring_readers.rings = rings
 
     # -- what the agent asks for
 
@@ -198,7 +198,7 @@ class Crew:
         for socks in self._listeners.values():
             for sock in socks.values():
                 sock.close()
-        self._rings.close()
+        self.ring_readers.close()
 
     # -- what workers do (Hears)
 
@@ -210,7 +210,7 @@ class Crew:
             self._retiring.append(link)
             moves = self._roster.died(link.slot)
             self._carry_out(moves)
-            for move in moves if self._rings.rings is not None else ():
+            for move in moves if self.ring_readers.rings is not None else ():
                 # Whoever answers for a connection must be the one that accepts it.
                 link.send(channel.Release(move.owner))
             self._chores.put_nowait(partial(self._replace, link.slot))
@@ -259,7 +259,7 @@ class Crew:
             self._chores.put_nowait(partial(self._see_off, link))
             return
         is_ours = link.version == self._recruiter.version and not link.is_draining
-        self._rings.found(link, is_ours=is_ours)
+        self.ring_readers.found(link, is_ours=is_ours)
         if is_ours and link.slot < self._count and link.slot not in self._on_duty:
             log.info("adopted %s", link)
             link.send(channel.Output(), OUTPUTS)
@@ -322,7 +322,7 @@ class Crew:
 
     def _grant(self, link: WorkerLink, owner: int) -> None:
         fds = {name: sock.fileno() for name, sock in self._listeners[owner].items()}
-        fds |= self._rings.ring_for(link, owner)
+        fds |= self.ring_readers.beside(link, owner)
         link.send(channel.Listeners(owner, tuple(fds)), list(fds.values()))
 
     def _grant_again(self, link: WorkerLink, owner: int) -> None:
@@ -367,7 +367,7 @@ class Crew:
                 self._stand_in(owner)
 
     def _stand_in(self, owner: int) -> None:
-        if self._rings.rings is None:
+        if self.ring_readers.rings is None:
             self._carry_out(self._roster.stalled(owner))
             return
         # Whoever answers for a connection must be the one that accepts it: so one worker alone.

@@ -1,14 +1,15 @@
-"""Who takes the held SYNs of each owner: one worker at a time, or two would answer for the same connections.
+"""What goes with an owner's listeners: where its held SYNs come, and where it is noted who has proven itself.
 
-A ring goes with the listeners of its owner. Where the worker that has had it may still take from it, the next one gets
-an empty ring, and programs write into that from then on.
+Held SYNs are taken by one worker at a time, or two would answer for the same connections. Where the worker that has had
+a ring may still take from it, the next one gets an empty ring, and programs write into that from then on.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 
-from agent.channel import RING
+from agent.channel import MEMBERS, RING
 from agent.supervisor.queues import Rings
 from agent.supervisor.worker_link import WorkerLink
 
@@ -16,10 +17,12 @@ log = logging.getLogger(__name__)
 
 
 class RingReaders:
-    """Gives out the rings. `rings`: None where no SYNs are held."""
+    """Gives out the rings. `rings`: None where no SYNs are held; `members`: the descriptor of the table, or None."""
 
     def __init__(self) -> None:
         self.rings: Rings | None = None
+        self.members: int | None = None
+        """This object's."""
         self._readers: dict[int, WorkerLink] = {}
 
     def found(self, link: WorkerLink, *, is_ours: bool) -> None:
@@ -28,8 +31,11 @@ class RingReaders:
             if is_ours or owner not in self._readers:
                 self._readers[owner] = link
 
-    def ring_for(self, link: WorkerLink, owner: int) -> dict[str, int]:
-        """The descriptor to send with the owner's listeners, by its name; nothing where there is none."""
+    def beside(self, link: WorkerLink, owner: int) -> dict[str, int]:
+        """The descriptors to send with the owner's listeners, by their names."""
+        return ({} if self.members is None else {MEMBERS: self.members}) | self._ring_for(link, owner)
+
+    def _ring_for(self, link: WorkerLink, owner: int) -> dict[str, int]:
         if self.rings is None:
             return {}
         reader = self._readers.get(owner)
@@ -45,3 +51,6 @@ class RingReaders:
     def close(self) -> None:
         if self.rings is not None:
             self.rings.close()
+        if self.members is not None:
+            os.close(self.members)
+            self.members = None

@@ -8,3 +8,4 @@
 #include "ztun_segments.h"
 #include "ztun_neighbours.h"
 #include "ztun_hold.h"
+#include "ztun_strangers.h"

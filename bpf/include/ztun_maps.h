@@ -18,6 +18,10 @@ BPF_TABLE_PINNED("percpu_array", u32, u64, stats, ZTUN_EXIT_COUNT, PIN "/map_sta
 /* A lookup in a sockmap answers a referenced socket: release it. (BPF_SOCKMAP has no lookup in bcc.) */
 BPF_TABLE_PINNED("sockmap", int, u64, socks, SLOTS, PIN "/map_socks");
 BPF_TABLE_PINNED("hash", u32, struct syn_budget, synrate, 8192, PIN "/map_synrate");
+/* LRU: addresses are anybody's to make up, and whoever is forgotten begins anew. */
+BPF_TABLE_PINNED("lru_hash", struct stranger, u64, strangers, 16384, PIN "/map_strangers");
+/* BPF_F_MMAPABLE: workers, who have no right to ask for a change of a map, write into its memory. */
+BPF_TABLE_PINNED("array", u32, struct member, members, MEMBERS, PIN "/map_members", 1 << 10);
 /* Index: slot * OWNERS_MAX + owner. As socks, but for an owner's share of the connections each. */
 BPF_TABLE_PINNED("sockmap", int, u64, takers, SLOTS * OWNERS_MAX, PIN "/map_takers");
 /* Whose turn it is, of the owners: by a hash of slot and both addresses, and pairs that meet there share it. */

@@ -75,8 +75,10 @@ struct conf_entry {
     u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
     u8 takers;          /* owners of listeners, over which new connections are spread (0: their group decides) */
     u8 reserved[3];
+    u32 stranger_every_ns; /* on average, between two SYNs of a stranger to a pod's tunnel port (0: no limit) */
+    u32 stranger_burst;    /* and so many at once */
 };
-_Static_assert(sizeof(struct conf_entry) == 32, "conf_entry");
+_Static_assert(sizeof(struct conf_entry) == 40, "conf_entry");
 
 /* IP protocols that carry packets of others, TCP among them, past the capture. X(name, number) */
 #define ZTUN_ENCAPSULATIONS(X)                                                                                     \
@@ -130,6 +132,23 @@ struct syn_budget {
 };
 _Static_assert(sizeof(struct syn_budget) == 16, "syn_budget");
 
+/* strangers: who opens connections to the tunnel port of the pod behind a host veth -> until when it has used up its rate,
+ * in ns of the monotonic clock (GCRA) */
+struct stranger {
+    struct addr16 address;
+    u32 ifindex;
+    u32 reserved;
+};
+_Static_assert(sizeof(struct stranger) == 24, "stranger");
+
+/* members: an address from where somebody has proven who it is, and how long that counts. It lies at one of two places
+ * that follow from a hash of it; workers write it (agent/net/member_table.py). */
+struct member {
+    struct addr16 address;
+    u64 until_ns; /* of the monotonic clock */
+};
+_Static_assert(sizeof(struct member) == 24, "member");
+
 /* rings: a SYN that waits until the proxy has reached its destination. Copied are the headers only. */
 #define HELD_FRAME_MAX 152
 struct held_syn {
@@ -151,6 +170,7 @@ enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
 enum { OWNERS_MAX = 64 };
 enum { TURNS = 4096 };
+enum { MEMBERS = 16384 };
 enum { HBONE_PORT = 15008, DNS_PORT = 53 };
 
 /* The one mark, 12 bits: set by from_net_side, cleared by from_pod a moment later on the same device. */
@@ -211,6 +231,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, SYN_AGAIN, 0)                                                                                        \
     X(to_pod, SYN_UNHELD, 0)                                                                                       \
     X(to_pod, SYN_RING_FULL, 0)                                                                                    \
+    X(to_pod, STRANGER_TOO_FAST, 1)  /* to 15008, of an address that has not proven itself and opens too many */   \
     X(to_pod, GRANDFATHERED, 0)                                                                                    \
     X(to_pod, TO_PROXY, 0)                                                                                         \
     X(to_pod, NO_CONF, 1)                                                                                          \

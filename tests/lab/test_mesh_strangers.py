@@ -1,8 +1,13 @@
-"""Crowds of strangers at the tunnel port, against workers that may open a few hundred files."""
+"""Crowds of strangers at the tunnel port: how many the programs let come, and what the others cost workers.
+
+On node-b the programs let all of them come, to workers that may open a few hundred files.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -30,7 +35,9 @@ def tight(world: World) -> Iterator[World]:
     world.kill_control("node-b")
     # Another configuration: workers that were there before, with their own limit, are not adopted.
     few = ("prlimit", f"--nofile={FILES}:{FILES}", *ZTUN)
-    LabMesh(world.lab, {"drain-deadline-s": "2"}, ztun=few).start_agent(world.node("node-b"))
+    LabMesh(world.lab, {"drain-deadline-s": "2", "stranger-rate": "0"}, ztun=few).start_agent(
+        world.node("node-b")
+    )
     world.mesh.wait_ready("node-b")
     yield world
     world.kill_control("node-b")
@@ -52,6 +59,45 @@ def crowd(world: World, stack: ExitStack, count: int, word: bytes) -> None:
                     sock.send(word)
                 except OSError:
                     continue  # given up before it spoke
+
+
+def dropped(world: World, node: str) -> int:
+    return world.counters(node).get(("to_pod", "STRANGER_TOO_FAST"), 0)
+
+
+def connected(socks: list[socket.socket]) -> int:
+    """How many of them are, by now; none may have been refused."""
+    poll = select.poll()
+    for sock in socks:
+        poll.register(sock, select.POLLOUT)
+    ready = poll.poll(0)
+    assert all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 for sock in socks)
+    return sum(not mask & (select.POLLHUP | select.POLLERR) for _, mask in ready)
+
+
+def test_one_address_opens_only_so_many_until_it_has_proven_itself(world: World) -> None:
+    address, many = world.address("server-a"), 100
+    assert world.is_served("client-b", address)
+    before = dropped(world, "node-a")
+    with ExitStack() as stack:
+        with entered(world.place("outsider-b").netns):
+            socks = [stack.enter_context(socket.socket()) for _ in range(many)]
+            for sock in socks:
+                sock.setblocking(False)
+                sock.connect_ex((address, HBONE))
+        until(lambda: connected(socks) >= 64, "those that may come at once")
+        until(lambda: dropped(world, "node-a") - before >= 20, "others were dropped")
+        assert connected(socks) < many
+        # Who has proven itself, by a tunnel, is known by its address.
+        rows = json.loads(world.cli("maps", "dump", "members", "-o", "json", node="node-a").stdout)
+        assert world.address("client-b") in [row["address"] for row in rows]
+        assert world.address("outsider-b") not in [row["address"] for row in rows]
+        for sock in socks:
+            sock.close()
+        # It is slowed down, not refused: its SYN comes again.
+        world.dial("outsider-b", address, HBONE, timeout_s=30).close()
+    reasons = {"program": "to_pod", "reason": "STRANGER_TOO_FAST"}
+    until(lambda: world.metric("node-a", "ztun_redirect_packets_total", **reasons) > 0, "its metric")
 
 
 def test_the_connections_are_lowered_to_what_the_limit_allows_and_it_is_said(tight: World) -> None:

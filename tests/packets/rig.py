@@ -38,13 +38,13 @@ from redirect.layout import (
     Neighbour,
     NeighbourKey,
     PodEntry,
-    SynBudget,
     address_key,
     encapsulation_bits,
     mask,
     parse_ip,
 )
 from redirect.side import Side
+from redirect.syn_limits import Stranger, SynBudget
 from tests.packets.sockets import listener, opened
 from tests.packets.world import (
     BRIDGE,
@@ -197,7 +197,8 @@ class Rig:
         pod, net = self.links["pod"], self.links["net"]
         places = (pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac)
         allowed = encapsulation_bits(world.allowed)
-        return Conf(*places, world.is_dns_captured, allowed, world.owners, world.takers)
+        takers = (world.owners, world.takers)
+        return Conf(*places, world.is_dns_captured, allowed, *takers, *world.stranger_limit)
 
     def _counter(self, index: int) -> int:
         raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)
@@ -243,6 +244,9 @@ class Rig:
         if world.budget_used:
             never_ns = time.monotonic_ns() + 3600 * 10**9
             put("synrate", struct.pack("=I", self.ifindex), SynBudget(never_ns, never_ns).encode())
+            for net in FAMILIES:
+                who = Stranger(address_key(parse_ip(net.peer)), self.ifindex)
+                put("strangers", who.encode(), struct.pack("=Q", never_ns))
 
     def _put(self, name: str, key: bytes, value: bytes) -> None:
         sys_bpf.map_update(self.maps[name], key, value)
@@ -250,7 +254,7 @@ class Rig:
     def _clear(self) -> None:
         if sys_bpf.map_delete(self.maps["rings"], struct.pack("=I", 0)):
             self.ring.take(1000)
-        for name in set(MAPS) - {"conf", "stats", "socks", "takers", "turns", "rings"}:
+        for name in set(MAPS) - {"conf", "stats", "socks", "takers", "turns", "rings", "members"}:
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)
 

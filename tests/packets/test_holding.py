@@ -20,8 +20,9 @@ from agent.net.frames import FrameSender
 from agent.net.syn_ring import SynRing
 from agent.wire import held_syn
 from redirect import netns, sys_bpf
-from redirect.layout import MAPS, OWNERS_MAX, SLOTS, SynBudget
+from redirect.layout import MAPS, OWNERS_MAX, SLOTS
 from redirect.rings import RING_BYTES, Rings
+from redirect.syn_limits import SynBudget
 from tests.packets.rig import POD_PEER, SIDES, Rig
 from tests.packets.sockets import cookie, listener
 from tests.packets.test_delivery import attached, tap

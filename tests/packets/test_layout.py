@@ -15,6 +15,7 @@ import pytest
 
 from agent.model.encapsulation import ENCAPSULATIONS
 from agent.model.listener import HBONE, LISTENERS
+from agent.net import member_table
 from agent.wire.held_syn import FROM_POD, RECORD, TO_POD
 from redirect import layout, loader, sys_bpf
 from redirect.layout import (
@@ -31,8 +32,9 @@ from redirect.layout import (
     NeighbourKey,
     Owner,
     PodEntry,
-    SynBudget,
 )
+from redirect.syn_limits import MEMBERS as PLACES
+from redirect.syn_limits import Member, Stranger, SynBudget
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -61,6 +63,9 @@ CONSTANTS = {
     "TURNS": layout.TURNS,
     "sizeof(struct host_flow)": HostFlow.FORMAT.size,
     "sizeof(struct syn_budget)": SynBudget.FORMAT.size,
+    "sizeof(struct stranger)": Stranger.FORMAT.size,
+    "sizeof(struct member)": Member.FORMAT.size,
+    "MEMBERS": PLACES,
     "sizeof(struct held_syn)": RECORD.size,
     **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
     "HOOK_FROM_POD": layout.HOOK_FROM_POD,
@@ -84,6 +89,8 @@ BLANK = {
     "capture_count": CaptureCount(),
     "syn_budget": SynBudget(),
     "owner": Owner(""),
+    "stranger": Stranger(bytes(16), 0),
+    "member": Member(bytes(16), 0),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
     "host_flow": HostFlow(0, 0),
 }
@@ -129,6 +136,8 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "owners": {"owners": 0xFF},
         "allowed_encapsulations": {"allowed_encapsulations": ALL_ONES},
         "takers": {"takers": 0xFF},
+        "stranger_every_ns": {"stranger_every_ns": ALL_ONES},
+        "stranger_burst": {"stranger_burst": ALL_ONES},
     },
     "host_flow": {"ifindex": {"ifindex": ALL_ONES}, "at_s": {"at_s": ALL_ONES}},
     "capture_count": {
@@ -140,6 +149,8 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "inbound_due_ns": {"inbound_due_ns": (1 << 64) - 1},
     },
     "owner": {"text": {"text": "x" * 384}},
+    "stranger": {"address": {"address": b"\xff" * 16}, "ifindex": {"ifindex": ALL_ONES}},
+    "member": {"address": {"address": b"\xff" * 16}, "until_ns": {"until_ns": (1 << 64) - 1}},
     "flow_key": {
         "saddr_be": {"source": IPv6Address((1 << 128) - 1)},
         "daddr_be": {"destination": IPv6Address((1 << 128) - 1)},
@@ -227,6 +238,10 @@ def test_a_record_is_read_where_it_is_written() -> None:
         fields = RECORD.unpack(record)
         assert [n for n, field in enumerate(fields) if any(bytes(field) if n == 5 else [field])] == [number]
     assert (FROM_POD, TO_POD) == (layout.HOOK_FROM_POD, layout.HOOK_TO_POD)
+
+
+def test_workers_write_members_in_the_form_that_programs_read() -> None:
+    assert (member_table.MEMBER.format, member_table.PLACES) == (Member.FORMAT.format, PLACES)
 
 
 def test_values_come_back_as_they_were() -> None:

@@ -114,6 +114,20 @@ def new_connections(net: Family) -> Iterator[Row]:
         yield row(f"SYN to {port}{named}", "SYN_TO_PROXY", REDIRECT, syn, only)
         yield row(f"SYN to {port}, nobody serves{named}", "NO_LISTENER", SHOT, syn, without)
         yield row(f"ACK to {port}, nobody serves{named}", "TO_PROXY", REDIRECT, ack, without)
+    used = World(stranger_limit=(1_000_000_000, 8), budget_used=True)
+    stranger = pk.segment(net.peer, PORT, net.pod, HBONE)
+    yield row("of a stranger who opens too many" + named, "STRANGER_TOO_FAST", SHOT, stranger, used)
+    yield row(
+        "of a stranger, no limit" + named,
+        "SYN_TO_PROXY",
+        REDIRECT,
+        stranger,
+        used.but(stranger_limit=(0, 8)),
+    )
+    ack = pk.segment(net.peer, PORT, net.pod, HBONE, ACK)
+    yield row("of a stranger, no SYN" + named, "TO_PROXY", REDIRECT, ack, used)
+    plain = pk.segment(net.peer, PORT, net.pod, WEB)
+    yield row("of a stranger, in plaintext" + named, "SYN_TO_PROXY", REDIRECT, plain, used)
     for what, flags in (("SYN+ACK", SYN | ACK), ("ACK", ACK), ("RST", RST), ("no flag", 0)):
         packet = pk.segment(net.peer, PORT, net.pod, WEB, flags)
         yield row(what + named, "TO_PROXY", REDIRECT, packet)

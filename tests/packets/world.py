@@ -108,8 +108,10 @@ class World:
     """Owners with listeners of their own, over which connections are spread."""
     has_ring: bool = False
     """The first owner, with room for a few SYNs."""
+    stranger_limit: tuple[int, int] = (0, 0)
+    """Nanoseconds between SYNs of a stranger to the tunnel port, and how many may come at once; 0: no limit."""
     budget_used: bool = False
-    """The pod has used up what SYNs may be held of it, in both directions."""
+    """The pod has used up what SYNs may be held of it, in both directions, and the peers what they may send it."""
 
     def but(self, **changes: object) -> World:
         return replace(self, **changes)  # type: ignore[arg-type]

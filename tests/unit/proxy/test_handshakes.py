@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import repeat
@@ -15,7 +18,8 @@ from agent.identity.faults import Fault
 from agent.identity.handshake import Session
 from agent.model.address import IP, parse_ip
 from agent.net.loop import Loop
-from agent.proxy.handshakes import CALM_S, FEW, Crowd, Handshakes
+from agent.net.member_table import MEMBER, PLACES, MemberTable
+from agent.proxy.handshakes import CALM_S, FEW, MEMBER_S, Crowd, Handshakes
 from agent.proxy.tallies import End
 from tests.support.certs import credentials
 from tests.support.loopback import ours
@@ -107,6 +111,22 @@ def test_those_that_are_done_count_no_more(crowd: Crowd) -> None:
         assert crowd.end(entry) == HERE and crowd.end(entry) is None
         assert entry.fault is None
     assert len(crowd) == 0 and not crowd.make_room()
+
+
+def test_who_proves_itself_is_noted_for_the_programs(handshakes: Handshakes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(PLACES * MEMBER.size)
+        handshakes.note_in(MemberTable(os.dup(file.fileno())))
+        for source in (KNOWN, parse_ip("fd00::7")):
+            handshakes.shaking.begin(entry := Entry(), source)
+            handshakes.prove(entry)
+        (stranger,) = begun(handshakes.shaking, HERE, 1)
+        handshakes.failed(stranger)
+        noted = dict(MEMBER.iter_unpack(file.read()))
+    until_ns = (time.monotonic_ns() + int((MEMBER_S - 60) * 1e9), time.monotonic_ns() + int(MEMBER_S * 1e9))
+    noted.pop(bytes(16))
+    assert noted.keys() == {bytes(10) + b"\xff\xff" + KNOWN.packed, parse_ip("fd00::7").packed}
+    assert all(until_ns[0] < each <= until_ns[1] for each in noted.values())
 
 
 def test_failed_ones_whose_sockets_linger_are_limited_too(

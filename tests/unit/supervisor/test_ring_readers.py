@@ -58,22 +58,22 @@ def link(**attributes: Any) -> Any:
 def test_the_next_reader_gets_an_empty_ring_unless_the_one_before_is_gone() -> None:
     readers, rings = RingReaders(), Rings(2)
     first, second = link(), link()
-    assert readers.ring_for(first, 0) == {}, "nothing is held"
+    assert readers.beside(first, 0) == {}, "nothing is held"
     readers.rings = rings
-    assert readers.ring_for(first, 0) == {RING: rings.fd(0)}
-    assert readers.ring_for(first, 0) == {RING: rings.fd(0)}, "once more, as it did not arrive"
+    assert readers.beside(first, 0) == {RING: rings.fd(0)}
+    assert readers.beside(first, 0) == {RING: rings.fd(0)}, "once more, as it did not arrive"
     assert rings.renewed == []
-    assert readers.ring_for(second, 0) == {RING: rings.fd(0)} and rings.renewed == [0]
+    assert readers.beside(second, 0) == {RING: rings.fd(0)} and rings.renewed == [0]
     second.is_lost = True
-    assert readers.ring_for(first, 0) == {RING: rings.fd(0)} and rings.renewed == [0], (
+    assert readers.beside(first, 0) == {RING: rings.fd(0)} and rings.renewed == [0], (
         "what waits is its heir's"
     )
     retires, adopted = link(), link()
     retires.owners = adopted.owners = frozenset({1})
     readers.found(adopted, is_ours=True)
     readers.found(retires, is_ours=False)
-    assert readers.ring_for(adopted, 1) and rings.renewed == [0], "it has that already"
-    readers.ring_for(first, 1)
+    assert readers.beside(adopted, 1) and rings.renewed == [0], "it has that already"
+    readers.beside(first, 1)
     assert rings.renewed == [0, 1]
     readers.close()
 
@@ -82,13 +82,13 @@ def test_without_a_new_ring_nobody_else_reads_the_old_one(caplog: pytest.LogCapt
     readers, rings = RingReaders(), Rings(1)
     readers.rings = rings
     first, second = link(), link()
-    readers.ring_for(first, 0)
+    readers.beside(first, 0)
     rings.is_broken = True
     with caplog.at_level(logging.ERROR):
-        assert readers.ring_for(second, 0) == {}
+        assert readers.beside(second, 0) == {}
     assert "no ring for the SYNs of worker 0" in caplog.text
     rings.is_broken = False
-    assert readers.ring_for(second, 0) == {RING: rings.fd(0)} and rings.renewed == [0]
+    assert readers.beside(second, 0) == {RING: rings.fd(0)} and rings.renewed == [0]
     readers.close()
 
 

@@ -1,0 +1,63 @@
+"""Entries of the maps that say how many SYNs pass, and of whom; addresses in them as `layout.address_key` has them.
+
+Part of `layout`, which has the rest of bpf/include/ztun_types.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+MEMBERS = 16384
+"""Places for addresses that have proven themselves; each has two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SynBudget:
+    """Value of `synrate`: until when a pod's SYNs have used up their rate, by direction (ns of the monotonic clock)."""
+
+    FORMAT = struct.Struct("=QQ")
+
+    outbound_due_ns: int = 0
+    inbound_due_ns: int = 0
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.outbound_due_ns, self.inbound_due_ns)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> SynBudget:
+        return cls(*cls.FORMAT.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Key of `strangers`: an address that opens connections to the tunnel port of the pod behind a host veth."""
+
+    FORMAT = struct.Struct("=16sI4x")
+
+    address: bytes
+    ifindex: int
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.address, self.ifindex)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Stranger:
+        return cls(*cls.FORMAT.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Value of `members`: an address that has proven itself, until when that counts (ns of the monotonic clock)."""
+
+    FORMAT = struct.Struct("=16sQ")
+
+    address: bytes
+    until_ns: int
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.address, self.until_ns)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Member:
+        return cls(*cls.FORMAT.unpack(raw))
