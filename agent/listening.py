@@ -14,21 +14,11 @@ from agent.enroll.kernel import KernelSide
 from agent.model.listener import Listener, Side
 from agent.net.sockets import open_listener
 from agent.supervisor.crew import Crew
-from redirect.desired import NodeRules
 
 
 def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
     """One of a worker's. Raises OSError."""
     return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
-
-
-def node_rules(settings: Config) -> NodeRules:
-    """What programs are told of the node from the start."""
-    return NodeRules(
-        allowed_encapsulations=settings.allow_encapsulation,
-        strangers_per_s=settings.stranger_rate,
-        stranger_burst=settings.stranger_burst,
-    )
 
 
 async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> None:

@@ -22,9 +22,10 @@ from agent.enroll.sighting import Found, Sighting
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.model.address import IP
 from redirect import host_addresses, other_mesh
-from redirect.desired import Desired
+from redirect.desired import Desired, NodeRules
 from redirect.errors import RedirectError
 from redirect.findings import Finding
+from redirect.foundation import Prepared
 from redirect.locate import inside, locate
 from redirect.netns import NamespaceId, entered
 from redirect.other_mesh import OtherMesh
@@ -55,6 +56,20 @@ class KernelSide:
     async def run(self, work: Callable[[Redirection], T]) -> T:
         """Do something with the Redirection in its thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._redirection)
+
+    async def own(
+        self, allowed_encapsulations: tuple[str, ...], strangers_per_s: int, stranger_burst: int
+    ) -> Prepared:
+        """Make what does not depend on pods, by rules as of `NodeRules`, as the only agent of this instance.
+
+        Raises as `Redirection.own`.
+        """
+        rules = NodeRules(
+            allowed_encapsulations=allowed_encapsulations,
+            strangers_per_s=strangers_per_s,
+            stranger_burst=stranger_burst,
+        )
+        return await self.run(lambda redirection: redirection.own(rules))
 
     async def locate(self, where: Where) -> tuple[Where, Place]:
         """Where a pod is attached, or why it cannot be captured (`refusal`); its process told from later ones.
