@@ -38,6 +38,7 @@ from agent.telemetry.record import Opened
 from agent.wire.baggage import baggage, forwarded_host, parse_baggage
 from agent.wire.h2_events import Limits
 from agent.wire.hbone import ConnectHead
+from agent.wire.proxy_protocol import header
 
 SAY_S = 0.5
 BROKEN_PROTOCOL = frozenset({Outcome.TLS_FAILED, Outcome.H2_FAILED})
@@ -200,7 +201,7 @@ class InboundLink:
 class InboundTunnel(Life):
     """One CONNECT."""
 
-    __slots__ = ("_head", "_inbound", "_tunnel", "_workload")
+    __slots__ = ("_head", "_inbound", "_preface", "_tunnel", "_workload")
     direction = Direction.INBOUND
 
     def __init__(self, parent: InboundLink, tunnel: Tunnel, head: ConnectHead) -> None:
@@ -211,6 +212,8 @@ class InboundTunnel(Life):
         self._tunnel = tunnel
         self._head = head
         self._workload: Workload | None = None
+        self._preface = b""
+        """What the application wants to be told before the first byte."""
 
     def _begin(self) -> Dial:
         inbound, delivery = self._inbound, self._inbound.delivery
@@ -218,10 +221,8 @@ class InboundTunnel(Life):
         target = resolve_inbound(
             delivery.store.current, workload, self.local.ip, self._head.authority, inbound.options
         )
-        if target.proxy_header:
-            raise Refusal(
-                Outcome.UNSUPPORTED, "application tunnels with PROXY protocol are not supported yet"
-            )
+        if target.proxy_target is not None:
+            self._preface = header(self.peer, target.proxy_target, self._tunnel.link.peer)
         destination = target.destination
         live = Live(self.direction, self.local.ip, self.peer, destination, destination, "HBONE", self)
         live.connection = Connection(self.peer, destination, self._tunnel.link.peer, inbound.options.network)
@@ -265,6 +266,16 @@ class InboundTunnel(Life):
             failure = Refusal(Outcome.RESET, GAVE_UP)
         self.refused(failure)
 
+    def connected(self, sock: socket.socket) -> None:
+        if self._preface and not _is_sent(sock, self._preface):
+            self._attempt = None
+            self._loop.forget(sock.fileno())
+            close(sock, reset=True)
+            refusal = Refusal(Outcome.CONNECT_FAILED, "the application left before it had its PROXY header")
+            self.refused(refusal)
+            return
+        super().connected(sock)
+
     def _join(self, sock: socket.socket) -> TunnelRelay:
         assert self._workload is not None
         self._tunnel.accept([("baggage", baggage(self._workload))])
@@ -276,3 +287,11 @@ class InboundTunnel(Life):
 
     def _in_words(self, refusal: Refusal) -> str:
         return f"{refusal.detail} ({self._head.authority})"
+
+
+def _is_sent(sock: socket.socket, data: bytes) -> bool:
+    """A connection that has just been made takes so little at once."""
+    try:
+        return sock.send(data) == len(data)
+    except OSError:
+        return False

@@ -14,7 +14,7 @@ from agent.proxy.delivery import Delivery
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter
-from agent.state.connect_target import check_not_own, guess_service
+from agent.state.connect_target import check_plain, guess_service
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
 
@@ -57,9 +57,9 @@ class PlainConnection(CapturedLife):
         inbound, delivery = self._inbound, self._inbound.delivery
         if inbound.count >= inbound.limit:
             raise Refusal(Outcome.OVERLOADED, "plaintext connections have their share of --max-connections")
-        check_not_own(self.local, inbound.options)
         snapshot = delivery.store.current
         workload = inbound.pods.workload(snapshot, self.local.ip, is_source=False)
+        check_plain(workload, self.local, inbound.options)
         live = Live(self.direction, self.local.ip, self.peer, self.local, self.local, "TCP", self)
         live.connection = Connection(self.peer, self.local, None, inbound.options.network)
         opened = Opened(

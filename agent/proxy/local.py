@@ -39,6 +39,7 @@ class LocalPath:
             pod is not None
             and route.target.port == HBONE.port
             and route.destination is not None
+            and route.destination.application_tunnel is None
             and route.target.ip in route.destination.addresses
             and (route.destination.namespace, route.destination.name) == (pod.namespace, pod.name)
         )
@@ -54,10 +55,9 @@ class LocalPath:
         workload = self._pods.workload(snapshot, route.target.ip, is_source=False)
         assert route.authority is not None
         target = resolve_inbound(snapshot, workload, route.target.ip, route.authority, self._options)
-        if target.proxy_header:
-            raise Refusal(
-                Outcome.UNSUPPORTED, "application tunnels with PROXY protocol are not supported yet"
-            )
+        if target.proxy_target is not None:
+            # It was none when the route was taken: the next connection goes by a tunnel, which ends where it is told.
+            raise Refusal(Outcome.UNSUPPORTED, "the application began to ask for a PROXY header just now")
         opened = Opened(
             direction=Direction.INBOUND,
             source_address=client,

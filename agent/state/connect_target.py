@@ -23,13 +23,12 @@ from agent.state.waypoint import is_instance, waypoints_of
 class InboundTarget:
     """What to dial for a CONNECT.
 
-    `service` is known only where the authority named one. With `proxy_header` the application wants a PROXY
-    header in front of the bytes, carrying `proxy_target` as the destination.
+    `service` is known only where the authority named one. With a `proxy_target` the application wants a PROXY
+    header in front of the bytes, with that as the destination.
     """
 
     destination: SocketAddress
     service: Service | None = None
-    proxy_header: bool = False
     proxy_target: SocketAddress | None = None
 
 
@@ -101,7 +100,7 @@ def _target(
         destination = SocketAddress(destination.ip, tunnel.port)
     check_not_own(destination, options)
     if tunnel is not None and tunnel.protocol is TunnelToApplication.PROXY:
-        return InboundTarget(destination, service, proxy_header=True, proxy_target=asked)
+        return InboundTarget(destination, service, proxy_target=asked)
     return InboundTarget(destination, service)
 
 
@@ -109,6 +108,24 @@ def check_not_own(destination: SocketAddress, options: Options) -> None:
     """Raises Refusal for the agent's own ports: tunnels in tunnels and loops end here."""
     if destination.port in options.own_ports:
         raise Refusal(Outcome.SELF_CALL, f"{destination} is a port of the agent")
+
+
+def check_plain(workload: Workload, destination: SocketAddress, options: Options) -> None:
+    """Raises Refusal for what no plaintext may reach: the agent's ports, and where headers are believed.
+
+    Whoever speaks to that port without the agent in between could say in a header to be anybody.
+    """
+    check_not_own(destination, options)
+    tunnel = workload.application_tunnel
+    if (
+        tunnel is not None
+        and tunnel.protocol is TunnelToApplication.PROXY
+        and destination.port == tunnel.port
+    ):
+        raise Refusal(
+            Outcome.POLICY_DENIED,
+            f"{destination} takes PROXY headers: only connections by HBONE, which get theirs here, may reach it",
+        )
 
 
 def guess_service(

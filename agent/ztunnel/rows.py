@@ -20,6 +20,7 @@ TOKEN = "/var/run/secrets/tokens/istio-token"
 ZDS_SOCKET = "/var/run/ztunnel/ztunnel.sock"
 META_JSON = "ISTIO_METAJSON_"
 KEEPALIVE = "every connection has 180 s, 180 s and nine probes"
+TUNNELLED = "applications behind an application tunnel are dialled at their pod's own address"
 NO_DNS = "the names of pods are resolved by the cluster's DNS, not here"
 
 
@@ -224,8 +225,11 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("IPV6_ENABLED", _ipv6, "`false`: metrics and readiness listen on 0.0.0.0"),
     fixed("UNSTABLE_ENABLE_SOCKS5", "false", "", refused="there is no SOCKS5 server here: leave it out"),
-    idle(
-        "LOCALHOST_APP_TUNNEL", "connections through an application tunnel are refused here (`UNSUPPORTED`)"
+    fixed(
+        "LOCALHOST_APP_TUNNEL",
+        "false",
+        TUNNELLED,
+        idle=f"{TUNNELLED}, and have to listen there",
     ),
     fixed("ENABLE_RESPONSE_BAGGAGE", "true", "answers carry it", idle="answers carry it all the same"),
     option("HTTP2_STREAM_WINDOW_SIZE", "stream_window_bytes"),

@@ -99,7 +99,7 @@ def test_application_tunnel_takes_any_address() -> None:
 
 def test_application_tunnel_with_proxy_header() -> None:
     found = target("192.0.2.7:80", pod=me(application_tunnel=PROXY))
-    assert found == InboundTarget(at("10.0.0.1:15088"), None, True, at("192.0.2.7:80"))
+    assert found == InboundTarget(at("10.0.0.1:15088"), None, at("192.0.2.7:80"))
 
 
 WEB = service("web", "fd09::1", "n2/10.9.0.9", "10.9.0.1", ports={80: 8080, 81: 0, 82: 0})
