@@ -1,6 +1,6 @@
 """The tables of `istioctl ztunnel-config`, made of a dump as istioctl makes them: which keys fill which column.
 
-Written after `istioctl/pkg/writer/ztunnel/configdump`.
+Written after `istioctl/pkg/writer/ztunnel/configdump`; `tests/vectors/istioctl` has what istioctl itself printed.
 A key that is read and must not be missing is read by `[...]`.
 """
 
@@ -144,6 +144,29 @@ TABLES: dict[str, Callable[[Dump, datetime], Table]] = {
     "connections": connections,
 }
 """By the sub-command of istioctl."""
+
+
+def printed(text: str) -> Table:
+    """A table as istioctl has printed it: columns begin where their names do, with two blanks or more before them."""
+    head, *lines = [line for line in text.splitlines() if line.strip()]
+    names = _columns(head)
+    ends = [start for _, start in names[1:]] + [None]
+    return [
+        {name: line[start:end].strip() for (name, start), end in zip(names, ends, strict=True)}
+        for line in lines
+    ]
+
+
+def _columns(head: str) -> list[tuple[str, int]]:
+    known = {name for names in COLUMNS.values() for name in names}
+    found = sorted((head.find(name), -len(name), name) for name in known if name in head)
+    taken: list[tuple[str, int]] = []
+    end = 0
+    for start, _, name in found:
+        if start >= end:
+            taken.append((name, start))
+            end = start + len(name)
+    return taken
 
 
 COLUMNS = {

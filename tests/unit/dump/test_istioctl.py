@@ -1,4 +1,4 @@
-"""What istioctl reads of a dump: every column of its five tables."""
+"""What istioctl reads of a dump, and what it printed of this one (`tests/vectors/istioctl`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.support.dumped import VECTORS, dump
-from tests.support.istioctl_tables import COLUMNS, TABLES, Table
+from tests.support.istioctl_tables import COLUMNS, TABLES, Table, printed
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
@@ -29,6 +29,12 @@ def test_no_column_is_blank(name: str) -> None:
     rows = table(name)
     assert rows and all(tuple(row) == COLUMNS[name] for row in rows)
     assert not [row for row in rows if not all(row.values())]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_istioctl_prints_what_is_read_here(name: str) -> None:
+    """So what the other tests say of tables is what people see."""
+    assert printed((VECTORS / f"{name}.txt").read_text()) == table(name)
 
 
 def test_waypoints_and_services_have_their_names() -> None:
