@@ -23,11 +23,11 @@ from agent.controlplane.serve.enrolment_service import EnrolledPods
 from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateDirectory, StateError
-from agent.controlplane.translate.addressing import Addressing
+from agent.controlplane.translate.addressing import Addressed, Addressing, remembered_names
 from agent.controlplane.translate.compose import Composed
 from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
 from agent.controlplane.translate.refusals import refusals
-from agent.controlplane.translate.vips import Remembered, remembered_name
+from agent.controlplane.translate.vips import Remembered
 from agent.model.address import CIDR
 
 VIPS_FILE = "vips.json"
@@ -122,9 +122,11 @@ class Publication:
     def _whole(self, before: Made, standing: Standing, guards: Guards, pulse: Callable[[], None]) -> Made:
         everything = collect(standing.served())
         found = discovered(everything, mesh_of(everything, self._settings))
-        addressing = Addressing.of(found.services, found.pods, self._ranges, before.addressing.remembered)
+        asked: list[Addressed] = [*found.services, *found.service_entries]
+        addressing = Addressing.of(asked, found.pods, self._ranges, before.addressing.remembered)
+        given = collect(addressing.given.values())
         # The mesh config stays in it, so that the same mesh is found again.
-        inventory = dataclasses.replace(found, services=tuple(addressing.services.values()))
+        inventory = dataclasses.replace(found, services=given.services, service_entries=given.service_entries)
         composed = Composed(inventory, self._pods.by_node, self._settings, pulse)
         return Made(composed, addressing, standing, guards)
 
@@ -165,10 +167,10 @@ class Publication:
         before, after = self._made.addressing, made.addressing
         new = {
             key: service
-            for key, service in after.services.items()
-            if after.remembered.get(name := remembered_name(service)) != self._vips.get(name)
+            for key, service in after.given.items()
+            if any(after.remembered.get(n) != self._vips.get(n) for n in remembered_names(service))
         }
-        was = {key: before.services[key] for key in new if key in before.services}
+        was = {key: before.given[key] for key in new if key in before.given}
         self._served = made.composed.changed(Changes(new, was)) if new else made.composed
         self._unwritten = tuple(
             service.meta.place.error(

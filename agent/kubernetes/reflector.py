@@ -26,6 +26,11 @@ WATCH_S = 300
 """How long the server holds a watch; the API's own clients take 5 to 10 minutes."""
 WATCH_SLACK_S = 10.0
 """A watch that the server has not ended this long after its time hangs on a connection that is dead."""
+LACKED_S = 30.0
+"""How long after a server had no such resource it is asked again."""
+LACK_PATIENCE_S = 60.0
+"""Security: how long a resource of which objects are known must be gone, before they are: a server that starts may not
+have all of its resources at once."""
 LIVED_S = 5.0
 """A watch that lived this long was a good one: the next is opened at once."""
 BACKOFF = Backoff(first_s=0.25, cap_s=15.0, jitter=0.5)
@@ -84,6 +89,10 @@ class Resource(Generic[T]):
     name: str
     parse: Callable[[Mapping[str, Any]], T]
     field_selector: str = ""
+    may_lack: bool = False
+    """Whether a server that does not have this resource has simply no such objects."""
+    older_path: str = ""
+    """Where older servers have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,8 @@ class Reflector(Generic[T]):
         self._failures = 0
         self._not_before_s = float("-inf")
         self._began_s = 0.0
+        self._is_older = False
+        self._lacked_since_s: float | None = None
         self.is_listed = False
         self.problem: Failure | None = None
         self.skipped: dict[Key, str] = {}
@@ -200,8 +211,29 @@ class Reflector(Generic[T]):
             return
         self._fail(0.0, now_s)
 
-    def failed(self, failure: Failure, now_s: float) -> None:
-        """A request came to nothing, or a watch broke off."""
+    def failed(self, failure: Failure, now_s: float) -> list[Change[T]]:
+        """A request came to nothing, or a watch broke off; what that changes."""
+        if self.resource.older_path and failure.is_missing:
+            self._is_older = not self._is_older
+            self._version = ""
+        if self.resource.may_lack and failure.is_missing:
+            return self._lacking(failure, now_s)
+        self._fail_with(failure, now_s)
+        return []
+
+    def _lacking(self, failure: Failure, now_s: float) -> list[Change[T]]:
+        """The server has no such resource."""
+        since_s = self._lacked_since_s = now_s if self._lacked_since_s is None else self._lacked_since_s
+        self._version, self._pages, self._continue = "", [], ""
+        if self._known and now_s - since_s < LACK_PATIENCE_S:
+            self._fail_with(failure, now_s)
+            return []
+        self.problem, self._failures = None, 0
+        self._not_before_s = now_s + LACKED_S * self._rng.uniform(0.8, 1.2)
+        self.is_listed = True
+        return [*self._compare([]), Listed()]
+
+    def _fail_with(self, failure: Failure, now_s: float) -> None:
         if now_s - self._began_s >= LIVED_S:
             self._failures = 0
         # What was listed so far is of a moment that the server may no longer have.
@@ -255,7 +287,7 @@ class Reflector(Generic[T]):
     # -- when to ask again
 
     def _heard(self) -> None:
-        self.problem = None
+        self.problem, self._lacked_since_s = None, None
 
     def _fail(self, least_s: float, now_s: float) -> None:
         self._failures += 1
@@ -268,7 +300,8 @@ class Reflector(Generic[T]):
     def _path(self, **query: str) -> str:
         if self.resource.field_selector:
             query["fieldSelector"] = self.resource.field_selector
-        return f"{self.resource.path}?{urlencode({name: value for name, value in query.items() if value})}"
+        path = self.resource.older_path if self._is_older else self.resource.path
+        return f"{path}?{urlencode({name: value for name, value in query.items() if value})}"
 
 
 class WatchOver(Exception):

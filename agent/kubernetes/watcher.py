@@ -81,7 +81,7 @@ class Watcher(Generic[T]):
             return
         except RequestFailed as failed:
             if not self._stopped.is_set():
-                self._reflector.failed(failed.failure, self._clock())
+                self._tell(self._reflector.failed(failed.failure, self._clock()))
 
     def _tell(self, changes: Sequence[Change[T]]) -> None:
         if changes and not self._stopped.is_set():

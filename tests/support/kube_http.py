@@ -20,8 +20,8 @@ _NAMESPACED = re.compile(
     r"/api/v1/namespaces/([^/]+)/(pods|events|secrets|configmaps)(?:/([^/]+))?(?:/(status))?"
 )
 _ALL = re.compile(
-    r"(?:/api/v1|/apis/security\.istio\.io/v1)/(pods|namespaces|nodes|services|configmaps|[a-z]+policies"
-    r"|peerauthentications)"
+    r"(?:/api|/apis/([a-z0-9.]+))/v1/(pods|namespaces|nodes|services|configmaps|[a-z]+policies"
+    r"|peerauthentications|endpointslices|serviceentries|workloadentries|gateways|gatewayclasses)"
 )
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 KINDS = {
@@ -34,6 +34,11 @@ KINDS = {
     "ConfigMap": "configmaps",
     "AuthorizationPolicy": "authorizationpolicies",
     "PeerAuthentication": "peerauthentications",
+    "EndpointSlice": "endpointslices",
+    "ServiceEntry": "serviceentries",
+    "WorkloadEntry": "workloadentries",
+    "Gateway": "gateways",
+    "GatewayClass": "gatewayclasses",
 }
 
 
@@ -132,7 +137,9 @@ def handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 namespace, kind, name, _ = single.groups()
                 self._send(200, api.found(kind, namespace, name))
                 return
-            kind = _ALL.fullmatch(url.path)[1]  # type: ignore[index]
+            group, kind = _ALL.fullmatch(url.path).groups()  # type: ignore[union-attr]
+            if group in api.lacks:
+                raise Refused(404, "the server could not find the requested resource")
             if "watch" not in query:
                 self._send(200, api.listed(kind, query))
                 return

@@ -23,6 +23,7 @@ Kept = Mapping[str, "Kept | None"]
 """Field -> what of it is kept, through lists; None: all of it."""
 META: Kept = {
     "name": None,
+    "uid": None,
     "generateName": None,
     "namespace": None,
     "labels": None,
@@ -44,11 +45,32 @@ POD: Kept = {
 }
 
 
+ENDPOINT_SLICE: Kept = {
+    "addressType": None,
+    "endpoints": {
+        "addresses": None,
+        "conditions": {"ready": None},
+        "targetRef": {"kind": None, "name": None, "uid": None},
+    },
+    "ports": None,
+}
+ADDRESSED: Kept = {"spec": None, "status": {"addresses": None}}
+"""Of what others give an address to."""
+GATEWAY: Kept = {
+    "spec": {
+        "gatewayClassName": None,
+        "listeners": {"name": None, "port": None, "protocol": None, "allowedRoutes": {"namespaces": None}},
+    },
+    "status": {"addresses": None},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind as the API and as a manifest name it. `kept`: of its fields apart from `metadata`; None: every one.
 
-    `only`: the name of those that are asked for, where not all are.
+    `only`: the name of those that are asked for, where not all are. `may_lack`: a cluster need not have it.
+    `older_path`: where older servers have it.
     """
 
     path: str
@@ -57,6 +79,8 @@ class Kind:
     name: str
     kept: Kept | None = None
     only: str = ""
+    may_lack: bool = False
+    older_path: str = ""
 
 
 KINDS = (
@@ -71,6 +95,24 @@ KINDS = (
         for resource, kind in (
             ("authorizationpolicies", "AuthorizationPolicy"),
             ("peerauthentications", "PeerAuthentication"),
+        )
+    ),
+    Kind(
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        "endpointslices",
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        ENDPOINT_SLICE,
+        # Before Kubernetes 1.21; what is read of it is the same.
+        older_path="/apis/discovery.k8s.io/v1beta1/endpointslices",
+    ),
+    *(
+        Kind(f"/apis/{api}/{resource}", resource, api, kind, kept, may_lack=True)
+        for api, resource, kind, kept in (
+            ("networking.istio.io/v1", "serviceentries", "ServiceEntry", ADDRESSED),
+            ("networking.istio.io/v1", "workloadentries", "WorkloadEntry", {"spec": None}),
+            ("gateway.networking.k8s.io/v1", "gateways", "Gateway", GATEWAY),
+            ("gateway.networking.k8s.io/v1", "gatewayclasses", "GatewayClass", {}),
         )
     ),
 )
@@ -89,7 +131,8 @@ class Stored:
 
 def resource_of(kind: Kind) -> Resource[Stored]:
     selector = f"metadata.name={kind.only}" if kind.only else ""
-    return Resource(kind.path, kind.resource, partial(stored, kind), selector)
+    parse = partial(stored, kind)
+    return Resource(kind.path, kind.resource, parse, selector, kind.may_lack, kind.older_path)
 
 
 def stored(kind: Kind, raw: Mapping[str, Any]) -> Stored:

@@ -7,8 +7,10 @@ nobody can guess (a pod's address and node) is an error. A stored object (`kubec
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.objects import (
@@ -52,6 +54,18 @@ def _timestamp(field: Field) -> str:
     return field.text("") if field.present else ""
 
 
+def read_aged_meta(root: Field, kind: str) -> Meta:
+    """As `read_meta`, of a kind of which the oldest counts: `created` so that times can be compared as texts."""
+    meta = read_meta(root, kind, namespaced=True)
+    if not meta.created:
+        return meta
+    try:
+        created = datetime.fromisoformat(meta.created).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise root.at("metadata.creationTimestamp").error(f"{meta.created!r} is not a time") from error
+    return dataclasses.replace(meta, created=created.isoformat())
+
+
 def read_namespace(root: Field, stored: bool) -> Namespace:
     return Namespace(read_meta(root, "Namespace", namespaced=False))
 
@@ -78,6 +92,7 @@ def read_pod(root: Field, stored: bool) -> Pod:
         generated=bool(meta.get("generateName").text("")),
         owner=_owner(meta.get("ownerReferences")),
         ports=_container_ports(spec, "" if stored else "TCP"),
+        uid=meta.get("uid").text(""),
     )
 
 

@@ -1,20 +1,31 @@
 """One manifest file: text to objects, refused documents and remarks.
 
-The kinds that make a mesh are read by `core_kinds`, `mesh_config` and `security_kinds`; others are left out with a
-remark that names file and kind. A `List` is taken apart. A document that cannot be used is refused by itself and
-never takes its neighbours with it. Pure: `directory` reads files, `admission` sets them side by side.
+The kinds that make a mesh are those of `kinds`; others are left out with a remark that names file and kind. A `List`
+is taken apart. A document that cannot be used is refused by itself and never takes its neighbours with it. Pure:
+`directory` reads files, `admission` sets them side by side.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from agent.controlplane.read import core_kinds, schema, security_kinds
+from agent.controlplane.read import schema
 from agent.controlplane.read.fields import Field, Place
-from agent.controlplane.read.mesh_config import read_mesh_config
+from agent.controlplane.read.kinds import (
+    CORE_KINDS,
+    CORE_VERSION,
+    KINDS,
+    LIKE_LISTS,
+    LISTS,
+    MESH_CONFIG,
+    REVISED_GROUPS,
+    SECURITY,
+    SECURITY_GROUP,
+    Kind,
+)
 from agent.controlplane.read.objects import Node, Object, Pod
 from agent.controlplane.read.refused import GUARDS, Refused, refuse
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
@@ -29,32 +40,8 @@ from agent.controlplane.read.yaml_tree import (
     read_documents,
 )
 
-Reader = Callable[[Field, bool], Object]
-SECURITY_GROUP = "security.istio.io"
-SECURITY_VERSIONS = ("v1", "v1beta1")
 GUARD_GROUPS = (SECURITY_GROUP, "authentication.istio.io", "rbac.istio.io")
 """Those in which Istio has, or had, what lets in and keeps out."""
-READERS: dict[tuple[str, str], tuple[Reader, schema.Schema]] = {
-    ("", "Namespace"): (core_kinds.read_namespace, schema.NAMESPACE),
-    ("", "Node"): (core_kinds.read_node, schema.NODE),
-    ("", "ServiceAccount"): (core_kinds.read_service_account, schema.SERVICE_ACCOUNT),
-    ("", "Pod"): (core_kinds.read_pod, schema.POD),
-    ("", "Service"): (core_kinds.read_service, schema.SERVICE),
-    (SECURITY_GROUP, "AuthorizationPolicy"): (
-        security_kinds.read_authorization_policy,
-        schema.AUTHORIZATION_POLICY,
-    ),
-    (SECURITY_GROUP, "PeerAuthentication"): (
-        security_kinds.read_peer_authentication,
-        schema.PEER_AUTHENTICATION,
-    ),
-}
-MESH_CONFIG: tuple[Reader, schema.Schema] = (read_mesh_config, schema.CONFIG_MAP)
-LISTS = frozenset({*(f"{kind}List" for _, kind in READERS), "ConfigMapList"})
-LIKE_LISTS = {kind.lower().rstrip("s"): kind for kind in ("List", *LISTS)}
-"""What a list may be misspelt as: its objects would quietly be gone."""
-CORE_VERSION = "v1"
-CORE_KINDS = {kind.lower(): kind for kind in ("ConfigMap", *(kind for group, kind in READERS if not group))}
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
 
@@ -135,14 +122,13 @@ class _Reading:
         found = self._reader(root, kind, group, version)
         if found is None:
             return
-        reader, known = found
-        unknown = list(unknown_fields(root, known))
+        unknown = list(unknown_fields(root, found.schema))
         if kind in GUARDS:
-            errors += [*(u.error for u in unknown), *valueless_fields(root, known)]
+            errors += [*(u.error for u in unknown), *valueless_fields(root, found.schema)]
         try:
             if not errors:
                 stored = self._stored or root.at("metadata.resourceVersion").present
-                made = reader(root, stored)
+                made = found.read(root, stored)
         except ManifestError as error:
             errors.append(error)
         if errors:
@@ -157,7 +143,7 @@ class _Reading:
 
     def _admit(self, made: Object, group: str) -> None:
         revision = made.meta.labels.get(REVISION_LABEL, REVISION)
-        if group == SECURITY_GROUP and revision != REVISION:
+        if group in REVISED_GROUPS and revision != REVISION:
             self.remarks.append(
                 Remark(
                     place=made.meta.place,
@@ -171,25 +157,27 @@ class _Reading:
             return
         self.objects.append(made)
 
-    def _reader(
-        self, root: Field, kind: str, group: str, version: str
-    ) -> tuple[Reader, schema.Schema] | None:
+    def _reader(self, root: Field, kind: str, group: str, version: str) -> Kind | None:
         """What reads this kind; None, and the reason noted, for what cannot be read or does not make a mesh."""
         if not group and self._is_misnamed(root, kind, version):
             return None
         if kind == "ConfigMap" and not group and _metadata(root, "name") == "istio":
             return MESH_CONFIG
-        found = READERS.get((group, kind))
-        if found and (group != SECURITY_GROUP or version in SECURITY_VERSIONS):
+        found = KINDS.get((group, kind))
+        if found and version in found.versions:
             return found
         api_version = root.get("apiVersion").text()
         if kind != "RequestAuthentication" and (guard := _guard_like(kind)):
             problem = (
                 f"there is no kind {kind} in {api_version};"
-                f" did you mean {guard} of {SECURITY_GROUP}/{SECURITY_VERSIONS[0]}?"
+                f" did you mean {guard} of {SECURITY_GROUP}/{SECURITY[0]}?"
             )
             field = root.get("apiVersion" if kind == guard else "kind")
             self.refused.append(refuse(root, guard, (field.error(problem),)))
+            return None
+        if found is not None:
+            problem = f"there is no kind {kind} in {api_version}; did you mean {kind} of {group}/{found.versions[0]}?"
+            self.refused.append(refuse(root, kind, (root.get("apiVersion").error(problem),)))
             return None
         problem = f"kind {kind} ({api_version}) is not used and was left out"
         is_guard = group in GUARD_GROUPS

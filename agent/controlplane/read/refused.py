@@ -1,9 +1,9 @@
 """A document that cannot be used: why, who it is as far as that can be told, and what stands in for it. Pure.
 
 Security: where what is refused has no earlier form that could stay in force, its targets are closed: an
-AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one, a Service one
-without ports, so that its addresses do not lead past the mesh. What a policy does not say for certain counts as
-everything: no readable selector is the namespace, no namespace is the mesh.
+AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one, a Service or
+ServiceEntry one without ports, so that its addresses do not lead past the mesh. What a policy does not say for certain
+counts as everything: no readable selector is the namespace, no namespace is the mesh.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from agent.controlplane.read.objects import (
     PeerAuthentication,
     Rule,
     Service,
+    ServiceEntry,
 )
 from agent.controlplane.read.security_kinds import DRY_RUN, read_selector
+from agent.controlplane.read.service_entry import read_addresses, read_hosts
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.model.address import IP
 
 GUARDS = ("AuthorizationPolicy", "PeerAuthentication")
-OF_THE_CLUSTER = ("Namespace", "Node")
+OF_THE_CLUSTER = ("Namespace", "Node", "GatewayClass")
 NOT_NODE_PROXIES = ("AUDIT", "CUSTOM")
-StandIn = AuthorizationPolicy | PeerAuthentication | Service
+StandIn = AuthorizationPolicy | PeerAuthentication | Service | ServiceEntry
 CLOSING = {
     "AuthorizationPolicy": "its targets are denied to everybody until it is mended",
     "PeerAuthentication": "its targets take mutual TLS only until it is mended",
     "Service": "its addresses are closed until it is mended",
+    "ServiceEntry": "its addresses are closed until it is mended",
 }
 
 
@@ -129,6 +132,8 @@ def _stand_in(root: Field, kind: str, namespace: str, name: str, unsure: Collect
         ips = _cluster_ips(root)
         meta = Meta(place=root.place, kind=kind, namespace=namespace, name=name)
         return Service(meta=meta, cluster_ips=ips, is_stand_in=True) if ips else None
+    if kind == "ServiceEntry" and name and namespace:
+        return _closed_entry(root, Meta(place=root.place, kind=kind, namespace=namespace, name=name))
     if kind not in GUARDS or (not unsure and _is_for_others(root)):
         return None
     if not name or not namespace:
@@ -184,6 +189,18 @@ def _selector(root: Field, unsure: Collection[str]) -> Mapping[str, str] | None:
         return read_selector(_mapping(root, "spec").get("selector"))
     except ManifestError:
         return None
+
+
+def _closed_entry(root: Field, meta: Meta) -> ServiceEntry | None:
+    """One without ports; None where it is not known for which addresses."""
+    spec = _mapping(root, "spec")
+    try:
+        addresses, hosts = read_addresses(spec.get("addresses")), read_hosts(spec.get("hosts"))
+    except ManifestError:
+        return None
+    return (
+        ServiceEntry(meta=meta, hosts=hosts, addresses=addresses, resolution="STATIC") if addresses else None
+    )
 
 
 def _cluster_ips(root: Field) -> tuple[IP, ...]:

@@ -98,5 +98,41 @@ AUTHORIZATION_POLICY = kind(
 )
 MODE = fields("mode")
 PEER_AUTHENTICATION = kind("status", spec=fields("", selector=SELECTOR, mtls=MODE, portLevelMtls={"*": MODE}))
+ENDPOINT_SLICE = kind(
+    "addressType",
+    endpoints=fields(
+        "addresses hostname nodeName zone hints deprecatedTopology topology",
+        conditions=fields("ready serving terminating"),
+        targetRef=fields("apiVersion kind namespace name uid resourceVersion fieldPath"),
+    ),
+    ports=fields("name protocol port appProtocol"),
+)
+ENDPOINT = fields("address ports labels network locality weight serviceAccount")
+WORKLOAD_ENTRY = kind("status", spec=ENDPOINT)
+SERVICE_ENTRY = kind(
+    spec=fields(
+        "hosts addresses location resolution exportTo subjectAltNames",
+        ports=fields("number name protocol targetPort"),
+        endpoints=ENDPOINT,
+        workloadSelector=fields("labels"),
+    ),
+    status=fields("conditions validationMessages observedGeneration", addresses=fields("value host")),
+)
+GATEWAY = kind(
+    spec=fields(
+        "gatewayClassName infrastructure tls backendTLS allowedListeners defaultScope",
+        addresses=fields("type value"),
+        listeners=fields(
+            "name hostname port protocol tls",
+            allowedRoutes=fields("kinds", namespaces=fields("from selector")),
+        ),
+    ),
+    status=fields("conditions listeners attachedListenerSets", addresses=fields("type value")),
+)
+GATEWAY_CLASS = kind("status", spec=fields("controllerName parametersRef description"))
 LIST = fields("apiVersion kind metadata items")
 LABEL_SELECTOR = fields("matchLabels", matchExpressions=fields("key operator values"))
+ENTRY_VISIBILITY = fields(
+    "defaultVisibility applyToSidecars",
+    policies=fields("visibility", matchingRules=fields("namespaceSelector")),
+)

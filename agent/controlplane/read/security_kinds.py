@@ -7,13 +7,12 @@ it, and noted as a doubt. Fields that need HTTP are legal and noted as `beyond`.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from typing import TypeVar
 
-from agent.controlplane.read.core_kinds import read_meta
+from agent.controlplane.read.core_kinds import read_aged_meta
+from agent.controlplane.read.doubts import Doubts
 from agent.controlplane.read.fields import Field, is_label, is_name
 from agent.controlplane.read.objects import (
     AuthorizationPolicy,
@@ -56,7 +55,7 @@ def read_authorization_policy(root: Field, stored: bool) -> AuthorizationPolicy:
 def read_peer_authentication(root: Field, stored: bool) -> PeerAuthentication:
     spec = root.get("spec")
     selector = read_selector(spec.get("selector"))
-    doubts = _Doubts(stored)
+    doubts = Doubts(stored)
     ports = spec.get("portLevelMtls")
     if ports.present:
         if not ports.names():
@@ -75,19 +74,6 @@ def read_peer_authentication(root: Field, stored: bool) -> PeerAuthentication:
     )
 
 
-class _Doubts:
-    """What Istio's validation refuses: refused here too, but noted where an API server has let it pass."""
-
-    def __init__(self, stored: bool) -> None:
-        self._stored = stored
-        self.texts: list[str] = []
-
-    def add(self, field: Field, problem: str) -> None:
-        if not self._stored:
-            raise field.error(problem)
-        self.texts.append(f"{field.path}: {problem}")
-
-
 def _meta(root: Field, kind: str) -> Meta:
     """As of any object, but a policy without a namespace is refused: which one it guards is its meaning."""
     namespace = root.at("metadata.namespace")
@@ -95,14 +81,7 @@ def _meta(root: Field, kind: str) -> Meta:
         raise namespace.error(
             "it is missing: write which namespace this guards (kubectl takes that of its context)"
         )
-    meta = read_meta(root, kind, namespaced=True)
-    if meta.created:
-        try:
-            created = datetime.fromisoformat(meta.created).astimezone(UTC)
-        except (ValueError, OverflowError) as error:
-            raise root.at("metadata.creationTimestamp").error(f"{meta.created!r} is not a time") from error
-        return dataclasses.replace(meta, created=created.isoformat())
-    return meta
+    return read_aged_meta(root, kind)
 
 
 def read_selector(selector: Field) -> Mapping[str, str] | None:
@@ -123,7 +102,7 @@ class _PolicyReader:
 
     def __init__(self, root: Field, stored: bool) -> None:
         self._root, self._spec = root, root.get("spec")
-        self._doubts = _Doubts(stored)
+        self._doubts = Doubts(stored)
         self._meta = _meta(root, "AuthorizationPolicy")
         dry_run = root.at("metadata.annotations").get(DRY_RUN)
         if dry_run.present and dry_run.text() not in ("true", "false"):

@@ -17,7 +17,7 @@ from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.serve.access import Code, Refused
 from agent.controlplane.serve.xds_service import Authenticate
 from agent.controlplane.state_dir import StateDirectory, StateError
-from agent.controlplane.translate.compose import PodKey
+from agent.controlplane.translate.making import PodKey
 from agent.pb import ztun_pb2 as ztun
 
 SERVICE = "ztun.v1.Enrolment"

@@ -7,10 +7,20 @@ to have no effect. What is intended to have none (a dry run) is a note and conce
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import AuthorizationPolicy, Key, Object, PeerAuthentication, Pod, Service
+from agent.controlplane.read.objects import (
+    AuthorizationPolicy,
+    Guard,
+    Key,
+    Labelled,
+    Object,
+    PeerAuthentication,
+    Pod,
+    Service,
+    ServiceEntry,
+)
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.authorization_policy import (
@@ -19,14 +29,17 @@ from agent.controlplane.translate.authorization_policy import (
     why_left_out,
 )
 from agent.controlplane.translate.contradictions import contradictions
+from agent.controlplane.translate.entry_effects import entry_remarks
 from agent.controlplane.translate.marks import Marked, misvalued_marks, unused_marks
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
 from agent.controlplane.translate.pod import is_announced
 from agent.controlplane.translate.port_effects import mistaken_ports, ports_named, why_unreachable
+from agent.controlplane.translate.remarking import remark
 from agent.controlplane.translate.selection import Selection, by_namespace
+from agent.controlplane.translate.waypoint_effects import waypoint_remarks
 
-Selecting = AuthorizationPolicy | PeerAuthentication | Service
+Selecting = AuthorizationPolicy | PeerAuthentication | Service | ServiceEntry
 EXAMPLES = 3
 """How many pods a remark names."""
 
@@ -43,11 +56,13 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     yield from _of_nobody(inventory, mesh)
     yield from _of_ports(inventory, mesh)
     yield from _of_marks(inventory)
+    yield from waypoint_remarks(inventory, mesh)
+    yield from entry_remarks(inventory, mesh)
     for service in inventory.services:
         if service.unused:
-            yield _remark(service, f"no effect here: {', '.join(service.unused)}", is_note=True)
+            yield remark(service, f"no effect here: {', '.join(service.unused)}", is_note=True)
         if reason := why_unreachable(service):
-            yield _remark(service, reason, is_note=True)
+            yield remark(service, reason, is_note=True)
 
 
 def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Scope:
@@ -58,57 +73,30 @@ def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Sc
     return Scope(policy.meta.namespace, policy.selector or None)
 
 
-def _remark(
-    made: Object,
-    problem: str,
-    remedy: str = "",
-    scope: Scope | None = None,
-    *,
-    field: str = "",
-    is_note: bool = False,
-) -> Remark:
-    return Remark(
-        place=made.meta.place,
-        about=str(made.meta),
-        field=field,
-        problem=problem,
-        remedy=remedy,
-        weight=Weight.NOTE if is_note else Weight.INEFFECTIVE,
-        scope=None if is_note else scope,
-    )
-
-
 def _of_mesh_config(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
     for config in inventory.mesh_configs:
         if config.meta.namespace != mesh.system_namespace:
             remedy = f"the mesh config is that of namespace {mesh.system_namespace}"
-            yield _remark(config, "it has no effect", remedy, EVERYBODY)
+            yield remark(config, "it has no effect", remedy, EVERYBODY)
             continue
         for name, meant in config.misspelt.items():
             problem = f"unknown field of the mesh config; did you mean {meant}?"
-            yield _remark(config, problem, scope=EVERYBODY, field=f"data.mesh: {name}")
-        others = [name for name in config.unused if name not in config.misspelt]
-        if others:
-            yield _remark(config, f"fields that have no effect here: {', '.join(others)}", is_note=True)
+            yield remark(config, problem, scope=EVERYBODY, field=f"data.mesh: {name}")
+        for name in config.unused:
+            if name not in config.misspelt:
+                yield remark(config, f"no effect here: {name}", is_note=True)
 
 
 def _undiscovered(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     """Namespaces that count for nothing: one remark each, heavier where a policy is among what is left out."""
     inventory = discovered(everything, mesh)
-    kinds: tuple[Callable[[Inventory], Collection[Object]], ...] = (
-        lambda i: i.pods,
-        lambda i: i.services,
-        lambda i: i.policies,
-        lambda i: i.peer_authentications,
-    )
     left_out: dict[str, Counter[str]] = defaultdict(Counter)
     first: dict[str, Object] = {}
-    for objects in kinds:
-        here = {id(made) for made in objects(inventory)}
-        for made in objects(everything):
-            if id(made) not in here:
-                left_out[made.meta.namespace][made.meta.kind] += 1
-                first.setdefault(made.meta.namespace, made)
+    here = {id(made) for made in inventory.placed()}
+    for made in everything.placed():
+        if id(made) not in here:
+            left_out[made.meta.namespace][made.meta.kind] += 1
+            first.setdefault(made.meta.namespace, made)
     for namespace, counts in sorted(left_out.items()):
         what = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
         is_guarded = bool(counts.keys() & {"AuthorizationPolicy", "PeerAuthentication"})
@@ -127,27 +115,27 @@ def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
     scope = scope_of(policy, mesh)
     reason = why_left_out(policy)
     if reason:
-        yield _remark(policy, reason, scope=scope, is_note=policy.meta.annotations.get(DRY_RUN) == "true")
+        yield remark(policy, reason, scope=scope, is_note=policy.meta.annotations.get(DRY_RUN) == "true")
         return
     for doubt in policy.doubts:
-        yield _remark(policy, doubt, scope=scope)
+        yield remark(policy, doubt, scope=scope)
     beyond = sorted({name for rule in policy.rules for name in rule.beyond})
     if beyond:
         effect = (
             "rules with them are left out" if policy.action == "ALLOW" else "their rules deny without them"
         )
-        yield _remark(
+        yield remark(
             policy, f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}", scope=scope
         )
     for field, excluded, is_whole in contradictions(policy):
         verb = "denies" if policy.action == "DENY" else "allows"
         effect = f"the rule {verb} nothing" if is_whole else f"the rule {verb} by its other entries alone"
         problem = f"it lists {excluded} and excludes all of that, so nothing matches it: {effect}"
-        yield _remark(policy, problem, "take it out of one of the two lists", scope, field=field)
+        yield remark(policy, problem, "take it out of one of the two lists", scope, field=field)
     for path, text in _principals(policy):
         if is_of_another_domain(text, mesh):
             here = ", ".join(mesh.trust_domains)
-            yield _remark(
+            yield remark(
                 policy,
                 f"nobody can be {text!r}: the trust domain here is {here}",
                 f"write {mesh.trust_domain}/ns/NAMESPACE/sa/ACCOUNT",
@@ -172,10 +160,10 @@ def _of_peer_authentications(inventory: Inventory, mesh: Mesh) -> Iterator[Remar
     for each in inventory.peer_authentications:
         scope = scope_of(each, mesh)
         for doubt in each.doubts:
-            yield _remark(each, doubt, scope=scope)
+            yield remark(each, doubt, scope=scope)
         yield from _of_one_peer_authentication(each, inventory.pods, mesh)
         for port in peers.disabled_in_vain(each):
-            yield _remark(
+            yield remark(
                 each,
                 f"DISABLE of port {port} does not open it under the STRICT above it",
                 "write PERMISSIVE",
@@ -194,16 +182,16 @@ def _of_one_peer_authentication(
 ) -> Iterator[Remark]:
     unset = [str(port) for port, mode in each.ports.items() if mode == "UNSET"]
     if each.mode == "UNSET" and len(unset) == len(each.ports):
-        yield _remark(
+        yield remark(
             each, "it says no mode, so it changes nothing", "write one, or delete it", scope_of(each, mesh)
         )
     elif unset:
         problem = f"no mode is said for port {', '.join(unset)}, which changes nothing there"
-        yield _remark(each, problem, "write one, or leave the port out", scope_of(each, mesh))
+        yield remark(each, problem, "write one, or leave the port out", scope_of(each, mesh))
     if each.selector and each.meta.namespace == mesh.root_namespace:
         elsewhere = Selection([each], lambda p: p.selector)
         if any(p.meta.namespace != mesh.root_namespace and elsewhere.finds(p.meta.labels) for p in pods):
-            yield _remark(
+            yield remark(
                 each,
                 f"its selector finds pods of namespace {mesh.root_namespace} alone, and others have its labels",
                 "write it in their namespace",
@@ -212,14 +200,15 @@ def _of_one_peer_authentication(
 
 
 def _of_nobody(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
-    """Policies and Services that no pod is found for: pods may still come, or a label or namespace is misspelt."""
-    guards: list[AuthorizationPolicy | PeerAuthentication] = [
+    """Policies and Services that no workload is found for: pods may still come, or a label or namespace is misspelt."""
+    guards: list[Guard] = [
         *inventory.policies,
         *inventory.peer_authentications,
     ]
     selecting: list[Selecting] = [
         *(g for g in guards if g.selector and g.meta.namespace),
         *(s for s in inventory.services if s.selector),
+        *(e for e in inventory.service_entries if e.selector),
     ]
     everywhere = [p for p in selecting if isinstance(p, AuthorizationPolicy) and _is_of_mesh(p, mesh)]
     selection: dict[str, Selection[Selecting]] = by_namespace(
@@ -228,23 +217,32 @@ def _of_nobody(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
     of_mesh = Selection(everywhere, lambda p: p.selector)
     found: set[Key] = set()
     populated: set[str] = set()
-    for pod in inventory.pods:
-        namespace = pod.meta.namespace
+    workloads: tuple[Labelled, ...] = (
+        *inventory.pods,
+        *inventory.workload_entries,
+        *inventory.service_entries,
+    )
+    for workload in workloads:
+        namespace = workload.meta.namespace
         populated.add(namespace)
         if namespace in selection:
-            found.update(s.meta.key for s in selection[namespace].finds(pod.meta.labels))
-        found.update(p.meta.key for p in of_mesh.finds(pod.meta.labels))
+            chosen = selection[namespace].finds(workload.labels)
+            # An entry is no part of another one: only policies find it.
+            found.update(
+                s.meta.key for s in chosen if isinstance(s, Guard) or not isinstance(workload, ServiceEntry)
+            )
+        found.update(p.meta.key for p in of_mesh.finds(workload.labels))
     for made in selecting:
         if made.meta.key not in found:
             where = "the mesh" if made in everywhere else f"namespace {made.meta.namespace}"
             labels = ", ".join(f"{name}={value}" for name, value in (made.selector or {}).items())
-            yield _remark(
-                made, f"no pod of {where} has the labels {labels}, so it is for nobody", is_note=True
+            yield remark(
+                made, f"no workload of {where} has the labels {labels}, so it is for nobody", is_note=True
             )
     for guard in guards:
         if not guard.selector and guard.meta.namespace not in ("", mesh.root_namespace, *populated):
-            yield _remark(
-                guard, f"namespace {guard.meta.namespace} has no pods, so it is for nobody", is_note=True
+            yield remark(
+                guard, f"namespace {guard.meta.namespace} has no workloads, so it is for nobody", is_note=True
             )
 
 
@@ -267,7 +265,7 @@ def _second(later: PeerAuthentication, first: PeerAuthentication, whose: str, me
     agree = (later.mode, later.ports) == (first.mode, first.ports)
     why = "is older" if first.meta.created else "comes first by file and name"
     contradiction = "" if agree else f", and they contradict each other ({later.mode}, {first.mode})"
-    return _remark(
+    return remark(
         later,
         f"it does not count for {whose}: {first.meta} at {first.meta.place} {why}{contradiction}",
         "keep one of them",
@@ -278,7 +276,7 @@ def _second(later: PeerAuthentication, first: PeerAuthentication, whose: str, me
 
 def _of_ports(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
     for guard, field, port, service, target in mistaken_ports(inventory, mesh):
-        yield _remark(
+        yield remark(
             guard,
             f"no connection arrives at port {port}: that is of {service.meta}, which reaches its pods at {target}",
             f"write {target}: policies are judged by the port of the pod",
@@ -289,17 +287,23 @@ def _of_ports(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
 
 def _of_marks(inventory: Inventory) -> Iterator[Remark]:
     """Labels and annotations that do nothing."""
-    marked: tuple[Marked, ...] = (*inventory.namespaces.values(), *inventory.pods, *inventory.services)
+    marked: tuple[Marked, ...] = (
+        *inventory.namespaces.values(),
+        *inventory.pods,
+        *inventory.services,
+        *inventory.workload_entries,
+        *inventory.service_entries,
+    )
     for made in marked:
         if unused := unused_marks(made):
-            yield _remark(made, f"no effect here: {', '.join(unused)}", is_note=True)
+            yield remark(made, f"no effect here: {', '.join(unused)}", is_note=True)
         for field, value, known in misvalued_marks(made):
             scope = (
                 Scope(node=made.node)
                 if isinstance(made, Pod)
                 else Scope(made.meta.namespace or made.meta.name)
             )
-            yield _remark(made, f"no effect: {value!r} is none of {known}", scope=scope, field=field)
+            yield remark(made, f"no effect: {value!r} is none of {known}", scope=scope, field=field)
 
 
 def _of_targets(inventory: Inventory) -> Iterator[Remark]:
@@ -321,14 +325,14 @@ def _of_targets(inventory: Inventory) -> Iterator[Remark]:
                     problem = f"have no TCP port named {port.target!r} ({_names(without)})"
                     problem = f"port {port.port}: {len(without)} of its {len(chosen)} pods {problem}"
                     remedy = "name a port of their containers so, or write a number"
-                    yield _remark(service, problem, remedy, scope)
+                    yield remark(service, problem, remedy, scope)
                 if several := [(p, found) for p, found in numbers if len(found) > 1]:
                     pods_of, (first, *others) = [p for p, _ in several], several[0][1]
                     problem = f"have several TCP ports named {port.target!r} ({_names(pods_of)})"
                     problem = f"port {port.port}: {len(several)} of its {len(chosen)} pods {problem}"
                     problem += f": it means the first, {first}, and never {', '.join(map(str, others))}"
                     remedy = "give each port of a pod a name of its own, or write a number"
-                    yield _remark(service, problem, remedy, scope)
+                    yield remark(service, problem, remedy, scope)
 
 
 def _names(some: list[Pod]) -> str:

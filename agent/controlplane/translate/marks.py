@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.controlplane.read.objects import Namespace, Pod, Service
+from agent.controlplane.read.objects import Namespace, Pod, Service, ServiceEntry, WorkloadEntry
 from agent.controlplane.translate.pod import CAPTURED, TUNNEL
 from agent.controlplane.translate.service import FIELD_VALUES, PREFERENCES, TRAFFIC_DISTRIBUTION
 
-Marked = Namespace | Pod | Service
-UNUSED_LABELS = (
-    "istio.io/use-waypoint",
-    "istio.io/use-waypoint-namespace",
-    "istio.io/ingress-use-waypoint",
-    "istio.io/global",
-)
+Marked = Namespace | Pod | Service | ServiceEntry | WorkloadEntry
+UNUSED_LABELS = ("istio.io/global",)
 UNUSED_ANNOTATIONS = ("networking.istio.io/exportTo",)
 
 
@@ -35,7 +30,7 @@ def unused_marks(made: Marked) -> list[str]:
 
 def misvalued_marks(made: Marked) -> Iterator[Misvalued]:
     """Those that do nothing for their value, which is like one that does."""
-    if isinstance(made, Pod):
+    if isinstance(made, Pod | WorkloadEntry):
         captured = made.meta.annotations.get(CAPTURED, "enabled")
         if captured not in ("enabled", "disabled", "pending"):
             yield Misvalued(f"metadata.annotations.{CAPTURED}", captured, "enabled")

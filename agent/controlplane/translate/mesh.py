@@ -6,15 +6,22 @@ mesh stand; `discoverySelectors` choose the namespaces whose objects count, the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import SYSTEM_NAMESPACE, MeshConfig, Meta
+from agent.controlplane.read.objects import (
+    SYSTEM_NAMESPACE,
+    EntryVisibility,
+    Guard,
+    MeshConfig,
+    Namespace,
+    Object,
+)
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
 from agent.model.label_selector import LabelSelector
 
+NETWORK_LABEL = "topology.istio.io/network"
 NAME_LABEL = "kubernetes.io/metadata.name"
 """Every API server puts it on every namespace."""
 
@@ -31,7 +38,7 @@ class MeshSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """What holds. `aliases` are further trust domains that principals of policies may name."""
+    """What holds. `aliases` are further trust domains that policies may name; `network` is the mesh's own."""
 
     cluster_id: str
     domain: str
@@ -39,7 +46,9 @@ class Mesh:
     aliases: tuple[str, ...] = ()
     system_namespace: str
     root_namespace: str
+    network: str = ""
     discovery: tuple[LabelSelector, ...] = ()
+    entry_visibility: EntryVisibility | None = None
     config: MeshConfig | None = field(default=None, compare=False)
 
     @property
@@ -49,7 +58,10 @@ class Mesh:
 
 def mesh_of(inventory: Inventory, settings: MeshSettings) -> Mesh:
     config = next((c for c in inventory.mesh_configs if c.meta.namespace == settings.root_namespace), None)
+    system = inventory.namespaces.get(settings.root_namespace)
     return Mesh(
+        network=system.meta.labels.get(NETWORK_LABEL, "") if system else "",
+        entry_visibility=config.entry_visibility if config else None,
         cluster_id=settings.cluster_id,
         domain=settings.domain,
         trust_domain=(config and config.trust_domain) or settings.trust_domain,
@@ -67,25 +79,20 @@ def discovered(inventory: Inventory, mesh: Mesh) -> Inventory:
         return inventory
     chosen: dict[str, bool] = {}
 
-    def counts(meta: Meta) -> bool:
-        if meta.namespace not in chosen:
-            labels = namespace_labels(inventory, meta.namespace)
-            chosen[meta.namespace] = any(selector.matches(labels) for selector in mesh.discovery)
-        return chosen[meta.namespace]
+    def counts(made: Object) -> bool:
+        namespace = made.meta.namespace
+        if not namespace and isinstance(made, Guard):
+            # Security: what stands in for a policy of nobody knows where is of no namespace, and always counts.
+            return True
+        if namespace not in chosen:
+            labels = namespace_labels(inventory.namespaces, namespace)
+            chosen[namespace] = any(selector.matches(labels) for selector in mesh.discovery)
+        return chosen[namespace]
 
-    return dataclasses.replace(
-        inventory,
-        pods=tuple(o for o in inventory.pods if counts(o.meta)),
-        services=tuple(o for o in inventory.services if counts(o.meta)),
-        # Security: what stands in for a policy of nobody knows where is of no namespace, and always counts.
-        policies=tuple(o for o in inventory.policies if not o.meta.namespace or counts(o.meta)),
-        peer_authentications=tuple(
-            o for o in inventory.peer_authentications if not o.meta.namespace or counts(o.meta)
-        ),
-    )
+    return inventory.where(counts)
 
 
-def namespace_labels(inventory: Inventory, name: str) -> Mapping[str, str]:
+def namespace_labels(namespaces: Mapping[str, Namespace], name: str) -> Mapping[str, str]:
     """The labels of a namespace, with the one that no manifest has to write."""
-    found = inventory.namespaces.get(name)
+    found = namespaces.get(name)
     return {NAME_LABEL: name, **(found.meta.labels if found else {})}

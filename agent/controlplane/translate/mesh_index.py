@@ -1,4 +1,4 @@
-"""The objects of a mesh by what is asked of them: who selects a pod, and which pods something selects. Pure.
+"""The objects of a mesh by what is asked of them: who selects a workload, and who else an object is about. Pure.
 
 A value: `changed` answers another one and leaves the first as it was. Both share what they have alike, so that a change
 costs what has changed and, for each kind of object in it, a copy of a table.
@@ -14,22 +14,34 @@ from typing import TypeVar
 from agent.controlplane.read.changes import Changes
 from agent.controlplane.read.inventory import Inventory, collect
 from agent.controlplane.read.objects import (
-    EVERYWHERE,
     AuthorizationPolicy,
+    EndpointSlice,
+    Gateway,
+    GatewayClass,
     Key,
+    Labelled,
     Namespace,
     Node,
     Object,
     PeerAuthentication,
     Pod,
     Service,
+    ServiceEntry,
+    WorkloadEntry,
 )
 from agent.controlplane.translate.authorization_policy import why_left_out
-from agent.controlplane.translate.mesh import Mesh, discovered
+from agent.controlplane.translate.hosts import Hosts
+from agent.controlplane.translate.mesh import Mesh, discovered, namespace_labels
+from agent.controlplane.translate.networks import gateways_by_network
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
-from agent.controlplane.translate.selection import Selection, by_namespace, selects
+from agent.controlplane.translate.relation import Relation
+from agent.controlplane.translate.selection import Selection, by_namespace
+from agent.controlplane.translate.waypoints import Reference, Waypoints, references, references_of
+from agent.pb import workload_pb2 as wds
 
 Label = tuple[str, str]
+Selecting = Service | ServiceEntry
+"""What workloads are part of."""
 T = TypeVar("T", bound=Object)
 
 
@@ -42,16 +54,26 @@ class MeshIndex:
         self.nodes: Mapping[str, Node] = inventory.nodes
         self.pods: Mapping[Key, Pod] = _by_key(inventory.pods)
         self.services: Mapping[Key, Service] = _by_key(filter(_has_address, inventory.services))
+        self.slices: Mapping[Key, EndpointSlice] = _by_key(inventory.slices)
+        self.workload_entries: Mapping[Key, WorkloadEntry] = _by_key(inventory.workload_entries)
+        self.service_entries: Mapping[Key, ServiceEntry] = _by_key(inventory.service_entries)
+        self.gateways: Mapping[Key, Gateway] = _by_key(inventory.gateways)
+        self.classes: Mapping[Key, GatewayClass] = _by_key(inventory.gateway_classes)
         self.policies: Mapping[Key, AuthorizationPolicy] = _by_key(filter(_is_enforced, inventory.policies))
         self.peers: Mapping[Key, PeerAuthentication] = _by_key(inventory.peer_authentications)
-        labelled: dict[Label, dict[Key, Pod]] = {}
-        for pod in inventory.pods:
-            for label in pod.meta.labels.items():
-                labelled.setdefault(label, {})[pod.meta.key] = pod
-        self._labelled: Mapping[Label, Mapping[Key, Pod]] = labelled
-        self._services = by_namespace(self.services.values(), _namespace, _service_selector)
-        self._policies = by_namespace(self.policies.values(), _namespace, _policy_selector)
+        self._labelled = Relation[Label, Labelled](_labels, _labelled(inventory))
+        self._referring = Relation[Reference, Labelled | Service](_references, _referring(inventory))
+        self._slices_of = Relation[Reference, EndpointSlice](_service_of, inventory.slices)
+        self._slices_at = Relation[Reference, EndpointSlice](_pods_of, inventory.slices)
+        self._claims = Relation[str, ServiceEntry](_hosts, inventory.service_entries)
+        self._services: Mapping[str, Selection[Selecting]] = by_namespace(
+            self._selecting(), _namespace, _service_selector
+        )
+        self._policies: Mapping[str, Selection[AuthorizationPolicy]] = by_namespace(
+            self.policies.values(), _namespace, _policy_selector
+        )
         self.modes = PeerAuthentications(inventory.peer_authentications, mesh.root_namespace)
+        self._derive()
 
     def changed(self, changes: Changes) -> MeshIndex:
         """With objects gone and come, of those that count."""
@@ -59,23 +81,43 @@ class MeshIndex:
         gone, come = collect(changes.gone.values()), collect(changes.come.values())
         after.namespaces = _renamed(self.namespaces, gone.namespaces, come.namespaces)
         after.nodes = _renamed(self.nodes, gone.nodes, come.nodes)
-        if gone.pods or come.pods:
-            after.pods = _replaced(self.pods, gone.pods, come.pods)
-            after._labelled = self._relabelled(gone.pods, come.pods)
-        if gone.services or come.services:
-            after.services = _replaced(self.services, gone.services, filter(_has_address, come.services))
-            after._services = _reselected(
-                self._services, after.services, (*gone.services, *come.services), _service_selector
-            )
-        if gone.policies or come.policies:
-            after.policies = _replaced(self.policies, gone.policies, filter(_is_enforced, come.policies))
-            after._policies = _reselected(
-                self._policies, after.policies, (*gone.policies, *come.policies), _policy_selector
-            )
+        after.pods = _replaced(self.pods, gone.pods, come.pods)
+        after.services = _replaced(self.services, gone.services, filter(_has_address, come.services))
+        after.slices = _replaced(self.slices, gone.slices, come.slices)
+        after.workload_entries = _replaced(
+            self.workload_entries, gone.workload_entries, come.workload_entries
+        )
+        after.service_entries = _replaced(self.service_entries, gone.service_entries, come.service_entries)
+        after.gateways = _replaced(self.gateways, gone.gateways, come.gateways)
+        after.classes = _replaced(self.classes, gone.gateway_classes, come.gateway_classes)
+        after.policies = _replaced(self.policies, gone.policies, filter(_is_enforced, come.policies))
+        after.peers = _replaced(self.peers, gone.peer_authentications, come.peer_authentications)
+        after._labelled = self._labelled.changed(_labelled(gone), _labelled(come))
+        after._referring = self._referring.changed(_referring(gone), _referring(come))
+        after._slices_of = self._slices_of.changed(gone.slices, come.slices)
+        after._slices_at = self._slices_at.changed(gone.slices, come.slices)
+        after._claims = self._claims.changed(gone.service_entries, come.service_entries)
+        selecting: list[Selecting] = [*gone.services, *come.services]
+        selecting += (*gone.service_entries, *come.service_entries)
+        after._services = _reselected(self._services, after._selecting, selecting, _service_selector)
+        after._policies = _reselected(
+            self._policies, after.policies.values, (*gone.policies, *come.policies), _policy_selector
+        )
         if gone.peer_authentications or come.peer_authentications:
-            after.peers = _replaced(self.peers, gone.peer_authentications, come.peer_authentications)
             after.modes = PeerAuthentications(after.peers.values(), self.mesh.root_namespace)
+        after._derive()
         return after
+
+    def _derive(self) -> None:
+        """What costs little to make."""
+        self.waypoints = Waypoints(self.gateways, self.classes, self.namespaces, self.mesh.network)
+        self.gateway_of: Mapping[str, wds.GatewayAddress] = gateways_by_network(self.gateways.values())
+        labels = {} if self.mesh.entry_visibility is None else self._namespace_labels()
+        self.hosts = Hosts(self.services, self._claims, self.mesh, labels)
+
+    def _namespace_labels(self) -> Mapping[str, Mapping[str, str]]:
+        names = {entry.meta.namespace for entry in self.service_entries.values()}
+        return {name: namespace_labels(self.namespaces, name) for name in names}
 
     def counting(self, changes: Changes) -> Changes:
         """Those of the changes that count in the mesh."""
@@ -84,73 +126,65 @@ class MeshIndex:
         return Changes(*(self._discovered(objects) for objects in (changes.gone, changes.come)))
 
     def _discovered(self, objects: Mapping[Key, Object]) -> Mapping[Key, Object]:
-        made = collect(objects.values())
-        found = discovered(dataclasses.replace(made, namespaces=self.namespaces), self.mesh)
-        guards: tuple[Object, ...] = (*found.policies, *found.peer_authentications)
-        others: tuple[Object, ...] = (*made.namespaces.values(), *made.nodes.values())
-        return {o.meta.key: o for o in (*found.pods, *found.services, *guards, *others)}
+        made = dataclasses.replace(collect(objects.values()), namespaces=self.namespaces)
+        out = {o.meta.key for o in made.placed()} - {o.meta.key for o in discovered(made, self.mesh).placed()}
+        return {key: o for key, o in objects.items() if key not in out}
 
-    # -- who selects a pod
+    # -- who selects a workload
 
-    def services_of(self, pod: Pod) -> list[Service]:
-        selection = self._services.get(pod.meta.namespace)
-        return selection.finds(pod.meta.labels) if selection else []
+    def services_of(self, workload: Pod | WorkloadEntry) -> list[Selecting]:
+        """Those that find it by its labels."""
+        selection = self._services.get(workload.meta.namespace)
+        return selection.finds(workload.labels) if selection else []
 
-    def policies_of(self, pod: Pod) -> Iterator[AuthorizationPolicy]:
+    def slices_of(self, pod: Pod) -> Iterator[tuple[Service, EndpointSlice]]:
+        """Those that name the pod, of Services that select nobody themselves."""
+        for found in self._slices_at.get((pod.meta.namespace, pod.meta.name)):
+            service = self.service_of(found)
+            if service is not None and not service.selector and _has(found, pod):
+                yield service, found
+
+    def service_of(self, found: EndpointSlice) -> Service | None:
+        return self.services.get(("Service", found.meta.namespace, found.service))
+
+    def policies_of(self, workload: Labelled) -> Iterator[AuthorizationPolicy]:
         """Those whose selector finds it: of its namespace and of the root namespace (for all namespaces)."""
-        for namespace in {pod.meta.namespace, self.mesh.root_namespace}:
+        for namespace in {workload.meta.namespace, self.mesh.root_namespace}:
             if namespace in self._policies:
-                yield from self._policies[namespace].finds(pod.meta.labels)
+                yield from self._policies[namespace].finds(workload.labels)
 
-    # -- which pods something concerns
+    # -- who is found by something
 
-    def pods_of(self, made: Object) -> Iterable[Pod]:
-        """The pods whose workload may be another one with that object than without it."""
-        match made:
-            case Pod():
-                known = self.pods.get(made.meta.key)
-                return () if known is None else (known,)
-            case Node():
-                return (p for p in self.pods.values() if p.node == made.meta.name)
-            case Service():
-                return self._selected(made.selector, made.meta.namespace) if made.selector else ()
-            case AuthorizationPolicy():
-                everywhere = made.meta.namespace in (EVERYWHERE, self.mesh.root_namespace)
-                where = None if everywhere else made.meta.namespace
-                return self._selected(made.selector, where) if made.selector else ()
-            case PeerAuthentication():
-                everywhere = not made.selector and made.meta.namespace in (
-                    EVERYWHERE,
-                    self.mesh.root_namespace,
-                )
-                return self._selected(made.selector or {}, None if everywhere else made.meta.namespace)
-        return ()
+    def labelled(self, label: Label) -> Iterable[Labelled]:
+        return self._labelled.get(label)
 
-    def services_in(self, namespace: str) -> Iterator[Service]:
-        return (s for s in self.services.values() if s.meta.namespace == namespace)
+    def referring(self, gateway: Reference) -> Iterable[Labelled | Service]:
+        """What names a Gateway by its own labels."""
+        return self._referring.get(gateway)
 
-    def _selected(self, selector: Mapping[str, str], namespace: str | None) -> Iterator[Pod]:
-        label = next(iter(selector.items()), None)
-        candidates = self.pods if label is None else self._labelled.get(label, {})
-        for pod in candidates.values():
-            if namespace in (None, pod.meta.namespace) and selects(selector, pod.meta.labels):
-                yield pod
+    def slices_for(self, service: Service) -> Iterable[EndpointSlice]:
+        return self._slices_of.get((service.meta.namespace, service.meta.name))
 
-    def _relabelled(self, gone: Iterable[Pod], come: Iterable[Pod]) -> Mapping[Label, Mapping[Key, Pod]]:
-        tables: dict[Label, dict[Key, Pod]] = {}
+    def owners(self) -> Iterator[Pod | Service | EndpointSlice | WorkloadEntry | ServiceEntry | Gateway]:
+        """Everything that has resources of its own."""
+        yield from self.pods.values()
+        yield from self.services.values()
+        yield from self.slices.values()
+        yield from self.workload_entries.values()
+        yield from self.service_entries.values()
+        yield from self.gateways.values()
 
-        def table(label: Label) -> dict[Key, Pod]:
-            if label not in tables:
-                tables[label] = dict(self._labelled.get(label, {}))
-            return tables[label]
+    def workloads(self) -> Iterator[Labelled]:
+        yield from self.pods.values()
+        yield from self.workload_entries.values()
+        yield from self.service_entries.values()
 
-        for pod in gone:
-            for label in pod.meta.labels.items():
-                table(label).pop(pod.meta.key, None)
-        for pod in come:
-            for label in pod.meta.labels.items():
-                table(label)[pod.meta.key] = pod
-        return {**self._labelled, **tables}
+    def pod(self, namespace: str, name: str) -> Pod | None:
+        return self.pods.get(("Pod", namespace, name))
+
+    def _selecting(self) -> Iterator[Selecting]:
+        yield from self.services.values()
+        yield from self.service_entries.values()
 
 
 def _by_key(objects: Iterable[T]) -> dict[Key, T]:
@@ -163,7 +197,10 @@ def _renamed(before: Mapping[str, T], gone: Mapping[str, T], come: Mapping[str, 
     return {name: made for name, made in before.items() if name not in gone} | dict(come)
 
 
-def _replaced(before: Mapping[Key, T], gone: Iterable[T], come: Iterable[T]) -> dict[Key, T]:
+def _replaced(before: Mapping[Key, T], gone: Iterable[T], come: Iterable[T]) -> Mapping[Key, T]:
+    gone, come = tuple(gone), tuple(come)
+    if not gone and not come:
+        return before
     after = dict(before)
     for made in gone:
         after.pop(made.meta.key, None)
@@ -173,22 +210,67 @@ def _replaced(before: Mapping[Key, T], gone: Iterable[T], come: Iterable[T]) -> 
 
 def _reselected(
     before: Mapping[str, Selection[T]],
-    objects: Mapping[Key, T],
+    objects: Callable[[], Iterable[T]],
     changed: Iterable[T],
     selector_of: Callable[[T], Mapping[str, str] | None],
-) -> dict[str, Selection[T]]:
+) -> Mapping[str, Selection[T]]:
     """The selections of the namespaces in which something has changed made anew."""
     stale = {o.meta.namespace for o in changed}
-    there = (o for o in objects.values() if o.meta.namespace in stale)
+    if not stale:
+        return before
+    there = (o for o in objects() if o.meta.namespace in stale)
     kept = {namespace: selection for namespace, selection in before.items() if namespace not in stale}
     return kept | by_namespace(there, _namespace, selector_of)
+
+
+def _labelled(inventory: Inventory) -> Iterator[Labelled]:
+    yield from inventory.pods
+    yield from inventory.workload_entries
+    yield from inventory.service_entries
+
+
+def _referring(inventory: Inventory) -> Iterator[Labelled | Service]:
+    yield from _labelled(inventory)
+    yield from inventory.services
+
+
+def _labels(made: Labelled) -> Iterable[Label]:
+    return made.labels.items()
+
+
+def _references(made: Labelled | Service) -> Iterator[Reference]:
+    if isinstance(made, WorkloadEntry | ServiceEntry):
+        return references_of(made)
+    return references(made.meta, made.meta.labels)
+
+
+def _service_of(found: EndpointSlice) -> Iterator[Reference]:
+    yield found.meta.namespace, found.service
+
+
+def _pods_of(found: EndpointSlice) -> Iterator[Reference]:
+    for endpoint in found.endpoints:
+        if endpoint.pod is not None:
+            yield found.meta.namespace, endpoint.pod[0]
+
+
+def _has(found: EndpointSlice, pod: Pod) -> bool:
+    """Whether that very pod is meant: one of the same name may have come after it."""
+    wanted = ((pod.meta.name, pod.uid), (pod.meta.name, ""))
+    return any(
+        e.pod in wanted or (e.pod and not pod.uid and e.pod[0] == pod.meta.name) for e in found.endpoints
+    )
+
+
+def _hosts(entry: ServiceEntry) -> Iterable[str]:
+    return entry.hosts
 
 
 def _namespace(made: Object) -> str:
     return made.meta.namespace
 
 
-def _service_selector(service: Service) -> Mapping[str, str] | None:
+def _service_selector(service: Selecting) -> Mapping[str, str] | None:
     return service.selector
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from agent.controlplane.read.objects import Key, Node, Pod, Service, ServicePort
+from agent.controlplane.read.objects import Node, Pod
 from agent.pb import workload_pb2 as wds
 
 CAPTURED = "ambient.istio.io/redirection"
@@ -41,10 +41,11 @@ def translate_pod(
     services: Mapping[str, wds.PortList],
     policies: Iterable[str],
     node: Node | None,
+    network_gateway: wds.GatewayAddress | None = None,
 ) -> wds.Workload:
     """`trust_domain` is empty for the default one; `node` the Node object, if there is one."""
     name = workload_name(pod)
-    speaks_hbone = "http" in [word.strip() for word in pod.meta.labels.get(TUNNEL, "").split(",")]
+    is_native = speaks_hbone(pod.labels)
     captured = is_enrolled or pod.meta.annotations.get(CAPTURED) == "enabled"
     message = wds.Workload(
         uid=pod_uid(pod, cluster_id),
@@ -52,13 +53,14 @@ def translate_pod(
         namespace=pod.meta.namespace,
         addresses=[ip.packed for ip in pod.ips],
         network=network,
-        tunnel_protocol=wds.HBONE if captured or speaks_hbone else wds.NONE,
-        native_tunnel=speaks_hbone,
+        network_gateway=network_gateway,
+        tunnel_protocol=wds.HBONE if captured or is_native else wds.NONE,
+        native_tunnel=is_native,
         trust_domain=trust_domain,
         service_account=pod.service_account,
         node=pod.node,
-        canonical_name=_first_label(pod.meta.labels, NAMES, name),
-        canonical_revision=_first_label(pod.meta.labels, REVISIONS, "latest"),
+        canonical_name=first_label(pod.meta.labels, NAMES, name),
+        canonical_revision=first_label(pod.meta.labels, REVISIONS, "latest"),
         workload_type=wds.POD,
         workload_name=name,
         authorization_policies=policies,
@@ -73,7 +75,12 @@ def translate_pod(
     return message
 
 
-def _first_label(labels: Mapping[str, str], names: Iterable[str], default: str) -> str:
+def speaks_hbone(labels: Mapping[str, str]) -> bool:
+    """Whether it does so itself, as its labels say."""
+    return "http" in [word.strip() for word in labels.get(TUNNEL, "").split(",")]
+
+
+def first_label(labels: Mapping[str, str], names: Iterable[str], default: str) -> str:
     """The value of the first label that is there, empty or not."""
     return next((labels[name] for name in names if name in labels), default)
 
@@ -101,24 +108,3 @@ def _locality(node: Node | None) -> wds.Locality:
     return wds.Locality(
         region=labels.get(REGION, ""), zone=labels.get(ZONE, ""), subzone=labels.get(SUBZONE, "")
     )
-
-
-def pod_services(pod: Pod, services: Iterable[Service], names: Mapping[Key, str]) -> dict[str, wds.PortList]:
-    """The Services that select the pod, by the names of their resources, with the ports they reach on it."""
-    return {
-        names[service.meta.key]: wds.PortList(ports=list(_ports(service.ports, pod))) for service in services
-    }
-
-
-def _ports(ports: Iterable[ServicePort], pod: Pod) -> Iterable[wds.Port]:
-    """The TCP ports; one whose name no TCP port of this pod has is left out for this pod."""
-    for port in ports:
-        if port.protocol != "TCP":
-            continue
-        target = port.target if isinstance(port.target, int) else named_port(pod, port.target)
-        if target is not None:
-            yield wds.Port(service_port=port.port, target_port=target)
-
-
-def named_port(pod: Pod, name: str) -> int | None:
-    return next((p.number for p in pod.ports if p.name == name and p.protocol == "TCP"), None)

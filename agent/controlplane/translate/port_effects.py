@@ -14,7 +14,8 @@ from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.objects import AuthorizationPolicy, Key, PeerAuthentication, Pod, Service
 from agent.controlplane.translate.authorization_policy import why_left_out
 from agent.controlplane.translate.mesh import Mesh
-from agent.controlplane.translate.pod import is_announced, named_port
+from agent.controlplane.translate.pod import is_announced
+from agent.controlplane.translate.ports import named_port
 from agent.controlplane.translate.selection import Selection, by_namespace
 
 Guard = AuthorizationPolicy | PeerAuthentication

@@ -78,7 +78,11 @@ def _for_service(
     result = []
     for network in _ranges_for(service, ranges):
         kept = next((ip for ip in held if ip in network and ip not in used), None)
-        result.append(kept if kept is not None else _probe(service, network, used))
+        if kept is None:
+            kept = probe(remembered_name(service), network, used)
+        if kept is None:
+            raise service.meta.place.error(f"{service.meta}: no free address in {network}", "spec.clusterIP")
+        result.append(kept)
     return tuple(result)
 
 
@@ -101,13 +105,13 @@ def _ranges_for(service: Service, ranges: tuple[CIDR, ...]) -> tuple[CIDR, ...]:
     return tuple(by_family[family] for family in wanted)
 
 
-def _probe(service: Service, network: CIDR, used: set[IP]) -> IP:
-    """The hashed place in the range, or the next free one; never the first address nor the last."""
+def probe(name: str, network: CIDR, used: Collection[IP]) -> IP | None:
+    """The place in the range that the name hashes to, or the next free one; never the first address nor the last."""
     usable = min(network.num_addresses - 2, 2**48)
-    digest = hashlib.sha256(f"{remembered_name(service)} IPv{network.version}".encode()).digest()
+    digest = hashlib.sha256(f"{name} IPv{network.version}".encode()).digest()
     start = int.from_bytes(digest[:8], "big")
     for step in range(min(max(usable, 0), len(used) + 1)):
         candidate = network[1 + (start + step) % usable]
         if candidate not in used:
             return candidate
-    raise service.meta.place.error(f"{service.meta}: no free address in {network}", "spec.clusterIP")
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from random import Random
@@ -229,3 +230,60 @@ def test_no_line_does_more_than_end_its_watch(line: bytes) -> None:
         reflector.line(line, 1.0)
     except WatchOver:
         assert reflector.problem is not None
+
+
+# -- resources that a server may lack
+
+LACKING = Failure("no such resource", is_missing=True)
+
+
+def optional() -> Reflector[Namespace]:
+    return Reflector(dataclasses.replace(NAMESPACES, may_lack=True), Random(1))
+
+
+def test_a_resource_that_the_server_lacks_has_no_objects_and_is_asked_for_again() -> None:
+    reflector = optional()
+    asked(reflector)
+    assert reflector.failed(LACKING, 0.0) == [Listed()]
+    assert reflector.is_listed and reflector.problem is None
+    assert isinstance(reflector.next_step(20.0), Wait) and isinstance(reflector.next_step(37.0), Fetch)
+    [put, _] = reflector.page(page(raw("a", 3)), 37.0)
+    assert isinstance(put, Put)
+
+
+def test_what_is_known_of_a_resource_outlives_a_server_that_lacks_it_for_a_moment() -> None:
+    reflector = optional()
+    asked(reflector)
+    reflector.page(page(raw("a", 3)), 0.0)
+    for now_s in (10.0, 40.0, 69.0):
+        assert reflector.failed(LACKING, now_s) == [] and reflector.problem is LACKING
+    told = reflector.failed(LACKING, 70.0)
+    assert told == [Gone("", "a", "uid-a"), Listed()]
+
+
+def test_a_list_in_between_begins_the_patience_anew() -> None:
+    reflector = optional()
+    asked(reflector)
+    reflector.page(page(raw("a", 3)), 0.0)
+    assert not reflector.failed(LACKING, 10.0)
+    reflector.page(page(raw("a", 3), version=11), 60.0)
+    assert not reflector.failed(LACKING, 75.0)
+
+
+def test_an_older_server_is_asked_where_it_has_the_resource_and_a_newer_one_again_where_it_has_it() -> None:
+    reflector = Reflector(dataclasses.replace(NAMESPACES, path="/new", older_path="/old"), Random(1))
+    for now_s, path in ((0.0, "/new"), (20.0, "/old")):
+        step = reflector.next_step(now_s)
+        assert isinstance(step, Fetch) and step.path.startswith(path + "?")
+        if path == "/new":
+            assert not reflector.failed(LACKING, now_s)
+    assert [type(each) for each in reflector.page(page(raw("a", 3)), 20.0)] == [Put, Listed]
+    assert not reflector.failed(LACKING, 40.0), "what is known stays"
+    step = reflector.next_step(60.0)
+    assert isinstance(step, Fetch) and step.path.startswith("/new?") and "watch" not in step.path
+
+
+def test_a_resource_that_every_server_has_is_waited_for() -> None:
+    reflector = made()
+    asked(reflector)
+    assert not reflector.failed(LACKING, 0.0) and not reflector.is_listed and reflector.problem is LACKING

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from agent.controlplane.app import Options, serve
 from agent.controlplane.kubeapi.grounds import Way
 from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
+from agent.pb import workload_pb2
 from tests.support import kube
 from tests.support.controlplane import LIMIT_S, Plane, versions
 from tests.support.crews import until
@@ -84,6 +85,88 @@ def test_objects_of_the_api_are_served_and_every_change_of_them(tmp_path: Path, 
             assert list(versions(await client.take(AUTHORIZATION_TYPE))) == ["demo/nobody"]
             api.delete("pods", "web", "demo")
             assert list((await client.take(ADDRESS_TYPE)).removed_resources) == [WEB]
+
+    asyncio.run(scenario())
+
+
+def service(name: str, ip: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "clusterIP": ip,
+            "clusterIPs": [ip],
+            "ports": [{"name": "https", "port": 443, "targetPort": 6443}],
+        },
+    }
+
+
+def test_the_service_of_the_api_itself_has_the_endpoints_of_its_slice(
+    tmp_path: Path, api: kube.FakeApi
+) -> None:
+    """`default/kubernetes` selects no pods: an EndpointSlice says where the API server is."""
+    endpoints = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["192.0.2.7"], "conditions": {"ready": True}}],
+        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+    }
+    api.create(service("kubernetes", "10.96.0.1"))
+    api.create(endpoints)
+
+    async def scenario() -> None:
+        async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
+            addresses, _ = await client.start()
+            uid = "Kubernetes/discovery.k8s.io/EndpointSlice/default/kubernetes/192.0.2.7"
+            assert {uid, "default/kubernetes.default.svc.cluster.local"} <= addresses.keys()
+            api.delete("endpointslices", "kubernetes", "default")
+            assert list((await client.take(ADDRESS_TYPE)).removed_resources) == [uid]
+
+    asyncio.run(scenario())
+
+
+def test_kinds_that_a_cluster_may_lack_are_served_where_it_has_them(
+    tmp_path: Path, api: kube.FakeApi
+) -> None:
+    api.lacks.clear()
+    entry = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "ServiceEntry",
+        "metadata": {"name": "mail", "namespace": "demo"},
+        "spec": {
+            "hosts": ["mail.example.com"],
+            "ports": [{"number": 25, "name": "smtp"}],
+            "resolution": "DNS",
+        },
+    }
+    gateway = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "wp", "namespace": "demo"},
+        "spec": {"gatewayClassName": "istio-waypoint", "listeners": []},
+        "status": {"addresses": [{"type": "IPAddress", "value": "10.96.9.1"}]},
+    }
+
+    async def scenario() -> None:
+        async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
+            await client.start()
+            api.create(entry)
+            assert "demo/mail.example.com" in versions(await client.take(ADDRESS_TYPE))
+            api.create(gateway)
+            api.change("namespaces", "demo", metadata={"labels": {"istio.io/use-waypoint": "wp"}})
+            [found] = [
+                r for r in (await client.take(ADDRESS_TYPE)).resources if r.name == "demo/mail.example.com"
+            ]
+            service = workload_pb2.Address.FromString(found.resource.value).service
+            assert service.waypoint.address.address == bytes([10, 96, 9, 1])
+            assert [a.address[:2] for a in service.addresses] == [bytes([240, 240]), bytes([0x20, 0x01])]
 
     asyncio.run(scenario())
 

@@ -1,0 +1,168 @@
+"""Reader of ServiceEntries (networking.istio.io): services that Kubernetes does not know.
+
+What Istio's validation refuses is an error in a manifest; where an API server has let it pass it is a doubt, and the
+entry means what it means in istiod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
+
+from agent.controlplane.read.core_kinds import read_aged_meta
+from agent.controlplane.read.doubts import Doubts
+from agent.controlplane.read.fields import Field
+from agent.controlplane.read.objects import Endpoint, EntryPort, IPRange, ServiceEntry
+from agent.controlplane.read.workload_entry import is_host, read_endpoint
+from agent.model.address import IP, AddressError, parse_ip
+
+RESOLUTIONS = ("NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS")
+BY_NAME = ("DNS", "DNS_ROUND_ROBIN")
+LOCATIONS = ("MESH_EXTERNAL", "MESH_INTERNAL")
+AUTOMATIC = "networking.istio.io/enable-autoallocate-ip"
+PROTOCOLS = frozenset(
+    ("HTTP", "HTTPS", "HTTP2", "GRPC", "GRPC-WEB", "TCP", "TLS", "MONGO", "MYSQL", "REDIS", "UDP", "HBONE")
+)
+
+
+def read_service_entry(root: Field, stored: bool) -> ServiceEntry:
+    spec, doubts = root.get("spec"), Doubts(stored)
+    meta = read_aged_meta(root, "ServiceEntry")
+    hosts = read_hosts(spec.get("hosts"))
+    addresses = read_addresses(spec.get("addresses"))
+    resolution = spec.get("resolution").one_of(*RESOLUTIONS, default="NONE")
+    endpoints = tuple(map(read_endpoint, spec.get("endpoints").each()))
+    selector = spec.get("workloadSelector").get("labels").text_map()
+    ports = tuple(_port(port, doubts) for port in spec.get("ports").each())
+    _distinct(spec.get("ports"), ports)
+    spec.get("location").one_of(*LOCATIONS, default="MESH_EXTERNAL")
+    _agreeing(spec, doubts, hosts, addresses, resolution, endpoints)
+    return ServiceEntry(
+        meta=meta,
+        hosts=hosts,
+        addresses=addresses,
+        allocated=_allocated(root.get("status").get("addresses")),
+        is_automatic=meta.labels.get(AUTOMATIC, "").lower() != "false",
+        ports=ports,
+        resolution=resolution,
+        selector=selector,
+        endpoints=endpoints,
+        alt_names=spec.get("subjectAltNames").texts(),
+        unused=tuple(_unused(spec)),
+        doubts=tuple(doubts.texts),
+    )
+
+
+def read_hosts(field: Field) -> tuple[str, ...]:
+    hosts: list[str] = []
+    for entry in field.each():
+        text = entry.text()
+        if not is_host(text.removeprefix("*.")):
+            raise entry.error(
+                f"{text!r} is not a host name: want one such as api.example.com or *.example.com"
+            )
+        if text in hosts:
+            raise entry.error(f"host {text!r} is given twice")
+        hosts.append(text)
+    if not hosts:
+        raise field.error("it is missing: name the hosts that this is about")
+    return tuple(hosts)
+
+
+def read_addresses(field: Field) -> tuple[IPRange, ...]:
+    """Addresses and networks, host bits masked."""
+    return tuple(dict.fromkeys(map(_address, field.each())))
+
+
+def _address(entry: Field) -> IPRange:
+    text = entry.text()
+    try:
+        address, slash, _ = text.partition("/")
+        if not slash:
+            ip = entry.ip()
+            return ip, ip.max_prefixlen
+        parse_ip(address)
+        network = ip_network(text, strict=False)
+    except (AddressError, ValueError) as error:
+        raise entry.error(f"{text!r} is not an IP address or network (CIDR)") from error
+    return parse_ip(network.network_address.packed), network.prefixlen
+
+
+def _port(port: Field, doubts: Doubts) -> EntryPort:
+    name, protocol = port.get("name"), port.get("protocol")
+    if not name.text(""):
+        doubts.add(name, "it is missing: each port has a name")
+    word = protocol.text("").upper()
+    if word and word not in PROTOCOLS:
+        doubts.add(protocol, f"{protocol.text()!r} is none of {', '.join(sorted(PROTOCOLS))}")
+    return EntryPort(
+        number=port.get("number").integer(1, 65535),
+        name=name.text(""),
+        protocol=word,
+        target=port.get("targetPort").integer(0, 65535, default=0),
+    )
+
+
+def _distinct(field: Field, ports: tuple[EntryPort, ...]) -> None:
+    numbers: set[int] = set()
+    names: set[str] = set()
+    for at, port in zip(field.each(), ports, strict=True):
+        if port.number in numbers:
+            raise at.get("number").error(f"port {port.number} is given twice")
+        if port.name and port.name in names:
+            raise at.get("name").error(f"the name {port.name!r} is given twice")
+        numbers.add(port.number)
+        names.add(port.name)
+
+
+def _agreeing(
+    spec: Field,
+    doubts: Doubts,
+    hosts: tuple[str, ...],
+    addresses: tuple[IPRange, ...],
+    resolution: str,
+    endpoints: tuple[Endpoint, ...],
+) -> None:
+    """Fields that do not go together."""
+    given = spec.get("endpoints")
+    if endpoints and spec.get("workloadSelector").present:
+        doubts.add(spec.get("workloadSelector"), "it stands beside endpoints: an entry has one of them")
+    if resolution == "NONE" and endpoints:
+        doubts.add(
+            given, "resolution NONE goes to the address that was dialled, and never to them: leave them out"
+        )
+    if resolution == "STATIC":
+        for entry, endpoint in zip(given.each(), endpoints, strict=True):
+            if endpoint.ip is None:
+                doubts.add(
+                    entry.get("address"),
+                    f"resolution STATIC takes addresses, and {endpoint.address} is a name",
+                )
+    if resolution in BY_NAME and not endpoints:
+        for host in hosts:
+            if host.startswith("*"):
+                doubts.add(spec.get("hosts"), f"{host} cannot be resolved: name the hosts, or endpoints")
+    if resolution == "DNS_ROUND_ROBIN" and len(endpoints) > 1:
+        doubts.add(given, "resolution DNS_ROUND_ROBIN takes one endpoint")
+    if resolution == "DYNAMIC_DNS" and endpoints:
+        doubts.add(given, "resolution DYNAMIC_DNS takes no endpoints")
+    if resolution not in ("NONE", "STATIC") and any(length != ip.max_prefixlen for ip, length in addresses):
+        doubts.add(
+            spec.get("addresses"), f"a network goes with resolution NONE or STATIC, not with {resolution}"
+        )
+
+
+def _allocated(field: Field) -> Mapping[str, tuple[IP, ...]]:
+    """What a control plane gave, by host."""
+    found: dict[str, tuple[IP, ...]] = {}
+    for entry in field.each():
+        host = entry.get("host").text("")
+        found[host] = (*found.get(host, ()), entry.get("value").ip())
+    return found
+
+
+def _unused(spec: Field) -> Iterator[str]:
+    """`exportTo` is read by sidecars alone: node proxies of upstream show an entry to everybody too."""
+    exported = spec.get("exportTo").texts()
+    if exported and exported != ("*",):
+        yield f"exportTo {', '.join(exported)} (serviceEntryVisibility of the mesh config does that)"

@@ -1,0 +1,60 @@
+"""What ServiceEntries and EndpointSlices ask for and do not get, as by a host that is another one's. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.read.objects import EndpointSlice, Service, ServiceEntry
+from agent.controlplane.read.remarks import Remark, Scope
+from agent.controlplane.translate.hosts import HIDDEN, Hosts
+from agent.controlplane.translate.mesh import Mesh, namespace_labels
+from agent.controlplane.translate.relation import Relation
+from agent.controlplane.translate.remarking import remark
+
+
+def entry_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    services = {s.meta.key: s for s in inventory.services if s.kind != "ExternalName"}
+    claims = Relation[str, ServiceEntry](lambda e: e.hosts, inventory.service_entries)
+    names = {e.meta.namespace for e in inventory.service_entries}
+    hosts = Hosts(services, claims, mesh, {n: namespace_labels(inventory.namespaces, n) for n in names})
+    for entry in inventory.service_entries:
+        yield from _of_entry(entry, hosts)
+    for found in inventory.slices:
+        if found.service:
+            service = services.get(("Service", found.meta.namespace, found.service))
+            yield from _of_slice(found, service)
+
+
+def _of_entry(entry: ServiceEntry, hosts: Hosts) -> Iterator[Remark]:
+    scope = Scope(entry.meta.namespace)
+    for doubt in entry.doubts:
+        yield remark(entry, doubt, scope=scope)
+    if entry.unused:
+        yield remark(entry, f"no effect here: {', '.join(entry.unused)}", is_note=True)
+    for port in entry.ports:
+        if port.protocol == "UDP":
+            yield remark(
+                entry, f"port {port.number}: ztun serves TCP alone, so UDP is as without a mesh", is_note=True
+            )
+    if hosts.visibility(entry.meta.namespace) == HIDDEN:
+        yield remark(entry, "serviceEntryVisibility of the mesh config hides it from everybody", is_note=True)
+        return
+    own = set(hosts.of_entry(entry))
+    for host in entry.hosts:
+        if host not in own:
+            other = hosts.service_of(host) or next(e for e in hosts.rivals(host) if host in hosts.of_entry(e))
+            problem = f"host {host} is that of {other.meta} at {other.meta.place}, which comes first"
+            yield remark(entry, problem, "keep one of them", scope)
+
+
+def _of_slice(found: EndpointSlice, service: Service | None) -> Iterator[Remark]:
+    if service is None:
+        problem = f"there is no Service {found.meta.namespace}/{found.service}, so it is for nobody"
+        yield remark(found, problem, is_note=True)
+        return
+    wanted = {port.name for port in service.ports if port.protocol == "TCP"}
+    if found.ports and not wanted & {port.name for port in found.ports}:
+        named = ", ".join(repr(port.name) for port in found.ports)
+        problem = f"no port of its Service is called {named}, so nobody reaches its endpoints"
+        yield remark(found, problem, "name its ports as the Service does", Scope(found.meta.namespace))

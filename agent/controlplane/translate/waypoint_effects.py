@@ -1,0 +1,117 @@
+"""References to waypoints that lead nowhere, and what of a Gateway nobody understands. Pure.
+
+A connection that was meant to go through a waypoint and does not is judged by the policies of node proxies alone, so
+each such reference is said to the agents that it concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.read.objects import (
+    Gateway,
+    GatewayClass,
+    Namespace,
+    Pod,
+    Service,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from agent.controlplane.read.remarks import Remark, Scope
+from agent.controlplane.translate.mesh import Mesh
+from agent.controlplane.translate.remarking import remark
+from agent.controlplane.translate.waypoints import (
+    BINDING,
+    CANARY,
+    DENIED,
+    INBOUND_BINDING,
+    INGRESS_USE,
+    NOT_READY,
+    TRAFFIC,
+    TRUE,
+    UNSUPPORTED,
+    USE,
+    USE_NAMESPACE,
+    WAYPOINT_FOR,
+    Binding,
+    Waypoints,
+    bindings,
+)
+
+FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+Bound = Pod | WorkloadEntry | Service | ServiceEntry
+WHY = {
+    NOT_READY: "there is no such Gateway, or it has no address yet",
+    DENIED: "its listener lets in other namespaces (allowedRoutes)",
+}
+
+
+def waypoint_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    waypoints = Waypoints.of(inventory, mesh.network)
+    for namespace in inventory.namespaces.values():
+        yield from _of_namespace(namespace, waypoints)
+    for made, binding in bindings(inventory, waypoints):
+        yield from _of_binding(made, binding, waypoints)
+    yield from _of_gateways(inventory)
+
+
+def why_unbound(binding: Binding) -> str:
+    """In words; empty for one that is bound, or for whom none is asked."""
+    namespace, name = binding.asked
+    if binding.reason == UNSUPPORTED:
+        return f"waypoint {namespace}/{name} is not for such ({WAYPOINT_FOR})"
+    return f"waypoint {namespace}/{name}: {WHY[binding.reason]}" if binding.reason in WHY else ""
+
+
+def _of_namespace(namespace: Namespace, waypoints: Waypoints) -> Iterator[Remark]:
+    """One remark for all that inherit it. That a waypoint is not for everything in it is as it should be."""
+    name = namespace.meta.name
+    binding = waypoints.of_workload(name, {})
+    if binding.reason in WHY:
+        problem = f"{why_unbound(binding)}, so connections to it go without one"
+        yield remark(namespace, problem, scope=Scope(name), field=f"metadata.labels.{USE}")
+    yield from _of_lonely_labels(namespace, Scope(name))
+
+
+def _of_binding(made: Bound, binding: Binding, waypoints: Waypoints) -> Iterator[Remark]:
+    labels = made.labels if isinstance(made, WorkloadEntry) else made.meta.labels
+    scope = Scope(node=made.node) if isinstance(made, Pod) else Scope(made.meta.namespace)
+    if USE in labels and (why := why_unbound(binding)):
+        problem = f"{why}, so connections to it go without one"
+        yield remark(made, problem, scope=scope, field=f"metadata.labels.{USE}")
+    yield from _of_lonely_labels(made, scope)
+    primary = binding.gateway if isinstance(made, Service | ServiceEntry) else None
+    if primary and CANARY in made.meta.labels and not waypoints.canary_of(made.meta, primary):
+        problem = "there is no such second waypoint for it, or its weight is none: all goes to the first"
+        yield remark(made, problem, scope=scope, field=f"metadata.labels.{CANARY}")
+
+
+def _of_lonely_labels(made: Bound | Namespace, scope: Scope) -> Iterator[Remark]:
+    """Labels that mean nothing without another one, or not with this value."""
+    labels = made.meta.labels
+    if USE_NAMESPACE in labels and USE not in labels and not isinstance(made, WorkloadEntry):
+        problem = f"it has no effect without {USE} beside it"
+        yield remark(made, problem, scope=scope, field=f"metadata.labels.{USE_NAMESPACE}")
+    word = labels.get(INGRESS_USE)
+    if word is not None and word not in TRUE | FALSE:
+        problem = f"no effect: {word!r} is none of true, false"
+        yield remark(made, problem, scope=scope, field=f"metadata.labels.{INGRESS_USE}")
+
+
+def _of_gateways(inventory: Inventory) -> Iterator[Remark]:
+    everything: tuple[Gateway | GatewayClass, ...] = (*inventory.gateways, *inventory.gateway_classes)
+    for made in everything:
+        scope = Scope(made.meta.namespace or None)
+        word = made.meta.labels.get(WAYPOINT_FOR, "all")
+        if word not in TRAFFIC:
+            problem = f"it is for nobody: {word!r} is none of {', '.join(TRAFFIC)}"
+            yield remark(made, problem, scope=scope, field=f"metadata.labels.{WAYPOINT_FOR}")
+        binding = made.meta.annotations.get(INBOUND_BINDING, "NONE")
+        if not BINDING.fullmatch(binding):
+            problem = f"no effect: {binding!r} is none of NONE, PROXY, PROXY/PORT"
+            yield remark(made, problem, scope=scope, field=f"metadata.annotations.{INBOUND_BINDING}")
+    for gateway in inventory.gateways:
+        if not gateway.addresses:
+            problem = "it has no address, so it is nobody's waypoint"
+            yield remark(gateway, problem, "write status.addresses, as its controller would", is_note=True)
