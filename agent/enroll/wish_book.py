@@ -36,23 +36,23 @@ class WishBook:
             self.wishes = self._file.load()
         except WishesDamaged as error:
             self.wishes = {}
-            self._file.put_aside()
             log.error(
                 "%s: it is put aside as %s; pods that are captured stay closed until they are wanted again",
                 error,
-                self._file.aside,
+                self._file.put_aside(),
             )
 
     @property
-    def lost(self) -> Path | None:
-        """Where a record lies whose wishes are not known, for as long as somebody lets it lie."""
+    def lost(self) -> tuple[Path, ...]:
+        """Where records lie whose wishes are not known, for as long as somebody lets them lie."""
         return self._file.aside
 
     def troubles(self) -> Iterator[Trouble]:
         """What is wrong with the record."""
         if self.error:
             yield Trouble(Missing.RECORD, self.error)
-        if lost := self.lost:
+        if self.lost:
+            lost = " and ".join(map(str, self.lost))
             text = (
                 f"the record of wishes was damaged, and lies in {lost}: pods of it stay closed where they are "
                 "captured, and others are not captured, until they are wanted again"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,9 @@ from agent.model.address import parse_ip
 from agent.whole_file import write_whole
 from redirect.netns import NamespaceId
 
-NAME, ASIDE = "wishes.json", "wishes.damaged"
+NAME = "wishes.json"
+ASIDE = ("wishes.damaged", "wishes.damaged.1", "wishes.damaged.2")
+"""Where damaged ones lie, the newest first; with one more the oldest is gone."""
 VERSION = 3
 READABLE = (1, 2, VERSION)
 """Version 1 knew neither uids nor pods that are found by what Kubernetes knows; 2 none that were handed over."""
@@ -44,7 +47,8 @@ class WishFile:
     """The wishes of one instance on disk."""
 
     def __init__(self, directory: Path, boot_id: Path = BOOT_ID) -> None:
-        self._path, self._aside = directory / NAME, directory / ASIDE
+        self._path = directory / NAME
+        self._aside = tuple(directory / name for name in ASIDE)
         self._boot_id = boot_id.read_text().strip()
         self._written: dict[PodKey, tuple[Wish, str]] = {}
         """Each wish as it is in the file: of hundreds one changes at a time, and the pod's start waits for it."""
@@ -65,15 +69,20 @@ class WishFile:
         self._is_known, self._left = True, left
         return wishes
 
-    def put_aside(self) -> None:
-        """Have the file out of the way, and kept, in the place of one that was put aside before. Raises OSError."""
-        self._path.replace(self._aside)
+    def put_aside(self) -> Path:
+        """Have the file out of the way, and kept beside those that were put aside before; where. Raises OSError."""
+        free = next((n for n, path in enumerate(self._aside) if not path.exists()), len(self._aside) - 1)
+        _remove(self._aside[free])
+        for number in range(free, 0, -1):
+            self._aside[number - 1].replace(self._aside[number])
+        newest = self._path.replace(self._aside[0])
         self._is_known, self._left = True, ()
+        return newest
 
     @property
-    def aside(self) -> Path | None:
-        """Where a damaged file lies, of whichever agent it was; None: there is none."""
-        return self._aside if self._aside.exists() else None
+    def aside(self) -> tuple[Path, ...]:
+        """Where damaged files lie, of whichever agents they were, the newest first."""
+        return tuple(path for path in self._aside if path.exists())
 
     def _look(self) -> tuple[int, ...]:
         try:
@@ -122,11 +131,21 @@ class WishFile:
 
 
 def forget(directory: Path) -> bool:
-    """Remove the file of an instance, and a damaged one; whether there was one. Raises OSError."""
-    found = [path for path in (directory / NAME, directory / ASIDE) if path.exists()]
-    for path in found:
-        path.unlink()
+    """Remove the file of an instance, and damaged ones; whether there was one. Raises OSError."""
+    found = [name for name in (NAME, *ASIDE) if _remove(directory / name)]
     return bool(found)
+
+
+def _remove(path: Path) -> bool:
+    """Whether it was there. A record that is a directory is damaged, too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+        return True
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _entry(wish: Wish) -> dict[str, Any]:

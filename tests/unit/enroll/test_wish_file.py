@@ -139,14 +139,43 @@ def test_a_damaged_file_is_put_aside_as_it_is(tmp_path: Path, boot_id: Path, con
     with pytest.raises(WishesDamaged, match=r"wishes.json is damaged \(") as caught:
         file.load()
     assert "\n" not in str(caught.value)
-    assert file.aside is None
-    file.put_aside()
-    assert file.aside == tmp_path / "wishes.damaged" and file.is_as_left
-    assert file.aside.read_bytes() == content.encode("latin-1")
+    assert not file.aside
+    aside = file.put_aside()
+    assert file.aside == (aside,) == (tmp_path / "wishes.damaged",) and file.is_as_left
+    assert aside.read_bytes() == content.encode("latin-1")
     assert WishFile(tmp_path, boot_id).load() == {}
     file.save(WISHES)
     assert tuple(WishFile(tmp_path, boot_id).load().values()) == WISHES
     assert forget(tmp_path) and not file.aside and not path.exists() and not forget(tmp_path)
+
+
+def test_later_damage_leaves_what_was_put_aside_before_up_to_a_limit(tmp_path: Path, boot_id: Path) -> None:
+    """The first one may be the only one that names pods which only people wanted."""
+    path, file = tmp_path / "wishes.json", WishFile(tmp_path, boot_id)
+    path.mkdir()
+    (path / "inside").write_text("first")
+    file.put_aside()
+    for content in ("second", "third"):
+        path.write_text(content)
+        file.put_aside()
+    assert [each.name for each in file.aside] == ["wishes.damaged", "wishes.damaged.1", "wishes.damaged.2"]
+    newest, older, oldest = file.aside
+    assert (newest.read_text(), older.read_text(), (oldest / "inside").read_text()) == (
+        "third",
+        "second",
+        "first",
+    )
+    older.unlink()
+    path.write_text("fourth")
+    file.put_aside()
+    assert newest.read_text() == "fourth" and older.read_text() == "third" and oldest.is_dir(), (
+        "there was room"
+    )
+    path.write_text("fifth")
+    file.put_aside()
+    assert [each.read_text() for each in file.aside] == ["fifth", "fourth", "third"]
+    path.mkdir()
+    assert forget(tmp_path) and not path.exists() and not file.aside
 
 
 def test_what_the_damaged_ones_are_made_of_is_whole(tmp_path: Path, boot_id: Path) -> None:
