@@ -89,8 +89,12 @@ class Nursery:
         """Have it as a process that shares nothing with this one. Raises OSError."""
         _adopt_descendants()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            process = spawn.start(__name__, [module, str(theirs.fileno())], pass_fds=(theirs.fileno(),))
+        try:
+            with theirs:
+                process = spawn.start(__name__, [module, str(theirs.fileno())], pass_fds=(theirs.fileno(),))
+        except BaseException:
+            ours.close()
+            raise
         return cls(module, process, ours)
 
     @property

@@ -14,7 +14,7 @@ import logging
 import re
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -70,9 +70,15 @@ class Recruiter:
 
     async def find(self, hears: Hears) -> list[WorkerLink]:
         """Every worker of the run directory that can be used. Those that cannot are ended, wherever they are from."""
-        paths = sorted(self._directory.glob(SOCKETS))
-        found = [link for path in paths if (link := await self._find(path, hears)) is not None]
-        await self._end_strays({link.pid for link in found})
+        with ExitStack() as closing:
+            found = []
+            for path in sorted(self._directory.glob(SOCKETS)):
+                link = await self._find(path, hears)
+                if link is not None:
+                    closing.callback(_let_go, link)
+                    found.append(link)
+            await self._end_strays({link.pid for link in found})
+            closing.pop_all()
         return found
 
     async def start(self, slot: int, hears: Hears) -> WorkerLink:
@@ -118,26 +124,27 @@ class Recruiter:
             # Nobody listens any more: it is only the name.
             drop_name(path)
             return None
-        process = process_behind(channel.sock, path)
+        try:
+            process = process_behind(channel.sock, path)
+        except BaseException:
+            channel.close()
+            raise
         if process is None:
             log.error("the worker at %s cannot be adopted: its process is not seen from here; end it", path)
             channel.close()
             return None
         try:
             link = await greeted(channel, process, path, hears)
-        except FdsLost:
+        except BaseException as error:
             channel.close()
-            process.close()
-            raise
-        except (ChannelError, TimeoutError) as error:
-            channel.close()
+            if isinstance(error, FdsLost) or not isinstance(error, ChannelError | TimeoutError):
+                process.close()
+                raise
             reason = str(error) or "it said nothing for too long"
         else:
             if self._is_at_home(link):
                 return link
-            link.part()
-            for sock in chain.from_iterable(socks.values() for socks in link.listeners.values()):
-                sock.close()
+            _part(link)
             reason = "it lives in namespaces that were removed since"
         # It cannot be told of policy, or serves nobody: what it has must not stay.
         log.warning("the worker at %s (pid %d) cannot be used (%s): ending it", path, process.pid, reason)
@@ -186,6 +193,18 @@ class Recruiter:
         for side, path in self._homes.items():
             arguments += [f"--{side.value}-netns", path]
         return arguments
+
+
+def _part(link: WorkerLink) -> None:
+    """Have nothing of a worker any more but its process."""
+    link.part()
+    for sock in chain.from_iterable(socks.values() for socks in link.listeners.values()):
+        sock.close()
+
+
+def _let_go(link: WorkerLink) -> None:
+    _part(link)
+    link.close()
 
 
 def bind(listening: socket.socket, path: Path) -> None:

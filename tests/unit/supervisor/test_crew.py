@@ -90,7 +90,7 @@ def test_a_worker_that_does_not_apply_a_policy_is_ended_and_the_others_stay(run_
             played.crew.open_gates()
             good, deaf = played.pids[0], played.pids[1]
             await played.change_policy(patience_s=1.0)
-            await until(lambda: not is_alive(deaf), "it is ended")
+            await until(lambda: played.ended == [deaf] and not is_alive(deaf), "it is ended")
             await until(lambda: set(played.pids) == {0, 1}, "its successor")
             await played.change_policy()
             assert played.pids[0] == good and played.ended == [deaf]
@@ -103,7 +103,7 @@ def test_a_silent_worker_is_ended_and_the_others_stay(run_dir: Path) -> None:
         behave(run_dir, 0, "silent")
         async with crew_of(run_dir, limits=SHORT) as played:
             silent, good = played.pids[0], played.pids[1]
-            await until(lambda: not is_alive(silent), "it is ended")
+            await until(lambda: played.ended == [silent] and not is_alive(silent), "it is ended")
             await until(lambda: set(played.pids) == {0, 1}, "its successor")
             assert played.pids[1] == good and played.ended == [silent]
 

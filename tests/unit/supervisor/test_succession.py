@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.channel import Channel
 from agent.model.listener import LISTENERS
+from agent.supervisor import recruiter as recruiting
+from agent.supervisor.process import Process
+from agent.supervisor.recruiter import Recruiter
+from agent.supervisor.worker_link import Hears, WorkerLink
 from tests.support.crews import LIMITS, crew_of, is_alive, until
 
 PATIENT = replace(LIMITS, silence_s=600.0, stall_s=600.0)
@@ -167,5 +172,37 @@ def test_names_that_nobody_listens_at_are_removed(run_dir: Path) -> None:
         async with crew_of(run_dir, 1) as crew:
             (link,) = crew.crew.links
             assert list(run_dir.glob("*.sock")) == [link.path]
+
+    play(scene)
+
+
+def test_who_gives_up_looking_for_workers_leaves_no_descriptor_open(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an agent that is ended while it starts; the second worker stands still, and is waited for."""
+
+    async def scene() -> None:
+        async with crew_of(run_dir) as former:
+            former.crew.open_gates()
+            await until(lambda: len(former.reports) == 2, "both report")
+            pids = former.pids
+        recruiter, nobody = Recruiter(run_dir, {"lair": str(run_dir), "flavour": "plain"}, {}), former.crew
+        held = set(os.listdir("/proc/self/fd"))
+        os.kill(pids[1], signal.SIGSTOP)
+        greetings: list[Path] = []
+        greeted = recruiting.greeted
+
+        async def noted(channel: Channel, process: Process, path: Path, hears: Hears) -> WorkerLink:
+            greetings.append(path)
+            return await greeted(channel, process, path, hears)
+
+        monkeypatch.setattr(recruiting, "greeted", noted)
+        looking = asyncio.create_task(recruiter.find(nobody))
+        await until(lambda: len(greetings) == 2, "the second is waited for")
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+        assert set(os.listdir("/proc/self/fd")) == held
+        os.kill(pids[1], signal.SIGCONT)
 
     play(scene)
