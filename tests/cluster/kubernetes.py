@@ -16,11 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from tests.cluster.api import SERVER, TOKEN, Api
 from tests.cluster.images import PAUSE, write_pause
 from tests.cluster.machine import Machine
 
-TOKEN = "admin-token"
-SERVER = "192.168.77.1"
 PATIENCE_S = 240.0
 CONTAINERD = """\
 version = 2
@@ -72,6 +71,7 @@ class Kubernetes:
         self.binaries, self.images = binaries, images
         self.control, self.nodes = control, {node.name: node for node in nodes}
         self.kubeconfig = self.directory / "kubeconfig"
+        self.api = Api(control, self.directory / "ca.crt")
         # Before any machine boots: its root is a copy of this one's from then on.
         make_certificates(self.directory)
         (self.directory / "tokens.csv").write_text(f'{TOKEN},admin,1,"system:masters"\n')
@@ -161,8 +161,8 @@ class Kubernetes:
 
     def pods(self, namespace: str, app: str = "") -> list[dict[str, Any]]:
         """Those that are not being deleted."""
-        label = ["-l", f"app={app}"] if app else []
-        items = self.get("pods", "-n", namespace, *label)["items"]
+        selector = {"labelSelector": f"app={app}"} if app else {}
+        items = self.api.items(f"/api/v1/namespaces/{namespace}/pods", **selector)
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
 

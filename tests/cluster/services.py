@@ -6,14 +6,10 @@ It follows the API by asking again, which is enough for a test.
 from __future__ import annotations
 
 import http.client
-import json
-import ssl
 import threading
-from pathlib import Path
 from typing import Any
 
-from redirect.netns import entered
-from tests.cluster.kubernetes import SERVER, TOKEN, Kubernetes
+from tests.cluster.kubernetes import Kubernetes
 
 PERIOD_S = 0.3
 
@@ -37,14 +33,13 @@ class Services:
             self._thread.join(10)
 
     def _run(self) -> None:
-        tls = ssl.create_default_context(cafile=str(self._cluster.directory / "ca.crt"))
-        with entered(Path(f"/proc/{self._cluster.control.pid}/ns/net")):
-            while not self._stopped.wait(PERIOD_S):
-                try:
-                    self._apply(rules_of(_list(tls, "services"), _list(tls, "endpoints")))
-                    self.problem = ""
-                except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
-                    self.problem = f"{type(error).__name__}: {error}"
+        api = self._cluster.api
+        while not self._stopped.wait(PERIOD_S):
+            try:
+                self._apply(rules_of(api.items("/api/v1/services"), api.items("/api/v1/endpoints")))
+                self.problem = ""
+            except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
+                self.problem = f"{type(error).__name__}: {error}"
 
     def _apply(self, rules: str) -> None:
         for node in self._cluster.nodes.values():
@@ -52,15 +47,6 @@ class Services:
             if node.pid and self._applied.get(node.name) != wanted:
                 node.run("nft", "-f", "-", text=rules)
                 self._applied[node.name] = wanted
-
-
-def _list(tls: ssl.SSLContext, what: str) -> list[dict[str, Any]]:
-    connection = http.client.HTTPSConnection(SERVER, 6443, timeout=5, context=tls)
-    try:
-        connection.request("GET", f"/api/v1/{what}", headers={"Authorization": f"Bearer {TOKEN}"})
-        return list(json.loads(connection.getresponse().read())["items"])
-    finally:
-        connection.close()
 
 
 def rules_of(services: list[dict[str, Any]], endpoints: list[dict[str, Any]]) -> str:

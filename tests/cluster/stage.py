@@ -44,7 +44,7 @@ class Stage:
         return ask(self.uid(client), self.ip(server), **more)
 
     def enrolled(self, *names: str) -> bool:
-        pods = [pod for app in names for pod in self.cluster.pods("demo", app)]
+        pods = [pod for pod in self.cluster.pods("demo") if pod["metadata"]["labels"].get("app") in names]
         return bool(pods) and all(annotation(pod) == "enabled" for pod in pods)
 
     def agents(self) -> list[Pod]:
