@@ -37,6 +37,7 @@ class Watcher(Generic[T]):
         self._clock = clock
         self._stopped = threading.Event()
         self._told = ""
+        self._named: frozenset[str] = frozenset()
 
     @property
     def problem(self) -> str:
@@ -84,6 +85,10 @@ class Watcher(Generic[T]):
                 self._tell(self._reflector.failed(failed.failure, self._clock()))
 
     def _tell(self, changes: Sequence[Change[T]]) -> None:
+        named = frozenset(self.skipped)
+        for text in sorted(named - self._named):
+            log.warning("an object of the Kubernetes API cannot be used: %s; what it was before holds", text)
+        self._named = named
         if changes and not self._stopped.is_set():
             self._deliver(changes)
 

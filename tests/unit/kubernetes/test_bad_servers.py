@@ -104,11 +104,29 @@ def test_files_that_are_missing_or_empty_are_named(fake: FakeApi) -> None:
             assert str(fake.token_file) in seen.problem
 
 
+def test_a_token_that_is_not_accepted_is_named_and_the_next_one_is_used(fake: FakeApi) -> None:
+    """Another cluster's, or one that has expired: also while the API is being watched."""
+    good = fake.token_file.read_text()
+    fake.token_file.write_text("of another cluster")
+    with following(fake, NODE, watch_s=1) as seen:
+        seen.until(lambda: "does not accept" in seen.problem)
+        assert "(pods: 401)" in seen.problem and "is its token expired" in seen.problem
+        fake.create(kube.pod("web", node=NODE))
+        fake.token_file.write_text(good)
+        seen.until(lambda: seen.names == {"web"} and not seen.problem)
+        fake.tokens = {"renewed"}
+        seen.until(lambda: "is its token expired" in seen.problem)
+        assert seen.names == {"web"}, "nobody is let go"
+        fake.create(kube.pod("more", node=NODE))
+        fake.token_file.write_text("renewed")
+        seen.until(lambda: seen.names == {"web", "more"} and not seen.problem)
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [("name", None), ("uid", None), ("labels", ["x"])], ids=["name", "uid", "labels"]
 )
 def test_an_object_without_the_usual_fields_is_named_and_the_others_are_told(
-    fake: FakeApi, field: str, value: object
+    fake: FakeApi, field: str, value: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = fake.create(kube.pod("broken", node=NODE))
     with following(fake, NODE) as seen:
@@ -121,6 +139,8 @@ def test_an_object_without_the_usual_fields_is_named_and_the_others_are_told(
         seen.until(lambda: "fine" in seen.names)
         assert "broken" in seen.names, "what it was holds"
         assert any(field in text for text in seen.watcher.skipped)
+    (line,) = [text for text in caplog.messages if "cannot be used" in text]
+    assert field in line and "Kubernetes API" in line
 
 
 @pytest.mark.parametrize(
