@@ -101,25 +101,30 @@ class KubeNode:
 
     def agent_pid(self) -> int:
         """As this process sees it: that of the control process."""
-        (pid,) = (
-            int(status.parent.name)
-            for status in Path("/proc").glob("[0-9]*/status")
-            if self._is_agent(status.parent)
-        )
-        return pid
+        return self._pid("agent")
 
     def agent_cpu_ms(self) -> float:
         """What the control process has used so far."""
-        fields = Path(f"/proc/{self.agent_pid()}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) * 1000 / os.sysconf("SC_CLK_TCK")
+        return _cpu_ms(self.agent_pid())
 
-    def _is_agent(self, process: Path) -> bool:
+    def control_plane_cpu_ms(self) -> float:
+        return _cpu_ms(self._pid("control-plane"))
+
+    def _pid(self, command: str) -> int:
+        (pid,) = (
+            int(status.parent.name)
+            for status in Path("/proc").glob("[0-9]*/status")
+            if self._runs(status.parent, command)
+        )
+        return pid
+
+    def _runs(self, process: Path, command: str) -> bool:
         try:
             arguments = (process / "cmdline").read_bytes().split(b"\0")
-            # Of others' processes even root may not be told the namespaces: asked of agents alone.
+            # Of others' processes even root may not be told the namespaces: asked of ours alone.
             return (
                 b"agent.cli.entry" in arguments
-                and arguments[len(ZTUN)] == b"agent"
+                and arguments[len(ZTUN)] == command.encode()
                 and (process / "ns/net").stat().st_ino == self.inside_net().stat().st_ino
             )
         except (FileNotFoundError, ProcessLookupError):
@@ -207,6 +212,11 @@ class KubeNode:
             "clusters": [{"name": "c", "cluster": cluster}],
             "users": [{"name": "u", "user": {"tokenFile": "/etc/ztun/token"}}],
         }
+
+
+def _cpu_ms(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) * 1000 / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
