@@ -74,14 +74,21 @@ class PacketCount:
 
 def addresses() -> list[tuple[int, IP]]:
     """(ifindex, address) of all interfaces: `ip addr show`. Raises OSError."""
-    found = []
-    for body in netlink.ask(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), netlink.NLM_F_DUMP):
-        family, _, _, _, ifindex = _ADDRESS.unpack_from(body)
-        if family in FAMILIES:
-            known = netlink.attributes(body[_ADDRESS.size :])
-            raw = known.get(IFA_LOCAL) or known[IFA_ADDRESS]
-            found.append((ifindex, IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)))
-    return found
+    bodies = netlink.ask(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), netlink.NLM_F_DUMP)
+    return [row for row in _words.rows(bodies) if row is not None]
+
+
+def _address(body: bytes) -> tuple[int, IP] | None:
+    """None: of another family."""
+    family, _, _, _, ifindex = _ADDRESS.unpack_from(body)
+    if family not in FAMILIES:
+        return None
+    known = netlink.attributes(body[_ADDRESS.size :])
+    raw = known.get(IFA_LOCAL) or known[IFA_ADDRESS]
+    return ifindex, IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)
+
+
+_words = netlink.Words(_address)
 
 
 def routes() -> frozenset[Route]:

@@ -23,7 +23,6 @@ RTEXT_FILTER_SKIP_STATS = 8
 NETNSA_NSID, NETNSA_FD = 1, 3
 IFF_NOARP, IFF_LOWER_UP = 0x80, 0x10000
 NO_QUEUE = "noqueue"
-_READ_SLACK = 64
 DEFAULT_MTU_BYTES = 1500
 """Of a veth that nobody has set otherwise."""
 
@@ -56,23 +55,11 @@ class LinkRow:
     master: int = 0
 
 
-_read: dict[bytes, LinkRow] = {}
-"""What was read before, by the kernel's own words: of hundreds of links most are told in the same ones every time."""
-
-
 def links() -> dict[int, LinkRow]:
     """Every interface by its index: `ip link show`. Raises OSError."""
     mask = netlink.attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
     bodies = netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + mask, netlink.NLM_F_DUMP)
-    found = {}
-    for body in bodies:
-        row = _read.get(body)
-        if row is None:
-            row = _read[body] = _row(body)
-        found[row.ifindex] = row
-    if len(_read) > 2 * len(bodies) + _READ_SLACK:
-        _read.clear()
-    return found
+    return {row.ifindex: row for row in _words.rows(bodies)}
 
 
 def named(ifname: str) -> LinkRow | None:
@@ -123,3 +110,6 @@ def _row(body: bytes) -> LinkRow:
         not flags & IFF_NOARP,
         _U32.unpack(found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0,
     )
+
+
+_words = netlink.Words(_row)

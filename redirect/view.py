@@ -41,8 +41,8 @@ class View:
 
     `routes` and `neighbours` (address -> MAC) are the pod's, `node_addresses` those of the node on the links that it
     leads to. `pod_nsid`: the number by which the node knows the pod's namespace; `ingress_qdiscs`: ifindexes with
-    a qdisc of kind `ingress`; `route_sizes`: of routes inside, by the interface they leave by; `other_mesh`: what one
-    left inside.
+    a qdisc of kind `ingress`, where that would be in our way; `route_sizes`: of routes inside, by the interface they
+    leave by; `other_mesh`: what one left inside.
     """
 
     inside: tuple[Link, ...]
@@ -71,9 +71,11 @@ def read(path: Path) -> View:
     masters = list(_some({link.master for link in hosts}))
     node = {link.ifindex: link for link in (*hosts, *masters)}
     bridges = {link.ifindex for link in masters}
-    own = frozenset(address for ifindex, address in rt_rows.addresses() if ifindex in bridges)
-    blocked = frozenset(ifindex for ifindex, kind in tc_rows.ingress_qdiscs().items() if kind == "ingress")
+    listed = rt_rows.addresses() if bridges else ()
+    own = frozenset(address for ifindex, address in listed if ifindex in bridges)
     nsid, has_tcx = rtnetlink.nsid(path), features.has_tcx()
+    qdiscs = {} if has_tcx else tc_rows.ingress_qdiscs()
+    blocked = frozenset(ifindex for ifindex, kind in qdiscs.items() if kind == "ingress")
     return View(inside, node, nsid, ways, macs, own, blocked, has_tcx, False, namespace, sizes, left)
 
 

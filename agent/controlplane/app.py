@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from agent.controlplane.following import Following
 from agent.controlplane.kubeapi.grounds import Grounds, Way, grounds
 from agent.controlplane.publication import Publication
 from agent.controlplane.read.directory import ManifestDirectory
+from agent.controlplane.read.notices import watch
 from agent.controlplane.read.objects import SYSTEM_NAMESPACE
 from agent.controlplane.report import Announcer
 from agent.controlplane.serve.access import Code, Refused, calling_node
@@ -177,7 +179,8 @@ class ControlPlane:
         )
         publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
         announcer = Announcer(board, concerns)
-        following = Following(options.manifests, directory, publication, announcer, board, settings)
+        notices = given.notices if given else partial(watch, options.manifests)
+        following = Following(notices, directory, publication, announcer, board, settings)
 
         async def authenticate(context: Any) -> str:
             try:

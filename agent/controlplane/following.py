@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.controlplane.publication import Publication
 from agent.controlplane.read.directory import SETTLE_S, ManifestDirectory, Reading
-from agent.controlplane.read.notices import Deaf, watch
+from agent.controlplane.read.notices import Deaf
 from agent.controlplane.report import Announcer, report
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateError
@@ -26,6 +26,9 @@ from agent.controlplane.translate.mesh import MeshSettings
 LOOK_S = 2.0
 PATIENCE = 3
 """How often composing is broken off in a row."""
+REST_SHARE, REST_LIMIT_S = 4.0, 5.0
+"""What is said and written afterwards is about everything, however little has changed: while changes come, it takes a
+fifth of the time, and none of them waits longer than that."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,18 +39,21 @@ class Overtaken(Exception):
 
 
 class Following:
-    """`begin` takes the manifests in as they are, `run` follows them until it is cancelled, `end` waits for threads."""
+    """`begin` takes the manifests in as they are, `run` follows them until it is cancelled, `end` waits for threads.
+
+    `notices`: as `read.notices.watch`.
+    """
 
     def __init__(
         self,
-        path: Path,
+        notices: Callable[[], AsyncGenerator[frozenset[str] | None, None]],
         directory: ManifestDirectory,
         publication: Publication,
         announcer: Announcer,
         board: StatusBoard,
         settings: MeshSettings,
     ) -> None:
-        self._path, self._settings = path, settings
+        self._notices, self._settings = notices, settings
         self._directory, self._publication = directory, publication
         self._announcer, self._board = announcer, board
         self._noticed: set[str] | None = set()
@@ -99,7 +105,7 @@ class Following:
         said = ""
         while True:
             try:
-                async with aclosing(watch(self._path)) as notices:
+                async with aclosing(self._notices()) as notices:
                     async for names in notices:
                         self._note(names)
             except Deaf as deaf:
@@ -164,15 +170,19 @@ class Following:
         while True:
             await self._unsaid.wait()
             self._unsaid.clear()
+            began_s = time.monotonic()
             unaddressed = self._publication.unaddressed
             made = await self._aside(partial(report, self._reading, unaddressed, self._settings))
             self._announcer.say(made)
             await self._aside(self._directory.save)
+            await _rest(began_s)
 
     async def _keep_status(self) -> None:
         with self._board.bell.listen() as changed:
             while True:
+                began_s = time.monotonic()
                 is_saved = await self._aside(self._board.save)
+                await _rest(began_s)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if is_saved else LOOK_S):
                         await changed.wait()
@@ -184,3 +194,7 @@ class Following:
         done.add_done_callback(self._works.discard)
         # Who waits may be cancelled, and the thread not: `end` waits for it, as it writes to the state directory.
         return await asyncio.shield(done)
+
+
+async def _rest(began_s: float) -> None:
+    await asyncio.sleep(min(REST_SHARE * (time.monotonic() - began_s), REST_LIMIT_S))

@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -108,9 +109,17 @@ def of_pod(server: str, directory: Path = SERVICE_ACCOUNT) -> Access:
 def of_kubeconfig(path: Path) -> Access:
     """By the current context of a kubeconfig. Raises AccessError."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise AccessError(f"--kubeconfig {path} cannot be read: {error}") from error
+    return _of_text(text, path)
+
+
+# Asked for each request, and the file hardly ever changes: reading YAML took longer than the request.
+@lru_cache(maxsize=1)
+def _of_text(text: str, path: Path) -> Access:
+    try:
+        raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise AccessError(f"--kubeconfig {path} is no YAML: {str(error).splitlines()[0]}") from error
     try:

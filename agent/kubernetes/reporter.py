@@ -99,8 +99,11 @@ class Reporter:
 
     async def _write_all(self, thread: ThreadPoolExecutor) -> None:
         self._forget()
-        while (annotate := self._next_annotation()) is not None:
-            await self._annotate(annotate, thread)
+        while due := self._due_annotations():
+            for key in due:
+                annotate = self._annotation_of(key)
+                if annotate is not None:
+                    await self._annotate(annotate, thread)
         while (tell := self._next_telling()) is not None:
             await self._tell(tell, thread)
         self._connection.close()
@@ -123,13 +126,19 @@ class Reporter:
     def _to_annotate(self) -> Iterator[Annotate]:
         return to_annotate(self._pods(), self._found(), self._wanted())
 
-    def _next_annotation(self) -> Annotate | None:
+    def _due_annotations(self) -> list[PodKey]:
         now_s = self._clock()
-        for annotate in self._to_annotate():
-            attempt = self._attempts.get(annotate.pod.uid)
-            if attempt is None or attempt.value != annotate.value or now_s >= attempt.not_before_s:
-                return annotate
-        return None
+        return [each.pod.key for each in self._to_annotate() if self._is_due(each, now_s)]
+
+    def _is_due(self, annotate: Annotate, now_s: float) -> bool:
+        attempt = self._attempts.get(annotate.pod.uid)
+        return attempt is None or attempt.value != annotate.value or now_s >= attempt.not_before_s
+
+    def _annotation_of(self, key: PodKey) -> Annotate | None:
+        """What is due for one pod as things are now: since it was found others were written."""
+        pod = self._pods().get(key)
+        found = to_annotate({key: pod}, self._found(), self._wanted()) if pod is not None else ()
+        return next((each for each in found if self._is_due(each, self._clock())), None)
 
     async def _annotate(self, annotate: Annotate, thread: ThreadPoolExecutor) -> None:
         pod = annotate.pod

@@ -38,7 +38,10 @@ class Way:
 
 
 class Grounds:
-    """`run` until cancelled. `authority` is there after `ready`."""
+    """`run` until cancelled. `authority` is there after `ready`.
+
+    `notices`: which files of the mirror have changed, as `read.notices.watch` tells it.
+    """
 
     def __init__(
         self, following: Following, callers: Callers, authority: ClusterAuthority, rng: Random
@@ -47,6 +50,7 @@ class Grounds:
         self._rng = rng
         self._authority: Authority | None = None
         self.node_of = callers.node_of
+        self.notices = following.notices
 
     @property
     def authority(self) -> Authority:

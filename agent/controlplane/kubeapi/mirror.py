@@ -7,8 +7,9 @@ to outlive the process: the directory is emptied at the start, and filled before
 
 from __future__ import annotations
 
-import secrets
+import itertools
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,9 @@ class Mirror:
         self._texts: dict[Path, str] = {}
         self._homes: dict[tuple[str, str, str], tuple[str, str]] = {}
         self._unlisted = {kind.name for kind in KINDS}
+        self._drafts = itertools.count()
+        self._lock = threading.Lock()
+        self._touched: set[str] = set()
         try:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
@@ -51,18 +55,34 @@ class Mirror:
         known = self._homes.get(("Pod", namespace, pod))
         return known[1] if known is not None and known[0] == uid and known[1] else None
 
-    def hear(self, kind: Kind, changes: Sequence[Change[Stored]]) -> None:
+    @property
+    def touched(self) -> int:
+        """How many files are other than when they were taken last."""
+        return len(self._touched)
+
+    def take_touched(self) -> frozenset[str]:
+        """The names of those, below the directory."""
+        with self._lock:
+            taken, self._touched = self._touched, set()
+        return frozenset(taken)
+
+    def hear(self, kind: Kind, changes: Sequence[Change[Stored]]) -> bool:
+        """Whether a file is other now, and none was when they were taken: whoever takes them has to be told."""
+        is_news = False
         for change in changes:
             match change:
                 case Put(found):
                     self._homes[kind.name, found.namespace, found.name] = found.uid, found.node
-                    self._write(self._path(kind, found.namespace, found.name), found.text)
+                    path = self._path(kind, found.namespace, found.name)
+                    is_news |= self._write(path, found.text) and self._touch(path)
                 case Gone(namespace, name):
                     path = self._path(kind, namespace, name)
                     self._homes.pop((kind.name, namespace, name), None)
                     self._remove(path)
+                    is_news |= self._touch(path)
                 case Listed():
                     self._unlisted.discard(kind.name)
+        return is_news
 
     def _path(self, kind: Kind, namespace: str, name: str) -> Path:
         if len(name) > NAME_LIMIT:
@@ -70,19 +90,30 @@ class Mirror:
             name = f"{name[:NAME_LIMIT]}~{uid}"
         return self.directory / kind.name / namespace / f"{name}.json"
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str) -> bool:
+        """Whether it was another."""
         if self._texts.get(path) == text:
-            return
+            return False
         # Hidden and without the ending of a manifest: a draft is none.
-        draft = path.with_name(f".{secrets.token_hex(8)}")
+        draft = path.with_name(f".{next(self._drafts)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(text)
+            try:
+                draft.write_text(text)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draft.write_text(text)
             draft.replace(path)
         except OSError as error:
             raise StateError(f"cannot write {path}: {error.strerror}") from error
         self._texts[path] = text
+        return True
 
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         self._texts.pop(path, None)
+
+    def _touch(self, path: Path) -> bool:
+        """Whether it is the first since they were taken."""
+        with self._lock:
+            self._touched.add(str(path.relative_to(self.directory)))
+            return len(self._touched) == 1

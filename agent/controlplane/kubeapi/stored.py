@@ -17,7 +17,8 @@ from agent.kubernetes.reflector import Resource, Unusable
 STORED = "stored"
 """In place of the resourceVersion, which is what tells the readers that an API server has filled in the object. Its
 value changes with each heartbeat and says nothing."""
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+OURS = "istio.io/"
+"""In the name of every annotation that means something to a mesh. Others change at their owners' pace."""
 
 Kept = Mapping[str, "Kept | None"]
 """Field -> what of it is kept, through lists; None: all of it."""
@@ -163,7 +164,7 @@ def _meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     kept = _only(meta, META)
     annotations = kept.get("annotations")
     if isinstance(annotations, Mapping):
-        kept["annotations"] = {name: text for name, text in annotations.items() if name != LAST_APPLIED}
+        kept["annotations"] = {name: text for name, text in annotations.items() if OURS in name}
     return kept
 
 

@@ -43,23 +43,35 @@ def test_links_are_those_that_pyroute2_reads() -> None:
 def test_what_is_told_in_the_same_words_is_read_once_and_what_changes_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rtnetlink.links()
-    read: list[bytes] = []
-    row = rtnetlink._row
-    monkeypatch.setattr(rtnetlink, "_row", lambda body: read.append(body) or row(body))
-    body = next(iter(rtnetlink._read))
-    answers = [body]
-    monkeypatch.setattr(netlink, "ask", lambda *_: answers)
-    first = rtnetlink.links()
-    assert not read
-    name = next(iter(first.values())).ifname.encode()
+    answers: list[bytes] = []
+    ask = netlink.ask
+    monkeypatch.setattr(netlink, "ask", lambda *given: answers or ask(*given))
+    before = rtnetlink.links()
+    after = rtnetlink.links()
+    assert all(after[index] is row for index, row in before.items() if index in after)
+    (body,) = ask(rtnetlink.RTM_GETLINK, rtnetlink._LINK.pack(0, 0, 1, 0, 0))
+    answers.append(body)
+    (row,) = rtnetlink.links().values()
+    name = row.ifname.encode()
     answers[0] = body.replace(name + b"\0", b"x" * len(name) + b"\0")
     (changed,) = rtnetlink.links().values()
-    assert changed.ifname == "x" * len(name) and len(read) == 1
+    assert changed.ifname == "x" * len(name)
+
+
+def test_what_is_told_no_more_is_forgotten_and_short_lists_forget_no_long_one() -> None:
+    read: list[bytes] = []
+
+    def row(body: bytes) -> int:
+        read.append(body)
+        return len(read)
+
+    words = netlink.Words(row, slack=100)
+    long = [b"%d" % number for number in range(60)]
+    first = words.rows(long)
+    assert words.rows([b"x"]) == [61] and words.rows(long) == first and len(read) == 61
     for number in range(1000):
-        answers[0] = body + rtnetlink.netlink.attribute(200, number.to_bytes(4, "big"))
-        rtnetlink.links()
-    assert len(rtnetlink._read) < 100, "what is told no more is forgotten"
+        words.rows([b"y%d" % number])
+    assert len(words._known) <= 102
 
 
 def test_one_link_or_none() -> None:

@@ -7,6 +7,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.controlplane.app import Options, serve
+from agent.controlplane.kubeapi import following
+from agent.controlplane.kubeapi.following import Following
 from agent.controlplane.kubeapi.grounds import Way
+from agent.controlplane.kubeapi.mirror import Mirror
 from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.pb import workload_pb2
 from tests.support import kube
@@ -311,6 +315,120 @@ def test_nothing_is_served_before_all_is_known_and_it_is_said_what_lacks(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("request_line", "resource", "verbs"),
+    [
+        (
+            "GET /apis/security.istio.io/v1/authorizationpolicies",
+            "authorizationpolicies",
+            "get, list and watch",
+        ),
+        ("GET /api/v1/namespaces/ztun-system/secrets", "secrets", "get"),
+        ("POST /api/v1/namespaces/ztun-system/secrets", "secrets", "create"),
+        ("POST /api/v1/namespaces/ztun-system/configmaps", "configmaps", "create"),
+    ],
+)
+def test_a_right_that_is_missing_is_named_and_waited_for(
+    tmp_path: Path,
+    api: kube.FakeApi,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    request_line: str,
+    resource: str,
+    verbs: str,
+) -> None:
+    monkeypatch.setattr(following, "SAY_S", 0.2)
+    api.refuse(403, request_line, times=10**6, message=f"cannot do that with {resource}")
+
+    async def scenario() -> None:
+        serving = asyncio.create_task(_until_cancelled(tmp_path, api))
+        await until(lambda: f"cannot do that with {resource}" in caplog.text, "it is said")
+        (line, *_) = [text for text in caplog.messages if f"with {resource}" in text]
+        assert f"the verbs {verbs}" in line and f"on {resource}" in line
+        assert not serving.done()
+        api.refusals.clear()
+        await asyncio.wait_for(serving, LIMIT_S)
+
+    asyncio.run(scenario())
+
+
+def test_agents_wait_while_their_tokens_may_not_be_reviewed(
+    tmp_path: Path, api: kube.FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, api) as plane:
+            api.refuse(403, "tokenreviews", times=10**6, message="cannot create tokenreviews")
+            async with plane.client(token="of-n1") as client:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await client.start()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert (
+                "cannot create tokenreviews" in caplog.text
+                and "the verbs create on tokenreviews" in caplog.text
+            )
+            api.refusals.clear()
+            async with plane.client(token="of-n1") as client:
+                await client.start()
+
+    asyncio.run(scenario())
+
+
+def test_an_object_that_cannot_be_used_is_named_and_the_others_are_served(
+    tmp_path: Path, api: kube.FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = kube.pod("broken", address="10.10.0.6", uid="u-broken")
+    odd = kube.pod("odd", address="10.10.0.7", uid="u-odd")
+    del broken["metadata"]["uid"]
+    odd["spec"] = {"nodeName": ["n1"]}
+    odd["status"]["podIPs"] = "none"
+
+    async def scenario() -> None:
+        async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
+            await client.start()
+            for raw in (odd, broken):
+                with api._changed:
+                    api._version += 1
+                    api._note("ADDED", raw)
+            api.create(kube.pod("fine", address="10.10.0.8", uid="u-fine"))
+            seen: set[str] = set()
+            while "Kubernetes//Pod/demo/fine" not in seen:
+                seen |= set(versions(await client.take(ADDRESS_TYPE)))
+            assert not any("broken" in name or "odd" in name for name in seen)
+            await until(lambda: "demo/broken" in caplog.text and "demo/odd" in caplog.text, "they are named")
+
+    asyncio.run(scenario())
+    assert "Pod demo/broken has no metadata.uid" in caplog.text
+
+
 async def _until_cancelled(tmp_path: Path, api: kube.FakeApi) -> None:
     async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
         await client.start()
+
+
+def test_what_follows_closely_is_told_together_and_now_and_then_everything_is_looked_at(
+    tmp_path: Path, api: kube.FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        seen = Following(lambda: api.access, Mirror(tmp_path / "mirror"), Random(1))
+        running = asyncio.create_task(seen.run())
+        notices = seen.notices()
+        try:
+            await seen.whole.wait()
+            told = await anext(notices)
+            while "Pod/demo/web.json" not in (told or ()):
+                told = await anext(notices)
+            for number in range(3):
+                api.create(kube.pod(f"more-{number}", address=f"10.10.1.{number}"))
+            more: set[str] = set()
+            while len(more) < 3:
+                more |= {name for name in await anext(notices) or () if "more" in name}
+            assert more == {f"Pod/demo/more-{number}.json" for number in range(3)}
+            monkeypatch.setattr(following, "LOOK_S", 0.0)
+            assert await anext(notices) is None, "somebody may have been at the files"
+        finally:
+            await notices.aclose()
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(scenario())

@@ -49,7 +49,21 @@ def test_a_pod_is_read_as_the_api_server_has_it() -> None:
 def test_what_means_nothing_to_a_mesh_changes_no_document() -> None:
     later = raw(startTime="2026-01-01T00:00:00Z", containerStatuses=[{"restartCount": 3}])
     later["metadata"] |= {"resourceVersion": "99", "managedFields": []}
-    assert stored(POD, later).text == stored(POD, raw()).text
+    later["metadata"]["annotations"] = {
+        "cni.example.org/podIP": "10.10.0.5",
+        "kubernetes.io/config.seen": "now",
+    }
+    earlier = raw()
+    earlier["metadata"]["annotations"] = {"cni.example.org/podIP": ""}
+    assert stored(POD, later).text == stored(POD, earlier).text
+
+
+def test_what_istio_writes_on_an_object_is_kept() -> None:
+    body = raw()
+    said = {"ambient.istio.io/redirection": "enabled", "networking.istio.io/exportTo": "."}
+    body["metadata"]["annotations"] = {**said, "other": "x"}
+    [pod] = read(POD, body)
+    assert pod.meta.annotations == said
 
 
 def test_a_policy_is_kept_whole_so_that_what_nobody_knows_refuses_it() -> None:
@@ -89,6 +103,18 @@ def test_files_follow_and_the_directory_says_nothing_that_is_not_so(tmp_path: Pa
     assert file.stat().st_mtime_ns == before, "it is as it was"
     mirror.hear(POD, [Gone("demo", "web", "u1")])
     assert not file.exists()
+
+
+def test_it_is_known_which_files_have_changed_since_they_were_asked_for(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "api")
+    one = stored(POD, raw())
+    assert mirror.hear(POD, [Put(one)]), "whoever asks for them has to be told"
+    assert not mirror.hear(POD, [Put(stored(POD, raw("other")))]), "and was told"
+    assert mirror.take_touched() == {"Pod/demo/web.json", "Pod/demo/other.json"}
+    assert not mirror.hear(POD, [Put(one), Listed()]), "it is as it was"
+    assert not mirror.take_touched()
+    assert mirror.hear(POD, [Gone("demo", "web", "u1")])
+    assert mirror.take_touched() == {"Pod/demo/web.json"}
 
 
 def test_names_longer_than_a_file_may_have_stay_apart(tmp_path: Path) -> None:
