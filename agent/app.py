@@ -39,7 +39,7 @@ from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
-from agent.listening import make_listener, open_slots, prepare_company
+from agent.listening import make_listener, open_slots, prepare_company, rules_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
@@ -296,8 +296,7 @@ class Agent:
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
-        said = self.settings
-        prepared = await self.kernel.own(said.allow_encapsulation, said.stranger_rate, said.stranger_burst)
+        prepared = await self.kernel.own(*rules_of(self.settings))
         for limit in prepared.limits:
             log.warning("%s", limit)
         await self.enroller.take_over()

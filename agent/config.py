@@ -120,9 +120,10 @@ class Config:
     secret_ttl_s: float = control_option(seconds(60, 90 * 86400), "86400", "Lifetime asked for certificates.")
 
     local_path: str = traffic_option(
-        one_of("hbone", "handover"),
+        one_of("hbone", "host", "handover"),
         "hbone",
-        "Between pods of this node: hbone is TLS and the host's NetworkPolicy holds; handover skips both.",
+        "Between pods of this node: hbone is TLS, host none; both dial by the host, so its NetworkPolicy holds, on "
+        "15008 or on the port itself. handover skips TLS and the host.",
     )
     honest_connect: str = traffic_option(
         one_of("off", "pods", "all"),

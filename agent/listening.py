@@ -21,6 +21,12 @@ def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socke
     return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
 
 
+def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool]:
+    """What `KernelSide.own` is given. With `--local-path=host` workers dial their own listeners (proxy.crossing)."""
+    is_by_ports = settings.local_path == "host"
+    return settings.allow_encapsulation, settings.stranger_rate, settings.stranger_burst, is_by_ports
+
+
 async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> None:
     """What goes with listeners, before the workers are mustered: the table of who has proven itself, and rings.
 

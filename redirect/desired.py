@@ -65,13 +65,15 @@ class NodeRules:
 
     `allowed_encapsulations`: names of layout.ENCAPSULATIONS that captured pods may send and receive. An address that
     has not proven who it is may open `strangers_per_s` connections to the tunnel port of each pod (0: as many as it
-    likes), and `stranger_burst` at once.
+    likes), and `stranger_burst` at once. `is_plaintext_by_ports`: who takes a plaintext connection is chosen by its
+    addresses and ports.
     """
 
     is_dns_captured: bool = False
     allowed_encapsulations: tuple[str, ...] = ()
     strangers_per_s: int = 0
     stranger_burst: int = 0
+    is_plaintext_by_ports: bool = False
 
     def conf(self, was: Conf) -> Conf:
         """In the programs' form, before the private namespaces are known; who takes connections stays as it `was`."""
@@ -87,6 +89,7 @@ class NodeRules:
             was.takers,
             1_000_000_000 // self.strangers_per_s if self.strangers_per_s else 0,
             self.stranger_burst,
+            self.is_plaintext_by_ports,
         )
 
 

@@ -221,7 +221,7 @@ class Conf:
     between two SYNs of a stranger to a pod's tunnel port, on average; 0: no limit. `stranger_burst`: so many at once.
     """
 
-    FORMAT = struct.Struct("=IIII6sBBIB3xII")
+    FORMAT = struct.Struct("=IIII6sBBIBB2xII")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -234,6 +234,8 @@ class Conf:
     takers: int = 0
     stranger_every_ns: int = 0
     stranger_burst: int = 0
+    is_plaintext_by_ports: bool = False
+    """They go to the takers by addresses and ports, not by turns."""
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -246,14 +248,15 @@ class Conf:
             self.owners,
             self.allowed_encapsulations,
             self.takers,
+            self.is_plaintext_by_ports,
             self.stranger_every_ns,
             self.stranger_burst,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        a, b, c, d, mac, dns, owners, allowed, takers, every_ns, burst = cls.FORMAT.unpack(raw)
-        return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst)
+        a, b, c, d, mac, dns, owners, allowed, takers, ports, every_ns, burst = cls.FORMAT.unpack(raw)
+        return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst, bool(ports))
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,7 @@ def conf(maps: Maps) -> Entries:
             "is_dns_captured": value.is_dns_captured,
             "owners": value.owners,
             "takers": value.takers,
+            "is_plaintext_by_ports": value.is_plaintext_by_ports,
             "allowed_encapsulations": allowed_encapsulations(value.allowed_encapsulations),
             "stranger_every_ns": value.stranger_every_ns,
             "stranger_burst": value.stranger_burst,

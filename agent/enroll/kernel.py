@@ -58,7 +58,11 @@ class KernelSide:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._redirection)
 
     async def own(
-        self, allowed_encapsulations: tuple[str, ...], strangers_per_s: int, stranger_burst: int
+        self,
+        allowed_encapsulations: tuple[str, ...],
+        strangers_per_s: int,
+        stranger_burst: int,
+        is_plaintext_by_ports: bool,
     ) -> Prepared:
         """Make what does not depend on pods, by rules as of `NodeRules`, as the only agent of this instance.
 
@@ -68,6 +72,7 @@ class KernelSide:
             allowed_encapsulations=allowed_encapsulations,
             strangers_per_s=strangers_per_s,
             stranger_burst=stranger_burst,
+            is_plaintext_by_ports=is_plaintext_by_ports,
         )
         return await self.run(lambda redirection: redirection.own(rules))
 

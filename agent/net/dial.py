@@ -38,15 +38,24 @@ class DialOwner(Protocol):
 
 
 class Dialler:
-    """Dials from one side. `random_port` gives source ports to try, `timeout_s` is the limit of one dial."""
+    """Dials from one side. `random_port` gives source ports to try, `timeout_s` is the limit of one dial.
+
+    `under_way` is shown each socket whose SYN is sent, before anything can have come of it: it has its port then.
+    """
 
     def __init__(
-        self, loop: Loop, sockets: SideSockets, random_port: Callable[[], int], timeout_s: float
+        self,
+        loop: Loop,
+        sockets: SideSockets,
+        random_port: Callable[[], int],
+        timeout_s: float,
+        under_way: Callable[[socket.socket], None] | None = None,
     ) -> None:
         self.loop = loop
         self.sockets = sockets
         self.random_port = random_port
         self.timeout_s = timeout_s
+        self.under_way = under_way
 
     def dial(self, target: SocketAddress, source: SocketAddress | None, owner: DialOwner) -> Dial:
         """Start to connect; `owner` is never called from inside this call."""
@@ -92,6 +101,8 @@ class Dial:
                 if code in (0, errno.EINPROGRESS):
                     # A connect that is already done shows as an edge too, so the owner is called from the loop.
                     self._dialler.loop.watch(sock.fileno(), self._on_ready, self._on_crash)
+                    if self._dialler.under_way is not None:
+                        self._dialler.under_way(sock)
                     return
             except OSError as error:
                 code = error.errno or errno.EIO

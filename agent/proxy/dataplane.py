@@ -24,14 +24,16 @@ from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
 from agent.proxy.arrivals import Arrivals, OnAccept
 from agent.proxy.connector import HboneConnector
+from agent.proxy.crossing import Crossings
 from agent.proxy.delivery import Delivery, ProxyAddresses
 from agent.proxy.far_network import FarNetworks
-from agent.proxy.gate import Frames, Gate
+from agent.proxy.gate import Frames, Gate, nobodys
 from agent.proxy.held_rings import HeldRings, nothing_held
 from agent.proxy.inbound import Inbound
 from agent.proxy.inbound_plain import InboundPlain, PlainConnection
 from agent.proxy.local import LocalPath
 from agent.proxy.outbound import Outbound, OutboundConnection
+from agent.proxy.own_share import OwnShare
 from agent.proxy.pods import LocalPods
 from agent.proxy.pool import Pool
 from agent.proxy.registry import Registry
@@ -120,7 +122,12 @@ class DataPlane:
             loop, connector, self.tallies, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s
         )
         delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
-        local_path = LocalPath(delivery, self.pods, self.reporter, options)
+        self.share = OwnShare(config.worker_count)
+        crossings = None
+        if config.local_path == "host":
+            crossings = Crossings(loop, outside.net_side, self.share, random_port, config.connect_timeout_s)
+        self.crossings = crossings
+        local_path = LocalPath(delivery, self.pods, self.reporter, options, crossings)
         self.inbound = Inbound(
             delivery,
             self.pods,
@@ -132,7 +139,9 @@ class DataPlane:
             handshake_timeout_s=config.handshake_timeout_s,
             links_limit=config.max_connections,
         )
-        self.inbound_plain = InboundPlain(delivery, self.pods, self.reporter, options, config.max_connections)
+        self.inbound_plain = InboundPlain(
+            delivery, self.pods, self.reporter, options, config.max_connections, crossings
+        )
         self.outbound = Outbound(
             loop,
             self.store,
@@ -140,7 +149,7 @@ class DataPlane:
             self.registry,
             self.pool,
             FarNetworks(self.pool, connector, config.network),
-            local_path if config.local_path == "handover" else None,
+            local_path if config.local_path != "hbone" else None,
             to_network,
             self.reporter,
             options,
@@ -176,6 +185,7 @@ class DataPlane:
             frames.net,
             partial(PlainConnection, self.inbound_plain),
             self.arrivals.door(Direction.INBOUND, self.inbound_plain.accepted),
+            self.crossings.expects if self.crossings is not None else nobodys,
         )
         return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)
 

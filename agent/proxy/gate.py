@@ -40,6 +40,11 @@ class Frames(Protocol):
     def send(self, frame: bytes) -> bool: ...
 
 
+def nobodys(peer: SocketAddress, local: SocketAddress) -> bool:
+    """Of a gate that no dial of ours comes to."""
+    return False
+
+
 class Fate(Enum):
     """What became of a held SYN; the value is the label of metrics."""
 
@@ -70,6 +75,8 @@ class Held:
 class Gate(Keeper):
     """One per worker and direction. `make` has the life of a connection that is held; `accepted` serves others.
 
+    Those that `is_own` says this worker has dialled itself are not held.
+
     A connection that joins what was reached for it was counted with its SYN, others are counted by `accepted`.
     """
 
@@ -80,12 +87,14 @@ class Gate(Keeper):
         frames: Frames,
         make: Callable[[Keeper, SocketAddress, SocketAddress], CapturedLife],
         accepted: OnAccept,
+        is_own: Callable[[SocketAddress, SocketAddress], bool] = nobodys,
     ) -> None:
         self._loop = loop
         self.direction = direction
         self._frames = frames
         self._make = make
         self._accepted = accepted
+        self._is_own = is_own
         self._held: dict[tuple[SocketAddress, SocketAddress], Held] = {}
         self._of_pod: Counter[IP] = Counter()
         self.fates: Counter[Fate] = Counter()
@@ -98,6 +107,9 @@ class Gate(Keeper):
         held = self._held.get(syn.key)
         if held is not None:
             self._again(held, syn)
+        elif self._is_own(syn.peer, syn.local):
+            self._let_in(syn)
+            return False
         elif len(self._held) >= HELD_LIMIT or self._of_pod[syn.pod] >= HELD_OF_POD:
             self.fates[Fate.TOO_MANY] += 1
             self._let_in(syn)

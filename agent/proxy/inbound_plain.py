@@ -10,6 +10,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.net.dial import Dial
 from agent.net.plain_relay import PlainRelay
 from agent.proxy.captured import CapturedLife, Keeper
+from agent.proxy.crossing import Crossings
 from agent.proxy.delivery import Delivery
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
@@ -23,10 +24,17 @@ class InboundPlain:
     """Accepts plaintext connections to enrolled pods; one per worker.
 
     Their clients have proven nothing: of the `connections` that a worker may hold they leave a quarter to others.
+    `crossings`: dials of this worker that come back to it.
     """
 
     def __init__(
-        self, delivery: Delivery, pods: LocalPods, reporter: Reporter, options: Options, connections: int
+        self,
+        delivery: Delivery,
+        pods: LocalPods,
+        reporter: Reporter,
+        options: Options,
+        connections: int,
+        crossings: Crossings | None = None,
     ) -> None:
         self.delivery = delivery
         self.pods = pods
@@ -34,9 +42,12 @@ class InboundPlain:
         self.options = options
         self.limit = max(1, connections * 3 // 4)
         self.count = 0
+        self._crossings = crossings
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's application port: `local` is the original destination."""
+        if self._crossings is not None and self._crossings.arrived(sock, peer, local):
+            return
         PlainConnection(self, sock, peer, local).start()
 
 

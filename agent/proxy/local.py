@@ -1,7 +1,8 @@
-"""The hand-over between two pods of one node (`--local-path=handover`): no TLS, no host stack.
+"""The hand-over between two pods of one node (`--local-path=handover` and `host`): no TLS, one relay.
 
 The source identity is known from the capture, the destination's policy is asked as for a tunnel, and both
-ends leave their telemetry. It skips the host's NetworkPolicy, so it is an explicit choice.
+ends leave their telemetry. With `host` a connection through the host's stack goes ahead of the application's and stays
+beside it (`crossing`); without one the host's NetworkPolicy is skipped, so that is an explicit choice.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.route import Route
 from agent.model.workload import Workload
 from agent.net.dial import Dial, DialOwner
+from agent.proxy.crossing import Crossing, Crossings
 from agent.proxy.delivery import Delivery
-from agent.proxy.life import Recorded
+from agent.proxy.life import Attempt, Recorded
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live, LiveOwner
 from agent.proxy.report import Reporter
@@ -24,16 +26,26 @@ from agent.telemetry.record import Opened
 
 
 class LocalPath:
-    """Hands connections over to pods of this node; one per worker."""
+    """Hands connections over to pods of this node; one per worker. `crossings`: by way of the host."""
 
-    def __init__(self, delivery: Delivery, pods: LocalPods, reporter: Reporter, options: Options) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        pods: LocalPods,
+        reporter: Reporter,
+        options: Options,
+        crossings: Crossings | None = None,
+    ) -> None:
         self.delivery = delivery
         self.reporter = reporter
+        self.crossings = crossings
         self._pods = pods
         self._options = options
 
     def takes(self, route: Route) -> bool:
         """Whether the tunnel would end at an enrolled pod of this node, with no waypoint in between."""
+        if self.crossings is not None and not self.crossings.share:
+            return False  # no listener leads here any more: this worker ends
         pod = self._pods.at(route.target.ip)
         return (
             pod is not None
@@ -70,23 +82,23 @@ class LocalPath:
             service=guess_service(snapshot, workload, target.destination.port),
         )
         connection = Connection(client, target.destination, source.identity, self._options.network)
-        half = HandedOver(self.delivery, self.reporter, connection, whole)
+        half = HandedOver(self, connection, whole)
         half.admit(opened, workload)
         return half
 
 
 class HandedOver(Recorded):
-    """The destination's half: its registry entry and its record live until `conclude`."""
+    """The destination's half: its registry entry, its record and what crosses the host live until `conclude`."""
 
-    __slots__ = ("_connection", "_delivery", "_whole")
+    __slots__ = ("_connection", "_crossing", "_crossings", "_delivery", "_whole")
 
-    def __init__(
-        self, delivery: Delivery, reporter: Reporter, connection: Connection, whole: LiveOwner
-    ) -> None:
-        super().__init__(delivery.registry, reporter)
-        self._delivery = delivery
+    def __init__(self, path: LocalPath, connection: Connection, whole: LiveOwner) -> None:
+        super().__init__(path.delivery.registry, path.reporter)
+        self._delivery = path.delivery
         self._connection = connection
         self._whole = whole
+        self._crossings = path.crossings
+        self._crossing: Crossing | None = None
 
     def admit(self, opened: Opened, workload: Workload) -> None:
         destination = self._connection.destination
@@ -107,8 +119,53 @@ class HandedOver(Recorded):
             self.conclude(refusal.outcome, refusal.detail)
             raise
 
+    def reach(self, owner: DialOwner) -> Attempt:
+        """Connect to the application, where it is so wanted after the host has let a connection through."""
+        source, destination = self._connection.source, self._connection.destination
+        # What a pod says to itself the host need not see, and some do not route it.
+        if self._crossings is None or source.ip == destination.ip:
+            return self.dial(owner)
+        approach = Approach(self, owner)
+        self._crossing = approach.begin(self._crossings, source, destination)
+        return approach
+
     def dial(self, owner: DialOwner) -> Dial:
         return self._delivery.dial(self._connection, owner, keep_port=True)
 
+    def conclude(self, outcome: Outcome, detail: str) -> None:
+        if self._crossing is not None:
+            self._crossing.cancel()
+            self._crossing = None
+        super().conclude(outcome, detail)
+
     def close(self, outcome: Outcome, detail: str) -> None:
         self._whole.close(outcome, detail)
+
+
+class Approach:
+    """The way to the application by the host; not the crossing itself, which outlives it."""
+
+    __slots__ = ("_half", "_owner", "_step")
+
+    def __init__(self, half: HandedOver, owner: DialOwner) -> None:
+        self._half = half
+        self._owner = owner
+        self._step: Attempt | None = None
+
+    def begin(self, crossings: Crossings, source: SocketAddress, destination: SocketAddress) -> Crossing:
+        crossing = crossings.cross(source, destination, self)
+        self._step = crossing
+        return crossing
+
+    def cancel(self) -> None:
+        if self._step is not None:
+            self._step.cancel()
+
+    def crossed(self) -> None:
+        self._step = self._half.dial(self._owner)
+
+    def failed(self, target: SocketAddress, error: OSError) -> None:
+        self._owner.failed(target, error)
+
+    def cut(self, refusal: Refusal) -> None:
+        self._half.close(refusal.outcome, refusal.detail)

@@ -267,6 +267,7 @@ class Orders:
         )
         for acceptor in self._acceptors[owner]:
             acceptor.start()
+        self._plane.share.take(owner)
         # Last: whoever answers for a connection must accept it.
         if ring is not None and self._plane.held is not None:
             self._plane.held.serve(owner, SynRing(ring))
@@ -288,6 +289,7 @@ class Orders:
         if self._plane.held is not None and owner in self._owners:
             # First: what waits is let in for whoever serves these listeners next.
             self._plane.held.release(owner)
+        self._plane.share.leave(owner)
         for acceptor in self._acceptors.pop(owner, ()):
             acceptor.close()
         for sock in self._owners.pop(owner, {}).values():

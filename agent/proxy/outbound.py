@@ -121,7 +121,7 @@ class OutboundConnection(CapturedLife):
         outbound.registry.add(live)
         if local_path is not None:
             half = self._far_half = local_path.hand_over(source, self.peer, route, self)
-            return half.dial(self)
+            return half.reach(self)
         if is_tunnel:
             return self._ask_for_tunnel(source, route)
         return outbound.dialler.dial(route.target, self.peer, self)

@@ -72,9 +72,10 @@ static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u32 slot) {
         hash = mixed(mixed(hash, ctx->remote_ip6[2]), ctx->local_ip6[2]);
         hash = mixed(mixed(hash, ctx->remote_ip6[3]), ctx->local_ip6[3]);
     }
-    /* Its ring was chosen before the lookup. What comes for HBONE is never held. */
-    if (c->owners && slot != SLOT_HBONE)
-        return slot * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->owners);
+    /* Its ring was chosen before the lookup, or a worker has chosen the port of its own dial so that it comes back to
+     * itself (agent/proxy/own_share.py). What comes for HBONE is neither. */
+    if ((c->owners && slot != SLOT_HBONE) || (c->is_plaintext_by_ports && slot == SLOT_PLAINTEXT))
+        return slot * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->takers);
     return slot * OWNERS_MAX + next_of(hash, slot, c->takers);
 }
 

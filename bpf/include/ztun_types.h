@@ -74,7 +74,8 @@ struct conf_entry {
     u8 owners;          /* of rings (0: no SYN is held) */
     u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
     u8 takers;          /* owners of listeners, over which new connections are spread (0: their group decides) */
-    u8 reserved[3];
+    u8 is_plaintext_by_ports; /* the owner of plaintext connections is chosen by addresses and ports, not by turns */
+    u8 reserved[2];
     u32 stranger_every_ns; /* on average, between two SYNs of a stranger to a pod's tunnel port (0: no limit) */
     u32 stranger_burst;    /* and so many at once */
 };

@@ -198,7 +198,8 @@ class Rig:
         places = (pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac)
         allowed = encapsulation_bits(world.allowed)
         takers = (world.owners, world.takers)
-        return Conf(*places, world.is_dns_captured, allowed, *takers, *world.stranger_limit)
+        rules = (*world.stranger_limit, world.plaintext_by_ports)
+        return Conf(*places, world.is_dns_captured, allowed, *takers, *rules)
 
     def _counter(self, index: int) -> int:
         raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from agent.model.listener import LISTENERS, Listener
+from agent.model.address import SocketAddress, parse_ip
+from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT, Listener
+from agent.proxy.own_share import owner_of
 from redirect.layout import SLOTS
 from tests.packets.rig import Rig
 from tests.packets.sockets import cookie
@@ -55,6 +58,24 @@ def test_what_is_never_held_goes_by_turns_where_syns_are_held(rig: Rig) -> None:
     with rig.world(World(owners=OWNERS, takers=OWNERS)), spread(rig, OWNERS) as (_, takers):
         assert len({owner(rig, hbone, V4, takers) for _ in range(OWNERS)}) == OWNERS
         assert len({owner(rig, plaintext, V4, takers) for _ in range(OWNERS)}) == 1
+
+
+@pytest.mark.parametrize("net", FAMILIES, ids=lambda net: net.name)
+def test_a_worker_can_tell_by_its_port_whom_its_own_dial_comes_to(rig: Rig, net: Family) -> None:
+    """The program's choice and the worker's are one; every worker has ports, and others go by turns as ever."""
+    rng = random.Random(5)
+    by_ports = World(owners=0, takers=OWNERS, plaintext_by_ports=True)
+    with rig.world(by_ports), spread(rig, OWNERS) as (_, takers):
+        found = Counter[int]()
+        for _ in range(60):
+            port, row = rng.randrange(1024, 65536), replace(PLAINTEXT, port=rng.randrange(1, 15000))
+            ends = SocketAddress(parse_ip(net.peer), port), SocketAddress(parse_ip(net.pod), row.port)
+            chosen = owner(rig, row, net, takers, remote_port=port)
+            assert chosen == owner_of(*ends, OWNERS)
+            found[chosen] += 1
+        for row in (OUTBOUND, HBONE):
+            assert len({owner(rig, row, net, takers) for _ in range(OWNERS)}) == OWNERS
+    assert all(found[number] > 60 / OWNERS / 3 for number in range(OWNERS)), found
 
 
 @EVERY_LISTENER

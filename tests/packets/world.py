@@ -106,6 +106,8 @@ class World:
     """Of rings. With none no SYN is held."""
     takers: int = 1
     """Owners with listeners of their own, over which connections are spread."""
+    plaintext_by_ports: bool = False
+    """Plaintext connections are not spread by turns."""
     has_ring: bool = False
     """The first owner, with room for a few SYNs."""
     stranger_limit: tuple[int, int] = (0, 0)

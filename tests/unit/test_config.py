@@ -24,7 +24,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("ca_address", "localhost", "--ca-address"),
         ("xds_address", "fd00::1:15012", "brackets"),
         ("mesh_cidrs", "10.0.0.0/33", "10.0.0.0/33"),
-        ("local_path", "host", "hbone or handover"),
+        ("local_path", "fast", "hbone or host or handover"),
         ("allow_encapsulation", "gre,vxlan", "'vxlan' is none of ipip, sit, gre"),
         ("connect_timeout_s", "forever", "seconds"),
         ("connect_timeout_s", "nan", "seconds"),

@@ -70,7 +70,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["pod-manifest", "demo/a_b", "--pid", "1"], 2, "the name 'a_b' is not a name"),
         (["pod-manifest", "demo/a", "--pid", "1", "--service-account", "A"], 2, "--service-account 'A' is"),
         (["agent", "--node", "a", "--workers", "many"], 2, "--workers"),
-        (["agent", "--node", "a", "--local-path", "fast"], 2, "hbone or handover"),
+        (["agent", "--node", "a", "--local-path", "fast"], 2, "hbone or host or handover"),
         (["control-plane"], 2, "--manifests is missing"),
         (["control-plane", "--manifests", "/nonexistent/m"], 2, "make it: mkdir -p /nonexistent/m"),
         (["control-plane", "--manifests", "/", "--service-cidr", "10.0.0.0/99"], 2, "--service-cidr"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.model.address import parse_ip
+from agent.model.address import SocketAddress, parse_ip
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.net.farewell import close
 from agent.proxy.life import Life
@@ -54,6 +54,23 @@ def by_hand_over(world: World, listener: socket.socket) -> Path:
     return Path(world, client, accepted(listener), [world.there.lines])
 
 
+def by_host(world: World, listener: socket.socket) -> Path:
+    def prepare() -> socket.socket:
+        world.there.add_pod(world.client, listening=False)
+        world.there.share.take(0)
+        return world.there.capture(CLIENT, target)
+
+    target = mesh.at(f"{SERVER}:{listener.getsockname()[1]}")
+    client = world.driver.call(prepare)
+    assert isinstance(client, socket.socket)
+    # The kernel would bring the first one to the plaintext listener.
+    crossing = accepted(listener)
+    crossing.setblocking(False)
+    peer = SocketAddress.from_sockname(crossing.getpeername())
+    world.driver.call(lambda: world.there.inbound_plain.accepted(crossing, peer, target))
+    return Path(world, client, accepted(listener), [world.there.lines])
+
+
 def by_passthrough(world: World, listener: socket.socket) -> Path:
     world.driver.call(lambda: world.here.add_pod(mesh.workload("lone", ours("1.8")), listening=False))
     target = mesh.at(f"{SERVER}:{listener.getsockname()[1]}")
@@ -82,14 +99,16 @@ def accepted(listener: socket.socket) -> socket.socket:
 WAYS: dict[str, Callable[[World, socket.socket], Path]] = {
     "tunnel": by_tunnel,
     "hand-over": by_hand_over,
+    "host": by_host,
     "passthrough": by_passthrough,
     "plaintext": by_plaintext,
 }
+OPTIONS = {"hand-over": {"local_path": "handover"}, "host": {"local_path": "host", "workers": "1"}}
 
 
 @pytest.fixture(params=list(WAYS))
 def path(request: pytest.FixtureRequest) -> Iterator[Path]:
-    options = {"local_path": "handover"} if request.param == "hand-over" else {}
+    options = OPTIONS.get(request.param, {})
     with running(**options) as world, socket.create_server((SERVER, 0)) as listener:
         made = WAYS[request.param](world, listener)
         with made.client, made.server:

@@ -323,6 +323,25 @@ def test_plaintext_is_let_in_when_the_application_is_reached(inward: Held) -> No
     inward.world.driver.until(lambda: not inward.live() and not inward.world.there.inbound_plain.count)
 
 
+def test_what_this_worker_has_dialled_itself_is_not_held(inward: Held) -> None:
+    own, other = inward.syn(port=40001, sequence=5), inward.syn(port=40002, sequence=6)
+    plain = inward.world.there.inbound_plain
+    inward.gate = Gate(
+        inward.world.driver.loop,
+        Direction.INBOUND,
+        inward.frames,
+        lambda *each: PlainConnection(plain, *each),
+        plain.accepted,
+        lambda *ends: ends == own.key,
+    )
+    inward.arrive(own)
+    assert inward.frames.let_in() == [5] and not len(inward.gate) and not inward.live()
+    inward.arrive(other)
+    inward.until_let_in(5, 6)
+    assert len(inward.gate) == 1
+    inward.world.driver.call(lambda: inward.gate.release(0))
+
+
 def test_plaintext_to_a_closed_port_is_reset(inward: Held) -> None:
     inward.arrive(inward.syn(f"{SERVER}:8081"))
     inward.until(Fate.REFUSED)
