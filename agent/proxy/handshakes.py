@@ -4,7 +4,7 @@ Over the limit of an address the oldest from there gives way, over the limit of 
 peer that means it is done within moments, and whoever is silent is the oldest soon. Callers, who have only connected,
 and those who shake hands, which takes far more memory, have limits of their own. Steps are taken in turns: first what
 is under way and addresses that have proven who they are before, then those with few, then crowds. Where many have not
-gone on after their first step, all whom nobody knows get a part of the time only. Failed ones whose socket waits for
+gone on after their first step, all whom nobody knows get a part of the time only, and most of those have moments. Failed ones whose socket waits for
 the peer to read why count apart. What this took of memory is given back when it is over.
 Who has proven itself is noted where the programs look, which let others come only so fast.
 """
@@ -25,7 +25,10 @@ from agent.net.turns import Step, Turns
 
 CALLERS = 512
 SHAKING = 128
-"""About 64 kB each once they have been answered, nearly all of it OpenSSL's. A caller takes about 1 kB."""
+"""55 kB each once they have been answered, nearly all of it OpenSSL's. A caller takes about 1 kB."""
+MOMENT_S = 1.0
+_LASTING = 4
+"""A part of the limit of all, one in so many, may take longer than a moment or two: so memory is bounded by that."""
 FEW = 4
 """Unfinished ones of an address that is no crowd."""
 REMEMBERED = 4096
@@ -105,6 +108,18 @@ class Crowd:
             del self._by_ip[source.ip]
         return source.ip
 
+    def entries(self) -> frozenset[Unproven]:
+        return frozenset(self._all)
+
+    def thin_out(self, left: int, seen: Container[Unproven]) -> None:
+        """Give up the oldest whom nobody knows and who were `seen` before, until no more than so many are left."""
+        over = len(self._all) - left
+        text = f"{len(self._all)} handshakes were unfinished, and this one did not go on"
+        for entry, source in tuple(self._all.items()):
+            if over > 0 and entry in seen and not source.is_proven:
+                self._give_up(entry, Fault.CROWDED, text)
+                over -= 1
+
     def known(self, ip: IP) -> None:
         """Somebody there has proven who it is."""
         source = self._by_ip.get(ip)
@@ -149,6 +164,9 @@ class Handshakes:
         """Since it was calm; and how many of these the last look has found."""
         self._calming: Timer | None = None
         self._members: MemberTable | None = None
+        self._thinning: Timer | None = None
+        self._seen: frozenset[Unproven] = frozenset()
+        """Those that were unfinished a moment ago, where they are too many to last."""
 
     def note_in(self, members: MemberTable) -> None:
         """From now on whoever proves who it is is noted there (this object's from now on)."""
@@ -166,10 +184,21 @@ class Handshakes:
     def ask_first(self, caller: Unproven, source: IP, step: Step) -> None:
         """Take a caller's first step when it is its turn."""
         self._turns.ask(source, step, self.callers.rank(caller))
+        if self._thinning is None and len(self.shaking) > self.shaking.limit // _LASTING:
+            self._thinning = self._loop.later(MOMENT_S, self._thin_out)
 
     def ask_next(self, entry: Unproven, source: IP, step: Step) -> None:
         """Take a step of one that is under way: it is worth something by now, and ends the sooner."""
         self._turns.ask(source, step, 2 if self.shaking.rank(entry) == 2 else 0)
+
+    def _thin_out(self) -> None:
+        """A peer that means it goes on within moments: of the others no more than a few hold memory for longer."""
+        lasting = self.shaking.limit // _LASTING
+        self.shaking.thin_out(lasting, self._seen)
+        self._thinning, self._seen = None, frozenset()
+        if len(self.shaking) > lasting:
+            self._seen = self.shaking.entries()
+            self._thinning = self._loop.later(MOMENT_S, self._thin_out)
 
     def _are_doubted(self) -> bool:
         """A peer that means it answers within moments. Many have not, from however many addresses."""

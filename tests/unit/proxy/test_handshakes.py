@@ -19,7 +19,7 @@ from agent.identity.handshake import Session
 from agent.model.address import IP, parse_ip
 from agent.net.loop import Loop
 from agent.net.member_table import MEMBER, PLACES, MemberTable
-from agent.proxy.handshakes import CALM_S, FEW, MEMBER_S, Crowd, Handshakes
+from agent.proxy.handshakes import CALM_S, FEW, MEMBER_S, MOMENT_S, Crowd, Handshakes
 from agent.proxy.tallies import End
 from tests.support.certs import credentials
 from tests.support.loopback import ours
@@ -140,6 +140,29 @@ def test_failed_ones_whose_sockets_linger_are_limited_too(
     clock.now_s = CALM_S
     loop.turn()
     assert all(entry.dropped for entry in failed)
+
+
+def test_of_too_many_that_do_not_go_on_a_few_last(handshakes: Handshakes, loop: Loop, clock: Clock) -> None:
+    """They hold memory that OpenSSL does not give back before they end."""
+
+    def look(at_s: float) -> list[bool]:
+        clock.now_s = at_s
+        loop.turn()
+        return [entry.fault is None for entry in (*known, *first, *later)]
+
+    few = handshakes.shaking.limit // 4
+    prover = Entry()
+    handshakes.shaking.begin(prover, KNOWN)
+    handshakes.prove(prover)
+    known = begun(handshakes.shaking, KNOWN, 2)
+    first = [begun(handshakes.shaking, parse_ip(f"10.0.1.{low}"), 1)[0] for low in range(few + 1)]
+    later: list[Entry] = []
+    handshakes.ask_first(*begun(handshakes.callers, THERE, 1), THERE, lambda: True)
+    assert all(look(MOMENT_S)), "they have only just come"
+    later += [begun(handshakes.shaking, parse_ip(f"10.0.2.{low}"), 1)[0] for low in range(2)]
+    assert look(2 * MOMENT_S) == [True] * 2 + [False] * (few + 1) + [True] * 2
+    assert len(handshakes.shaking) == few
+    assert look(3 * MOMENT_S) == look(2 * MOMENT_S), "so many may last"
 
 
 def test_memory_is_given_back_once_no_crowd_comes_any_more(loop: Loop, clock: Clock) -> None:
