@@ -4,9 +4,9 @@ Over the limit of an address the oldest from there gives way, over the limit of 
 peer that means it is done within moments, and whoever is silent is the oldest soon. Callers, who have only connected,
 and those who shake hands, which takes far more memory, have limits of their own. Steps are taken in turns: first what
 is under way and addresses that have proven who they are before, then those with few, then crowds. Where many have not
-gone on after their first step, all whom nobody knows get a part of the time only, and most of those have moments. Failed ones whose socket waits for
-the peer to read why count apart. What this took of memory is given back when it is over.
-Who has proven itself is noted where the programs look, which let others come only so fast.
+gone on after their first step, all whom nobody knows get a part of the time only, and most of those have moments.
+Failed ones whose socket waits for the peer to read why count apart. What this took of memory is given back when it is
+over. Who has proven itself is noted where the programs look, which let others come only so fast.
 """
 
 from __future__ import annotations
