@@ -26,6 +26,7 @@ from agent.option_kinds import (
     HOST_PORT_OR_NONE,
     INSTANCE,
     JSON_OBJECT,
+    LEVELS,
     NAME,
     NAME_OR_NONE,
     NAMESPACE,
@@ -226,7 +227,11 @@ class Config:
     metrics_address: str = server_option(SERVER, "[::]:15020", "The Prometheus endpoint.")
     readiness_address: str = server_option(SERVER, "[::]:15021", "The readiness probe.")
     log_format: str = server_option(one_of("plain", "json"), "plain", "Format of the log and the access log.")
-    log_level: str = server_option(one_of("debug", "info", "warning", "error"), "info", "Least level logged.")
+    log_level: str = server_option(
+        LEVELS,
+        "info",
+        "Least level logged, and those of single modules as the log shows them; access is the access log.",
+    )
 
     @property
     def directory(self) -> Path:

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TextIO
 
+from agent.log_levels import Levels, initial, put_in_force
 from agent.telemetry.line_writer import LineWriter, text_stream
 
 QUEUE_LINES = 1000
@@ -100,9 +101,10 @@ class ProcessLog:
         return LineWriter(fd, note, limit=QUEUE_LINES, linger_s=0.0)
 
 
-def set_up_log(level: str, form: str, process: str) -> ProcessLog:
-    """Configure the root logger of this process; what waits when the process ends is written then."""
+def set_up_log(levels: str, form: str, process: str) -> ProcessLog:
+    """Configure the loggers of this process, by `levels` of `--log-level`; what waits at its end is written then."""
     log = ProcessLog(JsonFormatter(process) if form == "json" else PlainFormatter(process))
-    logging.basicConfig(level=level.upper(), handlers=[log.handler], force=True)
+    logging.basicConfig(handlers=[log.handler], force=True)
+    put_in_force(initial(levels), Levels())
     atexit.register(log.close)
     return log

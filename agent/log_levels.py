@@ -55,9 +55,11 @@ class Levels:
 
 
 def initial(option: str) -> Levels:
-    """What holds at the start: `--log-level` is about the process log alone, the access log is written all the same."""
-    level = SYNONYMS.get(option, option)
-    return Levels(level, ((ACCESS, "info"),) if level != "info" else ())
+    """What `--log-level` says. The access log is written all the same, unless it is named. Raises NoLevel."""
+    levels = Levels().with_spec(option)
+    if levels.overall == "info" or ACCESS in dict(levels.targets):
+        return levels
+    return levels.with_spec(f"{ACCESS}=info")
 
 
 def put_in_force(levels: Levels, before: Levels) -> None:

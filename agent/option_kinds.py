@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.log_levels import NUMBERS, initial
 from agent.model.address import CIDR, AddressError, parse_cidr, parse_ip, split_host_port
 from agent.model.encapsulation import ENCAPSULATIONS
 
@@ -73,6 +74,11 @@ def encapsulations(value: str) -> tuple[str, ...]:
         if name not in ENCAPSULATIONS:
             raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATIONS)}, all")
     return names
+
+
+def _levels(value: str) -> str:
+    initial(value)
+    return value
 
 
 def _switch(value: str) -> bool:
@@ -156,6 +162,7 @@ FILE = Kind(str, "FILE")
 SOCKET = Kind(_socket, "FILE")
 DIRECTORY = Kind(Path, "DIR")
 JSON_OBJECT = Kind(_json_object, "JSON")
+LEVELS = Kind(_levels, f"{'|'.join(NUMBERS)}[,TARGET=LEVEL...]")
 SWITCH = Kind(_switch, "true|false")
 HOST_PORT = Kind(_host_port, "HOST:PORT")
 HOST_PORT_OR_NONE = Kind(lambda value: value and _host_port(value), "HOST:PORT")

@@ -75,6 +75,7 @@ class Orders:
         self._drain = drain
         self._outputs = outputs
         self._log_levels = log_levels or Levels()
+        plane.reporter.least_level = self._log_levels.access
         # For each owner its listeners by name, and what accepts on them.
         self._owners: dict[int, dict[str, socket.socket]] = {}
         self._acceptors: dict[int, tuple[Acceptor, ...]] = {}

@@ -140,12 +140,10 @@ def set_workers(draft: Draft, _: str = "", __: str = "") -> None:
 
 
 def _log_level(draft: Draft, name: str, value: str) -> None:
-    level, targets = values.log_level(value)
-    draft.set("log_level", level)
+    levels, targets = values.log_level(value)
+    draft.set("log_level", levels)
     if targets:
-        draft.note(
-            name, f"{', '.join(targets)}: levels of single targets are not kept here, only that of all"
-        )
+        draft.note(name, f"{', '.join(targets)}: no module of this agent is called so")
 
 
 def _ipv6(draft: Draft, _: str, value: str) -> None:
@@ -259,8 +257,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "RUST_LOG",
         _log_level,
-        "`--log-level`: `off` is `error`, `trace` is `debug`",
-        "levels of single targets",
+        "`--log-level`, of single targets and the access log too",
+        "targets that only ztunnel has",
         "what is no level",
     ),
     option("LOG_FORMAT", "log_format"),

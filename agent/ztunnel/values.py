@@ -10,18 +10,11 @@ import math
 import re
 from typing import Any
 
+from agent.log_levels import ACCESS, NUMBERS, Levels, NoLevel
+
 _DURATION = re.compile(r"(\d+)(ms|h|m|s)")
 _UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m?)")
-_LEVELS = {
-    "off": "error",
-    "error": "error",
-    "warn": "warning",
-    "warning": "warning",
-    "info": "info",
-    "debug": "debug",
-    "trace": "debug",
-}
 _DEFAULT_WORKERS = 2
 MOST_WORKERS = 64
 TLS_PORT = 443
@@ -74,14 +67,22 @@ def address(text: str) -> str:
 
 
 def log_level(text: str) -> tuple[str, tuple[str, ...]]:
-    """The least level of everything, and the clauses of a filter that are about single targets."""
-    clauses = [clause.strip() for clause in text.split(",") if clause.strip()]
-    targets = tuple(clause for clause in clauses if "=" in clause)
-    general = [clause.lower() for clause in clauses if "=" not in clause]
-    for clause in general:
-        if clause not in _LEVELS:
-            raise Refused(f"{clause!r} is no level: it takes {', '.join(dict.fromkeys(_LEVELS))}")
-    return _LEVELS[general[-1]] if general else "info", targets
+    """What `--log-level` takes, and the clauses that are about targets which nothing here has.
+
+    ztunnel's access log follows the level of everything, ours has its own: so it is named.
+    """
+    levels, strange = Levels(), []
+    for clause in filter(None, map(str.strip, text.split(","))):
+        try:
+            levels = levels.with_spec(clause)
+        except NoLevel as reason:
+            target, sign, level = clause.rpartition("=")
+            if not target or not sign or level.lower() not in NUMBERS:
+                raise Refused(str(reason)) from reason
+            strange.append(clause)
+    if levels.overall != "info" and ACCESS not in dict(levels.targets):
+        levels = levels.with_spec(f"{ACCESS}={levels.overall}")
+    return str(levels), tuple(strange)
 
 
 def cores(text: str) -> int:

@@ -90,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.netns",
     },
     # What somebody else's environment says, in options of ours.
-    "agent.ztunnel": {"agent.config"},
+    "agent.ztunnel": {"agent.config", "agent.log_levels"},
     # Runs on the node without anything else of ours.
     "agent.cni": {"agent.config", "agent.whole_file"},
     "agent.cni.ztun_cni": set(),
@@ -116,7 +116,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.whole_file",
     },
     "agent.config": {"agent.model", "agent.option_kinds"},
-    "agent.option_kinds": {"agent.model"},
+    "agent.option_kinds": {"agent.model", "agent.log_levels"},
     "agent.channel": {"agent.model", "agent.fd_limit"},
     "agent.supervisor": {"agent.model", "agent.channel", "redirect.spawn", "redirect.nursery"},
     "agent.proof": {"agent.model"},
@@ -146,7 +146,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.fd_limit": set(),
-    "agent.log": {"agent.telemetry.line_writer"},
+    "agent.log": {"agent.log_levels", "agent.telemetry.line_writer"},
     "agent.log_levels": set(),
     # What is held, in ztunnel's shape: values in, values out.
     "agent.dump": {"agent.model", "agent.config", "agent.identity.keeper", "agent.state.snapshot"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent import config
 
 AGENT = Path(config.__file__).parent
-HOLDERS = {"config", "settings", "_settings", "_config"}
+HOLDERS = {"config", "settings", "_settings", "_config", "said"}
 """Names under which the parts hold the Config."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.log_levels import Levels, NoLevel, initial, put_in_force
+from agent.log_levels import NUMBERS, Levels, NoLevel, initial, put_in_force
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,13 @@ def test_what_would_have_no_effect_is_refused(spec: str, says: str) -> None:
         (Levels("error", (("access", "debug"),)), logging.DEBUG),
         (initial("debug"), logging.INFO),
         (initial("warning"), logging.INFO),
+        (initial("warning,rpc=debug"), logging.INFO),
+        (initial("warning,access=error"), logging.ERROR),
+        (initial("access=off"), NUMBERS["off"]),
     ],
 )
 def test_the_access_log_follows_the_overall_level_unless_it_has_its_own(levels: Levels, least: int) -> None:
-    """At the start it is as it always was, whatever --log-level says."""
+    """At the start it is as it always was, unless --log-level names it."""
     assert levels.access == least
 
 
