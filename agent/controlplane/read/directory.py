@@ -187,6 +187,8 @@ class ManifestDirectory:
             return False
         self._found, self._stamps = found, found.files
         stamps = {name: found.files[name] for name in changed if name not in kept}
+        # It may have changed once more since: what is read now is the newest, and what is late is late no longer then.
+        self._late |= {n: _Late(stamps[n], late.guards) for n, late in self._late.items() if n in stamps}
         self._batch = Batch(self._path, stamps, self._known)
         return True
 

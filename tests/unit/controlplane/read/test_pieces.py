@@ -11,7 +11,7 @@ from agent.controlplane.read import batch, pieces
 from agent.controlplane.read.admission import Standing, admit
 from agent.controlplane.read.directory import ManifestDirectory
 from agent.controlplane.read.manifests import Manifest, parse
-from agent.controlplane.read.objects import Object
+from agent.controlplane.read.objects import AuthorizationPolicy, Object
 from agent.controlplane.read.overtaking import only_closes
 from agent.controlplane.read.pieces import read_in_pieces
 from agent.controlplane.read.quick_admission import Claims, quickly
@@ -174,3 +174,31 @@ def test_what_passes_from_one_file_to_another_is_never_gone(
     assert [o.meta.place.file for o in directory.reading.standing.served() if o.meta.name == "d"] == [
         "large.yaml"
     ]
+
+
+def test_reading_has_an_end_when_a_file_changes_again_and_again_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch.Batch.go_on, "__defaults__", (lambda: 0.0, 0.0))
+    root = tmp_path / "manifests"
+    root.mkdir()
+    (root / "other.yaml").write_text("".join(pod(f"web-{n}", "n", f"10.10.0.{n}") for n in range(1, 6)))
+    (root / "same.yaml").write_text(deny("d"))
+    directory = ManifestDirectory(root, StateDirectory(tmp_path / "state"))
+    directory.read()
+    (root / "other.yaml").write_text("".join(pod(f"web-{n}", "n", f"10.10.0.{n}") for n in range(1, 9)))
+    directory.step(frozenset({"other.yaml"}))
+    for number in range(40):
+        draft = root / ".draft"
+        draft.write_text(deny("d", f"app: web-{number}"))
+        draft.replace(root / "same.yaml")
+        directory.step(frozenset({"same.yaml"}))
+        for _ in range(number % 4):
+            directory.step(frozenset())
+    steps = 0
+    while directory.is_unfinished and (steps := steps + 1) < 100:
+        directory.step(frozenset())
+    assert steps < 100, "it has no end"
+    (made,) = (o for o in directory.reading.standing.served() if o.meta.name == "d")
+    assert isinstance(made, AuthorizationPolicy) and "web-39" in str(made.selector)
+    assert not directory.reading.waiting
