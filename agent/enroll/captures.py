@@ -17,7 +17,7 @@ from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.held import Held, HeldInterfaces
 from agent.enroll.history import History
 from agent.enroll.identities import Certificates, IdentitiesInUse
-from agent.enroll.judgement import Judge, Judgement, Made
+from agent.enroll.judgement import Judge, Judgement, Made, likely
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import Interfaces, News
 from agent.enroll.sighting import Found, Sighting
@@ -261,33 +261,31 @@ class Captures:
         `keep_existing`: pods whose open connections go on when they are served for the first time.
         """
         await self._close_wholly()
-        try:
-            found = await self._kernel.search(
-                self.wishes,
-                self._sightings,
-                self._held.indexes,
-                news.doubted,
-                news.told_s,
-                self.interfaces.known,
-            )
-        except OSError as error:
-            self._applied.failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
-            self._note_troubles(self._judge())
-            return
-        self._sightings = found.sightings
-        self._hold(found, found.present)
-        self._note_interfaces(found.own, found.present.keys())
-        self._end_those_of_processes()
-        if not found.failures:
-            closed()
-            # Whoever waits for no more than that goes on before everything is judged anew.
-            await asyncio.sleep(0)
-        if not self.knows_mesh:
-            # What is captured stays as it is; what is new was closed by the look.
-            self._applied.fail(found.failures)
-            return
-        judgement = self._judge()
-        self.identities.judged(judgement.identities)
+        wishes, held, present = self.wishes, self._held.indexes, self.interfaces.known
+        # What is looked for the first time has its certificate fetched meanwhile: the look waits for the kernel.
+        with self.identities.expecting(*likely(self._store.current, wishes, self._sightings)):
+            try:
+                found = await self._kernel.search(
+                    wishes, self._sightings, held, news.doubted, news.told_s, present
+                )
+            except OSError as error:
+                self._applied.failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
+                self._note_troubles(self._judge())
+                return
+            self._sightings = found.sightings
+            self._hold(found, found.present)
+            self._note_interfaces(found.own, found.present.keys())
+            self._end_those_of_processes()
+            if not found.failures:
+                closed()
+                # Whoever waits for no more than that goes on before everything is judged anew.
+                await asyncio.sleep(0)
+            if not self.knows_mesh:
+                # What is captured stays as it is; what is new was closed by the look.
+                self._applied.fail(found.failures)
+                return
+            judgement = self._judge()
+            self.identities.judged(judgement.identities)
         await self._serve(judgement, news, found.failures, keep_existing)
         self._book.note_found(self._sightings, self.pods)
         self._tell_control_plane(self._reachable())

@@ -33,17 +33,19 @@ class IdentitiesInUse:
         self._tell()
 
     @contextmanager
-    def expecting(self, identity: Identity | None) -> Iterator[None]:
-        """The identity of a pod that is about to be wished for, or not listed yet, is in use as well."""
-        if identity is None:
+    def expecting(self, *identities: Identity | None) -> Iterator[None]:
+        """Those of pods that are about to be wished for, or not listed or found yet, are in use as well."""
+        expected = [identity for identity in identities if identity is not None]
+        if not expected:
             yield
             return
-        self._expected.append(identity)
+        self._expected += expected
         self._tell()
         try:
             yield
         finally:
-            self._expected.remove(identity)
+            for identity in expected:
+                self._expected.remove(identity)
             self._tell()
 
     def uncertified(self, identity: Identity) -> str:

@@ -7,7 +7,7 @@ for it there, and a control plane that no longer agrees closes it instead of ren
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enrolled_pod
@@ -180,6 +180,23 @@ class Judge:
             made = Made(workload, place, is_honest, wish.uid, enrolled_pod(workload, own))
             self.made[wish.pod] = made
         return made.pod
+
+
+def likely(
+    snapshot: Snapshot, wishes: Mapping[PodKey, Wish], known: Collection[PodKey]
+) -> frozenset[Identity]:
+    """Whose certificates will be needed for wishes that were never looked for: they can be fetched meanwhile.
+
+    `known`: the others. Only where the control plane lists one such pod here: which of several it is, the look says.
+    """
+    found = set()
+    for key in wishes.keys() - set(known):
+        listed = [
+            each for each in snapshot.workloads_named(key.namespace, key.name) if snapshot.is_local(each)
+        ]
+        if len(listed) == 1 and wishes[key].service_account in ("", listed[0].service_account):
+            found.add(Identity(listed[0].trust_domain, listed[0].namespace, listed[0].service_account))
+    return frozenset(found)
 
 
 def _closed(key: PodKey, place: Place, missing: Missing, reason: str) -> Trouble:
