@@ -144,6 +144,11 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
     help="A further name or IP of the server certificate; may be repeated.",
 )
 @click.option(
+    "--status-out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to keep the status conditions of all objects in, in Istio's shape, as a List for kubectl.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["plain", "json"]),
     default="plain",
@@ -165,6 +170,7 @@ def control_plane(
     trust_domain: str,
     cluster_id: str,
     server_name: tuple[str, ...],
+    status_out: Path | None,
     log_format: str,
 ) -> None:
     """Serve manifests, or a cluster's API, to agents.
@@ -201,6 +207,7 @@ def control_plane(
         trust_domain=trust_domain,
         cluster_id=cluster_id,
         server_names=server_name,
+        status_out=status_out,
         cluster=cluster,
     )
     if service_cidr:

@@ -97,6 +97,7 @@ def _summary(status: dict[str, Any]) -> str:
 
 def _tables(said: dict[str, Any]) -> None:
     out.show_table([{"warning": text} for text in _notes(said)], empty="no warnings")
+    out.show_table(_unmet(said), empty="no object has a condition that is not met")
     nodes = sorted({*said.get("streams", {}), *said.get("enrolled", {})})
     rows = [
         {
@@ -109,6 +110,13 @@ def _tables(said: dict[str, Any]) -> None:
     out.show_table(rows, empty="no node is connected")
     vips = [{"service": name, "vips": ips} for name, ips in said.get("vips", {}).items()]
     out.show_table(vips, empty="no Service was given an address")
+
+
+def _unmet(said: dict[str, Any]) -> list[dict[str, Any]]:
+    """Conditions by which something is not as it was asked for."""
+    return [
+        row for row in said.get("conditions", ()) if row["reason"] not in ("Accepted", "WaypointAccepted")
+    ]
 
 
 def _notes(said: dict[str, Any]) -> list[str]:

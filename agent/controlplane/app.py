@@ -34,6 +34,7 @@ from agent.controlplane.serve.access import Code, Refused, calling_node
 from agent.controlplane.serve.ca import Clock, open_authority
 from agent.controlplane.serve.ca_service import CertificateService
 from agent.controlplane.serve.concerns import Concerns
+from agent.controlplane.serve.conditions_file import ConditionsFile
 from agent.controlplane.serve.enrolment_service import EnrolledPods, EnrolmentService
 from agent.controlplane.serve.hearing import PATIENCE_S, Hearing
 from agent.controlplane.serve.manifests_service import ManifestsService
@@ -85,6 +86,8 @@ class Options:
     """HOST:PORT of plain HTTP `/metrics`; empty: none."""
     metrics_optional: bool = False
     """Go on without metrics if that port is taken."""
+    status_out: Path | None = None
+    """File for the status conditions of all objects."""
     cluster: Way | None = None
     """The way to the Kubernetes API that fills `manifests`, knows the callers and keeps the authority."""
 
@@ -180,7 +183,8 @@ class ControlPlane:
         publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
         announcer = Announcer(board, concerns)
         notices = given.notices if given else partial(watch, options.manifests)
-        following = Following(notices, directory, publication, announcer, board, settings)
+        conditions = ConditionsFile(options.status_out, clock) if options.status_out else None
+        following = Following(notices, directory, publication, announcer, board, settings, conditions)
 
         async def authenticate(context: Any) -> str:
             try:

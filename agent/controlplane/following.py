@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from agent.controlplane.publication import Publication
 from agent.controlplane.read.directory import SETTLE_S, ManifestDirectory, Reading
 from agent.controlplane.read.notices import Deaf
-from agent.controlplane.report import Announcer, report
+from agent.controlplane.report import Announcer, Report, report
+from agent.controlplane.serve.conditions_file import ConditionsFile
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateError
 from agent.controlplane.translate.mesh import MeshSettings
@@ -52,8 +53,9 @@ class Following:
         announcer: Announcer,
         board: StatusBoard,
         settings: MeshSettings,
+        conditions: ConditionsFile | None = None,
     ) -> None:
-        self._notices, self._settings = notices, settings
+        self._notices, self._settings, self._conditions = notices, settings, conditions
         self._directory, self._publication = directory, publication
         self._announcer, self._board = announcer, board
         self._noticed: set[str] | None = set()
@@ -74,7 +76,9 @@ class Following:
             self._publication.wait(reading)
         else:
             self._publication.take(made)
-        self._announcer.say(report(reading, self._publication.unaddressed, self._settings))
+        said = report(reading, self._publication.unaddressed, self._settings)
+        self._announcer.say(said)
+        self._write_conditions(said)
         self._save()
 
     async def run(self) -> None:
@@ -174,8 +178,13 @@ class Following:
             unaddressed = self._publication.unaddressed
             made = await self._aside(partial(report, self._reading, unaddressed, self._settings))
             self._announcer.say(made)
+            await self._aside(partial(self._write_conditions, made))
             await self._aside(self._directory.save)
             await _rest(began_s)
+
+    def _write_conditions(self, made: Report) -> None:
+        if self._conditions is not None:
+            self._conditions.write(made.conditions)
 
     async def _keep_status(self) -> None:
         with self._board.bell.listen() as changed:

@@ -16,6 +16,7 @@ from agent.controlplane.read.remarks import Remark
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.serve.concerns import Concerns
 from agent.controlplane.serve.status import StatusBoard
+from agent.controlplane.translate.conditions import Conditions, conditions
 from agent.controlplane.translate.effects import remarks
 from agent.controlplane.translate.mesh import MeshSettings, mesh_of
 from agent.controlplane.translate.refusals import refusals, without_address
@@ -25,10 +26,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that is to be said of a reading, and the pods that it may concern."""
+    """All that is to be said of a reading, and of its objects, and the pods that it may concern."""
 
     reading: Reading
     said: tuple[Remark, ...]
+    conditions: tuple[Conditions, ...]
     pods: Collection[Pod]
 
 
@@ -42,7 +44,8 @@ def report(reading: Reading, unaddressed: Collection[ManifestError], settings: M
         *reading.standing.remarks,
         *remarks(everything, mesh),
     )
-    return Report(reading, said, everything.pods)
+    found = tuple(conditions(everything, reading.standing.refused, mesh))
+    return Report(reading, said, found, everything.pods)
 
 
 class Announcer:
@@ -60,5 +63,5 @@ class Announcer:
             if line not in self._said:
                 log.log(logging.ERROR if is_refusal else logging.WARNING, "%s", line)
         self._said = set(lines)
-        self._board.read(reading.is_complete, made.said, reading.passed_over)
+        self._board.read(reading.is_complete, made.said, reading.passed_over, made.conditions)
         self._concerns.replace(made.said, made.pods)

@@ -187,9 +187,17 @@ class Rule:
         return tuple(name for terms in (*self.to, *self.sources, *self.when) for name in terms.beyond)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a policy for waypoints is attached to, in its own namespace."""
+
+    kind: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationPolicy:
-    """`selector` None or empty: all workloads of the namespace. `is_targeted`: for a waypoint, not for node proxies.
+    """`selector` None or empty: all workloads of the namespace. `targets`: it is for waypoints, not for node proxies.
 
     `doubts`: what of it does not do what it seems to say; only an API server can have let it pass.
     """
@@ -198,8 +206,12 @@ class AuthorizationPolicy:
     action: str = "ALLOW"
     selector: Mapping[str, str] | None = None
     rules: tuple[Rule, ...] = ()
-    is_targeted: bool = False
+    targets: tuple[Target, ...] = ()
     doubts: tuple[str, ...] = ()
+
+    @property
+    def is_targeted(self) -> bool:
+        return bool(self.targets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from agent.controlplane.read.objects import (
     Meta,
     PeerAuthentication,
     Rule,
+    Target,
     Terms,
 )
 from agent.controlplane.read.patterns import may_be_namespace, may_be_principal
@@ -112,8 +113,8 @@ class _PolicyReader:
 
     def read(self) -> AuthorizationPolicy:
         spec = self._spec
-        targeted = self._is_targeted()
-        if targeted and spec.get("selector").present:
+        targets = tuple(self._targets())
+        if targets and spec.get("selector").present:
             raise spec.get("selector").error("a policy has a selector or a targetRef, not both")
         action = spec.get("action").one_of(*ACTIONS, default="ALLOW")
         rules = tuple(map(self._rule, spec.get("rules").each()))
@@ -128,19 +129,19 @@ class _PolicyReader:
             action=action,
             selector=read_selector(spec.get("selector")),
             rules=rules,
-            is_targeted=targeted,
+            targets=targets,
             doubts=tuple(self._doubts.texts),
         )
 
-    def _is_targeted(self) -> bool:
-        """Whether it is for waypoints; a target that names nothing would only take it from the pods it guards."""
+    def _targets(self) -> Iterator[Target]:
+        """What makes it one for waypoints; a target that names nothing would only take it from the pods it guards."""
         targets = [target for target in (self._spec.get("targetRef"),) if target.present]
         targets += self._each(self._spec, "targetRefs")
         for target in targets:
             for name in ("kind", "name"):
                 if not target.get(name).text(""):
                     self._doubts.add(target.get(name), "it is missing: name what the policy is for")
-        return bool(targets)
+            yield Target(target.get("kind").text(""), target.get("name").text(""))
 
     def _rule(self, rule: Field) -> Rule:
         if not rule.present:

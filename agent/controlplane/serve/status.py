@@ -16,6 +16,7 @@ from typing import Any
 from agent.controlplane.read.remarks import Remark, Weight
 from agent.controlplane.serve.publisher import Bell
 from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.translate.conditions import Condition, Conditions
 from agent.controlplane.translate.resources import Snapshot
 
 FILE = "status.json"
@@ -39,7 +40,8 @@ class Status:
     """`is_serving`: the manifests were read whole once. `streams`: node -> open discovery streams.
 
     `unheard`: nodes with pods of which no agent has said what it captures since what was known before is lost.
-    `errors` is what was refused, `no_effect` what does nothing, `warnings` everything to be said but the errors.
+    `errors` is what was refused, `no_effect` what does nothing, `warnings` everything to be said but the errors,
+    `conditions` those of every object that has any in Istio.
     """
 
     address: str = ""
@@ -49,6 +51,7 @@ class Status:
     errors: tuple[Row, ...] = ()
     no_effect: tuple[Row, ...] = ()
     warnings: tuple[str, ...] = ()
+    conditions: tuple[Row, ...] = ()
     vips: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     enrolled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     streams: Mapping[str, int] = field(default_factory=dict)
@@ -72,6 +75,16 @@ def row(remark: Remark) -> Row:
     }
 
 
+def condition_row(of: Conditions, condition: Condition) -> Row:
+    return {
+        "object": f"{of.kind} {of.namespace}/{of.name}",
+        "condition": condition.type,
+        "status": str(condition.status),
+        "reason": condition.reason,
+        "message": condition.message,
+    }
+
+
 class StatusBoard:
     """The current Status. `bell` rings when it changes; `save` then writes it to the file."""
 
@@ -88,13 +101,20 @@ class StatusBoard:
     def listening(self, address: str, metrics_address: str, manifests: str) -> None:
         self._set(address=address, metrics_address=metrics_address, manifests=manifests)
 
-    def read(self, is_serving: bool, said: Sequence[Remark], passed_over: Sequence[str]) -> None:
+    def read(
+        self,
+        is_serving: bool,
+        said: Sequence[Remark],
+        passed_over: Sequence[str],
+        conditions: Sequence[Conditions] = (),
+    ) -> None:
         by_weight = {weight: [remark for remark in said if remark.weight is weight] for weight in Weight}
         self._set(
             is_serving=is_serving,
             errors=tuple(map(row, by_weight[Weight.REFUSED])),
             no_effect=tuple(map(row, by_weight[Weight.INEFFECTIVE])),
             warnings=(*(str(r) for r in said if not r.is_refusal), *passed_over),
+            conditions=tuple(condition_row(each, one) for each in conditions for one in each.all),
         )
 
     def published(

@@ -32,7 +32,7 @@ def control_plane(tmp_path: Path, manifests: str) -> Iterator[Path]:
         "127.0.0.1:0",
     )
     with subprocess.Popen(
-        [*COMMAND, *arguments, "--metrics-address", "off"],
+        [*COMMAND, *arguments, "--metrics-address", "off", "--status-out", str(tmp_path / "conditions.json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -97,6 +97,25 @@ def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> No
         answer = json.loads(status(state_dir, "-o", "json").stdout)
         assert (answer["state"], len(answer["reasons"]), answer["policies"]) == ("DEGRADED", 2, 1)
         assert answer["errors"][0]["object"] == "AuthorizationPolicy demo/d"
+
+
+def test_conditions_are_shown_and_written_for_others(tmp_path: Path) -> None:
+    service = """---
+apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: demo, labels: {istio.io/use-waypoint: wp}}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}
+"""
+    with control_plane(tmp_path, WEB + service + deny("d")) as state_dir:
+        said = json.loads(status(state_dir, "-o", "json").stdout)["conditions"]
+        assert {(row["object"], row["condition"], row["status"], row["reason"]) for row in said} == {
+            ("Service demo/s", "istio.io/WaypointBound", "False", "WaypointIsNotReady"),
+            ("AuthorizationPolicy demo/d", "ZtunnelAccepted", "True", "Accepted"),
+        }
+        table = status(state_dir, "-o", "table").stdout
+        assert "WaypointIsNotReady" in table and "ZtunnelAccepted" not in table, "what is met is not shown"
+        items = json.loads((tmp_path / "conditions.json").read_text())["items"]
+        assert [item["kind"] for item in items] == ["AuthorizationPolicy", "Service"]
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

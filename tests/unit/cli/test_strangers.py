@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[3]
 DEPLOYED = [path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".yaml", ".tpl", ".json")]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "bpf").glob("*.md")]
 OF_OTHERS = {
+    "against": "scripts/bench",
     "all": "scripts/test",
     "check": "scripts/bench",
-    "against": "scripts/bench",
     "compiled": "scripts/setup",
     "concurrency": "envoy",
     "config-settings": "pip",
@@ -31,8 +31,8 @@ OF_OTHERS = {
     "form": "scripts/test",
     "honest": "scripts/bench",
     "json": "scripts/bench",
-    "kind": "scripts/bench",
     "keep": "scripts/quickstart",
+    "kind": "scripts/bench",
     "native": "py-spy",
     "net": "nsenter",
     "no-pin": "scripts/bench",
@@ -41,7 +41,9 @@ OF_OTHERS = {
     "post-renderer": "helm",
     "quick": "scripts/bench",
     "retry-connrefused": "curl",
+    "server-side": "kubectl",
     "set": "helm",
+    "subresource": "kubectl",
     "take-ownership": "helm",
 }
 """Options that the pages name and that are not of `ztun`."""
