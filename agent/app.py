@@ -16,7 +16,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,10 @@ from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
 from agent.app_pages import pages_of
 from agent.briefing import Briefing
+from agent.channel import Message
 from agent.config import Config
+from agent.dns.host_names import LooksUp
+from agent.dns.resolver import look_up
 from agent.enroll.admission import Admission
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod
@@ -53,6 +56,7 @@ from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import XdsClient
 from agent.run_lock import AlreadyRuns, RunLock
+from agent.start_error import StartError, make_run_directory, single
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.stopping import stop_serving
@@ -91,10 +95,6 @@ EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, config.ConfigError
 """What can keep an agent from starting without being a defect; the text is for whoever starts it."""
 
 
-class StartError(Exception):
-    """The agent cannot start; the text says why and what to check."""
-
-
 def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
     """Run the agent until SIGTERM, with workers from the nursery; `notes` are for its log. Raises StartError."""
     process_log = set_up_log(settings.log_level, settings.log_format, "agent")
@@ -115,23 +115,6 @@ def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
         raise StartError("; ".join(dict.fromkeys(map(str, single(expected))))) from group
     except EXPECTED as error:
         raise StartError(str(error)) from error
-
-
-def make_run_directory(path: Path) -> None:
-    """Raises StartError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StartError(f"--run-dir: cannot make the directory {path}: {error.strerror}") from error
-
-
-def single(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """The exceptions of a group and of the groups in it."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from single(error)
-        else:
-            yield error
 
 
 class Agent:
@@ -182,7 +165,8 @@ class Agent:
         self.mesh = MeshState(
             self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
         )
-        self.briefing = Briefing(self.mesh, self.keeper, self.crew.broadcast)
+        self.names = LooksUp(look_up, self._tell_ours, time.monotonic)
+        self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
         node = make_node(
             ip=settings.instance_ip,
             pod=settings.pod_name,
@@ -235,6 +219,7 @@ class Agent:
         self.gate = pod_sources.cni_gate(self.kubernetes, self.enroller)
         self.plugin = pod_sources.plugin(settings)
         self.store.subscribe(self.enroller.state_changed)
+        self.store.subscribe(self.names.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
@@ -271,6 +256,11 @@ class Agent:
             token_file=Path(self.settings.token_file) if self.settings.token_file else None,
             cluster_id=self.settings.cluster_id,
         )
+
+    def _tell_ours(self, message: Message) -> None:
+        """Workers of this version; another one may not know what is said."""
+        for link in self.crew.links:
+            link.send(message)
 
     def _is_back(self) -> None:
         """The control plane answers, for the first time or again."""
@@ -375,6 +365,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                     lambda: keep_pins(agent.redirection.pin_directories, agent.enroller.mend)
                 ),
                 agent.enroller.follow(),
+                agent.names.run(),
                 agent.after_prepared(agent.counters.watch),
                 agent.prove(),
             )

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agent import channel
 from agent.channel import Message
+from agent.dns.host_names import LooksUp
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
@@ -22,8 +23,10 @@ from agent.model.identity import Identity
 class Briefing:
     """Speaks to all workers by `broadcast`, to one that has just come by what `brief` is given."""
 
-    def __init__(self, mesh: MeshState, keeper: Keeper, broadcast: Callable[[Message], None]) -> None:
-        self._mesh, self._keeper, self._broadcast = mesh, keeper, broadcast
+    def __init__(
+        self, mesh: MeshState, keeper: Keeper, names: LooksUp, broadcast: Callable[[Message], None]
+    ) -> None:
+        self._mesh, self._keeper, self._names, self._broadcast = mesh, keeper, names, broadcast
         self._pods: tuple[EnrolledPod, ...] = ()
         self.log_levels: channel.LogLevels | None = None
         """By which workers of this version log; None: as they did at their start."""
@@ -35,6 +38,8 @@ class Briefing:
         """
         if is_ours and self.log_levels is not None:
             send(self.log_levels)
+        if is_ours:
+            self._names.brief(send)
         self._mesh.brief(send)
         send(pods_message(self._pods))
         for held in self._keeper.held():

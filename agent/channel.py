@@ -135,6 +135,14 @@ class Output(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class HostNames(Message):
+    """What is known of host names: [name, [address, ...], why there is none]; `gone`: nobody dials them any more."""
+
+    names: Sequence[tuple[str, Sequence[str], str]]
+    gone: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LogLevels(Message):
     """Write lines of this level and above (`agent.log_levels`): `overall`, but for `targets`, each with its own.
 

@@ -52,10 +52,11 @@ def main() -> None:
     nursery = begun(json.loads(told["shown"]))
     # Only here: gRPC makes threads, and nothing of control may be in workers.
     from agent import app
+    from agent.start_error import StartError
 
     try:
         app.run(settings, nursery, json.loads(told["notes"]))
-    except app.StartError as error:
+    except StartError as error:
         sys.exit(f"ztun: {error}")
     except KeyboardInterrupt:
         sys.exit("ztun: interrupted")

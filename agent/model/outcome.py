@@ -42,6 +42,7 @@ class Outcome(Enum):
     UNKNOWN_WAYPOINT = Facts("CONNECT", 503, "the waypoint of the destination cannot be resolved")
     UNKNOWN_GATEWAY = Facts("CONNECT", 503, "the gateway of the destination's network cannot be resolved")
     NO_ROUTE_BETWEEN_NETWORKS = Facts("CONNECT", 503, "only Services can be reached across networks")
+    UNRESOLVED = Facts("CONNECT", 503, "the host name of the destination cannot be resolved")
     UNSUPPORTED = Facts("CONNECT", 503, "this version cannot do that yet; see the README")
     SELF_CALL = Facts("CONNECT", 503, "a connection to the agent's own ports is refused: it would loop")
     CONNECT_FAILED = Facts("CONNECT", 503, "the destination did not accept the connection")

@@ -41,6 +41,7 @@ from agent.proxy.report import Reporter
 from agent.proxy.secrets import Secrets
 from agent.proxy.tallies import End, Tallies
 from agent.state.apply import Changes
+from agent.state.host_names import NamedHosts
 from agent.state.resolve import Options
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
@@ -99,7 +100,9 @@ class DataPlane:
             outside.wall,
             as_json=config.log_format == "json",
         )
+        self.names = NamedHosts()
         options = Options(
+            names=self.names,
             network=config.network,
             mesh_cidrs=config.mesh_cidrs,
             refuse_unknown=config.unknown_destination == "refuse",

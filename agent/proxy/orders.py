@@ -142,6 +142,8 @@ class Orders:
                 ):  # where fds were lost, the old ones stay
                     os.dup2(fd, target)
                     os.close(fd)
+            case channel.HostNames():
+                self._plane.names.told(message.names, message.gone)
             case channel.LogLevels():
                 self._log_by(Levels(message.overall, tuple((each[0], each[1]) for each in message.targets)))
             case channel.Ask():

@@ -9,9 +9,10 @@ from typing import Protocol
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
 from agent.model.outcome import Outcome
-from agent.telemetry import access_log
+from agent.model.workload import Workload
+from agent.telemetry import access_log, families
 from agent.telemetry.metrics import Handle, Metrics
-from agent.telemetry.record import Attributes, LabelMemo, Opened, Record
+from agent.telemetry.record import Attributes, LabelMemo, Opened, Record, source_labels
 from agent.wire.baggage import KEYS_OF_WORKLOAD_NAME
 
 
@@ -90,6 +91,10 @@ class Reporter:
         if self.least_level <= logging.DEBUG:
             self.write_line(access_log.opened_line(opened, self.wall(), self.as_json))
         return tracked
+
+    def named(self, source: Workload, hostname: str) -> None:
+        """A pod dials a workload that is known by its host name alone."""
+        self.metrics.figures.add(families.ON_DEMAND_DNS, *source_labels(source), hostname)
 
     def refused(
         self, direction: Direction, source: SocketAddress, destination: SocketAddress, error: str

@@ -8,7 +8,7 @@ passthrough.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from agent.model.address import CIDR, IP, SocketAddress
@@ -18,6 +18,7 @@ from agent.model.route import Hop, Route
 from agent.model.service import Mode, Service
 from agent.model.workload import GatewayAddress, TunnelProtocol, Workload
 from agent.state.balance import Purpose
+from agent.state.host_names import NamedHosts
 from agent.state.snapshot import Snapshot
 from agent.state.upstream import Upstream, address_of, from_service, service_identities
 from agent.state.waypoint import describe, find_gateway, is_instance, pick_waypoint, preferred_ip
@@ -34,6 +35,8 @@ class Options:
     """Ranges in which a destination nobody knows is refused instead of passed through."""
     refuse_unknown: bool = False
     own_ports: frozenset[int] = OWN_PORTS
+    names: NamedHosts = field(default_factory=NamedHosts, compare=False)
+    """Of workloads that have no address but a host name."""
     own_addresses: frozenset[IP] = frozenset()
     """The proxy's own, in its private namespaces: nobody is there to be talked to."""
 
@@ -52,26 +55,26 @@ def resolve(
     if addressed is not None:
         waypoint = pick_waypoint(addressed, rng)
         if waypoint is not None:
-            return _through_service_waypoint(snapshot, source, destination, addressed, waypoint, rng)
+            return _through_service_waypoint(snapshot, source, destination, addressed, waypoint, rng, options)
     if source.network != options.network:
         workload, service = _owners(snapshot, source.network, source, destination)
     upstream = _upstream(snapshot, source, destination, workload, service, rng)
     if upstream is None:
         return _without_upstream(destination, (service, addressed), options)
     if upstream.workload.network != source.network:
-        return _through_gateway(snapshot, source, destination, upstream, upstream.service, rng)
+        return _through_gateway(snapshot, source, destination, upstream, upstream.service, rng, options)
     waypoint = upstream.workload.waypoint if addressed is None else None
     if waypoint is not None and not is_instance(snapshot, source, waypoint):
-        return _through_workload_waypoint(snapshot, source, destination, upstream, waypoint, rng)
+        return _through_workload_waypoint(snapshot, source, destination, upstream, waypoint, rng, options)
     if upstream.service is not None:
-        return _direct(destination, upstream)
+        return _direct(destination, upstream, rng, options)
     # Nothing is chosen for what was dialled by its own address: so once, until the state is another.
     key = destination, upstream.workload.uid
     route = snapshot.routes_memo.get(key)
     if route is None:
         if len(snapshot.routes_memo) >= ROUTES_KEPT:
             snapshot.routes_memo.clear()
-        route = snapshot.routes_memo[key] = _direct(destination, upstream)
+        route = snapshot.routes_memo[key] = _direct(destination, upstream, rng, options)
     return route
 
 
@@ -144,11 +147,12 @@ def _through_service_waypoint(
     service: Service,
     waypoint: GatewayAddress,
     rng: Random,
+    options: Options,
 ) -> Route:
     hop = _waypoint(snapshot, source, waypoint, f"Service {service.key}", rng)
     if hop.workload.network != source.network:
-        return _through_gateway(snapshot, source, destination, hop, service, rng)
-    return _by_waypoint(hop, waypoint, destination, service)
+        return _through_gateway(snapshot, source, destination, hop, service, rng, options)
+    return _by_waypoint(hop, waypoint, destination, service, rng, options)
 
 
 def _through_workload_waypoint(
@@ -158,11 +162,12 @@ def _through_workload_waypoint(
     upstream: Upstream,
     waypoint: GatewayAddress,
     rng: Random,
+    options: Options,
 ) -> Route:
     hop = _waypoint(snapshot, source, waypoint, f"workload {upstream.workload.uid}", rng)
     if hop.workload.network != source.network:
         raise _no_route(source, hop.workload)
-    return _by_waypoint(hop, waypoint, destination, upstream.service)
+    return _by_waypoint(hop, waypoint, destination, upstream.service, rng, options)
 
 
 def _waypoint(
@@ -179,12 +184,17 @@ def _waypoint(
 
 
 def _by_waypoint(
-    hop: Upstream, waypoint: GatewayAddress, destination: SocketAddress, service: Service | None
+    hop: Upstream,
+    waypoint: GatewayAddress,
+    destination: SocketAddress,
+    service: Service | None,
+    rng: Random,
+    options: Options,
 ) -> Route:
     """To the waypoint, which is told the address that was dialled."""
     return Route(
         Hop.HBONE,
-        address_of(hop, preferred_ip(waypoint, destination.ip)),
+        address_of(hop, preferred_ip(waypoint, destination.ip), options.names, rng),
         authority=str(destination),
         accepted=hop.accepted,
         destination=hop.workload,
@@ -199,6 +209,7 @@ def _through_gateway(
     upstream: Upstream,
     service: Service | None,
     rng: Random,
+    options: Options,
 ) -> Route:
     """To another network: a tunnel to its gateway, and in it one to the upstream (docs/WIRE.md#outbound)."""
     if service is None:
@@ -217,7 +228,7 @@ def _through_gateway(
         )
     return Route(
         Hop.DOUBLE_HBONE,
-        address_of(hop, preferred_ip(gateway, destination.ip)),
+        address_of(hop, preferred_ip(gateway, destination.ip), options.names, rng),
         authority=f"{service.hostname}:{destination.port}",
         accepted=hop.accepted,
         destination=hop.workload,
@@ -226,8 +237,8 @@ def _through_gateway(
     )
 
 
-def _direct(destination: SocketAddress, upstream: Upstream) -> Route:
-    application = address_of(upstream, destination.ip)
+def _direct(destination: SocketAddress, upstream: Upstream, rng: Random, options: Options) -> Route:
+    application = address_of(upstream, destination.ip, options.names, rng)
     if upstream.workload.protocol is TunnelProtocol.NONE:
         return Route(Hop.TCP, application, destination=upstream.workload, service=upstream.service)
     return Route(

@@ -15,6 +15,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.service import IPFamilies, Mode, Service
 from agent.model.workload import Workload
 from agent.state.balance import Purpose, choose, target_port
+from agent.state.host_names import NamedHosts
 from agent.state.snapshot import Snapshot
 
 FAMILY_VERSIONS = {IPFamilies.IPV4_ONLY: 4, IPFamilies.IPV6_ONLY: 6}
@@ -72,18 +73,14 @@ def from_address(
     return Upstream(workload, address.port) if workload else None
 
 
-def address_of(upstream: Upstream, original: IP) -> SocketAddress:
+def address_of(upstream: Upstream, original: IP, names: NamedHosts, rng: Random) -> SocketAddress:
     """Where to dial it; the family of `original`, the address the client used, is preferred."""
     ip = _select_ip(upstream, original)
     if ip is not None:
         return SocketAddress(ip, upstream.port)
     workload = upstream.workload
     if workload.hostname and not workload.addresses:
-        raise Refusal(
-            Outcome.UNSUPPORTED,
-            f"workload {workload.uid} has no address, only the hostname {workload.hostname}, "
-            "which this version does not resolve",
-        )
+        return SocketAddress(names.pick(workload.hostname, original.version, rng), upstream.port)
     raise Refusal(
         Outcome.NO_HEALTHY_UPSTREAM, f"workload {workload.uid} has no address that its Service allows"
     )

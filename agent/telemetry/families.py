@@ -50,6 +50,13 @@ TCP_SENT = _counter("istio_tcp_sent_bytes", "Bytes from server to client", *LABE
 TCP_FAILED = _counter("istio_tcp_connections_failed", "TCP connections that failed", *LABEL_NAMES)
 TCP_OPEN = _gauge("istio_tcp_sockets_open", "TCP connections open now", "reporter")
 
+ON_DEMAND_DNS = _counter(
+    "istio_on_demand_dns",
+    "Connections to workloads known by their host name alone",
+    *(name for name in LABEL_NAMES if name.startswith("source_")),
+    "hostname",
+)
+
 XDS_TERMINATIONS = _counter("istio_xds_connection_terminations", "Discovery streams that ended", "reason")
 XDS_MESSAGES = _counter("istio_xds_message", "Discovery responses received", "url")
 XDS_MESSAGE_BYTES = _counter("istio_xds_message_bytes", "Bytes of resources received", "url")

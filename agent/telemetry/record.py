@@ -211,6 +211,11 @@ class LabelMemo:
         return label_set
 
 
+def source_labels(source: Workload) -> tuple[str, ...]:
+    """The labels of a pod that dials, without those of where."""
+    return tuple([value or UNKNOWN for value in _end(Attributes.of_workload(source), source.identity)])
+
+
 def with_flag(label_set: LabelSet, flag: str) -> LabelSet:
     """The same labels with another `response_flags`."""
     if label_set[FLAG_INDEX] == flag:

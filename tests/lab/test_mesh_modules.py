@@ -56,6 +56,7 @@ NOT_FOR_CONTROL = {
     "agent.kubernetes.source",
     "agent.zds",
     "click",
+    "dns",
     "hpack",
     "prometheus_client",
     "psutil",

@@ -136,8 +136,12 @@ ALLOWED: dict[str, set[str]] = {
         "agent.run_lock",
         "redirect",
     },
+    # Looks names up, and tells workers of them.
+    "agent.dns": {"agent.model", "agent.channel", "agent.state"},
+    "agent.start_error": set(),
     "agent.briefing": {
         "agent.model",
+        "agent.dns.host_names",
         "agent.channel",
         "agent.mesh_state",
         "agent.enroll.enrolled_pod",
@@ -207,7 +211,7 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.outlive",
     },
     "agent.app": {"agent", "redirect"},
-    "agent.start": {"agent.app", "agent.config", "agent.fd_limit", "redirect"},
+    "agent.start": {"agent.app", "agent.config", "agent.fd_limit", "agent.start_error", "redirect"},
     "agent.app_pages": {
         "agent.admin.server",
         "agent.app",
@@ -224,6 +228,7 @@ ALLOWED: dict[str, set[str]] = {
 ASYNCIO_HOMES = (
     "agent.net.outer_loop",
     "agent.rpc",
+    "agent.dns",
     "agent.controlplane.app",
     "agent.controlplane.following",
     "agent.controlplane.kubeapi",
@@ -294,6 +299,7 @@ def test_imports_follow_the_rules(path: Path) -> None:
         ("OpenSSL", ("agent.identity.credentials", "agent.identity.handshake")),
         ("asyncio", ASYNCIO_HOMES),
         ("pyroute2", ("agent.lab",)),
+        ("dns", ("agent.dns.resolver",)),
     ],
 )
 def test_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from agent import channel
 from agent.briefing import Briefing
+from agent.dns.host_names import LooksUp
+from agent.dns.resolver import look_up
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.wish import PodKey
 from agent.identity.keeper import Keeper
@@ -46,7 +48,8 @@ class Control:
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
         mesh = MeshState(Store(Snapshot(node="n1")), self.told.append, self._applied)
-        self.briefing = Briefing(mesh, self.keeper, self.told.append)
+        self.names = LooksUp(look_up, self.told.append, time.monotonic)
+        self.briefing = Briefing(mesh, self.keeper, self.names, self.told.append)
 
     async def _applied(self, revision: int) -> None: ...
 

@@ -148,8 +148,8 @@ def test_client_that_lands_on_itself() -> None:
         pytest.param(
             [WEB, workload("dns", hostname="db.test", services={"web": {}})],
             "10.9.0.1:80",
-            Outcome.UNSUPPORTED,
-            "Kubernetes//Pod/apps/dns has no address, only the hostname db.test",
+            Outcome.UNRESOLVED,
+            "db.test has not been looked up yet",
             id="hostname endpoint",
         ),
         pytest.param(

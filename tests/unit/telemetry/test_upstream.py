@@ -16,6 +16,8 @@ source_principal source_app source_version source_cluster destination_service de
 destination_service_name destination_workload destination_canonical_service destination_canonical_revision
 destination_workload_namespace destination_principal destination_app destination_version destination_cluster
 request_protocol response_flags connection_security_policy"""
+SOURCE = """source_workload source_canonical_service source_canonical_revision source_workload_namespace
+source_principal source_app source_version source_cluster"""
 NO_TOKIO = "figures of the runtime that ztunnel is written for"
 NO_DNS = "no DNS proxy"
 NO_CRL = "no revocation lists"
@@ -42,7 +44,7 @@ UPSTREAM = (
     Row("istio_tcp_sent_bytes_total", TCP, is_stable=True),
     Row("istio_tcp_connections_failed_total", TCP),
     Row("istio_tcp_sockets_open", "reporter"),
-    Row("istio_on_demand_dns_total", missing="no workloads known by their host name alone"),
+    Row("istio_on_demand_dns_total", f"{SOURCE} hostname"),
     Row("istio_crl_policy_rejections_total", "reporter", missing=NO_CRL),
     Row("istio_crl_untracked_connections_total", "reporter", missing=NO_CRL),
     Row("istio_dns_requests_total", DNS, missing=NO_DNS),

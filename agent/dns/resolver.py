@@ -1,0 +1,82 @@
+"""Looks a host name up at the node's own name servers, both families at once: by dnspython.
+
+It is loaded with the first name: most nodes have none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from agent.model.address import IP, parse_ip
+
+LIFETIME_S = 4.0
+"""For all name servers together; resolv.conf lists three at most."""
+LEAST_TTL_S, MOST_TTL_S = 2.0, 300.0
+
+
+class LookupFailed(Exception):
+    """There are no addresses, and the text says why. `is_final`: somebody who knows says so."""
+
+    def __init__(self, text: str, *, is_final: bool) -> None:
+        super().__init__(text)
+        self.is_final = is_final
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`addresses` of a name, good for `ttl_s` seconds."""
+
+    addresses: tuple[IP, ...]
+    ttl_s: float
+
+
+async def look_up(host: str, resolver: Any = None) -> Found:
+    """Addresses of an absolute name. Raises LookupFailed."""
+    import dns.asyncresolver
+    import dns.exception
+    import dns.name
+    import dns.resolver
+
+    try:
+        name = dns.name.from_text(host)
+        if resolver is None:
+            # Read anew each time: whoever changes resolv.conf does not restart us.
+            resolver = dns.asyncresolver.Resolver()
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise LookupFailed(f"{host!r} cannot be looked up: {error}", is_final=False) from error
+    answers = await asyncio.gather(
+        *(_ask(resolver, name, kind) for kind in ("A", "AAAA")), return_exceptions=True
+    )
+    found = [answer for answer in answers if isinstance(answer, Found)]
+    addresses = tuple(address for answer in found for address in answer.addresses)
+    if addresses:
+        return Found(addresses, min(answer.ttl_s for answer in found if answer.addresses))
+    for answer in answers:
+        if isinstance(answer, LookupFailed):
+            raise answer
+        if isinstance(answer, BaseException):
+            raise answer
+    raise LookupFailed(f"{host} has no address", is_final=True)
+
+
+async def _ask(resolver: Any, name: Any, kind: str) -> Found:
+    """Of one family; one that the name does not have is no failure. Raises LookupFailed."""
+    import dns.exception
+    import dns.resolver
+
+    try:
+        answer = await resolver.resolve(
+            name, kind, search=False, raise_on_no_answer=False, lifetime=LIFETIME_S
+        )
+    except dns.resolver.NXDOMAIN as error:
+        raise LookupFailed(f"{name} does not exist", is_final=True) from error
+    except (dns.exception.DNSException, OSError) as error:
+        servers = ", ".join(str(server) for server in resolver.nameservers)
+        words = "did not answer in time" if isinstance(error, dns.exception.Timeout) else f"failed: {error}"
+        raise LookupFailed(f"looking up {name} at {servers} {words}", is_final=False) from error
+    if answer.rrset is None:
+        return Found((), MOST_TTL_S)
+    addresses = tuple(parse_ip(row.address) for row in answer.rrset if row.rdtype in (1, 28))
+    return Found(addresses, min(max(float(answer.rrset.ttl), LEAST_TTL_S), MOST_TTL_S))

@@ -1,0 +1,131 @@
+"""Which names are looked up, when, and what workers are told of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agent.channel import HostNames
+from agent.dns.host_names import AGAIN_S, HOLDS_S, LooksUp
+from agent.dns.resolver import Found, LookupFailed
+from agent.model.address import parse_ip
+from agent.state.apply import Changes
+from tests.support import mesh
+
+TTL_S = 30.0
+DB = mesh.workload("db", hostname="db.example")
+
+
+class Names:
+    """LooksUp, and a resolver whose answers are the test's; time is too."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.answers: dict[str, Found | LookupFailed] = {}
+        self.asked: list[str] = []
+        self.told: list[HostNames] = []
+        self._runner = asyncio.Runner()
+        self.looks_up = LooksUp(self._look_up, self.told.append, lambda: self.now_s)  # type: ignore[arg-type]
+
+    async def _look_up(self, host: str) -> Found:
+        self.asked.append(host)
+        answer = self.answers.get(host, LookupFailed(f"{host} does not exist", is_final=True))
+        if isinstance(answer, LookupFailed):
+            raise answer
+        return answer
+
+    def found(self, host: str, *addresses: str) -> None:
+        self.answers[host] = Found(tuple(map(parse_ip, addresses)), TTL_S)
+
+    def failed(self, host: str, *, is_final: bool) -> None:
+        self.answers[host] = LookupFailed(f"{host}: a reason", is_final=is_final)
+
+    def know(self, *workloads: Any, gone: tuple[str, ...] = ()) -> None:
+        uids = frozenset((*(each.uid for each in workloads), *gone))
+        self.looks_up.state_changed(mesh.snapshot(*workloads), Changes(workloads=uids))
+
+    def after(self, seconds: float) -> None:
+        """Let all happen that is due then."""
+        self.now_s += seconds
+
+        async def body() -> None:
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(self.looks_up.run())
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                running.cancel()
+
+        self._runner.run(body())
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def last(self, host: str) -> tuple[list[str], str]:
+        """What workers know of it."""
+        heard: list[Any] = []
+        self.looks_up.brief(heard.append)
+        return next((list(addresses), error) for name, addresses, error in heard[0].names if name == host)
+
+
+@pytest.fixture
+def names() -> Iterator[Names]:
+    made = Names()
+    yield made
+    made.close()
+
+
+def test_only_what_has_no_other_address_is_looked_up(names: Names) -> None:
+    names.found("db.example", "192.0.2.7")
+    names.know(DB, mesh.workload("web", "10.0.0.1", hostname="web-0.example"))
+    names.after(0)
+    assert names.asked == ["db.example"]
+    assert names.told == [HostNames([("db.example", ["192.0.2.7"], "")])]
+
+
+def test_it_is_looked_up_again_when_its_time_is_over_and_told_when_it_is_another(names: Names) -> None:
+    names.found("db.example", "192.0.2.7")
+    names.know(DB)
+    names.after(0)
+    names.after(TTL_S - 1)
+    assert len(names.asked) == 1
+    names.after(1)
+    assert len(names.asked) == 2 and len(names.told) == 1, "nothing has changed"
+    names.found("db.example", "192.0.2.8")
+    names.after(TTL_S)
+    assert names.told[1:] == [HostNames([("db.example", ["192.0.2.8"], "")])]
+
+
+def test_what_was_known_holds_a_while_where_nobody_can_say(names: Names) -> None:
+    names.found("db.example", "192.0.2.7")
+    names.know(DB)
+    names.after(0)
+    names.failed("db.example", is_final=False)
+    names.after(TTL_S)
+    assert names.last("db.example") == (["192.0.2.7"], "")
+    names.after(HOLDS_S + AGAIN_S)
+    assert names.last("db.example") == ([], "db.example: a reason")
+    names.found("db.example", "192.0.2.7")
+    names.after(AGAIN_S)
+    assert names.last("db.example") == (["192.0.2.7"], "")
+
+
+def test_what_is_said_to_be_gone_is_gone_at_once(names: Names) -> None:
+    names.found("db.example", "192.0.2.7")
+    names.know(DB)
+    names.after(0)
+    names.failed("db.example", is_final=True)
+    names.after(TTL_S)
+    assert names.last("db.example") == ([], "db.example: a reason")
+
+
+def test_one_that_nobody_wants_any_more_is_forgotten(names: Names) -> None:
+    names.found("db.example", "192.0.2.7")
+    names.know(DB)
+    names.after(0)
+    names.know(gone=(DB.uid,))
+    assert names.told[-1] == HostNames((), ["db.example"])
+    names.after(2 * TTL_S)
+    assert len(names.asked) == 1

@@ -1,0 +1,66 @@
+"""Names are looked up at a real name server, which answers, does not know, or says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agent.dns import resolver
+from agent.dns.resolver import LEAST_TTL_S, MOST_TTL_S, Found, LookupFailed, look_up
+from agent.model.address import parse_ip
+from tests.support.name_server import NameServer, Zone
+
+DB: Zone = {
+    ("db.example.", "A"): (30, ["192.0.2.7", "192.0.2.8"]),
+    ("db.example.", "AAAA"): (20, ["2001:db8::7"]),
+    ("four.example.", "A"): (0, ["192.0.2.4"]),
+    ("text.example.", "TXT"): (30, ['"nothing else"']),
+    ("long.example.", "A"): (86400, ["192.0.2.9"]),
+}
+
+
+def asked(server: NameServer, host: str) -> Found:
+    return asyncio.run(look_up(host, server.resolver()))
+
+
+def test_both_families_and_the_shorter_time() -> None:
+    with NameServer(DB) as server:
+        found = asked(server, "db.example")
+        assert set(found.addresses) == set(map(parse_ip, ("192.0.2.7", "192.0.2.8", "2001:db8::7")))
+        assert found.ttl_s == 20
+        assert {name for name, _ in server.asked} == {"db.example."}, "as it stands, in no search domain"
+
+
+def test_a_time_of_nothing_is_no_storm_and_one_of_a_day_is_not_believed() -> None:
+    with NameServer(DB) as server:
+        assert asked(server, "four.example") == Found((parse_ip("192.0.2.4"),), LEAST_TTL_S)
+        assert asked(server, "long.example").ttl_s == MOST_TTL_S
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [("no.example", "no.example. does not exist"), ("text.example", "text.example has no address")],
+)
+def test_what_a_server_knows_not_to_be_is_final(host: str, says: str) -> None:
+    with NameServer(DB) as server, pytest.raises(LookupFailed, match=says) as caught:
+        asked(server, host)
+    assert caught.value.is_final
+
+
+def test_one_that_fails_or_says_nothing_is_named_and_not_final(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "LIFETIME_S", 0.5)
+    with NameServer(DB, rcode="SERVFAIL") as server:
+        with pytest.raises(LookupFailed, match=r"looking up db\.example\. at .*127\.0\.0\.1") as caught:
+            asked(server, "db.example")
+        assert not caught.value.is_final
+        server.is_silent = True
+        with pytest.raises(LookupFailed, match="did not answer in time") as caught:
+            asked(server, "db.example")
+        assert not caught.value.is_final
+
+
+@pytest.mark.parametrize("host", ["", "a..b", "x" * 64 + ".example", "." * 300])
+def test_what_is_no_name_is_refused_in_words(host: str) -> None:
+    with NameServer(DB) as server, pytest.raises(LookupFailed):
+        asked(server, host)
