@@ -208,6 +208,8 @@ class Stats(Message):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Message):
+    """`value`: what was asked for, as it is or as the bytes of its JSON."""
+
     number: int
     value: Any
 

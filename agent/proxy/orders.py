@@ -7,6 +7,7 @@ process connects, hears which listeners it serves, and sends the full state anew
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import socket
@@ -147,7 +148,7 @@ class Orders:
             case channel.LogLevels():
                 self._log_by(Levels(message.overall, tuple((each[0], each[1]) for each in message.targets)))
             case channel.Ask():
-                reply(channel.Answer(message.number, self._rows(message.what)))
+                return self._answer(message, reply)
             case _:
                 raise channel.ChannelError(f"a worker does not take {type(message).__name__}")
         return None
@@ -168,16 +169,24 @@ class Orders:
         self._log_levels = levels
         self._plane.reporter.least_level = levels.access
 
-    def _rows(self, what: str) -> list[dict[str, object]]:
-        if what == "tunnels":
-            outbound = [(link, "outbound", identity) for identity, link in self._plane.pool.links]
-            inbound = [(entry.link, "inbound", entry.identity) for entry in self._plane.inbound.links]
-            return [
-                tunnel_row(link, link.secured, direction, identity)
-                for link, direction, identity in (*outbound, *inbound)
-                if link.secured is not None
-            ]
-        return [connection_row(live, self._plane.pods.at(live.pod)) for live in self._plane.registry]
+    def _answer(self, question: channel.Ask, reply: Callable[[Message], None]) -> Iterator[None]:
+        """In steps, each with its JSON: of 50,000 connections the whole takes half a second."""
+        texts: list[str] = []
+        rows = self._tunnels() if question.what == "tunnels" else self._connections()
+        yield from each(rows, lambda row: texts.append(json.dumps(row)))
+        reply(channel.Answer(question.number, f"[{','.join(texts)}]".encode()))
+
+    def _tunnels(self) -> list[dict[str, object]]:
+        outbound = [(link, "outbound", identity) for identity, link in self._plane.pool.links]
+        inbound = [(entry.link, "inbound", entry.identity) for entry in self._plane.inbound.links]
+        return [
+            tunnel_row(link, link.secured, direction, identity)
+            for link, direction, identity in (*outbound, *inbound)
+            if link.secured is not None
+        ]
+
+    def _connections(self) -> Iterator[dict[str, object]]:
+        return (connection_row(live, self._plane.pods.at(live.pod)) for live in self._plane.registry)
 
     def stats(self) -> channel.Stats:
         self._plane.reporter.count_bytes()

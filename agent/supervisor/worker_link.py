@@ -7,6 +7,7 @@ process now connects to it. What a worker is used for (a slot, or draining) is t
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -160,7 +161,8 @@ class WorkerLink:
             case Answer():
                 future = self._answers.get(message.number)
                 if future is not None and not future.done():
-                    future.set_result(message.value)
+                    value = message.value
+                    future.set_result(json.loads(value) if isinstance(value, bytes) else value)
             case _:
                 self._lose(ChannelError(f"a worker does not send {type(message).__name__}"))
 

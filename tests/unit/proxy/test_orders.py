@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -263,6 +265,29 @@ def test_a_certificate_arrives_whole_and_can_be_taken_back(told: ToldWorker, wor
 # -- answers
 
 
+def answered(told: ToldWorker, number: int | None = None) -> list[dict[str, Any]]:
+    answer, _ = told.hear(channel.Answer)
+    assert number is None or answer.number == number
+    rows = json.loads(answer.value)
+    assert isinstance(rows, list)
+    return rows
+
+
+def test_many_connections_are_listed_in_steps(told: ToldWorker, world: World) -> None:
+    """A worker with as many as it may have serves in between."""
+    apps = [world.connect() for _ in range(PACE + 1)]
+    world.driver.until(lambda: len(world.there.registry) == len(apps))
+    asked = channel.Ask(9, "connections")
+    heard: list[channel.Message] = []
+    steps = told.orders.carry_out(asked, [], heard.append)
+    assert steps is not None and next(steps, "done") is None and not heard
+    assert next(steps, "done") == "done"
+    (answer,) = heard
+    assert isinstance(answer, channel.Answer) and len(json.loads(answer.value)) == len(apps)
+    for app in apps:
+        app.close()
+
+
 def test_a_connection_names_the_service_that_was_asked_for(told: ToldWorker, world: World) -> None:
     """Not one that has the pod too, and was not asked for: metrics guess, this does not."""
     for asked, service in ((f"{VIP}:80", world.web.hostname), (f"{SERVER}:8080", "")):
@@ -270,7 +295,7 @@ def test_a_connection_names_the_service_that_was_asked_for(told: ToldWorker, wor
         app.sendall(b"x")
         assert app.recv(1) == b"x"
         told.tell(channel.Ask(7, "connections"))
-        (row,) = told.hear(channel.Answer)[0].value
+        (row,) = answered(told)
         assert row["service"] == service
         app.close()
         world.driver.until(lambda: not len(world.there.registry))
@@ -281,14 +306,12 @@ def test_connections_and_tunnels_are_listed_for_people(told: ToldWorker, world: 
     app.sendall(b"x")
     assert app.recv(1) == b"x"
     told.tell(channel.Ask(7, "connections"))
-    answer, _ = told.hear(channel.Answer)
-    assert answer.number == 7
-    (row,) = answer.value
+    (row,) = answered(told, 7)
     assert (row["pod"], row["direction"], row["protocol"]) == ("apps/server", "inbound", "HBONE")
     assert row["client"] == str(world.client.identity)
     assert row["actual_dst"] == f"{SERVER}:8080" and row["src"].startswith(f"{CLIENT}:")
     told.tell(channel.Ask(8, "tunnels"))
-    (row,) = told.hear(channel.Answer)[0].value
+    (row,) = answered(told)
     assert (row["direction"], row["tunnels"]) == ("inbound", 1)
     assert (row["identity"], row["peer"]) == (str(world.server.identity), str(world.client.identity))
     app.close()

@@ -120,8 +120,9 @@ def test_questions_find_their_answers_and_fail_with_the_worker(play: Callable[[S
             await until(
                 lambda: asked.extend(m for m, _ in worker.channel.receive()) or len(asked) == 2, "two"
             )
-            for question in reversed(asked):
-                worker.channel.send(Answer(question.number, question.what))
+            first, second = asked
+            worker.channel.send(Answer(second.number, b'"two"'))
+            worker.channel.send(Answer(first.number, "one"))
         assert (one.result(), two.result()) == ("one", "two")
 
         async def unanswered() -> None:
