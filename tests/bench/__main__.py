@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import cni, earlier, flood, kubernetes, profiles, report, starts, sweeps
+from tests.bench import cni, earlier, flood, kubernetes, paths, profiles, report, starts, sweeps
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.envoy import CONCURRENCY
 from tests.bench.rounds import IDLE_CONNECTIONS, MANY, QUICK_MANY, BenchError, Idle, Rounds, Samples
@@ -42,6 +42,7 @@ OTHERS = {
     "kubernetes": kubernetes.main,
     "start": starts.main,
     "flood": flood.main,
+    "node": paths.main,
     "profile": profiles.main,
     "--plot": sweeps.main,
 }

@@ -151,10 +151,15 @@ def ratio(samples: Samples, metric: str, to: str) -> float | None:
     """
     if to == ITSELF:
         return medians(samples)["ztun"].get(metric)
-    mine, other = samples["ztun"].get(metric), samples[to].get(metric)
-    if not mine or not other or not all(other):
+    return ratio_of(samples, metric, "ztun", to)
+
+
+def ratio_of(samples: Samples, metric: str, one: str, other: str) -> float | None:
+    """One system over the other, the median of all rounds; None where either is missing or is 0."""
+    mine, its = samples[one].get(metric), samples[other].get(metric)
+    if not mine or not its or not all(its):
         return None
-    return statistics.median(one / two for one, two in zip(mine, other, strict=True))
+    return statistics.median(first / second for first, second in zip(mine, its, strict=True))
 
 
 def _applies(target: Target, samples: Samples) -> bool:

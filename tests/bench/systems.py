@@ -122,6 +122,8 @@ def hbone_of(mesh: LabMesh, server: str) -> Hbone:
 class Stage:
     """The systems of a run, for a `with`. `is_pinned`: each node on its own core; `before`: an earlier `ztun`."""
 
+    manifests = MANIFESTS
+
     def __init__(
         self,
         name: str,
@@ -188,14 +190,14 @@ class Stage:
 
     def _open_mesh(self, mesh: LabMesh) -> None:
         topology = mesh.topology
-        topology.up(blueprint.read(MANIFESTS))
+        topology.up(blueprint.read(self.manifests))
         for place in (*topology.nodes.values(), *topology.pods.values()):
             with entered(place.netns):
                 for name, value in SYSCTLS.items():
                     write_sysctl(name, value)
         names = {id(self._before): "the earlier ztun", id(self._honest): "ztun with honest connects"}
         self._tell(f"starting {names.get(id(mesh), 'ztun')}")
-        mesh.start(MANIFESTS)
+        mesh.start(self.manifests)
         pods = [pod_of(mesh, "client"), pod_of(mesh, "server")]
         for pod in pods:
             mesh.enroll(pod)
