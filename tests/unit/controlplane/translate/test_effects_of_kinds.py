@@ -1,0 +1,167 @@
+"""What entries, slices and waypoints ask for and do not get is said, to the agents that it concerns."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.controlplane.read.admission import NOTHING, admit
+from agent.controlplane.read.inventory import collect
+from agent.controlplane.read.manifests import parse
+from agent.controlplane.read.remarks import Remark, Scope, Weight
+from agent.controlplane.translate.effects import remarks
+from agent.controlplane.translate.mesh import MeshSettings, mesh_of
+from tests.support.controlplane import pod
+from tests.unit.controlplane.translate.places import (
+    CANARY,
+    HIDES,
+    WEB_HOST,
+    endpoint_slice,
+    gateway,
+    gateway_class,
+    mesh_config,
+    namespace,
+    service,
+    service_entry,
+    workload_entry,
+)
+
+WEB = pod("web", "n1", "10.0.0.1")
+SERVICE = service("s", "demo", "app: web", "10.96.0.1")
+STATIC = "resolution: STATIC, endpoints: [{address: 10.6.0.1}]"
+WAYPOINT = gateway("wp", "demo", ip="10.96.9.1")
+
+
+def said(text: str, *, stored: bool = False) -> list[Remark]:
+    standing = admit(NOTHING, {"f.yaml": parse("f.yaml", text, stored)})
+    assert not standing.errors, standing.errors
+    everything = collect(standing.served())
+    return list(remarks(everything, mesh_of(everything, MeshSettings())))
+
+
+def uses(waypoint: str) -> str:
+    return service("s", "demo", "app: web", "10.96.0.1", labels=waypoint)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "scope"),
+    [
+        (uses("istio.io/use-waypoint: wp"), "demo/wp: there is no such Gateway, or it has no", Scope("demo")),
+        (
+            uses("istio.io/use-waypoint: far")
+            + gateway("far", "demo", ip="10.9.0.1", meta=", labels: {istio.io/waypoint-for: workload}"),
+            "demo/far is not for such (istio.io/waypoint-for)",
+            Scope("demo"),
+        ),
+        (
+            uses("istio.io/use-waypoint: far, istio.io/use-waypoint-namespace: shop")
+            + gateway("far", "shop", ip="10.9.0.1"),
+            "shop/far: its listener lets in other namespaces",
+            Scope("demo"),
+        ),
+        (
+            uses("istio.io/use-waypoint-namespace: shop"),
+            "no effect without istio.io/use-waypoint",
+            Scope("demo"),
+        ),
+        (uses("istio.io/ingress-use-waypoint: maybe"), "'maybe' is none of true, false", Scope("demo")),
+        (uses(CANARY) + WAYPOINT, "there is no such second waypoint for it", Scope("demo")),
+        (
+            namespace("demo", **{"istio.io/use-waypoint": "wp"}),
+            "so connections to it go without one",
+            Scope("demo"),
+        ),
+        (
+            pod("own", "n7", "10.0.0.7", labels="istio.io/use-waypoint: wp"),
+            "there is no such Gateway",
+            Scope(node="n7"),
+        ),
+        (
+            gateway("wp", "demo", ip="10.9.0.1", meta=", labels: {istio.io/waypoint-for: services}"),
+            "'services' is none of service, workload, all, none",
+            Scope("demo"),
+        ),
+        (
+            gateway_class("c", "annotations: {ambient.istio.io/waypoint-inbound-binding: PROXI}"),
+            "'PROXI' is none of NONE, PROXY",
+            Scope(None),
+        ),
+        (
+            service_entry("e", "demo", WEB_HOST, STATIC) + SERVICE,
+            f"host {WEB_HOST} is that of Service demo/s",
+            Scope("demo"),
+        ),
+        (
+            service_entry("a", "demo", "x.example.com", STATIC)
+            + service_entry("b", "demo", "x.example.com", STATIC),
+            "is that of ServiceEntry demo/a",
+            Scope("demo"),
+        ),
+        (
+            SERVICE
+            + endpoint_slice("s", "{addresses: [10.2.0.1]}").replace("port: 8080", "port: 8080, name: web"),
+            "no port of its Service is called 'web'",
+            Scope("demo"),
+        ),
+    ],
+)
+def test_what_does_nothing_concerns_the_agents_of_its_pods(text: str, problem: str, scope: Scope) -> None:
+    [remark] = [r for r in said(WEB + text) if r.weight is Weight.INEFFECTIVE]
+    assert problem in remark.problem and remark.scope == scope
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (endpoint_slice("nobody", "{addresses: [10.2.0.1]}"), "there is no Service demo/nobody"),
+        (gateway("wp", "demo"), "it has no address, so it is nobody's waypoint"),
+        (
+            service_entry("e", "demo", "x.example.com", f"{STATIC}, exportTo: ['.']"),
+            "no effect here: exportTo .",
+        ),
+        (
+            service_entry("e", "demo", "x.example.com", STATIC).replace(
+                "name: http", "name: http, protocol: UDP"
+            ),
+            "ztun serves TCP alone",
+        ),
+        (
+            service_entry(
+                "e", "demo", "x.example.com", "resolution: STATIC, workloadSelector: {labels: {app: wbe}}"
+            ),
+            "no workload of namespace demo has the labels app=wbe",
+        ),
+        (
+            mesh_config(HIDES)
+            + namespace("demo", mesh="'yes'")
+            + service_entry("e", "demo", "x.example.com", STATIC),
+            "hides it from everybody",
+        ),
+    ],
+)
+def test_what_may_be_right_is_a_note(text: str, problem: str) -> None:
+    found = said(WEB + text)
+    assert all(remark.weight is Weight.NOTE for remark in found)
+    assert problem in "".join(remark.problem for remark in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        uses("istio.io/use-waypoint: wp") + WAYPOINT,
+        namespace("demo", **{"istio.io/use-waypoint": "wp"}) + WAYPOINT,
+        uses("istio.io/use-waypoint: none") + namespace("demo"),
+        SERVICE + endpoint_slice("s", "{addresses: [10.2.0.1]}"),
+        service_entry("e", "demo", "x.example.com", STATIC)
+        + service_entry("e", "shop", "x.example.com", STATIC),
+        service("s", "demo", "app: vm", "10.96.0.1")
+        + workload_entry("w", "demo", "10.5.0.1", ", labels: {app: vm}"),
+    ],
+)
+def test_nothing_is_said_of_what_is_right(text: str) -> None:
+    assert said(WEB + text) == []
+
+
+def test_what_an_api_server_let_pass_is_said() -> None:
+    contradicting = service_entry("e", "demo", "x.example.com", "endpoints: [{address: 10.6.0.1}]")
+    [remark] = [r for r in said(contradicting, stored=True) if r.weight is Weight.INEFFECTIVE]
+    assert "resolution NONE goes to the address that was dialled" in remark.problem
