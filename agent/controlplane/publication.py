@@ -16,7 +16,8 @@ from agent.controlplane.read.admission import NOTHING, Standing
 from agent.controlplane.read.changes import Changes, between
 from agent.controlplane.read.directory import Reading
 from agent.controlplane.read.inventory import Inventory, collect
-from agent.controlplane.read.objects import Key, Object
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object
 from agent.controlplane.read.overtaking import Guard, only_closes
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.serve.enrolment_service import EnrolledPods

@@ -15,7 +15,8 @@ from types import MappingProxyType
 
 from agent.controlplane.read.conflicts import Clash, clashes, outlived, own_addresses
 from agent.controlplane.read.manifests import Manifest
-from agent.controlplane.read.objects import Key, Object, Pod, Service
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object, Pod, Service
 from agent.controlplane.read.refused import Outcome, Refused, renamed, standing_in_for
 from agent.controlplane.read.remarks import Remark
 from agent.controlplane.read.yaml_tree import ManifestError

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 
 from agent.controlplane.read.admission import Standing
-from agent.controlplane.read.objects import Key, Object
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object
 from agent.controlplane.read.refused import Outcome
 
 

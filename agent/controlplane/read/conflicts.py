@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from agent.controlplane.read.objects import Key, Object, Pod, Service
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object, Pod, Service
 from agent.controlplane.read.remarks import Remark, Scope, Weight
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.model.address import IP

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from agent.controlplane.read.fields import Field
+from agent.controlplane.read.meta import Meta
 from agent.controlplane.read.objects import (
     ContainerPort,
-    Meta,
     Namespace,
     Node,
     Owner,

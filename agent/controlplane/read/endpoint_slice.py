@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from agent.controlplane.read.core_kinds import PROTOCOLS, read_meta
 from agent.controlplane.read.fields import Field
-from agent.controlplane.read.objects import EndpointSlice, SliceEndpoint, SlicePort
+from agent.controlplane.read.mesh_objects import EndpointSlice, SliceEndpoint, SlicePort
 
 SERVICE_NAME = "kubernetes.io/service-name"
 ADDRESS_TYPES = ("IPv4", "IPv6", "FQDN")

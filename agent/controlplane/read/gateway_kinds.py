@@ -9,7 +9,7 @@ from __future__ import annotations
 from agent.controlplane.read.core_kinds import read_meta
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.label_selectors import read_label_selector
-from agent.controlplane.read.objects import Gateway, GatewayClass, Listener
+from agent.controlplane.read.mesh_objects import Gateway, GatewayClass, Listener
 from agent.model.label_selector import LabelSelector
 
 ADDRESS_TYPE, HOST_TYPE = "IPAddress", "Hostname"

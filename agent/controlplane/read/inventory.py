@@ -8,11 +8,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from agent.controlplane.read.objects import (
-    AuthorizationPolicy,
+from agent.controlplane.read.mesh_objects import (
     EndpointSlice,
     Gateway,
     GatewayClass,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from agent.controlplane.read.objects import (
+    AuthorizationPolicy,
     MeshConfig,
     Namespace,
     Node,
@@ -20,8 +24,6 @@ from agent.controlplane.read.objects import (
     PeerAuthentication,
     Pod,
     Service,
-    ServiceEntry,
-    WorkloadEntry,
 )
 
 T = TypeVar("T", bound=Object)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from agent.controlplane.read.admission import Files, Standing, admit
 from agent.controlplane.read.fields import Place
 from agent.controlplane.read.manifests import Manifest, parse
-from agent.controlplane.read.objects import Key, Object
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object
 from agent.controlplane.read.refused import Outcome, Refused
 from agent.controlplane.read.yaml_tree import split_documents
 

@@ -15,16 +15,15 @@ from enum import Enum
 
 from agent.controlplane.read.core_kinds import read_cluster_ips
 from agent.controlplane.read.fields import Field, Place, is_label, is_name
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.meta import Key, Meta
 from agent.controlplane.read.objects import (
     SYSTEM_NAMESPACE,
     AuthorizationPolicy,
-    Key,
-    Meta,
     Object,
     PeerAuthentication,
     Rule,
     Service,
-    ServiceEntry,
 )
 from agent.controlplane.read.security_kinds import DRY_RUN, read_selector
 from agent.controlplane.read.service_entry import read_addresses, read_hosts

@@ -14,15 +14,8 @@ from typing import TypeVar
 from agent.controlplane.read.core_kinds import read_aged_meta
 from agent.controlplane.read.doubts import Doubts
 from agent.controlplane.read.fields import Field, is_label, is_name
-from agent.controlplane.read.objects import (
-    AuthorizationPolicy,
-    IPRange,
-    Meta,
-    PeerAuthentication,
-    Rule,
-    Target,
-    Terms,
-)
+from agent.controlplane.read.meta import IPRange, Meta
+from agent.controlplane.read.objects import AuthorizationPolicy, PeerAuthentication, Rule, Target, Terms
 from agent.controlplane.read.patterns import may_be_namespace, may_be_principal
 from agent.model.address import AddressError, parse_ip
 

@@ -12,7 +12,8 @@ from ipaddress import ip_network
 from agent.controlplane.read.core_kinds import read_aged_meta
 from agent.controlplane.read.doubts import Doubts
 from agent.controlplane.read.fields import Field
-from agent.controlplane.read.objects import Endpoint, EntryPort, IPRange, ServiceEntry
+from agent.controlplane.read.mesh_objects import Endpoint, EntryPort, ServiceEntry
+from agent.controlplane.read.meta import IPRange
 from agent.controlplane.read.workload_entry import is_host, read_endpoint
 from agent.model.address import IP, AddressError, parse_ip
 

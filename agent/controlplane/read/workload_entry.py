@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from agent.controlplane.read.core_kinds import read_meta
 from agent.controlplane.read.fields import Field
-from agent.controlplane.read.objects import Endpoint, WorkloadEntry
+from agent.controlplane.read.mesh_objects import Endpoint, WorkloadEntry
 from agent.model.address import AddressError, parse_ip
 
 WEIGHT_LIMIT = 2**32 - 1

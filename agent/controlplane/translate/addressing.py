@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from agent.controlplane.read.changes import Changes
-from agent.controlplane.read.objects import Key, Object, Pod, Service, ServiceEntry
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object, Pod, Service
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.translate.entry_vips import allocate_hosts, host_names, is_of_host
 from agent.controlplane.translate.vips import Remembered, allocate, remembered_name

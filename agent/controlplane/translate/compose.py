@@ -13,13 +13,7 @@ from itertools import chain
 
 from agent.controlplane.read.changes import Changes
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import (
-    AuthorizationPolicy,
-    MeshConfig,
-    Namespace,
-    Pod,
-    Service,
-)
+from agent.controlplane.read.objects import AuthorizationPolicy, MeshConfig, Namespace, Pod, Service
 from agent.controlplane.translate.authorization_policy import policy_name, translate_policy
 from agent.controlplane.translate.making import Making, PodKey
 from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of

@@ -9,7 +9,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import AuthorizationPolicy, Meta, Pod, ServiceEntry, Target
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.meta import Meta
+from agent.controlplane.read.objects import AuthorizationPolicy, Pod, Target
 from agent.controlplane.read.refused import Refused
 from agent.controlplane.translate.authorization_policy import why_left_out
 from agent.controlplane.translate.mesh import Mesh, discovered

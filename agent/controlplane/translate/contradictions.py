@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import NamedTuple, TypeVar
 
-from agent.controlplane.read.objects import AuthorizationPolicy, IPRange, Rule, Terms
+from agent.controlplane.read.meta import IPRange
+from agent.controlplane.read.objects import AuthorizationPolicy, Rule, Terms
 
 T = TypeVar("T")
 

@@ -10,16 +10,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from agent.controlplane.read.inventory import Inventory
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.meta import Key
 from agent.controlplane.read.objects import (
     AuthorizationPolicy,
     Guard,
-    Key,
     Labelled,
     Object,
     PeerAuthentication,
     Pod,
     Service,
-    ServiceEntry,
 )
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.security_kinds import DRY_RUN

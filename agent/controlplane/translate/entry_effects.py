@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import EndpointSlice, Service, ServiceEntry
+from agent.controlplane.read.mesh_objects import EndpointSlice, ServiceEntry
+from agent.controlplane.read.objects import Service
 from agent.controlplane.read.remarks import Remark, Scope
 from agent.controlplane.translate.hosts import HIDDEN, Hosts
 from agent.controlplane.translate.mesh import Mesh, namespace_labels

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network, IPv6Network
 
-from agent.controlplane.read.objects import ServiceEntry
+from agent.controlplane.read.mesh_objects import ServiceEntry
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.translate.vips import Remembered, probe
 from agent.model.address import CIDR, IP, parse_ip

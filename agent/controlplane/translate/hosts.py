@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from agent.controlplane.read.objects import Key, Meta, Service, ServiceEntry
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.meta import Key, Meta
+from agent.controlplane.read.objects import Service
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.relation import Relation
 

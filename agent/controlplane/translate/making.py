@@ -8,17 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from agent.controlplane.read.objects import (
-    EndpointSlice,
-    Gateway,
-    Key,
-    Labelled,
-    Object,
-    Pod,
-    Service,
-    ServiceEntry,
-    WorkloadEntry,
-)
+from agent.controlplane.read.mesh_objects import EndpointSlice, Gateway, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Labelled, Object, Pod, Service
 from agent.controlplane.translate import outsiders, ports
 from agent.controlplane.translate.authorization_policy import policy_name
 from agent.controlplane.translate.mesh_index import MeshIndex

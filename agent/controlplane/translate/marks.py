@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from agent.controlplane.read.objects import Namespace, Pod, Service, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.mesh_objects import ServiceEntry, WorkloadEntry
+from agent.controlplane.read.objects import Namespace, Pod, Service
 from agent.controlplane.translate.pod import CAPTURED, TUNNEL
 from agent.controlplane.translate.service import FIELD_VALUES, PREFERENCES, TRAFFIC_DISTRIBUTION
 

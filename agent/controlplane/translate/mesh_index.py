@@ -13,12 +13,16 @@ from typing import TypeVar
 
 from agent.controlplane.read.changes import Changes
 from agent.controlplane.read.inventory import Inventory, collect
-from agent.controlplane.read.objects import (
-    AuthorizationPolicy,
+from agent.controlplane.read.mesh_objects import (
     EndpointSlice,
     Gateway,
     GatewayClass,
-    Key,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import (
+    AuthorizationPolicy,
     Labelled,
     Namespace,
     Node,
@@ -26,8 +30,6 @@ from agent.controlplane.read.objects import (
     PeerAuthentication,
     Pod,
     Service,
-    ServiceEntry,
-    WorkloadEntry,
 )
 from agent.controlplane.translate.authorization_policy import why_left_out
 from agent.controlplane.translate.hosts import Hosts

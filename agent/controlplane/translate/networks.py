@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from agent.controlplane.read.gateway_kinds import ADDRESS_TYPE, HOST_TYPE
-from agent.controlplane.read.objects import Gateway
+from agent.controlplane.read.mesh_objects import Gateway
 from agent.controlplane.translate.mesh import NETWORK_LABEL
 from agent.controlplane.translate.waypoints import gateway_address
 from agent.model.address import parse_ip

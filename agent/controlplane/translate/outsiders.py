@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from agent.controlplane.read.objects import (
+from agent.controlplane.read.mesh_objects import (
     Endpoint,
     EndpointSlice,
-    Meta,
     ServiceEntry,
     SliceEndpoint,
     WorkloadEntry,
 )
+from agent.controlplane.read.meta import Meta
 from agent.controlplane.translate.pod import (
     CAPTURED,
     NAMES,

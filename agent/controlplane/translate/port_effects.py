@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import AuthorizationPolicy, Key, PeerAuthentication, Pod, Service
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import AuthorizationPolicy, PeerAuthentication, Pod, Service
 from agent.controlplane.translate.authorization_policy import why_left_out
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.pod import is_announced

@@ -7,15 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from agent.controlplane.read.objects import Endpoint as Outsider
-from agent.controlplane.read.objects import (
-    EndpointSlice,
-    EntryPort,
-    Pod,
-    Service,
-    ServiceEntry,
-    WorkloadEntry,
-)
+from agent.controlplane.read.mesh_objects import Endpoint as Outsider
+from agent.controlplane.read.mesh_objects import EndpointSlice, EntryPort, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.objects import Pod, Service
 from agent.pb import workload_pb2 as wds
 
 Pair = tuple[int, int]

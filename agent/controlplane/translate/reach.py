@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from agent.controlplane.read.objects import (
-    EVERYWHERE,
-    AuthorizationPolicy,
+from agent.controlplane.read.mesh_objects import (
     EndpointSlice,
     Gateway,
     GatewayClass,
+    ServiceEntry,
+    WorkloadEntry,
+)
+from agent.controlplane.read.objects import (
+    EVERYWHERE,
+    AuthorizationPolicy,
     Labelled,
     Namespace,
     Node,
@@ -22,8 +26,6 @@ from agent.controlplane.read.objects import (
     PeerAuthentication,
     Pod,
     Service,
-    ServiceEntry,
-    WorkloadEntry,
 )
 from agent.controlplane.translate.mesh import NETWORK_LABEL
 from agent.controlplane.translate.mesh_index import MeshIndex

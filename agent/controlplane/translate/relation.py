@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Generic, TypeVar
 
-from agent.controlplane.read.objects import Key, Object
+from agent.controlplane.read.meta import Key
+from agent.controlplane.read.objects import Object
 
 N = TypeVar("N", bound=Hashable)
 T = TypeVar("T", bound=Object)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from agent.controlplane.read.objects import IPRange, Namespace, ServiceEntry
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.meta import IPRange
+from agent.controlplane.read.objects import Namespace
 from agent.controlplane.translate.ports import tcp_ports
 from agent.controlplane.translate.service import PREFERENCES, TRAFFIC_DISTRIBUTION
 from agent.model.address import NetworkAddress

@@ -9,15 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import (
-    Gateway,
-    GatewayClass,
-    Namespace,
-    Pod,
-    Service,
-    ServiceEntry,
-    WorkloadEntry,
-)
+from agent.controlplane.read.mesh_objects import Gateway, GatewayClass, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.objects import Namespace, Pod, Service
 from agent.controlplane.read.remarks import Remark, Scope
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.remarking import remark

@@ -14,18 +14,9 @@ from itertools import chain
 
 from agent.controlplane.read.gateway_kinds import ADDRESS_TYPE, HOST_TYPE
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import (
-    Gateway,
-    GatewayClass,
-    Key,
-    Listener,
-    Meta,
-    Namespace,
-    Pod,
-    Service,
-    ServiceEntry,
-    WorkloadEntry,
-)
+from agent.controlplane.read.mesh_objects import Gateway, GatewayClass, Listener, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.meta import Key, Meta
+from agent.controlplane.read.objects import Namespace, Pod, Service
 from agent.controlplane.translate.mesh import NAME_LABEL
 from agent.model.address import parse_ip
 from agent.pb import workload_pb2 as wds

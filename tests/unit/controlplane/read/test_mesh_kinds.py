@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.controlplane.read.admission import NOTHING, admit
 from agent.controlplane.read.kinds import KINDS
 from agent.controlplane.read.manifests import Manifest, parse
-from agent.controlplane.read.objects import EndpointSlice, Gateway, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.mesh_objects import EndpointSlice, Gateway, ServiceEntry, WorkloadEntry
 from agent.controlplane.read.refused import Outcome
 from agent.controlplane.read.remarks import Weight
 from tests.unit.controlplane.translate.places import gateway, workload_entry

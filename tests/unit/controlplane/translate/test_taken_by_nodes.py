@@ -9,7 +9,8 @@ import pytest
 from agent.controlplane.read.admission import NOTHING, admit
 from agent.controlplane.read.inventory import collect
 from agent.controlplane.read.manifests import parse
-from agent.controlplane.read.objects import Service, ServiceEntry
+from agent.controlplane.read.mesh_objects import ServiceEntry
+from agent.controlplane.read.objects import Service
 from agent.controlplane.translate.addressing import Addressing
 from agent.controlplane.translate.compose import translate
 from agent.controlplane.translate.mesh import MeshSettings
