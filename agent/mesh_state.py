@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
 from agent import channel
@@ -20,15 +20,13 @@ from agent.model.policy import Authorization, RefusedPolicy
 from agent.model.service import Service
 from agent.model.steps import Steps, each, goes_on
 from agent.model.workload import Workload
-from agent.state.apply import Batch
+from agent.state.apply import Batch, address_name
 from agent.state.store import Store
 from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization, refused_policy
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received
+from agent.wire.xds_encode import encode_address
 
 log = logging.getLogger(__name__)
-
-TYPES = (AUTHORIZATION, ADDRESS)
-"""In the order a worker gets them: policies before the workloads that name them."""
 
 PART = 256
 """Resources in one message to a worker."""
@@ -45,7 +43,7 @@ class Refused(NamedTuple):
 
 
 class MeshState:
-    """Accepted resources by type and name, with the decoded snapshot beside them."""
+    """Accepted policies by name, and what is refused; the rest is in the store."""
 
     def __init__(
         self,
@@ -59,7 +57,7 @@ class MeshState:
         self._one_change = asyncio.Lock()
         self._broadcast = broadcast
         self._applied = applied
-        self._raw: dict[str, dict[str, bytes]] = {ADDRESS: {}, AUTHORIZATION: {}}
+        self._policies: dict[str, bytes] = {}
         self._refused: dict[str, dict[str, Refused]] = {ADDRESS: {}, AUTHORIZATION: {}}
         self._revision = 0
 
@@ -86,35 +84,43 @@ class MeshState:
         """
         async with self._one_change:
             decoded, refused = await self._in_slices(decoding(type_url, updates))
-            held = self._raw[type_url]
-            fresh = {name: updates[name] for name in decoded if held.get(name) != updates[name]}
-            gone = [name for name in removed if name in held]
             over = decoded.keys() | set(removed)
             standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
             standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
             # Workers judge by refused policies too: those that are in force nowhere deny.
             is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
-            if fresh or gone or is_new_for_workers:
-                values = {name: decoded[name] for name in fresh}
-                policies = refused_policies(standing if type_url == AUTHORIZATION else {})
-                await self._in_slices(self.store.applying(batch_of(type_url, values, gone, policies)))
+            policies = refused_policies(standing if type_url == AUTHORIZATION else {})
+            names = tuple(decoded)
+            batch = batch_of(type_url, decoded, removed, policies)
+            changes = await self._in_slices(self.store.applying(batch))
             # From here on at once: a worker that comes now is told the whole of it, or else what was before.
+            changed = {*changes.workloads, *changes.policies, *map(str, changes.services)}
+            fresh = {name: updates[name] for name in names if name in changed}
+            gone = [name for name in removed if name in changed]
             self._refused[type_url] = standing
-            if fresh or gone or is_new_for_workers:
-                held.update(fresh)
+            if type_url == AUTHORIZATION:
+                self._policies.update(fresh)
                 for name in gone:
-                    del held[name]
+                    self._policies.pop(name, None)
+            if fresh or gone or is_new_for_workers:
                 self._revision += 1
-                for message in self._messages(type_url, fresh, gone):
+                for message in self._messages(type_url, fresh.items(), len(fresh), gone):
                     self._broadcast(message)
                 await self._applied(self._revision)
         return refused
 
     def brief(self, send: Callable[[Message], None]) -> None:
         """Send a worker that has just come everything there is."""
-        for type_url in TYPES:
-            for message in self._messages(type_url, self._raw[type_url], full=True):
-                send(message)
+        snapshot = self.store.current
+        resources: Iterator[Workload | Service] = chain(
+            snapshot.workloads.values(), snapshot.services.values()
+        )
+        addresses = ((address_name(resource), encode_address(resource)) for resource in resources)
+        count = len(snapshot.workloads) + len(snapshot.services)
+        for message in self._messages(AUTHORIZATION, self._policies.items(), len(self._policies), full=True):
+            send(message)
+        for message in self._messages(ADDRESS, addresses, count, full=True):
+            send(message)
 
     async def _in_slices(self, work: Steps[T]) -> T:
         """The result of long work, with other tasks served in between."""
@@ -129,15 +135,20 @@ class MeshState:
         return results[0]
 
     def _messages(
-        self, type_url: str, updates: Raw, removed: Sequence[str] = (), *, full: bool = False
+        self,
+        type_url: str,
+        updates: Iterable[tuple[str, bytes]],
+        count: int,
+        removed: Sequence[str] = (),
+        *,
+        full: bool = False,
     ) -> Iterator[channel.Resources]:
-        """One change, in parts that a worker takes in its stride."""
+        """One change of so many updates, in parts that a worker takes in its stride."""
         refused = refused_policies(self._refused[AUTHORIZATION] if type_url == AUTHORIZATION else {})
         rows = tuple((name, r.reason, r.scope.value, r.namespace, r.dry_run) for name, r in refused.items())
-        rest = iter(updates.items())
-        left = len(updates)
-        while left > PART:
-            part, left = tuple(islice(rest, PART)), left - PART
+        rest = iter(updates)
+        while count > PART:
+            part, count = tuple(islice(rest, PART)), count - PART
             yield channel.Resources(self._revision, type_url, part, full=full, is_last=False)
         yield channel.Resources(self._revision, type_url, tuple(rest), removed, full, rows)
 
@@ -181,12 +192,14 @@ def check_name(name: str, value: Workload | Service | Authorization) -> None:
 
 def batch_of(
     type_url: str,
-    decoded: Mapping[str, Workload | Service | Authorization],
+    decoded: dict[str, Workload | Service | Authorization],
     removed: Iterable[str],
     refused: Mapping[str, RefusedPolicy],
 ) -> Batch:
+    """A batch that takes what was decoded with it, address by address."""
     if type_url == ADDRESS:
-        addresses = tuple(v for v in decoded.values() if not isinstance(v, Authorization))
+        taken = map(decoded.pop, tuple(decoded))
+        addresses = (each for each in taken if not isinstance(each, Authorization))
         return Batch(addresses=addresses, removed_addresses=tuple(removed))
     policies = tuple((name, v) for name, v in decoded.items() if isinstance(v, Authorization))
     return Batch(

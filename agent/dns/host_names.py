@@ -65,7 +65,8 @@ class LooksUp:
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
         for uid in changes.workloads:
-            workload = snapshot.workloads.get(uid)
+            workloads = snapshot.workloads
+            workload = workloads.get(uid) if workloads.may_have_hostname(uid) else None
             self._wanted.pop(uid, None)
             if workload is not None and workload.hostname and not workload.addresses:
                 self._wanted[uid] = workload.hostname

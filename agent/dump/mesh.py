@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agent.model.address import NamespacedHostname
 from agent.model.policy import Authorization, Match, ServiceAccountMatch, StringMatch, StringMatchKind
 from agent.model.service import IPFamilies, LoadBalancing, Service
 from agent.model.workload import GatewayAddress, Locality, Workload
 from agent.state.snapshot import Snapshot
 
 Row = dict[str, Any]
-Links = Mapping[str, Mapping[int, int]]
-"""uid -> service port -> port of the workload."""
 
 
 def workload_rows(snapshot: Snapshot) -> Iterator[Row]:
@@ -26,7 +25,7 @@ def workload_rows(snapshot: Snapshot) -> Iterator[Row]:
 def service_rows(snapshot: Snapshot) -> Iterator[Row]:
     """With the endpoints that workloads name, the unhealthy ones too: their `status` says so."""
     for key in sorted(snapshot.services):
-        yield service_row(snapshot.services[key], endpoints(snapshot, snapshot.links.get(key, {})))
+        yield service_row(snapshot.services[key], endpoints(snapshot, key))
 
 
 def policy_rows(snapshot: Snapshot) -> Iterator[Row]:
@@ -36,7 +35,7 @@ def policy_rows(snapshot: Snapshot) -> Iterator[Row]:
 def staged_services(snapshot: Snapshot) -> Row:
     """Endpoints of Services that nobody has described yet."""
     unknown = sorted(key for key in snapshot.links if key not in snapshot.services)
-    return {str(key): endpoints(snapshot, snapshot.links[key]) for key in unknown}
+    return {str(key): endpoints(snapshot, key) for key in unknown}
 
 
 def workload_row(workload: Workload) -> Row:
@@ -102,11 +101,11 @@ def service_row(service: Service, endpoints: Row) -> Row:
 _SPARED_OF_SERVICE = frozenset(("cidrVips", "waypoint", "weightedWaypoints", "loadBalancer", "ipFamilies"))
 
 
-def endpoints(snapshot: Snapshot, links: Links) -> Row:
+def endpoints(snapshot: Snapshot, key: NamespacedHostname) -> Row:
     """By the uid of the workload, as they are listed."""
     return {
-        uid: {"workloadUid": uid, "port": _ports(ports), "status": snapshot.workloads[uid].status.value}
-        for uid, ports in links.items()
+        each.uid: {"workloadUid": each.uid, "port": _ports(each.services[key]), "status": each.status.value}
+        for each in snapshot.linked(key)
     }
 
 

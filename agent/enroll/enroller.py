@@ -221,7 +221,8 @@ class Enroller:
     @property
     def trust_domain(self) -> str:
         """Of the mesh as far as it is known; empty while nothing is."""
-        return next((each.trust_domain for each in self._store.current.workloads.values()), "")
+        some = self._store.current.workloads.some()
+        return some.trust_domain if some is not None else ""
 
     # -- steps
 

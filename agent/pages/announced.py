@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.admin.server import Request, Response, as_json
-from agent.model.workload import TunnelProtocol
 from agent.state.store import Store
 
 
@@ -14,6 +13,4 @@ class AnnouncedPage:
     store: Store
 
     async def __call__(self, _: Request) -> Response:
-        workloads = self.store.current.workloads.values()
-        names = sorted(f"{w.namespace}/{w.name}" for w in workloads if w.protocol is TunnelProtocol.HBONE)
-        return as_json({"announced": names})
+        return as_json({"announced": sorted(self.store.current.workloads.announced())})

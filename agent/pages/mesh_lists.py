@@ -18,6 +18,7 @@ class PoliciesPage:
 
     async def __call__(self, _: Request) -> Response:
         snapshot = self.store.current
+        here = tuple(snapshot.local_workloads())
         rows = [
             {
                 "policy": policy.key,
@@ -25,7 +26,7 @@ class PoliciesPage:
                 "action": policy.action.value,
                 "rules": len(policy.rules),
                 "dry_run": policy.dry_run,
-                "pods": _judged_here(snapshot, resource, policy),
+                "pods": _judged_here(here, resource, policy),
             }
             for resource, policy in sorted(snapshot.policies.items(), key=lambda item: item[1].key)
         ]
@@ -42,7 +43,7 @@ class ServicesPage:
         return as_json({"services": [_service(snapshot, service) for service in services]})
 
 
-def _judged_here(snapshot: Snapshot, resource: str, policy: Authorization) -> list[str]:
+def _judged_here(here: tuple[Workload, ...], resource: str, policy: Authorization) -> list[str]:
     """The pods of this node whose connections it judges."""
 
     def is_judged(workload: Workload) -> bool:
@@ -50,11 +51,7 @@ def _judged_here(snapshot: Snapshot, resource: str, policy: Authorization) -> li
             return resource in workload.authorization_policies
         return policy.scope is Scope.GLOBAL or policy.namespace == workload.namespace
 
-    return sorted(
-        f"{workload.namespace}/{workload.name}"
-        for workload in snapshot.workloads.values()
-        if snapshot.is_local(workload) and is_judged(workload)
-    )
+    return sorted(f"{workload.namespace}/{workload.name}" for workload in here if is_judged(workload))
 
 
 def _service(snapshot: Snapshot, service: Service) -> dict[str, object]:

@@ -11,9 +11,10 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from itertools import starmap
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -28,8 +29,10 @@ from agent.log_levels import Levels, put_in_force
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
-from agent.model.policy import RefusedPolicy, Scope
+from agent.model.policy import Authorization, RefusedPolicy, Scope
+from agent.model.service import Service
 from agent.model.steps import Steps, each
+from agent.model.workload import Workload
 from agent.net.accept import Acceptor
 from agent.net.loop import Timer
 from agent.net.member_table import MemberTable
@@ -45,17 +48,13 @@ from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
 log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S = 10.0
-_DECODE: Mapping[str, Callable[[str, bytes], Any]] = {
-    ADDRESS: decode_address,
-    AUTHORIZATION: decode_authorization,
-}
 
 
 class Part(NamedTuple):
-    """What one message of a change has brought: names and decoded resources."""
+    """What one message of a change has brought: names and resources."""
 
     revision: int
-    values: list[tuple[str, Any]]
+    updates: Sequence[tuple[str, bytes]]
 
 
 class Orders:
@@ -204,40 +203,43 @@ class Orders:
 
     def _apply(self, part: channel.Resources, reply: Callable[[Message], None]) -> Steps[None]:
         """The parts of a change are collected, decoded, and take effect together with the last."""
-        if part.type_url not in _DECODE:
+        if part.type_url not in (ADDRESS, AUTHORIZATION):
             raise channel.ChannelError(f"unknown resource type {part.type_url}")
-        decode, arrived = _DECODE[part.type_url], self._arrived
+        arrived = self._arrived
         if arrived and arrived[0].revision != part.revision:
             raise channel.ChannelError(f"a change without its end, before revision {part.revision}")
+        arrived.append(Part(part.revision, part.updates))
         if not part.is_last:
             # It would walk all that is held again and again while that grows, for a tenth of a second each time.
             gc.disable()
-        arrived.append(Part(part.revision, []))
-        yield from each(part.updates, lambda update: arrived[-1].values.append((update[0], decode(*update))))
-        if part.is_last:
-            self._arrived = []
-            values = [pair for each_part in arrived for pair in each_part.values]
-            batch = yield from self._batch(part, values)
-            # The data plane ends what the new state does not allow before this returns.
-            yield from self._plane.store.applying(batch)
-            if not gc.isenabled():
-                # State holds no cycles, and connections that end leave none: nothing that is there now needs it.
-                gc.freeze()
-                gc.enable()
-            reply(channel.Applied(part.revision))
+            return
+        self._arrived = []
+        batch = yield from self._batch(part, arrived)
+        # The data plane ends what the new state does not allow before this returns.
+        yield from self._plane.store.applying(batch)
+        if not gc.isenabled():
+            # State holds no cycles, and connections that end leave none: nothing that is there now needs it.
+            gc.freeze()
+            gc.enable()
+        reply(channel.Applied(part.revision))
 
-    def _batch(self, last: channel.Resources, values: list[tuple[str, Any]]) -> Steps[Batch]:
+    def _batch(self, last: channel.Resources, arrived: list[Part]) -> Steps[Batch]:
         snapshot = self._plane.store.current
         if last.type_url == ADDRESS:
-            addresses = [value for _, value in values]
+            addresses = decoded(arrived)
             if last.full:
-                return (yield from full_addresses(snapshot, addresses))
-            return Batch(addresses=tuple(addresses), removed_addresses=tuple(last.removed))
+                names: set[str] = set()
+                yield from each(arrived, lambda part: names.update(name for name, _ in part.updates))
+                return (yield from full_addresses(snapshot, addresses, names))
+            return Batch(addresses=addresses, removed_addresses=tuple(last.removed))
+        policies: list[tuple[str, Authorization]] = []
+        for part in arrived:
+            yield from each(part.updates, lambda update: policies.append(decoded_policy(*update)))
         refused = {name: RefusedPolicy(why, Scope(s), ns, dry) for name, why, s, ns, dry in last.refused}
         if last.full:
-            return replace(full_authorizations(snapshot, values), refused_authorizations=refused)
+            return replace(full_authorizations(snapshot, policies), refused_authorizations=refused)
         return Batch(
-            authorizations=tuple(values),
+            authorizations=tuple(policies),
             removed_authorizations=tuple(last.removed),
             refused_authorizations=refused,
         )
@@ -306,6 +308,17 @@ class Orders:
             acceptor.close()
         for sock in self._owners.pop(owner, {}).values():
             sock.close()
+
+
+def decoded(arrived: list[Part]) -> Iterator[Workload | Service]:
+    """The addresses of a change. Each part is let go of when it is done with."""
+    arrived.reverse()
+    while arrived:
+        yield from starmap(decode_address, arrived.pop().updates)
+
+
+def decoded_policy(name: str, raw: bytes) -> tuple[str, Authorization]:
+    return name, decode_authorization(name, raw)
 
 
 def credentials(message: channel.Secret) -> Credentials:

@@ -8,14 +8,15 @@ know about the changes is not decided here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
 from agent.model.address import AddressError, NamespacedHostname
 from agent.model.policy import Authorization, RefusedPolicy
 from agent.model.service import Service
-from agent.model.steps import Steps, each, to_the_end
+from agent.model.steps import PACE, Steps, each, to_the_end
 from agent.model.workload import Workload
 from agent.state.draft import Draft
 from agent.state.snapshot import Snapshot
@@ -28,7 +29,8 @@ T = TypeVar("T")
 class Batch:
     """Resources accepted together. Removals hold xDS names and are applied after the updates."""
 
-    addresses: tuple[Workload | Service, ...] = ()
+    addresses: Iterable[Workload | Service] = ()
+    """Gone through once."""
     removed_addresses: tuple[str, ...] = ()
     authorizations: tuple[tuple[str, Authorization], ...] = ()
     """Pairs of xDS name and policy."""
@@ -41,9 +43,9 @@ class Batch:
 class Changes:
     """What differs from the snapshot before: added, replaced and removed alike."""
 
-    workloads: frozenset[str] = field(default_factory=frozenset)
-    services: frozenset[NamespacedHostname] = field(default_factory=frozenset)
-    policies: frozenset[str] = field(default_factory=frozenset)
+    workloads: Set[str] = field(default_factory=frozenset)
+    services: Set[NamespacedHostname] = field(default_factory=frozenset)
+    policies: Set[str] = field(default_factory=frozenset)
 
     def __bool__(self) -> bool:
         return bool(self.workloads or self.services or self.policies)
@@ -77,23 +79,38 @@ def applying(snapshot: Snapshot, batch: Batch) -> Steps[tuple[Snapshot, Changes]
     yield from each(_last(batch.authorizations).items(), take_policy)
     refused = batch.refused_authorizations
     changes = Changes(
-        frozenset([*workloads, *gone_workloads]),
-        frozenset([*services, *gone_services]),
+        (yield from _names(workloads, gone_workloads)),
+        (yield from _names(services, gone_services)),
         frozenset([*policies, *gone_policies, *_differing(snapshot.refused_policies, refused)]),
     )
     if not changes:
         return snapshot, NO_CHANGES
     draft = Draft(snapshot)
-    yield
-    yield from each(services.values(), draft.put_service)
-    yield from each(workloads.values(), draft.put_workload)
-    yield from each(gone_workloads, draft.remove_workload)
-    yield from each(gone_services, draft.remove_service)
+    # Each is let go of as soon as it is a row: all at once would take as long as a slice.
+    for key in list(services):
+        yield from draft.put_service(services.pop(key))
+        yield
+    for count, uid in enumerate(list(workloads), 1):
+        yield from draft.put_workload(workloads.pop(uid))
+        if not count % PACE:
+            yield
+    for count, uid in enumerate(gone_workloads, 1):
+        yield from draft.remove_workload(uid)
+        if not count % PACE:
+            yield
+    for key in gone_services:
+        yield from draft.remove_service(key)
     yield from each(policies.items(), lambda pair: draft.put_policy(*pair))
     yield from each(gone_policies, draft.remove_policy)
     if refused is not None:
         draft.replace_refused(refused)
-    return draft.finish(), changes
+    return (yield from draft.finish()), changes
+
+
+def _names(changed: Iterable[K], gone: Iterable[K]) -> Steps[Set[K]]:
+    found: set[K] = set()
+    yield from each(chain(changed, gone), found.add)
+    return found
 
 
 def _differing(
@@ -127,11 +144,13 @@ def _changed_addresses(
             return
         if isinstance(resource, Workload):
             workloads.pop(resource.uid, None)
-            if snapshot.workloads.get(resource.uid) != resource:
+            held = snapshot.workloads.held(resource.uid)
+            if held is None or held[1] != resource:
                 workloads[resource.uid] = resource
         else:
             services.pop(resource.key, None)
-            if snapshot.services.get(resource.key) != resource:
+            known = snapshot.services.held(resource.key)
+            if known is None or known[1] != resource:
                 services[resource.key] = resource
 
     yield from each(batch.addresses, take)
@@ -164,21 +183,20 @@ def address_name(resource: Workload | Service) -> str:
     return resource.uid if isinstance(resource, Workload) else str(resource.key)
 
 
-def full_addresses(snapshot: Snapshot, addresses: Iterable[Workload | Service]) -> Steps[Batch]:
-    """The batch that makes these the only workloads and services."""
-    resources = tuple(addresses)
-    names: set[str] = set()
+def full_addresses(
+    snapshot: Snapshot, addresses: Iterable[Workload | Service], names: Container[str]
+) -> Steps[Batch]:
+    """The batch that makes these, which have these names, the only workloads and services."""
     missing: list[str] = []
 
-    def take(known: str | NamespacedHostname) -> None:
-        name = str(known)
+    def take(there: str | NamespacedHostname) -> None:
+        name = str(there)
         if name not in names:
             missing.append(name)
 
-    yield from each(resources, lambda resource: names.add(address_name(resource)))
     yield from each(snapshot.workloads, take)
     yield from each(snapshot.services, take)
-    return Batch(addresses=resources, removed_addresses=tuple(missing))
+    return Batch(addresses=addresses, removed_addresses=tuple(missing))
 
 
 def full_authorizations(snapshot: Snapshot, policies: Iterable[tuple[str, Authorization]]) -> Batch:

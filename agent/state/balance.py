@@ -14,7 +14,7 @@ from random import Random
 
 from agent.model.service import Mode, Scope, Service
 from agent.model.workload import Workload
-from agent.state.snapshot import Endpoint, Endpoints
+from agent.state.endpoints import Endpoint, Endpoints, Group
 
 
 class Purpose(Enum):
@@ -47,8 +47,8 @@ def choose(
         first = _draw(endpoints, rng)
         if first is None or fits(first):
             return first
-    usable = [endpoint for endpoint in endpoints.all if fits(endpoint)]
-    return _draw(Endpoints.of(_preferred(source, service, usable)), rng)
+    groups = _preferred(source, service, [group for group in endpoints.groups if fits(group.one)])
+    return _draw_of(endpoints, groups, rng)
 
 
 def is_reachable(source: Workload, workload: Workload) -> bool:
@@ -75,17 +75,17 @@ def target_port(service: Service, endpoint: Endpoint, port: int) -> int | None:
     return port if tunnel is not None and tunnel.port is not None else None
 
 
-def _preferred(source: Workload, service: Service, endpoints: list[Endpoint]) -> list[Endpoint]:
+def _preferred(source: Workload, service: Service, groups: list[Group]) -> list[Group]:
     """Those of the best rank under the service's preferences; all of them in other modes."""
     balancing = service.load_balancing
     if balancing.mode not in (Mode.STRICT, Mode.FAILOVER):
-        return endpoints
+        return groups
     scopes = balancing.preferences
     if balancing.mode is Mode.STRICT:
-        return [e for e in endpoints if all(_is_equal(source, e.workload, s) for s in scopes)]
-    ranks = [rank(source, e.workload, scopes) for e in endpoints]
+        return [g for g in groups if all(_is_equal(source, g.one.workload, s) for s in scopes)]
+    ranks = [rank(source, g.one.workload, scopes) for g in groups]
     best = max(ranks, default=0)
-    return [e for e, r in zip(endpoints, ranks, strict=True) if r == best]
+    return [g for g, r in zip(groups, ranks, strict=True) if r == best]
 
 
 def rank(source: Workload, workload: Workload, scopes: tuple[Scope, ...]) -> int:
@@ -115,6 +115,18 @@ def _draw(endpoints: Endpoints, rng: Random) -> Endpoint | None:
     if total == 0:
         return None
     return endpoints.all[bisect_right(endpoints.totals, rng.randrange(total))]
+
+
+def _draw_of(endpoints: Endpoints, groups: list[Group], rng: Random) -> Endpoint | None:
+    """The same, of those in some groups."""
+    totals = list(accumulate(g.one.workload.capacity * len(g.members) for g in groups))
+    if not totals or totals[-1] == 0:
+        return None
+    drawn = rng.randrange(totals[-1])
+    index = bisect_right(totals, drawn)
+    group = groups[index]
+    behind = totals[index] - drawn - 1
+    return endpoints.all[group.members[behind // group.one.workload.capacity]]
 
 
 def weighted_index(weights: tuple[int, ...], rng: Random) -> int | None:

@@ -1,4 +1,4 @@
-"""The next snapshot while `apply` builds it: mutable copies of the indexes, one resource at a time.
+"""The next snapshot while `apply` builds it: copies of what changes, one resource at a time.
 
 Invariant after every call: the indexes say exactly what the resources say. Resources are never edited in an
 index; they are taken out with the value that was put in, then put back. Nobody but `apply` sees a Draft.
@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from agent.model.address import NamespacedHostname, NetworkAddress
+from agent.model.address import NamespacedHostname
 from agent.model.policy import Authorization, RefusedPolicy, Scope
 from agent.model.service import Service
+from agent.model.steps import Steps
 from agent.model.workload import Workload
-from agent.state.snapshot import Snapshot, address_rank
+from agent.state.draft_addresses import ServicesDraft, WorkloadsDraft
+from agent.state.snapshot import Snapshot
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 def _add(index: dict[K, tuple[V, ...]], key: K, alone: tuple[V]) -> None:
-    """Add the one value of `alone`, which most entries can share between indexes as it is."""
     there = index.get(key)
     index[key] = alone if there is None else there + alone
 
@@ -35,21 +36,13 @@ def _discard(index: dict[K, tuple[V, ...]], key: K, unwanted: Callable[[V], bool
 
 
 class Draft:
-    """A snapshot under construction. One flat copy of every index, nested ones copied when first touched."""
+    """A snapshot under construction. What the batch does not touch is that of the base."""
 
     def __init__(self, base: Snapshot) -> None:
         self._base = base
-        self._workloads = dict(base.workloads)
-        self._services = dict(base.services)
+        self._workloads = WorkloadsDraft(base.workloads, base.links)
+        self._services = ServicesDraft(base.services)
         self._policies = dict(base.policies)
-        self._uids_by_address = dict(base.uids_by_address)
-        self._uids_by_name = dict(base.uids_by_name)
-        self._uids_by_hostname = dict(base.uids_by_hostname)
-        self._local_uids_by_identity = dict(base.local_uids_by_identity)
-        self._links = dict(base.links)
-        self._copied_links: dict[NamespacedHostname, dict[str, Mapping[int, int]]] = {}
-        self._keys_by_vip = dict(base.keys_by_vip)
-        self._keys_by_hostname = dict(base.keys_by_hostname)
         self._cidr_vips = dict(base.cidr_vips)
         self._global_policies = base.global_policies
         self._namespace_policies = dict(base.namespace_policies)
@@ -57,91 +50,28 @@ class Draft:
         self._stale_endpoints: set[NamespacedHostname] = set()
         self._policies_changed = False
 
-    # --- workloads
-
-    def put_workload(self, workload: Workload) -> None:
+    def put_workload(self, workload: Workload) -> Steps[None]:
         """Add or replace; a replaced workload counts as the latest seen."""
-        if workload.uid in self._workloads:
-            self.remove_workload(workload.uid)
-        uid = workload.uid
-        alone = (uid,)
-        self._workloads[uid] = workload
-        if not workload.host_network:
-            for address in self._addresses(workload):
-                self._insert_ranked(address, workload, alone)
-        _add(self._uids_by_name, (workload.namespace, workload.name), alone)
-        if workload.hostname:
-            _add(self._uids_by_hostname, NamespacedHostname(workload.namespace, workload.hostname), alone)
-        if self._base.is_local(workload):
-            _add(self._local_uids_by_identity, workload.identity, alone)
-        for key, ports in workload.services.items():
-            self._links_of(key)[uid] = ports
+        return self._workloads.put(workload)
 
-    def remove_workload(self, uid: str) -> None:
-        workload = self._workloads.pop(uid)
-
-        def is_it(other: str) -> bool:
-            return other == uid
-
-        for address in self._addresses(workload):
-            _discard(self._uids_by_address, address, is_it)
-        _discard(self._uids_by_name, (workload.namespace, workload.name), is_it)
-        _discard(self._uids_by_hostname, NamespacedHostname(workload.namespace, workload.hostname), is_it)
-        _discard(self._local_uids_by_identity, workload.identity, is_it)
-        for key in workload.services:
-            links = self._links_of(key)
-            del links[uid]
-            if not links:
-                del self._links[key], self._copied_links[key]
-
-    @staticmethod
-    def _addresses(workload: Workload) -> dict[NetworkAddress, None]:
-        """Its addresses, each once, in order."""
-        return dict.fromkeys(NetworkAddress(workload.network, ip) for ip in workload.addresses)
-
-    def _insert_ranked(self, address: NetworkAddress, workload: Workload, alone: tuple[str]) -> None:
-        """Behind all of its rank: of equals the latest seen is the one the address means."""
-        uids = self._uids_by_address.get(address)
-        if uids is None:
-            self._uids_by_address[address] = alone
-            return
-        rank = address_rank(workload)
-        place = sum(address_rank(self._workloads[other]) <= rank for other in uids)
-        self._uids_by_address[address] = uids[:place] + alone + uids[place:]
-
-    def _links_of(self, key: NamespacedHostname) -> dict[str, Mapping[int, int]]:
-        """The links of a service, writable: copied once per draft however many workloads change."""
-        self._stale_endpoints.add(key)
-        links = self._copied_links.get(key)
-        if links is None:
-            links = self._copied_links[key] = dict(self._links.get(key, {}))
-            self._links[key] = links
-        return links
+    def remove_workload(self, uid: str) -> Steps[None]:
+        return self._workloads.remove(uid)
 
     # --- services
 
-    def put_service(self, service: Service) -> None:
+    def put_service(self, service: Service) -> Steps[None]:
         """Add or replace; a replaced service counts as the latest seen."""
-        key = service.key
-        if key in self._services:
-            self.remove_service(key)
-        self._services[key] = service
-        self._stale_endpoints.add(key)
-        for vip in dict.fromkeys(service.vips):
-            _add(self._keys_by_vip, vip, (key,))
+        yield from self.remove_service(service.key)
+        yield from self._services.put(service)
         for block in dict.fromkeys(service.cidr_vips):
-            _add(self._cidr_vips, block.network, ((block.cidr, key),))
-        _add(self._keys_by_hostname, service.hostname, (key,))
+            _add(self._cidr_vips, block.network, ((block.cidr, service.key),))
 
-    def remove_service(self, key: NamespacedHostname) -> None:
+    def remove_service(self, key: NamespacedHostname) -> Steps[None]:
         """The links of its workloads stay: they are the workloads' own."""
-        service = self._services.pop(key)
         self._stale_endpoints.add(key)
-        for vip in service.vips:
-            _discard(self._keys_by_vip, vip, lambda other: other == key)
-        for block in service.cidr_vips:
+        service = yield from self._services.remove(key)
+        for block in service.cidr_vips if service is not None else ():
             _discard(self._cidr_vips, block.network, lambda entry: entry[1] == key)
-        _discard(self._keys_by_hostname, service.hostname, lambda other: other == key)
 
     # --- policies
 
@@ -168,30 +98,25 @@ class Draft:
         self._refused_policies = dict(refused)
         self._policies_changed = True
 
-    def finish(self) -> Snapshot:
+    def finish(self) -> Steps[Snapshot]:
         """The snapshot, one revision on. The draft must not be used afterwards."""
         base = self._base
+        workloads, links, stale = yield from self._workloads.finish()
+        services = yield from self._services.finish()
+        stale |= self._stale_endpoints
+        # Those of another shelf would keep it, with all that is gone.
+        kept = base.endpoints_memo if workloads.shelf is base.workloads.shelf else {}
         return Snapshot(
             node=base.node,
             revision=base.revision + 1,
-            workloads=self._workloads,
-            services=self._services,
+            workloads=workloads,
+            services=services,
             policies=self._policies,
             refused_policies=self._refused_policies,
-            uids_by_address=self._uids_by_address,
-            uids_by_name=self._uids_by_name,
-            uids_by_hostname=self._uids_by_hostname,
-            local_uids_by_identity=self._local_uids_by_identity,
-            links=self._links,
-            keys_by_vip=self._keys_by_vip,
-            keys_by_hostname=self._keys_by_hostname,
+            links=links,
             cidr_vips=self._cidr_vips,
             global_policies=self._global_policies,
             namespace_policies=self._namespace_policies,
-            endpoints_memo={
-                key: endpoints
-                for key, endpoints in base.endpoints_memo.items()
-                if key not in self._stale_endpoints
-            },
+            endpoints_memo={key: endpoints for key, endpoints in kept.items() if key not in stale},
             policies_memo={} if self._policies_changed else dict(base.policies_memo),
         )

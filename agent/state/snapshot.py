@@ -8,45 +8,23 @@ comes back finds all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress, SocketAddress
-from agent.model.identity import Identity
 from agent.model.policy import Authorization, RefusedPolicy, Scope
 from agent.model.route import Route
 from agent.model.service import HealthPolicy, Service, Visibility
-from agent.model.workload import Health, TunnelProtocol, Workload
+from agent.model.workload import Workload
 from agent.policy.evaluate import PolicySet
 from agent.policy.missing import MissingPolicy
-
-Uids = tuple[str, ...]
-Keys = tuple[NamespacedHostname, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """A workload serving a service. `ports`: service port -> port of this workload."""
-
-    workload: Workload
-    ports: Mapping[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """The endpoints of a service that may be used, with running totals of their capacities."""
-
-    all: tuple[Endpoint, ...] = ()
-    totals: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, endpoints: Iterable[Endpoint]) -> Endpoints:
-        usable = tuple(endpoints)
-        return cls(usable, tuple(accumulate(e.workload.capacity for e in usable)))
-
+from agent.state.directory import Services, Workloads
+from agent.state.endpoints import Endpoints, serving
 
 NO_ENDPOINTS = Endpoints()
+REMEMBERED = 4096
+"""Of how many addresses and names it is remembered what they mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +34,14 @@ class Snapshot:
     node: str = ""
     revision: int = field(default=0, compare=False)
     """Grows by one with every change; snapshots that say the same are equal whatever it is."""
-    workloads: Mapping[str, Workload] = field(default_factory=dict)
-    services: Mapping[NamespacedHostname, Service] = field(default_factory=dict)
+    workloads: Workloads = field(default_factory=Workloads)
+    services: Services = field(default_factory=Services)
     policies: Mapping[str, Authorization] = field(default_factory=dict)
     """xDS resource name -> policy: the names that workloads list."""
     refused_policies: Mapping[str, RefusedPolicy] = field(default_factory=dict)
     """xDS resource name -> what is known of a policy that cannot be used. An earlier version of it is in `policies`."""
-    uids_by_address: Mapping[NetworkAddress, Uids] = field(default_factory=dict)
-    """In ascending rank: the last is the one the address means."""
-    uids_by_name: Mapping[tuple[str, str], Uids] = field(default_factory=dict)
-    uids_by_hostname: Mapping[NamespacedHostname, Uids] = field(default_factory=dict)
-    local_uids_by_identity: Mapping[Identity, Uids] = field(default_factory=dict)
-    links: Mapping[NamespacedHostname, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
-    """Service key -> uid -> ports, as the workloads say, whether or not the service is known."""
-    keys_by_vip: Mapping[NetworkAddress, Keys] = field(default_factory=dict)
-    keys_by_hostname: Mapping[str, Keys] = field(default_factory=dict)
+    links: Mapping[NamespacedHostname, array[int]] = field(default_factory=dict, compare=False)
+    """Service key -> rows of the workloads that say they serve it, whether or not the service is known."""
     cidr_vips: Mapping[str, tuple[tuple[CIDR, NamespacedHostname], ...]] = field(default_factory=dict)
     global_policies: tuple[str, ...] = ()
     namespace_policies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -86,20 +57,42 @@ class Snapshot:
         default_factory=dict, compare=False, repr=False
     )
     """Destination and uid of its workload -> the route that goes there by nothing else."""
+    owner_memo: dict[NetworkAddress, tuple[Workload, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """What an address means: one workload, or none."""
+    vip_memo: dict[NetworkAddress, tuple[Service, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    named_memo: dict[tuple[str, str], tuple[Workload, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     # --- workloads
 
     def workload_at(self, network: str, ip: IP) -> Workload | None:
         """The workload an address means; those on the host's network are never found by address."""
-        uids = self.uids_by_address.get(NetworkAddress(network, ip))
-        return self.workloads[uids[-1]] if uids else None
+        address = NetworkAddress(network, ip)
+        memo = self.owner_memo
+        found = memo.get(address)
+        if found is None:
+            if len(memo) >= REMEMBERED:
+                memo.clear()
+            workload = self.workloads.at(address)
+            found = memo[address] = () if workload is None else (workload,)
+        return found[0] if found else None
 
     def workloads_named(self, namespace: str, name: str) -> tuple[Workload, ...]:
-        return tuple(self.workloads[uid] for uid in self.uids_by_name.get((namespace, name), ()))
+        memo = self.named_memo
+        found = memo.get((namespace, name))
+        if found is None:
+            if len(memo) >= REMEMBERED:
+                memo.clear()
+            found = memo[namespace, name] = self.workloads.named(namespace, name)
+        return found
 
     def workload_by_hostname(self, namespace: str, hostname: str) -> Workload | None:
-        uids = self.uids_by_hostname.get(NamespacedHostname(namespace, hostname))
-        return self.workloads[uids[0]] if uids else None
+        return self.workloads.with_hostname(NamespacedHostname(namespace, hostname)) if hostname else None
 
     def local_workload(self, namespace: str, name: str, service_account: str) -> Workload | None:
         """A pod of this node as the control plane knows it; the latest of several."""
@@ -108,6 +101,10 @@ class Snapshot:
                 return workload
         return None
 
+    def local_workloads(self) -> Iterator[Workload]:
+        """The pods of this node."""
+        return self.workloads.on_node(self.node) if self.node else self.workloads.values()
+
     def is_local(self, workload: Workload) -> bool:
         return not self.node or workload.node == self.node
 
@@ -115,22 +112,27 @@ class Snapshot:
 
     def service_at(self, network: str, ip: IP, client_namespace: str | None) -> Service | None:
         """The service that owns a virtual IP for this client: an exact VIP, else the best range."""
-        exact = self.keys_by_vip.get(NetworkAddress(network, ip))
+        address = NetworkAddress(network, ip)
+        memo = self.vip_memo
+        exact = memo.get(address)
+        if exact is None:
+            if len(memo) >= REMEMBERED:
+                memo.clear()
+            exact = memo[address] = self.services.at(address)
         if exact and (service := self._best(exact, client_namespace)):
             return service
         ranges = self.cidr_vips.get(network)
         return self._best_range(ranges, ip, client_namespace) if ranges else None
 
     def service_by_hostname(self, hostname: str, client_namespace: str | None) -> Service | None:
-        return self._best(self.keys_by_hostname.get(hostname, ()), client_namespace)
+        return self._best(self.services.with_hostname(hostname), client_namespace)
 
-    def _best(self, keys: Keys, client_namespace: str | None) -> Service | None:
+    def _best(self, services: tuple[Service, ...], client_namespace: str | None) -> Service | None:
         """Client's namespace, then canonical (the last one seen), then the first seen."""
         best: Service | None = None
         canonical: Service | None = None
         own: Service | None = None
-        for key in keys:
-            service = self.services[key]
+        for service in services:
             if not visible(service, client_namespace):
                 continue
             best = best or service
@@ -152,6 +154,10 @@ class Snapshot:
                 best = rank, service
         return best[1] if best else None
 
+    def linked(self, key: NamespacedHostname) -> Iterator[Workload]:
+        """Every workload that says it serves the service, healthy or not."""
+        return map(self.workloads.shelf.made, self.links.get(key, ()))
+
     def endpoints(self, key: NamespacedHostname) -> Endpoints:
         """The usable endpoints of a service: healthy ones, or all where its health policy says so."""
         memo = self.endpoints_memo.get(key)
@@ -165,12 +171,7 @@ class Snapshot:
         if service is None or not links:
             return NO_ENDPOINTS
         everyone = service.load_balancing.health_policy is HealthPolicy.ALLOW_ALL
-        candidates = ((self.workloads[uid], ports) for uid, ports in links.items())
-        return Endpoints.of(
-            Endpoint(workload, ports)
-            for workload, ports in candidates
-            if everyone or workload.status is Health.HEALTHY
-        )
+        return serving(self.workloads.shelf, key, links, everyone=everyone)
 
     # --- policies
 
@@ -220,8 +221,3 @@ def is_about(refused: RefusedPolicy, namespace: str) -> bool:
     return refused.scope is Scope.GLOBAL or (
         refused.scope is Scope.NAMESPACE and refused.namespace == namespace
     )
-
-
-def address_rank(workload: Workload) -> int:
-    """Of workloads that share an address: pods before others, then HBONE before plain."""
-    return 2 * ("//Pod/" in workload.uid) + (workload.protocol is TunnelProtocol.HBONE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from agent.model.steps import PACE, Steps, each, to_the_end
+from agent.model.steps import Steps, to_the_end
 from agent.state.apply import Batch, Changes, applying
 from agent.state.snapshot import Snapshot
 
@@ -45,13 +45,7 @@ class Store:
         base = self._current
         snapshot, changes = yield from applying(base, batch)
         assert self._current is base, "two changes at once: one of them would be lost"
-        gone = yield from _replaced(base, changes)
         yield from self._swapping(snapshot, changes)
-        # Nobody holds what was replaced any more: freeing all of it at once would take as long as a slice.
-        del base
-        while gone:
-            del gone[-PACE:]
-            yield
         return changes
 
     def _swapping(self, snapshot: Snapshot, changes: Changes) -> Steps[None]:
@@ -59,9 +53,3 @@ class Store:
         if changes:
             for listener in tuple(self._listeners):
                 yield from listener(snapshot, changes) or ()
-
-
-def _replaced(before: Snapshot, changes: Changes) -> Steps[list[object]]:
-    gone: list[object] = []
-    yield from each(changes.workloads, lambda uid: gone.append(before.workloads.get(uid)))
-    return gone

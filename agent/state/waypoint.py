@@ -71,7 +71,8 @@ def is_instance(snapshot: Snapshot, workload: Workload, gateway: GatewayAddress)
 
 
 def _serves(snapshot: Snapshot, workload: Workload, service: Service) -> bool:
-    return workload.uid in snapshot.links.get(service.key, {})
+    known = snapshot.workloads.get(workload.uid)
+    return known is not None and service.key in known.services
 
 
 def describe(gateway: GatewayAddress) -> str:

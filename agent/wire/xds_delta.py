@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status
 from agent.pb.xds_pb2 import Resource as ResourceMessage
+from agent.wire.xds_versions import Versions
 
 ADDRESS = "type.googleapis.com/istio.workload.Address"
 AUTHORIZATION = "type.googleapis.com/istio.security.Authorization"
@@ -53,7 +54,7 @@ class Received:
 
 @dataclass(slots=True)
 class _Subscription:
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: Versions = field(default_factory=Versions)
     refused: dict[str, str] = field(default_factory=dict)
     nameless: set[str] = field(default_factory=set)
     """Those of the refused that had no name: nothing that comes later could take them back."""
@@ -105,14 +106,14 @@ class XdsDelta:
 
     def accepted(self, type_url: str) -> Mapping[str, str]:
         """What this node holds of a type: name -> version."""
-        return dict(self._subscriptions[type_url].versions)
+        return dict(self._subscriptions[type_url].versions.items())
 
     def open(self) -> tuple[DeltaDiscoveryRequest, ...]:
         """The first requests of a new stream. No names to subscribe means all of them (wildcard)."""
         return tuple(self._first_request(t, s) for t, s in self._subscriptions.items())
 
     def _first_request(self, type_url: str, subscription: _Subscription) -> DeltaDiscoveryRequest:
-        versions = subscription.versions
+        versions = dict(subscription.versions.items())
         size_bytes = sum(len(name.encode()) + len(version) + 8 for name, version in versions.items())
         subscription.awaits_first = True
         subscription.is_resumed = size_bytes <= self._max_resume_bytes
@@ -194,7 +195,7 @@ class XdsDelta:
                 subscription.refused.pop(resource.name, None)
         for name in received.removed:
             if name not in refused:
-                subscription.versions.pop(name, None)
+                subscription.versions.discard(name)
                 subscription.refused.pop(name, None)
         subscription.refused.update(refused)
         # With what could be used of it: one resource must not keep a node from serving all the others.

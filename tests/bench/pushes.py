@@ -3,7 +3,8 @@
 The worker's end of the channel in this process, with its orders, state and loop; control is a child that pushes. First
 all workloads are new, then all of them change. A timer every half millisecond stands for a live stream: the longest
 time between two of its turns is the pause, in CPU time of the thread (what others on the machine take is not ours) and
-on the clock. PYTHONPATH=OTHER_TREE measures another commit: run them in turns.
+on the clock. Beside it a connection that the worker relays is used (`pings`), before and meanwhile: a round trip comes
+by the worker twice. Run in another tree it measures that one: run them in turns.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from collections.abc import Callable
 from functools import partial
 
 from agent import channel, config
-from agent.model.address import parse_ip
+from agent.model.address import SocketAddress, parse_ip
+from agent.model.workload import Workload
 from agent.net.loop import Loop
 from agent.net.outer_loop import OuterLoop
 from agent.net.sockets import SideSockets
@@ -28,28 +30,34 @@ from agent.pb import workload_pb2
 from agent.proxy.dataplane import DataPlane, Outside
 from agent.proxy.delivery import ProxyAddresses
 from agent.proxy.orders import Orders
+from agent.proxy.pods import LocalPod
+from agent.state.apply import Batch
 from agent.supervisor.control_link import ControlLink
 from agent.telemetry.metrics import Metrics
 from agent.wire.xds_delta import ADDRESS
 from tests.bench.load import say
+from tests.bench.pings import Pings
+from tests.support.datapath import stream_pair
+from tests.support.loopback import ours
 
 COUNT = 20_000
 TICK_S = 0.0005
 PART = 256
 SETTLE_S = 0.5
+BEFORE_S = 3.0
 
 
-def resources(count: int, revision: str) -> list[tuple[str, bytes]]:
-    """Names and bytes of pods as istiod describes them, each behind a Service."""
+def resources(count: int, revision: str, apps: int = 400) -> list[tuple[str, bytes]]:
+    """Names and bytes of pods as istiod describes them, each behind the Service of its app, on 500 nodes."""
     made = []
     for n in range(count):
-        namespace, app = f"ns{n % 50}", f"app{n % 400}"
+        namespace, app, node = f"ns{n % apps % 50}", f"app{n % apps}", n // apps * 7 % 500
         pod = workload_pb2.Workload(
             uid=f"Kubernetes//Pod/{namespace}/pod-{n}",
             name=f"pod-{n}",
             namespace=namespace,
-            service_account=f"sa{n % 200}",
-            node=f"node-{n % 500}",
+            service_account=f"sa{n % apps % 200}",
+            node=f"node-{node}",
             addresses=[bytes([10, n >> 16, n >> 8 & 255, n & 255])],
             tunnel_protocol=workload_pb2.HBONE,
             canonical_name=app,
@@ -57,6 +65,7 @@ def resources(count: int, revision: str) -> list[tuple[str, bytes]]:
             workload_name=app,
             cluster_id="Kubernetes",
         )
+        pod.locality.region, pod.locality.zone = "west", f"west-{node % 3}"
         pod.services[f"{namespace}/{app}.{namespace}.svc.cluster.local"].ports.add(
             service_port=80, target_port=8080
         )
@@ -111,29 +120,49 @@ def is_known(plane: DataPlane, name: str, revision: str) -> bool:
 
 async def measure(plane: DataPlane, order: Callable[[], object], count: int) -> None:
     """`order` has the other end push."""
+    name = resources(count, "")[-1][0]
+    pings = pinging(plane)
     gc.collect()
     gc.freeze()
     pauses = Pauses(plane.loop)
+    await asyncio.sleep(BEFORE_S)
+    pauses.say("nothing arrives", BEFORE_S)
+    say(f"  {await asyncio.to_thread(pings.since_last)}")
     for revision in ("v1", "v2"):
         began_s = time.monotonic()
         order()
-        name = f"Kubernetes//Pod/ns{(count - 1) % 50}/pod-{count - 1}"
         while not is_known(plane, name, revision):  # noqa: ASYNC110 - the state tells nobody
             await asyncio.sleep(0.005)
         took_s = time.monotonic() - began_s
         await asyncio.sleep(SETTLE_S)
         pauses.say(f"{count} workloads, all {'new' if revision == 'v1' else 'changed'}", took_s)
+        say(f"  {await asyncio.to_thread(pings.since_last)}")
+    pings.end()
+
+
+def pinging(plane: DataPlane) -> Pings:
+    """Of a pod of this node, to somebody the mesh does not know."""
+    pod = ours("1.1")
+    here = Workload("uid", "client", "apps", (parse_ip(pod),), node="node-1")
+    plane.store.apply(Batch(addresses=(here,)))
+    plane.pods.replace([LocalPod(here.namespace, here.name, here.service_account, here.addresses)])
+    listener = socket.create_server((ours("1.2"), 0))
+    application, captured = stream_pair(pod)
+    captured.setblocking(False)
+    peer = SocketAddress.from_sockname(application.getsockname())
+    plane.outbound.accepted(captured, peer, SocketAddress.from_sockname(listener.getsockname()))
+    return Pings(application, listener)
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
     pushes = [resources(count, revision) for revision in ("v1", "v2")]
-    ours, theirs = socket.socketpair()
+    controls, theirs = socket.socketpair()
     ordered, order = os.pipe()
     child = os.fork()
     if not child:
         theirs.close()
-        to = channel.Channel(ours)
+        to = channel.Channel(controls)
         for revision, updates in enumerate(pushes, 1):
             os.read(ordered, 1)
             push(to, revision, updates)

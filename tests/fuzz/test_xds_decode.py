@@ -10,6 +10,7 @@ from agent.model.service import Service
 from agent.model.workload import Workload
 from agent.pb import authorization_pb2, workload_pb2
 from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
+from agent.wire.xds_encode import encode_address
 
 ENUM = st.integers(-3, 9)
 PORT = st.integers(0, 2**32 - 1) | st.integers(0, 65535)
@@ -76,6 +77,8 @@ def check_address(raw: bytes) -> None:
         assert isinstance(decoded, Workload | Service)
         assert hash(decoded) == hash(decode_address("name", raw))
         assert decoded == decode_address("name", raw)
+        again = decode_address("name", encode_address(decoded))
+        assert again == decoded and repr(again) == repr(decoded), "what a worker that comes later is told"
 
 
 def check_authorization(raw: bytes) -> None:

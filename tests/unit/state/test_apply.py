@@ -70,7 +70,7 @@ def test_changes_name_what_is_new_different_and_gone() -> None:
         policies=frozenset({"apps/a", "apps/n", "apps/c"}),
     )
     assert after.revision == before.revision + 1
-    assert before.workloads[gone.uid] is gone
+    assert before.workloads[gone.uid] == gone
 
 
 def test_name_that_is_updated_and_removed_in_one_batch_is_gone() -> None:
@@ -105,7 +105,9 @@ def test_policies_are_keyed_by_their_xds_name() -> None:
 
 def test_full_state_removes_what_it_does_not_name() -> None:
     before = snapshot(W, WEB, workload("x"), service("y"), allow("a"), allow("b"))
-    after, changes = apply(before, to_the_end(full_addresses(before, [again(W), service("z")])))
+    after, changes = apply(
+        before, to_the_end(full_addresses(before, [again(W), service("z")], [W.uid, str(key("z"))]))
+    )
     assert set(after.workloads) == {W.uid}
     assert set(after.services) == {key("z")}
     assert W.uid not in changes.workloads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from random import Random
 
@@ -10,8 +11,8 @@ import pytest
 from agent.model.service import LoadBalancing, Mode, Scope, Service
 from agent.model.workload import ApplicationTunnel, Locality, TunnelToApplication, Workload
 from agent.state.balance import Purpose, choose, rank, target_port, weighted_index
-from agent.state.snapshot import Endpoint, Endpoints
-from tests.support.mesh import gateway, service, workload
+from agent.state.endpoints import Endpoint, Endpoints
+from tests.support.mesh import gateway, service, snapshot, workload
 
 REGION, ZONE, SUBZONE, NODE, NETWORK = Scope.REGION, Scope.ZONE, Scope.SUBZONE, Scope.NODE, Scope.NETWORK
 TUNNEL = ApplicationTunnel(TunnelToApplication.PROXY, 15088)
@@ -38,10 +39,15 @@ def winners(
     port: int = 80,
     purpose: Purpose = Purpose.STANDARD,
 ) -> set[str]:
-    endpoints = Endpoints.of(Endpoint(w, ports or {}) for w in workloads)
-    rng = Random(7)
-    found = (choose(SOURCE, balanced, endpoints, port, purpose, rng) for _ in range(150))
-    return {e.workload.name for e in found if e}
+    def names(endpoints: Endpoints) -> set[str]:
+        rng = Random(7)
+        found = (choose(SOURCE, balanced, endpoints, port, purpose, rng) for _ in range(150))
+        return {e.workload.name for e in found if e}
+
+    linked = [dataclasses.replace(w, services={balanced.key: ports or {}}) for w in workloads]
+    given = names(Endpoints.of(Endpoint(w, ports or {}) for w in workloads))
+    assert names(snapshot(balanced, *linked).endpoints(balanced.key)) == given
+    return given
 
 
 def balanced(mode: Mode, *preferences: Scope) -> Service:
@@ -150,6 +156,32 @@ def test_endpoint_without_the_named_port_is_never_picked() -> None:
     endpoints, rng = Endpoints.of([other, serving]), Random(3)
     picks = [choose(SOURCE, web, endpoints, 80, Purpose.STANDARD, rng) for _ in range(50)]
     assert all(pick is serving for pick in picks)
+
+
+@pytest.mark.parametrize("mode", [Mode.STRICT, Mode.FAILOVER])
+def test_endpoints_that_are_alike_are_ranked_as_one_and_drawn_one_by_one(mode: Mode) -> None:
+    web = balanced(mode, ZONE)
+
+    def placed_pods(names: str, zone: str, **fields) -> list[Workload]:
+        links = {web.key: {80: 8080}}
+        return [placed(name, "r1", zone, services=links, **fields) for name in names]
+
+    here = [
+        *placed_pods("abc", "z1"),
+        *placed_pods("d", "z1", capacity=3),
+        *placed_pods("e", "z1", capacity=0),
+    ]
+    lost = [dataclasses.replace(w, addresses=()) for w in placed_pods("f", "z1")]
+    endpoints = snapshot(web, *here, *placed_pods("xyz", "z2"), *lost).endpoints(web.key)
+    assert len(endpoints.all) == 9 and sorted(len(g.members) for g in endpoints.groups) == [1, 1, 1, 3, 3]
+    rng = Random(5)
+    drawn: Counter[str] = Counter()
+    for _ in range(3000):
+        pick = choose(SOURCE, web, endpoints, 80, Purpose.STANDARD, rng)
+        assert pick is not None
+        drawn[pick.workload.name] += 1
+    assert set(drawn) == set("abcd")
+    assert all(400 < drawn[name] < 600 for name in "abc") and 1350 < drawn["d"] < 1650
 
 
 @pytest.mark.parametrize("mode", [Mode.STANDARD, Mode.FAILOVER])

@@ -46,7 +46,7 @@ def test_workload_address(destination: str, expected: tuple, node: str) -> None:
 def test_direct_route_accepts_only_the_workload() -> None:
     found = route([POD], "10.0.0.1:8080")
     assert found.accepted == (identity("pod"),)
-    assert found.destination is POD
+    assert found.destination == POD
     assert found.service is None
 
 

@@ -37,7 +37,7 @@ def test_workload_waypoint(where) -> None:
     behind = workload("b", "10.0.0.5", waypoint=where)
     found = route([behind, WAYPOINT, WAYPOINT_SERVICE], "10.0.0.5:80")
     assert brief(found) == (HBONE, "10.0.0.7:15008", "10.0.0.5:80")
-    assert found.destination is WAYPOINT
+    assert found.destination == WAYPOINT
 
 
 def test_workload_waypoint_by_the_hostname_of_a_workload() -> None:
@@ -183,6 +183,6 @@ def test_only_services_cross_networks() -> None:
 def test_lookup_of_the_upstream_is_in_the_network_of_the_source() -> None:
     abroad = workload("src", "10.0.0.9", network="n2")
     twin = workload("twin", "10.0.0.1", network="n2", service_account="twin")
-    assert route([POD, twin], "10.0.0.1:80", source=abroad).destination is twin
+    assert route([POD, twin], "10.0.0.1:80", source=abroad).destination == twin
     only_here = [service("web", "10.9.0.1"), ENDPOINT]
     assert refusal(only_here, "10.9.0.1:80", source=abroad).outcome is Outcome.NO_HEALTHY_UPSTREAM

@@ -33,9 +33,9 @@ def uids(snap: Snapshot, service_key) -> set[str]:
 def test_workload_is_found_by_network_and_address() -> None:
     here, there = workload("a", "10.0.0.1", "fd00::1"), workload("b", "10.0.0.1", network="n2")
     snap = snapshot(here, there)
-    assert snap.workload_at("", IP1) is here
-    assert snap.workload_at("", parse_ip("fd00::1")) is here
-    assert snap.workload_at("n2", IP1) is there
+    assert snap.workload_at("", IP1) == here
+    assert snap.workload_at("", parse_ip("fd00::1")) == here
+    assert snap.workload_at("n2", IP1) == there
     assert snap.workload_at("n3", IP1) is None
 
 
@@ -73,7 +73,7 @@ def test_best_of_workloads_that_share_an_address(sharing: tuple[Workload, ...], 
 def test_address_falls_to_the_next_when_the_best_goes() -> None:
     snap = snapshot(POD, POD_HBONE)
     snap, _ = apply(snap, batch(removed=(POD_HBONE.uid,)))
-    assert snap.workload_at("", IP1) is POD
+    assert snap.workload_at("", IP1) == POD
     snap, _ = apply(snap, batch(removed=(POD.uid,)))
     assert snap.workload_at("", IP1) is None
 
@@ -97,7 +97,7 @@ def test_pod_of_this_node_is_found_by_its_names(node: str, account: str, found: 
 def test_workload_is_found_by_hostname_in_its_namespace() -> None:
     vm = workload("vm", hostname="vm.example.test")
     snap = snapshot(vm, workload("none"))
-    assert snap.workload_by_hostname("apps", "vm.example.test") is vm
+    assert snap.workload_by_hostname("apps", "vm.example.test") == vm
     assert snap.workload_by_hostname("shop", "vm.example.test") is None
     assert snap.workload_by_hostname("apps", "") is None
 
@@ -224,7 +224,7 @@ def test_removed_or_moved_service_leaves_no_address_behind(ip: str) -> None:
     address: IP = parse_ip(ip)
     old = service("a", "10.9.0.1", cidr_vips=(block("10.8.0.0/16"),))
     before = snapshot(old)
-    assert before.service_at("", address, "apps") is old
+    assert before.service_at("", address, "apps") == old
     removed, _ = apply(before, batch(removed=(str(old.key),)))
     moved, _ = apply(before, batch(service("a", "10.9.0.2")))
     for snap in (removed, moved):
