@@ -143,7 +143,8 @@ class Orders:
                     os.dup2(fd, target)
                     os.close(fd)
             case channel.HostNames():
-                self._plane.names.told(message.names, message.gone)
+                # Lists by now, as JSON has nothing else.
+                self._plane.names.told([(row[0], row[1], row[2]) for row in message.names], message.gone)
             case channel.LogLevels():
                 self._log_by(Levels(message.overall, tuple((each[0], each[1]) for each in message.targets)))
             case channel.Ask():
