@@ -24,6 +24,7 @@ SHARED = {
     "agent.form",
     "agent.identity",
     "agent.log",
+    "agent.log_levels",
     "agent.mesh_state",
     "agent.model",
     "agent.option_kinds",
