@@ -22,6 +22,7 @@ from agent.lab.blueprint import LabError
 from tests.bench import cni, earlier, flood, kubernetes, paths, profiles, report, starts, sweeps
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.envoy import CONCURRENCY
+from tests.bench.lab_options import refuse_unfit
 from tests.bench.rounds import IDLE_CONNECTIONS, MANY, QUICK_MANY, BenchError, Idle, Rounds, Samples
 from tests.bench.strangers import COUNT, QUICK_COUNT, Strangers
 from tests.bench.systems import Stage
@@ -88,12 +89,8 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parsed = parser.parse_args(argv)
     if parsed.workers < 1:
         parser.error("--workers: at least 1")
-    if parsed.rounds is not None and parsed.rounds < 1:
-        parser.error("--rounds: at least 1")
     # The labs of the other commit and of honest connects are called like this one, with a 0 and a 1.
-    longest = 9 if parsed.against or parsed.honest else 10
-    if len(parsed.name) > longest:
-        parser.error(f"--name: {longest} characters at most")
+    refuse_unfit(parser, parsed, longest=9 if parsed.against or parsed.honest else 10)
     return parsed
 
 

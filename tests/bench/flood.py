@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.bench import report
+from tests.bench.lab_options import refuse_unfit
 from tests.bench.strangers import COUNT, KINDS, Strangers
 from tests.bench.systems import Stage
 
@@ -33,12 +34,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument("--name", default="ztunflood", help="name of the lab, 10 characters at most")
     options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
+    refuse_unfit(parser, options, 10)
     if options.count < LEAST:
         parser.error(f"--count: at least {LEAST}")
-    if len(options.name) > 10:
-        parser.error("--name: 10 characters at most")
     return options
 
 

@@ -15,6 +15,7 @@ from agent.lab.agents import LabMesh
 from agent.lab.topology import Topology
 from tests.bench import accounting
 from tests.bench.conclusion import conclude
+from tests.bench.lab_options import refuse_unfit
 from tests.bench.report import METRICS, Samples, medians, ratio_of
 from tests.bench.rounds import WORKLOADS, Rounds
 from tests.bench.systems import APP_PORT, HERE, Stage, System, pod_of
@@ -108,10 +109,7 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument("--name", default="ztunnode", help="name of the lab, 9 characters at most")
     options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    if len(options.name) > 9:
-        parser.error("--name: 9 characters at most")
+    refuse_unfit(parser, options, 9)
     load = os.getloadavg()[0]
     with Paths(options.name, tell, is_pinned=not options.no_pin) as stage:
         running = Rounds(stage, WARM_UP_S, LENGTH_S, tell)

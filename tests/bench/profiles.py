@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.conclusion import conclude
+from tests.bench.lab_options import refuse_unfit
 from tests.bench.rounds import BenchError, Rounds, Workload
 from tests.bench.systems import Stage, System
 
@@ -166,10 +167,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--name", default="ztunprof", help="name of the lab, 10 characters at most")
     parser.set_defaults(check=False)
     options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    if len(options.name) > 10:
-        parser.error("--name: 10 characters at most")
+    refuse_unfit(parser, options, 10)
     return options
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.bench import earlier
 from tests.bench.charts import Chart, Series, drawn
+from tests.bench.lab_options import refuse_unfit
 from tests.bench.rounds import Idle, Rounds, Workload
 from tests.bench.systems import BEFORE, Stage, System
 
@@ -108,10 +109,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default {ROUNDS}")
     parser.add_argument("--name", default="ztunplot", help="name of the lab, 9 characters at most")
     options = parser.parse_args(argv)
-    if options.rounds < 1:
-        parser.error("--rounds: at least 1")
-    if len(options.name) > 9:
-        parser.error("--name: 9 characters at most")
+    refuse_unfit(parser, options, 9)
     return options
 
 
