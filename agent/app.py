@@ -165,7 +165,7 @@ class Agent:
         self.mesh = MeshState(
             self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
         )
-        self.names = LooksUp(look_up, self._tell_ours, time.monotonic)
+        self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
         node = make_node(
             ip=settings.instance_ip,
@@ -257,7 +257,7 @@ class Agent:
             cluster_id=self.settings.cluster_id,
         )
 
-    def _tell_ours(self, message: Message) -> None:
+    def tell_ours(self, message: Message) -> None:
         """Workers of this version; another one may not know what is said."""
         for link in self.crew.links:
             link.send(message)

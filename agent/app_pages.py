@@ -95,8 +95,7 @@ def logging_page(agent: Agent) -> LoggingPage:
 
     def tell(levels: Levels) -> None:
         agent.briefing.log_levels = channel.LogLevels(levels.overall, levels.targets)
-        for link in agent.crew.links:
-            link.send(agent.briefing.log_levels)
+        agent.tell_ours(agent.briefing.log_levels)
 
     first = initial(agent.settings.log_level)
     tell(first)
