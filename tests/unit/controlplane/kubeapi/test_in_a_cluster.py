@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.controlplane.app import Options, serve
 from agent.controlplane.kubeapi import following
 from agent.controlplane.kubeapi.following import Following
-from agent.controlplane.kubeapi.grounds import Way
 from agent.controlplane.kubeapi.mirror import Mirror
 from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.pb import workload_pb2
 from tests.support import kube
-from tests.support.controlplane import LIMIT_S, Plane, versions
+from tests.support.cluster_plane import running
+from tests.support.controlplane import LIMIT_S, versions
 from tests.support.crews import until
 
-NS = "ztun-system"
-AGENT = f"system:serviceaccount:{NS}:ztun-agent"
 WEB = "Kubernetes//Pod/demo/web"
 DENY = {
     "apiVersion": "security.istio.io/v1",
@@ -38,46 +27,6 @@ DENY = {
     "metadata": {"name": "nobody", "namespace": "demo"},
     "spec": {"action": "DENY", "rules": [{}]},
 }
-
-
-def review(pod: str, uid: str, user: str = AGENT, audience: str = "istio-ca") -> dict[str, Any]:
-    extra = {f"authentication.kubernetes.io/pod-{k}": [v] for k, v in (("name", pod), ("uid", uid)) if v}
-    return {"authenticated": True, "audiences": [audience], "user": {"username": user, "extra": extra}}
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Any:
-    (tmp_path / "api").mkdir()
-    with kube.FakeApi(tmp_path / "api") as api:
-        api.create(kube.namespace("demo"))
-        api.create(kube.pod("web", address="10.10.0.5", uid="u-web"))
-        api.create(kube.pod("agent-1", NS, node="n1", address="192.0.2.1", uid="u-agent", hostNetwork=True))
-        api.reviews["of-n1"] = review("agent-1", "u-agent")
-        yield api
-
-
-@asynccontextmanager
-async def running(tmp_path: Path, api: kube.FakeApi) -> AsyncIterator[Plane]:
-    stop, started = asyncio.Event(), asyncio.Future[str]()
-    options = Options(
-        manifests=tmp_path / "state" / "api",
-        state_dir=tmp_path / "state",
-        listen="127.0.0.1:0",
-        cluster=Way(lambda: api.access, NS, f"{NS}/ztun-agent"),
-    )
-    serving = asyncio.create_task(serve(options, stop=stop, started=started.set_result))
-    try:
-        done, _ = await asyncio.wait((serving, started), timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
-        assert done, "nothing is served"
-        if serving.done():
-            serving.result()
-        (tmp_path / "state" / "root.pem").write_text(
-            api.get("configmaps", "istio-ca-root-cert", NS)["data"]["root-cert.pem"]
-        )
-        yield Plane(SimpleNamespace(address=started.result()), tmp_path, tmp_path / "state")  # type: ignore[arg-type]
-    finally:
-        stop.set()
-        await serving
 
 
 def test_objects_of_the_api_are_served_and_every_change_of_them(tmp_path: Path, api: kube.FakeApi) -> None:
@@ -211,95 +160,6 @@ def test_an_outage_takes_nothing_away_and_what_happened_meanwhile_is_heard(
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        (None, "UNAUTHENTICATED"),
-        (review("agent-1", "u-agent", audience="api"), "UNAUTHENTICATED"),
-        ({**review("agent-1", "u-agent"), "authenticated": False}, "UNAUTHENTICATED"),
-        (review("", ""), "UNAUTHENTICATED"),
-        (review("agent-1", "u-agent", user="system:serviceaccount:demo:ztun-agent"), "PERMISSION_DENIED"),
-        (review("agent-1", "another"), "UNAVAILABLE"),
-        (review("web", "u-web"), "UNAVAILABLE"),
-    ],
-)
-def test_nobody_gets_in_but_an_agent_that_runs(
-    tmp_path: Path, api: kube.FakeApi, answer: dict[str, Any] | None, code: str
-) -> None:
-    if answer is not None:
-        api.reviews["mine"] = answer
-
-    async def scenario() -> str:
-        async with running(tmp_path, api) as plane, plane.client(token="mine") as client:
-            await client.subscribe(ADDRESS_TYPE)
-            with suppress(AssertionError, grpc.aio.AioRpcError):
-                await client.receive()
-            return (await client.call.code()).name
-
-    assert asyncio.run(scenario()) == code
-
-
-def test_an_agent_whose_pod_is_gone_is_let_in_no_more(tmp_path: Path, api: kube.FakeApi) -> None:
-    async def scenario() -> str:
-        async with running(tmp_path, api) as plane:
-            async with plane.client(token="of-n1") as client:
-                await client.start()
-                api.delete("pods", "agent-1", NS)
-                await client.take(ADDRESS_TYPE)
-            async with plane.client(token="of-n1") as client:
-                # It may be refused before it has asked.
-                with suppress(AssertionError, asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                    await client.subscribe(ADDRESS_TYPE)
-                    await client.receive()
-                return (await client.call.code()).name
-
-    assert asyncio.run(scenario()) == "UNAVAILABLE"
-
-
-def test_a_node_has_certificates_of_its_own_pods_by_one_authority_over_restarts(
-    tmp_path: Path, api: kube.FakeApi
-) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    text = csr.public_bytes(Encoding.PEM).decode()
-    of_web = "spiffe://cluster.local/ns/demo/sa/default"
-    api.create(kube.pod("far", "shop", node="n2", address="10.10.0.7"))
-    api.create(kube.namespace("shop"))
-
-    async def scenario() -> str:
-        async with running(tmp_path, api) as plane:
-            chain = await plane.certificate("", of_web, text, token="of-n1")
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await plane.certificate("", "spiffe://cluster.local/ns/shop/sa/default", text, token="of-n1")
-            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
-            return chain[-1]
-
-    first, second = asyncio.run(scenario()), asyncio.run(scenario())
-    assert first == second
-    secret = api.get("secrets", "ztun-ca", NS)["data"]
-    assert base64.b64decode(secret["root.pem"]).decode() == first
-    assert not list((tmp_path / "state").rglob("*key*")), "the key is on no disk of the control plane"
-
-
-def test_what_somebody_wrote_over_the_root_is_put_right(tmp_path: Path, api: kube.FakeApi) -> None:
-    api.create(
-        {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": "istio-ca-root-cert", "namespace": NS},
-            "data": {"root-cert.pem": "another", "more": "stays"},
-        }
-    )
-
-    async def scenario() -> None:
-        async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
-            await client.start()
-
-    asyncio.run(scenario())
-    data = api.get("configmaps", "istio-ca-root-cert", NS)["data"]
-    assert data["more"] == "stays" and "BEGIN CERTIFICATE" in data["root-cert.pem"]
-
-
 def test_nothing_is_served_before_all_is_known_and_it_is_said_what_lacks(
     tmp_path: Path, api: kube.FakeApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,27 +209,6 @@ def test_a_right_that_is_missing_is_named_and_waited_for(
         assert not serving.done()
         api.refusals.clear()
         await asyncio.wait_for(serving, LIMIT_S)
-
-    asyncio.run(scenario())
-
-
-def test_agents_wait_while_their_tokens_may_not_be_reviewed(
-    tmp_path: Path, api: kube.FakeApi, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path, api) as plane:
-            api.refuse(403, "tokenreviews", times=10**6, message="cannot create tokenreviews")
-            async with plane.client(token="of-n1") as client:
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await client.start()
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert (
-                "cannot create tokenreviews" in caplog.text
-                and "the verbs create on tokenreviews" in caplog.text
-            )
-            api.refusals.clear()
-            async with plane.client(token="of-n1") as client:
-                await client.start()
 
     asyncio.run(scenario())
 
