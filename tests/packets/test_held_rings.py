@@ -20,6 +20,7 @@ from redirect.rings import Rings
 from tests.packets.rig import Rig
 from tests.packets.world import HONEST, V4, World
 from tests.support import packets as pk
+from tests.support.descriptors import open_descriptors
 
 pytestmark = pytest.mark.kernel
 FORWARDED = 4242
@@ -152,14 +153,14 @@ def test_what_is_released_is_left_to_the_next_reader(rig: Rig) -> None:
         node.turn()
         assert node.gates[FROM_POD].ports == [1001]
         # Once more with another ring: the one before is let go.
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         node.held.serve(0, node.ring())
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_descriptors() == before
 
 
 def test_another_descriptor_is_no_ring(rig: Rig) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     for fd in (os.dup(rig.maps["pods"]), os.open("/dev/null", os.O_RDONLY)):
         with pytest.raises(ValueError, match="not that of a ring buffer"):
             SynRing(fd)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

@@ -6,7 +6,6 @@ would bring to the plaintext listener, and what it dials next is for the applica
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from agent.proxy.crossing import ARRIVES_S
 from agent.proxy.own_share import OwnShare, owner_of
 from tests.support import mesh
 from tests.support.datapath import stream_pair
+from tests.support.descriptors import open_descriptors
 from tests.support.loopback import ours
 from tests.support.two_nodes import CLIENT, SERVER, World, running
 
@@ -195,11 +195,8 @@ def test_a_policy_that_comes_while_the_host_is_asked_ends_it(node: Node) -> None
 def test_nothing_of_it_outlives_its_client(node: Node, is_across: bool) -> None:
     driver = node.world.driver
 
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     # Sockets in stock, and what else is there from the first one on.
-    before = driver.call(descriptors)
+    before = driver.call(open_descriptors)
     app = node.dial()
     crossing, peer = node.take()
     server = None
@@ -212,7 +209,7 @@ def test_nothing_of_it_outlives_its_client(node: Node, is_across: bool) -> None:
         if sock is not None:
             assert reads_reset(sock)
             sock.close()
-    driver.until(lambda: descriptors() == before)
+    driver.until(lambda: open_descriptors() == before)
 
 
 def test_a_pod_that_calls_itself_does_not_ask_the_host(node: Node) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ from agent.channel import Message
 from agent.proxy.orders import Orders
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
+from tests.support.descriptors import open_descriptors
 from tests.support.loopback import ours
 from tests.support.netpair import deaf
 from tests.support.two_nodes import CLIENT, SERVER, World, ended
@@ -45,7 +45,7 @@ def test_a_source_that_leaves_loses_its_connections_and_those_under_way(world: W
     other = mesh.workload("other", OTHER, service_account="other")
     world.driver.call(lambda: (world.here.know(other), world.there.know(other), world.here.add_pod(other)))
     name = orders(world, world.here, CLIENT_ROW, OTHER_ROW)
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     with deaf(DEAF, 8080), deaf(DEAF, 15008):
         far = mesh.workload("far", DEAF, service_account="server")
         tunnel = world.connect()
@@ -68,7 +68,7 @@ def test_a_source_that_leaves_loses_its_connections_and_those_under_way(world: W
         kept.close()
     world.driver.until(lambda: not len(world.here.registry) and not len(world.there.registry))
     world.driver.call(lambda: [link.abort() for _, link in world.here.pool.links])
-    world.driver.until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    world.driver.until(lambda: open_descriptors() == before)
 
 
 def test_a_destination_that_leaves_loses_tunnels_plaintext_and_handshakes(world: World) -> None:

@@ -6,7 +6,6 @@ a connection that the listener has accepted.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from contextlib import closing
@@ -26,6 +25,7 @@ from agent.wire.held_syn import FROM_POD, RECORD, TO_POD, HeldSyn
 from tests.support import mesh
 from tests.support import packets as pk
 from tests.support.datapath import stream_pair
+from tests.support.descriptors import open_descriptors
 from tests.support.frames import IP4_AT, Frames
 from tests.support.loopback import ours
 from tests.support.netpair import deaf
@@ -91,7 +91,7 @@ class Held:
         return len(self.world.here.registry) + len(self.world.there.registry)
 
     def descriptors(self) -> int:
-        count = self.world.driver.call(lambda: len(os.listdir("/proc/self/fd")))
+        count = self.world.driver.call(open_descriptors)
         assert isinstance(count, int)
         return count
 

@@ -15,6 +15,7 @@ import pytest
 from agent.net.farewell import close
 from tests.support import mesh
 from tests.support.datapath import stream_pair
+from tests.support.descriptors import open_descriptors
 from tests.support.loopback import ours
 from tests.support.netpair import deaf
 from tests.support.two_nodes import CLIENT, SERVER, World, running
@@ -30,7 +31,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def descriptors(world: World) -> int:
-    count = world.driver.call(lambda: len(os.listdir("/proc/self/fd")))
+    count = world.driver.call(open_descriptors)
     assert isinstance(count, int)
     return count
 
@@ -47,7 +48,7 @@ def leave(world: World, app: socket.socket, before: int) -> None:
     """The client resets: soon everything is as it was before."""
     close(app, reset=True)
     world.driver.until(lambda: not len(world.here.registry) and not len(world.there.registry))
-    world.driver.until(lambda: len(os.listdir("/proc/self/fd")) == before)
+    world.driver.until(lambda: open_descriptors() == before)
 
 
 def test_a_dial_ends_with_its_client(world: World) -> None:

@@ -19,6 +19,7 @@ from agent.pb import workload_pb2
 from agent.wire.xds_delta import ADDRESS
 from tests.support import mesh
 from tests.support.certs import credentials
+from tests.support.descriptors import open_descriptors
 from tests.support.loopback import ours
 from tests.support.told_worker import ToldWorker, same_file, secret
 from tests.support.two_nodes import CLIENT, SERVER, VIP, World, ended, exchange
@@ -39,10 +40,6 @@ def listeners() -> Iterator[dict[str, socket.socket]]:
 
 def give(told: ToldWorker, owner: int, socks: dict[str, socket.socket]) -> None:
     told.tell(channel.Listeners(owner, tuple(socks)), [sock.fileno() for sock in socks.values()])
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 # -- listeners
@@ -96,10 +93,10 @@ def test_a_released_listener_keeps_its_queue_for_another(told: ToldWorker, world
 
 def test_listeners_given_again_take_the_place_of_the_former(told: ToldWorker) -> None:
     with listeners() as first, listeners() as second:
-        before = descriptors()
+        before = open_descriptors()
         give(told, 0, first)
         give(told, 0, second)
-        assert descriptors() == before + len(NAMES)
+        assert open_descriptors() == before + len(NAMES)
         _, fds = told.introduced()
         assert all(same_file(fd, s.fileno()) for fd, s in zip(fds, second.values(), strict=True))
         for fd in fds:
@@ -108,10 +105,10 @@ def test_listeners_given_again_take_the_place_of_the_former(told: ToldWorker) ->
 
 def test_an_unknown_listener_is_a_broken_channel_and_nothing_is_kept(told: ToldWorker) -> None:
     with socket.create_server((SERVER, 0)) as strange:
-        before = descriptors()
+        before = open_descriptors()
         with pytest.raises(channel.ChannelError, match="cannot serve socks5"):
             give(told, 0, {"socks5": strange})
-        assert descriptors() == before
+        assert open_descriptors() == before
 
 
 def test_what_only_a_worker_says_is_a_broken_channel(told: ToldWorker) -> None:
@@ -322,11 +319,11 @@ def test_a_draining_worker_takes_no_listeners_and_says_so(told: ToldWorker, worl
     with listeners() as socks, socket.create_connection((SERVER, 15008)) as silent:
         give(told, 0, socks)
         world.driver.until(lambda: world.there.inbound.held == 1)  # so that the drain is not over at once
-        before = descriptors()
+        before = open_descriptors()
         told.tell(channel.Drain(60.0))
-        assert descriptors() == before - len(NAMES)
+        assert open_descriptors() == before - len(NAMES)
         give(told, 0, socks)  # it was on its way already
-        assert descriptors() == before - len(NAMES) and told.introduced()[0] == channel.Hello(
+        assert open_descriptors() == before - len(NAMES) and told.introduced()[0] == channel.Hello(
             3, os.getpid(), [], "0.1+test", True
         )
         with socket.create_connection(socks[PLAINTEXT.name].getsockname()):

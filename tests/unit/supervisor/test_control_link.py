@@ -15,6 +15,7 @@ from agent.model.steps import SLICE_S
 from agent.supervisor.control_link import ControlLink
 from agent.supervisor.patience import catch_up
 from tests.support.crews import until
+from tests.support.descriptors import open_descriptors
 
 Scene = Callable[[], Coroutine[None, None, None]]
 STEPS, IN_A_SLICE = 100, 10
@@ -305,13 +306,13 @@ def test_an_order_that_fails_late_takes_those_behind_it_along_with_their_descrip
         orders = Orders()
         control = Control(ControlLink(orders, ticking())).connect()
         await until(lambda: control.hears(Hello), "greeting")
-        held = len(os.listdir("/proc/self/fd"))
+        held = open_descriptors()
         control.channel.send(Resources(7, BAD, ()))
         with socket.socket() as sock:
             control.channel.send(Listeners(0, ("a",)), [sock.fileno()])
         await until(control.is_cut_off, "the end")
         assert [type(message) for message, _ in orders.heard] == [Resources]
-        assert len(os.listdir("/proc/self/fd")) == held - 1, "the channel and nothing else is gone"
+        assert open_descriptors() == held - 1, "the channel and nothing else is gone"
         control.close()
 
     play(scene)
