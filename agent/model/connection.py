@@ -6,8 +6,8 @@ Policy sees TLS identity, TCP addresses and the port, and nothing a peer can mer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
@@ -18,8 +18,7 @@ class Direction(Enum):
     OUTBOUND = "outbound"
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(NamedTuple):
     """What `policy.evaluate` decides on, at the destination.
 
     `source` is the TCP peer; `destination` the application's address after port mapping; `identity` is

@@ -11,7 +11,6 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Protocol
@@ -61,15 +60,17 @@ class Fate(Enum):
     """It was let in for another worker, as this one stops serving its share."""
 
 
-@dataclass(slots=True, eq=False)
 class Held:
     """One that waits. `owner`: of the ring that it came from."""
 
-    syn: HeldSyn
-    owner: int
-    life: CapturedLife
-    is_let_in: bool = False
-    timer: Timer | None = None
+    __slots__ = ("is_let_in", "life", "owner", "syn", "timer")
+
+    def __init__(self, syn: HeldSyn, owner: int, life: CapturedLife) -> None:
+        self.syn = syn
+        self.owner = owner
+        self.life = life
+        self.is_let_in = False
+        self.timer: Timer | None = None
 
 
 class Gate(Keeper):

@@ -8,7 +8,6 @@ destination that has vanished from the snapshot ends its connections.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent.model.address import IP, SocketAddress
@@ -25,24 +24,51 @@ class LiveOwner(Protocol):
         """End the connection at once."""
 
 
-@dataclass(slots=True, eq=False)
 class Live:
-    """What is known of one live connection; `owner` ends it."""
+    """What is known of one live connection; `owner` ends it.
 
-    direction: Direction
-    pod: IP
-    """Address of the enrolled pod at our end."""
-    source: SocketAddress
-    original: SocketAddress
-    """What the client dialled; for a tunnel its authority's address."""
-    actual: SocketAddress
-    protocol: str
-    owner: LiveOwner
-    destination_uid: str = ""
-    connection: Connection | None = None
-    """The facts policy judges; None where there is nothing to judge (outbound)."""
-    service: str = ""
-    """Host name of the Service that was asked for, where the other end has said so and it is one of this pod's."""
+    `pod` is the address of the enrolled pod at our end, `original` what the client dialled: for a tunnel its
+    authority's address.
+    """
+
+    # No dataclass: one is made of every connection, and what the decorator writes is not compiled.
+    __slots__ = (
+        "actual",
+        "connection",
+        "destination_uid",
+        "direction",
+        "original",
+        "owner",
+        "pod",
+        "protocol",
+        "service",
+        "source",
+    )
+
+    def __init__(
+        self,
+        direction: Direction,
+        pod: IP,
+        source: SocketAddress,
+        original: SocketAddress,
+        actual: SocketAddress,
+        protocol: str,
+        owner: LiveOwner,
+        destination_uid: str = "",
+        connection: Connection | None = None,
+    ) -> None:
+        self.direction = direction
+        self.pod = pod
+        self.source = source
+        self.original = original
+        self.actual = actual
+        self.protocol = protocol
+        self.owner = owner
+        self.destination_uid = destination_uid
+        self.connection = connection
+        """The facts policy judges; None where there is nothing to judge (outbound)."""
+        self.service = ""
+        """Host name of the Service that was asked for, where the other end has said so and it is one of this pod's."""
 
 
 class Registry:

@@ -8,7 +8,7 @@ address returned here. Loopback is never a target: the agent's sockets are not i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent.model.address import IP, AddressError, SocketAddress, parse_ip, split_host_port
 from agent.model.outcome import Outcome, Refusal
@@ -19,8 +19,7 @@ from agent.state.snapshot import Snapshot
 from agent.state.waypoint import is_instance, waypoints_of
 
 
-@dataclass(frozen=True, slots=True)
-class InboundTarget:
+class InboundTarget(NamedTuple):
     """What to dial for a CONNECT.
 
     `service` is known only where the authority named one. With a `proxy_target` the application wants a PROXY

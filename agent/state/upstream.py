@@ -6,8 +6,8 @@ result means for the route, and what to refuse, is up to those two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from agent.model.address import IP, SocketAddress
 from agent.model.identity import Identity, IdentityError
@@ -21,8 +21,7 @@ from agent.state.snapshot import Snapshot
 FAMILY_VERSIONS = {IPFamilies.IPV4_ONLY: 4, IPFamilies.IPV6_ONLY: 6}
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(NamedTuple):
     """A workload and its port; `service` is the one that was balanced to get there, if one was."""
 
     workload: Workload

@@ -72,19 +72,21 @@ class Stream:
         return f"Stream({self.id})"
 
 
-@dataclass(slots=True)
+# What comes most is no dataclass: what the decorator writes is not compiled.
 class HeadReceived:
     """A request (server) or a final answer (client). `fields` includes the pseudo headers."""
 
-    stream: Stream
-    fields: list[tuple[str, str]]
-    ended: bool
+    __slots__ = ("ended", "fields", "stream")
+
+    def __init__(self, stream: Stream, fields: list[tuple[str, str]], ended: bool) -> None:
+        self.stream = stream
+        self.fields = fields
+        self.ended = ended
 
 
 class DataReceived:
     """Payload, valid until the next `receive`; say `consumed(stream, len(data))` when it is handed on."""
 
-    # No dataclass: one is made of every frame, and what the decorator writes is not compiled.
     __slots__ = ("data", "ended", "stream")
 
     def __init__(self, stream: Stream, data: memoryview, ended: bool) -> None:
