@@ -55,4 +55,5 @@ def pin(pids: Iterable[int], cpu: int) -> None:
     """Every thread of the processes onto one core; threads made later inherit it."""
     for pid in pids:
         for task in os.listdir(f"/proc/{pid}/task"):
-            os.sched_setaffinity(int(task), {cpu})
+            with suppress(ProcessLookupError):  # a thread that has ended since
+                os.sched_setaffinity(int(task), {cpu})
