@@ -9,10 +9,9 @@ was no gate: nothing is dropped here. What the kernel programs do for it is in b
 from __future__ import annotations
 
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from typing import Protocol
 
 from agent.model.address import IP, SocketAddress
@@ -29,6 +28,9 @@ HELD_OF_POD, HELD_LIMIT = 256, 2048
 JOIN_S = 3.0
 """How long after its SYN was let in a client may take to be there: two of its SYN-ACKs may be lost."""
 SILENT = frozenset({Outcome.CONNECT_TIMEOUT, Outcome.HBONE_TIMEOUT})
+
+
+Key = tuple[SocketAddress, SocketAddress]
 
 
 class Frames(Protocol):
@@ -63,14 +65,15 @@ class Fate(Enum):
 class Held:
     """One that waits. `owner`: of the ring that it came from."""
 
-    __slots__ = ("is_let_in", "life", "owner", "syn", "timer")
+    __slots__ = ("is_let_in", "join_by_s", "life", "owner", "syn")
 
     def __init__(self, syn: HeldSyn, owner: int, life: CapturedLife) -> None:
         self.syn = syn
         self.owner = owner
         self.life = life
         self.is_let_in = False
-        self.timer: Timer | None = None
+        self.join_by_s = 0.0
+        """Once it is let in: when it is given up."""
 
 
 class Gate(Keeper):
@@ -96,8 +99,11 @@ class Gate(Keeper):
         self._make = make
         self._accepted = accepted
         self._is_own = is_own
-        self._held: dict[tuple[SocketAddress, SocketAddress], Held] = {}
+        self._held: dict[Key, Held] = {}
         self._of_pod: Counter[IP] = Counter()
+        # Each is let in for the same time, so the first to be let in is the first to be given up: one timer will do.
+        self._let_in_since: deque[tuple[float, Key]] = deque()
+        self._timer: Timer | None = None
         self.fates: Counter[Fate] = Counter()
 
     def __len__(self) -> int:
@@ -105,7 +111,8 @@ class Gate(Keeper):
 
     def arrived(self, owner: int, syn: HeldSyn) -> bool:
         """A SYN, new or again. False: it is let in at once, and nothing is known of the connection that comes."""
-        held = self._held.get(syn.key)
+        key = syn.key
+        held = self._held.get(key)
         if held is not None:
             self._again(held, syn)
         elif self._is_own(syn.peer, syn.local):
@@ -117,7 +124,7 @@ class Gate(Keeper):
             return False
         else:
             held = Held(syn, owner, self._make(self, syn.peer, syn.local))
-            self._held[syn.key] = held
+            self._held[key] = held
             self._of_pod[syn.pod] += 1
             held.life.start()
         return True
@@ -142,9 +149,13 @@ class Gate(Keeper):
     # -- answers of the lives (Keeper)
 
     def reached(self, life: CapturedLife) -> None:
-        held = self._held[life.key]
+        key = life.key
+        held = self._held[key]
         held.is_let_in = True
-        held.timer = self._loop.later(JOIN_S, partial(self._not_joined, held))
+        held.join_by_s = self._loop.now() + JOIN_S
+        self._let_in_since.append((held.join_by_s, key))
+        if self._timer is None:
+            self._timer = self._loop.later(JOIN_S, self._on_time)
         self._let_in(held.syn)
 
     def turned_away(self, life: CapturedLife, outcome: Outcome) -> None:
@@ -172,9 +183,20 @@ class Gate(Keeper):
         # One that is lost on its way comes again, as its client has no answer.
         self._frames.send(again(syn, self._frames.mac))
 
-    def _not_joined(self, held: Held) -> None:
-        self._forget(held, Fate.GIVEN_UP)
-        held.life.refused(Refusal(Outcome.RESET, GAVE_UP))
+    def _on_time(self) -> None:
+        """Give up those that have not joined by now; most have, long ago."""
+        self._timer = None
+        now_s = self._loop.now()
+        while self._let_in_since:
+            join_by_s, key = self._let_in_since[0]
+            if join_by_s > now_s:
+                self._timer = self._loop.later(join_by_s - now_s, self._on_time)
+                return
+            self._let_in_since.popleft()
+            held = self._held.get(key)
+            if held is not None and held.join_by_s == join_by_s:
+                self._forget(held, Fate.GIVEN_UP)
+                held.life.refused(Refusal(Outcome.RESET, GAVE_UP))
 
     def _forget(self, held: Held, fate: Fate) -> None:
         self.fates[fate] += 1
@@ -183,5 +205,3 @@ class Gate(Keeper):
         self._of_pod[pod] -= 1
         if not self._of_pod[pod]:
             del self._of_pod[pod]
-        if held.timer is not None:
-            held.timer.cancel()

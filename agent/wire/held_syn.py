@@ -140,8 +140,10 @@ def pseudo_sum(addresses: bytes, tcp_bytes: int) -> int:
 
 
 def folded(data: bytes) -> int:
-    """Sum of 16-bit words in one's complement (RFC 1071). Of an even number of bytes, as all that is summed here."""
-    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
+    """Sum of 16-bit words in one's complement (RFC 1071). Of an even number of bytes, as all that is summed here.
+
+    As with the digits of a decimal number and 9: the number is the sum of its words, but for multiples of 0xFFFF, which
+    stands for zero where not all words are zero.
+    """
+    number = int.from_bytes(data, "big")
+    return number % 0xFFFF or (0xFFFF if number else 0)
