@@ -118,10 +118,14 @@ int from_pod(struct __sk_buff *skb) {
     }
     if (passthru.lookup(&flow))
         PASS(EXIT_from_pod_GRANDFATHERED);
-    int is_host_flow = hostflows.lookup(&answered) != 0;
-    if (is_host_flow || hostips.lookup(&p.daddr_be)) {
+    struct host_flow *noted = hostflows.lookup(&answered);
+    int is_bypassed = noted && !noted->ifindex && (i->flags & FLAG_BYPASS);
+    int is_host_flow = noted && noted->ifindex;
+    if (is_bypassed || is_host_flow || hostips.lookup(&p.daddr_be)) {
         if (has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ANSWER_TO_PROXY);
+        if (is_bypassed)
+            PASS(EXIT_from_pod_BYPASSED);
         if (is_host_flow)
             PASS(EXIT_from_pod_HOST_FLOW);
         if (host_opened(skb, &p))

@@ -5,6 +5,14 @@
  * packets always carry the interface they came in by, and a pod cannot fake its absence. */
 #include "ztun.h"
 
+/* Whether the packet may be of a connection that the proxy has nothing to do with. With --local-path=host workers dial
+ * pods of this node by way of the host: what comes from such a pod is theirs. */
+static __always_inline int may_bypass(const struct packet *p, const struct iface_entry *i, const struct conf_entry *c) {
+    if (!(i->flags & FLAG_BYPASS) || p->dport_be == __builtin_bswap16(HBONE_PORT))
+        return 0;
+    return !c->is_plaintext_by_ports || !pods.lookup(&p->saddr_be);
+}
+
 int to_pod(struct __sk_buff *skb) {
     u32 ifindex = skb->ifindex, zero = 0;
     struct iface_entry *i = ifaces.lookup(&ifindex);
@@ -80,6 +88,11 @@ int to_pod(struct __sk_buff *skb) {
         struct flow_key answer;
         answer_of(&answer, &p, HOOK_FROM_POD);
         end_kept(&flow, &answer, EXIT_to_pod_GRANDFATHER_END);
+        if (may_bypass(&p, i, c)) {
+            struct host_flow opened = {.ifindex = 0, .at_s = bpf_ktime_get_ns() / 1000000000};
+            hostflows.update(&flow, &opened);
+            PASS(EXIT_to_pod_BYPASS_SYN);
+        }
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);
@@ -102,5 +115,7 @@ int to_pod(struct __sk_buff *skb) {
     }
     if (passthru.lookup(&flow))
         PASS(EXIT_to_pod_GRANDFATHERED);
+    if (may_bypass(&p, i, c) && hostflows.lookup(&flow) && !has_connection(skb, &t, p.is_v6, c->net_side_nsid))
+        PASS(EXIT_to_pod_BYPASSED);
     return onto_net_side(skb, c, EXIT_to_pod_TO_PROXY);
 }

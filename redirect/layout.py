@@ -41,6 +41,8 @@ class Flag(IntFlag):
     QUEUED = 8
     HONEST = 16
     """Of an interface: new connections from and to its pod are held until their destination has answered."""
+    BYPASS = 32
+    """Of an interface: connections to its pod go past the proxy, but for those to the tunnel port."""
 
 
 class MapShape(NamedTuple):
@@ -314,7 +316,10 @@ class FlowKey:
 
 @dataclass(frozen=True, slots=True)
 class HostFlow:
-    """Value of `hostflows`: the host veth by which the node's SYN left, and when (s of the monotonic clock)."""
+    """Value of `hostflows`: the host veth by which the node's SYN left, and when (s of the monotonic clock).
+
+    `ifindex` 0: the SYN was somebody else's, to a pod whose inbound connections go past the proxy.
+    """
 
     FORMAT = struct.Struct("=II")
 

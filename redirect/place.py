@@ -40,6 +40,8 @@ class Place:
     bridge: Bridge | None = None
     is_honest: bool = False
     """Connections from and to it are answered when their destination has answered, not before."""
+    is_bypassed: bool = False
+    """Connections to it go past the proxy, but for those to the tunnel port."""
     owner: str = ""
     other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
     is_cleanable: bool = field(default=False, compare=False)
@@ -47,7 +49,7 @@ class Place:
     @classmethod
     def of(cls, pod: DesiredPod) -> Place:
         """As the kernel side has a pod."""
-        is_honest = Flag.HONEST in Flag(pod.flags)
+        flags = Flag(pod.flags)
         return cls(
             pod.ifindex,
             pod.ifname,
@@ -55,7 +57,8 @@ class Place:
             pod.mac,
             pod.hops,
             bridge=pod.bridge,
-            is_honest=is_honest,
+            is_honest=Flag.HONEST in flags,
+            is_bypassed=Flag.BYPASS in flags,
             owner=pod.owner,
         )
 
@@ -74,7 +77,9 @@ class Place:
 
     def desired(self) -> DesiredPod:
         """What is to be captured there."""
-        flags = Flag.ENROLLED | (Flag.HONEST if self.is_honest else Flag(0))
+        flags = Flag.ENROLLED
+        flags |= Flag.HONEST if self.is_honest else Flag(0)
+        flags |= Flag.BYPASS if self.is_bypassed else Flag(0)
         return DesiredPod(
             self.ifindex,
             self.ifname,

@@ -45,6 +45,7 @@ class Made:
     workload: Workload
     place: Place
     is_honest: bool
+    is_bypassed: bool
     uid: str
     pod: EnrolledPod
 
@@ -174,10 +175,15 @@ class Judge:
         if made is None or not (
             made.workload is workload
             and made.place is place
-            and (made.is_honest, made.uid) == (is_honest, wish.uid)
+            and (made.is_honest, made.is_bypassed, made.uid) == (is_honest, wish.is_bypassed, wish.uid)
         ):
-            own = replace(place, is_honest=is_honest, owner=owner_of(wish.pod, wish.uid))
-            made = Made(workload, place, is_honest, wish.uid, enrolled_pod(workload, own))
+            own = replace(
+                place,
+                is_honest=is_honest,
+                is_bypassed=wish.is_bypassed,
+                owner=owner_of(wish.pod, wish.uid),
+            )
+            made = Made(workload, place, is_honest, wish.is_bypassed, wish.uid, enrolled_pod(workload, own))
             self.made[wish.pod] = made
         return made.pod
 

@@ -28,7 +28,7 @@ class Stance(Enum):
 class Claim:
     """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted.
 
-    `is_honest` and `service_account` as a Wish has them.
+    `is_honest`, `is_bypassed` and `service_account` as a Wish has them.
     """
 
     uid: str
@@ -37,6 +37,7 @@ class Claim:
     where: Where | None = None
     is_honest: bool | None = None
     service_account: str = ""
+    is_bypassed: bool = False
 
 
 class NotReady(Exception):
@@ -141,16 +142,18 @@ def follow(
                     uid=claim.uid,
                     is_honest=claim.is_honest,
                     service_account=claim.service_account,
+                    is_bypassed=claim.is_bypassed,
                 )
                 yield Take(asked, claim.reason)
             elif wish.where != claim.where:
                 # Where it was found last is kept with the wish: what is said now need not lead there at once.
-                changed = replace(wish, where=claim.where, is_honest=claim.is_honest)
-                yield Take(changed, "it is to be found otherwise")
-            elif wish.is_honest is not claim.is_honest:
-                yield Take(
-                    replace(wish, is_honest=claim.is_honest), "its connects are to be answered otherwise"
+                changed = replace(
+                    wish, where=claim.where, is_honest=claim.is_honest, is_bypassed=claim.is_bypassed
                 )
+                yield Take(changed, "it is to be found otherwise")
+            elif wish.is_honest is not claim.is_honest or wish.is_bypassed is not claim.is_bypassed:
+                changed = replace(wish, is_honest=claim.is_honest, is_bypassed=claim.is_bypassed)
+                yield Take(changed, "its annotations ask for another treatment of its connections")
         elif claim.stance is Stance.UNWANTED and mine == claim.uid:
             yield LetGo(key, claim.reason)
         elif wish is not None and wish.uid != claim.uid:

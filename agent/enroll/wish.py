@@ -97,8 +97,8 @@ class Wish:
 
     `uid`: which of the pods that have had this name, as Kubernetes tells them apart; empty: whichever is there.
     `since_s` is wall-clock time. `is_honest`: whether its connections are answered only when their destination has
-    answered; None: as the node does with others. `service_account`: the one that the pod must have; empty: whichever
-    the control plane lists.
+    answered; None: as the node does with others. `is_bypassed`: connections to it are not captured, but for those to
+    the tunnel port. `service_account`: the one that the pod must have; empty: whichever the control plane lists.
     """
 
     pod: PodKey
@@ -110,3 +110,4 @@ class Wish:
     uid: str = ""
     is_honest: bool | None = None
     service_account: str = ""
+    is_bypassed: bool = False

@@ -168,6 +168,8 @@ def _entry(wish: Wish) -> dict[str, Any]:
         entry["uid"] = wish.uid
     if wish.is_honest is not None:
         entry["honest_connect"] = wish.is_honest
+    if wish.is_bypassed:
+        entry["bypass_inbound"] = True
     if wish.where.started:
         entry["where"]["started"] = wish.where.started
     if wish.namespace is not None:
@@ -199,8 +201,9 @@ def _wish(entry: dict[str, Any]) -> Wish:
             _known(_id(bound["netns"])), _text(bound["service_account"]), _text(bound["trust_domain"])
         ),
         _text(entry.get("uid", "")),
-        _switch(entry.get("honest_connect")),
+        _switch("honest_connect", entry),
         _text(entry.get("service_account", "")),
+        _switch("bypass_inbound", entry) is True,
     )
 
 
@@ -231,9 +234,10 @@ def _time(value: object) -> float:
     return float(value)
 
 
-def _switch(value: object) -> bool | None:
+def _switch(name: str, entry: dict[str, Any]) -> bool | None:
+    value = entry.get(name)
     if not isinstance(value, bool | None):
-        raise TypeError(f"honest_connect is {value!r}, neither true nor false")
+        raise TypeError(f"{name} is {value!r}, neither true nor false")
     return value
 
 

@@ -19,6 +19,8 @@ REDIRECTION = "ambient.istio.io/redirection"
 SIDECAR_STATUS = "sidecar.istio.io/status"
 HONEST_CONNECT = "ztun.io/honest-connect"
 """Annotation of a pod: whether its connections are answered only when their destination has answered."""
+BYPASS_INBOUND = "ambient.istio.io/bypass-inbound-capture"
+"""Annotation of a pod: whether connections to it are left alone, but for HBONE."""
 TERMINAL = ("Succeeded", "Failed")
 _STATIC_POD = "kubernetes.io/config.hash"
 """What the kubelet names the groups of a pod by that it has from a file; the API shows a mirror with another uid."""
@@ -28,7 +30,8 @@ _STATIC_POD = "kubernetes.io/config.hash"
 class Pod:
     """`redirection`: what the annotation says of its capture; None: it has none. `phase` is empty in a new pod.
 
-    `cgroup_uid`: the uid in the names of its control groups. `honest_connect`: its annotation of that name.
+    `cgroup_uid`: the uid in the names of its control groups. `honest_connect`, `bypass_inbound`: its
+    annotations of these names.
     """
 
     namespace: str
@@ -44,6 +47,7 @@ class Pod:
     redirection: str | None = None
     cgroup_uid: str = ""
     honest_connect: str | None = None
+    bypass_inbound: str | None = None
 
     @property
     def key(self) -> PodKey:
@@ -84,6 +88,7 @@ def pod_of(raw: Mapping[str, Any]) -> Pod:
         annotations.get(REDIRECTION),
         annotations.get(_STATIC_POD) or uid,
         annotations.get(HONEST_CONNECT),
+        annotations.get(BYPASS_INBOUND),
     )
 
 

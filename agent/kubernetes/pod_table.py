@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from agent.enroll.source import Claim, Stance
 from agent.enroll.wish import PodInstance, PodKey, Where
 from agent.kubernetes.decision import Rules, decide
-from agent.kubernetes.objects import HONEST_CONNECT, Namespace, Pod
+from agent.kubernetes.objects import BYPASS_INBOUND, HONEST_CONNECT, Namespace, Pod
 from agent.kubernetes.reflector import Change, Gone, Listed, Put
 
 SWITCH: Mapping[str | None, bool | None] = {None: None, "true": True, "false": False}
+YES, NO = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
+"""What Go's strconv.ParseBool takes, by which istio-cni reads its annotations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,15 +116,18 @@ class PodTable:
         if not decision.is_wanted:
             return Claim(pod.uid, Stance.UNWANTED, decision.reason)
         is_honest, fault = honesty_of(pod)
-        reason = decision.reason + fault
+        is_bypassed, other_fault = bypass_of(pod)
+        reason = decision.reason + fault + other_fault
         if place is not None:
             _, netns = place
-            return Claim(pod.uid, Stance.WANTED, reason, Where(netns=netns), is_honest)
+            return Claim(
+                pod.uid, Stance.WANTED, reason, Where(netns=netns), is_honest, is_bypassed=is_bypassed
+            )
         if not pod.addresses:
             # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.
             return Claim(pod.uid, Stance.UNDECIDED, "it has no address yet")
         instance = PodInstance(pod.cgroup_uid or pod.uid, pod.addresses)
-        return Claim(pod.uid, Stance.WANTED, reason, Where(pod=instance), is_honest)
+        return Claim(pod.uid, Stance.WANTED, reason, Where(pod=instance), is_honest, is_bypassed=is_bypassed)
 
 
 def honesty_of(pod: Pod) -> tuple[bool | None, str]:
@@ -131,3 +136,16 @@ def honesty_of(pod: Pod) -> tuple[bool | None, str]:
     if asked in SWITCH:
         return SWITCH[asked], ""
     return None, f"; its annotation {HONEST_CONNECT} is {asked!r}, neither true nor false: as the node has it"
+
+
+def bypass_of(pod: Pod) -> tuple[bool, str]:
+    """Whether connections to the pod are left alone, and what is wrong with its annotation: then they are captured."""
+    asked = pod.bypass_inbound
+    if asked is None or asked in NO:
+        return False, ""
+    if asked in YES:
+        return True, ""
+    return (
+        False,
+        f"; its annotation {BYPASS_INBOUND} is {asked!r}, neither true nor false: connections are captured",
+    )

@@ -74,6 +74,7 @@ class StatusPage:
                 "addresses": list(map(str, pod.addresses)),
                 "closed_addresses": list(map(str, pod.closed)),
                 "honest_connect": pod.place.is_honest,
+                "bypass_inbound": pod.place.is_bypassed,
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
                     {

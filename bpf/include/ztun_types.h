@@ -114,7 +114,7 @@ _Static_assert(sizeof(struct flow_key) == 40, "flow_key");
 /* hostflows: the host veth by which this host's SYN left, and when. Of the size that earlier layouts have, a u64 of
  * nanoseconds: maps are shared with them, and an interface that is read out of one matches none. */
 struct host_flow {
-    u32 ifindex;
+    u32 ifindex; /* 0: somebody else's SYN, to a pod whose inbound connections go past the proxy */
     u32 at_s; /* of the monotonic clock */
 };
 _Static_assert(sizeof(struct host_flow) == 8, "host_flow");
@@ -165,8 +165,9 @@ _Static_assert(sizeof(struct held_syn) == 168, "held_syn");
 _Static_assert(sizeof(((struct held_syn *)0)->frame) == HELD_FRAME_MAX, "held_syn.frame");
 
 /* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
- * HONEST: SYNs from and to the pod are held until the proxy has reached their destination. */
-enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16 };
+ * HONEST: SYNs from and to the pod are held until the proxy has reached their destination.
+ * BYPASS: connections to the pod go past the proxy, but for those to 15008. */
+enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16, FLAG_BYPASS = 32 };
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
 enum { OWNERS_MAX = 64 };
@@ -210,6 +211,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, NO_CONF, 1)          /* the agent has not finished its plumbing */                                 \
     X(from_pod, CLOSED_HOST_FLOW, 0) /* closed off: answer to a connection that this host made by this interface */ \
     X(from_pod, CLOSED_NEIGHBOUR, 0) /* closed off: neighbour discovery, which is IPv6's ARP */                    \
+    X(from_pod, BYPASSED, 0)         /* answer in a connection that went past the proxy on its way in */           \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \
@@ -237,6 +239,8 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, TO_PROXY, 0)                                                                                         \
     X(to_pod, NO_CONF, 1)                                                                                          \
     X(to_pod, NO_CONF_PASS, 0)       /* the same, pod not enrolled */                                              \
+    X(to_pod, BYPASS_SYN, 0)         /* new connection to a pod whose inbound ones go past the proxy: noted */     \
+    X(to_pod, BYPASSED, 0)           /* later packets of it */                                                     \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
     X(from_pod_side, TO_QUEUE, 0)    /* to the pod, through the queue of its interface */                          \

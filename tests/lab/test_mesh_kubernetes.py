@@ -20,11 +20,12 @@ from agent.cni import ztun_cni
 from agent.kubernetes.reflector import BACKOFF
 from tests.support import kube
 from tests.support.labcluster import MODE, LabCluster
-from tests.support.labmesh import SILENCE_S, World, running
+from tests.support.labmesh import SILENCE_S, World, policy_manifest, principal, running
 from tests.support.labtraffic import Talk, until
 
 pytestmark = pytest.mark.kernel
 PLUGIN = Path(ztun_cni.__file__)
+BYPASS = "ambient.istio.io/bypass-inbound-capture"
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +185,48 @@ def test_labels_that_come_and_go_leave_nothing_behind(world: World, cluster: Lab
         files.append(control.num_fds())
     # The first rounds open what stays open: certificates' timers, connections to the API; and some are just in use.
     until(lambda: control.num_fds() <= max(files[:2]), f"no file stays open: {files}")
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_pod_may_take_plaintext_in_by_itself_and_nothing_else(world: World, cluster: LabCluster) -> None:
+    """As ingress gateways do: their clients are not of the mesh, and no policy of the mesh is about them."""
+
+    def annotate(value: str | None, *, expected: bool) -> None:
+        annotations: Any = {"annotations": {BYPASS: value}}
+        cluster.api.change("pods", "server-a", "demo", metadata=annotations)
+        until(lambda: bypassed(world) == ({"server-a"} if expected else set()), "the annotation is in force")
+
+    addresses = [world.address("server-a", version) for version in (4, 6)]
+    with world.manifest("only-client", policy_manifest("only-client", principal("client"))):
+        for address in addresses:
+            until(lambda address=address: not world.is_served("outsider-b", address), "policy is in force")
+        annotate("true", expected=True)
+        assert all(world.is_served("outsider-b", address) for address in addresses)
+        assert all(world.is_served("client-b", address) for address in addresses)
+        assert not any(world.is_served("server-b", address) for address in addresses), "HBONE is captured"
+        with world.talk("outsider-b", addresses[0]) as talk:
+            talk.say()
+            world.kill_all("node-a")
+            talk.say()
+            assert is_open(world, "outsider-b", "server-a")
+            assert not is_open(world, "client-b", "server-a"), "HBONE is captured"
+            assert not is_open(world, "server-a", "outsider-b"), "and so is what it opens"
+            world.mesh.start_agent(world.node("node-a"))
+            until(lambda: bypassed(world) == {"server-a"}, "the next agent goes on so")
+            until(lambda: world.is_served("client-b", addresses[0]), "HBONE is served again")
+            talk.say()
+        annotate(None, expected=False)
+        assert not any(world.is_served("outsider-b", address) for address in addresses)
+        assert world.is_served("client-b", addresses[0])
+
+
+def bypassed(world: World) -> set[str]:
+    """The pods of node-a into which plaintext goes past the proxy."""
+    try:
+        rows = world.status("node-a")["pods"]
+    except AgentAbsent:
+        return set()
+    return {row["pod"].removeprefix("demo/") for row in rows if row["bypass_inbound"]}
 
 
 @pytest.mark.usefixtures("labelled")

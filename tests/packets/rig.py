@@ -238,6 +238,8 @@ class Rig:
         for flow in world.hostflows:
             assert flow.hook == HOOK_TO_POD
             put("hostflows", flow.encode(), HostFlow(self.ifindex + world.is_by_other, 1).encode())
+        for flow in world.bypassed:
+            put("hostflows", flow.encode(), HostFlow(0, 1).encode())
         for slot in SLOTS:
             self.set_slot(slot, self.listeners[slot] if slot in world.slots else None)
         if world.has_ring:

@@ -59,6 +59,7 @@ CONSTANTS = {
     "FLAG_DRAIN": int(Flag.DRAIN),
     "FLAG_QUEUED": int(Flag.QUEUED),
     "FLAG_HONEST": int(Flag.HONEST),
+    "FLAG_BYPASS": int(Flag.BYPASS),
     "OWNERS_MAX": layout.OWNERS_MAX,
     "TURNS": layout.TURNS,
     "sizeof(struct host_flow)": HostFlow.FORMAT.size,

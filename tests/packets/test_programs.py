@@ -8,6 +8,7 @@ from agent.wire.held_syn import RECORD
 from redirect.layout import REASONS
 from tests.packets import (
     bridge_rows,
+    bypass_rows,
     encapsulation_rows,
     from_pod_rows,
     header_rows,
@@ -29,6 +30,7 @@ ROWS = [
     *bridge_rows.rows(),
     *encapsulation_rows.rows(),
     *hold_rows.rows(),
+    *bypass_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 NEW = ("SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
@@ -56,7 +58,7 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     ifindex = rig.ifindex + row.world.is_by_other
     assert seen.hostflows == dict.fromkeys(row.world.hostflows, ifindex) | dict.fromkeys(
         row.notes, rig.ifindex
-    )
+    ) | dict.fromkeys((*row.world.bypassed, *row.notes_bypassed), 0)
     before = dict(row.world.bridge.neighbours) if row.world.bridge else {}
     assert seen.neighbours == {**before, **dict(row.learns)}
     assert seen.wanted == frozenset(row.asks)

@@ -12,6 +12,7 @@ POD_MAC, BRIDGE_MAC = bytes.fromhex("02bb00000009"), bytes.fromhex("02bb0000000b
 BRIDGE = 4343
 ENROLLED, DRAIN, PLAIN, QUEUED = Flag.ENROLLED, Flag.DRAIN, Flag(0), Flag.QUEUED
 HONEST = Flag.ENROLLED | Flag.HONEST
+BYPASS = Flag.ENROLLED | Flag.BYPASS
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
 POD_SIDE, NET_SIDE = 4243, 4244
@@ -89,6 +90,8 @@ class World:
     hostflows: tuple[FlowKey, ...] = ()
     is_by_other: bool = False
     """What is in `hostflows` left by another interface than the pod's."""
+    bypassed: tuple[FlowKey, ...] = ()
+    """What is in `hostflows` besides: connections that went past the proxy on their way in."""
     hostips: tuple[str, ...] = ()
     sockets: tuple[Socket, ...] = ()
     slots: frozenset[str] = frozenset(SLOTS)
@@ -145,6 +148,8 @@ class Row:
     """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
     notes: tuple[FlowKey, ...] = ()
     """Entries that `hostflows` gains, all with the pod's interface."""
+    notes_bypassed: tuple[FlowKey, ...] = ()
+    """Entries that it gains with none."""
     learns: tuple[tuple[str, Neighbour], ...] = ()
     """Entries of `neighbours` that are made or changed."""
     asks: tuple[str, ...] = ()

@@ -126,6 +126,17 @@ def test_whoever_names_the_account_is_not_given_a_pod_with_another() -> None:
         assert "lists it with account one, and ztun enroll says that it runs as two" in other.troubles[0].text
 
 
+def test_connections_to_a_pod_go_past_the_proxy_where_its_wish_says_so_now() -> None:
+    judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {})
+    sighting = seen(place(1))
+    for asked in (False, True, False):
+        found = replace(wish(1, "one"), is_bypassed=asked)
+        (pod,) = judge.judge({found.pod: found}, {found.pod: sighting}).pods.values()
+        assert pod.place.is_bypassed is asked
+        assert (Flag.BYPASS in pod.place.desired().flags) is asked
+        assert Place.of(pod.place.desired()).is_bypassed is asked
+
+
 def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> None:
     expected = {
         Honesty.OFF: {None: False, True: False, False: False},

@@ -218,9 +218,19 @@ def test_whether_connects_are_honest_is_kept(tmp_path: Path, boot_id: Path, aske
     assert found.is_honest is asked
 
 
-def test_a_wish_that_is_neither_honest_nor_not_is_damaged(tmp_path: Path, boot_id: Path) -> None:
-    WishFile(tmp_path, boot_id).save([replace(WISHES[0], is_honest=True)])
+@pytest.mark.parametrize("field", ["honest_connect", "bypass_inbound"])
+def test_a_wish_with_a_switch_that_is_neither_on_nor_off_is_damaged(
+    tmp_path: Path, boot_id: Path, field: str
+) -> None:
+    WishFile(tmp_path, boot_id).save([replace(WISHES[0], is_honest=True, is_bypassed=True)])
     path = tmp_path / "wishes.json"
-    path.write_text(path.read_text().replace("true", '"yes"'))
-    with pytest.raises(WishesDamaged, match="honest_connect is 'yes'"):
+    path.write_text(path.read_text().replace(f'"{field}": true', f'"{field}": "yes"'))
+    with pytest.raises(WishesDamaged, match=f"{field} is 'yes'"):
         WishFile(tmp_path, boot_id).load()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_whether_connections_go_past_the_proxy_is_kept(tmp_path: Path, boot_id: Path, asked: bool) -> None:
+    wish = replace(WISHES[0], is_bypassed=asked)
+    WishFile(tmp_path, boot_id).save([wish])
+    assert tuple(WishFile(tmp_path, boot_id).load().values()) == (wish,)

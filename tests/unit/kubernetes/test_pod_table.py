@@ -12,7 +12,7 @@ from agent.enroll.source import Forget, LetGo, Stance, Take, follow
 from agent.enroll.wish import PodInstance, PodKey, WantedBy, Where, Wish
 from agent.kubernetes.decision import Rules
 from agent.kubernetes.objects import namespace_of, pod_of
-from agent.kubernetes.pod_table import PodTable
+from agent.kubernetes.pod_table import NO, YES, PodTable
 from agent.kubernetes.reflector import Gone, Listed, Put
 from agent.model.address import parse_ip
 from tests.support import kube
@@ -147,6 +147,36 @@ def test_whether_connects_are_honest_is_what_the_annotation_says_last(
         changes = steps(annotated, {KEY: replace(wish()[KEY], is_honest=before)})
         assert [change.wish.is_honest for change in changes] == ([] if before is asked else [asked])
         assert all(change.wish == replace(wish()[KEY], is_honest=asked) for change in changes)
+
+
+@pytest.mark.parametrize(
+    "text, asked",
+    [(None, False), *((text, True) for text in YES), *((text, False) for text in NO)],
+)
+def test_what_goes_past_the_proxy_is_what_the_annotation_says_last(text: str | None, asked: bool) -> None:
+    name = "ambient.istio.io/bypass-inbound-capture"
+    annotated = table(put(annotations={} if text is None else {name: text}))
+    (taken,) = steps(annotated, {})
+    assert taken.wish.is_bypassed is asked and "annotation" not in taken.reason
+    for before in (True, False):
+        changes = steps(annotated, {KEY: replace(wish()[KEY], is_bypassed=before)})
+        assert [change.wish for change in changes] == (
+            [] if before is asked else [replace(wish()[KEY], is_bypassed=asked)]
+        )
+
+
+@pytest.mark.parametrize("text", ["yes", "", "tRUE", "on", "2"])
+def test_an_annotation_that_cannot_be_read_leaves_nothing_uncaptured(text: str) -> None:
+    (taken,) = steps(table(put(annotations={"ambient.istio.io/bypass-inbound-capture": text})), {})
+    assert taken.wish.is_bypassed is False
+    assert f"bypass-inbound-capture is {text!r}, neither true nor false" in str(taken)
+
+
+def test_where_a_pod_is_found_and_what_goes_past_the_proxy_may_change_together() -> None:
+    made = table(put(annotations={"ambient.istio.io/bypass-inbound-capture": "true"}))
+    made.put_place(FIRST, "sandbox", "/run/netns/x")
+    (change,) = steps(made, wish())
+    assert change.wish.where == Where(netns="/run/netns/x") and change.wish.is_bypassed
 
 
 def test_an_annotation_that_is_neither_true_nor_false_is_said_and_counts_for_nothing() -> None:

@@ -55,11 +55,12 @@ def test_a_pod_whose_capture_failed_half_way_has_no_macs_there() -> None:
     assert captured_pod(7, "veth7", iface_entry(ROUTED), nothing).mac == NO_MAC  # type: ignore[arg-type]
 
 
-def test_honest_connects_are_the_interfaces_and_not_the_addresses() -> None:
+@pytest.mark.parametrize("flag", [Flag.HONEST, Flag.BYPASS])
+def test_how_connections_are_treated_is_the_interfaces_and_not_the_addresses(flag: Flag) -> None:
     """Where only what is captured counts, nothing else must look like it."""
-    honest = replace(ROUTED, flags=Flag.ENROLLED | Flag.HONEST)
-    assert iface_entry(honest).flags == Flag.ENROLLED | Flag.HONEST
-    assert pod_entry(honest, V4, LINK) == pod_entry(ROUTED, V4, LINK)
+    treated = replace(ROUTED, flags=Flag.ENROLLED | flag)
+    assert iface_entry(treated).flags == Flag.ENROLLED | flag
+    assert pod_entry(treated, V4, LINK) == pod_entry(ROUTED, V4, LINK)
 
 
 @pytest.mark.parametrize(("version", "bits"), [(4, 0), (4, 1), (4, 24), (4, 32), (6, 0), (6, 64), (6, 128)])
