@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.cluster import mesh, operation, policy
+from tests.cluster import kinds, mesh, operation, policy
 from tests.cluster.stage import Stage
 
 Fact = Callable[[Stage], str]
@@ -15,6 +15,7 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
         (
             mesh.traffic_is_mutual_tls,
             mesh.services_answer,
+            kinds.a_kind_that_comes_later,
             mesh.within_a_node,
             mesh.left_alone,
             mesh.new_pods_are_enrolled,
