@@ -144,8 +144,12 @@ def test_a_pod_is_closed_before_it_is_announced_and_served_after(cni: Cni) -> No
     finally:
         world.write(pods, everybody)
     log = world.log("node-a")
-    assert world.is_served("spare-a", world.address("server-b"))
-    log.line('direction="outbound"', ":15008", "spiffe://cluster.local/ns/demo/sa/spare")
+    fragments = ('direction="outbound"', ":15008", "spiffe://cluster.local/ns/demo/sa/spare")
+    # The other node may not have been told of it yet: until then it sends in clear, and is let in.
+    until(
+        lambda: world.is_served("spare-a", world.address("server-b")) and log.lines(*fragments),
+        "it goes by the mesh, under its own name",
+    )
 
 
 def test_what_it_takes_back_is_in_clear_and_what_is_only_gone_stays_closed(cni: Cni) -> None:
