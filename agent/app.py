@@ -78,6 +78,7 @@ from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
 from agent.watch.pins import keep_pins
+from agent.watch.revocation_watch import RevocationWatch
 from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES, XdsDelta, make_node
 from redirect.errors import RedirectError
@@ -167,6 +168,9 @@ class Agent:
         )
         self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
+        self.revocations = RevocationWatch(
+            settings.crl_path, partial(self.briefing.revoke, self.tell_ours), time.time
+        )
         node = make_node(
             ip=settings.instance_ip,
             pod=settings.pod_name,
@@ -243,6 +247,7 @@ class Agent:
                 ),
                 "traffic": self.traffic,
                 "the run directory": self.run_directory,
+                "revocation lists": self.revocations,
             },
             wall=time.time,
             clock=time.monotonic,
@@ -342,6 +347,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
     pages = pages_of(agent, stop)
     servers = HttpServer()
     try:
+        agent.revocations.begin()
         await agent.run_directory.open(lambda path: servers.serve_unix(path, pages.private_routes()))
         await listen(
             servers,
@@ -366,6 +372,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 ),
                 agent.enroller.follow(),
                 agent.names.run(),
+                agent.revocations.run(),
                 agent.after_prepared(agent.counters.watch),
                 agent.prove(),
             )

@@ -50,6 +50,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         is_serving=lambda: agent.is_serving,
     )
     agent.figures.ask(AgentFigures(health))
+    agent.figures.ask(agent.revocations.samples)
     if agent.zds is not None:
         agent.figures.ask(ZdsFigures(agent.zds))
     return Pages(

@@ -16,6 +16,7 @@ from agent.dns.host_names import LooksUp
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
+from agent.identity.revocation_file import ReadList
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
 
@@ -28,6 +29,8 @@ class Briefing:
     ) -> None:
         self._mesh, self._keeper, self._names, self._broadcast = mesh, keeper, names, broadcast
         self._pods: tuple[EnrolledPod, ...] = ()
+        self.revoked: channel.Revoked | None = None
+        """The revocation lists in force, once some were read."""
         self.log_levels: channel.LogLevels | None = None
         """By which workers of this version log; None: as they did at their start."""
 
@@ -38,6 +41,8 @@ class Briefing:
         """
         if is_ours and self.log_levels is not None:
             send(self.log_levels)
+        if is_ours and self.revoked is not None:
+            send(self.revoked)
         if is_ours:
             self._names.brief(send)
         self._mesh.brief(send)
@@ -54,6 +59,11 @@ class Briefing:
     def issued(self, _: Identity, issued: Issued) -> None:
         self._broadcast(secret_message(issued))
 
+    def revoke(self, tell: Callable[[Message], None], lists: Iterable[ReadList]) -> None:
+        """Other revocation lists are in force; `tell` speaks to the workers of this version."""
+        self.revoked = revoked_message(lists)
+        tell(self.revoked)
+
     def forgotten(self, identity: Identity) -> None:
         self._broadcast(channel.ForgetSecret(str(identity)))
 
@@ -62,6 +72,10 @@ def pods_message(pods: Iterable[EnrolledPod]) -> channel.Pods:
     return channel.Pods(
         [(pod.namespace, pod.name, pod.service_account, [str(ip) for ip in pod.addresses]) for pod in pods]
     )
+
+
+def revoked_message(lists: Iterable[ReadList]) -> channel.Revoked:
+    return channel.Revoked([(each.revoked.der, " ".join(each.revoked.serials)) for each in lists])
 
 
 def secret_message(issued: Issued) -> channel.Secret:

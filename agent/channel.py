@@ -143,6 +143,16 @@ class HostNames(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked(Message):
+    """The revocation lists in force: [DER, the serials on it in hexadecimal with blanks between], ...
+
+    Only for workers of the same version, as LogLevels.
+    """
+
+    lists: Sequence[tuple[bytes, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class LogLevels(Message):
     """Write lines of this level and above (`agent.log_levels`): `overall`, but for `targets`, each with its own.
 

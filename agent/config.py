@@ -118,6 +118,12 @@ class Config:
         "true",
         "Tell the control plane which pods are captured; false for istiod, which reads an annotation.",
     )
+    crl_path: str = control_option(
+        FILE,
+        "",
+        "Revocation lists of the mesh's authorities (PEM, or one as DER), followed when they change; peers on them are "
+        "refused, and their connections ended.",
+    )
     secret_ttl_s: float = control_option(seconds(60, 90 * 86400), "86400", "Lifetime asked for certificates.")
 
     local_path: str = traffic_option(

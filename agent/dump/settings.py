@@ -82,7 +82,7 @@ def config_row(settings: Config) -> Row:
         "caHeaders": [],
         "localhostAppTunnel": False,
         "ipv6Enabled": True,
-        "crlPath": None,
+        "crlPath": settings.crl_path or None,
         "enableEnhancedBaggage": True,
     }
 

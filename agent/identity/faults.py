@@ -20,6 +20,8 @@ class Fault(Enum):
     """Its certificate leads to no trust anchor of this end."""
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
+    REVOKED = "revoked"
+    """Its issuer has revoked it, or an authority above it."""
     BAD_CERTIFICATE = "bad_certificate"
     """Not fit for use: usage, constraints, strength, an authority as its own, names that SPIFFE forbids."""
     WRONG_IDENTITY = "wrong_identity"

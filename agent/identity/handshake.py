@@ -17,6 +17,7 @@ from OpenSSL import SSL, crypto
 from agent.identity.credentials import ALPN, Credentials
 from agent.identity.faults import Fault
 from agent.identity.presented import Check, is_client_of, is_server_of, presented_by
+from agent.identity.revocations import Certified, Revocations, certified
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.wire.tls_alerts import Alert, alert_meaning
@@ -59,6 +60,8 @@ class Secured:
     peer: Identity
     peer_der: bytes = field(repr=False)
     leftover: bytes = field(repr=False)
+    chain: tuple[Certified, ...] = field(default=(), repr=False)
+    """As it was verified, from the leaf to its anchor; only where certificates can be revoked."""
 
 
 class Session:
@@ -74,6 +77,7 @@ class Session:
         "_is_server",
         "_notes",
         "_output",
+        "_revocations",
         "_secured",
         "_server_secret",
         "anchors",
@@ -81,12 +85,18 @@ class Session:
     __deletable__ = ("_connection", "_incoming")
 
     def __init__(
-        self, context: SSL.Context, anchors: tuple[x509.Certificate, ...], check: Check, is_server: bool
+        self,
+        context: SSL.Context,
+        anchors: tuple[x509.Certificate, ...],
+        check: Check,
+        is_server: bool,
+        revocations: Revocations | None = None,
     ) -> None:
         self.anchors = anchors
         self._context: SSL.Context | None = context
         self._check = check
         self._is_server = is_server
+        self._revocations = revocations
         self._incoming = bytearray()
         self._output: deque[bytes] = deque()
         self._notes: dict[str, Fault] = {}
@@ -100,15 +110,18 @@ class Session:
             self._collect()
 
     @classmethod
-    def server(cls, credentials: Credentials) -> Session:
+    def server(cls, credentials: Credentials, revocations: Revocations | None = None) -> Session:
         """The accepting end: the client must prove an identity in our own trust domain."""
         own = credentials.identity
-        return cls(credentials.server_context, credentials.anchors, is_client_of(own), True)
+        return cls(credentials.server_context, credentials.anchors, is_client_of(own), True, revocations)
 
     @classmethod
-    def client(cls, credentials: Credentials, accepted: tuple[Identity, ...]) -> Session:
+    def client(
+        cls, credentials: Credentials, accepted: tuple[Identity, ...], revocations: Revocations | None = None
+    ) -> Session:
         """The dialling end: the server must prove one of `accepted`. Sends no server name."""
-        return cls(credentials.client_context, credentials.anchors, is_server_of(accepted), False)
+        check = is_server_of(accepted)
+        return cls(credentials.client_context, credentials.anchors, check, False, revocations)
 
     @property
     def is_server(self) -> bool:
@@ -232,6 +245,7 @@ class Session:
         # application key already: they count in its write sequence.
         sent = self._collect()
         state = self._state(str(connection.get_cipher_name()), _records_in(sent) if self._is_server else 0)
+        chain = self._checked_chain(state)
         self._secured = Secured(
             state,
             state.suite,
@@ -239,10 +253,24 @@ class Session:
             self._identified(der, state),
             der,
             bytes(self._incoming),
+            chain,
         )
         # The connection and the session hold each other; apart, both go without the garbage collector.
         connection.set_app_data(None)
         del self._connection, self._incoming
+
+    def _checked_chain(self, state: TlsState) -> tuple[Certified, ...]:
+        """Raises HandshakeError where a certificate of it was revoked."""
+        revocations = self._revocations
+        if revocations is None:
+            return ()
+        verified = self._connection.get_verified_chain() or ()
+        chain = tuple(certified(crypto.dump_certificate(crypto.FILETYPE_ASN1, each)) for each in verified)
+        reason = revocations.refusal(chain)
+        if reason:
+            revocations.count(is_client=self._is_server)
+            raise self._turned_away(HandshakeError(Fault.REVOKED, reason), state, Alert.CERTIFICATE_REVOKED)
+        return chain
 
     def _identified(self, der: bytes, state: TlsState) -> Identity:
         """Who the peer is. Raises HandshakeError where that is nobody, or not who it should be."""
@@ -254,12 +282,15 @@ class Session:
             refusal = HandshakeError(Fault.WRONG_IDENTITY, reason)
         else:
             refusal = HandshakeError(presented.fault, f"the peer's certificate {presented.text}")
+        raise self._turned_away(refusal, state, Alert.ACCESS_DENIED)
+
+    def _turned_away(self, refusal: HandshakeError, state: TlsState, alert: Alert) -> HandshakeError:
         if self._is_server:
-            self._output.append(TlsRecords(state).seal_alert(Alert.ACCESS_DENIED))
+            self._output.append(TlsRecords(state).seal_alert(alert))
         else:
             # The last flight would hand our certificate to a server that is not the one meant.
             self._output.clear()
-        raise refusal
+        return refusal
 
     def _state(self, suite: str, sent_records: int) -> TlsState:
         read, write = self._server_secret, self._client_secret

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from agent.identity.handshake import Session
+from agent.identity.revocations import Revocations
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
 from agent.net.byte_stream import ByteStream, SocketStream
@@ -24,6 +25,7 @@ class HboneConnector:
         self,
         dialler: Dialler,
         secrets: Secrets,
+        revocations: Revocations | None,
         limits: Limits,
         *,
         handshake_timeout_s: float,
@@ -31,6 +33,7 @@ class HboneConnector:
     ) -> None:
         self._dialler = dialler
         self._secrets = secrets
+        self._revocations = revocations
         self._limits = limits
         self._handshake_timeout_s = handshake_timeout_s
         self._streams_limit = streams_limit
@@ -43,7 +46,7 @@ class HboneConnector:
         """The link over a socket that `dial` connected, not started. Raises Refusal; the socket is closed then."""
         try:
             # The certificate is looked up after the dial: it may have been renewed meanwhile.
-            session = Session.client(self._secrets.get(key.source), key.accepted)
+            session = Session.client(self._secrets.get(key.source), key.accepted, self._revocations)
         except BaseException:
             self._dialler.loop.forget(sock.fileno())
             sock.close()
@@ -55,7 +58,7 @@ class HboneConnector:
     ) -> TunnelLink:
         """A link in a tunnel of another one, not started. Raises Refusal; the tunnel is reset then."""
         try:
-            session = Session.client(self._secrets.get(source), accepted)
+            session = Session.client(self._secrets.get(source), accepted, self._revocations)
         except BaseException:
             tunnel.reset()
             raise

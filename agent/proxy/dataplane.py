@@ -9,19 +9,23 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 from agent.config import Config
 from agent.identity.faults import Fault
+from agent.identity.revocations import RevocationList, Revocations
 from agent.model.address import IP
 from agent.model.connection import Direction
 from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT, Listener
+from agent.model.outcome import Outcome
+from agent.model.steps import each
 from agent.net.dial import Dialler
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
+from agent.net.tunnel_link import TunnelLink
 from agent.proxy.arrivals import Arrivals, OnAccept
 from agent.proxy.connector import HboneConnector
 from agent.proxy.crossing import Crossings
@@ -93,6 +97,7 @@ class DataPlane:
         self.arrivals = Arrivals(own_addresses, self.tallies)
         self.registry = Registry(limit=config.max_connections)
         self.secrets = Secrets(outside.wall)
+        self.revocations = Revocations() if config.crl_path else None
         self.reporter = Reporter(
             outside.metrics,
             outside.write_line,
@@ -117,6 +122,7 @@ class DataPlane:
         connector = HboneConnector(
             to_network,
             self.secrets,
+            self.revocations,
             limits(config, CLIENT_LIMITS),
             handshake_timeout_s=config.handshake_timeout_s,
             streams_limit=config.pool_max_streams,
@@ -124,6 +130,7 @@ class DataPlane:
         self.pool = Pool(
             loop, connector, self.tallies, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s
         )
+        self.far_networks = FarNetworks(self.pool, connector, config.network)
         delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
         self.share = OwnShare(config.worker_count)
         crossings = None
@@ -135,6 +142,7 @@ class DataPlane:
             delivery,
             self.pods,
             self.secrets,
+            self.revocations,
             self.reporter,
             self.tallies,
             options,
@@ -151,7 +159,7 @@ class DataPlane:
             self.pods,
             self.registry,
             self.pool,
-            FarNetworks(self.pool, connector, config.network),
+            self.far_networks,
             local_path if config.local_path != "hbone" else None,
             to_network,
             self.reporter,
@@ -202,6 +210,7 @@ class DataPlane:
         yield families.UNREAD_RESETS, (), self.loop.backlogs.cut
         inbound = [entry.link for entry in self.inbound.links]
         outbound = [link for _, link in self.pool.links]
+        yield from self._revoked_samples()
         for end, links in ((End.CLIENT, outbound), (End.SERVER, inbound)):
             done = [link for link in links if link.secured is not None]
             yield families.HBONE_CONNECTIONS, (end.value,), len(done)
@@ -229,10 +238,34 @@ class DataPlane:
         self.inbound.close_pod(addresses)
         self.tallies.forget(addresses)
 
+    def revoke(self, lists: Sequence[RevocationList]) -> Iterator[None]:
+        """Judge by these lists from now on, and end every connection whose peer is on one. In steps."""
+        revocations = self.revocations
+        if revocations is None:
+            return  # nothing is known of the peers' chains: control does not send lists here
+        revocations.replace(lists)
+        inbound = [entry.link for entry in self.inbound.links]
+        outbound = [link for _, link in self.pool.links]
+        yield from each((*inbound, *outbound, *self.far_networks.links), partial(end_revoked, revocations))
+
+    def _revoked_samples(self) -> Iterable[Sample]:
+        if self.revocations is not None:
+            yield families.CRL_REJECTIONS, ("destination",), self.revocations.refused_clients
+            yield families.CRL_REJECTIONS, ("source",), self.revocations.refused_servers
+
     def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> Iterator[None]:
         closed = yield from self.registry.reevaluate(snapshot, changes)
         if closed:
             log.info("closed %d live connections that current policy does not allow", closed)
+
+
+def end_revoked(revocations: Revocations, link: TunnelLink) -> None:
+    """End a connection at once if its peer's certificate has been revoked since."""
+    reason = revocations.refusal(link.secured.chain) if link.secured is not None else ""
+    if reason:
+        log.info("closing a live connection: %s", reason)
+        revocations.count(is_client=link.is_server)
+        link.abort(Outcome.CERTIFICATE_REVOKED, reason)
 
 
 def limits(config: Config, of_role: Limits) -> Limits:

@@ -34,6 +34,8 @@ class FarNetworks:
         self.connector = connector
         self.network = network
         """Ours, which the far end is told."""
+        self.links: set[TunnelLink] = set()
+        """Connections inside of tunnels."""
 
     def ask(self, route: Route, source: Identity, client: IP, head: ConnectHead, owner: WantsTunnel) -> Inner:
         """A tunnel to where `route` leads; `head` is the request as both ends are told it. Raises Refusal."""
@@ -89,6 +91,7 @@ class Inner:
             self.refused(refusal)
             return
         self._link = link
+        self._far.links.add(link)
         told = (*self._head.headers, ("x-forwarded-network", self._far.network))
         link.open(self._head._replace(headers=told), self)
         link.start()
@@ -110,6 +113,7 @@ class Inner:
 
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self._link = None
+        self._far.links.discard(link)
 
     # -- the inner tunnel's answers
 

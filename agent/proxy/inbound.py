@@ -12,6 +12,7 @@ from functools import partial
 
 from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Session
+from agent.identity.revocations import Revocations
 from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.identity import Identity
@@ -52,6 +53,7 @@ class Inbound:
         delivery: Delivery,
         pods: LocalPods,
         secrets: Secrets,
+        revocations: Revocations | None,
         reporter: Reporter,
         tallies: Tallies,
         options: Options,
@@ -68,6 +70,7 @@ class Inbound:
         self.limits = limits
         self._pods = pods
         self._secrets = secrets
+        self._revocations = revocations
         self.links: set[InboundLink] = set()
         self.handshakes = Handshakes(delivery.loop, links_limit)
         self.lobby = Lobby(delivery.loop, self.handshakes, self, handshake_timeout_s)
@@ -91,7 +94,7 @@ class Inbound:
         sock, peer, local = caller.sock, caller.peer, caller.local
         try:
             workload = self.workload(local)
-            session = Session.server(self._secrets.get(workload.identity))
+            session = Session.server(self._secrets.get(workload.identity), self._revocations)
         except (Refusal, HandshakeError) as refusal:
             self._refuse(sock, peer, local, str(refusal))
             return

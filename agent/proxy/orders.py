@@ -25,6 +25,7 @@ from agent.channel import Channel, Message
 from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
 from agent.identity.handshake import Secured
+from agent.identity.revocations import RevocationList
 from agent.log_levels import Levels, put_in_force
 from agent.model.connection import Direction
 from agent.model.identity import Identity
@@ -145,6 +146,8 @@ class Orders:
             case channel.HostNames():
                 # Lists by now, as JSON has nothing else.
                 self._plane.names.told([(row[0], row[1], row[2]) for row in message.names], message.gone)
+            case channel.Revoked():
+                return self._plane.revoke([RevocationList(der, text.split()) for der, text in message.lists])
             case channel.LogLevels():
                 self._log_by(Levels(message.overall, tuple((each[0], each[1]) for each in message.targets)))
             case channel.Ask():

@@ -57,6 +57,16 @@ ON_DEMAND_DNS = _counter(
     "hostname",
 )
 
+CRL_REJECTIONS = _counter(
+    "istio_crl_policy_rejections",
+    "Handshakes refused and connections ended because a certificate of the peer was revoked",
+    "reporter",
+)
+CRL_USABLE = _gauge("ztun_crl_usable", "1 while the file of revocation lists can be used")
+CRL_LISTS = _gauge("ztun_crl_lists", "Revocation lists in force")
+CRL_EXPIRED = _gauge("ztun_crl_lists_expired", "Revocation lists in force that are out of date")
+CRL_SERIALS = _gauge("ztun_crl_revoked_certificates", "Certificates on the revocation lists in force")
+
 XDS_TERMINATIONS = _counter("istio_xds_connection_terminations", "Discovery streams that ended", "reason")
 XDS_MESSAGES = _counter("istio_xds_message", "Discovery responses received", "url")
 XDS_MESSAGE_BYTES = _counter("istio_xds_message_bytes", "Bytes of resources received", "url")

@@ -157,10 +157,6 @@ ONE_NAME = (
 )
 HEADERS = "no headers of one's own are sent: have a proxy before the control plane add them"
 NO_LOCAL = "there is no local configuration: serve such objects by `ztun control-plane --manifests`"
-NO_CRL = (
-    "revocation lists are not read here, and who is revoked would be let in: leave it out, and have certificates "
-    "live shortly instead (SECRET_TTL)"
-)
 NO_COMPLIANCE = (
     "algorithms cannot be narrowed down: leave it out; two such agents agree on TLS 1.3 with X25519MLKEM768"
 )
@@ -250,7 +246,7 @@ ROWS: tuple[Row, ...] = (
     Row("ZTUNNEL_CPU_LIMIT", set_workers, IN_WORKERS),
     Row("ZTUNNEL_RESOURCE_CPU_LIMIT", set_workers, IN_WORKERS),
     Row("ZTUNNEL_RESOURCE_CPU_REQUEST", set_workers, IN_WORKERS),
-    never("CRL_PATH", NO_CRL),
+    option("CRL_PATH", "crl_path"),
     idle("AUTHZ_POLICY_INFO_LOGGING", "the access log names the policy that refused"),
     never("COMPLIANCE_POLICY", NO_COMPLIANCE),
     fixed("TLS12_ENABLED", "false", "TLS 1.3 alone", refused="only TLS 1.3 is spoken here: leave it out"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from agent.lab.firewall import Denied
 from redirect.netns import entered
@@ -29,8 +34,16 @@ DRAIN_S = 1.0
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with running("o", tmp_path_factory.mktemp("options"), flags=FLAGS) as made:
+def lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of revocation lists of both nodes."""
+    made = tmp_path_factory.mktemp("lists") / "crl.pem"
+    made.touch()
+    return made
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, lists: Path) -> Iterator[World]:
+    with running("o", tmp_path_factory.mktemp("options"), flags=FLAGS | {"crl-path": str(lists)}) as made:
         yield made
 
 
@@ -133,3 +146,43 @@ def test_an_agent_that_stops_waits_no_longer_than_for_its_last_worker(world: Wor
     process.wait(DRAIN_S + 1)
     world.restart("node-b")
     assert world.is_served("client-b", world.address("server-b"))
+
+
+def revoking(world: World, *serials: int) -> bytes:
+    """The list of the mesh's own authority."""
+    root = x509.load_pem_x509_certificate((world.mesh.state_dir / "root.pem").read_bytes())
+    key = serialization.load_pem_private_key((world.mesh.state_dir / "ca-key.pem").read_bytes(), None)
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(root.subject).last_update(now)
+    builder = builder.next_update(now + timedelta(hours=1))
+    for serial in serials:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)  # type: ignore[arg-type]
+
+
+def serial_of(world: World, node: str, account: str) -> int:
+    _, body = world.http(node, 15000, "/config_dump")
+    rows = [row for row in json.loads(body)["certificates"] if row["identity"].endswith(f"/sa/{account}")]
+    return int(rows[0]["certChain"][0]["serialNumber"])
+
+
+def test_a_peer_that_is_revoked_is_cut_off_and_refused_until_it_is_no_more(world: World, lists: Path) -> None:
+    address = world.address("server-a")
+    log = world.log("node-a")
+    with world.talk("client-b", address) as live, world.talk("client-a", address) as other:
+        live.say()
+        other.say()
+        lists.write_bytes(revoking(world, serial_of(world, "node-b", "client")))
+        until(live.is_ended, "the live connection ends")
+        assert other.say()["client"] == world.address("client-a"), "it is on no list"
+    assert "was revoked by" in log.line('"direction":"inbound"', "sa/client", "revoked")
+    assert not world.is_served("client-b", address)
+    until(lambda: world.metric("node-a", "istio_crl_policy_rejections_total", reporter="destination") >= 2)
+    assert world.metric("node-a", "ztun_crl_revoked_certificates") == 1
+    lists.write_bytes(revoking(world)[:-40])
+    until(lambda: world.metric("node-a", "ztun_crl_usable") == 0)
+    assert not world.is_served("client-b", address), "what was read last is in force"
+    lists.write_bytes(revoking(world))
+    until(lambda: world.is_served("client-b", address), "it is on no list any more")
+    until(lambda: world.status("node-a")["state"] == "READY", "and nothing is wrong with the file")

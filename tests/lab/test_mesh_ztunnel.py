@@ -135,11 +135,11 @@ def test_it_serves_as_ztunnel_does(stock: World) -> None:
 
 
 def test_what_cannot_be_honoured_keeps_it_from_starting(world: World) -> None:
-    environ = stock_environment(world) | {"CRL_PATH": "/var/run/secrets/istio/ca-crl.pem"}
+    environ = stock_environment(world) | {"COMPLIANCE_POLICY": "pqc"}
     done = subprocess.run(
         [*ZTUN, "proxy", "ztunnel"], env=environ, capture_output=True, text=True, timeout=30, check=False
     )
-    assert done.returncode == 1 and "CRL_PATH" in done.stderr and "leave it out" in done.stderr
+    assert done.returncode == 1 and "COMPLIANCE_POLICY" in done.stderr and "leave it out" in done.stderr
     assert world.status(NODE)["state"] == "READY", "who runs goes on"
 
 

@@ -31,6 +31,10 @@ def pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def crl_pem(*lists: x509.CertificateRevocationList) -> bytes:
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in lists)
+
+
 @dataclass(frozen=True)
 class Issued:
     """A key and its chain (leaf first, root not included); unpacks as `(key, chain)`."""
@@ -139,6 +143,27 @@ class TestCA:
     def renewed(self, not_after: datetime | None = None) -> x509.Certificate:
         """Another certificate of the same name and key."""
         return self._authority(self._name, self._key, *self._above, not_after)
+
+    def revoking(
+        self,
+        *certificates: x509.Certificate,
+        next_update: datetime | None = None,
+        extension: x509.ExtensionType | None = None,
+    ) -> x509.CertificateRevocationList:
+        """This authority's list of these; `extension` is critical."""
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.root.subject)
+            .last_update(now - 2 * HOUR)
+            .next_update(next_update or now + HOUR)
+        )
+        for certificate in certificates:
+            entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+            builder = builder.add_revoked_certificate(entry.revocation_date(now).build())
+        if extension is not None:
+            builder = builder.add_extension(extension, True)
+        return builder.sign(self._key, hashes.SHA256())
 
     def expired(self, identity_uri: str) -> Issued:
         now = datetime.now(UTC)

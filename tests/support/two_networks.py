@@ -85,7 +85,7 @@ class World:
         self.driver = Driver()
         self.ca = TestCA()
         loop = self.driver.loop
-        self.here = DataPath(loop, self.ca)
+        self.here = DataPath(loop, self.ca, crl_path="/of-the-test")
         self.gate = DataPath(loop, self.ca, network=FAR)
         self.there = DataPath(loop, self.ca, network=FAR)
         self.planes = (self.here, self.gate, self.there)

@@ -20,7 +20,7 @@ SOURCE = """source_workload source_canonical_service source_canonical_revision s
 source_principal source_app source_version source_cluster"""
 NO_TOKIO = "figures of the runtime that ztunnel is written for"
 NO_DNS = "no DNS proxy"
-NO_CRL = "no revocation lists"
+ALL_TRACKED = "every connection is judged again when lists change"
 
 
 class Row(NamedTuple):
@@ -45,8 +45,8 @@ UPSTREAM = (
     Row("istio_tcp_connections_failed_total", TCP),
     Row("istio_tcp_sockets_open", "reporter"),
     Row("istio_on_demand_dns_total", f"{SOURCE} hostname"),
-    Row("istio_crl_policy_rejections_total", "reporter", missing=NO_CRL),
-    Row("istio_crl_untracked_connections_total", "reporter", missing=NO_CRL),
+    Row("istio_crl_policy_rejections_total", "reporter"),
+    Row("istio_crl_untracked_connections_total", "reporter", missing=ALL_TRACKED),
     Row("istio_dns_requests_total", DNS, missing=NO_DNS),
     Row("istio_dns_upstream_requests_total", DNS, missing=NO_DNS),
     Row("istio_dns_upstream_failures_total", DNS, missing=NO_DNS),
