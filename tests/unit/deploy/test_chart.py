@@ -38,12 +38,13 @@ FIXED = {
     "instance",
     "run_dir",
     "kubeconfig",
+    "crl_path",
     "kubernetes_api",
     "admin_address",
     "readiness_address",
     "zds_socket",
 }
-"""Options that must be as they are: volumes, probes and the plugin count on them."""
+"""Options that must be as they are: volumes (there is none for the file of some), probes and the plugin count on them."""
 
 
 def key(each: Raw) -> tuple[str, str]:
