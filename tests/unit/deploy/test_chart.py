@@ -44,7 +44,7 @@ FIXED = {
     "readiness_address",
     "zds_socket",
 }
-"""Options that must be as they are: volumes (there is none for the file of some), probes and the plugin count on them."""
+"""Options that must be as they are: volumes (some files have none), probes and the plugin count on them."""
 
 
 def key(each: Raw) -> tuple[str, str]:
