@@ -72,11 +72,14 @@ class Stream:
         return f"Stream({self.id})"
 
 
-# What comes most is no dataclass: what the decorator writes is not compiled.
+# What comes most has an __init__ written out, or is no dataclass at all: what the decorator writes is not compiled.
+@dataclass(slots=True, init=False)
 class HeadReceived:
     """A request (server) or a final answer (client). `fields` includes the pseudo headers."""
 
-    __slots__ = ("ended", "fields", "stream")
+    stream: Stream
+    fields: list[tuple[str, str]]
+    ended: bool
 
     def __init__(self, stream: Stream, fields: list[tuple[str, str]], ended: bool) -> None:
         self.stream = stream
