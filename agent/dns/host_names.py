@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from agent.channel import HostNames, Message
 from agent.dns.resolver import Found, LookupFailed
@@ -84,9 +85,10 @@ class LooksUp:
         while True:
             self._changed.clear()
             now_s = self._clock()
-            due = [host for host, known in self.known.items() if known.due_s <= now_s][:AT_ONCE]
+            due = [(known.due_s, host) for host, known in self.known.items() if known.due_s <= now_s]
             if due:
-                await asyncio.gather(*map(self._refresh, due))
+                # Who waits longest first: names whose servers say nothing would be all that is ever looked up.
+                await asyncio.gather(*(self._refresh(host) for _, host in nsmallest(AT_ONCE, due)))
                 continue
             next_s = min((known.due_s for known in self.known.values()), default=None)
             try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.model.address import IP, parse_ip
 
+BROADCAST = parse_ip("255.255.255.255")
 LIFETIME_S = 4.0
 """For all name servers together; resolv.conf lists three at most."""
 LEAST_TTL_S, MOST_TTL_S = 2.0, 300.0
@@ -44,21 +45,37 @@ async def look_up(host: str, resolver: Any = None) -> Found:
         if resolver is None:
             # Read anew each time: whoever changes resolv.conf does not restart us.
             resolver = dns.asyncresolver.Resolver()
-    except (dns.exception.DNSException, UnicodeError) as error:
+    except (dns.exception.DNSException, ValueError) as error:
+        # ValueError: a name server in resolv.conf that is no address, which libc passes over.
         raise LookupFailed(f"{host!r} cannot be looked up: {error}", is_final=False) from error
     answers = await asyncio.gather(
         *(_ask(resolver, name, kind) for kind in ("A", "AAAA")), return_exceptions=True
     )
     found = [answer for answer in answers if isinstance(answer, Found)]
-    addresses = tuple(address for answer in found for address in answer.addresses)
+    named = tuple(address for answer in found for address in answer.addresses)
+    addresses = tuple(address for address in named if not _is_nowhere(address))
     if addresses:
         return Found(addresses, min(answer.ttl_s for answer in found if answer.addresses))
+    if named:
+        text = f"{host} stands for {', '.join(map(str, named[:4]))}, where no other host can be"
+        raise LookupFailed(text, is_final=True)
     for answer in answers:
         if isinstance(answer, LookupFailed):
             raise answer
         if isinstance(answer, BaseException):
             raise answer
     raise LookupFailed(f"{host} has no address", is_final=True)
+
+
+def _is_nowhere(address: IP) -> bool:
+    """Loopback would be the agent's own, link-local of IPv6 is one only with an interface."""
+    return (
+        address.is_loopback
+        or address.is_unspecified
+        or address.is_multicast
+        or address == BROADCAST
+        or (address.version == 6 and address.is_link_local)
+    )
 
 
 async def _ask(resolver: Any, name: Any, kind: str) -> Found:

@@ -112,14 +112,15 @@ def check_not_own(destination: SocketAddress, options: Options) -> None:
 def check_plain(workload: Workload, destination: SocketAddress, options: Options) -> None:
     """Raises Refusal for what no plaintext may reach: the agent's ports, and where headers are believed.
 
-    Whoever speaks to that port without the agent in between could say in a header to be anybody.
+    Whoever speaks to that port without the agent in between could say in a header to be anybody. A tunnel that names
+    no port is all of them.
     """
     check_not_own(destination, options)
     tunnel = workload.application_tunnel
     if (
         tunnel is not None
         and tunnel.protocol is TunnelToApplication.PROXY
-        and destination.port == tunnel.port
+        and tunnel.port in (None, destination.port)
     ):
         raise Refusal(
             Outcome.POLICY_DENIED,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.channel import HostNames
-from agent.dns.host_names import AGAIN_S, HOLDS_S, LooksUp
+from agent.dns.host_names import AGAIN_S, AT_ONCE, HOLDS_S, LooksUp
 from agent.dns.resolver import Found, LookupFailed
 from agent.model.address import parse_ip
 from agent.state.apply import Changes
@@ -24,6 +24,8 @@ class Names:
 
     def __init__(self) -> None:
         self.now_s = 1000.0
+        self.takes_s = 0.0
+        """How long a lookup that fails takes, of those that begin together."""
         self.answers: dict[str, Found | LookupFailed] = {}
         self.asked: list[str] = []
         self.told: list[HostNames] = []
@@ -34,6 +36,9 @@ class Names:
         self.asked.append(host)
         answer = self.answers.get(host, LookupFailed(f"{host} does not exist", is_final=True))
         if isinstance(answer, LookupFailed):
+            ended_s = self.now_s + self.takes_s
+            await asyncio.sleep(0)
+            self.now_s = max(self.now_s, ended_s)
             raise answer
         return answer
 
@@ -129,3 +134,14 @@ def test_one_that_nobody_wants_any_more_is_forgotten(names: Names) -> None:
     assert names.told[-1] == HostNames((), ["db.example"])
     names.after(2 * TTL_S)
     assert len(names.asked) == 1
+
+
+def test_many_that_nobody_answers_for_keep_no_other_from_being_looked_up(names: Names) -> None:
+    silent = [mesh.workload(f"a{n}", hostname=f"a{n:02}.example") for n in range(4 * AT_ONCE)]
+    for workload in silent:
+        names.failed(workload.hostname, is_final=False)
+    names.takes_s = AGAIN_S
+    names.found("db.example", "192.0.2.7")
+    names.know(*silent, DB)
+    names.after(0)
+    assert names.last("db.example") == (["192.0.2.7"], "")

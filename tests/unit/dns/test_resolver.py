@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 
+import dns.asyncresolver
 import pytest
 
 from agent.dns import resolver
@@ -17,6 +19,9 @@ DB: Zone = {
     ("four.example.", "A"): (0, ["192.0.2.4"]),
     ("text.example.", "TXT"): (30, ['"nothing else"']),
     ("long.example.", "A"): (86400, ["192.0.2.9"]),
+    ("blocked.example.", "A"): (30, ["0.0.0.0", "127.0.0.1"]),
+    ("blocked.example.", "AAAA"): (30, ["::1", "ff02::1", "fe80::1"]),
+    ("partly.example.", "A"): (30, ["127.0.0.1", "192.0.2.7"]),
 }
 
 
@@ -64,3 +69,26 @@ def test_one_that_fails_or_says_nothing_is_named_and_not_final(monkeypatch: pyte
 def test_what_is_no_name_is_refused_in_words(host: str) -> None:
     with NameServer(DB) as server, pytest.raises(LookupFailed):
         asked(server, host)
+
+
+def test_where_nobody_else_can_be_nobody_is_dialled() -> None:
+    """What filters names says 0.0.0.0; who rebinds one says loopback, which is the agent's."""
+    with NameServer(DB) as server:
+        with pytest.raises(
+            LookupFailed, match=r"blocked\.example stands for 0\.0\.0\.0, 127\.0\.0\.1"
+        ) as caught:
+            asked(server, "blocked.example")
+        assert caught.value.is_final
+        assert asked(server, "partly.example").addresses == (parse_ip("192.0.2.7"),)
+
+
+def test_a_name_server_that_is_no_address_ends_nothing_but_the_lookup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """dnspython says ValueError of a line in resolv.conf that libc passes over."""
+    configured = dns.asyncresolver.Resolver
+    lines = io.StringIO("nameserver dns.example\nnameserver 127.0.0.1\n")
+    monkeypatch.setattr(dns.asyncresolver, "Resolver", lambda: configured(lines))
+    with pytest.raises(LookupFailed, match=r"nameserver dns\.example is not") as caught:
+        asyncio.run(look_up("db.example"))
+    assert not caught.value.is_final

@@ -51,6 +51,12 @@ def test_one_without_headers_gets_the_bytes_alone(world: World) -> None:
     assert exchange(world.connect(f"{OTHER}:99")) == b"hello"
 
 
+@pytest.mark.parametrize(
+    "world",
+    [ApplicationTunnel(TunnelToApplication.PROXY, 8080), ApplicationTunnel(TunnelToApplication.PROXY, None)],
+    indirect=True,
+    ids=["one port", "every port"],
+)
 def test_nobody_speaks_to_that_port_past_the_agent(world: World) -> None:
     """Who does could say in a header to be anybody."""
     application, captured = stream_pair(ours("5.5"))
