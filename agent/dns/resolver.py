@@ -57,7 +57,7 @@ async def look_up(host: str, resolver: Any = None) -> Found:
     if addresses:
         return Found(addresses, min(answer.ttl_s for answer in found if answer.addresses))
     if named:
-        text = f"{host} stands for {', '.join(map(str, named[:4]))}, where no other host can be"
+        text = f"{host} stands for {', '.join(sorted(map(str, named))[:4])}, where no other host can be"
         raise LookupFailed(text, is_final=True)
     for answer in answers:
         if isinstance(answer, LookupFailed):
