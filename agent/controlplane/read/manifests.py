@@ -42,6 +42,14 @@ from agent.controlplane.read.yaml_tree import (
 
 GUARD_GROUPS = (SECURITY_GROUP, "authentication.istio.io", "rbac.istio.io")
 """Those in which Istio has, or had, what lets in and keeps out."""
+OF_WAYPOINTS = {
+    "networking.istio.io": ("VirtualService", "DestinationRule", "EnvoyFilter"),
+    "gateway.networking.k8s.io": ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "BackendTLSPolicy"),
+    "extensions.istio.io": ("WasmPlugin",),
+    "telemetry.istio.io": ("Telemetry",),
+    SECURITY_GROUP: ("RequestAuthentication",),
+}
+"""Kinds by which the proxies of waypoints and gateways are configured."""
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
 
@@ -180,6 +188,8 @@ class _Reading:
             self.refused.append(refuse(root, kind, (root.get("apiVersion").error(problem),)))
             return None
         problem = f"kind {kind} ({api_version}) is not used and was left out"
+        if kind in OF_WAYPOINTS.get(group, ()):
+            problem += ": waypoints and gateways do what it says, and none is configured from here"
         is_guard = group in GUARD_GROUPS
         self.remarks.append(
             Remark(

@@ -73,6 +73,24 @@ def test_unknown_kinds_are_left_out_with_a_warning_that_names_file_and_kind() ->
 
 
 @pytest.mark.parametrize(
+    ("api_version", "kind"),
+    [
+        ("networking.istio.io/v1", "VirtualService"),
+        ("networking.istio.io/v1beta1", "DestinationRule"),
+        ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+        ("security.istio.io/v1", "RequestAuthentication"),
+    ],
+)
+def test_who_writes_what_a_waypoint_does_is_told_whose_it_is(api_version: str, kind: str) -> None:
+    text = f"apiVersion: {api_version}\nkind: {kind}\nmetadata: {{name: web, namespace: demo}}\nspec: {{}}\n"
+    (remark,) = parse("x.yaml", text).remarks
+    assert remark.problem == (
+        f"kind {kind} ({api_version}) is not used and was left out:"
+        " waypoints and gateways do what it says, and none is configured from here"
+    )
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "cluster.local/ns/d*",

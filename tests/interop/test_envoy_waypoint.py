@@ -1,0 +1,87 @@
+"""The real Envoy as a waypoint, of a Service and of a pod: captured traffic is routed, judged and tried again by it."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+
+import pytest
+
+from agent.model.policy import Match
+from tests.support import mesh
+from tests.support.two_nodes import SERVER, VIP, ended
+from tests.support.waypoint import CLIENT_ID, WAYPOINT_ID, Behind, behind_a_waypoint
+
+pytestmark = pytest.mark.envoy
+
+
+def ask(
+    world: Behind, destination: str = f"{VIP}:80", method: str = "GET", **headers: str
+) -> tuple[int, str]:
+    """A request of the client's application, which knows of no waypoint: (status, what it said)."""
+    connection = http.client.HTTPConnection("web")
+    connection.sock = world.connect(destination)
+    connection.request(method, "/", headers={name.replace("_", "-"): text for name, text in headers.items()})
+    answer = connection.getresponse()
+    said = answer.status, answer.read().decode()
+    connection.close()
+    return said
+
+
+@pytest.mark.parametrize(("by_name", "of_pod"), [*itertools.product((False, True), repeat=2)])
+def test_it_is_on_the_way(by_name: bool, of_pod: bool) -> None:
+    with behind_a_waypoint(by_name=by_name, of_pod=of_pod) as world:
+        asked = f"{SERVER}:8080" if of_pod else f"{VIP}:80"
+        assert ask(world, asked) == (200, "v1")
+        world.driver.until(lambda: bool(world.here.lines))
+        near = world.here.lines[0]
+        assert f'dst.identity="{WAYPOINT_ID}"' in near and f"dst.hbone_addr={asked} " in near
+        # The node of the server sees who really comes.
+        link = next(iter(world.there.inbound.links)).link
+        assert str(link.peer) == WAYPOINT_ID
+
+
+def test_requests_are_routed_by_their_headers() -> None:
+    with behind_a_waypoint() as world:
+        assert [ask(world, x_version=version) for version in ("v1", "v2")] == [(200, "v1"), (200, "v2")]
+        assert [each.asked for each in world.versions.values()] == [1, 1]
+
+
+def test_requests_are_judged_by_who_sends_them_and_by_their_headers() -> None:
+    with behind_a_waypoint() as world:
+        assert ask(world) == (200, "v1"), f"reads of {CLIENT_ID} are allowed"
+        assert ask(world, method="POST")[0] == 403
+        assert ask(world, method="POST", x_role="admin") == (200, "v1")
+
+
+def test_what_fails_is_tried_again() -> None:
+    with behind_a_waypoint() as world:
+        world.versions["v1"].failures = 2
+        assert ask(world) == (200, "v1")
+        assert world.versions["v1"].asked == 3
+
+
+def test_the_server_may_let_in_its_waypoint_alone() -> None:
+    with behind_a_waypoint() as world:
+        only = Match(principals=(mesh.exact(WAYPOINT_ID.removeprefix("spiffe://")),))
+        world.put_policy("apps/only", mesh.allow("only", only))
+        assert ask(world) == (200, "v1")
+        assert ended(world.connect(f"{SERVER}:8080")), "past the waypoint"
+
+
+def test_one_that_is_somebody_else_is_told_nothing() -> None:
+    with behind_a_waypoint(identity="spiffe://cluster.local/ns/apps/sa/other") as world:
+        assert ended(world.connect(f"{VIP}:80"))
+        world.driver.until(lambda: bool(world.here.lines))
+        assert "sa/other" in world.here.lines[0] and not world.waypoint.stat(
+            "http.tunnels.downstream_rq_total"
+        )
+
+
+def test_without_its_waypoint_nothing_gets_through() -> None:
+    with behind_a_waypoint() as world:
+        world.waypoint.process.kill()
+        world.waypoint.process.wait()
+        assert ended(world.connect(f"{VIP}:80"))
+        world.driver.until(lambda: bool(world.here.lines))
+        assert 'error="CONNECT_FAILED' in world.here.lines[0] and not world.versions["v1"].asked
