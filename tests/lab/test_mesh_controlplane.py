@@ -206,7 +206,7 @@ def test_what_is_refused_or_does_nothing_is_seen_where_people_look(
         [finding] = [f for f in world.status("node-b")["proof"]["findings"] if said in f["reason"]]
         assert (finding["pod"], finding["link"]) == ("demo/server-b", "control plane")
         assert "typo.yaml:" in finding["reason"] and finding["remedy"]
-        assert world.status("node-a")["state"] == "READY", "no pod of node-a is meant"
+        until(lambda: world.status("node-a")["state"] == "READY", "no pod of node-a is meant")
         done = world.cli(*plane)
         assert done.returncode == 3 and said in done.stdout
         assert world.is_served("client-a", world.address("server-b"))

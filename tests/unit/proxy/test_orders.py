@@ -315,6 +315,8 @@ def test_figures_count_what_is_carried_right_now(told: ToldWorker, world: World)
 # -- while draining
 
 
+# The silent one is not given up meanwhile.
+@pytest.mark.parametrize("world", [{"handshake_timeout_s": "60"}], indirect=True, ids=["patient"])
 def test_a_draining_worker_takes_no_listeners_and_says_so(told: ToldWorker, world: World) -> None:
     with listeners() as socks, socket.create_connection((SERVER, 15008)) as silent:
         give(told, 0, socks)
