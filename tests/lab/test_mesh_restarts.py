@@ -94,7 +94,7 @@ def test_a_captured_pod_nobody_knows_is_closed_until_somebody_does(world: World)
     try:
         world.write(pods, text.replace(record, ""))
         until(lambda: world.status("node-b")["state"] == "DEGRADED", "it is missed")
-        assert not world.is_served("client-b", world.address("outsider-b"))
+        until(lambda: not world.is_served("client-b", world.address("outsider-b")), "it is closed")
         world.kill_all("node-b")
         world.mesh.start_agent(world.node("node-b"))
         reasons = until(
