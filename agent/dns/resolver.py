@@ -9,9 +9,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from agent.model.address import IP, parse_ip
+from agent.model.address import IP, is_nobodys, parse_ip
 
-BROADCAST = parse_ip("255.255.255.255")
 LIFETIME_S = 4.0
 """For all name servers together; resolv.conf lists three at most."""
 LEAST_TTL_S, MOST_TTL_S = 2.0, 300.0
@@ -69,13 +68,7 @@ async def look_up(host: str, resolver: Any = None) -> Found:
 
 def _is_nowhere(address: IP) -> bool:
     """Loopback would be the agent's own, link-local of IPv6 is one only with an interface."""
-    return (
-        address.is_loopback
-        or address.is_unspecified
-        or address.is_multicast
-        or address == BROADCAST
-        or (address.version == 6 and address.is_link_local)
-    )
+    return is_nobodys(address) or (address.version == 6 and address.is_link_local)
 
 
 async def _ask(resolver: Any, name: Any, kind: str) -> Found:

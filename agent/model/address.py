@@ -17,6 +17,9 @@ SockName = tuple[str, int] | tuple[str, int, int, int]
 """What the socket module calls the address of an IP socket."""
 
 
+_BROADCAST = IPv4Address("255.255.255.255")
+
+
 class AddressError(ValueError):
     """The text or bytes are not an address; the message quotes them."""
 
@@ -81,6 +84,11 @@ def ip_from_bytes(raw: bytes) -> IP:
         ip = _V6(raw)
         return ip if ip.ipv4_mapped is None else _V4(ip.ipv4_mapped.packed)
     raise AddressError(f"an IP address has 4 or 16 bytes, not {len(raw)}")
+
+
+def is_nobodys(ip: IP) -> bool:
+    """Whether no one host of a network can have this address, whatever interface it is meant by."""
+    return ip.is_unspecified or ip.is_loopback or ip.is_multicast or ip == _BROADCAST
 
 
 def parse_cidr(text: str) -> CIDR:

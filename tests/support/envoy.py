@@ -21,7 +21,7 @@ from string import Template
 from tests.support.certs import Issued, TestCA
 
 _TYPES = "type.googleapis.com/envoy.extensions"
-_TLS = """
+TLS = """
             common_tls_context:
               alpn_protocols: [h2]
               tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
@@ -66,7 +66,7 @@ static_resources:
     transport_socket:
       name: tls
       typed_config:
-            "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{_TLS}
+            "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{TLS}
 """
     )
 
@@ -82,7 +82,7 @@ static_resources:
         name: tls
         typed_config:
             "@type": {_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext
-            require_client_certificate: true{_TLS}
+            require_client_certificate: true{TLS}
       filters:
       - name: hcm
         typed_config:

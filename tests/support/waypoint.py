@@ -27,16 +27,7 @@ _ORIGINAL_DST = "envoy.filters.listener.original_dst"
 
 
 def _tls(peer: str) -> str:
-    return f"""
-            common_tls_context:
-              alpn_protocols: [h2]
-              tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}
-              tls_certificates:
-              - {{certificate_chain: {{filename: $dir/leaf.pem}}, private_key: {{filename: $dir/leaf.key}}}}
-              validation_context:
-                trusted_ca: {{filename: $dir/ca.pem}}
-                match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: "{peer}"}}}}]
-"""
+    return envoy.TLS.replace("$peer", peer)
 
 
 def _version(name: str) -> str:

@@ -22,11 +22,10 @@ from agent.controlplane.read.yaml_tree import (
     Scalar,
     Sequence,
 )
-from agent.model.address import IP, AddressError, parse_ip
+from agent.model.address import IP, AddressError, is_nobodys, parse_ip
 
 T = TypeVar("T")
 LABEL = re.compile("[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-BROADCAST = parse_ip("255.255.255.255")
 DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 OCTAL = re.compile(r"[-+]?0[0-9]")
 """What YAML takes for octal numbers: 010 is eight."""
@@ -183,7 +182,7 @@ class Field:
             ip = parse_ip(self.text())
         except AddressError as error:
             raise self.error(str(error)) from error
-        if ip.is_unspecified or ip.is_loopback or ip.is_multicast or ip == BROADCAST:
+        if is_nobodys(ip):
             raise self.error(f"{ip} is nobody's address on a network: want the one that others dial")
         return ip
 

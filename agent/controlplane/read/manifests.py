@@ -17,10 +17,12 @@ from agent.controlplane.read.fields import Field, Place
 from agent.controlplane.read.kinds import (
     CORE_KINDS,
     CORE_VERSION,
+    GATEWAY_GROUP,
     KINDS,
     LIKE_LISTS,
     LISTS,
     MESH_CONFIG,
+    NETWORKING_GROUP,
     REVISED_GROUPS,
     SECURITY,
     SECURITY_GROUP,
@@ -43,8 +45,8 @@ from agent.controlplane.read.yaml_tree import (
 GUARD_GROUPS = (SECURITY_GROUP, "authentication.istio.io", "rbac.istio.io")
 """Those in which Istio has, or had, what lets in and keeps out."""
 OF_WAYPOINTS = {
-    "networking.istio.io": ("VirtualService", "DestinationRule", "EnvoyFilter"),
-    "gateway.networking.k8s.io": ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "BackendTLSPolicy"),
+    NETWORKING_GROUP: ("VirtualService", "DestinationRule", "EnvoyFilter"),
+    GATEWAY_GROUP: ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "BackendTLSPolicy"),
     "extensions.istio.io": ("WasmPlugin",),
     "telemetry.istio.io": ("Telemetry",),
     SECURITY_GROUP: ("RequestAuthentication",),

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.told_worker import ToldWorker
 from tests.support.two_nodes import SERVER, World, ended, exchange
-
-
-@pytest.fixture
-def told(world: World) -> Iterator[ToldWorker]:
-    """The worker of the server's node."""
-    made = ToldWorker(world.driver, world.there)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def drain(told: ToldWorker, deadline_s: float) -> None:
