@@ -167,6 +167,7 @@ class Agent:
             self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
         )
         self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
+        self.figures.ask(self.names.samples)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
         self.revocations = RevocationWatch(
             settings.crl_path, partial(self.briefing.revoke, self.tell_ours), time.time

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 
 from agent.channel import HostNames, Message
@@ -18,6 +18,8 @@ from agent.dns.resolver import Found, LookupFailed
 from agent.model.address import IP
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
+from agent.telemetry import families
+from agent.telemetry.metrics import Sample
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +28,21 @@ AGAIN_S = 5.0
 """How soon one that failed is looked up again."""
 HOLDS_S = 60.0
 """How long addresses hold over their time while no name server says anything."""
+STATES = KNOWN, FAILED, ASKED = "known", "failed", "asked"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Of one name. `due_s`: when it is looked up next; `until_s`: how long the addresses hold if that fails."""
+    """Of one name. `due_s`: when it is looked up next; `until_s`: how long the addresses hold if that fails.
+
+    `left_out`: how many addresses it has besides, which nobody dials.
+    """
 
     addresses: tuple[IP, ...] = ()
     error: str = ""
     due_s: float = 0.0
     until_s: float = 0.0
+    left_out: int = 0
 
     def row(self, host: str) -> tuple[str, list[str], str]:
         """As workers are told it."""
@@ -80,6 +87,14 @@ class LooksUp:
             self._broadcast(HostNames((), sorted(gone)))
         self._changed.set()
 
+    def samples(self) -> Iterable[Sample]:
+        """Nothing where there are no names."""
+        states = [(name_state(known), known.left_out) for known in self.known.values()]
+        for state in STATES if states else ():
+            yield families.HOST_NAMES, (state,), sum(each == state for each, _ in states)
+        if states:
+            yield families.HOST_NAME_ADDRESSES_LEFT_OUT, (), sum(left_out for _, left_out in states)
+
     async def run(self) -> None:
         """Until cancelled."""
         while True:
@@ -104,14 +119,21 @@ class LooksUp:
         except LookupFailed as error:
             now_s = self._clock()
             if not error.is_final and now_s < before.until_s:
-                self._note(host, Known(before.addresses, "", now_s + AGAIN_S, before.until_s))
+                self._note(host, replace(before, due_s=now_s + AGAIN_S))
                 return
             if before.error != str(error):
                 log.warning("host name: %s", error)
             self._note(host, Known((), str(error), now_s + AGAIN_S))
             return
         now_s = self._clock()
-        self._note(host, Known(found.addresses, "", now_s + found.ttl_s, now_s + found.ttl_s + HOLDS_S))
+        if found.left_out and not before.left_out:
+            log.warning(
+                "host name: %s has %d addresses more than are dialled: some of them, which stay the same, are not",
+                host,
+                found.left_out,
+            )
+        due_s = now_s + found.ttl_s
+        self._note(host, Known(found.addresses, "", due_s, due_s + HOLDS_S, found.left_out))
 
     def _note(self, host: str, known: Known) -> None:
         before = self.known.get(host)
@@ -120,6 +142,11 @@ class LooksUp:
         self.known = {**self.known, host: known}
         if (known.addresses, known.error) != (before.addresses, before.error):
             self._broadcast(message({host: known}))
+
+
+def name_state(known: Known) -> str:
+    """One of STATES."""
+    return KNOWN if known.addresses else FAILED if known.error else ASKED
 
 
 def message(known: Mapping[str, Known]) -> HostNames:

@@ -6,6 +6,9 @@ It is loaded with the first name: most nodes have none.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,10 @@ from agent.model.address import IP, is_nobodys, parse_ip
 LIFETIME_S = 4.0
 """For all name servers together; resolv.conf lists three at most."""
 LEAST_TTL_S, MOST_TTL_S = 2.0, 300.0
+MOST_ADDRESSES = 64
+"""Of one family and one name: each worker keeps them, and is told of all when one is another."""
+_TASTE = os.urandom(16)
+"""By which some of too many are chosen: each node dials others, and goes on with those it has."""
 
 
 class LookupFailed(Exception):
@@ -26,10 +33,11 @@ class LookupFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`addresses` of a name, good for `ttl_s` seconds."""
+    """`addresses` of a name, each once and in order, good for `ttl_s` seconds; `left_out`: how many more it has."""
 
     addresses: tuple[IP, ...]
     ttl_s: float
+    left_out: int = 0
 
 
 async def look_up(host: str, resolver: Any = None) -> Found:
@@ -51,10 +59,13 @@ async def look_up(host: str, resolver: Any = None) -> Found:
         *(_ask(resolver, name, kind) for kind in ("A", "AAAA")), return_exceptions=True
     )
     found = [answer for answer in answers if isinstance(answer, Found)]
-    named = tuple(address for answer in found for address in answer.addresses)
-    addresses = tuple(address for address in named if not _is_nowhere(address))
+    named = [address for answer in found for address in answer.addresses]
+    # IPv4 in a AAAA record is one of its family.
+    addresses = {address for address in named if not _is_nowhere(address)}
     if addresses:
-        return Found(addresses, min(answer.ttl_s for answer in found if answer.addresses))
+        chosen = [each for version in (4, 6) for each in _some(addresses, version)]
+        ttl_s = min(answer.ttl_s for answer in found if answer.addresses)
+        return Found(tuple(chosen), ttl_s, len(addresses) - len(chosen))
     if named:
         text = f"{host} stands for {', '.join(sorted(map(str, named))[:4])}, where no other host can be"
         raise LookupFailed(text, is_final=True)
@@ -64,6 +75,15 @@ async def look_up(host: str, resolver: Any = None) -> Found:
         if isinstance(answer, BaseException):
             raise answer
     raise LookupFailed(f"{host} has no address", is_final=True)
+
+
+def _some(addresses: Iterable[IP], version: int) -> list[IP]:
+    """Those of one family, in order: servers name them in another one each time. Of too many always the same."""
+    found = [address for address in addresses if address.version == version]
+    if len(found) > MOST_ADDRESSES:
+        found.sort(key=lambda address: hashlib.blake2s(address.packed, key=_TASTE).digest())
+        del found[MOST_ADDRESSES:]
+    return sorted(found, key=int)
 
 
 def _is_nowhere(address: IP) -> bool:

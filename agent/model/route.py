@@ -28,7 +28,7 @@ class Route:
     None unless tunnelled; `accepted` the identities the other end may prove, in order; `destination`
     the workload behind the target (the waypoint or gateway, where one is used), None when unknown; `service`
     the Service that was addressed; `inner_accepted`, for DOUBLE_HBONE, the identities the far end of the
-    inner tunnel may prove.
+    inner tunnel may prove; `hostname` the name that led to this, where its address is one of the mesh.
     """
 
     hop: Hop
@@ -38,3 +38,4 @@ class Route:
     destination: Workload | None = None
     service: Service | None = None
     inner_accepted: tuple[Identity, ...] = ()
+    hostname: str = ""

@@ -92,8 +92,11 @@ class OutboundConnection(CapturedLife):
         snapshot = outbound.store.current
         source = outbound.pods.workload(snapshot, self.peer.ip, is_source=True)
         route = resolve(snapshot, source, self.local, outbound.rng, outbound.options)
+        hostname = route.hostname
         if route.destination is not None and not route.destination.addresses:
-            outbound.reporter.named(source, route.destination.hostname)
+            hostname = route.destination.hostname
+        if hostname:
+            outbound.reporter.named(source, hostname)
         return self._follow(route, source)
 
     def _follow(self, route: Route, source: Workload) -> Attempt:

@@ -14,9 +14,13 @@ from agent.model.outcome import Outcome, Refusal
 
 
 class NamedHosts:
-    """By host name its addresses, or why there are none. One per worker."""
+    """By host name its addresses, or why there are none. One per worker.
 
-    def __init__(self) -> None:
+    `unknown`: why there are none of a name that nothing was told of; empty where it is only not known yet.
+    """
+
+    def __init__(self, unknown: str = "") -> None:
+        self._unknown = unknown
         self._known: dict[str, tuple[tuple[IP, ...], str]] = {}
 
     def told(self, names: Iterable[tuple[str, Sequence[str], str]], gone: Iterable[str]) -> None:
@@ -27,7 +31,7 @@ class NamedHosts:
 
     def pick(self, host: str, version: int, rng: Random) -> IP:
         """One of its addresses, of that family where there is one. Raises Refusal."""
-        addresses, error = self._known.get(host, ((), f"{host} has not been looked up yet"))
+        addresses, error = self._known.get(host, ((), self._unknown or f"{host} has not been looked up yet"))
         if not addresses:
             raise Refusal(Outcome.UNRESOLVED, error)
         same = [address for address in addresses if address.version == version]

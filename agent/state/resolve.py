@@ -8,7 +8,7 @@ passthrough.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from agent.model.address import CIDR, IP, SocketAddress
@@ -67,7 +67,10 @@ def resolve(
     if waypoint is not None and not is_instance(snapshot, source, waypoint):
         return _through_workload_waypoint(snapshot, source, destination, upstream, waypoint, rng, options)
     if upstream.service is not None:
-        return _direct(destination, upstream, rng, options)
+        found = _direct(destination, upstream, rng, options)
+        if upstream.workload.addresses or found.hop is not Hop.TCP:
+            return found
+        return _named(snapshot, source, found, upstream.workload.hostname, rng, options)
     # Nothing is chosen for what was dialled by its own address: so once, until the state is another.
     key = destination, upstream.workload.uid
     route = snapshot.routes_memo.get(key)
@@ -126,12 +129,12 @@ def _no_upstream(destination: SocketAddress, service: Service) -> Refusal:
     )
 
 
-def _refuse_unknown(destination: SocketAddress, options: Options) -> None:
+def _refuse_unknown(destination: SocketAddress, options: Options, asked_for: str = "") -> None:
     for cidr in options.mesh_cidrs:
         if destination.ip in cidr:
             raise Refusal(
                 Outcome.UNKNOWN_MESH_DESTINATION,
-                f"{destination} lies in {cidr} of the mesh, but no workload or service has it",
+                f"{destination}{asked_for} lies in {cidr} of the mesh, but no workload or service has it",
             )
     if options.refuse_unknown:
         raise Refusal(
@@ -249,6 +252,24 @@ def _direct(destination: SocketAddress, upstream: Upstream, rng: Random, options
         destination=upstream.workload,
         service=upstream.service,
     )
+
+
+def _named(
+    snapshot: Snapshot, source: Workload, route: Route, hostname: str, rng: Random, options: Options
+) -> Route:
+    """To what a host name stands for, which whoever serves the name has chosen.
+
+    An address of the mesh is reached as if it had been dialled itself: a name is no way past mutual TLS, a waypoint,
+    or a refusal. Others the pod may dial by itself too.
+    """
+    named = route.target
+    if named.ip not in options.own_addresses and not any(_owners(snapshot, source.network, source, named)):
+        _refuse_unknown(named, replace(options, refuse_unknown=False), f" ({hostname})")
+        return route
+    # Names are looked up for one of them only: two could stand for each other.
+    nothing = NamedHosts(f"{hostname} stands for {named}, which stands for another host name")
+    found = resolve(snapshot, source, named, rng, replace(options, names=nothing))
+    return replace(found, hostname=hostname)
 
 
 def _no_route(source: Workload, workload: Workload) -> Refusal:

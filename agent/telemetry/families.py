@@ -57,6 +57,13 @@ ON_DEMAND_DNS = _counter(
     "hostname",
 )
 
+HOST_NAMES = _gauge(
+    "ztun_host_names", "Names of workloads without an address, by what is known of them", "state"
+)
+HOST_NAME_ADDRESSES_LEFT_OUT = _gauge(
+    "ztun_host_name_addresses_left_out",
+    "Addresses that host names have beside those that are dialled: too many",
+)
 CRL_REJECTIONS = _counter(
     "istio_crl_policy_rejections",
     "Handshakes refused and connections ended because a certificate of the peer was revoked",

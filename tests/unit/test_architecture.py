@@ -139,7 +139,7 @@ ALLOWED: dict[str, set[str]] = {
         "redirect",
     },
     # Looks names up, and tells workers of them.
-    "agent.dns": {"agent.model", "agent.channel", "agent.state"},
+    "agent.dns": {"agent.model", "agent.channel", "agent.state", "agent.telemetry"},
     "agent.start_error": set(),
     "agent.briefing": {
         "agent.model",

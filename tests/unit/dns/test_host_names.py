@@ -145,3 +145,25 @@ def test_many_that_nobody_answers_for_keep_no_other_from_being_looked_up(names: 
     names.know(*silent, DB)
     names.after(0)
     assert names.last("db.example") == (["192.0.2.7"], "")
+
+
+def test_addresses_that_are_not_dialled_are_counted_and_said_once(
+    names: Names, caplog: pytest.LogCaptureFixture
+) -> None:
+    def figures() -> dict[str, float]:
+        return {"/".join((family.name, *labels)): value for family, labels, value in names.looks_up.samples()}
+
+    assert not figures()
+    names.answers["db.example"] = Found((parse_ip("192.0.2.7"),), TTL_S, 5936)
+    names.know(DB, mesh.workload("web", hostname="web.example"))
+    assert figures()["ztun_host_names/asked"] == 2
+    names.after(0)
+    names.after(TTL_S)
+    assert figures() == {
+        "ztun_host_names/known": 1,
+        "ztun_host_names/failed": 1,
+        "ztun_host_names/asked": 0,
+        "ztun_host_name_addresses_left_out": 5936,
+    }
+    (line,) = (record.getMessage() for record in caplog.records if "5936" in record.getMessage())
+    assert "db.example has 5936 addresses more than are dialled" in line

@@ -9,7 +9,7 @@ import dns.asyncresolver
 import pytest
 
 from agent.dns import resolver
-from agent.dns.resolver import LEAST_TTL_S, MOST_TTL_S, Found, LookupFailed, look_up
+from agent.dns.resolver import LEAST_TTL_S, MOST_ADDRESSES, MOST_TTL_S, Found, LookupFailed, look_up
 from agent.model.address import parse_ip
 from tests.support.name_server import NameServer, Zone
 
@@ -80,6 +80,25 @@ def test_where_nobody_else_can_be_nobody_is_dialled() -> None:
             asked(server, "blocked.example")
         assert caught.value.is_final
         assert asked(server, "partly.example").addresses == (parse_ip("192.0.2.7"),)
+
+
+def test_in_whatever_order_they_are_named_it_is_one_answer() -> None:
+    found = []
+    for addresses in (["192.0.2.8", "192.0.2.7", "192.0.2.8"], ["192.0.2.7", "192.0.2.8"]):
+        with NameServer({("db.example.", "A"): (30, addresses)}) as server:
+            found.append(asked(server, "db.example"))
+    assert found[0] == found[1] and len(found[0].addresses) == 2
+
+
+def test_of_too_many_some_are_taken_and_always_the_same() -> None:
+    many = [f"192.0.2.{number}" for number in range(1, 201)]
+    zone: Zone = {("many.example.", "A"): (30, many), ("many.example.", "AAAA"): (30, ["2001:db8::7"])}
+    with NameServer(zone) as server:
+        first = asked(server, "many.example")
+        server.zone["many.example.", "A"] = 30, many[::-1]
+        assert asked(server, "many.example") == first
+    assert len(first.addresses) == MOST_ADDRESSES + 1 and parse_ip("2001:db8::7") in first.addresses
+    assert first.left_out == 200 - MOST_ADDRESSES
 
 
 def test_a_name_server_that_is_no_address_ends_nothing_but_the_lookup(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ NAMES = {name: value for name, value in vars(families).items() if isinstance(val
 ABBREVIATED = re.compile(r"(^|_)(s|ms|us|ns|sec|secs|kb|mb|kib|mib|b|min|mins|hours|days|percent)(_|$)")
 
 
+@functools.cache
 def writers() -> dict[str, set[str]]:
     """Constant -> files of the agent that use it."""
     found: dict[str, set[str]] = {name: set() for name in NAMES}
