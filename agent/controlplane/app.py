@@ -179,6 +179,7 @@ class ControlPlane:
             cluster_id=options.cluster_id,
             trust_domain=options.trust_domain,
             root_namespace=options.root_namespace,
+            is_of_cluster=options.cluster is not None,
         )
         publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
         announcer = Announcer(board, concerns)

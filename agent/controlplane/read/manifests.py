@@ -17,17 +17,16 @@ from agent.controlplane.read.fields import Field, Place
 from agent.controlplane.read.kinds import (
     CORE_KINDS,
     CORE_VERSION,
-    GATEWAY_GROUP,
     KINDS,
     LIKE_LISTS,
     LISTS,
     MESH_CONFIG,
-    NETWORKING_GROUP,
     REVISED_GROUPS,
     SECURITY,
     SECURITY_GROUP,
     Kind,
 )
+from agent.controlplane.read.left_out import is_guard, why_left_out
 from agent.controlplane.read.objects import Node, Object, Pod
 from agent.controlplane.read.refused import GUARDS, Refused, refuse
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
@@ -42,16 +41,6 @@ from agent.controlplane.read.yaml_tree import (
     read_documents,
 )
 
-GUARD_GROUPS = (SECURITY_GROUP, "authentication.istio.io", "rbac.istio.io")
-"""Those in which Istio has, or had, what lets in and keeps out."""
-OF_WAYPOINTS = {
-    NETWORKING_GROUP: ("VirtualService", "DestinationRule", "EnvoyFilter"),
-    GATEWAY_GROUP: ("HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "BackendTLSPolicy"),
-    "extensions.istio.io": ("WasmPlugin",),
-    "telemetry.istio.io": ("Telemetry",),
-    SECURITY_GROUP: ("RequestAuthentication",),
-}
-"""Kinds by which the proxies of waypoints and gateways are configured."""
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
 
@@ -189,17 +178,14 @@ class _Reading:
             problem = f"there is no kind {kind} in {api_version}; did you mean {kind} of {group}/{found.versions[0]}?"
             self.refused.append(refuse(root, kind, (root.get("apiVersion").error(problem),)))
             return None
-        problem = f"kind {kind} ({api_version}) is not used and was left out"
-        if kind in OF_WAYPOINTS.get(group, ()):
-            problem += ": waypoints and gateways do what it says, and none is configured from here"
-        is_guard = group in GUARD_GROUPS
+        is_guarding = is_guard(group, kind)
         self.remarks.append(
             Remark(
                 place=root.place,
                 about="",
-                problem=problem,
-                weight=Weight.INEFFECTIVE if is_guard else Weight.NOTE,
-                scope=Scope(_metadata(root, "namespace")) if is_guard else None,
+                problem=why_left_out(group, kind, api_version),
+                weight=Weight.INEFFECTIVE if is_guarding else Weight.NOTE,
+                scope=Scope(_metadata(root, "namespace")) if is_guarding else None,
             )
         )
         return None

@@ -34,6 +34,7 @@ SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([
 NO_TEXT = re.compile("[\ud800-\udfff\0]")
 STRING_TAG = "tag:yaml.org,2002:str"
 NULL_TAG = "tag:yaml.org,2002:null"
+MERGE_TAG = "tag:yaml.org,2002:merge"
 INT_TAG = "tag:yaml.org,2002:int"
 BOOL_TAG = "tag:yaml.org,2002:bool"
 NOT_TEXT = frozenset({NULL_TAG, INT_TAG, BOOL_TAG, "tag:yaml.org,2002:float"})
@@ -135,6 +136,14 @@ def _one_character(found: re.Match[str]) -> str:
     return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08X}"
 
 
+def _hint(line: list[str]) -> str:
+    """What most often makes a line no YAML."""
+    text = "".join(line)
+    if "\t" in text[: len(text) - len(text.lstrip())]:
+        return "it is indented with a tab: write spaces"
+    return "it is a template: write what it renders to (`helm template`)" if "{{" in text else ""
+
+
 class _Documents:
     """The documents of a text whose first line is number `lines_before` + 1 of its file."""
 
@@ -182,6 +191,8 @@ class _Documents:
                 self._text.count("\n", 0, getattr(error, "position", 0) or 0),
                 str(error).split("\n")[0],
             )
+        if hint := _hint(self._text.split("\n")[line : line + 1]):
+            said = f"{said}; {hint}"
         return ManifestError(
             f"not YAML: {said}", file=self._file, line=self._lines_before + line + 1, document=document
         )
@@ -205,6 +216,8 @@ class _Builder:
         self._copies = 0
         self._open: list[tuple[Sequence | Mapping, str | None]] = []
         self._keys: list[Scalar | None] = []
+        self._merged: list[set[str]] = []
+        """Of the open collections: keys that come of a merge (`<<: *anchor`), which those written out replace."""
         self._sizes: list[tuple[int, int]] = []
         """Of the open collections: nodes so far, and levels."""
         self.errors: list[ManifestError] = []
@@ -226,6 +239,7 @@ class _Builder:
         if isinstance(event, SequenceEndEvent | MappingEndEvent):
             node, anchor = self._open.pop()
             self._keys.pop()
+            self._merged.pop()
             return self._place(node, anchor, *self._sizes.pop())
         if isinstance(event, AliasEvent):
             known = self._anchors.get(event.anchor or "")
@@ -251,6 +265,7 @@ class _Builder:
         node = Sequence(line) if isinstance(event, SequenceStartEvent) else Mapping(line)
         self._open.append((node, event.anchor))
         self._keys.append(None)
+        self._merged.append(set())
         self._sizes.append((1, 1))
 
     def _check_tag(self, tag: str | None, line: int) -> None:
@@ -277,18 +292,40 @@ class _Builder:
     def _into_mapping(self, parent: Mapping, node: Node) -> None:
         key = self._keys[-1]
         if key is not None:
-            parent.entries[key.text] = node
-            parent.lines[key.text] = key.line
+            if key.tag == MERGE_TAG:
+                self._merge(parent, node, key.line)
+            else:
+                parent.entries[key.text] = node
+                parent.lines[key.text] = key.line
             self._keys[-1] = None
         elif not isinstance(node, Scalar):
             raise self._error("a key is a list or a mapping; it must be text", node.line)
         else:
-            if node.text in parent.entries:
+            if node.text in self._merged[-1] and node.tag != MERGE_TAG:
+                self._merged[-1].remove(node.text)
+            elif node.text in parent.entries:
                 self.errors.append(self._error("the key is given twice", node.line, node.text))
-            elif node.text == "<<":
-                problem = "merge keys are not understood; write the fields out"
-                self.errors.append(self._error(problem, node.line, node.text))
             self._keys[-1] = node
+
+    def _merge(self, parent: Mapping, node: Node, line: int) -> None:
+        """Take in the keys of one mapping, or of several, the first of which counts."""
+        merged = self._merged[-1]
+        for each in node.items if isinstance(node, Sequence) else [node]:
+            if not isinstance(each, Mapping):
+                self.errors.append(self._error("it merges what is no mapping", line, "<<"))
+                return
+            for name, value in each.entries.items():
+                if name in merged:
+                    continue
+                if name in parent.entries:
+                    # Parsers do not agree on which of the two counts.
+                    problem = (
+                        f"it stands above a merge (<<) that has it too, in line {line}: write the merge first"
+                    )
+                    self.errors.append(self._error(problem, parent.lines[name], name))
+                else:
+                    parent.entries[name], parent.lines[name] = value, each.lines[name]
+                    merged.add(name)
 
     def _error(self, problem: str, line: int, key: str = "") -> ManifestError:
         return ManifestError(problem, file=self._file, line=line, document=self._document, field=key)

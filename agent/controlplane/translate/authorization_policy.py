@@ -32,6 +32,18 @@ def why_left_out(policy: AuthorizationPolicy) -> str | None:
     return None
 
 
+def beyond_nodes(policy: AuthorizationPolicy) -> str:
+    """What it says that needs HTTP, and what comes of it; empty where it says no such thing."""
+    beyond = sorted({name for rule in policy.rules for name in rule.beyond})
+    if not beyond:
+        return ""
+    less = "rules with them are left out, so it lets in less than it says"
+    effect = (
+        less if policy.action == "ALLOW" else "its rules deny without them, so it denies more than it says"
+    )
+    return f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}"
+
+
 def translate_policy(policy: AuthorizationPolicy, mesh: Mesh) -> authz.Authorization:
     return authz.Authorization(
         name=policy.meta.name,

@@ -13,9 +13,9 @@ from agent.controlplane.read.mesh_objects import ServiceEntry
 from agent.controlplane.read.meta import Meta
 from agent.controlplane.read.objects import AuthorizationPolicy, Pod, Target
 from agent.controlplane.read.refused import Refused
-from agent.controlplane.translate.authorization_policy import why_left_out
+from agent.controlplane.translate.authorization_policy import beyond_nodes, why_left_out
 from agent.controlplane.translate.mesh import Mesh, discovered
-from agent.controlplane.translate.waypoint_effects import why_unbound
+from agent.controlplane.translate.waypoint_effects import why_unbound, why_unresolved
 from agent.controlplane.translate.waypoints import ACCEPTED as BOUND
 from agent.controlplane.translate.waypoints import Binding, Waypoints, bindings
 
@@ -73,10 +73,8 @@ def _of_binding(made: object, binding: Binding) -> Iterator[Condition]:
         namespace, name = binding.asked
         message = why_unbound(binding) or f"bound to {namespace}/{name}"
         yield Condition(WAYPOINT_BOUND, binding.reason == BOUND, binding.reason, message)
-    hosts = [host for host in made.hosts if host.startswith("*")] if isinstance(made, ServiceEntry) else []
-    if hosts and not binding.gateway:
-        message = f"node proxies cannot resolve {', '.join(hosts)}: bind it to a waypoint"
-        yield Condition(WAYPOINT_MISSING, True, WILDCARD, message)
+    if isinstance(made, ServiceEntry) and (problem := why_unresolved(made, binding)):
+        yield Condition(WAYPOINT_MISSING, True, WILDCARD, f"{problem}: bind it to a waypoint")
 
 
 def _of_policy(
@@ -86,11 +84,8 @@ def _of_policy(
         return _of_targets(policy, inventory, bound)
     if (why := why_left_out(policy)) is not None:
         return Condition(ZTUNNEL, False, UNSUPPORTED, why)
-    beyond = sorted({name for rule in policy.rules for name in rule.beyond})
-    if beyond:
-        effect = "rules with them are left out" if policy.action == "ALLOW" else "rules deny without them"
-        message = f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}"
-        return Condition(ZTUNNEL, True, UNSUPPORTED, message)
+    if beyond := beyond_nodes(policy):
+        return Condition(ZTUNNEL, True, UNSUPPORTED, beyond)
     return Condition(ZTUNNEL, True, ACCEPTED, "enforced by node proxies")
 
 

@@ -25,6 +25,7 @@ from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.authorization_policy import (
     PRINCIPALS,
+    beyond_nodes,
     is_of_another_domain,
     why_left_out,
 )
@@ -55,7 +56,7 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     yield from _of_targets(inventory)
     yield from _of_nobody(inventory, mesh)
     yield from _of_ports(inventory, mesh)
-    yield from _of_marks(inventory)
+    yield from _of_marks(inventory, mesh)
     yield from waypoint_remarks(inventory, mesh)
     yield from entry_remarks(inventory, mesh)
     for service in inventory.services:
@@ -119,14 +120,8 @@ def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
         return
     for doubt in policy.doubts:
         yield remark(policy, doubt, scope=scope)
-    beyond = sorted({name for rule in policy.rules for name in rule.beyond})
-    if beyond:
-        effect = (
-            "rules with them are left out" if policy.action == "ALLOW" else "their rules deny without them"
-        )
-        yield remark(
-            policy, f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}", scope=scope
-        )
+    if beyond := beyond_nodes(policy):
+        yield remark(policy, beyond, "leave them out, or have a waypoint judge them", scope)
     for field, excluded, is_whole in contradictions(policy):
         verb = "denies" if policy.action == "DENY" else "allows"
         effect = f"the rule {verb} nothing" if is_whole else f"the rule {verb} by its other entries alone"
@@ -285,7 +280,7 @@ def _of_ports(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         )
 
 
-def _of_marks(inventory: Inventory) -> Iterator[Remark]:
+def _of_marks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
     """Labels and annotations that do nothing."""
     marked: tuple[Marked, ...] = (
         *inventory.namespaces.values(),
@@ -295,7 +290,7 @@ def _of_marks(inventory: Inventory) -> Iterator[Remark]:
         *inventory.service_entries,
     )
     for made in marked:
-        if unused := unused_marks(made):
+        if unused := unused_marks(made, mesh):
             yield remark(made, f"no effect here: {', '.join(unused)}", is_note=True)
         for field, value, known in misvalued_marks(made):
             scope = (

@@ -1,15 +1,16 @@
-"""What ServiceEntries and EndpointSlices ask for and do not get, as by a host that is another one's. Pure."""
+"""What entries, EndpointSlices and Services without a selector ask for and do not get. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.mesh_objects import EndpointSlice, ServiceEntry
+from agent.controlplane.read.mesh_objects import EndpointSlice, ServiceEntry, WorkloadEntry
 from agent.controlplane.read.objects import Service
 from agent.controlplane.read.remarks import Remark, Scope
 from agent.controlplane.translate.hosts import HIDDEN, Hosts
 from agent.controlplane.translate.mesh import Mesh, namespace_labels
+from agent.controlplane.translate.networks import REMOTE_CLASS, gateways_by_network
 from agent.controlplane.translate.relation import Relation
 from agent.controlplane.translate.remarking import remark
 
@@ -25,6 +26,8 @@ def entry_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         if found.service:
             service = services.get(("Service", found.meta.namespace, found.service))
             yield from _of_slice(found, service)
+    yield from _of_networks(inventory, mesh)
+    yield from _of_unselective(inventory)
 
 
 def _of_entry(entry: ServiceEntry, hosts: Hosts) -> Iterator[Remark]:
@@ -41,6 +44,11 @@ def _of_entry(entry: ServiceEntry, hosts: Hosts) -> Iterator[Remark]:
     if hosts.visibility(entry.meta.namespace) == HIDDEN:
         yield remark(entry, "serviceEntryVisibility of the mesh config hides it from everybody", is_note=True)
         return
+    is_nowhere = not (entry.addresses or entry.allocated or entry.unaddressed_hosts)
+    named = [host for host in entry.hosts if not host.startswith("*")]
+    if is_nowhere and named and not entry.endpoints and not entry.selector:
+        problem = f"{', '.join(named)}: no address is theirs, so connections there are as without the entry"
+        yield remark(entry, problem, "write addresses, or resolution: DNS", scope, field="spec.hosts")
     own = set(hosts.of_entry(entry))
     for host in entry.hosts:
         if host not in own:
@@ -59,3 +67,36 @@ def _of_slice(found: EndpointSlice, service: Service | None) -> Iterator[Remark]
         named = ", ".join(repr(port.name) for port in found.ports)
         problem = f"no port of its Service is called {named}, so nobody reaches its endpoints"
         yield remark(found, problem, "name its ports as the Service does", Scope(found.meta.namespace))
+
+
+def _of_networks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
+    """Who is in a network that nothing leads into."""
+    reached = {mesh.network, "", *gateways_by_network(inventory.gateways)}
+    endpoints: list[tuple[WorkloadEntry | ServiceEntry, str, str]] = [
+        *((each, "spec.network", each.endpoint.network) for each in inventory.workload_entries),
+        *(
+            (entry, f"spec.endpoints[{index}].network", each.network)
+            for entry in inventory.service_entries
+            for index, each in enumerate(entry.endpoints)
+        ),
+    ]
+    for made, field, network in endpoints:
+        if network not in reached:
+            own = f"that of the mesh is {mesh.network!r}" if mesh.network else "the mesh has none"
+            problem = (
+                f"no gateway leads into network {network!r}, so nobody reaches it from another one ({own})"
+            )
+            remedy = (
+                f"leave it out where it is one network, or write a Gateway of class {REMOTE_CLASS} for it"
+            )
+            yield remark(made, problem, remedy, Scope(made.meta.namespace), field=field)
+
+
+def _of_unselective(inventory: Inventory) -> Iterator[Remark]:
+    """Services that neither choose pods nor have slices: their endpoints may still come."""
+    filled = {(each.meta.namespace, each.service) for each in inventory.slices}
+    for service in inventory.services:
+        is_for_others = service.kind == "ExternalName" or service.is_stand_in
+        if not service.selector and not is_for_others and service.meta.key[1:] not in filled:
+            problem = "it has no selector, and no EndpointSlice is of it, so nobody is behind it"
+            yield remark(service, problem, is_note=True)

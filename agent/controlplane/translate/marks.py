@@ -7,12 +7,21 @@ from typing import NamedTuple
 
 from agent.controlplane.read.mesh_objects import ServiceEntry, WorkloadEntry
 from agent.controlplane.read.objects import Namespace, Pod, Service
+from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.pod import CAPTURED, TUNNEL
 from agent.controlplane.translate.service import FIELD_VALUES, PREFERENCES, TRAFFIC_DISTRIBUTION
 
 Marked = Namespace | Pod | Service | ServiceEntry | WorkloadEntry
 UNUSED_LABELS = ("istio.io/global",)
 UNUSED_ANNOTATIONS = ("networking.istio.io/exportTo",)
+OF_ENROLMENT = (
+    "istio.io/dataplane-mode",
+    "istio-injection",
+    "sidecar.istio.io/inject",
+    "ambient.istio.io/bypass-inbound-capture",
+    "ztun.io/honest-connect",
+)
+"""Labels and annotations by which pods of a cluster are taken in. Out of files they reach no agent."""
 
 
 class Misvalued(NamedTuple):
@@ -23,10 +32,16 @@ class Misvalued(NamedTuple):
     known: str
 
 
-def unused_marks(made: Marked) -> list[str]:
+def unused_marks(made: Marked, mesh: Mesh) -> list[str]:
     """Those that ask for what nobody does here."""
     found = [name for name in UNUSED_LABELS if made.meta.labels.get(name, "none") != "none"]
-    return found + [name for name in UNUSED_ANNOTATIONS if name in made.meta.annotations]
+    found += [name for name in UNUSED_ANNOTATIONS if name in made.meta.annotations]
+    if isinstance(made, Namespace | Pod) and not mesh.is_of_cluster:
+        marks = {*made.meta.labels, *made.meta.annotations}
+        found += [
+            f"{name} (`ztun enroll` says who is captured, and how)" for name in OF_ENROLMENT if name in marks
+        ]
+    return found
 
 
 def misvalued_marks(made: Marked) -> Iterator[Misvalued]:

@@ -28,12 +28,16 @@ NAME_LABEL = "kubernetes.io/metadata.name"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeshSettings:
-    """What holds where the mesh config says nothing. `root_namespace` is where the mesh config stands, too."""
+    """What holds where the mesh config says nothing. `root_namespace` is where the mesh config stands, too.
+
+    `is_of_cluster`: its objects are those of a Kubernetes API, which agents read, too.
+    """
 
     cluster_id: str = "Kubernetes"
     trust_domain: str = DEFAULT_TRUST_DOMAIN
     domain: str = "cluster.local"
     root_namespace: str = SYSTEM_NAMESPACE
+    is_of_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class Mesh:
     system_namespace: str
     root_namespace: str
     network: str = ""
+    is_of_cluster: bool = False
     discovery: tuple[LabelSelector, ...] = ()
     entry_visibility: EntryVisibility | None = None
     config: MeshConfig | None = field(default=None, compare=False)
@@ -61,6 +66,7 @@ def mesh_of(inventory: Inventory, settings: MeshSettings) -> Mesh:
     system = inventory.namespaces.get(settings.root_namespace)
     return Mesh(
         network=system.meta.labels.get(NETWORK_LABEL, "") if system else "",
+        is_of_cluster=settings.is_of_cluster,
         entry_visibility=config.entry_visibility if config else None,
         cluster_id=settings.cluster_id,
         domain=settings.domain,

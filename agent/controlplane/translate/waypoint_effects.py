@@ -57,6 +57,12 @@ def why_unbound(binding: Binding) -> str:
     return f"waypoint {namespace}/{name}: {WHY[binding.reason]}" if binding.reason in WHY else ""
 
 
+def why_unresolved(entry: ServiceEntry, binding: Binding) -> str:
+    """In words, for one with wildcards that no waypoint resolves."""
+    hosts = [host for host in entry.hosts if host.startswith("*")]
+    return f"node proxies cannot resolve {', '.join(hosts)}" if hosts and not binding.gateway else ""
+
+
 def _of_namespace(namespace: Namespace, waypoints: Waypoints) -> Iterator[Remark]:
     """One remark for all that inherit it. That a waypoint is not for everything in it is as it should be."""
     name = namespace.meta.name
@@ -73,6 +79,9 @@ def _of_binding(made: Bound, binding: Binding, waypoints: Waypoints) -> Iterator
     if USE in labels and (why := why_unbound(binding)):
         problem = f"{why}, so connections to it go without one"
         yield remark(made, problem, scope=scope, field=f"metadata.labels.{USE}")
+    if isinstance(made, ServiceEntry) and (why := why_unresolved(made, binding)):
+        problem = f"{why}, so connections to such are as without it"
+        yield remark(made, problem, f"bind it to a waypoint ({USE})", scope, field="spec.hosts")
     yield from _of_lonely_labels(made, scope)
     primary = binding.gateway if isinstance(made, Service | ServiceEntry) else None
     if primary and CANARY in made.meta.labels and not waypoints.canary_of(made.meta, primary):

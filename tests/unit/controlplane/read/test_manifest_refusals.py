@@ -9,6 +9,7 @@ from agent.controlplane.read.remarks import Scope, Weight
 from tests.support.controlplane import deny
 from tests.support.manifest_texts import BARE, SERVICE, mesh, peer, policy, refused
 
+NAMED = "apiVersion: v1\nkind: Namespace\nmetadata: &a {name: a}\n"
 NOBODYS = ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255")
 
 
@@ -208,6 +209,12 @@ NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
         ("apiVersion: v1\nkind: List\nitems:\n", "items: it is missing"),
         ("apiVersion: v1\nkind: lists\nitems: []\n", "kind: there is no kind lists; did you mean List?"),
         (ALIASES, "aliases make more than 100000 copies"),
+        (f"{NAMED}spec: {{<<: a}}\n", "f.yaml:4: document 1, <<: it merges what is no mapping"),
+        (f"{NAMED}spec: {{name: b, <<: *a}}\n", "f.yaml:4: document 1, name: it stands above a merge (<<)"),
+        (f"{NAMED}spec: {{<<: *a, name: b, name: c}}\n", "document 1, name: the key is given twice"),
+        ("kind: Pod\nmetadata:\n\tname: a\n", "f.yaml:3: document 1: not YAML"),
+        ("kind: Pod\nmetadata:\n\tname: a\n", "it is indented with a tab: write spaces"),
+        ("kind: Pod\nspec:\n  {{- if .Values.x }}\n  a: b\n", "it is a template: write what it renders to"),
         (NESTED_ALIASES, "nested deeper than 64 levels"),
         (
             peer("{}").replace("namespace: demo", "namespace: demo, creationTimestamp: soon"),
@@ -332,9 +339,10 @@ def test_what_is_like_a_policy_is_refused_and_not_left_out(version: str, kind: s
         ("security.istio.io/v1", "Gateway"),
         ("authentication.istio.io/v1alpha1", "Policy"),
         ("rbac.istio.io/v1alpha1", "ServiceRole"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
     ],
 )
-def test_other_guards_of_istio_are_left_out(version: str, kind: str) -> None:
+def test_other_guards_are_left_out(version: str, kind: str) -> None:
     manifest = parse("f.yaml", f"apiVersion: {version}\nkind: {kind}\nmetadata: {{name: d}}\n")
     assert not manifest.refused and "was left out" in str(manifest.remarks[0])
     assert manifest.remarks[0].weight is Weight.INEFFECTIVE, "it may guard something elsewhere"

@@ -65,10 +65,15 @@ def test_lists_json_and_several_documents_are_read() -> None:
 
 
 def test_unknown_kinds_are_left_out_with_a_warning_that_names_file_and_kind() -> None:
-    manifest = parse("x.yaml", SERVICE + "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n")
+    manifest = parse(
+        "x.yaml", SERVICE + "---\napiVersion: coordination.k8s.io/v1\nkind: Lease\nmetadata: {name: d}\n"
+    )
     assert len(manifest.objects) == 1
     [remark] = manifest.remarks
-    assert str(remark) == "x.yaml:6 (document 2): kind Deployment (apps/v1) is not used and was left out"
+    assert (
+        str(remark)
+        == "x.yaml:6 (document 2): kind Lease (coordination.k8s.io/v1) is not used and was left out"
+    )
     assert remark.weight is Weight.NOTE
 
 
@@ -110,6 +115,36 @@ def test_aliases_in_measure_are_understood() -> None:
         policy("[{from: &f [{source: {namespaces: [a]}}]}, {from: *f, to: [{operation: {ports: ['80']}}]}]")
     )
     assert isinstance(made, AuthorizationPolicy) and made.rules[0].sources == made.rules[1].sources
+
+
+MERGING = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: d, namespace: demo}
+spec:
+  action: DENY
+  rules:
+  - from:
+    - source: &evil {namespaces: [evil], ipBlocks: [10.0.0.0/8]}
+  - from:
+    - source:
+        <<: [*evil, {notNamespaces: [good], ipBlocks: [10.1.0.0/16]}]
+        namespaces: [worse]
+"""
+
+
+def test_merge_keys_are_what_they_stand_for_as_with_kubectl() -> None:
+    made, written_out = (
+        one(MERGING),
+        one(
+            policy(
+                "[{from: [{source: {namespaces: [evil], ipBlocks: [10.0.0.0/8]}}]},"
+                " {from: [{source: {namespaces: [worse], ipBlocks: [10.0.0.0/8], notNamespaces: [good]}}]}]"
+            )
+        ),
+    )
+    assert isinstance(made, AuthorizationPolicy) and isinstance(written_out, AuthorizationPolicy)
+    assert made.rules == written_out.rules
 
 
 def test_lists_may_stand_in_lists_and_what_else_they_say_is_named() -> None:

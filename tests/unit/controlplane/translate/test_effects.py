@@ -140,7 +140,10 @@ def test_a_principal_that_somebody_can_be_is_not(name: str) -> None:
             deny("d").replace("spec: {", "spec: {targetRef: {kind: Service, name: web}, "),
             "it has a targetRef",
         ),
-        (deny("d", rules="[{to: [{operation: {methods: [GET]}}]}]"), "methods: need HTTP"),
+        (
+            deny("d", rules="[{to: [{operation: {methods: [GET]}}]}]"),
+            "methods: need HTTP, which node proxies do not read; its rules deny without them, so it denies more",
+        ),
         (
             deny("d").replace("{name: d", "{labels: {istio.io/rev: canary}, name: d"),
             "it is for revision 'canary'",

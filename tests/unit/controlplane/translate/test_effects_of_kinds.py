@@ -97,6 +97,28 @@ def uses(waypoint: str) -> str:
             Scope("demo"),
         ),
         (
+            service_entry(
+                "e", "demo", "'*.example.com', y.example.com", "resolution: NONE, addresses: [10.7.0.0/16]"
+            ),
+            "node proxies cannot resolve *.example.com, so connections to such are as without it",
+            Scope("demo"),
+        ),
+        (
+            service_entry("e", "demo", "x.example.com", "resolution: NONE"),
+            "x.example.com: no address is theirs, so connections there are as without the entry",
+            Scope("demo"),
+        ),
+        (
+            workload_entry("w", "demo", "10.5.0.1", ", network: vpc"),
+            "no gateway leads into network 'vpc'",
+            Scope("demo"),
+        ),
+        (
+            service_entry("e", "demo", "x.example.com", STATIC.replace("1}", "1, network: vpc}")),
+            "no gateway leads into network 'vpc'",
+            Scope("demo"),
+        ),
+        (
             SERVICE
             + endpoint_slice("s", "{addresses: [10.2.0.1]}").replace("port: 8080", "port: 8080, name: web"),
             "no port of its Service is called 'web'",
@@ -113,6 +135,11 @@ def test_what_does_nothing_concerns_the_agents_of_its_pods(text: str, problem: s
     ("text", "problem"),
     [
         (endpoint_slice("nobody", "{addresses: [10.2.0.1]}"), "there is no Service demo/nobody"),
+        (service("s", "demo", "", "10.96.0.1"), "it has no selector, and no EndpointSlice is of it"),
+        (
+            namespace("demo", **{"istio.io/dataplane-mode": "ambient"}),
+            "istio.io/dataplane-mode (`ztun enroll` says who is captured",
+        ),
         (gateway("wp", "demo"), "it has no address, so it is nobody's waypoint"),
         (
             service_entry("e", "demo", "x.example.com", f"{STATIC}, exportTo: ['.']"),
@@ -149,6 +176,14 @@ def test_what_may_be_right_is_a_note(text: str, problem: str) -> None:
     [
         uses("istio.io/use-waypoint: wp") + WAYPOINT,
         namespace("demo", **{"istio.io/use-waypoint": "wp"}) + WAYPOINT,
+        service("s", "demo", "", "10.96.0.1") + endpoint_slice("s", "{addresses: [10.2.0.1]}"),
+        service_entry(
+            "e", "demo", "'*.example.com'", "resolution: NONE", ", labels: {istio.io/use-waypoint: wp}"
+        )
+        + WAYPOINT,
+        service_entry("e", "demo", "x.example.com", "resolution: NONE, addresses: [10.7.0.0/16]"),
+        workload_entry("w", "demo", "10.5.0.1", ", network: here")
+        + namespace("istio-system", **{"topology.istio.io/network": "here"}),
         uses("istio.io/use-waypoint: none") + namespace("demo"),
         SERVICE + endpoint_slice("s", "{addresses: [10.2.0.1]}"),
         service_entry("e", "demo", "x.example.com", STATIC)
@@ -159,6 +194,15 @@ def test_what_may_be_right_is_a_note(text: str, problem: str) -> None:
 )
 def test_nothing_is_said_of_what_is_right(text: str) -> None:
     assert said(WEB + text) == []
+
+
+def test_labels_by_which_a_cluster_takes_pods_in_do_so_there() -> None:
+    everything = collect(
+        admit(
+            NOTHING, {"f.yaml": parse("f.yaml", namespace("demo", **{"istio.io/dataplane-mode": "ambient"}))}
+        ).served()
+    )
+    assert not list(remarks(everything, mesh_of(everything, MeshSettings(is_of_cluster=True))))
 
 
 def test_what_an_api_server_let_pass_is_said() -> None:
