@@ -144,6 +144,13 @@ class FakeApi:
             self._version += 1
             self._oldest = self._version
 
+    def token_that_expires(self) -> str:
+        self.tokens.add("expires")
+        return "expires"
+
+    def let_it_expire(self) -> None:
+        self.tokens.remove("expires")
+
     def start(self) -> None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(self._chain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -13,11 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
 from agent.kubernetes.access import Access, AccessError
 from tests.support.kube import Raw
 
 READY_S = 60.0
 ADMIN = "admin-token"
+TOKEN_S, LEEWAY_S = 10, 60
+"""The leeway is what the server gives clocks that differ; whom it knew it remembers for ten seconds more."""
 
 
 class RealServer:
@@ -101,6 +107,25 @@ class RealServer:
         if answer.status // 100 != 2:
             raise AssertionError(f"{method} {path}: {answer.status} {raw}")
         return raw
+
+    def token_for(self, lasts_s: float) -> str:
+        """Of a service account that may everything. The server issues none for so short: its own key signs it anew."""
+        place, name = "/api/v1/namespaces/default/serviceaccounts", f"expires-{time.monotonic_ns()}"
+        self.ask("POST", place, {"metadata": {"name": name}})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+        subject = {"kind": "ServiceAccount", "namespace": "default", "name": name}
+        binding = {"metadata": {"name": name}, "roleRef": role, "subjects": [subject]}
+        self.ask("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
+        made = self.ask("POST", f"{place}/{name}/token", {"spec": {"expirationSeconds": 600}})
+        head, claims, _ = made["status"]["token"].split(".")
+        said = json.loads(base64.urlsafe_b64decode(claims + "=="))
+        said["exp"] = int(time.time() + lasts_s - LEEWAY_S)
+        said["nbf"] = said["iat"] = said["exp"] - 600
+        text = f"{head}.{base64.urlsafe_b64encode(json.dumps(said).encode()).rstrip(b'=').decode()}"
+        key = serialization.load_pem_private_key((self.directory / "sa.key").read_bytes(), None)
+        assert isinstance(key, rsa.RSAPrivateKey)
+        signed = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        return f"{text}.{base64.urlsafe_b64encode(signed).rstrip(b'=').decode()}"
 
     def kubeconfig(self) -> Path:
         """A file by which kubectl and its like are admin here."""
@@ -197,6 +222,12 @@ class RealApi:
         """A server that starts knows no version before its start."""
         self._server.stop()
         self._server.start()
+
+    def token_that_expires(self) -> str:
+        return self._server.token_for(TOKEN_S)
+
+    def let_it_expire(self) -> None:
+        """It does, by the server's clock."""
 
     def start(self) -> None:
         self._server.start()

@@ -103,3 +103,17 @@ def test_the_token_is_read_anew_for_each_request(api: Api, tmp_path: Path) -> No
         seen.until(lambda: not seen.problem)
         api.create(kube.pod("one", node=NODE))
         seen.until(lambda: seen.names == {"one"})
+
+
+def test_a_token_that_expires_while_the_api_is_watched_lets_nobody_go(api: Api) -> None:
+    good = api.token_file.read_text()
+    api.create(kube.pod("web", node=NODE))
+    api.token_file.write_text(api.token_that_expires())
+    with following(api, NODE, watch_s=1) as seen:
+        seen.until(lambda: seen.names == {"web"} and not seen.problem)
+        api.let_it_expire()
+        seen.until(lambda: "is its token expired, or of another cluster?" in seen.problem)
+        assert seen.names == {"web"} and seen.lists == 1
+        api.create(kube.pod("more", node=NODE))
+        api.token_file.write_text(good)
+        seen.until(lambda: seen.names == {"web", "more"} and not seen.problem)
