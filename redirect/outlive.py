@@ -7,7 +7,7 @@ whoever has them next takes them into groups of its own. Processes that were nev
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,9 @@ def onlooker() -> Path:
 
 def leave(pids: Collection[int], init: Path | None = None) -> None:
     """Move processes out of the groups of this container. Raises OSError."""
-    _move(pids, dict.fromkeys(groups_of("self"), "/"), init or onlooker())
+    there = init or onlooker()
+    groups = dict.fromkeys(groups_of("self"), "/")
+    _as_init(there, lambda: _move(pids, groups, there))
 
 
 def join(pids: Iterable[int]) -> list[int]:
@@ -53,10 +55,6 @@ def join(pids: Iterable[int]) -> list[int]:
     init = onlooker()
 
     def in_sight_of_init() -> None:
-        # Paths are as init sees them, whatever namespace of control groups this container has.
-        if init != OWN:
-            with open(init / "ns/cgroup", "rb") as home:
-                netns.call("setns", home.fileno(), CLONE_NEWCGROUP)
         own = groups_of("thread-self")
         for pid in pids:
             theirs = groups_of(str(pid))
@@ -64,8 +62,24 @@ def join(pids: Iterable[int]) -> list[int]:
                 _move([pid], own, init)
                 moved.append(pid)
 
-    netns.apart(in_sight_of_init)
+    _as_init(init, in_sight_of_init)
     return moved
+
+
+def _as_init(init: Path, work: Callable[[], None]) -> None:
+    """In a thread that is in init's namespace of control groups, whatever this container has.
+
+    Paths are init's there, and a process may be moved: where cgroup2 is mounted with `nsdelegate`, as systemd does,
+    nobody in a container's own namespace moves one over its edge (ENOENT; cgroup-v2.rst, "Delegation Containment").
+    """
+
+    def entered() -> None:
+        if init != OWN:
+            with open(init / "ns/cgroup", "rb") as home:
+                netns.call("setns", home.fileno(), CLONE_NEWCGROUP)
+        work()
+
+    netns.apart(entered)
 
 
 def hierarchies(init: Path) -> list[Hierarchy]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,22 @@ def init(tmp_path: Path) -> Path:
         root = tmp_path / "root/sys/fs/cgroup" / name
         root.mkdir(parents=True)
         (root / "cgroup.procs").touch()
+    (tmp_path / "ns").mkdir()
+    (tmp_path / "ns/cgroup").write_text("init's")
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def entered(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """In which namespaces somebody has gone, by which thread: that takes rights, and none of init's are here."""
+    found = []
+
+    def call(name: str, fd: int, kind: int) -> None:
+        assert (name, kind) == ("setns", outlive.CLONE_NEWCGROUP)
+        found.append((threading.get_ident(), os.pread(fd, 100, 0).decode()))
+
+    monkeypatch.setattr("redirect.netns.call", call)
+    return found
 
 
 def groups(monkeypatch: pytest.MonkeyPatch, **paths: str) -> None:
@@ -57,3 +74,21 @@ def test_where_there_is_none_it_says_so(init: Path) -> None:
     (init / "mountinfo").write_text("20 1 0:28 / / rw,relatime - ext4 /dev/sda rw\n")
     with pytest.raises(FileNotFoundError, match="no control groups are mounted where init sees them"):
         outlive.leave([77], init)
+
+
+def test_it_is_done_where_init_is_and_this_thread_stays_where_it_was(
+    init: Path, monkeypatch: pytest.MonkeyPatch, entered: list[tuple[int, str]]
+) -> None:
+    """In a namespace of its own, as a container has it, nobody may move a process over its edge (`nsdelegate`)."""
+    groups(monkeypatch, unified="/x")
+    wrote, write = [], outlive._write
+
+    def noted(file: Path, pid: int) -> None:
+        wrote.append((threading.get_ident(), list(entered)))
+        write(file, pid)
+
+    monkeypatch.setattr(outlive, "_write", noted)
+    outlive.leave([77], init)
+    [(thread, before)] = wrote
+    assert before == [(thread, "init's")] and thread != threading.get_ident()
+    assert told(init, "unified") == "77"
