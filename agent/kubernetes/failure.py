@@ -44,7 +44,8 @@ def of_answer(status: int, retry_after: str | None, body: bytes, what: str, verb
         case 401:
             return Failure(
                 f"the Kubernetes API does not accept this agent's credentials ({what}: 401)",
-                "is its token expired, or of another cluster? A pod's is renewed by the kubelet",
+                "is its token or client certificate expired, or of another cluster? "
+                "A pod's token is renewed by the kubelet",
             )
         case 403:
             return Failure(

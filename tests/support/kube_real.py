@@ -11,13 +11,17 @@ import signal
 import socket
 import subprocess
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.kubernetes.access import Access, AccessError
+from tests.support.certs import Issued, TestCA, pem
 from tests.support.kube import Raw
 
 READY_S = 60.0
@@ -40,6 +44,8 @@ class RealServer:
         key = directory / "sa.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         self.ca_file = directory / "certs" / "apiserver.crt"
+        self._clients = TestCA()
+        (directory / "clients.crt").write_bytes(self._clients.root_pem)
 
     def __enter__(self) -> RealServer:
         try:
@@ -74,6 +80,7 @@ class RealServer:
             "--endpoint-reconciler-type=none",
             f"--cert-dir={self.directory}/certs",
             f"--token-auth-file={self.directory}/tokens.csv",
+            f"--client-ca-file={self.directory}/clients.crt",
             f"--service-account-key-file={self.directory}/sa.key",
             f"--service-account-signing-key-file={self.directory}/sa.key",
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -127,8 +134,29 @@ class RealServer:
         signed = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
         return f"{text}.{base64.urlsafe_b64encode(signed).rstrip(b'=').decode()}"
 
-    def kubeconfig(self) -> Path:
-        """A file by which kubectl and its like are admin here."""
+    def shown_until(self, end: datetime) -> Raw:
+        """The user of a kubeconfig who shows a certificate, and may everything."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "agent"),
+        ]
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name(name))
+            .issuer_name(self._clients.root.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(end - timedelta(days=1))
+            .not_valid_after(end)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)
+            .sign(self._clients._key, hashes.SHA256())
+        )
+        files = {"client-certificate-data": pem(leaf), "client-key-data": Issued(key, [leaf]).key_pem}
+        return {name: base64.b64encode(content).decode() for name, content in files.items()}
+
+    def kubeconfig(self, user: Raw | None = None) -> Path:
+        """A file by which kubectl and its like are admin here. `user`: with which credentials."""
         path = self.directory / "kubeconfig"
         cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.ca_file)}
         made = {
@@ -137,7 +165,7 @@ class RealServer:
             "current-context": "x",
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"token": ADMIN}}],
+            "users": [{"name": "u", "user": user or {"token": ADMIN}}],
         }
         path.write_text(json.dumps(made))
         return path

@@ -110,12 +110,12 @@ def test_a_token_that_is_not_accepted_is_named_and_the_next_one_is_used(fake: Fa
     fake.token_file.write_text("of another cluster")
     with following(fake, NODE, watch_s=1) as seen:
         seen.until(lambda: "does not accept" in seen.problem)
-        assert "(pods: 401)" in seen.problem and "is its token expired" in seen.problem
+        assert "(pods: 401)" in seen.problem and "expired, or of another cluster?" in seen.problem
         fake.create(kube.pod("web", node=NODE))
         fake.token_file.write_text(good)
         seen.until(lambda: seen.names == {"web"} and not seen.problem)
         fake.tokens = {"renewed"}
-        seen.until(lambda: "is its token expired" in seen.problem)
+        seen.until(lambda: "expired, or of another cluster?" in seen.problem)
         assert seen.names == {"web"}, "nobody is let go"
         fake.create(kube.pod("more", node=NODE))
         fake.token_file.write_text("renewed")

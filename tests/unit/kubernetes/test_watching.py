@@ -112,7 +112,9 @@ def test_a_token_that_expires_while_the_api_is_watched_lets_nobody_go(api: Api) 
     with following(api, NODE, watch_s=1) as seen:
         seen.until(lambda: seen.names == {"web"} and not seen.problem)
         api.let_it_expire()
-        seen.until(lambda: "is its token expired, or of another cluster?" in seen.problem)
+        seen.until(
+            lambda: "is its token or client certificate expired, or of another cluster?" in seen.problem
+        )
         assert seen.names == {"web"} and seen.lists == 1
         api.create(kube.pod("more", node=NODE))
         api.token_file.write_text(good)
