@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +11,16 @@ from click.core import ParameterSource
 
 from agent.cli import plane_status
 from agent.cli.output import option_of
-from agent.config import ConfigError, api_of_pod
-from agent.controlplane.app import Options, serve, split_listen
-from agent.controlplane.kubeapi.grounds import Way
+from agent.config import ConfigError
 from agent.controlplane.serve.tokens import issue
 from agent.controlplane.state_dir import StateDirectory, StateError
-from agent.kubernetes.access import SERVICE_ACCOUNT, Access, no_api, of_kubeconfig, of_pod
 from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
-from agent.model.address import CIDR, AddressError, split_host_port
+from agent.model.address import CIDR, AddressError, split_host_port, split_listen
 from agent.model.identity import is_trust_domain
 from agent.option_kinds import cidrs, mesh_name
 
 NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+")
-OWN_NAMESPACE = SERVICE_ACCOUNT / "namespace"
 STATE_DIR = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -180,6 +173,10 @@ def control_plane(
     if context.invoked_subcommand is not None:
         refuse_options_before(context)
         return
+    # Only here: it is the whole control plane, which `status` and `token` would load, too.
+    from agent.cli.plane_serving import run, way_to
+    from agent.controlplane.app import Options
+
     cluster = None
     if kubernetes:
         if manifests is not None:
@@ -213,10 +210,7 @@ def control_plane(
     if service_cidr:
         options = replace(options, service_cidr=parse_cidrs(service_cidr))
     set_up_log("info", log_format, "control-plane")
-    try:
-        asyncio.run(until_stopped(options))
-    except StateError as error:
-        raise click.ClickException(str(error)) from error
+    run(options)
 
 
 def refuse_options_before(context: click.Context) -> None:
@@ -235,38 +229,6 @@ def parse_cidrs(text: str) -> tuple[CIDR, ...]:
         return cidrs(text)
     except (ValueError, ConfigError) as error:
         raise click.UsageError(f"--service-cidr: {error}") from error
-
-
-def way_to(kubeconfig: Path | None, namespace: str | None, agents: str) -> Way:
-    """Raises UsageError where it is not known."""
-    server = api_of_pod()
-    if kubeconfig is None and not server:
-        raise click.UsageError(f"--kubernetes: {no_api('--kubeconfig is not given')}")
-    if namespace is None:
-        try:
-            namespace = OWN_NAMESPACE.read_text().strip()
-        except OSError as error:
-            raise click.UsageError(
-                f"--namespace is missing, and {OWN_NAMESPACE} does not tell it: {error.strerror}"
-            ) from error
-
-    def access() -> Access:
-        return of_kubeconfig(kubeconfig) if kubeconfig is not None else of_pod(server)
-
-    return Way(access, namespace, f"{namespace}/{agents}")
-
-
-async def until_stopped(options: Options) -> None:
-    """Serve until SIGTERM or SIGINT; says `ready HOST:PORT` on stdout once there is something to serve."""
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-
-    def started(address: str) -> None:
-        logging.getLogger(__name__).info("serving %s on %s", options.manifests, address)
-        click.echo(f"ready {address}")
-
-    await serve(options, stop=stop, started=started)
 
 
 @control_plane.command()

@@ -51,7 +51,7 @@ policies = listing(
 )
 services = listing(
     "services",
-    ["service", "vips", "ports", "waypoint", "endpoints"],
+    ["service", "hostname", "vips", "ports", "waypoint", "endpoints"],
     "no Service is known",
     "List Services with their addresses and usable endpoints.",
 )

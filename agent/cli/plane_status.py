@@ -15,9 +15,8 @@ from typing import Any
 import click
 
 from agent.cli import output as out
-from agent.controlplane.app import LOCK
-from agent.controlplane.serve.status import FILE, Status
-from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.serve.status_value import FILE, Status
+from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 

@@ -43,15 +43,13 @@ from agent.controlplane.serve.publisher import Publisher
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.serve.tokens import TokenStore
 from agent.controlplane.serve.xds_service import POLICY_GRACE_S, DiscoveryService
-from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 from agent.controlplane.translate.mesh import MeshSettings
-from agent.model.address import CIDR, parse_cidr, split_host_port
+from agent.model.address import CIDR, parse_cidr, split_listen
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
 
 SERVER_NAMES = ("istiod.istio-system.svc", "localhost", "127.0.0.1", "::1")
 STOP_GRACE_S = 2.0
-LOCK = "control-plane"
-"""Held in the state directory while a control plane lives."""
 GRPC_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", -1),
@@ -256,13 +254,6 @@ class ControlPlane:
         """End every stream with a status that makes its client come back, then stop listening."""
         await self._following.end()
         await self._ending.aclose()
-
-
-def split_listen(listen: str) -> tuple[str, int]:
-    """Host and port of `--listen`; unlike a destination, port 0 is legal."""
-    if listen.endswith(":0"):
-        return split_host_port(listen[:-1] + "1")[0], 0
-    return split_host_port(listen)
 
 
 async def _serve_metrics(http: HttpServer, options: Options, board: StatusBoard) -> str:

@@ -17,6 +17,8 @@ from typing import TypeVar
 from agent.whole_file import write_whole
 
 T = TypeVar("T")
+LOCK = "control-plane"
+"""Held in the state directory while a control plane lives."""
 FLOCK = struct.Struct("@hhqqi4x")
 """The kernel's `struct flock`: type, whence, start, length, pid."""
 WHOLE_FILE = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

@@ -151,6 +151,13 @@ def split_host_port(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def split_listen(listen: str) -> tuple[str, int]:
+    """As `split_host_port`, of a place to listen at: port 0 is legal. Raises AddressError."""
+    if listen.endswith(":0"):
+        return split_host_port(listen[:-1] + "1")[0], 0
+    return split_host_port(listen)
+
+
 class NetworkAddress(NamedTuple):
     """An IP inside a named network; the default network is the empty string. Prints as `net/ip`."""
 

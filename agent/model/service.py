@@ -90,3 +90,8 @@ class Service:
     @property
     def key(self) -> NamespacedHostname:
         return NamespacedHostname(self.namespace, self.hostname)
+
+    @property
+    def listed_vips(self) -> list[str]:
+        """Its addresses and ranges of them, as text."""
+        return [*(str(vip.ip) for vip in self.vips), *(str(vip.cidr) for vip in self.cidr_vips)]

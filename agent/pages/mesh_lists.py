@@ -59,8 +59,8 @@ def _service(snapshot: Snapshot, service: Service) -> dict[str, object]:
     return {
         "service": f"{service.namespace}/{service.name}",
         "hostname": service.hostname,
-        "vips": [str(vip.ip) for vip in service.vips],
-        "ports": {str(port): target for port, target in sorted(service.ports.items())},
+        "vips": service.listed_vips,
+        "ports": {str(port): target or None for port, target in sorted(service.ports.items())},
         "waypoint": str(service.waypoint) if service.waypoint is not None else "",
         "endpoints": sorted(f"{each.workload.namespace}/{each.workload.name}" for each in endpoints),
     }

@@ -137,5 +137,5 @@ class StatusPage:
 
     def _services(self) -> dict[str, list[str]]:
         services = self.store.current.services
-        vips = {str(key): [str(vip.ip) for vip in service.vips] for key, service in services.items()}
+        vips = {str(key): service.listed_vips for key, service in services.items()}
         return dict(sorted(vips.items()))

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 
 from agent.admin.server import Request, Response
-from agent.controlplane.serve.status import Status, StatusBoard
+from agent.controlplane.serve.status import StatusBoard
+from agent.controlplane.serve.status_value import Status
 from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_TYPE
 from agent.telemetry import exposition, families
 from agent.telemetry.metrics import Figures, Sample

@@ -10,55 +10,17 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from agent.controlplane.read.remarks import Remark, Weight
 from agent.controlplane.serve.publisher import Bell
+from agent.controlplane.serve.status_value import FILE, NackReport, Row, Status
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate.conditions import Condition, Conditions
 from agent.controlplane.translate.resources import Snapshot
 
-FILE = "status.json"
 TEXT_LIMIT = 500
-Row = dict[str, str | int]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class NackReport:
-    """The newest refusal of a node for one type."""
-
-    node: str
-    type_url: str
-    names: tuple[str, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """`is_serving`: the manifests were read whole once. `streams`: node -> open discovery streams.
-
-    `unheard`: nodes with pods of which no agent has said what it captures since what was known before is lost.
-    `errors` is what was refused, `no_effect` what does nothing, `warnings` everything to be said but the errors,
-    `conditions` those of every object that has any in Istio.
-    """
-
-    address: str = ""
-    metrics_address: str = ""
-    manifests: str = ""
-    is_serving: bool = False
-    errors: tuple[Row, ...] = ()
-    no_effect: tuple[Row, ...] = ()
-    warnings: tuple[str, ...] = ()
-    conditions: tuple[Row, ...] = ()
-    vips: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    enrolled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    streams: Mapping[str, int] = field(default_factory=dict)
-    unheard: tuple[str, ...] = ()
-    nacks: tuple[NackReport, ...] = ()
-    addresses: int = 0
-    policies: int = 0
 
 
 def row(remark: Remark) -> Row:

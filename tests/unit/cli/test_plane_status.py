@@ -123,3 +123,10 @@ def test_a_damaged_status_is_said(tmp_path: Path, text: str) -> None:
     (tmp_path / "status.json").write_text(text)
     done = status(tmp_path)
     assert done.returncode == 1 and "status.json is damaged" in done.stderr
+
+
+def test_who_only_asks_loads_no_control_plane() -> None:
+    """It took three times as long, most of it gRPC."""
+    asked = "import sys; from agent.cli import control_plane; print('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from ipaddress import ip_network
 from random import Random
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from agent.admin.server import BadRequest, Request, Response, dispatch, text
 from agent.enroll.handed import HandedNamespaces
 from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
+from agent.model.service import CidrVip
 from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import honesty_of, pod_of
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
@@ -126,6 +128,14 @@ def test_services_list_their_usable_endpoints() -> None:
     store.apply(Batch(addresses=(service, mesh.workload("a", services={service.key: {80: 8080}}))))
     (row,) = rows(ServicesPage(store))
     assert (row["service"], row["endpoints"]) == ("apps/web", ["apps/a"])
+
+
+def test_services_list_ranges_too_and_no_port_zero() -> None:
+    store = Store(Snapshot(node="n1"))
+    ranges = (CidrVip("", ip_network("192.0.2.0/24")),)
+    store.apply(Batch(addresses=(mesh.service("db", "10.0.0.1", cidr_vips=ranges, ports={80: 0, 81: 8081}),)))
+    (row,) = rows(ServicesPage(store))
+    assert (row["vips"], row["ports"]) == (["10.0.0.1", "192.0.2.0/24"], {"80": None, "81": 8081})
 
 
 def test_whether_connects_are_honest_is_a_switch() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.controlplane.serve.metrics import samples
-from agent.controlplane.serve.status import NackReport, Status
+from agent.controlplane.serve.status_value import NackReport, Status
 from agent.controlplane.translate.resources import ADDRESS_TYPE
 from agent.telemetry import families
 
