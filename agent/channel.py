@@ -99,6 +99,13 @@ class Listeners(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceKey(Message):
+    """By which the kernel chooses a plaintext connection's owner (proxy.own_share). Only with `--local-path=host`."""
+
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
 class Release(Message):
     """Stop accepting on the listeners of this owner: another worker serves them."""
 

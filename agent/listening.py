@@ -28,11 +28,13 @@ def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool]:
 
 
 async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> None:
-    """What goes with listeners, before the workers are mustered: the table of who has proven itself, and rings.
+    """What goes with listeners, before the workers are mustered: the table of who has proven itself, keys, and rings.
 
     Rings of an earlier agent stay, or go where none are wanted. Raises RedirectError, OSError.
     """
     crew.ring_readers.members = await kernel.run(lambda redirection: redirection.members())
+    if settings.local_path == "host":
+        crew.ring_readers.choice_key = await kernel.run(lambda redirection: redirection.choice_key())
     count = settings.worker_count if settings.honest_connect != "off" else 0
     rings = await kernel.run(lambda redirection: redirection.rings(count))
     if count:

@@ -5,6 +5,7 @@ Plain values, and what holds for the node as a whole. Who a pod is, and why it i
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from redirect.layout import IP, NO_MAC, Conf, Flag, encapsulation_bits
@@ -76,7 +77,10 @@ class NodeRules:
     is_plaintext_by_ports: bool = False
 
     def conf(self, was: Conf) -> Conf:
-        """In the programs' form, before the private namespaces are known; who takes connections stays as it `was`."""
+        """In the programs' form, before the private namespaces are known.
+
+        Who takes connections stays as it `was`, and the key by which they are chosen: workers that live on know it.
+        """
         return Conf(
             0,
             0,
@@ -90,6 +94,7 @@ class NodeRules:
             1_000_000_000 // self.strangers_per_s if self.strangers_per_s else 0,
             self.stranger_burst,
             self.is_plaintext_by_ports,
+            was.choice_key or secrets.randbelow(0xFFFFFFFF) + 1,
         )
 
 

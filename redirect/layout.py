@@ -223,7 +223,7 @@ class Conf:
     between two SYNs of a stranger to a pod's tunnel port, on average; 0: no limit. `stranger_burst`: so many at once.
     """
 
-    FORMAT = struct.Struct("=IIII6sBBIBB2xII")
+    FORMAT = struct.Struct("=IIII6sBBIBB2xIII")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -238,6 +238,8 @@ class Conf:
     stranger_burst: int = 0
     is_plaintext_by_ports: bool = False
     """They go to the takers by addresses and ports, not by turns."""
+    choice_key: int = 0
+    """Of that choice, and of that of the owner who gets a held SYN."""
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -253,12 +255,13 @@ class Conf:
             self.is_plaintext_by_ports,
             self.stranger_every_ns,
             self.stranger_burst,
+            self.choice_key,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        a, b, c, d, mac, dns, owners, allowed, takers, ports, every_ns, burst = cls.FORMAT.unpack(raw)
-        return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst, bool(ports))
+        a, b, c, d, mac, dns, owners, allowed, takers, ports, every_ns, burst, key = cls.FORMAT.unpack(raw)
+        return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst, bool(ports), key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,20 +213,26 @@ class Redirection:
         it are held in the owners' `rings`, and what may be held is spread by addresses and ports. None: the listeners'
         own group is asked, and nothing is held. Raises NoPins, KeyError.
         """
-        maps = self._maps
-        maps.put_conf(replace(maps.conf(), owners=0, takers=0))
-        for slot, owner in maps.takers():
-            if owner >= len(fds):
+        maps, count = self._maps, len(fds)
+        present = set(maps.takers())
+        # Workers that an earlier agent left go on accepting, and what they dial comes back to them by this choice.
+        if maps.conf().takers != count or len(present) != len(SLOTS) * count:
+            maps.put_conf(replace(maps.conf(), owners=0, takers=0))
+        for slot, owner in present:
+            if owner >= count:
                 maps.delete_taker(slot, owner)
         for owner, names in enumerate(fds):
             for name, slot in SLOTS.items():
                 maps.put_taker(slot, owner, names[name])
-        count = len(fds)
         maps.put_conf(replace(maps.conf(), owners=count if have_rings else 0, takers=count))
 
     def rings(self, count: int) -> Rings:
         """The rings of so many owners: those that are there, and new ones for the others. Raises NoPins, OSError."""
         return Rings(os.dup(self._maps.fds["rings"]), count)
+
+    def choice_key(self) -> int:
+        """By which programs choose who takes a connection by addresses and ports. Raises NoPins."""
+        return self._maps.conf().choice_key
 
     def members(self) -> int:
         """A descriptor of the map `members`, whose memory may be mapped; the caller's. Raises NoPins, OSError."""

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Protocol
 
 from agent.model.address import SocketAddress
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome
 from agent.net.farewell import close
 from agent.net.loop import Loop
-from agent.proxy.life import GAVE_UP, Life
+from agent.proxy.life import Life, client_refusal
 from agent.proxy.registry import Registry
 from agent.proxy.report import Reporter
 
@@ -99,8 +99,8 @@ class CapturedLife(Life):
 
     def _on_client(self, mask: int) -> None:
         # No error: an edge of a former owner of this descriptor number.
-        if not self._is_over and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.refused(Refusal(Outcome.RESET, GAVE_UP))
+        if not self._is_over and (error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self.refused(client_refusal(error))
 
     def _turn_away(self, outcome: Outcome) -> None:
         if self._hold is None:

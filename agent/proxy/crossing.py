@@ -24,6 +24,7 @@ from agent.net.dial import Dial, Dialler
 from agent.net.farewell import close
 from agent.net.loop import Loop, Timer
 from agent.net.sockets import SideSockets
+from agent.proxy.life import LEFT
 from agent.proxy.own_share import OwnShare
 
 ARRIVES_S = 1.0
@@ -233,7 +234,7 @@ class Crossing:
 def loss(error: int) -> Refusal:
     """What it means that the host no longer has the connection; `error` is an errno."""
     if error == errno.ECONNABORTED:  # sock_diag(7) destroyed it, which we ask for
-        return Refusal(Outcome.POD_REMOVED, "the kernel closed its sockets: a pod of it left the mesh")
+        return Refusal(Outcome.POD_REMOVED, LEFT)
     return Refusal(
         Outcome.RESET, f"the host has cut it: a NetworkPolicy or a firewall rule ({os.strerror(error)})"
     )

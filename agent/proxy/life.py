@@ -25,6 +25,7 @@ from agent.telemetry.record import Opened
 
 Relay = PlainRelay | TunnelRelay
 GAVE_UP = "the client gave up before it was connected"
+LEFT = "the kernel closed its sockets: a pod of it left the mesh"
 
 
 class Attempt(Protocol):
@@ -170,11 +171,20 @@ class Life(Recorded):
         self.conclude(outcome, detail)
 
 
+def client_refusal(error: int) -> Refusal:
+    """What a broken connection of a client means that was not connected yet; `error` is an errno."""
+    if error == errno.ECONNABORTED:
+        return Refusal(Outcome.POD_REMOVED, LEFT)
+    return Refusal(Outcome.RESET, GAVE_UP)
+
+
 def dial_refusal(error: OSError, target: SocketAddress, *, is_hbone: bool = False) -> Refusal:
     """What a failed connect means for the connection that wanted it."""
     if isinstance(error, TimeoutError):
         outcome = Outcome.HBONE_TIMEOUT if is_hbone else Outcome.CONNECT_TIMEOUT
         return Refusal(outcome, f"connect to {target}: timed out; {outcome.hint}")
+    if error.errno == errno.ECONNABORTED:  # sock_diag(7) destroyed its socket, which we ask for
+        return Refusal(Outcome.POD_REMOVED, f"connect to {target}: {LEFT}")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return Refusal(Outcome.OVERLOADED, f"connect to {target}: {error.strerror}")
     return Refusal(Outcome.CONNECT_FAILED, f"connect to {target}: {error.strerror or error}")

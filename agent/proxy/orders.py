@@ -143,6 +143,8 @@ class Orders:
                 ):  # where fds were lost, the old ones stay
                     os.dup2(fd, target)
                     os.close(fd)
+            case channel.ChoiceKey():
+                self._plane.share.key = message.key
             case channel.HostNames():
                 # Lists by now, as JSON has nothing else.
                 self._plane.names.told([(row[0], row[1], row[2]) for row in message.names], message.gone)

@@ -11,16 +11,17 @@ import struct
 from agent.model.address import SocketAddress
 
 _WORD = 0xFFFFFFFF
-_FACTOR = 0x9E3779B1
+_FACTOR, _LAST_FACTOR = 0x9E3779B1, 0x85EBCA6B
 _WORDS = {4: struct.Struct("=I"), 16: struct.Struct("=4I")}
 """Of an address in network order, read as the programs do: in the order of this machine."""
 _PORT, _PORT_BE = struct.Struct("=H"), struct.Struct(">H")
 
 
 class OwnShare:
-    """The owners that this worker serves, of `count`."""
+    """The owners that this worker serves, of `count`. `key`: of the choice, which the kernel side has drawn."""
 
     def __init__(self, count: int) -> None:
+        self.key = 0
         self._count = count
         self._served: set[int] = set()
 
@@ -35,17 +36,18 @@ class OwnShare:
 
     def has(self, remote: SocketAddress, local: SocketAddress) -> bool:
         """Whether a connection that `remote` opens to `local` comes here."""
-        return owner_of(remote, local, self._count) in self._served
+        return owner_of(remote, local, self._count, self.key) in self._served
 
 
-def owner_of(remote: SocketAddress, local: SocketAddress, count: int) -> int:
+def owner_of(remote: SocketAddress, local: SocketAddress, count: int, key: int) -> int:
     """The owner, of `count`, to whose listener such a connection goes. Both addresses are of one family."""
     ours, theirs = local.ip.packed, remote.ip.packed
     words = _WORDS[len(ours)]
-    value = 0
+    value = key
     for far, near in zip(words.unpack(theirs), words.unpack(ours), strict=True):
         value = _mixed(_mixed(value, far), near)
-    return _mixed(value, _as_read(remote.port) << 16 | _as_read(local.port)) * count >> 32
+    value = _mixed(value, _as_read(remote.port) << 16 | _as_read(local.port))
+    return ((value ^ key) * _LAST_FACTOR & _WORD) * count >> 32
 
 
 def _mixed(value: int, word: int) -> int:

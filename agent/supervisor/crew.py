@@ -263,6 +263,7 @@ class Crew:
         if is_ours and link.slot < self._count and link.slot not in self._on_duty:
             log.info("adopted %s", link)
             link.send(channel.Output(), OUTPUTS)
+            self.ring_readers.tell(link)
             self._on_duty[link.slot] = link
         else:
             log.info("%s is of another version or configuration, or drains: it retires", link)
@@ -271,6 +272,7 @@ class Crew:
     async def _hire(self, slot: int) -> None:
         link = await self._recruiter.start(slot, self)
         self._on_duty[slot] = link
+        self.ring_readers.tell(link)
         if link.is_lost:
             self.lost(link)
         elif self.stopping:

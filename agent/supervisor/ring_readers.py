@@ -1,7 +1,8 @@
-"""What goes with an owner's listeners: where its held SYNs come, and where it is noted who has proven itself.
+"""What goes with an owner's listeners: where its held SYNs come, where it is noted who has proven itself, and the key.
 
 Held SYNs are taken by one worker at a time, or two would answer for the same connections. Where the worker that has had
-a ring may still take from it, the next one gets an empty ring, and programs write into that from then on.
+a ring may still take from it, the next one gets an empty ring, and programs write into that from then on. By the key
+the kernel chooses between owners.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 
-from agent.channel import MEMBERS, RING
+from agent.channel import MEMBERS, RING, ChoiceKey
 from agent.supervisor.queues import Rings
 from agent.supervisor.worker_link import WorkerLink
 
@@ -23,6 +24,8 @@ class RingReaders:
         self.rings: Rings | None = None
         self.members: int | None = None
         """This object's."""
+        self.choice_key = 0
+        """0: no worker has to know it."""
         self._readers: dict[int, WorkerLink] = {}
 
     def found(self, link: WorkerLink, *, is_ours: bool) -> None:
@@ -30,6 +33,11 @@ class RingReaders:
         for owner in link.owners:
             if is_ours or owner not in self._readers:
                 self._readers[owner] = link
+
+    def tell(self, link: WorkerLink) -> None:
+        """What a worker on duty has to know before it serves listeners."""
+        if self.choice_key:
+            link.send(ChoiceKey(self.choice_key))
 
     def beside(self, link: WorkerLink, owner: int) -> dict[str, int]:
         """The descriptors to send with the owner's listeners, by their names."""

@@ -26,14 +26,16 @@ static __always_inline u32 mixed(u32 hash, u32 word) {
     return hash ^ (hash >> 15);
 }
 
-/* Ports as the packet has them, in network order. */
-static __always_inline u32 chosen(u32 hash, u16 remote_be, u16 local_be, u32 owners) {
-    return (u64)mixed(hash, (u32)remote_be << 16 | local_be) * owners >> 32;
+/* Ports as the packet has them, in network order. The key goes in at the end too, or ports that differ in a few bits would
+ * lead to one owner whatever it is: whoever chooses his ports would have one worker do all his work. */
+static __always_inline u32 chosen(u32 hash, u16 remote_be, u16 local_be, u32 key, u32 owners) {
+    u32 last = (mixed(hash, (u32)remote_be << 16 | local_be) ^ key) * 0x85ebca6b;
+    return (u64)last * owners >> 32;
 }
 
 /* Of a SYN: its source is the remote end. */
-static __always_inline u32 owner_of(const struct packet *p, u32 owners) {
-    u32 hash = 0;
+static __always_inline u32 owner_of(const struct packet *p, u32 key, u32 owners) {
+    u32 hash = key;
     const u32 *remote = (const u32 *)&p->saddr_be, *local = (const u32 *)&p->daddr_be;
     if (p->is_v6) {
 #pragma unroll
@@ -42,7 +44,7 @@ static __always_inline u32 owner_of(const struct packet *p, u32 owners) {
     } else {
         hash = mixed(mixed(hash, remote[3]), local[3]);
     }
-    return chosen(hash, p->sport_be, p->dport_be, owners);
+    return chosen(hash, p->sport_be, p->dport_be, key, owners);
 }
 
 /* The next owner, for connections of one pair of addresses at one slot: by turns, so that those of one busy pair of pods
@@ -64,6 +66,7 @@ static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u32 slot) {
     struct conf_entry *c = conf.lookup(&zero);
     if (!c || !c->takers)
         return -1;
+    hash = c->choice_key;
     if (ctx->family == AF_INET) {
         hash = mixed(mixed(hash, ctx->remote_ip4), ctx->local_ip4);
     } else {
@@ -75,7 +78,8 @@ static __always_inline int taker_of(struct bpf_sk_lookup *ctx, u32 slot) {
     /* Its ring was chosen before the lookup, or a worker has chosen the port of its own dial so that it comes back to
      * itself (agent/proxy/own_share.py). What comes for HBONE is neither. */
     if ((c->owners && slot != SLOT_HBONE) || (c->is_plaintext_by_ports && slot == SLOT_PLAINTEXT))
-        return slot * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->takers);
+        return slot * OWNERS_MAX + chosen(hash, ctx->remote_port, __builtin_bswap16(ctx->local_port), c->choice_key,
+                                          c->takers);
     return slot * OWNERS_MAX + next_of(hash, slot, c->takers);
 }
 
@@ -125,7 +129,7 @@ static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet
     u64 now_ns = bpf_ktime_get_ns();
     if (!has_budget(ifindex, hook, now_ns))
         return OVER_BUDGET;
-    int owner = owner_of(p, owners);
+    int owner = owner_of(p, c->choice_key, owners);
     void *ring = rings.lookup(&owner);
     if (!ring)
         return WITHOUT_RING;

@@ -78,8 +78,9 @@ struct conf_entry {
     u8 reserved[2];
     u32 stranger_every_ns; /* on average, between two SYNs of a stranger to a pod's tunnel port (0: no limit) */
     u32 stranger_burst;    /* and so many at once */
+    u32 choice_key;        /* of the choice by addresses and ports: nobody outside knows whom a port leads to */
 };
-_Static_assert(sizeof(struct conf_entry) == 40, "conf_entry");
+_Static_assert(sizeof(struct conf_entry) == 44, "conf_entry");
 
 /* IP protocols that carry packets of others, TCP among them, past the capture. X(name, number) */
 #define ZTUN_ENCAPSULATIONS(X)                                                                                     \

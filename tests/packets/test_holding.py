@@ -68,7 +68,7 @@ def test_the_owner_whose_ring_has_the_syn_gets_the_connection(rig: Rig, hook: in
     rng = random.Random(5)
     counts = [0] * owners
     with (
-        rig.world(World(flags=HONEST, owners=owners, takers=owners)),
+        rig.world(World(flags=HONEST, owners=owners, takers=owners, choice_key=0x5EED1234)),
         spread(rig, owners) as (readers, takers),
     ):
         for _ in range(60):

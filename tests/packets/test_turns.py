@@ -22,6 +22,7 @@ from tests.support.packets import TCP
 
 pytestmark = pytest.mark.kernel
 OWNERS = 4
+KEY = 0x5EED1234
 EVERY_LISTENER = pytest.mark.parametrize("row", LISTENERS, ids=lambda row: row.name)
 
 
@@ -64,18 +65,31 @@ def test_what_is_never_held_goes_by_turns_where_syns_are_held(rig: Rig) -> None:
 def test_a_worker_can_tell_by_its_port_whom_its_own_dial_comes_to(rig: Rig, net: Family) -> None:
     """The program's choice and the worker's are one; every worker has ports, and others go by turns as ever."""
     rng = random.Random(5)
-    by_ports = World(owners=0, takers=OWNERS, plaintext_by_ports=True)
+    by_ports = World(owners=0, takers=OWNERS, plaintext_by_ports=True, choice_key=KEY)
     with rig.world(by_ports), spread(rig, OWNERS) as (_, takers):
         found = Counter[int]()
         for _ in range(60):
             port, row = rng.randrange(1024, 65536), replace(PLAINTEXT, port=rng.randrange(1, 15000))
             ends = SocketAddress(parse_ip(net.peer), port), SocketAddress(parse_ip(net.pod), row.port)
             chosen = owner(rig, row, net, takers, remote_port=port)
-            assert chosen == owner_of(*ends, OWNERS)
+            assert chosen == owner_of(*ends, OWNERS, KEY)
             found[chosen] += 1
         for row in (OUTBOUND, HBONE):
             assert len({owner(rig, row, net, takers) for _ in range(OWNERS)}) == OWNERS
     assert all(found[number] > 60 / OWNERS / 3 for number in range(OWNERS)), found
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["plaintext", "held"])
+def test_nobody_can_choose_his_ports_so_that_one_worker_has_them_all(rig: Rig, is_held: bool) -> None:
+    """Those that would lead to one without the key."""
+    row = OUTBOUND if is_held else replace(PLAINTEXT, port=8080)
+    local = SocketAddress(parse_ip(V4.pod), row.port)
+    remotes = (SocketAddress(parse_ip(V4.peer), port) for port in range(1024, 65536))
+    ports = [remote.port for remote in remotes if owner_of(remote, local, OWNERS, 0) == 0][:120]
+    keyed = World(owners=OWNERS * is_held, takers=OWNERS, plaintext_by_ports=not is_held, choice_key=KEY)
+    with rig.world(keyed), spread(rig, OWNERS) as (_, takers):
+        found = Counter(owner(rig, row, V4, takers, remote_port=port) for port in ports)
+    assert all(found[number] > 120 / OWNERS / 3 for number in range(OWNERS)), found
 
 
 @EVERY_LISTENER

@@ -111,6 +111,7 @@ class World:
     """Owners with listeners of their own, over which connections are spread."""
     plaintext_by_ports: bool = False
     """Plaintext connections are not spread by turns."""
+    choice_key: int = 0
     has_ring: bool = False
     """The first owner, with room for a few SYNs."""
     stranger_limit: tuple[int, int] = (0, 0)

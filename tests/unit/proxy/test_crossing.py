@@ -239,6 +239,6 @@ def test_every_worker_has_ports_that_lead_to_it(target: str) -> None:
     remotes = [SocketAddress(local.ip, port) for port in range(1024, 3024)]
     led = [remote for remote in remotes if share.has(remote, local)]
     assert 2000 / 4 * 0.8 < len(led) < 2000 / 4 * 1.2
-    assert all(owner_of(remote, local, 4) == 2 for remote in led)
+    assert all(owner_of(remote, local, 4, 0) == 2 for remote in led)
     share.take(0)
     assert sum(share.has(remote, local) for remote in remotes) > len(led)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from agent.model.address import SocketAddress, parse_ip
+from agent.model.outcome import Outcome
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.net.farewell import close
-from agent.proxy.life import Life
+from agent.proxy.life import Life, dial_refusal
 from agent.telemetry.record import FLAG_INDEX
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
@@ -270,3 +273,35 @@ def test_a_connection_that_waits_to_be_reset_can_still_be_cut(tunnel: Path) -> N
     world.driver.until(lambda: world.there.lines)
     got, end = rest(tunnel.server)
     assert end == "reset" and len(got) < 1 << 20
+
+
+class Destroyed(socket.socket):
+    """A socket that the kernel destroyed by sock_diag(7) when its other end was reset."""
+
+    def getsockopt(self, *args: Any) -> Any:
+        found = super().getsockopt(*args)
+        is_error = args == (socket.SOL_SOCKET, socket.SO_ERROR) and found
+        return errno.ECONNABORTED if is_error else found
+
+
+@pytest.mark.parametrize("is_destroyed", [True, False])
+def test_who_did_not_give_up_is_not_said_to_have(world: World, is_destroyed: bool) -> None:
+    """A pod that leaves the mesh has its sockets destroyed, and so the client's, while it is not connected yet."""
+    application, captured = stream_pair(CLIENT)
+    peer = SocketAddress.from_sockname(application.getsockname())
+    sock = (Destroyed if is_destroyed else socket.socket)(fileno=captured.detach())
+    sock.setblocking(False)
+
+    def begin() -> None:
+        world.here.outbound.accepted(sock, peer, mesh.at(f"{SERVER}:8080"))
+        close(application, reset=True)
+
+    world.driver.call(begin)
+    world.driver.until(lambda: bool(world.here.lines))
+    expected = "POD_REMOVED: the kernel closed its sockets" if is_destroyed else "RESET: the client gave up"
+    assert expected in world.here.lines[0]
+
+
+def test_a_dial_whose_socket_was_destroyed_says_so() -> None:
+    error = OSError(errno.ECONNABORTED, "Software caused connection abort")
+    assert dial_refusal(error, mesh.at("10.1.0.2:80")).outcome is Outcome.POD_REMOVED

@@ -16,6 +16,7 @@ from agent import channel
 from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT
 from agent.model.steps import PACE
 from agent.pb import workload_pb2
+from agent.proxy.own_share import OwnShare, owner_of
 from agent.wire.xds_delta import ADDRESS
 from tests.support import mesh
 from tests.support.certs import credentials
@@ -89,6 +90,19 @@ def test_a_released_listener_keeps_its_queue_for_another(told: ToldWorker, world
             world.driver.until(lambda: world.there.inbound.held == 1)
             waiting.close()
         told.tell(channel.Release(7))  # not served: nothing to do
+
+
+def test_a_worker_is_told_by_which_key_the_kernel_chooses(told: ToldWorker, world: World) -> None:
+    """So that it finds the ports by which it dials itself."""
+    ends = mesh.at("10.1.0.1:40000"), mesh.at("10.1.0.2:80")
+    share = world.there.share = OwnShare(2)
+    share.take(0)
+    found = set()
+    for key in range(0, 0xFFFFFFFF, 0x01234567):
+        told.tell(channel.ChoiceKey(key))
+        assert share.has(*ends) is (owner_of(*ends, 2, key) == 0)
+        found.add(share.has(*ends))
+    assert found == {True, False}
 
 
 def test_listeners_given_again_take_the_place_of_the_former(told: ToldWorker) -> None:

@@ -178,3 +178,20 @@ def test_a_worker_that_leaves_lets_go_what_another_takes(run_dir: Path) -> None:
                 assert heard.count("Release") == releases + 1
 
     play(scene)
+
+
+def test_who_serves_plaintext_is_told_first_by_which_key_it_is_chosen(run_dir: Path) -> None:
+    """One that starts and one that is adopted; none where nobody has to know it."""
+
+    async def scene(key: int) -> list[list[str]]:
+        async with crew_of(run_dir) as played:
+            played.crew.ring_readers.choice_key = key
+            played.crew.open_gates()
+            os.kill(played.pids[0], signal.SIGKILL)
+            await until(lambda: set(played.pids) == {0, 1} and played.crew.restarts == 1, "its successor")
+            return [await played.heard(link) for link in played.crew.links if link.slot == 0]
+
+    (silent,) = asyncio.run(scene(0))
+    assert "ChoiceKey" not in silent
+    (heard,) = asyncio.run(scene(7))
+    assert heard.index("ChoiceKey") < heard.index("Listeners")
