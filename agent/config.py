@@ -144,6 +144,12 @@ class Config:
     unknown_destination: str = traffic_option(
         one_of("passthrough", "refuse"), "passthrough", "What to do with destinations the mesh does not know."
     )
+    enforce_waypoint: bool = traffic_option(
+        SWITCH,
+        "false",
+        "Refuse what reaches a pod past its waypoint, or past that of a Service that leads to the port; by plaintext, "
+        "too. Ingress gateways need istio.io/ingress-use-waypoint then.",
+    )
     allow_encapsulation: tuple[str, ...] = traffic_option(
         ENCAPSULATION_LIST,
         "",

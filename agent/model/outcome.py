@@ -28,6 +28,9 @@ class Outcome(Enum):
         "DENY", 401, "an authorization policy forbids it; see `ztun status` for the policies"
     )
     POLICY_CHANGED = Facts("DENY", 401, "a policy change closed a live connection")
+    WAYPOINT_BYPASSED = Facts(
+        "DENY", 401, "the pod is reached through its waypoint only (--enforce-waypoint)"
+    )
     BAD_REQUEST = Facts("CONNECT", 400, "the peer's CONNECT is not a legal HBONE request")
     ADDRESS_MISMATCH = Facts("CONNECT", 400, "the CONNECT names a destination that is not the pod it reached")
     UNKNOWN_SOURCE = Facts("CONNECT", 503, "the control plane does not know this pod (yet)")

@@ -95,7 +95,7 @@ class DataPlane:
         own_addresses = frozenset({outside.proxy.v4, outside.proxy.v6})
         self.tallies = Tallies()
         self.arrivals = Arrivals(own_addresses, self.tallies)
-        self.registry = Registry(limit=config.max_connections)
+        self.registry = Registry(config.max_connections, enforces_waypoint=config.enforce_waypoint)
         self.secrets = Secrets(outside.wall)
         self.revocations = Revocations() if config.crl_path else None
         self.reporter = Reporter(
@@ -205,7 +205,7 @@ class DataPlane:
         yield from self.held.samples() if self.held is not None else nothing_held()
         yield families.HANDSHAKES_OPEN, (), len(self.inbound.handshakes)
         yield families.ACCEPT_PAUSES, (), self.tallies.accept_pauses
-        yield families.LINES_SPARED, (), self.reporter.spared
+        yield from self.reporter.samples()
         yield families.UNREAD_BYTES, (), self.loop.backlogs.total_bytes
         yield families.UNREAD_RESETS, (), self.loop.backlogs.cut
         inbound = [entry.link for entry in self.inbound.links]

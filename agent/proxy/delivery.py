@@ -17,6 +17,7 @@ from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.loop import Loop
 from agent.policy.evaluate import evaluate
 from agent.proxy.registry import Live, Registry
+from agent.state.passage import bypassed
 from agent.state.store import Store
 
 
@@ -53,6 +54,10 @@ class Delivery:
         decision = evaluate(live.connection, workload, self.store.current)
         if not decision.allowed:
             raise Refusal(Outcome.POLICY_DENIED, decision.reason)
+        if self.registry.enforces_waypoint:
+            reason = bypassed(self.store.current, live.connection, workload)
+            if reason:
+                raise Refusal(Outcome.WAYPOINT_BYPASSED, reason)
 
     def dial(self, connection: Connection, owner: DialOwner, *, keep_port: bool) -> Dial:
         """Connect to the application from the client's address; `keep_port` tries its own port first."""

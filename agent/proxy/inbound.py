@@ -79,7 +79,7 @@ class Inbound:
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's port 15008. Whose it is is looked up once it has said something of sense."""
         if self.held >= self._links_limit and not self.handshakes.make_room():
-            self._refuse(sock, peer, local, str(Refusal(Outcome.OVERLOADED)))
+            self._refuse(sock, peer, local, Refusal(Outcome.OVERLOADED))
         else:
             self.lobby.enter(sock, peer, local)
 
@@ -96,7 +96,7 @@ class Inbound:
             workload = self.workload(local)
             session = Session.server(self._secrets.get(workload.identity), self._revocations)
         except (Refusal, HandshakeError) as refusal:
-            self._refuse(sock, peer, local, str(refusal))
+            self._refuse(sock, peer, local, refusal)
             return
         entry = InboundLink(self, peer, local, workload.identity, sock, session, left_s)
         self.links.add(entry)
@@ -107,7 +107,8 @@ class Inbound:
         self.tallies.faults[End.SERVER, fault] += 1
         if fault not in GIVEN_UP:
             self.count_failure(caller.local, detail)
-        self.reporter.refused(Direction.INBOUND, caller.peer, caller.local, detail)
+        outcome = Outcome.OVERLOADED if fault in GIVEN_UP else Outcome.TLS_FAILED
+        self.reporter.refused(Direction.INBOUND, caller.peer, caller.local, outcome, detail)
 
     def count_failure(self, local: SocketAddress, detail: str) -> None:
         """A handshake with a pod of ours came to nothing."""
@@ -115,8 +116,10 @@ class Inbound:
         tally.handshakes_failed += 1
         tally.last_error = detail
 
-    def _refuse(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress, detail: str) -> None:
-        self.reporter.refused(Direction.INBOUND, peer, local, detail)
+    def _refuse(
+        self, sock: socket.socket, peer: SocketAddress, local: SocketAddress, refusal: Refusal
+    ) -> None:
+        self.reporter.refused(Direction.INBOUND, peer, local, refusal.outcome, str(refusal))
         close(sock, reset=True)
 
     def workload(self, local: SocketAddress) -> Workload:
@@ -198,7 +201,7 @@ class InboundLink:
             self.inbound.count_failure(self.local, detail)
         # A member that breaks the protocol is worth a line too; one that merely leaves is not.
         if outcome in BROKEN_PROTOCOL or (link.secured is None and outcome is not Outcome.OK):
-            self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, detail)
+            self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, outcome, detail)
 
 
 class InboundTunnel(Life):

@@ -131,7 +131,9 @@ class Life(Recorded):
             return
         self._turn_away(refusal.outcome)
         if self._tracked is None:
-            self._reporter.refused(self.direction, self.peer, self.local, self._in_words(refusal))
+            self._reporter.refused(
+                self.direction, self.peer, self.local, refusal.outcome, self._in_words(refusal)
+            )
         self._end(refusal.outcome, refusal.detail)
 
     def finished(self, relay: Relay) -> None:

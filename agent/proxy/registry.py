@@ -16,6 +16,7 @@ from agent.model.outcome import Outcome
 from agent.model.steps import Steps, each
 from agent.policy.evaluate import evaluate
 from agent.state.apply import Changes
+from agent.state.passage import Passages
 from agent.state.snapshot import Snapshot
 
 
@@ -72,11 +73,12 @@ class Live:
 
 
 class Registry:
-    """The connections, and what ends them."""
+    """The connections, and what ends them. `enforces_waypoint`: also that they do not come through one any more."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, enforces_waypoint: bool = False) -> None:
         self._live: set[Live] = set()
         self._limit = limit
+        self.enforces_waypoint = enforces_waypoint
 
     def __len__(self) -> int:
         return len(self._live)
@@ -99,20 +101,28 @@ class Registry:
 
         In steps: what comes meanwhile was judged by the new snapshot already, for it is the current one.
         """
-        if not changes.policies and not changes.workloads:
-            return 0
         everything = bool(changes.policies)
+        # A Service that takes a waypoint, or a waypoint that is none any more, is no change of the destination itself.
+        is_passage_new = self.enforces_waypoint and bool(changes.services or changes.workloads)
+        if not everything and not changes.workloads and not is_passage_new:
+            return 0
+        passages = Passages(snapshot) if is_passage_new else None
         closed = 0
 
         def judge(live: Live) -> None:
             nonlocal closed
-            if live.connection is None or live not in self._live:
+            connection = live.connection
+            if connection is None or live not in self._live:
                 return
+            ends: tuple[Outcome, str] | None = None
             if everything or live.destination_uid in changes.workloads:
-                ends = verdict(snapshot, live, live.connection)
-                if ends is not None:
-                    live.owner.close(*ends)
-                    closed += 1
+                ends = verdict(snapshot, live, connection)
+            if ends is None and passages is not None:
+                reason = passages.bypassed(connection, live.destination_uid)
+                ends = (Outcome.WAYPOINT_BYPASSED, reason) if reason else None
+            if ends is not None:
+                live.owner.close(*ends)
+                closed += 1
 
         yield from each(tuple(self._live), judge)
         return closed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from agent.model.address import SocketAddress
@@ -11,8 +12,8 @@ from agent.model.connection import Direction
 from agent.model.outcome import Outcome
 from agent.model.workload import Workload
 from agent.telemetry import access_log, families
-from agent.telemetry.metrics import Handle, Metrics
-from agent.telemetry.record import Attributes, LabelMemo, Opened, Record, source_labels
+from agent.telemetry.metrics import Handle, Metrics, Sample
+from agent.telemetry.record import NO_FLAG, Attributes, LabelMemo, Opened, Record, source_labels
 from agent.wire.baggage import KEYS_OF_WORKLOAD_NAME
 
 
@@ -25,6 +26,8 @@ class CountsBytes(Protocol):
     @property
     def received_bytes(self) -> int: ...
 
+
+FAILURES = tuple(outcome for outcome in Outcome if outcome.flag != NO_FLAG)
 
 LINES_PER_S, LINES_AT_ONCE = 20.0, 200.0
 """How many lines refused connections may write: anybody can have one refused."""
@@ -77,6 +80,7 @@ class Reporter:
         self.least_level = logging.INFO
         """Of the lines of the access log that are written."""
         self._open: set[Tracked] = set()
+        self._failed: Counter[tuple[Direction, Outcome]] = Counter()
         self._memo = LabelMemo()
         self.spared = 0
         """Refused connections without a line of their own."""
@@ -97,12 +101,19 @@ class Reporter:
         self.metrics.figures.add(families.ON_DEMAND_DNS, *source_labels(source), hostname)
 
     def refused(
-        self, direction: Direction, source: SocketAddress, destination: SocketAddress, error: str
+        self,
+        direction: Direction,
+        source: SocketAddress,
+        destination: SocketAddress,
+        outcome: Outcome,
+        error: str,
     ) -> None:
-        """Log a connection that ended before its request was built: no metric counts it.
+        """Count and log a connection that ended before its request was built: ztunnel's metrics know nothing of it.
 
         Where they are too many, they get one line together, about once a second.
         """
+        if outcome.flag != NO_FLAG:
+            self._failed[direction, outcome] += 1
         if self.least_level > logging.WARNING:
             return
         now_s = self.clock()
@@ -116,6 +127,14 @@ class Reporter:
         self.write_line(
             access_log.refused_line(direction, source, destination, error, self.wall(), self.as_json)
         )
+
+    def samples(self) -> Iterable[Sample]:
+        """What cannot be told from ztunnel's metrics: how many have failed, by each reason."""
+        yield families.LINES_SPARED, (), self.spared
+        for direction in Direction:
+            for outcome in FAILURES:
+                labels = direction.value, outcome.name.lower()
+                yield families.CONNECTIONS_FAILED, labels, self._failed[direction, outcome]
 
     def count_bytes(self) -> None:
         """Bring all byte counters up to date: before a snapshot of the metrics, once a second."""
@@ -138,6 +157,8 @@ class Reporter:
             to_client_bytes=handle.to_client_bytes,
             duration_s=self.clock() - started_s,
         )
+        if record.is_failed:
+            self._failed[tracked.opened.direction, outcome] += 1
         if self.least_level <= (logging.ERROR if record.is_failed else logging.INFO):
             self.write_line(access_log.line(record, self.wall(), self.as_json))
 

@@ -95,6 +95,12 @@ UNGUARDED_PACKETS = _counter(
     "At most so many packets of captured pods, and to them, passed while a program of ours was off, or behind another",
     "direction",
 )
+CONNECTIONS_FAILED = _counter(
+    "ztun_connections_failed",
+    "Connections that failed or were refused, those without a destination too, by the reason in the access log",
+    "direction",
+    "reason",
+)
 LABEL_SETS_FOLDED = _counter(
     "ztun_telemetry_label_sets_folded", "Connections counted under the overflow labels: too many label sets"
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from agent.model.policy import Match
+from agent.model.workload import Workload
 from tests.support import mesh
-from tests.support.two_nodes import SERVER, VIP, ended
+from tests.support.datapath import DataPath, stream_pair
+from tests.support.two_nodes import CLIENT, SERVER, VIP, ended
 from tests.support.waypoint import CLIENT_ID, WAYPOINT_ID, Behind, behind_a_waypoint
 
 pytestmark = pytest.mark.envoy
@@ -67,6 +70,39 @@ def test_the_server_may_let_in_its_waypoint_alone() -> None:
         world.put_policy("apps/only", mesh.allow("only", only))
         assert ask(world) == (200, "v1")
         assert ended(world.connect(f"{SERVER}:8080")), "past the waypoint"
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_where_that_is_enforced_there_is_no_way_past_it(by_name: bool) -> None:
+    with behind_a_waypoint(by_name=by_name, of_pod=True, enforce_waypoint="true") as world:
+        guarded = world.server
+        unaware = replace(guarded, waypoint=None)
+
+        def tell(plane: DataPath, what: Workload) -> None:
+            world.driver.call(lambda: plane.know(what))
+
+        assert ask(world, f"{SERVER}:8080") == (200, "v1")
+        # As a client that has not heard of the waypoint, or does not want to.
+        tell(world.here, unaware)
+        assert ended(world.connect(f"{SERVER}:8080"))
+        client, captured = stream_pair(CLIENT)
+        captured.setblocking(False)
+        local = mesh.at(f"{SERVER}:8080")
+        peer = mesh.at(f"{CLIENT}:{client.getsockname()[1]}")
+        world.driver.call(lambda: world.there.inbound_plain.accepted(captured, peer, local))
+        client.settimeout(5)
+        assert ended(client), "plaintext"
+        refused = [line for line in world.there.lines if 'error="WAYPOINT_BYPASSED' in line]
+        assert [CLIENT_ID in refused[0], "plaintext" in refused[1]] == [True, True], world.there.lines
+        figures = {(name, *labels): value for name, labels, value in world.there.metrics.figures.items()}
+        assert figures["ztun_connections_failed", "inbound", "waypoint_bypassed"] == 2
+        # What is open when the pod takes a waypoint is judged again.
+        tell(world.there, unaware)
+        app = world.connect(f"{SERVER}:8080")
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+        tell(world.there, guarded)
+        assert ended(app)
 
 
 def test_one_that_is_somebody_else_is_told_nothing() -> None:

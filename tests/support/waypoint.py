@@ -208,8 +208,8 @@ class Application:
 class Behind(World):
     """Two nodes and the waypoint of a Service, whose versions are two ports of the server pod."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **options: str) -> None:
+        super().__init__(**options)
         self.versions = {version: Application(version) for version in PORTS}
         self.waypoint: envoy.Envoy
 
@@ -236,10 +236,10 @@ class Behind(World):
 
 @contextlib.contextmanager
 def behind_a_waypoint(
-    *, by_name: bool = False, of_pod: bool = False, identity: str = WAYPOINT_ID
+    *, by_name: bool = False, of_pod: bool = False, identity: str = WAYPOINT_ID, **options: str
 ) -> Iterator[Behind]:
-    """`identity`: what the waypoint proves to be."""
-    world = Behind()
+    """`identity`: what the waypoint proves to be; `options` are of both agents."""
+    world = Behind(**options)
     try:
         with envoy.run(WAYPOINT, world.ca, world.ca.issue(identity), CLIENT_ID) as world.waypoint:
             world.know_waypoint(by_name, of_pod)

@@ -88,3 +88,32 @@ def test_outbound_connections_are_ended_with_their_pod_only() -> None:
     assert closed == []
     registry.close_pod(frozenset([parse_ip("10.0.0.2")]))
     assert closed == [Outcome.POD_REMOVED]
+
+
+WAYPOINT = mesh.workload("waypoint", "10.0.0.7", service_account="waypoint")
+THROUGH = WAYPOINT.identity
+GUARDED = mesh.workload("server", "10.0.0.2", services={"web": {80: 80}})
+
+
+def test_a_service_that_takes_a_waypoint_closes_what_has_not_come_through_it() -> None:
+    registry, past, through = Registry(10, enforces_waypoint=True), list[Outcome](), list[Outcome]()
+    registry.add(live(past))
+    registry.add(live(through, THROUGH))
+    web = mesh.service("web", waypoint=mesh.gateway("10.0.0.7"))
+    before = mesh.snapshot(GUARDED, WAYPOINT, mesh.service("web"))
+    snapshot, changes = apply(before, mesh.batch(web))
+    assert not changes.workloads
+    assert to_the_end(registry.reevaluate(snapshot, changes)) == 1
+    assert (past, through) == ([Outcome.WAYPOINT_BYPASSED], [])
+    assert to_the_end(Registry(10).reevaluate(snapshot, changes)) == 0, "where it is not enforced"
+
+
+def test_a_waypoint_that_is_removed_takes_along_what_came_through_it() -> None:
+    registry, through = Registry(10, enforces_waypoint=True), list[Outcome]()
+    registry.add(live(through, THROUGH))
+    web = mesh.service("web", waypoint=mesh.gateway("10.0.0.7"))
+    before = mesh.snapshot(GUARDED, WAYPOINT, web)
+    to_the_end(registry.reevaluate(*apply(before, mesh.batch(mesh.workload("other", "10.0.0.8")))))
+    assert through == []
+    to_the_end(registry.reevaluate(*apply(before, Batch(removed_addresses=(WAYPOINT.uid,)))))
+    assert through == [Outcome.WAYPOINT_BYPASSED]
