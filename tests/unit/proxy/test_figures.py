@@ -14,6 +14,7 @@ from tests.support.datapath import DataPath
 from tests.support.two_nodes import SERVER, World, ended, exchange
 
 FAILURES, CONNECTIONS, STREAMS = "ztun_handshake_failures", "ztun_hbone_connections", "ztun_hbone_streams"
+FAILED = "ztun_connections_failed"
 
 
 def figures(world: World, plane: DataPath) -> dict[tuple[str, ...], float]:
@@ -70,7 +71,10 @@ def test_a_server_of_another_ca_counts_at_the_client_and_the_refusal_at_the_serv
     held = strange(str(world.server.identity), TestCA(), trusts=world.ca)
     world.driver.call(lambda: world.there.secrets.put(held))
     assert ended(world.connect())
-    assert figures(world, world.here) == {(FAILURES, "client", "untrusted"): 1}
+    assert figures(world, world.here) == {
+        (FAILURES, "client", "untrusted"): 1,
+        (FAILED, "outbound", "tls_failed"): 1,
+    }
     world.driver.until(lambda: bool(read(world.there)[FAILURES, "server", "refused_by_peer"]))
 
 
@@ -78,7 +82,10 @@ def test_a_client_of_another_ca_counts_at_the_server_and_the_refusal_at_the_clie
     held = strange(str(world.client.identity), TestCA(), trusts=world.ca)
     world.driver.call(lambda: world.here.secrets.put(held))
     assert ended(world.connect())
-    assert figures(world, world.there) == {(FAILURES, "server", "untrusted"): 1}
+    assert figures(world, world.there) == {
+        (FAILURES, "server", "untrusted"): 1,
+        (FAILED, "inbound", "tls_failed"): 1,
+    }
     world.driver.until(lambda: bool(read(world.here)[FAILURES, "client", "refused_by_peer"]))
 
 
@@ -86,7 +93,10 @@ def test_an_identity_that_is_not_expected_counts_as_that(world: World) -> None:
     other = mesh.workload("server", SERVER, service_account="other", services={"web": {80: 8080}})
     world.driver.call(lambda: world.here.know(other))
     assert ended(world.connect())
-    assert figures(world, world.here) == {(FAILURES, "client", "wrong_identity"): 1}
+    assert figures(world, world.here) == {
+        (FAILURES, "client", "wrong_identity"): 1,
+        (FAILED, "outbound", "wrong_identity"): 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,10 @@ def test_a_stranger_counts_by_what_it_did(world: World, said: bytes, reason: str
         while stranger.recv(4096):
             pass
     world.driver.until(lambda: bool(read(world.there)[FAILURES, "server", reason]))
-    assert figures(world, world.there) == {(FAILURES, "server", reason): 1}
+    assert figures(world, world.there) == {
+        (FAILURES, "server", reason): 1,
+        (FAILED, "inbound", "tls_failed"): 1,
+    }
 
 
 def test_who_has_not_proven_anything_is_no_connection_yet(world: World) -> None:
