@@ -36,7 +36,7 @@ class StateDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o755)
         except OSError as error:
-            raise StateError(f"cannot make the state directory {path}: {error.strerror}") from error
+            raise StateError(f"cannot make the state directory {path}: {_why(error)}") from error
 
     def write(self, name: str, content: bytes, mode: int = 0o600) -> Path:
         """Replace a file. A reader, or a crash, sees the old content or the new."""
@@ -45,7 +45,7 @@ class StateDirectory:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_whole(target, content, mode)
         except OSError as error:
-            raise StateError(f"cannot write {target}: {error.strerror}") from error
+            raise StateError(f"cannot write {target}: {_why(error)}") from error
         return target
 
     def remove(self, name: str) -> None:
@@ -60,7 +60,7 @@ class StateDirectory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateError(f"cannot read {self.path / name}: {error.strerror}") from error
+            raise StateError(f"cannot read {self.path / name}: {_why(error)}") from error
 
     def read_secret(self, name: str) -> bytes | None:
         """As `read`, for a file that nobody else may read; refused if others can."""
@@ -103,7 +103,7 @@ class StateDirectory:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StateError(f"cannot open {path}: {error.strerror}") from error
+            raise StateError(f"cannot open {path}: {_why(error)}") from error
         return bool(FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
     def _open_lock(self, name: str) -> int:
@@ -111,7 +111,7 @@ class StateDirectory:
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StateError(f"cannot open {path}: {error.strerror}") from error
+            raise StateError(f"cannot open {path}: {_why(error)}") from error
 
     def _lock_path(self, name: str) -> Path:
         return self.path / f".{name}.lock"
@@ -125,3 +125,11 @@ class StateDirectory:
             yield
         finally:
             os.close(descriptor)
+
+
+def _why(error: OSError) -> str:
+    """In words, with what to do where somebody else owns the directory."""
+    remedy = (
+        "; run this as root, or name a --state-dir of your own" if isinstance(error, PermissionError) else ""
+    )
+    return f"{error.strerror}{remedy}"

@@ -35,12 +35,19 @@ from agent.controlplane.translate.marks import Marked, misvalued_marks, unused_m
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
 from agent.controlplane.translate.pod import is_announced
-from agent.controlplane.translate.port_effects import mistaken_ports, ports_named, why_unreachable
+from agent.controlplane.translate.port_effects import (
+    mistaken_ports,
+    ports_named,
+    untaken_ports,
+    why_unreachable,
+)
 from agent.controlplane.translate.remarking import remark
 from agent.controlplane.translate.selection import Selection, by_namespace
 from agent.controlplane.translate.waypoint_effects import waypoint_remarks
 
 Selecting = AuthorizationPolicy | PeerAuthentication | Service | ServiceEntry
+INSTEAD = {"outboundTrafficPolicy": "agents have --unknown-destination and --mesh-cidrs for that"}
+"""Of fields of the mesh config that ask for what is an option here."""
 EXAMPLES = 3
 """How many pods a remark names."""
 
@@ -64,6 +71,8 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
             yield remark(service, f"no effect here: {', '.join(service.unused)}", is_note=True)
         if reason := why_unreachable(service):
             yield remark(service, reason, is_note=True)
+        elif not mesh.is_of_cluster and (others := untaken_ports(service)):
+            yield remark(service, f"ztun serves TCP alone: {others} is as without a mesh", is_note=True)
 
 
 def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Scope:
@@ -85,7 +94,7 @@ def _of_mesh_config(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
             yield remark(config, problem, scope=EVERYBODY, field=f"data.mesh: {name}")
         for name in config.unused:
             if name not in config.misspelt:
-                yield remark(config, f"no effect here: {name}", is_note=True)
+                yield remark(config, f"no effect here: {name}", INSTEAD.get(name, ""), is_note=True)
 
 
 def _undiscovered(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:

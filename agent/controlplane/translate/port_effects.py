@@ -73,6 +73,11 @@ def why_unreachable(service: Service) -> str:
     return "" if service.cluster_ips == () else "it has no port, so nobody is reached by its address"
 
 
+def untaken_ports(service: Service) -> str:
+    """Ports beside those of TCP that nobody takes connections to; empty for none. In a cluster somebody else does."""
+    return ", ".join(f"{port.protocol} port {port.port}" for port in service.ports if port.protocol != "TCP")
+
+
 def _guards(inventory: Inventory) -> Iterator[Guard]:
     yield from (policy for policy in inventory.policies if why_left_out(policy) is None)
     yield from inventory.peer_authentications

@@ -43,3 +43,12 @@ def test_a_damaged_file_is_said_and_lets_nobody_in(tmp_path: Path, content: str)
     (tmp_path / "tokens.json").write_text(content)
     with pytest.raises(StateError, match=r"tokens\.json is damaged"):
         TokenStore(StateDirectory(tmp_path)).node_of("x")
+
+
+def test_who_may_not_write_there_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("agent.controlplane.state_dir.os.open", refuse)
+    with pytest.raises(StateError, match=r"Permission denied; run this as root, or name a --state-dir"):
+        issue(tmp_path, "node-a")

@@ -247,7 +247,11 @@ def test_a_port_name_that_a_pod_has_twice_is_said_with_the_port_it_means() -> No
         ),
         (service(""), "it has no port, so nobody is reached"),
         (service("", ip="None"), ""),
-        (service("{port: 53, protocol: UDP, name: u}, {port: 53, name: t}"), ""),
+        (service("{port: 53, name: t}"), ""),
+        (
+            service("{port: 53, protocol: UDP, name: u}, {port: 53, name: t}"),
+            "ztun serves TCP alone: UDP port 53 is as without a mesh",
+        ),
     ],
 )
 def test_a_service_without_a_tcp_port_is_noted(made: str, said: str) -> None:

@@ -196,13 +196,17 @@ def test_nothing_is_said_of_what_is_right(text: str) -> None:
     assert said(WEB + text) == []
 
 
-def test_labels_by_which_a_cluster_takes_pods_in_do_so_there() -> None:
-    everything = collect(
-        admit(
-            NOTHING, {"f.yaml": parse("f.yaml", namespace("demo", **{"istio.io/dataplane-mode": "ambient"}))}
-        ).served()
-    )
+def test_what_somebody_else_does_in_a_cluster_is_not_said_there() -> None:
+    udp = service("s", "demo", "app: web", "10.96.0.1", port="name: u, protocol: UDP, port: 80}, {name: t, ")
+    text = WEB + udp + namespace("demo", **{"istio.io/dataplane-mode": "ambient"})
+    assert len(said(text)) == 2
+    everything = collect(admit(NOTHING, {"f.yaml": parse("f.yaml", text)}).served())
     assert not list(remarks(everything, mesh_of(everything, MeshSettings(is_of_cluster=True))))
+
+
+def test_what_is_an_option_of_agents_is_named_as_such() -> None:
+    [note] = said(mesh_config("outboundTrafficPolicy: {mode: REGISTRY_ONLY}"))
+    assert "agents have --unknown-destination" in note.remedy and note.weight is Weight.NOTE
 
 
 def test_what_an_api_server_let_pass_is_said() -> None:
