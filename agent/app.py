@@ -169,9 +169,8 @@ class Agent:
         self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
         self.figures.ask(self.names.samples)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
-        self.revocations = RevocationWatch(
-            settings.crl_path, partial(self.briefing.revoke, self.tell_ours), time.time
-        )
+        revoke = partial(self.briefing.revoke, self.tell_ours)
+        self.revocations = RevocationWatch(settings.crl_path, revoke, time.time, self.keeper.authorities)
         node = make_node(
             ip=settings.instance_ip,
             pod=settings.pod_name,

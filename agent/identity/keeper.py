@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
+from cryptography import x509
+
 from agent.identity.bundle import Issued, read_answer
 from agent.identity.csr import make_request
 from agent.identity.schedule import SOON, Priority, latest_retry, renewal_time, retry_time
@@ -147,6 +149,11 @@ class Keeper:
         entry = self._entries.get(identity)
         issued = entry.issued if entry is not None else None
         return issued if issued is not None and self._clock() < issued.not_after else None
+
+    def authorities(self) -> frozenset[x509.Certificate]:
+        """What certificates in hand rest on: intermediates and anchors."""
+        issued = [entry.issued for entry in self._entries.values() if entry.issued is not None]
+        return frozenset(each for one in issued for each in (*one.chain[1:], *one.roots))
 
     def error(self, identity: Identity) -> str:
         """Why the last attempt to get its certificate failed; empty while none has."""

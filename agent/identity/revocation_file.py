@@ -7,6 +7,7 @@ refused by name, and the whole file with it: half of it would let in who is on t
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agent.identity.revocations import RevocationList
+from agent.identity.revocations import RevocationList, is_signed_by
 from agent.identity.verify_words import harmless
 
 MAX_BYTES = 64 << 20
@@ -48,6 +49,12 @@ def read_lists(content: bytes) -> tuple[ReadList, ...]:
     if not blocks and content.strip() and b"-----BEGIN " not in content:
         raise BadList("it is neither PEM nor DER")
     return tuple(_read(block, n, x509.load_pem_x509_crl) for n, block in enumerate(blocks, 1))
+
+
+def is_signed_by_any(read: ReadList, authorities: Iterable[x509.Certificate]) -> bool:
+    """Whether one of these authorities has signed it."""
+    parsed = x509.load_der_x509_crl(read.revoked.der)
+    return any(is_signed_by(parsed, authority) for authority in authorities)
 
 
 def _read(data: bytes, number: int, load: object) -> ReadList:

@@ -2,14 +2,13 @@
 
 A list counts for the certificates whose issuer's key has signed it, whatever names are in it: so nobody can revoke what
 another authority issued, and authorities of one name are told apart. The signature is checked when a serial is found,
-by the key of the very issuer that the handshake has verified: who is not on a list costs a look into a dictionary.
+by the key of the very issuer that the handshake has verified: who is not on a list costs a look into each.
 Anchors are not judged, as an anchor is trusted as it stands (RFC 5280 6.1).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from agent.identity.verify_words import described, subject
+from agent.model.steps import Steps, each
 
 
 class Certified(NamedTuple):
@@ -44,26 +44,27 @@ class Revocations:
     """The lists in force; one for all handshakes and connections of a worker. Until `replace` there are none."""
 
     def __init__(self) -> None:
-        self._lists: dict[str, list[x509.CertificateRevocationList]] = {}
+        self._lists: Sequence[tuple[x509.CertificateRevocationList, Set[str]]] = ()
         self.refused_clients = 0
         self.refused_servers = 0
         """Handshakes refused and connections ended, by who the peer was."""
 
-    def replace(self, lists: Sequence[RevocationList]) -> None:
-        """These and no others. Raises ValueError for what is no list."""
-        by_serial: defaultdict[str, list[x509.CertificateRevocationList]] = defaultdict(list)
-        for each in lists:
-            parsed = x509.load_der_x509_crl(each.der)
-            for serial in each.serials:
-                by_serial[serial].append(parsed)
-        self._lists = dict(by_serial)
+    def replace(self, lists: Sequence[RevocationList]) -> Steps[None]:
+        """These and no others, from its end on. Raises ValueError for what is no list."""
+        found = []
+        for revoked in lists:
+            serials = set[str]()
+            yield from each(revoked.serials, serials.add)
+            found.append((x509.load_der_x509_crl(revoked.der), serials))
+            yield
+        self._lists = found
 
     def refusal(self, chain: Sequence[Certified]) -> str:
         """Why a verified chain, from the leaf to its anchor, is not accepted; empty if it is."""
         for at in range(len(chain) - 1):
-            for each in self._lists.get(chain[at].serial, ()):
+            for revoked, serials in self._lists:
                 issuer = chain[at + 1].certificate
-                if is_signed_by(each, issuer):
+                if chain[at].serial in serials and is_signed_by(revoked, issuer):
                     return _words(chain[at], issuer, at)
         return ""
 

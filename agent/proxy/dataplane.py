@@ -243,7 +243,7 @@ class DataPlane:
         revocations = self.revocations
         if revocations is None:
             return  # nothing is known of the peers' chains: control does not send lists here
-        revocations.replace(lists)
+        yield from revocations.replace(lists)
         inbound = [entry.link for entry in self.inbound.links]
         outbound = [link for _, link in self.pool.links]
         yield from each((*inbound, *outbound, *self.far_networks.links), partial(end_revoked, revocations))

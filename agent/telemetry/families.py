@@ -72,6 +72,9 @@ CRL_REJECTIONS = _counter(
 CRL_USABLE = _gauge("ztun_crl_usable", "1 while the file of revocation lists can be used")
 CRL_LISTS = _gauge("ztun_crl_lists", "Revocation lists in force")
 CRL_EXPIRED = _gauge("ztun_crl_lists_expired", "Revocation lists in force that are out of date")
+CRL_UNSIGNED = _gauge(
+    "ztun_crl_lists_unsigned", "Revocation lists in force that no authority known to this node has signed"
+)
 CRL_SERIALS = _gauge("ztun_crl_revoked_certificates", "Certificates on the revocation lists in force")
 
 XDS_TERMINATIONS = _counter("istio_xds_connection_terminations", "Discovery streams that ended", "reason")

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent.identity.revocation_file import BadList, ReadList, read_lists
+from cryptography import x509
+
+from agent.identity.revocation_file import BadList, ReadList, is_signed_by_any, read_lists
 from agent.proof.findings import Finding, Link
 from agent.start_error import StartError
 from agent.telemetry import families
@@ -22,15 +24,29 @@ from agent.telemetry.metrics import Sample
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+SETTLED_S = 2.0
+"""What was not written for so long is not read again before it changes."""
 REMEDY = "the lists that were read last are in force: mend the file"
 Told = Callable[[tuple[ReadList, ...]], None]
 
 
 class RevocationWatch:
-    """`tell` hears of the lists each time they change. `wall` is seconds since the epoch. No path: there is no file."""
+    """`tell` hears of the lists each time they change. `wall` is seconds since the epoch. No path: there is no file.
 
-    def __init__(self, path: str, tell: Told, wall: Callable[[], float]) -> None:
+    `authorities`: those that this node knows, of its own pods' certificates.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tell: Told,
+        wall: Callable[[], float],
+        authorities: Callable[[], frozenset[x509.Certificate]] = frozenset,
+    ) -> None:
         self._is_used = bool(path)
+        self._authorities = authorities
+        self._judged: tuple[object, object] | None = None
+        self._unsigned: tuple[str, ...] = ()
         self._path, self._tell, self._wall = Path(path), tell, wall
         self._seen: tuple[int, ...] | None = None
         self._is_emptied = False
@@ -61,12 +77,18 @@ class RevocationWatch:
         """Take what has changed, if it can be used."""
         try:
             status = self._status()
-            if status != self._seen or self.problem or self._is_emptied:
+            if status != self._seen or self._is_emptied:
+                self._seen = None
                 self._take(status)
-        except (OSError, BadList) as error:
+        except OSError as error:
             self._seen = None
             self._fail(_said(error))
+        except BadList as error:
+            # A large one takes its time. One being written may change within what the clock of files tells apart.
+            self._seen = status if self._wall() - status[3] / 1e9 > SETTLED_S else None
+            self._fail(str(error))
         self._note_expired()
+        self._note_unsigned()
 
     async def __call__(self) -> list[Finding]:
         """As a check of the prover."""
@@ -78,6 +100,7 @@ class RevocationWatch:
         yield families.CRL_USABLE, (), int(not self.problem)
         yield families.CRL_LISTS, (), len(self.lists)
         yield families.CRL_EXPIRED, (), len(self._expired)
+        yield families.CRL_UNSIGNED, (), len(self._unsigned)
         yield families.CRL_SERIALS, (), sum(len(each.revoked.serials) for each in self.lists)
 
     def _status(self) -> tuple[int, ...]:
@@ -115,6 +138,21 @@ class RevocationWatch:
         for issuer in sorted(expired - self._expired):
             log.warning("the revocation list of '%s' is out of date; it stays in force", issuer)
         self._expired = expired
+
+    def _note_unsigned(self) -> None:
+        """Nobody is revoked by those, unless a peer's chain holds the authority: an old one's, or a forged one."""
+        known = self._authorities()
+        if not known or (self.lists, known) == self._judged:
+            return
+        self._judged = self.lists, known
+        before = self._unsigned
+        self._unsigned = tuple(each.issuer for each in self.lists if not is_signed_by_any(each, known))
+        for issuer in sorted(set(self._unsigned) - set(before)):
+            log.warning(
+                "the revocation list of '%s' is signed by no authority that is known here: it revokes nobody but whom"
+                " the one that has signed it has issued",
+                issuer,
+            )
 
     def _troubles(self) -> Iterable[tuple[str, str]]:
         if self.problem:

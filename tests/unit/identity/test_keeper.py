@@ -26,6 +26,7 @@ def test_each_identity_in_use_gets_one_certificate() -> None:
             assert sorted(i for i, _ in rig.given) == [DB, WEB]
             issued = rig.keeper.get(WEB)
             assert issued is not None and issued.identity == WEB
+            assert rig.keeper.authorities() == {*issued.chain[1:], *issued.roots} != set()
             held = {h.identity: h for h in rig.keeper.held()}
             assert list(held) == [DB, WEB]
             assert held[WEB].state is State.AVAILABLE and held[WEB].error == ""

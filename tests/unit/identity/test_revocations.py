@@ -10,8 +10,9 @@ from agent.identity.credentials import Credentials
 from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Session
 from agent.identity.revocation_file import BadList, read_lists
-from agent.identity.revocations import Revocations
+from agent.identity.revocations import RevocationList, Revocations, certified
 from agent.model.outcome import Outcome
+from agent.model.steps import PACE, to_the_end
 from tests.support.certs import TestCA, credentials, crl_pem, pem
 
 A, B = "spiffe://cluster.local/ns/a/sa/a", "spiffe://cluster.local/ns/b/sa/b"
@@ -29,7 +30,7 @@ def under_issuing(uri: str) -> Credentials:
 
 def in_force(*lists: x509.CertificateRevocationList) -> Revocations:
     made = Revocations()
-    made.replace([each.revoked for each in read_lists(crl_pem(*lists))])
+    to_the_end(made.replace([each.revoked for each in read_lists(crl_pem(*lists))]))
     return made
 
 
@@ -135,3 +136,15 @@ def test_an_unknown_critical_extension_is_refused() -> None:
     strange = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
     with pytest.raises(BadList, match=r"critical extension.*1\.2\.3\.4"):
         read_lists(crl_pem(ROOT.revoking(extension=strange)))
+
+
+def test_many_are_taken_in_steps_and_hold_from_the_end_on() -> None:
+    """A worker serves meanwhile."""
+    revoked = read_lists(crl_pem(ROOT.revoking(CLIENT.chain[0])))[0].revoked
+    many = RevocationList(revoked.der, (*revoked.serials, *(f"{number:x}" for number in range(100 * PACE))))
+    chain = [certified(each.public_bytes(Encoding.DER)) for each in (CLIENT.chain[0], ROOT.root)]
+    made, steps = Revocations(), 0
+    for _ in made.replace([many]):
+        assert not made.refusal(chain)
+        steps += 1
+    assert steps > 100 and "was revoked" in made.refusal(chain)

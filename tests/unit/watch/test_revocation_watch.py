@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from agent.identity.revocation_file import ReadList
+from agent.identity.revocation_file import ReadList, read_lists
 from agent.start_error import StartError
-from agent.watch.revocation_watch import RevocationWatch
+from agent.watch import revocation_watch
+from agent.watch.revocation_watch import SETTLED_S, RevocationWatch
 from tests.support.certs import HOUR, TestCA, crl_pem
 
 CA = TestCA()
@@ -25,7 +27,10 @@ class Watched:
         self.path = path
         self.told: list[set[str]] = []
         self.later_s = 0.0
-        self.watch = RevocationWatch(str(path), self._tell, lambda: time.time() + self.later_s)
+        self.known = frozenset[x509.Certificate]()
+        self.watch = RevocationWatch(
+            str(path), self._tell, lambda: time.time() + self.later_s, lambda: self.known
+        )
 
     def _tell(self, lists: Sequence[ReadList]) -> None:
         self.told.append({serial for each in lists for serial in each.revoked.serials})
@@ -62,7 +67,8 @@ def test_it_is_told_at_the_start_and_when_it_changes_and_not_else(watched: Watch
     assert watched.look() == serial(ONE, TWO)
     assert watched.troubles() == ""
     assert watched.figures() == {
-        "ztun_crl_usable": 1, "ztun_crl_lists": 1, "ztun_crl_lists_expired": 0, "ztun_crl_revoked_certificates": 2,
+        "ztun_crl_usable": 1, "ztun_crl_lists": 1, "ztun_crl_lists_expired": 0, "ztun_crl_lists_unsigned": 0,
+        "ztun_crl_revoked_certificates": 2,
     }  # fmt: skip
 
 
@@ -141,3 +147,46 @@ def test_without_an_option_there_is_nothing() -> None:
     watch.begin()
     asyncio.run(watch.run())
     assert asyncio.run(watch()) == [] and list(watch.samples()) == []
+
+
+def test_a_list_that_nobody_known_has_signed_is_named_once(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be in force, and revoke nobody."""
+    other = TestCA()
+    watched.look()
+    assert watched.figures()["ztun_crl_lists_unsigned"] == 0, "no authority is known yet"
+    watched.known = frozenset({CA.root})
+    watched.look()
+    assert watched.figures()["ztun_crl_lists_unsigned"] == 0
+    watched.path.write_bytes(crl_pem(CA.revoking(ONE), other.revoking(TWO)))
+    for _ in range(2):
+        watched.look()
+    assert watched.figures()["ztun_crl_lists_unsigned"] == 1
+    assert len([each for each in caplog.messages if "signed by no authority" in each]) == 1
+    watched.known |= {other.root}
+    watched.look()
+    assert watched.figures()["ztun_crl_lists_unsigned"] == 0
+
+
+def test_what_cannot_be_used_is_read_again_when_it_changes(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one takes a good part of a second."""
+    reads: list[int] = []
+
+    def reading(content: bytes) -> tuple[ReadList, ...]:
+        reads.append(len(content))
+        return read_lists(content)
+
+    monkeypatch.setattr(revocation_watch, "read_lists", reading)
+    cut(watched.path)
+    watched.look()
+    watched.look()
+    assert len(reads) == 2, "it may be written just now"
+    watched.later_s = SETTLED_S + 1
+    for _ in range(5):
+        watched.look()
+    assert len(reads) == 3 and "cut off" in watched.troubles()
+    watched.path.write_bytes(crl_pem(CA.revoking(TWO)))
+    assert watched.look() == serial(TWO) and watched.troubles() == ""
