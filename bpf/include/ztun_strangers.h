@@ -20,23 +20,41 @@ static __always_inline int is_member(const struct addr16 *source, u64 now_ns) {
            (other && other->until_ns > now_ns && same_address(&other->address, source));
 }
 
+#define OF_A_NETWORK 32 /* addresses' worth, for all of a /64 together: whoever has one has more addresses than can be told */
+
+static __always_inline u64 later(u64 due_ns, u64 now_ns, u64 every_ns) {
+    return (due_ns < now_ns ? now_ns : due_ns) + every_ns;
+}
+
 /* Of a bare SYN to the tunnel port of the pod behind `ifindex`. */
 static __always_inline int is_too_fast(const struct packet *p, u32 ifindex, const struct conf_entry *c) {
     u64 every_ns = c->stranger_every_ns, now_ns = bpf_ktime_get_ns(), none_ns = 0;
     if (!every_ns || is_member(&p->saddr_be, now_ns))
         return 0;
+    u64 limit_ns = every_ns * c->stranger_burst, network_ns = 0;
     struct stranger who = {.address = p->saddr_be, .ifindex = ifindex};
+    u64 *of_network = 0;
+    if (p->is_v6) {
+        struct stranger network = who;
+        __builtin_memset(network.address.bytes + 8, 0, 8);
+        /* first: else its addresses would take the room of others' */
+        of_network = strangers.lookup_or_try_init(&network, &none_ns);
+        if (of_network) {
+            network_ns = later(*of_network, now_ns, every_ns / OF_A_NETWORK);
+            if (network_ns - now_ns > limit_ns)
+                return 1;
+        }
+    }
     u64 *due = strangers.lookup_or_try_init(&who, &none_ns);
     if (!due)
         return 0;
-    u64 due_ns = *due;
-    if (due_ns < now_ns)
-        due_ns = now_ns;
-    due_ns += every_ns;
-    if (due_ns - now_ns > every_ns * c->stranger_burst)
+    u64 due_ns = later(*due, now_ns, every_ns);
+    if (due_ns - now_ns > limit_ns)
         return 1;
     /* CPUs may overtake each other here: a few more pass. What is dropped is not counted, or it would never pass. */
     *due = due_ns;
+    if (of_network)
+        *of_network = network_ns;
     return 0;
 }
 

@@ -77,6 +77,19 @@ def test_what_was_dropped_passes_when_it_comes_again(rig: Rig, net: Family) -> N
         assert tries and time.monotonic_ns() >= until_ns
 
 
+def test_whoever_has_a_whole_network_of_addresses_is_limited_too(rig: Rig) -> None:
+    """A /64 is one machine's, and more addresses than can be told; IPv4 has no such."""
+    every_ns, tries, worth = 4_000_000_000, 200, 32
+    with rig.world(World(stranger_limit=(every_ns, 1))):
+        began_ns = time.monotonic_ns()
+        passed = sum(passes(rig, V6, f"fd88:0:0:1::{number:x}") for number in range(1, tries + 1))
+        took_ns = time.monotonic_ns() - began_ns
+        assert worth <= passed <= worth + took_ns // (every_ns // worth) + 1 < tries
+        assert used(rig, f"fd88:0:0:1::{tries:x}", rig.ifindex) is None, "it takes no room of others"
+        assert passes(rig, V6, "fd88:0:0:2::1")
+        assert all(passes(rig, V4, f"10.88.1.{number}") for number in range(1, tries + 1))
+
+
 def test_the_limit_is_of_one_pod(rig: Rig) -> None:
     with rig.world(LIMITED):
         sys_bpf.map_update(
