@@ -20,7 +20,7 @@ DAEMON_SET = "daemonset/ztun-agent"
 def run_helm(stage: Stage, *arguments: str) -> str:
     assert helm.HELM is not None, helm.MISSING
     homes = [f"HELM_{name}_HOME=/tmp/helm/{name}" for name in ("CACHE", "CONFIG", "DATA")]
-    where = ("--namespace", NAMESPACE, f"--kubeconfig={stage.cluster.kubeconfig}")
+    where = ("--namespace", stage.namespace, f"--kubeconfig={stage.cluster.kubeconfig}")
     return stage.cluster.control.run("env", *homes, helm.HELM, *arguments, *where)
 
 

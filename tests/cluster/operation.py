@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 
-from tests.cluster.kubernetes import annotation, is_ready, wait
+from tests.cluster.kubernetes import annotation, wait
 from tests.cluster.machine import plugged_in
 from tests.cluster.stage import LABEL, NAMESPACE, Stage, are_ready, rendered
 from tests.cluster.traffic import Load, Wire, refused
@@ -15,10 +15,10 @@ from tests.cluster.traffic import Load, Wire, refused
 def rolling_update(stage: Stage) -> str:
     with Load(stage.uid("client"), stage.ip("server")) as load:
         time.sleep(1)
-        stage.cluster.kubectl("-n", NAMESPACE, "rollout", "restart", "daemonset", "ztun-agent")
-        stage.cluster.kubectl(
-            "-n", NAMESPACE, "rollout", "status", "daemonset", "ztun-agent", "--timeout=280s"
-        )
+        for what in (("restart",), ("status", "--timeout=280s")):
+            stage.cluster.kubectl(
+                "-n", stage.namespace, "rollout", what[0], "daemonset/ztun-agent", *what[1:]
+            )
         time.sleep(2)
     said = f"rolling update of the DaemonSet: {told(load)}"
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
@@ -100,15 +100,7 @@ def rebooted_node(stage: Stage) -> str:
 
 def uninstalled(stage: Stage) -> str:
     cluster = stage.cluster
-    cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
-    wait("nobody is enrolled", lambda: not any(map(annotation, cluster.pods("demo"))), 30)
-    documents = rendered(stage, "deploy/kubernetes/uninstall")
-    cluster.kubectl("-n", NAMESPACE, "delete", "daemonset", "ztun-agent")
-    wait("the agents are gone", lambda: len(cluster.pods(NAMESPACE)) == 1)
-    cluster.apply(*documents)
-    wait("uninstalled on both nodes", lambda: sum(is_ready(pod) for pod in cluster.pods(NAMESPACE)) == 3, 120)
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": rendered(stage, "deploy/kubernetes")})
-    cluster.kubectl("delete", "--ignore-not-found", "-f", "-", text=listed)
+    taken_off(stage, "deploy/kubernetes")
     wait(
         "the namespace is gone",
         lambda: not cluster.kubectl("get", "ns", NAMESPACE, "--ignore-not-found"),
@@ -117,6 +109,20 @@ def uninstalled(stage: Stage) -> str:
     nothing_is_left(stage)
     runs_in_clear(stage)
     return "uninstalled: pods run on in clear; no pin, namespace, interface, file, role or definition of ztun is left"
+
+
+def taken_off(stage: Stage, tree: str) -> None:
+    """As the README says it, of manifests and their `uninstall`."""
+    cluster = stage.cluster
+    cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
+    wait("nobody is enrolled", lambda: not any(map(annotation, cluster.pods("demo"))), 30)
+    cluster.kubectl("-n", stage.namespace, "delete", "daemonset", "ztun-agent")
+    wait("the agents are gone", lambda: len(stage.agents()) == stage.plane_pods)
+    remover = rendered(stage, f"{tree}/uninstall")
+    cluster.apply(*remover)
+    wait("uninstalled on both nodes", lambda: are_ready(stage), 120)
+    listed = {"apiVersion": "v1", "kind": "List", "items": [*remover, *rendered(stage, tree)]}
+    cluster.kubectl("delete", "--ignore-not-found", "-f", "-", text=json.dumps(listed))
 
 
 def nothing_is_left(

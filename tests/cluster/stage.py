@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ class Stage:
     cluster: Kubernetes
     services: Services
     applied_s: float = 0.0
-    before: dict[str, int] = field(default_factory=dict)
+    istiod: Path | None = None
+    """The program of one, where there is one."""
+    namespace: str = NAMESPACE
+    """Where ztun is, with how many pods that are no agents."""
+    plane_pods: int = 1
 
     def pod(self, app: str, number: int = 0) -> Pod:
         pods = sorted(self.cluster.pods("demo", app), key=lambda pod: str(pod["metadata"]["name"]))
@@ -48,7 +52,7 @@ class Stage:
         return bool(pods) and all(annotation(pod) == "enabled" for pod in pods)
 
     def agents(self) -> list[Pod]:
-        return self.cluster.pods(NAMESPACE, "")
+        return self.cluster.pods(self.namespace)
 
     def agent(self, node: str) -> str:
         """Name of the agent's pod on a node; empty: there is none."""
@@ -89,4 +93,4 @@ def point_at(documents: list[dict[str, Any]], address: str) -> None:
 
 def are_ready(stage: Stage) -> bool:
     pods = stage.agents()
-    return len(pods) == 3 and all(map(is_ready, pods))
+    return len(pods) == len(stage.cluster.nodes) + stage.plane_pods and all(map(is_ready, pods))

@@ -101,7 +101,7 @@ def loses_nothing(sent: Any, back: Any, where: str) -> None:
         assert str(sent) == str(back), where
 
 
-@pytest.mark.parametrize("tree", ["", "istiod", "uninstall"])
+@pytest.mark.parametrize("tree", ["", "istiod", "uninstall", "istiod/uninstall"])
 def test_the_manifests_are_taken_whole(server: RealServer, tree: str) -> None:
     is_taken(server, kustomized(ROOT / "deploy" / "kubernetes" / tree))
 
