@@ -118,6 +118,10 @@ def probed(node: str) -> Object:
         waiting | {"name": way, "livenessProbe": ways[way] | every | {"initialDelaySeconds": 10}}
         for way in ("tcp", "exec")
     ]
+    # As much as an agent: without a request it has a fiftieth of what that gets, and an agent that starts on a busy
+    # machine keeps it from answering, captured or not.
+    for container in made["spec"]["containers"]:
+        container["resources"] = {"requests": {"cpu": "100m"}}
     return made
 
 
