@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tests.cluster import charts, istiod
@@ -120,7 +120,8 @@ def logs(machines: list[Machine]) -> None:
         shutil.copytree(machine.logs, Path(target) / machine.name, dirs_exist_ok=True)
         pods = Path(f"/proc/{machine.pid}/root/var/log/pods")
         if machine.pid and pods.is_dir():
-            shutil.copytree(pods, Path(target) / machine.name / "pods", dirs_exist_ok=True)
+            with suppress(shutil.Error):  # of pods that end just then
+                shutil.copytree(pods, Path(target) / machine.name / "pods", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tests.cluster.traffic import Load, Wire, refused
 
 
 def rolling_update(stage: Stage) -> str:
+    unanswered = stage.unanswered()
     with Load(stage.uid("client"), stage.ip("server")) as load:
         time.sleep(1)
         for what in (("restart",), ("status", "--timeout=280s")):
@@ -22,11 +23,11 @@ def rolling_update(stage: Stage) -> str:
         time.sleep(2)
     said = f"rolling update of the DaemonSet: {told(load)}"
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
-    return f"{said}; {stage.probed()}"
+    return f"{said}; {stage.probed(unanswered)}"
 
 
 def killed_agent(stage: Stage) -> str:
-    name = stage.agent("node-2")
+    name, unanswered = stage.agent("node-2"), stage.unanswered()
     with Load(stage.uid("client"), stage.ip("server")) as load:
         stage.cluster.kubectl("-n", NAMESPACE, "delete", "pod", name, "--force", "--grace-period=0")
         wait("another agent", lambda: stage.agent("node-2") not in ("", name), 60)
@@ -34,7 +35,7 @@ def killed_agent(stage: Stage) -> str:
         time.sleep(1)
     said = told(load)
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
-    return f"an agent pod deleted by force: {said}; {stage.probed()}"
+    return f"an agent pod deleted by force: {said}; {stage.probed(unanswered)}"
 
 
 def two_agents(stage: Stage) -> str:

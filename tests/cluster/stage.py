@@ -65,13 +65,16 @@ class Stage:
             each["restartCount"] for pod in pods for each in pod["status"].get("containerStatuses") or []
         )
 
-    def probed(self) -> str:
-        """That each probe of the pod whose kubelet asks every second was answered."""
+    def unanswered(self) -> dict[str, int]:
+        """How often so far the pod whose kubelet asks every second was not answered, in each way."""
+        statuses = self.pod("probed")["status"]["containerStatuses"]
+        return {each["name"]: each["restartCount"] for each in statuses}
+
+    def probed(self, before: dict[str, int]) -> str:
+        """That each of its probes was answered since then."""
         wait("the probed pod is ready", lambda: self.ready_pods("probed", 1), 30)
-        restarted = [
-            each["name"] for each in self.pod("probed")["status"]["containerStatuses"] if each["restartCount"]
-        ]
-        assert not restarted, f"probes that failed: {restarted}"
+        now = self.unanswered()
+        assert now == before, f"probes that failed, before and now: {before}, {now}"
         return "liveness probes by HTTP, TCP and exec, each every second under STRICT, stay green"
 
     def ready_pods(self, app: str, count: int) -> bool:
