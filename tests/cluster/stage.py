@@ -51,6 +51,10 @@ class Stage:
         pods = [pod for pod in self.cluster.pods("demo") if pod["metadata"]["labels"].get("app") in names]
         return bool(pods) and all(annotation(pod) == "enabled" for pod in pods)
 
+    @property
+    def is_under_istiod(self) -> bool:
+        return not self.plane_pods
+
     def agents(self) -> list[Pod]:
         return self.cluster.pods(self.namespace)
 
