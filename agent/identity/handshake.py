@@ -8,7 +8,6 @@ values for `wire.tls_records`; OpenSSL is not used again for the connection. Kno
 from __future__ import annotations
 
 import re
-from collections import deque
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -98,7 +97,7 @@ class Session:
         self._is_server = is_server
         self._revocations = revocations
         self._incoming = bytearray()
-        self._output: deque[bytes] = deque()
+        self._output = b""
         self._notes: dict[str, Fault] = {}
         self._client_secret = self._server_secret = b""
         self._secured: Secured | None = None
@@ -158,8 +157,7 @@ class Session:
 
     def outgoing(self) -> bytes:
         """Bytes for the peer; empty when there are none."""
-        data = b"".join(self._output)
-        self._output.clear()
+        data, self._output = self._output, b""
         return data
 
     def close(self) -> None:
@@ -231,7 +229,7 @@ class Session:
         except SSL.WantReadError:
             if not data:
                 return b""
-        self._output.append(data)
+        self._output += data
         return data
 
     def _finish(self) -> None:
@@ -286,10 +284,10 @@ class Session:
 
     def _turned_away(self, refusal: HandshakeError, state: TlsState, alert: Alert) -> HandshakeError:
         if self._is_server:
-            self._output.append(TlsRecords(state).seal_alert(alert))
+            self._output += TlsRecords(state).seal_alert(alert)
         else:
             # The last flight would hand our certificate to a server that is not the one meant.
-            self._output.clear()
+            self._output = b""
         return refusal
 
     def _state(self, suite: str, sent_records: int) -> TlsState:

@@ -45,7 +45,6 @@ class TlsLink:
         "_is_over",
         "_is_room_watched",
         "_loop",
-        "_parted",
         "_records",
         "_recv_into",
         "_secured",
@@ -57,6 +56,7 @@ class TlsLink:
         "_user",
         "fault",
         "is_congested",
+        "parted",
     )
 
     def __init__(
@@ -88,7 +88,8 @@ class TlsLink:
         """Why there is no connection, where the handshake is what failed; a peer may refuse it after its end."""
         self._handshake_timeout_s = handshake_timeout_s
         self._timer: Timer | None = None
-        self._parted: Parted | None = None
+        self.parted: Parted | None = None
+        """What is left after an end in order, until the peer has read it."""
 
     def start(self, said: bytes = b"") -> None:
         """`said`: the peer's first words, read before; this is the turn of the step they make."""
@@ -367,12 +368,12 @@ class TlsLink:
         # It waits for a moment only, and for the peer no more.
         unsent, self._unsent = self._unsent, bytearray()
         self._count()
-        self._parted = self._stream.finish(unsent, is_heard_out=self._is_heard_out)
+        self.parted = self._stream.finish(unsent, is_heard_out=self._is_heard_out)
 
     def abort(self, outcome: Outcome | None = None, detail: str = "") -> None:
         """Close at once, with a reset for the peer. The user is told where there is an outcome."""
-        if self._parted is not None:
-            self._parted.cut()
+        if self.parted is not None:
+            self.parted.cut()
         elif not self._is_over:
             self._is_over = True
             self._stop_timer()

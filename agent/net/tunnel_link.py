@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.identity.faults import Fault
 from agent.identity.handshake import Secured, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
@@ -55,12 +54,12 @@ class TunnelLink:
         "_queued",
         "_server_events",
         "_ticker",
-        "_tls",
         "backlogs",
         "is_server",
         "peer",
         "rejected_requests",
         "stage",
+        "tls",
         "waiters",
     )
     __deletable__ = ("_events",)
@@ -92,25 +91,21 @@ class TunnelLink:
         self.peer: Identity | None = None
         self.rejected_requests = 0
         """Requests answered or reset here because they were no legal CONNECT."""
-        self._tls = TlsLink(loop, stream, session, self, handshake_timeout_s, ask_turn)
-        self.stage = Stage(loop, self._codec, self._tls)
+        self.tls = TlsLink(loop, stream, session, self, handshake_timeout_s, ask_turn)
+        """What is below: why it failed, and what is left of it."""
+        self.stage = Stage(loop, self._codec, self.tls)
         """Where relays put what they read; see `Stage.forward`."""
 
     def start(self, said: bytes = b"") -> None:
         """Begin with the handshake; with its first step at once where the peer's first words were read before."""
-        self._tls.start(said)
+        self.tls.start(said)
 
     # -- what the pool asks
 
     @property
     def secured(self) -> Secured | None:
         """TLS facts of the connection (suite, key exchange, peer certificate); None before the handshake."""
-        return self._tls.secured
-
-    @property
-    def fault(self) -> Fault | None:
-        """Why TLS failed, if it did."""
-        return self._tls.fault
+        return self.tls.secured
 
     @property
     def is_usable(self) -> bool:
@@ -145,7 +140,7 @@ class TunnelLink:
         self._queued.put(tunnel)
         if not self.is_usable:
             self._loop.soon(self._refuse_queued)
-        elif self._tls.secured is not None:
+        elif self.tls.secured is not None:
             self._send_queued()
         return tunnel
 
@@ -158,7 +153,7 @@ class TunnelLink:
 
     def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "closed here") -> None:
         """Close at once; every tunnel fails with `outcome`. A socket that still waits for the peer goes too."""
-        if not self._is_closed and self._tls.secured is not None:
+        if not self._is_closed and self.tls.secured is not None:
             self._codec.shut(ErrorCode.NO_ERROR, detail)
             self.stage.flush()
         self._end(outcome, detail)
@@ -199,7 +194,7 @@ class TunnelLink:
         try:
             self._events.authenticated(self, secured.peer)
         except Refusal as refusal:
-            self._tls.fail(refusal.outcome, refusal.detail, Alert.ACCESS_DENIED)
+            self.tls.fail(refusal.outcome, refusal.detail, Alert.ACCESS_DENIED)
             return
         if self._is_closed:
             return
@@ -217,7 +212,7 @@ class TunnelLink:
                 self._after_stream()
         elif events:
             self._on_events(events)
-        if codec.out or self._tls.wants_to_write:
+        if codec.out or self.tls.wants_to_write:
             self.stage.flush_soon()
 
     def _on_events(self, events: list[Event]) -> None:
@@ -271,7 +266,7 @@ class TunnelLink:
                 event.stream.owner.was_reset(event.code, event.by_peer, event.text)
         elif isinstance(event, ConnectionFailed):
             self.stage.flush()
-            self._tls.fail(Outcome.H2_FAILED, f"HTTP/2 {error_name(event.code)}: {event.text}")
+            self.tls.fail(Outcome.H2_FAILED, f"HTTP/2 {error_name(event.code)}: {event.text}")
         else:  # GoAwayReceived, StreamsChanged
             self._on_available()
 
@@ -330,7 +325,7 @@ class TunnelLink:
             self._queued.refuse(Outcome.UPSTREAM_REFUSED, "the connection takes no new tunnels")
 
     def _on_available(self) -> None:
-        if self._tls.secured is None or self._is_closed:
+        if self.tls.secured is None or self._is_closed:
             return
         if self.is_usable:
             self._send_queued()
@@ -367,7 +362,7 @@ class TunnelLink:
             lacking = "an answer to PING" if self._codec.is_greeted else "SETTINGS"
             self._codec.shut(ErrorCode.NO_ERROR, f"{lacking} did not come")
             self.stage.flush()
-            self._tls.fail(Outcome.H2_FAILED, f"{lacking} did not come from the peer in time")
+            self.tls.fail(Outcome.H2_FAILED, f"{lacking} did not come from the peer in time")
             return
         if self._codec.out:
             self.stage.flush_soon()
@@ -375,9 +370,9 @@ class TunnelLink:
 
     def _end(self, outcome: Outcome, detail: str, *, gracefully: bool = False) -> None:
         if gracefully:
-            self._tls.finish()
+            self.tls.finish()
         else:
-            self._tls.abort()
+            self.tls.abort()
         self._closed(outcome, detail)
 
     def _closed(self, outcome: Outcome, detail: str) -> None:
@@ -396,5 +391,5 @@ class TunnelLink:
         events, self._server_events, self._client_events = self._events, None, None
         # What held each other: apart, all of it goes without the garbage collector.
         del self._events
-        self._tls.part()
+        self.tls.part()
         events.closed(self, outcome, detail)

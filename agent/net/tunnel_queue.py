@@ -21,10 +21,11 @@ class TunnelQueue:
     def __init__(self, codec: H2Tunnels, cap: int) -> None:
         self._codec = codec
         self._cap = cap
-        self._tunnels: deque[Tunnel] = deque()
+        self._tunnels: deque[Tunnel] | None = None
+        """Made for the first to wait: an empty one takes as much memory as the rest of a connection's bookkeeping."""
 
     def __len__(self) -> int:
-        return len(self._tunnels)
+        return 0 if self._tunnels is None else len(self._tunnels)
 
     @property
     def limit(self) -> int:
@@ -33,23 +34,26 @@ class TunnelQueue:
         return self._cap if limit is None else min(limit, self._cap)
 
     def put(self, tunnel: Tunnel) -> None:
+        if self._tunnels is None:
+            self._tunnels = deque()
         self._tunnels.append(tunnel)
 
     def drop(self, tunnel: Tunnel) -> None:
         """It is not wanted any more; nothing if it is not here."""
-        if tunnel in self._tunnels:
-            self._tunnels.remove(tunnel)
+        tunnels = self._tunnels
+        if tunnels and tunnel in tunnels:
+            tunnels.remove(tunnel)
 
     def send(self) -> None:
         """Ask the peer for as many as fit; their frames are in the codec then."""
-        codec = self._codec
-        while self._tunnels and codec.can_open and len(codec.streams) < self.limit:
-            tunnel = self._tunnels.popleft()
+        codec, tunnels = self._codec, self._tunnels
+        while tunnels and codec.can_open and len(codec.streams) < self.limit:
+            tunnel = tunnels.popleft()
             stream = codec.open(tunnel.head.authority, tunnel.head.headers)
             tunnel.stream, stream.owner = stream, tunnel
 
     def refuse(self, outcome: Outcome, detail: str) -> None:
         """None of them will be sent. Who is told may put others in: those stay."""
-        tunnels, self._tunnels = self._tunnels, deque()
-        for tunnel in tunnels:
+        tunnels, self._tunnels = self._tunnels, None
+        for tunnel in tunnels or ():
             tunnel.fail(outcome, detail)

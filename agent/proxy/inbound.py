@@ -188,15 +188,12 @@ class InboundLink:
         self.inbound.tallies.faults[End.SERVER, fault] += 1
         self.link.abort(Outcome.OVERLOADED, detail)
 
-    def drop(self) -> None:
-        self.link.abort()
-
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
         self.inbound.links.discard(self)
         if link.secured is None:
-            self.inbound.handshakes.failed(self)
-        if link.secured is None and link.fault is not None:
-            self.inbound.tallies.faults[End.SERVER, link.fault] += 1
+            self.inbound.handshakes.failed(self, link.tls.parted)
+        if link.secured is None and link.tls.fault is not None:
+            self.inbound.tallies.faults[End.SERVER, link.tls.fault] += 1
         if outcome is Outcome.TLS_FAILED:
             self.inbound.count_failure(self.local, detail)
         # A member that breaks the protocol is worth a line too; one that merely leaves is not.

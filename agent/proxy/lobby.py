@@ -56,9 +56,6 @@ class Caller:
     def give_up(self, fault: Fault, detail: str) -> None:
         self._lobby.turn_away(self, fault, detail)
 
-    def drop(self) -> None:
-        """Nothing is left of one that has failed."""
-
     def step(self) -> bool:
         return self._lobby.admit(self)
 

@@ -352,8 +352,8 @@ class Pool:
         if pooled.is_proven:
             self._forget_if_empty(group)
             return
-        if link.fault is not None:
-            self._tallies.faults[End.CLIENT, link.fault] += 1
+        if link.tls.fault is not None:
+            self._tallies.faults[End.CLIENT, link.tls.fault] += 1
         self.link_failed(pooled, refusal)
 
     def became_available(self, pooled: PooledLink, link: TunnelLink) -> None:

@@ -54,6 +54,7 @@ class FakeLink:
         self.is_crowded = False
         self.standstill = Standstill(0, 0, 0)
         self.secured: object = None
+        self.tls = self
         self.fault: Fault | None = None
         self.went_away = False
 

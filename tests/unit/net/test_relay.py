@@ -101,7 +101,7 @@ def test_a_reader_that_sleeps_stops_the_sender_within_the_window() -> None:
             flow.push()
             it.loop.turn(0.001)
         held = len(relayed.server_relay._backlog)
-        assert held <= 4 * MIB and len(hbone.client._tls._unsent) <= 2 * HIGH_BYTES
+        assert held <= 4 * MIB and len(hbone.client.tls._unsent) <= 2 * HIGH_BYTES
         assert flow.sent < 30 * MIB  # window, and what four kernel buffers hold
         other = hbone.relayed()  # another tunnel of the same connection is not held up
         other.client.send(b"alive")

@@ -100,12 +100,12 @@ def test_a_peer_that_asks_and_does_not_read_the_answers_is_dropped() -> None:
             hbone.client._codec.open("10.0.0.1:80", [])
             hbone.client.stage.flush()
             it.loop.turn(0)
-            most = max(most, len(hbone.server._tls._unsent))
+            most = max(most, len(hbone.server.tls._unsent))
         assert hbone.server_side.ends == [
             (Outcome.H2_FAILED, "the peer asks for answers and does not read them")
         ]
         assert HIGH_BYTES < most <= LIMIT_BYTES, "a peer that is merely slow is given time"
-        assert hbone.server_wire.fileno() == -1 and not hbone.server._tls._unsent
+        assert hbone.server_wire.fileno() == -1 and not hbone.server.tls._unsent
 
 
 def test_after_a_fatal_error_nothing_more_is_taken_and_the_peer_learns_why() -> None:
@@ -131,7 +131,7 @@ def test_after_a_fatal_error_nothing_more_is_taken_and_the_peer_learns_why() -> 
         it.loop._watchers[fd] = lambda mask: (spent.append(mask), heard(mask))
         it.settle()
         assert not spent and not it.loop._soon and hbone.server_wire.fileno() >= 0
-        it.loop.watch(wire.fileno(), hbone.client._tls._on_ready)
+        it.loop.watch(wire.fileno(), hbone.client.tls._on_ready)
         it.until(lambda: hbone.client_side.ends)
         assert codec.goaway_received and hbone.client_side.ends[0][1].startswith("the peer closed")
         it.start_clock()

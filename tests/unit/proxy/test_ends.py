@@ -245,7 +245,7 @@ def test_a_lost_hbone_connection_resets_both(tunnel: Path) -> None:
     world = tunnel.world
     tunnel.client.sendall(b"x")
     assert tunnel.server.recv(1) == b"x"
-    world.driver.call(lambda: [link._tls._stream.cut() for _, link in world.here.pool.links])
+    world.driver.call(lambda: [link.tls._stream.cut() for _, link in world.here.pool.links])
     assert rest(tunnel.server) == (b"", "reset")
     world.driver.until(lambda: world.there.lines)
     assert (

@@ -32,13 +32,16 @@ PROVEN = {KNOWN}
 class Entry:
     def __init__(self) -> None:
         self.fault: Fault | None = None
-        self.dropped = False
 
     def give_up(self, fault: Fault, detail: str) -> None:
         self.fault = fault
 
-    def drop(self) -> None:
-        self.dropped = True
+
+class Left:
+    is_cut = False
+
+    def cut(self) -> None:
+        self.is_cut = True
 
 
 class Clock:
@@ -121,7 +124,7 @@ def test_who_proves_itself_is_noted_for_the_programs(handshakes: Handshakes) -> 
             handshakes.shaking.begin(entry := Entry(), source)
             handshakes.prove(entry)
         (stranger,) = begun(handshakes.shaking, HERE, 1)
-        handshakes.failed(stranger)
+        handshakes.failed(stranger, None)
         noted = dict(MEMBER.iter_unpack(file.read()))
     until_ns = (time.monotonic_ns() + int((MEMBER_S - 60) * 1e9), time.monotonic_ns() + int(MEMBER_S * 1e9))
     noted.pop(bytes(16))
@@ -132,14 +135,15 @@ def test_who_proves_itself_is_noted_for_the_programs(handshakes: Handshakes) -> 
 def test_failed_ones_whose_sockets_linger_are_limited_too(
     handshakes: Handshakes, loop: Loop, clock: Clock
 ) -> None:
-    failed = [Entry() for _ in range(17)]
-    for entry in failed:
+    left = [Left() for _ in range(17)]
+    for each in left:
+        entry = Entry()
         handshakes.shaking.begin(entry, HERE)
-        handshakes.failed(entry)
-    assert [entry.dropped for entry in failed] == [True] + [False] * 16
+        handshakes.failed(entry, each)
+    assert [each.is_cut for each in left] == [True] + [False] * 16
     clock.now_s = CALM_S
     loop.turn()
-    assert all(entry.dropped for entry in failed)
+    assert all(each.is_cut for each in left)
 
 
 def test_of_too_many_that_do_not_go_on_a_few_last(handshakes: Handshakes, loop: Loop, clock: Clock) -> None:
