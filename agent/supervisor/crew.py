@@ -127,8 +127,7 @@ class Crew:
             for row in LISTENERS:
                 if row.name not in socks:
                     socks[row.name] = self._make_listener(row)
-        for link in self.links:
-            self._carry_out(self._roster.arrived(link.slot, link.owners))
+        self._carry_out(self._roster.adopted({link.slot: link.owners for link in self.links}))
         vacant = [slot for slot in range(self._count) if slot not in self._on_duty]
         failures = await asyncio.gather(*map(self._hire, vacant), return_exceptions=True)
         for slot, failure in zip(vacant, failures, strict=True):

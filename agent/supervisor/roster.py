@@ -7,6 +7,7 @@ to do comes back as a list of grants and releases; the caller sends them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 
@@ -41,11 +42,20 @@ class Roster:
         for owner in range(self.count):
             self.serving.setdefault(owner, set())
 
-    def arrived(self, slot: int, owners: frozenset[int] = frozenset()) -> list[Move]:
-        """A worker is there; `owners` are those it serves already (an adopted one)."""
+    def adopted(self, found: Mapping[int, Set[int]]) -> list[Move]:
+        """Workers are there already: by slot the owners that each serves.
+
+        All at once: else the first would have for a moment what others serve, and take what they dial to themselves.
+        """
+        for slot, owners in found.items():
+            self.alive.add(slot)
+            for owner in owners & self.serving.keys():
+                self.serving[owner].add(slot)
+        return [move for slot in found for move in self.arrived(slot)]
+
+    def arrived(self, slot: int) -> list[Move]:
+        """A worker is there."""
         self.alive.add(slot)
-        for owner in owners & self.serving.keys():
-            self.serving[owner].add(slot)
         moves: list[Move] = []
         if slot in self.serving and slot not in self.serving[slot]:
             moves.append(self._grant(slot, slot))

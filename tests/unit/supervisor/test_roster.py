@@ -22,10 +22,11 @@ def test_a_dead_workers_queue_is_served_by_a_live_one_and_handed_back() -> None:
     assert roster.arrived(1) == [Grant(1, 1), Release(1, 0)]
 
 
-def test_an_adopted_worker_keeps_what_it_serves() -> None:
-    roster = Roster(2)
-    assert roster.arrived(0, frozenset({0})) == [Grant(1, 0)]
-    assert roster.arrived(1, frozenset({1})) == [Release(1, 0)]
+def test_adopted_workers_keep_what_they_serve_and_nobody_takes_it_for_a_moment() -> None:
+    assert Roster(2).adopted({0: {0}, 1: {1}}) == []
+    assert Roster(2).adopted({0: {0, 1}, 1: {1}}) == [Release(1, 0)]
+    assert Roster(2).adopted({1: {1}}) == [Grant(0, 1)]
+    assert Roster(2).adopted({0: {0, 7}}) == [Grant(1, 0)], "an owner that is no more"
 
 
 def test_a_stalled_queue_gets_a_second_server() -> None:
