@@ -37,7 +37,7 @@ from agent.enroll.handed import HandedNamespaces
 from agent.enroll.kernel import KernelSide
 from agent.enroll.progress import progress
 from agent.enroll.source import PodSource
-from agent.enroll.wish import Honesty, PodKey
+from agent.enroll.wish import PodKey
 from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted
 from agent.identity.bundle import Issued
@@ -203,7 +203,7 @@ class Agent:
             self._serve_pods,
             self._announce,
             time.time,
-            Honesty(settings.honest_connect),
+            pod_sources.ways(settings),
         )
         self.zds = pod_sources.istio_cni(settings, self.handed, rng)
         self.kubernetes = pod_sources.kubernetes(settings, rng, lambda: progress(self.captures))
@@ -275,7 +275,7 @@ class Agent:
     def _serve_pods(self, pods: Iterable[EnrolledPod]) -> None:
         served = tuple(pods)
         self.pod_figures.served(pod.key for pod in served)
-        self.briefing.enrolled(served)
+        self.briefing.enrolled(self.tell_ours, served)
 
     def _announce(self, pods: Iterable[PodKey]) -> None:
         if self.settings.report_enrolled:

@@ -29,6 +29,8 @@ class Briefing:
     ) -> None:
         self._mesh, self._keeper, self._names, self._broadcast = mesh, keeper, names, broadcast
         self._pods: tuple[EnrolledPod, ...] = ()
+        self._dns_clients: channel.DnsClients | None = None
+        """Once there were any."""
         self.revoked: channel.Revoked | None = None
         """The revocation lists in force, once some were read."""
         self.log_levels: channel.LogLevels | None = None
@@ -47,14 +49,21 @@ class Briefing:
             self._names.brief(send)
         self._mesh.brief(send)
         send(pods_message(self._pods))
+        if is_ours and self._dns_clients is not None:
+            send(self._dns_clients)
         for held in self._keeper.held():
             issued = self._keeper.get(held.identity)
             if issued is not None:
                 send(secret_message(issued))
 
-    def enrolled(self, pods: Iterable[EnrolledPod]) -> None:
+    def enrolled(self, tell: Callable[[Message], None], pods: Iterable[EnrolledPod]) -> None:
+        """These pods are served; `tell` speaks to the workers of this version."""
         self._pods = tuple(pods)
         self._broadcast(pods_message(self._pods))
+        clients = [str(ip) for pod in self._pods if pod.place.is_dns_captured for ip in pod.addresses]
+        if clients or self._dns_clients is not None:
+            self._dns_clients = channel.DnsClients(clients)
+            tell(self._dns_clients)
 
     def issued(self, _: Identity, issued: Issued) -> None:
         self._broadcast(secret_message(issued))

@@ -150,6 +150,13 @@ class HostNames(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class DnsClients(Message):
+    """The addresses of the enrolled pods whose DNS comes to the workers. Only for workers of the same version."""
+
+    addresses: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Revoked(Message):
     """The revocation lists in force: [DER, the serials on it in hexadecimal with blanks between], ...
 

@@ -42,6 +42,9 @@ from agent.option_kinds import (
     seconds,
 )
 
+MOST_WORKERS = 63
+"""One may have to hand on the sockets of all of them, and a message takes 253."""
+
 
 class ConfigError(ValueError):
     """A flag or variable has a value that cannot be used; the message names it."""
@@ -88,7 +91,7 @@ class Config:
         "them; then they end. 0: they end with the agent.",
     )
     workers: int = node_option(
-        number(0, 64), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
+        number(0, MOST_WORKERS), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
     )
 
     xds_address: str = control_option(HOST_PORT, "127.0.0.1:15012", "Where the control plane is.")
@@ -137,6 +140,27 @@ class Config:
         "off",
         "Whose connections are answered only when their destination has answered, so that connect() says what is "
         "so: nobody's, of pods enrolled with --honest-connect, of all but those with --no-honest-connect.",
+    )
+    dns_capture: bool = traffic_option(
+        SWITCH,
+        "false",
+        "Whether DNS queries of pods are captured: names of the mesh are answered here, others by the pod's own name "
+        "server. A pod's annotation ambient.istio.io/dns-capture says otherwise for that pod.",
+    )
+    dns_fail: str = traffic_option(
+        one_of("closed", "open"),
+        "closed",
+        "What becomes of captured DNS over UDP while no worker serves: closed drops it, and it is asked again; open "
+        "lets it go on to the name server.",
+    )
+    cluster_domain: str = traffic_option(
+        NAME, "cluster.local", "Domain of the cluster, of its Services' names."
+    )
+    dns_preferred_namespace: str = traffic_option(
+        NAME_OR_NONE,
+        "",
+        "Where Services of several namespaces have a host name, and neither the pod's own nor a canonical one is "
+        "among them: whose addresses are the answer.",
     )
     mesh_cidrs: tuple[CIDR, ...] = traffic_option(
         CIDRS, "", "Ranges in which an unknown destination is refused instead of passed through."
@@ -252,7 +276,7 @@ class Config:
 
     @property
     def worker_count(self) -> int:
-        return self.workers or max(2, -(-(os.cpu_count() or 1) // 4))
+        return self.workers or min(max(2, -(-(os.cpu_count() or 1) // 4)), MOST_WORKERS)
 
 
 def run_directory(instance: str, run_dir: Path | None = None) -> Path:

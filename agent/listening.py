@@ -11,20 +11,23 @@ from collections.abc import Mapping
 
 from agent.config import Config
 from agent.enroll.kernel import KernelSide
-from agent.model.listener import Listener, Side
-from agent.net.sockets import open_listener
+from agent.model.listener import Datagrams, Listener, Side
+from agent.net.sockets import open_datagrams, open_listener
 from agent.supervisor.crew import Crew
 
 
-def make_listener(namespaces: Mapping[Side, str], row: Listener) -> socket.socket:
+def make_listener(namespaces: Mapping[Side, str], row: Listener | Datagrams) -> socket.socket:
     """One of a worker's. Raises OSError."""
+    if isinstance(row, Datagrams):
+        return open_datagrams(namespaces[row.side], row.port)
     return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
 
 
-def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool]:
+def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool, bool]:
     """What `KernelSide.own` is given. With `--local-path=host` workers dial their own listeners (proxy.crossing)."""
     is_by_ports = settings.local_path == "host"
-    return settings.allow_encapsulation, settings.stranger_rate, settings.stranger_burst, is_by_ports
+    strangers = settings.stranger_rate, settings.stranger_burst
+    return settings.allow_encapsulation, *strangers, is_by_ports, settings.dns_fail == "open"
 
 
 async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> None:

@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 from agent.config import Config
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.progress import Progress
-from agent.enroll.wish import PodKey
+from agent.enroll.wish import Honesty, PodKey, Ways
 
 if TYPE_CHECKING:
     from agent.cni.keeper import PluginKeeper
     from agent.kubernetes.gate import Capturing, CniGate
     from agent.kubernetes.source import KubernetesSource
     from agent.zds.source import ZdsSource
+
+
+def ways(settings: Config) -> Ways:
+    """What becomes of pods that say nothing else themselves."""
+    return Ways(Honesty(settings.honest_connect), settings.dns_capture)
 
 
 def kubernetes(

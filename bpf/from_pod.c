@@ -90,9 +90,14 @@ int from_pod(struct __sk_buff *skb) {
     if (kind == UNCLASSIFIABLE && p.protocol != UDP)
         DROP(EXIT_from_pod_UNCLASSIFIABLE);
     if (p.protocol == UDP) {
-        if (kind == PARSED && p.dport_be == __builtin_bswap16(DNS_PORT) && c->is_dns_captured)
+        if (!(i->flags & FLAG_DNS) || kind != PARSED || p.dport_be != __builtin_bswap16(DNS_PORT))
+            PASS(EXIT_from_pod_UDP_PASS);
+        /* the worker that takes connections takes datagrams as well */
+        if (has_listener(SLOT_OUTBOUND))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DNS_TO_PROXY);
-        PASS(EXIT_from_pod_UDP_PASS);
+        if (c->is_dns_open)
+            PASS(EXIT_from_pod_DNS_OPEN);
+        DROP(EXIT_from_pod_DNS_UNSERVED);
     }
     struct flow_key flow, answered;
     flow_of(&flow, &p, HOOK_FROM_POD);
@@ -103,7 +108,9 @@ int from_pod(struct __sk_buff *skb) {
             DROP(EXIT_from_pod_NO_LISTENER);
         count_capture(ifindex, 0);
         u32 reason = EXIT_from_pod_SYN_TO_PROXY;
-        if (i->flags & FLAG_HONEST) {
+        /* the proxy answers DNS itself: there is no destination to wait for */
+        int is_dns = (i->flags & FLAG_DNS) && p.dport_be == __builtin_bswap16(DNS_PORT);
+        if ((i->flags & FLAG_HONEST) && !is_dns) {
             enum hold held = hold(skb, &p, &t, ifindex, c, HOOK_FROM_POD);
             if (held == HELD)
                 HOLD(EXIT_from_pod_SYN_HELD);

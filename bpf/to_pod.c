@@ -30,8 +30,12 @@ int to_pod(struct __sk_buff *skb) {
             learn_arp(skb, i, ifindex);
         PASS(EXIT_to_pod_NOT_IP);
     }
-    if (p.protocol == UDP)
+    if (p.protocol == UDP) {
+        if ((i->flags & FLAG_DNS) && kind == PARSED && p.sport_be == __builtin_bswap16(DNS_PORT) && c &&
+            c->net_side_ifindex && is_asked(skb, &p, c->net_side_nsid))
+            return onto_net_side(skb, c, EXIT_to_pod_DNS_TO_PROXY);
         PASS(EXIT_to_pod_UDP_PASS);
+    }
     int is_captured = i->flags & (FLAG_ENROLLED | FLAG_DRAIN);
     if (!c || !c->net_side_ifindex) {
         if (is_captured)

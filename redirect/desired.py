@@ -67,10 +67,10 @@ class NodeRules:
     `allowed_encapsulations`: names of layout.ENCAPSULATIONS that captured pods may send and receive. An address that
     has not proven who it is may open `strangers_per_s` connections to the tunnel port of each pod (0: as many as it
     likes), and `stranger_burst` at once. `is_plaintext_by_ports`: who takes a plaintext connection is chosen by its
-    addresses and ports.
+    addresses and ports. `is_dns_open`: captured DNS goes on to its destination while no proxy is there.
     """
 
-    is_dns_captured: bool = False
+    is_dns_open: bool = False
     allowed_encapsulations: tuple[str, ...] = ()
     strangers_per_s: int = 0
     stranger_burst: int = 0
@@ -87,7 +87,7 @@ class NodeRules:
             0,
             0,
             NO_MAC,
-            self.is_dns_captured,
+            self.is_dns_open,
             encapsulation_bits(self.allowed_encapsulations),
             was.owners,
             was.takers,

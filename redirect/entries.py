@@ -49,7 +49,7 @@ def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
     """What the kernel is to know about one of a pod's addresses. `link`: the node's end of its veth."""
     hop = pod.hop(address.version)
     size = hop.size.within(link.mtu_bytes, address.version)
-    flags = Flag(pod.flags) & ~(Flag.HONEST | Flag.BYPASS) | (
+    flags = Flag(pod.flags) & ~(Flag.HONEST | Flag.BYPASS | Flag.DNS) | (
         Flag(0) if link.qdisc in _WITHOUT_QUEUE else Flag.QUEUED
     )
     bridge = pod.bridge.ifindex if pod.bridge is not None else 0

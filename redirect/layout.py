@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpf
-from redirect.syn_limits import MEMBERS, Member, Stranger, SynBudget
+from redirect.syn_limits import MEMBERS, CaptureCount, Member, Stranger, SynBudget
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
@@ -43,6 +43,8 @@ class Flag(IntFlag):
     """Of an interface: new connections from and to its pod are held until their destination has answered."""
     BYPASS = 32
     """Of an interface: connections to its pod go past the proxy, but for those to the tunnel port."""
+    DNS = 64
+    """Of an interface: what its pod sends to port 53 goes to the proxy, which asks in its name."""
 
 
 class MapShape(NamedTuple):
@@ -230,7 +232,7 @@ class Conf:
     pod_side_nsid: int
     net_side_nsid: int
     net_side_mac: bytes
-    is_dns_captured: bool = False
+    is_dns_open: bool = False
     allowed_encapsulations: int = 0
     owners: int = 0
     takers: int = 0
@@ -248,7 +250,7 @@ class Conf:
             self.pod_side_nsid,
             self.net_side_nsid,
             self.net_side_mac,
-            self.is_dns_captured,
+            self.is_dns_open,
             self.owners,
             self.allowed_encapsulations,
             self.takers,
@@ -262,23 +264,6 @@ class Conf:
     def decode(cls, raw: bytes) -> Conf:
         a, b, c, d, mac, dns, owners, allowed, takers, ports, every_ns, burst, key = cls.FORMAT.unpack(raw)
         return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst, bool(ports), key)
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureCount:
-    """Value of `captures`: SYNs of a pod that were handed to the proxy, those sent again too."""
-
-    FORMAT = struct.Struct("=QQ")
-
-    outbound: int = 0
-    inbound: int = 0
-
-    def encode(self) -> bytes:
-        return self.FORMAT.pack(self.outbound, self.inbound)
-
-    @classmethod
-    def decode(cls, raw: bytes) -> CaptureCount:
-        return cls(*cls.FORMAT.unpack(raw))
 
 
 @dataclass(frozen=True, slots=True)

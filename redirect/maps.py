@@ -21,7 +21,6 @@ from redirect.layout import (
     OWNERS_MAX,
     REASONS,
     SLOTS,
-    CaptureCount,
     Conf,
     FlowKey,
     HostFlow,
@@ -33,7 +32,7 @@ from redirect.layout import (
     address_key,
     address_of,
 )
-from redirect.syn_limits import Member, Stranger, SynBudget
+from redirect.syn_limits import CaptureCount, Member, Stranger, SynBudget
 
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")

@@ -42,6 +42,8 @@ class Place:
     """Connections from and to it are answered when their destination has answered, not before."""
     is_bypassed: bool = False
     """Connections to it go past the proxy, but for those to the tunnel port."""
+    is_dns_captured: bool = False
+    """What it sends to port 53 goes to the proxy."""
     owner: str = ""
     other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
     is_cleanable: bool = field(default=False, compare=False)
@@ -59,6 +61,7 @@ class Place:
             bridge=pod.bridge,
             is_honest=Flag.HONEST in flags,
             is_bypassed=Flag.BYPASS in flags,
+            is_dns_captured=Flag.DNS in flags,
             owner=pod.owner,
         )
 
@@ -80,6 +83,7 @@ class Place:
         flags = Flag.ENROLLED
         flags |= Flag.HONEST if self.is_honest else Flag(0)
         flags |= Flag.BYPASS if self.is_bypassed else Flag(0)
+        flags |= Flag.DNS if self.is_dns_captured else Flag(0)
         return DesiredPod(
             self.ifindex,
             self.ifname,

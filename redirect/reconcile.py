@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag
+from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag, syn_limits
 from redirect.attach import Attachments
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pod
@@ -22,7 +22,7 @@ from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
-from redirect.layout import IP, SLOTS, CaptureCount, Flag
+from redirect.layout import IP, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe, observe_some
@@ -259,7 +259,7 @@ class Redirection:
         """What can have passed captured interfaces before `apply` made whole what was not; since this was built."""
         return self._unseen.total
 
-    def captures(self) -> dict[int, CaptureCount]:
+    def captures(self) -> dict[int, syn_limits.CaptureCount]:
         """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
         return self._maps.captures()
 

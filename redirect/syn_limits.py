@@ -1,4 +1,4 @@
-"""Entries of the maps that say how many SYNs pass, and of whom; addresses in them as `layout.address_key` has them.
+"""Entries of the maps that count SYNs, and say how many pass and of whom; addresses as `layout.address_key` has them.
 
 Part of `layout`, which has the rest of bpf/include/ztun_types.h.
 """
@@ -10,6 +10,23 @@ from dataclasses import dataclass
 
 MEMBERS = 16384
 """Places for addresses that have proven themselves; each has two of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureCount:
+    """Value of `captures`: SYNs of a pod that were handed to the proxy, those sent again too."""
+
+    FORMAT = struct.Struct("=QQ")
+
+    outbound: int = 0
+    inbound: int = 0
+
+    def encode(self) -> bytes:
+        return self.FORMAT.pack(self.outbound, self.inbound)
+
+    @classmethod
+    def decode(cls, raw: bytes) -> CaptureCount:
+        return cls(*cls.FORMAT.unpack(raw))
 
 
 @dataclass(frozen=True, slots=True)

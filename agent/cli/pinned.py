@@ -160,7 +160,7 @@ def conf(maps: Maps) -> Entries:
             "pod_side_nsid": value.pod_side_nsid,
             "net_side_nsid": value.net_side_nsid,
             "net_side_mac": value.net_side_mac.hex(":"),
-            "is_dns_captured": value.is_dns_captured,
+            "is_dns_open": value.is_dns_open,
             "owners": value.owners,
             "takers": value.takers,
             "is_plaintext_by_ports": value.is_plaintext_by_ports,

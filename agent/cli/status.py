@@ -116,6 +116,7 @@ def dead(reason: str) -> dict[str, Any]:
         "node": "",
         "form": None,
         "honest_connect": None,
+        "dns_capture": None,
         "pods": [],
         "waiting": [],
         "history": [],

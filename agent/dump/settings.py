@@ -12,7 +12,7 @@ from typing import Any
 
 from agent import FORM, VERSION, config
 from agent.config import Config
-from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT, Listener
+from agent.model.listener import DNS, HBONE, LISTENERS, OUTBOUND, PLAINTEXT, Listener
 
 Row = dict[str, Any]
 INLINE = "(PEM, given in place of a path)"
@@ -41,7 +41,7 @@ def version_row(settings: Config) -> Row:
 def config_row(settings: Config) -> Row:
     return {
         "proxy": True,
-        "dnsProxy": False,
+        "dnsProxy": True,
         "windowSize": settings.stream_window_bytes,
         "connectionWindowSize": settings.connection_window_bytes,
         "frameSize": settings.frame_bytes,
@@ -54,7 +54,7 @@ def config_row(settings: Config) -> Row:
         "inboundAddr": _anywhere(HBONE),
         "inboundPlaintextAddr": _anywhere(PLAINTEXT),
         "outboundAddr": _anywhere(OUTBOUND),
-        "dnsProxyAddr": None,
+        "dnsProxyAddr": f"[::]:{DNS.port}",
         "illegalPorts": sorted(listener.port for listener in LISTENERS),
         "network": settings.network,
         "localNode": settings.node,

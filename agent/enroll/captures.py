@@ -23,7 +23,7 @@ from agent.enroll.news import Interfaces, News
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.source import Forget, LetGo, Step, Take
 from agent.enroll.trouble import Missing, Trouble, dated
-from agent.enroll.wish import Honesty, PodKey, Wish
+from agent.enroll.wish import PLAIN_WAYS, Honesty, PodKey, Ways, Wish
 from agent.enroll.wish_book import WishBook
 from agent.enroll.wish_file import WishFile
 from agent.model.identity import Identity
@@ -58,10 +58,10 @@ class Captures:
         tell_workers: Callable[[Iterable[EnrolledPod]], None],
         announce: Callable[[Iterable[PodKey]], None],
         wall: Callable[[], float],
-        honesty: Honesty = Honesty.OFF,
+        ways: Ways = PLAIN_WAYS,
     ) -> None:
         self._node = node
-        self.honesty = honesty
+        self.ways = ways
         self._network = network
         self._store = store
         self._kernel = kernel
@@ -139,7 +139,7 @@ class Captures:
         self._look_anew(wish.pod)
 
     def _note_honesty(self, wish: Wish) -> None:
-        if wish.is_honest and self.honesty is Honesty.OFF:
+        if wish.is_honest and self.ways.honesty is Honesty.OFF:
             log.warning(
                 "pod %s asks for honest connects, and this agent has --honest-connect=off: its connections are "
                 "answered at once",
@@ -335,7 +335,7 @@ class Captures:
             self._network,
             self.identities.uncertified,
             self.pods,
-            self.honesty,
+            self.ways,
             self._made,
         )
         return judge.judge(self.wishes, self._sightings)

@@ -82,7 +82,7 @@ class Enroller:
         Raises StillWaiting when the pod is captured, and closed, but not served within `wait_s`: its wish stands.
         """
         deadline_s = self._monotonic() + wait_s
-        if wish.is_honest and self.captures.honesty is Honesty.OFF:
+        if wish.is_honest and self.captures.ways.honesty is Honesty.OFF:
             raise EnrolmentRefused(
                 f"pod {wish.pod}: this agent holds no connections; start it with --honest-connect=pods (or all), or "
                 "enrol the pod without --honest-connect"

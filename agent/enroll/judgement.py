@@ -14,7 +14,7 @@ from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enro
 from agent.enroll.held import owner_of
 from agent.enroll.sighting import Sighting
 from agent.enroll.trouble import Missing, Trouble
-from agent.enroll.wish import Binding, Honesty, PodKey, Wish
+from agent.enroll.wish import Binding, PodKey, Ways, Wish
 from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.model.workload import Workload
@@ -46,6 +46,7 @@ class Made:
     place: Place
     is_honest: bool
     is_bypassed: bool
+    is_dns_captured: bool
     uid: str
     pod: EnrolledPod
 
@@ -54,7 +55,7 @@ class Made:
 class Judge:
     """`uncertified` says why an identity has no certificate, nothing when it has; `current`: the pods served now.
 
-    `honesty`: of the node. `made`: what the last one made, to be used again.
+    `ways`: of the node. `made`: what the last one made, to be used again.
     """
 
     snapshot: Snapshot
@@ -62,7 +63,7 @@ class Judge:
     network: str
     uncertified: Callable[[Identity], str]
     current: Mapping[PodKey, EnrolledPod]
-    honesty: Honesty = Honesty.OFF
+    ways: Ways = Ways()
     made: dict[PodKey, Made] = field(default_factory=dict)
 
     def judge(self, wishes: Mapping[PodKey, Wish], sightings: Mapping[PodKey, Sighting]) -> Judgement:
@@ -170,20 +171,23 @@ class Judge:
         return _Verdict(pod, pod.identity)
 
     def _pod_of(self, wish: Wish, workload: Workload, place: Place) -> EnrolledPod:
-        is_honest = self.honesty.holds_for(wish)
+        is_honest, is_dns = self.ways.is_honest(wish), self.ways.captures_dns(wish)
         made = self.made.get(wish.pod)
         if made is None or not (
             made.workload is workload
             and made.place is place
-            and (made.is_honest, made.is_bypassed, made.uid) == (is_honest, wish.is_bypassed, wish.uid)
+            and (made.is_honest, made.is_bypassed, made.is_dns_captured, made.uid)
+            == (is_honest, wish.is_bypassed, is_dns, wish.uid)
         ):
             own = replace(
                 place,
                 is_honest=is_honest,
                 is_bypassed=wish.is_bypassed,
+                is_dns_captured=is_dns,
                 owner=owner_of(wish.pod, wish.uid),
             )
-            made = Made(workload, place, is_honest, wish.is_bypassed, wish.uid, enrolled_pod(workload, own))
+            pod = enrolled_pod(workload, own)
+            made = Made(workload, place, is_honest, wish.is_bypassed, is_dns, wish.uid, pod)
             self.made[wish.pod] = made
         return made.pod
 

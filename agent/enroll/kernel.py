@@ -63,6 +63,7 @@ class KernelSide:
         strangers_per_s: int,
         stranger_burst: int,
         is_plaintext_by_ports: bool,
+        is_dns_open: bool,
     ) -> Prepared:
         """Make what does not depend on pods, by rules as of `NodeRules`, as the only agent of this instance.
 
@@ -73,6 +74,7 @@ class KernelSide:
             strangers_per_s=strangers_per_s,
             stranger_burst=stranger_burst,
             is_plaintext_by_ports=is_plaintext_by_ports,
+            is_dns_open=is_dns_open,
         )
         return await self.run(lambda redirection: redirection.own(rules))
 

@@ -28,7 +28,7 @@ class Stance(Enum):
 class Claim:
     """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted.
 
-    `is_honest`, `is_bypassed` and `service_account` as a Wish has them.
+    `is_honest`, `is_bypassed`, `is_dns_captured` and `service_account` as a Wish has them.
     """
 
     uid: str
@@ -38,6 +38,11 @@ class Claim:
     is_honest: bool | None = None
     service_account: str = ""
     is_bypassed: bool = False
+    is_dns_captured: bool | None = None
+
+    @property
+    def treatment(self) -> tuple[bool | None, bool, bool | None]:
+        return self.is_honest, self.is_bypassed, self.is_dns_captured
 
 
 class NotReady(Exception):
@@ -143,16 +148,16 @@ def follow(
                     is_honest=claim.is_honest,
                     service_account=claim.service_account,
                     is_bypassed=claim.is_bypassed,
+                    is_dns_captured=claim.is_dns_captured,
                 )
                 yield Take(asked, claim.reason)
             elif wish.where != claim.where:
                 # Where it was found last is kept with the wish: what is said now need not lead there at once.
-                changed = replace(
-                    wish, where=claim.where, is_honest=claim.is_honest, is_bypassed=claim.is_bypassed
+                yield Take(
+                    _as_claimed(replace(wish, where=claim.where), claim), "it is to be found otherwise"
                 )
-                yield Take(changed, "it is to be found otherwise")
-            elif wish.is_honest is not claim.is_honest or wish.is_bypassed is not claim.is_bypassed:
-                changed = replace(wish, is_honest=claim.is_honest, is_bypassed=claim.is_bypassed)
+            elif wish.treatment != claim.treatment:
+                changed = _as_claimed(wish, claim)
                 yield Take(changed, "its annotations ask for another treatment of its connections")
         elif claim.stance is Stance.UNWANTED and mine == claim.uid:
             yield LetGo(key, claim.reason)
@@ -165,3 +170,12 @@ def follow(
             yield Forget(key, "the pod is gone or has ended")
     for key in left.keys() - wishes.keys() - claims.keys():
         yield Forget(key, "the pod is gone or has ended")
+
+
+def _as_claimed(wish: Wish, claim: Claim) -> Wish:
+    return replace(
+        wish,
+        is_honest=claim.is_honest,
+        is_bypassed=claim.is_bypassed,
+        is_dns_captured=claim.is_dns_captured,
+    )

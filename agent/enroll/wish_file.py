@@ -170,6 +170,8 @@ def _entry(wish: Wish) -> dict[str, Any]:
         entry["honest_connect"] = wish.is_honest
     if wish.is_bypassed:
         entry["bypass_inbound"] = True
+    if wish.is_dns_captured is not None:
+        entry["dns_capture"] = wish.is_dns_captured
     if wish.where.started:
         entry["where"]["started"] = wish.where.started
     if wish.namespace is not None:
@@ -204,6 +206,7 @@ def _wish(entry: dict[str, Any]) -> Wish:
         _switch("honest_connect", entry),
         _text(entry.get("service_account", "")),
         _switch("bypass_inbound", entry) is True,
+        _switch("dns_capture", entry),
     )
 
 

@@ -21,6 +21,8 @@ HONEST_CONNECT = "ztun.io/honest-connect"
 """Annotation of a pod: whether its connections are answered only when their destination has answered."""
 BYPASS_INBOUND = "ambient.istio.io/bypass-inbound-capture"
 """Annotation of a pod: whether connections to it are left alone, but for HBONE."""
+DNS_CAPTURE = "ambient.istio.io/dns-capture"
+"""Annotation of a pod: whether its DNS queries are captured."""
 TERMINAL = ("Succeeded", "Failed")
 _STATIC_POD = "kubernetes.io/config.hash"
 """What the kubelet names the groups of a pod by that it has from a file; the API shows a mirror with another uid."""
@@ -30,8 +32,8 @@ _STATIC_POD = "kubernetes.io/config.hash"
 class Pod:
     """`redirection`: what the annotation says of its capture; None: it has none. `phase` is empty in a new pod.
 
-    `cgroup_uid`: the uid in the names of its control groups. `honest_connect`, `bypass_inbound`: its
-    annotations of these names.
+    `cgroup_uid`: the uid in the names of its control groups. `honest_connect`, `bypass_inbound`,
+    `dns_capture`: its annotations of these names.
     """
 
     namespace: str
@@ -48,6 +50,7 @@ class Pod:
     cgroup_uid: str = ""
     honest_connect: str | None = None
     bypass_inbound: str | None = None
+    dns_capture: str | None = None
 
     @property
     def key(self) -> PodKey:
@@ -89,6 +92,7 @@ def pod_of(raw: Mapping[str, Any]) -> Pod:
         annotations.get(_STATIC_POD) or uid,
         annotations.get(HONEST_CONNECT),
         annotations.get(BYPASS_INBOUND),
+        annotations.get(DNS_CAPTURE),
     )
 
 

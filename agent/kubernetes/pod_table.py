@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from agent.enroll.source import Claim, Stance
 from agent.enroll.wish import PodInstance, PodKey, Where
 from agent.kubernetes.decision import Rules, decide
-from agent.kubernetes.objects import BYPASS_INBOUND, HONEST_CONNECT, Namespace, Pod
+from agent.kubernetes.objects import BYPASS_INBOUND, DNS_CAPTURE, HONEST_CONNECT, Namespace, Pod
 from agent.kubernetes.reflector import Change, Gone, Listed, Put
 
 SWITCH: Mapping[str | None, bool | None] = {None: None, "true": True, "false": False}
@@ -117,17 +117,25 @@ class PodTable:
             return Claim(pod.uid, Stance.UNWANTED, decision.reason)
         is_honest, fault = honesty_of(pod)
         is_bypassed, other_fault = bypass_of(pod)
-        reason = decision.reason + fault + other_fault
+        is_dns_captured, third_fault = dns_of(pod)
+        reason = decision.reason + fault + other_fault + third_fault
         if place is not None:
             _, netns = place
-            return Claim(
-                pod.uid, Stance.WANTED, reason, Where(netns=netns), is_honest, is_bypassed=is_bypassed
-            )
-        if not pod.addresses:
+            where = Where(netns=netns)
+        elif pod.addresses:
+            where = Where(pod=PodInstance(pod.cgroup_uid or pod.uid, pod.addresses))
+        else:
             # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.
             return Claim(pod.uid, Stance.UNDECIDED, "it has no address yet")
-        instance = PodInstance(pod.cgroup_uid or pod.uid, pod.addresses)
-        return Claim(pod.uid, Stance.WANTED, reason, Where(pod=instance), is_honest, is_bypassed=is_bypassed)
+        return Claim(
+            pod.uid,
+            Stance.WANTED,
+            reason,
+            where,
+            is_honest,
+            is_bypassed=is_bypassed,
+            is_dns_captured=is_dns_captured,
+        )
 
 
 def honesty_of(pod: Pod) -> tuple[bool | None, str]:
@@ -149,3 +157,13 @@ def bypass_of(pod: Pod) -> tuple[bool, str]:
         False,
         f"; its annotation {BYPASS_INBOUND} is {asked!r}, neither true nor false: connections are captured",
     )
+
+
+def dns_of(pod: Pod) -> tuple[bool | None, str]:
+    """What the pod's own annotation asks for, and what is wrong with it: then it is as the node has it."""
+    asked = pod.dns_capture
+    if asked is None:
+        return None, ""
+    if asked in YES or asked in NO:
+        return asked in YES, ""
+    return None, f"; its annotation {DNS_CAPTURE} is {asked!r}, neither true nor false: as the node has it"

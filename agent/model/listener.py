@@ -1,4 +1,5 @@
-"""The listeners of a node: the one table that control process, workers, channel and kernel side go by.
+"""The listeners of a node: the one table that control process, workers, channel and kernel side go by; and the socket
+for datagrams beside them.
 
 A row is added here, in the slots of bpf/include/ztun_types.h and in the handlers of `proxy.orders`, nowhere else;
 tests/unit/model/test_listener.py and tests/packets hold the three against each other. `side` says in which private
@@ -28,6 +29,15 @@ class Listener:
     slot: int
 
 
+@dataclass(frozen=True, slots=True)
+class Datagrams:
+    """What takes datagrams: no slot names it, and who has it answers while the listeners' slots are filled."""
+
+    name: str
+    port: int
+    side: Side
+
+
 OUTBOUND = Listener("outbound", 15001, Side.POD, 0)
 HBONE = Listener("hbone", 15008, Side.NET, 1)
 """Other nodes, waypoints and gateways take HBONE at the same port, on the address of the workload itself."""
@@ -35,5 +45,9 @@ PLAINTEXT = Listener("plaintext", 15006, Side.NET, 2)
 
 LISTENERS = (OUTBOUND, HBONE, PLAINTEXT)
 """In the order of their slots."""
+DNS = Datagrams("dns", 53, Side.POD)
+"""Queries of pods whose DNS is captured. Those over TCP come by OUTBOUND, to the same port."""
+ROWS: tuple[Listener | Datagrams, ...] = (*LISTENERS, DNS)
+"""What an owner has a socket of each."""
 OWN_PORTS = frozenset(listener.port for listener in LISTENERS)
 """Nothing may be relayed to them, or it would loop."""

@@ -24,10 +24,17 @@ KEEPALIVE_PROBES = 9
 IP_TRANSPARENT = 19
 IPV6_TRANSPARENT = 75
 IP_BIND_ADDRESS_NO_PORT = 24
+IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR = 20, 74
+SO_RCVBUFFORCE = 33
+DATAGRAM = 1 << 12
+"""Beside a family: a socket of UDP is meant."""
+DATAGRAM_QUEUE_BYTES = 4 << 20
+"""What may wait for a worker, some 5,000 queries: the time in which one that died is replaced."""
 RESETS, ENDS_IN_ORDER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 """Values of SO_LINGER: what close() does to the peer."""
 _CLONE_NEWNET = 0x40000000
 _FLAGS = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_DATAGRAM_FLAGS = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,6 +77,8 @@ def set_transparent(sock: socket.socket) -> None:
 
 
 def _fresh(family: int, transparent: bool) -> socket.socket:
+    if family & DATAGRAM:
+        return _fresh_datagram(family & ~DATAGRAM, transparent)
     fd = _libc_locked.socket(family, _FLAGS, 0)
     if fd < 0:
         code = ctypes.get_errno()
@@ -86,8 +95,19 @@ def _fresh(family: int, transparent: bool) -> socket.socket:
     return sock
 
 
+def _fresh_datagram(family: int, transparent: bool) -> socket.socket:
+    sock = socket.socket(family, _DATAGRAM_FLAGS)
+    try:
+        if transparent:
+            set_transparent(sock)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
 class SideSockets:
-    """Fresh, non-blocking TCP sockets of one namespace (None: the current one).
+    """Fresh, non-blocking sockets of one namespace (None: the current one): of TCP, or of UDP where that is asked for.
 
     The constructor returns once the namespace is entered, or raises OSError naming it. `once_inside` then runs
     in the thread that stays there: it may give up the rights that only entering took.
@@ -105,7 +125,9 @@ class SideSockets:
         self._once_inside = once_inside
         self._transparent = transparent
         self._stock_size = stock
-        self._stock: dict[int, deque[socket.socket]] = {int(family): deque() for family in FAMILIES}
+        self._stock: dict[int, deque[socket.socket]] = {
+            int(family) | kind: deque() for family in FAMILIES for kind in (0, DATAGRAM)
+        }
         self._wishes: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[OSError | socket.socket | None] = queue.SimpleQueue()
         self._maker: threading.Thread | None = None
@@ -120,7 +142,10 @@ class SideSockets:
                 raise answer
 
     def take(self, family: int) -> socket.socket:
-        """A socket nobody used yet. Raises OSError (EMFILE, ENFILE, EAFNOSUPPORT, EPERM)."""
+        """A socket nobody used yet, of TCP, or with DATAGRAM beside the family of UDP.
+
+        Raises OSError (EMFILE, ENFILE, EAFNOSUPPORT, EPERM).
+        """
         if self._maker is None:
             return _fresh(family, self._transparent)
         stock = self._stock[family]
@@ -185,6 +210,35 @@ def open_listener(
 ) -> socket.socket:
     """A non-blocking listener, dual stack at `::` (IPv4 only where the kernel has no IPv6)."""
     return in_netns(netns_path, lambda: _listen(port, transparent, reuse_port, backlog, address))
+
+
+def open_datagrams(netns_path: str | None, port: int) -> socket.socket:
+    """A non-blocking socket for what pods send to this port of whomever, as `open_listener` has them for connections.
+
+    Each datagram says for whom it was, and answers may leave in that one's name. Raises OSError.
+    """
+    return in_netns(netns_path, lambda: _take_datagrams(port))
+
+
+def _take_datagrams(port: int) -> socket.socket:
+    try:
+        sock, address = socket.socket(socket.AF_INET6, _DATAGRAM_FLAGS), "::"
+    except OSError:
+        sock, address = socket.socket(socket.AF_INET, _DATAGRAM_FLAGS), "0.0.0.0"
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DATAGRAM_QUEUE_BYTES)
+        set_transparent(sock)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+            sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVORIGDSTADDR, 1)
+        sock.bind((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def in_netns(path: str | None, work: Callable[[], T]) -> T:

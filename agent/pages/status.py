@@ -46,7 +46,8 @@ class StatusPage:
                 "proof": self._proof(),
                 "node": self.node,
                 "form": {"kind": FORM.word, "modules": len(FORM.modules)},
-                "honest_connect": self.captures.honesty.value,
+                "honest_connect": self.captures.ways.honesty.value,
+                "dns_capture": self.captures.ways.is_dns_captured,
                 "pods": self._pods(),
                 "waiting": self._waiting(),
                 "history": self._history(),
@@ -75,6 +76,7 @@ class StatusPage:
                 "closed_addresses": list(map(str, pod.closed)),
                 "honest_connect": pod.place.is_honest,
                 "bypass_inbound": pod.place.is_bypassed,
+                "dns_capture": pod.place.is_dns_captured,
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
                     {

@@ -30,6 +30,7 @@ from agent.proxy.arrivals import Arrivals, OnAccept
 from agent.proxy.connector import HboneConnector
 from agent.proxy.crossing import Crossings
 from agent.proxy.delivery import Delivery, ProxyAddresses
+from agent.proxy.dns_door import DnsDoor, Resolver
 from agent.proxy.far_network import FarNetworks
 from agent.proxy.gate import Frames, Gate, nobodys
 from agent.proxy.held_rings import HeldRings, nothing_held
@@ -166,6 +167,9 @@ class DataPlane:
             options,
             rng,
         )
+        self.dns = DnsDoor(
+            loop, lambda: self._resolver(config, to_network, outside.net_side, own_addresses, rng)
+        )
         self.held = self._holding(outside.frames) if outside.frames is not None else None
         self.store.subscribe(self._reevaluate)
         outside.metrics.figures.ask(self.samples)
@@ -176,7 +180,7 @@ class DataPlane:
         if self.held is not None and row is not HBONE:
             return self.held.gate(direction).accepted
         handlers = {
-            OUTBOUND: self.outbound.accepted,
+            OUTBOUND: self.dns.before(self.outbound.accepted),
             HBONE: self.inbound.accepted,
             PLAINTEXT: self.inbound_plain.accepted,
         }
@@ -188,7 +192,7 @@ class DataPlane:
             Direction.OUTBOUND,
             frames.pod,
             partial(OutboundConnection, self.outbound),
-            self.arrivals.door(Direction.OUTBOUND, self.outbound.accepted),
+            self.arrivals.door(Direction.OUTBOUND, self.dns.before(self.outbound.accepted)),
         )
         inward = Gate(
             self.loop,
@@ -200,8 +204,28 @@ class DataPlane:
         )
         return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)
 
+    def _resolver(
+        self,
+        config: Config,
+        to_network: Dialler,
+        net_side: SideSockets,
+        own_addresses: frozenset[IP],
+        rng: random.Random,
+    ) -> Resolver:
+        # Loaded here, with the first pod whose DNS is captured: most workers never have one.
+        from agent.dns.mesh_names import MeshNames
+        from agent.proxy.dns_parts import DnsParts
+        from agent.proxy.dns_service import DnsService
+
+        names = MeshNames(config.cluster_domain, config.dns_preferred_namespace)
+        service = DnsService(
+            self.loop, self.store, self.pods, names, to_network, net_side, own_addresses, rng
+        )
+        return DnsParts(service)
+
     def samples(self) -> Iterable[Sample]:
         """HBONE connections and tunnels open now, and the handshakes that failed so far."""
+        yield from self.dns.samples()
         yield from self.held.samples() if self.held is not None else nothing_held()
         yield families.HANDSHAKES_OPEN, (), len(self.inbound.handshakes)
         yield families.ACCEPT_PAUSES, (), self.tallies.accept_pauses
@@ -237,6 +261,7 @@ class DataPlane:
         self.pool.close_source(addresses)
         self.inbound.close_pod(addresses)
         self.tallies.forget(addresses)
+        self.dns.forget()
 
     def revoke(self, lists: Sequence[RevocationList]) -> Iterator[None]:
         """Judge by these lists from now on, and end every connection whose peer is on one. In steps."""

@@ -24,12 +24,11 @@ from agent import channel
 from agent.channel import Channel, Message
 from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
-from agent.identity.handshake import Secured
 from agent.identity.revocations import RevocationList
 from agent.log_levels import Levels, put_in_force
-from agent.model.connection import Direction
+from agent.model.address import parse_ip
 from agent.model.identity import Identity
-from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT
+from agent.model.listener import DNS, HBONE, OUTBOUND, PLAINTEXT
 from agent.model.policy import Authorization, RefusedPolicy, Scope
 from agent.model.service import Service
 from agent.model.steps import Steps, each
@@ -38,10 +37,9 @@ from agent.net.accept import Acceptor
 from agent.net.loop import Timer
 from agent.net.member_table import MemberTable
 from agent.net.syn_ring import SynRing
-from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import DataPlane
+from agent.proxy.live_rows import connection_row, tunnel_row
 from agent.proxy.pods import LocalPod, departed, from_message
-from agent.proxy.registry import Live
 from agent.state.apply import Batch, full_addresses, full_authorizations
 from agent.wire.xds_decode import decode_address, decode_authorization
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
@@ -148,6 +146,8 @@ class Orders:
             case channel.HostNames():
                 # Lists by now, as JSON has nothing else.
                 self._plane.names.told([(row[0], row[1], row[2]) for row in message.names], message.gone)
+            case channel.DnsClients():
+                self._plane.dns.capture(map(parse_ip, message.addresses))
             case channel.Revoked():
                 return self._plane.revoke([RevocationList(der, text.split()) for der, text in message.lists])
             case channel.LogLevels():
@@ -259,7 +259,7 @@ class Orders:
 
     def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
         fds = dict(listeners)
-        known = self._handlers.keys() | {channel.MEMBERS}
+        known = self._handlers.keys() | {channel.MEMBERS, DNS.name}
         if self._plane.held is not None:
             known |= {channel.RING}
         unknown = fds.keys() - known
@@ -284,7 +284,10 @@ class Orders:
                 on_exhausted=self._exhausted,
             )
             for name, sock in socks.items()
+            if name in self._handlers
         )
+        if DNS.name in socks:
+            self._plane.dns.serve(owner, socks[DNS.name])
         for acceptor in self._acceptors[owner]:
             acceptor.start()
         self._plane.share.take(owner)
@@ -312,7 +315,11 @@ class Orders:
         self._plane.share.leave(owner)
         for acceptor in self._acceptors.pop(owner, ()):
             acceptor.close()
-        for sock in self._owners.pop(owner, {}).values():
+        socks = self._owners.pop(owner, {})
+        # The door closes this one, when what it has read is answered.
+        socks.pop(DNS.name, None)
+        self._plane.dns.release(owner)
+        for sock in socks.values():
             sock.close()
 
 
@@ -338,42 +345,3 @@ def credentials(message: channel.Secret) -> Credentials:
         tuple(x509.load_der_x509_certificate(der) for der in message.chain),
         tuple(x509.load_der_x509_certificate(der) for der in message.roots),
     )
-
-
-def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Identity) -> dict[str, object]:
-    """One HBONE connection: both proven identities, what TLS negotiated, and whether its tunnels are read.
-
-    `unread_bytes` wait for applications here, `waiting` tunnels for the other end, which lets `window_left_bytes`
-    more be sent; `crowded` is true when that is so little that new tunnels go elsewhere.
-    """
-    standstill = link.standstill
-    return {
-        "direction": direction,
-        "identity": str(identity),
-        "peer": str(secured.peer or ""),
-        "suite": secured.suite,
-        "group": secured.group,
-        "tunnels": link.open_streams,
-        "unread_bytes": standstill.unread_bytes,
-        "waiting": standstill.waiting_tunnels,
-        "window_left_bytes": standstill.window_left_bytes,
-        "crowded": link.is_crowded,
-    }
-
-
-def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
-    """A live connection with the pod it belongs to (its address, once it is let go).
-
-    `client` is who an inbound one has proven to be; empty in plaintext, and for what a pod of ours dialled. `service`
-    is the host name of the Service that the other end says was asked for, if the pod is one of its endpoints.
-    """
-    return {
-        "pod": str(pod or live.pod),
-        "direction": "outbound" if live.direction is Direction.OUTBOUND else "inbound",
-        "src": str(live.source),
-        "original_dst": str(live.original),
-        "actual_dst": str(live.actual),
-        "protocol": live.protocol,
-        "service": live.service,
-        "client": str((live.connection and live.connection.identity) or ""),
-    }

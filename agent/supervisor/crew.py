@@ -18,7 +18,7 @@ from functools import partial
 
 from agent import channel
 from agent.channel import ChannelError, Message
-from agent.model.listener import LISTENERS, Listener
+from agent.model.listener import ROWS, Datagrams, Listener
 from agent.supervisor.patience import awake_s, catch_up, within
 from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
 from agent.supervisor.queues import Queues, Rings
@@ -63,7 +63,7 @@ class Crew:
         recruiter: Recruiter,
         count: int,
         *,
-        make_listener: Callable[[Listener], socket.socket],
+        make_listener: Callable[[Listener | Datagrams], socket.socket],
         brief: Callable[[WorkerLink], None],
         reported: Callable[[WorkerLink, channel.Stats], None],
         ended: Callable[[WorkerLink], None],
@@ -124,7 +124,7 @@ class Crew:
         for link in await self._recruiter.find(self):
             self._adopt(link)
         for socks in self._listeners.values():
-            for row in LISTENERS:
+            for row in ROWS:
                 if row.name not in socks:
                     socks[row.name] = self._make_listener(row)
         self._carry_out(self._roster.adopted({link.slot: link.owners for link in self.links}))

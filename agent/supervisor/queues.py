@@ -15,7 +15,9 @@ Listeners = Mapping[int, Mapping[str, socket.socket]]
 
 
 def waiting(sock: socket.socket) -> int:
-    """How many connections wait to be accepted."""
+    """How many connections wait to be accepted; of datagrams nobody can say, and they wait for nothing else."""
+    if sock.type == socket.SOCK_DGRAM:
+        return 0
     raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, ACCEPT_QUEUE.size)
     (count,) = ACCEPT_QUEUE.unpack(raw)
     return int(count)

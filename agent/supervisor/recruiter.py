@@ -21,7 +21,7 @@ from typing import Protocol
 
 from agent import FORM, VERSION
 from agent.channel import ChannelError, FdsLost
-from agent.model.listener import LISTENERS, Side
+from agent.model.listener import ROWS, Side
 from agent.supervisor.peer import is_at_home, listening_pid, residents
 from agent.supervisor.process import Process
 from agent.supervisor.worker_link import Hears, WorkerLink, dial, greeted
@@ -171,7 +171,7 @@ class Recruiter:
                 process.close()
 
     def _is_at_home(self, link: WorkerLink) -> bool:
-        sides = {row.name: row.side for row in LISTENERS}
+        sides = {row.name: row.side for row in ROWS}
         listeners = [
             (sock, self._homes.get(sides[name]))
             for socks in link.listeners.values()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.telemetry import families
-from agent.telemetry.families import BY_NAME, Family, Kind
+from agent.telemetry.families import BUCKET, BY_NAME, SUM, Family, Kind
 from agent.telemetry.metrics import Snapshot
 from agent.telemetry.record import label_names
 
@@ -60,13 +60,33 @@ class _Exposed:
         text = self.family.help.replace("\\", r"\\").replace("\n", r"\n")
         yield f"# HELP {named} {text if is_plain else _quoted(self.family.help)}"
         yield f"# TYPE {named} {self._type(is_plain=is_plain)}"
+        if self.family.kind is Kind.HISTOGRAM:
+            yield from self._histogram()
+            return
         for labels, value in self.samples:
             shown = ",".join(f'{label}="{_quoted(labels[label])}"' for label in sorted(labels))
             yield f"{sampled}{{{shown}}} {float(value)!r}" if shown else f"{sampled} {float(value)!r}"
 
+    def _histogram(self) -> Iterator[str]:
+        """Each label set's buckets come one behind the other, and its sum last."""
+        name = self.family.name
+        for labels, value in self.samples:
+            bound = labels[BUCKET]
+            others = [f'{label}="{_quoted(labels[label])}"' for label in sorted(labels) if label != BUCKET]
+            every = f"{{{','.join(others)}}}"
+            if bound == SUM:
+                yield f"{name}_sum{every} {float(value)!r}"
+                continue
+            within = ",".join((f'{BUCKET}="{bound}"', *others))
+            yield f"{name}_bucket{{{within}}} {float(value)!r}"
+            if bound == "+Inf":
+                yield f"{name}_count{every} {float(value)!r}"
+
     def _type(self, *, is_plain: bool) -> str:
         if self.family.kind is Kind.COUNTER:
             return "counter"
+        if self.family.kind is Kind.HISTOGRAM:
+            return "histogram"
         if self.family.name.endswith("_count"):
             # ztunnel's name, and one that is kept for histograms and summaries: a linter takes it from nothing that
             # has another type, and says nothing to one without.
@@ -99,7 +119,7 @@ def _figures(snapshot: Snapshot) -> Iterable[_Exposed]:
     for name, values, count in snapshot["figures"]:
         family = BY_NAME[name]
         each = exposed.setdefault(name, _Exposed(family))
-        each.samples.append((dict(zip(family.labels, values, strict=True)), count))
+        each.samples.append((dict(zip(family.sample_labels, values, strict=True)), count))
     return exposed.values()
 
 

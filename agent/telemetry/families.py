@@ -16,6 +16,11 @@ from agent.telemetry.record import LABEL_NAMES
 class Kind(Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+    """Its samples have one label more than it names: BUCKET, with the bound or SUM in it."""
+
+
+BUCKET, SUM = "le", "sum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,17 @@ class Family:
     is_stable: bool = field(default=False, kw_only=True)
 
     @property
+    def sample_labels(self) -> tuple[str, ...]:
+        return (*self.labels, BUCKET) if self.kind is Kind.HISTOGRAM else self.labels
+
+    @property
     def help(self) -> str:
         return self.text if self.is_stable else f"{self.text} (unstable)"
+
+
+def bucket(bound: float) -> str:
+    """As the label says it."""
+    return "+Inf" if bound == float("inf") else repr(float(bound))
 
 
 def _counter(name: str, text: str, *labels: str, is_stable: bool = False) -> Family:
@@ -64,6 +78,32 @@ HOST_NAME_ADDRESSES_LEFT_OUT = _gauge(
     "ztun_host_name_addresses_left_out",
     "Addresses that host names have beside those that are dialled: too many",
 )
+
+_DNS_LABELS = (
+    "request_query_type",
+    "request_protocol",
+    "source_canonical_service",
+    "source_canonical_revision",
+)
+DNS_REQUESTS = _counter("istio_dns_requests", "Queries of pods whose DNS is captured", *_DNS_LABELS)
+DNS_UPSTREAM_REQUESTS = _counter(
+    "istio_dns_upstream_requests", "Queries that were forwarded to the pod's own name server", *_DNS_LABELS
+)
+DNS_UPSTREAM_FAILURES = _counter(
+    "istio_dns_upstream_failures", "Forwarded queries that got no answer", *_DNS_LABELS
+)
+DNS_DURATION = Family(
+    "istio_dns_upstream_request_duration_seconds",
+    Kind.HISTOGRAM,
+    "How long name servers took to answer forwarded queries",
+    _DNS_LABELS,
+)
+DNS_DURATION_BUCKETS_S = (0.0005, 0.001, 0.01, 0.1, 1.0, 5.0)
+DNS_REFUSED = _counter("ztun_dns_refused", "Queries of pods that were refused, by the reason", "reason")
+DNS_CACHED = _counter("ztun_dns_cached", "Queries that an earlier answer of the name server was given to")
+DNS_UNDER_WAY = _gauge("ztun_dns_under_way", "Forwarded queries that wait for their answer now")
+DNS_UNSENT = _counter("ztun_dns_unsent", "Answers to pods that the kernel did not take")
+
 CRL_REJECTIONS = _counter(
     "istio_crl_policy_rejections",
     "Handshakes refused and connections ended because a certificate of the peer was revoked",

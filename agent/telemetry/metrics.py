@@ -104,8 +104,8 @@ class Figures:
         return [(name, list(labels), count) for (name, labels), count in values.items()]
 
     def _key(self, family: Family, values: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-        if len(values) != len(family.labels):
-            raise ValueError(f"{family.name} has labels {family.labels}, got {values}")
+        if len(values) != len(family.sample_labels):
+            raise ValueError(f"{family.name} has labels {family.sample_labels}, got {values}")
         return family.name, values
 
 

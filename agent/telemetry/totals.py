@@ -40,7 +40,7 @@ class Totals:
         for values, counts in last["tcp"]:
             _add(self._ended_tcp, self._bounded(tuple(values)), counts)
         for name, labels, count in last["figures"]:
-            if BY_NAME[name].kind is Kind.COUNTER:
+            if BY_NAME[name].kind is not Kind.GAUGE:
                 self._ended_figures[name, tuple(labels)] += count
 
     def snapshot(self, control: Figures | None = None) -> Snapshot:

@@ -21,7 +21,7 @@ ZDS_SOCKET = "/var/run/ztunnel/ztunnel.sock"
 META_JSON = "ISTIO_METAJSON_"
 KEEPALIVE = "every connection has 180 s, 180 s and nine probes"
 TUNNELLED = "applications behind an application tunnel are dialled at their pod's own address"
-NO_DNS = "the names of pods are resolved by the cluster's DNS, not here"
+NO_DNS_PORT = "DNS is captured by programs of the kernel, which need no port for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,15 @@ def _metadata_json(draft: Draft, name: str, value: str) -> None:
     draft.metadata[name.removeprefix(META_JSON)] = values.json_object(value)
 
 
-def _dns(draft: Draft, name: str, value: str) -> None:
+def _dns_capture(draft: Draft, name: str, value: str) -> None:
+    """Any text that is not `true` means that it is off, as to ztunnel."""
     _metadata(draft, name, value)
-    draft.note(name, NO_DNS)
+    draft.set("dns_capture", "true" if value.lower() == "true" else "false")
+
+
+def _dns_address(draft: Draft, name: str, value: str) -> None:
+    _metadata(draft, name, value)
+    draft.note(name, NO_DNS_PORT)
 
 
 def _grace(draft: Draft, _: str, value: str) -> None:
@@ -175,7 +181,7 @@ ROWS: tuple[Row, ...] = (
     option("NETWORK", "network"),
     Row("CLUSTER_ID", _cluster, "`--cluster-id`, unless `ISTIO_META_CLUSTER_ID` says it"),
     option("ISTIO_META_CLUSTER_ID", "cluster_id"),
-    idle("CLUSTER_DOMAIN", NO_DNS),
+    option("CLUSTER_DOMAIN", "cluster_domain"),
     idle("TRUST_DOMAIN", "identities are as the control plane says them"),
     option("POD_NAME", "pod_name"),
     option("POD_NAMESPACE", "pod_namespace"),
@@ -197,9 +203,13 @@ ROWS: tuple[Row, ...] = (
     never("LOCAL_XDS", NO_LOCAL),
     fixed("FAKE_CA", "false", "", refused="certificates are a CA's: name one by CA_ADDRESS"),
     option("SECRET_TTL", "secret_ttl_s", values.seconds),
-    idle("PREFERED_SERVICE_NAMESPACE", NO_DNS),
-    Row("ISTIO_META_DNS_CAPTURE", _dns, "told to the control plane", NO_DNS),
-    Row("ISTIO_META_DNS_PROXY_ADDR", _dns, "told to the control plane", NO_DNS),
+    option("PREFERED_SERVICE_NAMESPACE", "dns_preferred_namespace"),
+    Row(
+        "ISTIO_META_DNS_CAPTURE",
+        _dns_capture,
+        "`--dns-capture`, off without it; told to the control plane as well",
+    ),
+    Row("ISTIO_META_DNS_PROXY_ADDR", _dns_address, "told to the control plane", NO_DNS_PORT),
     Row("ISTIO_META_*", _metadata, "told to the control plane (`--node-metadata`)"),
     Row(
         "ISTIO_METAJSON_*",

@@ -56,6 +56,18 @@ static __always_inline int host_opened(struct __sk_buff *skb, const struct packe
     return !listens;
 }
 
+/* Whether a socket of UDP in a namespace waits for this answer. Those of the net side are all connected: one that only
+ * has the port would be found too. */
+static __always_inline int is_asked(struct __sk_buff *skb, const struct packet *p, u64 netns) {
+    struct bpf_sock_tuple t;
+    tuple_of(&t, p);
+    struct bpf_sock *sk = bpf_sk_lookup_udp(skb, &t, p->is_v6 ? sizeof(t.ipv6) : sizeof(t.ipv4), netns, 0);
+    if (!sk)
+        return 0;
+    bpf_sk_release(sk);
+    return 1;
+}
+
 static __always_inline int has_listener(int slot) {
     struct bpf_sock *sk = (struct bpf_sock *)socks.lookup(&slot);
     if (!sk)

@@ -70,7 +70,7 @@ struct conf_entry {
     u32 pod_side_nsid;
     u32 net_side_nsid;
     u8 net_side_mac[6];
-    u8 is_dns_captured; /* 0: DNS over UDP passes, as it does while no DNS proxy runs */
+    u8 is_dns_open;     /* captured DNS over UDP goes on to its destination while nobody serves */
     u8 owners;          /* of rings (0: no SYN is held) */
     u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
     u8 takers;          /* owners of listeners, over which new connections are spread (0: their group decides) */
@@ -167,8 +167,9 @@ _Static_assert(sizeof(((struct held_syn *)0)->frame) == HELD_FRAME_MAX, "held_sy
 
 /* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
  * HONEST: SYNs from and to the pod are held until the proxy has reached their destination.
- * BYPASS: connections to the pod go past the proxy, but for those to 15008. */
-enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16, FLAG_BYPASS = 32 };
+ * BYPASS: connections to the pod go past the proxy, but for those to 15008.
+ * DNS: what the pod sends to port 53 goes to the proxy. */
+enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16, FLAG_BYPASS = 32, FLAG_DNS = 64 };
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
 enum { OWNERS_MAX = 64 };
@@ -213,6 +214,8 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, CLOSED_HOST_FLOW, 0) /* closed off: answer to a connection that this host made by this interface */ \
     X(from_pod, CLOSED_NEIGHBOUR, 0) /* closed off: neighbour discovery, which is IPv6's ARP */                    \
     X(from_pod, BYPASSED, 0)         /* answer in a connection that went past the proxy on its way in */           \
+    X(from_pod, DNS_UNSERVED, 1)     /* captured DNS over UDP, nobody serves 15001 */                              \
+    X(from_pod, DNS_OPEN, 0)         /* the same, where it may go on then */                                       \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \
@@ -242,6 +245,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, NO_CONF_PASS, 0)       /* the same, pod not enrolled */                                              \
     X(to_pod, BYPASS_SYN, 0)         /* new connection to a pod whose inbound ones go past the proxy: noted */     \
     X(to_pod, BYPASSED, 0)           /* later packets of it */                                                     \
+    X(to_pod, DNS_TO_PROXY, 0)       /* a name server answers what the proxy asked in the pod's name */            \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
     X(from_pod_side, TO_QUEUE, 0)    /* to the pod, through the queue of its interface */                          \

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import cni, earlier, flood, kubernetes, paths, profiles, report, starts, sweeps
+from tests.bench import cni, dns, earlier, flood, kubernetes, paths, profiles, report, starts, sweeps
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.envoy import CONCURRENCY
 from tests.bench.lab_options import refuse_unfit
@@ -40,6 +40,7 @@ is fixed in its configuration. ztun runs with policy (3), access log and metrics
 BEGAN_S = time.monotonic()
 OTHERS = {
     "cni": cni.main,
+    "dns": dns.main,
     "kubernetes": kubernetes.main,
     "start": starts.main,
     "flood": flood.main,

@@ -227,8 +227,16 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
         until(lambda: now.items() <= exposed(world, "node-a").items(), "the open connections and no others")
         before = exposed(world, "node-a")
         # Missing where all is well: pods that are not served, and workloads that are known by a host name alone. Not
-        # asked for here: ZDS, revocation lists.
-        others = ("ztun_control_plane_", "ztun_zds_", "ztun_crl_", "istio_crl_", "ztun_host_name")
+        # asked for here: ZDS, revocation lists, DNS.
+        others = (
+            "ztun_control_plane_",
+            "ztun_zds_",
+            "ztun_crl_",
+            "istio_crl_",
+            "ztun_host_name",
+            "ztun_dns_",
+            "istio_dns_",
+        )
         ours = {family.name for family in ALL if not family.name.startswith(others)}
         assert ours - before.keys() == {POD_BROKEN.name, ON_DEMAND_DNS.name}
         assert before["ztun_agent_ready"] == 1 and before["ztun_agent_degraded_reasons"] == 0

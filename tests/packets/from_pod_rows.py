@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from redirect.layout import HOOK_TO_POD, MARK_PROXY
+from redirect.layout import HOOK_TO_POD, MARK_PROXY, SLOTS, Flag
 from tests.packets.world import (
+    DNS,
     DRAIN,
     ENROLLED,
     FAMILIES,
+    HONEST,
     NEXT,
     PLAIN,
     REDIRECT,
@@ -43,6 +45,7 @@ def rows() -> Iterator[Row]:
         yield from answers_to_proxy(net)
         yield from icmp(net)
         yield from datagrams(net)
+        yield from dns(net)
         yield from draining(net)
 
 
@@ -245,13 +248,35 @@ def datagrams(net: Family) -> Iterator[Row]:
     query, quic = pk.datagram(net.pod, PORT, net.peer, 53), pk.datagram(net.pod, PORT, net.peer, 443)
     answer = pk.datagram(net.pod, 53, net.peer, PORT)
     named = f" {net.name}"
-    yield row("DNS" + named, "DNS_TO_PROXY", REDIRECT, query)
-    yield row("DNS to the host" + named, "DNS_TO_PROXY", REDIRECT, pk.datagram(net.pod, PORT, net.host, 53))
-    yield row("DNS, not captured" + named, "UDP_PASS", NEXT, query, World(is_dns_captured=False))
-    yield row("DNS, draining" + named, "DRAIN_PASS", NEXT, query, DRAINING)
     yield row("UDP" + named, "UDP_PASS", NEXT, quic)
     yield row("UDP from port 53" + named, "UDP_PASS", NEXT, answer)
     yield row("UDP cut" + named, "UDP_PASS", NEXT, query[:-8])
+
+
+def dns(net: Family) -> Iterator[Row]:
+    """A pod whose DNS is captured, and one whose is not."""
+    query, captured = pk.datagram(net.pod, PORT, net.peer, 53), World(flags=DNS)
+    named = f" {net.name}"
+    yield row("DNS" + named, "DNS_TO_PROXY", REDIRECT, query, captured)
+    to_host = pk.datagram(net.pod, PORT, net.host, 53)
+    yield row("DNS to the host" + named, "DNS_TO_PROXY", REDIRECT, to_host, captured)
+    yield row(
+        "DNS where it may pass" + named, "DNS_TO_PROXY", REDIRECT, query, captured.but(is_dns_open=True)
+    )
+    yield row("DNS, not captured" + named, "UDP_PASS", NEXT, query)
+    yield row("DNS, not captured, nobody serves" + named, "UDP_PASS", NEXT, query, World(slots=frozenset()))
+    yield row("DNS, draining" + named, "DRAIN_PASS", NEXT, query, DRAINING.but(flags=Flag.DRAIN | Flag.DNS))
+    unserved = captured.but(slots=frozenset(SLOTS) - {"outbound"})
+    yield row("DNS, nobody serves" + named, "DNS_UNSERVED", SHOT, query, unserved)
+    yield row("DNS, nobody serves, open" + named, "DNS_OPEN", NEXT, query, unserved.but(is_dns_open=True))
+    yield row("own DNS of the proxy" + named, "PROXY", NEXT, query, captured, mark=MARK_PROXY)
+    yield row("UDP beside DNS" + named, "UDP_PASS", NEXT, pk.datagram(net.pod, 53, net.peer, PORT), captured)
+    yield row("DNS cut" + named, "UDP_PASS", NEXT, query[:-8], captured)
+    held = World(flags=HONEST | Flag.DNS, has_ring=True)
+    over_tcp = pk.segment(net.pod, PORT, net.peer, 53)
+    yield row("DNS over TCP" + named, "SYN_TO_PROXY", REDIRECT, over_tcp, captured)
+    # The proxy answers it: nobody is dialled who could have to answer first.
+    yield row("DNS over TCP, honest" + named, "SYN_TO_PROXY", REDIRECT, over_tcp, held)
 
 
 def draining(net: Family) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.packets.from_pod_rows import DRAINING, NOT_OURS, OPEN, PORT, PROBE, WEB, row
-from tests.packets.world import NEXT, REDIRECT, SHOT, V4, V6, Row, Socket, World
+from tests.packets.world import DNS, NEXT, REDIRECT, SHOT, V4, V6, Row, Socket, World
 from tests.support import packets as pk
 from tests.support.packets import ACK, TCP, UDP, ip4, ip6
 
@@ -126,7 +126,7 @@ def headers_v6() -> Iterator[Row]:
     for count in (1, 4):
         yield row(f"{count} destination options", "SYN_TO_PROXY", REDIRECT, options(count, syn))
     yield row("5 destination options", "UNCLASSIFIABLE", SHOT, options(5, syn))
-    yield row("4 options, then UDP", "DNS_TO_PROXY", REDIRECT, options(4, query, UDP))
+    yield row("4 options, then UDP", "DNS_TO_PROXY", REDIRECT, options(4, query, UDP), World(flags=DNS))
     hidden = sent(pk.DEST_OPTIONS, pk.extension(pk.ROUTING, pk.extension(TCP, syn)))
     yield row("options, then routing", "UNCLASSIFIABLE", SHOT, hidden)
     for what, header in (("routing", pk.ROUTING), ("mobility", pk.MOBILITY)):

@@ -30,7 +30,6 @@ from redirect.layout import (
     PROGRAMS,
     REASONS,
     SLOTS,
-    CaptureCount,
     Conf,
     FlowKey,
     HostFlow,
@@ -44,7 +43,7 @@ from redirect.layout import (
     parse_ip,
 )
 from redirect.side import Side
-from redirect.syn_limits import Stranger, SynBudget
+from redirect.syn_limits import CaptureCount, Stranger, SynBudget
 from tests.packets.sockets import listener, opened
 from tests.packets.world import (
     BRIDGE,
@@ -199,7 +198,7 @@ class Rig:
         allowed = encapsulation_bits(world.allowed)
         takers = (world.owners, world.takers)
         rules = (*world.stranger_limit, world.plaintext_by_ports, world.choice_key)
-        return Conf(*places, world.is_dns_captured, allowed, *takers, *rules)
+        return Conf(*places, world.is_dns_open, allowed, *takers, *rules)
 
     def _counter(self, index: int) -> int:
         raw = sys_bpf.map_lookup(self.maps["stats"], struct.pack("=I", index), 8 * self.cpus)

@@ -1,4 +1,4 @@
-"""Real TCP sockets of any four-tuple in a namespace where every address is local (rig.py makes it so).
+"""Real sockets, most of TCP, of any four-tuple in a namespace where every address is local (rig.py makes it so).
 
 Both ends of a connection live there, joined by a real handshake over lo; a program asks for one of them by the
 tuple it needs. Closing resets, so that nothing of one row is left for the next.
@@ -21,10 +21,10 @@ SO_COOKIE = 57
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-def _transparent(address: Address) -> socket.socket:
+def _transparent(address: Address, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A socket bound to an address that need not be configured anywhere."""
     is_v6 = ipaddress.ip_address(address[0]).version == 6
-    sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET)
+    sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, kind)
     try:
         if is_v6:
             sock.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
@@ -57,6 +57,10 @@ def opened(spec: Socket, path: Path) -> Iterator[None]:
         with netns.entered(path):
             if spec.state == "listening":
                 closing.enter_context(listener(spec.local))
+            elif spec.state == "datagrams":
+                sock = closing.enter_context(_transparent(spec.local, socket.SOCK_DGRAM))
+                if spec.far is not None:
+                    sock.connect(spec.far)
             else:
                 _connection(spec, closing)
         yield

@@ -22,7 +22,6 @@ from redirect.layout import (
     MAPS,
     REASONS,
     SOURCES,
-    CaptureCount,
     Conf,
     Flag,
     FlowKey,
@@ -34,7 +33,7 @@ from redirect.layout import (
     PodEntry,
 )
 from redirect.syn_limits import MEMBERS as PLACES
-from redirect.syn_limits import Member, Stranger, SynBudget
+from redirect.syn_limits import CaptureCount, Member, Stranger, SynBudget
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -60,6 +59,7 @@ CONSTANTS = {
     "FLAG_QUEUED": int(Flag.QUEUED),
     "FLAG_HONEST": int(Flag.HONEST),
     "FLAG_BYPASS": int(Flag.BYPASS),
+    "FLAG_DNS": int(Flag.DNS),
     "OWNERS_MAX": layout.OWNERS_MAX,
     "TURNS": layout.TURNS,
     "sizeof(struct host_flow)": HostFlow.FORMAT.size,
@@ -133,7 +133,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "pod_side_nsid": {"pod_side_nsid": ALL_ONES},
         "net_side_nsid": {"net_side_nsid": ALL_ONES},
         "net_side_mac": {"net_side_mac": b"\xff" * 6},
-        "is_dns_captured": {"is_dns_captured": True},
+        "is_dns_open": {"is_dns_open": True},
         "owners": {"owners": 0xFF},
         "allowed_encapsulations": {"allowed_encapsulations": ALL_ONES},
         "takers": {"takers": 0xFF},

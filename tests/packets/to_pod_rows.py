@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from redirect.layout import HOOK_TO_POD, MARK_PROXY
 from tests.packets.world import (
+    DNS,
     DRAIN,
     ENROLLED,
     FAMILIES,
@@ -58,6 +59,7 @@ def rows() -> Iterator[Row]:
         yield from icmp(net)
         yield from draining(net)
         yield from delivered(net)
+        yield from dns(net)
     yield from headers()
     yield from fragments_of_others()
 
@@ -75,6 +77,37 @@ def admission(net: Family) -> Iterator[Row]:
     for what, flags in (("SYN", SYN), ("ACK", ACK)):
         packet = pk.segment(net.peer, PORT, net.pod, WEB, flags)
         yield row(f"{what}, not enrolled{named}", "NOT_ENROLLED", NEXT, packet, NOT_OURS)
+
+
+def dns(net: Family) -> Iterator[Row]:
+    """Answers of a name server: to the proxy, where it has asked in the pod's name."""
+    server, pod = (net.peer, 53), (net.pod, PORT)
+    answer = pk.datagram(*server, *pod)
+    named = f" {net.name}"
+    asked = World(flags=DNS, sockets=(Socket("net", pod, server, "datagrams"),))
+    from_host = {"ingress_ifindex": 0}
+    yield row("DNS answer" + named, "DNS_TO_PROXY", REDIRECT, answer, asked)
+    yield row(
+        "DNS answer of this host" + named,
+        "DNS_TO_PROXY",
+        REDIRECT,
+        answer,
+        asked,
+        **from_host,
+    )
+    yield row("DNS answer to the pod" + named, "UDP_PASS", NEXT, answer, World(flags=DNS))
+    not_captured = asked.but(flags=ENROLLED)
+    yield row("DNS answer, not captured" + named, "UDP_PASS", NEXT, answer, not_captured)
+    for what, other in (
+        ("another port of the pod", pk.datagram(*server, net.pod, PORT + 1)),
+        ("another server", pk.datagram(net.router, 53, *pod)),
+        ("another port of the server", pk.datagram(net.peer, 54, *pod)),
+        ("cut", answer[:-8]),
+    ):
+        yield row(f"DNS answer, {what}{named}", "UDP_PASS", NEXT, other, asked)
+    on_other_side = World(flags=DNS, sockets=(Socket("pod", pod, server, "datagrams"),))
+    yield row("DNS answer, wrong side" + named, "UDP_PASS", NEXT, answer, on_other_side)
+    yield row("DNS answer, no conf" + named, "UDP_PASS", NEXT, answer, asked.but(has_conf=False))
 
 
 def delivered(net: Family) -> Iterator[Row]:

@@ -13,6 +13,7 @@ BRIDGE = 4343
 ENROLLED, DRAIN, PLAIN, QUEUED = Flag.ENROLLED, Flag.DRAIN, Flag(0), Flag.QUEUED
 HONEST = Flag.ENROLLED | Flag.HONEST
 BYPASS = Flag.ENROLLED | Flag.BYPASS
+DNS = Flag.ENROLLED | Flag.DNS
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
 POD_SIDE, NET_SIDE = 4243, 4244
@@ -47,13 +48,13 @@ FAMILIES = (V4, V6)
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """A TCP socket that is open meanwhile, on a side of the proxy or on the host ("pod", "net", "host")."""
+    """A socket of TCP or UDP that is open meanwhile, on a side of the proxy or on the host ("pod", "net", "host")."""
 
     side: str
     local: Address
     far: Address | None = None
     state: str = "established"
-    """established, syn_recv, time_wait or listening"""
+    """established, syn_recv, time_wait or listening; datagrams: of UDP, connected where there is a far end"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class World:
     has_iface: bool = True
     has_pods: bool = True
     has_conf: bool = True
-    is_dns_captured: bool = True
+    is_dns_open: bool = False
     mtu_bytes: int = 0xFFFF
     mss_bytes: int = 0xFFFF
     """Of the pod, in both families; larger than any packet unless said otherwise."""

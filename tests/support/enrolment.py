@@ -16,7 +16,7 @@ from agent.enroll.passers_by import Passed
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.source import PodSource
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Honesty, PodKey, Where, Wish
+from agent.enroll.wish import Honesty, PodKey, Ways, Where, Wish
 from agent.enroll.wish_file import WishFile
 from agent.identity.signer import SigningError
 from agent.model.address import parse_ip
@@ -260,7 +260,7 @@ class World:
             self._told,
             self._announced,
             lambda: self.now_s,
-            honesty,
+            Ways(honesty),
         )
         self.enroller = Enroller(
             "n1",

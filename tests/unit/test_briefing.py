@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -40,6 +41,8 @@ class Control:
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.ours: list[Any] = []
+        """What only workers of this version hear."""
         self.keeper = Keeper(
             Signer(),
             clock=time.time,
@@ -72,7 +75,7 @@ class Control:
 def test_a_newcomer_hears_policies_then_workloads_then_pods_then_secrets() -> None:
     control = Control()
     asyncio.run(control.use(WEB))
-    control.briefing.enrolled([POD])
+    control.briefing.enrolled(control.ours.append, [POD])
     policies, addresses, pods, secret = control.newcomer()
     assert [(m.type_url, m.full) for m in (policies, addresses)] == [(AUTHORIZATION, True), (ADDRESS, True)]
     assert pods == channel.Pods([("apps", "web-0", "web", ["10.0.0.1"])])
@@ -83,12 +86,28 @@ def test_each_change_is_told_to_all() -> None:
     control = Control()
     asyncio.run(control.use(WEB, OLD))
     asyncio.run(control.use(WEB))
-    control.briefing.enrolled([POD])
-    control.briefing.enrolled([])
+    control.briefing.enrolled(control.ours.append, [POD])
+    control.briefing.enrolled(control.ours.append, [])
     secrets = sorted(m.identity for m in control.told if isinstance(m, channel.Secret))
     assert secrets == sorted(map(str, (WEB, OLD)))
     assert channel.ForgetSecret(str(OLD)) in control.told
     assert control.told[-1] == channel.Pods([])
+
+
+def test_whose_dns_is_captured_is_told_to_workers_of_this_version() -> None:
+    control = Control()
+    control.briefing.enrolled(control.ours.append, [POD])
+    assert not control.ours, "nobody has to know where there is none"
+    captured = replace(POD, place=replace(PLACE, is_dns_captured=True))
+    control.briefing.enrolled(control.ours.append, [captured])
+    assert control.ours == [channel.DnsClients(["10.0.0.1"])]
+    assert control.ours[0] in control.newcomer()
+    other: list[Any] = []
+    control.briefing.brief(other.append, is_ours=False)
+    assert control.ours[0] not in other
+    control.briefing.enrolled(control.ours.append, [POD])
+    assert control.ours[1] == channel.DnsClients([])
+    assert not any(isinstance(message, channel.DnsClients) for message in control.told)
 
 
 def test_a_newcomer_hears_nothing_of_what_was_forgotten() -> None:

@@ -18,7 +18,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
     ("name", "value", "says"),
     [
         ("workers", "-1", "--workers"),
-        ("workers", "65", "0 to 64"),
+        ("workers", "64", "0 to 63"),
         ("xds_address", "localhost", "HOST:PORT"),
         ("xds_address", "off", "HOST:PORT"),
         ("ca_address", "localhost", "--ca-address"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
+
 from agent.enroll.enrolled_pod import EnrolledPod, enrolled_pod
 from agent.enroll.judgement import Judge, Judgement
 from agent.enroll.sighting import Sighting
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Binding, Honesty, PodKey, Wish
+from agent.enroll.wish import Binding, Honesty, PodKey, Ways, Wish
 from agent.model.address import parse_ip
 from agent.model.workload import Workload
 from redirect.layout import Flag
@@ -144,10 +146,21 @@ def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> N
         Honesty.ALL: {None: True, True: True, False: False},
     }
     for honesty, answers in expected.items():
-        judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {}, honesty)
+        judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {}, Ways(honesty))
         for asked, is_honest in answers.items():
             found = replace(wish(1, "one"), is_honest=asked)
             (pod,) = judge.judge({found.pod: found}, {found.pod: seen(place(1))}).pods.values()
             assert pod.place.is_honest is is_honest, (honesty, asked)
             assert (Flag.HONEST in pod.place.desired().flags) is is_honest
             assert Place.of(pod.place.desired()).is_honest is is_honest
+
+
+@pytest.mark.parametrize("is_on", [False, True])
+def test_whose_dns_is_captured_is_the_nodes_choice_and_then_the_wishs(is_on: bool) -> None:
+    judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {}, Ways(is_dns_captured=is_on))
+    for asked, expected in {None: is_on, True: True, False: False}.items():
+        found = replace(wish(1, "one"), is_dns_captured=asked)
+        (pod,) = judge.judge({found.pod: found}, {found.pod: seen(place(1))}).pods.values()
+        assert pod.place.is_dns_captured is expected
+        assert (Flag.DNS in pod.place.desired().flags) is expected
+        assert Place.of(pod.place.desired()).is_dns_captured is expected

@@ -165,6 +165,26 @@ def test_what_goes_past_the_proxy_is_what_the_annotation_says_last(text: str | N
         )
 
 
+@pytest.mark.parametrize(
+    "text, asked", [(None, None), ("true", True), ("1", True), ("false", False), ("F", False)]
+)
+def test_whose_dns_is_captured_is_what_the_annotation_says_last(text: str | None, asked: bool | None) -> None:
+    annotated = table(put(annotations={} if text is None else {"ambient.istio.io/dns-capture": text}))
+    (taken,) = steps(annotated, {})
+    assert taken.wish.is_dns_captured is asked and "annotation" not in taken.reason
+    for before in (True, False, None):
+        changes = steps(annotated, {KEY: replace(wish()[KEY], is_dns_captured=before)})
+        assert [change.wish for change in changes] == (
+            [] if before is asked else [replace(wish()[KEY], is_dns_captured=asked)]
+        )
+
+
+def test_an_annotation_of_dns_that_cannot_be_read_leaves_it_to_the_node() -> None:
+    (taken,) = steps(table(put(annotations={"ambient.istio.io/dns-capture": "yes"})), {})
+    assert taken.wish.is_dns_captured is None
+    assert "dns-capture is 'yes', neither true nor false: as the node has it" in str(taken)
+
+
 @pytest.mark.parametrize("text", ["yes", "", "tRUE", "on", "2"])
 def test_an_annotation_that_cannot_be_read_leaves_nothing_uncaptured(text: str) -> None:
     (taken,) = steps(table(put(annotations={"ambient.istio.io/bypass-inbound-capture": text})), {})

@@ -55,7 +55,7 @@ def test_a_pod_whose_capture_failed_half_way_has_no_macs_there() -> None:
     assert captured_pod(7, "veth7", iface_entry(ROUTED), nothing).mac == NO_MAC  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("flag", [Flag.HONEST, Flag.BYPASS])
+@pytest.mark.parametrize("flag", [Flag.HONEST, Flag.BYPASS, Flag.DNS])
 def test_how_connections_are_treated_is_the_interfaces_and_not_the_addresses(flag: Flag) -> None:
     """Where only what is captured counts, nothing else must look like it."""
     treated = replace(ROUTED, flags=Flag.ENROLLED | flag)

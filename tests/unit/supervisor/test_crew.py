@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.model.listener import LISTENERS, Side
+from agent.model.listener import ROWS, Side
 from agent.supervisor.crew import Crew
 from agent.supervisor.recruiter import Recruiter
 from redirect.spawn import ChildFailed
@@ -40,7 +40,7 @@ def test_every_listener_is_served_once_the_gates_are_open(run_dir: Path) -> None
             assert not any(stats.connections for stats in played.last.values()), "nobody accepts before"
             played.crew.open_gates()
             assert set(played.briefed) == set(played.pids.values())
-            for sock in (early, *(played.dial(index) for index in range(2 * len(LISTENERS)))):
+            for sock in (early, *(played.dial(index) for index in range(2 * len(ROWS)))):
                 assert await played.say(sock)
                 sock.close()
 
@@ -131,7 +131,7 @@ def test_a_slot_whose_worker_cannot_start_is_tried_again_while_the_others_serve(
         async with crew_of(run_dir) as played:
             assert set(played.pids) == {0}
             played.crew.open_gates()
-            with played.dial(len(LISTENERS)) as sock:
+            with played.dial(len(ROWS)) as sock:
                 assert await played.say(sock)
             await until(lambda: set(played.pids) == {0, 1}, "another try")
 
@@ -172,7 +172,7 @@ def test_the_next_control_process_has_the_same_workers_and_connections(run_dir: 
         behave(run_dir, 0, "lies")
         async with crew_of(run_dir) as played:
             played.crew.open_gates()
-            talks = [played.dial(index) for index in range(2 * len(LISTENERS))]
+            talks = [played.dial(index) for index in range(2 * len(ROWS))]
             assert all([await played.say(sock) for sock in talks])
             before = played.pids
         async with crew_of(run_dir) as successor:

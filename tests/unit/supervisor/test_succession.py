@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.channel import Channel
-from agent.model.listener import LISTENERS
+from agent.model.listener import ROWS
 from agent.supervisor import recruiter as recruiting
 from agent.supervisor.process import Process
 from agent.supervisor.recruiter import Recruiter
@@ -43,7 +43,7 @@ def test_workers_of_another_configuration_serve_until_the_new_ones_do(run_dir: P
             with former.dial() as early:
                 assert await former.say(early), "nobody waits for the first state of the new control process"
             crew.crew.open_gates()
-            for index in range(2 * len(LISTENERS)):
+            for index in range(2 * len(ROWS)):
                 with former.dial(index) as sock:
                     assert await former.say(sock)
             assert await former.say(talk), "who was accepted is served"

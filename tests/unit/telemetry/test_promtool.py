@@ -18,7 +18,7 @@ from agent.model.connection import Direction
 from agent.model.outcome import Outcome
 from agent.model.workload import Workload
 from agent.telemetry.exposition import PLAIN, expose
-from agent.telemetry.families import ALL
+from agent.telemetry.families import ALL, SUM, Kind
 from agent.telemetry.metrics import Metrics
 from agent.telemetry.record import Opened, labels
 
@@ -41,7 +41,10 @@ def everything() -> str:
     metrics.open(labels(opened))
     for family in ALL:
         if not family.name.startswith("istio_tcp_"):
-            metrics.figures.put(family, *(f"some {name}" for name in family.labels), count=1)
+            labelled = [f"some {name}" for name in family.labels]
+            bounds = [("+Inf",), (SUM,)] if family.kind is Kind.HISTOGRAM else [()]
+            for bound in bounds:
+                metrics.figures.put(family, *labelled, *bound, count=1)
     return expose(metrics.snapshot(), PLAIN).decode()
 
 
@@ -52,7 +55,9 @@ def complaints(metric: Metric) -> list[str]:
         found.append("no help text")
     if any((metric.type == "counter") is not name.endswith("_total") for name in names):
         found.append("_total is for counters")
-    if metric.type != "unknown" and any(name.endswith(("_count", "_bucket", "_sum")) for name in names):
+    if metric.type not in ("unknown", "histogram") and any(
+        name.endswith(("_count", "_bucket", "_sum")) for name in names
+    ):
         found.append("a suffix of histograms and summaries")
     if UNITS.search(metric.name) or TYPES.search(metric.name) or ":" in metric.name:
         found.append("a unit that is no base unit, or a type, in the name")

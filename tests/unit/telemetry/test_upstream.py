@@ -19,7 +19,6 @@ request_protocol response_flags connection_security_policy"""
 SOURCE = """source_workload source_canonical_service source_canonical_revision source_workload_namespace
 source_principal source_app source_version source_cluster"""
 NO_TOKIO = "figures of the runtime that ztunnel is written for"
-NO_DNS = "no DNS proxy"
 ALL_TRACKED = "every connection is judged again when lists change"
 
 
@@ -33,6 +32,8 @@ class Row(NamedTuple):
 
     @property
     def kind(self) -> Kind:
+        if self.name.endswith("_duration_seconds"):
+            return Kind.HISTOGRAM
         return Kind.COUNTER if self.name.endswith("_total") else Kind.GAUGE
 
 
@@ -47,10 +48,10 @@ UPSTREAM = (
     Row("istio_on_demand_dns_total", f"{SOURCE} hostname"),
     Row("istio_crl_policy_rejections_total", "reporter"),
     Row("istio_crl_untracked_connections_total", "reporter", missing=ALL_TRACKED),
-    Row("istio_dns_requests_total", DNS, missing=NO_DNS),
-    Row("istio_dns_upstream_requests_total", DNS, missing=NO_DNS),
-    Row("istio_dns_upstream_failures_total", DNS, missing=NO_DNS),
-    Row("istio_dns_upstream_request_duration_seconds", DNS, missing=NO_DNS),
+    Row("istio_dns_requests_total", DNS),
+    Row("istio_dns_upstream_requests_total", DNS),
+    Row("istio_dns_upstream_failures_total", DNS),
+    Row("istio_dns_upstream_request_duration_seconds", DNS),
     Row("istio_xds_connection_terminations_total", "reason"),
     Row("istio_xds_message_total", "url"),
     Row("istio_xds_message_bytes_total", "url"),

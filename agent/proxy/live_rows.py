@@ -1,0 +1,49 @@
+"""How live connections and tunnels are shown to whoever asks the admin server: one JSON row each."""
+
+from __future__ import annotations
+
+from agent.identity.handshake import Secured
+from agent.model.connection import Direction
+from agent.model.identity import Identity
+from agent.net.tunnel_link import TunnelLink
+from agent.proxy.pods import LocalPod
+from agent.proxy.registry import Live
+
+
+def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Identity) -> dict[str, object]:
+    """One HBONE connection: both proven identities, what TLS negotiated, and whether its tunnels are read.
+
+    `unread_bytes` wait for applications here, `waiting` tunnels for the other end, which lets `window_left_bytes`
+    more be sent; `crowded` is true when that is so little that new tunnels go elsewhere.
+    """
+    standstill = link.standstill
+    return {
+        "direction": direction,
+        "identity": str(identity),
+        "peer": str(secured.peer or ""),
+        "suite": secured.suite,
+        "group": secured.group,
+        "tunnels": link.open_streams,
+        "unread_bytes": standstill.unread_bytes,
+        "waiting": standstill.waiting_tunnels,
+        "window_left_bytes": standstill.window_left_bytes,
+        "crowded": link.is_crowded,
+    }
+
+
+def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
+    """A live connection with the pod it belongs to (its address, once it is let go).
+
+    `client` is who an inbound one has proven to be; empty in plaintext, and for what a pod of ours dialled. `service`
+    is the host name of the Service that the other end says was asked for, if the pod is one of its endpoints.
+    """
+    return {
+        "pod": str(pod or live.pod),
+        "direction": "outbound" if live.direction is Direction.OUTBOUND else "inbound",
+        "src": str(live.source),
+        "original_dst": str(live.original),
+        "actual_dst": str(live.actual),
+        "protocol": live.protocol,
+        "service": live.service,
+        "client": str((live.connection and live.connection.identity) or ""),
+    }
