@@ -209,7 +209,7 @@ class Crew:
             self._retiring.append(link)
             moves = self._roster.died(link.slot)
             self._carry_out(moves)
-            for move in moves if self.ring_readers.rings is not None else ():
+            for move in moves if self.ring_readers.is_one_alone else ():
                 # Whoever answers for a connection must be the one that accepts it.
                 link.send(channel.Release(move.owner))
             self._chores.put_nowait(partial(self._replace, link.slot))
@@ -368,7 +368,7 @@ class Crew:
                 self._stand_in(owner)
 
     def _stand_in(self, owner: int) -> None:
-        if self.ring_readers.rings is None:
+        if not self.ring_readers.is_one_alone:
             self._carry_out(self._roster.stalled(owner))
             return
         # Whoever answers for a connection must be the one that accepts it: so one worker alone.

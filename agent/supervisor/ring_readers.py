@@ -28,6 +28,12 @@ class RingReaders:
         """0: no worker has to know it."""
         self._readers: dict[int, WorkerLink] = {}
 
+    @property
+    def is_one_alone(self) -> bool:
+        """Only one worker at a time may serve an owner's listeners: the one that answers for a connection, and knows of
+        what it dials to itself."""
+        return self.rings is not None or bool(self.choice_key)
+
     def found(self, link: WorkerLink, *, is_ours: bool) -> None:
         """A worker was found that has rings of the owners it serves; one that retires may still read what is left."""
         for owner in link.owners:

@@ -162,12 +162,20 @@ def test_a_worker_that_says_nothing_more_does_not_come_back(
         play(scene)
 
 
-def test_a_worker_that_leaves_lets_go_what_another_takes(run_dir: Path) -> None:
+def be_alone(played: Played, why: str) -> None:
+    """One of the two reasons why only one worker may serve an owner."""
+    if why == "rings":
+        played.crew.hold_syns(Rings(2))
+    else:
+        played.crew.ring_readers.choice_key = 7
+    played.crew.open_gates()
+
+
+@pytest.mark.parametrize("why", ["rings", "key"])
+def test_a_worker_that_leaves_lets_go_what_another_takes(run_dir: Path, why: str) -> None:
     async def scene() -> None:
         async with crew_of(run_dir) as played:
-            rings = Rings(2)
-            played.crew.hold_syns(rings)
-            played.crew.open_gates()
+            be_alone(played, why)
             leaving = next(link for link in played.crew.links if link.slot == 0)
             releases = (await played.heard(leaving)).count("Release")
             with played.dial() as kept:
@@ -176,6 +184,25 @@ def test_a_worker_that_leaves_lets_go_what_another_takes(run_dir: Path) -> None:
                 await until(lambda: leaving in played.crew.retiring, "it retires")
                 heard = await played.heard(leaving)
                 assert heard.count("Release") == releases + 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("why", ["rings", "key"])
+def test_a_worker_whose_queue_stands_lets_go_of_it(
+    run_dir: Path, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with crew_of(run_dir, limits=replace(LIMITS, return_s=60.0)) as played:
+            be_alone(played, why)
+            stands = [[0]]
+            monkeypatch.setattr(
+                played.crew.queues, "stalled", lambda passed_s: stands.pop() if stands else []
+            )
+            link = next(link for link in played.crew.links if link.slot == 0)
+            releases = (await played.heard(link)).count("Release")
+            await until(lambda: not stands, "its queue stands")
+            assert (await played.heard(link)).count("Release") == releases + 1
 
     play(scene)
 
