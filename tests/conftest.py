@@ -3,10 +3,17 @@ what holds of every property test: none fails because the machine is busy."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 from agent import FORM
+
+# Whenever a process forks, grpc ends its threads before and makes them anew after: in the network namespace that the
+# thread is in which forks. Tests fork in namespaces of their own, and whatever came to the same process afterwards was
+# refused its connections.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
