@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from agent.model.address import IP, SockName, ip_from_bytes, parse_ip
 from agent.net.loop import Loop
+from agent.net.sockets import IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR
 
 IP_PKTINFO, IPV6_PKTINFO = 8, 50
-IP_ORIGDSTADDR, IPV6_ORIGDSTADDR = 20, 74
 MOST_BYTES = 4096
 """Of a query; a longer one is none."""
 BATCH = 64
@@ -35,8 +35,6 @@ class DatagramDoor:
         self._sock = sock
         self._on_datagram = on_datagram
         self._is_v6 = sock.family == socket.AF_INET6
-        self.unsent = 0
-        """Answers that the kernel did not take."""
 
     def start(self) -> None:
         # Level-triggered: what a batch leaves is announced again.
@@ -51,8 +49,11 @@ class DatagramDoor:
             self.stop()
             self._sock.close()
 
-    def answer(self, data: bytes, to: SockName, sender: IP) -> None:
-        """Send in the name of `sender`, from the port of the socket."""
+    def answer(self, data: bytes, to: SockName, sender: IP) -> bool:
+        """Send in the name of `sender`, from the port of the socket; whether the kernel took it.
+
+        It does not where its queue is full, or the pod has gone: a lost datagram, which whoever waits asks for again.
+        """
         packed = sender.packed
         if self._is_v6:
             source = packed if len(packed) == 16 else _MAPPED + packed
@@ -62,8 +63,8 @@ class DatagramDoor:
         try:
             self._sock.sendmsg([data], [named], 0, to)
         except OSError:
-            # The queue is full, or the pod has gone: a lost datagram, which whoever waits for it asks for again.
-            self.unsent += 1
+            return False
+        return True
 
     def _on_ready(self, mask: int) -> None:
         for _ in range(BATCH):
@@ -82,8 +83,8 @@ class DatagramDoor:
 
 def _meant_for(ancillary: list[tuple[int, int, bytes]]) -> IP | None:
     for level, kind, data in ancillary:
-        if level == socket.IPPROTO_IP and kind == IP_ORIGDSTADDR:
+        if level == socket.IPPROTO_IP and kind == IP_RECVORIGDSTADDR:
             return ip_from_bytes(data[4:8])
-        if level == socket.IPPROTO_IPV6 and kind == IPV6_ORIGDSTADDR:
+        if level == socket.IPPROTO_IPV6 and kind == IPV6_RECVORIGDSTADDR:
             return ip_from_bytes(data[8:24])
     return None

@@ -25,6 +25,7 @@ IP_TRANSPARENT = 19
 IPV6_TRANSPARENT = 75
 IP_BIND_ADDRESS_NO_PORT = 24
 IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR = 20, 74
+"""The options, and the kinds of what comes beside a datagram then."""
 SO_RCVBUFFORCE = 33
 DATAGRAM = 1 << 12
 """Beside a family: a socket of UDP is meant."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
-import struct
 from functools import partial
 
+from agent.dns.framing import framed, take_message
+from agent.dns.records import HEADER_BYTES
 from agent.model.address import IP, SocketAddress, SockName
 from agent.net.datagrams import DatagramDoor
 from agent.net.farewell import Farewell, close
@@ -15,7 +16,6 @@ from agent.proxy.dns_service import DnsService
 IDLE_S = 5.0
 """A connection on which no query comes for so long is closed."""
 MOST_CONNECTIONS = 256
-_LENGTH = struct.Struct(">H")
 READ_BYTES = 1 << 16
 
 
@@ -31,10 +31,11 @@ class UdpClients:
         reply = partial(self._reply, peer, server)
         answer = self._service.take(client, server, query, reply, over_tcp=False)
         if answer is not None:
-            self.door.answer(answer, peer, server)
+            self._reply(peer, server, answer)
 
     def _reply(self, peer: SockName, server: IP, answer: bytes) -> None:
-        self.door.answer(answer, peer, server)
+        if not self.door.answer(answer, peer, server):
+            self._service.figures.unsent += 1
 
 
 class TcpClients:
@@ -123,20 +124,15 @@ class TcpClient:
 
     def _take_query(self) -> bool:
         """Whether a whole query was there; it is asked."""
-        if len(self._arrived) < _LENGTH.size:
+        query = take_message(self._arrived)
+        if query is None:
             return False
-        (length,) = _LENGTH.unpack_from(self._arrived)
-        end = _LENGTH.size + length
-        if len(self._arrived) < end:
-            return False
-        query = bytes(self._arrived[_LENGTH.size : end])
-        del self._arrived[:end]
         self._stop_timer()
         self._is_asking = True
         answer = self._all.service.take(self._client, self._server, query, self._late, over_tcp=True)
         if answer is not None:
             self._answered(answer)
-        elif length < 12:
+        elif len(query) < HEADER_BYTES:
             raise ConnectionAbortedError("what came is no DNS")
         return True
 
@@ -147,7 +143,7 @@ class TcpClient:
 
     def _answered(self, answer: bytes) -> None:
         self._is_asking = False
-        self._unsent += _LENGTH.pack(len(answer)) + answer
+        self._unsent += framed(answer)
         self._wait()
 
     def _on_crash(self, error: BaseException) -> None:

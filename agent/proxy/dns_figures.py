@@ -46,6 +46,8 @@ class DnsFigures:
         self.refused: Counter[Refused] = Counter(dict.fromkeys(Refused, 0))
         self.cached = 0
         """Answers of name servers that were given again."""
+        self.unsent = 0
+        """Answers that the kernel did not take."""
         self._took: dict[Labels, list[float]] = {}
         """How many took no longer than each of the buckets, and how long all together."""
 
@@ -79,3 +81,4 @@ class DnsFigures:
         for reason, count in self.refused.items():
             yield families.DNS_REFUSED, (reason.value,), count
         yield families.DNS_CACHED, (), self.cached
+        yield families.DNS_UNSENT, (), self.unsent

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
 from collections.abc import Callable
 from random import Random
 
 from agent.dns import records
+from agent.dns.framing import framed, take_message
 from agent.dns.records import MalformedMessage
 from agent.model.address import IP, SocketAddress
 from agent.net.dial import Dial, Dialler
@@ -26,7 +26,6 @@ GIVE_UP_S = 4.5
 """Below the five seconds after which resolvers ask anew by themselves, or ask another server."""
 MOST_ANSWER_BYTES = 1232
 """Asked for over UDP, at most: fragments of an answer would not be recognised."""
-_LENGTH = struct.Struct(">H")
 READ_BYTES = 1 << 16
 
 OnEnd = Callable[[bytes, str], None]
@@ -62,6 +61,9 @@ class Exchange:
         if sock is not None:
             self._loop.leave(sock.fileno())
             sock.close()
+
+    def _give_up(self) -> None:
+        self._finish(b"", f"no answer in {GIVE_UP_S:g} s")
 
     def _on_crash(self, error: BaseException) -> None:
         self._finish(b"", f"a defect in ztun: {error}")
@@ -105,9 +107,6 @@ class UdpExchange(Exchange):
         except OSError as error:
             self._finish(b"", str(error))
 
-    def _give_up(self) -> None:
-        self._finish(b"", f"no answer in {GIVE_UP_S:g} s")
-
     def _on_ready(self, mask: int) -> None:
         while (sock := self._sock) is not None:
             try:
@@ -127,7 +126,7 @@ class TcpExchange(Exchange):
     def __init__(self, loop: Loop, query: bytes, rng: Random, on_end: OnEnd) -> None:
         super().__init__(loop, query, rng, on_end)
         self._dial: Dial | None = None
-        self._unsent = _LENGTH.pack(len(self._query)) + self._query
+        self._unsent = framed(self._query)
         self._arrived = bytearray()
 
     def start(self, dialler: Dialler, client: IP, server: SocketAddress) -> None:
@@ -142,9 +141,6 @@ class TcpExchange(Exchange):
     def failed(self, target: SocketAddress, error: OSError) -> None:
         self._dial = None
         self._finish(b"", error.strerror or str(error))
-
-    def _give_up(self) -> None:
-        self._finish(b"", f"no answer in {GIVE_UP_S:g} s")
 
     def _stop(self) -> None:
         if self._dial is not None:
@@ -174,12 +170,9 @@ class TcpExchange(Exchange):
             self._finish(b"", error.strerror or str(error))
 
     def _has_whole(self) -> bool:
-        if len(self._arrived) < _LENGTH.size:
+        answer = take_message(self._arrived)
+        if answer is None:
             return False
-        (length,) = _LENGTH.unpack_from(self._arrived)
-        if len(self._arrived) < _LENGTH.size + length:
-            return False
-        answer = bytes(self._arrived[_LENGTH.size : _LENGTH.size + length])
         if self._is_answer(answer):
             self._finish(answer, "")
         else:

@@ -19,13 +19,9 @@ class DnsParts:
     def __init__(self, service: DnsService) -> None:
         self.service = service
         self.tcp = TcpClients(service.loop, service)
-        self._doors: list[DatagramDoor] = []
-        """All that there ever were: one for each time that a set of listeners came."""
 
     def door(self, sock: socket.socket) -> DatagramDoor:
-        made = UdpClients(self.service.loop, sock, self.service).door
-        self._doors.append(made)
-        return made
+        return UdpClients(self.service.loop, sock, self.service).door
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         self.tcp.accepted(sock, peer, local)
@@ -36,4 +32,3 @@ class DnsParts:
     def samples(self) -> Iterable[Sample]:
         yield from self.service.figures.samples()
         yield families.DNS_UNDER_WAY, (), self.service.forwarded_now
-        yield families.DNS_UNSENT, (), sum(door.unsent for door in self._doors)

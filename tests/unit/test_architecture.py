@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.log_levels",
         # What is known of names and messages; nothing that waits for anybody.
         "agent.dns.cache",
+        "agent.dns.framing",
         "agent.dns.mesh_names",
         "agent.dns.messages",
         "agent.dns.records",
