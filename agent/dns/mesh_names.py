@@ -15,7 +15,7 @@ from agent.dns.names import candidates, wildcards
 from agent.model.address import IP
 from agent.model.service import IPFamilies, Service
 from agent.model.workload import Health, Workload
-from agent.state.snapshot import Snapshot, visible
+from agent.state.snapshot import Snapshot, best_of
 
 VERSIONS = {IPFamilies.IPV4_ONLY: 4, IPFamilies.IPV6_ONLY: 6}
 
@@ -54,18 +54,9 @@ class MeshNames:
         return None
 
     def _service(self, snapshot: Snapshot, namespace: str, hostname: str) -> Service | None:
-        first: Service | None = None
-        canonical: Service | None = None
-        preferred: Service | None = None
-        for service in snapshot.services.with_hostname(hostname):
-            if not visible(service, namespace) or not (service.vips or self._is_of_cluster(service)):
-                continue
-            if service.namespace == namespace:
-                return service
-            first = first or service
-            canonical = service if service.canonical else canonical
-            preferred = service if service.namespace == self.preferred_namespace else preferred
-        return canonical or preferred or first
+        named = snapshot.services.with_hostname(hostname)
+        answerable = (service for service in named if service.vips or self._is_of_cluster(service))
+        return best_of(answerable, namespace, self.preferred_namespace)
 
     def _is_of_cluster(self, service: Service) -> bool:
         return service.hostname.endswith(f".svc.{self.domain}")

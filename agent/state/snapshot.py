@@ -9,7 +9,7 @@ comes back finds all of them.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress, SocketAddress
@@ -119,26 +119,13 @@ class Snapshot:
             if len(memo) >= REMEMBERED:
                 memo.clear()
             exact = memo[address] = self.services.at(address)
-        if exact and (service := self._best(exact, client_namespace)):
+        if exact and (service := best_of(exact, client_namespace)):
             return service
         ranges = self.cidr_vips.get(network)
         return self._best_range(ranges, ip, client_namespace) if ranges else None
 
     def service_by_hostname(self, hostname: str, client_namespace: str | None) -> Service | None:
-        return self._best(self.services.with_hostname(hostname), client_namespace)
-
-    def _best(self, services: tuple[Service, ...], client_namespace: str | None) -> Service | None:
-        """Client's namespace, then canonical (the last one seen), then the first seen."""
-        best: Service | None = None
-        canonical: Service | None = None
-        own: Service | None = None
-        for service in services:
-            if not visible(service, client_namespace):
-                continue
-            best = best or service
-            canonical = service if service.canonical else canonical
-            own = service if service.namespace == client_namespace else own
-        return own or canonical or best
+        return best_of(self.services.with_hostname(hostname), client_namespace)
 
     def _best_range(
         self, ranges: tuple[tuple[CIDR, NamespacedHostname], ...], ip: IP, client_namespace: str | None
@@ -214,6 +201,25 @@ def visible(service: Service, client_namespace: str | None) -> bool:
         or client_namespace is None
         or service.namespace == client_namespace
     )
+
+
+def best_of(
+    services: Iterable[Service], client_namespace: str | None, preferred_namespace: str | None = None
+) -> Service | None:
+    """Of those the client may resolve: its namespace, then canonical (the last one seen), then the preferred namespace,
+    then the first seen."""
+    first: Service | None = None
+    preferred: Service | None = None
+    canonical: Service | None = None
+    own: Service | None = None
+    for service in services:
+        if not visible(service, client_namespace):
+            continue
+        first = first or service
+        preferred = service if service.namespace == preferred_namespace else preferred
+        canonical = service if service.canonical else canonical
+        own = service if service.namespace == client_namespace else own
+    return own or canonical or preferred or first
 
 
 def is_about(refused: RefusedPolicy, namespace: str) -> bool:
