@@ -6,15 +6,11 @@ identity of one of its instances; what a peer says of itself (`forwarded`, an ad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from agent.model.address import NetworkAddress
 from agent.model.connection import Connection
 from agent.model.identity import Identity
-from agent.model.service import Service
-from agent.model.workload import GatewayAddress, Health, Workload
+from agent.model.workload import GatewayAddress, Workload
 from agent.state.snapshot import Snapshot
-from agent.state.waypoint import describe, is_instance, waypoints_of
+from agent.state.waypoint import describe, instances, is_instance, waypoints_of
 
 
 def bypassed(snapshot: Snapshot, connection: Connection, workload: Workload, *, is_open: bool = False) -> str:
@@ -29,7 +25,7 @@ def bypassed(snapshot: Snapshot, connection: Connection, workload: Workload, *, 
     if identity is not None and any(
         instance.identity == identity
         for waypoint in waypoints
-        for instance in _instances(snapshot, waypoint, workload.namespace, everyone=is_open)
+        for instance in instances(snapshot, waypoint, workload.namespace, everyone=is_open)
     ):
         return ""
     names = " or ".join(dict.fromkeys(map(describe, waypoints)))
@@ -45,27 +41,6 @@ def demanded(snapshot: Snapshot, workload: Workload, port: int) -> tuple[Gateway
         if service is not None and port in ports.values():
             found += waypoints_of(service)
     return tuple(found)
-
-
-def _instances(
-    snapshot: Snapshot, waypoint: GatewayAddress, namespace: str, *, everyone: bool
-) -> Iterator[Workload]:
-    where = waypoint.destination
-    service: Service | None
-    if isinstance(where, NetworkAddress):
-        service = snapshot.service_at(where.network, where.ip, namespace)
-        alone = snapshot.workload_at(where.network, where.ip) if service is None else None
-    else:
-        service = snapshot.services.get(where)
-        alone = snapshot.workload_by_hostname(where.namespace, where.hostname) if service is None else None
-    if alone is not None and (everyone or alone.status is Health.HEALTHY):
-        yield alone
-    if service is None:
-        return
-    if everyone:
-        yield from snapshot.linked(service.key)
-    else:
-        yield from (endpoint.workload for endpoint in snapshot.endpoints(service.key).all)
 
 
 class Passages:

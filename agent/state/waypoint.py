@@ -6,11 +6,12 @@ policies it enforces.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 from agent.model.address import IP, NetworkAddress, SocketAddress
 from agent.model.service import Service
-from agent.model.workload import GatewayAddress, Workload
+from agent.model.workload import GatewayAddress, Health, Workload
 from agent.state.balance import Purpose, weighted_index
 from agent.state.snapshot import Snapshot
 from agent.state.upstream import Upstream, from_address, from_service
@@ -41,10 +42,10 @@ def find_gateway(
     if isinstance(where, NetworkAddress):
         address = SocketAddress(where.ip, port)
         return from_address(snapshot, source, where.network, address, purpose, rng)
-    service = snapshot.services.get(where)
+    service = _service_of(snapshot, gateway, source.namespace)
     if service is not None:
         return from_service(snapshot, source, service, port, purpose, rng)
-    workload = snapshot.workload_by_hostname(where.namespace, where.hostname)
+    workload = _alone(snapshot, gateway)
     return Upstream(workload, port) if workload else None
 
 
@@ -60,14 +61,43 @@ def is_instance(snapshot: Snapshot, workload: Workload, gateway: GatewayAddress)
     Endpoints that are not ready count too: a waypoint that is starting must not be sent round itself.
     """
     where = gateway.destination
+    service = _service_of(snapshot, gateway, workload.namespace)
     if isinstance(where, NetworkAddress):
-        service = snapshot.service_at(where.network, where.ip, workload.namespace)
         is_there = workload.network == where.network and where.ip in workload.addresses
         return is_there or (service is not None and _serves(snapshot, workload, service))
-    service = snapshot.services.get(where)
     if service is not None:
         return _serves(snapshot, workload, service)
     return bool(workload.hostname) and (workload.namespace, workload.hostname) == where
+
+
+def instances(
+    snapshot: Snapshot, gateway: GatewayAddress, namespace: str, *, everyone: bool
+) -> Iterator[Workload]:
+    """The workloads that are the waypoint for a namespace: those that may be used, or `everyone` that serves it."""
+    service = _service_of(snapshot, gateway, namespace)
+    if service is None:
+        alone = _alone(snapshot, gateway)
+        if alone is not None and (everyone or alone.status is Health.HEALTHY):
+            yield alone
+    elif everyone:
+        yield from snapshot.linked(service.key)
+    else:
+        yield from (endpoint.workload for endpoint in snapshot.endpoints(service.key).all)
+
+
+def _service_of(snapshot: Snapshot, gateway: GatewayAddress, namespace: str) -> Service | None:
+    where = gateway.destination
+    if isinstance(where, NetworkAddress):
+        return snapshot.service_at(where.network, where.ip, namespace)
+    return snapshot.services.get(where)
+
+
+def _alone(snapshot: Snapshot, gateway: GatewayAddress) -> Workload | None:
+    """The one workload that it is, where it is no Service."""
+    where = gateway.destination
+    if isinstance(where, NetworkAddress):
+        return snapshot.workload_at(where.network, where.ip)
+    return snapshot.workload_by_hostname(where.namespace, where.hostname)
 
 
 def _serves(snapshot: Snapshot, workload: Workload, service: Service) -> bool:
