@@ -16,6 +16,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.net.farewell import close
 from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop, Timer
 from agent.net.parting import PATIENCE_S, Parting
+from agent.net.sockets import was_destroyed
 
 BATCH_BYTES = 1 << 18
 _RESETS = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
@@ -25,9 +26,7 @@ def loss(who: str, error: int) -> Refusal:
     """What it means that the TCP connection of `who` (client or server) broke; `error` is an errno."""
     if error in _RESETS:
         return Refusal(Outcome.RESET, f"the {who} reset the connection")
-    if (
-        error == errno.ECONNABORTED
-    ):  # of a connection that was open: sock_diag(7) destroyed it, which we ask for
+    if was_destroyed(error):
         return Refusal(Outcome.POD_REMOVED, f"the kernel closed its sockets: the {who}'s pod left the mesh")
     return Refusal(Outcome.RESET, f"the connection of the {who} broke: {os.strerror(error)}")
 

@@ -8,6 +8,7 @@ fresh sockets for the loop's thread to take. Options: docs/WIRE.md#sockets and d
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import queue
 import socket
@@ -54,6 +55,11 @@ def enter_netns(path: str) -> None:
             raise OSError(code, f"cannot enter the network namespace: {os.strerror(code)}", path)
     finally:
         os.close(fd)
+
+
+def was_destroyed(error: int) -> bool:
+    """Whether this errno of a socket says that sock_diag(7) destroyed it, which we ask for when a pod leaves."""
+    return error == errno.ECONNABORTED
 
 
 def set_stream_options(sock: socket.socket) -> None:

@@ -7,7 +7,6 @@ HTTP/2; its user is told of everything through `TlsUser`.
 
 from __future__ import annotations
 
-import errno
 import os
 
 from agent.identity.faults import Fault
@@ -16,6 +15,7 @@ from agent.model.outcome import Outcome
 from agent.net.buffers import RECEIVE_BYTES
 from agent.net.byte_stream import ByteStream, Parted
 from agent.net.loop import EDGES, ENDED, INBOUND_EDGES, READABLE, WRITABLE, Loop, Timer
+from agent.net.sockets import was_destroyed
 from agent.net.tls_user import NOBODY, TlsUser
 from agent.net.turns import AskTurn
 from agent.wire.tls_alerts import Alert
@@ -149,10 +149,8 @@ class TlsLink:
         except BlockingIOError:
             return
         except OSError as error:
-            # Of a connection that was open: sock_diag(7) destroyed it, because the pod of this address has left.
-            is_destroyed = error.errno == errno.ECONNABORTED
             self._is_heard_out = True
-            outcome = Outcome.POD_REMOVED if is_destroyed else Outcome.RESET
+            outcome = Outcome.POD_REMOVED if was_destroyed(error.errno or 0) else Outcome.RESET
             self.fail(outcome, f"the connection broke: {_said(error)}", None)
             return
         if not size:

@@ -10,7 +10,6 @@ as the dial lasts. A pod cannot make one up: what it sends itself goes to the ou
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -23,7 +22,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.net.dial import Dial, Dialler
 from agent.net.farewell import close
 from agent.net.loop import Loop, Timer
-from agent.net.sockets import SideSockets
+from agent.net.sockets import SideSockets, was_destroyed
 from agent.proxy.life import LEFT
 from agent.proxy.own_share import OwnShare
 
@@ -233,7 +232,7 @@ class Crossing:
 
 def loss(error: int) -> Refusal:
     """What it means that the host no longer has the connection; `error` is an errno."""
-    if error == errno.ECONNABORTED:  # sock_diag(7) destroyed it, which we ask for
+    if was_destroyed(error):
         return Refusal(Outcome.POD_REMOVED, LEFT)
     return Refusal(
         Outcome.RESET, f"the host has cut it: a NetworkPolicy or a firewall rule ({os.strerror(error)})"

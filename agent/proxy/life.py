@@ -19,6 +19,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
+from agent.net.sockets import was_destroyed
 from agent.proxy.registry import Live, Registry
 from agent.proxy.report import Reporter, Tracked
 from agent.telemetry.record import Opened
@@ -175,7 +176,7 @@ class Life(Recorded):
 
 def client_refusal(error: int) -> Refusal:
     """What a broken connection of a client means that was not connected yet; `error` is an errno."""
-    if error == errno.ECONNABORTED:
+    if was_destroyed(error):
         return Refusal(Outcome.POD_REMOVED, LEFT)
     return Refusal(Outcome.RESET, GAVE_UP)
 
@@ -185,7 +186,7 @@ def dial_refusal(error: OSError, target: SocketAddress, *, is_hbone: bool = Fals
     if isinstance(error, TimeoutError):
         outcome = Outcome.HBONE_TIMEOUT if is_hbone else Outcome.CONNECT_TIMEOUT
         return Refusal(outcome, f"connect to {target}: timed out; {outcome.hint}")
-    if error.errno == errno.ECONNABORTED:  # sock_diag(7) destroyed its socket, which we ask for
+    if was_destroyed(error.errno or 0):
         return Refusal(Outcome.POD_REMOVED, f"connect to {target}: {LEFT}")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return Refusal(Outcome.OVERLOADED, f"connect to {target}: {error.strerror}")
