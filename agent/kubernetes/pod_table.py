@@ -148,22 +148,17 @@ def honesty_of(pod: Pod) -> tuple[bool | None, str]:
 
 def bypass_of(pod: Pod) -> tuple[bool, str]:
     """Whether connections to the pod are left alone, and what is wrong with its annotation: then they are captured."""
-    asked = pod.bypass_inbound
-    if asked is None or asked in NO:
-        return False, ""
-    if asked in YES:
-        return True, ""
-    return (
-        False,
-        f"; its annotation {BYPASS_INBOUND} is {asked!r}, neither true nor false: connections are captured",
-    )
+    is_bypassed, fault = _switch_of(BYPASS_INBOUND, pod.bypass_inbound, "connections are captured")
+    return is_bypassed is True, fault
 
 
 def dns_of(pod: Pod) -> tuple[bool | None, str]:
     """What the pod's own annotation asks for, and what is wrong with it: then it is as the node has it."""
-    asked = pod.dns_capture
-    if asked is None:
-        return None, ""
-    if asked in YES or asked in NO:
-        return asked in YES, ""
-    return None, f"; its annotation {DNS_CAPTURE} is {asked!r}, neither true nor false: as the node has it"
+    return _switch_of(DNS_CAPTURE, pod.dns_capture, "as the node has it")
+
+
+def _switch_of(annotation: str, asked: str | None, otherwise: str) -> tuple[bool | None, str]:
+    """What one of Istio's annotations asks for, and what is wrong with it: then it is as `otherwise` says."""
+    if asked is None or asked in YES or asked in NO:
+        return None if asked is None else asked in YES, ""
+    return None, f"; its annotation {annotation} is {asked!r}, neither true nor false: {otherwise}"

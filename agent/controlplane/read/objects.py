@@ -141,6 +141,11 @@ class Service:
     unused: tuple[str, ...] = ()
     is_stand_in: bool = False
 
+    @property
+    def is_for_others(self) -> bool:
+        """Whether nobody of the mesh is to be behind it."""
+        return self.kind == "ExternalName" or self.is_stand_in
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:

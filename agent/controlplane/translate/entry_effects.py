@@ -96,7 +96,6 @@ def _of_unselective(inventory: Inventory) -> Iterator[Remark]:
     """Services that neither choose pods nor have slices: their endpoints may still come."""
     filled = {(each.meta.namespace, each.service) for each in inventory.slices}
     for service in inventory.services:
-        is_for_others = service.kind == "ExternalName" or service.is_stand_in
-        if not service.selector and not is_for_others and service.meta.key[1:] not in filled:
+        if not service.selector and not service.is_for_others and service.meta.key[1:] not in filled:
             problem = "it has no selector, and no EndpointSlice is of it, so nobody is behind it"
             yield remark(service, problem, is_note=True)

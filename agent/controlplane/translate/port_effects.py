@@ -64,8 +64,7 @@ def ports_named(pod: Pod, name: str) -> tuple[int, ...]:
 
 def why_unreachable(service: Service) -> str:
     """Why no connection is made by way of a Service; empty where one can be. Headless ones need no port."""
-    is_for_others = service.kind == "ExternalName" or service.is_stand_in
-    if is_for_others or any(port.protocol == "TCP" for port in service.ports):
+    if service.is_for_others or any(port.protocol == "TCP" for port in service.ports):
         return ""
     if service.ports:
         others = ", ".join(f"{port.protocol} port {port.port}" for port in service.ports)
