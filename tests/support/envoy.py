@@ -71,6 +71,22 @@ static_resources:
     )
 
 
+def connects_to(cluster: str) -> str:
+    """The last filter of a manager whose tunnels end here, and its routes: what is in them goes to this cluster."""
+    return f"""\
+          - {{name: router, typed_config: {{"@type": {_TYPES}.filters.http.router.v3.Router}}}}
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{connect_matcher: {{}}}}
+                route:
+                  cluster: {cluster}
+                  timeout: 0s
+                  upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{}}}}]"""
+
+
 def terminate(listener: str, cluster: str, head: str = "", http2: str = "", manager: str = "") -> Template:
     """HBONE in, plain TCP out. `http2`: more HTTP/2 options, `manager`: more of the connection manager."""
     return Template(
@@ -92,17 +108,7 @@ static_resources:
           http2_protocol_options: {{allow_connect: true{http2}}}
           upgrade_configs: [{{upgrade_type: CONNECT}}]
           http_filters:
-          - {{name: router, typed_config: {{"@type": {_TYPES}.filters.http.router.v3.Router}}}}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - match: {{connect_matcher: {{}}}}
-                route:
-                  cluster: next
-                  timeout: 0s
-                  upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{}}}}]
+{connects_to("next")}
   clusters:
   - name: next{cluster}
 """

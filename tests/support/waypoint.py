@@ -85,17 +85,7 @@ static_resources:
                 factory_key: envoy.string
                 format_string: {{text_format_source: {{inline_string: "%DOWNSTREAM_PEER_URI_SAN%"}}}}
                 shared_with_upstream: ONCE
-          - {{name: router, typed_config: {{"@type": {_TYPES}.filters.http.router.v3.Router}}}}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - match: {{connect_matcher: {{}}}}
-                route:
-                  cluster: requests
-                  timeout: 0s
-                  upgrade_configs: [{{upgrade_type: CONNECT, connect_config: {{}}}}]
+{envoy.connects_to("requests")}
   - name: requests
     internal_listener: {{}}
     filter_chains:
