@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from tests.cluster import apps
-from tests.cluster.kubernetes import annotation, wait
+from tests.cluster.kubernetes import wait
 from tests.cluster.mesh import traffic_is_mutual_tls
-from tests.cluster.operation import nothing_is_left, runs_in_clear
+from tests.cluster.operation import nothing_is_left, runs_in_clear, unlabelled
 from tests.cluster.stage import LABEL, NAMESPACE, ROOT, Stage, are_ready
 from tests.cluster.traffic import Load, passes, refused
 from tests.support import helm
@@ -66,13 +66,18 @@ def upgraded(stage: Stage) -> str:
     return f"helm upgrade with a changed value: both agents have it; {said}"
 
 
-def removed_by_helm(stage: Stage) -> str:
-    cluster = stage.cluster
-    cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
-    wait("nobody is enrolled", lambda: not any(map(annotation, cluster.pods("demo"))), 30)
+def taken_off_by_helm(stage: Stage) -> None:
+    """As the README says it; what has cleaned the nodes is still there."""
+    unlabelled(stage)
     run_helm(stage, "uninstall", "ztun")
-    cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/ztun-uninstall", "--timeout=200s")
-    cluster.kubectl("delete", "namespace", NAMESPACE)
+    stage.cluster.kubectl(
+        "-n", stage.namespace, "rollout", "status", "daemonset/ztun-uninstall", "--timeout=200s"
+    )
+
+
+def removed_by_helm(stage: Stage) -> str:
+    taken_off_by_helm(stage)
+    stage.cluster.kubectl("delete", "namespace", NAMESPACE)
     nothing_is_left(stage, kinds=("clusterroles", "clusterrolebindings"))
     runs_in_clear(stage)
     return "helm uninstall: pods run on in clear; of ztun the two kinds of policy are left, and nothing else"

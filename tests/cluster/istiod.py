@@ -16,8 +16,8 @@ from cryptography import x509
 from redirect.netns import entered
 from tests.cluster import apps, mesh, newer_api, policy
 from tests.cluster.api import SERVER, TOKEN
-from tests.cluster.charts import CHART, run_helm
-from tests.cluster.kubernetes import KUBECONFIG, annotation, wait
+from tests.cluster.charts import CHART, run_helm, taken_off_by_helm
+from tests.cluster.kubernetes import KUBECONFIG, wait
 from tests.cluster.operation import nothing_is_left, rolling_update, runs_in_clear, taken_off
 from tests.cluster.stage import LABEL, ROOT, Stage, are_ready, rendered
 from tests.cluster.traffic import Load, refused
@@ -118,10 +118,7 @@ def istiod_goes_and_comes(stage: Stage) -> str:
 
 def removed_under_istiod(stage: Stage) -> str:
     cluster = stage.cluster
-    cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
-    wait("nobody is enrolled", lambda: not any(map(annotation, cluster.pods("demo"))), 30)
-    run_helm(stage, "uninstall", "ztun")
-    cluster.kubectl("-n", NAMESPACE, "rollout", "status", "daemonset/ztun-uninstall", "--timeout=200s")
+    taken_off_by_helm(stage)
     cluster.kubectl("-n", NAMESPACE, "delete", "daemonset", "ztun-uninstall")
     wait("its pods are gone", lambda: not cluster.pods(NAMESPACE), 60)
     nothing_is_left(stage, kinds=("clusterroles", "clusterrolebindings"))

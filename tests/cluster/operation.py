@@ -112,11 +112,15 @@ def uninstalled(stage: Stage) -> str:
     return "uninstalled: pods run on in clear; no pin, namespace, interface, file, role or definition of ztun is left"
 
 
+def unlabelled(stage: Stage) -> None:
+    stage.cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
+    wait("nobody is enrolled", lambda: not any(map(annotation, stage.cluster.pods("demo"))), 30)
+
+
 def taken_off(stage: Stage, tree: str) -> None:
     """As the README says it, of manifests and their `uninstall`."""
     cluster = stage.cluster
-    cluster.kubectl("label", "namespace", "demo", f"{LABEL}-")
-    wait("nobody is enrolled", lambda: not any(map(annotation, cluster.pods("demo"))), 30)
+    unlabelled(stage)
     cluster.kubectl("-n", stage.namespace, "delete", "daemonset", "ztun-agent")
     wait("the agents are gone", lambda: len(stage.agents()) == stage.plane_pods)
     remover = rendered(stage, f"{tree}/uninstall")
