@@ -93,15 +93,17 @@ static __always_inline int is_under_way(struct __sk_buff *skb, struct bpf_sock_t
     return state != BPF_TCP_LISTEN && state != BPF_TCP_TIME_WAIT;
 }
 
+/* Until when a rate of one in `every_ns` is used up, if one more comes now. */
+static __always_inline u64 later(u64 due_ns, u64 now_ns, u64 every_ns) {
+    return (due_ns < now_ns ? now_ns : due_ns) + every_ns;
+}
+
 static __always_inline int has_budget(u32 ifindex, u8 hook, u64 now_ns) {
     struct syn_budget none = {};
     struct syn_budget *budget = synrate.lookup_or_try_init(&ifindex, &none);
     if (!budget)
         return 0;
-    u64 due_ns = hook == HOOK_FROM_POD ? budget->outbound_due_ns : budget->inbound_due_ns;
-    if (due_ns < now_ns)
-        due_ns = now_ns;
-    due_ns += SYN_EVERY_NS;
+    u64 due_ns = later(hook == HOOK_FROM_POD ? budget->outbound_due_ns : budget->inbound_due_ns, now_ns, SYN_EVERY_NS);
     if (due_ns - now_ns > SYN_BURST * SYN_EVERY_NS)
         return 0;
     /* CPUs may overtake each other here: a few more are held */

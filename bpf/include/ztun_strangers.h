@@ -22,10 +22,6 @@ static __always_inline int is_member(const struct addr16 *source, u64 now_ns) {
 
 #define OF_A_NETWORK 32 /* addresses' worth, for all of a /64 together: whoever has one has more addresses than can be told */
 
-static __always_inline u64 later(u64 due_ns, u64 now_ns, u64 every_ns) {
-    return (due_ns < now_ns ? now_ns : due_ns) + every_ns;
-}
-
 /* Of a bare SYN to the tunnel port of the pod behind `ifindex`. */
 static __always_inline int is_too_fast(const struct packet *p, u32 ifindex, const struct conf_entry *c) {
     u64 every_ns = c->stranger_every_ns, now_ns = bpf_ktime_get_ns(), none_ns = 0;
