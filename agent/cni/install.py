@@ -71,7 +71,8 @@ class Installation:
         for line in done:
             log.info("%s", line)
         self.problem = ""
-        self._seen = self._stamp()
+        # The stamp from before the look: one taken now would vouch for what another has written right behind us.
+        self._seen = None if done else stamp
         return done
 
     def install(self) -> list[str]:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from agent import pod_sources
 from agent.cli.cni import cni
 from agent.cni import conflist, keeper
+from agent.cni import install as cni_install
 from agent.cni.conflist import NoConfiguration, chained, first, parsed, unchained
 from agent.cni.install import Installation
 from agent.cni.keeper import PluginKeeper, installation_of
@@ -194,6 +195,27 @@ def test_a_draft_that_a_crash_left_is_in_nobodys_way(tmp_path: Path) -> None:
     (node.conf / "10-net.conflist.ztun-draft").write_text("half")
     node.installation.keep()
     assert set(node.files()) == {"10-net.conflist"}
+
+
+def test_what_another_writes_right_behind_us_is_put_right_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path)
+    path = node.put("10-net.conflist", listed(PTP))
+    installation = node.installation
+    ours = cni_install.replace_file
+
+    def replaced_at_once(target: Path, content: bytes, mode: int) -> None:
+        ours(target, content, mode)
+        if target == path:
+            node.put(path.name, listed(PTP, PORTMAP))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cni_install, "replace_file", replaced_at_once)
+        installation.keep()
+    assert not conflist.is_chained(path.read_text())
+    installation.keep()
+    assert conflist.is_chained(path.read_text())
 
 
 def test_the_agent_keeps_it_there_and_leaves_it_when_it_stops(
