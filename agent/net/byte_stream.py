@@ -7,6 +7,7 @@ a socket.
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,6 +16,9 @@ from agent.net.farewell import Farewell, close
 from agent.net.loop import Loop, Ready
 
 Crash = Callable[[BaseException], None]
+LONG_S = 1.0
+# tcpi_min_rtt of struct tcp_info, in microseconds (linux/tcp.h).
+_MIN_RTT, _MIN_RTT_AT = struct.Struct("I"), 148
 
 
 class Parted(Protocol):
@@ -40,6 +44,9 @@ class ByteStream(Protocol):
     def buffers(self) -> Buffers:
         """The memory that TLS on this stream works in."""
 
+    def round_trip_s(self) -> float:
+        """How long the path to the peer is, at least; where that is not known, long."""
+
     def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
         """Call `on_ready` at every edge of those in `mask`, which are epoll's; nothing is read before."""
 
@@ -53,7 +60,7 @@ class ByteStream(Protocol):
 class SocketStream:
     """A socket (connected, non-blocking), which it owns."""
 
-    __slots__ = ("_loop", "_sock", "buffers", "recv", "recv_into", "send")
+    __slots__ = ("_look_at_s", "_loop", "_round_trip_s", "_sock", "buffers", "recv", "recv_into", "send")
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         self._loop = loop
@@ -63,6 +70,18 @@ class SocketStream:
         self.recv_into: Callable[[memoryview], int] = sock.recv_into
         self.recv: Callable[[int], bytes] = sock.recv
         self.send: Callable[[memoryview], int] = sock.send
+        self._round_trip_s = LONG_S
+        self._look_at_s = 0.0
+
+    def round_trip_s(self) -> float:
+        """The shortest one that the kernel has seen of late; asked for once a second."""
+        now_s = self._loop.now()
+        if now_s >= self._look_at_s and self._sock.family != socket.AF_UNIX:
+            self._look_at_s = now_s + 1.0
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT.size + _MIN_RTT_AT)
+            (least_us,) = _MIN_RTT.unpack_from(info, _MIN_RTT_AT)
+            self._round_trip_s = least_us / 1e6  # all ones where there was none yet: long
+        return self._round_trip_s
 
     def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
         self._loop.watch(self._sock.fileno(), on_ready, on_crash, mask)

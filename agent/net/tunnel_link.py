@@ -83,7 +83,7 @@ class TunnelLink:
         self._client_events: TunnelClientEvents | None = None if self.is_server else events  # type: ignore[assignment]
         self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
         self.backlogs = loop.backlogs
-        self._codec.may_grow = self.backlogs.has_room
+        self._codec.may_grow, self._codec.round_trip_s = self.backlogs.has_room, stream.round_trip_s
         self._is_closed = False
         self.waiters = TunnelWaiters()
         self._queued = TunnelQueue(self._codec, streams_limit)

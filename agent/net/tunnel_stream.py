@@ -10,7 +10,7 @@ import errno
 from collections import deque
 
 from agent.model.outcome import Outcome, Refusal
-from agent.net.byte_stream import Crash, Parted
+from agent.net.byte_stream import LONG_S, Crash, Parted
 from agent.net.farewell import LINGER_S
 from agent.net.loop import ENDED, READABLE, WRITABLE, Loop, Ready, Timer
 from agent.net.tunnel import Tunnel, reset_code
@@ -54,6 +54,10 @@ class TunnelStream:
         self._on_crash: Crash | None = None
 
     # -- as a socket
+
+    def round_trip_s(self) -> float:
+        """Not known; the windows of the outer connection follow its path."""
+        return LONG_S
 
     def recv_into(self, room: memoryview) -> int:
         pieces, at = self._pieces, 0

@@ -13,7 +13,7 @@ from agent.wire import h2_frames as frames
 from agent.wire import h2_headers
 from agent.wire.h2_events import Limits, Stream
 from agent.wire.h2_frames import FRAME_HEADER, ErrorCode, Setting
-from agent.wire.h2_windows import window_change
+from agent.wire.h2_windows import FAST_S, fast_s, window_change
 
 # Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
 REMEMBERED_RESETS = 1024
@@ -44,6 +44,8 @@ class H2Sender:
         """The most that the peer ever let wait of all streams together."""
         self.may_grow: Callable[[], bool] = lambda: True
         """Asked before a stream's window grows: whether memory lasts."""
+        self.round_trip_s: Callable[[], float] = lambda: FAST_S
+        """How long the path to the peer is: a window that holds more than is on its way only makes others wait."""
         self.peer_streams: int | None = None
         """The peer's MAX_CONCURRENT_STREAMS, None while it set no limit."""
         self.failed = False
@@ -227,12 +229,14 @@ class H2Sender:
         size, stream.unreturned = stream.unreturned, 0
         if not stream.remote_open:
             return
+        elapsed_s = now_s - stream.credited_at_s
         change = window_change(
             stream.window,
-            now_s - stream.credited_at_s,
+            elapsed_s,
             first=self._first_window,
             most=self.limits.stream_window_bytes,
             room=self.limits.connection_window_bytes - self._grown,
+            fast=fast_s(self.round_trip_s()) if elapsed_s <= FAST_S else FAST_S,
         )
         if change > 0 and not self.may_grow():
             change = 0

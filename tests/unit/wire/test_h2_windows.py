@@ -75,6 +75,32 @@ def test_a_window_doubles_while_it_is_read_fast_and_halves_when_it_is_not() -> N
     assert stream.window == FIRST
 
 
+@pytest.mark.parametrize(
+    ("round_trip_s", "rate", "window"),
+    [
+        (50e-6, 400 * MIB, MIB),
+        (50e-6, 40 * MIB, FIRST),
+        (0.01, 400 * MIB, 4 * MIB),
+        (0.01, 40 * MIB, 2 * MIB),
+        (0.05, 4 * MIB, MIB),
+        (3600.0, 4 * MIB, 2 * MIB),
+        (3600.0, MIB, MIB // 2),
+    ],
+)
+def test_a_window_grows_to_a_few_times_what_is_on_its_way(
+    round_trip_s: float, rate: int, window: int
+) -> None:
+    """Read at `rate` bytes a second: what is beyond is a queue, in which the other streams of the connection wait."""
+    talk = Talk(is_server=True)
+    talk.codec.round_trip_s = lambda: round_trip_s
+    stream = talk.accept()
+    now_s = 0.0
+    for _ in range(20):
+        now_s += stream.window / 4 / rate
+        read(talk, stream, stream.window // 4, now_s)
+    assert stream.window == window
+
+
 def test_windows_of_a_connection_grow_alike_and_give_their_room_back() -> None:
     talk = Talk(is_server=True)
     streams = [talk.accept(number) for number in range(1, 17, 2)]
