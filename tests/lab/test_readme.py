@@ -74,7 +74,7 @@ def test_the_quickstart_prints_what_the_readme_shows() -> None:
             [sys.executable, "-m", "agent.lab.quickstart", "--name", name],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=280,
             check=False,
         )
     finally:
@@ -90,7 +90,7 @@ def test_the_commands_for_a_bare_machine_do_what_the_readme_says() -> None:
     script = f'{MACHINE}PATH="{Path(sys.executable).parent}:$PATH"\n{pod}{mesh}{LEFT}'
     unshare = ["unshare", "-m", "-n", "-p", "-f", "--mount-proc", "--kill-child"]
     done = subprocess.run(
-        [*unshare, "bash", "-c", script], capture_output=True, text=True, timeout=110, check=False, cwd="/"
+        [*unshare, "bash", "-c", script], capture_output=True, text=True, timeout=280, check=False, cwd="/"
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr, done.stderr
