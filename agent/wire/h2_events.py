@@ -47,6 +47,7 @@ class Stream:
         "quarter",
         "receive_window",
         "remote_open",
+        "seen_consumed",
         "send_window",
         "unreturned",
         "window",
@@ -61,6 +62,8 @@ class Stream:
         self.unreturned = 0
         """Bytes the user is done with, for which the peer has not got credit back yet."""
         self.credited_at_s = now_s
+        self.seen_consumed = 0
+        """What all streams of the connection had consumed when it was given credit last."""
         self.local_open = self.remote_open = True
         self.is_headed = False
         """The peer's first HEADERS (not interim) came; more of them are trailers."""

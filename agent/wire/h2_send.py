@@ -13,7 +13,7 @@ from agent.wire import h2_frames as frames
 from agent.wire import h2_headers
 from agent.wire.h2_events import Limits, Stream
 from agent.wire.h2_frames import FRAME_HEADER, ErrorCode, Setting
-from agent.wire.h2_windows import FAST_S, fast_s, window_change
+from agent.wire.h2_windows import FAST_S, SHARED_S, paces, window_change
 
 # Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
 REMEMBERED_RESETS = 1024
@@ -66,6 +66,8 @@ class H2Sender:
         """By how much the windows of all streams together exceed their first one."""
         self._granted = limits.connection_window_bytes
         self._consumed = 0
+        self._shared_until_s = 0.0
+        """Until then what one stream has in a queue keeps others waiting: several receive something."""
         self._roomy_at_s = now_s
         """When the peer last gave back half of its window for all."""
         self._credit_below = limits.connection_window_bytes - limits.connection_window_bytes // 8
@@ -150,6 +152,7 @@ class H2Sender:
 
     def _add_stream(self, stream_id: int) -> Stream:
         stream = Stream(stream_id, self.peer_window, self._first_window, self._now_s)
+        stream.seen_consumed = self._consumed
         self.streams[stream_id] = stream
         return stream
 
@@ -229,14 +232,16 @@ class H2Sender:
         size, stream.unreturned = stream.unreturned, 0
         if not stream.remote_open:
             return
-        elapsed_s = now_s - stream.credited_at_s
+        if self._consumed - stream.seen_consumed > size:
+            self._shared_until_s = now_s + SHARED_S
+        stream.seen_consumed = self._consumed
         change = window_change(
             stream.window,
-            elapsed_s,
+            now_s - stream.credited_at_s,
             first=self._first_window,
             most=self.limits.stream_window_bytes,
             room=self.limits.connection_window_bytes - self._grown,
-            fast=fast_s(self.round_trip_s()) if elapsed_s <= FAST_S else FAST_S,
+            pace=paces(self.round_trip_s(), is_shared=now_s < self._shared_until_s),
         )
         if change > 0 and not self.may_grow():
             change = 0

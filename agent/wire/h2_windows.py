@@ -2,36 +2,47 @@
 
 A window is memory that a reader who stops may leave filled, so a stream begins with little, and gets more only for
 reading fast: twice as much each time a quarter of it was read within one round trip of the path. So a window holds
-about four times what is on its way, and no queue beyond that, in which the bytes of others would wait too. A reader
-that has become slow gives it back.
+about four times what is on its way. What is beyond that is a queue, in which the bytes of the other streams wait too:
+where there are such, a stream gives it back. So does, alone or not, one whose reader has become slow.
 """
 
 from __future__ import annotations
 
 FAST_S = 0.1
 """A quarter of the window was read within this, on however long a path: the reader could use more of it."""
-LEAST_FAST_S = 0.0005
-"""Nor is it less on a shorter path: so long it takes until somebody runs who has been woken up."""
+LEAST_ALONE_S, LEAST_SHARED_S = 0.0005, 0.0001
+"""Nor is it less on a shorter path. Alone it may have a queue, as long as somebody who is woken up takes to run."""
 SLOW_S = 1.0
 """A quarter of the window took longer than this: the reader could do with less."""
+SHARED_S = 1.0
+"""So long after others have received something a connection is shared."""
 
 
-def fast_s(round_trip_s: float) -> float:
-    """Within what time a quarter of the window has to be read for it to grow, on a path of this length."""
-    return min(FAST_S, max(LEAST_FAST_S, round_trip_s))
+def paces(round_trip_s: float, *, is_shared: bool) -> tuple[float, float]:
+    """Within what time a quarter of a window has to be read for it to grow, and after what time it shrinks."""
+    fast_s = min(FAST_S, max(LEAST_SHARED_S if is_shared else LEAST_ALONE_S, round_trip_s))
+    # More than twice: what has shrunk is read in half the time, and must not grow for that.
+    return fast_s, min(SLOW_S, 2.5 * fast_s) if is_shared else SLOW_S
 
 
 def window_change(
-    window: int, elapsed_s: float, *, first: int, most: int, room: int, fast: float = FAST_S
+    window: int,
+    elapsed_s: float,
+    *,
+    first: int,
+    most: int,
+    room: int,
+    pace: tuple[float, float] = (FAST_S, SLOW_S),
 ) -> int:
     """By how much a stream's window changes, a quarter of it having been read within `elapsed_s`.
 
     It stays between `first` and `most`. `room` is by how much windows of the connection may still grow: no stream
     gets a larger one than what it leaves of that to the others, so that many share it alike.
     """
-    if elapsed_s <= fast:
+    fast_s, slow_s = pace
+    if elapsed_s <= fast_s:
         growth = min(window, most - window)
         return growth if window + growth <= room - growth else 0
-    if elapsed_s >= SLOW_S:
+    if elapsed_s >= slow_s:
         return -min(window // 2, window - first)
     return 0

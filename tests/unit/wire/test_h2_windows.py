@@ -8,7 +8,7 @@ from agent.wire import h2_frames as frames
 from agent.wire.h2_events import MIB, Limits, Stream
 from agent.wire.h2_frames import Setting
 from agent.wire.h2_send import CROWDED_S
-from agent.wire.h2_windows import FAST_S, SLOW_S, window_change
+from agent.wire.h2_windows import FAST_S, SHARED_S, SLOW_S, window_change
 from tests.support.playbook import Frame, Talk, data
 
 FIRST = MIB // 4
@@ -99,6 +99,41 @@ def test_a_window_grows_to_a_few_times_what_is_on_its_way(
         now_s += stream.window / 4 / rate
         read(talk, stream, stream.window // 4, now_s)
     assert stream.window == window
+
+
+def test_what_one_stream_has_in_a_queue_is_given_back_where_others_wait_in_it() -> None:
+    talk = Talk(is_server=True)
+    talk.codec.round_trip_s = lambda: 50e-6
+    bulk, asking = talk.accept(1), talk.accept(3)
+    now_s = 1.0
+
+    def carry(count: int) -> int:
+        """So many quarters of a window, at 400 MiB a second."""
+        nonlocal now_s
+        for _ in range(count):
+            now_s += bulk.window / 4 / (400 * MIB)
+            read(talk, bulk, bulk.window // 4, now_s)
+        return bulk.window
+
+    assert carry(20) == MIB
+    read(talk, asking, 100, now_s)
+    shared = carry(20)
+    assert FIRST <= shared < FIRST * 3 // 2, "as soon as another one receives something"
+    assert carry(20) == shared, "and does not grow again for being read in less time"
+    now_s += SHARED_S
+    assert carry(20) == MIB, "alone again"
+
+
+def test_streams_that_share_a_long_path_have_what_is_on_its_way() -> None:
+    talk = Talk(is_server=True)
+    talk.codec.round_trip_s = lambda: 0.05
+    streams = [talk.accept(number) for number in (1, 3)]
+    now_s = 1.0
+    for _ in range(40):
+        now_s += max(stream.window for stream in streams) / 4 / (8 * MIB)
+        for stream in streams:
+            read(talk, stream, stream.window // 4, now_s)
+    assert all(stream.window >= 8 * MIB * 0.05 * 2 for stream in streams)
 
 
 def test_windows_of_a_connection_grow_alike_and_give_their_room_back() -> None:
