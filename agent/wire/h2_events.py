@@ -39,6 +39,7 @@ class Stream:
 
     __slots__ = (
         "credited_at_s",
+        "got",
         "id",
         "is_answered",
         "is_headed",
@@ -50,6 +51,7 @@ class Stream:
         "seen_consumed",
         "send_window",
         "unreturned",
+        "weighed_at_s",
         "window",
     )
 
@@ -62,8 +64,9 @@ class Stream:
         self.unreturned = 0
         """Bytes the user is done with, for which the peer has not got credit back yet."""
         self.credited_at_s = now_s
-        self.seen_consumed = 0
-        """What all streams of the connection had consumed when it was given credit last."""
+        self.weighed_at_s = now_s
+        self.got = self.seen_consumed = 0
+        """Since it was weighed against the others what it got, and then what all had consumed."""
         self.local_open = self.remote_open = True
         self.is_headed = False
         """The peer's first HEADERS (not interim) came; more of them are trailers."""

@@ -13,7 +13,7 @@ from agent.wire import h2_frames as frames
 from agent.wire import h2_headers
 from agent.wire.h2_events import Limits, Stream
 from agent.wire.h2_frames import FRAME_HEADER, ErrorCode, Setting
-from agent.wire.h2_windows import FAST_S, SHARED_S, paces, window_change
+from agent.wire.h2_windows import FAST_S, SHARED_S, WEIGH_S, paces, window_change
 
 # Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
 REMEMBERED_RESETS = 1024
@@ -67,7 +67,7 @@ class H2Sender:
         self._granted = limits.connection_window_bytes
         self._consumed = 0
         self._shared_until_s = 0.0
-        """Until then what one stream has in a queue keeps others waiting: several receive something."""
+        """Until then what one stream has in a queue keeps others waiting, which receive little."""
         self._roomy_at_s = now_s
         """When the peer last gave back half of its window for all."""
         self._credit_below = limits.connection_window_bytes - limits.connection_window_bytes // 8
@@ -232,9 +232,9 @@ class H2Sender:
         size, stream.unreturned = stream.unreturned, 0
         if not stream.remote_open:
             return
-        if self._consumed - stream.seen_consumed > size:
-            self._shared_until_s = now_s + SHARED_S
-        stream.seen_consumed = self._consumed
+        stream.got += size
+        if now_s - stream.weighed_at_s >= WEIGH_S:
+            self._weigh(stream, now_s)
         change = window_change(
             stream.window,
             now_s - stream.credited_at_s,
@@ -254,6 +254,13 @@ class H2Sender:
         if size:
             self.out += frames.window_update(stream.id, size)
             stream.receive_window += size
+
+    def _weigh(self, stream: Stream, now_s: float) -> None:
+        """Streams of one kind wait for each other anyway, and small windows make them dearer; not so one large one and
+        those that ask for little."""
+        if 0 < self._consumed - stream.seen_consumed - stream.got < stream.got // 2:
+            self._shared_until_s = now_s + SHARED_S
+        stream.weighed_at_s, stream.seen_consumed, stream.got = now_s, self._consumed, 0
 
     def _credit_connection(self) -> None:
         """The window of all streams together is given back on receipt: streams that nobody reads take none of it."""

@@ -3,7 +3,7 @@
 A window is memory that a reader who stops may leave filled, so a stream begins with little, and gets more only for
 reading fast: twice as much each time a quarter of it was read within one round trip of the path. So a window holds
 about four times what is on its way. What is beyond that is a queue, in which the bytes of the other streams wait too:
-where there are such, a stream gives it back. So does, alone or not, one whose reader has become slow.
+where these receive little, a stream gives it back. So does, alone or not, one whose reader has become slow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ LEAST_ALONE_S, LEAST_SHARED_S = 0.0005, 0.0001
 SLOW_S = 1.0
 """A quarter of the window took longer than this: the reader could do with less."""
 SHARED_S = 1.0
-"""So long after others have received something a connection is shared."""
+"""So long a connection is shared after one stream got most of it and others some."""
+WEIGH_S = 0.05
+"""How often a stream is weighed against the others."""
 
 
 def paces(round_trip_s: float, *, is_shared: bool) -> tuple[float, float]:

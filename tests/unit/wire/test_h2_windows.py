@@ -115,13 +115,25 @@ def test_what_one_stream_has_in_a_queue_is_given_back_where_others_wait_in_it() 
             read(talk, bulk, bulk.window // 4, now_s)
         return bulk.window
 
-    assert carry(20) == MIB
+    assert carry(200) == MIB
     read(talk, asking, 100, now_s)
-    shared = carry(20)
-    assert FIRST <= shared < FIRST * 3 // 2, "as soon as another one receives something"
-    assert carry(20) == shared, "and does not grow again for being read in less time"
+    shared = carry(200)
+    assert FIRST <= shared < FIRST * 3 // 2, "once another one has received something"
+    assert carry(200) == shared, "and does not grow again for being read in less time"
     now_s += SHARED_S
-    assert carry(20) == MIB, "alone again"
+    assert carry(200) == MIB, "alone again"
+
+
+def test_streams_that_all_receive_much_keep_their_windows() -> None:
+    talk = Talk(is_server=True)
+    talk.codec.round_trip_s = lambda: 50e-6
+    streams = [talk.accept(number) for number in (1, 3, 5)]
+    now_s = 1.0
+    for _ in range(500):
+        for stream in streams:
+            now_s += stream.window / 4 / (1200 * MIB)
+            read(talk, stream, stream.window // 4, now_s)
+    assert min(stream.window for stream in streams) >= MIB
 
 
 def test_streams_that_share_a_long_path_have_what_is_on_its_way() -> None:
