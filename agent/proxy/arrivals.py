@@ -25,16 +25,25 @@ class Arrivals:
         self._own = frozenset(own_addresses)
         self._tallies = tallies
 
-    def door(self, direction: Direction, handler: OnAccept) -> OnAccept:
-        """The handler of a listener, behind the count. Outbound the pod is the peer, inbound it is the local end."""
-        own, of = self._own, self._tallies.of
-        is_outbound = direction is Direction.OUTBOUND
+    def door(self, direction: Direction, handler: OnAccept) -> Door:
+        return Door(self._own, self._tallies, direction, handler)
 
-        def arrived(sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
-            if peer.ip in own and local.ip in own:
-                close(sock, reset=False)
-            else:
-                of(peer.ip if is_outbound else local.ip).count_accepted(direction)
-                handler(sock, peer, local)
 
-        return arrived
+class Door:
+    """In front of one listener's `handler`, which may become another while it is open."""
+
+    __slots__ = ("_direction", "_is_outbound", "_of", "_own", "handler")
+
+    def __init__(self, own: frozenset[IP], tallies: Tallies, direction: Direction, handler: OnAccept) -> None:
+        self._own, self._of = own, tallies.of
+        self._direction = direction
+        self._is_outbound = direction is Direction.OUTBOUND
+        self.handler = handler
+
+    def arrived(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
+        """Count it, and hand it on. Outbound the pod is the peer, inbound it is the local end."""
+        if peer.ip in self._own and local.ip in self._own:
+            close(sock, reset=False)
+        else:
+            self._of(peer.ip if self._is_outbound else local.ip).count_accepted(self._direction)
+            self.handler(sock, peer, local)

@@ -19,7 +19,7 @@ from agent.identity.faults import Fault
 from agent.identity.revocations import RevocationList, Revocations
 from agent.model.address import IP
 from agent.model.connection import Direction
-from agent.model.listener import HBONE, OUTBOUND, PLAINTEXT, Listener
+from agent.model.listener import HBONE, OUTBOUND, Listener
 from agent.model.outcome import Outcome
 from agent.model.steps import each
 from agent.net.dial import Dialler
@@ -179,12 +179,16 @@ class DataPlane:
         direction = Direction.OUTBOUND if row is OUTBOUND else Direction.INBOUND
         if self.held is not None and row is not HBONE:
             return self.held.gate(direction).accepted
-        handlers = {
-            OUTBOUND: self.dns.before(self.outbound.accepted),
-            HBONE: self.inbound.accepted,
-            PLAINTEXT: self.inbound_plain.accepted,
-        }
-        return self.arrivals.door(direction, handlers[row])
+        if row is OUTBOUND:
+            return self._captured()
+        handler = self.inbound.accepted if row is HBONE else self.inbound_plain.accepted
+        return self.arrivals.door(direction, handler).arrived
+
+    def _captured(self) -> OnAccept:
+        """The handler of connections that pods open, once they are accepted."""
+        door = self.arrivals.door(Direction.OUTBOUND, self.outbound.accepted)
+        self.dns.stand_before(door)
+        return door.arrived
 
     def _holding(self, frames: Senders) -> HeldRings:
         outward = Gate(
@@ -192,14 +196,14 @@ class DataPlane:
             Direction.OUTBOUND,
             frames.pod,
             partial(OutboundConnection, self.outbound),
-            self.arrivals.door(Direction.OUTBOUND, self.dns.before(self.outbound.accepted)),
+            self._captured(),
         )
         inward = Gate(
             self.loop,
             Direction.INBOUND,
             frames.net,
             partial(PlainConnection, self.inbound_plain),
-            self.arrivals.door(Direction.INBOUND, self.inbound_plain.accepted),
+            self.arrivals.door(Direction.INBOUND, self.inbound_plain.accepted).arrived,
             self.crossings.expects if self.crossings is not None else nobodys,
         )
         return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)

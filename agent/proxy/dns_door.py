@@ -44,6 +44,12 @@ class Resolver(Protocol):
     def samples(self) -> Iterable[Sample]: ...
 
 
+class Handled(Protocol):
+    """A listener's `handler`, where another can be put in its place."""
+
+    handler: OnAccept
+
+
 class DnsDoor:
     """One per worker. `load` makes what answers."""
 
@@ -55,14 +61,33 @@ class DnsDoor:
         self._sockets: dict[int, socket.socket] = {}
         """By owner, as long as nobody reads them."""
         self._doors: dict[int, Door] = {}
+        self._connections: list[Handled] = []
+
+    def stand_before(self, captured: Handled) -> None:
+        """Connections to name servers of pods whose DNS is captured do not come to this handler.
+
+        Until there is such a pod it is left as it is: to look would cost each connection a call.
+        """
+        self._connections.append(captured)
+        if self._resolver is not None:
+            captured.handler = partial(self._accepted, captured.handler)
+
+    def answers(self) -> Resolver:
+        """What answers; it is loaded, and reads what it can."""
+        resolver = self._resolver
+        if resolver is None:
+            resolver = self._resolver = self._load()
+            for owner in tuple(self._sockets):
+                self._open(owner, resolver)
+            for captured in self._connections:
+                captured.handler = partial(self._accepted, captured.handler)
+        return resolver
 
     def capture(self, clients: Iterable[IP]) -> None:
         """The addresses of the pods whose DNS comes here, all of them."""
         self._clients = frozenset(clients)
-        if self._clients and self._resolver is None:
-            self._resolver = self._load()
-            for owner in tuple(self._sockets):
-                self._open(owner, self._resolver)
+        if self._clients:
+            self.answers()
 
     def forget(self) -> None:
         if self._resolver is not None:
@@ -83,10 +108,6 @@ class DnsDoor:
         if door is not None:
             door.stop()
             self._loop.later(LATE_ANSWERS_S, door.close)
-
-    def before(self, handler: OnAccept) -> OnAccept:
-        """The handler of captured connections, behind those to name servers of pods whose DNS is captured."""
-        return partial(self._accepted, handler)
 
     def _accepted(
         self, handler: OnAccept, sock: socket.socket, peer: SocketAddress, local: SocketAddress

@@ -20,7 +20,7 @@ def arrive(
     handed: list[socket.socket] = []
     here, there = socket.socketpair()
     with there:
-        arrivals.door(direction, lambda sock, *_: handed.append(sock))(here, peer, local)
+        arrivals.door(direction, lambda sock, *_: handed.append(sock)).arrived(here, peer, local)
         there.setblocking(False)
         try:
             return there.recv(1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.model.address import SocketAddress, parse_ip
+from agent.net.accept import OnAccept
 from agent.net.loop import Loop
 from agent.proxy.dns_door import LATE_ANSWERS_S, DnsDoor
 
@@ -58,7 +59,8 @@ class Scene:
         self.loads = 0
         self.door = DnsDoor(self.loop, self._load)
         self.relayed: list[Any] = []
-        self.handler = self.door.before(lambda sock, peer, local: self.relayed.append((peer.ip, local.port)))
+        self.handler: OnAccept = lambda sock, peer, local: self.relayed.append((peer.ip, local.port))
+        self.door.stand_before(self)
 
     def _load(self) -> Played:
         self.loads += 1
@@ -76,11 +78,13 @@ def scene() -> Iterator[Scene]:
 
 
 def test_nothing_is_loaded_before_a_pod_has_it(scene: Scene) -> None:
+    handler = scene.handler
     scene.door.serve(0, socket.socket(type=socket.SOCK_DGRAM))
     scene.door.capture([])
     scene.connect(POD)
     scene.door.forget()
     assert (scene.loads, scene.relayed, list(scene.door.samples())) == (0, [(POD, 53)], [])
+    assert scene.handler is handler, "nor does anything look at connections"
     scene.door.capture([POD])
     scene.door.capture([POD, OTHER])
     assert (scene.loads, scene.resolver.told) == (1, ["start"])
@@ -99,6 +103,16 @@ def test_connections_to_name_servers_are_its_own_and_no_others(scene: Scene) -> 
     scene.door.capture([])
     scene.connect(POD)
     assert scene.relayed[-1] == (POD, 53), "the pod has its own way again"
+
+
+def test_a_listener_that_comes_later_is_looked_at_too(scene: Scene) -> None:
+    scene.door.capture([POD])
+    later = Scene()
+    scene.door.stand_before(later)
+    later.connect(POD)
+    later.connect(OTHER)
+    assert (scene.resolver.told, later.relayed) == ([("accepted", POD)], [(OTHER, 53)])
+    later.loop.close()
 
 
 def test_what_was_read_is_answered_after_somebody_else_reads(scene: Scene) -> None:

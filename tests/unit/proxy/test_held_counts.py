@@ -60,7 +60,7 @@ class Rig:
             Direction.OUTBOUND,
             self.frames,
             lambda *each: OutboundConnection(here.outbound, *each),
-            here.arrivals.door(Direction.OUTBOUND, here.outbound.accepted),
+            here.arrivals.door(Direction.OUTBOUND, here.outbound.accepted).arrived,
         )
         self.rings = HeldRings(world.driver.loop, {FROM_POD: self.gate}, here.tallies)
         world.driver.call(lambda: self.rings.serve(0, self.ring))  # type: ignore[arg-type]
