@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import random
@@ -19,7 +18,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
@@ -48,10 +46,10 @@ from agent.mesh_state import MeshState
 from agent.model.identity import Identity
 from agent.model.listener import LISTENERS, Side
 from agent.pages.listening import listen
+from agent.plane_access import discovery, endpoint
 from agent.proof.listeners import DIALS_PER_WORKER, ListenerCheck, Served
 from agent.proof.prover import Prover
 from agent.rpc.ca_client import CaClient
-from agent.rpc.endpoint import Endpoint
 from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import XdsClient
@@ -80,7 +78,7 @@ from agent.watch.neighbours import keep_neighbours
 from agent.watch.pins import keep_pins
 from agent.watch.revocation_watch import RevocationWatch
 from agent.watch.run_directory import RunDirectory
-from agent.wire.xds_delta import TYPES, XdsDelta, make_node
+from agent.wire.xds_delta import TYPES
 from redirect.errors import RedirectError
 from redirect.nursery import Nursery
 from redirect.reconcile import Redirection
@@ -136,8 +134,8 @@ class Agent:
         self.is_prepared = asyncio.Event()
         self.has_begun = asyncio.Event()
         self.is_serving = False
-        xds = self._endpoint(settings.xds_address, settings.root_cert)
-        ca = self._endpoint(settings.ca_address, settings.ca_root_cert)
+        xds = endpoint(settings, settings.xds_address, settings.root_cert)
+        ca = endpoint(settings, settings.ca_address, settings.ca_root_cert)
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
         self.keeper = Keeper(
             self.ca,
@@ -171,20 +169,9 @@ class Agent:
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
         revoke = partial(self.briefing.revoke, self.tell_ours)
         self.revocations = RevocationWatch(settings.crl_path, revoke, time.time, self.keeper.authorities)
-        node = make_node(
-            ip=settings.instance_ip,
-            pod=settings.pod_name,
-            namespace=settings.pod_namespace,
-            node_name=settings.node,
-            metadata={
-                "CLUSTER_ID": settings.cluster_id,
-                "ISTIO_VERSION": VERSION,
-                **json.loads(settings.node_metadata or "{}"),
-            },
-        )
         self.xds = XdsClient(
             xds,
-            XdsDelta(node),
+            discovery(settings),
             self.mesh.accept_response,
             clock=time.time,
             rng=rng,
@@ -251,15 +238,6 @@ class Agent:
             },
             wall=time.time,
             clock=time.monotonic,
-        )
-
-    def _endpoint(self, address: str, roots: str) -> Endpoint:
-        return Endpoint(
-            address or self.settings.xds_address,
-            roots=roots or self.settings.root_cert,
-            server_name=self.settings.server_name,
-            token_file=Path(self.settings.token_file) if self.settings.token_file else None,
-            cluster_id=self.settings.cluster_id,
         )
 
     def tell_ours(self, message: Message) -> None:

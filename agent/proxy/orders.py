@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from agent import channel
-from agent.channel import Channel, Message
+from agent.channel import Message
+from agent.channel_socket import Channel
 from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
 from agent.identity.revocations import RevocationList

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from agent.channel import Channel, ChannelError, Message
+from agent.channel import ChannelError, Message
+from agent.channel_socket import Channel
 from agent.model.steps import SLICE_S, goes_on
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from functools import partial
 from agent import channel
 from agent.channel import ChannelError, Message
 from agent.model.listener import ROWS, Datagrams, Listener
-from agent.supervisor.patience import awake_s, catch_up, within
+from agent.supervisor.patience import awake_s, catch_up, in_turn, longer, within
 from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
 from agent.supervisor.queues import Queues, Rings
 from agent.supervisor.recruiter import Recruiter, drop_name
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 # A worker that lived for less did not get to work: its next start waits longer.
 STEADY_S = 10.0
-RESTART_PAUSE_S = 0.05
-RESTART_PAUSE_MAX_S = 5.0
 SEND_AGAIN_S = 0.2
 OUTPUTS = (1, 2)
 """What workers that were started by this process print to, and so do those that are adopted."""
@@ -388,12 +386,3 @@ class Crew:
                 del self._stood_in[owner]
                 log.info("%s has come round: it serves its listeners again", link)
                 self._carry_out(self._roster.arrived(owner))
-
-
-def longer(pause_s: float) -> float:
-    """The pause before the next start of a slot, after this one did not help."""
-    return min(max(RESTART_PAUSE_S, pause_s * 2), RESTART_PAUSE_MAX_S)
-
-
-async def in_turn(chore: Callable[[], Awaitable[None]]) -> None:
-    await chore()

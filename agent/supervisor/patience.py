@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 TURN_S = 0.25
+RESTART_PAUSE_S = 0.05
+RESTART_PAUSE_MAX_S = 5.0
 T = TypeVar("T")
 
 
@@ -44,3 +46,12 @@ async def within(patience_s: float, attempt: Callable[[], Awaitable[T]]) -> T:
     await catch_up()
     async with asyncio.timeout(0):
         return await attempt()
+
+
+def longer(pause_s: float) -> float:
+    """The pause before the next start of a worker, after this one did not help."""
+    return min(max(RESTART_PAUSE_S, pause_s * 2), RESTART_PAUSE_MAX_S)
+
+
+async def in_turn(chore: Callable[[], Awaitable[None]]) -> None:
+    await chore()

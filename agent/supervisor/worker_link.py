@@ -18,7 +18,6 @@ from agent.channel import (
     Answer,
     Applied,
     Ask,
-    Channel,
     ChannelError,
     GoOn,
     Hello,
@@ -28,6 +27,7 @@ from agent.channel import (
     Unserved,
     with_fds,
 )
+from agent.channel_socket import Channel
 from agent.supervisor.patience import within
 from agent.supervisor.process import Process
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from functools import partial
 
 from agent import channel, config
+from agent.channel_socket import Channel
 from agent.model.address import SocketAddress, parse_ip
 from agent.model.workload import Workload
 from agent.net.loop import Loop
@@ -73,7 +74,7 @@ def resources(count: int, revision: str, apps: int = 400) -> list[tuple[str, byt
     return made
 
 
-def push(to: channel.Channel, revision: int, updates: list[tuple[str, bytes]]) -> None:
+def push(to: Channel, revision: int, updates: list[tuple[str, bytes]]) -> None:
     """As control does; a commit that knows no parts gets one message."""
     in_parts = "is_last" in channel.Resources.__dataclass_fields__
     size = PART if in_parts else len(updates)
@@ -162,7 +163,7 @@ def main() -> None:
     child = os.fork()
     if not child:
         theirs.close()
-        to = channel.Channel(controls)
+        to = Channel(controls)
         for revision, updates in enumerate(pushes, 1):
             os.read(ordered, 1)
             push(to, revision, updates)

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.kernel
 
 SHARED = {
     "agent.channel",
+    "agent.channel_socket",
     "agent.config",
     "agent.fd_limit",
     "agent.form",

@@ -20,7 +20,6 @@ from agent.channel import (
     Answer,
     Applied,
     Ask,
-    Channel,
     ChannelError,
     Drain,
     Hello,
@@ -32,6 +31,7 @@ from agent.channel import (
     Stats,
     with_fds,
 )
+from agent.channel_socket import Channel
 
 STATS_EVERY_S = 0.02
 SILENT, DEAF, BREAKS, LIES = "silent", "deaf", "breaks", "lies"

@@ -13,7 +13,8 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from agent import channel
-from agent.channel import Channel, Message
+from agent.channel import Message
+from agent.channel_socket import Channel
 from agent.identity.credentials import Credentials
 from agent.pb import authorization_pb2
 from agent.proxy.drain import Drain

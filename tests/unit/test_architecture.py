@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.net",
         "agent.telemetry",
         "agent.channel",
+        "agent.channel_socket",
         "agent.config",
         "agent.fd_limit",
         "agent.log_levels",
@@ -123,8 +124,15 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.config": {"agent.model", "agent.option_kinds"},
     "agent.option_kinds": {"agent.model", "agent.log_levels"},
-    "agent.channel": {"agent.model", "agent.fd_limit"},
-    "agent.supervisor": {"agent.model", "agent.channel", "redirect.spawn", "redirect.nursery"},
+    "agent.channel": {"agent.model"},
+    "agent.channel_socket": {"agent.channel", "agent.fd_limit"},
+    "agent.supervisor": {
+        "agent.model",
+        "agent.channel",
+        "agent.channel_socket",
+        "redirect.spawn",
+        "redirect.nursery",
+    },
     "agent.proof": {"agent.model"},
     # Asks the parts of the control process, and puts what they answer into findings and figures.
     "agent.watch": {
@@ -195,6 +203,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.kubernetes",
         "agent.zds.source",
     },
+    "agent.plane_access": {"agent.config", "agent.rpc.endpoint", "agent.wire.xds_delta"},
     "agent.listening": {
         "agent.model",
         "agent.config",

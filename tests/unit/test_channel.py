@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import channel
-from agent.channel import Channel, ChannelError, Hello, Listeners, Resources, Secret
+from agent import channel, channel_socket
+from agent.channel import ChannelError, Hello, Listeners, Resources, Secret
+from agent.channel_socket import Channel
 from agent.config import MOST_WORKERS
 from agent.model.listener import ROWS
 
@@ -131,7 +132,7 @@ def test_a_full_process_receives_listeners_and_nothing_else() -> None:
 def test_what_follows_a_message_whose_fds_were_lost_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     left, right = socket.socketpair()
     a, b = Channel(left), Channel(right)
-    monkeypatch.setattr(channel, "with_reserve", nullcontext)
+    monkeypatch.setattr(channel_socket, "with_reserve", nullcontext)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with closing(a), closing(b):
         a.send(Listeners(0, ("x", "y", "z")), [left.fileno()] * 3)

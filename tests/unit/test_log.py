@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from agent.channel import Channel, Stats
+from agent.channel import Stats
+from agent.channel_socket import Channel
 from agent.controlplane.translate.resources import AUTHORIZATION_TYPE
 from redirect import spawn
 from tests.support.controlplane import LIMIT_S, NAMESPACE, Plane, deny

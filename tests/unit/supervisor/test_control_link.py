@@ -10,7 +10,8 @@ from itertools import count, pairwise
 
 import pytest
 
-from agent.channel import Applied, Channel, ChannelError, Drain, Hello, Listeners, Message, Resources, Stats
+from agent.channel import Applied, ChannelError, Drain, Hello, Listeners, Message, Resources, Stats
+from agent.channel_socket import Channel
 from agent.model.steps import SLICE_S
 from agent.supervisor.control_link import ControlLink
 from agent.supervisor.patience import catch_up

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.channel import Channel
+from agent.channel_socket import Channel
 from agent.model.listener import ROWS
 from agent.supervisor import recruiter as recruiting
 from agent.supervisor.process import Process

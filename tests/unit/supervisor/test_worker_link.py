@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.channel import Answer, Applied, Ask, Channel, ChannelError, Hello, Leaving, Resources, Stats
+from agent.channel import Answer, Applied, Ask, ChannelError, Hello, Leaving, Resources, Stats
+from agent.channel_socket import Channel
 from agent.supervisor.process import Process
 from agent.supervisor.worker_link import WorkerLink, greeted
 from redirect import spawn
