@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.cluster import kinds, mesh, operation, policy
+from tests.cluster import kinds, mesh, names, operation, policy
 from tests.cluster.stage import Stage
 
 Fact = Callable[[Stage], str]
@@ -15,6 +15,7 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
         (
             mesh.traffic_is_mutual_tls,
             mesh.services_answer,
+            names.a_service_by_its_name,
             kinds.a_kind_that_comes_later,
             mesh.within_a_node,
             mesh.left_alone,
@@ -40,6 +41,7 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
             operation.rolling_update,
             operation.killed_agent,
             operation.two_agents,
+            operation.api_server_away,
             operation.rebooted_node,
             operation.uninstalled,
         ),

@@ -25,7 +25,6 @@ from tests.cluster.traffic import Load, refused
 NAMESPACE, PORT = "istio-system", 15012
 NAME = f"istiod.{NAMESPACE}.svc"
 API_PORT, HTTP_PORT = 8001, 8080
-PID_FILE = "/run/istiod.pid"
 ENVIRONMENT = {
     "PILOT_ENABLE_AMBIENT": "true",
     "CA_TRUSTED_NODE_ACCOUNTS": f"{NAMESPACE}/ztunnel",
@@ -163,7 +162,7 @@ def started(stage: Stage) -> float:
     control, at = stage.cluster.control, stage.cluster.directory
     control.start(
         "istiod", "env", *(f"{name}={value}" for name, value in ENVIRONMENT.items()),
-        "sh", "-c", f'echo $$ >{PID_FILE}; exec "$@"', "sh", stage.istiod, "discovery",
+        stage.istiod, "discovery",
         f"--kubeconfig={at}/istiod.kubeconfig", "--domain=cluster.local", f"--httpAddr=127.0.0.1:{HTTP_PORT}",
         "--grpcAddr=127.0.0.1:15010", f"--secureGRPCAddr=0.0.0.0:{PORT}", "--monitoringAddr=127.0.0.1:15014",
         "--httpsAddr=127.0.0.1:15017",
@@ -172,9 +171,7 @@ def started(stage: Stage) -> float:
 
 
 def stopped(stage: Stage) -> None:
-    control = stage.cluster.control
-    pid = control.run("cat", PID_FILE).strip()
-    control.run("kill", "-KILL", pid)
+    stage.cluster.control.kill("istiod")
     wait("it is gone", lambda: not answers(stage), 30)
 
 

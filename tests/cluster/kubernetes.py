@@ -21,6 +21,7 @@ from tests.cluster.images import PAUSE, write_pause
 from tests.cluster.machine import Machine
 
 PATIENCE_S = 240.0
+ETCD = "http://127.0.0.1:2379"
 CONTAINERD = """\
 version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
@@ -81,24 +82,12 @@ class Kubernetes:
 
     def start_control(self) -> None:
         at, bin_ = self.directory, self.binaries
-        here = "http://127.0.0.1:2379"
         self.control.start(
-            "etcd", "etcd", f"--data-dir={at}/etcd", f"--listen-client-urls={here}",
-            f"--advertise-client-urls={here}", "--listen-peer-urls=http://127.0.0.1:2380", "--unsafe-no-fsync",
+            "etcd", "etcd", f"--data-dir={at}/etcd", f"--listen-client-urls={ETCD}",
+            f"--advertise-client-urls={ETCD}", "--listen-peer-urls=http://127.0.0.1:2380", "--unsafe-no-fsync",
             "--log-level=error",
         )  # fmt: skip
-        self.control.start(
-            "apiserver", bin_ / "kube-apiserver", f"--etcd-servers={here}", "--secure-port=6443",
-            f"--advertise-address={SERVER}", f"--tls-cert-file={at}/server.crt",
-            f"--tls-private-key-file={at}/server.key", f"--cert-dir={at}",
-            f"--service-account-key-file={at}/sa.key", f"--service-account-signing-key-file={at}/sa.key",
-            "--service-account-issuer=https://kubernetes.default.svc", f"--token-auth-file={at}/tokens.csv",
-            "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
-            "--kubelet-preferred-address-types=InternalIP",
-        )  # fmt: skip
-        authorization = f"Authorization: Bearer {TOKEN}"
-        question = ("curl", "-sk", "-H", authorization, "https://127.0.0.1:6443/readyz")
-        wait("the API server", lambda: self.control.run(*question, check=False) == "ok")
+        self.start_api_server()
         more = {
             "kube-controller-manager": (
                 f"--service-account-private-key-file={at}/sa.key",
@@ -112,6 +101,30 @@ class Kubernetes:
                 name, bin_ / name, f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
                 "--bind-address=127.0.0.1", "--port=0", *flags,
             )  # fmt: skip
+
+    def start_api_server(self) -> None:
+        """Returns when it is ready; again after a `stop_api_server`."""
+        at = self.directory
+        self.control.start(
+            "apiserver", self.binaries / "kube-apiserver", f"--etcd-servers={ETCD}", "--secure-port=6443",
+            f"--advertise-address={SERVER}", f"--tls-cert-file={at}/server.crt",
+            f"--tls-private-key-file={at}/server.key", f"--cert-dir={at}",
+            f"--service-account-key-file={at}/sa.key", f"--service-account-signing-key-file={at}/sa.key",
+            "--service-account-issuer=https://kubernetes.default.svc", f"--token-auth-file={at}/tokens.csv",
+            "--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
+        )  # fmt: skip
+        wait("the API server", lambda: self.api_server_says() == "ok")
+
+    def stop_api_server(self) -> None:
+        """At once, with everybody who watches connected."""
+        self.control.kill("apiserver")
+        wait("the API server is gone", lambda: not self.api_server_says())
+
+    def api_server_says(self) -> str:
+        """Whether it is ready; empty: there is none."""
+        question = ("curl", "-sk", "-H", f"Authorization: Bearer {TOKEN}", "https://127.0.0.1:6443/readyz")
+        return self.control.run(*question, check=False)
 
     def start_node(self, name: str, number: int) -> None:
         """A containerd, its images and a kubelet; again after a boot."""

@@ -123,16 +123,21 @@ class Machine:
         return run(*self.inside(*command), check=check, text=text)
 
     def start(self, name: str, *command: object) -> None:
-        """A process that lives as long as the machine does."""
+        """A process that lives as long as the machine does, unless it is killed."""
+        noted = ("sh", "-c", f'echo $$ >/run/{name}.pid; exec "$@"', "sh", *command)
         with open(self.logs / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
-                self.inside(*command),
+                self.inside(*noted),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
         self._started.append(process)
+
+    def kill(self, name: str) -> None:
+        """End what was started under a name, at once."""
+        self.run("kill", "-KILL", self.run("cat", f"/run/{name}.pid").strip())
 
     def write(self, path: str, content: str) -> None:
         target = Path(f"/proc/{self.pid}/root{path}")

@@ -7,9 +7,11 @@ import time
 from collections.abc import Sequence
 
 from tests.cluster.kubernetes import annotation, wait
-from tests.cluster.machine import plugged_in
-from tests.cluster.stage import LABEL, NAMESPACE, Stage, are_ready, rendered
+from tests.cluster.machine import Machine, plugged_in
+from tests.cluster.stage import LABEL, NAMESPACE, Pod, Stage, are_ready, rendered
 from tests.cluster.traffic import Load, Wire, refused
+
+AWAY_S = 12.0
 
 
 def rolling_update(stage: Stage) -> str:
@@ -67,6 +69,53 @@ def two_agents(stage: Stage) -> str:
     said = told(load)
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
     return f"a second agent on a node waits and follows, twice: {said}"
+
+
+def api_server_away(stage: Stage) -> str:
+    """Agents stay ready and go on serving, none is started anew; what is written afterwards counts."""
+    cluster, client, server = stage.cluster, stage.uid("client"), stage.ip("server")
+    out, probed = stage.uid("out"), stage.ip("probed")
+    before = {agent_id(pod): restarts_of(pod) for pod in stage.agents()}
+    cluster.stop_api_server()
+    try:
+        answers = set()
+        with Load(client, server) as load:
+            began_s = time.monotonic()
+            # Longer than a probe that fails is forgiven, and than the watches take to notice.
+            while time.monotonic() < began_s + AWAY_S or load.asked < 40:
+                answers |= {readiness(node) for node in cluster.nodes.values()}
+                time.sleep(0.5)
+        assert answers == {"200"}, f"readiness: {sorted(answers)}"
+        assert not load.failed and not load.resets, f"{told(load)}: {load.reasons}"
+        assert refused(out, probed), "STRICT does not hold without the API server"
+    finally:
+        cluster.start_api_server()
+    wait("both agents are ready in its eyes", lambda: are_ready(stage), 60)
+    after = {agent_id(pod): restarts_of(pod) for pod in stage.agents()}
+    assert after == before, f"agents were started anew: {before}, {after}"
+    name = str(stage.pod("near")["metadata"]["name"])
+    cluster.kubectl("-n", "demo", "label", "pod", name, f"{LABEL}=none")
+    back_s = wait("a pod is let go", lambda: not annotation(stage.pod("near")), 60)
+    cluster.kubectl("-n", "demo", "label", "pod", name, f"{LABEL}-")
+    wait("it is taken in", lambda: stage.enrolled("near"), 30)
+    return (
+        f"the API server is away for {AWAY_S:g} s: both agents stay ready, {told(load)}; a label is followed "
+        f"{back_s:.1f} s after it is written when the server is back"
+    )
+
+
+def readiness(node: Machine) -> str:
+    """The status that the kubelet of a node is answered by its agent."""
+    question = ("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}")
+    return node.run(*question, "http://127.0.0.1:15021/healthz/ready", check=False)
+
+
+def agent_id(pod: Pod) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def restarts_of(pod: Pod) -> int:
+    return sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
 
 
 def told(load: Load) -> str:
