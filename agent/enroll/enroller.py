@@ -17,7 +17,8 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk, PassersBy
-from agent.enroll.source import Claim, NotReady, PodSource, Stance, Take, follow
+from agent.enroll.source import Claim, NotReady, PodSource
+from agent.enroll.sources import Sources
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import Honesty, PodKey, Where, Wish
 from agent.identity.signer import SigningError
@@ -58,7 +59,7 @@ class Enroller:
         self._kernel = kernel
         self._obtain = obtain
         self._obtain_in_time = obtain_in_time
-        self._sources = tuple(sources)
+        self._sources = Sources(sources, captures, wall)
         self._wall = wall
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
@@ -67,8 +68,7 @@ class Enroller:
         self._turned = asyncio.Event()
         self.captures = captures
         self.desk = NewsDesk(monotonic)
-        for source in self._sources:
-            source.subscribe(self.desk.wake)
+        self._sources.subscribe(self.desk.wake)
 
     # -- requests
 
@@ -124,7 +124,7 @@ class Enroller:
                 raise EnrolmentRefused(
                     f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
                 )
-            self._refuse_if_wanted(key)
+            self._sources.refuse_if_wanted(key)
             held = self.captures.held_for(key)
             self.captures.unwish(key)
             await self._turn()
@@ -255,7 +255,7 @@ class Enroller:
         except TimeoutError:
             return
         try:
-            self._follow_sources(key)
+            self._sources.follow(key)
             if self._is_meant(key, claim) and not self.captures.is_captured(key):
                 self.desk.looks()
                 await self.captures.look_for(key)
@@ -273,26 +273,6 @@ class Enroller:
                 await turned.wait()
         except TimeoutError:
             return
-
-    def _refuse_if_wanted(self, key: PodKey) -> None:
-        """Raises EnrolmentRefused where a source wants the pod too: it stays captured, from now on for that source."""
-        for source in self._sources:
-            claim = (source.claims() or {}).get(key)
-            if claim is None or claim.stance is not Stance.WANTED:
-                continue
-            wish = self.captures.wishes.get(key)
-            if wish is not None:
-                kept = replace(
-                    wish,
-                    where=claim.where or wish.where,
-                    wanted_by=source.wanted_by,
-                    uid=claim.uid,
-                    service_account=claim.service_account,
-                )
-                self.captures.follow([Take(kept, claim.reason)])
-            raise EnrolmentRefused(
-                f"pod {key} stays captured: {source.wanted_by} wants it ({claim.reason}). {source.way_out}"
-            )
 
     def _identity(self, pod: PodKey, place: Place) -> Identity | None:
         """Of the pod at that place; None while the control plane does not list it. Raises EnrolmentRefused."""
@@ -354,21 +334,8 @@ class Enroller:
             await self._next_turn(left_s)
         return pod
 
-    def _follow_sources(self, only: PodKey | None = None) -> None:
-        """Make the wishes, or that of one pod, what their sources say. One that does not know changes nothing."""
-        for source in self._sources:
-            claims, are_all = source.claims(), source.knows_all
-            if claims is None:
-                continue
-            if only is not None:
-                claims, are_all = {key: claims[key] for key in (only,) if key in claims}, False
-            wishes, left = self.captures.wishes, self.captures.left
-            steps = list(follow(source.wanted_by, claims, wishes, left, self._wall(), are_all=are_all))
-            if steps:
-                self.captures.follow(steps)
-
     async def _turn(self, *, is_asked: bool = True) -> None:
-        self._follow_sources()
+        self._sources.follow()
         news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
         self.desk.looks()
         await self.captures.turn(news, self._tell_who_waits, self._keeping)
@@ -376,8 +343,7 @@ class Enroller:
         self._keeping -= self.captures.pods.keys()
         self._keeping &= self.captures.wishes.keys()
         self._tell_who_waits()
-        for source in self._sources:
-            source.turned()
+        self._sources.turned()
 
     def _tell_who_waits(self) -> None:
         """Some wait for a pod to be closed, which comes early in a turn, others for one to be served."""

@@ -1,0 +1,71 @@
+"""All who say which pods are wanted, besides people: the wishes follow what they say.
+
+What they tell is compared with the wishes there are, at any time and without an end to it: most of it changes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from agent.enroll.captures import Captures
+from agent.enroll.enrolled_pod import EnrolmentRefused
+from agent.enroll.source import PodSource, Stance, Step, Take, follow
+from agent.enroll.wish import PodKey
+
+
+class Sources:
+    """`captures` has the wishes."""
+
+    def __init__(self, sources: Collection[PodSource], captures: Captures, wall: Callable[[], float]) -> None:
+        self._sources = tuple(sources)
+        self._captures = captures
+        self._wall = wall
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """Have it called, on the event loop, when they may say something else."""
+        for source in self._sources:
+            source.subscribe(changed)
+
+    def follow(self, only: PodKey | None = None) -> None:
+        """Make the wishes, or that of one pod, what they say. One that does not know changes nothing."""
+        for source in self._sources:
+            steps = self._steps(source, only)
+            if steps:
+                self._captures.follow(steps)
+
+    def turned(self) -> None:
+        """What is captured may be other than before."""
+        for source in self._sources:
+            source.turned()
+
+    def refuse_if_wanted(self, key: PodKey) -> None:
+        """Raises EnrolmentRefused where one wants the pod: it stays captured, from now on for that one."""
+        for source in self._sources:
+            claim = (source.claims() or {}).get(key)
+            if claim is None or claim.stance is not Stance.WANTED:
+                continue
+            wish = self._captures.wishes.get(key)
+            if wish is not None:
+                kept = replace(
+                    wish,
+                    where=claim.where or wish.where,
+                    wanted_by=source.wanted_by,
+                    uid=claim.uid,
+                    service_account=claim.service_account,
+                )
+                self._captures.follow([Take(kept, claim.reason)])
+            raise EnrolmentRefused(
+                f"pod {key} stays captured: {source.wanted_by} wants it ({claim.reason}). {source.way_out}"
+            )
+
+    def _steps(self, source: PodSource, only: PodKey | None) -> list[Step]:
+        claims, are_all = source.claims(), source.knows_all
+        if claims is None:
+            return []
+        if only is not None:
+            claims, are_all = {key: claims[key] for key in (only,) if key in claims}, False
+        captures = self._captures
+        return list(
+            follow(source.wanted_by, claims, captures.wishes, captures.left, self._wall(), are_all=are_all)
+        )
