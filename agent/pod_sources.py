@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from agent.config import Config
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.progress import Progress
-from agent.enroll.wish import Honesty, PodKey, Ways
+from agent.enroll.treatment import Honesty, Ways
+from agent.enroll.wish import PodKey
 
 if TYPE_CHECKING:
     from agent.cni.keeper import PluginKeeper

@@ -47,6 +47,10 @@ class Flag(IntFlag):
     """Of an interface: what its pod sends to port 53 goes to the proxy, which asks in its name."""
 
 
+TREATMENT = Flag.HONEST | Flag.BYPASS | Flag.DNS
+"""Of an interface: what whoever captures it may choose for its connections."""
+
+
 class MapShape(NamedTuple):
     kind: str
     key_bytes: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from redirect import packet_size
 from redirect.desired import Bridge, DesiredPod, NextHop
-from redirect.layout import IP, NO_MAC, Flag
+from redirect.layout import IP, NO_MAC, TREATMENT, Flag
 from redirect.netns import NamespaceId
 from redirect.next_hops import NodeEnd, Way, way_of
 from redirect.other_mesh import OtherMesh
@@ -38,12 +38,8 @@ class Place:
     namespace: NamespaceId | None = None
     nsid: int | None = None
     bridge: Bridge | None = None
-    is_honest: bool = False
-    """Connections from and to it are answered when their destination has answered, not before."""
-    is_bypassed: bool = False
-    """Connections to it go past the proxy, but for those to the tunnel port."""
-    is_dns_captured: bool = False
-    """What it sends to port 53 goes to the proxy."""
+    treatment: Flag = Flag(0)
+    """Those of TREATMENT that hold for its connections."""
     owner: str = ""
     other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
     is_cleanable: bool = field(default=False, compare=False)
@@ -51,7 +47,6 @@ class Place:
     @classmethod
     def of(cls, pod: DesiredPod) -> Place:
         """As the kernel side has a pod."""
-        flags = Flag(pod.flags)
         return cls(
             pod.ifindex,
             pod.ifname,
@@ -59,9 +54,7 @@ class Place:
             pod.mac,
             pod.hops,
             bridge=pod.bridge,
-            is_honest=Flag.HONEST in flags,
-            is_bypassed=Flag.BYPASS in flags,
-            is_dns_captured=Flag.DNS in flags,
+            treatment=Flag(pod.flags) & TREATMENT,
             owner=pod.owner,
         )
 
@@ -80,17 +73,13 @@ class Place:
 
     def desired(self) -> DesiredPod:
         """What is to be captured there."""
-        flags = Flag.ENROLLED
-        flags |= Flag.HONEST if self.is_honest else Flag(0)
-        flags |= Flag.BYPASS if self.is_bypassed else Flag(0)
-        flags |= Flag.DNS if self.is_dns_captured else Flag(0)
         return DesiredPod(
             self.ifindex,
             self.ifname,
             self.addresses,
             self.mac,
             self.hops,
-            flags,
+            Flag.ENROLLED | self.treatment,
             bridge=self.bridge,
             owner=self.owner,
         )

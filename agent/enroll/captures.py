@@ -22,8 +22,9 @@ from agent.enroll.kernel import KernelSide
 from agent.enroll.news import Interfaces, News
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.source import Forget, LetGo, Step, Take
+from agent.enroll.treatment import PLAIN_WAYS, Honesty, Ways
 from agent.enroll.trouble import Missing, Trouble, dated
-from agent.enroll.wish import PLAIN_WAYS, Honesty, PodKey, Ways, Wish
+from agent.enroll.wish import PodKey, Wish
 from agent.enroll.wish_book import WishBook
 from agent.enroll.wish_file import WishFile
 from agent.model.identity import Identity
@@ -139,7 +140,7 @@ class Captures:
         self._look_anew(wish.pod)
 
     def _note_honesty(self, wish: Wish) -> None:
-        if wish.is_honest and self.ways.honesty is Honesty.OFF:
+        if wish.asked.is_honest and self.ways.honesty is Honesty.OFF:
             log.warning(
                 "pod %s asks for honest connects, and this agent has --honest-connect=off: its connections are "
                 "answered at once",

@@ -19,8 +19,9 @@ from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk, PassersBy
 from agent.enroll.source import Claim, NotReady, PodSource
 from agent.enroll.sources import Sources
+from agent.enroll.treatment import Honesty
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Honesty, PodKey, Where, Wish
+from agent.enroll.wish import PodKey, Where, Wish
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from agent.state.apply import Changes
@@ -82,7 +83,7 @@ class Enroller:
         Raises StillWaiting when the pod is captured, and closed, but not served within `wait_s`: its wish stands.
         """
         deadline_s = self._monotonic() + wait_s
-        if wish.is_honest and self.captures.ways.honesty is Honesty.OFF:
+        if wish.asked.is_honest and self.captures.ways.honesty is Honesty.OFF:
             raise EnrolmentRefused(
                 f"pod {wish.pod}: this agent holds no connections; start it with --honest-connect=pods (or all), or "
                 "enrol the pod without --honest-connect"

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enrolled_pod
 from agent.enroll.held import owner_of
 from agent.enroll.sighting import Sighting
+from agent.enroll.treatment import Ways
 from agent.enroll.trouble import Missing, Trouble
-from agent.enroll.wish import Binding, PodKey, Ways, Wish
+from agent.enroll.wish import Binding, PodKey, Wish
 from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot
+from redirect.layout import Flag
 from redirect.place import Place
 
 
@@ -44,9 +46,7 @@ class Made:
 
     workload: Workload
     place: Place
-    is_honest: bool
-    is_bypassed: bool
-    is_dns_captured: bool
+    treatment: Flag
     uid: str
     pod: EnrolledPod
 
@@ -171,23 +171,16 @@ class Judge:
         return _Verdict(pod, pod.identity)
 
     def _pod_of(self, wish: Wish, workload: Workload, place: Place) -> EnrolledPod:
-        is_honest, is_dns = self.ways.is_honest(wish), self.ways.captures_dns(wish)
+        treatment = self.ways.treatment(wish.asked)
         made = self.made.get(wish.pod)
         if made is None or not (
             made.workload is workload
             and made.place is place
-            and (made.is_honest, made.is_bypassed, made.is_dns_captured, made.uid)
-            == (is_honest, wish.is_bypassed, is_dns, wish.uid)
+            and (made.treatment, made.uid) == (treatment, wish.uid)
         ):
-            own = replace(
-                place,
-                is_honest=is_honest,
-                is_bypassed=wish.is_bypassed,
-                is_dns_captured=is_dns,
-                owner=owner_of(wish.pod, wish.uid),
-            )
+            own = replace(place, treatment=treatment, owner=owner_of(wish.pod, wish.uid))
             pod = enrolled_pod(workload, own)
-            made = Made(workload, place, is_honest, wish.is_bypassed, is_dns, wish.uid, pod)
+            made = Made(workload, place, treatment, wish.uid, pod)
             self.made[wish.pod] = made
         return made.pod
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
+from agent.enroll.treatment import NOTHING_ASKED, Asked
 from agent.enroll.wish import PodKey, WantedBy, Where, Wish
 
 
@@ -28,21 +29,15 @@ class Stance(Enum):
 class Claim:
     """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted.
 
-    `is_honest`, `is_bypassed`, `is_dns_captured` and `service_account` as a Wish has them.
+    `service_account` and `asked` as a Wish has them.
     """
 
     uid: str
     stance: Stance
     reason: str
     where: Where | None = None
-    is_honest: bool | None = None
     service_account: str = ""
-    is_bypassed: bool = False
-    is_dns_captured: bool | None = None
-
-    @property
-    def treatment(self) -> tuple[bool | None, bool, bool | None]:
-        return self.is_honest, self.is_bypassed, self.is_dns_captured
+    asked: Asked = NOTHING_ASKED
 
 
 class NotReady(Exception):
@@ -145,19 +140,15 @@ def follow(
                     source,
                     now_s,
                     uid=claim.uid,
-                    is_honest=claim.is_honest,
                     service_account=claim.service_account,
-                    is_bypassed=claim.is_bypassed,
-                    is_dns_captured=claim.is_dns_captured,
+                    asked=claim.asked,
                 )
                 yield Take(asked, claim.reason)
             elif wish.where != claim.where:
                 # Where it was found last is kept with the wish: what is said now need not lead there at once.
-                yield Take(
-                    _as_claimed(replace(wish, where=claim.where), claim), "it is to be found otherwise"
-                )
-            elif wish.treatment != claim.treatment:
-                changed = _as_claimed(wish, claim)
+                yield Take(replace(wish, where=claim.where, asked=claim.asked), "it is to be found otherwise")
+            elif wish.asked != claim.asked:
+                changed = replace(wish, asked=claim.asked)
                 yield Take(changed, "its annotations ask for another treatment of its connections")
         elif claim.stance is Stance.UNWANTED and mine == claim.uid:
             yield LetGo(key, claim.reason)
@@ -170,12 +161,3 @@ def follow(
             yield Forget(key, "the pod is gone or has ended")
     for key in left.keys() - wishes.keys() - claims.keys():
         yield Forget(key, "the pod is gone or has ended")
-
-
-def _as_claimed(wish: Wish, claim: Claim) -> Wish:
-    return replace(
-        wish,
-        is_honest=claim.is_honest,
-        is_bypassed=claim.is_bypassed,
-        is_dns_captured=claim.is_dns_captured,
-    )

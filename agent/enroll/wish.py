@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.enroll.treatment import NOTHING_ASKED, Asked
 from agent.model.address import IP
 from redirect.netns import NamespaceId
 
@@ -78,45 +79,13 @@ class Binding:
     trust_domain: str
 
 
-class Honesty(StrEnum):
-    """Whose connections are answered only when their destination has answered: the values of --honest-connect."""
-
-    OFF = "off"
-    PODS = "pods"
-    ALL = "all"
-
-    def holds_for(self, wish: Wish) -> bool:
-        if self is Honesty.OFF:
-            return False
-        return wish.is_honest if wish.is_honest is not None else self is Honesty.ALL
-
-
-@dataclass(frozen=True, slots=True)
-class Ways:
-    """What a node does with pods that say nothing else themselves."""
-
-    honesty: Honesty = Honesty.OFF
-    is_dns_captured: bool = False
-
-    def is_honest(self, wish: Wish) -> bool:
-        return self.honesty.holds_for(wish)
-
-    def captures_dns(self, wish: Wish) -> bool:
-        return self.is_dns_captured if wish.is_dns_captured is None else wish.is_dns_captured
-
-
-PLAIN_WAYS = Ways()
-
-
 @dataclass(frozen=True, slots=True)
 class Wish:
     """That a pod be captured. `namespace`: where it was last found; `bound`: None until it was served once.
 
     `uid`: which of the pods that have had this name, as Kubernetes tells them apart; empty: whichever is there.
-    `since_s` is wall-clock time. `is_honest`: whether its connections are answered only when their destination has
-    answered; None: as the node does with others. `is_bypassed`: connections to it are not captured, but for those to
-    the tunnel port. `is_dns_captured`: its DNS queries are; None: as the node does. `service_account`: the one that
-    the pod must have; empty: whichever the control plane lists.
+    `since_s` is wall-clock time. `service_account`: the one that the pod must have; empty: whichever the control
+    plane lists. `asked`: how its connections are to be treated.
     """
 
     pod: PodKey
@@ -126,11 +95,5 @@ class Wish:
     namespace: NamespaceId | None = None
     bound: Binding | None = None
     uid: str = ""
-    is_honest: bool | None = None
     service_account: str = ""
-    is_bypassed: bool = False
-    is_dns_captured: bool | None = None
-
-    @property
-    def treatment(self) -> tuple[bool | None, bool, bool | None]:
-        return self.is_honest, self.is_bypassed, self.is_dns_captured
+    asked: Asked = NOTHING_ASKED

@@ -73,7 +73,8 @@ class WishBook:
                 bound = None
             base = wish
             if before.where == wish.where:
-                base = replace(before, wanted_by=wish.wanted_by, is_honest=wish.is_honest)
+                asked = replace(before.asked, is_honest=wish.asked.is_honest)
+                base = replace(before, wanted_by=wish.wanted_by, asked=asked)
             wish = replace(base, bound=bound)
         self._write({**self.wishes, wish.pod: wish})
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agent.enroll.treatment import Asked
 from agent.enroll.wish import Binding, PodInstance, PodKey, WantedBy, Where, Wish
 from agent.model.address import parse_ip
 from agent.whole_file import write_whole
@@ -166,12 +167,12 @@ def _entry(wish: Wish) -> dict[str, Any]:
         entry["service_account"] = wish.service_account
     if wish.uid:
         entry["uid"] = wish.uid
-    if wish.is_honest is not None:
-        entry["honest_connect"] = wish.is_honest
-    if wish.is_bypassed:
+    if wish.asked.is_honest is not None:
+        entry["honest_connect"] = wish.asked.is_honest
+    if wish.asked.is_bypassed:
         entry["bypass_inbound"] = True
-    if wish.is_dns_captured is not None:
-        entry["dns_capture"] = wish.is_dns_captured
+    if wish.asked.is_dns_captured is not None:
+        entry["dns_capture"] = wish.asked.is_dns_captured
     if wish.where.started:
         entry["where"]["started"] = wish.where.started
     if wish.namespace is not None:
@@ -203,10 +204,12 @@ def _wish(entry: dict[str, Any]) -> Wish:
             _known(_id(bound["netns"])), _text(bound["service_account"]), _text(bound["trust_domain"])
         ),
         _text(entry.get("uid", "")),
-        _switch("honest_connect", entry),
         _text(entry.get("service_account", "")),
-        _switch("bypass_inbound", entry) is True,
-        _switch("dns_capture", entry),
+        Asked(
+            _switch("honest_connect", entry),
+            _switch("bypass_inbound", entry) is True,
+            _switch("dns_capture", entry),
+        ),
     )
 
 

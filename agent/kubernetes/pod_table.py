@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.enroll.source import Claim, Stance
+from agent.enroll.treatment import Asked
 from agent.enroll.wish import PodInstance, PodKey, Where
 from agent.kubernetes.decision import Rules, decide
 from agent.kubernetes.objects import BYPASS_INBOUND, DNS_CAPTURE, HONEST_CONNECT, Namespace, Pod
@@ -115,10 +116,8 @@ class PodTable:
         decision = decide(pod, namespace, self._rules)
         if not decision.is_wanted:
             return Claim(pod.uid, Stance.UNWANTED, decision.reason)
-        is_honest, fault = honesty_of(pod)
-        is_bypassed, other_fault = bypass_of(pod)
-        is_dns_captured, third_fault = dns_of(pod)
-        reason = decision.reason + fault + other_fault + third_fault
+        asked, faults = asked_of(pod)
+        reason = decision.reason + faults
         if place is not None:
             _, netns = place
             where = Where(netns=netns)
@@ -127,15 +126,15 @@ class PodTable:
         else:
             # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.
             return Claim(pod.uid, Stance.UNDECIDED, "it has no address yet")
-        return Claim(
-            pod.uid,
-            Stance.WANTED,
-            reason,
-            where,
-            is_honest,
-            is_bypassed=is_bypassed,
-            is_dns_captured=is_dns_captured,
-        )
+        return Claim(pod.uid, Stance.WANTED, reason, where, asked=asked)
+
+
+def asked_of(pod: Pod) -> tuple[Asked, str]:
+    """What the pod's annotations ask for, and what is wrong with them."""
+    is_honest, honesty_fault = honesty_of(pod)
+    is_bypassed, bypass_fault = bypass_of(pod)
+    is_dns_captured, dns_fault = dns_of(pod)
+    return Asked(is_honest, is_bypassed, is_dns_captured), honesty_fault + bypass_fault + dns_fault
 
 
 def honesty_of(pod: Pod) -> tuple[bool | None, str]:

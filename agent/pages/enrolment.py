@@ -11,6 +11,7 @@ from typing import Any
 from agent.admin.server import BadRequest, Request, Response, as_json
 from agent.enroll.enrolled_pod import EnrolmentRefused
 from agent.enroll.enroller import Enroller, StillWaiting
+from agent.enroll.treatment import Asked
 from agent.enroll.wish import PodKey, Where, Wish
 from redirect.errors import RedirectError
 
@@ -25,7 +26,7 @@ class EnrollPage:
     async def __call__(self, request: Request) -> Response:
         body = request.json()
         try:
-            wish = Wish(pod_of(body), where_of(body), is_honest=honesty_of(body))
+            wish = Wish(pod_of(body), where_of(body), asked=Asked(is_honest=honesty_of(body)))
             keep = bool(body.get("keep_existing", False))
             wait_s = float(body.get("wait_s", WAIT_S))
             is_cleaned = bool(body.get("clean", False))

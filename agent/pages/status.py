@@ -18,6 +18,7 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
 from agent.watch.mesh_gaps import MeshGaps
+from redirect.layout import Flag
 
 if TYPE_CHECKING:
     from agent.zds.source import ZdsSource
@@ -74,9 +75,9 @@ class StatusPage:
                 "interface": pod.ifname,
                 "addresses": list(map(str, pod.addresses)),
                 "closed_addresses": list(map(str, pod.closed)),
-                "honest_connect": pod.place.is_honest,
-                "bypass_inbound": pod.place.is_bypassed,
-                "dns_capture": pod.place.is_dns_captured,
+                "honest_connect": Flag.HONEST in pod.place.treatment,
+                "bypass_inbound": Flag.BYPASS in pod.place.treatment,
+                "dns_capture": Flag.DNS in pod.place.treatment,
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
                     {

@@ -15,8 +15,9 @@ from agent.enroll.kernel import Applied
 from agent.enroll.passers_by import Passed
 from agent.enroll.sighting import Closure, Found, Sighting
 from agent.enroll.source import PodSource
+from agent.enroll.treatment import Asked, Honesty, Ways
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Honesty, PodKey, Ways, Where, Wish
+from agent.enroll.wish import PodKey, Where, Wish
 from agent.enroll.wish_file import WishFile
 from agent.identity.signer import SigningError
 from agent.model.address import parse_ip
@@ -299,7 +300,7 @@ class World:
         wait_s: float = 0.0,
         is_honest: bool | None = None,
     ) -> Any:
-        asked = replace(wish(number, name), is_honest=is_honest)
+        asked = replace(wish(number, name), asked=Asked(is_honest))
         (answer,) = self.run(lambda: self.enroller.enroll(asked, keep_existing=keep_existing, wait_s=wait_s))
         return answer
 

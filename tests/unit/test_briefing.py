@@ -21,6 +21,7 @@ from agent.model.identity import Identity
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
+from redirect.layout import Flag
 from redirect.place import Place
 from tests.support.xds import PATIENCE_S, MeshCA
 
@@ -98,7 +99,7 @@ def test_whose_dns_is_captured_is_told_to_workers_of_this_version() -> None:
     control = Control()
     control.briefing.enrolled(control.ours.append, [POD])
     assert not control.ours, "nobody has to know where there is none"
-    captured = replace(POD, place=replace(PLACE, is_dns_captured=True))
+    captured = replace(POD, place=replace(PLACE, treatment=Flag.DNS))
     control.briefing.enrolled(control.ours.append, [captured])
     assert control.ours == [channel.DnsClients(["10.0.0.1"])]
     assert control.ours[0] in control.newcomer()

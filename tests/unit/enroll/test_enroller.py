@@ -11,13 +11,15 @@ import pytest
 
 from agent.enroll.enrolled_pod import EnrolmentRefused
 from agent.enroll.enroller import StillWaiting
+from agent.enroll.treatment import Honesty
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Honesty, PodKey
+from agent.enroll.wish import PodKey
 from agent.identity.signer import SigningError
 from agent.model.address import parse_ip
 from agent.state.apply import Changes
 from redirect.errors import PodNotFound
 from redirect.host_addresses import Heard, News
+from redirect.layout import Flag
 from redirect.place import Place
 from tests.support import mesh
 from tests.support.enrolment import World, place, until, where, wish
@@ -362,7 +364,7 @@ def test_whether_connects_are_honest_is_what_was_said_last(tmp_path: Path) -> No
 
     def is_honest() -> bool:
         (captured,) = world.kernel.captures[-1]
-        return captured.is_honest
+        return Flag.HONEST in captured.treatment
 
     for asked, expected in ((None, False), (True, True), (False, False), (True, True), (None, False)):
         world.enroll(1, "one", is_honest=asked)
@@ -394,4 +396,4 @@ def test_an_agent_that_has_none_any_more_says_whose_connects_are_honest_no_longe
         again.start()
     assert "pod apps/one asks for honest connects" in caplog.text
     (captured,) = world.kernel.captures[-1]
-    assert not captured.is_honest
+    assert Flag.HONEST not in captured.treatment

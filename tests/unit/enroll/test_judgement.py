@@ -10,8 +10,9 @@ import pytest
 from agent.enroll.enrolled_pod import EnrolledPod, enrolled_pod
 from agent.enroll.judgement import Judge, Judgement
 from agent.enroll.sighting import Sighting
+from agent.enroll.treatment import Asked, Honesty, Ways
 from agent.enroll.trouble import Missing
-from agent.enroll.wish import Binding, Honesty, PodKey, Ways, Wish
+from agent.enroll.wish import Binding, PodKey, Wish
 from agent.model.address import parse_ip
 from agent.model.workload import Workload
 from redirect.layout import Flag
@@ -132,11 +133,11 @@ def test_connections_to_a_pod_go_past_the_proxy_where_its_wish_says_so_now() -> 
     judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {})
     sighting = seen(place(1))
     for asked in (False, True, False):
-        found = replace(wish(1, "one"), is_bypassed=asked)
+        found = replace(wish(1, "one"), asked=Asked(is_bypassed=asked))
         (pod,) = judge.judge({found.pod: found}, {found.pod: sighting}).pods.values()
-        assert pod.place.is_bypassed is asked
+        assert (Flag.BYPASS in pod.place.treatment) is asked
         assert (Flag.BYPASS in pod.place.desired().flags) is asked
-        assert Place.of(pod.place.desired()).is_bypassed is asked
+        assert Place.of(pod.place.desired()).treatment == pod.place.treatment
 
 
 def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> None:
@@ -148,19 +149,19 @@ def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> N
     for honesty, answers in expected.items():
         judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {}, Ways(honesty))
         for asked, is_honest in answers.items():
-            found = replace(wish(1, "one"), is_honest=asked)
+            found = replace(wish(1, "one"), asked=Asked(asked))
             (pod,) = judge.judge({found.pod: found}, {found.pod: seen(place(1))}).pods.values()
-            assert pod.place.is_honest is is_honest, (honesty, asked)
+            assert (Flag.HONEST in pod.place.treatment) is is_honest, (honesty, asked)
             assert (Flag.HONEST in pod.place.desired().flags) is is_honest
-            assert Place.of(pod.place.desired()).is_honest is is_honest
+            assert Place.of(pod.place.desired()).treatment == pod.place.treatment
 
 
 @pytest.mark.parametrize("is_on", [False, True])
 def test_whose_dns_is_captured_is_the_nodes_choice_and_then_the_wishs(is_on: bool) -> None:
     judge = Judge(mesh.snapshot(ONE), "n1", "", lambda _: "", {}, Ways(is_dns_captured=is_on))
     for asked, expected in {None: is_on, True: True, False: False}.items():
-        found = replace(wish(1, "one"), is_dns_captured=asked)
+        found = replace(wish(1, "one"), asked=Asked(is_dns_captured=asked))
         (pod,) = judge.judge({found.pod: found}, {found.pod: seen(place(1))}).pods.values()
-        assert pod.place.is_dns_captured is expected
+        assert (Flag.DNS in pod.place.treatment) is expected
         assert (Flag.DNS in pod.place.desired().flags) is expected
-        assert Place.of(pod.place.desired()).is_dns_captured is expected
+        assert Place.of(pod.place.desired()).treatment == pod.place.treatment

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.enroll.treatment import Asked
 from agent.enroll.wish import Binding, PodInstance, PodKey, WantedBy, Where, Wish
 from agent.enroll.wish_file import WishesDamaged, WishesNewer, WishFile, forget
 from agent.model.address import parse_ip
@@ -210,21 +211,19 @@ def test_no_key_is_written(tmp_path: Path, boot_id: Path) -> None:
 
 @pytest.mark.parametrize("asked", [True, False, None])
 def test_whether_connects_are_honest_is_kept(tmp_path: Path, boot_id: Path, asked: bool | None) -> None:
-    wish = replace(WISHES[0], is_honest=asked)
+    wish = replace(WISHES[0], asked=Asked(asked))
     WishFile(tmp_path, boot_id).save([wish])
     assert tuple(WishFile(tmp_path, boot_id).load().values()) == (wish,)
     boot_id.write_text("two\n")
     (found,) = WishFile(tmp_path, boot_id).load().values()
-    assert found.is_honest is asked
+    assert found.asked.is_honest is asked
 
 
 @pytest.mark.parametrize("field", ["honest_connect", "bypass_inbound", "dns_capture"])
 def test_a_wish_with_a_switch_that_is_neither_on_nor_off_is_damaged(
     tmp_path: Path, boot_id: Path, field: str
 ) -> None:
-    WishFile(tmp_path, boot_id).save(
-        [replace(WISHES[0], is_honest=True, is_bypassed=True, is_dns_captured=True)]
-    )
+    WishFile(tmp_path, boot_id).save([replace(WISHES[0], asked=Asked(True, True, True))])
     path = tmp_path / "wishes.json"
     path.write_text(path.read_text().replace(f'"{field}": true', f'"{field}": "yes"'))
     with pytest.raises(WishesDamaged, match=f"{field} is 'yes'"):
@@ -233,13 +232,13 @@ def test_a_wish_with_a_switch_that_is_neither_on_nor_off_is_damaged(
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_whether_connections_go_past_the_proxy_is_kept(tmp_path: Path, boot_id: Path, asked: bool) -> None:
-    wish = replace(WISHES[0], is_bypassed=asked)
+    wish = replace(WISHES[0], asked=Asked(is_bypassed=asked))
     WishFile(tmp_path, boot_id).save([wish])
     assert tuple(WishFile(tmp_path, boot_id).load().values()) == (wish,)
 
 
 @pytest.mark.parametrize("asked", [None, True, False])
 def test_whether_dns_is_captured_is_kept(tmp_path: Path, boot_id: Path, asked: bool | None) -> None:
-    wish = replace(WISHES[0], is_dns_captured=asked)
+    wish = replace(WISHES[0], asked=Asked(is_dns_captured=asked))
     WishFile(tmp_path, boot_id).save([wish])
     assert tuple(WishFile(tmp_path, boot_id).load().values()) == (wish,)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.enroll.source import Forget, LetGo, Stance, Take, follow
+from agent.enroll.treatment import Asked
 from agent.enroll.wish import PodInstance, PodKey, WantedBy, Where, Wish
 from agent.kubernetes.decision import Rules
 from agent.kubernetes.objects import namespace_of, pod_of
@@ -142,11 +143,11 @@ def test_whether_connects_are_honest_is_what_the_annotation_says_last(
 ) -> None:
     annotated = table(put(annotations={} if text is None else {"ztun.io/honest-connect": text}))
     (taken,) = steps(annotated, {})
-    assert taken.wish.is_honest is asked and "annotation" not in taken.reason
+    assert taken.wish.asked.is_honest is asked and "annotation" not in taken.reason
     for before in (True, False, None):
-        changes = steps(annotated, {KEY: replace(wish()[KEY], is_honest=before)})
-        assert [change.wish.is_honest for change in changes] == ([] if before is asked else [asked])
-        assert all(change.wish == replace(wish()[KEY], is_honest=asked) for change in changes)
+        changes = steps(annotated, {KEY: replace(wish()[KEY], asked=Asked(is_honest=before))})
+        assert [change.wish.asked.is_honest for change in changes] == ([] if before is asked else [asked])
+        assert all(change.wish == replace(wish()[KEY], asked=Asked(is_honest=asked)) for change in changes)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +158,11 @@ def test_what_goes_past_the_proxy_is_what_the_annotation_says_last(text: str | N
     name = "ambient.istio.io/bypass-inbound-capture"
     annotated = table(put(annotations={} if text is None else {name: text}))
     (taken,) = steps(annotated, {})
-    assert taken.wish.is_bypassed is asked and "annotation" not in taken.reason
+    assert taken.wish.asked.is_bypassed is asked and "annotation" not in taken.reason
     for before in (True, False):
-        changes = steps(annotated, {KEY: replace(wish()[KEY], is_bypassed=before)})
+        changes = steps(annotated, {KEY: replace(wish()[KEY], asked=Asked(is_bypassed=before))})
         assert [change.wish for change in changes] == (
-            [] if before is asked else [replace(wish()[KEY], is_bypassed=asked)]
+            [] if before is asked else [replace(wish()[KEY], asked=Asked(is_bypassed=asked))]
         )
 
 
@@ -171,24 +172,24 @@ def test_what_goes_past_the_proxy_is_what_the_annotation_says_last(text: str | N
 def test_whose_dns_is_captured_is_what_the_annotation_says_last(text: str | None, asked: bool | None) -> None:
     annotated = table(put(annotations={} if text is None else {"ambient.istio.io/dns-capture": text}))
     (taken,) = steps(annotated, {})
-    assert taken.wish.is_dns_captured is asked and "annotation" not in taken.reason
+    assert taken.wish.asked.is_dns_captured is asked and "annotation" not in taken.reason
     for before in (True, False, None):
-        changes = steps(annotated, {KEY: replace(wish()[KEY], is_dns_captured=before)})
+        changes = steps(annotated, {KEY: replace(wish()[KEY], asked=Asked(is_dns_captured=before))})
         assert [change.wish for change in changes] == (
-            [] if before is asked else [replace(wish()[KEY], is_dns_captured=asked)]
+            [] if before is asked else [replace(wish()[KEY], asked=Asked(is_dns_captured=asked))]
         )
 
 
 def test_an_annotation_of_dns_that_cannot_be_read_leaves_it_to_the_node() -> None:
     (taken,) = steps(table(put(annotations={"ambient.istio.io/dns-capture": "yes"})), {})
-    assert taken.wish.is_dns_captured is None
+    assert taken.wish.asked.is_dns_captured is None
     assert "dns-capture is 'yes', neither true nor false: as the node has it" in str(taken)
 
 
 @pytest.mark.parametrize("text", ["yes", "", "tRUE", "on", "2"])
 def test_an_annotation_that_cannot_be_read_leaves_nothing_uncaptured(text: str) -> None:
     (taken,) = steps(table(put(annotations={"ambient.istio.io/bypass-inbound-capture": text})), {})
-    assert taken.wish.is_bypassed is False
+    assert taken.wish.asked.is_bypassed is False
     assert f"bypass-inbound-capture is {text!r}, neither true nor false" in str(taken)
 
 
@@ -196,12 +197,12 @@ def test_where_a_pod_is_found_and_what_goes_past_the_proxy_may_change_together()
     made = table(put(annotations={"ambient.istio.io/bypass-inbound-capture": "true"}))
     made.put_place(FIRST, "sandbox", "/run/netns/x")
     (change,) = steps(made, wish())
-    assert change.wish.where == Where(netns="/run/netns/x") and change.wish.is_bypassed
+    assert change.wish.where == Where(netns="/run/netns/x") and change.wish.asked.is_bypassed
 
 
 def test_an_annotation_that_is_neither_true_nor_false_is_said_and_counts_for_nothing() -> None:
     (taken,) = steps(table(put(annotations={"ztun.io/honest-connect": "yes"})), {})
-    assert taken.wish.is_honest is None
+    assert taken.wish.asked.is_honest is None
     assert "its annotation ztun.io/honest-connect is 'yes', neither true nor false" in str(taken)
 
 
