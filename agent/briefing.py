@@ -19,7 +19,6 @@ from agent.identity.keeper import Keeper
 from agent.identity.revocation_file import ReadList
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
-from redirect.layout import Flag
 
 
 class Briefing:
@@ -61,7 +60,7 @@ class Briefing:
         """These pods are served; `tell` speaks to the workers of this version."""
         self._pods = tuple(pods)
         self._broadcast(pods_message(self._pods))
-        clients = [str(ip) for pod in self._pods if Flag.DNS in pod.place.treatment for ip in pod.addresses]
+        clients = [str(ip) for pod in self._pods if pod.place.is_dns_captured for ip in pod.addresses]
         if clients or self._dns_clients is not None:
             self._dns_clients = channel.DnsClients(clients)
             tell(self._dns_clients)

@@ -58,6 +58,11 @@ class Place:
             owner=pod.owner,
         )
 
+    @property
+    def is_dns_captured(self) -> bool:
+        """Whether what it sends to port 53 goes to the proxy."""
+        return Flag.DNS in self.treatment
+
     def is_current(self, links: Mapping[int, LinkRow]) -> bool:
         """Whether what the node has of it is still so: its name, where it leads, and the MACs that answer for the node.
 

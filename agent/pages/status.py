@@ -77,7 +77,7 @@ class StatusPage:
                 "closed_addresses": list(map(str, pod.closed)),
                 "honest_connect": Flag.HONEST in pod.place.treatment,
                 "bypass_inbound": Flag.BYPASS in pod.place.treatment,
-                "dns_capture": Flag.DNS in pod.place.treatment,
+                "dns_capture": pod.place.is_dns_captured,
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
                     {

@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.config",
         "agent.enroll.progress",
         "agent.enroll.source",
+        "agent.enroll.treatment",
         "agent.enroll.wish",
     },
     "agent.zds": {
