@@ -127,7 +127,7 @@ class Config:
         "Revocation lists of the mesh's authorities (PEM, or one as DER), followed when they change; peers on them are "
         "refused, and their connections ended.",
     )
-    secret_ttl_s: float = control_option(seconds(60, 90 * 86400), "86400", "Lifetime asked for certificates.")
+    secret_ttl_s: float = control_option(seconds(10, 90 * 86400), "86400", "Lifetime asked for certificates.")
 
     local_path: str = traffic_option(
         one_of("hbone", "host", "handover"),

@@ -19,7 +19,19 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
-from tests.bench import cni, dns, earlier, flood, kubernetes, paths, profiles, report, starts, sweeps
+from tests.bench import (
+    cni,
+    dns,
+    earlier,
+    flood,
+    kubernetes,
+    paths,
+    profiles,
+    report,
+    rotation,
+    starts,
+    sweeps,
+)
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.envoy import CONCURRENCY
 from tests.bench.lab_options import refuse_unfit
@@ -46,6 +58,7 @@ OTHERS = {
     "flood": flood.main,
     "node": paths.main,
     "profile": profiles.main,
+    "rotation": rotation.main,
     "--plot": sweeps.main,
 }
 """Each has a command line of its own."""

@@ -44,7 +44,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("kubeconfig", "/root/.kube/config", "--kubeconfig: .* no effect"),
         ("enablement_selectors", "[]", "--enablement-selectors: .* no effect"),
         ("allow_encapsulation", "all,gre", "`all` stands alone"),
-        ("secret_ttl_s", "1", "from 60 to 7776000$"),
+        ("secret_ttl_s", "1", "from 10 to 7776000$"),
         ("instance_ip", "foo", "--instance-ip: 'foo' cannot be used: 'foo' is not an IP"),
         ("cluster_id", "", "--cluster-id: '' cannot be used: it takes a name"),
         ("pod_name", "a~b", "--pod-name: .* without blanks, '~' and '/'"),
