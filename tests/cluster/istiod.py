@@ -49,7 +49,9 @@ def an_istiod_that_is_there(stage: Stage) -> str:
     kinds = (ROOT / "deploy" / "kubernetes" / "crds.yaml").read_text()
     cluster.apply(*(each for each in yaml.safe_load_all(kinds) if each))
     control, at = cluster.control, cluster.directory
-    control.start("newer-api", "/usr/bin/python3", newer_api.__file__, API_PORT, SERVER, at / "ca.crt", TOKEN)
+    control.start(
+        "newer-api", "/usr/bin/python3", newer_api.__file__, API_PORT, f"{SERVER}:6443", at / "ca.crt", TOKEN
+    )
     reached = KUBECONFIG.format(server=SERVER, ca=at / "ca.crt", token=TOKEN)
     reached = reached.replace(
         f'"https://{SERVER}:6443", certificate-authority: "{at}/ca.crt"', f'"http://127.0.0.1:{API_PORT}"'

@@ -3,7 +3,7 @@
 The rest is passed on as it is, in JSON, in the administrator's name: a client sends no token over plain HTTP. Runs on
 the machine of the control plane, by any Python, for whoever is there.
 
-newer_api.py PORT SERVER CA TOKEN
+newer_api.py PORT SERVER:PORT CA TOKEN
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def serve(port: int, server: str, ca_file: str, token: str) -> None:
             headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
             if "Content-Type" in self.headers:
                 headers["Content-Type"] = self.headers["Content-Type"]
-            upstream = http.client.HTTPSConnection(server, 6443, context=tls, timeout=PATIENCE_S)
+            upstream = http.client.HTTPSConnection(server, context=tls, timeout=PATIENCE_S)
             try:
                 upstream.request(self.command, path, body, headers)
                 answer = upstream.getresponse()

@@ -17,8 +17,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from string import Template
+from typing import Protocol
 
-from tests.support.certs import Issued, TestCA
+from tests.support.certs import Issued
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 TLS = """
@@ -165,8 +166,15 @@ class Envoy:
         raise AssertionError(f"Envoy does not start:\n{self._log.read_text()[-3000:]}")
 
 
+class Rooted(Protocol):
+    """An authority, as far as Envoy must know it."""
+
+    @property
+    def root_pem(self) -> bytes: ...
+
+
 @contextlib.contextmanager
-def run(template: Template, ca: TestCA, issued: Issued, peer: str, **values: object) -> Iterator[Envoy]:
+def run(template: Template, ca: Rooted, issued: Issued, peer: str, **values: object) -> Iterator[Envoy]:
     """Envoy with `issued` as its certificate, trusting `peer` (a SPIFFE URI) only; gone at the end."""
     with tempfile.TemporaryDirectory(prefix="ztun-envoy-") as name:
         directory = Path(name)

@@ -297,10 +297,12 @@ def running(
     flags: Mapping[str, str] | None = None,
     enrolled: bool = True,
     prepare: Callable[[Topology], None] = lambda _: None,
+    make: Callable[[Topology, dict[str, str]], LabMesh] = LabMesh,
 ) -> Iterator[World]:
     """A mesh with its applications and, unless told otherwise, the pods of ENROLLED captured.
 
-    `prepare` is called when the nodes are there and before anything of the mesh runs.
+    `prepare` is called when the nodes are there and before anything of the mesh runs; `make` gives one with another
+    control plane.
     """
     manifests = tmp_path / "manifests"
     manifests.mkdir(parents=True)
@@ -318,7 +320,7 @@ def running(
     # A short path: sockets lie in it, also where pytest's own directories have long names.
     with tempfile.TemporaryDirectory(prefix="ztun-") as short:
         lab = Topology(f"hj{os.getpid()}{letter}", Path(short))
-        world = World(lab, LabMesh(lab, dict(flags or {})))
+        world = World(lab, make(lab, dict(flags or {})))
         try:
             lab.up(blueprint.read(hidden))
             prepare(lab)
