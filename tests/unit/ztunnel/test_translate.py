@@ -100,7 +100,7 @@ CASES = (
     Case("FAKE_CA", "false", NOTHING),
     Case("FAKE_CA", "true", refused="CA_ADDRESS"),
     Case("SECRET_TTL", "1h30m", {"secret_ttl_s": 5400.0}),
-    Case("SECRET_TTL", "5s", refused="from 60"),
+    Case("SECRET_TTL", "5s", refused="from 10"),
     Case("PREFERED_SERVICE_NAMESPACE", "x", {"dns_preferred_namespace": "x"}),
     Case("ISTIO_META_DNS_CAPTURE", "True", {"dns_capture": "true"}, told={"DNS_CAPTURE": "True"}),
     Case("ISTIO_META_DNS_CAPTURE", "no", told={"DNS_CAPTURE": "no"}),
