@@ -33,7 +33,7 @@ from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.kernel import KernelSide
-from agent.enroll.progress import progress
+from agent.enroll.progress import ProgressOfAll
 from agent.enroll.source import PodSource
 from agent.enroll.wish import PodKey
 from agent.enroll.wish_file import WishFile
@@ -193,7 +193,7 @@ class Agent:
             pod_sources.ways(settings),
         )
         self.zds = pod_sources.istio_cni(settings, self.handed, rng)
-        self.kubernetes = pod_sources.kubernetes(settings, rng, lambda: progress(self.captures))
+        self.kubernetes = pod_sources.kubernetes(settings, rng, ProgressOfAll(self.captures))
         self.sources: tuple[PodSource, ...] = (*self.kubernetes, *([self.zds] if self.zds else ()))
         self.enroller = Enroller(
             settings.node,

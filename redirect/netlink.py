@@ -16,10 +16,13 @@ from typing import Generic, TypeVar
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+NETLINK_GET_STRICT_CHK = 12
+"""Linux 4.20: the kernel lists what the header of the question says, and no more."""
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NESTED_MASK = 0x3FFF
 DUMP_ATTEMPTS = 20
 _RECEIVE_BYTES = 1 << 18
+_SOL_NETLINK = 270
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -58,13 +61,17 @@ def ask(
     *,
     protocol: int = socket.NETLINK_ROUTE,
     at_most: int | None = None,
+    is_strict: bool = False,
 ) -> list[bytes]:
     """The bodies of all messages of the answer; with NLM_F_DUMP, of a list, with NLM_F_ACK, none. Raises OSError.
 
-    A list that is longer than `at_most` is not read to its end.
+    A list that is longer than `at_most` is not read to its end. `is_strict`: of one interface alone, where the question
+    names it.
     """
     for _ in range(DUMP_ATTEMPTS):
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
+            if is_strict:
+                sock.setsockopt(_SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
             header = _HEADER.pack(_HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0)
             sock.send(header + payload)
             bodies, is_whole = _answer(sock, is_dump=flags & NLM_F_DUMP == NLM_F_DUMP, at_most=at_most)

@@ -72,9 +72,13 @@ class PacketCount:
     sent: int = 0
 
 
-def addresses() -> list[tuple[int, IP]]:
-    """(ifindex, address) of all interfaces: `ip addr show`. Raises OSError."""
-    bodies = netlink.ask(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0), netlink.NLM_F_DUMP)
+def addresses(ifindex: int = 0) -> list[tuple[int, IP]]:
+    """(ifindex, address) of all interfaces, or of one: `ip addr show [dev IF]`. Raises OSError; of one that is gone, too, or none.
+
+    Of one it takes no longer where there are hundreds, each of which has an address of its own.
+    """
+    request = _ADDRESS.pack(0, 0, 0, 0, ifindex)
+    bodies = netlink.ask(RTM_GETADDR, request, netlink.NLM_F_DUMP, is_strict=bool(ifindex))
     return [row for row in _words.rows(bodies) if row is not None]
 
 

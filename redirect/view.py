@@ -70,9 +70,7 @@ def read(path: Path) -> View:
     hosts = list(_some({link.peer for link in inside}))
     masters = list(_some({link.master for link in hosts}))
     node = {link.ifindex: link for link in (*hosts, *masters)}
-    bridges = {link.ifindex for link in masters}
-    listed = rt_rows.addresses() if bridges else ()
-    own = frozenset(address for ifindex, address in listed if ifindex in bridges)
+    own = frozenset(address for link in masters for _, address in rt_rows.addresses(link.ifindex))
     nsid, has_tcx = rtnetlink.nsid(path), features.has_tcx()
     qdiscs = {} if has_tcx else tc_rows.ingress_qdiscs()
     blocked = frozenset(ifindex for ifindex, kind in qdiscs.items() if kind == "ingress")

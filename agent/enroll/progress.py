@@ -42,6 +42,25 @@ class Progress:
         return self.uid in ("", uid)
 
 
+class ProgressOfAll:
+    """Of every pod that is wished for, made anew when something of it has changed: it is asked for far more often."""
+
+    def __init__(self, captures: Captured) -> None:
+        self._captures = captures
+        self._made_of: tuple[object, ...] = ()
+        self._made: Mapping[PodKey, Progress] = {}
+
+    def __call__(self) -> Mapping[PodKey, Progress]:
+        captures = self._captures
+        wishes, pods = captures.wishes, captures.pods
+        made_of = wishes, pods, captures.owners, tuple(captures.troubles)
+        # Both are replaced when they change, never changed.
+        is_so_still = bool(self._made_of) and self._made_of[0] is wishes and self._made_of[1] is pods
+        if not is_so_still or self._made_of[2:] != made_of[2:]:
+            self._made, self._made_of = progress(captures), made_of
+        return self._made
+
+
 def progress(captures: Captured) -> dict[PodKey, Progress]:
     """Of every pod that is wished for."""
     captured = frozenset(captures.owners.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolmentRefused
@@ -23,9 +24,12 @@ class Sources:
         self._wall = wall
 
     def subscribe(self, changed: Callable[[], None]) -> None:
-        """Have it called, on the event loop, when they may say something else."""
+        """Have it called, on the event loop, when the wishes are no longer what they say.
+
+        Most of what they tell is of pods that are not wanted, or of which nothing is known yet.
+        """
         for source in self._sources:
-            source.subscribe(changed)
+            source.subscribe(partial(self._heard, source, changed))
 
     def follow(self, only: PodKey | None = None) -> None:
         """Make the wishes, or that of one pod, what they say. One that does not know changes nothing."""
@@ -58,6 +62,10 @@ class Sources:
             raise EnrolmentRefused(
                 f"pod {key} stays captured: {source.wanted_by} wants it ({claim.reason}). {source.way_out}"
             )
+
+    def _heard(self, source: PodSource, changed: Callable[[], None]) -> None:
+        if self._steps(source, None):
+            changed()
 
     def _steps(self, source: PodSource, only: PodKey | None) -> list[Step]:
         claims, are_all = source.claims(), source.knows_all

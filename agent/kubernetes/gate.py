@@ -138,7 +138,7 @@ class CniGate:
     def _on_news(self) -> None:
         self._heard.set()
         self._heard = asyncio.Event()
-        for uid in [uid for uid in self._expected if self._source.is_settled(uid)]:
+        for uid in self._source.settled(self._expected.keys()):
             self._expected.pop(uid).close()
 
     def _because(self) -> str:

@@ -1,14 +1,13 @@
 """The pods of this node as the API tells them, and what follows for each: pure, whatever order news come in.
 
-Nothing is remembered but the objects themselves and where the CNI plugin put a pod, so that there is no state to get
-out of step: `claims` follows from what is there. Who is not wanted, and who is just not there, are two things: the
+What counts are the objects themselves and where the CNI plugin put a pod: `claims` follows from what is there, anew for
+each pod that news came of. Who is not wanted, and who is just not there, are two things: the
 first is let go, the second stays closed until its interface is gone, as its processes may live on for a while.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from agent.enroll.source import Claim, Stance
 from agent.enroll.treatment import Asked
@@ -20,16 +19,6 @@ from agent.kubernetes.reflector import Change, Gone, Listed, Put
 SWITCH: Mapping[str | None, bool | None] = {None: None, "true": True, "false": False}
 YES, NO = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 """What Go's strconv.ParseBool takes, by which istio-cni reads its annotations."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Made:
-    """What follows for a pod, and the very objects that it follows from."""
-
-    pod: Pod
-    namespace: Namespace | None
-    place: tuple[str, str] | None
-    claim: Claim
 
 
 class PodTable:
@@ -44,19 +33,22 @@ class PodTable:
         self._places: dict[str, tuple[str, str]] = {}
         """Where the CNI plugin said that a pod's network namespace is, by uid: sandbox and path."""
         self.pods: dict[PodKey, Pod] = {}
-        self._made: dict[PodKey, _Made] = {}
-        """What followed the last time, and of what: of hundreds of pods one changes at a time."""
+        self._claims: Mapping[PodKey, Claim] = {}
+        """What followed the last time; `_changed` are the pods that news came of since, or of what is said of them."""
+        self._changed: set[PodKey] = set()
 
     def hear_pods(self, changes: Iterable[Change[Pod]]) -> None:
         for change in changes:
             match change:
                 case Put(pod):
                     self.pods[pod.key] = pod
+                    self._changed.add(pod.key)
                 case Gone(namespace, name, uid):
                     self._places.pop(uid, None)
                     known = self.pods.get(PodKey(namespace, name))
                     if known is not None and known.uid == uid:
                         del self.pods[known.key]
+                        self._changed.add(known.key)
                 case Listed():
                     self._are_pods_listed = True
         self._forget_ended()
@@ -67,6 +59,7 @@ class PodTable:
                 case Put(namespace):
                     self._ending.discard(namespace.name)
                     self._namespaces[namespace.name] = namespace
+                    self._changed.update(key for key in self.pods if key.namespace == namespace.name)
                 case Gone(_, name, _):
                     # Its pods go one by one; until they do, what was decided by its labels holds.
                     self._ending.add(name)
@@ -77,23 +70,38 @@ class PodTable:
     def put_place(self, uid: str, sandbox: str, netns: str) -> None:
         """What the CNI plugin said: newer than anything that can be found in /proc."""
         self._places[uid] = sandbox, netns
+        self._note_places({uid})
 
     def drop_places(self, is_gone: Callable[[str], bool]) -> None:
         """Of sandboxes that are no more. A pod may have another one by now."""
-        self._places = {uid: each for uid, each in self._places.items() if not is_gone(each[0])}
+        gone = {uid for uid, (sandbox, _) in self._places.items() if is_gone(sandbox)}
+        for uid in gone:
+            del self._places[uid]
+        self._note_places(gone)
 
     def claims(self) -> Mapping[PodKey, Claim] | None:
-        """What is to be of each pod; None: nothing is known yet, and what was so far holds."""
+        """What is to be of each pod; None: nothing is known yet, and what was so far holds.
+
+        The very same answer while nothing has changed: of hundreds of pods one changes at a time.
+        """
         if not self._are_pods_listed or not self._are_namespaces_listed:
             return None
-        live = {key: pod for key, pod in self.pods.items() if not pod.is_terminal}
-        self._made = {key: self._claim(pod) for key, pod in live.items()}
-        return {key: made.claim for key, made in self._made.items()}
+        if self._changed:
+            claims = dict(self._claims)
+            for key in self._changed:
+                claim = self.claim_of(key)
+                if claim is None:
+                    claims.pop(key, None)
+                else:
+                    claims[key] = claim
+            self._claims = claims
+            self._changed.clear()
+        return self._claims
 
     def claim_of(self, key: PodKey) -> Claim | None:
         """As in `claims`, of one pod, as soon as it and its namespace are known."""
         pod = self.pods.get(key)
-        return self._claim(pod).claim if pod is not None and not pod.is_terminal else None
+        return self._claim(pod) if pod is not None and not pod.is_terminal else None
 
     def is_namespace_known(self, name: str) -> bool:
         return name in self._namespaces
@@ -103,14 +111,11 @@ class PodTable:
             self._ending.discard(name)
             self._namespaces.pop(name, None)
 
-    def _claim(self, pod: Pod) -> _Made:
-        namespace, place = self._namespaces.get(pod.namespace), self._places.get(pod.uid)
-        made = self._made.get(pod.key)
-        if made is None or not (made.pod is pod and made.namespace is namespace and made.place is place):
-            made = _Made(pod, namespace, place, self._claim_anew(pod, namespace, place))
-        return made
+    def _note_places(self, uids: Collection[str]) -> None:
+        self._changed.update(key for key, pod in self.pods.items() if pod.uid in uids)
 
-    def _claim_anew(self, pod: Pod, namespace: Namespace | None, place: tuple[str, str] | None) -> Claim:
+    def _claim(self, pod: Pod) -> Claim:
+        namespace, place = self._namespaces.get(pod.namespace), self._places.get(pod.uid)
         if namespace is None:
             return Claim(pod.uid, Stance.UNDECIDED, f"namespace {pod.namespace} is not known yet")
         decision = decide(pod, namespace, self._rules)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -42,6 +42,14 @@ class _Attempt:
     value: str | None
     failures: int = 0
     not_before_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is to be written as things are at one moment, in one look at the pods of the node: there may be hundreds."""
+
+    annotations: tuple[Annotate, ...]
+    tells: tuple[Tell, ...]
 
 
 class Reporter:
@@ -88,28 +96,45 @@ class Reporter:
             try:
                 while True:
                     self._wake.clear()
-                    await self._write_all(thread)
+                    seen = await self._write_all(thread)
                     try:
-                        async with asyncio.timeout(self._patience_s()):
+                        async with asyncio.timeout(self._patience_s(seen)):
                             await self._wake.wait()
                     except TimeoutError:
                         continue
             finally:
                 self._connection.abort()
 
-    async def _write_all(self, thread: ThreadPoolExecutor) -> None:
+    async def _write_all(self, thread: ThreadPoolExecutor) -> _Seen:
+        """What is left to be written later."""
         self._forget()
-        while due := self._due_annotations():
+        seen = self._look()
+        while due := self._due_annotations(seen):
             for key in due:
                 annotate = self._annotation_of(key)
                 if annotate is not None:
                     await self._annotate(annotate, thread)
-        while (tell := self._next_telling()) is not None:
+            seen = self._look()
+        while (tell := self._next_telling(seen)) is not None:
             await self._tell(tell, thread)
+            seen = self._look()
         self._connection.close()
-        if not self._has_work():
+        if not seen.annotations and not seen.tells:
             # What could not be written need not be any more.
             self.problem = None
+        return seen
+
+    def _look(self) -> _Seen:
+        pods, found, now_s = self._pods(), self._found(), self._clock()
+        for pod in pods.values():
+            text = of(pod, found).trouble
+            known = self._since.get(pod.uid)
+            if not text:
+                self._since.pop(pod.uid, None)
+            elif known is None or known[0] != text:
+                self._since[pod.uid] = text, now_s
+        annotations = to_annotate(pods, found, self._wanted())
+        return _Seen(tuple(annotations), tuple(to_tell(pods, found, self._told)))
 
     def _forget(self) -> None:
         """What is known of pods that are no more."""
@@ -118,17 +143,11 @@ class Reporter:
             for uid in table.keys() - uids:
                 del table[uid]
 
-    def _has_work(self) -> bool:
-        return any(True for _ in self._to_annotate()) or any(True for _ in self._to_tell())
-
     # -- annotations
 
-    def _to_annotate(self) -> Iterator[Annotate]:
-        return to_annotate(self._pods(), self._found(), self._wanted())
-
-    def _due_annotations(self) -> list[PodKey]:
+    def _due_annotations(self, seen: _Seen) -> list[PodKey]:
         now_s = self._clock()
-        return [each.pod.key for each in self._to_annotate() if self._is_due(each, now_s)]
+        return [each.pod.key for each in seen.annotations if self._is_due(each, now_s)]
 
     def _is_due(self, annotate: Annotate, now_s: float) -> bool:
         attempt = self._attempts.get(annotate.pod.uid)
@@ -169,21 +188,11 @@ class Reporter:
 
     # -- events
 
-    def _to_tell(self) -> Iterator[Tell]:
-        return to_tell(self._pods(), self._found(), self._told)
-
-    def _next_telling(self) -> Tell | None:
-        now_s, pods, found = self._clock(), self._pods(), self._found()
-        for pod in pods.values():
-            text = of(pod, found).trouble
-            known = self._since.get(pod.uid)
-            if not text:
-                self._since.pop(pod.uid, None)
-            elif known is None or known[0] != text:
-                self._since[pod.uid] = text, now_s
+    def _next_telling(self, seen: _Seen) -> Tell | None:
+        now_s = self._clock()
         if now_s < self._events_not_before_s:
             return None
-        for tell in self._to_tell():
+        for tell in seen.tells:
             if now_s - self._since[tell.pod.uid][1] >= STANDS_S:
                 return tell
         return None
@@ -222,15 +231,14 @@ class Reporter:
             self.problem = failure
         return failure
 
-    def _patience_s(self) -> float | None:
+    def _patience_s(self, seen: _Seen) -> float | None:
         """When to look again without news; None: there is nothing to try again."""
         now_s = self._clock()
         times = [
             self._attempts[each.pod.uid].not_before_s
-            for each in self._to_annotate()
+            for each in seen.annotations
             if each.pod.uid in self._attempts
         ]
-        for tell in self._to_tell():
-            if tell.pod.uid in self._since:
-                times.append(max(self._since[tell.pod.uid][1] + STANDS_S, self._events_not_before_s))
+        for tell in seen.tells:
+            times.append(max(self._since[tell.pod.uid][1] + STANDS_S, self._events_not_before_s))
         return max(0.01, min(times) - now_s) if times else None

@@ -7,7 +7,7 @@ listed once each, and what was known stays known while the API is away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from random import Random
 
 from agent.enroll.progress import Progress
@@ -71,10 +71,14 @@ class KubernetesSource:
         """How far its capture is."""
         return of(pod, self._found())
 
-    def is_settled(self, uid: str) -> bool:
-        """Whether that pod is served, or is no more."""
-        pod = next((each for each in self.table.pods.values() if each.uid == uid), None)
-        return pod is None or self.progress(pod).is_served
+    def settled(self, uids: Collection[str]) -> frozenset[str]:
+        """Those of these pods that are served, or are no more."""
+        if not uids:
+            return frozenset()
+        # Once for all of them: it is of every pod of the node, and a node that fills waits for many.
+        found = self._found()
+        pods = self.table.pods.values()
+        return frozenset(uids) - {p.uid for p in pods if p.uid in uids and not of(p, found).is_served}
 
     def put_place(self, uid: str, sandbox: str, netns: str) -> None:
         """As of PodTable."""
@@ -121,7 +125,8 @@ class KubernetesSource:
     def _look(self) -> None:
         """Most news of a pod change nothing for it: they cost no turn."""
         claims = self.table.claims()
-        hearers = [*self._listeners, *(self._subscribers if claims != self._claims else ())]
+        is_other = claims is not self._claims and claims != self._claims
+        hearers = [*self._listeners, *(self._subscribers if is_other else ())]
         self._claims = claims
         for hear in hearers:
             hear()

@@ -14,7 +14,7 @@ from agent.enroll import newcomer, search
 from agent.enroll.sighting import Found
 from agent.enroll.wish import PodInstance, PodKey, WantedBy, Where, Wish
 from agent.model.address import parse_ip
-from redirect import netns
+from redirect import netlink, netns
 from redirect.errors import StepFailed
 
 pytestmark = pytest.mark.kernel
@@ -117,3 +117,34 @@ def test_an_interface_that_is_not_closed_is_named(node: list[Path]) -> None:
     assert found is not None and found.failures == (closing.error,)
     found = look(node, Closing(), Where(netns=str(node[1])))
     assert found is not None and newcomer.finish(closing, found) == (closing.error,)  # type: ignore[arg-type]
+
+
+def test_what_is_read_for_it_does_not_grow_with_the_others(
+    node: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pod of a node brings an interface and an address of it: there may be hundreds."""
+    read: list[int] = []
+    ask = netlink.ask
+
+    def counting(*question: Any, **more: Any) -> list[bytes]:
+        bodies = ask(*question, **more)
+        read.append(len(bodies))
+        return bodies
+
+    with netns.entered(node[0]), IPRoute() as ip:
+        ip.link("add", ifname="br", kind="bridge", address="02:00:00:00:00:01")
+        (bridge,) = ip.link_lookup(ifname="br")
+        ip.addr("add", index=bridge, address="10.0.0.1", prefixlen=24)
+        ip.link("set", index=ip.link_lookup(ifname="one")[0], master=bridge)
+    monkeypatch.setattr(netlink, "ask", counting)
+    where = Where(netns=str(node[1]))
+    alone = look(node, Closing(), where)
+    before, read[:] = list(read), []
+    with netns.entered(node[0]), IPRoute() as ip:
+        for number in range(20):
+            ip.link("add", ifname=f"o{number}", kind="veth", peer={"ifname": f"i{number}"})
+            (index,) = ip.link_lookup(ifname=f"o{number}")
+            ip.addr("add", index=index, address=f"10.1.{number}.1", prefixlen=24)
+            ip.link("set", index=index, master=bridge)
+    assert before and look(node, Closing(), where) == alone
+    assert read == before, f"{sum(before)} rows before, {sum(read)} among twenty others"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from agent.state.apply import Changes
 from tests.support import mesh
-from tests.support.enrolment import FakeKernel, World, place, where
+from tests.support.enrolment import FakeKernel, World, place, until, where
 
 ONE = mesh.workload("one", "10.0.0.1", service_account="one")
 KEY = PodKey("apps", "one")
@@ -258,6 +259,43 @@ def test_a_pod_whose_start_waits_is_captured_without_a_look_at_the_others(tmp_pa
     assert there.file.load()[KEY].uid == "u2"
     there.mesh_says(mesh.workload("one", "10.0.0.2", service_account="one"))
     assert there.pods() == ["apps/one"]
+
+
+def test_what_changes_no_wish_takes_no_turn(tmp_path: Path) -> None:
+    """Of a pod that is about to start, first of all: it would wait until all others had been looked at."""
+    source = Source()
+    there = world(tmp_path, source)
+    source.wants()
+    turn(there)
+    assert source.now is not None
+    wanted = source.now[KEY]
+    two, three = PodKey("apps", "two"), PodKey("apps", "three")
+
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(there.enroller.follow())
+            await settled()
+            turns = there.kernel.searches
+            source.now = {
+                KEY: wanted,
+                two: Claim("u2", Stance.UNDECIDED, "it has no address yet"),
+                three: Claim("u3", Stance.UNWANTED, "it has opted out"),
+            }
+            source.changed()
+            await settled()
+            assert there.kernel.searches == turns, "all pods were looked at"
+            source.now = source.now | {two: Claim("u2", Stance.WANTED, "labelled", where(2))}
+            source.changed()
+            await until(lambda: two in there.captures.wishes and there.kernel.searches > turns)
+            following.cancel()
+
+    there.run(scenario)
+
+
+async def settled() -> None:
+    """What was woken has run as far as it can."""
+    for _ in range(100):
+        await asyncio.sleep(0)
 
 
 def test_the_second_direction_is_closed_behind_the_start_and_ahead_of_everything_else(tmp_path: Path) -> None:

@@ -59,10 +59,16 @@ class Capturing:
 class World:
     def __init__(self) -> None:
         self.found: dict[PodKey, Progress] = {}
+        self.asked = 0
+        """How often it was asked how far all pods of the node are."""
         way = lambda: Access("127.0.0.1", 1, "")  # noqa: E731
-        self.source = KubernetesSource("n1", way, Rules(), lambda: self.found, Random(1))
+        self.source = KubernetesSource("n1", way, Rules(), self.found_now, Random(1))
         self.capturing = Capturing()
         self.gate = CniGate(self.source, self.capturing, patience_s=0.2)
+
+    def found_now(self) -> dict[PodKey, Progress]:
+        self.asked += 1
+        return self.found
 
     def hear(self, *changes: Any, labels: dict[str, str] | None = None) -> None:
         ambient = {MODE: "ambient"} if labels is None else labels
@@ -219,3 +225,18 @@ def test_news_that_change_nothing_for_a_pod_cost_no_turn(world: World) -> None:
     assert before and len(turns) == before
     world.hear(pod(address="10.0.0.2"))
     assert len(turns) > before
+
+
+def test_however_many_pods_start_each_news_asks_once_how_far_all_are(world: World) -> None:
+    names = [f"p{number}" for number in range(50)]
+    world.hear(*(Put(pod_of(kube.pod(name, uid=f"u-{name}", phase="Pending"))) for name in names))
+    world.asked = 0
+    world.source._look()
+    assert world.asked == 0, "nobody's start waits"
+    for name in names:
+        world.add(Sandbox(f"c-{name}", f"/run/netns/{name}", PodKey("demo", name), f"u-{name}"))
+    assert len(world.capturing.expected) == 50
+    world.asked = 0
+    world.found = {PodKey("demo", name): Progress(f"u-{name}", True, True) for name in names[:20]}
+    world.source._look()
+    assert world.asked == 1 and len(world.capturing.expected) == 30

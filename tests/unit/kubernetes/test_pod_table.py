@@ -11,8 +11,9 @@ import pytest
 from agent.enroll.source import Forget, LetGo, Stance, Take, follow
 from agent.enroll.treatment import Asked
 from agent.enroll.wish import PodInstance, PodKey, WantedBy, Where, Wish
-from agent.kubernetes.decision import Rules
-from agent.kubernetes.objects import namespace_of, pod_of
+from agent.kubernetes import pod_table
+from agent.kubernetes.decision import Decision, Rules, decide
+from agent.kubernetes.objects import Namespace, Pod, namespace_of, pod_of
 from agent.kubernetes.pod_table import NO, YES, PodTable
 from agent.kubernetes.reflector import Gone, Listed, Put
 from agent.model.address import parse_ip
@@ -261,3 +262,42 @@ def test_what_an_earlier_agent_captured_is_matched_by_uid() -> None:
     assert steps(table(put(uid=SECOND), spaces=(space({}),)), {}, {KEY: FIRST}) == [], (
         "another pod is in its place"
     )
+
+
+def test_of_hundreds_of_pods_those_are_decided_anew_of_which_something_was_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pod's start waits for it, on a full node as on an empty one."""
+    decided: list[PodKey] = []
+
+    def counting(pod: Pod, namespace: Namespace, rules: Rules) -> Decision:
+        decided.append(pod.key)
+        return decide(pod, namespace, rules)
+
+    monkeypatch.setattr(pod_table, "decide", counting)
+    pods = [
+        Put(pod_of(kube.pod(f"p{number}", address="10.0.0.1", uid=f"u{number}"))) for number in range(200)
+    ]
+    other = Put(pod_of(kube.pod("far", "other", address="10.0.0.2", uid="far")))
+    made = table(*pods, put(), other)
+    before = made.claims()
+    assert len(decided) == 201, "the one whose namespace is not known is not decided"
+    decided.clear()
+    assert made.claims() is before
+    for change in (
+        lambda: made.put_place(FIRST, "c1", "/run/netns/cni-1"),
+        lambda: made.hear_pods([put("10.0.0.7")]),
+        lambda: made.drop_places(lambda sandbox: sandbox == "c1"),
+    ):
+        change()
+        made.claims()
+        assert decided == [KEY]
+        decided.clear()
+    made.hear_namespaces([Put(Namespace("other", "ns2", AMBIENT))])
+    made.hear_pods([gone()])
+    claims = made.claims()
+    assert decided == [PodKey("other", "far")]
+    assert claims is not None and KEY not in claims and len(claims) == 201
+    made.hear_namespaces([space({})])
+    assert {claim.stance for claim in (made.claims() or {}).values()} == {Stance.UNWANTED, Stance.WANTED}
+    assert before is not None and before[KEY].stance is Stance.WANTED, "what was said before stays as it was"

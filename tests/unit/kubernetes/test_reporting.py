@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.enroll.progress import Progress, progress
+from agent.enroll.progress import Progress, ProgressOfAll, progress
 from agent.enroll.trouble import Missing, Trouble
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.kubernetes import reporter as module
@@ -334,6 +334,68 @@ def test_progress_is_of_everybody_who_is_wished_for() -> None:
         two: Progress("two", True, False, "no certificate; wait"),
         away: Progress("away"),
     }
+
+
+def test_how_far_all_are_is_made_anew_only_when_something_of_it_changed() -> None:
+    one, two = PodKey("demo", "one"), PodKey("demo", "two")
+
+    class Captured:
+        wishes: Mapping[PodKey, Wish] = {one: Wish(one, Where(pid=1), uid="one")}
+        pods: Mapping[PodKey, object] = {}
+        troubles: tuple[Trouble, ...] = ()
+        held: Mapping[int, PodKey] = {}
+
+        @property
+        def owners(self) -> Mapping[int, PodKey]:
+            return dict(self.held)
+
+    captures = Captured()
+    of_all = ProgressOfAll(captures)
+    assert of_all() == {one: Progress("one")} and of_all() is of_all()
+    for name, value in (
+        ("held", {1: one}),
+        ("pods", {one: object()}),
+        ("troubles", (Trouble(Missing.CERTIFICATE, "no certificate", one, remedy="wait"),)),
+        ("wishes", {key: Wish(key, Where(pid=1), uid=key.name) for key in (one, two)}),
+    ):
+        before = of_all()
+        setattr(captures, name, value)
+        assert of_all() == progress(captures) != before
+        assert of_all() is of_all()
+
+
+def test_each_wake_looks_at_the_pods_of_the_node_once(fake: FakeApi) -> None:
+    """There may be hundreds, and it is woken several times for each that starts."""
+    world = World(fake)
+    looks: list[int] = []
+    world.found = {KEY: SERVED}
+    world.pods = {
+        key: pod_of(kube.pod(key.name, uid=f"u-{key.name}", annotations={REDIRECTION: "enabled"}))
+        for key in (KEY, *(PodKey("demo", f"p{number}") for number in range(20)))
+    }
+    world.found = dict.fromkeys(world.pods, SERVED)
+
+    class Looking(dict[PodKey, Progress]):
+        """Asked for each pod in a look."""
+
+        def get(self, key: PodKey, *default: Any) -> Any:
+            looks.append(1)
+            return super().get(key, *default)
+
+    world.found = Looking(world.found)
+
+    async def story() -> None:
+        for number in range(1, 4):
+            world.reporter.wake()
+            async with asyncio.timeout(30):
+                while len(looks) < 2 * len(world.pods) * number:  # noqa: ASYNC110 - a look says nothing
+                    await asyncio.sleep(0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            # What is to be annotated, what is wrong, what of it is to be told: thrice for each pod.
+            assert len(looks) <= 3 * len(world.pods) * number, len(looks) / len(world.pods)
+
+    run(world, story)
 
 
 def test_what_could_not_be_written_and_need_not_be_is_no_problem_any_more(fake: FakeApi) -> None:

@@ -32,6 +32,12 @@ def test_addresses_are_those_of_the_interfaces(ip: IPRoute) -> None:
     ip.addr("add", index=1, address="fd00::3", prefixlen=64, flags=2)
     expected = {(1, ip_address(text)) for text in ("127.0.0.1", "::1", "10.1.2.3", "fd00::3")}
     assert set(rt_rows.addresses()) == expected
+    ip.link("add", ifname="other", kind="veth", peer={"ifname": "peer"})
+    (other,) = ip.link_lookup(ifname="other")
+    ip.addr("add", index=other, address="10.9.9.9", prefixlen=32)
+    ip.addr("add", index=other, address="fd99::9", prefixlen=128, flags=2)
+    assert set(rt_rows.addresses(1)) == expected
+    assert set(rt_rows.addresses(other)) == {(other, ip_address(text)) for text in ("10.9.9.9", "fd99::9")}
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
