@@ -101,6 +101,17 @@ def each_attribute(raw: bytes) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
+def spans(raw: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(type, start, end) of the value of each attribute between two places of a message."""
+    at = start
+    while at + _ATTRIBUTE.size <= end:
+        length, kind = _ATTRIBUTE.unpack_from(raw, at)
+        if length < _ATTRIBUTE.size:
+            break
+        yield kind & NESTED_MASK, at + _ATTRIBUTE.size, at + length
+        at += (length + 3) & ~3
+
+
 def text(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode(errors="replace")
 

@@ -73,9 +73,10 @@ class PacketCount:
 
 
 def addresses(ifindex: int = 0) -> list[tuple[int, IP]]:
-    """(ifindex, address) of all interfaces, or of one: `ip addr show [dev IF]`. Raises OSError; of one that is gone, too, or none.
+    """(ifindex, address) of all interfaces, or of one: `ip addr show [dev IF]`. Raises OSError.
 
-    Of one it takes no longer where there are hundreds, each of which has an address of its own.
+    Of one it takes no longer where there are hundreds, each of which has an address of its own; of one that is gone
+    there are none, or it raises.
     """
     request = _ADDRESS.pack(0, 0, 0, 0, ifindex)
     bodies = netlink.ask(RTM_GETADDR, request, netlink.NLM_F_DUMP, is_strict=bool(ifindex))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redirect import netlink
@@ -18,7 +19,10 @@ from redirect import netlink
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWNSID, RTM_GETNSID = 16, 18, 88, 90
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_QDISC, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 6, 10, 18
 IFLA_STATS64, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 23, 29, 37
+IFLA_STATS = 7
 IFLA_INFO_KIND = 1
+IFLA_INFOS_THAT_RUN = (2, 3, 5)
+"""IFLA_INFO_DATA, IFLA_INFO_XSTATS, IFLA_INFO_SLAVE_DATA: a bridge's timers, and those of its ports."""
 RTEXT_FILTER_SKIP_STATS = 8
 NETNSA_NSID, NETNSA_FD = 1, 3
 IFF_NOARP, IFF_LOWER_UP = 0x80, 0x10000
@@ -27,6 +31,7 @@ DEFAULT_MTU_BYTES = 1500
 """Of a veth that nobody has set otherwise."""
 
 _LINK = struct.Struct("=BxHiII")
+_IFINDEX_AT = 4
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
 _U64 = struct.Struct("=Q")
@@ -59,7 +64,7 @@ def links() -> dict[int, LinkRow]:
     """Every interface by its index: `ip link show`. Raises OSError."""
     mask = netlink.attribute(IFLA_EXT_MASK, _U32.pack(RTEXT_FILTER_SKIP_STATS))
     bodies = netlink.ask(RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + mask, netlink.NLM_F_DUMP)
-    return {row.ifindex: row for row in _words.rows(bodies)}
+    return _told.rows(bodies)
 
 
 def named(ifname: str) -> LinkRow | None:
@@ -112,4 +117,59 @@ def _row(body: bytes) -> LinkRow:
     )
 
 
-_words = netlink.Words(_row)
+class _Told:
+    """One interface as it was listed: what of its words stays the same while nothing but counters and timers runs."""
+
+    __slots__ = ("_length", "_steady", "row")
+
+    def __init__(self, body: bytes) -> None:
+        self._length = len(body)
+        self._steady = tuple((start, end, body[start:end]) for start, end in _steady(body))
+        self.row = replace(_row(body), received=0)
+
+    def is_still(self, body: bytes) -> bool:
+        if len(body) != self._length:
+            return False
+        return all(body[start:end] == words for start, end, words in self._steady)
+
+
+def _steady(body: bytes) -> Iterator[tuple[int, int]]:
+    """What lies between the values that run: of a node's hundreds of interfaces each has some."""
+    begun = 0
+    for kind, start, end in netlink.spans(body, _LINK.size, len(body)):
+        if kind in (IFLA_STATS, IFLA_STATS64):
+            running = [(start, end)]
+        elif kind == IFLA_LINKINFO:
+            inner = netlink.spans(body, start, end)
+            running = [(at, to) for each, at, to in inner if each in IFLA_INFOS_THAT_RUN]
+        else:
+            continue
+        for at, to in running:
+            yield begun, at
+            begun = to
+    yield begun, len(body)
+
+
+class _Listed:
+    """Rows of lists. Namespaces share it: one that has other interfaces under the same numbers is read anew."""
+
+    def __init__(self, slack: int = 512) -> None:
+        self._slack = slack
+        self._longest = 0
+        self._known: dict[int, _Told] = {}
+
+    def rows(self, bodies: Sequence[bytes]) -> dict[int, LinkRow]:
+        known, found = self._known, {}
+        for body in bodies:
+            (ifindex,) = _U32.unpack_from(body, _IFINDEX_AT)
+            told = known.get(ifindex)
+            if told is None or not told.is_still(body):
+                told = known[ifindex] = _Told(body)
+            found[ifindex] = told.row
+        self._longest = max(self._longest, len(bodies))
+        if len(known) > 2 * self._longest + self._slack:
+            self._known = {ifindex: known[ifindex] for ifindex in found}
+        return found
+
+
+_told = _Listed()

@@ -7,6 +7,7 @@ import queue
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from redirect import locate, netlink, rtnetlink
+from redirect import locate, netlink, netns, rtnetlink
 from redirect.errors import PodNotFound
 from redirect.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
 from redirect.rtnetlink import RTM_NEWLINK
@@ -78,6 +79,79 @@ def test_what_is_told_no_more_is_forgotten_and_short_lists_forget_no_long_one() 
     for number in range(1000):
         words.rows([b"y%d" % number])
     assert len(words._known) <= 102
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a network namespace of its own")
+def test_counters_and_timers_that_run_make_nobody_read_an_interface_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node has hundreds, each with packets, and on a bridge with timers as well."""
+    read: list[str] = []
+    row_of = rtnetlink._row
+
+    def counting(body: bytes) -> rtnetlink.LinkRow:
+        row = row_of(body)
+        read.append(row.ifname)
+        return row
+
+    name = f"hlinks{os.getpid()}"
+    try:
+        with netns.entered(netns.ensure(name)), IPRoute() as ip:
+            ip.link("add", ifname="br", kind="bridge")
+            (bridge,) = ip.link_lookup(ifname="br")
+            for number in range(10):
+                ip.link("add", ifname=f"o{number}", kind="veth", peer={"ifname": f"i{number}"})
+                for ifname in (f"o{number}", f"i{number}"):
+                    ip.link("set", index=ip.link_lookup(ifname=ifname)[0], state="up")
+                ip.link("set", index=ip.link_lookup(ifname=f"o{number}")[0], master=bridge)
+            ip.link("set", index=bridge, state="up")
+            ip.addr("add", index=bridge, address="10.3.0.1", prefixlen=24)
+            monkeypatch.setattr(rtnetlink, "_told", rtnetlink._Listed())
+            monkeypatch.setattr(rtnetlink, "_row", counting)
+            settled(ip)
+            before, words = rtnetlink.links(), listed(ip)
+            read.clear()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+                sock.sendto(b"x", ("10.3.0.255", 9))  # to every port
+            assert listed(ip) != words, "nothing ran"
+            assert rtnetlink.links() == before and not read
+            ip.link("set", index=ip.link_lookup(ifname="o3")[0], mtu=1400)
+            changed = rtnetlink.links()
+            assert "o3" in read and {*read} <= {"o3", "br"}, "of a bridge, the port's is the least"
+            assert {row.mtu_bytes for row in changed.values() if row.ifname == "o3"} == {1400}
+            assert [row.received for row in changed.values()] == [0] * len(changed)
+    finally:
+        netns.remove(name)
+
+
+def settled(ip: IPRoute) -> None:
+    """Every port forwards: until then their states change by themselves."""
+    deadline_s = time.monotonic() + 60
+    while rtnetlink.links() != rtnetlink.links() or not all(
+        row.is_up for row in rtnetlink.links().values() if row.ifname != "lo"
+    ):
+        assert time.monotonic() < deadline_s, "they do not settle"
+
+
+def listed(ip: IPRoute) -> list[bytes]:
+    return netlink.ask(rtnetlink.RTM_GETLINK, rtnetlink._LINK.pack(0, 0, 0, 0, 0), netlink.NLM_F_DUMP)
+
+
+def test_interfaces_that_are_no_more_are_forgotten_and_short_lists_forget_no_long_one() -> None:
+    (body,) = netlink.ask(rtnetlink.RTM_GETLINK, rtnetlink._LINK.pack(0, 0, 1, 0, 0))
+
+    def numbered(first: int, count: int) -> list[bytes]:
+        return [body[:4] + struct.pack("=i", index) + body[8:] for index in range(first, first + count)]
+
+    told = rtnetlink._Listed(slack=10)
+    long = told.rows(numbered(1, 60))
+    assert [*told.rows(numbered(200, 2))] == [200, 201]
+    again = told.rows(numbered(1, 60))
+    assert all(again[index] is row for index, row in long.items()), "they were read anew"
+    for first in range(300, 900):
+        told.rows(numbered(first, 1))
+    assert len(told._known) <= 2 * 60 + 10
 
 
 def test_one_link_or_none() -> None:
