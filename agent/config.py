@@ -162,6 +162,11 @@ class Config:
         "Where Services of several namespaces have a host name, and neither the pod's own nor a canonical one is "
         "among them: whose addresses are the answer.",
     )
+    socks5: bool = traffic_option(
+        SWITCH,
+        "false",
+        "Whether enrolled pods may ask for connections by SOCKS5, at port 15080 of 169.254.77.1 and fd7a:7475:6e::1.",
+    )
     mesh_cidrs: tuple[CIDR, ...] = traffic_option(
         CIDRS, "", "Ranges in which an unknown destination is refused instead of passed through."
     )

@@ -97,6 +97,21 @@ def read(query: bytes) -> Question:
     return question
 
 
+class UnusableName(ValueError):
+    """No query can ask for it."""
+
+
+def query(name: str, version: int) -> bytes:
+    """A query of number 0 for the addresses of a name, which is taken as it is. Raises UnusableName."""
+    try:
+        asked = dns.name.from_text(name)
+        wire = _on_the_wire(asked)
+    except (dns.exception.DNSException, ValueError) as error:
+        raise UnusableName(str(error)) from error
+    kind = dns.rdatatype.A if version == 4 else dns.rdatatype.AAAA
+    return _HEADER.pack(0, _RD, 0, 1, 0, 0, 0) + wire + struct.pack(">HH", kind, _IN)
+
+
 def answer(question: Question, addresses: Sequence[IP], alias: str = "", *, over_tcp: bool) -> bytes:
     """The mesh's answer. `alias`: the name that they are under. Over UDP it has the size that the client takes, and
     says by TC where that is not all."""

@@ -9,8 +9,11 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from agent.model.address import IP, ip_from_bytes
+
 HEADER_BYTES = 12
 OPT, SOA = 41, 6
+A, AAAA = 1, 28
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
 _COUNTS = struct.Struct(">4H")
 _RECORD = struct.Struct(">HHIH")
@@ -83,6 +86,16 @@ def records(message: bytes) -> Iterator[Record]:
             if at > len(message):
                 raise MalformedMessage("the data of a record are cut off")
             yield record
+
+
+def addresses(message: bytes, version: int) -> list[IP]:
+    """Those of one family in an answer, whatever names they are under. Raises MalformedMessage."""
+    kind, size = (A, 4) if version == 4 else (AAAA, 16)
+    return [
+        ip_from_bytes(message[record.end - size : record.end])
+        for record in records(message)
+        if record.section == 1 and record.kind == kind and record.data_bytes == size
+    ]
 
 
 def _after_name(message: bytes, at: int) -> int:

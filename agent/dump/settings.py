@@ -12,7 +12,7 @@ from typing import Any
 
 from agent import FORM, VERSION, config
 from agent.config import Config
-from agent.model.listener import DNS, HBONE, LISTENERS, OUTBOUND, PLAINTEXT, Listener
+from agent.model.listener import DNS, HBONE, LISTENERS, OUTBOUND, PLAINTEXT, SOCKS5_PORT, Listener
 
 Row = dict[str, Any]
 INLINE = "(PEM, given in place of a path)"
@@ -47,7 +47,7 @@ def config_row(settings: Config) -> Row:
         "frameSize": settings.frame_bytes,
         "poolMaxStreamsPerConn": settings.pool_max_streams,
         "poolUnusedReleaseTimeout": duration(settings.pool_idle_s),
-        "socks5Addr": None,
+        "socks5Addr": f"169.254.77.1:{SOCKS5_PORT}" if settings.socks5 else None,
         "adminAddr": settings.admin_address,
         "statsAddr": settings.metrics_address,
         "readinessAddr": settings.readiness_address,

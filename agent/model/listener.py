@@ -49,5 +49,7 @@ DNS = Datagrams("dns", 53, Side.POD)
 """Queries of pods whose DNS is captured. Those over TCP come by OUTBOUND, to the same port."""
 ROWS: tuple[Listener | Datagrams, ...] = (*LISTENERS, DNS)
 """What an owner has a socket of each."""
+SOCKS5_PORT = 15080
+"""Of the proxy's own addresses. Connections of pods to it come by OUTBOUND too, and nothing else listens there."""
 OWN_PORTS = frozenset(listener.port for listener in LISTENERS)
 """Nothing may be relayed to them, or it would loop."""

@@ -77,9 +77,13 @@ class Outcome(Enum):
 
 
 class Refusal(Exception):
-    """A connection that must not go on: the outcome and the particulars, for the log line."""
+    """A connection that must not go on: the outcome and the particulars, for the log line.
 
-    def __init__(self, outcome: Outcome, detail: str = "") -> None:
+    `status`: the HTTP status by which another proxy has refused it; 0: none has.
+    """
+
+    def __init__(self, outcome: Outcome, detail: str = "", status: int = 0) -> None:
         super().__init__(detail or outcome.hint)
         self.outcome = outcome
         self.detail = detail or outcome.hint
+        self.status = status

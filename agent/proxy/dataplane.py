@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
 from agent.identity.faults import Fault
@@ -54,6 +54,9 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Metrics, Sample
 from agent.wire.h2_events import CLIENT_LIMITS, SERVER_LIMITS, Limits
 from agent.wire.held_syn import FROM_POD, TO_POD
+
+if TYPE_CHECKING:
+    from agent.proxy.socks5 import Socks5
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +171,11 @@ class DataPlane:
             rng,
         )
         self.dns = DnsDoor(
-            loop, lambda: self._resolver(config, to_network, outside.net_side, own_addresses, rng)
+            loop, lambda: self._dns_parts(config, to_network, outside.net_side, own_addresses, rng)
         )
+        self.socks5: Socks5 | None = None
+        if config.socks5:
+            self.socks5 = self._socks5(own_addresses)
         self.held = self._holding(outside.frames) if outside.frames is not None else None
         self.store.subscribe(self._reevaluate)
         outside.metrics.figures.ask(self.samples)
@@ -186,7 +192,10 @@ class DataPlane:
 
     def _captured(self) -> OnAccept:
         """The handler of connections that pods open, once they are accepted."""
-        door = self.arrivals.door(Direction.OUTBOUND, self.outbound.accepted)
+        handler: OnAccept = self.outbound.accepted
+        if self.socks5 is not None:
+            handler = self.socks5.before(handler)
+        door = self.arrivals.door(Direction.OUTBOUND, handler)
         self.dns.stand_before(door)
         return door.arrived
 
@@ -197,6 +206,8 @@ class DataPlane:
             frames.pod,
             partial(OutboundConnection, self.outbound),
             self._captured(),
+            # There is nothing to wait for: what it reaches a client says later.
+            self.socks5.is_asked if self.socks5 is not None else nobodys,
         )
         inward = Gate(
             self.loop,
@@ -208,7 +219,7 @@ class DataPlane:
         )
         return HeldRings(self.loop, {FROM_POD: outward, TO_POD: inward}, self.tallies)
 
-    def _resolver(
+    def _dns_parts(
         self,
         config: Config,
         to_network: Dialler,
@@ -226,6 +237,16 @@ class DataPlane:
             self.loop, self.store, self.pods, names, to_network, net_side, own_addresses, rng
         )
         return DnsParts(service)
+
+    def _socks5(self, own_addresses: frozenset[IP]) -> Socks5:
+        # Loaded where it is wanted.
+        from agent.dns.name_servers import name_servers
+        from agent.proxy.dns_parts import DnsParts
+        from agent.proxy.socks5 import Socks5
+
+        parts = self.dns.answers()
+        assert isinstance(parts, DnsParts), "what `_dns_parts` makes"
+        return Socks5(self.outbound, parts.service, own_addresses, name_servers)
 
     def samples(self) -> Iterable[Sample]:
         """HBONE connections and tunnels open now, and the handshakes that failed so far."""

@@ -127,7 +127,7 @@ class Inner:
             return
         tunnel.reset()
         what = f"http status: {status} from {self._route.authority} behind gateway {self._route.target}"
-        owner.refused(Refusal(Outcome.UPSTREAM_REFUSED, what))
+        owner.refused(Refusal(Outcome.UPSTREAM_REFUSED, what, status))
 
     def gone(self, tunnel: Tunnel) -> None:
         failure = tunnel.failure or Refusal(Outcome.RESET, "the connection through the gateway ended")

@@ -79,7 +79,7 @@ class Held:
 class Gate(Keeper):
     """One per worker and direction. `make` has the life of a connection that is held; `accepted` serves others.
 
-    Those that `is_own` says this worker has dialled itself are not held.
+    Those that `is_own` says this worker has dialled itself, or is itself what they reach, are not held.
 
     A connection that joins what was reached for it was counted with its SYN, others are counted by `accepted`.
     """

@@ -109,7 +109,7 @@ class Waiter:
             return
         tunnel.reset()  # a peer may refuse and leave the stream open
         target = self._group.key.target
-        self.refuse(Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status} from {target}"))
+        self.refuse(Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status} from {target}", status))
 
     def gone(self, tunnel: Tunnel) -> None:
         """The tunnel's other answer."""

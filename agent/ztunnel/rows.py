@@ -21,6 +21,7 @@ ZDS_SOCKET = "/var/run/ztunnel/ztunnel.sock"
 META_JSON = "ISTIO_METAJSON_"
 KEEPALIVE = "every connection has 180 s, 180 s and nine probes"
 TUNNELLED = "applications behind an application tunnel are dialled at their pod's own address"
+SOCKS5 = "nobody listens at 127.0.0.1: clients name port 15080 of 169.254.77.1 or fd7a:7475:6e::1"
 NO_DNS_PORT = "DNS is captured by programs of the kernel, which need no port for it"
 
 
@@ -121,6 +122,13 @@ def _dns_capture(draft: Draft, name: str, value: str) -> None:
 def _dns_address(draft: Draft, name: str, value: str) -> None:
     _metadata(draft, name, value)
     draft.note(name, NO_DNS_PORT)
+
+
+def _socks5(draft: Draft, name: str, value: str) -> None:
+    is_on = values.switch(value)
+    draft.set("socks5", "true" if is_on else "false")
+    if is_on:
+        draft.note(name, SOCKS5)
 
 
 def _grace(draft: Draft, _: str, value: str) -> None:
@@ -228,7 +236,7 @@ ROWS: tuple[Row, ...] = (
         refused="applications always see the client's address: leave it out",
     ),
     Row("IPV6_ENABLED", _ipv6, "`false`: metrics and readiness listen on 0.0.0.0"),
-    fixed("UNSTABLE_ENABLE_SOCKS5", "false", "", refused="there is no SOCKS5 server here: leave it out"),
+    Row("UNSTABLE_ENABLE_SOCKS5", _socks5, "`--socks5`", f"`true`: {SOCKS5}"),
     fixed(
         "LOCALHOST_APP_TUNNEL",
         "false",

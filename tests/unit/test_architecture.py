@@ -69,6 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.dns.framing",
         "agent.dns.mesh_names",
         "agent.dns.messages",
+        "agent.dns.name_servers",
         "agent.dns.records",
     },
     "agent.enroll": {

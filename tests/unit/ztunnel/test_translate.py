@@ -118,7 +118,7 @@ CASES = (
     Case("IPV6_ENABLED", "true", NOTHING),
     Case("IPV6_ENABLED", "false", {"metrics_address": "0.0.0.0:15020", "readiness_address": "0.0.0.0:15021"}),
     Case("UNSTABLE_ENABLE_SOCKS5", "false", NOTHING),
-    Case("UNSTABLE_ENABLE_SOCKS5", "true", refused="SOCKS5"),
+    Case("UNSTABLE_ENABLE_SOCKS5", "true", {"socks5": "true"}, note="clients name port 15080 of 169.254.77.1"),
     Case("LOCALHOST_APP_TUNNEL", "true", note="have to listen there"),
     Case("LOCALHOST_APP_TUNNEL", "false", NOTHING),
     Case("ENABLE_RESPONSE_BAGGAGE", "true", NOTHING),
