@@ -13,14 +13,13 @@ from dataclasses import dataclass, field, replace
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, check, enrolled_pod
 from agent.enroll.held import owner_of
 from agent.enroll.sighting import Sighting
-from agent.enroll.treatment import Ways
+from agent.enroll.treatment import Asked, Ways
 from agent.enroll.trouble import Missing, Trouble
 from agent.enroll.wish import Binding, PodKey, Wish
 from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.model.workload import Workload
 from agent.state.snapshot import Snapshot
-from redirect.layout import Flag
 from redirect.place import Place
 
 
@@ -46,9 +45,14 @@ class Made:
 
     workload: Workload
     place: Place
-    treatment: Flag
+    asked: Asked
+    ways: Ways
     uid: str
     pod: EnrolledPod
+
+    def is_of(self, wish: Wish, workload: Workload, place: Place, ways: Ways) -> bool:
+        is_same_pod = self.workload is workload and self.place is place and self.uid == wish.uid
+        return is_same_pod and self.asked is wish.asked and self.ways is ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +175,12 @@ class Judge:
         return _Verdict(pod, pod.identity)
 
     def _pod_of(self, wish: Wish, workload: Workload, place: Place) -> EnrolledPod:
-        treatment = self.ways.treatment(wish.asked)
         made = self.made.get(wish.pod)
-        if made is None or not (
-            made.workload is workload
-            and made.place is place
-            and (made.treatment, made.uid) == (treatment, wish.uid)
-        ):
+        if made is None or not made.is_of(wish, workload, place, self.ways):
+            treatment = self.ways.treatment(wish.asked)
             own = replace(place, treatment=treatment, owner=owner_of(wish.pod, wish.uid))
             pod = enrolled_pod(workload, own)
-            made = Made(workload, place, treatment, wish.uid, pod)
+            made = Made(workload, place, wish.asked, self.ways, wish.uid, pod)
             self.made[wish.pod] = made
         return made.pod
 

@@ -140,6 +140,30 @@ def test_connections_to_a_pod_go_past_the_proxy_where_its_wish_says_so_now() -> 
         assert Place.of(pod.place.desired()).treatment == pod.place.treatment
 
 
+def test_of_hundreds_of_pods_the_one_that_changed_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are judged again with each turn, and a pod's start may wait for one."""
+    numbers = range(1, 10)
+    workloads = [mesh.workload(f"p{n}", f"10.0.0.{n}", service_account=f"p{n}") for n in numbers]
+    wishes = {each.pod: each for each in (bound(n, f"p{n}", f"p{n}") for n in numbers)}
+    sightings = {each.pod: seen(place(n)) for n, each in zip(numbers, wishes.values(), strict=True)}
+    judge = Judge(mesh.snapshot(*workloads), "n1", "", lambda _: "", {})
+    made: list[Asked] = []
+    treatment = Ways.treatment
+
+    def counting(ways: Ways, asked: Asked) -> Flag:
+        made.append(asked)
+        return treatment(ways, asked)
+
+    monkeypatch.setattr(Ways, "treatment", counting)
+    before = judge.judge(wishes, sightings)
+    assert len(before.pods) == len(made) == 9
+    again = judge.judge(wishes, sightings)
+    assert len(made) == 9 and all(again.pods[key] is pod for key, pod in before.pods.items())
+    changed = replace(wishes[PodKey("apps", "p3")], asked=Asked(is_bypassed=True))
+    after = judge.judge(wishes | {changed.pod: changed}, sightings)
+    assert len(made) == 10 and Flag.BYPASS in after.pods[changed.pod].place.treatment
+
+
 def test_whose_connects_are_honest_is_the_nodes_choice_and_then_the_wishs() -> None:
     expected = {
         Honesty.OFF: {None: False, True: False, False: False},
