@@ -22,9 +22,11 @@ from cryptography import x509
 
 from redirect.netns import entered
 from tests.support import envoy
-from tests.support.istiod import GATEWAY_API, SECURITY_API, IstiodMesh, named
+from tests.support.istioctl import Istioctl, named_program
+from tests.support.istiod import API_PORT, GATEWAY_API, SECURITY_API, IstiodMesh, named
 from tests.support.labmesh import VIP4, World, running
 from tests.support.labtraffic import until
+from tests.support.mesh_certificate import issued
 
 pytestmark = pytest.mark.kernel
 ISTIOD, KUBE = "ZTUN_INTEROP_ISTIOD", "ZTUN_KUBE_BIN"
@@ -130,6 +132,15 @@ def test_it_sees_the_agents_as_ztunnels_that_have_taken_everything(world: World)
     until(all_is_taken, "what was sent is acknowledged")
 
 
+def test_istioctl_lists_them_as_ztunnels(world: World, tmp_path: Path) -> None:
+    mesh = mesh_of(world)
+    api = f"http://127.0.0.1:{API_PORT}"
+    istioctl = Istioctl(named_program(), tmp_path, api, mesh.topology.nodes["node-a"].netns)
+    said = istioctl("proxy-status", "--xds-address", "127.0.0.1:15010", "--plaintext")
+    rows = [line.split() for line in said.splitlines()[1:]]
+    assert [row[0] for row in rows] == ["ztun.istio-system"] * 2, said
+
+
 def test_a_policy_counts_at_once_also_for_what_is_open(world: World) -> None:
     server = world.address("server-b")
     principals = [CLIENT_ID.removeprefix("spiffe://")]
@@ -221,11 +232,11 @@ def test_a_waypoint_that_it_names_is_on_the_way_and_without_it_nothing_gets_thro
     assert "CONNECT_FAILED" in log.line('direction="outbound"', f"dst.addr={address}:15008", "error=")
     mesh = mesh_of(world)
     with ExitStack() as stack:
-        issued = mesh.issued(WAYPOINT_ID)
+        certified = issued(mesh, WAYPOINT_ID)
         with entered(world.pod("spare-a").netns):
             root = SimpleNamespace(root_pem=mesh.root().encode())
             target = world.address("server-b")
-            proxy = stack.enter_context(envoy.run(WAYPOINT, root, issued, CLIENT_ID, target=target))
+            proxy = stack.enter_context(envoy.run(WAYPOINT, root, certified, CLIENT_ID, target=target))
         assert world.ask("client-a", VIP4, 80) == address, "the server sees the waypoint"
         line = log.line('direction="outbound"', f"dst.addr={address}:15008", "connection complete")
         assert f'dst.identity="{WAYPOINT_ID}"' in line and f"dst.hbone_addr={VIP4}:80" in line

@@ -15,16 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.lab.agents import CONTROL_PLANE_PORT, LabMesh
 from agent.lab.topology import Topology
 from redirect.netns import entered
 from tests.cluster import newer_api
 from tests.cluster.istiod import ENVIRONMENT, NAMESPACE
-from tests.support.certs import Issued
 from tests.support.kube_real import ADMIN, RealServer
 from tests.support.labtraffic import until
 
@@ -180,18 +176,6 @@ class IstiodMesh(LabMesh):
             return str(maps.get("istio-ca-root-cert", {}).get("data", {}).get("root-cert.pem", ""))
 
         return until(found, "istiod's root is in the API")
-
-    def issued(self, identity: str) -> Issued:
-        """A certificate of its CA for the account of a pod on node-a."""
-        node, state = self.topology.nodes["node-a"], self.state_dir
-        where = (f"{node.addresses[0]}:{CONTROL_PLANE_PORT}", state / "root.pem", state / "tokens" / "node-a")
-        argv = [sys.executable, "-m", "tests.support.mesh_certificate", *map(str, where), identity]
-        with entered(node.netns):
-            said = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-        assert said.returncode == 0, said.stderr
-        key = serialization.load_pem_private_key(said.stdout.encode(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-        return Issued(key, x509.load_pem_x509_certificates(said.stdout.encode()))
 
     def enroll(self, *arguments: Any, **options: Any) -> Raw:
         """As ever, and what the agent would write into the API by itself where it followed it."""

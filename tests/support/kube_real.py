@@ -24,7 +24,7 @@ from agent.kubernetes.access import Access, AccessError
 from tests.support.certs import Issued, TestCA, pem
 from tests.support.kube import Raw
 
-READY_S = 60.0
+READY_S = 180.0
 ADMIN = "admin-token"
 TOKEN_S, LEEWAY_S = 10, 60
 """The leeway is what the server gives clocks that differ; whom it knew it remembers for ten seconds more."""
