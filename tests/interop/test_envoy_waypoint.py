@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 from dataclasses import replace
 
@@ -13,22 +12,9 @@ from agent.model.workload import Workload
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
 from tests.support.two_nodes import CLIENT, SERVER, VIP, ended
-from tests.support.waypoint import CLIENT_ID, WAYPOINT_ID, Behind, behind_a_waypoint
+from tests.support.waypoint import CLIENT_ID, WAYPOINT_ID, ask, behind_a_waypoint
 
 pytestmark = pytest.mark.envoy
-
-
-def ask(
-    world: Behind, destination: str = f"{VIP}:80", method: str = "GET", **headers: str
-) -> tuple[int, str]:
-    """A request of the client's application, which knows of no waypoint: (status, what it said)."""
-    connection = http.client.HTTPConnection("web")
-    connection.sock = world.connect(destination)
-    connection.request(method, "/", headers={name.replace("_", "-"): text for name, text in headers.items()})
-    answer = connection.getresponse()
-    said = answer.status, answer.read().decode()
-    connection.close()
-    return said
 
 
 @pytest.mark.parametrize(("by_name", "of_pod"), [*itertools.product((False, True), repeat=2)])

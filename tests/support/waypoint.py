@@ -7,6 +7,7 @@ routed to: what istiod configures for one Service, written down by hand.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -203,14 +204,18 @@ class Behind(World):
         self.versions = {version: Application(version) for version in PORTS}
         self.waypoint: envoy.Envoy
 
-    def know_waypoint(self, by_name: bool, of_pod: bool) -> None:
+    def know_waypoint(self, by_name: bool, of_pod: bool, namespace: str) -> None:
         """As the control plane says it: of the Service or of the pod, by its own address or its Service's name."""
         host, port = self.waypoint.listen
-        where = mesh.gateway(mesh.key("waypoint") if by_name else host, 15008 if by_name else port)
+        named = mesh.key("waypoint", namespace)
+        where = mesh.gateway(named if by_name else host, 15008 if by_name else port)
         pod = mesh.workload(
-            "waypoint", host, service_account="waypoint", services={"waypoint": {15008: port}}
+            *("waypoint", host),
+            namespace=namespace,
+            service_account="waypoint",
+            services={"waypoint": {15008: port}},
         )
-        service = mesh.service("waypoint", ours("9.8"), ports={15008: port})
+        service = mesh.service("waypoint", ours("9.8"), namespace=namespace, ports={15008: port})
         if of_pod:
             self.server = mesh.workload("server", SERVER, service_account="server", waypoint=where)
         else:
@@ -226,14 +231,32 @@ class Behind(World):
 
 @contextlib.contextmanager
 def behind_a_waypoint(
-    *, by_name: bool = False, of_pod: bool = False, identity: str = WAYPOINT_ID, **options: str
+    *,
+    by_name: bool = False,
+    of_pod: bool = False,
+    namespace: str = "apps",
+    identity: str = WAYPOINT_ID,
+    **options: str,
 ) -> Iterator[Behind]:
-    """`identity`: what the waypoint proves to be; `options` are of both agents."""
+    """`namespace`: the waypoint's; `identity`: what it proves to be; `options` are of both agents."""
     world = Behind(**options)
     try:
         with envoy.run(WAYPOINT, world.ca, world.ca.issue(identity), CLIENT_ID) as world.waypoint:
-            world.know_waypoint(by_name, of_pod)
+            world.know_waypoint(by_name, of_pod, namespace)
             world.start()
             yield world
     finally:
         world.close()
+
+
+def ask(
+    world: Behind, destination: str = f"{VIP}:80", method: str = "GET", **headers: str
+) -> tuple[int, str]:
+    """A request of the client's application, which knows of no waypoint: (status, what it said)."""
+    connection = http.client.HTTPConnection("web")
+    connection.sock = world.connect(destination)
+    connection.request(method, "/", headers={name.replace("_", "-"): text for name, text in headers.items()})
+    answer = connection.getresponse()
+    said = answer.status, answer.read().decode()
+    connection.close()
+    return said
