@@ -204,12 +204,14 @@ CONFIG = [
     "proxyMode",
     "proxyWorkloadInformation",
     "clusterId",
+    "clusterDomain",
     "caAddress",
     "caRootCert",
     "altCaHostname",
     "xdsAddress",
     "xdsRootCert",
     "altXdsHostname",
+    "preferedServiceNamespace",
     "secretTtl",
     "xdsOnDemand",
     "fakeCa",
@@ -252,6 +254,13 @@ def test_the_options_are_there_under_ztunnels_names_and_under_ours() -> None:
     )
     told = config.build({"node_metadata": '{"ISTIO_VERSION": "1.30.0"}'})
     assert version_row(told)["istioVersion"] == "1.30.0"
+
+
+def test_what_dns_goes_by_is_there_under_ztunnels_names() -> None:
+    settings = config.build({"cluster_domain": "corp.example", "dns_preferred_namespace": "shop"})
+    row = config_row(settings)
+    assert (row["clusterDomain"], row["preferedServiceNamespace"]) == ("corp.example", "shop")
+    assert config_row(config.build({}))["preferedServiceNamespace"] is None
 
 
 def test_pem_in_place_of_a_path_is_not_shown() -> None:
