@@ -91,10 +91,9 @@ class RealServer:
         )
         ends_s = time.monotonic() + READY_S
         while not self._is_ready():
-            assert self._processes["kube-apiserver"].poll() is None, (
-                self.directory / "kube-apiserver.log"
-            ).read_text()[-2000:]
-            assert time.monotonic() < ends_s, "the API server did not get ready"
+            log = (self.directory / "kube-apiserver.log").read_text()[-2000:]
+            assert self._processes["kube-apiserver"].poll() is None, log
+            assert time.monotonic() < ends_s, f"the API server did not get ready: {log}"
             time.sleep(0.1)
 
     def stop(self) -> None:
