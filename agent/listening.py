@@ -1,7 +1,8 @@
 """The listeners as the control process makes them, with what goes along with them, and their way to the kernel side.
 
 Rings belong to the owners of listeners. They are there before a worker is given one, and programs write into them only
-when every owner's listener is where the lookup finds it; what stops serving ends in the other order.
+when every owner's listener is where the lookup finds it. Then the slots let connections in; what stops serving ends
+in the other order.
 """
 
 from __future__ import annotations
@@ -51,5 +52,6 @@ async def open_slots(settings: Config, kernel: KernelSide, crew: Crew) -> None:
     slots = {name: sock.fileno() for name, sock in crew.listeners().items()}
     takers = [{name: sock.fileno() for name, sock in socks.items()} for socks in crew.every_owners()]
     have_rings = settings.honest_connect != "off"
-    await kernel.run(lambda redirection: redirection.set_listeners(slots))
+    # First who takes what: from the slots on connections come, and what a worker dials to itself must find it.
     await kernel.run(lambda redirection: redirection.set_takers(takers, have_rings=have_rings))
+    await kernel.run(lambda redirection: redirection.set_listeners(slots))

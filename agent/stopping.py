@@ -1,18 +1,20 @@
 """The end of serving: nobody who was accepted is dropped for it, and who comes meanwhile waits for the next agent.
 
-Order is everything here. First the kernel stops handing new connections over; then those on the way in arrive and are
-accepted; only then the workers stop accepting, tell their peers, and end when nothing is left. Or they go on without
-this process (agent.succession).
+Order is everything here. First the kernel stops handing over what pods open; then what comes for pods, for what a pod
+has opened may come back to this node; then those on the way in arrive and are accepted; only then the workers stop
+accepting, tell their peers, and end when nothing is left. Or they go on without this process (agent.succession).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from agent.channel import ChannelError
 from agent.config import Config
 from agent.enroll.kernel import KernelSide
+from agent.model.listener import OUTBOUND
 from agent.run_lock import RunLock
 from agent.succession import LeftServing
 from agent.supervisor.crew import Crew
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A second of answers that are on their way; what takes longer comes from a peer that is gone.
 QUIET_PATIENCE_S, QUIET_POLL_S = 1.0, 0.01
+PODS_PATIENCE_S = 0.3
+"""Those of pods of this node are answered at once."""
 
 
 async def stop_serving(kernel: KernelSide, crew: Crew, settings: Config, lock: RunLock | None) -> LeftServing:
@@ -51,8 +55,17 @@ async def drain(kernel: KernelSide, crew: Crew, drain_s: float) -> None:
                 return
             await asyncio.sleep(QUIET_POLL_S)
 
+    async def settled() -> None:
+        """The same, and what was accepted last has been dialled: it is half done itself, or quiet as well."""
+        await quiet()
+        await asyncio.sleep(QUIET_POLL_S)
+        await quiet()
+
     log.info("stopping: workers drain for %g s", drain_s)
     try:
+        await kernel.run(lambda redirection: redirection.clear_listeners(OUTBOUND.name))
+        with suppress(TimeoutError):
+            await within(PODS_PATIENCE_S, settled)
         await kernel.run(lambda redirection: redirection.clear_listeners())
         await within(QUIET_PATIENCE_S, quiet)
     except (RedirectError, OSError) as error:

@@ -200,18 +200,18 @@ class Redirection:
         for name, slot in SLOTS.items():
             self._maps.put_listener(slot, fds[name])
 
-    def clear_listeners(self) -> None:
-        """Empties every slot: new connections are dropped and counted from here on, open ones go on. Raises NoPins."""
-        for slot in SLOTS.values():
-            self._maps.delete_listener(slot)
-        self.set_takers((), have_rings=False)
+    def clear_listeners(self, *only: str) -> None:
+        """Empties slots, or `only` these: new connections are dropped and counted, open ones go on. Raises NoPins."""
+        for name in only or SLOTS:
+            self._maps.delete_listener(SLOTS[name])
+        if not only:
+            self.set_takers((), have_rings=False)
 
     def set_takers(self, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:
         """The listening sockets of each owner, by name of SLOTS, in place of those that are there.
 
-        From then on those of one pair of addresses go to these in turn. Where they `have_rings`, SYNs of pods that want
-        it are held in the owners' `rings`, and what may be held is spread by addresses and ports. None: the listeners'
-        own group is asked, and nothing is held. Raises NoPins, KeyError.
+        Those of one pair of addresses go to these in turn. Where they `have_rings`, SYNs of pods that ask are held in
+        the owners' `rings`, spread by addresses and ports. None: the listeners' own group. Raises NoPins, KeyError.
         """
         maps, count = self._maps, len(fds)
         present = set(maps.takers())

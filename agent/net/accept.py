@@ -60,6 +60,12 @@ class Acceptor:
         # Level-triggered: those that a batch leaves are announced again.
         self._loop.watch(self._listener.fileno(), self._on_ready, mask=select.EPOLLIN)
 
+    def take_what_waits(self) -> None:
+        """A batch at once, from a listener that others have next."""
+        if not self._closed and self._timer is None:
+            self._batch_size = BATCH
+            self._batch()
+
     def close(self) -> None:
         """Stop and close the listener. Connections still queued are reset, unless somebody shares it."""
         if self._closed:

@@ -10,6 +10,7 @@ as the dial lasts. A pod cannot make one up: what it sends itself goes to the ou
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -38,13 +39,16 @@ Ends = tuple[SocketAddress, SocketAddress]
 
 
 class CrossingOwner(Protocol):
-    """Who wants it. After `crossed` only `cut` may come; before it, one of the other two. From the loop, once."""
+    """Who wants it. After `crossed` only `cut` may come; before it, one of the others. From the loop, once."""
 
     def crossed(self) -> None:
         """The host has let it through, and keeps it open from now on."""
 
     def failed(self, target: SocketAddress, error: OSError) -> None:
         """It did not get there; TimeoutError where nobody answered in time."""
+
+    def strayed(self) -> None:
+        """Another worker has it, who has the listeners now or had them: that says nothing of the host."""
 
     def cut(self, refusal: Refusal) -> None:
         """It does not count as one of ours, or is open no longer."""
@@ -91,6 +95,12 @@ class Crossings:
             return False
         crossing.arrived(sock)
         return True
+
+    def let_go(self, owner: int) -> None:
+        """What is on its way to the listeners of this owner is somebody else's from now on."""
+        for ends, crossing in tuple(self.expected.items()):
+            if self.share.owner(*ends) == owner:
+                crossing.stray()
 
     def _port(self, client: SocketAddress, target: SocketAddress) -> int:
         """One from which a connection comes here."""
@@ -143,6 +153,13 @@ class Crossing:
                 close(sock, reset=True)
         self._near = self._far = None
 
+    def stray(self) -> None:
+        """It does not come here."""
+        owner, self._owner = self._owner, None
+        self.cancel()
+        if owner is not None:
+            owner.strayed()
+
     # -- on its way
 
     def under_way(self, sock: socket.socket) -> None:
@@ -167,6 +184,9 @@ class Crossing:
     def failed(self, target: SocketAddress, error: OSError) -> None:
         """The dial's other answer."""
         self._dial = None
+        if error.errno == errno.ECONNRESET and not self._crossings.share.is_settled:
+            self.stray()  # it was accepted, and reset at once
+            return
         owner, self._owner = self._owner, None
         self._forget()
         self.cancel()
@@ -185,6 +205,9 @@ class Crossing:
             self._complete()
 
     def _not_arrived(self) -> None:
+        if not self._crossings.share.is_settled:
+            self.stray()
+            return
         self._cut(
             Refusal(
                 Outcome.CONNECT_FAILED,
@@ -209,6 +232,9 @@ class Crossing:
             return
         # No error: an edge of a former owner of this descriptor number.
         if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            if self._ends is not None and not self._crossings.share.is_settled:
+                self.stray()  # whoever took it for plaintext has refused it
+                return
             self._cut(loss(error))
 
     def _cut(self, refusal: Refusal) -> None:

@@ -136,7 +136,7 @@ class DataPlane:
         )
         self.far_networks = FarNetworks(self.pool, connector, config.network)
         delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
-        self.share = OwnShare(config.worker_count)
+        self.share = OwnShare(config.worker_count, loop.now)
         crossings = None
         if config.local_path == "host":
             crossings = Crossings(loop, outside.net_side, self.share, random_port, config.connect_timeout_s)

@@ -14,7 +14,8 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.route import Route
 from agent.model.workload import Workload
 from agent.net.dial import Dial, DialOwner
-from agent.proxy.crossing import Crossing, Crossings
+from agent.net.loop import Loop
+from agent.proxy.crossing import Crossing, CrossingOwner, Crossings
 from agent.proxy.delivery import Delivery
 from agent.proxy.life import Attempt, Recorded
 from agent.proxy.pods import LocalPods
@@ -23,6 +24,9 @@ from agent.proxy.report import Reporter
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
 from agent.telemetry.record import Opened
+
+CROSSINGS_TRIED, AGAIN_S = 5, 0.05
+"""While listeners change hands, before the client is told; the pauses grow by so much."""
 
 
 class LocalPath:
@@ -121,13 +125,27 @@ class HandedOver(Recorded):
 
     def reach(self, owner: DialOwner) -> Attempt:
         """Connect to the application, where it is so wanted after the host has let a connection through."""
-        source, destination = self._connection.source, self._connection.destination
         # What a pod says to itself the host need not see, and some do not route it.
-        if self._crossings is None or source.ip == destination.ip:
+        if self._crossings is None or self._connection.source.ip == self._connection.destination.ip:
             return self.dial(owner)
         approach = Approach(self, owner)
-        self._crossing = approach.begin(self._crossings, source, destination)
+        approach.begin()
         return approach
+
+    @property
+    def loop(self) -> Loop:
+        return self._delivery.loop
+
+    @property
+    def leads_here(self) -> bool:
+        """Whether there is a listener by which a crossing comes to this worker."""
+        return self._crossings is not None and bool(self._crossings.share)
+
+    def cross(self, owner: CrossingOwner) -> Crossing:
+        assert self._crossings is not None
+        crossing = self._crossings.cross(self._connection.source, self._connection.destination, owner)
+        self._crossing = crossing
+        return crossing
 
     def dial(self, owner: DialOwner) -> Dial:
         return self._delivery.dial(self._connection, owner, keep_port=True)
@@ -145,17 +163,16 @@ class HandedOver(Recorded):
 class Approach:
     """The way to the application by the host; not the crossing itself, which outlives it."""
 
-    __slots__ = ("_half", "_owner", "_step")
+    __slots__ = ("_half", "_owner", "_step", "_strayed")
 
     def __init__(self, half: HandedOver, owner: DialOwner) -> None:
         self._half = half
         self._owner = owner
         self._step: Attempt | None = None
+        self._strayed = 0
 
-    def begin(self, crossings: Crossings, source: SocketAddress, destination: SocketAddress) -> Crossing:
-        crossing = crossings.cross(source, destination, self)
-        self._step = crossing
-        return crossing
+    def begin(self) -> None:
+        self._step = self._half.cross(self)
 
     def cancel(self) -> None:
         if self._step is not None:
@@ -163,6 +180,13 @@ class Approach:
 
     def crossed(self) -> None:
         self._step = self._half.dial(self._owner)
+
+    def strayed(self) -> None:
+        self._strayed += 1
+        if self._half.leads_here and self._strayed < CROSSINGS_TRIED:
+            self._step = self._half.loop.later((self._strayed - 1) * AGAIN_S, self.begin)
+        else:
+            self._half.close(Outcome.DRAINED, "the host let it through to the worker that serves next")
 
     def failed(self, target: SocketAddress, error: OSError) -> None:
         self._owner.failed(target, error)

@@ -205,6 +205,8 @@ class Orders:
     def stop_accepting(self) -> None:
         """For good: this worker drains. It carries out every other order as before."""
         self._is_draining = True
+        for owner in self._owners:
+            self._plane.share.leave(owner)
         for owner in tuple(self._owners):
             self._release(owner)
 
@@ -314,8 +316,13 @@ class Orders:
             # First: what waits is let in for whoever serves these listeners next.
             self._plane.held.release(owner)
         self._plane.share.leave(owner)
+        crossings = self._plane.crossings
         for acceptor in self._acceptors.pop(owner, ()):
+            if crossings is not None and crossings.expected:
+                acceptor.take_what_waits()
             acceptor.close()
+        if crossings is not None:
+            crossings.let_go(owner)
         socks = self._owners.pop(owner, {})
         # The door closes this one, when what it has read is answered.
         socks.pop(DNS.name, None)

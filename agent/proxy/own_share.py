@@ -7,6 +7,7 @@ two against each other. A worker serves the owner of its own slot, and those of 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from agent.model.address import SocketAddress
 
@@ -14,29 +15,43 @@ _WORD = 0xFFFFFFFF
 _FACTOR, _LAST_FACTOR = 0x9E3779B1, 0x85EBCA6B
 _WORDS = {4: struct.Struct("=I"), 16: struct.Struct("=4I")}
 """Of an address in network order, read as the programs do: in the order of this machine."""
+SETTLES_S = 5.0
+"""After a change, for so long, another worker may still accept at listeners that are this one's."""
 _PORT, _PORT_BE = struct.Struct("=H"), struct.Struct(">H")
 
 
 class OwnShare:
     """The owners that this worker serves, of `count`. `key`: of the choice, which the kernel side has drawn."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, clock: Callable[[], float]) -> None:
         self.key = 0
         self._count = count
+        self._clock = clock
         self._served: set[int] = set()
+        self._changed_s = clock()
 
     def __bool__(self) -> bool:
         return bool(self._served)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nobody else accepts what comes here."""
+        return self._clock() - self._changed_s >= SETTLES_S
+
     def take(self, owner: int) -> None:
         self._served.add(owner)
+        self._changed_s = self._clock()
 
     def leave(self, owner: int) -> None:
         self._served.discard(owner)
+        self._changed_s = self._clock()
 
     def has(self, remote: SocketAddress, local: SocketAddress) -> bool:
         """Whether a connection that `remote` opens to `local` comes here."""
-        return owner_of(remote, local, self._count, self.key) in self._served
+        return self.owner(remote, local) in self._served
+
+    def owner(self, remote: SocketAddress, local: SocketAddress) -> int:
+        return owner_of(remote, local, self._count, self.key)
 
 
 def owner_of(remote: SocketAddress, local: SocketAddress, count: int, key: int) -> int:

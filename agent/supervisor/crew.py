@@ -206,10 +206,10 @@ class Crew:
             del self._on_duty[link.slot]
             self._retiring.append(link)
             moves = self._roster.died(link.slot)
-            self._carry_out(moves)
             for move in moves if self.ring_readers.is_one_alone else ():
                 # Whoever answers for a connection must be the one that accepts it.
                 link.send(channel.Release(move.owner))
+            self._carry_out(moves)
             self._chores.put_nowait(partial(self._replace, link.slot))
 
     def unserved(self, link: WorkerLink, owner: int) -> None:
@@ -310,7 +310,8 @@ class Crew:
         log.debug("%s: %s", link, failure.details)
 
     def _carry_out(self, moves: Sequence[Move]) -> None:
-        for move in moves:
+        # First who lets go: of two that serve an owner each would have what the other dials to itself.
+        for move in sorted(moves, key=lambda move: isinstance(move, Grant)):
             link = self._on_duty.get(move.slot)
             if link is None:
                 continue

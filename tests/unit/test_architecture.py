@@ -217,6 +217,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.channel",
         "agent.config",
         "agent.enroll.kernel",
+        "agent.model.listener",
         "agent.run_lock",
         "agent.succession",
         "agent.supervisor",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from agent.model.address import SocketAddress, parse_ip
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.net.farewell import close
 from agent.proxy.crossing import ARRIVES_S
-from agent.proxy.own_share import OwnShare, owner_of
+from agent.proxy.own_share import SETTLES_S, OwnShare, owner_of
 from tests.support import mesh
 from tests.support.datapath import stream_pair
 from tests.support.descriptors import open_descriptors
@@ -91,6 +92,7 @@ def node() -> Iterator[Node]:
             world.there.share.take(0)
 
         world.driver.call(prepare)
+        world.driver.skew_s += SETTLES_S
         yield Node(world, listener)
 
 
@@ -142,6 +144,49 @@ def test_a_crossing_that_comes_to_somebody_else_is_no_permission(node: Node) -> 
             assert reads_reset(app)
             assert not node.is_dialled()
     assert "use hbone" in node.error("outbound")
+
+
+@pytest.mark.parametrize("how", ["not accepted", "refused", "let go"])
+def test_one_that_another_worker_has_while_listeners_change_hands_is_tried_again(
+    node: Node, how: str
+) -> None:
+    driver, share = node.world.driver, node.world.there.share
+    crossings = node.world.there.crossings
+    assert crossings is not None
+    if how != "let go":
+        driver.call(lambda: share.take(0))
+    with node.dial() as app:
+        strayed, _ = node.take()
+        if how == "not accepted":
+            driver.until(lambda: node.count() == 3)
+            driver.skew_s += ARRIVES_S
+        elif how == "refused":
+            close(strayed, reset=True)
+        else:
+            driver.call(lambda: crossings.let_go(0))
+        crossing, peer = node.take()
+        strayed.close()
+        node.accept(crossing, peer)
+        server, _ = node.take()
+        with server:
+            server.sendall(b"welcome")
+            assert app.recv(100) == b"welcome"
+
+
+def test_a_worker_that_serves_no_more_does_not_say_that_the_host_was_against_it(node: Node) -> None:
+    there = node.world.there
+
+    def let_go() -> None:
+        assert there.crossings is not None
+        there.share.leave(0)
+        there.crossings.let_go(0)
+
+    with node.dial() as app, node.take()[0]:
+        node.world.driver.call(let_go)
+        assert reads_reset(app)
+    assert node.error("outbound").startswith(
+        "DRAINED: the host let it through to the worker that serves next"
+    )
 
 
 def test_only_its_own_ends_make_a_crossing_and_only_once(node: Node) -> None:
@@ -234,7 +279,7 @@ def test_without_a_listener_of_its_own_a_worker_takes_the_tunnel(node: Node) -> 
 @pytest.mark.parametrize("target", ["10.1.0.2:80", "[fd00::2]:80"])
 def test_every_worker_has_ports_that_lead_to_it(target: str) -> None:
     """The choice of the kernel: tests/packets compares."""
-    share, local = OwnShare(4), mesh.at(target)
+    share, local = OwnShare(4, time.monotonic), mesh.at(target)
     share.take(2)
     remotes = [SocketAddress(local.ip, port) for port in range(1024, 3024)]
     led = [remote for remote in remotes if share.has(remote, local)]

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_released_listener_keeps_its_queue_for_another(told: ToldWorker, world
 def test_a_worker_is_told_by_which_key_the_kernel_chooses(told: ToldWorker, world: World) -> None:
     """So that it finds the ports by which it dials itself."""
     ends = mesh.at("10.1.0.1:40000"), mesh.at("10.1.0.2:80")
-    share = world.there.share = OwnShare(2)
+    share = world.there.share = OwnShare(2, time.monotonic)
     share.take(0)
     found = set()
     for key in range(0, 0xFFFFFFFF, 0x01234567):
