@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.model.address import CIDR
-from agent.model.encapsulation import ENCAPSULATIONS
+from agent.model.encapsulation import ENCAPSULATION_NAMES
 from agent.option_kinds import (
     ADDRESS,
     CIDRS,
@@ -183,7 +183,7 @@ class Config:
         ENCAPSULATION_LIST,
         "",
         "Kinds of packets inside of packets that enrolled pods may use; what is in them passes by the mesh: "
-        f"{', '.join(ENCAPSULATIONS)}.",
+        f"{', '.join(ENCAPSULATION_NAMES)}.",
     )
     connect_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one connect.")
     handshake_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one TLS handshake.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.log_levels import NUMBERS, initial
 from agent.model.address import CIDR, AddressError, parse_cidr, parse_ip, split_host_port
-from agent.model.encapsulation import ENCAPSULATIONS
+from agent.model.encapsulation import ENCAPSULATION_NAMES
 
 SOCKET_PATH_BYTES = 107
 """The longest path of a Unix socket: `sun_path` of unix(7) without the byte that ends it."""
@@ -66,13 +66,13 @@ def cidrs(value: str) -> tuple[CIDR, ...]:
 
 
 def encapsulations(value: str) -> tuple[str, ...]:
-    """Names of ENCAPSULATIONS between commas, or all of them."""
-    names = tuple(ENCAPSULATIONS) if value == "all" else tuple(filter(None, map(str.strip, value.split(","))))
+    """ENCAPSULATION_NAMES between commas, or all of them."""
+    names = ENCAPSULATION_NAMES if value == "all" else tuple(filter(None, map(str.strip, value.split(","))))
     for name in names:
         if name == "all":
             raise ValueError("`all` stands alone")
-        if name not in ENCAPSULATIONS:
-            raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATIONS)}, all")
+        if name not in ENCAPSULATION_NAMES:
+            raise ValueError(f"{name!r} is none of {', '.join(ENCAPSULATION_NAMES)}, all")
     return names
 
 

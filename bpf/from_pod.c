@@ -90,6 +90,8 @@ int from_pod(struct __sk_buff *skb) {
     if (kind == UNCLASSIFIABLE && p.protocol != UDP)
         DROP(EXIT_from_pod_UNCLASSIFIABLE);
     if (p.protocol == UDP) {
+        if (is_encapsulated_udp(skb, &p, c))
+            DROP(EXIT_from_pod_UDP_ENCAPSULATED);
         if (!(i->flags & FLAG_DNS) || kind != PARSED || p.dport_be != __builtin_bswap16(DNS_PORT))
             PASS(EXIT_from_pod_UDP_PASS);
         /* the worker that takes connections takes datagrams as well */

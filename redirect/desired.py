@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from redirect.layout import IP, NO_MAC, Conf, Flag, encapsulation_bits
+from redirect.encapsulations import encapsulation_bits
+from redirect.layout import IP, NO_MAC, Conf, Flag
 from redirect.packet_size import PacketSize
 
 
@@ -64,7 +65,7 @@ class DesiredPod:
 class NodeRules:
     """What programs are told of a node besides its pods.
 
-    `allowed_encapsulations`: names of layout.ENCAPSULATIONS that captured pods may send and receive. An address that
+    `allowed_encapsulations`: names of encapsulations.NAMES that captured pods may send and receive. An address that
     has not proven who it is may open `strangers_per_s` connections to the tunnel port of each pod (0: as many as it
     likes), and `stranger_burst` at once. `is_plaintext_by_ports`: who takes a plaintext connection is chosen by its
     addresses and ports. `is_dns_open`: captured DNS goes on to its destination while no proxy is there.

@@ -11,7 +11,6 @@ import hashlib
 import ipaddress
 import re
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address
@@ -224,7 +223,7 @@ class Neighbour:
 class Conf:
     """The one value of `conf`: the private namespaces as the host sees them, and what the node allows.
 
-    `allowed_encapsulations` as `encapsulation_bits` has them. `owners`: how many have rings; 0: no SYN is held.
+    `allowed_encapsulations` as `encapsulations` has them. `owners`: how many have rings; 0: no SYN is held.
     `takers`: how many have listeners of their own in `takers`; 0: the listeners' group decides. `stranger_every_ns`:
     between two SYNs of a stranger to a pod's tunnel port, on average; 0: no limit. `stranger_burst`: so many at once.
     """
@@ -337,10 +336,6 @@ def _slots(header: str) -> dict[str, int]:
     return {name.lower(): int(slot) for name, slot in re.findall(r"\bSLOT_(\w+) = (\d+)", header)}
 
 
-def _encapsulations(header: str) -> dict[str, int]:
-    return {name: int(number) for name, number in re.findall(r"\bX\((\w+), (\d+)\)", header)}
-
-
 def _hash(sources: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted([*sources.glob("*.c"), *sources.glob("include/*.h")]):
@@ -352,8 +347,6 @@ _HEADER = (SOURCES / "include" / "ztun_types.h").read_text()
 REASONS = _reasons(_HEADER)
 SLOTS = _slots(_HEADER)
 """Slot of `socks` for each listener, by its name."""
-ENCAPSULATIONS = _encapsulations(_HEADER)
-"""IP protocol of each kind of packet that carries others, by its name, in the order of their bits."""
 LAYOUT_HASH = _hash(SOURCES)
 MAPS = {
     "pods": MapShape("hash", 16, PodEntry.FORMAT.size, 16384),
@@ -375,12 +368,6 @@ MAPS = {
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }
-
-
-def encapsulation_bits(names: Iterable[str]) -> int:
-    """The form in which `conf` has a choice of ENCAPSULATIONS. Raises ValueError for another name."""
-    order = list(ENCAPSULATIONS)
-    return sum(1 << order.index(name) for name in set(names))
 
 
 def parse_ip(text: str) -> IP:

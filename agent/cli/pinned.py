@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.cli.output import CliError, Row
+from redirect.encapsulations import encapsulation_names
 from redirect.errors import RedirectError
-from redirect.layout import ENCAPSULATIONS, IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey, address_of
+from redirect.layout import IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey, address_of
 from redirect.maps import Maps
 from redirect.pins import Pins
 
@@ -164,15 +165,11 @@ def conf(maps: Maps) -> Entries:
             "owners": value.owners,
             "takers": value.takers,
             "is_plaintext_by_ports": value.is_plaintext_by_ports,
-            "allowed_encapsulations": allowed_encapsulations(value.allowed_encapsulations),
+            "allowed_encapsulations": encapsulation_names(value.allowed_encapsulations),
             "stranger_every_ns": value.stranger_every_ns,
             "stranger_burst": value.stranger_burst,
         },
     )
-
-
-def allowed_encapsulations(bits: int) -> list[str]:
-    return [name for number, name in enumerate(ENCAPSULATIONS) if bits >> number & 1]
 
 
 def socks(maps: Maps) -> Entries:

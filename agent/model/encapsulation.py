@@ -1,6 +1,7 @@
 """Ways of carrying whole packets inside of others, which an enrolled pod may use only where the agent allows it.
 
-The names of `--allow-encapsulation`, with their IP protocol numbers; bpf/include/ztun_types.h has the same.
+The names of `--allow-encapsulation`, with their IP protocol numbers or ports of UDP; bpf/include/ztun_types.h has the
+same.
 """
 
 from __future__ import annotations
@@ -20,3 +21,15 @@ ENCAPSULATIONS = {
     "mpls": 137,
     "ethernet": 143,
 }
+UDP_ENCAPSULATIONS = {
+    "vxlan": (4789, 8472),
+    "vxlan_gpe": (4790,),
+    "geneve": (6081,),
+    "gue": (6080,),
+    "gre_udp": (4754, 4755),
+    "mpls_udp": (6635, 6636),
+    "l2tp_udp": (1701,),
+    "teredo": (3544,),
+    "esp_udp": (4500,),
+}
+ENCAPSULATION_NAMES = (*ENCAPSULATIONS, *UDP_ENCAPSULATIONS)

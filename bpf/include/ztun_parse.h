@@ -151,6 +151,18 @@ static __always_inline int is_encapsulated(const struct packet *p, const struct 
     return bit & ~c->allowed_encapsulations;
 }
 
+/* The same over UDP. Of a datagram in fragments the first one tells: without it nobody puts the rest together. */
+static __always_inline int is_encapsulated_udp(struct __sk_buff *skb, struct packet *p, const struct conf_entry *c) {
+    if (!p->dport_be && !p->is_later_fragment)
+        parse_l4(skb, p);
+    u32 bit = 0;
+#define ZTUN_UDP_ENCAPSULATION_BIT(name, port, another)                                                            \
+    if (p->dport_be == __builtin_bswap16(port) || p->dport_be == __builtin_bswap16(another))                       \
+        bit = 1 << ENCAPSULATION_##name;
+    ZTUN_UDP_ENCAPSULATIONS(ZTUN_UDP_ENCAPSULATION_BIT)
+    return bit & ~c->allowed_encapsulations;
+}
+
 /* "Use another router": it would change where the pod sends, past the proxy. */
 static __always_inline int is_icmp_redirect(struct __sk_buff *skb, const struct packet *p) {
     u8 type;

@@ -72,7 +72,7 @@ struct conf_entry {
     u8 net_side_mac[6];
     u8 is_dns_open;     /* captured DNS over UDP goes on to its destination while nobody serves */
     u8 owners;          /* of rings (0: no SYN is held) */
-    u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS */
+    u32 allowed_encapsulations; /* bits by the order of ZTUN_ENCAPSULATIONS, then ZTUN_UDP_ENCAPSULATIONS */
     u8 takers;          /* owners of listeners, over which new connections are spread (0: their group decides) */
     u8 is_plaintext_by_ports; /* the owner of plaintext connections is chosen by addresses and ports, not by turns */
     u8 reserved[2];
@@ -97,8 +97,21 @@ _Static_assert(sizeof(struct conf_entry) == 44, "conf_entry");
     X(l2tp, 115)                                                                                                   \
     X(mpls, 137)                                                                                                   \
     X(ethernet, 143)
-#define ZTUN_ENCAPSULATION_NAME(name, number) ENCAPSULATION_##name,
-enum ztun_encapsulation { ZTUN_ENCAPSULATIONS(ZTUN_ENCAPSULATION_NAME) ENCAPSULATIONS };
+/* The same over UDP, by the port that it is sent to. Y(name, port, another port of it) */
+#define ZTUN_UDP_ENCAPSULATIONS(Y)                                                                                 \
+    Y(vxlan, 4789, 8472) /* as assigned, and Linux's own default */                                                \
+    Y(vxlan_gpe, 4790, 4790)                                                                                       \
+    Y(geneve, 6081, 6081)                                                                                          \
+    Y(gue, 6080, 6080)                                                                                             \
+    Y(gre_udp, 4754, 4755)  /* RFC 8086, the other with DTLS */                                                    \
+    Y(mpls_udp, 6635, 6636) /* RFC 7510 */                                                                         \
+    Y(l2tp_udp, 1701, 1701)                                                                                        \
+    Y(teredo, 3544, 3544)                                                                                          \
+    Y(esp_udp, 4500, 4500) /* RFC 3948 */
+#define ZTUN_ENCAPSULATION_NAME(name, ...) ENCAPSULATION_##name,
+enum ztun_encapsulation {
+    ZTUN_ENCAPSULATIONS(ZTUN_ENCAPSULATION_NAME) ZTUN_UDP_ENCAPSULATIONS(ZTUN_ENCAPSULATION_NAME) ENCAPSULATIONS
+};
 
 /* hostflows, passthru: one direction of a connection as a hook sees it */
 struct flow_key {
@@ -216,6 +229,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, BYPASSED, 0)         /* answer in a connection that went past the proxy on its way in */           \
     X(from_pod, DNS_UNSERVED, 1)     /* captured DNS over UDP, nobody serves 15001 */                              \
     X(from_pod, DNS_OPEN, 0)         /* the same, where it may go on then */                                       \
+    X(from_pod, UDP_ENCAPSULATED, 1) /* to a port where UDP carries packets of others */                           \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 
 import dns.flags
 import dns.rcode
 import pytest
 
-from tests.support.labmesh import OWN_VIP, SILENCE_S, VIP4, VIP6, World, running
+from tests.support.labmesh import OWN_VIP, PORT, SILENCE_S, VIP4, VIP6, World, running
 from tests.support.labtraffic import until
 from tests.support.pod_dns import Asked, PodNameServer, asked_of, texts
 
@@ -22,6 +23,18 @@ ZONE = {
     ("many.test.", "A"): MANY,
     ("own.demo.svc.cluster.local.", "A"): ["192.0.2.66"],
 }
+ENTRY = """\
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: auto, namespace: demo}}
+spec:
+  hosts: [auto.example.test, "*.wild.test"]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports: [{{number: 80, name: tcp, protocol: TCP, targetPort: {port}}}]
+  endpoints: [{{address: {address}}}]
+"""
+ENTRY_RANGES = {"A": "240.240.0.0/16", "AAAA": "2001:2::/48"}
 SERVERS = ("outsider-b", "outsider-a")
 """On the other node, and on the pod's own."""
 
@@ -92,6 +105,25 @@ def test_an_answer_is_given_again_to_the_same_pod_alone(
     by_pod = [each.client for each in heard.asked]
     for pod in ("client-a", "client-b"):
         assert 1 <= by_pod.count(world.address(pod)) <= 2
+
+
+def test_a_host_without_an_address_is_reached_by_the_one_that_it_is_given(
+    world: World, servers: dict[str, PodNameServer]
+) -> None:
+    pod, server = world.pod("client-a").netns, world.address("outsider-b")
+    entry = ENTRY.format(port=PORT, address=world.address("outsider-b"))
+    with world.manifest("entry", entry):
+        until(lambda: "demo/auto.example.test" in world.status()["services"], "it is known")
+        given = {kind: texts(asked_of(pod, server, "auto.example.test.", kind)) for kind in ENTRY_RANGES}
+        for kind, (address,) in given.items():
+            assert ip_address(address) in ip_network(ENTRY_RANGES[kind])
+        assert world.ask("client-a", given["A"][0], 80) == world.address("client-a")
+        wild = asked_of(pod, server, "x.wild.test.")
+        assert wild.rcode() == dns.rcode.NXDOMAIN, "hosts that are many have no address: others are asked"
+    until(lambda: "demo/auto.example.test" not in world.status()["services"], "it is gone")
+    with world.manifest("entry", entry):
+        until(lambda: "demo/auto.example.test" in world.status()["services"], "it is known again")
+        assert texts(asked_of(pod, server, "auto.example.test.")) == given["A"], "by the same address"
 
 
 def test_what_is_too_large_is_asked_for_again_over_tcp(

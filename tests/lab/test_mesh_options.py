@@ -25,9 +25,10 @@ FLAGS = {
     "local-path": "handover",
     "mesh-cidrs": "10.77.0.0/16,fd77:1::/64",
     "log-format": "json",
-    "allow-encapsulation": "gre",
+    "allow-encapsulation": "gre,geneve",
 }
 GRE, ESP = 47, 50
+VXLAN, GENEVE = (4789, 8472), 6081
 
 DRAIN_S = 1.0
 """The drain deadline of agents in a lab."""
@@ -131,6 +132,20 @@ def test_packets_inside_of_packets_pass_where_their_kind_is_allowed(world: World
     with raw(world, "server-b", GRE) as receiver, raw(world, "client-a", GRE) as sender:
         sender.sendto(b"allowed", target)
         assert receiver.recv(1500).endswith(b"allowed")
+
+
+def test_packets_inside_of_datagrams_are_told_by_their_port(world: World) -> None:
+    dropped = ("from_pod", "UDP_ENCAPSULATED")
+    before = world.counters("node-a").get(dropped, 0)
+    with entered(world.pod("server-b").netns), socket.socket(type=socket.SOCK_DGRAM) as receiver:
+        receiver.settimeout(5)
+        receiver.bind(("", GENEVE))
+        with entered(world.pod("client-a").netns), socket.socket(type=socket.SOCK_DGRAM) as sender:
+            for port in VXLAN:
+                sender.sendto(b"closed", (world.address("server-b"), port))
+            sender.sendto(b"allowed", (world.address("server-b"), GENEVE))
+        assert receiver.recv(1500) == b"allowed"
+    assert world.counters("node-a")[dropped] == before + len(VXLAN)
 
 
 def test_services_are_balanced_over_both_paths(world: World) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from agent.model.encapsulation import ENCAPSULATIONS
-from tests.packets.world import DRAIN, FAMILIES, FORWARDED, NEXT, PLAIN, SHOT, V4, V6, Family, Row, World
+from agent.model.encapsulation import ENCAPSULATION_NAMES, ENCAPSULATIONS, UDP_ENCAPSULATIONS
+from tests.packets.world import DNS, DRAIN, FAMILIES, FORWARDED, NEXT, PLAIN, SHOT, V4, V6, Family, Row, World
 from tests.support import packets as pk
 from tests.support.packets import ip4, ip6
 
@@ -44,7 +44,35 @@ def rows() -> Iterator[Row]:
         )
         for made in to_pod(net, f"GRE {net.name}, from the host", "ENCAPSULATED", SHOT, gre):
             yield replace(made, ingress_ifindex=0)
+        yield from over_udp(net)
     yield from hidden()
+
+
+def over_udp(net: Family) -> Iterator[Row]:
+    """Told by the port that they are sent to, whoever sends them."""
+
+    def row(name: str, exit_name: str, verdict: int, packet: bytes, world: World = OPEN) -> Row:
+        return Row(f"{name} {net.name}", "from_pod", exit_name, verdict, packet, world)
+
+    for kind, ports in UDP_ENCAPSULATIONS.items():
+        others = World(allowed=tuple(name for name in ENCAPSULATION_NAMES if name != kind))
+        for port in ports:
+            packet = pk.datagram(net.pod, 40001, net.peer, port)
+            yield row(f"{kind} {port}", "UDP_ENCAPSULATED", SHOT, packet)
+            yield row(f"{kind} {port}, others allowed", "UDP_ENCAPSULATED", SHOT, packet, others)
+            yield row(f"{kind} {port}, allowed", "UDP_PASS", NEXT, packet, World(allowed=(kind,)))
+            turned = pk.datagram(net.pod, port, net.peer, 40001)
+            yield row(f"from {kind} {port}", "UDP_PASS", NEXT, turned)
+            # Answers to whom a pod has asked from that port, by chance.
+            came = pk.datagram(net.peer, 53, net.pod, port)
+            yield Row(
+                f"to a pod's {port} {net.name}", "to_pod", "UDP_PASS", NEXT, came, ingress_ifindex=FORWARDED
+            )
+    vxlan = pk.datagram(net.pod, 40001, net.peer, 4789)
+    yield row("vxlan with DNS captured", "UDP_ENCAPSULATED", SHOT, vxlan, World(flags=DNS))
+    yield row("vxlan, not enrolled", "NOT_ENROLLED", NEXT, vxlan, World(flags=PLAIN))
+    yield row("vxlan, draining", "DRAIN_PASS", NEXT, vxlan, World(flags=DRAIN))
+    yield row("vxlan, proxy's own port", "UDP_PASS", NEXT, pk.datagram(net.pod, 1, net.peer, 15008))
 
 
 def hidden() -> Iterator[Row]:
@@ -56,6 +84,14 @@ def hidden() -> Iterator[Row]:
     later = pk.framed(ip4(V4.pod, V4.peer, pk.ESP, bytes(24), offset_bytes=1480))
     yield from both_ways(V4, "later fragment v4", "ENCAPSULATED", SHOT, later)
     yield from both_ways(V4, "fragment v4, allowed", "OTHER_PROTOCOL", NEXT, later, World(allowed=("esp",)))
+    for offset, exit_name, verdict in ((0, "UDP_ENCAPSULATED", SHOT), (1480, "UDP_PASS", NEXT)):
+        # The rest of it is of no use to whoever gets it.
+        data = pk.udp(40001, 4789, bytes(24))
+        part = pk.framed(ip4(V4.pod, V4.peer, pk.UDP, data, is_more=True, offset_bytes=offset))
+        yield Row(f"vxlan, fragment at {offset} v4", "from_pod", exit_name, verdict, part)
+        fragment = pk.fragment6(pk.UDP, data, offset_bytes=offset)
+        part = pk.framed(ip6(V6.pod, V6.peer, pk.FRAGMENT, fragment))
+        yield Row(f"vxlan, fragment at {offset} v6", "from_pod", exit_name, verdict, part)
     for header in (pk.HOP_BY_HOP, pk.DEST_OPTIONS):
         behind = pk.framed(ip6(V6.pod, V6.peer, header, pk.extension(pk.AUTH, bytes(24))))
         yield from both_ways(V6, f"behind header {header}", "ENCAPSULATED", SHOT, behind)
@@ -63,7 +99,7 @@ def hidden() -> Iterator[Row]:
         fragment = pk.fragment6(pk.ESP, bytes(24), offset_bytes=offset)
         packet = pk.framed(ip6(V6.pod, V6.peer, pk.FRAGMENT, fragment))
         # In IPv6 a fragment's kind is told by itself alone: it stays closed whatever is allowed.
-        allowed = World(allowed=tuple(ENCAPSULATIONS))
+        allowed = World(allowed=ENCAPSULATION_NAMES)
         yield from both_ways(V6, f"fragment at {offset} v6", "UNCLASSIFIABLE", SHOT, packet, allowed)
 
 

@@ -22,6 +22,7 @@ from pyroute2 import IPRoute
 
 from agent.net.syn_ring import SynRing
 from redirect import loader, netns, sides, sys_bpf
+from redirect.encapsulations import encapsulation_bits
 from redirect.layout import (
     HOOK_TO_POD,
     MAPS,
@@ -38,7 +39,6 @@ from redirect.layout import (
     NeighbourKey,
     PodEntry,
     address_key,
-    encapsulation_bits,
     mask,
     parse_ip,
 )

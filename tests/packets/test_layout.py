@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from agent.model.encapsulation import ENCAPSULATIONS
+from agent.model.encapsulation import ENCAPSULATION_NAMES, ENCAPSULATIONS, UDP_ENCAPSULATIONS
 from agent.model.listener import HBONE, LISTENERS
 from agent.net import member_table
 from agent.wire.held_syn import FROM_POD, RECORD, TO_POD
-from redirect import layout, loader, sys_bpf
+from redirect import encapsulations, layout, loader, sys_bpf
 from redirect.layout import (
     MAPS,
     REASONS,
@@ -75,8 +75,11 @@ CONSTANTS = {
     "SLOTS": len(LISTENERS),
     "HBONE_PORT": HBONE.port,
     "MARK_PROXY": layout.MARK_PROXY,
-    "ENCAPSULATIONS": len(layout.ENCAPSULATIONS),
-    **{f"1 << ENCAPSULATION_{name}": layout.encapsulation_bits([name]) for name in layout.ENCAPSULATIONS},
+    "ENCAPSULATIONS": len(encapsulations.NAMES),
+    **{
+        f"1 << ENCAPSULATION_{name}": encapsulations.encapsulation_bits([name])
+        for name in encapsulations.NAMES
+    },
     "ZTUN_EXIT_COUNT": len(REASONS),
     **{f"EXIT_{reason.program}_{reason.name}": reason.index for reason in REASONS},
 }
@@ -220,7 +223,11 @@ def test_structs_and_enumerators_are_the_same_in_c() -> None:
 
 
 def test_what_the_agent_calls_an_encapsulation_is_one_here() -> None:
-    assert layout.ENCAPSULATIONS == ENCAPSULATIONS
+    assert encapsulations.ENCAPSULATIONS == ENCAPSULATIONS
+    assert encapsulations.UDP_ENCAPSULATIONS == UDP_ENCAPSULATIONS
+    assert encapsulations.NAMES == ENCAPSULATION_NAMES
+    chosen = ["gre", "vxlan", "esp_udp"]
+    assert encapsulations.encapsulation_names(encapsulations.encapsulation_bits(chosen)) == chosen
 
 
 def test_every_member_of_c_is_compared() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent import config
-from agent.model.encapsulation import ENCAPSULATIONS
+from agent.model.encapsulation import ENCAPSULATION_NAMES
 
 
 def test_flags_win_over_variables_and_variables_over_defaults() -> None:
@@ -25,7 +25,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("xds_address", "fd00::1:15012", "brackets"),
         ("mesh_cidrs", "10.0.0.0/33", "10.0.0.0/33"),
         ("local_path", "fast", "hbone or host or handover"),
-        ("allow_encapsulation", "gre,vxlan", "'vxlan' is none of ipip, sit, gre"),
+        ("allow_encapsulation", "gre,vlan", "'vlan' is none of ipip, sit, gre"),
         ("connect_timeout_s", "forever", "seconds"),
         ("connect_timeout_s", "nan", "seconds"),
         ("report_enrolled", "yes", "true or false"),
@@ -74,9 +74,9 @@ def test_sockets_may_have_the_longest_paths_that_linux_takes() -> None:
 
 def test_encapsulations_are_named_one_by_one_or_all() -> None:
     assert config.build({}).allow_encapsulation == ()
-    assert config.build({"allow_encapsulation": "gre, esp"}).allow_encapsulation == ("gre", "esp")
+    assert config.build({"allow_encapsulation": "gre, vxlan"}).allow_encapsulation == ("gre", "vxlan")
     built = config.build({"allow_encapsulation": "all"})
-    assert built.allow_encapsulation == tuple(ENCAPSULATIONS)
+    assert built.allow_encapsulation == ENCAPSULATION_NAMES
     assert config.build(config.as_texts(built)) == built
 
 
