@@ -23,7 +23,7 @@ from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
 from agent.app_pages import pages_of
 from agent.briefing import Briefing
-from agent.channel import Message
+from agent.channel import Answered, Message
 from agent.config import Config
 from agent.dns.host_names import LooksUp
 from agent.dns.resolver import look_up
@@ -160,6 +160,7 @@ class Agent:
             reported=lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
             ended=self._ended,
             limits=Limits(drain_s=settings.drain_deadline_s),
+            wanted=lambda names: self.xds.ask(names),
         )
         self.mesh = MeshState(
             self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
@@ -167,6 +168,7 @@ class Agent:
         self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
         self.figures.ask(self.names.samples)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
+        self.briefing.takes_questions = settings.on_demand
         revoke = partial(self.briefing.revoke, self.tell_ours)
         self.revocations = RevocationWatch(settings.crl_path, revoke, time.time, self.keeper.authorities)
         self.xds = XdsClient(
@@ -177,6 +179,7 @@ class Agent:
             rng=rng,
             watch=XdsFigures(self.figures, TYPES),
             on_up=self._is_back,
+            on_answer=lambda names: self.tell_ours(Answered(names)),
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
         self.manifests = ManifestsClient(xds, settings.node, rng)

@@ -31,6 +31,8 @@ class Briefing:
         self._pods: tuple[EnrolledPod, ...] = ()
         self._dns_clients: channel.DnsClients | None = None
         """Once there were any."""
+        self.takes_questions = False
+        """Workers of this version may ask for what the state lacks."""
         self.revoked: channel.Revoked | None = None
         """The revocation lists in force, once some were read."""
         self.log_levels: channel.LogLevels | None = None
@@ -45,6 +47,8 @@ class Briefing:
             send(self.log_levels)
         if is_ours and self.revoked is not None:
             send(self.revoked)
+        if is_ours and self.takes_questions:
+            send(channel.TakesQuestions())
         if is_ours:
             self._names.brief(send)
         self._mesh.brief(send)

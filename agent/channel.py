@@ -172,6 +172,21 @@ class LogLevels(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class TakesQuestions(Message):
+    """The state is partial: what it lacks may be asked for by Wanted.
+
+    Only for workers of the same version, as LogLevels.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Message):
+    """The control plane was asked about these names. What it said is applied: what is not in the state is nowhere."""
+
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Ask(Message):
     """A question for the admin server; answered by Answer with the same number."""
 
@@ -204,6 +219,13 @@ class Unserved(Message):
     """The fds of this owner's listeners did not arrive: nobody accepts on them here. Send them again."""
 
     owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted(Message):
+    """Names that connections wait for: `NETWORK/IP` or `NAMESPACE/HOSTNAME`. Sent only to who takes questions."""
+
+    names: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

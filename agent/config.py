@@ -121,6 +121,12 @@ class Config:
         "true",
         "Tell the control plane which pods are captured; false for istiod, which reads an annotation.",
     )
+    on_demand: bool = control_option(
+        SWITCH,
+        "false",
+        "Have the control plane send only what this node's pods dial, by name and when they do, instead of the whole "
+        "mesh. Connections wait a second at most, and are refused where it does not say.",
+    )
     crl_path: str = control_option(
         FILE,
         "",
@@ -325,6 +331,12 @@ def build(values: Mapping[str, str]) -> Config:
                     f"{option}: {values[name]!r} has no effect without --pod-source kubernetes: set that too, or leave "
                     f"{option} out"
                 )
+    for name in ("dns_capture", "enforce_waypoint") if config.on_demand else ():
+        if getattr(config, name):
+            raise ConfigError(
+                f"--on-demand: 'true' cannot be used with --{name.replace('_', '-')}, which asks for what nobody has"
+                " dialled: leave one of them out"
+            )
     if config.zds_socket and config.pod_source == "kubernetes":
         raise ConfigError(
             f"--zds-socket: {config.zds_socket!r} cannot be used with --pod-source kubernetes: istio-cni would say"

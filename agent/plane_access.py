@@ -35,4 +35,4 @@ def discovery(settings: Config) -> XdsDelta:
             **json.loads(settings.node_metadata or "{}"),
         },
     )
-    return XdsDelta(node)
+    return XdsDelta(node, is_on_demand=settings.on_demand)

@@ -21,6 +21,7 @@ from redirect.shown_command import show_as
 
 WORKER = "agent.worker"
 SHARED = (
+    "agent.channel_socket",
     "agent.fd_limit",
     "agent.identity.handshake",
     "agent.log",

@@ -70,7 +70,7 @@ def config_row(settings: Config) -> Row:
         "altXdsHostname": settings.server_name or None,
         "preferedServiceNamespace": settings.dns_preferred_namespace or None,
         "secretTtl": duration(settings.secret_ttl_s),
-        "xdsOnDemand": False,
+        "xdsOnDemand": settings.on_demand,
         "fakeCa": False,
         "fakeSelfInbound": False,
         "selfTerminationDeadline": duration(settings.drain_deadline_s),

@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import Enum, unique
 from typing import NamedTuple
 
+from agent.model.address import NamespacedHostname, NetworkAddress
+
 
 class Facts(NamedTuple):
     flag: str
@@ -87,3 +89,22 @@ class Refusal(Exception):
         self.outcome = outcome
         self.detail = detail or outcome.hint
         self.status = status
+
+
+class Unknown(Refusal):
+    """Refused because the mesh state lacks what `key` names: it may be on its way, or has to be asked for.
+
+    `is_final`: it stays refused if that is nowhere; else it goes on without.
+    """
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        detail: str,
+        key: NetworkAddress | NamespacedHostname,
+        *,
+        is_final: bool = True,
+    ) -> None:
+        super().__init__(outcome, detail)
+        self.key = key
+        self.is_final = is_final

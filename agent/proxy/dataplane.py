@@ -44,7 +44,9 @@ from agent.proxy.pool import Pool
 from agent.proxy.registry import Registry
 from agent.proxy.report import Reporter
 from agent.proxy.secrets import Secrets
+from agent.proxy.seeker import Seeker
 from agent.proxy.tallies import End, Tallies
+from agent.state.absent import Absent
 from agent.state.apply import Changes
 from agent.state.host_names import NamedHosts
 from agent.state.resolve import Options
@@ -110,12 +112,16 @@ class DataPlane:
             as_json=config.log_format == "json",
         )
         self.names = NamedHosts()
+        absent = Absent(loop.now)
+        self.seeker = Seeker(loop, absent, is_partial=config.on_demand)
         options = Options(
             names=self.names,
             network=config.network,
             mesh_cidrs=config.mesh_cidrs,
             refuse_unknown=config.unknown_destination == "refuse",
             own_addresses=own_addresses,
+            is_partial=config.on_demand,
+            absent=absent,
         )
 
         def random_port() -> int:
@@ -151,6 +157,7 @@ class DataPlane:
             self.tallies,
             options,
             limits(config, SERVER_LIMITS),
+            self.seeker,
             handshake_timeout_s=config.handshake_timeout_s,
             links_limit=config.max_connections,
         )
@@ -169,6 +176,7 @@ class DataPlane:
             self.reporter,
             options,
             rng,
+            self.seeker,
         )
         self.dns = DnsDoor(
             loop, lambda: self._dns_parts(config, to_network, outside.net_side, own_addresses, rng)
@@ -178,6 +186,7 @@ class DataPlane:
             self.socks5 = self._socks5(own_addresses)
         self.held = self._holding(outside.frames) if outside.frames is not None else None
         self.store.subscribe(self._reevaluate)
+        self.store.subscribe(self.seeker.changed)
         outside.metrics.figures.ask(self.samples)
 
     def accepted(self, row: Listener) -> OnAccept:

@@ -16,22 +16,22 @@ from agent.identity.revocations import Revocations
 from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.identity import Identity
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, Unknown
 from agent.model.workload import Workload
 from agent.net.byte_stream import SocketStream
-from agent.net.dial import Dial
 from agent.net.farewell import close
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.delivery import Delivery
 from agent.proxy.handshakes import Handshakes
-from agent.proxy.life import GAVE_UP, Life
+from agent.proxy.life import GAVE_UP, Attempt, Life
 from agent.proxy.lobby import GIVEN_UP, Caller, Lobby
 from agent.proxy.pods import LocalPods
 from agent.proxy.registry import Live
 from agent.proxy.report import Reporter, claims
 from agent.proxy.secrets import Secrets
+from agent.proxy.seeker import Seeker
 from agent.proxy.tallies import End, Tallies
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
@@ -58,6 +58,7 @@ class Inbound:
         tallies: Tallies,
         options: Options,
         limits: Limits,
+        seeker: Seeker,
         *,
         handshake_timeout_s: float,
         links_limit: int,
@@ -68,6 +69,7 @@ class Inbound:
         self.tallies = tallies
         self.options = options
         self.limits = limits
+        self.seeker = seeker
         self._pods = pods
         self._secrets = secrets
         self._revocations = revocations
@@ -218,12 +220,14 @@ class InboundTunnel(Life):
         self._preface = b""
         """What the application wants to be told before the first byte."""
 
-    def _begin(self) -> Dial:
+    def _begin(self) -> Attempt:
         inbound, delivery = self._inbound, self._inbound.delivery
         workload = self._workload = inbound.workload(self.local)
-        target = resolve_inbound(
-            delivery.store.current, workload, self.local.ip, self._head.authority, inbound.options
-        )
+        snapshot, authority = delivery.store.current, self._head.authority
+        try:
+            target = resolve_inbound(snapshot, workload, self.local.ip, authority, inbound.options)
+        except Unknown as unknown:
+            return self._seek(inbound.seeker, unknown)
         if target.proxy_target is not None:
             self._preface = header(self.peer, target.proxy_target, self._tunnel.link.peer)
         destination = target.destination

@@ -15,13 +15,14 @@ from typing import ClassVar, Protocol
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, Unknown
 from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
 from agent.net.sockets import was_destroyed
 from agent.proxy.registry import Live, Registry
 from agent.proxy.report import Reporter, Tracked
+from agent.proxy.seeker import Seeker, Wait
 from agent.telemetry.record import Opened
 
 Relay = PlainRelay | TunnelRelay
@@ -72,7 +73,7 @@ class Recorded(ABC):
 class Life(Recorded):
     """One connection; see the module. `peer` is its client, `local` where the client's packets arrived."""
 
-    __slots__ = ("_attempt", "_far_half", "_is_over", "_loop", "_relay", "local", "peer")
+    __slots__ = ("_attempt", "_far_half", "_is_over", "_loop", "_relay", "_sought", "local", "peer")
     direction: ClassVar[Direction]
 
     def __init__(
@@ -87,11 +88,22 @@ class Life(Recorded):
         """The record of the other end, where that is in this worker too."""
         self._relay: Relay | None = None
         self._is_over = False
+        self._sought: Wait | None = None
+        """For what the state lacks, if it has come to that."""
 
     def start(self) -> None:
+        self._go_ahead(is_first=True)
+
+    def again(self) -> None:
+        """What it waited for is known by now, or that it is nowhere."""
+        self._attempt = None
+        self._go_ahead(is_first=False)
+
+    def _go_ahead(self, *, is_first: bool) -> None:
         try:
             self._attempt = self._begin()
-            self._watch_client()
+            if is_first:
+                self._watch_client()
         except Refusal as refusal:
             self.refused(refusal)
         except Exception as error:
@@ -149,6 +161,11 @@ class Life(Recorded):
 
     # -- steps
 
+    def _seek(self, seeker: Seeker, unknown: Unknown) -> Attempt:
+        """Wait until the state has what it lacks; then `_begin` comes again. Raises Refusal."""
+        self._sought = seeker.seek(unknown, self.peer.ip, self, self._sought)
+        return self._sought
+
     def _carry(self, relay: Relay) -> None:
         self._relay = relay
         self.count(relay)
@@ -168,6 +185,7 @@ class Life(Recorded):
         if self._attempt is not None:
             self._attempt.cancel()
             self._attempt = None
+        self._sought = None
         if self._far_half is not None:
             self._far_half.conclude(outcome, detail)
             self._far_half = None  # it holds this object

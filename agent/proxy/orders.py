@@ -105,8 +105,9 @@ class Orders:
         to.send(hello, fds)
 
     def left_alone(self) -> None:
-        """Let go of a change that had begun: it will not end."""
+        """Let go of a change that had begun: it will not end. Nobody takes questions any more."""
         self._arrived = []
+        self._plane.seeker.ask = None
         gc.enable()
 
     def carry_out(
@@ -147,6 +148,10 @@ class Orders:
             case channel.HostNames():
                 # Lists by now, as JSON has nothing else.
                 self._plane.names.told([(row[0], row[1], row[2]) for row in message.names], message.gone)
+            case channel.TakesQuestions():
+                self._plane.seeker.ask = lambda names: reply(channel.Wanted(names))
+            case channel.Answered():
+                self._plane.seeker.answered(message.names)
             case channel.DnsClients():
                 self._plane.dns.capture(map(parse_ip, message.addresses))
             case channel.Revoked():

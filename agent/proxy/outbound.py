@@ -13,7 +13,7 @@ from functools import partial
 
 from agent.model.address import SocketAddress
 from agent.model.connection import Direction
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, Unknown
 from agent.model.route import Hop, Route
 from agent.model.workload import Workload
 from agent.net.dial import Dialler
@@ -29,6 +29,7 @@ from agent.proxy.pods import LocalPods
 from agent.proxy.pool import Headers, Pool, PoolKey
 from agent.proxy.registry import Live, Registry
 from agent.proxy.report import Reporter, claims
+from agent.proxy.seeker import Seeker
 from agent.state.resolve import Options, resolve
 from agent.state.store import Store
 from agent.telemetry.record import Opened
@@ -54,6 +55,7 @@ class Outbound:
         reporter: Reporter,
         options: Options,
         rng: random.Random,
+        seeker: Seeker,
     ) -> None:
         self.loop = loop
         self.store = store
@@ -66,6 +68,7 @@ class Outbound:
         self.reporter = reporter
         self.options = options
         self.rng = rng
+        self.seeker = seeker
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection a pod opened: `peer` is the pod, `local` the original destination."""
@@ -91,7 +94,10 @@ class OutboundConnection(CapturedLife):
             raise Refusal(Outcome.OVERLOADED)
         snapshot = outbound.store.current
         source = outbound.pods.workload(snapshot, self.peer.ip, is_source=True)
-        route = resolve(snapshot, source, self.local, outbound.rng, outbound.options)
+        try:
+            route = resolve(snapshot, source, self.local, outbound.rng, outbound.options)
+        except Unknown as unknown:
+            return self._seek(outbound.seeker, unknown)
         hostname = route.hostname
         if route.destination is not None and not route.destination.addresses:
             hostname = route.destination.hostname

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
@@ -35,6 +35,8 @@ SAY_AGAIN_S = 60.0
 """How often the same failure in a row is worth a line: tries come every second."""
 # A server that has nothing new for us need not say so: a stream that it let stand for this long is one.
 SILENT_S = 1.0
+ANEW_S = 30.0
+"""How often a stream is opened anew to ask again what it has answered already."""
 
 Apply = Callable[[Received], Awaitable[Mapping[str, str]]]
 """Put a response into the state; answers name -> reason of what was refused. The ACK follows it."""
@@ -89,6 +91,10 @@ class _Ended(Exception):
         self.reason, self.is_no = reason, is_no
 
 
+class _Anew(Exception):
+    """Another stream is wanted, at once."""
+
+
 class XdsClient:
     """One per agent. `run` until cancelled; `status` at any time; `synced` once the first state is whole."""
 
@@ -103,6 +109,7 @@ class XdsClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         watch: StreamWatch | None = None,
         on_up: Callable[[], None] = lambda: None,
+        on_answer: Callable[[Sequence[str]], None] = lambda names: None,
         silent_s: float = SILENT_S,
     ) -> None:
         self._endpoint = endpoint
@@ -114,6 +121,10 @@ class XdsClient:
         self._sleep = sleep
         self._watch = watch or NoWatch()
         self._on_up = on_up
+        self._on_answer = on_answer
+        self._stream_now: Duplex | None = None
+        self._wants_anew = asyncio.Event()
+        self._opened_anew_s = float("-inf")
         self._silent_s = silent_s
         self._status = XdsStatus()
         self.synced = asyncio.Event()
@@ -122,12 +133,33 @@ class XdsClient:
     def status(self) -> XdsStatus:
         return self._status
 
+    def ask(self, names: Iterable[str]) -> None:
+        """Ask what these are, by name or alias; `on_answer` hears of each once what was said is applied.
+
+        A server answers a name once on a stream. To ask again takes another one, and that is not opened as often as
+        somebody asks: meanwhile what it said last stands for the answer.
+        """
+        for name in names:
+            if not self._protocol.is_used_up(name):
+                request = self._protocol.ask(name)
+                if request is not None and self._stream_now is not None:
+                    self._stream_now.send(request.SerializeToString())
+            elif abs(self._clock() - self._opened_anew_s) >= ANEW_S or self._wants_anew.is_set():
+                if not self._wants_anew.is_set():
+                    self._opened_anew_s = self._clock()
+                    self._wants_anew.set()
+                self._protocol.ask(name)
+            else:
+                self._on_answer((name,))
+
     async def run(self) -> None:
         """Stream, and stream again, until cancelled."""
         while True:
             self._note(phase=Phase.CONNECTING, next_attempt=None)
             try:
                 await self._stream()
+            except _Anew:
+                continue
             except _Ended as end:
                 delay_s = self._failed(end)
             await self._sleep(delay_s)
@@ -140,6 +172,7 @@ class XdsClient:
                 try:
                     await self._converse_on(channel, stream)
                 finally:
+                    self._stream_now = None
                     stream.close()
         except ControlError as error:
             raise _Ended(str(error), "ConnectionError") from error
@@ -160,8 +193,10 @@ class XdsClient:
         self._connected()
 
     async def _converse(self, stream: Duplex) -> None:
+        self._wants_anew.clear()
         for request in self._protocol.open():
             stream.send(request.SerializeToString())
+        self._stream_now = stream
         while True:
             response = await self._read(stream)
             received = self._protocol.receive(response)
@@ -170,10 +205,29 @@ class XdsClient:
             request = self._protocol.settle(received, rejections)
             self._settled(request)
             stream.send(request.SerializeToString())
+            if received.answers:
+                self._on_answer(sorted(received.answers))
+
+    async def _receive(self, stream: Duplex) -> bytes | None:
+        """The next message. Raises _Anew only here: what has arrived is applied whole."""
+        if not self._protocol.is_on_demand:
+            return await stream.receive()
+        async with asyncio.TaskGroup() as either:
+            reading = either.create_task(_outcome(stream))
+            anew = either.create_task(self._wants_anew.wait())
+            await asyncio.wait((reading, anew), return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            anew.cancel()
+        if reading.cancelled():
+            raise _Anew
+        outcome = reading.result()
+        if isinstance(outcome, grpc.aio.AioRpcError):
+            raise outcome
+        return outcome
 
     async def _read(self, stream: Duplex) -> DeltaDiscoveryResponse:
         try:
-            raw = await stream.receive()
+            raw = await self._receive(stream)
         except grpc.aio.AioRpcError as error:
             reason = "Error" if self._status.phase is Phase.CONNECTED else "ConnectionError"
             raise _Ended(explain(error, self._endpoint), reason, is_no=says_no(error)) from None
@@ -236,3 +290,11 @@ class XdsClient:
 
     def _note(self, **changes: object) -> None:
         self._status = replace(self._status, **changes)  # type: ignore[arg-type]
+
+
+async def _outcome(stream: Duplex) -> bytes | grpc.aio.AioRpcError | None:
+    """A message, the end, or the error that it ended with."""
+    try:
+        return await stream.receive()
+    except grpc.aio.AioRpcError as error:
+        return error

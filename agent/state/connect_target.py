@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agent.model.address import IP, AddressError, SocketAddress, parse_ip, split_host_port
-from agent.model.outcome import Outcome, Refusal
+from agent.model.address import IP, AddressError, NetworkAddress, SocketAddress, parse_ip, split_host_port
+from agent.model.outcome import Outcome, Refusal, Unknown
 from agent.model.service import Service
 from agent.model.workload import TunnelToApplication, Workload
 from agent.state.resolve import Options
@@ -56,6 +56,9 @@ def _check_destination(
     owner = snapshot.workload_at(options.network, asked) or snapshot.service_at(options.network, asked, None)
     if owner is not None and any(is_instance(snapshot, workload, w) for w in waypoints_of(owner)):
         return
+    key = NetworkAddress(options.network, asked)
+    if owner is None and options.is_partial and str(key) not in options.absent:
+        raise Unknown(Outcome.ADDRESS_MISMATCH, f"ip mismatch: {local} != {asked}", key)
     raise Refusal(Outcome.ADDRESS_MISMATCH, f"ip mismatch: {local} != {asked}")
 
 
@@ -64,7 +67,11 @@ def _to_hostname(
 ) -> InboundTarget:
     service = snapshot.service_by_hostname(host, workload.namespace)
     if service is None:
-        raise Refusal(Outcome.UNKNOWN_MESH_DESTINATION, f"no Service with hostname {host!r} is visible here")
+        text = f"no Service with hostname {host!r} is visible here"
+        key = next((key for key in workload.services if key.hostname == host), None)
+        if key is not None and options.is_partial and str(key) not in options.absent:
+            raise Unknown(Outcome.UNKNOWN_MESH_DESTINATION, text, key)
+        raise Refusal(Outcome.UNKNOWN_MESH_DESTINATION, text)
     mapped = _port_of(snapshot, workload, service, port)
     if not mapped:
         raise Refusal(

@@ -11,17 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from agent.model.address import CIDR, IP, SocketAddress
+from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress, SocketAddress
 from agent.model.listener import HBONE, OWN_PORTS
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, Unknown
 from agent.model.route import Hop, Route
 from agent.model.service import Mode, Service
 from agent.model.workload import GatewayAddress, TunnelProtocol, Workload
+from agent.state.absent import Absent
 from agent.state.balance import Purpose
 from agent.state.host_names import NamedHosts
 from agent.state.snapshot import Snapshot
 from agent.state.upstream import Upstream, address_of, from_service, service_identities
-from agent.state.waypoint import describe, find_gateway, is_instance, pick_waypoint, preferred_ip
+from agent.state.waypoint import describe, find_gateway, is_instance, is_there, pick_waypoint, preferred_ip
 
 ROUTES_KEPT = 4096
 
@@ -39,12 +40,19 @@ class Options:
     """Of workloads that have no address but a host name."""
     own_addresses: frozenset[IP] = frozenset()
     """The proxy's own, in its private namespaces: nobody is there to be talked to."""
+    is_partial: bool = False
+    """The state holds what was asked for, so what it lacks may be there all the same."""
+    absent: Absent = field(default_factory=Absent, compare=False)
+    """What was looked for in vain just now."""
 
 
 def resolve(
     snapshot: Snapshot, source: Workload, destination: SocketAddress, rng: Random, options: Options
 ) -> Route:
-    """The route of a connection from a pod of this node. Raises Refusal with the reason."""
+    """The route of a connection from a pod of this node.
+
+    Raises Refusal with the reason; one that is Unknown may be another answer in a moment.
+    """
     if destination.ip in options.own_addresses:
         raise Refusal(Outcome.SELF_CALL, f"{destination.ip} is an address of the agent itself")
     if destination.port in options.own_ports and destination.ip.is_loopback:
@@ -60,7 +68,7 @@ def resolve(
         workload, service = _owners(snapshot, source.network, source, destination)
     upstream = _upstream(snapshot, source, destination, workload, service, rng)
     if upstream is None:
-        return _without_upstream(destination, (service, addressed), options)
+        return _without_upstream(source, destination, (service, addressed), options)
     if upstream.workload.network != source.network:
         return _through_gateway(snapshot, source, destination, upstream, upstream.service, rng, options)
     waypoint = upstream.workload.waypoint if addressed is None else None
@@ -105,7 +113,7 @@ def _upstream(
 
 
 def _without_upstream(
-    destination: SocketAddress, services: tuple[Service | None, ...], options: Options
+    source: Workload, destination: SocketAddress, services: tuple[Service | None, ...], options: Options
 ) -> Route:
     """Passthrough, but never for an address that a Service owns, unless that Service asks for it."""
     owners = [service for service in services if service is not None]
@@ -113,7 +121,7 @@ def _without_upstream(
         if service.load_balancing.mode is not Mode.PASSTHROUGH:
             raise _no_upstream(destination, service)
     if not owners:
-        _refuse_unknown(destination, options)
+        _refuse_unknown(source, destination, options)
     return Route(Hop.PASSTHROUGH, destination)
 
 
@@ -129,18 +137,41 @@ def _no_upstream(destination: SocketAddress, service: Service) -> Refusal:
     )
 
 
-def _refuse_unknown(destination: SocketAddress, options: Options, asked_for: str = "") -> None:
+def _refuse_unknown(
+    source: Workload, destination: SocketAddress, options: Options, asked_for: str = ""
+) -> None:
+    key = NetworkAddress(source.network, destination.ip)
     for cidr in options.mesh_cidrs:
         if destination.ip in cidr:
-            raise Refusal(
-                Outcome.UNKNOWN_MESH_DESTINATION,
-                f"{destination}{asked_for} lies in {cidr} of the mesh, but no workload or service has it",
-            )
+            text = f"{destination}{asked_for} lies in {cidr} of the mesh, but no workload or service has it"
+            raise _not_there(Outcome.UNKNOWN_MESH_DESTINATION, text, key, options)
     if options.refuse_unknown:
-        raise Refusal(
-            Outcome.UNKNOWN_MESH_DESTINATION,
-            f"no workload or service has {destination}, and destinations unknown to the mesh are refused here",
+        text = (
+            f"no workload or service has {destination}, and destinations unknown to the mesh are refused here"
         )
+        raise _not_there(Outcome.UNKNOWN_MESH_DESTINATION, text, key, options)
+    if options.is_partial and str(key) not in options.absent:
+        text = f"the control plane has not said who has {destination}{asked_for}"
+        raise Unknown(Outcome.UNKNOWN_MESH_DESTINATION, text, key, is_final=False)
+
+
+def _not_there(
+    outcome: Outcome, text: str, key: NetworkAddress | NamespacedHostname, options: Options
+) -> Refusal:
+    return Refusal(outcome, text) if str(key) in options.absent else Unknown(outcome, text, key)
+
+
+def _no_gateway(
+    snapshot: Snapshot,
+    source: Workload,
+    gateway: GatewayAddress,
+    outcome: Outcome,
+    text: str,
+    options: Options,
+) -> Refusal:
+    if options.is_partial and not is_there(snapshot, gateway, source.namespace):
+        return _not_there(outcome, text, gateway.destination, options)
+    return Refusal(outcome, text)
 
 
 def _through_service_waypoint(
@@ -152,7 +183,7 @@ def _through_service_waypoint(
     rng: Random,
     options: Options,
 ) -> Route:
-    hop = _waypoint(snapshot, source, waypoint, f"Service {service.key}", rng)
+    hop = _waypoint(snapshot, source, waypoint, f"Service {service.key}", rng, options)
     if hop.workload.network != source.network:
         return _through_gateway(snapshot, source, destination, hop, service, rng, options)
     return _by_waypoint(hop, waypoint, destination, service, rng, options)
@@ -167,22 +198,20 @@ def _through_workload_waypoint(
     rng: Random,
     options: Options,
 ) -> Route:
-    hop = _waypoint(snapshot, source, waypoint, f"workload {upstream.workload.uid}", rng)
+    hop = _waypoint(snapshot, source, waypoint, f"workload {upstream.workload.uid}", rng, options)
     if hop.workload.network != source.network:
         raise _no_route(source, hop.workload)
     return _by_waypoint(hop, waypoint, destination, upstream.service, rng, options)
 
 
 def _waypoint(
-    snapshot: Snapshot, source: Workload, waypoint: GatewayAddress, user: str, rng: Random
+    snapshot: Snapshot, source: Workload, waypoint: GatewayAddress, user: str, rng: Random, options: Options
 ) -> Upstream:
     """An instance of it; without one the connection is refused, it never goes past."""
     hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
     if hop is None:
-        raise Refusal(
-            Outcome.UNKNOWN_WAYPOINT,
-            f"waypoint {describe(waypoint)} of {user} cannot be resolved: it does not exist or has no endpoint",
-        )
+        text = f"waypoint {describe(waypoint)} of {user} cannot be resolved: it does not exist or has no endpoint"
+        raise _no_gateway(snapshot, source, waypoint, Outcome.UNKNOWN_WAYPOINT, text, options)
     return hop
 
 
@@ -225,10 +254,8 @@ def _through_gateway(
         )
     hop = find_gateway(snapshot, source, gateway, Purpose.STANDARD, rng)
     if hop is None:
-        raise Refusal(
-            Outcome.UNKNOWN_GATEWAY,
-            f"gateway {describe(gateway)} of network {upstream.workload.network!r} cannot be resolved",
-        )
+        text = f"gateway {describe(gateway)} of network {upstream.workload.network!r} cannot be resolved"
+        raise _no_gateway(snapshot, source, gateway, Outcome.UNKNOWN_GATEWAY, text, options)
     return Route(
         Hop.DOUBLE_HBONE,
         address_of(hop, preferred_ip(gateway, destination.ip), options.names, rng),
@@ -264,7 +291,7 @@ def _named(
     """
     named = route.target
     if named.ip not in options.own_addresses and not any(_owners(snapshot, source.network, source, named)):
-        _refuse_unknown(named, replace(options, refuse_unknown=False), f" ({hostname})")
+        _refuse_unknown(source, named, replace(options, refuse_unknown=False), f" ({hostname})")
         return route
     # Names are looked up for one of them only: two could stand for each other.
     nothing = NamedHosts(f"{hostname} stands for {named}, which stands for another host name")

@@ -49,6 +49,11 @@ def find_gateway(
     return Upstream(workload, port) if workload else None
 
 
+def is_there(snapshot: Snapshot, gateway: GatewayAddress, namespace: str) -> bool:
+    """Whether anything is known under its name, with or without endpoints."""
+    return _service_of(snapshot, gateway, namespace) is not None or _alone(snapshot, gateway) is not None
+
+
 def preferred_ip(gateway: GatewayAddress, original: IP) -> IP:
     """The address whose family decides how to dial it: the gateway's own, else the one the client used."""
     where = gateway.destination

@@ -54,7 +54,10 @@ class Limits:
 
 
 class Crew:
-    """The workers of one agent. `reported` hears their figures, `ended` that there will be no more of them."""
+    """The workers of one agent.
+
+    `reported` hears their figures, `ended` that there will be no more of them, `wanted` what they ask for.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Crew:
         reported: Callable[[WorkerLink, channel.Stats], None],
         ended: Callable[[WorkerLink], None],
         limits: Limits = Limits(),
+        wanted: Callable[[Sequence[str]], None] = lambda names: None,
     ) -> None:
         self._recruiter = recruiter
         self._count = count
@@ -87,6 +91,7 @@ class Crew:
         self._one_lost = asyncio.Event()
         self._gates_open = False
         self.reported = reported
+        self.wanted = wanted
         self.restarts = 0
         self.stopping = False
 

@@ -25,6 +25,7 @@ from agent.channel import (
     Message,
     Stats,
     Unserved,
+    Wanted,
     with_fds,
 )
 from agent.channel_socket import Channel
@@ -48,6 +49,9 @@ class Hears(Protocol):
 
     def unserved(self, link: WorkerLink, owner: int) -> None:
         """It was told to serve an owner's listeners, and their fds did not reach it."""
+
+    def wanted(self, names: Sequence[str]) -> None:
+        """Connections of it wait for what these name."""
 
     def lost(self, link: WorkerLink) -> None:
         """Its channel has ended; called once. The process may still be there."""
@@ -158,6 +162,8 @@ class WorkerLink:
                 self._hears.leaving(self)
             case Unserved():
                 self._hears.unserved(self, message.owner)
+            case Wanted():
+                self._hears.wanted(message.names)
             case Answer():
                 future = self._answers.get(message.number)
                 if future is not None and not future.done():

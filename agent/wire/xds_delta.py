@@ -24,6 +24,9 @@ TYPES = (ADDRESS, AUTHORIZATION)
 # A server takes requests of 4 MiB (docs/WIRE.md#discovery): above this the names of a resume do not fit.
 MAX_RESUME_BYTES = 3 << 20
 MAX_REASONS_CHARS = 8192
+WILDCARD = "*"
+MAX_QUESTIONS, MAX_ASKED = 1024, 20_000
+"""Names that wait for an answer, and names that one stream may have been asked about."""
 
 
 class Resource(NamedTuple):
@@ -48,6 +51,8 @@ class Received:
     """Those of the malformed whose name is ours: they had none."""
     is_known: bool = True
     """False: a type that was never asked for; there is nothing to apply."""
+    answers: frozenset[str] = frozenset()
+    """Names that were asked about: it says what they are, or that they are nothing."""
     is_first: bool = False
     """The first answer of a stream: what was refused before is sent again, or gone."""
 
@@ -84,9 +89,18 @@ class XdsDelta:
     """The state of the subscription, over all streams of this process. `open` each stream with it."""
 
     def __init__(
-        self, node: Node, types: Iterable[str] = TYPES, max_resume_bytes: int = MAX_RESUME_BYTES
+        self,
+        node: Node,
+        types: Iterable[str] = TYPES,
+        max_resume_bytes: int = MAX_RESUME_BYTES,
+        *,
+        is_on_demand: bool = False,
     ) -> None:
         self._node = node
+        self.is_on_demand = is_on_demand
+        self._asked: set[str] = set()
+        """What the stream was asked about: a name that it has answered it does not answer again."""
+        self._pending: dict[str, None] = {}
         self._max_resume_bytes = max_resume_bytes
         self._subscriptions = {type_url: _Subscription() for type_url in types}
 
@@ -108,8 +122,27 @@ class XdsDelta:
         """What this node holds of a type: name -> version."""
         return dict(self._subscriptions[type_url].versions.items())
 
+    def is_used_up(self, name: str) -> bool:
+        """Whether only another stream would answer this."""
+        is_answered = name in self._asked and name not in self._pending
+        return is_answered or len(self._asked) >= MAX_ASKED
+
+    def ask(self, name: str) -> DeltaDiscoveryRequest | None:
+        """What to send to hear of an address by its name or alias; None: it is on its way. The next stream asks again.
+
+        Never combined with an acknowledgement: a server that takes that for stale ignores the names in it.
+        """
+        if name in self._pending:
+            return None
+        while len(self._pending) >= MAX_QUESTIONS:
+            del self._pending[next(iter(self._pending))]
+        self._pending[name] = None
+        self._asked.add(name)
+        return DeltaDiscoveryRequest(type_url=ADDRESS, resource_names_subscribe=[name])
+
     def open(self) -> tuple[DeltaDiscoveryRequest, ...]:
         """The first requests of a new stream. No names to subscribe means all of them (wildcard)."""
+        self._asked = set(self._pending)
         return tuple(self._first_request(t, s) for t, s in self._subscriptions.items())
 
     def _first_request(self, type_url: str, subscription: _Subscription) -> DeltaDiscoveryRequest:
@@ -117,11 +150,19 @@ class XdsDelta:
         size_bytes = sum(len(name.encode()) + len(version) + 8 for name, version in versions.items())
         subscription.awaits_first = True
         subscription.is_resumed = size_bytes <= self._max_resume_bytes
-        return DeltaDiscoveryRequest(
+        request = DeltaDiscoveryRequest(
             node=self._node,
             type_url=type_url,
             initial_resource_versions=versions if subscription.is_resumed else None,
         )
+        if self.is_on_demand and type_url == ADDRESS:
+            # All and not all: nothing, where to subscribe to nothing would mean everything.
+            request.resource_names_subscribe.extend((WILDCARD, *self._pending))
+            request.resource_names_unsubscribe.append(WILDCARD)
+            # Nobody sends unasked what was refused before; it is wanted still.
+            missing = (*self._pending, *subscription.refused.keys() - subscription.nameless)
+            request.initial_resource_versions.update({n: "" for n in missing if n not in versions})
+        return request
 
     def receive(self, response: DeltaDiscoveryResponse) -> Received:
         """Sort a response into what to apply and what is malformed. Changes nothing: `settle` does."""
@@ -149,8 +190,16 @@ class XdsDelta:
             tuple(dict.fromkeys(removed)),
             malformed,
             nameless=frozenset(nameless),
+            answers=self._answers(response) if self._pending else frozenset(),
             is_first=subscription.awaits_first,
         )
+
+    def _answers(self, response: DeltaDiscoveryResponse) -> frozenset[str]:
+        said = set(response.removed_resources)
+        for resource in response.resources:
+            said.add(resource.name)
+            said.update(resource.aliases)
+        return frozenset(said & self._pending.keys()) if response.type_url == ADDRESS else frozenset()
 
     @staticmethod
     def _vanished(
@@ -170,6 +219,8 @@ class XdsDelta:
         `rejections`: name -> reason, of resources (or removals) that were not applied; the others were.
         Their versions are not recorded, so the server sends them again on the next stream.
         """
+        for name in received.answers:
+            self._pending.pop(name, None)
         refused = {**received.malformed, **rejections}
         if received.is_known:
             self._record(self._subscriptions[received.type_url], received, refused)

@@ -206,7 +206,7 @@ ROWS: tuple[Row, ...] = (
     ),
     never("XDS_HEADER_*", HEADERS, hidden=True),
     never("CA_HEADER_*", HEADERS, hidden=True),
-    fixed("XDS_ON_DEMAND", "false", "", idle="the whole mesh is asked for all the same"),
+    option("XDS_ON_DEMAND", "on_demand", values.boolean),
     never("LOCAL_XDS_PATH", NO_LOCAL),
     never("LOCAL_XDS", NO_LOCAL),
     fixed("FAKE_CA", "false", "", refused="certificates are a CA's: name one by CA_ADDRESS"),

@@ -30,6 +30,10 @@ def switch(text: str) -> bool:
     return text == "true"
 
 
+def boolean(text: str) -> str:
+    return str(switch(text)).lower()
+
+
 def seconds(text: str) -> str:
     """`5s`, `1h30m`, `500ms`: seconds as a number."""
     if not re.fullmatch(f"({_DURATION.pattern})+", text):

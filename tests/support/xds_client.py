@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -44,7 +44,16 @@ class Counted:
 
 
 class Rig:
-    def __init__(self, endpoint: Endpoint, limit: int = 1_000_000, silent_s: float = SILENT_S) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limit: int = 1_000_000,
+        silent_s: float = SILENT_S,
+        *,
+        is_on_demand: bool = False,
+    ) -> None:
+        self.answers: asyncio.Queue[tuple[Sequence[str], object]] = asyncio.Queue()
+        self.at_answers: Callable[[], object] = lambda: None
         self.applied = Applied()
         self.clock = FakeClock(1000.0)
         self.sleeps = Sleeps(self.clock, limit)
@@ -53,15 +62,20 @@ class Rig:
         node = make_node(ip="10.0.0.1", pod="ztun-x", namespace="istio-system", node_name="node-a")
         self.client = XdsClient(
             endpoint,
-            XdsDelta(node),
+            XdsDelta(node, is_on_demand=is_on_demand),
             self.applied,
             clock=self.clock,
             rng=Random(1),
             sleep=self.sleeps,
             watch=self.counted,
             on_up=lambda: self.ups.append(self.clock.now),
+            on_answer=lambda names: self.answers.put_nowait((list(names), self.at_answers())),
             silent_s=silent_s,
         )
+
+    async def answered(self) -> tuple[Sequence[str], object]:
+        """The next names that were answered, and what `at_answers` said then."""
+        return await self.answers.get()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[XdsClient]:

@@ -1,7 +1,7 @@
 """Conversations recorded from a real istiod: its turns go in, our requests must be the recorded ones.
 
-tests/vectors/talks/README.md tells what was recorded. Our agent never subscribes by name; the talk of a client that
-does is played to our control plane, in tests/unit/controlplane/serve/test_on_demand.py.
+tests/vectors/talks/README.md tells what was recorded. The talk of a client that asks by name is played to our control
+plane as well, in tests/unit/controlplane/serve/test_on_demand.py.
 """
 
 from __future__ import annotations
@@ -141,3 +141,35 @@ def test_the_end_of_the_reconnect_talk_holds_what_the_server_has() -> None:
                 delta.settle(delta.receive(server.say(turn["server"])), {})
     assert delta.accepted(ADDRESS) == server.versions
     assert delta.accepted(AUTHORIZATION) == {"apps/all": ""} and delta.is_synced
+
+
+def test_our_questions_are_the_recorded_ones_and_what_istiod_says_answers_them() -> None:
+    """Up to where the recorded client takes a name back, which ours never does."""
+    delta, server, answered, compared = XdsDelta(Node(id="me"), is_on_demand=True), Server(), set[str](), 0
+    said = {next(t for t, url in TYPES.items() if url == r.type_url): r for r in delta.open()}
+    for turn in TALKS["on-demand"]:
+        client = turn.get("client", {})
+        if client.get("unsubscribe", ["*"]) != ["*"]:
+            break
+        if "server" in turn and turn["server"] != "silence":
+            received = delta.receive(with_aliases(server.say(turn["server"]), turn["server"]))
+            said[turn["server"]["type"]] = delta.settle(received, {})
+            answered |= received.answers
+        for name in client.get("subscribe", ()):
+            if name != "*" and not delta.is_used_up(name):
+                said["Address"] = delta.ask(name)
+            elif name != "*":
+                client = {}  # asked twice, which ours does on another stream
+        if client:
+            ours = said.pop(client["type"])
+            assert list(ours.resource_names_subscribe) == client.get("subscribe", [])
+            assert list(ours.resource_names_unsubscribe) == client.get("unsubscribe", [])
+            assert ours.response_nonce == client.get("response_nonce", "")
+            compared += 1
+    assert answered == {"/10.96.0.10", "/10.10.0.99"} and compared > 8
+
+
+def with_aliases(message: Any, turn: dict[str, Any]) -> Any:
+    for resource in message.resources:
+        resource.aliases.extend(turn["resources"][resource.name].get("aliases", ()))
+    return message
