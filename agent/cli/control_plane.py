@@ -71,6 +71,12 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
     "--manifests", type=click.Path(file_okay=False, path_type=Path), help="Directory with the YAML to serve."
 )
 @click.option(
+    "--ztunnel-config",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Serve a file of ztunnel's (its LOCAL_XDS_PATH) in place of a directory, as it is at the start.",
+)
+@click.option(
     "--kubernetes",
     is_flag=True,
     help="Serve the objects of the Kubernetes API in place of a directory, and know agents by their tokens of it.",
@@ -152,6 +158,7 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
 def control_plane(
     context: click.Context,
     manifests: Path | None,
+    ztunnel_config: Path | None,
     kubernetes: bool,
     kubeconfig: Path | None,
     namespace: str | None,
@@ -177,6 +184,13 @@ def control_plane(
     from agent.cli.plane_serving import run, way_to
     from agent.controlplane.app import Options
 
+    if ztunnel_config is not None and (manifests is not None or kubernetes):
+        raise click.UsageError(
+            "--ztunnel-config, --manifests and --kubernetes: one of them says what is served"
+        )
+    for option, said in (("--service-cidr", service_cidr), ("--status-out", status_out)):
+        if ztunnel_config is not None and said is not None:
+            raise click.UsageError(f"{option} is for manifests: --ztunnel-config says all addresses itself")
     cluster = None
     if kubernetes:
         if manifests is not None:
@@ -184,6 +198,8 @@ def control_plane(
         cluster, manifests = way_to(kubeconfig, namespace, agents), state_dir / "api"
     elif kubeconfig or namespace or context.get_parameter_source("agents") is not ParameterSource.DEFAULT:
         raise click.UsageError("--kubeconfig, --namespace and --agents are for --kubernetes")
+    if ztunnel_config is not None:
+        manifests = ztunnel_config.parent
     if manifests is None:
         raise click.UsageError("--manifests is missing: the directory with the Kubernetes YAML to serve")
     if cluster is None and not manifests.is_dir():
@@ -205,6 +221,7 @@ def control_plane(
         cluster_id=cluster_id,
         server_names=server_name,
         status_out=status_out,
+        ztunnel_config=ztunnel_config,
         cluster=cluster,
     )
     if service_cidr:

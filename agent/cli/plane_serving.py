@@ -33,7 +33,9 @@ async def until_stopped(options: Options) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
 
     def started(address: str) -> None:
-        logging.getLogger(__name__).info("serving %s on %s", options.manifests, address)
+        logging.getLogger(__name__).info(
+            "serving %s on %s", options.ztunnel_config or options.manifests, address
+        )
         click.echo(f"ready {address}")
 
     await serve(options, stop=stop, started=started)

@@ -45,6 +45,7 @@ from agent.controlplane.serve.tokens import TokenStore
 from agent.controlplane.serve.xds_service import POLICY_GRACE_S, DiscoveryService
 from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 from agent.controlplane.translate.mesh import MeshSettings
+from agent.controlplane.ztunnel_file.serving import Unchanging
 from agent.model.address import CIDR, parse_cidr, split_listen
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
 
@@ -86,6 +87,8 @@ class Options:
     """Go on without metrics if that port is taken."""
     status_out: Path | None = None
     """File for the status conditions of all objects."""
+    ztunnel_config: Path | None = None
+    """A file of ztunnel's that is served in place of manifests."""
     cluster: Way | None = None
     """The way to the Kubernetes API that fills `manifests`, knows the callers and keeps the authority."""
 
@@ -142,7 +145,7 @@ class ControlPlane:
     """The built objects of one control plane. `start` listens; `follow` takes changes in until cancelled."""
 
     def __init__(
-        self, address: str, following: Following, publisher: Publisher, ending: AsyncExitStack
+        self, address: str, following: Following | Unchanging, publisher: Publisher, ending: AsyncExitStack
     ) -> None:
         self.address, self._ending = address, ending
         self._following, self._publisher = following, publisher
@@ -163,7 +166,6 @@ class ControlPlane:
     ) -> ControlPlane:
         state = StateDirectory(options.state_dir)
         ending.callback(os.close, state.hold(LOCK))
-        directory = ManifestDirectory(options.manifests, state)
         authority = given.authority if given else open_authority(state, options.trust_domain, clock)
         publisher, concerns, board = Publisher(), Concerns(), StatusBoard(state)
         ending.callback(board.save)
@@ -173,17 +175,25 @@ class ControlPlane:
             return tokens.node_of(token)
 
         node_of = given.node_of if given else of_files
-        settings = MeshSettings(
-            cluster_id=options.cluster_id,
-            trust_domain=options.trust_domain,
-            root_namespace=options.root_namespace,
-            is_of_cluster=options.cluster is not None,
-        )
-        publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
-        announcer = Announcer(board, concerns)
-        notices = given.notices if given else partial(watch, options.manifests)
-        conditions = ConditionsFile(options.status_out, clock) if options.status_out else None
-        following = Following(notices, directory, publication, announcer, board, settings, conditions)
+        following: Following | Unchanging
+        publication: Publication | Unchanging
+        if options.ztunnel_config is not None:
+            following = publication = Unchanging(
+                options.ztunnel_config, options.trust_domain, pods, publisher, board
+            )
+        else:
+            settings = MeshSettings(
+                cluster_id=options.cluster_id,
+                trust_domain=options.trust_domain,
+                root_namespace=options.root_namespace,
+                is_of_cluster=options.cluster is not None,
+            )
+            publication = Publication(settings, options.service_cidr, pods, publisher, board, state)
+            announcer = Announcer(board, concerns)
+            notices = given.notices if given else partial(watch, options.manifests)
+            conditions = ConditionsFile(options.status_out, clock) if options.status_out else None
+            directory = ManifestDirectory(options.manifests, state)
+            following = Following(notices, directory, publication, announcer, board, settings, conditions)
 
         async def authenticate(context: Any) -> str:
             try:
@@ -224,10 +234,9 @@ class ControlPlane:
         metrics = await _serve_metrics(http, options, board)
         ending.callback(concerns.bell.ring)
         ending.callback(publisher.close)
-        board.listening(address, metrics, str(options.manifests))
-        log.info(
-            "listening on %s, manifests of %s, root in %s", address, options.manifests, options.state_dir
-        )
+        board.listening(address, metrics, str(options.ztunnel_config or options.manifests))
+        source = options.ztunnel_config or options.manifests
+        log.info("listening on %s, manifests of %s, root in %s", address, source, options.state_dir)
         return cls(address, following, publisher, ending)
 
     async def announce(self, started: Callable[[str], None]) -> None:

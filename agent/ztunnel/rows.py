@@ -170,7 +170,7 @@ ONE_NAME = (
     "one name is looked for, the host of the address: set ZTUN_SERVER_NAME to the name in the certificate"
 )
 HEADERS = "no headers of one's own are sent: have a proxy before the control plane add them"
-NO_LOCAL = "there is no local configuration: serve such objects by `ztun control-plane --manifests`"
+NO_LOCAL = "an agent takes its mesh from a control plane: serve the file by `ztun control-plane --ztunnel-config FILE`"
 NO_COMPLIANCE = (
     "algorithms cannot be narrowed down: leave it out; two such agents agree on TLS 1.3 with X25519MLKEM768"
 )

@@ -41,6 +41,16 @@ ALLOWED: dict[str, set[str]] = {
     "agent.controlplane.state_dir": {"agent.whole_file"},
     "agent.controlplane.read": {"agent.model", "agent.controlplane.state_dir"},
     "agent.controlplane.translate": {"agent.model", "agent.pb", "agent.controlplane.read"},
+    # Ends in the model, and so in the encoding of it that workers are told by.
+    "agent.controlplane.ztunnel_file": {
+        "agent.model",
+        "agent.pb",
+        "agent.wire.xds_encode",
+        "agent.controlplane.read",
+        "agent.controlplane.serve",
+        "agent.controlplane.state_dir",
+        "agent.controlplane.translate.resources",
+    },
     "agent.controlplane.serve": {
         "agent.model",
         "agent.pb",
