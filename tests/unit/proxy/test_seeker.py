@@ -75,6 +75,12 @@ def partial() -> contextlib.AbstractContextManager[Node]:
     return node(on_demand="true")
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may come of time alone, unless it says so."""
+    monkeypatch.setattr(seeker, "HOLD_S", 3600.0)
+
+
 def test_a_pod_that_is_told_of_while_it_is_dialled_is_reached() -> None:
     with node(mesh_cidrs=RANGE) as at:
         app = at.world.connect()
