@@ -12,7 +12,8 @@ import sys
 import time
 from typing import TextIO
 
-from agent.log_levels import Levels, initial, put_in_force
+from agent.log_force import put_in_force
+from agent.log_levels import Levels, initial
 from agent.telemetry.line_writer import LineWriter, text_stream
 
 QUEUE_LINES = 1000

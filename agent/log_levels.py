@@ -6,7 +6,6 @@ A spec is a comma list of `LEVEL` or `TARGET=LEVEL` (docs/WIRE.md#logs); a targe
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,15 +61,6 @@ def initial(option: str) -> Levels:
     return levels.with_spec(f"{ACCESS}=info")
 
 
-def put_in_force(levels: Levels, before: Levels) -> None:
-    """Have this process log by `levels`, where it did so by `before`."""
-    logging.getLogger().setLevel(NUMBERS[levels.overall])
-    for target, _ in before.targets:
-        logging.getLogger(_logger(target)).setLevel(logging.NOTSET)
-    for target, level in levels.targets:
-        logging.getLogger(_logger(target)).setLevel(NUMBERS[level])
-
-
 def _clause(text: str) -> tuple[str, str]:
     """Target (empty: everything) and level."""
     target, sign, word = text.rpartition("=")
@@ -88,7 +78,7 @@ def _target(text: str) -> str:
     if found == "ztunnel":
         return "agent"
     found = _UPSTREAM.get(found, found)
-    if found != ACCESS and not (_TARGET.fullmatch(found) and _is_module(_logger(found))):
+    if found != ACCESS and not (_TARGET.fullmatch(found) and _is_module(logger_of(found))):
         raise NoLevel(
             f"{text!r} is no target: it takes access, or a module as the log shows it between process and message"
             " (rpc::xds_client; proxy is all of proxy::*)"
@@ -96,7 +86,8 @@ def _target(text: str) -> str:
     return found
 
 
-def _logger(target: str) -> str:
+def logger_of(target: str) -> str:
+    """The name of the logger whose lines have this target."""
     name = target.replace("::", ".")
     return name if name.split(".")[0] in _OURS else f"agent.{name}"
 

@@ -33,6 +33,11 @@ def main() -> None:
     become(module, int(report_fd), arguments)
 
 
+def command(module: str, *arguments: str, report_fd: int = NO_REPORT) -> list[str]:
+    """The command line that runs main() of a module of ours. Without `report_fd` its errors go to stderr."""
+    return [sys.executable, "-I", str(Path(__file__).absolute()), module, str(report_fd), *arguments]
+
+
 def become(module: str, report_fd: int, arguments: Sequence[str]) -> NoReturn:
     """Run main() of the module, and leave as it tells. Raises what it raised where there is no `report_fd`."""
     sys.argv = [module, *arguments]

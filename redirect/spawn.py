@@ -11,11 +11,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 from redirect import child
 
@@ -57,11 +55,6 @@ class ChildFailed(Exception):
         super().__init__(f"{what}: {failure}")
 
 
-def command(module: str, *arguments: str, report_fd: int = child.NO_REPORT) -> list[str]:
-    """The command line that runs main() of a module of ours. Without `report_fd` its errors go to stderr."""
-    return [sys.executable, "-I", str(Path(child.__file__).absolute()), module, str(report_fd), *arguments]
-
-
 class Child:
     """A process that `start` made, or a nursery; it may outlive this one."""
 
@@ -89,7 +82,7 @@ def start(module: str, arguments: Iterable[str], *, pass_fds: Sequence[int] = ()
     reading, writing = report_pipe()
     try:
         process = subprocess.Popen(
-            command(module, *arguments, report_fd=writing),
+            child.command(module, *arguments, report_fd=writing),
             stdin=subprocess.DEVNULL,
             pass_fds=(*pass_fds, writing),
             cwd="/",
@@ -111,7 +104,7 @@ def run(module: str, arguments: Iterable[str], *, timeout_s: float) -> None:
     try:
         try:
             done = subprocess.run(
-                command(module, *arguments, report_fd=writing),
+                child.command(module, *arguments, report_fd=writing),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from agent import config
 from agent.cli.strangers import strangers
-from redirect import spawn
+from redirect import child
 
 START = "agent.start"
 
@@ -33,7 +33,7 @@ def become_agent(settings: config.Config, notes: Sequence[str] = ()) -> NoReturn
     shown = Path("/proc/self/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
     arguments = ["--options", json.dumps(config.as_texts(settings)), "--shown", json.dumps(shown)]
     arguments += ["--notes", json.dumps([*notes, *strangers(config.environment())])]
-    command = spawn.command(START, *arguments)
+    command = child.command(START, *arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(command[0], command)

@@ -6,7 +6,6 @@ option that only a newer one has.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -20,12 +19,15 @@ def strangers(names: Iterable[str]) -> list[str]:
     """A line for each variable `ZTUN_*` of these that is no option, with the nearest that is one."""
     known = [f"ZTUN_{name.upper()}" for name in config.options()]
     return [
-        _said(name, difflib.get_close_matches(name, known, 1))
+        _said(name, known)
         for name in sorted(names)
         if name.startswith("ZTUN_") and name not in known and not _OF_SERVICES.search(name)
     ]
 
 
-def _said(name: str, near: list[str]) -> str:
+def _said(name: str, known: list[str]) -> str:
+    import difflib  # only here: most starts have nothing to say, and each waits for it
+
+    near = difflib.get_close_matches(name, known, 1)
     what = f"is {near[0]} meant?" if near else "`ztun agent --help` lists those that there are"
     return f"variable {name} is no option of the agent and has no effect: {what}"

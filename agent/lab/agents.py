@@ -19,7 +19,7 @@ from agent.admin.client import AgentAbsent, AgentRefused
 from agent.lab.blueprint import NODES, LabError
 from agent.lab.naming import instance_of, state_dir_of
 from agent.lab.topology import NodePlace, PodPlace, Topology
-from redirect import spawn
+from redirect import child
 from redirect.netns import entered
 from redirect.reconcile import Redirection
 
@@ -27,7 +27,7 @@ CONTROL_PLANE_PORT = 15012
 READY_TIMEOUT_S = 90.0
 ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
-ZTUN = tuple(spawn.command("agent.cli.entry"))
+ZTUN = tuple(child.command("agent.cli.entry"))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from agent.lab import probes
 from agent.lab.agents import ZTUN, LabMesh
 from agent.lab.capture import LinkCapture
 from agent.lab.topology import PodPlace
-from redirect import spawn
+from redirect import child
 from redirect.netns import entered
 
 MARKER = "attack-at-dawn"
@@ -52,7 +52,7 @@ class Story:
 
     def start_servers(self) -> None:
         for name in ("server-a", "server-b"):
-            argv = spawn.command("agent.lab.probes", "marker", "--port", str(PORT))
+            argv = child.command("agent.lab.probes", "marker", "--port", str(PORT))
             self.mesh.topology.processes.start_ready(name, self.pod(name).netns, argv)
 
     def request(self, client: str, host: str, port: int = PORT, timeout_s: float = TIMEOUT_S) -> str:
@@ -126,7 +126,7 @@ class Story:
         server = self.pod("server-b")
         with entered(self.pod("client-a").netns):
             live = subprocess.Popen(
-                spawn.command("agent.lab.probes", "hold", str(server.address(4)), str(PORT)),
+                child.command("agent.lab.probes", "hold", str(server.address(4)), str(PORT)),
                 stdout=subprocess.PIPE,
                 text=True,
             )

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.admin.server import Request, Response, text
-from agent.log_levels import NUMBERS, Levels, NoLevel, put_in_force
+from agent.log_force import put_in_force
+from agent.log_levels import NUMBERS, Levels, NoLevel
 
 log = logging.getLogger(__name__)
 

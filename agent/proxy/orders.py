@@ -26,7 +26,8 @@ from agent.channel_socket import Channel
 from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
 from agent.identity.revocations import RevocationList
-from agent.log_levels import Levels, put_in_force
+from agent.log_force import put_in_force
+from agent.log_levels import Levels
 from agent.model.address import parse_ip
 from agent.model.identity import Identity
 from agent.model.listener import DNS, HBONE, OUTBOUND, PLAINTEXT

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from redirect import spawn
+from redirect import child
 from tests.support.labmesh import World, running
 from tests.support.labtraffic import PATIENCE_S
 
@@ -25,6 +25,7 @@ SHARED = {
     "agent.form",
     "agent.identity",
     "agent.log",
+    "agent.log_force",
     "agent.log_levels",
     "agent.mesh_state",
     "agent.model",
@@ -98,7 +99,7 @@ def test_each_process_has_loaded_what_it_runs_and_nothing_else(world: World, tmp
     process.terminate()
     process.wait(PATIENCE_S)
     before = world.mesh.ztun
-    world.mesh.ztun = tuple(spawn.command("tests.support.telling_ztun", str(tmp_path)))
+    world.mesh.ztun = tuple(child.command("tests.support.telling_ztun", str(tmp_path)))
     world.restart("node-a")
     world.mesh.ztun = before
     agent = world.process("agent-node-a")

@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from redirect import spawn
+from redirect import child
 
-_command = spawn.command
+_command = child.command
 
 
 def tell(directory: Path) -> None:
@@ -32,7 +32,7 @@ def main() -> None:
             assert module == "agent.start"
             return _command(__name__, directory, *rest, report_fd=report_fd)
 
-        spawn.command = telling
+        child.command = telling
         sys.argv[1:] = arguments
         ztun()
         return

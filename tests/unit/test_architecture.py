@@ -73,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.channel_socket",
         "agent.config",
         "agent.fd_limit",
+        "agent.log_force",
         "agent.log_levels",
         # What is known of names and messages; nothing that waits for anybody.
         "agent.dns.cache",
@@ -179,7 +180,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.fd_limit": set(),
-    "agent.log": {"agent.log_levels", "agent.telemetry.line_writer"},
+    "agent.log": {"agent.log_force", "agent.log_levels", "agent.telemetry.line_writer"},
+    "agent.log_force": {"agent.log_levels"},
     "agent.log_levels": set(),
     # What is held, in ztunnel's shape: values in, values out.
     "agent.dump": {"agent.model", "agent.config", "agent.identity.keeper", "agent.state.snapshot"},
@@ -192,6 +194,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.admin",
         "agent.config",
         "agent.dump",
+        "agent.log_force",
         "agent.log_levels",
         "agent.state.store",
         "agent.state.snapshot",

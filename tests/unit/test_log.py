@@ -20,7 +20,7 @@ import pytest
 from agent.channel import Stats
 from agent.channel_socket import Channel
 from agent.controlplane.translate.resources import AUTHORIZATION_TYPE
-from redirect import spawn
+from redirect import child
 from tests.support.controlplane import LIMIT_S, NAMESPACE, Plane, deny
 from tests.support.labtraffic import until
 
@@ -143,7 +143,7 @@ def test_a_worker_whose_log_nobody_reads_answers_and_counts_what_is_lost(tmp_pat
         listening.listen(4)
         fd = listening.fileno()
         arguments = ["--slot", "0", "--version", "v", "--channel-fd", str(fd), "--config", "{}"]
-        _, *command = spawn.command("agent.worker", *arguments)
+        _, *command = child.command("agent.worker", *arguments)
         with started(*command, out=writer, pass_fds=(fd,)) as worker:
             for _ in range(1500):
                 be_sent_away(path)  # a line each

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.log_levels import NUMBERS, Levels, NoLevel, initial, put_in_force
+from agent.log_force import put_in_force
+from agent.log_levels import NUMBERS, Levels, NoLevel, initial
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from redirect import spawn
+from redirect.child import command
 from redirect.nursery import Nursery
 from redirect.spawn import Cause
 from tests.support.endings import FAILING, WAYS, ended
@@ -69,7 +69,7 @@ def test_what_ps_shows_is_the_module_it_became(nursery: Nursery) -> None:
         while "sleep" not in process.cmdline():
             assert process.is_running()
         shown = process.cmdline()
-        assert shown[:3] == spawn.command(FAILING)[:3] and shown[-2:] == ["sleep", "x" * 3000]
+        assert shown[:3] == command(FAILING)[:3] and shown[-2:] == ["sleep", "x" * 3000]
         assert "redirect.nursery" in psutil.Process(nursery.pid).cmdline()
     finally:
         os.kill(child.pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ def test_a_run_that_takes_too_long_is_ended() -> None:
 def test_a_report_that_nobody_reads_any_more_goes_to_stderr(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    argv = spawn.command(FAILING, "defect", report_fd=writing)
+    argv = child.command(FAILING, "defect", report_fd=writing)
     done = subprocess.run(argv, pass_fds=(writing,), capture_output=True, text=True, timeout=PATIENCE_S)
     os.close(writing)
     assert done.returncode == 1 and "KeyError: 'lost'" in done.stderr

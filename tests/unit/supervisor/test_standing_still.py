@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from redirect import spawn
+from redirect import child
 from tests.support.crews import PATIENCE_S, stop
 
 SILENCE_S = 1.0
@@ -25,7 +25,7 @@ class Control:
     """A control process of its own, with two workers."""
 
     def __init__(self, directory: Path, closing: ExitStack) -> None:
-        argv = spawn.command("tests.support.standing_still", str(directory), str(SILENCE_S))
+        argv = child.command("tests.support.standing_still", str(directory), str(SILENCE_S))
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         closing.callback(self._end)
         self.listening = [tuple(address) for address in self.heard()]
