@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from agent.lab.agents import CONTROL_PLANE_PORT
 from redirect.netns import entered
+from tests.cluster.istiod import NAMESPACE
 from tests.support import envoy
 from tests.support.istioctl import Istioctl, named_program
 from tests.support.istiod import API_PORT, GATEWAY_API, SECURITY_API, IstiodMesh, named
@@ -136,7 +138,11 @@ def test_istioctl_lists_them_as_ztunnels(world: World, tmp_path: Path) -> None:
     mesh = mesh_of(world)
     api = f"http://127.0.0.1:{API_PORT}"
     istioctl = Istioctl(named_program(), tmp_path, api, mesh.topology.nodes["node-a"].netns)
-    said = istioctl("proxy-status", "--xds-address", "127.0.0.1:15010", "--plaintext")
+    mesh.cluster.create(named("ServiceAccount", "default", NAMESPACE))  # whom it asks as
+    where = f"{mesh.topology.nodes['node-a'].addresses[0]}:{CONTROL_PLANE_PORT}"
+    said = istioctl(
+        "proxy-status", "--xds-address", where, "--insecure", "--authority", f"istiod.{NAMESPACE}.svc"
+    )
     rows = [line.split() for line in said.splitlines()[1:]]
     assert [row[0] for row in rows] == ["ztun.istio-system"] * 2, said
 
