@@ -13,7 +13,7 @@ from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
 from agent.net.tunnel_stream import TunnelStream
-from agent.proxy.pool import PoolKey
+from agent.proxy.pool_key import PoolKey
 from agent.proxy.secrets import Secrets
 from agent.wire.h2_events import Limits
 

@@ -15,7 +15,8 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.route import Route
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool import Headers, Pool, PoolKey, Waiter, WantsTunnel
+from agent.proxy.pool import Pool, Waiter
+from agent.proxy.pool_key import Headers, PoolKey, WantsTunnel
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 

@@ -26,7 +26,8 @@ from agent.proxy.far_network import FarNetworks
 from agent.proxy.life import Attempt
 from agent.proxy.local import LocalPath
 from agent.proxy.pods import LocalPods
-from agent.proxy.pool import Headers, Pool, PoolKey
+from agent.proxy.pool import Pool
+from agent.proxy.pool_key import Headers, PoolKey
 from agent.proxy.registry import Live, Registry
 from agent.proxy.report import Reporter, claims
 from agent.proxy.seeker import Seeker

@@ -12,52 +12,24 @@ from __future__ import annotations
 import socket
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
 from agent.model.address import IP, SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
-from agent.net.dial import Dial, DialOwner
+from agent.net.dial import Dial
 from agent.net.loop import Loop, Timer
-from agent.net.tunnel import Tunnel, TunnelClientEvents
+from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.life import dial_refusal
+from agent.proxy.pool_key import Connector, Headers, PoolKey, WantsTunnel
 from agent.proxy.tallies import End, Tallies
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
-Headers = tuple[tuple[str, str], ...]
 LONG_WAIT_S = 1.0
 CROWDED_LINKS = 64
 """With so many crowded connections to one peer no more are dialled: a tunnel goes where most is left."""
 TRIES = 3
 """How many connections may end under one who waits, unanswered: a peer that restarts takes two away at most."""
-
-
-class PoolKey(NamedTuple):
-    """What two tunnels must share to share a connection."""
-
-    source: Identity
-    accepted: tuple[Identity, ...]
-    target: SocketAddress
-    client_ip: IP
-
-
-class Connector(Protocol):
-    """Makes the connection of a key in two steps."""
-
-    def dial(self, key: PoolKey, owner: DialOwner) -> Dial: ...
-
-    def link(self, key: PoolKey, sock: socket.socket, events: TunnelClientEvents) -> TunnelLink:
-        """Not started. Raises Refusal; the socket is closed then."""
-
-
-class WantsTunnel(Protocol):
-    """Who asks the pool. Exactly one of the two is called, once, unless the place in line is cancelled."""
-
-    def opened(self, tunnel: Tunnel, headers: Headers) -> None:
-        """The peer answered 200, with these headers."""
-
-    def refused(self, refusal: Refusal) -> None: ...
 
 
 class Waiter:

@@ -13,7 +13,8 @@ from agent.net.byte_stream import SocketStream
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool import Headers, Pool, PooledLink, PoolKey
+from agent.proxy.pool import Pool, PooledLink
+from agent.proxy.pool_key import Headers, PoolKey
 from agent.proxy.tallies import Tallies
 from agent.wire.h2_events import MIB
 from agent.wire.hbone import connect_head

@@ -11,7 +11,8 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
 from agent.net.tunnel import Standstill
-from agent.proxy.pool import Pool, PooledLink, PoolKey, Waiter
+from agent.proxy.pool import Pool, PooledLink, Waiter
+from agent.proxy.pool_key import PoolKey
 from agent.proxy.tallies import Tallies
 from agent.wire.hbone import connect_head
 
