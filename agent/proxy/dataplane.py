@@ -89,6 +89,10 @@ class Outside:
     """Where SYNs may be held."""
 
 
+ANSWER_MARGIN_S = 10.0
+"""How much longer than a dial and a handshake a peer may take to answer a CONNECT."""
+
+
 class DataPlane:
     """The parts, by name. It accepts what the three listeners' handlers are given, and owns no listener itself."""
 
@@ -138,7 +142,13 @@ class DataPlane:
             streams_limit=config.pool_max_streams,
         )
         self.pool = Pool(
-            loop, connector, self.tallies, streams_limit=config.pool_max_streams, idle_s=config.pool_idle_s
+            loop,
+            connector,
+            self.tallies,
+            streams_limit=config.pool_max_streams,
+            idle_s=config.pool_idle_s,
+            # The peer dials too before it answers, and behind a gateway there is one more handshake.
+            answer_s=config.connect_timeout_s + config.handshake_timeout_s + ANSWER_MARGIN_S,
         )
         self.far_networks = FarNetworks(self.pool, connector, config.network)
         delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)

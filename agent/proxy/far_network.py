@@ -17,6 +17,7 @@ from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.pool import Pool, Waiter
 from agent.proxy.pool_key import Headers, PoolKey, WantsTunnel
+from agent.proxy.unanswered import no_answer
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 
@@ -75,6 +76,7 @@ class Inner:
 
     def cancel(self) -> None:
         """Nobody is called back."""
+        self._far.pool.unanswered.remove(self)
         self._owner = None
         if self._outer is not None:
             outer, self._outer = self._outer, None
@@ -95,6 +97,7 @@ class Inner:
         self._far.links.add(link)
         told = (*self._head.headers, ("x-forwarded-network", self._far.network))
         link.open(self._head._replace(headers=told), self)
+        self._far.pool.unanswered.add(self)
         link.start()
 
     def refused(self, refusal: Refusal) -> None:
@@ -113,12 +116,20 @@ class Inner:
             link.go_away()
 
     def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
+        self._far.pool.unanswered.remove(self)
         self._link = None
         self._far.links.discard(link)
 
     # -- the inner tunnel's answers
 
+    def unanswered(self, waited_s: float) -> None:
+        owner = self._owner
+        self.cancel()
+        if owner is not None:
+            owner.refused(no_answer(f"{self._route.authority} behind gateway {self._route.target}", waited_s))
+
     def answered(self, tunnel: Tunnel, status: int, headers: Headers) -> None:
+        self._far.pool.unanswered.remove(self)
         owner, self._owner = self._owner, None
         self._is_answered = True
         if owner is None:
@@ -131,6 +142,7 @@ class Inner:
         owner.refused(Refusal(Outcome.UPSTREAM_REFUSED, what, status))
 
     def gone(self, tunnel: Tunnel) -> None:
+        self._far.pool.unanswered.remove(self)
         failure = tunnel.failure or Refusal(Outcome.RESET, "the connection through the gateway ended")
         detail = f"{failure.detail} (of {self._route.authority} behind gateway {self._route.target})"
         self.refused(Refusal(failure.outcome, detail))

@@ -23,6 +23,7 @@ from agent.net.tunnel_link import TunnelLink
 from agent.proxy.life import dial_refusal
 from agent.proxy.pool_key import Connector, Headers, PoolKey, WantsTunnel
 from agent.proxy.tallies import End, Tallies
+from agent.proxy.unanswered import Unanswered, no_answer
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
 LONG_WAIT_S = 1.0
@@ -51,9 +52,11 @@ class Waiter:
         """Ask for the tunnel on this connection; `reused`: it has served others before."""
         self._is_reused = reused
         self._tunnel = link.open(self.head, self)
+        self._pool.unanswered.add(self)
 
     def cancel(self) -> None:
         """Leave the line; the owner is not called."""
+        self._pool.unanswered.remove(self)
         if self._owner is not None:
             self._owner = None
             waited_s = self._pool.now() - self._since_s
@@ -71,8 +74,16 @@ class Waiter:
         if owner is not None:
             owner.refused(refusal)
 
+    def unanswered(self, waited_s: float) -> None:
+        """The peer is there and does not answer."""
+        owner = self._owner
+        self.cancel()
+        if owner is not None:
+            owner.refused(no_answer(self._group.key.target, waited_s))
+
     def answered(self, tunnel: Tunnel, status: int, headers: Headers) -> None:
         """The tunnel's answer."""
+        self._pool.unanswered.remove(self)
         self._pool.count_answer(self._group)
         if status == ACCEPTED:
             owner, self._owner = self._owner, None
@@ -85,6 +96,7 @@ class Waiter:
 
     def gone(self, tunnel: Tunnel) -> None:
         """The tunnel's other answer."""
+        self._pool.unanswered.remove(self)
         self._tunnel = None
         # The connection ended before the peer answered: nothing was relayed, so another may try. A new one that ends
         # says more of the peer than of this request, unless that never came to be looked at.
@@ -162,11 +174,22 @@ def links_to_dial(waiting: int, connecting: int, per_link: int) -> int:
 
 
 class Pool:
-    """One per worker. `streams_limit` caps the tunnels of a connection; `idle_s` closes unused ones."""
+    """One per worker. `streams_limit` caps the tunnels of a connection; `idle_s` closes unused ones.
+
+    A CONNECT may stay without an answer for `answer_s`.
+    """
 
     def __init__(
-        self, loop: Loop, connector: Connector, tallies: Tallies, *, streams_limit: int, idle_s: float
+        self,
+        loop: Loop,
+        connector: Connector,
+        tallies: Tallies,
+        *,
+        streams_limit: int,
+        idle_s: float,
+        answer_s: float,
     ) -> None:
+        self.unanswered = Unanswered(loop, answer_s)
         self._loop = loop
         self._connector = connector
         self._tallies = tallies

@@ -100,7 +100,7 @@ class Pooled:
     def __init__(self, it: Node, address: tuple[str, int]) -> None:
         self.it = it
         self.address = address
-        self.pool = Pool(it.loop, self, Tallies(), streams_limit=100, idle_s=300.0)  # type: ignore[arg-type]
+        self.pool = Pool(it.loop, self, Tallies(), streams_limit=100, idle_s=300.0, answer_s=30.0)  # type: ignore[arg-type]
         target = SocketAddress.parse(f"{address[0]}:{address[1]}")
         self.key = PoolKey(CLIENT.identity, (SERVER.identity,), target, parse_ip("10.0.0.1"))
         self.done = Ended[TunnelRelay]()

@@ -23,6 +23,7 @@ SERVER = Identity("cluster.local", "apps", "server")
 
 
 HEAD = connect_head("10.0.0.2:80")
+ANSWER_S = 30.0
 
 
 def key(client: str = "10.0.0.1", target: str = "10.0.0.2:15008") -> PoolKey:
@@ -119,7 +120,14 @@ class World:
         self.links: list[FakeLink] = []
         self.no_certificate: Refusal | None = None
         self.tallies = Tallies()
-        self.pool = Pool(self.loop, self, self.tallies, streams_limit=streams_limit, idle_s=300.0)  # type: ignore[arg-type]
+        self.pool = Pool(
+            self.loop,
+            self,  # type: ignore[arg-type]
+            self.tallies,
+            streams_limit=streams_limit,
+            idle_s=300.0,
+            answer_s=ANSWER_S,
+        )
         self.tunnels: list[Any] = []
         self.refusals: list[Refusal] = []
 

@@ -14,7 +14,7 @@ from agent.model.address import parse_ip
 from agent.model.outcome import Outcome
 from agent.telemetry.record import label_names
 from tests.support import mesh
-from tests.support.two_networks import CLIENT, GATEWAY, HOST, World, running
+from tests.support.two_networks import CLIENT, GATEWAY, HOST, SERVER, World, running
 from tests.support.two_nodes import ended, exchange
 
 SERVER_ID = "spiffe://cluster.local/ns/apps/sa/server"
@@ -167,6 +167,28 @@ def test_a_client_that_leaves_before_it_is_connected_takes_the_way_with_it(world
     app.close()
     world.driver.until(lambda: not len(world.here.registry))
     assert world.until_logged(world.here)
+
+
+def test_a_far_end_that_never_answers_is_waited_for_so_long(world: World) -> None:
+    """Its application's queue is full, so that no dial of it is answered either."""
+    world.app.shutdown(socket.SHUT_RDWR)
+    world.app.close()
+    world.app = socket.create_server((SERVER, 8080), backlog=0)
+    with socket.socket() as first, socket.socket() as second:
+        for sock in (first, second):
+            sock.setblocking(False)
+            sock.connect_ex((SERVER, 8080))
+        app = world.connect()
+        world.driver.until(lambda: len(world.there.registry) == 1)
+        (inner,) = world.here.far_networks.links
+        world.driver.until(lambda: inner._codec.is_greeted)
+        # One turn finds both ends' limits passed: nobody hears of the other.
+        world.driver.skew_s += 31
+        assert ended(app)
+    line = world.until_logged(world.here)
+    assert "CONNECT_TIMEOUT" in line and f"{HOST}:80 behind gateway {GATEWAY}:15008 has not answered" in line
+    assert not len(world.here.pool.unanswered)
+    world.driver.until(lambda: not len(world.here.registry) and not len(world.there.registry))
 
 
 def test_what_ended_leaves_nothing_to_the_garbage_collector(world: World) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.model.outcome import Outcome, Refusal
 from agent.proxy.pool import TRIES, links_to_dial
-from tests.support.pool import World, key
+from tests.support.pool import ANSWER_S, World, key
 
 
 @pytest.fixture
@@ -251,3 +251,47 @@ def test_use_in_between_lets_an_unused_connection_live_on(world: World) -> None:
 )
 def test_how_many_to_dial(waiting: int, connecting: int, per_link: int, more: int) -> None:
     assert links_to_dial(waiting, connecting, per_link) == more
+
+
+def test_a_peer_that_never_answers_is_waited_for_so_long(world: World) -> None:
+    world.want(2)
+    link = world.connect()
+    world.now += ANSWER_S / 2
+    world.want()
+    link.answer()
+    world.now += ANSWER_S / 2
+    world.loop.turn(0)
+    assert len(world.tunnels) == 1 and len(world.refusals) == 1, "each has its own time"
+    assert world.refusals[0].outcome is Outcome.CONNECT_TIMEOUT and "10.0.0.2:15008" in str(world.refusals[0])
+    assert link.open_streams == 2, "its stream is given back"
+    assert world.tallies.of(key().client_ip).tunnels_failed == 1
+    world.now += ANSWER_S / 2
+    world.loop.turn(0)
+    assert len(world.refusals) == 2 and not len(world.pool.unanswered)
+
+
+def test_whoever_is_answered_or_leaves_is_waited_for_no_more(world: World) -> None:
+    leaves, _, _, _ = world.want(4)
+    link = world.connect()
+    leaves.cancel()
+    link.answer()
+    link.answer(503)
+    link.abort(Outcome.RESET, "gone")
+    assert not len(world.pool.unanswered)
+    world.now += 2 * ANSWER_S
+    world.loop.turn(0)
+    assert [refusal.outcome for refusal in world.refusals] == [Outcome.UPSTREAM_REFUSED, Outcome.RESET]
+
+
+def test_who_asks_later_is_waited_for_as_long(world: World) -> None:
+    world.want()
+    link = world.connect()
+    link.answer()
+    world.now += ANSWER_S - 1
+    world.want()
+    world.now += 1
+    world.loop.turn(0)
+    assert not world.refusals
+    world.now += ANSWER_S
+    world.loop.turn(0)
+    assert len(world.refusals) == 1
