@@ -181,7 +181,8 @@ class DnsService:
             under_way.waiting.append(waiting)
             return None
         count = self._of_pod.get(asked.client, 0)
-        if under_way is not None or count >= MOST_OF_A_POD or len(self._under_way) >= MOST_FORWARDED:
+        # No pod has more than is left: however few ask for much, somebody who asks for little finds room.
+        if under_way is not None or count >= min(MOST_OF_A_POD, MOST_FORWARDED - len(self._under_way)):
             self.figures.refused[Refused.TOO_MANY] += 1
             return self._failed(client, question, records.SERVFAIL, "too many queries are under way")
         self.figures.forwarded[said_of] += 1

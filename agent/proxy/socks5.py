@@ -94,7 +94,8 @@ class Socks5:
             handler(sock, peer, local)
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
-        if self._open[peer.ip] >= MOST_OF_A_POD or self._open.total() >= MOST:
+        # No pod has more than is left: however few ask for much, somebody who asks for little finds room.
+        if self._open[peer.ip] >= min(MOST_OF_A_POD, MOST - self._open.total()):
             self.refused(peer, local, Refusal(Outcome.OVERLOADED, "too many SOCKS5 requests are under way"))
             close(sock, reset=True)
             return

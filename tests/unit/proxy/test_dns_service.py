@@ -9,6 +9,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from agent.proxy import dns_service
 from agent.proxy.dns_figures import Refused
 from agent.proxy.dns_forward import AGAIN_S, GIVE_UP_S
 from agent.proxy.dns_service import MOST_OF_A_POD, MOST_WAITING
@@ -136,6 +137,15 @@ def test_no_pod_has_more_under_way_than_its_share(pod: Asking) -> None:
     assert pod.service.figures.refused[Refused.TOO_MANY] == 1
     assert pod.take(more, client=OTHER_POD) is None, "others have theirs"
     assert pod.service.forwarded_now == MOST_OF_A_POD + 1
+
+
+def test_some_that_ask_for_much_leave_room_for_others(pod: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    pod.server.is_silent = True
+    monkeypatch.setattr(dns_service, "MOST_FORWARDED", 9)
+    queries = [dns.message.make_query(f"n{number}.test.", "A").to_wire() for number in range(10)]
+    assert sum(pod.take(query) is None for query in queries) == 5
+    assert sum(pod.take(query, client=OTHER_POD) is None for query in queries) == 2
+    assert pod.service.forwarded_now < 9
 
 
 def test_loops_strangers_and_noise_are_refused_by_their_reason(pod: Asking) -> None:

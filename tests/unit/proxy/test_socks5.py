@@ -157,8 +157,11 @@ def test_a_client_that_says_nothing_or_leaves_is_let_go(world: World) -> None:
     assert world.here.socks5 is not None and not world.here.socks5._open
 
 
-def test_too_many_of_one_pod_are_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socks5, "MOST_OF_A_POD", 2)
+@pytest.mark.parametrize("limit", [("MOST_OF_A_POD", 2), ("MOST", 4)], ids=["of a pod", "leaves room"])
+def test_too_many_of_one_pod_are_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, limit: tuple[str, int]
+) -> None:
+    monkeypatch.setattr(socks5, *limit)
     apps = [came(world) for _ in range(3)]
     with pytest.raises(ConnectionResetError):
         apps[2].recv(1)
