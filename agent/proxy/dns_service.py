@@ -50,11 +50,15 @@ class Asked(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """An answer that may be given again: `kept` from a name server, or the mesh's `message`."""
+    """An answer that may be given again: `kept` from a name server, or the mesh's `message`.
+
+    `state`: the number of the mesh state that does not know the name, where a name server does.
+    """
 
     labels: Labels
     message: bytes = b""
     kept: Kept | None = None
+    state: int = 0
 
 
 class Waiting(NamedTuple):
@@ -98,7 +102,9 @@ class DnsService:
         self._rng = rng
         self._port, self._is_nobodys = port, is_nobodys
         self._of: Snapshot | None = None
-        """What the mesh's answers in `_ready` follow from."""
+        """What the mesh's answers in `_mesh` follow from."""
+        self._state = 0
+        """Its number."""
         self._said: Bounded[Asked, Ready] = Bounded()
         self._mesh: Bounded[Asked, Ready] = Bounded()
         self._under_way: dict[Asked, UnderWay] = {}
@@ -119,6 +125,7 @@ class DnsService:
         snapshot = self._store.current
         if snapshot is not self._of:
             self._of = snapshot
+            self._state += 1
             self._mesh.clear()
         ready = self._mesh.get(asked)
         if ready is not None:
@@ -127,7 +134,7 @@ class DnsService:
         ready = self._said.get(asked)
         if ready is not None and ready.kept is not None:
             now_s = self.loop.now()
-            if now_s < ready.kept.until_s:
+            if now_s < ready.kept.until_s and self._is_still_theirs(asked, ready, snapshot, query):
                 self.figures.requests[ready.labels] += 1
                 self.figures.cached += 1
                 return ready.kept.numbered(query[:2], now_s)
@@ -167,6 +174,20 @@ class DnsService:
                 client, question, records.REFUSED, f"{asked.server} is no name server that it can have"
             )
         return self._forward(asked, client, question, said_of, query, reply)
+
+    def _is_still_theirs(self, asked: Asked, ready: Ready, snapshot: Snapshot, query: bytes) -> bool:
+        """Whether it is for name servers to say what is asked: the mesh may have come to know the name since."""
+        if ready.state == self._state:
+            return True
+        question, client = read(query), self._client(snapshot, asked.client)
+        if client is None:
+            return False
+        if question.version:
+            meaning = self._names.meaning(snapshot, client, question.name, question.version)
+            if meaning is not None:
+                return False
+        self._said.put(asked, ready._replace(state=self._state))
+        return True
 
     def _client(self, snapshot: Snapshot, address: IP) -> Workload | None:
         pod = self._pods.at(address)

@@ -44,6 +44,17 @@ def test_an_answer_of_the_mesh_changes_with_it(pod: Asking) -> None:
     assert texts(pod.ask("web.")) == ["10.1.0.77"]
 
 
+def test_a_name_that_the_mesh_comes_to_know_is_no_longer_the_servers(pod: Asking) -> None:
+    assert pod.ask("late.test.").rcode() == dns.rcode.NXDOMAIN
+    assert texts(pod.ask("far.test.")) == ["192.0.2.1"]
+    pod.store.apply(mesh.batch(mesh.service("late", "10.1.0.78", hostname="late.test")))
+    assert texts(pod.ask("late.test.")) == ["10.1.0.78"]
+    asked = len(pod.server.asked)
+    for _ in range(2):
+        assert texts(pod.ask("far.test.")) == ["192.0.2.1"]
+    assert len(pod.server.asked) == asked, "what it does not know is kept"
+
+
 def test_a_name_means_what_it_means_to_the_pod_that_asks(pod: Asking) -> None:
     assert texts(pod.ask("web.")) == ["10.1.0.1"]
     assert pod.ask("web.", client=OTHER_POD).rcode() == dns.rcode.NXDOMAIN, "its namespace has none"
