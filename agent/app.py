@@ -40,6 +40,7 @@ from agent.enroll.wish_file import WishFile
 from agent.fd_limit import fitted
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
+from agent.identity.key_exchange import POST_QUANTUM, can_narrow
 from agent.listening import make_listener, open_slots, prepare_company, rules_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
@@ -122,6 +123,8 @@ class Agent:
     def __init__(self, settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> None:
         rng = random.Random(random.SystemRandom().getrandbits(64))
         self.settings = settings
+        if settings.compliance_policy == "pqc" and (reason := can_narrow(POST_QUANTUM)):
+            raise StartError(f"--compliance-policy: pqc cannot be kept: {reason}")
         self.redirection = Redirection(settings.instance, settings.directory)
         self.handed = HandedNamespaces()
         self.kernel = KernelSide(self.redirection, self.handed)

@@ -173,6 +173,11 @@ class Config:
         "false",
         "Whether enrolled pods may ask for connections by SOCKS5, at port 15080 of 169.254.77.1 and fd7a:7475:6e::1.",
     )
+    compliance_policy: str = traffic_option(
+        one_of("off", "pqc"),
+        "off",
+        "pqc: HBONE by the post-quantum key exchange X25519MLKEM768 alone; who has not that is refused.",
+    )
     mesh_cidrs: tuple[CIDR, ...] = traffic_option(
         CIDRS, "", "Ranges in which an unknown destination is refused instead of passed through."
     )

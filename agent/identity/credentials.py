@@ -18,6 +18,7 @@ from OpenSSL import SSL, crypto
 
 from agent.identity.anchors import is_authority
 from agent.identity.faults import Fault, fault_of
+from agent.identity.key_exchange import narrow
 from agent.identity.verify_words import not_accepted
 from agent.model.identity import Identity
 
@@ -53,6 +54,8 @@ class Credentials:
     key: EllipticCurvePrivateKey | RSAPrivateKey = field(repr=False)
     chain: tuple[x509.Certificate, ...] = field(repr=False)
     roots: tuple[x509.Certificate, ...] = field(repr=False)
+    group: str = ""
+    """The one key exchange that its handshakes may use; empty: any that OpenSSL has."""
 
     @cached_property
     def server_context(self) -> SSL.Context:
@@ -63,7 +66,10 @@ class Credentials:
         return self.make_context(is_server=False)
 
     def make_context(self, *, is_server: bool, at: float | None = None) -> SSL.Context:
-        """A context of a handshake's end. `at`, in seconds since the epoch, instead of the time of the handshake."""
+        """A context of a handshake's end. `at`, in seconds since the epoch, instead of the time of the handshake.
+
+        Raises CannotNarrow where there is a `group` that this OpenSSL does not have.
+        """
         context = _context(self, at)
         if is_server:
             context.set_alpn_select_callback(_select_alpn)
@@ -92,6 +98,8 @@ def _context(credentials: Credentials, at: float | None) -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_max_proto_version(SSL.TLS1_3_VERSION)
     context.set_tls13_ciphersuites(CIPHER_SUITES)
+    if credentials.group:
+        narrow(context, credentials.group)
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # Else OpenSSL builds and verifies a leaf's own chain anew in every handshake, and sends the root along.

@@ -14,6 +14,8 @@ class Fault(Enum):
     NOT_TLS = "not_tls"
     PROTOCOL = "protocol"
     """No common version or cipher, a message that is none, a broken record."""
+    KEY_EXCHANGE = "key_exchange"
+    """It has none of those that a policy allows (`--compliance-policy`)."""
     NO_HTTP2 = "no_http2"
     NO_CERTIFICATE = "no_certificate"
     UNTRUSTED = "untrusted"

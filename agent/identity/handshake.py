@@ -31,6 +31,14 @@ _READ_BYTES = 1 << 13
 _ALERT = re.compile(rf" alert ({'|'.join(alert.name.replace('_', ' ').lower() for alert in Alert)})$")
 
 
+# How OpenSSL says that the peer has no key exchange that is allowed here.
+_NO_COMMON_GROUP = ("no suitable key share", "no suitable groups", "no shared groups", "bad key share")
+
+
+def _no_other(group: str) -> str:
+    return f"--compliance-policy allows the key exchange {group} alone"
+
+
 def _records_in(data: bytes) -> int:
     """How many records these are, all of them whole."""
     records, at, size = 0, 0, len(data)
@@ -72,6 +80,7 @@ class Session:
         "_connection",
         "_context",
         "_fed_bytes",
+        "_group",
         "_incoming",
         "_is_server",
         "_notes",
@@ -90,8 +99,10 @@ class Session:
         check: Check,
         is_server: bool,
         revocations: Revocations | None = None,
+        group: str = "",
     ) -> None:
         self.anchors = anchors
+        self._group = group
         self._context: SSL.Context | None = context
         self._check = check
         self._is_server = is_server
@@ -112,7 +123,8 @@ class Session:
     def server(cls, credentials: Credentials, revocations: Revocations | None = None) -> Session:
         """The accepting end: the client must prove an identity in our own trust domain."""
         own = credentials.identity
-        return cls(credentials.server_context, credentials.anchors, is_client_of(own), True, revocations)
+        check, anchors = is_client_of(own), credentials.anchors
+        return cls(credentials.server_context, anchors, check, True, revocations, credentials.group)
 
     @classmethod
     def client(
@@ -120,7 +132,8 @@ class Session:
     ) -> Session:
         """The dialling end: the server must prove one of `accepted`. Sends no server name."""
         check = is_server_of(accepted)
-        return cls(credentials.client_context, credentials.anchors, check, False, revocations)
+        anchors = credentials.anchors
+        return cls(credentials.client_context, anchors, check, False, revocations, credentials.group)
 
     @property
     def is_server(self) -> bool:
@@ -243,11 +256,18 @@ class Session:
         # application key already: they count in its write sequence.
         sent = self._collect()
         state = self._state(str(connection.get_cipher_name()), _records_in(sent) if self._is_server else 0)
+        group = str(connection.get_group_name() or "")
+        if self._group and group != self._group:
+            # The context offers nothing else; this is the proof of it.
+            text = f"{_no_other(self._group)}; this handshake has used {group or 'one that is not known'}"
+            raise self._turned_away(
+                HandshakeError(Fault.KEY_EXCHANGE, text), state, Alert.INSUFFICIENT_SECURITY
+            )
         chain = self._checked_chain(state)
         self._secured = Secured(
             state,
             state.suite,
-            str(connection.get_group_name() or ""),
+            group,
             self._identified(der, state),
             der,
             bytes(self._incoming),
@@ -304,11 +324,18 @@ class Session:
         reasons = [str(entry[-1]) for entry in error.args[0]] if error.args and error.args[0] else []
         for reason in reasons:
             if alert := _ALERT.search(reason):
-                meaning = alert_meaning(Alert[alert[1].replace(" ", "_").upper()])
-                return HandshakeError(Fault.REFUSED_BY_PEER, meaning)
+                said = Alert[alert[1].replace(" ", "_").upper()]
+                if self._group and said is Alert.HANDSHAKE_FAILURE:
+                    text = f"and the peer, which ended TLS with the alert {alert[1]}, seems not to have it"
+                    return HandshakeError(Fault.KEY_EXCHANGE, f"{_no_other(self._group)}, {text}")
+                return HandshakeError(Fault.REFUSED_BY_PEER, alert_meaning(said))
         if not reasons:
             return HandshakeError(Fault.CLOSED, "TLS handshake: the peer closed the connection")
         text = ", ".join(reasons)
         if "peer did not return a certificate" in text:
             return HandshakeError(Fault.NO_CERTIFICATE, "TLS handshake: the peer presents no certificate")
+        if self._group and any(mark in text for mark in _NO_COMMON_GROUP):
+            return HandshakeError(
+                Fault.KEY_EXCHANGE, f"{_no_other(self._group)}, and the peer has not that: {text}"
+            )
         return HandshakeError(Fault.PROTOCOL, f"TLS handshake: {text}")

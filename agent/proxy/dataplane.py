@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
 from agent.identity.faults import Fault
+from agent.identity.key_exchange import POST_QUANTUM
 from agent.identity.revocations import RevocationList, Revocations
 from agent.model.address import IP
 from agent.model.connection import Direction
@@ -106,7 +107,7 @@ class DataPlane:
         self.tallies = Tallies()
         self.arrivals = Arrivals(own_addresses, self.tallies)
         self.registry = Registry(config.max_connections, enforces_waypoint=config.enforce_waypoint)
-        self.secrets = Secrets(outside.wall)
+        self.secrets = Secrets(outside.wall, POST_QUANTUM if config.compliance_policy == "pqc" else "")
         self.revocations = Revocations() if config.crl_path else None
         self.reporter = Reporter(
             outside.metrics,

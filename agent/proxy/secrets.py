@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent.identity.credentials import Credentials
 from agent.model.identity import Identity
@@ -12,12 +13,14 @@ from agent.model.outcome import Outcome, Refusal
 class Secrets:
     """Filled by the channel. An identity without a valid certificate is refused by name."""
 
-    def __init__(self, wall: Callable[[], float]) -> None:
-        """`wall`: seconds since the epoch."""
-        self._wall = wall
+    def __init__(self, wall: Callable[[], float], group: str = "") -> None:
+        """`wall`: seconds since the epoch; `group`: the one key exchange that handshakes may use, empty: any."""
+        self._wall, self._group = wall, group
         self._by_identity: dict[Identity, Credentials] = {}
 
     def put(self, credentials: Credentials) -> None:
+        if self._group:
+            credentials = replace(credentials, group=self._group)
         self._by_identity[credentials.identity] = credentials
 
     def forget(self, identity: Identity) -> None:

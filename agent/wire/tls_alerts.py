@@ -24,6 +24,7 @@ class Alert(IntEnum):
     DECODE_ERROR = 50
     DECRYPT_ERROR = 51
     PROTOCOL_VERSION = 70
+    INSUFFICIENT_SECURITY = 71
     INTERNAL_ERROR = 80
     USER_CANCELED = 90
     CERTIFICATE_REQUIRED = 116
@@ -42,7 +43,11 @@ _OF_OUR_CERTIFICATE = {
     Alert.CERTIFICATE_UNKNOWN: "the peer's own log says why",
 }
 _OTHERWISE = {
-    Alert.HANDSHAKE_FAILURE: "the peer and this end have no cipher suite in common: HBONE is TLS 1.3",
+    Alert.HANDSHAKE_FAILURE: (
+        "the peer and this end have no cipher suite or key exchange in common: HBONE is TLS 1.3, and a peer with a "
+        "compliance policy takes X25519MLKEM768 alone"
+    ),
+    Alert.INSUFFICIENT_SECURITY: "it asks for a stronger key exchange or cipher than was agreed on",
     Alert.PROTOCOL_VERSION: "the peer speaks no TLS 1.3",
     Alert.CERTIFICATE_REQUIRED: "the peer got no certificate from here",
     Alert.NO_APPLICATION_PROTOCOL: "the peer speaks no HTTP/2 here: is it an HBONE port?",

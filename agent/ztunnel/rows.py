@@ -160,6 +160,12 @@ def _log_level(draft: Draft, name: str, value: str) -> None:
         draft.note(name, f"{', '.join(targets)}: no module of this agent is called so")
 
 
+def _compliance(draft: Draft, _: str, value: str) -> None:
+    if value and value != "pqc":
+        raise Refused(OTHER_COMPLIANCE)
+    draft.set("compliance_policy", value or "off")
+
+
 def _ipv6(draft: Draft, _: str, value: str) -> None:
     draft.has_ipv6 = values.switch(value)
 
@@ -171,9 +177,7 @@ ONE_NAME = (
 )
 HEADERS = "no headers of one's own are sent: have a proxy before the control plane add them"
 NO_LOCAL = "an agent takes its mesh from a control plane: serve the file by `ztun control-plane --ztunnel-config FILE`"
-NO_COMPLIANCE = (
-    "algorithms cannot be narrowed down: leave it out; two such agents agree on TLS 1.3 with X25519MLKEM768"
-)
+OTHER_COMPLIANCE = "no such policy is known: `pqc`, or leave it out"
 IN_WORKERS = "`--workers`, by upstream's rule; each is a process"
 
 ROWS: tuple[Row, ...] = (
@@ -266,7 +270,12 @@ ROWS: tuple[Row, ...] = (
     Row("ZTUNNEL_RESOURCE_CPU_REQUEST", set_workers, IN_WORKERS),
     option("CRL_PATH", "crl_path"),
     idle("AUTHZ_POLICY_INFO_LOGGING", "the access log names the policy that refused"),
-    never("COMPLIANCE_POLICY", NO_COMPLIANCE),
+    Row(
+        "COMPLIANCE_POLICY",
+        _compliance,
+        "`pqc`: `--compliance-policy`",
+        refused=f"anything else: {OTHER_COMPLIANCE}",
+    ),
     fixed("TLS12_ENABLED", "false", "TLS 1.3 alone", refused="only TLS 1.3 is spoken here: leave it out"),
     Row(
         "RUST_LOG",

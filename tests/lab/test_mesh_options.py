@@ -26,6 +26,7 @@ FLAGS = {
     "mesh-cidrs": "10.77.0.0/16,fd77:1::/64",
     "log-format": "json",
     "allow-encapsulation": "gre,geneve",
+    "compliance-policy": "pqc",
 }
 GRE, ESP = 47, 50
 VXLAN, GENEVE = (4789, 8472), 6081
@@ -94,7 +95,7 @@ def test_handed_over_connections_that_nobody_reads_stop_no_other(world: World) -
 
 def test_between_nodes_there_is_a_tunnel_as_ever(world: World) -> None:
     assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
-    assert world.tunnels("node-a")
+    assert {row["group"] for row in world.tunnels("node-a")} == {"X25519MLKEM768"}
 
 
 @pytest.mark.parametrize("address", ["10.77.2.99", "fd77:1::99"])

@@ -135,7 +135,7 @@ def test_it_serves_as_ztunnel_does(stock: World) -> None:
 
 
 def test_what_cannot_be_honoured_keeps_it_from_starting(world: World) -> None:
-    environ = stock_environment(world) | {"COMPLIANCE_POLICY": "pqc"}
+    environ = stock_environment(world) | {"COMPLIANCE_POLICY": "fips"}
     done = subprocess.run(
         [*ZTUN, "proxy", "ztunnel"], env=environ, capture_output=True, text=True, timeout=30, check=False
     )

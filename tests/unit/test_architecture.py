@@ -330,7 +330,10 @@ def test_imports_follow_the_rules(path: Path) -> None:
     ("library", "homes"),
     [
         ("bcc", ("redirect.bcc_backend",)),
-        ("OpenSSL", ("agent.identity.credentials", "agent.identity.handshake")),
+        (
+            "OpenSSL",
+            ("agent.identity.credentials", "agent.identity.handshake", "agent.identity.key_exchange"),
+        ),
         ("asyncio", ASYNCIO_HOMES),
         ("pyroute2", ("agent.lab",)),
         ("dns", ("agent.dns.messages", "agent.dns.resolver")),

@@ -151,7 +151,9 @@ CASES = (
     Case("ZTUNNEL_RESOURCE_CPU_REQUEST", "many", refused="number of cores"),
     Case("CRL_PATH", "/crl.pem", {"crl_path": "/crl.pem"}),
     Case("AUTHZ_POLICY_INFO_LOGGING", "true", note="access log"),
-    Case("COMPLIANCE_POLICY", "pqc", refused="X25519MLKEM768"),
+    Case("COMPLIANCE_POLICY", "pqc", {"compliance_policy": "pqc"}),
+    Case("COMPLIANCE_POLICY", "", NOTHING),
+    Case("COMPLIANCE_POLICY", "fips-140-2", refused="no such policy is known"),
     Case("TLS12_ENABLED", "false", NOTHING),
     Case("TLS12_ENABLED", "true", refused="only TLS 1.3"),
     Case("RUST_LOG", "info", {"log_level": "info"}),
@@ -275,7 +277,7 @@ def test_what_others_use_is_none_of_our_business() -> None:
 
 def test_everything_that_is_refused_is_named_at_once() -> None:
     with pytest.raises(CannotServe) as caught:
-        translate({"COMPLIANCE_POLICY": "pqc", "FAKE_CA": "true"}, around())
+        translate({"COMPLIANCE_POLICY": "fips", "FAKE_CA": "true"}, around())
     assert all(name in str(caught.value) for name in ("COMPLIANCE_POLICY", "FAKE_CA", "NODE_NAME"))
 
 
