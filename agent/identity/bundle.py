@@ -102,10 +102,17 @@ def _check_names(leaf: x509.Certificate, identity: Identity) -> None:
 
 
 def _check_time(leaf: x509.Certificate, now: float) -> None:
-    if not leaf.not_valid_before_utc.timestamp() <= now < leaf.not_valid_after_utc.timestamp():
+    """Too early and too late have different causes."""
+    start, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if now < start.timestamp():
         raise SigningError(
-            f"the certificate the CA sent is valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} to "
-            f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC, which is not now: compare the clocks"
+            f"the certificate the CA sent is not valid before {start:%Y-%m-%d %H:%M:%S} UTC, "
+            f"{start.timestamp() - now:.0f} s from now: is the clock here behind the CA's? compare them"
+        )
+    if now >= end.timestamp():
+        raise SigningError(
+            f"the certificate the CA sent expired at {end:%Y-%m-%d %H:%M:%S} UTC, {now - end.timestamp():.0f} s ago: "
+            "is the clock here ahead of the CA's? compare them"
         )
 
 

@@ -39,7 +39,9 @@ _OF_OUR_CERTIFICATE = {
         "its issuer is not among the peer's trust anchors: compare the root certificates that both nodes get"
     ),
     Alert.ACCESS_DENIED: "the peer does not let this identity in: compare the trust domains of both nodes",
-    Alert.BAD_CERTIFICATE: "it is damaged or not fit for use there: the peer's own log says more",
+    Alert.BAD_CERTIFICATE: (
+        "it is damaged, not fit for use there, or not valid yet by the peer's clock: the peer's own log says which"
+    ),
     Alert.CERTIFICATE_UNKNOWN: "the peer's own log says why",
 }
 _OTHERWISE = {

@@ -199,8 +199,8 @@ def test_answers_that_rest_on_nothing(issued: Signed, roots: list[x509.Certifica
         (answer("https://apps.example/web"), "has no SPIFFE identity: 'https://apps.example/web' is not"),
         (answer(None), "no URI among its names"),
         (answer(is_for_us=False), "belongs to another key"),
-        (answer(start_s=60), "which is not now: compare the clocks"),
-        (answer(start_s=-3600, end_s=-1), "which is not now: compare the clocks"),
+        (answer(start_s=60), "60 s from now: is the clock here behind the CA's?"),
+        (answer(start_s=-3600, end_s=-1), "1 s ago: is the clock here ahead of the CA's?"),
     ],
 )
 def test_answers_that_are_not_used(chain: list[str], said: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from OpenSSL import SSL
@@ -13,7 +15,7 @@ from agent.identity.handshake import MAX_HANDSHAKE_BYTES, HandshakeError, Sessio
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.wire.tls_records import TlsError, TlsRecords
-from tests.support.certs import Issued, TestCA, credentials
+from tests.support.certs import HOUR, Issued, TestCA, credentials
 from tests.support.handshakes import open_all, seal, shake
 
 A = "spiffe://cluster.local/ns/a/sa/a"
@@ -271,6 +273,46 @@ def test_the_client_refuses(issued: Issued, text: str) -> None:
     with pytest.raises(HandshakeError, match=text) as caught:
         shake(CLIENT, credentials(CA, B, issued=issued), ACCEPT_B)
     assert caught.value.outcome is Outcome.TLS_FAILED
+
+
+LATER = datetime.now(UTC) + HOUR / 2
+NOT_YET = {"not_before": LATER, "not_after": LATER + HOUR}
+
+
+@pytest.mark.parametrize(
+    ("issue", "fault", "words", "told"),
+    [
+        (CA.expired, Fault.EXPIRED, "it expired at", "certificate_expired"),
+        (
+            lambda uri: CA.issue(uri, **NOT_YET),
+            Fault.NOT_YET_VALID,
+            "it is not valid before",
+            "not valid yet by the peer",
+        ),
+    ],
+    ids=["too late", "too early"],
+)
+@pytest.mark.parametrize("by_server", [True, False], ids=["by the server", "by the client"])
+def test_too_early_and_too_late_are_told_apart_at_both_ends(
+    issue: Callable[[str], Issued], fault: Fault, words: str, told: str, by_server: bool
+) -> None:
+    client, server = CLIENT, SERVER
+    if by_server:
+        client = credentials(CA, A, issued=issue(A))
+    else:
+        server = credentials(CA, B, issued=issue(B))
+    one, two = Session.client(client, ACCEPT_B), Session.server(server)
+    two.feed(one.outgoing())
+    judge, judged = (two, one) if by_server else (one, two)
+    if by_server:
+        one.feed(two.outgoing())
+    with pytest.raises(HandshakeError, match=words) as refused:
+        judge.feed(judged.outgoing())
+    assert refused.value.fault is fault
+    if not by_server:
+        with pytest.raises(HandshakeError, match=told) as heard:
+            judged.feed(judge.outgoing())
+        assert heard.value.fault is Fault.REFUSED_BY_PEER
 
 
 # -- strangers, and what must never be seen
