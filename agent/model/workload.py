@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
-from agent.model.address import IP, NamespacedHostname, NetworkAddress
+from agent.model.address import IP, NamespacedHostname, NetworkAddress, SocketAddress
 from agent.model.identity import DEFAULT_TRUST_DOMAIN, Identity, identity_of
 
 EMPTY: Mapping[NamespacedHostname, Mapping[int, int]] = MappingProxyType({})
@@ -51,10 +51,20 @@ class ApplicationTunnel:
 
 @dataclass(frozen=True, slots=True)
 class GatewayAddress:
-    """Where a waypoint or a network gateway is; the port is that of its HBONE listener."""
+    """Where a waypoint or a network gateway is; the port is that of its HBONE listener.
+
+    Prints as `namespace/hostname:port`, `ip:port` or, in a network with a name, `network/ip:port`.
+    """
 
     destination: NetworkAddress | NamespacedHostname
     hbone_port: int
+
+    def __str__(self) -> str:
+        where = self.destination
+        if isinstance(where, NamespacedHostname):
+            return f"{where}:{self.hbone_port}"
+        at = SocketAddress(where.ip, self.hbone_port)
+        return f"{where.network}/{at}" if where.network else str(at)
 
 
 @dataclass(frozen=True, slots=True)

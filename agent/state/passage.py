@@ -10,7 +10,7 @@ from agent.model.connection import Connection
 from agent.model.identity import Identity
 from agent.model.workload import GatewayAddress, Workload
 from agent.state.snapshot import Snapshot
-from agent.state.waypoint import describe, instances, is_instance, waypoints_of
+from agent.state.waypoint import instances, is_instance, waypoints_of
 
 
 def bypassed(snapshot: Snapshot, connection: Connection, workload: Workload, *, is_open: bool = False) -> str:
@@ -28,7 +28,7 @@ def bypassed(snapshot: Snapshot, connection: Connection, workload: Workload, *, 
         for instance in instances(snapshot, waypoint, workload.namespace, everyone=is_open)
     ):
         return ""
-    names = " or ".join(dict.fromkeys(map(describe, waypoints)))
+    names = " or ".join(dict.fromkeys(map(str, waypoints)))
     who = "plaintext" if identity is None else str(identity)
     return f"{workload.namespace}/{workload.name} is reached through waypoint {names} only, and this is {who}"
 

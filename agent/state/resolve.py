@@ -22,7 +22,7 @@ from agent.state.balance import Purpose
 from agent.state.host_names import NamedHosts
 from agent.state.snapshot import Snapshot
 from agent.state.upstream import Upstream, address_of, from_service, service_identities
-from agent.state.waypoint import describe, find_gateway, is_instance, is_there, pick_waypoint, preferred_ip
+from agent.state.waypoint import find_gateway, is_instance, is_there, pick_waypoint, preferred_ip
 
 ROUTES_KEPT = 4096
 
@@ -210,7 +210,7 @@ def _waypoint(
     """An instance of it; without one the connection is refused, it never goes past."""
     hop = find_gateway(snapshot, source, waypoint, Purpose.WAYPOINT, rng)
     if hop is None:
-        text = f"waypoint {describe(waypoint)} of {user} cannot be resolved: it does not exist or has no endpoint"
+        text = f"waypoint {waypoint} of {user} cannot be resolved: it does not exist or has no endpoint"
         raise _no_gateway(snapshot, source, waypoint, Outcome.UNKNOWN_WAYPOINT, text, options)
     return hop
 
@@ -254,7 +254,7 @@ def _through_gateway(
         )
     hop = find_gateway(snapshot, source, gateway, Purpose.STANDARD, rng)
     if hop is None:
-        text = f"gateway {describe(gateway)} of network {upstream.workload.network!r} cannot be resolved"
+        text = f"gateway {gateway} of network {upstream.workload.network!r} cannot be resolved"
         raise _no_gateway(snapshot, source, gateway, Outcome.UNKNOWN_GATEWAY, text, options)
     return Route(
         Hop.DOUBLE_HBONE,

@@ -108,8 +108,3 @@ def _alone(snapshot: Snapshot, gateway: GatewayAddress) -> Workload | None:
 def _serves(snapshot: Snapshot, workload: Workload, service: Service) -> bool:
     known = snapshot.workloads.get(workload.uid)
     return known is not None and service.key in known.services
-
-
-def describe(gateway: GatewayAddress) -> str:
-    """For messages: `namespace/hostname:port` or `network/ip:port`."""
-    return f"{gateway.destination}:{gateway.hbone_port}"

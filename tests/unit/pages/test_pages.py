@@ -12,8 +12,10 @@ import pytest
 
 from agent.admin.server import BadRequest, Request, Response, dispatch, text
 from agent.enroll.handed import HandedNamespaces
+from agent.model.address import NamespacedHostname, NetworkAddress, parse_ip
 from agent.model.policy import Action, Authorization, Clause, Match, Rule, Scope
 from agent.model.service import CidrVip
+from agent.model.workload import GatewayAddress
 from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import honesty_of, pod_of
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
@@ -128,6 +130,24 @@ def test_services_list_their_usable_endpoints() -> None:
     store.apply(Batch(addresses=(service, mesh.workload("a", services={service.key: {80: 8080}}))))
     (row,) = rows(ServicesPage(store))
     assert (row["service"], row["endpoints"]) == ("apps/web", ["apps/a"])
+
+
+@pytest.mark.parametrize(
+    ("where", "shown"),
+    [
+        (NetworkAddress("", parse_ip("10.0.9.1")), "10.0.9.1:15008"),
+        (NetworkAddress("west", parse_ip("fd00::1")), "west/[fd00::1]:15008"),
+        (NamespacedHostname("demo", "wp.demo.svc.cluster.local"), "demo/wp.demo.svc.cluster.local:15008"),
+    ],
+    ids=["address", "other-network", "name"],
+)
+def test_a_services_waypoint_is_shown_as_people_write_it(
+    where: NetworkAddress | NamespacedHostname, shown: str
+) -> None:
+    store = Store(Snapshot(node="n1"))
+    store.apply(Batch(addresses=(mesh.service("web", waypoint=GatewayAddress(where, 15008)),)))
+    (row,) = rows(ServicesPage(store))
+    assert row["waypoint"] == shown
 
 
 def test_services_list_ranges_too_and_no_port_zero() -> None:
