@@ -19,6 +19,8 @@ from agent.controlplane.serve.status_value import FILE, Status
 from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
+UNMET = ("object", "condition", "status", "reason", "message")
+"""The only one that may be long comes last."""
 
 
 def answer(state_dir: Path) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def _summary(status: dict[str, Any]) -> str:
 
 def _tables(said: dict[str, Any]) -> None:
     out.show_table([{"warning": text} for text in _notes(said)], empty="no warnings")
-    out.show_table(_unmet(said), empty="no object has a condition that is not met")
+    out.show_table(_unmet(said), UNMET, empty="no object has a condition that is not met")
     nodes = sorted({*said.get("streams", {}), *said.get("enrolled", {})})
     rows = [
         {

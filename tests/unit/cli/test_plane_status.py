@@ -114,6 +114,10 @@ spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}
         }
         table = status(state_dir, "-o", "table").stdout
         assert "WaypointIsNotReady" in table and "ZtunnelAccepted" not in table, "what is met is not shown"
+        (heading,) = (line for line in table.splitlines() if line.startswith("OBJECT"))
+        assert heading.split() == ["OBJECT", "CONDITION", "STATUS", "REASON", "MESSAGE"], (
+            "the long one is last"
+        )
         items = json.loads((tmp_path / "conditions.json").read_text())["items"]
         assert [item["kind"] for item in items] == ["AuthorizationPolicy", "Service"]
 
