@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any
 
 from agent.model.address import CIDR
 from agent.model.encapsulation import ENCAPSULATION_NAMES
+from agent.option_combinations import faults
 from agent.option_kinds import (
     ADDRESS,
     CIDRS,
     DIRECTORY,
+    DOMAIN,
     ENCAPSULATION_LIST,
     FILE,
     HOST_PORT,
@@ -31,9 +33,9 @@ from agent.option_kinds import (
     NAME_OR_NONE,
     NAMESPACE,
     NAMESPACE_LIST,
+    NAMESPACE_OR_NONE,
     SERVER,
     SOCKET,
-    SOCKET_PATH_BYTES,
     SWITCH,
     TEXT,
     Kind,
@@ -160,10 +162,10 @@ class Config:
         "lets it go on to the name server.",
     )
     cluster_domain: str = traffic_option(
-        NAME, "cluster.local", "Domain of the cluster, of its Services' names."
+        DOMAIN, "cluster.local", "Domain of the cluster, of its Services' names."
     )
     dns_preferred_namespace: str = traffic_option(
-        NAME_OR_NONE,
+        NAMESPACE_OR_NONE,
         "",
         "Where Services of several namespaces have a host name, and neither the pod's own nor a canonical one is "
         "among them: whose addresses are the answer.",
@@ -305,53 +307,36 @@ def options() -> Mapping[str, Option]:
     return {f.name: f.metadata["option"] for f in dataclasses.fields(Config)}
 
 
-def build(values: Mapping[str, str]) -> Config:
-    """A Config from texts by field name; missing ones take the default. Raises ConfigError."""
+def variable(name: str) -> str:
+    """What an option is called in the environment."""
+    return f"ZTUN_{name.upper()}"
+
+
+def build(values: Mapping[str, str], variables: Collection[str] = ()) -> Config:
+    """A Config from texts by field name; missing ones take the default.
+
+    Raises ConfigError, which names an option among `variables` as one.
+    """
     table = options()
     parsed = {}
+
+    def called(name: str) -> str:
+        return variable(name) if name in variables else f"--{name.replace('_', '-')}"
+
     for name, value in values.items():
         if name not in table:
             raise ConfigError(f"{name!r} is not an option")
         try:
             parsed[name] = table[name].kind.parse(value)
         except ValueError as error:
-            raise ConfigError(f"--{name.replace('_', '-')}: {value!r} cannot be used: {error}") from error
+            raise ConfigError(f"{called(name)}: {value!r} cannot be used: {error}") from error
     config = Config(**parsed)
-    if config.stream_window_bytes > config.connection_window_bytes:
-        raise ConfigError(
-            f"--stream-window-bytes: {config.stream_window_bytes} cannot be used: one tunnel can never have more than"
-            f" its connection; raise --connection-window-bytes ({config.connection_window_bytes}) with it"
-        )
-    longest = config.directory / "worker-9999-9999.sock"
-    if len(bytes(longest)) > SOCKET_PATH_BYTES:
-        raise ConfigError(
-            f"--run-dir: {str(config.directory)!r} cannot be used: sockets in it would have paths such as {longest},"
-            f" and Linux takes {SOCKET_PATH_BYTES} bytes; choose a shorter one"
-        )
-    if config.pod_source != "kubernetes":
-        for name in ("kubeconfig", "enablement_selectors", "cni_conf_dir"):
-            if getattr(config, name) != table[name].kind.parse(table[name].default):
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigError(
-                    f"{option}: {values[name]!r} has no effect without --pod-source kubernetes: set that too, or leave "
-                    f"{option} out"
-                )
-    for name in ("dns_capture", "enforce_waypoint") if config.on_demand else ():
-        if getattr(config, name):
-            raise ConfigError(
-                f"--on-demand: 'true' cannot be used with --{name.replace('_', '-')}, which asks for what nobody has"
-                " dialled: leave one of them out"
-            )
-    if config.zds_socket and config.pod_source == "kubernetes":
-        raise ConfigError(
-            f"--zds-socket: {config.zds_socket!r} cannot be used with --pod-source kubernetes: istio-cni would say"
-            " which pods are captured, and so would their labels; leave one of them out"
-        )
-    if config.stream_window_bytes > config.unread_bytes:
-        raise ConfigError(
-            f"--unread-bytes: {config.unread_bytes} cannot be used: one tunnel may have more than that in its window;"
-            f" lower --stream-window-bytes ({config.stream_window_bytes}) with it"
-        )
+
+    def is_given(name: str) -> bool:
+        return bool(getattr(config, name) != table[name].kind.parse(table[name].default))
+
+    for name, fault in faults(config, is_given):
+        raise ConfigError(f"{called(name)}: {fault}")
     return config
 
 
@@ -363,11 +348,9 @@ def environment() -> Mapping[str, str]:
 def from_environment(flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None) -> Config:
     """A Config from flags over `ZTUN_*` variables over defaults."""
     variables = os.environ if environ is None else environ
-    values = {"kubernetes_api": api_of_pod(variables)} | {
-        name: variables[f"ZTUN_{name.upper()}"] for name in options() if f"ZTUN_{name.upper()}" in variables
-    }
-    values.update({name: value for name, value in flags.items() if value is not None})
-    return build(values)
+    given = {name: value for name, value in flags.items() if value is not None}
+    told = {name: variables[variable(name)] for name in options() if variable(name) in variables}
+    return build({"kubernetes_api": api_of_pod(variables)} | told | given, told.keys() - given.keys())
 
 
 def api_of_pod(environ: Mapping[str, str] | None = None) -> str:

@@ -116,6 +116,15 @@ def _namespace(value: str) -> str:
     return value
 
 
+def _domain(value: str) -> str:
+    """The names of Services end with it as it stands here: another form of the same domain would never match."""
+    if len(value) > 253 or not all(map(_LABEL.fullmatch, value.split("."))):
+        raise ValueError(
+            "it takes a domain: words of lower-case letters, digits and dashes with a dot between them"
+        )
+    return value
+
+
 def _instance(value: str) -> str:
     if (
         not value.isascii()
@@ -156,6 +165,8 @@ TEXT = Kind(str, "TEXT")
 NAME = Kind(mesh_name, "NAME")
 NAME_OR_NONE = Kind(lambda value: value and mesh_name(value), "NAME")
 NAMESPACE = Kind(_namespace, "NAMESPACE")
+NAMESPACE_OR_NONE = Kind(lambda value: value and _namespace(value), "NAMESPACE")
+DOMAIN = Kind(_domain, "NAME")
 ADDRESS = Kind(_address, "IP")
 NAMESPACE_LIST = Kind(_names, "NAMES")
 FILE = Kind(str, "FILE")

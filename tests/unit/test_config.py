@@ -50,6 +50,12 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("pod_name", "a~b", "--pod-name: .* without blanks, '~' and '/'"),
         ("pod_namespace", "Mesh", "--pod-namespace: .* lower-case"),
         ("network", "a b", "--network: .* without blanks"),
+        ("dns_preferred_namespace", "Demo", "--dns-preferred-namespace: .* lower-case"),
+        ("cluster_domain", "cluster.local.", "--cluster-domain: .* with a dot between"),
+        ("cluster_domain", "Cluster.local", "--cluster-domain: .* lower-case"),
+        ("dns_fail", "open", "--dns-fail: 'open' has no effect without --dns-capture true"),
+        ("cni_own_file", "true", "--cni-own-file: 'true' has no effect without --cni-conf-dir"),
+        ("cni_bin_dir", "/usr/lib/cni", "--cni-bin-dir: '/usr/lib/cni' has no effect without --cni-conf-dir"),
         ("colour", "red", "not an option"),
     ],
 )
@@ -57,6 +63,30 @@ def test_a_wrong_value_names_the_culprit(name: str, value: str, says: str) -> No
     with pytest.raises(config.ConfigError, match=says) as caught:
         config.build({name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("dns_capture", "ja", "^ZTUN_DNS_CAPTURE: 'ja' cannot be used: it takes true or false$"),
+        ("honest_connect", "", "^ZTUN_HONEST_CONNECT: '' cannot be used"),
+        ("dns_fail", "open", "^ZTUN_DNS_FAIL: 'open' has no effect .* leave it out$"),
+        ("unread_bytes", "1048576", "^ZTUN_UNREAD_BYTES: 1048576 cannot be used"),
+    ],
+)
+def test_a_wrong_variable_is_named_as_one_and_a_wrong_flag_as_a_flag(
+    name: str, value: str, says: str
+) -> None:
+    environ = {f"ZTUN_{name.upper()}": value}
+    with pytest.raises(config.ConfigError, match=says):
+        config.from_environment({name: None}, environ)
+    with pytest.raises(config.ConfigError, match=f"^--{name.replace('_', '-')}: "):
+        config.from_environment({name: value}, environ)
+
+
+def test_how_dns_fails_may_be_said_where_pods_may_ask_for_its_capture() -> None:
+    for also in ({"dns_capture": "true"}, {"pod_source": "kubernetes"}):
+        assert config.build({"dns_fail": "open", **also}).dns_fail == "open"
 
 
 def test_a_config_survives_the_trip_to_a_worker() -> None:
