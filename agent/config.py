@@ -178,7 +178,7 @@ class Config:
     compliance_policy: str = traffic_option(
         one_of("off", "pqc"),
         "off",
-        "pqc: HBONE by the post-quantum key exchange X25519MLKEM768 alone; who has not that is refused.",
+        "With pqc HBONE goes by the post-quantum key exchange X25519MLKEM768 alone; who has not that is refused.",
     )
     mesh_cidrs: tuple[CIDR, ...] = traffic_option(
         CIDRS, "", "Ranges in which an unknown destination is refused instead of passed through."
