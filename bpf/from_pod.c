@@ -95,8 +95,11 @@ int from_pod(struct __sk_buff *skb) {
         if (!(i->flags & FLAG_DNS) || kind != PARSED || p.dport_be != __builtin_bswap16(DNS_PORT))
             PASS(EXIT_from_pod_UDP_PASS);
         /* the worker that takes connections takes datagrams as well */
-        if (has_listener(SLOT_OUTBOUND))
+        if (has_listener(SLOT_OUTBOUND)) {
+            if (!takes_dns(ifindex))
+                DROP(EXIT_from_pod_DNS_TOO_FAST);
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DNS_TO_PROXY);
+        }
         if (c->is_dns_open)
             PASS(EXIT_from_pod_DNS_OPEN);
         DROP(EXIT_from_pod_DNS_UNSERVED);

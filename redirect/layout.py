@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bpf
-from redirect.syn_limits import MEMBERS, CaptureCount, Member, Stranger, SynBudget
+from redirect.limits import MEMBERS, CaptureCount, Member, PodRates, Stranger
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
@@ -359,7 +359,7 @@ MAPS = {
     "owners": MapShape("hash", 4, Owner.FORMAT.size, 8192),
     "neighbours": MapShape("lru_hash", NeighbourKey.FORMAT.size, Neighbour.FORMAT.size, 16384),
     "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
-    "synrate": MapShape("hash", 4, SynBudget.FORMAT.size, 8192),
+    "rates": MapShape("hash", 4, PodRates.FORMAT.size, 8192),
     "strangers": MapShape("lru_hash", Stranger.FORMAT.size, 8, 16384),
     "members": MapShape("array", 4, Member.FORMAT.size, MEMBERS),
     "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),

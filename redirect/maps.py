@@ -32,7 +32,7 @@ from redirect.layout import (
     address_key,
     address_of,
 )
-from redirect.syn_limits import CaptureCount, Member, Stranger, SynBudget
+from redirect.limits import CaptureCount, Member, PodRates, Stranger
 
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
@@ -98,7 +98,7 @@ class Maps:
     def delete_iface(self, ifindex: int) -> bool:
         # The next interface of this number begins at zero, and knows nobody.
         sys_bpf.map_delete(self._fds["captures"], _U32.pack(ifindex))
-        sys_bpf.map_delete(self._fds["synrate"], _U32.pack(ifindex))
+        sys_bpf.map_delete(self._fds["rates"], _U32.pack(ifindex))
         sys_bpf.map_delete(self._fds["owners"], _U32.pack(ifindex))
         for key in [key for key in self._link_keys("neighbours") if key.ifindex == ifindex]:
             self.delete_neighbour(key)
@@ -174,7 +174,8 @@ class Maps:
         """Whether each slot has a listener, in the order of their numbers."""
         return tuple(self._lookup("socks", _U32.pack(slot)) is not None for slot in sorted(SLOTS.values()))
 
-    # takers, turns: who gets a connection; rings, synrate: SYNs that are held; strangers, members: SYNs that wait
+    # takers, turns: who gets a connection; rings: SYNs that are held; rates: how fast pods are;
+    # strangers, members: SYNs that wait
 
     def put_taker(self, slot: int, owner: int, fd: int) -> None:
         """The listening socket of an owner's share of new connections, as `put_listener`."""
@@ -199,9 +200,9 @@ class Maps:
         found = ((owner, self._lookup("rings", _U32.pack(owner))) for owner in range(OWNERS_MAX))
         return {owner: int(_U32.unpack(raw)[0]) for owner, raw in found if raw is not None}
 
-    def budgets(self) -> dict[int, SynBudget]:
-        """What pods have used of the SYNs that may be held of each, by ifindex."""
-        return {_U32.unpack(key)[0]: SynBudget.decode(value) for key, value in self._items("synrate")}
+    def rates(self) -> dict[int, PodRates]:
+        """What pods have used of the SYNs that may be held, and of the queries that are taken, of each, by ifindex."""
+        return {_U32.unpack(key)[0]: PodRates.decode(value) for key, value in self._items("rates")}
 
     def strangers(self) -> dict[Stranger, int]:
         """Until when each has used up its rate (ns of the monotonic clock)."""

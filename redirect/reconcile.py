@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from redirect import carry_over, existing, features, lifetime, loader, rt_rows, sock_diag, syn_limits
+from redirect import carry_over, existing, features, lifetime, limits, loader, rt_rows, sock_diag
 from redirect.attach import Attachments
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pod
@@ -259,7 +259,7 @@ class Redirection:
         """What can have passed captured interfaces before `apply` made whole what was not; since this was built."""
         return self._unseen.total
 
-    def captures(self) -> dict[int, syn_limits.CaptureCount]:
+    def captures(self) -> dict[int, limits.CaptureCount]:
         """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
         return self._maps.captures()
 

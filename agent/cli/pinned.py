@@ -97,7 +97,7 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "hostflows": lambda: host_flows(maps),
         "passthru": lambda: passthrough(maps),
         "captures": lambda: captures(maps),
-        "synrate": lambda: synrate(maps),
+        "rates": lambda: rates(maps),
         "strangers": lambda: strangers(maps),
         "members": lambda: members(maps),
         "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
@@ -184,10 +184,10 @@ def takers(maps: Maps) -> Entries:
         yield {"slot": slot, "owner": owner}, {"listener": names[slot]}
 
 
-def synrate(maps: Maps) -> Entries:
-    for ifindex, budget in sorted(maps.budgets().items()):
-        used = {"outbound_due_s": budget.outbound_due_ns / 1e9, "inbound_due_s": budget.inbound_due_ns / 1e9}
-        yield {"ifindex": ifindex}, {name: round(at_s, 3) for name, at_s in used.items()}
+def rates(maps: Maps) -> Entries:
+    for ifindex, used in sorted(maps.rates().items()):
+        due_ns = {"outbound": used.outbound_due_ns, "inbound": used.inbound_due_ns, "dns": used.dns_due_ns}
+        yield {"ifindex": ifindex}, {f"{what}_due_s": round(at_ns / 1e9, 3) for what, at_ns in due_ns.items()}
 
 
 def strangers(maps: Maps) -> Entries:

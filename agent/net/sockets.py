@@ -27,11 +27,11 @@ IPV6_TRANSPARENT = 75
 IP_BIND_ADDRESS_NO_PORT = 24
 IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR = 20, 74
 """The options, and the kinds of what comes beside a datagram then."""
-SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE, SO_RXQ_OVFL = 33, 40
 DATAGRAM = 1 << 12
 """Beside a family: a socket of UDP is meant."""
-DATAGRAM_QUEUE_BYTES = 4 << 20
-"""What may wait for a worker, some 5,000 queries: the time in which one that died is replaced."""
+DATAGRAM_QUEUE_BYTES = 16 << 20
+"""What may wait for a worker, some 20,000 queries: the time in which one that died is replaced."""
 RESETS, ENDS_IN_ORDER = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 """Values of SO_LINGER: what close() does to the peer."""
 _CLONE_NEWNET = 0x40000000
@@ -235,6 +235,7 @@ def _take_datagrams(port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, DATAGRAM_QUEUE_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
         set_transparent(sock)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

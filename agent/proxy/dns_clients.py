@@ -24,7 +24,7 @@ class UdpClients:
 
     def __init__(self, loop: Loop, sock: socket.socket, service: DnsService) -> None:
         self._service = service
-        self.door = DatagramDoor(loop, sock, self._came)
+        self.door = DatagramDoor(loop, sock, self._came, self._lost)
 
     def _came(self, query: bytes, client: IP, peer: SockName, server: IP) -> None:
         # The answer may be late: it needs to know then to whom it goes, and in whose name.
@@ -32,6 +32,9 @@ class UdpClients:
         answer = self._service.take(client, server, query, reply, over_tcp=False)
         if answer is not None:
             self._reply(peer, server, answer)
+
+    def _lost(self, count: int) -> None:
+        self._service.figures.lost += count
 
     def _reply(self, peer: SockName, server: IP, answer: bytes) -> None:
         if not self.door.answer(answer, peer, server):

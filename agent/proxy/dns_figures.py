@@ -46,6 +46,8 @@ class DnsFigures:
         self.refused: Counter[Refused] = Counter(dict.fromkeys(Refused, 0))
         self.cached = 0
         """Answers of name servers that were given again."""
+        self.lost = 0
+        """Queries that had no room in the queue of the worker's socket."""
         self.unsent = 0
         """Answers that the kernel did not take."""
         self._took: dict[Labels, list[float]] = {}
@@ -81,4 +83,5 @@ class DnsFigures:
         for reason, count in self.refused.items():
             yield families.DNS_REFUSED, (reason.value,), count
         yield families.DNS_CACHED, (), self.cached
+        yield families.DNS_LOST, (), self.lost
         yield families.DNS_UNSENT, (), self.unsent

@@ -102,6 +102,7 @@ DNS_DURATION_BUCKETS_S = (0.0005, 0.001, 0.01, 0.1, 1.0, 5.0)
 DNS_REFUSED = _counter("ztun_dns_refused", "Queries of pods that were refused, by the reason", "reason")
 DNS_CACHED = _counter("ztun_dns_cached", "Queries that an earlier answer of the name server was given to")
 DNS_UNDER_WAY = _gauge("ztun_dns_under_way", "Forwarded queries that wait for their answer now")
+DNS_LOST = _counter("ztun_dns_lost", "Queries of pods that had no room in the queue of a worker")
 DNS_UNSENT = _counter("ztun_dns_unsent", "Answers to pods that the kernel did not take")
 
 CRL_REJECTIONS = _counter(

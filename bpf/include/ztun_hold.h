@@ -12,6 +12,8 @@
 #define NO_REUSEPORT 2 /* BPF_SK_LOOKUP_F_NO_REUSEPORT: this very listener, not one of its group */
 #define SYN_EVERY_NS 500000ull /* 2000 a second for each interface and direction, */
 #define SYN_BURST 512          /* and so many at once */
+#define DNS_EVERY_NS 166667ull /* 6000 a second of a pod, */
+#define DNS_BURST 1000         /* and so many at once */
 #define LEAST_HEADER_BYTES (ETH_BYTES + 20 + TCP_FIXED_BYTES)
 
 /* bcc gives these to maps of its own kinds of rings only. */
@@ -99,18 +101,31 @@ static __always_inline u64 later(u64 due_ns, u64 now_ns, u64 every_ns) {
 }
 
 static __always_inline int has_budget(u32 ifindex, u8 hook, u64 now_ns) {
-    struct syn_budget none = {};
-    struct syn_budget *budget = synrate.lookup_or_try_init(&ifindex, &none);
-    if (!budget)
+    struct pod_rates none = {};
+    struct pod_rates *used = rates.lookup_or_try_init(&ifindex, &none);
+    if (!used)
         return 0;
-    u64 due_ns = later(hook == HOOK_FROM_POD ? budget->outbound_due_ns : budget->inbound_due_ns, now_ns, SYN_EVERY_NS);
+    u64 due_ns = later(hook == HOOK_FROM_POD ? used->outbound_due_ns : used->inbound_due_ns, now_ns, SYN_EVERY_NS);
     if (due_ns - now_ns > SYN_BURST * SYN_EVERY_NS)
         return 0;
     /* CPUs may overtake each other here: a few more are held */
     if (hook == HOOK_FROM_POD)
-        budget->outbound_due_ns = due_ns;
+        used->outbound_due_ns = due_ns;
     else
-        budget->inbound_due_ns = due_ns;
+        used->inbound_due_ns = due_ns;
+    return 1;
+}
+
+/* Whether the proxy takes one more query of the pod: its pods share the queue of a socket, and one of them may not fill it. */
+static __always_inline int takes_dns(u32 ifindex) {
+    struct pod_rates none = {};
+    struct pod_rates *used = rates.lookup_or_try_init(&ifindex, &none);
+    if (!used)
+        return 0;
+    u64 now_ns = bpf_ktime_get_ns(), due_ns = later(used->dns_due_ns, now_ns, DNS_EVERY_NS);
+    if (due_ns - now_ns > DNS_BURST * DNS_EVERY_NS)
+        return 0;
+    used->dns_due_ns = due_ns;
     return 1;
 }
 

@@ -140,12 +140,14 @@ struct capture_count {
 };
 _Static_assert(sizeof(struct capture_count) == 16, "capture_count");
 
-/* synrate: ifindex of a pod's host veth -> until when its SYNs have used up what they may be held (GCRA) */
-struct syn_budget {
+/* rates: ifindex of a pod's host veth -> until when its SYNs have used up what they may be held, and its DNS over UDP what
+ * the proxy takes of it (GCRA) */
+struct pod_rates {
     u64 outbound_due_ns;
     u64 inbound_due_ns;
+    u64 dns_due_ns;
 };
-_Static_assert(sizeof(struct syn_budget) == 16, "syn_budget");
+_Static_assert(sizeof(struct pod_rates) == 24, "pod_rates");
 
 /* strangers: who opens connections to the tunnel port of the pod behind a host veth -> until when it has used up its rate,
  * in ns of the monotonic clock (GCRA) */
@@ -230,6 +232,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, DNS_UNSERVED, 1)     /* captured DNS over UDP, nobody serves 15001 */                              \
     X(from_pod, DNS_OPEN, 0)         /* the same, where it may go on then */                                       \
     X(from_pod, UDP_ENCAPSULATED, 1) /* to a port where UDP carries packets of others */                           \
+    X(from_pod, DNS_TOO_FAST, 1)     /* captured DNS over UDP, more than the proxy takes of one pod */             \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \

@@ -30,7 +30,7 @@ PODS, NAMESPACES, HERE, REAL = 5_000, 500, 100, 50
 EVENTS, FLIPS, WARM_FLIPS = 1_000, 1_000, 10
 PATIENCE_S = 300.0
 BUSY_MS = 100.0
-MAPS = ("pods", "ifaces", "captures", "owners", "neighbours", "passthru", "hostflows", "wanted", "synrate")
+MAPS = ("pods", "ifaces", "captures", "owners", "neighbours", "passthru", "hostflows", "wanted", "rates")
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,6 +269,16 @@ def dns(net: Family) -> Iterator[Row]:
     unserved = captured.but(slots=frozenset(SLOTS) - {"outbound"})
     yield row("DNS, nobody serves" + named, "DNS_UNSERVED", SHOT, query, unserved)
     yield row("DNS, nobody serves, open" + named, "DNS_OPEN", NEXT, query, unserved.but(is_dns_open=True))
+    fast = captured.but(budget_used=True)
+    yield row("DNS, too fast" + named, "DNS_TOO_FAST", SHOT, query, fast)
+    yield row("DNS, too fast, open" + named, "DNS_TOO_FAST", SHOT, query, fast.but(is_dns_open=True))
+    yield row(
+        "UDP, while DNS is too fast" + named,
+        "UDP_PASS",
+        NEXT,
+        pk.datagram(net.pod, PORT, net.peer, 443),
+        fast,
+    )
     yield row("own DNS of the proxy" + named, "PROXY", NEXT, query, captured, mark=MARK_PROXY)
     yield row("UDP beside DNS" + named, "UDP_PASS", NEXT, pk.datagram(net.pod, 53, net.peer, PORT), captured)
     yield row("DNS cut" + named, "UDP_PASS", NEXT, query[:-8], captured)

@@ -42,8 +42,8 @@ from redirect.layout import (
     mask,
     parse_ip,
 )
+from redirect.limits import CaptureCount, PodRates, Stranger
 from redirect.side import Side
-from redirect.syn_limits import CaptureCount, Stranger, SynBudget
 from tests.packets.sockets import listener, opened
 from tests.packets.world import (
     BRIDGE,
@@ -245,7 +245,7 @@ class Rig:
             put("rings", struct.pack("=I", 0), struct.pack("=I", self.ring.fileno()))
         if world.budget_used:
             never_ns = time.monotonic_ns() + 3600 * 10**9
-            put("synrate", struct.pack("=I", self.ifindex), SynBudget(never_ns, never_ns).encode())
+            put("rates", struct.pack("=I", self.ifindex), PodRates(never_ns, never_ns, never_ns).encode())
             for net in FAMILIES:
                 who = Stranger(address_key(parse_ip(net.peer)), self.ifindex)
                 put("strangers", who.encode(), struct.pack("=Q", never_ns))

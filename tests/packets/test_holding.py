@@ -20,9 +20,9 @@ from agent.net.frames import FrameSender
 from agent.net.syn_ring import SynRing
 from agent.wire import held_syn
 from redirect import netns, sys_bpf
-from redirect.layout import MAPS, OWNERS_MAX, SLOTS
+from redirect.layout import MAPS, OWNERS_MAX, SLOTS, Flag
+from redirect.limits import PodRates
 from redirect.rings import RING_BYTES, Rings
-from redirect.syn_limits import SynBudget
 from tests.packets.rig import POD_PEER, SIDES, Rig
 from tests.packets.sockets import cookie, listener
 from tests.packets.test_delivery import attached, tap
@@ -113,7 +113,7 @@ def test_a_full_ring_holds_no_more_and_drops_nothing(rig: Rig) -> None:
         room = RING_BYTES // (held_syn.RECORD.size + 8)
         for number in range(room + 3):
             # Not the budget is what is tried here.
-            sys_bpf.map_delete(rig.maps["synrate"], u32(rig.ifindex))
+            sys_bpf.map_delete(rig.maps["rates"], u32(rig.ifindex))
             exits.append(exit_of(number))
         assert exits == ["from_pod/SYN_HELD"] * room + ["from_pod/SYN_RING_FULL"] * 3
         (first,) = readers[0].take(1)
@@ -147,13 +147,13 @@ def test_a_pod_may_have_only_so_many_held(rig: Rig, program: str) -> None:
             assert exits.count(f"{program}/SYN_UNHELD") == 600 - held
         assert exit_of(other, 1) == f"{other}/SYN_HELD"
         key = u32(rig.ifindex)
-        used = SynBudget(*[time.monotonic_ns() + 3600 * 10**9] * 2)
-        sys_bpf.map_update(rig.maps["synrate"], key, used.encode())
+        used = PodRates(*[time.monotonic_ns() + 3600 * 10**9] * 2)
+        sys_bpf.map_update(rig.maps["rates"], key, used.encode())
         assert exit_of(program, 1) == f"{program}/SYN_UNHELD"
-        sys_bpf.map_update(rig.maps["synrate"], key, SynBudget().encode())
+        sys_bpf.map_update(rig.maps["rates"], key, PodRates().encode())
         assert exit_of(program, 1) == f"{program}/SYN_HELD"
-        raw = sys_bpf.map_lookup(rig.maps["synrate"], key, MAPS["synrate"].value_bytes)
-        assert raw is not None and SynBudget.decode(raw) != SynBudget()
+        raw = sys_bpf.map_lookup(rig.maps["rates"], key, MAPS["rates"].value_bytes)
+        assert raw is not None and PodRates.decode(raw) != PodRates()
 
 
 def test_rings_outlive_who_made_them_and_what_waits_in_one_stays(rig: Rig) -> None:
@@ -285,3 +285,21 @@ def _ip(path: Path, *commands: list[str]) -> None:
     with netns.entered(path):
         for command in commands:
             subprocess.run(["ip", *command], check=True)
+
+
+def test_a_pod_may_ask_only_so_much_at_once(rig: Rig) -> None:
+    """1000 queries at once, and 6 each millisecond; SYNs of it are held all the same."""
+
+    def exit_of(number: int) -> str:
+        (name,) = rig.play("from_pod", pk.datagram(V4.pod, 2000 + number, V4.peer, 53)).counted
+        return name
+
+    with rig.world(World(flags=HONEST | Flag.DNS, owners=1)), spread(rig, 1):
+        began_ns = time.monotonic_ns()
+        exits = [exit_of(number) for number in range(1200)]
+        earned = (time.monotonic_ns() - began_ns) // 166_667
+        taken = exits.count("from_pod/DNS_TO_PROXY")
+        assert exits[:1000] == ["from_pod/DNS_TO_PROXY"] * 1000 and taken <= 1001 + earned
+        assert exits.count("from_pod/DNS_TOO_FAST") == 1200 - taken
+        (name,) = rig.play("from_pod", pk.segment(V4.pod, 2000, V4.peer, 80)).counted
+        assert name == "from_pod/SYN_HELD"

@@ -32,8 +32,8 @@ from redirect.layout import (
     Owner,
     PodEntry,
 )
-from redirect.syn_limits import MEMBERS as PLACES
-from redirect.syn_limits import CaptureCount, Member, Stranger, SynBudget
+from redirect.limits import MEMBERS as PLACES
+from redirect.limits import CaptureCount, Member, PodRates, Stranger
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -63,7 +63,7 @@ CONSTANTS = {
     "OWNERS_MAX": layout.OWNERS_MAX,
     "TURNS": layout.TURNS,
     "sizeof(struct host_flow)": HostFlow.FORMAT.size,
-    "sizeof(struct syn_budget)": SynBudget.FORMAT.size,
+    "sizeof(struct pod_rates)": PodRates.FORMAT.size,
     "sizeof(struct stranger)": Stranger.FORMAT.size,
     "sizeof(struct member)": Member.FORMAT.size,
     "MEMBERS": PLACES,
@@ -91,7 +91,7 @@ BLANK = {
     "neighbour": Neighbour(layout.NO_MAC),
     "conf_entry": Conf(0, 0, 0, 0, bytes(6)),
     "capture_count": CaptureCount(),
-    "syn_budget": SynBudget(),
+    "pod_rates": PodRates(),
     "owner": Owner(""),
     "stranger": Stranger(bytes(16), 0),
     "member": Member(bytes(16), 0),
@@ -150,9 +150,10 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "outbound": {"outbound": (1 << 64) - 1},
         "inbound": {"inbound": (1 << 64) - 1},
     },
-    "syn_budget": {
+    "pod_rates": {
         "outbound_due_ns": {"outbound_due_ns": (1 << 64) - 1},
         "inbound_due_ns": {"inbound_due_ns": (1 << 64) - 1},
+        "dns_due_ns": {"dns_due_ns": (1 << 64) - 1},
     },
     "owner": {"text": {"text": "x" * 384}},
     "stranger": {"address": {"address": b"\xff" * 16}, "ifindex": {"ifindex": ALL_ONES}},

@@ -13,7 +13,7 @@ from agent.model.address import parse_ip as agent_ip
 from agent.net.member_table import MEMBER, PLACES, MemberTable, place_of
 from redirect import sys_bpf
 from redirect.layout import MAPS, address_key, parse_ip
-from redirect.syn_limits import Stranger
+from redirect.limits import Stranger
 from tests.packets.rig import OTHER_IFINDEX, Rig
 from tests.packets.world import FAMILIES, FORWARDED, SHOT, V4, V6, Family, World
 from tests.support import packets as pk

@@ -1,4 +1,5 @@
-"""Entries of the maps that count SYNs, and say how many pass and of whom; addresses as `layout.address_key` has them.
+"""Entries of the maps that count SYNs and queries, and say how many pass and of whom; addresses are as
+`layout.address_key` has them.
 
 Part of `layout`, which has the rest of bpf/include/ztun_types.h.
 """
@@ -30,19 +31,21 @@ class CaptureCount:
 
 
 @dataclass(frozen=True, slots=True)
-class SynBudget:
-    """Value of `synrate`: until when a pod's SYNs have used up their rate, by direction (ns of the monotonic clock)."""
+class PodRates:
+    """Value of `rates`: until when a pod's SYNs, by direction, and its DNS over UDP have used up their rate (ns of the
+    monotonic clock)."""
 
-    FORMAT = struct.Struct("=QQ")
+    FORMAT = struct.Struct("=QQQ")
 
     outbound_due_ns: int = 0
     inbound_due_ns: int = 0
+    dns_due_ns: int = 0
 
     def encode(self) -> bytes:
-        return self.FORMAT.pack(self.outbound_due_ns, self.inbound_due_ns)
+        return self.FORMAT.pack(self.outbound_due_ns, self.inbound_due_ns, self.dns_due_ns)
 
     @classmethod
-    def decode(cls, raw: bytes) -> SynBudget:
+    def decode(cls, raw: bytes) -> PodRates:
         return cls(*cls.FORMAT.unpack(raw))
 
 
