@@ -1,9 +1,10 @@
-"""`--form`: which form of the hot path a run is about, so that no run tests the other one by mistake; and
-what holds of every property test: none fails because the machine is busy."""
+"""`--form`: which form of the hot path a run is about, so that no run tests the other one by mistake; and what holds of
+all tests: their names are the same in every process, and no property fails because the machine is busy."""
 
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     wanted = session.config.getoption("form")
     if wanted not in (None, FORM.word):
         raise pytest.UsageError(f"--form={wanted}: the tree is {FORM}; scripts/setup makes it what is wanted")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Processes that share a run must know the tests by the same names, and each has loopback addresses of its own."""
+    loopback = sys.modules.get("tests.support.loopback")
+    for item in items if loopback is not None else ():
+        if loopback.ours("") in item.nodeid:
+            raise pytest.UsageError(
+                f"{item.nodeid}: another process has another address there; give it an id"
+            )
 
 
 def pytest_report_header() -> str:

@@ -72,7 +72,9 @@ def asked(world: World, host: str, port: int, early: bytes = b"") -> tuple[int, 
 
 
 @pytest.mark.parametrize(
-    "host, port", [(SERVER, 8080), (VIP, 80), ("web", 80), ("web.apps.svc.cluster.local", 80)]
+    "host, port",
+    [(SERVER, 8080), (VIP, 80), ("web", 80), ("web.apps.svc.cluster.local", 80)],
+    ids=["pod", "Service", "name", "whole name"],
 )
 def test_it_is_reached_as_by_a_captured_connection(world: World, host: str, port: int) -> None:
     code, app = asked(world, host, port)
@@ -127,6 +129,7 @@ def test_a_port_that_nobody_has_is_told(world: World) -> None:
         (str(PROXY.v4), Reply.NOT_ALLOWED, "an address of the agent itself"),
         ("2001:db8::1", Reply.ADDRESS_UNKNOWN, "no address of IPv6"),
     ],
+    ids=["unknown name", "multicast", "the agent", "other family"],
 )
 def test_what_leads_nowhere_is_told(world: World, host: str, code: Reply, why: str) -> None:
     answered, app = asked(world, host, 80)
