@@ -55,7 +55,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         agent.figures.ask(ZdsFigures(agent.zds))
     return Pages(
         status=StatusPage(
-            node=agent.settings.node,
+            settings=agent.settings,
             health=health,
             captures=agent.captures,
             store=agent.store,

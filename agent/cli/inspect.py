@@ -20,9 +20,16 @@ def listing(name: str, columns: Sequence[str], empty: str, text: str) -> click.C
     @out.output_option
     def command(which: Which, output: str) -> None:
         answer: dict[str, list[dict[str, Any]]] = client.ask(which.socket, "GET", f"/{name}")
-        out.show(name, answer[name], output, columns, empty=empty)
+        rows = answer[name] if output == "json" else [_as_people_read(row, columns) for row in answer[name]]
+        out.show(name, rows, output, columns, empty=empty)
 
     return command
+
+
+def _as_people_read(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """With a column without its unit where the row has seconds of that name."""
+    spans = {name: row.get(f"{name}_s") for name in columns if name not in row}
+    return {**row, **{name: out.duration(each) for name, each in spans.items() if each is not None}}
 
 
 connections = listing(
@@ -39,7 +46,7 @@ tunnels = listing(
 )
 certificates = listing(
     "certificates",
-    ["identity", "state", "left_s", "failures", "error"],
+    ["identity", "state", "left", "failures", "error"],
     "no identity is in use",
     "List the identities in use, and their certificates' state.",
 )

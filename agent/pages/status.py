@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent import FORM
 from agent.admin.server import Request, Response, as_json
+from agent.config import Config
 from agent.enroll.captures import Captures
 from agent.pages.health import AgentHealth
 from agent.pages.times import utc
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusPage:
-    node: str
+    settings: Config
     health: AgentHealth
     captures: Captures
     store: Store
@@ -45,10 +46,15 @@ class StatusPage:
                 "line": health.line,
                 "reasons": health.reasons,
                 "proof": self._proof(),
-                "node": self.node,
+                "node": self.settings.node,
                 "form": {"kind": FORM.word, "modules": len(FORM.modules)},
                 "honest_connect": self.captures.ways.honesty.value,
                 "dns_capture": self.captures.ways.is_dns_captured,
+                "dns_fail": self.settings.dns_fail,
+                "enforce_waypoint": self.settings.enforce_waypoint,
+                "local_path": self.settings.local_path,
+                "on_demand": self.settings.on_demand,
+                "socks5": self.settings.socks5,
                 "pods": self._pods(),
                 "waiting": self._waiting(),
                 "history": self._history(),

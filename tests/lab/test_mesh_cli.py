@@ -133,6 +133,7 @@ def test_what_the_agent_holds_is_listed(world: World) -> None:
             for name in ("connections", "tunnels", "certificates", "policies", "services")
         }
         table = world.cli("connections", node="node-b").stdout
+        certificates = world.cli("certificates", node="node-b").stdout
     fields = {field for rows in lists.values() for row in rows for field in row}
     assert not [field for field in fields if not re.fullmatch(r"[a-z]+(_[a-z]+)*", field)], "snake_case"
     pod = world.address("server-b")
@@ -143,6 +144,7 @@ def test_what_the_agent_holds_is_listed(world: World) -> None:
     assert connection["src"] in table and table.startswith("POD ")
     assert {row["peer"] for row in lists["tunnels"]} == {"spiffe://cluster.local/ns/demo/sa/client"}
     assert [row["state"] for row in lists["certificates"]] == ["Available", "Available"]
+    assert re.match(r"IDENTITY +STATE +LEFT +", certificates) and " 23h5" in certificates
     assert lists["policies"] == []
     services = {row["service"]: row for row in lists["services"]}
     assert services["demo/own"]["endpoints"] == ["demo/server-a"]
