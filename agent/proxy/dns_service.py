@@ -75,6 +75,8 @@ class UnderWay:
     since_s: float
     exchange: UdpExchange | TcpExchange | None
     waiting: list[Waiting]
+    is_kept: bool = True
+    """Its answer; not for another pod of that address."""
 
 
 class DnsService:
@@ -118,6 +120,8 @@ class DnsService:
         """A pod is gone: its addresses may be another's next."""
         self._said.clear()
         self._mesh.clear()
+        for under_way in self._under_way.values():
+            under_way.is_kept = False
 
     def take(self, client: IP, server: IP, query: bytes, reply: Reply, *, over_tcp: bool) -> bytes | None:
         """The answer to a pod's query, if there is one at once; else `reply` has it later, or nobody has."""
@@ -248,7 +252,8 @@ class DnsService:
             self.figures.took(under_way.labels, now_s - under_way.since_s)
             # Whoever passes it on is not who has authority.
             message = response[:2] + bytes((response[2] & ~4,)) + response[3:]
-            self._keep(asked, under_way.labels, message, now_s)
+            if under_way.is_kept:
+                self._keep(asked, under_way.labels, message, now_s)
         for waiting in under_way.waiting:
             waiting.reply(waiting.number + message[2:])
 

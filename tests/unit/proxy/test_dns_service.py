@@ -98,6 +98,12 @@ def test_an_answer_is_given_again_while_it_is_good(pod: Asking) -> None:
     pod.service.forget()
     pod.ask("far.test.")
     assert len(pod.server.asked) == 4, "the address may be another pod's"
+    assert pod.take(dns.message.make_query("far.test.", "MX", use_edns=False).to_wire()) is None
+    pod.service.forget()
+    pod.until(lambda: bool(pod.late))
+    pod.late.clear()
+    pod.ask("far.test.", "MX")
+    assert len(pod.server.asked) == 6, "nor is what was under way another pod's"
 
 
 def test_who_asks_the_same_at_once_waits_for_one_answer(pod: Asking) -> None:
