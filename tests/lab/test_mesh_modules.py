@@ -29,6 +29,7 @@ SHARED = {
     "agent.log_levels",
     "agent.mesh_state",
     "agent.model",
+    "agent.option_combinations",
     "agent.option_kinds",
     "agent.net.sockets",
     "agent.pb",
