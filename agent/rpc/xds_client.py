@@ -137,7 +137,8 @@ class XdsClient:
         """Ask what these are, by name or alias; `on_answer` hears of each once what was said is applied.
 
         A server answers a name once on a stream. To ask again takes another one, and that is not opened as often as
-        somebody asks: meanwhile what it said last stands for the answer.
+        somebody asks: meanwhile what it said last stands for the answer. Where it said nothing (too much was asked of
+        it) there is none, and who waits is refused: without a word of the control plane nothing goes on in the clear.
         """
         for name in names:
             if not self._protocol.is_used_up(name):
@@ -149,7 +150,7 @@ class XdsClient:
                     self._opened_anew_s = self._clock()
                     self._wants_anew.set()
                 self._protocol.ask(name)
-            else:
+            elif self._protocol.has_answered(name):
                 self._on_answer((name,))
 
     async def run(self) -> None:

@@ -101,6 +101,8 @@ class XdsDelta:
         self._asked: set[str] = set()
         """What the stream was asked about: a name that it has answered it does not answer again."""
         self._pending: dict[str, None] = {}
+        self._answered: set[str] = set()
+        """What this stream has answered; of what was asked and waits no longer, some only made room for others."""
         self._max_resume_bytes = max_resume_bytes
         self._subscriptions = {type_url: _Subscription() for type_url in types}
 
@@ -124,8 +126,11 @@ class XdsDelta:
 
     def is_used_up(self, name: str) -> bool:
         """Whether only another stream would answer this."""
-        is_answered = name in self._asked and name not in self._pending
-        return is_answered or len(self._asked) >= MAX_ASKED
+        return (name in self._asked and name not in self._pending) or len(self._asked) >= MAX_ASKED
+
+    def has_answered(self, name: str) -> bool:
+        """Whether this stream has said what this is, or that it is nothing."""
+        return name in self._answered
 
     def ask(self, name: str) -> DeltaDiscoveryRequest | None:
         """What to send to hear of an address by its name or alias; None: it is on its way. The next stream asks again.
@@ -143,6 +148,7 @@ class XdsDelta:
     def open(self) -> tuple[DeltaDiscoveryRequest, ...]:
         """The first requests of a new stream. No names to subscribe means all of them (wildcard)."""
         self._asked = set(self._pending)
+        self._answered.clear()
         return tuple(self._first_request(t, s) for t, s in self._subscriptions.items())
 
     def _first_request(self, type_url: str, subscription: _Subscription) -> DeltaDiscoveryRequest:
@@ -221,6 +227,7 @@ class XdsDelta:
         """
         for name in received.answers:
             self._pending.pop(name, None)
+        self._answered |= received.answers
         refused = {**received.malformed, **rejections}
         if received.is_known:
             self._record(self._subscriptions[received.type_url], received, refused)

@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from agent.rpc.xds_client import ANEW_S
+from agent.wire import xds_delta
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
 from tests.support.xds import AdsStream, FakeControlPlane, MeshCA
 from tests.support.xds_client import Rig
@@ -87,5 +90,32 @@ def test_a_question_outlives_the_stream_it_was_asked_on(tmp_path: Path) -> None:
         assert list((await second.opening())[ADDRESS].resource_names_subscribe) == ["*", POD]
         await second.send(ADDRESS, [(POD, "1", b"a")], nonce="n")
         assert (await rig.answered())[0] == [POD]
+
+    asking(tmp_path, body)
+
+
+@pytest.mark.parametrize("limit", ["MAX_QUESTIONS", "MAX_ASKED"])
+def test_a_question_that_found_no_room_is_not_taken_for_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Who asks many names of nobody must not have others hear that theirs is nowhere: they would go on without TLS."""
+
+    async def body(plane: FakeControlPlane, rig: Rig, stream: AdsStream) -> None:
+        rig.client.ask([NOBODY])
+        await asked(stream)
+        await stream.send(ADDRESS, removed=[NOBODY], nonce="n")
+        await rig.answered()
+        rig.client.ask([NOBODY])
+        second = await plane.stream()
+        await begin(second)  # no other one for ANEW_S
+
+        monkeypatch.setattr(xds_delta, limit, 2)
+        crowd = ["/10.0.1.1", "/10.0.1.2"]
+        names = [POD, *crowd] if limit == "MAX_QUESTIONS" else [*crowd, POD]
+        for name in names:
+            rig.client.ask([name])
+        rig.client.ask([POD])
+        await second.send(ADDRESS, removed=[crowd[0], crowd[1]], nonce="n")
+        assert POD not in (await rig.answered())[0], "nobody has said what it is"
 
     asking(tmp_path, body)
