@@ -110,6 +110,12 @@ class Workloads:
                 best = workload
         return best
 
+    def pods_at(self, address: NetworkAddress) -> tuple[Workload, ...]:
+        """All pods that are listed with an address, whichever of them it means."""
+        found = map(self.shelf.at, self.by_address.rows(hash(address)))
+        here = (w for w in found if w.network == address.network and address.ip in w.addresses)
+        return tuple(workload for workload in here if is_pod(workload))
+
     def named(self, namespace: str, name: str) -> tuple[Workload, ...]:
         found = map(self.shelf.at, self.by_name.rows(hash((namespace, name))))
         return tuple(w for w in found if w.name == name and w.namespace == namespace)
@@ -192,4 +198,8 @@ class Services:
 
 def address_rank(workload: Workload) -> int:
     """Of workloads that share an address: pods before others, then HBONE before plain."""
-    return 2 * ("//Pod/" in workload.uid) + (workload.protocol is TunnelProtocol.HBONE)
+    return 2 * is_pod(workload) + (workload.protocol is TunnelProtocol.HBONE)
+
+
+def is_pod(workload: Workload) -> bool:
+    return "//Pod/" in workload.uid

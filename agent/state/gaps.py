@@ -1,7 +1,8 @@
 """What the control plane said about a local pod and is not in force here: listed, pod by pod. Pure.
 
-Policies that a pod lists and nobody has sent, policies and descriptions of the pod that this agent refused. What
-each does to the pod's connections is decided in `policy.missing`; since when is kept by `GapLog`.
+Policies that a pod lists and nobody has sent, policies and descriptions of the pod that this agent refused, and other
+pods that are listed with an address of it. What missing policies do to the pod's connections is decided in
+`policy.missing`; since when is kept by `GapLog`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import NamedTuple
 
+from agent.model.address import NetworkAddress
 from agent.model.workload import Workload
 from agent.policy.missing import MissingPolicy
 from agent.state.snapshot import Snapshot, is_about
@@ -26,6 +28,8 @@ class Kind(Enum):
     """A policy was refused; the version before stays in force."""
     WORKLOAD_REFUSED = "workload_refused"
     """The description of the pod itself was refused."""
+    ADDRESS_SHARED = "address_shared"
+    """Another pod is listed with an address of this one: it means one of them, and nobody can tell them apart."""
 
 
 class Gap(NamedTuple):
@@ -36,6 +40,8 @@ class Gap(NamedTuple):
     kind: Kind
     refusal: str = ""
     demands_identity_only: bool = False
+    shared: str = ""
+    """The address, and to whom connections to it go."""
 
     @property
     def is_harmless(self) -> bool:
@@ -49,6 +55,8 @@ class Gap(NamedTuple):
             return "the version before it stays in force"
         if self.kind is Kind.WORKLOAD_REFUSED:
             return "of the pod is known what was said before, or nothing"
+        if self.kind is Kind.ADDRESS_SHARED:
+            return self.shared
         if self.demands_identity_only:
             return "plaintext to the pod is denied"
         return "everything to the pod is denied"
@@ -58,6 +66,8 @@ class Gap(NamedTuple):
         """What is missing and what that does, one line."""
         if self.kind is Kind.AWAITED:
             return f"{MissingPolicy(self.resource).state}: {self.effect}"
+        if self.kind is Kind.ADDRESS_SHARED:
+            return f"the control plane lists {self.resource} with an address of this pod too: {self.effect}"
         what = "its description" if self.kind is Kind.WORKLOAD_REFUSED else f"policy {self.resource}"
         return f"{what} was refused by this agent ({self.refusal}): {self.effect}"
 
@@ -79,7 +89,21 @@ def gaps(
         ]
         if workload is not None:
             found += _of_policies(snapshot, pod, workload)
+            found += _of_addresses(snapshot, pod, workload)
     return found
+
+
+def _of_addresses(snapshot: Snapshot, pod: str, workload: Workload) -> list[Gap]:
+    """One for each of the others, however many addresses it shares."""
+    found: dict[str, Gap] = {}
+    for ip in workload.addresses:
+        address = NetworkAddress(workload.network, ip)
+        for other in snapshot.workloads.pods_at(address):
+            meant = snapshot.workload_at(workload.network, ip)
+            if other.uid != workload.uid and other.uid not in found and meant is not None:
+                shared = f"{ip} means {meant.namespace}/{meant.name} here"
+                found[other.uid] = Gap(pod, other.uid, Kind.ADDRESS_SHARED, shared=shared)
+    return list(found.values())
 
 
 def _of_policies(snapshot: Snapshot, pod: str, workload: Workload) -> list[Gap]:

@@ -196,7 +196,7 @@ XDS_CONNECTED_SINCE = _gauge(
 XDS_REFUSED = _gauge("ztun_xds_resources_refused", "Resources that this agent could not use", "url")
 NOT_IN_FORCE = _gauge(
     "ztun_policies_not_in_force",
-    "Policies and descriptions of enrolled pods that the control plane announced and that do not apply, by why",
+    "What the control plane says of enrolled pods that does not apply, or of another pod with their address, by why",
     "kind",
 )
 

@@ -20,6 +20,7 @@ REMEDIES = {
     Kind.REFUSED: "mend the policy, or use a version of ztun that knows what it says",
     Kind.UPDATE_REFUSED: "mend the policy, or use a version of ztun that knows what it says",
     Kind.WORKLOAD_REFUSED: "look at the pod's object, and at the log of the control plane",
+    Kind.ADDRESS_SHARED: "see in the control plane which of them is gone, and why it lists both",
 }
 
 

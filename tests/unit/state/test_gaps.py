@@ -57,6 +57,20 @@ def test_a_pod_whose_own_description_was_refused_is_named_known_or_not() -> None
     assert found(snapshot(), selecting(), refused) == expected
 
 
+def test_another_pod_with_an_address_of_this_one_is_named_and_whom_the_address_means() -> None:
+    web = workload("web", "10.0.0.1", "10.0.0.2")
+    twin = workload("twin", "10.0.0.2", "10.0.0.1", namespace="other")
+    entry = workload("vm", "10.0.0.1", uid="Kubernetes/networking.istio.io/WorkloadEntry/apps/vm")
+    abroad = workload("abroad", "10.0.0.1", network="n2")
+    node_agent = workload("agent", "10.0.0.1", host_network=True)
+    for others, meant in (((twin, web), "apps/web"), ((web, twin), "other/twin")):
+        snap = snapshot(*others, entry, abroad, node_agent)
+        assert found(snap, web) == [
+            Gap("apps/web", twin.uid, Kind.ADDRESS_SHARED, shared=f"10.0.0.1 means {meant} here")
+        ]
+    assert found(snapshot(web, entry, abroad, node_agent), web) == []
+
+
 @pytest.mark.parametrize(
     ("gap", "text", "is_harmless"),
     [
@@ -83,6 +97,11 @@ def test_a_pod_whose_own_description_was_refused_is_named_known_or_not() -> None
         (
             Gap("apps/web", "u", Kind.WORKLOAD_REFUSED, WHY),
             f"its description was refused by this agent ({WHY}): of the pod is known what was said before, or nothing",
+            False,
+        ),
+        (
+            Gap("apps/web", "u", Kind.ADDRESS_SHARED, shared="10.0.0.1 means apps/twin here"),
+            "the control plane lists u with an address of this pod too: 10.0.0.1 means apps/twin here",
             False,
         ),
     ],

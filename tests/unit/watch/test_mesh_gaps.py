@@ -47,6 +47,18 @@ def test_what_is_missing_for_long_is_found_and_what_only_demands_an_identity_is_
     assert world.findings() == []
 
 
+def test_two_pods_with_one_address_are_found_when_they_stay_so() -> None:
+    world = World()
+    twin = workload("twin", "10.0.0.1")
+    world.store.apply(Batch((twin,), authorizations=(("apps/late", deny("late")),)))
+    assert world.findings() == [], "one may be on its way out"
+    world.now_s += GRACE_S
+    (said,) = world.findings()
+    assert twin.uid in said and "10.0.0.1 means apps/twin here" in said
+    world.store.apply(Batch(removed_addresses=(twin.uid,)))
+    assert world.findings() == []
+
+
 def test_gaps_and_refused_resources_are_counted() -> None:
     world = World()
     asyncio.run(world.mesh.accept(ADDRESS, {"Kubernetes//Pod/apps/web": b"\xff"}, ()))
@@ -54,6 +66,12 @@ def test_gaps_and_refused_resources_are_counted() -> None:
     figures.ask(world.gaps.samples)
     values = {(name, *labels): value for name, labels, value in figures.items()}
     kinds = {key[1]: value for key, value in values.items() if key[0] == families.NOT_IN_FORCE.name}
-    assert kinds == {"awaited": 2, "refused": 0, "update_refused": 0, "workload_refused": 1}
+    assert kinds == {
+        "awaited": 2,
+        "refused": 0,
+        "update_refused": 0,
+        "workload_refused": 1,
+        "address_shared": 0,
+    }
     assert values[families.XDS_REFUSED.name, ADDRESS] == 1
     assert values[families.XDS_REFUSED.name, AUTHORIZATION] == 0
