@@ -227,6 +227,10 @@ class Maps:
         for key, flow in flows.items():
             self._put("hostflows", key.encode(), flow.encode())
 
+    def host_flow(self, key: FlowKey) -> HostFlow | None:
+        raw = sys_bpf.map_lookup(self._fds["hostflows"], key.encode(), HostFlow.FORMAT.size)
+        return None if raw is None else HostFlow.decode(raw)
+
     def host_flows(self) -> Iterator[tuple[FlowKey, HostFlow]]:
         for key, value in self._items("hostflows"):
             yield FlowKey.decode(key), HostFlow.decode(value)

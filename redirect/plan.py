@@ -111,6 +111,17 @@ class DestroySockets:
 
 
 @dataclass(frozen=True, slots=True)
+class EndPastProxy:
+    """Connections into a pod that the proxy knows nothing of, before they are captured."""
+
+    ifindex: int
+    addresses: tuple[IP, ...]
+
+    def __str__(self) -> str:
+        return f"end the connections past the proxy of interface {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
 class PutPod:
     address: IP
     entry: PodEntry
@@ -167,6 +178,7 @@ Step = (
     | GoAhead
     | Detach
     | DestroySockets
+    | EndPastProxy
     | PutPod
     | DeletePod
     | PutHostAddress
@@ -251,6 +263,8 @@ def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
     entry, known = iface_entry(pod), observed.ifaces.get(pod.ifindex)
+    if known is not None and Flag.BYPASS in known.flags & ~entry.flags:
+        yield EndPastProxy(pod.ifindex, known.addresses)
     if known != entry:
         yield PutIface(pod.ifindex, entry)
     for program in POD_PROGRAMS:

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +85,13 @@ def destroy(addresses: Collection[IP]) -> int:
 
     Those that the kernel does not destroy are left: all of them without CONFIG_INET_DIAG_DESTROY (`can_destroy`).
     """
+    return destroy_where(lambda socket: socket.local in addresses or socket.remote in addresses)
+
+
+def destroy_where(is_doomed: Callable[[TcpSocket], bool]) -> int:
+    """The same for those that are doomed."""
     with _opened() as netlink:
-        doomed = [s for s in _dump(netlink) if s.local in addresses or s.remote in addresses]
+        doomed = [s for s in _dump(netlink) if is_doomed(s)]
         return sum(_destroy(netlink, s.family, s.id) for s in doomed)
 
 

@@ -7,17 +7,20 @@ order is `plan`'s. Runs in a thread of the node's network namespace.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatchmethod
 from itertools import groupby
 
-from redirect import host_flows, netns, plan, sides, sock_diag
+from redirect import host_flows, netns, past_proxy, plan, sides, sock_diag
 from redirect.attach import Attachments
 from redirect.errors import MapFull, RedirectError, StepFailed
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.side import Side
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,14 @@ class Executor:
             # Without CONFIG_INET_DIAG_DESTROY the workers close what they have registered.
             with netns.entered(side.netns):
                 sock_diag.destroy(step.addresses)
+
+    @_do.register
+    def _(self, step: plan.EndPastProxy) -> None:
+        # Whatever comes of it, the pod is to be captured: then each end learns of it when it sends.
+        try:
+            past_proxy.end(self._maps, step.ifindex, step.addresses)
+        except OSError as error:
+            log.warning("%s: not done, they end when they send: %s", step, error)
 
     @_do.register
     def _(self, step: plan.SetInnerMtu) -> None:

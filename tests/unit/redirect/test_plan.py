@@ -21,6 +21,7 @@ from redirect.plan import (
     DeletePod,
     DestroySockets,
     Detach,
+    EndPastProxy,
     NoteHostFlows,
     PutHostAddress,
     PutIface,
@@ -110,6 +111,7 @@ def put(address: IP, flags: Flag, ifindex: int) -> PutPod:
 
 
 A = pod(5, V4, V6)
+BYPASSED = replace(A, flags=Flag.ENROLLED | Flag.BYPASS)
 GONE = Observed(pods=captured(A).pods, ifaces=captured(A).ifaces, stale=captured(A).attached)
 ENROLLED, DRAIN = Flag.ENROLLED, Flag.DRAIN
 
@@ -126,6 +128,16 @@ ROWS = {
         ),
     ),
     "nothing differs": (wanted(A), captured(A), ()),
+    "inbound connections are captured again: those past the proxy end while they pass": (
+        wanted(A),
+        captured(BYPASSED),
+        (EndPastProxy(5, (V4, V6)), PutIface(5, iface_entry(A))),
+    ),
+    "inbound connections go past the proxy: those that it has are left": (
+        wanted(BYPASSED),
+        captured(A),
+        (PutIface(5, iface_entry(BYPASSED)),),
+    ),
     "a pod is let go: its sockets are destroyed while it drains": (
         wanted(),
         captured(A),
