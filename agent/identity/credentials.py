@@ -68,7 +68,7 @@ class Credentials:
     def make_context(self, *, is_server: bool, at: float | None = None) -> SSL.Context:
         """A context of a handshake's end. `at`, in seconds since the epoch, instead of the time of the handshake.
 
-        Raises CannotNarrow where there is a `group` that this OpenSSL does not have.
+        Raises Refusal where there is a `group` that this OpenSSL does not have.
         """
         context = _context(self, at)
         if is_server:

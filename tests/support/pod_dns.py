@@ -34,6 +34,23 @@ class Asked(NamedTuple):
     kind: str
 
 
+def _both(port: int) -> tuple[socket.socket, socket.socket]:
+    """Bound to one port. What is free for datagrams may be somebody's for connections: then it is another."""
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socket(socket.AF_INET6)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            udp.bind(("::", port))
+            tcp.bind(("::", udp.getsockname()[1]))
+        except OSError:
+            udp.close()
+            tcp.close()
+            if port:
+                raise
+        else:
+            return udp, tcp
+
+
 class PodNameServer:
     """For a `with`. Answers by the zone, each record good for `ttl_s`; port 0 is any that is free for both."""
 
@@ -45,12 +62,10 @@ class PodNameServer:
         """It hears, and does not answer."""
         self._closing = ExitStack()
         with nullcontext() if netns is None else entered(netns):
-            self._udp = self._closing.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
-            self._tcp = self._closing.enter_context(socket.socket(socket.AF_INET6))
-        self._udp.bind(("::", port))
+            self._udp, self._tcp = _both(port)
+        self._closing.enter_context(self._udp)
+        self._closing.enter_context(self._tcp)
         self.port = int(self._udp.getsockname()[1])
-        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._tcp.bind(("::", self.port))
         # Each answer leaves by the address that was asked.
         self._udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         self._tcp.listen()

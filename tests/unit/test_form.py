@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from pathlib import Path
 
@@ -109,6 +110,31 @@ def test_every_listed_module_runs_in_the_form_that_is_told() -> None:
         if not isinstance(importlib.import_module(name).__loader__, kind)  # what runs in this very process
     ]
     assert not others, f"not {FORM.word}: {others}"
+
+
+def derived_from_compiled(path: Path) -> Iterator[str]:
+    """Classes of a module, each with the base that is of a module on the list."""
+    tree = ast.parse(path.read_text())
+    origins = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        for base in node.bases if isinstance(node, ast.ClassDef) else ():
+            name = base.value if isinstance(base, ast.Subscript) else base
+            module, original = origins.get(name.id, ("", "")) if isinstance(name, ast.Name) else ("", "")
+            if module in listed():
+                yield f"{path.relative_to(ROOT)}: {node.name}({module}.{original})"
+
+
+def test_no_interpreted_class_is_derived_from_a_compiled_one() -> None:
+    """Compiled code does not take it for one of its own: the first call with it would fail, in that form alone."""
+    compiled = {ROOT / f"{name.replace('.', '/')}.py" for name in listed()}
+    others = sorted(path for path in (ROOT / "agent").rglob("*.py") if path not in compiled)
+    assert others
+    assert not [found for path in others for found in derived_from_compiled(path)]
 
 
 @pytest.mark.parametrize("option", ["compiled=yes", "compiled="])

@@ -21,7 +21,7 @@ from tests.support.certs import TestCA, pem
 from tests.support.xds import MeshCA
 
 WEB = Identity("cluster.local", "apps", "web")
-NOW = time.time()
+NOW = float(int(time.time()))  # certificates have whole seconds
 CA = MeshCA()
 KEY, CSR = make_request(WEB)
 

@@ -11,8 +11,9 @@ from agent.identity import credentials as made_by
 from agent.identity.credentials import Credentials
 from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Session
-from agent.identity.key_exchange import POST_QUANTUM, CannotNarrow, can_narrow, narrow
+from agent.identity.key_exchange import POST_QUANTUM, can_narrow, narrow
 from agent.model.identity import Identity
+from agent.model.outcome import Refusal
 from tests.support.certs import TestCA, credentials
 from tests.support.handshakes import shake
 
@@ -123,10 +124,10 @@ def test_what_openssl_has_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "has no key exchange X448MLKEM1" in can_narrow("X448MLKEM1") and "OpenSSL " in can_narrow(
         "X448MLKEM1"
     )
-    with pytest.raises(CannotNarrow, match="X448MLKEM1"):
+    with pytest.raises(Refusal, match="X448MLKEM1"):
         Session.server(allowing(SERVER, "X448MLKEM1"))
     context = SSL.Context(SSL.TLS_METHOD)
     monkeypatch.setattr(SSL, "_lib", object())
     monkeypatch.setattr(SSL, "OpenSSL_version", lambda _: b"OpenSSL 3.0.0")
-    with pytest.raises(CannotNarrow, match="no binding for it"):
+    with pytest.raises(Refusal, match="no binding for it"):
         narrow(context, POST_QUANTUM)
