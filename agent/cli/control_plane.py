@@ -66,7 +66,7 @@ def metrics_place(_: click.Context, __: click.Parameter, value: str) -> str:
     return value
 
 
-@click.group(name="control-plane", invoke_without_command=True)
+@click.group(name="control-plane", invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @click.option(
     "--manifests", type=click.Path(file_okay=False, path_type=Path), help="Directory with the YAML to serve."
 )

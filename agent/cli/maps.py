@@ -88,7 +88,7 @@ def complete_map(_: click.Context, __: click.Parameter, incomplete: str) -> list
     return [name for name in NAMES if name.startswith(incomplete)]
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @instance_option
 @output_option
 @click.pass_context

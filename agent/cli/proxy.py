@@ -16,7 +16,9 @@ from agent.ztunnel.translate import MESH_CONFIG, CannotServe, Translation, trans
 
 
 @click.command()
-@click.argument("kind", required=False, type=click.Choice(["ztunnel"]), default="ztunnel")
+@click.argument(
+    "kind", required=False, type=click.Choice(["ztunnel"]), default="ztunnel", metavar="[ztunnel]"
+)
 @click.option("--show", is_flag=True, help="Print what becomes of the environment, and run nothing.")
 def proxy(kind: str, show: bool) -> None:
     """Run the agent of this node by the environment of ztunnel.
