@@ -187,16 +187,19 @@ def test_mounts_that_end_with_the_agent_are_refused_and_nothing_is_made(
 ) -> None:
     """`unshare -m ztun agent`: pins would go with it, and captured pods talk in clear."""
 
+    def own() -> list[str]:
+        return sorted(path.name for path in netns.RUN_DIR.iterdir() if path.name.startswith(instance))
+
     def check() -> None:
         if has_bpffs:
             mount_bpffs()
-        names = sorted(path.name for path in netns.RUN_DIR.iterdir())
+        before = own()
         with (
             closing(Redirection(instance, tmp_path)) as redirection,
             pytest.raises(WouldNotLast, match=r"would end with this process.* on the machine itself"),
         ):
             redirection.prepare()
-        assert sorted(path.name for path in netns.RUN_DIR.iterdir()) == names
+        assert own() == before
         assert not (tmp_path / "bpf").exists() and not (BPFFS / "ztun").exists()
 
     elsewhere.submit(check).result()

@@ -142,9 +142,12 @@ def test_an_end_that_waits_behind_its_bytes_is_one_though_a_reset_came(proxied: 
 
 def test_an_end_and_a_reset_together_find_a_backlog(tunnelled: Joined) -> None:
     """The application has not read up to the end when the reset is there already: it is given both, in order."""
-    sent = tunnelled.stuff("client")
     near, far = tunnelled.relays
     assert isinstance(near, TunnelRelay) and isinstance(far, TunnelRelay)
+    # Queues of a size that is set do not grow: the window is more than they take, and the relay holds the rest.
+    tunnelled.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    far._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+    sent = tunnelled.stuff("client")
     link, stream = tunnelled.hbone.client, near._stream
     link.end_stream(stream)  # the rest will never come
     link._codec.reset(stream, ErrorCode.CONNECT_ERROR)
