@@ -174,6 +174,10 @@ def test_too_many_of_one_pod_are_refused(
     code, app = asked(world, SERVER, 8080)
     assert (code, exchange(app)) == (Reply.SUCCEEDED, b"hello")
     apps.pop().close()
+    # Its line is not to come into the next test's.
+    service = world.here.socks5
+    assert service is not None
+    world.driver.until(lambda: not service._open)
 
 
 def test_other_connections_are_none_of_its_own(world: World) -> None:
