@@ -100,33 +100,33 @@ static __always_inline u64 later(u64 due_ns, u64 now_ns, u64 every_ns) {
     return (due_ns < now_ns ? now_ns : due_ns) + every_ns;
 }
 
-static __always_inline int has_budget(u32 ifindex, u8 hook, u64 now_ns) {
+/* Whether there is room for one more of what comes once in `every_ns` on average, and so many at once; then it is taken.
+ * CPUs may overtake each other here: a few more pass. */
+static __always_inline int takes(u64 *used_until_ns, u64 now_ns, u64 every_ns, u64 at_once) {
+    u64 due_ns = later(*used_until_ns, now_ns, every_ns);
+    if (due_ns - now_ns > at_once * every_ns)
+        return 0;
+    *used_until_ns = due_ns;
+    return 1;
+}
+
+static __always_inline struct pod_rates *rates_of(u32 ifindex) {
     struct pod_rates none = {};
-    struct pod_rates *used = rates.lookup_or_try_init(&ifindex, &none);
+    return rates.lookup_or_try_init(&ifindex, &none);
+}
+
+static __always_inline int takes_syn(u32 ifindex, u8 hook, u64 now_ns) {
+    struct pod_rates *used = rates_of(ifindex);
     if (!used)
         return 0;
-    u64 due_ns = later(hook == HOOK_FROM_POD ? used->outbound_due_ns : used->inbound_due_ns, now_ns, SYN_EVERY_NS);
-    if (due_ns - now_ns > SYN_BURST * SYN_EVERY_NS)
-        return 0;
-    /* CPUs may overtake each other here: a few more are held */
-    if (hook == HOOK_FROM_POD)
-        used->outbound_due_ns = due_ns;
-    else
-        used->inbound_due_ns = due_ns;
-    return 1;
+    u64 *until_ns = hook == HOOK_FROM_POD ? &used->outbound_due_ns : &used->inbound_due_ns;
+    return takes(until_ns, now_ns, SYN_EVERY_NS, SYN_BURST);
 }
 
 /* Whether the proxy takes one more query of the pod: its pods share the queue of a socket, and one of them may not fill it. */
 static __always_inline int takes_dns(u32 ifindex) {
-    struct pod_rates none = {};
-    struct pod_rates *used = rates.lookup_or_try_init(&ifindex, &none);
-    if (!used)
-        return 0;
-    u64 now_ns = bpf_ktime_get_ns(), due_ns = later(used->dns_due_ns, now_ns, DNS_EVERY_NS);
-    if (due_ns - now_ns > DNS_BURST * DNS_EVERY_NS)
-        return 0;
-    used->dns_due_ns = due_ns;
-    return 1;
+    struct pod_rates *used = rates_of(ifindex);
+    return used && takes(&used->dns_due_ns, bpf_ktime_get_ns(), DNS_EVERY_NS, DNS_BURST);
 }
 
 static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet *p, struct bpf_sock_tuple *t,
@@ -144,7 +144,7 @@ static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet
     if (is_under_way(skb, t, p->is_v6, hook == HOOK_FROM_POD ? c->pod_side_nsid : c->net_side_nsid))
         return OF_CONNECTION;
     u64 now_ns = bpf_ktime_get_ns();
-    if (!has_budget(ifindex, hook, now_ns))
+    if (!takes_syn(ifindex, hook, now_ns))
         return OVER_BUDGET;
     int owner = owner_of(p, c->choice_key, owners);
     void *ring = rings.lookup(&owner);
