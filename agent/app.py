@@ -22,6 +22,7 @@ from functools import partial
 from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
 from agent.app_pages import pages_of
+from agent.app_proofs import prover_of
 from agent.briefing import Briefing
 from agent.channel import Answered, Message
 from agent.config import Config
@@ -45,11 +46,9 @@ from agent.listening import make_listener, open_slots, prepare_company, rules_of
 from agent.log import ProcessLog, set_up_log
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
-from agent.model.listener import LISTENERS, Side
+from agent.model.listener import Side
 from agent.pages.listening import listen
 from agent.plane_access import discovery, endpoint
-from agent.proof.listeners import DIALS_PER_WORKER, ListenerCheck, Served
-from agent.proof.prover import Prover
 from agent.rpc.ca_client import CaClient
 from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.manifests_client import ManifestsClient
@@ -69,10 +68,8 @@ from agent.telemetry.metrics import Figures
 from agent.telemetry.pod_figures import PodFigures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
-from agent.watch.certificates_check import CertificatesCheck
-from agent.watch.checks import TrafficCheck, WorkersCheck, sockets_in
+from agent.watch.checks import TrafficCheck
 from agent.watch.interfaces import hear_interfaces
-from agent.watch.kernel_check import KernelCheck
 from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
@@ -83,7 +80,6 @@ from agent.wire.xds_delta import TYPES
 from redirect.errors import RedirectError
 from redirect.nursery import Nursery
 from redirect.reconcile import Redirection
-from redirect.sides import PROXY_ADDRESSES
 from redirect.spawn import ChildFailed
 
 log = logging.getLogger(__name__)
@@ -148,7 +144,7 @@ class Agent:
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
         self.births = Births(nursery)
-        homes = dict(zip(Side, map(str, self.redirection.private_namespaces), strict=True))
+        self.homes = homes = dict(zip(Side, map(str, self.redirection.private_namespaces), strict=True))
         self.crew = Crew(
             Recruiter(
                 settings.directory,
@@ -220,31 +216,9 @@ class Agent:
         self.counters = KernelCounters(self.kernel, self.captures, self.figures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
-        served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
         self.run_directory = RunDirectory(settings.directory, lock, self.captures)
         self.traffic = TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic)
-        self.prover = Prover(
-            {
-                "the kernel side": KernelCheck(
-                    self.enroller.prove,
-                    self.enroller.mend,
-                    lambda: {ifindex: str(pod) for ifindex, pod in self.captures.owners.items()},
-                ),
-                "listeners": ListenerCheck(
-                    served, PROXY_ADDRESSES[0], sockets_in, DIALS_PER_WORKER * settings.worker_count
-                ),
-                "workers": WorkersCheck(self.crew, self.mesh),
-                "mesh gaps": self.gaps,
-                "certificates": CertificatesCheck(
-                    self.keeper, lambda: self.captures.pods.values(), time.time
-                ),
-                "traffic": self.traffic,
-                "the run directory": self.run_directory,
-                "revocation lists": self.revocations,
-            },
-            wall=time.time,
-            clock=time.monotonic,
-        )
+        self.prover = prover_of(self)
 
     def tell_ours(self, message: Message) -> None:
         """Workers of this version; another one may not know what is said."""

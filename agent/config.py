@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from agent.model.address import CIDR
 from agent.model.encapsulation import ENCAPSULATION_NAMES
@@ -38,10 +36,17 @@ from agent.option_kinds import (
     SOCKET,
     SWITCH,
     TEXT,
-    Kind,
     number,
     one_of,
     seconds,
+)
+from agent.option_rows import (
+    Option,
+    control_option,
+    kubernetes_option,
+    node_option,
+    server_option,
+    traffic_option,
 )
 
 MOST_WORKERS = 63
@@ -50,30 +55,6 @@ MOST_WORKERS = 63
 
 class ConfigError(ValueError):
     """A flag or variable has a value that cannot be used; the message names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the table. The flag is `--name-with-dashes`, the variable `ZTUN_NAME`."""
-
-    section: str
-    kind: Kind
-    default: str
-    help: str
-    """A sentence."""
-
-
-def option(section: str, kind: Kind, default: str, help: str) -> Any:
-    """A field of Config with its row; the default goes through the same parser as a flag."""
-    row = Option(section, kind, default, help)
-    return field(default_factory=lambda: kind.parse(default), metadata={"option": row})
-
-
-node_option = partial(option, "This node")
-control_option = partial(option, "Control plane")
-traffic_option = partial(option, "Traffic")
-kubernetes_option = partial(option, "Kubernetes")
-server_option = partial(option, "Servers and logs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ SHARED = {
     "agent.model",
     "agent.option_combinations",
     "agent.option_kinds",
+    "agent.option_rows",
     "agent.net.sockets",
     "agent.pb",
     "agent.policy",

@@ -1,0 +1,43 @@
+"""Which observation asks which parts of the agent: WIRING ONLY, beside `agent.app`, which builds those parts."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from agent.model.listener import LISTENERS
+from agent.proof.listeners import DIALS_PER_WORKER, ListenerCheck, Served
+from agent.proof.prover import Prover
+from agent.watch.certificates_check import CertificatesCheck
+from agent.watch.checks import WorkersCheck, sockets_in
+from agent.watch.kernel_check import KernelCheck
+from redirect.sides import PROXY_ADDRESSES
+
+if TYPE_CHECKING:
+    from agent.app import Agent
+
+
+def prover_of(agent: Agent) -> Prover:
+    """Every observation by its name, each with what it asks and no more."""
+    captures, homes = agent.captures, agent.homes
+    served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
+    return Prover(
+        {
+            "the kernel side": KernelCheck(
+                agent.enroller.prove,
+                agent.enroller.mend,
+                lambda: {ifindex: str(pod) for ifindex, pod in captures.owners.items()},
+            ),
+            "listeners": ListenerCheck(
+                served, PROXY_ADDRESSES[0], sockets_in, DIALS_PER_WORKER * agent.settings.worker_count
+            ),
+            "workers": WorkersCheck(agent.crew, agent.mesh),
+            "mesh gaps": agent.gaps,
+            "certificates": CertificatesCheck(agent.keeper, lambda: captures.pods.values(), time.time),
+            "traffic": agent.traffic,
+            "the run directory": agent.run_directory,
+            "revocation lists": agent.revocations,
+        },
+        wall=time.time,
+        clock=time.monotonic,
+    )
