@@ -240,7 +240,7 @@ class Agent:
             self.reports.report((pod.namespace, pod.name) for pod in pods)
 
     def _issued(self, identity: Identity, issued: Issued) -> None:
-        self.briefing.issued(identity, issued)
+        self.briefing.issued(self.tell_ours, issued)
         self.enroller.desk.wake()
 
     def _ended(self, link: WorkerLink) -> None:

@@ -58,7 +58,7 @@ class Briefing:
         for held in self._keeper.held():
             issued = self._keeper.get(held.identity)
             if issued is not None:
-                send(secret_message(issued))
+                send(secret_message(issued, is_ours=is_ours))
 
     def enrolled(self, tell: Callable[[Message], None], pods: Iterable[EnrolledPod]) -> None:
         """These pods are served; `tell` speaks to the workers of this version."""
@@ -69,8 +69,11 @@ class Briefing:
             self._dns_clients = channel.DnsClients(clients)
             tell(self._dns_clients)
 
-    def issued(self, _: Identity, issued: Issued) -> None:
-        self._broadcast(secret_message(issued))
+    def issued(self, tell: Callable[[Message], None], issued: Issued) -> None:
+        """A new certificate; `tell` speaks to the workers of this version."""
+        self._broadcast(secret_message(issued, is_ours=False))
+        if issued.ended_by:
+            tell(secret_message(issued))
 
     def revoke(self, tell: Callable[[Message], None], lists: Iterable[ReadList]) -> None:
         """Other revocation lists are in force; `tell` speaks to the workers of this version."""
@@ -91,11 +94,15 @@ def revoked_message(lists: Iterable[ReadList]) -> channel.Revoked:
     return channel.Revoked([(each.revoked.der, " ".join(each.revoked.serials)) for each in lists])
 
 
-def secret_message(issued: Issued) -> channel.Secret:
-    """A certificate with its key: DER in memory, over the private channel, nowhere else."""
+def secret_message(issued: Issued, *, is_ours: bool = True) -> channel.Secret:
+    """A certificate with its key: DER in memory, over the private channel, nowhere else.
+
+    `is_ours`: for a worker of this version. Others go by the leaf, and hear of an earlier end when it is there.
+    """
     return channel.Secret(
         identity=str(issued.identity),
         key=issued.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         chain=[certificate.public_bytes(Encoding.DER) for certificate in issued.chain],
         roots=[certificate.public_bytes(Encoding.DER) for certificate in issued.roots],
+        ends=issued.not_after if is_ours and issued.ended_by else None,
     )

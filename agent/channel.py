@@ -73,6 +73,11 @@ class Secret(Message):
     key: bytes = dataclasses.field(repr=False)
     chain: Sequence[bytes]
     roots: Sequence[bytes]
+    ends: float | None = None
+    """When an authority that it rests on expires, in seconds since the epoch, where that is before the leaf does.
+
+    Only for workers of the same version.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +263,10 @@ KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__sub
 
 
 def encode(message: Message, fd_count: int = 0) -> bytes:
-    """The frame of a message."""
+    """The frame of a message. What is None by default and is so now is left out: an older worker may not know it."""
     blobs: list[bytes] = []
-    fields = {f.name: _lift(getattr(message, f.name), blobs) for f in dataclasses.fields(message)}
+    told = [(f, getattr(message, f.name)) for f in dataclasses.fields(message)]
+    fields = {f.name: _lift(value, blobs) for f, value in told if f.default is not None or value is not None}
     header = json.dumps([type(message).__name__, fields], separators=(",", ":")).encode()
     body = b"".join([LENGTH.pack(len(header)), header, *(LENGTH.pack(len(b)) + b for b in blobs)])
     return PREFIX.pack(len(body), fd_count) + body

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CERTIFICATE_SHORT_S = 600.0
+CERTIFICATE_SHORT_S, AUTHORITY_SHORT_S = 600.0, 86400.0
+"""Seconds before its end: of a certificate that was not renewed, and of an authority that nobody here can renew."""
 XDS, WORKERS, PODS, CERTIFICATES, OTHER = "xds", "workers", "pods", "certificates", "other"
 """Topics of the reasons that are found here; a problem that a proof found has the link it broke as its topic."""
 
@@ -20,6 +21,8 @@ class CertificateFact:
     left_s: float | None
     """Seconds until it expires; None: there is none."""
     error: str = ""
+    ended_by: str = ""
+    """The authority above it that ends then, where that is before its own end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,11 @@ def _of_certificate(fact: CertificateFact) -> str:
         return f"the certificate of {fact.identity} has expired: {fact.error}"
     if fact.error and fact.left_s < CERTIFICATE_SHORT_S:
         return f"the certificate of {fact.identity} ends in {duration(fact.left_s)}: {fact.error}"
+    if fact.ended_by and fact.left_s < AUTHORITY_SHORT_S:
+        return (
+            f"the certificate of {fact.identity} ends in {duration(fact.left_s)} with the authority {fact.ended_by} "
+            "above it: renew that at the CA"
+        )
     return ""
 
 

@@ -18,7 +18,7 @@ from cryptography.x509 import verification
 from agent.identity.anchors import is_authority
 from agent.identity.signer import SigningError
 from agent.identity.svid import NotAnSvid, identity_in
-from agent.identity.verify_words import described
+from agent.identity.verify_words import described, subject
 from agent.model.identity import Identity
 
 
@@ -36,6 +36,8 @@ class Issued:
     not_before: float
     not_after: float
     """When it ends, or the first authority that it rests on."""
+    ended_by: str = ""
+    """The name of that authority; empty where none ends before the leaf."""
     not_anchors: tuple[str, ...] = ()
     """Names of certificates that came as roots, cannot be any, and are left out of `roots`."""
 
@@ -51,14 +53,15 @@ def read_answer(
     if leaf.public_key() != key.public_key():
         raise SigningError(f"the certificate the CA sent for {identity} belongs to another key")
     _check_time(leaf, now)
-    path = _check_chain(chain, roots, now)
+    first = min(_check_chain(chain, roots, now), key=lambda each: each.not_valid_after_utc)
     return Issued(
         identity,
         key,
         chain,
         roots,
         leaf.not_valid_before_utc.timestamp(),
-        min(certificate.not_valid_after_utc.timestamp() for certificate in path),
+        first.not_valid_after_utc.timestamp(),
+        subject(first) if first.not_valid_after_utc < leaf.not_valid_after_utc else "",
         not_anchors,
     )
 

@@ -6,7 +6,7 @@ memory and never reach a disk or a log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
@@ -56,6 +56,8 @@ class Credentials:
     roots: tuple[x509.Certificate, ...] = field(repr=False)
     group: str = ""
     """The one key exchange that its handshakes may use; empty: any that OpenSSL has."""
+    ends: float | None = None
+    """When an authority that it rests on expires before the leaf does, in seconds since the epoch; None: none does."""
 
     @cached_property
     def server_context(self) -> SSL.Context:
@@ -89,8 +91,19 @@ class Credentials:
 
     @cached_property
     def not_after(self) -> float:
-        """The same in seconds since the epoch."""
-        return self.expiry.timestamp()
+        """When it can be used no longer, in seconds since the epoch: the leaf expires, or an authority it rests on."""
+        leaf = self.expiry.timestamp()
+        return leaf if self.ends is None else min(leaf, self.ends)
+
+    @cached_property
+    def shown_until(self) -> float:
+        """When the first of the chain expires, also one that nothing rests on, in seconds since the epoch."""
+        return min(each.not_valid_after_utc.timestamp() for each in self.chain)
+
+    def without_expired(self, now: float) -> Credentials:
+        """The same, without what has expired of the certificates above the leaf. `now`: seconds since the epoch."""
+        above = (each for each in self.chain[1:] if each.not_valid_after_utc.timestamp() > now)
+        return replace(self, chain=(self.chain[0], *above))
 
 
 def _context(credentials: Credentials, at: float | None) -> SSL.Context:

@@ -53,6 +53,8 @@ class Held:
     error: str
     not_before: float | None
     not_after: float | None
+    ended_by: str = ""
+    """The authority whose end this is, where that is before the certificate's own."""
 
 
 @dataclass(slots=True, eq=False)
@@ -205,6 +207,7 @@ class Keeper:
                 entry.error,
                 entry.issued.not_before if entry.issued else None,
                 entry.issued.not_after if entry.issued else None,
+                entry.issued.ended_by if entry.issued else "",
             )
             for _, entry in sorted(self._entries.items())
         )
@@ -292,9 +295,12 @@ class Keeper:
     def _let_go_expired(self, now: float) -> None:
         for entry in self._entries.values():
             if entry.issued is not None and entry.issued.not_after <= now:
+                what = "its certificate"
+                if entry.issued.ended_by:
+                    what = f"the authority {entry.issued.ended_by} above its certificate"
                 entry.issued = None
                 entry.priority = Priority.REALTIME
-                entry.error = f"its certificate has expired; last renewal: {entry.error or 'not tried yet'}"
+                entry.error = f"{what} has expired; last renewal: {entry.error or 'not tried yet'}"
                 log.error("%s: %s", entry.identity, entry.error)
                 self._on_forget(entry.identity)
 

@@ -25,6 +25,7 @@ class CertificatesPage:
                 "state": held.state.value,
                 "not_before": utc(held.not_before),
                 "not_after": utc(held.not_after),
+                "ended_by": held.ended_by,
                 "left_s": round(held.not_after - now, 1) if held.not_after is not None else None,
                 "next_attempt_s": round(held.next_attempt - now, 1),
                 "failures": held.failures,

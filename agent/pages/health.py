@@ -99,6 +99,11 @@ class AgentHealth:
     def _certificates(self) -> list[CertificateFact]:
         now = self.wall()
         return [
-            CertificateFact(str(held.identity), held.not_after - now if held.not_after else None, held.error)
+            CertificateFact(
+                str(held.identity),
+                held.not_after - now if held.not_after else None,
+                held.error,
+                held.ended_by,
+            )
             for held in self.keeper.held()
         ]

@@ -358,4 +358,5 @@ def credentials(message: channel.Secret) -> Credentials:
         key,
         tuple(x509.load_der_x509_certificate(der) for der in message.chain),
         tuple(x509.load_der_x509_certificate(der) for der in message.roots),
+        ends=message.ends,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from agent.identity.credentials import Credentials
 from agent.model.identity import Identity
@@ -31,8 +32,18 @@ class Secrets:
         credentials = self._by_identity.get(identity)
         if credentials is None:
             raise Refusal(Outcome.IDENTITY_UNAVAILABLE, f"no certificate for {identity} has arrived")
-        if credentials.not_after <= self._wall():
-            raise Refusal(
-                Outcome.IDENTITY_UNAVAILABLE, f"the certificate of {identity} expired at {credentials.expiry}"
-            )
+        now = self._wall()
+        if credentials.not_after <= now:
+            raise Refusal(Outcome.IDENTITY_UNAVAILABLE, expired(credentials))
+        if credentials.shown_until <= now:
+            # It came along, and rests on nothing here; some peer may have wanted it as long as it was good.
+            credentials = self._by_identity[identity] = credentials.without_expired(now)
         return credentials
+
+
+def expired(credentials: Credentials) -> str:
+    """What has, in words."""
+    if credentials.ends is None or credentials.ends >= credentials.expiry.timestamp():
+        return f"the certificate of {credentials.identity} expired at {credentials.expiry}"
+    end = datetime.fromtimestamp(credentials.ends, UTC)
+    return f"an authority that the certificate of {credentials.identity} rests on expired at {end}"

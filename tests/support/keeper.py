@@ -38,6 +38,8 @@ class Signer:
         self.lifetime_s: float = LIFETIME_S
         self.uri: Callable[[Identity], str | None] = str
         self.more_roots = ""
+        self.issuing: MeshCA | None = None
+        """An authority under CA that makes the leaves in its place."""
 
     async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
         assert identity not in self.under_way, "one fetch per identity at a time"
@@ -51,8 +53,12 @@ class Signer:
         if self.error:
             raise SigningError(self.error, is_transient=self.is_transient)
         now = self.clock.now
-        leaf, root = CA.certify(csr_pem, self.uri(identity), not_before=now, not_after=now + self.lifetime_s)
-        return leaf, root + self.more_roots
+        end = now + self.lifetime_s
+        leaf, issuer = (self.issuing or CA).certify(
+            csr_pem, self.uri(identity), not_before=now, not_after=end
+        )
+        above = (issuer,) if self.issuing else ()
+        return leaf, *above, CA.root_pem.decode() + self.more_roots
 
 
 class Rig:

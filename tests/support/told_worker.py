@@ -87,6 +87,7 @@ def secret(credentials: Credentials) -> channel.Secret:
         credentials.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         [certificate.public_bytes(Encoding.DER) for certificate in credentials.chain],
         [certificate.public_bytes(Encoding.DER) for certificate in credentials.roots],
+        credentials.ends,
     )
 
 

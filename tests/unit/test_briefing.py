@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -31,24 +32,19 @@ POD = EnrolledPod(PodKey("apps", "web-0"), "web", "cluster.local", PLACE)
 CA = MeshCA()
 
 
-class Signer:
-    async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
-        now = time.time()
-        return tuple(CA.certify(csr_pem, str(identity), not_before=now, not_after=now + 3600))
-
-
 class Control:
     """The parts of a control process that workers hear from, and what they were told."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+        self.ca = CA
         self.ours: list[Any] = []
         """What only workers of this version hear."""
         self.keeper = Keeper(
-            Signer(),
+            self,
             clock=time.time,
             rng=Random(1),
-            on_credentials=lambda identity, issued: self.briefing.issued(identity, issued),
+            on_credentials=lambda _, issued: self.briefing.issued(self.ours.append, issued),
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
         mesh = MeshState(Store(Snapshot(node="n1")), self.told.append, self._applied)
@@ -56,6 +52,11 @@ class Control:
         self.briefing = Briefing(mesh, self.keeper, self.names, self.told.append)
 
     async def _applied(self, revision: int) -> None: ...
+
+    async def sign(self, identity: Identity, csr_pem: str) -> tuple[str, ...]:
+        """As the CA."""
+        now = time.time()
+        return tuple(self.ca.certify(csr_pem, str(identity), not_before=now, not_after=now + 3600))
 
     async def use(self, *identities: Identity) -> None:
         """Have certificates for these and no others."""
@@ -93,6 +94,27 @@ def test_each_change_is_told_to_all() -> None:
     assert secrets == sorted(map(str, (WEB, OLD)))
     assert channel.ForgetSecret(str(OLD)) in control.told
     assert control.told[-1] == channel.Pods([])
+
+
+def test_the_end_of_an_authority_is_told_to_workers_of_this_version() -> None:
+    """An older one would take the frame for a broken one; it hears that the certificate is forgotten."""
+    control = Control()
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
+
+    async def both() -> None:
+        await control.use(OLD)
+        assert not control.ours, "it ends with its leaf"
+        control.ca = MeshCA(not_after=end)
+        await control.use(OLD, WEB)
+
+    asyncio.run(both())
+    [secret] = control.ours
+    assert (secret.identity, secret.ends) == (str(WEB), end.timestamp())
+    assert secret in control.newcomer()
+    other: list[Any] = []
+    control.briefing.brief(other.append, is_ours=False)
+    for heard in (control.told, other):
+        assert [m.ends for m in heard if isinstance(m, channel.Secret) and m.identity == str(WEB)] == [None]
 
 
 def test_whose_dns_is_captured_is_told_to_workers_of_this_version() -> None:

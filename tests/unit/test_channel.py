@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -25,6 +26,14 @@ def test_messages_survive_the_round_trip() -> None:
     assert isinstance(back, Resources)
     assert [tuple(u) for u in back.updates] == list(message.updates)
     assert (back.revision, back.removed, back.full) == (7, ["gone"], True)
+
+
+def test_what_an_older_worker_may_not_know_is_not_sent_where_there_is_nothing_to_say() -> None:
+    """It would take the frame for a broken one."""
+    secret = Secret("spiffe://a/ns/b/sa/c", b"key", [b"leaf"], [b"root"])
+    assert b"ends" not in channel.encode(secret)
+    for each in (secret, replace(secret, ends=1.5), channel.Answer(1, None)):
+        assert channel.decode(channel.encode(each)[channel.PREFIX.size :]) == each
 
 
 def test_fds_come_with_their_message() -> None:

@@ -38,6 +38,10 @@ def test_a_well_agent_says_so_in_one_line() -> None:
         ),
         ({"certificates": (CertificateFact("spiffe://a", -1.0, "CA away"),)}, "has expired"),
         ({"certificates": (CertificateFact("spiffe://a", 60.0, "CA away"),)}, "ends in 1m0s: CA away"),
+        (
+            {"certificates": (CertificateFact("spiffe://a", 7200.0, "", "'CN=issuing CA'"),)},
+            "ends in 2h0m with the authority 'CN=issuing CA' above it",
+        ),
         ({"problems": (Reason("interface", "veth of demo/x is gone"),)}, "veth of demo/x is gone"),
     ],
 )
@@ -52,6 +56,11 @@ def test_a_renewal_that_fails_early_is_not_an_alarm() -> None:
         judge(replace(WELL, certificates=(CertificateFact("spiffe://a", 40000.0, "CA away"),))).state
         == "READY"
     )
+
+
+def test_an_authority_that_ends_in_months_is_not_an_alarm() -> None:
+    far = CertificateFact("spiffe://a", 90 * 86400.0, "", "'CN=issuing CA'")
+    assert judge(replace(WELL, certificates=(far,))).state == "READY"
 
 
 @pytest.mark.parametrize(

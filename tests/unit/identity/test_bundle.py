@@ -143,9 +143,11 @@ def test_what_ends_first_on_the_way_to_the_anchor_ends_the_certificate() -> None
     ending = TestCA(parent=ROOT, name="ending CA", not_after=soon)
     for roots in ([ending.root], [ROOT.root]):
         chain, key = answer_of(ending.issue(str(WEB)), ending, roots=roots)
-        assert read_answer(chain, WEB, key, NOW).not_after == int(soon.timestamp())
+        issued = read_answer(chain, WEB, key, NOW)
+        assert issued.not_after == int(soon.timestamp()) and "ending CA" in issued.ended_by
     chain, key = answer_of(ISSUING.issue(str(WEB)), ISSUING, ending, roots=[ISSUING.root])
-    assert read_answer(chain, WEB, key, NOW).not_after > soon.timestamp(), "it rests on nothing that ends"
+    issued = read_answer(chain, WEB, key, NOW)
+    assert issued.not_after > soon.timestamp() and not issued.ended_by, "it rests on nothing that ends"
 
 
 PAST = datetime.now(UTC) - timedelta(hours=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 
 import pytest
 
@@ -14,6 +15,7 @@ from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from tests.support.certs import pem
 from tests.support.keeper import API, CA, DB, LIFETIME_S, WEB, Rig, run
+from tests.support.xds import MeshCA
 
 
 def test_each_identity_in_use_gets_one_certificate() -> None:
@@ -64,6 +66,27 @@ def test_renews_at_half_of_the_lifetime() -> None:
             assert rig.forgotten == []
 
     run(body)
+
+
+def test_an_authority_that_ends_first_ends_its_certificates_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body() -> None:
+        rig = Rig()
+        end = rig.clock.now + LIFETIME_S / 2
+        rig.signer.issuing = MeshCA(parent=CA, name="issuing CA", not_after=datetime.fromtimestamp(end, UTC))
+        async with rig.running():
+            await rig.use(WEB)
+            [held] = rig.keeper.held()
+            assert held.not_after == end and "issuing CA" in held.ended_by
+            assert held.next_attempt == rig.clock.now + LIFETIME_S / 4, "half of what it is good for"
+            rig.signer.error = "the CA is away"
+            await rig.clock.advance(LIFETIME_S / 2)
+            assert rig.forgotten == [WEB] and rig.keeper.get(WEB) is None
+
+    run(body)
+    [error] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "the authority 'CN=issuing CA" in error and "above its certificate has expired" in error
 
 
 def test_a_failed_renewal_keeps_what_is_valid_until_it_expires() -> None:
