@@ -1,16 +1,15 @@
 """DNS messages of pods: what a query asks, and answers to it that are made here. The only place in a worker that knows
 dnspython, and loaded with the first pod whose DNS is captured.
 
-Sans-IO: bytes in, bytes out. Queries are read by dnspython, which refuses what is malformed; answers are few kinds of
-records below the name that was asked for, and are put together here in a hundredth of the time. Flags, EDNS and
-lifetimes are ztunnel's (docs/WIRE.md#dns).
+Sans-IO: bytes in, bytes out. Queries are read by dnspython, which refuses what is malformed, but for the plain ones
+that resolvers send most (`question`); answers are few kinds of records below the name that was asked for, and are put
+together here in a hundredth of the time. Flags, EDNS and lifetimes are ztunnel's (docs/WIRE.md#dns).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import dns.exception
 import dns.flags
@@ -20,6 +19,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 from agent.dns import records
+from agent.dns.question import HEADER, KINDS, Question, plain
 from agent.dns.records import MalformedMessage
 from agent.model.address import IP
 
@@ -28,33 +28,13 @@ TTL_S = 30
 LEAST_BYTES, MOST_BYTES = 512, 1232
 """What an answer over UDP may have: without EDNS, and with it, as its fragments would not reach the pod."""
 MOST_TCP_BYTES = 65535
-VERSIONS = {dns.rdatatype.A: 4, dns.rdatatype.AAAA: 6}
 BADVERS = 16
-_HEADER = struct.Struct(">HBBHHHH")
 _RECORD = struct.Struct(">HHHIH")
 _OPT = struct.Struct(">xHHBBHH")
 _IN, _CNAME = 1, 5
 _QR, _AA, _TC, _RD, _RA = 0x80, 0x04, 0x02, 0x01, 0x80
 _POINTER = 0xC000
 _DO = 0x8000
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """`name`: lower case, no dot at its end. `version` of the addresses that are asked for; 0: something else is.
-
-    `kind`: the record type's mnemonic, "UNKNOWN" where it has none. `wire`: the question as it is repeated in answers.
-    `payload`: what the client takes over UDP, as it says by EDNS; None: it does not speak that.
-    """
-
-    number: int
-    name: str
-    kind: str
-    version: int
-    wire: bytes
-    is_recursion_desired: bool
-    payload: int | None = None
-    wants_dnssec: bool = False
 
 
 class NotAQuery(ValueError):
@@ -73,6 +53,11 @@ def read(query: bytes) -> Question:
         raise NotAQuery("an answer was sent as a query", records.refusal(query, records.FORMERR))
     if records.opcode(query) != 0:
         raise NotAQuery("not a query but something else", records.refusal(query, records.NOTIMP))
+    return plain(query) or any_question(query)
+
+
+def any_question(query: bytes) -> Question:
+    """As `read`, of a message that has the flags of a query."""
     try:
         message = dns.message.from_wire(query)
     except (dns.exception.DNSException, ValueError, struct.error) as error:
@@ -86,7 +71,7 @@ def read(query: bytes) -> Question:
         message.id,
         asked.name.to_text(omit_final_dot=True).lower(),
         "UNKNOWN" if kind.startswith("TYPE") else kind,
-        VERSIONS.get(asked.rdtype, 0) if asked.rdclass == dns.rdataclass.IN else 0,
+        KINDS.get(asked.rdtype, ("", 0))[1] if asked.rdclass == dns.rdataclass.IN else 0,
         _on_the_wire(asked.name) + struct.pack(">HH", asked.rdtype, asked.rdclass),
         bool(message.flags & dns.flags.RD),
         int(message.payload) if message.edns >= 0 else None,
@@ -109,7 +94,7 @@ def query(name: str, version: int) -> bytes:
     except (dns.exception.DNSException, ValueError) as error:
         raise UnusableName(str(error)) from error
     kind = dns.rdatatype.A if version == 4 else dns.rdatatype.AAAA
-    return _HEADER.pack(0, _RD, 0, 1, 0, 0, 0) + wire + struct.pack(">HH", kind, _IN)
+    return HEADER.pack(0, _RD, 0, 1, 0, 0, 0) + wire + struct.pack(">HH", kind, _IN)
 
 
 def answer(question: Question, addresses: Sequence[IP], alias: str = "", *, over_tcp: bool) -> bytes:
@@ -143,7 +128,7 @@ def _on_the_wire(name: dns.name.Name) -> bytes:
 def _assembled(question: Question, rows: Sequence[bytes], *, flags: int = 0, code: int = 0) -> bytes:
     has_edns = question.payload is not None
     first = _QR | flags | (_RD if question.is_recursion_desired else 0)
-    header = _HEADER.pack(question.number, first, _RA | (code & 15), 1, len(rows), 0, has_edns)
+    header = HEADER.pack(question.number, first, _RA | (code & 15), 1, len(rows), 0, has_edns)
     parts = [header, question.wire, *rows]
     if has_edns:
         payload = max(LEAST_BYTES, question.payload or 0)

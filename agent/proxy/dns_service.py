@@ -16,7 +16,8 @@ from typing import NamedTuple
 from agent.dns import records
 from agent.dns.cache import Bounded, Kept, kept
 from agent.dns.mesh_names import MeshNames
-from agent.dns.messages import NotAQuery, Question, answer, failure, read
+from agent.dns.messages import NotAQuery, answer, failure, read
+from agent.dns.question import Question
 from agent.dns.records import MalformedMessage
 from agent.model.address import IP, SocketAddress, is_nobodys
 from agent.model.listener import DNS

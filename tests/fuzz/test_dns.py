@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from agent.dns import records
 from agent.dns.cache import kept
-from agent.dns.messages import MOST_BYTES, NotAQuery, answer, failure, read
+from agent.dns.messages import MOST_BYTES, NotAQuery, answer, any_question, failure, read
 from agent.dns.names import candidates, wildcards
+from agent.dns.question import plain
 from agent.dns.records import MalformedMessage
 from agent.model.address import ip_from_bytes
 
-LABELS = st.lists(st.binary(min_size=1, max_size=63), min_size=0, max_size=8).filter(
+ANY, USUAL = st.binary(min_size=1, max_size=63), st.from_regex(rb"[-_0-9A-Za-z]{1,63}", fullmatch=True)
+LABELS = st.lists(ANY | USUAL, min_size=0, max_size=8).filter(
     lambda labels: sum(len(label) + 1 for label in labels) < 255
 )
 QUERIES = st.builds(
@@ -45,6 +47,14 @@ def damaged(draw: st.DrawFn, messages: st.SearchStrategy[bytes]) -> bytes:
 
 NOISE = st.binary(max_size=200) | damaged(QUERIES)
 ADDRESSES = st.lists(st.binary(min_size=4, max_size=4).map(ip_from_bytes), max_size=300)
+
+
+@given(damaged(QUERIES))
+def test_what_is_read_without_dnspython_is_read_as_by_it(query: bytes) -> None:
+    if len(query) < 12 or records.is_response(query) or records.opcode(query) != 0:
+        return
+    question = plain(query)
+    assert question is None or question == any_question(query)
 
 
 @given(NOISE)

@@ -80,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.dns.framing",
         "agent.dns.mesh_names",
         "agent.dns.messages",
+        "agent.dns.question",
         "agent.dns.name_servers",
         "agent.dns.records",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.opcode
@@ -10,7 +11,8 @@ import dns.rdatatype
 import pytest
 
 from agent.dns import records
-from agent.dns.messages import MOST_BYTES, TTL_S, NotAQuery, answer, failure, read
+from agent.dns.messages import MOST_BYTES, TTL_S, NotAQuery, answer, any_question, failure, read
+from agent.dns.question import plain
 from agent.dns.records import MalformedMessage
 from agent.model.address import parse_ip
 
@@ -29,6 +31,25 @@ def test_a_query_is_read() -> None:
     assert (read(asked(kind="MX").to_wire()).kind, read(asked(kind="MX").to_wire()).version) == ("MX", 0)
     assert read(asked(kind="TYPE65280").to_wire()).kind == "UNKNOWN"
     assert read(asked(rdclass="CH").to_wire()).version == 0, "addresses are of the Internet"
+
+
+@pytest.mark.parametrize("kind", ["A", "AAAA"])
+@pytest.mark.parametrize(
+    "options", [{"use_edns": False}, {"use_edns": 0}, {"use_edns": 0, "want_dnssec": True, "payload": 4096}]
+)
+def test_what_resolvers_send_most_is_read_at_once(kind: str, options: dict[str, object]) -> None:
+    query = asked("_web-1.Example.", kind, **options).to_wire()
+    assert plain(query) == any_question(query)
+    assert plain(query + b"\0") is None, "what is behind it is for dnspython to refuse"
+    with pytest.raises(NotAQuery):
+        read(query + b"\0")
+
+
+def test_what_has_more_to_it_is_left_to_dnspython() -> None:
+    cookie = dns.edns.GenericOption(10, b"12345678")
+    others = [asked(kind="MX"), asked(rdclass="CH"), asked("a\\.b.example."), asked(use_edns=1), asked(".")]
+    for query in (*others, asked(use_edns=0, options=[cookie])):
+        assert plain(query.to_wire()) is None
 
 
 @pytest.mark.parametrize("over_tcp", [False, True])
