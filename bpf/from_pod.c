@@ -43,14 +43,27 @@ int from_pod(struct __sk_buff *skb) {
     struct iface_entry *i = ifaces.lookup(&ifindex);
     if (!i)
         PASS(EXIT_from_pod_UNKNOWN_IFACE);
+    int is_enrolled = i->flags & FLAG_ENROLLED;
+    if (is_enrolled && is_anothers_frame(skb, i))
+        DROP(EXIT_from_pod_MAC_SPOOFED);
     struct packet p;
     int kind = parse(skb, &p);
     if (kind == NOT_IP) {
-        if (skb->protocol == ETH_P_ARP_BE)
+        if (skb->protocol == ETH_P_ARP_BE) {
+            if (is_enrolled && is_arp_of_another(skb, i, ifindex))
+                DROP(EXIT_from_pod_ARP_SPOOFED);
             PASS(EXIT_from_pod_ARP);
-        if (i->flags & FLAG_ENROLLED)
+        }
+        if (is_enrolled)
             DROP(EXIT_from_pod_NOT_IP_DROP);
         PASS(EXIT_from_pod_NOT_IP_PASS);
+    }
+    if (kind == NOT_TCP_UDP && is_enrolled) {
+        enum claim claim = claim_of(skb, &p, i, ifindex);
+        if (claim == OF_ANOTHER)
+            DROP(EXIT_from_pod_ND_SPOOFED);
+        if (claim == OF_ROUTER)
+            DROP(EXIT_from_pod_ROUTER_SPOOFED);
     }
     if (!is_own_address(&p, i)) {
         if (is_zero(&i->addr4) && is_zero(&i->addr6)) {
@@ -76,7 +89,7 @@ int from_pod(struct __sk_buff *skb) {
             if (has_connection(skb, &t, inner.is_v6, c->pod_side_nsid))
                 return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ICMP_TO_PROXY);
         }
-        if ((i->flags & FLAG_ENROLLED) && is_encapsulated(&p, c))
+        if (is_enrolled && is_encapsulated(&p, c))
             DROP(EXIT_from_pod_ENCAPSULATED);
         PASS(EXIT_from_pod_OTHER_PROTOCOL);
     }

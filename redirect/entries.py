@@ -27,7 +27,7 @@ _WITHOUT_QUEUE = (NO_QUEUE, "noop")
 
 def iface_entry(pod: DesiredPod) -> IfaceEntry:
     """What the kernel is to know about a pod's interface."""
-    entry = IfaceEntry(Flag(pod.flags), _key(pod.address(4)), _key(pod.address(6)))
+    entry = IfaceEntry(Flag(pod.flags), _key(pod.address(4)), _key(pod.address(6)), mac=pod.mac)
     if pod.bridge is None:
         return entry
     masks, gateways = {4: NO_ADDRESS, 6: NO_ADDRESS}, {4: NO_ADDRESS, 6: NO_ADDRESS}

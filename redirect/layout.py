@@ -123,11 +123,11 @@ class PodEntry:
 class IfaceEntry:
     """Value of `ifaces`: whose a host veth is. Absent addresses are zero.
 
-    For a pod on a bridge also what it reaches without a gateway (masks of its addresses), which gateways are other
-    machines than this node, and the bridge.
+    `mac`: the pod's own. For a pod on a bridge also what it reaches without a gateway (masks of its addresses), which
+    gateways are other machines than this node, and the bridge.
     """
 
-    FORMAT = struct.Struct("=II16s16s16s16s16s16sI6s6x")
+    FORMAT = struct.Struct("=II16s16s16s16s16s16sI6s6s")
 
     flags: Flag
     addr4: bytes
@@ -138,16 +138,19 @@ class IfaceEntry:
     gateway6: bytes = NO_ADDRESS
     bridge_ifindex: int = 0
     bridge_mac: bytes = NO_MAC
+    mac: bytes = NO_MAC
     identity: int = 0
 
     def encode(self) -> bytes:
         link = (self.mask4, self.mask6, self.gateway4, self.gateway6, self.bridge_ifindex, self.bridge_mac)
-        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6, *link)
+        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6, *link, self.mac)
 
     @classmethod
     def decode(cls, raw: bytes) -> IfaceEntry:
-        flags, identity, addr4, addr6, mask4, mask6, gateway4, gateway6, bridge, mac = cls.FORMAT.unpack(raw)
-        return cls(Flag(flags), addr4, addr6, mask4, mask6, gateway4, gateway6, bridge, mac, identity)
+        flags, identity, addr4, addr6, mask4, mask6, gate4, gate6, bridge, its_mac, mac = cls.FORMAT.unpack(
+            raw
+        )
+        return cls(Flag(flags), addr4, addr6, mask4, mask6, gate4, gate6, bridge, its_mac, mac, identity)
 
     @property
     def addresses(self) -> tuple[IP, ...]:

@@ -16,7 +16,7 @@ from typing import Protocol
 from agent.cli.output import CliError, Row
 from redirect.encapsulations import encapsulation_names
 from redirect.errors import RedirectError
-from redirect.layout import IP, LAYOUT_HASH, MAPS, SLOTS, Flag, FlowKey, address_of
+from redirect.layout import IP, LAYOUT_HASH, MAPS, NO_MAC, SLOTS, Flag, FlowKey, address_of
 from redirect.maps import Maps
 from redirect.pins import Pins
 
@@ -129,7 +129,9 @@ def pods(maps: Maps) -> Entries:
 
 def ifaces(maps: Maps) -> Entries:
     for ifindex, entry in sorted(maps.ifaces().items()):
-        yield {"ifindex": ifindex}, {"flags": flags(entry.flags), "addresses": list(entry.addresses)}
+        mac = entry.mac.hex(":") if entry.mac != NO_MAC else ""
+        addresses = list(entry.addresses)
+        yield {"ifindex": ifindex}, {"flags": flags(entry.flags), "addresses": addresses, "mac": mac}
 
 
 def owners(maps: Maps) -> Entries:

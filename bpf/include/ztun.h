@@ -7,5 +7,6 @@
 #include "ztun_sockets.h"
 #include "ztun_segments.h"
 #include "ztun_neighbours.h"
+#include "ztun_claims.h"
 #include "ztun_hold.h"
 #include "ztun_strangers.h"

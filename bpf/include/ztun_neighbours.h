@@ -110,15 +110,19 @@ static __always_inline void learn(const struct iface_entry *i, u32 ifindex, cons
     neighbours.update(&key, &fresh);
 }
 
+/* Whether it is a question or an answer about Ethernet and IPv4, and says so of their lengths. */
+static __always_inline int is_arp(const u8 *arp) {
+    if (arp[0] || arp[1] != 1 || arp[2] != 8 || arp[3] || arp[4] != 6 || arp[5] != 4 || arp[6])
+        return 0;
+    return arp[7] == ARP_REQUEST || arp[7] == ARP_REPLY;
+}
+
 /* ARP that is sent to a pod: the sender of a request is told as well as that of a reply. */
 static __always_inline void learn_arp(struct __sk_buff *skb, const struct iface_entry *i, u32 ifindex) {
     u8 arp[ARP_BYTES];
     if (bpf_skb_load_bytes(skb, ETH_BYTES, arp, ARP_BYTES))
         return;
-    /* Ethernet, IPv4, their lengths */
-    if (arp[0] || arp[1] != 1 || arp[2] != 8 || arp[3] || arp[4] != 6 || arp[5] != 4 || arp[6])
-        return;
-    if (arp[7] != ARP_REQUEST && arp[7] != ARP_REPLY)
+    if (!is_arp(arp))
         return;
     struct addr16 sender, target;
     map_v4(&sender, arp + 14);

@@ -38,7 +38,7 @@ struct iface_entry {
     struct addr16 gateway6;
     u32 bridge_ifindex;
     u8 bridge_mac[6];
-    u8 reserved[6];
+    u8 mac[6]; /* of every pod: its own. Zero where it is not known, and in entries of earlier layouts */
 };
 _Static_assert(sizeof(struct iface_entry) == 120, "iface_entry");
 
@@ -233,6 +233,10 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, DNS_OPEN, 0)         /* the same, where it may go on then */                                       \
     X(from_pod, UDP_ENCAPSULATED, 1) /* to a port where UDP carries packets of others */                           \
     X(from_pod, DNS_TOO_FAST, 1)     /* captured DNS over UDP, more than the proxy takes of one pod */             \
+    X(from_pod, MAC_SPOOFED, 1)      /* on a bridge: the frame's source MAC is not the pod's */                    \
+    X(from_pod, ARP_SPOOFED, 1)      /* ARP for an address that is not the pod's, or that nobody understands */    \
+    X(from_pod, ND_SPOOFED, 1)       /* neighbour discovery for an address that is not the pod's */                \
+    X(from_pod, ROUTER_SPOOFED, 1)   /* router advertisement or ICMP redirect: a pod is no router */               \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \

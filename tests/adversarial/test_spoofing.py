@@ -9,8 +9,9 @@ import pytest
 from pyroute2 import IPRoute
 
 from redirect.netns import entered
+from tests.support import packets as pk
 from tests.support.labmesh import PORT, World
-from tests.support.labtraffic import Sniffer, until
+from tests.support.labtraffic import PATIENCE_S, Sniffer, Talk, until
 
 pytestmark = pytest.mark.kernel
 
@@ -33,12 +34,34 @@ def checksum(data: bytes | bytearray) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
+def hidden(world: World, what: str) -> tuple[bytes, str]:
+    """A SYN of client-a to outsider-b that a filter may not find in its packet, and the address that it is for."""
+    version = 6 if "v6" in what else 4
+    own, far = (world.address(pod, version) for pod in ("client-a", "outsider-b"))
+    plain = pk.with_checksum(own, far, pk.tcp(40000, PORT))
+    options = plain
+    for number in range(5):
+        options = pk.extension(pk.TCP if number == 0 else pk.DEST_OPTIONS, options)
+    packets = {
+        "v4 header cut": lambda: pk.ip4(own, far, pk.TCP, plain[:12]),
+        "v4 header of a wrong length": lambda: pk.ip4(own, far, pk.TCP, plain, header_words=4),
+        "v6 first fragment": lambda: pk.ip6(own, far, pk.FRAGMENT, pk.fragment6(pk.TCP, plain)),
+        "v6 whole in a fragment": lambda: pk.ip6(
+            own, far, pk.FRAGMENT, pk.fragment6(pk.TCP, plain, is_more=False)
+        ),
+        "v6 behind a routing header": lambda: pk.ip6(own, far, pk.ROUTING, pk.extension(pk.TCP, plain)),
+        "v6 behind many options": lambda: pk.ip6(own, far, pk.DEST_OPTIONS, options),
+    }
+    return packets[what](), far
+
+
 def send_raw(world: World, pod: str, packet: bytes) -> None:
     """Put a packet on the pod's wire, past its own IP stack."""
+    ethertype = struct.pack("!H", pk.ETH_IPV6 if packet[0] >> 4 == 6 else pk.ETH_IPV4)
     with entered(world.pod(pod).netns), IPRoute() as ip:
         (link,) = [each for each in ip.get_links() if each.get("ifname") == "eth0"]
         gateway = next(each.get("lladdr") for each in ip.get_neighbours() if each.get("lladdr"))
-        frame = bytes.fromhex((gateway + link.get("address")).replace(":", "")) + b"\x08\x00" + packet
+        frame = bytes.fromhex((gateway + link.get("address")).replace(":", "")) + ethertype + packet
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as sock:
             sock.bind(("eth0", 0))
             sock.send(frame)
@@ -68,6 +91,40 @@ def test_a_forged_packet_is_dropped_and_counted(
             f"{reason} is counted",
         )
     assert not wire.frames
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "v4 header cut",
+        "v4 header of a wrong length",
+        "v6 first fragment",
+        "v6 whole in a fragment",
+        "v6 behind a routing header",
+        "v6 behind many options",
+    ],
+)
+def test_a_tcp_header_that_hides_is_dropped_and_counted(world: World, what: str) -> None:
+    world.ask("client-a", world.address("server-b"))
+    packet, far = hidden(world, what)
+    before = world.counters("node-a").get(("from_pod", "UNCLASSIFIABLE"), 0)
+    with Sniffer(world.node("node-a").netns, far) as wire:
+        send_raw(world, "client-a", packet)
+        assert world.counters("node-a").get(("from_pod", "UNCLASSIFIABLE"), 0) == before + 1
+    assert not wire.frames
+
+
+@pytest.mark.parametrize("mark", [0x1C6, 0xFFF, 0x80], ids=hex)
+def test_a_pod_that_marks_its_packets_as_the_proxys_is_captured(world: World, mark: int) -> None:
+    log, address = world.log("node-a"), world.address("outsider-b")
+    with entered(world.pod("client-a").netns), socket.socket() as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        sock.connect((address, PORT))
+        with Talk(sock) as talk:
+            talk.say()
+            own = talk.address
+    log.line('direction="outbound"', f"src.addr={own}", f"dst.addr={address}")
 
 
 def test_an_unenrolled_pod_sends_the_same_packet_without_a_count(world: World) -> None:

@@ -108,12 +108,19 @@ def closed_off(net: Family) -> Iterator[Row]:
         yield row(f"closed, {what}{named}", "CLOSED", SHOT, packet, world)
     if net is V6:
         for kind, exit_name, verdict in (
-            (134, "CLOSED", SHOT),
+            (133, "CLOSED", SHOT),
+            (134, "ROUTER_SPOOFED", SHOT),
             (135, "CLOSED_NEIGHBOUR", NEXT),
             (136, "CLOSED_NEIGHBOUR", NEXT),
-            (137, "CLOSED", SHOT),
+            (137, "ROUTER_SPOOFED", SHOT),
         ):
-            yield row(f"closed, ICMPv6 {kind}", exit_name, verdict, pk.icmp(net.pod, net.host, kind), closed)
+            yield row(
+                f"closed, ICMPv6 {kind}",
+                exit_name,
+                verdict,
+                pk.icmp(net.pod, net.host, kind, bytes(20)),
+                closed,
+            )
 
 
 def new_connections(net: Family) -> Iterator[Row]:
@@ -239,7 +246,7 @@ def icmp(net: Family) -> Iterator[Row]:
         yield row("error about a packet with options", "ICMP_TO_PROXY", REDIRECT, with_options, dialled)
     empty = pk.icmp(net.pod, net.peer, kind)
     yield row("error about nothing" + named, "OTHER_PROTOCOL", NEXT, empty, dialled)
-    for kind in (0, 5, 8, 13) if net is V4 else (128, 129, 137):
+    for kind in (0, 8, 13) if net is V4 else (128, 129):
         packet = pk.icmp_error(net.pod, net.peer, kind, about)
         yield row(f"ICMP {kind} is no error{named}", "OTHER_PROTOCOL", NEXT, packet, dialled)
 

@@ -44,14 +44,14 @@ def sources_of_one_family() -> Iterator[Row]:
             f"neighbour solicitation from fe80::{which}",
             "OTHER_PROTOCOL",
             NEXT,
-            pk.icmp("fe80::9", "ff02::1", 135),
+            pk.solicitation("fe80::9", V6.host),
             world,
         )
         yield row(
             f"duplicate address detection{which}",
             "OTHER_PROTOCOL",
             NEXT,
-            pk.icmp("::", "ff02::1", 135),
+            pk.solicitation("::", "fe80::9"),
             world,
         )
         yield row(

@@ -120,6 +120,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "gateway6": {"gateway6": b"\xff" * 16},
         "bridge_ifindex": {"bridge_ifindex": ALL_ONES},
         "bridge_mac": {"bridge_mac": b"\xff" * 6},
+        "mac": {"mac": b"\xff" * 6},
     },
     "neighbour_key": {
         "ifindex": {"ifindex": ALL_ONES},

@@ -9,6 +9,7 @@ from redirect.layout import REASONS
 from tests.packets import (
     bridge_rows,
     bypass_rows,
+    claim_rows,
     encapsulation_rows,
     from_pod_rows,
     header_rows,
@@ -31,6 +32,7 @@ ROWS = [
     *encapsulation_rows.rows(),
     *hold_rows.rows(),
     *bypass_rows.rows(),
+    *claim_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 NEW = ("SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")

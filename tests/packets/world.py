@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, SLOTS, Flag, FlowKey, Neighbour, parse_ip
+from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, NO_MAC, SLOTS, Flag, FlowKey, Neighbour, parse_ip
 from tests.support.packets import TCP
 
 NEXT, SHOT, REDIRECT = -1, 2, 7
@@ -87,6 +87,8 @@ class World:
     flags: Flag = ENROLLED
     addr4: str = V4.pod
     addr6: str = V6.pod
+    mac: bytes = NO_MAC
+    """Of the pod, as `ifaces` has it; by default not known there."""
     passthru: tuple[FlowKey, ...] = ()
     hostflows: tuple[FlowKey, ...] = ()
     is_by_other: bool = False

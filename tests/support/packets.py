@@ -53,10 +53,27 @@ def with_checksum(source: str, destination: str, segment: bytes) -> bytes:
     """A TCP segment between two addresses with the checksum of RFC 9293, 3.1."""
     packed = b"".join(ipaddress.ip_address(each).packed for each in (source, destination))
     whole = packed + struct.pack("!II", TCP, len(segment)) + segment + bytes(len(segment) % 2)
-    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
+    return segment[:16] + checksum(whole) + segment[18:]
+
+
+def with_ip_checksum(frame: bytes) -> bytes:
+    """A frame of IPv4 without options, with the checksum of RFC 791, 3.1."""
+    return frame[:24] + checksum(frame[14:24] + bytes(2) + frame[26:34]) + frame[26:]
+
+
+def with_icmp6_checksum(frame: bytes) -> bytes:
+    """A frame of ICMPv6 without extension headers, with the checksum of RFC 4443, 2.3."""
+    message = frame[54:56] + bytes(2) + frame[58:]
+    whole = frame[22:54] + struct.pack("!II", len(message), ICMP6) + message + bytes(len(message) % 2)
+    return frame[:56] + checksum(whole) + frame[58:]
+
+
+def checksum(data: bytes) -> bytes:
+    """RFC 1071, of an even number of bytes."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    return segment[:16] + struct.pack("!H", total ^ 0xFFFF) + segment[18:]
+    return struct.pack("!H", total ^ 0xFFFF)
 
 
 def udp(sport: int, dport: int, data: bytes = b"ztun") -> bytes:

@@ -46,16 +46,9 @@ def too_big(own: str, far: str, port: int, mtu_bytes: int) -> bytes:
         about = pk.ip6(own, far, pk.UDP, pk.udp(port, 9))
         body = struct.pack("!BBHI", 2, 0, 0, mtu_bytes) + about
         ends = b"".join(ipaddress.ip_address(each).packed for each in (far, own))
-        body = body[:2] + _checksum(ends + struct.pack("!II", len(body), pk.ICMP6) + body) + body[4:]
+        body = body[:2] + pk.checksum(ends + struct.pack("!II", len(body), pk.ICMP6) + body) + body[4:]
         return struct.pack("!H", pk.ETH_IPV6) + pk.ip6(far, own, pk.ICMP6, body)
     about = pk.ip4(own, far, pk.UDP, pk.udp(port, 9))
     body = struct.pack("!BBHHH", 3, 4, 0, 0, mtu_bytes) + about[:28]
-    packet = pk.ip4(far, own, pk.ICMP, body[:2] + _checksum(body) + body[4:])
-    return struct.pack("!H", pk.ETH_IPV4) + packet[:10] + _checksum(packet[:20]) + packet[12:]
-
-
-def _checksum(data: bytes) -> bytes:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!H", total ^ 0xFFFF)
+    packet = pk.ip4(far, own, pk.ICMP, body[:2] + pk.checksum(body) + body[4:])
+    return struct.pack("!H", pk.ETH_IPV4) + packet[:10] + pk.checksum(packet[:20]) + packet[12:]

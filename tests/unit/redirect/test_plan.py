@@ -213,6 +213,7 @@ ROWS = {
         wanted(replace(A, mac=OTHER_MAC, hops=(HOPS[0], NextHop(6, OTHER_MAC, SIZES[6])))),
         captured(A),
         (
+            PutIface(5, replace(iface_entry(A), mac=OTHER_MAC)),
             PutPod(V4, replace(put(V4, ENROLLED, 5).entry, pod_mac=OTHER_MAC)),
             PutPod(V6, replace(put(V6, ENROLLED, 5).entry, pod_mac=OTHER_MAC, hop_mac=OTHER_MAC)),
         ),
