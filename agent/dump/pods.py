@@ -13,6 +13,8 @@ from typing import Any
 UP, PENDING = "Up", "Pending"
 PROTOCOLS = {"TCP-PASSTHROUGH": "TCP"}
 """Words of ours that ztunnel does not have."""
+ON_NO_WAY = frozenset({"WAITING", "SOCKS5"})
+"""Instead of a protocol, of connections that lead nowhere yet: ztunnel lists none of those."""
 
 Row = dict[str, Any]
 
@@ -37,7 +39,8 @@ def workload_state(pods: Iterable[PodFact], connections: Iterable[Mapping[str, s
     """By uid, or `namespace/name` where nobody knows one."""
     sides: defaultdict[str, dict[str, list[Row]]] = defaultdict(lambda: {"inbound": [], "outbound": []})
     for row in connections:
-        sides[row["pod"]][row["direction"]].append(_connection(row))
+        if row["protocol"] not in ON_NO_WAY:
+            sides[row["pod"]][row["direction"]].append(_connection(row))
     return {pod.uid or pod.key: _pod(pod, sides.get(pod.key)) for pod in pods}
 
 

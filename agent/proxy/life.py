@@ -20,7 +20,7 @@ from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
 from agent.net.sockets import was_destroyed
-from agent.proxy.registry import Live, Registry
+from agent.proxy.registry import WAITING, Live, Registry
 from agent.proxy.report import Reporter, Tracked
 from agent.proxy.seeker import Seeker, Wait
 from agent.telemetry.record import Opened
@@ -58,11 +58,14 @@ class Recorded(ABC):
         self._tracked.relay = relay
 
     def conclude(self, outcome: Outcome, detail: str) -> None:
+        self._unregister()
+        if self._tracked is not None:
+            self._tracked.finish(outcome, detail)
+
+    def _unregister(self) -> None:
         if self._live is not None:
             self._registry.remove(self._live)
             self._live = None  # it holds this object
-        if self._tracked is not None:
-            self._tracked.finish(outcome, detail)
 
     def _record(self, live: Live, opened: Opened) -> None:
         """Its request is known: count it. Who calls registers it next, before it is judged or dialled."""
@@ -97,6 +100,7 @@ class Life(Recorded):
     def again(self) -> None:
         """What it waited for is known by now, or that it is nowhere."""
         self._attempt = None
+        self._unregister()
         self._go_ahead(is_first=False)
 
     def _go_ahead(self, *, is_first: bool) -> None:
@@ -164,6 +168,9 @@ class Life(Recorded):
     def _seek(self, seeker: Seeker, unknown: Unknown) -> Attempt:
         """Wait until the state has what it lacks; then `_begin` comes again. Raises Refusal."""
         self._sought = seeker.seek(unknown, self.peer.ip, self, self._sought)
+        # Who waits is a connection of its pod like others: a pod that leaves and a deadline end it, and it is listed.
+        self._live = Live(self.direction, self.peer.ip, self.peer, self.local, self.local, WAITING, self)
+        self._registry.add(self._live)
         return self._sought
 
     def _carry(self, relay: Relay) -> None:

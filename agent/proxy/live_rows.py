@@ -35,7 +35,8 @@ def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
     """A live connection with the pod it belongs to (its address, once it is let go).
 
     `client` is who an inbound one has proven to be; empty in plaintext, and for what a pod of ours dialled. `service`
-    is the host name of the Service that the other end says was asked for, if the pod is one of its endpoints.
+    is the host name of the Service that the other end says was asked for, if the pod is one of its endpoints. One that
+    waits for news of what it dials, or has asked for nothing yet, has WAITING or SOCKS5 for a `protocol`.
     """
     return {
         "pod": str(pod or live.pod),

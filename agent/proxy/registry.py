@@ -19,6 +19,10 @@ from agent.state.apply import Changes
 from agent.state.passage import Passages
 from agent.state.snapshot import Snapshot
 
+WAITING, SOCKS5 = "WAITING", "SOCKS5"
+"""In place of a protocol, of those that are on their way nowhere yet: what they dial is not known to the mesh state, or
+they have not said what they want."""
+
 
 class LiveOwner(Protocol):
     def close(self, outcome: Outcome, detail: str) -> None:

@@ -23,6 +23,7 @@ from agent.net.loop import BROKEN, Loop, Timer
 from agent.proxy.dns_service import DnsService
 from agent.proxy.life import Relay
 from agent.proxy.outbound import Outbound, OutboundConnection
+from agent.proxy.registry import SOCKS5, Live
 from agent.proxy.socks5_names import Lookup
 from agent.wire.socks5 import Asked, Conversation, NotServed, Reply, reply
 
@@ -99,6 +100,10 @@ class Socks5:
             self.refused(peer, local, Refusal(Outcome.OVERLOADED, "too many SOCKS5 requests are under way"))
             close(sock, reset=True)
             return
+        if self.outbound.registry.is_full:
+            self.refused(peer, local, Refusal(Outcome.OVERLOADED))
+            close(sock, reset=True)
+            return
         self._open[peer.ip] += 1
         Socks5Client(self, sock, peer, local).start()
 
@@ -117,7 +122,7 @@ class Socks5:
 class Socks5Client:
     """A client up to its request, and while the name in it is looked up; it owns the socket until then."""
 
-    __slots__ = ("_conversation", "_local", "_lookup", "_peer", "_service", "_sock", "_timer")
+    __slots__ = ("_conversation", "_live", "_local", "_lookup", "_peer", "_service", "_sock", "_timer")
 
     def __init__(
         self, service: Socks5, sock: socket.socket, peer: SocketAddress, local: SocketAddress
@@ -125,6 +130,9 @@ class Socks5Client:
         self._service = service
         self._sock = sock
         self._peer, self._local = peer, local
+        self._live: Live | None = Live(
+            OutboundConnection.direction, peer.ip, peer, local, local, SOCKS5, self
+        )
         self._conversation = Conversation()
         self._lookup: Lookup | None = None
         self._timer: Timer | None = None
@@ -133,7 +141,13 @@ class Socks5Client:
         loop = self._service.loop
         loop.watch(self._sock.fileno(), self._on_ready, self._on_crash)
         self._timer = loop.later(PATIENCE_S, self._on_time)
+        assert self._live is not None
+        self._service.outbound.registry.add(self._live)
         self._go_on()
+
+    def close(self, outcome: Outcome, detail: str) -> None:
+        """Its pod leaves, or the agent stops."""
+        self._cut(detail, outcome)
 
     def _on_ready(self, mask: int) -> None:
         if mask & BROKEN:
@@ -166,7 +180,7 @@ class Socks5Client:
         if asked.ip is not None:
             self._found(asked.ip)
             return
-        # The lookup ends by itself.
+        # The lookup ends by itself, in time.
         self._stop_timer()
         service = self._service
         self._lookup = Lookup(
@@ -220,10 +234,10 @@ class Socks5Client:
     def _on_crash(self, error: BaseException) -> None:
         self._cut(f"a defect in ztun: {error}")
 
-    def _cut(self, why: str) -> None:
+    def _cut(self, why: str, outcome: Outcome = Outcome.RESET) -> None:
         if self._sock.fileno() >= 0:
             self._leave()
-            self._service.refused(self._peer, self._local, Refusal(Outcome.RESET, why))
+            self._service.refused(self._peer, self._local, Refusal(outcome, why))
             close(self._sock, reset=True)
 
     def _end(self, answer: bytes, refusal: Refusal) -> None:
@@ -238,6 +252,12 @@ class Socks5Client:
 
     def _leave(self) -> None:
         self._stop_timer()
+        if self._live is not None:
+            self._service.outbound.registry.remove(self._live)
+            self._live = None  # it holds this object
+        if self._lookup is not None:
+            self._lookup.cancel()
+            self._lookup = None
         self._service.loop.forget(self._sock.fileno())
         self._service.left(self._peer.ip)
 

@@ -10,11 +10,14 @@ import pytest
 
 from agent import channel
 from agent.channel import Message
+from agent.dump.pods import PodFact, workload_state
 from agent.model.service import Service
 from agent.proxy import seeker
+from agent.proxy.live_rows import connection_row
 from agent.proxy.orders import Orders
 from tests.support import mesh
 from tests.support.loopback import ours
+from tests.support.told_worker import ToldWorker
 from tests.support.two_nodes import CLIENT, SERVER, VIP, World, ended, exchange
 
 RANGE = f"{ours('0.0')}/16"
@@ -190,6 +193,47 @@ def test_a_client_that_gives_up_waits_no_longer() -> None:
         app.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         app.close()
         at.until_waiting(0)
+
+
+def test_a_pod_that_leaves_takes_along_what_waits() -> None:
+    with node(mesh_cidrs=RANGE) as at:
+        app = at.world.connect()
+        at.until_waiting()
+        at.world.driver.call(lambda: at.world.here.close_pod(frozenset(at.world.client.addresses)))
+        assert ended(app) and "the pod left the mesh" in at.line()
+        assert len(at.world.here.seeker) == 0 and not len(at.world.here.registry)
+
+
+def test_an_agent_that_stops_lets_what_waits_go_on_until_its_deadline() -> None:
+    with node(mesh_cidrs=RANGE) as at:
+        told = ToldWorker(at.world.driver, at.world.here)
+        reached, left = at.world.connect(), at.world.connect(f"{ours('2.99')}:1")
+        at.until_waiting(2)
+        at.world.driver.call(lambda: told.drain.start(60.0))
+        at.born(at.world.server)
+        assert exchange(reached) == b"hello"
+        at.until_waiting(1)
+        assert not told.ended
+        at.world.driver.skew_s = 61.0
+        at.world.driver.until(lambda: told.ended == 1)
+        assert ended(left)
+        assert any("the agent stopped and its drain deadline" in line for line in at.world.here.lines)
+        told.close()
+
+
+def test_what_waits_is_listed_and_counts_as_a_connection() -> None:
+    with node(mesh_cidrs=RANGE, max_connections="1") as at:
+        app = at.world.connect()
+        at.until_waiting()
+        [row] = at.world.driver.call(lambda: [connection_row(live, None) for live in at.world.here.registry])
+        assert (row["protocol"], row["original_dst"]) == ("WAITING", f"{SERVER}:8080")
+        pod = PodFact("apps", "client", "Up")
+        dumped = workload_state([pod], [{**row, "pod": "apps/client"}])
+        assert "connections" not in dumped["apps/client"], "ztunnel has no such word"
+        assert ended(at.world.connect()), "there is no room for another"
+        at.born(at.world.server)
+        assert exchange(app) == b"hello", "it has had its place all the time"
+        at.world.driver.until(lambda: not len(at.world.here.registry))
 
 
 def test_one_client_cannot_take_all_the_places(monkeypatch: pytest.MonkeyPatch) -> None:

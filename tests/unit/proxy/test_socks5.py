@@ -160,6 +160,20 @@ def test_a_client_that_says_nothing_or_leaves_is_let_go(world: World) -> None:
     assert world.here.socks5 is not None and not world.here.socks5._open
 
 
+def test_a_client_that_has_asked_for_nothing_yet_leaves_with_its_pod(world: World) -> None:
+    app = came(world)
+    app.sendall(GREETING)
+    assert app.recv(2) == CHOSEN
+    [live] = world.driver.call(lambda: list(world.here.registry))
+    assert live.protocol == "SOCKS5"
+    world.driver.call(lambda: world.here.close_pod(frozenset(world.client.addresses)))
+    with pytest.raises(ConnectionResetError):
+        app.recv(1)
+    app.close()
+    assert "the pod left the mesh" in world.here.lines[0]
+    assert world.here.socks5 is not None and not world.here.socks5._open
+
+
 @pytest.mark.parametrize("limit", [("MOST_OF_A_POD", 2), ("MOST", 4)], ids=["of a pod", "leaves room"])
 def test_too_many_of_one_pod_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch, limit: tuple[str, int]
