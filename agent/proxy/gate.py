@@ -27,6 +27,8 @@ HELD_OF_POD, HELD_LIMIT = 256, 2048
 """SYNs that one pod, and all pods, may have waiting in each direction."""
 JOIN_S = 3.0
 """How long after its SYN was let in a client may take to be there: two of its SYN-ACKs may be lost."""
+REMEMBERED_S, REMEMBERED = 2.0, 4096
+"""How long, and of how many, it is known that a SYN was answered by a reset: it may have come again just then."""
 SILENT = frozenset({Outcome.CONNECT_TIMEOUT, Outcome.HBONE_TIMEOUT})
 
 
@@ -104,6 +106,8 @@ class Gate(Keeper):
         # Each is let in for the same time, so the first to be let in is the first to be given up: one timer will do.
         self._let_in_since: deque[tuple[float, Key]] = deque()
         self._timer: Timer | None = None
+        self._reset: dict[Key, tuple[int, float]] = {}
+        """Which SYN was answered by a reset, by its sequence number, and when that was; the oldest first."""
         self.fates: Counter[Fate] = Counter()
 
     def __len__(self) -> int:
@@ -118,6 +122,8 @@ class Gate(Keeper):
         elif self._is_own(syn.peer, syn.local):
             self._let_in(syn)
             return False
+        elif self._was_reset(syn):
+            self._frames.send(reset(syn, self._frames.mac * 2))
         elif len(self._held) >= HELD_LIMIT or self._of_pod[syn.pod] >= HELD_OF_POD:
             self.fates[Fate.TOO_MANY] += 1
             self._let_in(syn)
@@ -170,6 +176,7 @@ class Gate(Keeper):
         else:
             self._forget(held, Fate.REFUSED)
             self._frames.send(reset(held.syn, self._frames.mac * 2))
+            self._remember(held.syn)
 
     # -- steps
 
@@ -178,6 +185,23 @@ class Gate(Keeper):
         held.syn = syn
         if held.is_let_in:
             self._let_in(syn)
+
+    def _remember(self, syn: HeldSyn) -> None:
+        if len(self._reset) >= REMEMBERED:
+            del self._reset[next(iter(self._reset))]
+        self._reset.pop(syn.key, None)
+        self._reset[syn.key] = syn.sequence, self._loop.now()
+
+    def _was_reset(self, syn: HeldSyn) -> bool:
+        """It crossed the reset: dialled again, the destination would be reached for a client that has left."""
+        known = self._reset.get(syn.key)
+        if known is None:
+            return False
+        sequence, at_s = known
+        if self._loop.now() - at_s > REMEMBERED_S:
+            del self._reset[syn.key]
+            return False
+        return sequence == syn.sequence
 
     def _let_in(self, syn: HeldSyn) -> None:
         # One that is lost on its way comes again, as its client has no answer.

@@ -149,6 +149,35 @@ def test_what_is_refused_is_reset(held: Held, to: str) -> None:
     assert held.descriptors() <= before + 4
 
 
+def test_one_that_crosses_its_reset_is_answered_by_another_and_nobody_is_dialled(held: Held) -> None:
+    """Its client had sent it again just before; by now it is gone."""
+    to = f"{SERVER}:8081"
+    held.arrive(held.syn(to, sequence=5))
+    held.until(Fate.REFUSED)
+    held.world.driver.until(lambda: not held.live())
+    with socket.create_server((SERVER, 8081)):
+        held.arrive(held.syn(to, sequence=5))
+        assert held.frames.resets() == [6, 6] and not len(held.gate)
+        assert len(held.world.here.lines) == 1, "it is one connection"
+        held.arrive(held.syn(to, sequence=900))
+        held.until_let_in(900)
+        held.world.driver.call(lambda: held.gate.release(0))
+    held.world.driver.until(lambda: not held.live())
+
+
+def test_what_was_reset_is_not_remembered_for_long_nor_without_end(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "REMEMBERED", 2)
+    for port in (2001, 2002, 2003):
+        held.arrive(held.syn(f"{SERVER}:8081", port))
+    held.until(Fate.REFUSED, 3)
+    assert len(held.gate._reset) == 2
+    held.world.driver.skew_s += gates.REMEMBERED_S + 1
+    held.arrive(held.syn(f"{SERVER}:8081", 2003))
+    held.until(Fate.REFUSED, 4)
+
+
 def test_what_policy_denies_is_reset(held: Held, world: World) -> None:
     world.put_policy("apps/nobody", mesh.policy("nobody", Action.ALLOW, NOBODY))
     held.arrive(held.syn())
