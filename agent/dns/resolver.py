@@ -1,6 +1,6 @@
 """Looks a host name up at the node's own name servers, both families at once: by dnspython.
 
-It is loaded with the first name: most nodes have none.
+It is loaded with the first name: most nodes have none. Which servers there are `name_servers` says.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from agent.dns.name_servers import RESOLV_CONF, name_servers
 from agent.model.address import IP, is_nobodys, parse_ip
 
 LIFETIME_S = 4.0
@@ -40,8 +41,10 @@ class Found:
     left_out: int = 0
 
 
-async def look_up(host: str, resolver: Any = None) -> Found:
-    """Addresses of an absolute name. Raises LookupFailed."""
+async def look_up(
+    host: str, resolver: Any = None, servers: Callable[[], tuple[IP, ...]] = name_servers
+) -> Found:
+    """Addresses of an absolute name, asked of the `servers` there are now. Raises LookupFailed."""
     import dns.asyncresolver
     import dns.exception
     import dns.name
@@ -49,12 +52,15 @@ async def look_up(host: str, resolver: Any = None) -> Found:
 
     try:
         name = dns.name.from_text(host)
-        if resolver is None:
-            # Read anew each time: whoever changes resolv.conf does not restart us.
-            resolver = dns.asyncresolver.Resolver()
-    except (dns.exception.DNSException, ValueError) as error:
-        # ValueError: a name server in resolv.conf that is no address, which libc passes over.
+    except dns.exception.DNSException as error:
         raise LookupFailed(f"{host!r} cannot be looked up: {error}", is_final=False) from error
+    if resolver is None:
+        asked = servers()
+        if not asked:
+            text = f"{host!r} cannot be looked up: {RESOLV_CONF} of this node names no server"
+            raise LookupFailed(text, is_final=False)
+        resolver = dns.asyncresolver.Resolver(configure=False)
+        resolver.nameservers = [str(server) for server in asked]
     answers = await asyncio.gather(
         *(_ask(resolver, name, kind) for kind in ("A", "AAAA")), return_exceptions=True
     )

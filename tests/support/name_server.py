@@ -44,8 +44,12 @@ class NameServer:
         """One that asks nobody else."""
         made = dns.asyncresolver.Resolver(configure=False)
         made.nameservers = ["127.0.0.1"]
-        made.port = self._socket.getsockname()[1]
+        made.port = self.port
         return made
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
 
     def _run(self) -> None:
         while True:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import io
 
 import dns.asyncresolver
 import pytest
 
 from agent.dns import resolver
+from agent.dns.name_servers import said_in
 from agent.dns.resolver import LEAST_TTL_S, MOST_ADDRESSES, MOST_TTL_S, Found, LookupFailed, look_up
 from agent.model.address import parse_ip
 from tests.support.name_server import NameServer, Zone
@@ -101,13 +101,24 @@ def test_of_too_many_some_are_taken_and_always_the_same() -> None:
     assert first.left_out == 200 - MOST_ADDRESSES
 
 
-def test_a_name_server_that_is_no_address_ends_nothing_but_the_lookup(
+def test_the_nodes_name_servers_are_asked_and_lines_that_are_none_are_passed_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """dnspython says ValueError of a line in resolv.conf that libc passes over."""
-    configured = dns.asyncresolver.Resolver
-    lines = io.StringIO("nameserver dns.example\nnameserver 127.0.0.1\n")
-    monkeypatch.setattr(dns.asyncresolver, "Resolver", lambda: configured(lines))
-    with pytest.raises(LookupFailed, match=r"nameserver dns\.example is not") as caught:
-        asyncio.run(look_up("db.example"))
+    """As libc does, and SOCKS5 here."""
+    with NameServer(DB) as server:
+        make = dns.asyncresolver.Resolver.reset
+
+        def reset(self: dns.asyncresolver.Resolver) -> None:
+            make(self)
+            self.port = server.port
+
+        monkeypatch.setattr(dns.asyncresolver.Resolver, "reset", reset)
+        lines = "nameserver dns.example\nnameserver 127.0.0.1\n"
+        found = asyncio.run(look_up("db.example", servers=lambda: said_in(lines)))
+    assert len(found.addresses) == 3
+
+
+def test_where_there_is_no_name_server_it_is_said() -> None:
+    with pytest.raises(LookupFailed, match=r"resolv\.conf of this node names no server") as caught:
+        asyncio.run(look_up("db.example", servers=lambda: ()))
     assert not caught.value.is_final
