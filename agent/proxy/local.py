@@ -7,7 +7,7 @@ beside it (`crossing`); without one the host's NetworkPolicy is skipped, so that
 
 from __future__ import annotations
 
-from agent.model.address import SocketAddress
+from agent.model.address import SocketAddress, split_host_port
 from agent.model.connection import Connection, Direction
 from agent.model.listener import HBONE
 from agent.model.outcome import Outcome, Refusal
@@ -59,6 +59,12 @@ class LocalPath:
             and route.target.ip in route.destination.addresses
             and (route.destination.namespace, route.destination.name) == (pod.namespace, pod.name)
         )
+
+    @staticmethod
+    def reaches(route: Route) -> SocketAddress:
+        """What a connection by this path ends at, in place of the tunnel port."""
+        assert route.authority is not None
+        return SocketAddress(route.target.ip, split_host_port(route.authority)[1])
 
     def hand_over(
         self, source: Workload, client: SocketAddress, route: Route, whole: LiveOwner

@@ -113,11 +113,14 @@ class OutboundConnection(CapturedLife):
         local_path = outbound.local_path
         if local_path is not None and not (route.hop is Hop.HBONE and local_path.takes(route)):
             local_path = None
-        live = Live(self.direction, self.peer.ip, self.peer, self.local, route.target, route.hop.value, self)
+        hop, reached = route.hop, route.target
+        if local_path is not None:
+            hop, reached = Hop.TCP, local_path.reaches(route)
+        live = Live(self.direction, self.peer.ip, self.peer, self.local, reached, hop.value, self)
         opened = Opened(
             direction=self.direction,
             source_address=self.peer,
-            destination_address=route.target,
+            destination_address=reached,
             source=source,
             destination=route.destination,
             source_identity=source.identity if is_tunnel else None,

@@ -170,8 +170,13 @@ def test_the_hand_over_inside_a_node_asks_policy_and_logs_twice(world: World) ->
     app = world.driver.call(lambda: world.there.capture(CLIENT, mesh.at(f"{SERVER}:8080")))
     assert isinstance(app, socket.socket)
     app.settimeout(5)
-    assert exchange(app) == b"hello"
+    app.sendall(b"hel")
+    assert app.recv(3) == b"hel"
+    ends = world.driver.call(lambda: {(str(live.actual), live.protocol) for live in world.there.registry})
+    assert ends == {(f"{SERVER}:8080", "TCP")}, "both halves: nobody dials the tunnel port"
+    assert exchange(app, b"lo") == b"lo"
     world.driver.until(lambda: len(world.there.lines) == 2)
+    assert all(f" dst.addr={SERVER}:8080 " in line for line in world.there.lines)
     assert world.driver.call(lambda: len(world.there.pool.links)) == 0, "it must not use TLS"
     world.put_policy("apps/no-client", deny_client())
     refused = world.driver.call(lambda: world.there.capture(CLIENT, mesh.at(f"{SERVER}:8080")))
