@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,46 +13,10 @@ from agent.enroll.news import News
 from agent.enroll.source import Claim, NotReady, Stance
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, WantedBy, Where
-from agent.identity.signer import SigningError
-from agent.model.identity import Identity
 from agent.state.apply import Changes
 from tests.support import mesh
 from tests.support.enrolment import FakeKernel, World, place, until, where
-
-ONE = mesh.workload("one", "10.0.0.1", service_account="one")
-KEY = PodKey("apps", "one")
-
-
-class Source:
-    wanted_by = WantedBy.KUBERNETES
-    knows_all = True
-    problem = ""
-    way_out = "Label it."
-    turns = 0
-
-    def __init__(self) -> None:
-        self.now: dict[PodKey, Claim] | None = None
-
-    def claims(self) -> Mapping[PodKey, Claim] | None:
-        return self.now
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        self.changed = changed
-
-    def turned(self) -> None:
-        self.turns += 1
-
-    def wants(self, number: int = 1, uid: str = "u1") -> None:
-        self.now = {KEY: Claim(uid, Stance.WANTED, "labelled", where(number))}
-
-    def refuses(self, uid: str = "u1") -> None:
-        self.now = {KEY: Claim(uid, Stance.UNWANTED, "unlabelled")}
-
-
-def world(path: Path, source: Source, kernel: FakeKernel | None = None) -> World:
-    made = World(path, ONE, kernel=kernel, sources=[source])
-    made.start()
-    return made
+from tests.support.wishing_source import KEY, Source, world
 
 
 def test_one_that_does_not_know_all_yet_ends_nothing(tmp_path: Path) -> None:
@@ -358,58 +321,3 @@ def test_a_sandbox_whose_interface_cannot_be_captured_says_why(tmp_path: Path) -
     claim = source.now[KEY]
     with pytest.raises(NotReady, match="ipvlan"):
         there.run(lambda: there.enroller.captured(KEY, claim, 0))
-
-
-def test_a_certificate_is_there_before_the_control_plane_lists_the_pod(tmp_path: Path) -> None:
-    there = world(tmp_path, Source())
-    identity = Identity(there.enroller.trust_domain, "apps", "newcomer")
-    assert identity.trust_domain == "cluster.local"
-
-    async def story() -> None:
-        with there.enroller.expecting(identity):
-            await there.enroller.certified(identity, 1)
-
-    there.run(story)
-    assert ("certificate", "newcomer") in there.events
-    there.certificates.errors["newcomer"] = SigningError("the CA is busy", is_transient=True)
-    with pytest.raises(NotReady, match="the CA is busy"):
-        there.run(story)
-    there.certificates.errors.clear()
-    there.certificates.is_ready = False
-
-    async def impatient() -> None:
-        with there.enroller.expecting(identity):
-            await there.enroller.certified(identity, 0.01)
-
-    with pytest.raises(NotReady, match=r"within 0\.01 s"):
-        there.run(impatient)
-
-
-def test_the_certificate_is_fetched_while_the_pod_is_looked_for(tmp_path: Path) -> None:
-    """The look waits for the kernel, far longer with many pods: one turn is enough to have them served."""
-    source = Source()
-    there = world(tmp_path, source)
-    during: list[list[str]] = []
-    there.kernel.after_look = lambda: during.append(accounts(there))
-    source.wants()
-    there.refresh()
-    assert during == [["one"]] and there.pods() == ["apps/one"]
-    source.refuses()
-    there.refresh()
-    assert accounts(there) == [], "nobody needs it"
-
-
-def test_no_certificate_is_fetched_again_and_again_for_a_pod_that_is_not_found(tmp_path: Path) -> None:
-    source = Source()
-    there = world(tmp_path, source)
-    there.kernel.places[where(1)] = place(1, "10.0.0.99")
-    source.wants()
-    there.refresh()
-    during: list[list[str]] = []
-    there.kernel.after_look = lambda: during.append(accounts(there))
-    there.refresh()
-    assert during == [[]] and not there.pods()
-
-
-def accounts(there: World) -> list[str]:
-    return sorted(identity.service_account for identity in there.certificates.in_use)
