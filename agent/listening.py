@@ -7,8 +7,10 @@ in the other order.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
+from pathlib import PurePath
 
 from agent.config import Config
 from agent.enroll.kernel import KernelSide
@@ -18,10 +20,20 @@ from agent.supervisor.crew import Crew
 
 
 def make_listener(namespaces: Mapping[Side, str], row: Listener | Datagrams) -> socket.socket:
-    """One of a worker's. Raises OSError."""
-    if isinstance(row, Datagrams):
-        return open_datagrams(namespaces[row.side], row.port)
-    return open_listener(namespaces[row.side], row.port, transparent=True, reuse_port=True)
+    """One of a worker's. Raises OSError, which says what is taken and how to see by whom."""
+    netns = namespaces[row.side]
+    try:
+        if isinstance(row, Datagrams):
+            return open_datagrams(netns, row.port)
+        return open_listener(netns, row.port, transparent=True, reuse_port=True)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        name = PurePath(netns).name
+        raise OSError(
+            f"cannot listen on port {row.port} in the network namespace {name}: {error.strerror}; that namespace is "
+            f"ztun's own: see who is in there by `ip netns exec {name} ss -ltunp`, and end it"
+        ) from error
 
 
 def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool, bool]:

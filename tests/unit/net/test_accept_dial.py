@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
+from agent.dump.settings import KEEPALIVE as dumped_keepalive
 from agent.model.address import SocketAddress
 from agent.net.accept import Acceptor
 from agent.net.dial import RANDOM_TRIES, Dial, Dialler
@@ -51,7 +52,31 @@ def test_a_dual_stack_listener_hands_on_canonical_addresses() -> None:
         assert local == SocketAddress(LOCAL, server.port)
         assert by_peer[SocketAddress(IPv6Address("::1"), six.getsockname()[1])]
         assert not sock.getblocking() and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 180
+        assert keepalive(sock) == SAID
+
+
+SAID = (True, *(dumped_keepalive[f"keepalive{name}"] for name in ("Time", "Interval")), 9)
+"""What the config dump says."""
+
+
+def keepalive(sock: socket.socket) -> tuple[object, ...]:
+    def seconds(option: int) -> object:
+        return {"secs": sock.getsockopt(socket.IPPROTO_TCP, option), "nanos": 0}
+
+    is_on = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    spans = seconds(socket.TCP_KEEPIDLE), seconds(socket.TCP_KEEPINTVL)
+    return (is_on, *spans, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT))
+
+
+def test_both_ends_of_a_connection_find_out_when_the_other_is_gone() -> None:
+    with node() as it:
+        server = Server(it)
+        dials = Dials(it)
+        dials.start(SocketAddress(LOCAL, server.port))
+        it.until(lambda: server.found and dials.results)
+        (dialled,) = dials.results
+        assert isinstance(dialled, socket.socket)
+        assert keepalive(dialled) == keepalive(server.found[0][0]) == SAID
 
 
 def test_more_connections_than_a_batch_are_all_accepted() -> None:
