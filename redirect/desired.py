@@ -8,8 +8,9 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from redirect.conf import Conf
 from redirect.encapsulations import encapsulation_bits
-from redirect.layout import IP, NO_MAC, Conf, Flag
+from redirect.layout import IP, NO_MAC, Flag
 from redirect.packet_size import PacketSize
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from redirect import lifetime, netns, rtnetlink, sides
 from redirect.attach import Attachments
+from redirect.conf import Conf
 from redirect.errors import InstanceInUse, WrongNode
 from redirect.findings import Finding, Part
-from redirect.layout import Conf
 from redirect.lifetime import Mounts
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces

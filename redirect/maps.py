@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from redirect import sys_bpf
+from redirect.conf import Conf
 from redirect.errors import LayoutMismatch, MapFull
 from redirect.layout import (
     IP,
@@ -21,7 +22,6 @@ from redirect.layout import (
     OWNERS_MAX,
     REASONS,
     SLOTS,
-    Conf,
     FlowKey,
     HostFlow,
     IfaceEntry,

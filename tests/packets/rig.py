@@ -22,6 +22,7 @@ from pyroute2 import IPRoute
 
 from agent.net.syn_ring import SynRing
 from redirect import loader, netns, sides, sys_bpf
+from redirect.conf import Conf
 from redirect.encapsulations import encapsulation_bits
 from redirect.layout import (
     HOOK_TO_POD,
@@ -31,7 +32,6 @@ from redirect.layout import (
     PROGRAMS,
     REASONS,
     SLOTS,
-    Conf,
     FlowKey,
     HostFlow,
     IfaceEntry,

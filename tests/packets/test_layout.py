@@ -18,11 +18,11 @@ from agent.model.listener import HBONE, LISTENERS
 from agent.net import member_table
 from agent.wire.held_syn import FROM_POD, RECORD, TO_POD
 from redirect import encapsulations, layout, loader, sys_bpf
+from redirect.conf import Conf
 from redirect.layout import (
     MAPS,
     REASONS,
     SOURCES,
-    Conf,
     Flag,
     FlowKey,
     HostFlow,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from redirect.conf import Conf
 from redirect.desired import NodeRules
-from redirect.layout import NO_MAC, Conf
+from redirect.layout import NO_MAC
 
 NOTHING = Conf(0, 0, 0, 0, NO_MAC)
 

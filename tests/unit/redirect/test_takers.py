@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from redirect.layout import NO_MAC, SLOTS, Conf
+from redirect.conf import Conf
+from redirect.layout import NO_MAC, SLOTS
 from redirect.reconcile import Redirection
 
 
