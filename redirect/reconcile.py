@@ -11,10 +11,9 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from redirect import carry_over, existing, features, lifetime, limits, loader, rt_rows, sock_diag
+from redirect import carry_over, existing, features, lifetime, limits, loader, rt_rows, sock_diag, takers
 from redirect.attach import Attachments
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pod
@@ -213,18 +212,7 @@ class Redirection:
         Those of one pair of addresses go to these in turn. Where they `have_rings`, SYNs of pods that ask are held in
         the owners' `rings`, spread by addresses and ports. None: the listeners' own group. Raises NoPins, KeyError.
         """
-        maps, count = self._maps, len(fds)
-        present = set(maps.takers())
-        # Workers that an earlier agent left go on accepting, and what they dial comes back to them by this choice.
-        if maps.conf().takers != count or len(present) != len(SLOTS) * count:
-            maps.put_conf(replace(maps.conf(), owners=0, takers=0))
-        for slot, owner in present:
-            if owner >= count:
-                maps.delete_taker(slot, owner)
-        for owner, names in enumerate(fds):
-            for name, slot in SLOTS.items():
-                maps.put_taker(slot, owner, names[name])
-        maps.put_conf(replace(maps.conf(), owners=count if have_rings else 0, takers=count))
+        takers.put(self._maps, fds, have_rings=have_rings)
 
     def rings(self, count: int) -> Rings:
         """The rings of so many owners: those that are there, and new ones for the others. Raises NoPins, OSError."""

@@ -1,0 +1,25 @@
+"""Who gets new connections, of the owners of listeners: put into the maps in an order in which no SYN is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from redirect.layout import SLOTS
+from redirect.maps import Maps
+
+
+def put(maps: Maps, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:
+    """As `Redirection.set_takers`. Raises KeyError."""
+    count = len(fds)
+    present = set(maps.takers())
+    # Workers that an earlier agent left go on accepting, and what they dial comes back to them by this choice.
+    if maps.conf().takers != count or len(present) != len(SLOTS) * count:
+        maps.put_conf(replace(maps.conf(), owners=0, takers=0))
+    for slot, owner in present:
+        if owner >= count:
+            maps.delete_taker(slot, owner)
+    for owner, names in enumerate(fds):
+        for name, slot in SLOTS.items():
+            maps.put_taker(slot, owner, names[name])
+    maps.put_conf(replace(maps.conf(), owners=count if have_rings else 0, takers=count))
