@@ -107,6 +107,8 @@ int from_pod(struct __sk_buff *skb) {
             DROP(EXIT_from_pod_UDP_ENCAPSULATED);
         if (!(i->flags & FLAG_DNS) || kind != PARSED || p.dport_be != __builtin_bswap16(DNS_PORT))
             PASS(EXIT_from_pod_UDP_PASS);
+        if (open_since(ifindex, i))
+            PASS(EXIT_from_pod_OPEN_DNS);
         /* the worker that takes connections takes datagrams as well */
         if (has_listener(SLOT_OUTBOUND)) {
             if (!takes_dns(ifindex))
@@ -118,10 +120,17 @@ int from_pod(struct __sk_buff *skb) {
         DROP(EXIT_from_pod_DNS_UNSERVED);
     }
     struct flow_key flow, answered;
+    u64 open_ns = open_since(ifindex, i);
     flow_of(&flow, &p, HOOK_FROM_POD);
     answer_of(&answered, &p, HOOK_TO_POD);
     if (is_bare_syn(&p)) {
         end_kept(&flow, &answered, EXIT_from_pod_GRANDFATHER_END);
+        /* Onto a connection that the proxy still has: its stack answers so that the client ends it, and tries again. */
+        if (open_ns && !is_under_way(skb, &t, p.is_v6, c->pod_side_nsid)) {
+            flow.hook = HOOK_OPEN;
+            note_opened(&flow, ifindex);
+            PASS(EXIT_from_pod_OPEN_SYN);
+        }
         if (!has_listener(SLOT_OUTBOUND))
             DROP(EXIT_from_pod_NO_LISTENER);
         count_capture(ifindex, 0);
@@ -143,6 +152,9 @@ int from_pod(struct __sk_buff *skb) {
     }
     if (passthru.lookup(&flow))
         PASS(EXIT_from_pod_GRANDFATHERED);
+    flow.hook = HOOK_OPEN;
+    if (open_ns && began_open(&flow, open_ns))
+        PASS(EXIT_from_pod_OPEN);
     struct host_flow *noted = hostflows.lookup(&answered);
     int is_bypassed = noted && !noted->ifindex && (i->flags & FLAG_BYPASS);
     int is_host_flow = noted && noted->ifindex;

@@ -70,6 +70,13 @@ int to_pod(struct __sk_buff *skb) {
         fit_syn_of(skb, &p, &p.daddr_be);
     struct flow_key flow;
     flow_of(&flow, &p, HOOK_TO_POD);
+    u64 open_ns = i->flags & FLAG_ENROLLED ? open_since(ifindex, i) : 0;
+    if (open_ns && !is_bare_syn(&p)) {
+        struct flow_key opened;
+        answer_of(&opened, &p, HOOK_OPEN);
+        if (began_open(&opened, open_ns))
+            PASS(EXIT_to_pod_OPEN);
+    }
     if (skb->ingress_ifindex == 0) {
         if (has_connection(skb, &t, p.is_v6, c->net_side_nsid))
             return onto_net_side(skb, c, EXIT_to_pod_HOST_TO_PROXY);
@@ -96,6 +103,11 @@ int to_pod(struct __sk_buff *skb) {
             struct host_flow opened = {.ifindex = 0, .at_s = bpf_ktime_get_ns() / 1000000000};
             hostflows.update(&flow, &opened);
             PASS(EXIT_to_pod_BYPASS_SYN);
+        }
+        if (open_ns && may_enter_open(&p, c)) {
+            answer.hook = HOOK_OPEN;
+            note_opened(&answer, ifindex);
+            PASS(EXIT_to_pod_OPEN_SYN);
         }
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))

@@ -18,7 +18,18 @@ from redirect.errors import LayoutMismatch
 from redirect.layout import MAPS
 from redirect.maps import Maps
 
-_COPIED = ("pods", "ifaces", "hostips", "hostflows", "passthru", "captures", "owners", "neighbours")
+_OPENINGS = ("openings", "open_until")
+_COPIED = (
+    "pods",
+    "ifaces",
+    "hostips",
+    "hostflows",
+    "passthru",
+    "captures",
+    "owners",
+    "neighbours",
+    *_OPENINGS,
+)
 # A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
 # Who has proven itself has done so to workers of any version, which write it in one form.
 _SHARED = (*_COPIED, "socks", "members")

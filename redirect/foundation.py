@@ -14,13 +14,13 @@ from pathlib import Path
 from redirect import lifetime, netns, rtnetlink, sides
 from redirect.attach import Attachments
 from redirect.conf import Conf
-from redirect.errors import InstanceInUse, WrongNode
+from redirect.errors import InstanceInUse
 from redirect.findings import Finding, Part
 from redirect.lifetime import Mounts
 from redirect.maps import Maps
 from redirect.observe import Observed, interfaces
 from redirect.side import Side, sides_of
-from redirect.side_check import leads_elsewhere, look
+from redirect.side_check import look
 
 SIDE_PROGRAMS = ("from_pod_side", "from_net_side")
 LOOKUPS = ("lookup_pod_side", "lookup_net_side")
@@ -58,15 +58,6 @@ class Foundation:
         """Whether there is any part of it."""
         devices = {row.ifname for row in rtnetlink.links().values()}
         return any(side.netns.exists() or side.ifname in devices for side in self.sides)
-
-    def require_here(self) -> None:
-        """Raises WrongNode where the devices lead from the private namespaces into another than the thread's."""
-        for side in self.sides:
-            if netns.is_namespace(side.netns) and leads_elsewhere(side):
-                raise WrongNode(
-                    f"namespace {side.namespace} belongs to another network namespace than this one: run it where the "
-                    "agent ran (`nsenter --net=/run/netns/NAME`), or name another instance"
-                )
 
     def claim(self) -> None:
         """Keep every other process from claiming the namespaces, those that are there, until `close`.

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import bpf
 from redirect.conf import Conf
 from redirect.limits import MEMBERS, CaptureCount, Member, PodRates, Stranger
+from redirect.opening import Opening
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
 MARK_PROXY = 0x1C6
-HOOK_FROM_POD, HOOK_TO_POD = 0, 1
+HOOK_FROM_POD, HOOK_TO_POD, HOOK_OPEN = 0, 1, 2
 OWNERS_MAX = 64
 """Owners of listeners and rings, over which new connections are spread."""
 TURNS = 4096
@@ -225,7 +226,10 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class FlowKey:
-    """Key of `hostflows` and `passthru`: one direction of a connection at a hook."""
+    """Key of `hostflows` and `passthru`: one direction of a connection at a hook.
+
+    Of HOOK_OPEN, in `hostflows` alone: a connection that began past the proxy while its pod was open, as it sends it.
+    """
 
     FORMAT = struct.Struct("=16s16s2s2sBB2x")
 
@@ -263,7 +267,8 @@ class FlowKey:
 class HostFlow:
     """Value of `hostflows`: the host veth by which the node's SYN left, and when (s of the monotonic clock).
 
-    `ifindex` 0: the SYN was somebody else's, to a pod whose inbound connections go past the proxy.
+    `ifindex` 0: the SYN was somebody else's, to a pod whose inbound connections go past the proxy. Of a key of
+    HOOK_OPEN it is the pod's own, and `at_s` of the clock that goes on while the machine is suspended.
     """
 
     FORMAT = struct.Struct("=II")
@@ -313,6 +318,8 @@ MAPS = {
     "owners": MapShape("hash", 4, Owner.FORMAT.size, 8192),
     "neighbours": MapShape("lru_hash", NeighbourKey.FORMAT.size, Neighbour.FORMAT.size, 16384),
     "wanted": MapShape("hash", NeighbourKey.FORMAT.size, 4, 4096),
+    "openings": MapShape("hash", 4, Opening.FORMAT.size, 8192),
+    "open_until": MapShape("array", 4, 8, 1),
     "rates": MapShape("hash", 4, PodRates.FORMAT.size, 8192),
     "strangers": MapShape("lru_hash", Stranger.FORMAT.size, 8, 16384),
     "members": MapShape("array", 4, Member.FORMAT.size, MEMBERS),

@@ -33,6 +33,7 @@ from redirect.layout import (
     address_of,
 )
 from redirect.limits import CaptureCount, Member, PodRates, Stranger
+from redirect.opening import Opening
 
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
@@ -100,6 +101,7 @@ class Maps:
         sys_bpf.map_delete(self._fds["captures"], _U32.pack(ifindex))
         sys_bpf.map_delete(self._fds["rates"], _U32.pack(ifindex))
         sys_bpf.map_delete(self._fds["owners"], _U32.pack(ifindex))
+        self.delete_opening(ifindex)
         for key in [key for key in self._link_keys("neighbours") if key.ifindex == ifindex]:
             self.delete_neighbour(key)
         return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
@@ -119,6 +121,25 @@ class Maps:
 
     def put_owner(self, ifindex: int, text: str) -> None:
         self._put("owners", _U32.pack(ifindex), Owner(text).encode())
+
+    # openings, open_until: pods whose connections go past the proxy for a while
+
+    def openings(self) -> dict[int, Opening]:
+        """Those that are over as well, by ifindex; `OF_NODE`: of every pod."""
+        return {_U32.unpack(key)[0]: Opening.decode(value) for key, value in self._items("openings")}
+
+    def put_opening(self, ifindex: int, opening: Opening) -> None:
+        self._put("openings", _U32.pack(ifindex), opening.encode())
+
+    def delete_opening(self, ifindex: int) -> bool:
+        return sys_bpf.map_delete(self._fds["openings"], _U32.pack(ifindex))
+
+    def open_until_ns(self) -> int:
+        """When the last of them is over, as the programs are told; 0: there is none."""
+        return int(_U64.unpack(self._lookup("open_until", _ONLY) or bytes(8))[0])
+
+    def put_open_until(self, until_ns: int) -> None:
+        self._put("open_until", _ONLY, _U64.pack(until_ns))
 
     def host_addresses(self) -> frozenset[IP]:
         return frozenset(address_of(key) for key, _ in self._items("hostips"))

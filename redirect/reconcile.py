@@ -13,7 +13,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from pathlib import Path
 
-from redirect import carry_over, existing, features, lifetime, limits, loader, rt_rows, sock_diag, takers
+from redirect import (
+    break_glass,
+    carry_over,
+    existing,
+    features,
+    lifetime,
+    limits,
+    loader,
+    removal,
+    rt_rows,
+    sock_diag,
+    takers,
+)
 from redirect.attach import Attachments
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pod
@@ -25,11 +37,13 @@ from redirect.layout import IP, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe, observe_some
+from redirect.opened import Opened
 from redirect.pins import Pins, discard
 from redirect.place import Place
 from redirect.plan import Step, closing, missing, plan
 from redirect.rings import Rings
 from redirect.rivals import Rivals
+from redirect.side_check import require_here
 from redirect.steps import Executor, Outcome
 from redirect.unseen import Passed, Unseen
 
@@ -247,6 +261,19 @@ class Redirection:
         """What can have passed captured interfaces before `apply` made whole what was not; since this was built."""
         return self._unseen.total
 
+    def opened(self) -> tuple[Opened, ...]:
+        """Pods whose connections go past the proxy for a while, because somebody broke the glass. Raises NoPins."""
+        return break_glass.opened(self._maps)
+
+    def eject(self, ifindexes: Collection[int]) -> Outcome:
+        """Takes these interfaces out, their connections reset, without the lock: whoever holds it may be stopped.
+
+        What is done is done step by step, and each may be repeated: an agent that goes on finds it, and captures them
+        again. Raises NoPins, WrongNode, OSError.
+        """
+        require_here(self.instance)
+        return removal.eject(self._maps, self._attachments, self._execute, ifindexes)
+
     def captures(self) -> dict[int, limits.CaptureCount]:
         """New connections of captured pods that were handed to the proxy, by ifindex; SYNs sent again count too."""
         return self._maps.captures()
@@ -260,10 +287,13 @@ class Redirection:
         if not self.is_installed:
             self.pins.remove_files()
             return []
-        self._foundation.require_here()
+        require_here(self.instance)
         with self._writing():
             self._foundation.claim()
-            removed = self._release_all() + self._detach_all()
+            removed = []
+            if self.pins.is_complete:
+                removed += removal.release_all(self._maps, self._attachments, self._execute)
+            removed += removal.detach_all(self._attachments)
             self._let_go()
             for directory in self.pins.generations():
                 discard(directory)
@@ -364,25 +394,6 @@ class Redirection:
             for path in others:
                 discard(path)
 
-    def _release_all(self) -> list[str]:
-        if not self.pins.is_complete:
-            return []
-        try:
-            observed = observe(self._maps, self._attachments)
-            steps = plan(Desired((), observed.host_addresses), observed)
-            outcome = self._execute(steps, observed.interfaces)
-        except (RedirectError, OSError) as error:
-            return [f"could not release the pods in order: {error}"]
-        return outcome.done + [f"could not release in order: {failure}" for failure in outcome.failures]
-
     def _execute(self, steps: Iterable[Step], names: Mapping[int, str]) -> Outcome:
         executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
         return executor.apply(steps, names)
-
-    def _detach_all(self) -> list[str]:
-        removed = []
-        for ifindex, program in sorted(self._attachments.attached()):
-            self._attachments.detach(ifindex, program)
-            removed.append(f"removed program {program} of interface {ifindex}")
-        self._attachments.detach_lookups()
-        return removed

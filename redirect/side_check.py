@@ -12,10 +12,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from redirect import netns, rt_rows, rtnetlink, sides
+from redirect.errors import WrongNode
 from redirect.findings import Finding, Part
 from redirect.rt_rows import MAIN_TABLE, RTN_LOCAL, RTN_UNICAST, Route
 from redirect.rtnetlink import LinkRow
-from redirect.side import Side
+from redirect.side import Side, sides_of
 from redirect.sides import LOCAL_TABLE, LOOPBACK, PROXY_ADDRESSES, SideLink
 
 
@@ -44,6 +45,16 @@ def leads_elsewhere(side: Side) -> bool:
         return any(
             row.ifname == side.ifname and row.peer_nsid != number for row in rtnetlink.links().values()
         )
+
+
+def require_here(instance: str) -> None:
+    """Raises WrongNode where the devices lead from the private namespaces into another than the thread's."""
+    for side in sides_of(instance):
+        if netns.is_namespace(side.netns) and leads_elsewhere(side):
+            raise WrongNode(
+                f"namespace {side.namespace} belongs to another network namespace than this one: run it where the "
+                "agent ran (`nsenter --net=/run/netns/NAME`), or name another instance"
+            )
 
 
 def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> SideView:

@@ -29,6 +29,8 @@ SECTIONS = {
         "enroll": "agent.cli.enroll:enroll",
         "unenroll": "agent.cli.enroll:unenroll",
         "pod-manifest": "agent.cli.pod_manifest:pod_manifest",
+        "bypass": "agent.cli.bypass:bypass",
+        "eject": "agent.cli.eject:eject",
     },
     "Look": {
         "status": "agent.cli.status:status",

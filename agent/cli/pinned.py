@@ -21,7 +21,7 @@ from redirect.maps import Maps
 from redirect.pins import Pins
 
 NAMES = tuple(MAPS)
-HOOKS = ("from_pod", "to_pod")
+HOOKS = ("from_pod", "to_pod", "open")
 Entries = Iterable[tuple[Row, Row]]
 
 
@@ -63,6 +63,12 @@ class TypedMap:
 @contextmanager
 def open_pinned(instance: str, run_dir: Path | None = None) -> Iterator[Mapping[str, PinnedMap]]:
     """Opens the maps of an instance for reading, by name. CliError when they cannot be read."""
+    with open_maps(instance, run_dir) as maps:
+        yield typed(maps)
+
+
+def open_maps(instance: str, run_dir: Path | None = None) -> Maps:
+    """The maps of an instance, opened: to be closed. CliError when that cannot be."""
     if os.geteuid() != 0:
         raise CliError("the pinned maps may be read by root only: run this as root")
     pins = Pins(instance, run_dir)
@@ -77,11 +83,9 @@ def open_pinned(instance: str, run_dir: Path | None = None) -> Iterator[Mapping[
             "use the version of ztun that made them"
         )
     try:
-        maps = Maps(pins.generation)
+        return Maps(pins.generation)
     except (RedirectError, OSError) as error:
         raise CliError(f"the maps of instance {instance} cannot be read: {error}") from error
-    with maps:
-        yield typed(maps)
 
 
 def typed(maps: Maps) -> Mapping[str, PinnedMap]:
@@ -97,6 +101,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "hostflows": lambda: host_flows(maps),
         "passthru": lambda: passthrough(maps),
         "captures": lambda: captures(maps),
+        "openings": lambda: openings(maps),
+        "open_until": lambda: (({"key": 0}, {"until_s": round(maps.open_until_ns() / 1e9, 3)}),),
         "rates": lambda: rates(maps),
         "strangers": lambda: strangers(maps),
         "members": lambda: members(maps),
@@ -137,6 +143,12 @@ def ifaces(maps: Maps) -> Entries:
 def owners(maps: Maps) -> Entries:
     for ifindex, text in sorted(maps.owners().items()):
         yield {"ifindex": ifindex}, {"owner": text}
+
+
+def openings(maps: Maps) -> Entries:
+    for ifindex, each in sorted(maps.openings().items()):
+        times_s = {"until_s": round(each.until_ns / 1e9, 3), "since_s": round(each.since_ns / 1e9, 3)}
+        yield {"ifindex": ifindex}, {**times_s, "who": each.who, "reason": each.reason}
 
 
 def neighbours(maps: Maps) -> Entries:

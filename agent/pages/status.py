@@ -66,6 +66,7 @@ class StatusPage:
                 "log_lines_lost": self._lost_lines(),
                 "zds": zds_row(self.zds),
                 "unguarded_packets": asdict(self.health.counters.passed),
+                "bypasses": self.health.counters.openings.rows(),
             }
         )
 

@@ -139,6 +139,10 @@ UNGUARDED_PACKETS = _counter(
     "At most so many packets of captured pods, and to them, passed while a program of ours was off, or behind another",
     "direction",
 )
+BYPASSES = _gauge(
+    "ztun_bypasses", "Openings by `ztun bypass` that last now, of the node and of pods", "scope"
+)
+BYPASS_LEFT = _gauge("ztun_bypass_left_seconds", "How long the longest of them lasts yet", "scope")
 CONNECTIONS_FAILED = _counter(
     "ztun_connections_failed",
     "Connections that failed or were refused, those without a destination too, by the reason in the access log",

@@ -15,6 +15,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
+from agent.watch.openings import Openings
 from redirect.errors import RedirectError
 from redirect.layout import REASONS
 from redirect.unseen import Passed
@@ -26,7 +27,8 @@ DROPS = {(reason.program, reason.name) for reason in REASONS if reason.is_drop}
 class KernelCounters:
     """`drops_per_s` of the last second; `problem`, why the counters cannot be read, empty if they can.
 
-    `passed`: what may have passed captured pods' interfaces while they were not guarded, since this agent started.
+    `openings`: which pods are open, because somebody broke the glass. `passed`: what may have passed captured pods'
+    interfaces while they were not guarded, since this agent started.
     """
 
     def __init__(self, kernel: KernelSide, captures: Captures, figures: Figures) -> None:
@@ -35,6 +37,7 @@ class KernelCounters:
         self.drops_per_s = 0.0
         self.problem = ""
         self.passed = Passed()
+        self.openings = Openings(figures)
 
     async def watch(self) -> None:
         """Keep figures and rate current, until cancelled."""
@@ -54,13 +57,14 @@ class KernelCounters:
         try:
             # Takes a descriptor itself, so that it fails just where it matters.
             figures.put(families.OPEN_FDS, count=len(os.listdir("/proc/self/fd")))
-            counters, self.passed = await self._kernel.run(
-                lambda redirection: (redirection.stats(), redirection.passed())
+            counters, self.passed, opened = await self._kernel.run(
+                lambda redirection: (redirection.stats(), redirection.passed(), redirection.opened())
             )
         except (RedirectError, OSError) as error:
             self.problem = f"the kernel's counters cannot be read: {error}"
             return self._drops
         self.problem = ""
+        self.openings.seen(opened)
         for (program, reason), packets in counters.items():
             figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
         figures.put(families.UNGUARDED_PACKETS, "outbound", count=self.passed.outbound)

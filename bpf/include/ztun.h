@@ -9,4 +9,5 @@
 #include "ztun_neighbours.h"
 #include "ztun_claims.h"
 #include "ztun_hold.h"
+#include "ztun_openings.h"
 #include "ztun_strangers.h"

@@ -17,6 +17,10 @@ BPF_TABLE_PINNED("hash", struct neighbour_key, u32, wanted, 4096, PIN "/map_want
 BPF_TABLE_PINNED("percpu_array", u32, u64, stats, ZTUN_EXIT_COUNT, PIN "/map_stats");
 /* A lookup in a sockmap answers a referenced socket: release it. (BPF_SOCKMAP has no lookup in bcc.) */
 BPF_TABLE_PINNED("sockmap", int, u64, socks, SLOTS, PIN "/map_socks");
+/* Not allocated ahead, as owners. */
+BPF_TABLE_PINNED("hash", u32, struct opening, openings, 8192, PIN "/map_openings", BPF_F_NO_PREALLOC);
+/* The latest end of all openings; 0: there was none. */
+BPF_TABLE_PINNED("array", u32, u64, open_until, 1, PIN "/map_open_until");
 BPF_TABLE_PINNED("hash", u32, struct pod_rates, rates, 8192, PIN "/map_rates");
 /* LRU: addresses are anybody's to make up, and whoever is forgotten begins anew. */
 BPF_TABLE_PINNED("lru_hash", struct stranger, u64, strangers, 16384, PIN "/map_strangers");

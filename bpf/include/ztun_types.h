@@ -149,6 +149,17 @@ struct pod_rates {
 };
 _Static_assert(sizeof(struct pod_rates) == 24, "pod_rates");
 
+/* openings: ifindex of a pod's host veth (OF_NODE: every pod) -> until when its connections go past the proxy. Times in ns of
+ * the clock that goes on while the machine is suspended. */
+struct opening {
+    u64 until_ns;
+    u64 since_ns;
+    struct addr16 addr4; /* of the pod, as in ifaces: another pod under this number is not open */
+    struct addr16 addr6;
+    char note[464]; /* who opened it, and his reason: no program reads it */
+};
+_Static_assert(sizeof(struct opening) == 512, "opening");
+
 /* strangers: who opens connections to the tunnel port of the pod behind a host veth -> until when it has used up its rate,
  * in ns of the monotonic clock (GCRA) */
 struct stranger {
@@ -185,7 +196,9 @@ _Static_assert(sizeof(((struct held_syn *)0)->frame) == HELD_FRAME_MAX, "held_sy
  * BYPASS: connections to the pod go past the proxy, but for those to 15008.
  * DNS: what the pod sends to port 53 goes to the proxy. */
 enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16, FLAG_BYPASS = 32, FLAG_DNS = 64 };
-enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1 };
+/* HOOK_OPEN, in hostflows: a connection past the proxy while its pod is open, as the pod sends it. */
+enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_OPEN = 2 };
+enum { OF_NODE = 0 }; /* no interface has this number */
 enum { SLOT_OUTBOUND = 0, SLOT_HBONE = 1, SLOT_PLAINTEXT = 2, SLOTS = 3 };
 enum { OWNERS_MAX = 64 };
 enum { TURNS = 4096 };
@@ -237,6 +250,9 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, ARP_SPOOFED, 1)      /* ARP for an address that is not the pod's, or that nobody understands */    \
     X(from_pod, ND_SPOOFED, 1)       /* neighbour discovery for an address that is not the pod's */                \
     X(from_pod, ROUTER_SPOOFED, 1)   /* router advertisement or ICMP redirect: a pod is no router */               \
+    X(from_pod, OPEN_SYN, 0)         /* new connection of a pod that is open: past the proxy, noted */             \
+    X(from_pod, OPEN, 0)             /* later packets of it, and answers in one that was opened to the pod */      \
+    X(from_pod, OPEN_DNS, 0)         /* captured DNS over UDP, of a pod that is open */                            \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \
@@ -267,6 +283,8 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, BYPASS_SYN, 0)         /* new connection to a pod whose inbound ones go past the proxy: noted */     \
     X(to_pod, BYPASSED, 0)           /* later packets of it */                                                     \
     X(to_pod, DNS_TO_PROXY, 0)       /* a name server answers what the proxy asked in the pod's name */            \
+    X(to_pod, OPEN_SYN, 0)                                                                                         \
+    X(to_pod, OPEN, 0)                                                                                             \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
     X(from_pod_side, TO_QUEUE, 0)    /* to the pod, through the queue of its interface */                          \

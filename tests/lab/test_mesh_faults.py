@@ -9,9 +9,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
+from click.testing import CliRunner
 
+from agent.cli import main
 from agent.lab.agents import LabMesh
 from redirect.pins import Pins
+from tests.support.labglass import (
+    ON_NODE,
+    SHORT_S,
+    all_stopped,
+    bypass,
+    is_open,
+    is_refused,
+    is_reset,
+    seen_by_agent,
+    ztun,
+)
 from tests.support.labmesh import SILENCE_S, World, policy_manifest, principal
 from tests.support.labtraffic import PATIENCE_S, Sniffer, until, wait_gone
 from tests.support.ongoing import New, Traffic, Waiting
@@ -198,3 +211,119 @@ def test_a_draining_agent_lets_live_connections_finish(world: World) -> None:
         until(live.is_ended, "what lasts longer than the deadline is ended")
     world.restart("node-a")
     assert world.is_served("client-a", world.address("server-b"))
+
+
+def test_with_all_of_ztun_stopped_pods_speak_in_clear_until_the_end_and_no_longer(world: World) -> None:
+    outside, server = world.address("outsider-b"), world.address("server-a")
+    with world.manifest("policy", policy_manifest("test", principal("nobody"))):
+        until(lambda: is_refused(world, "outsider-b", server), "the policy is in force")
+        with world.talk("client-a", outside) as before, all_stopped(world):
+            before.sock.settimeout(SILENCE_S)
+            assert is_refused(world, "client-a", outside)
+            said = bypass(world, *ON_NODE, "--for", f"{SHORT_S}s", "--reason", "test: all is stopped").stdout
+            assert "demo/client-a: in clear until" in said and "log" in said
+            assert is_reset(before), "what the stopped proxy had"
+            # In clear, both ways: what the policy refuses, too.
+            for version in (4, 6):
+                to = world.address("outsider-b", version)
+                assert world.ask("client-a", to) == world.address("client-a", version)
+            assert world.ask("outsider-b", server) == world.address("outsider-b")
+            assert {row["pod"] for row in is_open(world)} == set(ON_NODE)
+            with world.talk("client-a", outside) as out, world.talk("outsider-b", server) as into:
+                out.say()
+                into.say()
+                until(lambda: not is_open(world), "it is over")
+                into.sock.settimeout(SILENCE_S)
+                out.sock.settimeout(SILENCE_S)
+                assert is_reset(out) and is_reset(into)
+            counted = world.counters("node-a")
+            assert is_refused(world, "client-a", outside) and is_refused(world, "outsider-b", server)
+            after = world.counters("node-a")
+            for program in ("from_pod", "to_pod"):
+                for reason in ("OPEN_SYN", "OPEN"):
+                    assert after[program, reason] == counted[program, reason] > 0
+    until(lambda: world.is_served("client-a", server), "the mesh is open again")
+
+
+def test_an_agent_keeps_it_until_its_end_and_says_so(world: World) -> None:
+    outside, log = world.address("outsider-b"), world.log("node-a")
+    bypass(world, "demo/client-a", "--for", "1h30m", "--reason", "test: a\nlong one", "--keep-existing")
+    log.line("bypass: pod demo/client-a speaks in clear", "test: a long one (by ")
+    (row,) = world.status("node-a")["bypasses"]
+    assert row["scope"] == "pod" and row["pod"] == "demo/client-a" and 5000 < row["left_s"] <= 5400
+    shown = ztun(world, "status")
+    assert shown.exit_code == 3 and "bypass: pod demo/client-a speaks in clear" in shown.stdout
+    assert world.metric("node-a", "ztun_bypasses", scope="pod") == 1
+    assert 5000 < world.metric("node-a", "ztun_bypass_left_seconds", scope="pod") <= 5400
+    with world.talk("client-a", outside) as talk:
+        talk.say()
+        # A reconciliation, and a new agent, neither undo nor prolong it.
+        world.kill_all("node-a")
+        dead = ztun(world, "status")
+        assert dead.exit_code == 4 and "bypass: pod demo/client-a speaks in clear for 1h2" in dead.stdout
+        world.mesh.start_agent(world.node("node-a"))
+        (again,) = until(lambda: seen_by_agent(world), "the next agent sees it")
+        assert again["left_s"] < row["left_s"]
+        talk.say()
+        log = world.log("node-a")
+        said = bypass(world, "demo/client-a", "--off").stdout
+        assert "no longer in clear" in said
+        until(talk.is_ended, "it is cut, and both ends are told")
+        log.line("bypass of demo/client-a is over")
+    world.mesh.wait_ready("node-a")
+    assert world.metric("node-a", "ztun_bypasses") == 0
+    captured = world.counters("node-a")["from_pod", "SYN_TO_PROXY"]
+    assert world.ask("client-a", outside) == world.address("client-a")
+    assert world.counters("node-a")["from_pod", "SYN_TO_PROXY"] > captured
+
+
+def test_the_whole_node_is_opened_and_one_pod_of_it_stays_as_it_is_afterwards(world: World) -> None:
+    server = world.address("server-a")
+    bypass(world, "demo/server-a", "--for", "1h", "--reason", "its own")
+    bypass(world, "--node", "--for", "30m", "--reason", "all of it")
+    assert [(row["scope"], row["pod"]) for row in is_open(world)] == [("node", ""), ("pod", "demo/server-a")]
+    with (
+        world.talk("client-a", world.address("outsider-b")) as client,
+        world.talk("outsider-b", server) as into,
+    ):
+        client.say()
+        into.say()
+        bypass(world, "--node", "--off")
+        until(client.is_ended, "the pod that is open no longer is cut")
+    assert [row["pod"] for row in is_open(world)] == ["demo/server-a"]
+    bypass(world, "demo/server-a", "--off")
+    assert not is_open(world) and "no pod is open" in bypass(world).stdout
+    world.mesh.wait_ready("node-a")
+
+
+def test_eject_takes_a_pod_out_until_an_agent_is_back(world: World) -> None:
+    outside = world.address("outsider-b")
+    refused = ztun(world, "eject", "demo/client-a", "--reason", "test")
+    assert refused.exit_code == 1 and "the agent runs" in refused.stderr
+    world.kill_all("node-a")
+    with pytest.raises(TimeoutError):
+        world.dial("client-a", outside, timeout_s=SILENCE_S)
+    done = ztun(world, "eject", "demo/client-a", "--reason", "test")
+    assert done.exit_code == 0 and "out of the mesh" in done.stdout, done.stderr
+    assert world.ask("client-a", outside) == world.address("client-a")
+    with pytest.raises(TimeoutError):
+        world.dial("outsider-b", world.address("server-a"), timeout_s=SILENCE_S)
+    world.restart("node-a")
+    captured = world.counters("node-a")["from_pod", "SYN_TO_PROXY"]
+    assert world.ask("client-a", outside) == world.address("client-a")
+    assert world.counters("node-a")["from_pod", "SYN_TO_PROXY"] > captured
+
+
+def test_a_pod_that_is_not_there_opens_none_of_those_that_are(world: World) -> None:
+    done = ztun(world, "bypass", "demo/client-a", "demo/nobody", "--for", "1m", "--reason", "x")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no captured pod demo/nobody" in done.stderr and "demo/server-a" in done.stderr
+    done = ztun(world, "bypass", "demo/client-a", "--for", "1m", "--reason", "x" * 500)
+    assert (done.exit_code, done.stdout) == (1, "") and "there is room for" in done.stderr
+    assert not is_open(world)
+
+
+def test_an_instance_that_has_no_maps_is_named() -> None:
+    asked = ["bypass", "--node", "--for", "1m", "--reason", "x", "--instance", f"nobody{os.getpid()}"]
+    done = CliRunner().invoke(main.ztun, asked)
+    assert done.exit_code == 1 and "has no pinned maps" in done.stderr

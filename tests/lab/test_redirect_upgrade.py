@@ -18,6 +18,7 @@ from redirect.attach import Attachments
 from redirect.errors import LayoutMismatch, StepFailed
 from redirect.findings import Part
 from redirect.layout import HOOK_TO_POD, MAPS, FlowKey, address_key
+from redirect.opening import Opening
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
     ECHO_PORT,
@@ -84,11 +85,18 @@ def test_the_next_version_serves_with_the_listeners_and_flows_of_the_one_before(
 ) -> None:
     older = node.redirection
     flow = FlowKey(*node.pod("a1").addresses[:1] * 2, 1, 2, 6, HOOK_TO_POD)
+    older._maps.put_opening(4242, Opening(7, 5, who="somebody", reason="an interface that nobody has"))
+    older._maps.put_open_until(7)
     with closing(dial(node.pod("a1").netns, NOWHERE, 80)) as client:
         accepted, _ = node.listeners[0].accept()
         with accepted, next_version(node, monkeypatch) as newer:
             assert newer.prepare().compiled
             assert newer.pins.generations() == [newer.pins.generation]
+            # What somebody has opened neither ends nor lasts longer by it.
+            assert newer._maps.openings()[4242] == Opening(
+                7, 5, who="somebody", reason="an interface that nobody has"
+            )
+            assert newer._maps.open_until_ns() == 7
             assert [place.addresses for place in newer.captured()] == [node.pod("a1").addresses]
             assert newer.prove(node.desired("a1")) == ()
             # Before anybody gave it a listener: those of the workers that still run.

@@ -43,6 +43,7 @@ from redirect.layout import (
     parse_ip,
 )
 from redirect.limits import CaptureCount, PodRates, Stranger
+from redirect.opening import OF_NODE, Opening, now_ns
 from redirect.side import Side
 from tests.packets.sockets import listener, opened
 from tests.packets.world import (
@@ -239,6 +240,7 @@ class Rig:
             put("hostflows", flow.encode(), HostFlow(self.ifindex + world.is_by_other, 1).encode())
         for flow in world.bypassed:
             put("hostflows", flow.encode(), HostFlow(0, 1).encode())
+        self._open(world, addresses)
         for slot in SLOTS:
             self.set_slot(slot, self.listeners[slot] if slot in world.slots else None)
         if world.has_ring:
@@ -250,13 +252,42 @@ class Rig:
                 who = Stranger(address_key(parse_ip(net.peer)), self.ifindex)
                 put("strangers", who.encode(), struct.pack("=Q", never_ns))
 
+    def _open(self, world: World, addresses: list[bytes]) -> None:
+        at_ns = now_ns()
+        at_s = at_ns // 10**9 - (3600 if world.began_before else 0)
+        for flow in world.opened:
+            self._put("hostflows", flow.encode(), HostFlow(self.ifindex, at_s).encode())
+        since_ns, until_ns = at_ns - 10 * 10**9, at_ns + 3600 * 10**9
+        own = {
+            "pod": [(self.ifindex, Opening(until_ns, since_ns, *addresses))],
+            "node": [(OF_NODE, Opening(until_ns, since_ns))],
+            "former": [(self.ifindex, Opening(until_ns, since_ns, addresses[0], NO_ADDRESS))],
+            "over": [
+                (self.ifindex, Opening(at_ns - 1, since_ns, *addresses)),
+                (OF_NODE, Opening(at_ns - 1, since_ns)),
+            ],
+            "": [],
+        }[world.opening]
+        for number, opening in own:
+            self._put("openings", struct.pack("=I", number), opening.encode())
+        self._put("open_until", struct.pack("=I", 0), struct.pack("=Q", until_ns if own else 0))
+
     def _put(self, name: str, key: bytes, value: bytes) -> None:
         sys_bpf.map_update(self.maps[name], key, value)
 
     def _clear(self) -> None:
         if sys_bpf.map_delete(self.maps["rings"], struct.pack("=I", 0)):
             self.ring.take(1000)
-        for name in set(MAPS) - {"conf", "stats", "socks", "takers", "turns", "rings", "members"}:
+        for name in set(MAPS) - {
+            "conf",
+            "open_until",
+            "stats",
+            "socks",
+            "takers",
+            "turns",
+            "rings",
+            "members",
+        }:
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)
 

@@ -34,6 +34,7 @@ from redirect.layout import (
 )
 from redirect.limits import MEMBERS as PLACES
 from redirect.limits import CaptureCount, Member, PodRates, Stranger
+from redirect.opening import OF_NODE, Opening
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -69,6 +70,9 @@ CONSTANTS = {
     "MEMBERS": PLACES,
     "sizeof(struct held_syn)": RECORD.size,
     **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
+    "sizeof(struct opening)": Opening.FORMAT.size,
+    "OF_NODE": OF_NODE,
+    "HOOK_OPEN": layout.HOOK_OPEN,
     "HOOK_FROM_POD": layout.HOOK_FROM_POD,
     "HOOK_TO_POD": layout.HOOK_TO_POD,
     **{f"SLOT_{row.name.upper()}": row.slot for row in LISTENERS},
@@ -95,6 +99,7 @@ BLANK = {
     "owner": Owner(""),
     "stranger": Stranger(bytes(16), 0),
     "member": Member(bytes(16), 0),
+    "opening": Opening(0, 0),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
     "host_flow": HostFlow(0, 0),
 }
@@ -157,6 +162,13 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "dns_due_ns": {"dns_due_ns": (1 << 64) - 1},
     },
     "owner": {"text": {"text": "x" * 384}},
+    "opening": {
+        "until_ns": {"until_ns": (1 << 64) - 1},
+        "since_ns": {"since_ns": (1 << 64) - 1},
+        "addr4": {"addr4": b"\xff" * 16},
+        "addr6": {"addr6": b"\xff" * 16},
+        "note": {"who": "x" * 200, "reason": "y" * 263},
+    },
     "stranger": {"address": {"address": b"\xff" * 16}, "ifindex": {"ifindex": ALL_ONES}},
     "member": {"address": {"address": b"\xff" * 16}, "until_ns": {"until_ns": (1 << 64) - 1}},
     "flow_key": {

@@ -12,6 +12,7 @@ from tests.packets import (
     claim_rows,
     encapsulation_rows,
     from_pod_rows,
+    glass_rows,
     header_rows,
     hold_rows,
     segment_rows,
@@ -33,6 +34,7 @@ ROWS = [
     *hold_rows.rows(),
     *bypass_rows.rows(),
     *claim_rows.rows(),
+    *glass_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 NEW = ("SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
@@ -59,7 +61,7 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     assert seen.passthru == (frozenset() if row.is_end_of_kept else frozenset(row.world.passthru))
     ifindex = rig.ifindex + row.world.is_by_other
     assert seen.hostflows == dict.fromkeys(row.world.hostflows, ifindex) | dict.fromkeys(
-        row.notes, rig.ifindex
+        (*row.world.opened, *row.notes), rig.ifindex
     ) | dict.fromkeys((*row.world.bypassed, *row.notes_bypassed), 0)
     before = dict(row.world.bridge.neighbours) if row.world.bridge else {}
     assert seen.neighbours == {**before, **dict(row.learns)}

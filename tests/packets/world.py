@@ -95,6 +95,12 @@ class World:
     """What is in `hostflows` left by another interface than the pod's."""
     bypassed: tuple[FlowKey, ...] = ()
     """What is in `hostflows` besides: connections that went past the proxy on their way in."""
+    opening: str = ""
+    """Somebody broke the glass: of the "pod", the "node", the "former" pod of this number, of both but it is "over"."""
+    opened: tuple[FlowKey, ...] = ()
+    """What is in `hostflows` besides: connections past the proxy that began while the pod was open."""
+    began_before: bool = False
+    """They did so in an earlier opening."""
     hostips: tuple[str, ...] = ()
     sockets: tuple[Socket, ...] = ()
     slots: frozenset[str] = frozenset(SLOTS)

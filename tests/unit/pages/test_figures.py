@@ -15,6 +15,7 @@ from agent.proof.findings import Finding, Link
 from agent.proof.prover import Prover
 from agent.rpc.xds_client import Phase, XdsStatus
 from agent.telemetry.metrics import Figures
+from agent.watch.openings import Openings
 
 WEB, DB = (Identity("cluster.local", "apps", name) for name in ("web", "db"))
 
@@ -45,7 +46,7 @@ class World:
             crew=self.crew,
             workers_wanted=2,
             sources=(),
-            counters=SimpleNamespace(problem="", drops_per_s=0.0),  # type: ignore[arg-type]
+            counters=SimpleNamespace(problem="", drops_per_s=0.0, openings=Openings(Figures())),  # type: ignore[arg-type]
             prover=self.prover,
             is_serving=lambda: True,
             wall=lambda: self.now_s,

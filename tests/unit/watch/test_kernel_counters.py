@@ -23,7 +23,8 @@ class Kernel:
         self.counts = {DROP: 7, ("from_pod", "SYN_TO_PROXY"): 3}
 
     async def run(self, work: Callable[[Any], Any]) -> Any:
-        return work(SimpleNamespace(stats=lambda: self.counts, passed=lambda: Passed(4, 2)))
+        kernel = SimpleNamespace(stats=lambda: self.counts, passed=lambda: Passed(4, 2), opened=lambda: ())
+        return work(kernel)
 
 
 @contextmanager
