@@ -3,7 +3,12 @@
 import sys
 from pathlib import Path
 
-from agent.form import FormError, observe
+from agent import dataclass_code
+
+# Before the first dataclass of ours is made.
+dataclass_code.put_in_force()
+
+from agent.form import FormError, observe  # noqa: E402
 
 VERSION = "0.1.0"
 try:

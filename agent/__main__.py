@@ -1,6 +1,6 @@
 """`python -m agent` is the `ztun` command."""
 
-from agent.cli.entry import main
+from ztun import main
 
 if __name__ == "__main__":
     main()

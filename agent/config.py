@@ -343,11 +343,6 @@ def api_of_pod(environ: Mapping[str, str] | None = None) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def quiet_grpc() -> None:
-    """Keep gRPC's C core from printing errors itself; ours carry the same text. Before grpc is imported."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-
 def as_texts(config: Config) -> dict[str, str]:
     """The texts that `build` turns back into this Config: how it reaches a worker."""
     return {name: _as_text(getattr(config, name)) for name in options()}

@@ -10,16 +10,21 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 
 from agent import config
+from agent.config import Config
 from agent.fd_limit import raise_fd_limit
+from agent.given_options import plain_flags, settings_of, without_effect
 from redirect import child
 from redirect.nursery import Nursery
 from redirect.shown_command import show_as
 
 WORKER = "agent.worker"
+COMMAND = "agent.cli.main"
+"""Reads the same words again, and says what is wrong with them."""
 SHARED = (
     "agent.channel_socket",
     "agent.fd_limit",
@@ -35,6 +40,25 @@ SHARED = (
 """What both import; what only one of them does would be held, and never used, by the other."""
 
 
+def told(arguments: Sequence[str]) -> tuple[Config, list[str], list[str]]:
+    """Options, what ps shows, and notes for the log, as the command hands them on.
+
+    `--given COUNT SHOWN...`: the last COUNT words of what is shown are flags to be read. Else they were read, and it is
+    `--options`, `--shown` and `--notes`, all JSON.
+    """
+    if arguments[:1] != ["--given"]:
+        by_name = child.flags(arguments)
+        shown, notes = json.loads(by_name["shown"]), json.loads(by_name["notes"])
+        return config.build(json.loads(by_name["options"])), shown, notes
+    shown = list(arguments[2:])
+    given = shown[len(shown) - int(arguments[1]) :]
+    try:
+        return settings_of(plain_flags(given)), shown, without_effect(config.environment())
+    except config.ConfigError:
+        command = child.command(COMMAND, "agent", *given)
+        os.execv(command[0], command)
+
+
 def begun(shown: Sequence[str]) -> Nursery:
     """The nursery of workers, forked from this process. Raises OSError."""
     show_as(shown)
@@ -48,15 +72,14 @@ def begun(shown: Sequence[str]) -> Nursery:
 def main() -> None:
     # What is imported stays: there is nothing to collect yet, and looking for it would take a tenth of the start.
     gc.disable()
-    told = child.flags(sys.argv[1:])
-    settings = config.build(json.loads(told["options"]))
-    nursery = begun(json.loads(told["shown"]))
+    settings, shown, notes = told(sys.argv[1:])
+    nursery = begun(shown)
     # Only here: gRPC makes threads, and nothing of control may be in workers.
     from agent import app
     from agent.start_error import StartError
 
     try:
-        app.run(settings, nursery, json.loads(told["notes"]))
+        app.run(settings, nursery, notes)
     except StartError as error:
         sys.exit(f"ztun: {error}")
     except KeyboardInterrupt:

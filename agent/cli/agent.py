@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import click
 
 from agent import config
-from agent.cli.becoming import become_agent, settings_of
+from agent.cli.becoming import become_agent
+from agent.given_options import settings_of
 
 
 class SectionedCommand(click.Command):

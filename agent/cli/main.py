@@ -113,7 +113,8 @@ def main() -> None:
     take_over()
     stdout = sys.stdout
     try:
-        ztun.main(standalone_mode=False)
+        # However it was started: errors and usage name the command as users know it.
+        ztun.main(prog_name="ztun", standalone_mode=False)
     except SystemExit:
         # click meets a closed pipe (`ztun maps | head`) by wrapping stdout and leaving with status 1: whoever
         # reads has had enough, which is no error.

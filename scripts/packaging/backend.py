@@ -48,7 +48,9 @@ class Backend(_BuildMetaBackend):  # type: ignore[misc]
         self, wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
     ) -> str:
         choose(config_settings)
-        return super().build_editable(wheel_directory, without_ours(config_settings), metadata_directory)
+        # The tree by a line of a .pth and not by a finder, which every start of a Python here would load: 25 ms.
+        settings = {"editable_mode": "compat"} | without_ours(config_settings)
+        return super().build_editable(wheel_directory, settings, metadata_directory)
 
 
 def _compiler(settings: Settings) -> list[str]:

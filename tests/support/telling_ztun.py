@@ -14,8 +14,6 @@ from pathlib import Path
 
 from redirect import child
 
-_command = child.command
-
 
 def tell(directory: Path) -> None:
     shown = Path("/proc/self/cmdline").read_bytes().decode().split("\0")
@@ -25,19 +23,20 @@ def tell(directory: Path) -> None:
 
 def main() -> None:
     directory, *arguments = sys.argv[1:]
-    if arguments[0] != "--options":
-        from agent.cli.entry import main as ztun
+    sys.argv[1:] = arguments
+    if arguments[0] != "--given":
+        import ztun  # only here: the agent's interpreter has it no more
 
-        def telling(module: str, *rest: str, report_fd: int = -1) -> list[str]:
-            assert module == "agent.start"
-            return _command(__name__, directory, *rest, report_fd=report_fd)
+        begin = os.execv
 
-        child.command = telling
-        sys.argv[1:] = arguments
-        ztun()
+        def telling(path: str, command: list[str]) -> None:
+            assert command[:5] == child.command("agent.start")
+            begin(path, child.command(__name__, directory, *command[5:]))
+
+        os.execv = telling  # type: ignore[assignment]
+        ztun.main()
         return
     from agent import start
 
     atexit.register(tell, Path(directory))
-    sys.argv[1:] = arguments
     start.main()

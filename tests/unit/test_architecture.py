@@ -124,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.lab",
         "agent.controlplane",
         "agent.config",
+        "agent.given_options",
         "agent.admin",
         "agent.start",
         "agent.cni",
@@ -253,7 +254,18 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.outlive",
     },
     "agent.app": {"agent", "redirect"},
-    "agent.start": {"agent.app", "agent.config", "agent.fd_limit", "agent.start_error", "redirect"},
+    "agent.start": {
+        "agent.app",
+        "agent.config",
+        "agent.fd_limit",
+        "agent.given_options",
+        "agent.start_error",
+        "redirect",
+    },
+    "agent.given_options": {"agent.config"},
+    # In force, and made, before anything else of ours is loaded.
+    "agent.dataclass_code": set(),
+    "agent.dataclass_keeping": {"agent.dataclass_code"},
     "agent.app_pages": {
         "agent.admin.server",
         "agent.app",
@@ -265,7 +277,6 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.app_proofs": {"agent.app", "agent.model", "agent.proof", "agent.watch", "redirect.sides"},
     "agent.worker": {"agent", "redirect"},
-    "agent.__main__": {"agent.cli"},
     "redirect": set(),
 }
 ASYNCIO_HOMES = (

@@ -5,36 +5,43 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from agent import config
+import ztun
+from agent import config, start
 from agent.cli.agent import agent
-from agent.cli.entry import plain_flags
+from agent.given_options import plain_flags
+from redirect import child
 
 STARTED = """
 import json, os, sys
-from agent.cli import entry
+before = set(sys.modules)
+import ztun
 
 def execv(path, command):
-    options = json.loads(command[command.index("--options") + 1])
-    notes = json.loads(command[command.index("--notes") + 1])
-    dear = [name for name in ("click", "difflib", "logging", "subprocess") if name in sys.modules]
-    told = {"options": options, "notes": notes, "dear": dear}
-    print(json.dumps(told | {"grpc": os.environ.get("GRPC_VERBOSITY")}))
+    loaded = sorted(sys.modules.keys() - before)
+    print(json.dumps({"command": command, "loaded": loaded, "grpc": os.environ["GRPC_VERBOSITY"]}))
     os._exit(0)
 
 os.execv = execv
 sys.argv = ["ztun", *sys.argv[1:]]
-entry.main()
+ztun.main()
 """
 
 
 def started(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command up to the point where it would become the agent."""
+    """The command up to the point where it would become the agent's interpreter."""
     return subprocess.run(
         [sys.executable, "-c", STARTED, *arguments], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command to its end, in every interpreter that it has to go through."""
+    command = [*child.command("ztun"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize(
@@ -68,24 +75,34 @@ def test_plain_flags_are_read_as_click_reads_them(arguments: tuple[str, ...]) ->
     ],
 )
 def test_what_is_not_plain_is_left_to_click(arguments: tuple[str, ...]) -> None:
-    assert plain_flags(arguments) is None
+    with pytest.raises(config.ConfigError):
+        plain_flags(arguments)
 
 
-def test_an_agent_is_started_without_what_only_commands_need() -> None:
-    done = started("agent", "--node", "a", "--root-cert", "/x", "--workers=3")
+def test_an_agent_is_begun_before_anything_is_loaded() -> None:
+    given = ["--node", "a", "--root-cert", "/x", "--workers=3"]
+    done = started("agent", *given)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert (told["dear"], told["grpc"]) == ([], "NONE")
-    assert config.build(told["options"]) == config.from_environment(
-        {"node": "a", "root_cert": "/x", "workers": "3"}
-    )
+    assert (told["loaded"], told["grpc"]) == (["__future__", "ztun"], "NONE")
+    begun = child.command("agent.start")
+    assert told["command"][: len(begun)] == begun
+    settings, shown, _ = start.told(told["command"][len(begun) :])
+    assert settings == config.from_environment({"node": "a", "root_cert": "/x", "workers": "3"})
+    assert shown[-len(given) - 1 :] == ["agent", *given] and shown[0] == sys.executable
+
+
+def test_what_another_command_has_read_is_taken_as_it_was_read() -> None:
+    settings = config.build({"node": "a", "workers": "2"})
+    parts = {"options": config.as_texts(settings), "shown": ["ztun", "proxy"], "notes": ["a note"]}
+    arguments = [word for name, part in parts.items() for word in (f"--{name}", json.dumps(part))]
+    assert start.told(arguments) == (settings, ["ztun", "proxy"], ["a note"])
 
 
 def test_variables_that_are_no_options_are_for_the_agents_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZTUN_WORKER", "3")
-    done = started("agent", "--node", "a", "--root-cert", "/x")
-    assert done.returncode == 0, done.stderr
-    assert [note for note in json.loads(done.stdout)["notes"] if "ZTUN_WORKER " in note] == [
+    _, _, notes = start.told(["--given", "4", "ztun", "agent", "--node", "a", "--root-cert", "/x"])
+    assert [note for note in notes if "ZTUN_WORKER " in note] == [
         "variable ZTUN_WORKER is no option of the agent and has no effect: is ZTUN_WORKERS meant?"
     ]
 
@@ -100,7 +117,16 @@ def test_variables_that_are_no_options_are_for_the_agents_log(monkeypatch: pytes
     ],
 )
 def test_a_start_that_cannot_be_is_refused_as_every_wrong_call(arguments: tuple[str, ...], says: str) -> None:
-    done = started("agent", *arguments)
+    done = refused("agent", *arguments)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_help_is_clicks() -> None:
+    done = refused("agent", "--help")
+    assert done.returncode == 0 and done.stdout.startswith("Usage: ztun agent"), done.stderr
+
+
+def test_the_command_runs_the_modules_that_lie_beside_it() -> None:
+    assert Path(ztun.CHILD).samefile(child.__file__)

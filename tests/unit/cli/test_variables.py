@@ -11,7 +11,7 @@ import pytest
 
 from agent import config
 from agent.cli.main import ztun
-from agent.cli.strangers import strangers
+from agent.given_options import without_effect
 from tests.support.commands import every_command
 
 ROOT = Path(__file__).parents[3]
@@ -63,7 +63,7 @@ OF_OTHERS = {
     ],
 )
 def test_each_is_named_with_the_nearest(name: str, says: str) -> None:
-    assert strangers(["HOME", name, "ZTUN_NODE"]) == [
+    assert without_effect(["HOME", name, "ZTUN_NODE"]) == [
         f"variable {name} is no option of the agent and has no effect: {says}"
     ]
 
@@ -82,14 +82,14 @@ def test_what_the_kubelet_says_of_services_is_not_meant() -> None:
             "PORT_15012_TCP_ADDR",
         )
     ]
-    assert strangers([*of_service, *(f"ZTUN_{name.upper()}" for name in config.options())]) == []
+    assert without_effect([*of_service, *(f"ZTUN_{name.upper()}" for name in config.options())]) == []
 
 
 def test_what_is_deployed_sets_options_only() -> None:
     found = {
         name for path in DEPLOYED for name in re.findall(r"\bZTUN_[A-Z0-9_]*[A-Z0-9]\b", path.read_text())
     }
-    assert found and strangers(found) == []
+    assert found and without_effect(found) == []
 
 
 def options_of(command: click.Command) -> Iterator[str]:
