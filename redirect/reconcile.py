@@ -15,12 +15,11 @@ from pathlib import Path
 
 from redirect import (
     break_glass,
-    carry_over,
     existing,
     features,
     lifetime,
     limits,
-    loader,
+    next_version,
     removal,
     rt_rows,
     sock_diag,
@@ -344,18 +343,8 @@ class Redirection:
             self._restore_pins()
         compiled = not self.pins.is_complete
         if compiled:
-            staging = self.pins.staging()
-            programs = (each.program_id for each in self._attachments.attached().values())
-            carry_over.recover(programs, self.pins.generations(), self.pins.recovered)
-            older = [path for path in self.pins.generations() if path != staging]
-            try:
-                carry_over.share(older, staging)
-                loader.load(staging, self.pins.loader_record)
-                carry_over.copy(older, staging)
-            except BaseException:
-                discard(staging)
-                raise
-            self.pins.adopt(staging)
+            running = (each.program_id for each in self._attachments.attached().values())
+            next_version.install(self.pins, running)
         return compiled
 
     def _restore_pins(self) -> list[str]:
