@@ -121,7 +121,9 @@ class Agent:
         self.settings = settings
         if settings.compliance_policy == "pqc" and (reason := can_narrow(POST_QUANTUM)):
             raise StartError(f"--compliance-policy: pqc cannot be kept: {reason}")
-        self.redirection = Redirection(settings.instance, settings.directory)
+        self.redirection = Redirection(
+            settings.instance, settings.directory, load_timeout_s=settings.load_timeout_s
+        )
         self.handed = HandedNamespaces()
         self.kernel = KernelSide(self.redirection, self.handed)
         self.store = Store(Snapshot(node=settings.node))
@@ -249,9 +251,7 @@ class Agent:
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
-        prepared = await self.kernel.own(*rules_of(self.settings))
-        for limit in prepared.limits:
-            log.warning("%s", limit)
+        await self.kernel.own(*rules_of(self.settings))
         await self.enroller.take_over()
         await prepare_company(self.settings, self.kernel, self.crew)
         await self.crew.muster()

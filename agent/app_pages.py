@@ -58,6 +58,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             settings=agent.settings,
             health=health,
             captures=agent.captures,
+            kernel=agent.kernel,
             store=agent.store,
             crew=agent.crew,
             xds=agent.xds,

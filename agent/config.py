@@ -73,6 +73,11 @@ class Config:
         "How long workers serve when the agent was asked to end, outside of its container, until the next agent has "
         "them; then they end. 0: they end with the agent.",
     )
+    load_timeout_s: float = node_option(
+        seconds(1, 3600),
+        "60",
+        "How long it may take to compile and load the programs, where no agent did before.",
+    )
     workers: int = node_option(
         number(0, MOST_WORKERS), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
     )

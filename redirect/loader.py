@@ -24,14 +24,18 @@ def is_complete(directory: Path) -> bool:
     return all((directory / name).exists() for name in names)
 
 
-def load(directory: Path, record: Path) -> None:
+def load(directory: Path, record: Path, timeout_s: float = TIMEOUT_S) -> None:
     """Compile and pin into the directory. Raises LoaderError, one line, with all that was said in the file `record`.
 
     What the verifier says of a program is the one text that helps on a kernel that nobody has tried.
     """
     record.unlink(missing_ok=True)
     try:
-        spawn.run("redirect.loader", [str(directory.absolute())], timeout_s=TIMEOUT_S)
+        spawn.run("redirect.loader", [str(directory.absolute())], timeout_s=timeout_s)
+    except spawn.ChildLate as error:
+        raise LoaderError(
+            f"loading the programs failed: {error.failure}: a machine as slow as that takes a longer --load-timeout-s"
+        ) from error
     except spawn.ChildFailed as error:
         record.write_text(
             f"Linux {os.uname().release} {os.uname().machine}\n{error.failure}\n{error.failure.details}"

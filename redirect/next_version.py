@@ -1,7 +1,7 @@
-"""Puts the programs of this layout where those of an older one are, or where none are: loaded apart, then adopted whole.
+"""Puts the programs of this layout where those of an older one are, or none: loaded apart, then adopted whole.
 
-The maps of an older version are taken on where their layout is the same, and copied where not (`carry_over`). The caller
-holds the instance's lock.
+The maps of an older version are taken on where their layout is the same, and copied where not (`carry_over`). The
+caller holds the instance's lock.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from redirect import carry_over, loader
 from redirect.pins import Pins, discard
 
 
-def install(pins: Pins, running: Iterable[int]) -> None:
+def install(pins: Pins, running: Iterable[int], load_timeout_s: float) -> None:
     """`running`: the ids of the programs of ours that are attached. Raises LoaderError, OSError, and leaves nothing."""
     staging = pins.staging()
     carry_over.recover(running, pins.generations(), pins.recovered)
     older = [path for path in pins.generations() if path != staging]
     try:
         carry_over.share(older, staging)
-        loader.load(staging, pins.loader_record)
+        loader.load(staging, pins.loader_record, load_timeout_s)
         carry_over.copy(older, staging)
     except BaseException:
         discard(staging)

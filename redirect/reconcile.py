@@ -19,6 +19,7 @@ from redirect import (
     features,
     lifetime,
     limits,
+    loader,
     next_version,
     removal,
     rt_rows,
@@ -55,15 +56,19 @@ class Redirection:
         instance: str = "ztun",
         run_dir: Path | None = None,
         *,
+        load_timeout_s: float = loader.TIMEOUT_S,
         has_tcx: bool | None = None,
         look: Callable[[], lifetime.Mounts] = lifetime.look,
     ) -> None:
-        """`has_tcx` overrides what the kernel says, and `look` what is mounted, for tests.
+        """`load_timeout_s` is what compiling and loading may take.
+
+        `has_tcx` overrides what the kernel says, and `look` what is mounted, for tests.
 
         Raises ValueError for a bad instance name.
         """
         self.instance = instance
         self.pins = Pins(instance, run_dir, look)
+        self._load_timeout_s = load_timeout_s
         self._attachments = Attachments(
             instance, self.pins, lambda program: self._generation.program_fd(program), has_tcx=has_tcx
         )
@@ -344,7 +349,7 @@ class Redirection:
         compiled = not self.pins.is_complete
         if compiled:
             running = (each.program_id for each in self._attachments.attached().values())
-            next_version.install(self.pins, running)
+            next_version.install(self.pins, running, self._load_timeout_s)
         return compiled
 
     def _restore_pins(self) -> list[str]:

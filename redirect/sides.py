@@ -48,10 +48,10 @@ def prepare(side: Side, *, is_ours: bool = False, by_init: bool = False) -> Side
     """
     path = netns.ensure(side.namespace, by_init=by_init)
     with netns.entered(path):
-        _write_sysctls(_namespace_sysctls())
+        write_sysctls(_namespace_sysctls())
     ifindex, mtu_bytes = _ensure_veth(side, path, is_ours)
     with netns.entered(path):
-        _write_sysctls(_device_sysctls(side.ifname))
+        write_sysctls(_device_sysctls(side.ifname))
         _configure_inside(side.ifname, mtu_bytes)
     return _link(side, ifindex)
 
@@ -108,7 +108,7 @@ def _device_sysctls(ifname: str) -> dict[str, str]:
     return {f"net/ipv4/conf/{ifname}/rp_filter": "0", f"net/ipv6/conf/{ifname}/accept_ra": "0"}
 
 
-def _write_sysctls(wanted: dict[str, str]) -> None:
+def write_sysctls(wanted: dict[str, str]) -> None:
     """`sysctl -w NAME=VALUE` for each, in the namespace of the calling thread."""
     for name, value in wanted.items():
         path = Path(SYSCTLS, name)
@@ -138,7 +138,7 @@ def _ensure_veth(side: Side, path: Path, is_ours: bool) -> tuple[int, int]:
             _add_veth(side, namespace.fileno())
         link = _named(side.ifname)
     # Before it comes up: an address of its own would let the host answer on it.
-    _write_sysctls(node_settings(side))
+    write_sysctls(node_settings(side))
     rt_writes.set_up(link.ifindex)
     return link.ifindex, link.mtu_bytes
 

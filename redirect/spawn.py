@@ -55,6 +55,10 @@ class ChildFailed(Exception):
         super().__init__(f"{what}: {failure}")
 
 
+class ChildLate(ChildFailed):
+    """It was ended for taking longer than it may."""
+
+
 class Child:
     """A process that `start` made, or a nursery; it may outlive this one."""
 
@@ -99,7 +103,7 @@ def start(module: str, arguments: Iterable[str], *, pass_fds: Sequence[int] = ()
 
 
 def run(module: str, arguments: Iterable[str], *, timeout_s: float) -> None:
-    """Run a module to its end, in /. Raises ChildFailed, with its output among the details; OSError."""
+    """Run a module to its end, in /. Raises ChildFailed, with its output among the details, ChildLate; OSError."""
     reading, writing = report_pipe()
     try:
         try:
@@ -115,7 +119,7 @@ def run(module: str, arguments: Iterable[str], *, timeout_s: float) -> None:
             )
         except subprocess.TimeoutExpired as error:
             failure = Failure(Cause.SYSTEM, f"it took more than {timeout_s:g} s", _text(error.output))
-            raise ChildFailed(module, failure) from error
+            raise ChildLate(module, failure) from error
         finally:
             os.close(writing)
         if done.returncode:

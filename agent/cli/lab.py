@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from agent.cli import output as out
+from agent.cli.kinds import Seconds
 from agent.lab import blueprint
-from agent.lab.agents import LabMesh
+from agent.lab.agents import PATIENCE_S, LabMesh
 from agent.lab.blueprint import QUICKSTART, LabError
 from agent.lab.topology import DEFAULT_NAME, Topology
 from redirect import netns
@@ -44,13 +45,22 @@ def lab() -> None:
     default=QUICKSTART,
     help="Directory with the nodes' pods.  [default: those of the quickstart]",
 )
+@click.option(
+    "--patience",
+    "patience_s",
+    type=Seconds(1, 3600),
+    default=PATIENCE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the control plane and each agent may take to be ready.",
+)
 @click.option("--bare", is_flag=True, help="Only nodes and pods: no control plane, no agents.")
-def up(name: str, pods: int | None, manifests: Path, bare: bool) -> None:
+def up(name: str, pods: int | None, manifests: Path, patience_s: float, bare: bool) -> None:
     """Build the lab; pods are not enrolled yet."""
 
     def build() -> None:
         topology = Topology(name)
-        mesh = LabMesh(topology)
+        mesh = LabMesh(topology, patience_s=patience_s)
         if not bare:
             mesh.check_name()
         plan = blueprint.read(manifests) if pods is None else blueprint.parse(blueprint.generate(pods))

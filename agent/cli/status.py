@@ -52,6 +52,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
         if answer["state"] != "DEAD":
             for reason in answer["reasons"]:
                 click.echo(f"  {reason}")
+            for limit in answer.get("limits", ()):  # one of an older version does not say
+                click.echo(f"  limited: {limit}")
             if text := unguarded(answer):
                 click.echo(f"  {text}")
     if output == "table" and answer["state"] != "DEAD":
@@ -130,6 +132,7 @@ def dead(reason: str) -> dict[str, Any]:
         "state": "DEAD",
         "line": f"DEAD {reason}",
         "reasons": [reason],
+        "limits": [],
         "proof": {"age_s": None, "findings": []},
         "node": "",
         "form": None,

@@ -51,6 +51,8 @@ class KernelSide:
     def __init__(self, redirection: Redirection, handed: HandedNamespaces | None = None) -> None:
         self._redirection = redirection
         self._handed = handed
+        self.limits: tuple[str, ...] = ()
+        """What does not work on this kernel as it should, once it is known."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
 
     async def run(self, work: Callable[[Redirection], T]) -> T:
@@ -76,7 +78,11 @@ class KernelSide:
             is_plaintext_by_ports=is_plaintext_by_ports,
             is_dns_open=is_dns_open,
         )
-        return await self.run(lambda redirection: redirection.own(rules))
+        prepared = await self.run(lambda redirection: redirection.own(rules))
+        self.limits = prepared.limits
+        for limit in prepared.limits:
+            log.warning("limited: %s", limit)
+        return prepared
 
     async def locate(self, where: Where) -> tuple[Where, Place]:
         """Where a pod is attached, or why it cannot be captured (`refusal`); its process told from later ones.

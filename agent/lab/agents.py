@@ -24,7 +24,7 @@ from redirect.netns import entered
 from redirect.reconcile import Redirection
 
 CONTROL_PLANE_PORT = 15012
-READY_TIMEOUT_S = 90.0
+PATIENCE_S = 90.0
 ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
 ZTUN = tuple(child.command("ztun"))
@@ -32,11 +32,15 @@ ZTUN = tuple(child.command("ztun"))
 
 @dataclass(slots=True)
 class LabMesh:
-    """Control plane and agents of one lab. `flags` are extra flags for every agent, `ztun` the command that runs."""
+    """Control plane and agents of one lab. `flags` are extra flags for every agent, `ztun` the command that runs.
+
+    `patience_s`: what each may take until it is ready.
+    """
 
     topology: Topology
     flags: Mapping[str, str] = field(default_factory=dict)
     ztun: tuple[str, ...] = ZTUN
+    patience_s: float = PATIENCE_S
     monotonic: Callable[[], float] = time.monotonic
     generation: int = 0
 
@@ -101,7 +105,7 @@ class LabMesh:
         )
         self.state_dir.mkdir(mode=0o700, exist_ok=True)
         self.topology.processes.start_ready(
-            "control-plane", node.netns, [*command, "--listen", address], timeout_s=READY_TIMEOUT_S
+            "control-plane", node.netns, [*command, "--listen", address], timeout_s=self.patience_s
         )
 
     def start_agent(self, node: NodePlace) -> Any:
@@ -118,6 +122,8 @@ class LabMesh:
             "root-cert": str(self.state_dir / "root.pem"),
             "token-file": str(token),
             "drain-deadline-s": "1",
+            # One of before `--against` of the bench does not know it.
+            **({"load-timeout-s": f"{self.patience_s:g}"} if self.patience_s != PATIENCE_S else {}),
             **self.flags,
         }
         arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
@@ -156,7 +162,7 @@ class LabMesh:
 
     def wait_ready(self, node: str) -> None:
         """Return when the agent says READY. Raises LabError with its last words."""
-        deadline = self.monotonic() + READY_TIMEOUT_S
+        deadline = self.monotonic() + self.patience_s
         last = "it does not answer"
         while self.monotonic() < deadline:
             try:
@@ -191,7 +197,7 @@ class LabMesh:
     def wait_announced(self, *pods: PodPlace) -> None:
         """Return when every agent has heard that these pods are reached by HBONE."""
         wanted = {pod.key for pod in pods}
-        deadline = self.monotonic() + READY_TIMEOUT_S
+        deadline = self.monotonic() + self.patience_s
         for node in self.topology.nodes:
             while not wanted <= set(self.ask(node, "GET", "/announced")):
                 if self.monotonic() > deadline:

@@ -22,6 +22,7 @@ from agent.lab.journal import Journal
 from redirect.netns import entered
 
 READY = b"ready"
+POLL_S = 0.01
 
 
 class Processes:
@@ -81,13 +82,22 @@ class Processes:
         ours.pop(os.getpid(), None)
         for process in ours.values():
             _signal(process.terminate)
-        _, alive = psutil.wait_procs(list(ours.values()), timeout=grace_s)
+        alive = self._left(ours.values(), grace_s)
         for process in alive:
             _signal(process.kill)
-        psutil.wait_procs(alive, timeout=grace_s)
+        self._left(alive, grace_s)
         for child in self._children:
             child.wait()
         self._children.clear()
+
+    def _left(self, processes: Iterable[psutil.Process], limit_s: float) -> list[psutil.Process]:
+        """Those that live on when the time is up."""
+        left, deadline = list(processes), self._monotonic() + limit_s
+        while left := [process for process in left if _lives(process)]:
+            if self._monotonic() > deadline:
+                break
+            time.sleep(POLL_S)
+        return left
 
     def _started(self) -> list[psutil.Process]:
         found = []
@@ -119,6 +129,14 @@ def _signal(send: Callable[[], None]) -> None:
         send()
     except psutil.NoSuchProcess:
         pass
+
+
+def _lives(process: psutil.Process) -> bool:
+    """One that has ended and is not reaped does not: the first process of a container may reap nobody."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def residents(paths: Iterable[Path]) -> list[psutil.Process]:

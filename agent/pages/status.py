@@ -9,6 +9,7 @@ from agent import FORM
 from agent.admin.server import Request, Response, as_json
 from agent.config import Config
 from agent.enroll.captures import Captures
+from agent.enroll.kernel import KernelSide
 from agent.pages.health import AgentHealth
 from agent.pages.times import utc
 from agent.pages.zds import zds_row
@@ -30,6 +31,7 @@ class StatusPage:
     settings: Config
     health: AgentHealth
     captures: Captures
+    kernel: KernelSide
     store: Store
     crew: Crew
     xds: XdsClient
@@ -45,6 +47,7 @@ class StatusPage:
                 "state": health.state,
                 "line": health.line,
                 "reasons": health.reasons,
+                "limits": self.kernel.limits,
                 "proof": self._proof(),
                 "node": self.settings.node,
                 "form": {"kind": FORM.word, "modules": len(FORM.modules)},

@@ -57,6 +57,7 @@ from tests.packets.world import (
     Bridge,
     World,
 )
+from tests.support import altered_programs
 
 PREFIX = f"hh-{os.getpid()}"
 NODE, POD, POD_DEVICE, POD_PEER = f"{PREFIX}-node", f"{PREFIX}-a", "hh-pod", "hh-eth0"
@@ -66,7 +67,9 @@ OTHER_IFINDEX = 4246
 """No device: of other pods."""
 CONTEXT_BYTES = 256
 """Longer than any kernel's struct __sk_buff; its unknown tail must be zero."""
-MARK_AT, INGRESS_AT, IFINDEX_AT, GSO_SIZE_AT = 8, 36, 40, 176
+MARK_AT, INGRESS_AT, IFINDEX_AT, CB_AT, GSO_SIZE_AT = 8, 36, 40, 48, 176
+AS_TOLD = ("skb->ingress_ifindex", "skb->cb[0]")
+"""What a program reads in place of the device, where a test run cannot say that one: all else is as it is."""
 NAMES = [f"{reason.program}/{reason.name}" for reason in REASONS]
 
 
@@ -90,8 +93,10 @@ class Played:
 class Rig:
     """The programs, their maps and the namespaces. The calling thread must be inside the node's namespace."""
 
-    def __init__(self, pins: Path, closing: ExitStack) -> None:
+    def __init__(self, pins: Path, closing: ExitStack, ingress_at: int = INGRESS_AT) -> None:
+        """`ingress_at`: where in the context the programs look for the device that a packet came in by."""
         self.pins = pins
+        self.ingress_at = ingress_at
         self.programs = {name: sys_bpf.obj_get(pins / f"prog_{name}") for name in PROGRAMS}
         self.maps = {name: sys_bpf.obj_get(pins / f"map_{name}") for name in MAPS}
         for fd in (*self.programs.values(), *self.maps.values()):
@@ -127,7 +132,8 @@ class Rig:
         struct.pack_into("=I", context, MARK_AT, mark)
         sides = {POD_SIDE: self.links["pod"].ifindex, NET_SIDE: self.links["net"].ifindex}
         ingress_ifindex = sides.get(ingress_ifindex, ingress_ifindex)
-        struct.pack_into("=II", context, INGRESS_AT, ingress_ifindex, self.ifindex)
+        struct.pack_into("=I", context, self.ingress_at, ingress_ifindex)
+        struct.pack_into("=I", context, IFINDEX_AT, self.ifindex)
         struct.pack_into("=I", context, GSO_SIZE_AT, gso_size_bytes)
         before = self.counters()
         ran = sys_bpf.prog_test_run(self.programs[program], packet, bytes(context))
@@ -345,15 +351,37 @@ def bpffs() -> Iterator[Path]:
             netns.call("umount2", os.fsencode(directory), netns.MNT_DETACH)
 
 
+def _takes_ingress_ifindex() -> bool:
+    """Whether a test run may say by which device its packet came in; Linux 5.10 refuses it."""
+    program = sys_bpf.load_verdict("ingress", 0)
+    context = bytearray(CONTEXT_BYTES)
+    struct.pack_into("=I", context, INGRESS_AT, 1)
+    try:
+        sys_bpf.prog_test_run(program, bytes(64), bytes(context))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        os.close(program)
+    return True
+
+
 @contextmanager
 def built() -> Iterator[Rig]:
     """Everything, once; the thread is back in its own namespace between tests."""
     with ExitStack() as closing:
         place = closing.enter_context(bpffs())
-        pins = place / "x"
-        loader.load(pins, Path(tempfile.gettempdir(), f"{place.name}.log"))
+        pins, record = place / "x", Path(tempfile.gettempdir(), f"{place.name}.log")
+        ingress_at = INGRESS_AT if _takes_ingress_ifindex() else CB_AT
+        if ingress_at == INGRESS_AT:
+            loader.load(pins, record)
+        else:
+            tree = Path(closing.enter_context(tempfile.TemporaryDirectory()))
+            wrong = altered_programs.load(tree, "to_pod.c", *AS_TOLD, pins=pins, record=record)
+            assert not wrong, wrong
         for name in (NODE, POD, *(side.namespace for side in SIDES.values())):
             closing.callback(netns.remove, name)
         with netns.entered(netns.ensure(NODE)):
-            rig = Rig(pins, closing)
+            rig = Rig(pins, closing, ingress_at)
         yield rig

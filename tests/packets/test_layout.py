@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -211,8 +212,8 @@ def place(struct: str, member: str) -> tuple[int, int]:
     return moved[0], moved[-1] + 1 - moved[0]
 
 
-def ask_c(expressions: list[str]) -> dict[str, int]:
-    """The values that C gives to constant expressions."""
+def ask_c(expressions: list[str], architecture: str = "") -> dict[str, int]:
+    """The values that C gives to constant expressions; `architecture`: by whose rules, as bcc calls it."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE],
         input=json.dumps(expressions),
@@ -221,19 +222,21 @@ def ask_c(expressions: list[str]) -> dict[str, int]:
         cwd=Path(layout.__file__).parents[1],
         check=False,
         timeout=60,
+        env=os.environ | ({"ARCH": architecture} if architecture else {}),
     )
     assert done.returncode == 0, done.stderr
     return dict(zip(expressions, json.loads(done.stdout), strict=True))
 
 
-def test_structs_and_enumerators_are_the_same_in_c() -> None:
+@pytest.mark.parametrize("architecture", ["", "arm64"], ids=["here", "arm64"])
+def test_structs_and_enumerators_are_the_same_in_c(architecture: str) -> None:
     expected = dict(CONSTANTS)
     for struct, members in MEMBERS.items():
         for member in members:
             offset, size = place(struct, member)
             expected[f"__builtin_offsetof(struct {struct}, {member})"] = offset
             expected[f"sizeof(((struct {struct} *)0)->{member})"] = size
-    assert ask_c(list(expected)) == expected
+    assert ask_c(list(expected), architecture) == expected
 
 
 def test_what_the_agent_calls_an_encapsulation_is_one_here() -> None:
