@@ -15,6 +15,7 @@ from agent.pages.certificates import CertificatesPage
 from agent.pages.cni import CniPage
 from agent.pages.config_dump import ConfigDumpPage
 from agent.pages.enrolment import EnrollPage, UnenrollPage
+from agent.pages.explain import ExplainPage
 from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
 from agent.pages.log_level import LoggingPage
@@ -25,6 +26,7 @@ from agent.pages.quit import QuitPage, ShutdownPage
 from agent.pages.ready import ReadyPage
 from agent.pages.root_only import RootOnly
 from agent.pages.routes import Pages
+from agent.pages.settings import SettingsPage
 from agent.pages.status import StatusPage
 from agent.pages.worker_list import WorkerListPage
 from agent.pages.zds import ZdsFigures
@@ -89,6 +91,8 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         quit=QuitPage(stop),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
         ready=ReadyPage(lambda: agent.is_serving, agent.zds),
+        explain=ExplainPage(agent.settings, agent.store),
+        settings=SettingsPage(agent.settings),
     )
 
 

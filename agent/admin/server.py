@@ -15,6 +15,7 @@ import select
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,7 @@ def render(response: Response) -> bytes:
     reason = HTTPStatus(response.status).phrase
     head = [
         f"HTTP/1.1 {response.status} {reason}",
+        f"date: {formatdate(usegmt=True)}",
         f"content-type: {response.content_type}",
         f"content-length: {len(response.body)}",
         "connection: close",

@@ -39,6 +39,7 @@ SECTIONS = {
         "certificates": "agent.cli.inspect:certificates",
         "policies": "agent.cli.inspect:policies",
         "services": "agent.cli.inspect:services",
+        "doctor": "agent.cli.doctor:doctor",
         "maps": "agent.cli.maps:maps",
     },
     "Try": {

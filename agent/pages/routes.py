@@ -33,6 +33,8 @@ class Pages:
     quit: Handler
     metrics: Handler
     ready: Handler
+    explain: Handler
+    settings: Handler
 
     def admin_routes(self) -> Routes:
         return with_index(
@@ -60,6 +62,8 @@ class Pages:
     def private_routes(self) -> Routes:
         return {
             **self.admin_routes(),
+            ("GET", "/explain"): self.explain,
+            ("GET", "/settings"): self.settings,
             ("POST", "/enroll"): self.enroll,
             ("POST", "/unenroll"): self.unenroll,
             ("POST", "/cni"): self.cni,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -336,3 +337,78 @@ def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
 def test_a_lab_that_is_not_up_is_named(world: World, arguments: list[str]) -> None:
     done = world.cli("lab", arguments[0], "--name", "hjnolab", *arguments[1:])
     assert done.returncode == 1 and "lab hjnolab is not up" in done.stderr and done.stderr.count("\n") == 1
+
+
+def examined(world: World, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """`ztun doctor -o json` of node-a, on that node."""
+    with netns.entered(world.node("node-a").netns):
+        done = world.cli("doctor", *arguments, "-o", "json", node="node-a")
+    assert done.stdout, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, answer
+
+
+def failed(answer: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {row["check"]: row for row in answer["checks"] if row["verdict"] in ("warning", "failed")}
+
+
+def test_a_doctor_finds_nothing_wrong_with_a_node_that_runs(world: World) -> None:
+    status, answer = examined(world)
+    assert (status, failed(answer)) == (0, {})
+    seen = {row["check"]: row for row in answer["checks"]}
+    for name in (
+        "agent",
+        "workers",
+        "certificates",
+        "control plane",
+        "control plane's certificate",
+        "credentials",
+    ):
+        assert seen[name]["verdict"] == "ok", seen[name]
+    assert "READY" in seen["agent"]["words"] and "the agent has them" in seen["ports"]["words"]
+
+
+def test_a_doctor_finds_a_worker_that_is_stopped(world: World) -> None:
+    pid = world.workers("node-a")[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        status, answer = examined(world, "--only", "workers")
+        (row,) = answer["checks"]
+        assert (status, row["verdict"]) == (1, "failed") and str(pid) in row["words"]
+        subprocess.run(["bash", "-ec", row["command"]], check=True)
+        assert examined(world, "--only", "workers")[0] == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def told(world: World, *arguments: str) -> tuple[int, dict[str, str]]:
+    status, answer = examined(world, *arguments)
+    return status, {step["where"]: step["words"] for step in answer["steps"]}
+
+
+def test_a_doctor_says_what_becomes_of_a_connection(world: World) -> None:
+    flow = ("--flow", f"{world.address('client-a')}:4000-{VIP4}:80")
+    status, steps = told(world, *flow)
+    assert status == 0 and "SYN_TO_PROXY" in steps["from_pod"] and "demo/client-a" in steps["source"]
+    assert "HBONE" in steps["route"] and "demo/server.demo.svc.cluster.local" in steps["route"]
+    assert "no policy is about it" in steps["policy"] and steps["now"] == "no such connection is open"
+    with world.manifest("only-spare", policy_manifest("only-spare", principal("spare"))):
+        until(lambda: told(world, *flow)[0] == 1, "the policy is in force")
+        _, answer = examined(world, *flow)
+        words = [step["words"] for step in answer["steps"] if step["where"] == "policy"]
+    assert "spiffe://cluster.local/ns/demo/sa/client may not reach" in words[0]
+    assert "demo/only-spare does not match" in words[1]
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        name = live.sock.getsockname()
+        _, steps = told(world, "--flow", f"{name[0]}:{name[1]}-{world.address('server-b')}:8080")
+    assert steps["now"].startswith("open outbound, ")
+
+
+def test_a_doctor_says_how_a_pod_is_served(world: World) -> None:
+    status, steps = told(world, "--pod", "demo/server-a")
+    assert status == 0 and steps["agent"] == "served as spiffe://cluster.local/ns/demo/sa/server"
+    assert "(hbone)" in steps[f"to_pod to {world.address('server-a')}:15008"]
+    with netns.entered(world.node("node-a").netns):
+        done = world.cli("doctor", "--pod", "demo/nobody", node="node-a")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "demo/server-a" in done.stderr

@@ -112,6 +112,15 @@ ALLOWED: dict[str, set[str]] = {
     },
     # What somebody else's environment says, in options of ours.
     "agent.ztunnel": {"agent.config", "agent.log_levels"},
+    # Looks at a node from outside of the agent, which it asks as any command does.
+    "agent.doctor": {
+        "agent.model",
+        "agent.config",
+        "agent.fd_limit",
+        "agent.admin.client",
+        "agent.cni.conflist",
+        "redirect",
+    },
     # Runs on the node without anything else of ours.
     "agent.cni": {"agent.config", "agent.whole_file"},
     "agent.cni.ztun_cni": set(),
@@ -128,6 +137,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.admin",
         "agent.start",
         "agent.cni",
+        "agent.doctor",
         "agent.log",
         "agent.option_kinds",
         "agent.kubernetes.access",
@@ -205,8 +215,10 @@ ALLOWED: dict[str, set[str]] = {
         "agent.dump",
         "agent.log_force",
         "agent.log_levels",
+        "agent.state.resolve",
         "agent.state.store",
         "agent.state.snapshot",
+        "agent.policy.explain",
         "agent.enroll",
         "agent.kubernetes.gate",
         "agent.kubernetes.sandbox",

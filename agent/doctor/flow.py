@@ -1,0 +1,256 @@
+"""What would happen to a connection on this node, and what has, in words: programs, route, policy, counters.
+
+The kernel's part is told from the pinned maps, so also while no agent runs; route and policy are in the memory of the
+agent alone. Nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from agent.admin.client import AgentAbsent, AgentRefused
+from agent.doctor.check import Verdict
+from agent.doctor.site import Site
+from agent.model.address import AddressError, SocketAddress
+from agent.model.listener import HBONE
+from redirect.forecast import Dial, Exit, arriving, leaving
+from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey
+from redirect.maps import Maps
+
+TCP = 6
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A connection: who opens it, and what it dials."""
+
+    source: SocketAddress
+    destination: SocketAddress
+
+    @classmethod
+    def parse(cls, text: str) -> Flow:
+        """From `SRC:PORT-DST:PORT`, IPv6 in brackets. Raises ValueError."""
+        source, dash, destination = text.partition("-")
+        if not dash:
+            raise ValueError(f"{text!r} is not SRC:PORT-DST:PORT")
+        try:
+            return cls(SocketAddress.parse(source), SocketAddress.parse(destination))
+        except AddressError as error:
+            raise ValueError(f"{text!r} is not SRC:PORT-DST:PORT: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.source}-{self.destination}"
+
+    def key(self, hook: int) -> FlowKey:
+        return FlowKey(
+            self.source.ip, self.destination.ip, self.source.port, self.destination.port, TCP, hook
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One station of a connection. `verdict`: FAILED where it ends there."""
+
+    where: str
+    verdict: Verdict
+    words: str
+
+
+def explain_flow(site: Site, flow: Flow) -> list[Step]:
+    """Every station, in order. Raises RedirectError, OSError."""
+    steps = []
+    answer: Row | None = None
+    try:
+        query = urlencode({"source": str(flow.source), "destination": str(flow.destination)})
+        answer = site.agent.page(f"/explain?{query}")
+    except (AgentAbsent, AgentRefused) as error:
+        steps.append(Step("agent", Verdict.CANNOT_TELL, f"{error}: route and policy are in its memory alone"))
+    with site.maps() as maps:
+        if maps is None:
+            return [
+                Step("kernel", Verdict.OK, "nothing of ztun is in the kernel: the connection goes in clear"),
+                *steps,
+            ]
+        kernel = Kernel(maps)
+        has_left = kernel.leaves(flow)
+        before = list(has_left)
+        after = [] if answer is None else list(_mesh(answer))
+        target = _target(flow, answer)
+        return [*before, *steps, *after, *kernel.arrives(flow, target), *_live(site, flow)]
+
+
+class Kernel:
+    """The part of the programs, from their maps."""
+
+    def __init__(self, maps: Maps) -> None:
+        self._maps = maps
+        self._conf, self._slots = maps.conf(), maps.slots()
+        self._hosts = maps.host_addresses()
+        self._stats = maps.stats()
+
+    def leaves(self, flow: Flow) -> Iterator[Step]:
+        entry = self._maps.pod(flow.source.ip)
+        if entry is None:
+            whose = (
+                "an address of this node" if flow.source.ip in self._hosts else "no captured pod of this node"
+            )
+            yield Step("source", Verdict.OK, f"{flow.source.ip} is {whose}: its programs do not see it leave")
+            return
+        captured = self._maps.captures().get(entry.ifindex)
+        owner = self._maps.owner(entry.ifindex) or "a pod that is not noted"
+        count = f", {captured.outbound} connections of its so far" if captured is not None else ""
+        yield Step("source", Verdict.OK, f"{flow.source.ip} is {owner}, interface {entry.ifindex}{count}")
+        if any(key == flow.key(HOOK_FROM_POD) for key, _ in self._maps.passthrough()):
+            words = "it was open when the pod was captured, and passes as it is until it ends (GRANDFATHERED)"
+            yield Step("from_pod", Verdict.OK, words)
+            return
+        yield self._step(
+            leaving(self._dial(flow.source.ip, flow.destination), self._maps.iface(entry.ifindex))
+        )
+
+    def arrives(self, flow: Flow, target: SocketAddress) -> Iterator[Step]:
+        entry = self._maps.pod(target.ip)
+        if entry is None:
+            yield Step(
+                "destination",
+                Verdict.OK,
+                f"{target.ip} is no captured pod of this node: the rest is seen there",
+            )
+            return
+        owner = self._maps.owner(entry.ifindex) or "a pod that is not noted"
+        yield Step("destination", Verdict.OK, f"{target.ip} is {owner}, interface {entry.ifindex}")
+        if any(key == flow.key(HOOK_TO_POD) for key, _ in self._maps.passthrough()):
+            yield Step(
+                "to_pod",
+                Verdict.OK,
+                "it was open when the pod was captured, and passes as it is (GRANDFATHERED)",
+            )
+            return
+        is_local = self._maps.pod(flow.source.ip) is not None
+        dial = self._dial(flow.source.ip, target)
+        is_hosts = flow.source.ip in self._hosts
+        yield self._step(
+            arriving(dial, self._maps.iface(entry.ifindex), is_hosts=is_hosts, is_local_peer=is_local)
+        )
+
+    def pod(self, ifindex: int) -> Iterator[Step]:
+        """What the programs would do with new connections of and to one pod."""
+        iface = self._maps.iface(ifindex)
+        count = self._maps.captures().get(ifindex)
+        if count is not None:
+            yield Step("captured", Verdict.OK, f"{count.outbound} connections of it, {count.inbound} to it")
+        for address in iface.addresses if iface is not None else ():
+            yield self._step(
+                leaving(self._dial(address, SocketAddress(address, 80)), iface), f" of {address}"
+            )
+            for port in (HBONE.port, 80):
+                dial = self._dial(address, SocketAddress(address, port))
+                yield self._step(arriving(dial, iface, is_hosts=False), f" to {dial.destination}:{port}")
+
+    def _dial(self, source: IP, to: SocketAddress) -> Dial:
+        return Dial(source, to.ip, to.port, self._conf, self._slots)
+
+    def _step(self, exit: Exit, of: str = "") -> Step:
+        so_far = self._stats.get((exit.program, exit.reason), 0)
+        is_lost = exit.is_drop and exit.reason != "SYN_HELD"
+        words = f"{exit.words} ({exit.reason}, {so_far} packets of all pods so far)"
+        return Step(f"{exit.program}{of}", Verdict.FAILED if is_lost else Verdict.OK, words)
+
+
+def _mesh(answer: Row) -> Iterator[Step]:
+    """What the agent says of route and policy."""
+    if answer["refusal"]:
+        yield Step("route", Verdict.FAILED, f"refused: {answer['refusal']}")
+    route = answer["route"]
+    if route is not None:
+        yield Step("route", Verdict.OK, _route_words(route, answer["destination"]))
+    elif not answer["refusal"]:
+        yield Step(
+            "route", Verdict.CANNOT_TELL, "its sender is not known to the mesh: whoever has it decides that"
+        )
+    policy = answer["policy"]
+    if policy is None:
+        words = (
+            "not judged here: a waypoint, a gateway or nobody of the mesh is reached, or the route is refused"
+        )
+        yield Step("policy", Verdict.CANNOT_TELL, words)
+        return
+    who = policy["identity"] or "a peer without a proven identity"
+    matched = [each["policy"] for each in policy["policies"] if each["matched"]]
+    by = f" by {', '.join(matched)}" if matched else ""
+    if policy["allowed"]:
+        reason = "no policy is about it" if not policy["policies"] else "nothing forbids it"
+        yield Step("policy", Verdict.OK, f"{who} may reach {policy['at']}{by or f', as {reason}'}")
+    else:
+        yield Step("policy", Verdict.FAILED, f"{who} may not reach {policy['at']}: {policy['reason']}")
+        for each in policy["policies"]:
+            if not each["matched"]:
+                failed = sorted({name for rule in each["rules"] for name in rule["failed"]})
+                words = f"{each['action']} {each['policy']} does not match: {', '.join(failed) or 'it has no rules'}"
+                yield Step("policy", Verdict.OK, words)
+
+
+def _route_words(route: Row, destination: Row | None) -> str:
+    to = f"{destination['workload']} at " if destination is not None else ""
+    words = f"{route['hop']} to {to}{route['target']}"
+    if route["authority"]:
+        words += f", CONNECT {route['authority']}"
+    if route["service"]:
+        words += f", by Service {route['service']}"
+    if route["accepted"]:
+        words += f", which has to prove to be {' or '.join(route['accepted'])}"
+    return words
+
+
+def _target(flow: Flow, answer: Row | None) -> SocketAddress:
+    """What arrives at the pod in the end, as far as is known."""
+    if answer is not None and answer["route"] is not None:
+        return SocketAddress.parse(answer["route"]["target"])
+    return flow.destination
+
+
+def _live(site: Site, flow: Flow) -> Iterator[Step]:
+    """Whether it is open now."""
+    try:
+        rows = site.agent.page("/connections")["connections"]
+    except (AgentAbsent, AgentRefused):
+        return
+    open_ = [
+        row for row in rows if row["src"] == str(flow.source) and row["original_dst"] == str(flow.destination)
+    ]
+    if not open_:
+        yield Step("now", Verdict.OK, "no such connection is open")
+    for row in open_:
+        yield Step("now", Verdict.OK, f"open {row['direction']}, {row['protocol']} to {row['actual_dst']}")
+
+
+def explain_pod(site: Site, pod: str) -> list[Step]:
+    """What is known of a pod by its name `NAMESPACE/NAME`. Raises LookupError, RedirectError, OSError."""
+    steps = []
+    try:
+        status = site.agent.page("/status")
+        for row in status["pods"]:
+            if row["pod"] == pod:
+                bad = row["trouble"] or "; ".join(each["effect"] for each in row["not_in_force"])
+                words = bad or f"served as {row['identity']}"
+                steps.append(Step("agent", Verdict.FAILED if row["trouble"] else Verdict.OK, words))
+        for row in status["waiting"]:
+            if row["pod"] == pod:
+                steps.append(Step("agent", Verdict.FAILED, f"waits, {row['reason']}; {row['remedy']}"))
+    except (AgentAbsent, AgentRefused) as error:
+        steps.append(Step("agent", Verdict.CANNOT_TELL, str(error)))
+    with site.maps() as maps:
+        noted = {} if maps is None else maps.owners()
+        interfaces = [ifindex for ifindex, text in sorted(noted.items()) if text.split()[:1] == [pod]]
+        if maps is None or (
+            not interfaces and not any(step.verdict is not Verdict.CANNOT_TELL for step in steps)
+        ):
+            known = sorted({text.split()[0] for text in noted.values() if text})
+            raise LookupError(f"no pod {pod} is captured here; {', '.join(known) or 'none is'}")
+        for ifindex in interfaces:
+            steps += Kernel(maps).pod(ifindex)
+    return steps

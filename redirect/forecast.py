@@ -1,0 +1,120 @@
+"""What the programs would do with the first packet of a TCP connection, step by step. Pure; it runs none of them.
+
+The same checks in the same order as bpf/from_pod.c and bpf/to_pod.c, on entries that were read from the maps;
+tests/packets/test_forecast.py holds it against the programs themselves. What only the packet at hand decides, rates and
+sockets that are already there, is said in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redirect.conf import Conf
+from redirect.layout import IP, SLOTS, Flag, IfaceEntry
+from redirect.layout import NO_ADDRESS as NONE
+
+HBONE_PORT, DNS_PORT = 15008, 53
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """By which exit of which program a packet leaves, and what that means for it."""
+
+    program: str
+    reason: str
+    words: str
+    is_drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """The first packet of a connection, and what the maps have on it. `slots`: whether each has a listener."""
+
+    source: IP
+    destination: IP
+    dport: int
+    conf: Conf
+    slots: tuple[bool, ...]
+
+    def has_listener(self, name: str) -> bool:
+        return self.slots[SLOTS[name]]
+
+
+def leaving(dial: Dial, iface: IfaceEntry | None) -> Exit:
+    """By `from_pod`, which sees what the pod behind an interface sends."""
+
+    def passed(reason: str, words: str) -> Exit:
+        return Exit("from_pod", reason, words)
+
+    def dropped(reason: str, words: str) -> Exit:
+        return Exit("from_pod", reason, words, is_drop=True)
+
+    if iface is None:
+        return passed("UNKNOWN_IFACE", "the pod is not captured: its packets pass in clear")
+    if dial.source not in iface.addresses:
+        if iface.addr4 == iface.addr6 == NONE:
+            return dropped("CLOSED", "the pod is captured and closed: it is not served yet, or no more")
+        return dropped("SPOOFED", "this address is not one that the pod is served with")
+    if not iface.flags & (Flag.ENROLLED | Flag.DRAIN):
+        return passed("NOT_ENROLLED", "the pod is known and not enrolled: its packets pass in clear")
+    if not dial.conf.pod_side_ifindex:
+        return dropped("NO_CONF", "the programs do not know the way to the proxy yet")
+    if iface.flags & Flag.DRAIN:
+        return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
+    if not dial.has_listener("outbound"):
+        return dropped(
+            "NO_LISTENER", "no worker listens for it: the pod's system tries again, and then gives up"
+        )
+    if (
+        dial.conf.owners
+        and iface.flags & Flag.HONEST
+        and not (iface.flags & Flag.DNS and dial.dport == DNS_PORT)
+    ):
+        return dropped("SYN_HELD", "held, and a worker asked: it is let in once the destination has answered")
+    return passed("SYN_TO_PROXY", "to the proxy, as each new connection of an enrolled pod")
+
+
+def arriving(dial: Dial, iface: IfaceEntry | None, *, is_hosts: bool, is_local_peer: bool = False) -> Exit:
+    """By `to_pod`, which sees what is sent to the pod. `is_hosts`: this node itself sends it."""
+
+    def passed(reason: str, words: str) -> Exit:
+        return Exit("to_pod", reason, words)
+
+    def dropped(reason: str, words: str) -> Exit:
+        return Exit("to_pod", reason, words, is_drop=True)
+
+    if iface is None:
+        return passed("UNKNOWN_IFACE", "the pod is not captured: packets to it pass in clear")
+    is_captured = iface.flags & (Flag.ENROLLED | Flag.DRAIN)
+    if not dial.conf.net_side_ifindex:
+        if is_captured:
+            return dropped("NO_CONF", "the programs do not know the way to the proxy yet")
+        return passed("NO_CONF_PASS", "the pod is not enrolled: packets to it pass in clear")
+    if is_hosts:
+        return passed("HOST_SYN", "of this node itself, a probe perhaps: it goes to the pod as it is")
+    if iface.flags & Flag.DRAIN:
+        return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
+    if not iface.flags & Flag.ENROLLED:
+        return passed("NOT_ENROLLED", "the pod is known and not enrolled: packets to it pass in clear")
+    if (
+        iface.flags & Flag.BYPASS
+        and dial.dport != HBONE_PORT
+        and not (dial.conf.is_plaintext_by_ports and is_local_peer)
+    ):
+        return passed(
+            "BYPASS_SYN",
+            "connections to this pod go past the proxy (bypass-inbound-capture): no policy is asked",
+        )
+    name = "hbone" if dial.dport == HBONE_PORT else "plaintext"
+    if not dial.has_listener(name):
+        return dropped(
+            "NO_LISTENER", f"no worker listens for {name}: the peer's system tries again, and then gives up"
+        )
+    if dial.conf.owners and iface.flags & Flag.HONEST and name == "plaintext":
+        return dropped("SYN_HELD", "held, and a worker asked: it is let in once the pod has answered")
+    rate = (
+        ""
+        if name == "plaintext"
+        else ", unless its sender opens too many before it has proven who it is (STRANGER_TOO_FAST)"
+    )
+    return passed("SYN_TO_PROXY", f"to the proxy ({name}){rate}")
