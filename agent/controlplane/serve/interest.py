@@ -8,6 +8,7 @@ what is no longer wanted is taken away.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from sys import intern
 
 from agent.controlplane.translate.resources import Resource, Snapshot
 
@@ -28,7 +29,7 @@ class Interest:
     def hold(self, versions: Mapping[str, str]) -> dict[str, str]:
         """What a client that comes back holds; on demand those are names it wants, unanswered ones have no version."""
         if self.is_wildcard:
-            return dict(versions)
+            return {intern(name): intern(version) for name, version in versions.items()}
         self._names |= versions.keys()
         self.asked += [name for name, version in versions.items() if not version and name not in self.asked]
         return {name: version for name, version in versions.items() if version}

@@ -17,6 +17,7 @@ from agent.controlplane.serve.access import Code, Refused
 from agent.controlplane.serve.hearing import Hearing
 from agent.controlplane.serve.publisher import Publisher
 from agent.controlplane.serve.status import StatusBoard
+from agent.controlplane.serve.turns import Turn, Turns
 from agent.controlplane.serve.xds_session import Nack, Session
 from agent.controlplane.translate.resources import ADDRESS_TYPE
 from agent.pb import xds_pb2 as xds
@@ -52,6 +53,7 @@ class DiscoveryService:
         self._publisher, self._board = publisher, board
         self._authenticate, self._policy_grace_s = authenticate, policy_grace_s
         self._hearing = hearing
+        self._turns = Turns()
 
     def handler(self) -> Any:
         method = grpc.stream_stream_rpc_method_handler(
@@ -76,11 +78,11 @@ class DiscoveryService:
         log.info("node %s: discovery stream from %s", node, context.peer())
         refusal: Refused | None = None
         try:
-            with self._publisher.bell.listen() as wake:
+            with self._publisher.bell.listen() as wake, self._turns.place(wake) as turn:
                 session = Session(node, self._hearing.is_awaited)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._read(node, session, wake, context))
-                    tasks.create_task(self._write(session, wake, context))
+                    tasks.create_task(self._write(session, wake, turn, context))
         except* StreamEnded as ended:
             refusal = next((e.refusal for e in ended.exceptions if isinstance(e, StreamEnded)), None)
         finally:
@@ -112,15 +114,21 @@ class DiscoveryService:
         elif request.response_nonce:
             self._board.accepted(node, request.type_url)
 
-    async def _write(self, session: Session, wake: asyncio.Event, context: Any) -> None:
+    async def _write(self, session: Session, wake: asyncio.Event, turn: Turn, context: Any) -> None:
         while True:
             await wake.wait()
             wake.clear()
             if self._publisher.is_closing:
                 raise StreamEnded(Refused(Code.UNAVAILABLE, "the control plane is stopping"))
             snapshot = self._publisher.current().snapshot
-            for response in session.step(snapshot, self._publisher.archive):
+            responses = session.step(snapshot, self._publisher.archive, has_turn=turn.is_here)
+            if session.waits_for_turn:
+                turn.ask()
+            for response in responses:
                 await context.write(response)
+            del responses
+            if not session.waits_for_turn:
+                turn.end()
 
 
 class _Grace:

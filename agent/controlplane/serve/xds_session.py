@@ -17,6 +17,8 @@ from agent.controlplane.translate.resources import ADDRESS_TYPE, AUTHORIZATION_T
 from agent.pb import xds_pb2 as xds
 
 NO_PLAN = PolicyPlan((), (), ())
+LARGE_BYTES = 1 << 20
+"""Of resources: a response with more than that takes several times as much memory until its client has read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class _Subscription:
 
     type_url: str
     interest: Interest
-    held: dict[str, str] = field(default_factory=dict)
-    """name -> version, as sent or as the client said when it came back."""
+    held: Mapping[str, str] = field(default_factory=dict)
+    """name -> version, as sent or as the client said when it came back. May be what many others hold as well."""
     nonce: str = ""
     """Of the response under way; empty when everything sent was answered."""
     sending: tuple[str, ...] = ()
@@ -64,6 +66,8 @@ class Session:
         self._sent = 0
         self._addresses_may_go_alone = False
         self._withholds = False
+        self.waits_for_turn = False
+        """The last step had a large response to make and no turn for that."""
 
     def receive(self, request: xds.DeltaDiscoveryRequest) -> Nack | None:
         """Take a request in."""
@@ -101,8 +105,14 @@ class Session:
         """The client had its time to subscribe to policies: addresses need not wait for them any longer."""
         self._addresses_may_go_alone = True
 
-    def step(self, snapshot: Snapshot, archive: Archive) -> list[xds.DeltaDiscoveryResponse]:
-        """What to send now, in this order. Call it after every request and every new snapshot."""
+    def step(
+        self, snapshot: Snapshot, archive: Archive, *, has_turn: bool = True
+    ) -> list[xds.DeltaDiscoveryResponse]:
+        """What to send now, in this order. Call it after every request and every new snapshot.
+
+        `has_turn`: addresses may be a large response; else they wait, and what has to come after them.
+        """
+        self.waits_for_turn = False
         policies, addresses = self._types.get(AUTHORIZATION_TYPE), self._types.get(ADDRESS_TYPE)
         responses = [self._push(s, (), ()) for s in self._unknown_types() if not s.is_answered]
         todo = plan(policies.held, policies.refused, snapshot.policies, archive) if policies else NO_PLAN
@@ -110,10 +120,11 @@ class Session:
             responses.append(self._push(policies, todo.early, ()))
         tightened = policies.is_idle if policies else self._addresses_may_go_alone
         if addresses and addresses.is_idle and tightened:
-            responses.extend(self._addresses(addresses, policies, snapshot))
+            responses.extend(self._addresses(addresses, policies, snapshot, has_turn))
         loosened = policies and policies.is_idle and (addresses is None or addresses.is_idle)
         asked = policies.interest.asked if policies else []
-        if policies and loosened and not self._withholds and (todo.late or todo.removed or asked):
+        holds_back = self._withholds or self.waits_for_turn
+        if policies and loosened and not holds_back and (todo.late or todo.removed or asked):
             found = [snapshot.policies[name].resource for name in asked if name in snapshot.policies]
             unknown = [name for name in asked if name not in snapshot.policies]
             asked.clear()
@@ -121,8 +132,10 @@ class Session:
         return responses
 
     def _addresses(
-        self, known: _Subscription, policies: _Subscription | None, snapshot: Snapshot
+        self, known: _Subscription, policies: _Subscription | None, snapshot: Snapshot, has_turn: bool
     ) -> list[xds.DeltaDiscoveryResponse]:
+        if known.brought and not self._is_awaited(""):
+            known.brought = frozenset()  # nobody is waited for any more
         asked = known.interest.asked
         is_following = known.interest.is_wildcard and known.settled is not None and not self._withholds
         if is_following and known.settled is snapshot.addresses and known.is_answered and not asked:
@@ -144,25 +157,36 @@ class Session:
             if not r.policies & refused
             and not (r.is_plain and name in known.brought and self._is_awaited(r.node))
         }
-        self._withholds = len(changed) < len(due)
-        known.settled = snapshot.addresses if known.interest.is_wildcard else None
+        withholds = len(changed) < len(due)
         for name in asked:
             found = known.interest.behind(name, snapshot)
             changed |= {r.name: r for r in found if not r.policies & refused}
             if not found and name not in removed:
                 removed.append(name)
+        if not has_turn and sum(len(each.value) for each in changed.values()) > LARGE_BYTES:
+            self.waits_for_turn = True
+            return []
+        self._withholds = withholds
+        known.settled = snapshot.addresses if known.interest.is_wildcard else None
         if not changed and not removed and not asked and known.is_answered:
             return []
         asked.clear()
-        return [self._push(known, changed.values(), removed)]
+        # These very ones: what many clients hold is one piece of memory.
+        held = snapshot.versions if known.interest.is_wildcard and not withholds else None
+        return [self._push(known, changed.values(), removed, held)]
 
     def _unknown_types(self) -> Iterable[_Subscription]:
         """Types that do not exist here: answered once, with nothing, because a client waits for that."""
         return [s for s in self._types.values() if s.type_url not in (ADDRESS_TYPE, AUTHORIZATION_TYPE)]
 
     def _push(
-        self, known: _Subscription, resources: Iterable[Resource], removed: Iterable[str]
+        self,
+        known: _Subscription,
+        resources: Iterable[Resource],
+        removed: Iterable[str],
+        held: Mapping[str, str] | None = None,
     ) -> xds.DeltaDiscoveryResponse:
+        """`held`: what the client has with it, where that is known."""
         self._sent += 1
         response = xds.DeltaDiscoveryResponse(
             type_url=known.type_url, nonce=str(self._sent), removed_resources=list(removed)
@@ -173,10 +197,13 @@ class Session:
                 entry.aliases.extend(resource.aliases)
             entry.resource.type_url = known.type_url
             entry.resource.value = resource.value
-            known.held[resource.name] = resource.version
         for name in response.removed_resources:
-            known.held.pop(name, None)
             known.refused.pop(name, None)
+        sent = {entry.name: entry.version for entry in response.resources}
+        if held is None:
+            gone = set(response.removed_resources)
+            held = {n: v for n, v in {**known.held, **sent}.items() if n not in gone}
+        known.held = held
         known.nonce, known.is_answered = response.nonce, True
-        known.sending = tuple(entry.name for entry in response.resources)
+        known.sending = tuple(sent)
         return response

@@ -7,6 +7,7 @@ comes back with versions is sent the differences only (also for policies, where 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,8 +48,9 @@ def make_resource(
     is_plain: bool = False,
 ) -> Resource:
     value = message.SerializeToString(deterministic=True)
-    version = hashlib.sha256(value).hexdigest()[:16]
-    return Resource(name, value, version, aliases, policies, services, node, is_plain)
+    # The same text for all who hold it: a client that comes back brings thousands of them.
+    version = sys.intern(hashlib.sha256(value).hexdigest()[:16])
+    return Resource(sys.intern(name), value, version, aliases, policies, services, node, is_plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,11 @@ class Snapshot:
         if not news.keys() <= self.addresses.keys():
             addresses = dict(sorted(addresses.items()))
         return Snapshot(addresses, policies, self.addresses, frozenset((*news, *absent)))
+
+    @cached_property
+    def versions(self) -> Mapping[str, str]:
+        """Of the addresses, by name."""
+        return {name: resource.version for name, resource in self.addresses.items()}
 
     @cached_property
     def index(self) -> Index:
