@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import pytest
@@ -12,14 +11,25 @@ from agent.model.workload import Workload
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
 from tests.support.two_nodes import CLIENT, SERVER, VIP, ended
-from tests.support.waypoint import CLIENT_ID, WAYPOINT_ID, ask, behind_a_waypoint
+from tests.support.waypoint import CLIENT_ID, WAYPOINT_ID, By, ask, behind_a_waypoint
 
 pytestmark = pytest.mark.envoy
 
 
-@pytest.mark.parametrize(("by_name", "of_pod"), [*itertools.product((False, True), repeat=2)])
-def test_it_is_on_the_way(by_name: bool, of_pod: bool) -> None:
-    with behind_a_waypoint(by_name=by_name, of_pod=of_pod) as world:
+@pytest.mark.parametrize(
+    ("by", "of_pod"),
+    [
+        (By.ADDRESS, False),
+        (By.ADDRESS, True),
+        (By.SERVICE, False),
+        (By.SERVICE, True),
+        (By.WORKLOAD, False),
+        (By.RESOLVED_NAME, False),
+    ],
+    ids=lambda it: it.name if isinstance(it, By) else "of a pod" if it else "of a Service",
+)
+def test_it_is_on_the_way(by: By, of_pod: bool) -> None:
+    with behind_a_waypoint(by=by, of_pod=of_pod) as world:
         asked = f"{SERVER}:8080" if of_pod else f"{VIP}:80"
         assert ask(world, asked) == (200, "v1")
         world.driver.until(lambda: bool(world.here.lines))
@@ -58,9 +68,9 @@ def test_the_server_may_let_in_its_waypoint_alone() -> None:
         assert ended(world.connect(f"{SERVER}:8080")), "past the waypoint"
 
 
-@pytest.mark.parametrize("by_name", [False, True])
-def test_where_that_is_enforced_there_is_no_way_past_it(by_name: bool) -> None:
-    with behind_a_waypoint(by_name=by_name, of_pod=True, enforce_waypoint="true") as world:
+@pytest.mark.parametrize("by", [By.ADDRESS, By.SERVICE, By.WORKLOAD], ids=lambda by: by.name)
+def test_where_that_is_enforced_there_is_no_way_past_it(by: By) -> None:
+    with behind_a_waypoint(by=by, of_pod=True, enforce_waypoint="true") as world:
         guarded = world.server
         unaware = replace(guarded, waypoint=None)
 
@@ -89,6 +99,23 @@ def test_where_that_is_enforced_there_is_no_way_past_it(by_name: bool) -> None:
         assert app.recv(1) == b"x"
         tell(world.there, guarded)
         assert ended(app)
+
+
+def test_with_the_hybrid_key_exchange_alone_it_is_on_the_way_of_agents_that_want_no_other() -> None:
+    """As server and as client."""
+    with behind_a_waypoint(key_exchange="X25519MLKEM768", compliance_policy="pqc") as world:
+        assert ask(world) == (200, "v1")
+        [(_, link)] = world.here.pool.links
+        [entry] = world.there.inbound.links
+        for secured in (link.secured, entry.link.secured):
+            assert secured is not None and secured.group == "X25519MLKEM768"
+
+
+def test_without_the_hybrid_key_exchange_it_is_on_nobodys_way() -> None:
+    with behind_a_waypoint(key_exchange="X25519", compliance_policy="pqc") as world:
+        assert ended(world.connect(f"{VIP}:80"))
+        world.driver.until(lambda: bool(world.here.lines))
+        assert "--compliance-policy allows the key exchange X25519MLKEM768 alone" in world.here.lines[0]
 
 
 def test_one_that_is_somebody_else_is_told_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 from agent.model.service import WeightedWaypoint
 from tests.support import envoy, mesh
 from tests.support.two_nodes import SERVER, VIP, ended
-from tests.support.waypoint import CLIENT_ID, WAYPOINT, WAYPOINT_ID, Behind, ask, behind_a_waypoint
+from tests.support.waypoint import CLIENT_ID, WAYPOINT, WAYPOINT_ID, Behind, By, ask, behind_a_waypoint
 
 pytestmark = pytest.mark.envoy
 ASKED = 24
@@ -59,16 +59,16 @@ def test_one_that_is_chosen_and_is_not_there_has_nobody_in_its_place() -> None:
         assert not came_to(world.waypoint) and not world.versions["v1"].asked
 
 
-@pytest.mark.parametrize("by_name", [False, True])
-def test_one_of_another_namespace_is_known_by_its_own_account(by_name: bool) -> None:
-    with behind_a_waypoint(by_name=by_name, namespace="infra", identity=INFRA_ID) as world:
+@pytest.mark.parametrize("by", [By.ADDRESS, By.SERVICE], ids=lambda by: by.name)
+def test_one_of_another_namespace_is_known_by_its_own_account(by: By) -> None:
+    with behind_a_waypoint(by=by, namespace="infra", identity=INFRA_ID) as world:
         assert ask(world) == (200, "v1")
         world.driver.until(lambda: bool(world.here.lines))
         assert f'dst.identity="{INFRA_ID}"' in world.here.lines[0]
 
 
 def test_an_account_of_that_name_here_is_not_taken_for_it() -> None:
-    with behind_a_waypoint(by_name=True, namespace="infra", identity=WAYPOINT_ID) as world:
+    with behind_a_waypoint(by=By.SERVICE, namespace="infra", identity=WAYPOINT_ID) as world:
         assert ended(world.connect(f"{VIP}:80"))
         world.driver.until(lambda: bool(world.here.lines))
         assert "ns/apps/sa/waypoint" in world.here.lines[0] and not came_to(world.waypoint)
@@ -76,6 +76,6 @@ def test_an_account_of_that_name_here_is_not_taken_for_it() -> None:
 
 def test_where_that_is_enforced_one_of_another_namespace_is_the_way_in() -> None:
     with behind_a_waypoint(
-        by_name=True, of_pod=True, namespace="infra", identity=INFRA_ID, enforce_waypoint="true"
+        by=By.SERVICE, of_pod=True, namespace="infra", identity=INFRA_ID, enforce_waypoint="true"
     ) as world:
         assert ask(world, f"{SERVER}:8080") == (200, "v1")

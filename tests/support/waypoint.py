@@ -10,10 +10,12 @@ import contextlib
 import http.client
 import threading
 from collections.abc import Iterator
+from enum import Enum
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from string import Template
 
+from agent.model.address import NamespacedHostname
 from tests.support import envoy, mesh
 from tests.support.loopback import ours
 from tests.support.two_nodes import SERVER, VIP, World
@@ -196,6 +198,15 @@ class Application:
         self._server.server_close()
 
 
+class By(Enum):
+    """How a resource names its waypoint."""
+
+    ADDRESS = "its address"
+    SERVICE = "its Service's name"
+    WORKLOAD = "its own name"
+    RESOLVED_NAME = "its own name, and it has no address but what name servers say"
+
+
 class Behind(World):
     """Two nodes and the waypoint of a Service, whose versions are two ports of the server pod."""
 
@@ -204,17 +215,22 @@ class Behind(World):
         self.versions = {version: Application(version) for version in PORTS}
         self.waypoint: envoy.Envoy
 
-    def know_waypoint(self, by_name: bool, of_pod: bool, namespace: str) -> None:
-        """As the control plane says it: of the Service or of the pod, by its own address or its Service's name."""
+    def know_waypoint(self, by: By, of_pod: bool, namespace: str) -> None:
+        """As the control plane says it: of the Service or of the pod, by any of its names."""
         host, port = self.waypoint.listen
-        named = mesh.key("waypoint", namespace)
-        where = mesh.gateway(named if by_name else host, 15008 if by_name else port)
+        own_name = NamespacedHostname(namespace, "waypoint.example")
+        names = {By.ADDRESS: host, By.SERVICE: mesh.key("waypoint", namespace)}
+        where = mesh.gateway(names.get(by, own_name), 15008 if by is By.SERVICE else port)
         pod = mesh.workload(
-            *("waypoint", host),
+            "waypoint",
+            *([] if by is By.RESOLVED_NAME else [host]),
             namespace=namespace,
             service_account="waypoint",
             services={"waypoint": {15008: port}},
+            hostname="" if by in names else own_name.hostname,
         )
+        looked_up = [(own_name.hostname, [host], "")] if by is By.RESOLVED_NAME else []
+        self.driver.call(lambda: self.here.names.told(looked_up, ()))
         service = mesh.service("waypoint", ours("9.8"), namespace=namespace, ports={15008: port})
         if of_pod:
             self.server = mesh.workload("server", SERVER, service_account="server", waypoint=where)
@@ -232,17 +248,21 @@ class Behind(World):
 @contextlib.contextmanager
 def behind_a_waypoint(
     *,
-    by_name: bool = False,
+    by: By = By.ADDRESS,
     of_pod: bool = False,
     namespace: str = "apps",
     identity: str = WAYPOINT_ID,
+    key_exchange: str = "",
     **options: str,
 ) -> Iterator[Behind]:
-    """`namespace`: the waypoint's; `identity`: what it proves to be; `options` are of both agents."""
+    """`namespace`: the waypoint's; `identity`: what it proves to be; `key_exchange`: the only one it has, empty: it has
+    several; `options` are of both agents."""
     world = Behind(**options)
     try:
-        with envoy.run(WAYPOINT, world.ca, world.ca.issue(identity), CLIENT_ID) as world.waypoint:
-            world.know_waypoint(by_name, of_pod, namespace)
+        curves = f"tls_params: {{ecdh_curves: [{key_exchange}], " if key_exchange else "tls_params: {"
+        configured = Template(WAYPOINT.template.replace("tls_params: {", curves))
+        with envoy.run(configured, world.ca, world.ca.issue(identity), CLIENT_ID) as world.waypoint:
+            world.know_waypoint(by, of_pod, namespace)
             world.start()
             yield world
     finally:
