@@ -1,6 +1,6 @@
 """`python -m agent` is the `ztun` command."""
 
-from ztun import main
+from agent.cli.entry import main
 
 if __name__ == "__main__":
     main()

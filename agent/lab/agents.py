@@ -27,7 +27,7 @@ CONTROL_PLANE_PORT = 15012
 PATIENCE_S = 90.0
 ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
-ZTUN = tuple(child.command("ztun"))
+ZTUN = tuple(child.command("agent.cli.entry"))
 
 
 @dataclass(slots=True)

@@ -30,7 +30,6 @@ def ztun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (
                 "agent/",
                 "redirect/",
-                "ztun.py",
                 "bpf/",
                 "scripts/packaging/",
                 "setup.cfg",
@@ -55,7 +54,7 @@ def ztun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = "from ztun import main; main()"
+    command = "from agent.cli.entry import main; main()"
     return subprocess.run(
         [str(python), "-P", "-c", command, *arguments],
         capture_output=True,

@@ -123,7 +123,7 @@ class KubeNode:
             arguments = (process / "cmdline").read_bytes().split(b"\0")
             # Of others' processes even root may not be told the namespaces: asked of ours alone.
             return (
-                b"ztun" in arguments
+                b"agent.cli.entry" in arguments
                 and arguments[len(ZTUN)] == command.encode()
                 and (process / "ns/net").stat().st_ino == self.inside_net().stat().st_ino
             )

@@ -25,7 +25,7 @@ def main() -> None:
     directory, *arguments = sys.argv[1:]
     sys.argv[1:] = arguments
     if arguments[0] != "--given":
-        import ztun  # only here: the agent's interpreter has it no more
+        from agent.cli import entry  # only here: the agent's interpreter has it no more
 
         begin = os.execv
 
@@ -34,7 +34,7 @@ def main() -> None:
             begin(path, child.command(__name__, directory, *command[5:]))
 
         os.execv = telling  # type: ignore[assignment]
-        ztun.main()
+        entry.main()
         return
     from agent import start
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TOP = {"agent", "bpf", "redirect", "tests", "scripts", "deploy", "docs", "findings", ".ci"} | {
+    *("setup.cfg", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "Vagrantfile"),
+    ".gitignore",
+}
+"""What people look for has its place; a new kind of file finds one in a directory."""
 SOURCES = sorted(
     p for top in ("agent", "redirect") for p in (ROOT / top).rglob("*.py") if "pb" not in p.parts
 )
@@ -275,6 +281,7 @@ ALLOWED: dict[str, set[str]] = {
         "redirect",
     },
     "agent.given_options": {"agent.config"},
+    "agent.__main__": {"agent.cli"},
     # In force, and made, before anything else of ours is loaded.
     "agent.dataclass_code": set(),
     "agent.dataclass_keeping": {"agent.dataclass_code"},
@@ -380,6 +387,13 @@ def test_library_has_its_home(library: str, homes: tuple[str, ...]) -> None:
             assert not within(name, library), f"{path.relative_to(ROOT)}:{line}: {library} belongs to {homes}"
 
 
+def test_nothing_else_lies_at_the_top() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    assert {name.split("/")[0] for name in listed.stdout.split("\0") if name} <= TOP
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_file_is_small_and_says_what_it_is(path: Path) -> None:
     text = path.read_text()
@@ -405,8 +419,8 @@ def calls_in(path: Path) -> Iterator[tuple[int, str]]:
         ("print", ("agent.cli", "agent.lab"), "output belongs to the command line"),
         (
             "os.environ",
-            ("agent.config", "redirect.bcc_backend", "agent.cni.ztun_cni"),
-            "one reader; bcc takes its header tree by it, a CNI plugin is told everything by it",
+            ("agent.config", "agent.cli.entry", "redirect.bcc_backend", "agent.cni.ztun_cni"),
+            "one reader; gRPC and bcc are told by it, a CNI plugin is told everything by it",
         ),
         ("os.getenv", ("agent.config",), "one reader of the environment"),
         (

@@ -1,6 +1,6 @@
 """The `ztun` command: an agent is begun at once, by an interpreter of its own; all else is for `agent.cli`.
 
-What begins an agent is gone a moment later (execve), so it loads nothing but this file: no click, nor the table of
+What begins an agent is gone a moment later (execve), so it loads as little as may be: no click, nor the table of
 options. `agent.start` reads what was given; where that is not plain, or wrong, it has `agent.cli` read it again and
 refuse it in words.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-CHILD = f"{os.path.dirname(os.path.abspath(__file__))}/redirect/child.py"
+CHILD = f"{os.path.abspath(__file__).removesuffix('/agent/cli/entry.py')}/redirect/child.py"
 """The first code of every process of ours."""
 
 
