@@ -18,6 +18,9 @@ from redirect.other_mesh import OtherMesh
 from redirect.rtnetlink import LinkRow
 from redirect.view import LOOPBACK, Link, View
 
+_VETH_CNI = "Have the CNI attach it by a veth (as bridge, ptp, Calico and Flannel do)"
+_INSTEAD = {"netkit": "Have the CNI attach it by a veth (Cilium: bpf.datapathMode=veth)"}
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -140,13 +143,19 @@ def _judge(view: View) -> Place:
 def _ends(view: View) -> tuple[Link, Link] | str:
     """The two ends of the pod's veth, or why there are none that can be captured."""
     if view.is_node_namespace:
-        return "it is in the node's own network namespace (hostNetwork): there is nothing in between"
+        return (
+            "it is in the node's own network namespace (hostNetwork): there is nothing in between, and it counts as "
+            "the node. Take hostNetwork away, or leave it out of the mesh"
+        )
     used = [link for link in view.inside if link.addresses and link.ifindex != LOOPBACK]
     if not used:
         return "its namespace has no interface with an address: is the CNI done with it?"
     if len(used) > 1:
         names = ", ".join(link.ifname for link in used)
-        return f"it has addresses on more than one interface ({names}): traffic could pass by the other"
+        return (
+            f"it has addresses on more than one interface ({names}): traffic could pass by the other. Take the further "
+            "ones away (with Multus the annotation k8s.v1.cni.cncf.io/networks), or leave it out of the mesh"
+        )
     (inside,) = used
     refusal = _unfit_inside(inside)
     if refusal:
@@ -170,7 +179,8 @@ def _unfit_inside(link: Link) -> str:
     if link.kind != "veth":
         known = f"of kind {link.kind}" if link.kind else "a physical device or virtual function"
         return (
-            f"its interface {link.ifname} is {known}, not a veth: its packets do not pass a hook of this node"
+            f"its interface {link.ifname} is {known}, not a veth: its packets do not pass a hook of this node. "
+            f"{_INSTEAD.get(link.kind, _VETH_CNI)}, or leave it out of the mesh"
         )
     return ""
 
@@ -190,7 +200,10 @@ def _obstacle(host: Link, view: View) -> str:
     if host.master and _bridge(host, view) is None:
         master = view.node.get(host.master)
         kind = master.kind if master is not None else "unknown kind"
-        return f"interface {host.ifname} belongs to a device of kind {kind}; only bridges are known"
+        return (
+            f"interface {host.ifname} belongs to a device of kind {kind}; only bridges are known. "
+            "Have the CNI put its pods on a Linux bridge or route them, or leave the pod out of the mesh"
+        )
     return ""
 
 

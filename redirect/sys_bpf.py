@@ -252,7 +252,11 @@ def prog_info(fd: int) -> ProgInfo:
 def load_verdict(name: str, verdict: int) -> int:
     """An fd of a new program for tc that says the same (TC_ACT_*) of every packet. `name`: as in `map_create`."""
     # r0 = verdict; exit: struct bpf_insn
-    code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0)
+    return load_code(name, struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0))
+
+
+def load_code(name: str, code: bytes) -> int:
+    """An fd of a new program for tc of these instructions (struct bpf_insn)."""
     instructions, license_text = _buffer(code), _buffer(b"Apache-2.0\0")
     # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name
     attributes = struct.pack(

@@ -22,6 +22,9 @@ settings.load_profile("unhurried")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
+        "--long", action="store_true", help="run those marked `long` too, as `scripts/test --all` does"
+    )
+    parser.addoption(
         "--form", choices=("pure", "compiled"), help="refuse to run unless this form of the hot path is there"
     )
 
@@ -32,8 +35,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"--form={wanted}: the tree is {FORM}; scripts/setup makes it what is wanted")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Processes that share a run must know the tests by the same names, and each has loopback addresses of its own."""
+    if not config.getoption("long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if not item.get_closest_marker("long")]
     loopback = sys.modules.get("tests.support.loopback")
     for item in items if loopback is not None else ():
         if loopback.ours("") in item.nodeid:

@@ -199,6 +199,23 @@ def test_what_cannot_be_captured_is_refused_with_the_reason(view: View, reason: 
     assert reason in judge(view).refusal
 
 
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("host network", "Take hostNetwork away"),
+        ("two interfaces", "k8s.v1.cni.cncf.io/networks"),
+        ("netkit", "Cilium: bpf.datapathMode=veth"),
+        ("ipvlan", "attach it by a veth"),
+        ("macvlan", "attach it by a veth"),
+        ("virtual function", "attach it by a veth"),
+        ("bond", "on a Linux bridge or route them"),
+    ],
+)
+def test_what_can_be_done_about_it_is_said(kind: str, remedy: str) -> None:
+    refusal = judge(REFUSALS[kind][0]).refusal
+    assert remedy in refusal and "or leave" in refusal
+
+
 LED = OtherMesh(chains=(Chain(2, "nat", "ISTIO_OUTPUT"),))
 
 

@@ -1,0 +1,23 @@
+"""docs/SECURITY.md names a test for each attack and each failure: they are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TABLE = (ROOT / "docs" / "SECURITY.md").read_text().partition("## Attacks and failures")[2]
+ROWS = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", TABLE, re.M)[1:]
+
+
+def test_each_row_names_a_test() -> None:
+    assert len(ROWS) > 25
+    assert not [row for row in ROWS if not re.fullmatch(r"`[\w/]+\.py::test_\w+`", row[2])]
+
+
+@pytest.mark.parametrize("named", [test.strip("`") for _, _, test in ROWS])
+def test_the_test_that_it_names_is_there(named: str) -> None:
+    path, _, name = named.partition("::")
+    assert re.search(rf"^def {name}\(", (ROOT / "tests" / path).read_text(), re.M), named
