@@ -21,10 +21,10 @@ from functools import partial
 
 from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
-from agent.app_pages import pages_of
 from agent.app_proofs import prover_of
+from agent.app_routes import PagesOf
 from agent.briefing import Briefing
-from agent.channel import Answered, Message
+from agent.channel import Answered, LogLevels, Message
 from agent.config import Config
 from agent.dns.host_names import LooksUp
 from agent.dns.resolver import look_up
@@ -44,6 +44,7 @@ from agent.identity.keeper import Keeper
 from agent.identity.key_exchange import POST_QUANTUM, can_narrow
 from agent.listening import make_listener, open_slots, prepare_company, rules_of
 from agent.log import ProcessLog, set_up_log
+from agent.log_levels import initial
 from agent.mesh_state import MeshState
 from agent.model.identity import Identity
 from agent.model.listener import Side
@@ -170,6 +171,9 @@ class Agent:
         self.figures.ask(self.names.samples)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
         self.briefing.takes_questions = settings.on_demand
+        levels = initial(settings.log_level)
+        # Workers that were found log as somebody told them before.
+        self.briefing.log_levels = LogLevels(levels.overall, levels.targets)
         revoke = partial(self.briefing.revoke, self.tell_ours)
         self.revocations = RevocationWatch(settings.crl_path, revoke, time.time, self.keeper.authorities)
         self.xds = XdsClient(
@@ -279,9 +283,10 @@ class Agent:
         await self.is_prepared.wait()
         await part()
 
-    async def prove(self) -> None:
-        """Observe what is claimed, from the moment on that something is."""
+    async def prove(self, first: Callable[[], object]) -> None:
+        """Observe what is claimed, from the moment on that something is, when that is done which could wait so long."""
         await self.has_begun.wait()
+        first()
         await self.prover.run()
 
     async def certified(self, patience_s: float) -> None:
@@ -302,16 +307,16 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    pages = pages_of(agent, stop)
+    pages = PagesOf(agent, stop)
     servers = HttpServer()
     try:
         agent.revocations.begin()
-        await agent.run_directory.open(lambda path: servers.serve_unix(path, pages.private_routes()))
+        await agent.run_directory.open(lambda path: servers.serve_unix(path, pages.private))
         await listen(
             servers,
-            ("--admin-address", settings.admin_address, pages.admin_routes()),
-            ("--metrics-address", settings.metrics_address, pages.metrics_routes()),
-            ("--readiness-address", settings.readiness_address, pages.readiness_routes()),
+            ("--admin-address", settings.admin_address, pages.admin),
+            ("--metrics-address", settings.metrics_address, pages.metrics),
+            ("--readiness-address", settings.readiness_address, pages.readiness),
         )
         async with asyncio.TaskGroup() as group:
             parts = (
@@ -332,7 +337,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 agent.names.run(),
                 agent.revocations.run(),
                 agent.after_prepared(agent.counters.watch),
-                agent.prove(),
+                agent.prove(pages.load),
             )
             beginning = group.create_task(agent.begin())
             tasks = [group.create_task(part) for part in parts]

@@ -23,7 +23,6 @@ from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
 from agent.pages.pprof import pprof_page
 from agent.pages.quit import QuitPage, ShutdownPage
-from agent.pages.ready import ReadyPage
 from agent.pages.root_only import RootOnly
 from agent.pages.routes import Pages
 from agent.pages.settings import SettingsPage
@@ -90,21 +89,19 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         cni=CniPage(agent.gate),
         quit=QuitPage(stop),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
-        ready=ReadyPage(lambda: agent.is_serving, agent.zds),
         explain=ExplainPage(agent.settings, agent.store),
         settings=SettingsPage(agent.settings),
     )
 
 
 def logging_page(agent: Agent) -> LoggingPage:
-    """Begins with what the options say; workers that were found log as somebody told them before."""
+    """Begins with what the options say, which workers were told when they came."""
 
     def tell(levels: Levels) -> None:
         agent.briefing.log_levels = channel.LogLevels(levels.overall, levels.targets)
         agent.tell_ours(agent.briefing.log_levels)
 
     first = initial(agent.settings.log_level)
-    tell(first)
     return LoggingPage(first, tell, first)
 
 

@@ -7,7 +7,7 @@ options are in `ztun`, as texts, but for PEM that was given in place of a path: 
 from __future__ import annotations
 
 import json
-import platform
+import sys
 from typing import Any
 
 from agent import FORM, VERSION, config
@@ -30,7 +30,7 @@ def version_row(settings: Config) -> Row:
     return {
         "version": VERSION,
         "gitRevision": "unknown",
-        "rustVersion": f"none, Python {platform.python_version()}",
+        "rustVersion": f"none, Python {'.'.join(map(str, sys.version_info[:3]))}",
         "buildProfile": FORM.word,
         "buildStatus": "unknown",
         "istioVersion": json.loads(settings.node_metadata or "{}").get("ISTIO_VERSION", VERSION),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.admin.server import Request, Response, text
+from agent.admin.server import Handler, Request, Response, Routes, text
 
 if TYPE_CHECKING:
     from agent.zds.source import ZdsSource
@@ -26,3 +26,7 @@ class ReadyPage:
         if not pending:
             return text("ready\n")
         return text(f"not ready, pending: {', '.join(pending)}\n", 500)
+
+
+def readiness_routes(page: Handler) -> Routes:
+    return {("GET", "/healthz/ready"): page}

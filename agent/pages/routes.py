@@ -32,7 +32,6 @@ class Pages:
     cni: Handler
     quit: Handler
     metrics: Handler
-    ready: Handler
     explain: Handler
     settings: Handler
 
@@ -72,9 +71,6 @@ class Pages:
 
     def metrics_routes(self) -> Routes:
         return {("*", "/metrics"): self.metrics, ("*", "/stats/prometheus"): self.metrics}
-
-    def readiness_routes(self) -> Routes:
-        return {("GET", "/healthz/ready"): self.ready}
 
 
 def with_index(routes: Routes) -> Routes:

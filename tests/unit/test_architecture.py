@@ -285,6 +285,7 @@ ALLOWED: dict[str, set[str]] = {
     # In force, and made, before anything else of ours is loaded.
     "agent.dataclass_code": set(),
     "agent.dataclass_keeping": {"agent.dataclass_code"},
+    "agent.app_routes": {"agent.admin", "agent.app", "agent.pages"},
     "agent.app_pages": {
         "agent.admin.server",
         "agent.app",
@@ -317,6 +318,7 @@ ASYNCIO_HOMES = (
     "agent.mesh_state",
     "agent.app",
     "agent.app_pages",
+    "agent.app_routes",
     "agent.stopping",
     "agent.worker",
     "agent.lab",

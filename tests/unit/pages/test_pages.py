@@ -21,7 +21,7 @@ from agent.pages.enrolment import honesty_of, pod_of
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.pprof import INSTEAD
 from agent.pages.quit import QuitPage
-from agent.pages.ready import ReadyPage
+from agent.pages.ready import ReadyPage, readiness_routes
 from agent.pages.routes import Pages
 from agent.state.apply import Batch
 from agent.state.snapshot import Snapshot
@@ -44,7 +44,7 @@ def answer(routes: Any, method: str, path: str) -> Response:
 @pytest.mark.parametrize("path", ["/enroll", "/unenroll", "/quit"])
 def test_what_changes_something_is_on_the_unix_socket_only(path: str) -> None:
     assert answer(PAGES.private_routes(), "POST", path).status == 200
-    for routes in (PAGES.admin_routes(), PAGES.metrics_routes(), PAGES.readiness_routes()):
+    for routes in (PAGES.admin_routes(), PAGES.metrics_routes(), readiness_routes(page)):
         for method in ("GET", "POST"):
             assert answer(routes, method, path).status == 404
 
@@ -67,9 +67,7 @@ def test_the_root_lists_what_can_be_read() -> None:
 
 
 def test_ready_says_whether_connections_are_accepted() -> None:
-    routes = [
-        PAGES.readiness_routes() | {("GET", "/healthz/ready"): ReadyPage(lambda v=v: v)} for v in (0, 1)
-    ]
+    routes = [readiness_routes(ReadyPage(lambda v=v: v)) for v in (0, 1)]
     assert [answer(each, "GET", "/healthz/ready").status for each in routes] == [500, 200]
 
 
