@@ -14,6 +14,7 @@ from redirect.layout import IP, SLOTS, Flag, IfaceEntry
 from redirect.layout import NO_ADDRESS as NONE
 
 HBONE_PORT, DNS_PORT = 15008, 53
+OPENED = "the pod is open for a while (`ztun bypass`): it passes in clear, and no policy is asked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Dial:
         return self.slots[SLOTS[name]]
 
 
-def leaving(dial: Dial, iface: IfaceEntry | None) -> Exit:
-    """By `from_pod`, which sees what the pod behind an interface sends."""
+def leaving(dial: Dial, iface: IfaceEntry | None, *, is_open: bool = False) -> Exit:
+    """By `from_pod`, which sees what the pod behind an interface sends. `is_open`: somebody opened it for a while."""
 
     def passed(reason: str, words: str) -> Exit:
         return Exit("from_pod", reason, words)
@@ -61,6 +62,8 @@ def leaving(dial: Dial, iface: IfaceEntry | None) -> Exit:
         return dropped("NO_CONF", "the programs do not know the way to the proxy yet")
     if iface.flags & Flag.DRAIN:
         return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
+    if is_open:
+        return passed("OPEN_SYN", OPENED)
     if not dial.has_listener("outbound"):
         return dropped(
             "NO_LISTENER", "no worker listens for it: the pod's system tries again, and then gives up"
@@ -74,8 +77,19 @@ def leaving(dial: Dial, iface: IfaceEntry | None) -> Exit:
     return passed("SYN_TO_PROXY", "to the proxy, as each new connection of an enrolled pod")
 
 
-def arriving(dial: Dial, iface: IfaceEntry | None, *, is_hosts: bool, is_local_peer: bool = False) -> Exit:
-    """By `to_pod`, which sees what is sent to the pod. `is_hosts`: this node itself sends it."""
+def arriving(
+    dial: Dial,
+    iface: IfaceEntry | None,
+    *,
+    is_hosts: bool,
+    is_local_peer: bool = False,
+    is_open: bool = False,
+    is_peer_open: bool = False,
+) -> Exit:
+    """By `to_pod`, which sees what is sent to the pod. `is_hosts`: this node itself sends it.
+
+    `is_local_peer`: a captured pod of this node does; `is_peer_open`, and that is open.
+    """
 
     def passed(reason: str, words: str) -> Exit:
         return Exit("to_pod", reason, words)
@@ -105,6 +119,9 @@ def arriving(dial: Dial, iface: IfaceEntry | None, *, is_hosts: bool, is_local_p
             "BYPASS_SYN",
             "connections to this pod go past the proxy (bypass-inbound-capture): no policy is asked",
         )
+    by_worker = dial.conf.is_plaintext_by_ports and is_local_peer and not is_peer_open
+    if is_open and dial.dport != HBONE_PORT and not by_worker:
+        return passed("OPEN_SYN", OPENED)
     name = "hbone" if dial.dport == HBONE_PORT else "plaintext"
     if not dial.has_listener(name):
         return dropped(

@@ -16,9 +16,11 @@ from agent.doctor.check import Verdict
 from agent.doctor.site import Site
 from agent.model.address import AddressError, SocketAddress
 from agent.model.listener import HBONE
+from redirect import break_glass
 from redirect.forecast import Dial, Exit, arriving, leaving
 from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey
 from redirect.maps import Maps
+from redirect.opening import OF_NODE
 
 TCP = 6
 Row = Mapping[str, Any]
@@ -91,6 +93,7 @@ class Kernel:
         self._conf, self._slots = maps.conf(), maps.slots()
         self._hosts = maps.host_addresses()
         self._stats = maps.stats()
+        self._open = {each.ifindex for each in break_glass.opened(maps)}
 
     def leaves(self, flow: Flow) -> Iterator[Step]:
         entry = self._maps.pod(flow.source.ip)
@@ -109,7 +112,11 @@ class Kernel:
             yield Step("from_pod", Verdict.OK, words)
             return
         yield self._step(
-            leaving(self._dial(flow.source.ip, flow.destination), self._maps.iface(entry.ifindex))
+            leaving(
+                self._dial(flow.source.ip, flow.destination),
+                self._maps.iface(entry.ifindex),
+                is_open=self._is_open(entry.ifindex),
+            )
         )
 
     def arrives(self, flow: Flow, target: SocketAddress) -> Iterator[Step]:
@@ -130,11 +137,16 @@ class Kernel:
                 "it was open when the pod was captured, and passes as it is (GRANDFATHERED)",
             )
             return
-        is_local = self._maps.pod(flow.source.ip) is not None
-        dial = self._dial(flow.source.ip, target)
-        is_hosts = flow.source.ip in self._hosts
+        peer = self._maps.pod(flow.source.ip)
         yield self._step(
-            arriving(dial, self._maps.iface(entry.ifindex), is_hosts=is_hosts, is_local_peer=is_local)
+            arriving(
+                self._dial(flow.source.ip, target),
+                self._maps.iface(entry.ifindex),
+                is_hosts=flow.source.ip in self._hosts,
+                is_local_peer=peer is not None,
+                is_open=self._is_open(entry.ifindex),
+                is_peer_open=peer is not None and self._is_open(peer.ifindex),
+            )
         )
 
     def pod(self, ifindex: int) -> Iterator[Step]:
@@ -144,12 +156,16 @@ class Kernel:
         if count is not None:
             yield Step("captured", Verdict.OK, f"{count.outbound} connections of it, {count.inbound} to it")
         for address in iface.addresses if iface is not None else ():
-            yield self._step(
-                leaving(self._dial(address, SocketAddress(address, 80)), iface), f" of {address}"
-            )
+            is_open, outwards = self._is_open(ifindex), self._dial(address, SocketAddress(address, 80))
+            yield self._step(leaving(outwards, iface, is_open=is_open), f" of {address}")
             for port in (HBONE.port, 80):
                 dial = self._dial(address, SocketAddress(address, port))
-                yield self._step(arriving(dial, iface, is_hosts=False), f" to {dial.destination}:{port}")
+                yield self._step(
+                    arriving(dial, iface, is_hosts=False, is_open=is_open), f" to {dial.destination}:{port}"
+                )
+
+    def _is_open(self, ifindex: int) -> bool:
+        return not self._open.isdisjoint((ifindex, OF_NODE))
 
     def _dial(self, source: IP, to: SocketAddress) -> Dial:
         return Dial(source, to.ip, to.port, self._conf, self._slots)

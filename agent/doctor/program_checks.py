@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import Site
-from redirect import rtnetlink, sys_bpf, tc_rows
+from redirect import break_glass, rtnetlink, sys_bpf, tc_rows
 from redirect.attach import TCX_TYPES, Attachments
 from redirect.filters import program_words
 from redirect.findings import NOT_FIRST
 from redirect.layout import MAPS, REASONS, SLOTS
 from redirect.rt_writes import CLSACT
 
+DEFAULT_INSTANCE = "ztun"
 LOOK_APART_S = 0.1
 NEARLY = 0.9
 FILLED = ("pods", "ifaces", "hostips", "owners")
@@ -22,6 +23,7 @@ OWN_FAULTS = ("NO_CONF", "NO_LISTENER", "UNFIT_LISTENER", "NO_IFACE", "NO_NEXT_H
 """Drops that no pod and no peer has earned: something of ztun or of the node is missing."""
 
 FOREIGN = Subject("foreign programs", "programs before and behind those of ztun, on pods' interfaces")
+BREAK_GLASS = Subject("break glass", "pods that somebody opened for a while")
 LISTENERS = Subject("listeners", "sockets that take captured connections")
 ROOM = Subject("room in maps", f"entries of {', '.join(FILLED)}")
 DROPS = Subject("drops", f"packets by reason, counted twice within {LOOK_APART_S:g} s")
@@ -54,6 +56,23 @@ def foreign_programs(site: Site) -> Check:
         shown = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
         return FOREIGN.ok(f"{shown}: ours are before them, or will be put there")
     return FOREIGN.ok("none")
+
+
+def broken_glass(site: Site) -> Check:
+    with site.maps() as maps:
+        found = break_glass.opened(maps) if maps is not None else ()
+    if not found:
+        return BREAK_GLASS.ok("no pod is open")
+    where = (
+        "" if site.instance == DEFAULT_INSTANCE else f" --instance {site.instance} --run-dir {site.run_dir}"
+    )
+    closing = (f"ztun bypass {'--node' if each.target is None else each.name} --off{where}" for each in found)
+    whose = ", ".join(f"{each.name} for {each.left_s:.0f} s more ({each.opening.reason})" for each in found)
+    return BREAK_GLASS.warning(
+        f"in clear, and no policy is asked: {whose}",
+        "it ends by itself; earlier, with its connections",
+        "; ".join(closing),
+    )
 
 
 def listeners(site: Site) -> Check:
@@ -139,6 +158,7 @@ def _no_program(name: str) -> int:
 
 CHECKS = (
     Examination(FOREIGN, foreign_programs),
+    Examination(BREAK_GLASS, broken_glass),
     Examination(LISTENERS, listeners),
     Examination(ROOM, room_in_maps),
     Examination(DROPS, drops),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
@@ -109,6 +110,7 @@ def test_what_is_printed_mends_it(site: Site, node: Node, usual: set[str], tmp_p
         "rp_filter": f"nsenter --net=/run/netns/{net_side} sysctl -qw net.ipv4.conf.all.rp_filter=1",
         "inner MTU": f"ip link set dev {inner} mtu 1300",
         "generations": f"mkdir {root}/0123456789ab",
+        "break glass": f"ztun bypass --node --for 1m --reason test --instance {site.instance} --run-dir {site.run_dir}",
     }
     assert pod_side != net_side
     for name, command in broken.items():
@@ -119,7 +121,7 @@ def test_what_is_printed_mends_it(site: Site, node: Node, usual: set[str], tmp_p
 
 def typed(node: Node, command: str) -> None:
     with netns.entered(node.place.netns):
-        subprocess.run(["bash", "-ec", command], check=True)
+        subprocess.run(["bash", "-ec", f"PATH={Path(sys.executable).parent}:$PATH; {command}"], check=True)
 
 
 def test_a_program_of_somebody_else_before_ours(site: Site, node: Node, usual: set[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from redirect.conf import Conf
 from redirect.forecast import Dial, arriving, leaving
 from redirect.layout import NO_ADDRESS, SLOTS, IfaceEntry, address_key, address_of, parse_ip
-from tests.packets import bypass_rows, from_pod_rows, hold_rows, to_pod_rows
+from tests.packets import bypass_rows, from_pod_rows, glass_rows, hold_rows, to_pod_rows
 from tests.packets.world import POD_SIDE, Row, World
 from tests.support.packets import SYN
 
@@ -51,7 +51,13 @@ def _is_bare_syn(packet: bytes, flags_at: int) -> bool:
 
 ROWS = [
     row
-    for row in (*from_pod_rows.rows(), *to_pod_rows.rows(), *hold_rows.rows(), *bypass_rows.rows())
+    for row in (
+        *from_pod_rows.rows(),
+        *to_pod_rows.rows(),
+        *hold_rows.rows(),
+        *bypass_rows.rows(),
+        *glass_rows.rows(),
+    )
     if is_new_connection(row)
 ]
 
@@ -82,9 +88,9 @@ def dial(row: Row) -> Dial:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_it_is_said_as_it_is(row: Row) -> None:
-    packet = dial(row)
+    packet, is_open = dial(row), row.world.opening in ("pod", "node")
     if row.program == "from_pod":
-        said = leaving(packet, iface(row.world))
+        said = leaving(packet, iface(row.world), is_open=is_open)
     else:
         others = [other.address for other in row.world.bridge.others] if row.world.bridge else []
         peers = {row.world.addr4, row.world.addr6, *others}
@@ -93,6 +99,7 @@ def test_it_is_said_as_it_is(row: Row) -> None:
             iface(row.world),
             is_hosts=row.ingress_ifindex == 0,
             is_local_peer=str(packet.source) in peers,
+            is_open=is_open,
         )
     assert said.reason == OF_THE_PACKET.get(row.exit, row.exit)
 
@@ -101,9 +108,9 @@ def test_most_exits_of_a_new_connection_are_among_them() -> None:
     exits = {(row.program, row.exit) for row in ROWS}
     assert {exit for program, exit in exits if program == "from_pod"} >= {
         *("UNKNOWN_IFACE", "CLOSED", "SPOOFED", "NOT_ENROLLED", "NO_CONF", "DRAIN_PASS", "NO_LISTENER"),
-        *("SYN_HELD", "SYN_TO_PROXY"),
+        *("SYN_HELD", "SYN_TO_PROXY", "OPEN_SYN"),
     }
     assert {exit for program, exit in exits if program == "to_pod"} >= {
         *("UNKNOWN_IFACE", "NO_CONF", "NO_CONF_PASS", "HOST_SYN", "DRAIN_PASS", "NOT_ENROLLED", "BYPASS_SYN"),
-        *("NO_LISTENER", "SYN_HELD", "SYN_TO_PROXY"),
+        *("NO_LISTENER", "SYN_HELD", "SYN_TO_PROXY", "OPEN_SYN"),
     }
