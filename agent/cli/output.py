@@ -58,6 +58,9 @@ def option_of(*forms: str, help: str) -> Callable[[Command], Command]:
 ERRORS_AS_JSON = "ztun.errors_as_json"
 """In a context's `meta` when a failure has to be an object on stdout as well as a line on stderr."""
 output_option = option_of("table", "json", help="How to print the result.")
+rows_option = option_of(
+    "table", "wide", "json", "yaml", help="How to print the result; wide says whose an interface is, too."
+)
 line_option = option_of("line", "json", help="How to print the result.")
 
 
@@ -70,8 +73,8 @@ def show(
     empty: str = "nothing to show",
 ) -> None:
     """Rows as a table with the given columns (default: every field), or as JSON with every field, under `name`."""
-    if output == "json":
-        show_json({name: rows})
+    if output in ("json", "yaml"):
+        show_value({name: rows}, output)
     else:
         show_table(rows, columns, empty=empty)
 
@@ -89,8 +92,22 @@ def show_table(
         click.echo(plain_table(rows, columns))
 
 
+def show_value(value: Mapping[str, object], output: str) -> None:
+    """As `json` or `yaml`."""
+    if output == "yaml":
+        show_yaml(value)
+    else:
+        show_json(value)
+
+
 def show_json(value: Mapping[str, object]) -> None:
     click.echo(json.dumps(plain(value), indent=2))
+
+
+def show_yaml(value: Mapping[str, object]) -> None:
+    import yaml  # only here: most commands print none, and each would wait for it
+
+    click.echo(yaml.safe_dump(plain(value), sort_keys=False), nl=False)
 
 
 def json_line(value: object) -> str:

@@ -16,11 +16,13 @@ from typing import Protocol
 from agent.cli.output import CliError, Row
 from redirect.encapsulations import encapsulation_names
 from redirect.errors import RedirectError
-from redirect.layout import IP, LAYOUT_HASH, MAPS, NO_MAC, SLOTS, Flag, FlowKey, address_of
+from redirect.layout import IP, LAYOUT_HASH, MAPS, NO_MAC, REASONS, SLOTS, Flag, FlowKey, address_of
 from redirect.maps import Maps
 from redirect.pins import Pins
 
 NAMES = tuple(MAPS)
+DROPS = frozenset((reason.program, reason.name) for reason in REASONS if reason.is_drop)
+"""Exits at which a packet ends, by program and reason."""
 HOOKS = ("from_pod", "to_pod", "open")
 Entries = Iterable[tuple[Row, Row]]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
@@ -19,6 +19,7 @@ from agent.doctor.check import Verdict
 from agent.doctor.examination import examine
 from agent.doctor.flow import Flow, Step, explain_flow, explain_pod
 from agent.doctor.site import Site
+from agent.lab.agents import ZTUN
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
 from redirect import netns, sys_bpf
@@ -121,7 +122,7 @@ def test_what_is_printed_mends_it(site: Site, node: Node, usual: set[str], tmp_p
 
 def typed(node: Node, command: str) -> None:
     with netns.entered(node.place.netns):
-        subprocess.run(["bash", "-ec", f"PATH={Path(sys.executable).parent}:$PATH; {command}"], check=True)
+        subprocess.run(["bash", "-ec", f'ztun() {{ {shlex.join(ZTUN)} "$@"; }}; {command}'], check=True)
 
 
 def test_a_program_of_somebody_else_before_ours(site: Site, node: Node, usual: set[str]) -> None:

@@ -265,7 +265,7 @@ def test_completion_is_printed_for_every_shell(here: Ztun, shell: str, marks: st
     ("words", "expected"),
     [
         ("ztun st", {"status"}),
-        ("ztun maps d", {"dump"}),
+        ("ztun maps d", {"drops", "dump"}),
         ("ztun maps dump po", {"pods"}),
         ("ztun enroll --ne", {"--netns"}),
         ("ztun status -o ", {"line", "table", "json"}),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from agent.cli.maps import Reader, maps
@@ -161,3 +162,122 @@ def test_watch_prints_what_changed() -> None:
 def test_watch_prints_an_object_a_line() -> None:
     lines = [json.loads(line) for line in watched("json").splitlines()]
     assert lines[3] == {"change": "~", "k": 1, "v": 2}
+
+
+def row(number: int) -> tuple[Row, Row]:
+    key: Row = {"address": ip_address("10.1.0.0") + number}
+    return key, {"ifindex": number % 100, "flags": ["enrolled"] if number % 2 else ["enrolled", "drain"]}
+
+
+MANY = FakeMap("pods", content=[row(number) for number in range(10_000)])
+OWNERS = FakeMap(
+    "owners", content=[({"ifindex": 7}, {"owner": "demo/web 1-2-3"}), ({"ifindex": 8}, {"owner": ""})]
+)
+
+
+@contextmanager
+def open_many(_: str, run_dir: object = None) -> Iterator[Mapping[str, FakeMap]]:
+    yield {"pods": MANY, "owners": OWNERS}
+
+
+def chosen(*arguments: str) -> Result:
+    return run("dump", "pods", *arguments, reader=Reader(open_many))
+
+
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        (["ifindex=7"], 100),
+        (["ifindex!=7"], 9900),
+        (["ifindex=7", "flags!=drain"], 100),
+        (["ifindex=8", "flags!=drain"], 0),
+        (["address=10.1.0.0/24"], 256),
+        (["address=10.1.0.7"], 1),
+        (["address=::ffff:10.1.0.7"], 0),
+        (["address=10.1.*.7"], 40),
+        (["flags=dra*"], 5000),
+    ],
+)
+def test_of_many_entries_those_that_are_asked_for(where: list[str], count: int) -> None:
+    result = chosen(*(part for each in where for part in ("--where", each)), "-o", "json")
+    assert len(json.loads(result.stdout)["pods"]) == count
+
+
+def test_what_is_left_out_is_counted_and_never_in_silence() -> None:
+    lines = chosen("--where", "ifindex=7", "--limit", "2").output.splitlines()
+    assert [line.split()[0] for line in lines] == ["ADDRESS", "10.1.0.7", "10.1.0.107", "(98"]
+    assert lines[-1] == "(98 more)"
+    answer = json.loads(chosen("--limit", "3", "-o", "json").output)
+    assert (len(answer["pods"]), answer["pods_left_out"]) == (3, 9997)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["dump", "pods", "--where", "ifindx=7"],
+            "there is no field 'ifindx'; there are address, ifindex, flags",
+        ),
+        (["dump", "pods", "--where", "ifindex"], "'ifindex' is not FIELD=VALUE or FIELD!=VALUE"),
+        (["dump", "--where", "ifindex=7"], "--where is about the fields of one map: name it"),
+        (["watch", "pods", "--table", "-o", "json"], "--table is for people"),
+        (["watch", "pods", "--limit", "2"], "--limit goes with --table"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(arguments: list[str], says: str) -> None:
+    result = run(*arguments, reader=Reader(open_many))
+    assert result.exit_code != 0 and says in result.stderr
+
+
+def test_wide_says_whose_an_interface_is() -> None:
+    lines = chosen("--where", "address=10.1.0.[678]", "-o", "wide").output.splitlines()
+    assert [line.split()[-1] for line in lines] == ["POD", "-", "demo/web", "-"]
+
+
+def test_yaml_is_what_json_is() -> None:
+    asked = ("--where", "address=10.1.0.7")
+    assert yaml.safe_load(chosen(*asked, "-o", "yaml").output) == json.loads(
+        chosen(*asked, "-o", "json").output
+    )
+
+
+def test_maps_have_names_that_people_know() -> None:
+    assert run("dump", "flows").output == run("dump", "hostflows").output != ""
+
+
+def test_drops_have_their_rates() -> None:
+    program, reason = "from_pod", "SPOOFED"
+    counted = [
+        ({"program": program, "reason": reason}, {"packets": 10}),
+        ({"program": program, "reason": "PROXY"}, {"packets": 99}),
+    ]
+    live = FakeMap("stats", content=list(counted))
+    times = iter([100.0, 102.0])
+
+    @contextmanager
+    def opened(_: str, run_dir: object) -> Iterator[Mapping[str, FakeMap]]:
+        yield {"stats": live}
+
+    def sleep(_: float) -> None:
+        live.content[0] = (live.content[0][0], {"packets": 15})
+
+    result = run("drops", "-o", "json", reader=Reader(opened, sleep=sleep, clock=lambda: next(times)))
+    assert json.loads(result.output)["drops"] == [
+        {"program": program, "reason": reason, "packets": 15, "per_s": 2.5}
+    ]
+
+
+def test_watch_shows_the_whole_table_anew() -> None:
+    live = FakeMap("live", content=[({"k": 1}, {"v": 1}), ({"k": 2}, {"v": 1})])
+
+    @contextmanager
+    def opened(_: str, run_dir: object) -> Iterator[Mapping[str, FakeMap]]:
+        yield {"live": live}
+
+    def sleep(_: float) -> None:
+        live.content = []
+
+    result = run(
+        "watch", "live", "--table", "--rounds", "2", "--where", "k=2", reader=Reader(opened, sleep=sleep)
+    )
+    assert result.output == "K  V\n2  1\n(empty)\n"
