@@ -34,6 +34,7 @@ from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.kernel import KernelSide
+from agent.enroll.prefilter import Prefilter
 from agent.enroll.progress import ProgressOfAll
 from agent.enroll.source import PodSource
 from agent.enroll.wish import PodKey
@@ -164,8 +165,12 @@ class Agent:
             limits=Limits(drain_s=settings.drain_deadline_s),
             wanted=lambda names: self.xds.ask(names),
         )
+        self.prefilter = Prefilter(self.store, self.kernel, is_on=settings.prefilter == "on")
         self.mesh = MeshState(
-            self.store, self.crew.broadcast, lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S)
+            self.store,
+            self.crew.broadcast,
+            lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S),
+            settled=self.prefilter.settled,
         )
         self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
         self.figures.ask(self.names.samples)
@@ -217,9 +222,10 @@ class Agent:
             self.zds.admission = Admission(self.enroller, self.captures, self.kernel)
         self.gate = pod_sources.cni_gate(self.kubernetes, self.enroller)
         self.plugin = pod_sources.plugin(settings)
+        self.store.subscribe(self.prefilter.state_changed)
         self.store.subscribe(self.enroller.state_changed)
         self.store.subscribe(self.names.state_changed)
-        self.counters = KernelCounters(self.kernel, self.captures, self.figures)
+        self.counters = KernelCounters(self.kernel, self.captures, self.figures, self.prefilter)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
         self.run_directory = RunDirectory(settings.directory, lock, self.captures)
@@ -240,6 +246,7 @@ class Agent:
         served = tuple(pods)
         self.pod_figures.served(pod.key for pod in served)
         self.briefing.enrolled(self.tell_ours, served)
+        self.prefilter.serve(served)
 
     def _announce(self, pods: Iterable[PodKey]) -> None:
         if self.settings.report_enrolled:
@@ -256,6 +263,7 @@ class Agent:
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""
         await self.kernel.own(*rules_of(self.settings))
+        await self.prefilter.begin()
         await self.enroller.take_over()
         await prepare_company(self.settings, self.kernel, self.crew)
         await self.crew.muster()
@@ -334,6 +342,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                     lambda: keep_pins(agent.redirection.pin_directories, agent.enroller.mend)
                 ),
                 agent.enroller.follow(),
+                agent.after_prepared(agent.prefilter.run),
                 agent.names.run(),
                 agent.revocations.run(),
                 agent.after_prepared(agent.counters.watch),
@@ -356,5 +365,6 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
         agent.crew.close()
         agent.births.close()
         agent.kernel.close()
+        agent.prefilter.close()
         agent.handed.close()
     return left

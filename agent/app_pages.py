@@ -66,6 +66,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             gaps=agent.gaps,
             totals=agent.totals,
             figures=agent.figures,
+            prefilter=agent.prefilter,
             zds=agent.zds,
         ),
         connections=WorkerListPage(agent.crew, "connections"),

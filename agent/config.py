@@ -184,6 +184,12 @@ class Config:
         "Kinds of packets inside of packets that enrolled pods may use; what is in them passes by the mesh: "
         f"{', '.join(ENCAPSULATION_NAMES)}.",
     )
+    prefilter: str = traffic_option(
+        one_of("on", "off"),
+        "on",
+        "Whether programs of the kernel answer new connections that policy denies by addresses and ports alone; some "
+        "go to a worker all the same, ten a second of a pod, so that metrics and access log have them.",
+    )
     connect_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one connect.")
     handshake_timeout_s: float = traffic_option(seconds(0.1, 300), "10", "Limit of one TLS handshake.")
     drain_deadline_s: float = traffic_option(

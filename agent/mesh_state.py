@@ -51,8 +51,11 @@ class MeshState:
         broadcast: Callable[[Message], None],
         applied: Callable[[int], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
+        """`settled` is called when all workers judge by the current state, as the store's listeners know it."""
         self.store = store
+        self._settled = settled
         self._clock = clock
         self._one_change = asyncio.Lock()
         self._broadcast = broadcast
@@ -107,6 +110,7 @@ class MeshState:
                 for message in self._messages(type_url, fresh.items(), len(fresh), gone):
                     self._broadcast(message)
                 await self._applied(self._revision)
+            self._settled()
         return refused
 
     def brief(self, send: Callable[[Message], None]) -> None:

@@ -112,7 +112,16 @@ int to_pod(struct __sk_buff *skb) {
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);
-        if (slot == SLOT_HBONE && is_too_fast(&p, ifindex, c))
+        struct denial *denial = denied(skb, &p, ifindex, c);
+        int is_sampled = denial && is_sample(&p);
+        /* One that is denied is told so, rather than to wait. */
+        int is_fast = slot == SLOT_HBONE && (!denial || is_sampled) && is_too_fast(&p, ifindex, c);
+        int is_reset = slot == SLOT_HBONE || ((i->flags & FLAG_HONEST) && c->owners);
+        if (denial && (is_fast || !is_sampled) && turn_round(skb, &p, c->choice_key, is_reset)) {
+            __sync_fetch_and_add(&denial->packets, 1);
+            return in_the_pods_name(skb, ifindex, EXIT_to_pod_DENIED);
+        }
+        if (is_fast)
             DROP(EXIT_to_pod_STRANGER_TOO_FAST);
         count_capture(ifindex, 1);
         u32 reason = EXIT_to_pod_SYN_TO_PROXY;

@@ -32,9 +32,18 @@ _COPIED = (
 )
 # A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
 # Who has proven itself has done so to workers of any version, which write it in one form.
-_SHARED = (*_COPIED, "socks", "members")
+# Who is denied is taken back by the next agent when it begins, in the programs that are still there too.
+_SHARED = (*_COPIED, "socks", "members", "prefiltered", "denials")
 # Numbers of enum bpf_map_type.
-_KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "array_of_maps": 12, "sockmap": 15}
+_KINDS = {
+    "hash": 1,
+    "array": 2,
+    "percpu_array": 6,
+    "lru_hash": 9,
+    "lpm_trie": 11,
+    "array_of_maps": 12,
+    "sockmap": 15,
+}
 
 
 def recover(program_ids: Iterable[int], pinned: Iterable[Path], directory: Path) -> None:

@@ -134,4 +134,5 @@ def arriving(
         if name == "plaintext"
         else ", unless its sender opens too many before it has proven who it is (STRANGER_TOO_FAST)"
     )
-    return passed("SYN_TO_PROXY", f"to the proxy ({name}){rate}")
+    denied = ", unless policy denies it by address and port alone: then it is answered here (DENIED)"
+    return passed("SYN_TO_PROXY", f"to the proxy ({name}){rate}{denied}")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import bpf
 from redirect.conf import Conf
+from redirect.denials import Denial, DenialKey, Prefiltered
 from redirect.limits import MEMBERS, CaptureCount, Member, PodRates, Stranger
 from redirect.opening import Opening
 
@@ -323,6 +324,8 @@ MAPS = {
     "rates": MapShape("hash", 4, PodRates.FORMAT.size, 8192),
     "strangers": MapShape("lru_hash", Stranger.FORMAT.size, 8, 16384),
     "members": MapShape("array", 4, Member.FORMAT.size, MEMBERS),
+    "prefiltered": MapShape("hash", 16, Prefiltered.FORMAT.size, 16384),
+    "denials": MapShape("lpm_trie", DenialKey.FORMAT.size, Denial.FORMAT.size, 65536),
     "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),
     "takers": MapShape("sockmap", 4, 8, len(SLOTS) * OWNERS_MAX),
     "turns": MapShape("array", 4, 4, TURNS),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.cli.output import CliError, Row
+from redirect import prefilter
 from redirect.encapsulations import encapsulation_names
 from redirect.errors import RedirectError
 from redirect.layout import IP, LAYOUT_HASH, MAPS, NO_MAC, REASONS, SLOTS, Flag, FlowKey, address_of
@@ -108,6 +109,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "rates": lambda: rates(maps),
         "strangers": lambda: strangers(maps),
         "members": lambda: members(maps),
+        "prefiltered": lambda: prefiltered(maps),
+        "denials": lambda: denials(maps),
         "rings": lambda: (({"owner": owner}, {"ring": number}) for owner, number in maps.rings().items()),
         "takers": lambda: takers(maps),
         "turns": lambda: (({"counter": index}, {"number": number}) for index, number in maps.turns().items()),
@@ -215,6 +218,20 @@ def strangers(maps: Maps) -> Entries:
 def members(maps: Maps) -> Entries:
     for address, until_ns in sorted(maps.members().items(), key=lambda item: by_address(item[0])):
         yield {"address": address}, {"until_s": round(until_ns / 1e9, 3)}
+
+
+def prefiltered(maps: Maps) -> Entries:
+    found = prefilter.prefiltered(maps.fds["prefiltered"])
+    for address, value in sorted(found.items(), key=lambda item: by_address(item[0])):
+        due_s = round(value.samples_due_ns / 1e9, 3)
+        yield {"address": address}, {"ifindex": value.ifindex, "set": value.set, "samples_due_s": due_s}
+
+
+def denials(maps: Maps) -> Entries:
+    found = prefilter.denials(maps.fds["denials"])
+    for key, value in sorted(found.items(), key=lambda item: (item[0].set, item[0].port, item[0].address)):
+        which = {"set": key.set, "port": key.port or "others", "source": str(key.sources)}
+        yield which, {"is_denied": value.is_denied, "packets": value.packets}
 
 
 def host_flows(maps: Maps) -> Entries:

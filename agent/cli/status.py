@@ -56,6 +56,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
                 click.echo(f"  limited: {limit}")
             if text := unguarded(answer):
                 click.echo(f"  {text}")
+            for fault in (answer.get("prefilter") or {}).get("left_to_workers", ()):
+                click.echo(f"  programs do not deny for some pods, workers do: {fault}")
     if output == "table" and answer["state"] != "DEAD":
         if answer.get("zds"):
             out.show_table([zds_row(answer["zds"])])
@@ -142,6 +144,7 @@ def dead(reason: str) -> dict[str, Any]:
         "enforce_waypoint": None,
         "local_path": None,
         "on_demand": None,
+        "prefilter": None,
         "socks5": None,
         "pods": [],
         "waiting": [],

@@ -10,6 +10,7 @@ from agent.admin.server import Request, Response, as_json
 from agent.config import Config
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
+from agent.enroll.prefilter import Prefilter
 from agent.pages.health import AgentHealth
 from agent.pages.times import utc
 from agent.pages.zds import zds_row
@@ -38,6 +39,7 @@ class StatusPage:
     gaps: MeshGaps
     totals: Totals
     figures: Figures
+    prefilter: Prefilter
     zds: ZdsSource | None = None
 
     async def __call__(self, _: Request) -> Response:
@@ -57,6 +59,7 @@ class StatusPage:
                 "enforce_waypoint": self.settings.enforce_waypoint,
                 "local_path": self.settings.local_path,
                 "on_demand": self.settings.on_demand,
+                "prefilter": self.prefilter.summary(),
                 "socks5": self.settings.socks5,
                 "pods": self._pods(),
                 "waiting": self._waiting(),

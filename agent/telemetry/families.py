@@ -134,6 +134,11 @@ MAX_FDS = _gauge("process_max_fds", "Limit of file descriptors of the control pr
 REDIRECT_PACKETS = _counter(
     "ztun_redirect_packets", "Packets by the exit they took in the kernel programs", "program", "reason"
 )
+PREFILTER_DENIED = _counter(
+    "ztun_prefilter_denied",
+    "SYNs that programs of the kernel denied, by the reason that the access log has; those sent again count too",
+    "reason",
+)
 UNGUARDED_PACKETS = _counter(
     "ztun_unguarded_packets",
     "At most so many packets of captured pods, and to them, passed while a program of ours was off, or behind another",

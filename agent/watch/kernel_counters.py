@@ -13,6 +13,7 @@ import time
 
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
+from agent.enroll.prefilter import Prefilter
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.watch.openings import Openings
@@ -21,6 +22,7 @@ from redirect.layout import REASONS
 from redirect.unseen import Passed
 
 POLL_S = 1.0
+DENIED = ("to_pod", "DENIED")
 DROPS = {(reason.program, reason.name) for reason in REASONS if reason.is_drop}
 
 
@@ -31,9 +33,12 @@ class KernelCounters:
     interfaces while they were not guarded, since this agent started.
     """
 
-    def __init__(self, kernel: KernelSide, captures: Captures, figures: Figures) -> None:
+    def __init__(
+        self, kernel: KernelSide, captures: Captures, figures: Figures, prefilter: Prefilter | None = None
+    ) -> None:
         self._kernel, self._captures, self._figures = kernel, captures, figures
-        self._drops = 0
+        self._prefilter = prefilter
+        self._drops = self._denied = 0
         self.drops_per_s = 0.0
         self.problem = ""
         self.passed = Passed()
@@ -60,6 +65,7 @@ class KernelCounters:
             counters, self.passed, opened = await self._kernel.run(
                 lambda redirection: (redirection.stats(), redirection.passed(), redirection.opened())
             )
+            await self._read_denied(counters.get(DENIED, 0))
         except (RedirectError, OSError) as error:
             self.problem = f"the kernel's counters cannot be read: {error}"
             return self._drops
@@ -71,3 +77,11 @@ class KernelCounters:
         figures.put(families.UNGUARDED_PACKETS, "inbound", count=self.passed.inbound)
         self._drops = sum(packets for key, packets in counters.items() if key in DROPS)
         return self._drops
+
+    async def _read_denied(self, packets: int) -> None:
+        """Why, if there are more: there may be many entries that have denied none."""
+        if self._prefilter is None or packets == self._denied:
+            return
+        for reason, count in (await self._prefilter.packets()).items():
+            self._figures.put(families.PREFILTER_DENIED, reason, count=count)
+        self._denied = packets

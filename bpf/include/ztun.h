@@ -11,3 +11,4 @@
 #include "ztun_hold.h"
 #include "ztun_openings.h"
 #include "ztun_strangers.h"
+#include "ztun_prefilter.h"

@@ -30,6 +30,9 @@ BPF_TABLE_PINNED("array", u32, struct member, members, MEMBERS, PIN "/map_member
 BPF_TABLE_PINNED("sockmap", int, u64, takers, SLOTS * OWNERS_MAX, PIN "/map_takers");
 /* Whose turn it is, of the owners: by a hash of slot and both addresses, and pairs that meet there share it. */
 BPF_TABLE_PINNED("array", u32, u32, turns, TURNS, PIN "/map_turns");
+/* Not allocated ahead: that is the only kind of trie there is. */
+BPF_TABLE_PINNED("hash", struct addr16, struct prefiltered, prefiltered, 16384, PIN "/map_prefiltered");
+BPF_TABLE_PINNED("lpm_trie", struct denial_key, struct denial, denials, 65536, PIN "/map_denials", BPF_F_NO_PREALLOC);
 /* What the rings in `rings` are like; this one is nobody's. User space makes those, one for each owner. */
 BPF_RINGBUF_OUTPUT(ring_like, 1);
 BPF_TABLE_PINNED("array_of_maps$ring_like", int, int, rings, OWNERS_MAX, PIN "/map_rings");

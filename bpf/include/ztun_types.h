@@ -177,6 +177,31 @@ struct member {
 };
 _Static_assert(sizeof(struct member) == 24, "member");
 
+/* prefiltered: address of a pod -> which set of `denials` says who is denied there, as long as the address is behind this
+ * host veth; and until when its denied SYNs have used up what may go to the proxy (GCRA) */
+struct prefiltered {
+    u32 ifindex;
+    u32 set;
+    u64 samples_due_ns; /* of the monotonic clock */
+};
+_Static_assert(sizeof(struct prefiltered) == 16, "prefiltered");
+
+/* denials: set, port of the destination and range of the source -> whether it is denied; the longest range counts. */
+struct denial_key {
+    u32 prefix_bits; /* of all that follows */
+    u32 set;
+    u16 port_be;
+    u8 reserved[6];
+    struct addr16 saddr_be;
+};
+_Static_assert(sizeof(struct denial_key) == 32, "denial_key");
+struct denial {
+    u8 is_denied;
+    u8 reserved[7];
+    u64 packets; /* that were answered by it */
+};
+_Static_assert(sizeof(struct denial) == 16, "denial");
+
 /* rings: a SYN that waits until the proxy has reached its destination. Copied are the headers only. */
 #define HELD_FRAME_MAX 152
 struct held_syn {
@@ -270,6 +295,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, DRAIN_PASS, 0)                                                                                       \
     X(to_pod, NOT_ENROLLED, 0)                                                                                     \
     X(to_pod, NO_LISTENER, 1)        /* new connection, nobody serves 15008 or 15006 */                            \
+    X(to_pod, DENIED, 0)             /* new connection that policy denies, answered here */                        \
     X(to_pod, SYN_TO_PROXY, 0)                                                                                     \
     X(to_pod, SYN_HELD, 0)           /* not to 15008 */                                                            \
     X(to_pod, SYN_AGAIN, 0)                                                                                        \

@@ -45,6 +45,7 @@ from redirect.layout import (
 from redirect.limits import CaptureCount, PodRates, Stranger
 from redirect.opening import OF_NODE, Opening, now_ns
 from redirect.side import Side
+from tests.packets.denied import entries_of_denied
 from tests.packets.sockets import listener, opened
 from tests.packets.world import (
     BRIDGE,
@@ -247,6 +248,8 @@ class Rig:
         for flow in world.bypassed:
             put("hostflows", flow.encode(), HostFlow(0, 1).encode())
         self._open(world, addresses)
+        for name, key, value in entries_of_denied(world, self.ifindex, OTHER_IFINDEX):
+            put(name, key, value)
         for slot in SLOTS:
             self.set_slot(slot, self.listeners[slot] if slot in world.slots else None)
         if world.has_ring:

@@ -20,6 +20,7 @@ from agent.net import member_table
 from agent.wire.held_syn import FROM_POD, RECORD, TO_POD
 from redirect import encapsulations, layout, loader, sys_bpf
 from redirect.conf import Conf
+from redirect.denials import Denial, DenialKey, Prefiltered
 from redirect.layout import (
     MAPS,
     REASONS,
@@ -40,7 +41,15 @@ from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
 HEADER = SOURCES / "include" / "ztun_types.h"
-KINDS = {"hash": 1, "array": 2, "percpu_array": 6, "lru_hash": 9, "array_of_maps": 12, "sockmap": 15}
+KINDS = {
+    "hash": 1,
+    "array": 2,
+    "percpu_array": 6,
+    "lru_hash": 9,
+    "lpm_trie": 11,
+    "array_of_maps": 12,
+    "sockmap": 15,
+}
 
 HELD_SYN = {"at_ns": 0, "ifindex": 8, "hook": 12, "l4_offset": 13, "frame_bytes": 14, "frame": 16}
 """Where agent.wire.held_syn.RECORD has the members of the record that programs write and workers read."""
@@ -68,6 +77,9 @@ CONSTANTS = {
     "sizeof(struct pod_rates)": PodRates.FORMAT.size,
     "sizeof(struct stranger)": Stranger.FORMAT.size,
     "sizeof(struct member)": Member.FORMAT.size,
+    "sizeof(struct prefiltered)": Prefiltered.FORMAT.size,
+    "sizeof(struct denial_key)": DenialKey.FORMAT.size,
+    "sizeof(struct denial)": Denial.FORMAT.size,
     "MEMBERS": PLACES,
     "sizeof(struct held_syn)": RECORD.size,
     **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
@@ -101,6 +113,9 @@ BLANK = {
     "stranger": Stranger(bytes(16), 0),
     "member": Member(bytes(16), 0),
     "opening": Opening(0, 0),
+    "prefiltered": Prefiltered(0, 0),
+    "denial_key": DenialKey(0, 0, bytes(16), -96),
+    "denial": Denial(is_denied=False),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
     "host_flow": HostFlow(0, 0),
 }
@@ -172,6 +187,18 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "stranger": {"address": {"address": b"\xff" * 16}, "ifindex": {"ifindex": ALL_ONES}},
     "member": {"address": {"address": b"\xff" * 16}, "until_ns": {"until_ns": (1 << 64) - 1}},
+    "prefiltered": {
+        "ifindex": {"ifindex": ALL_ONES},
+        "set": {"set": ALL_ONES},
+        "samples_due_ns": {"samples_due_ns": (1 << 64) - 1},
+    },
+    "denial_key": {
+        "prefix_bits": {"bits": ALL_ONES - 96},
+        "set": {"set": ALL_ONES},
+        "port_be": {"port": 0xFFFF},
+        "saddr_be": {"address": b"\xff" * 16},
+    },
+    "denial": {"is_denied": {"is_denied": True}, "packets": {"packets": (1 << 64) - 1}},
     "flow_key": {
         "saddr_be": {"source": IPv6Address((1 << 128) - 1)},
         "daddr_be": {"destination": IPv6Address((1 << 128) - 1)},

@@ -15,6 +15,7 @@ from tests.packets import (
     glass_rows,
     header_rows,
     hold_rows,
+    prefilter_rows,
     segment_rows,
     side_rows,
     to_pod_rows,
@@ -35,6 +36,7 @@ ROWS = [
     *bypass_rows.rows(),
     *claim_rows.rows(),
     *glass_rows.rows(),
+    *prefilter_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 NEW = ("SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
@@ -78,6 +80,7 @@ def _expected_bytes(rig: Rig, row: Row) -> bytes:
         "net side": rig.links["net"].inner_mac + row.packet[6:12],
         "out": hop_mac + POD_MAC,
         "into": POD_MAC + hop_mac,
+        "turned": row.packet[6:12] + row.packet[:6],
     }
     head = heads[row.head]
     return (row.goes_to or head[:6]) + head[6:] + (row.after or row.packet)[12:]

@@ -81,6 +81,15 @@ class Bridge:
 
 
 @dataclass(frozen=True, slots=True)
+class Denied:
+    """An entry of the pod's set, for both families: the peers' addresses, or so many bits of them."""
+
+    port: int
+    is_denied: bool = True
+    bits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """The maps and sockets. Unless said otherwise: one enrolled pod, all listeners there, nothing else."""
 
@@ -127,6 +136,11 @@ class World:
     """Nanoseconds between SYNs of a stranger to the tunnel port, and how many may come at once; 0: no limit."""
     budget_used: bool = False
     """The pod has used up what SYNs may be held of it, in both directions, and the peers what they may send it."""
+    denied: tuple[Denied, ...] = ()
+    samples_used: bool = True
+    """No SYN goes to the proxy for the sake of its log."""
+    is_denied_elsewhere: bool = False
+    """The pod's address was behind another interface when that was written."""
 
     def but(self, **changes: object) -> World:
         return replace(self, **changes)  # type: ignore[arg-type]
@@ -147,7 +161,7 @@ class Row:
     mark_after: int = 0
     head: str = ""
     """The MACs that the packet carries afterwards: "net side" (its destination), "out" (from the pod to its next
-    hop) or "into" (the reverse); "" is its own, all bytes unchanged."""
+    hop), "into" (the reverse) or "turned" (its own the other way round); "" is its own, all bytes unchanged."""
     goes_to: bytes | None = None
     """The destination in place of that of `head`."""
     after: bytes = b""

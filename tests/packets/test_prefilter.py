@@ -1,0 +1,164 @@
+"""The loaded program and `policy.evaluate` on the same policies: what the program denies, user space denies."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import time
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.enroll.prefilter import sources_of
+from agent.model.address import parse_ip
+from agent.model.policy import Action, Authorization, Scope
+from agent.policy.evaluate import evaluate
+from agent.policy.prefilter import TUNNEL_PORT, cells, judged
+from redirect import sys_bpf
+from redirect.denials import Denial, DenialKey, Prefiltered
+from redirect.errors import MapFull
+from redirect.layout import MAPS, MARK_PROXY, address_key
+from redirect.layout import parse_ip as layout_ip
+from redirect.prefilter import PrefilterMaps, Source, denials, prefiltered
+from tests.fuzz.test_policy import REFUSED, RULES, TARGETS
+from tests.packets.rig import CONTEXT_BYTES, INGRESS_AT, MARK_AT, Rig
+from tests.packets.world import FAMILIES, FORWARDED, REDIRECT, V4, World
+from tests.support import packets as pk
+from tests.support.mesh import connection, identity, refusing, snapshot
+
+pytestmark = pytest.mark.kernel
+POLICIES = st.builds(
+    Authorization,
+    st.sampled_from(["p0", "p1", "p2"]),
+    st.just("apps"),
+    st.just(Scope.GLOBAL),
+    st.sampled_from(Action),
+    st.lists(RULES, max_size=2).map(tuple),
+    st.booleans(),
+)
+SOURCES = ["10.0.0.9", "10.0.0.1", "192.0.2.1", "fd00::9", "fd01::9"]
+PODS = {4: V4.pod, 6: FAMILIES[1].pod}
+NEVER_NS = 3600 * 10**9
+UPDATE_BATCH, DELETE_BATCH = 26, 27
+
+
+def is_denied(rig: Rig, source: str, port: int) -> bool:
+    """What is answered leaves with the mark of the proxy."""
+    pod = PODS[layout_ip(source).version]
+    context = bytearray(CONTEXT_BYTES)
+    struct.pack_into("=II", context, INGRESS_AT, FORWARDED, rig.ifindex)
+    ran = sys_bpf.prog_test_run(rig.programs["to_pod"], pk.segment(source, 40000, pod, port), bytes(context))
+    assert ran.verdict == REDIRECT
+    (mark,) = struct.unpack_from("=I", ran.context, MARK_AT)
+    assert mark in (0, MARK_PROXY)
+    return bool(mark)
+
+
+def link(rig: Rig, number: int) -> None:
+    """With no samples left."""
+    value = Prefiltered(rig.ifindex, number, time.monotonic_ns() + NEVER_NS).encode()
+    for pod in PODS.values():
+        sys_bpf.map_update(rig.maps["prefiltered"], address_key(layout_ip(pod)), value)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(POLICIES, max_size=3), TARGETS, REFUSED)
+def test_what_the_program_denies_user_space_denies(rig: Rig, policies, target, refused) -> None:
+    """And in plaintext the program denies all of it."""
+    snap = refusing(snapshot(*policies), **refused)
+    made = {pod: cells(judged(snap.policies_for(target), parse_ip(pod))) for pod in PODS.values()}
+    maps = PrefilterMaps(rig.pins)
+    try:
+        with rig.world(World()):
+            for pod, found in made.items():
+                assert found is not None
+                number = maps.put_set(sources_of(found))
+                value = Prefiltered(rig.ifindex, number, time.monotonic_ns() + NEVER_NS).encode()
+                sys_bpf.map_update(rig.maps["prefiltered"], address_key(layout_ip(pod)), value)
+            for source in SOURCES:
+                pod = PODS[layout_ip(source).version]
+                client = f"[{source}]:1" if ":" in source else f"{source}:1"
+                for port in (80, 8080, 443):
+                    to = f"[{pod}]:{port}" if ":" in pod else f"{pod}:{port}"
+                    decision = evaluate(connection(client, to, None), target, snap)
+                    assert is_denied(rig, source, port) is not decision.allowed
+                if is_denied(rig, source, TUNNEL_PORT):
+                    for who in (identity("web", "apps"), identity("api", "shop")):
+                        for to in ("10.0.0.1:80", "10.0.0.1:8080", "[fd00::1]:443", f"{PODS[4]}:15008"):
+                            assert not evaluate(connection(client, to, who), target, snap).allowed
+            maps.clear()
+            assert not denials(rig.maps["denials"]) and not prefiltered(rig.maps["prefiltered"])
+    finally:
+        maps.close()
+
+
+def test_ten_a_second_go_to_the_proxy_and_so_many_at_once(rig: Rig) -> None:
+    maps = PrefilterMaps(rig.pins)
+    try:
+        with rig.world(World()):
+            number = maps.put_set([Source(0, ip_network("0.0.0.0/0"), True)])
+            maps.link(layout_ip(V4.pod), rig.ifindex, number)
+            began_ns = time.monotonic_ns()
+            answers = [is_denied(rig, V4.peer, 80) for _ in range(200)]
+            took_ns = time.monotonic_ns() - began_ns
+            passed = answers.count(False)
+            assert 64 <= passed <= 64 + took_ns // 100_000_000 + 1
+            assert answers[:64] == [False] * 64
+            entry = (number, Source(0, ip_network("0.0.0.0/0"), True))
+            assert list(maps.packets([entry])) == [(*entry, 200 - passed)]
+            maps.unlink(layout_ip(V4.pod))
+            assert not is_denied(rig, V4.peer, 80)
+    finally:
+        maps.close()
+
+
+def test_a_set_changes_hands_whole_and_the_old_one_goes(rig: Rig) -> None:
+    maps = PrefilterMaps(rig.pins)
+    every, near = ip_network("0.0.0.0/0"), ip_network("10.88.0.0/16")
+    try:
+        with rig.world(World()):
+            old = [Source(0, every, True), Source(80, every, False)]
+            first = maps.put_set(old)
+            link(rig, first)
+            assert (is_denied(rig, V4.peer, 80), is_denied(rig, V4.peer, 81)) == (False, True)
+            second = maps.put_set([Source(0, near, True)])
+            assert (is_denied(rig, V4.peer, 80), is_denied(rig, "192.0.2.1", 81)) == (False, True)
+            link(rig, second)
+            assert (is_denied(rig, V4.peer, 80), is_denied(rig, "192.0.2.1", 81)) == (True, False)
+            maps.drop_set(first, old)
+            assert {key.set for key in denials(rig.maps["denials"])} == {second}
+            assert DenialKey.of(second, 0, near) in denials(rig.maps["denials"])
+            assert not is_denied(rig, V4.peer, TUNNEL_PORT)
+    finally:
+        maps.close()
+
+
+def batch(rig: Rig, command: int, keys: bytes, count: int) -> None:
+    """BPF_MAP_UPDATE_BATCH or BPF_MAP_DELETE_BATCH of `denials`: many one by one would take long."""
+    key_buffer, values = ctypes.create_string_buffer(keys), ctypes.create_string_buffer(count * 16)
+    pointers = ctypes.addressof(key_buffer), ctypes.addressof(values) if command == UPDATE_BATCH else 0
+    sys_bpf.call(command, struct.pack("=QQQQIIQQ", 0, 0, *pointers, count, rig.maps["denials"], 0, 0))
+
+
+def test_a_set_that_has_no_room_leaves_nothing_behind(rig: Rig) -> None:
+    maps = PrefilterMaps(rig.pins)
+    count = MAPS["denials"].max_entries - 1
+    keys = b"".join(DenialKey.of(9, 0, ip_network((n << 8, 24))).encode() for n in range(count))
+    try:
+        batch(rig, UPDATE_BATCH, keys, count)
+        with pytest.raises(MapFull, match="denials"):
+            maps.put_set([Source(0, ip_network((n, 32)), True) for n in range(3)])
+        assert {key.set for key in denials(rig.maps["denials"])} == {9}
+    finally:
+        batch(rig, DELETE_BATCH, keys, count)
+        maps.close()
+    assert not denials(rig.maps["denials"])
+
+
+def test_entries_come_back_as_they_were() -> None:
+    for text in ("0.0.0.0/0", "10.0.0.0/8", "10.1.2.3/32", "::/0", "fd00::/64", "fd00::1/128"):
+        key = DenialKey.of(7, 80, ip_network(text))
+        assert DenialKey.decode(key.encode()) == key and str(key.sources) == text
+    assert Denial.decode(Denial(True, 5).encode()) == Denial(True, 5)
