@@ -116,7 +116,7 @@ interval_option = click.option(
 
 @click.group(invoke_without_command=True, subcommand_metavar="[COMMAND] [ARGS]...")
 @instance_option
-@output_option
+@rows_option
 @click.pass_context
 def maps(context: click.Context, output: str) -> None:
     """Show the pinned kernel maps, also while no agent runs."""
@@ -126,7 +126,7 @@ def maps(context: click.Context, output: str) -> None:
 
 @maps.command("list")
 @instance_option
-@output_option
+@rows_option
 @click.pass_obj
 def list_(reader: Reader, output: str) -> None:
     """List names, kinds and fill of all maps."""
@@ -189,9 +189,9 @@ def lookup(reader: Reader, name: str, key: str, output: str) -> None:
 @rows_option
 @click.pass_obj
 def drops(reader: Reader, interval_s: float, has_all: bool, output: str) -> None:
-    """Show where packets end, by program and reason, with how many a second.
+    """Show where packets end, and how many a second.
 
-    They are counted twice, so it takes as long as the interval.
+    By program and reason. They are counted twice, so it takes as long as the interval.
     """
     with reader.pinned() as pinned:
         source = _named(pinned, "stats")
