@@ -10,7 +10,9 @@ import pytest
 from agent.identity.handshake import Session
 from agent.model.address import SocketAddress, parse_ip
 from agent.net.byte_stream import SocketStream
+from agent.net.dial import Dial, Dialler
 from agent.net.relay import TunnelRelay
+from agent.net.sockets import SideSockets
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.pool import Pool, PooledLink
@@ -100,13 +102,15 @@ class Pooled:
     def __init__(self, it: Node, address: tuple[str, int]) -> None:
         self.it = it
         self.address = address
-        self.pool = Pool(it.loop, self, Tallies(), streams_limit=100, idle_s=300.0, answer_s=30.0)  # type: ignore[arg-type]
+        self._dialler = Dialler(it.loop, SideSockets(None), lambda: 0, 10.0)
+        self.pool = Pool(it.loop, self, Tallies(), streams_limit=100, idle_s=300.0, answer_s=30.0)
         target = SocketAddress.parse(f"{address[0]}:{address[1]}")
         self.key = PoolKey(CLIENT.identity, (SERVER.identity,), target, parse_ip("10.0.0.1"))
         self.done = Ended[TunnelRelay]()
 
-    def dial(self, key: PoolKey, owner: PooledLink) -> None:
+    def dial(self, key: PoolKey, owner: PooledLink) -> Dial:
         self.it.loop.soon(lambda: owner.connected(dial(self.it, self.address)))
+        return Dial(self._dialler, key.target, None, owner)  # which nobody starts
 
     def link(self, key: PoolKey, sock: socket.socket, events: PooledLink) -> TunnelLink:
         return TunnelLink(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.pool import ANSWER_S, World, key
 def world() -> Any:
     made = World()
     yield made
-    made.loop.close()
+    made.close()
 
 
 def test_a_burst_makes_one_connection(world: World) -> None:
@@ -57,7 +58,7 @@ def test_a_live_connection_is_reused(world: World) -> None:
 def test_after_goaway_another_is_dialled(world: World) -> None:
     world.want()
     link = world.connect()
-    link.is_usable = False
+    link.go_away()
     world.want()
     assert len(world.dials) == 1
 
@@ -69,13 +70,12 @@ def test_an_old_connection_that_runs_dry_after_goaway_fails_nobody_who_waits_for
     world.want()
     link = world.connect()
     link.answer()
-    link.is_usable = False
+    link.go_away()
     world.want(2)
-    link.open_streams = 0
-    link.events.available(link)
+    world.end(world.tunnels[0])
     assert not world.refusals and len(world.dials) == 1
     world.connect().answer()
-    assert len(world.tunnels) == 2 and not world.refusals
+    assert len(world.tunnels) == 1 and not world.refusals
 
 
 def test_a_new_connection_that_goes_away_before_it_took_anybody_is_dialled_again_and_not_for_ever(
@@ -84,9 +84,7 @@ def test_a_new_connection_that_goes_away_before_it_took_anybody_is_dialled_again
     world.want(2)
     for tried in range(1, TRIES + 1):
         assert not world.refusals and len(world.dials) == 1
-        link = world.dialled()
-        link.is_usable = False
-        link.secure()
+        world.dialled().secure(goes_at_once=True)
         assert len(world.refusals) == (2 if tried == TRIES else 0)
     assert not world.dials
     assert {str(refusal) for refusal in world.refusals} == {"10.0.0.2:15008 ends each new connection at once"}
@@ -102,7 +100,7 @@ def test_a_tunnel_that_the_peer_never_looked_at_may_go_another_way(world: World)
 
 def test_a_failed_dial_fails_everyone_who_waits_at_once(world: World) -> None:
     world.want(3)
-    world.dials.pop().owner.failed(key().target, TimeoutError())
+    world.dials.pop().fail(TimeoutError())
     assert [r.outcome for r in world.refusals] == [Outcome.HBONE_TIMEOUT] * 3
     world.want()
     assert len(world.dials) == 1, "the next one may try again"
@@ -116,7 +114,7 @@ def test_a_failed_handshake_fails_everyone_who_waits(world: World) -> None:
 
 def test_what_became_of_connections_counts_for_the_pod_that_wanted_them(world: World) -> None:
     world.want()
-    world.dials.pop().owner.failed(key().target, TimeoutError())
+    world.dials.pop().fail(TimeoutError())
     world.want()
     world.dialled().abort(Outcome.WRONG_IDENTITY, "it presented another")
     world.want()
@@ -192,15 +190,16 @@ def test_a_peer_that_allows_no_tunnels_is_not_dialled_for_ever(world: World) -> 
 def test_a_refusal_frees_its_stream_even_if_the_peer_leaves_it_open(world: World) -> None:
     world.want()
     link = world.connect()
-    tunnel = link.asked[0]
-    tunnel.asker.answered(tunnel, 503, ())
+    (tunnel,) = link.asked
+    link.peer.answer_tunnel(tunnel.stream, 503, (), ended=False)
+    world.settle()
     assert link.open_streams == 0 and "503" in world.refusals[0].detail
 
 
 def test_without_a_certificate_everyone_who_waits_is_told(world: World) -> None:
     world.no_certificate = Refusal(Outcome.IDENTITY_UNAVAILABLE, "none")
     world.want(2)
-    world.dials.pop().owner.connected(None)
+    world.dials.pop().owner.connected(socket.socket())
     assert world.refusals == [world.no_certificate] * 2 and not world.pool.links
 
 
@@ -208,14 +207,13 @@ def test_an_unused_connection_is_closed_after_a_while(world: World) -> None:
     world.want()
     link = world.connect()
     link.answer()
-    link.open_streams = 0
-    link.events.available(link)
+    world.end(world.tunnels[0])
     world.now = 299.0
-    world.loop.turn(0)
-    assert not link.went_away
+    world.settle()
+    assert link.is_usable
     world.now = 301.0
-    world.loop.turn(0)
-    assert link.went_away
+    world.settle()
+    assert not link.is_usable and not world.pool.links
 
 
 def test_use_in_between_lets_an_unused_connection_live_on(world: World) -> None:
@@ -223,18 +221,17 @@ def test_use_in_between_lets_an_unused_connection_live_on(world: World) -> None:
     link = world.connect()
     for used_s in (0.0, 200.0, 450.0):
         world.now = used_s
-        world.loop.turn(0)
+        world.settle()
         if used_s:
             world.want()
         link.answer()
-        link.open_streams = 0
-        link.events.available(link)
+        world.end(world.tunnels[0])
     world.now = 749.0
-    world.loop.turn(0)
-    assert not link.went_away
+    world.settle()
+    assert link.is_usable
     world.now = 751.0
-    world.loop.turn(0)
-    assert link.went_away
+    world.settle()
+    assert not link.is_usable
 
 
 @pytest.mark.parametrize(
@@ -260,13 +257,13 @@ def test_a_peer_that_never_answers_is_waited_for_so_long(world: World) -> None:
     world.want()
     link.answer()
     world.now += ANSWER_S / 2
-    world.loop.turn(0)
+    world.settle()
     assert len(world.tunnels) == 1 and len(world.refusals) == 1, "each has its own time"
     assert world.refusals[0].outcome is Outcome.CONNECT_TIMEOUT and "10.0.0.2:15008" in str(world.refusals[0])
     assert link.open_streams == 2, "its stream is given back"
     assert world.tallies.of(key().client_ip).tunnels_failed == 1
     world.now += ANSWER_S / 2
-    world.loop.turn(0)
+    world.settle()
     assert len(world.refusals) == 2 and not len(world.pool.unanswered)
 
 
@@ -274,12 +271,13 @@ def test_whoever_is_answered_or_leaves_is_waited_for_no_more(world: World) -> No
     leaves, _, _, _ = world.want(4)
     link = world.connect()
     leaves.cancel()
+    world.settle()
     link.answer()
     link.answer(503)
     link.abort(Outcome.RESET, "gone")
     assert not len(world.pool.unanswered)
     world.now += 2 * ANSWER_S
-    world.loop.turn(0)
+    world.settle()
     assert [refusal.outcome for refusal in world.refusals] == [Outcome.UPSTREAM_REFUSED, Outcome.RESET]
 
 
@@ -290,8 +288,8 @@ def test_who_asks_later_is_waited_for_as_long(world: World) -> None:
     world.now += ANSWER_S - 1
     world.want()
     world.now += 1
-    world.loop.turn(0)
+    world.settle()
     assert not world.refusals
     world.now += ANSWER_S
-    world.loop.turn(0)
+    world.settle()
     assert len(world.refusals) == 1
