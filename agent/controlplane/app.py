@@ -60,6 +60,9 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    # A crowd that comes at once is let in one by one, each behind a whole mesh for those before. Who waits for 30 s,
+    # the default, would be cancelled, and come back as one more.
+    ("grpc.server_max_unrequested_time_in_server", 600),
 )
 
 log = logging.getLogger(__name__)

@@ -124,8 +124,11 @@ class DiscoveryService:
             responses = session.step(snapshot, self._publisher.archive, has_turn=turn.is_here)
             if session.waits_for_turn:
                 turn.ask()
-            for response in responses:
-                await context.write(response)
+            try:
+                for response in responses:
+                    await context.write(response)
+            except grpc.aio.InternalError as error:
+                raise StreamEnded from error  # its client is gone
             del responses
             if not session.waits_for_turn:
                 turn.end()

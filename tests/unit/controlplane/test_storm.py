@@ -18,6 +18,7 @@ import pytest
 from agent.controlplane.serve import xds_service, xds_session
 from agent.controlplane.serve.publisher import State
 from agent.controlplane.serve.turns import Turns
+from agent.controlplane.translate.resources import Snapshot, make_resource
 from agent.pb import workload_pb2
 from agent.rpc.endpoint import Endpoint
 from agent.rpc.xds_client import XdsClient
@@ -173,3 +174,33 @@ def test_agents_that_come_and_go_under_changes_never_hold_what_was_not_served_an
             assert sum(len(bodies) for bodies in served.ever.values()) > len(served.ever), "much has changed"
 
     asyncio.run(scenario())
+
+
+def test_a_client_that_leaves_while_it_is_sent_much_gives_its_turn_back_and_is_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[Turns] = []
+
+    def turns() -> Turns:
+        made.append(Turns(at_once=1, longest_s=3600))
+        return made[0]
+
+    monkeypatch.setattr(xds_service, "Turns", turns)
+    # More than gRPC takes for a client that does not read.
+    much = workload_pb2.Workload(uid="w", name="x" * (32 << 20))
+    snapshot = Snapshot({"w": make_resource("w", workload_pb2.Address(workload=much))})
+
+    async def scenario() -> None:
+        async with running(tmp_path, {"ns.yaml": NAMESPACE + pod("web", "node-a", "10.10.0.5")}) as plane:
+            plane.plane._publisher.publish(State(snapshot=snapshot))
+            async with plane.client() as client:
+                await client.subscribe(AUTHORIZATION)
+                await client.subscribe(ADDRESS)
+                await client.take(AUTHORIZATION)
+                await until(lambda: not made[0]._free, lambda: "it is sent nothing")
+            await until(lambda: bool(made[0]._free), lambda: "its turn is not over")
+            await until(lambda: "stream closed" in caplog.text, lambda: "its stream is not over")
+
+    caplog.set_level("INFO")
+    asyncio.run(scenario())
+    assert "Unexpected" not in caplog.text and "Traceback" not in caplog.text
