@@ -13,10 +13,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from agent.lab.firewall import Denied
+from agent.model.address import parse_ip
+from agent.model.listener import SOCKS5_PORT
+from agent.wire.socks5 import Reply, reply
 from redirect.netns import entered
-from tests.support.labmesh import OWN_VIP, VIP4, World, policy_manifest, principal, running
+from tests.support.labmesh import OWN_VIP, PORT, VIP4, World, policy_manifest, principal, running
 from tests.support.labstalled import ECHO_PORT, Stalled, echoes
-from tests.support.labtraffic import until
+from tests.support.labtraffic import Talk, until
 
 pytestmark = pytest.mark.kernel
 
@@ -27,7 +30,9 @@ FLAGS = {
     "log-format": "json",
     "allow-encapsulation": "gre,geneve",
     "compliance-policy": "pqc",
+    "socks5": "true",
 }
+SOCKS5 = {4: "169.254.77.1", 6: "fd7a:7475:6e::1"}
 GRE, ESP = 47, 50
 VXLAN, GENEVE = (4789, 8472), 6081
 
@@ -91,6 +96,33 @@ def test_handed_over_connections_that_nobody_reads_stop_no_other(world: World) -
             with world.dial("client-a", world.address("server-a"), ECHO_PORT) as other:
                 echoes(other)
     assert not world.tunnels("node-a")
+
+
+def test_who_has_asked_socks5_for_nothing_yet_is_listed(world: World) -> None:
+    with world.dial("client-a", SOCKS5[4], SOCKS5_PORT) as sock:
+        sock.sendall(b"\x05\x01\x00")
+        assert sock.recv(2, socket.MSG_WAITALL) == b"\x05\x00"
+        rows = json.loads(world.cli("connections", "-o", "json", node="node-a").stdout)["connections"]
+    assert ("demo/client-a", "SOCKS5") in [(row["pod"], row["protocol"]) for row in rows]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    "server", ["server-a", "server-b", "outsider-b"], ids=["handed over", "by a tunnel", "plain"]
+)
+def test_socks5_reaches_what_a_connection_of_the_pod_would(world: World, server: str, version: int) -> None:
+    """Without held SYNs: its own connection is accepted at once, and asks then."""
+    host = world.address(server, version)
+    with Talk(world.dial("client-a", SOCKS5[version], SOCKS5_PORT)) as talk:
+        talk.sock.sendall(b"\x05\x01\x00")
+        assert talk.sock.recv(2, socket.MSG_WAITALL) == b"\x05\x00"
+        address = parse_ip(host).packed
+        asked = b"\x05\x01\x00" + (b"\x01" if version == 4 else b"\x04") + address + PORT.to_bytes(2, "big")
+        talk.sock.sendall(asked)
+        assert talk.sock.recv(10, socket.MSG_WAITALL) == reply(Reply.SUCCEEDED)
+        said = talk.say()
+    assert said["client"].rpartition(":")[0].strip("[]") == world.address("client-a", version)
+    assert said["server"].rpartition(":")[0].strip("[]") == host
 
 
 def test_between_nodes_there_is_a_tunnel_as_ever(world: World) -> None:
