@@ -85,10 +85,12 @@ def arriving(
     is_local_peer: bool = False,
     is_open: bool = False,
     is_peer_open: bool = False,
+    is_denied: bool = False,
 ) -> Exit:
     """By `to_pod`, which sees what is sent to the pod. `is_hosts`: this node itself sends it.
 
-    `is_local_peer`: a captured pod of this node does; `is_peer_open`, and that is open.
+    `is_local_peer`: a captured pod of this node does; `is_peer_open`, and that is open. `is_denied`: by policy, which
+    programs know as far as it is about addresses and ports alone.
     """
 
     def passed(reason: str, words: str) -> Exit:
@@ -126,6 +128,10 @@ def arriving(
     if not dial.has_listener(name):
         return dropped(
             "NO_LISTENER", f"no worker listens for {name}: the peer's system tries again, and then gives up"
+        )
+    if is_denied and (name == "hbone" or not (dial.conf.is_plaintext_by_ports and is_local_peer)):
+        return dropped(
+            "DENIED", "policy denies it by addresses and ports alone: the program answers, but for samples"
         )
     if dial.conf.owners and iface.flags & Flag.HONEST and name == "plaintext":
         return dropped("SYN_HELD", "held, and a worker asked: it is let in once the pod has answered")

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from redirect import sys_bpf
-from redirect.denials import CIDR, Denial, DenialKey, Prefiltered
+from redirect.denials import CIDR, OTHER_PORTS, Denial, DenialKey, Prefiltered
 from redirect.errors import MapFull
 from redirect.layout import IP, MAPS, address_key, address_of
 from redirect.maps import check_shape
+
+HBONE_PORT, ADDRESS_BITS = 15008, 128
 
 
 class Source(NamedTuple):
@@ -103,6 +105,23 @@ class PrefilterMaps:
             counted = Denial.decode(value).packets
             if counted and key in known:
                 yield *known[key], counted
+
+
+def is_denied(fds: Mapping[str, int], source: IP, destination: IP, port: int, ifindex: int) -> bool:
+    """Whether the set of an address behind an interface denies a source to a port, asked as ztun_prefilter.h does.
+
+    `fds`: the maps by name. Some of what is denied goes to the proxy all the same, as samples.
+    """
+    raw = sys_bpf.map_lookup(fds["prefiltered"], address_key(destination), MAPS["prefiltered"].value_bytes)
+    of = Prefiltered.decode(raw) if raw is not None else None
+    if of is None or of.ifindex != ifindex:
+        return False
+    for each in (port,) if port == HBONE_PORT else (port, OTHER_PORTS):
+        key = DenialKey(of.set, each, address_key(source), ADDRESS_BITS).encode()
+        found = sys_bpf.map_lookup(fds["denials"], key, MAPS["denials"].value_bytes)
+        if found is not None:
+            return Denial.decode(found).is_denied
+    return False
 
 
 def prefiltered(fd: int) -> dict[IP, Prefiltered]:

@@ -17,19 +17,20 @@ BY_VETH = {
     "aws-cni": "routed pods",
     "azure-vnet": "pods on a bridge, or routed",
     "weave-net": "pods on a bridge",
-    "antrea": "pods on an Open vSwitch",
-    "ovn-k8s-cni-overlay": "pods on an Open vSwitch",
 }
 PAST_VETHS = {
     "macvlan": "pods on macvlan",
     "ipvlan": "pods on ipvlan",
     "vlan": "pods on VLAN devices",
     "sriov": "pods with a function of a network card",
+    "antrea": "pods on an Open vSwitch",
+    "ovn-k8s-cni-overlay": "pods on an Open vSwitch",
+    "ovs": "pods on an Open vSwitch",
     "host-device": "pods with a device of the node",
     "tap": "pods with a tap device",
     "ib-sriov-cni": "pods with a function of a network card",
 }
-"""Kinds whose pods have no veth on the node: there is no place to attach a program to."""
+"""Kinds whose pods have no veth on the node, or whose veths are on something that is no bridge of the kernel's."""
 BESIDE = frozenset(
     {
         *(
@@ -86,8 +87,8 @@ def judge(path: Path, plugins: Collection[str]) -> Check:
         )
     if "multus" in makers or "multus-shim" in makers:
         return CNI.warning(
-            f"multus ({path}): of pods with several interfaces only the one with the default route is captured",
-            "keep what has to be in the mesh on that one",
+            f"multus ({path}): pods with more than one interface are refused",
+            "give those that have to be in the mesh one interface",
         )
     unknown = [plugin for plugin in makers if plugin not in BY_VETH]
     if unknown or not makers:

@@ -53,6 +53,7 @@ def tunnel_port(_: Site) -> Check:
 def blocked_by_nftables(ruleset: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(words, the command that takes it away) of each rule of `nft -j -a list ruleset` in the way."""
     rows: list[dict[str, Any]] = ruleset.get("nftables", [])
+    yield from _closed_chains(rows)
     sets = {
         (row["set"]["family"], row["set"]["table"], row["set"]["name"]): row["set"].get("elem", [])
         for row in rows
@@ -78,6 +79,21 @@ def blocked_by_nftables(ruleset: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield (
                 f"a rule of nftables in chain {place} drops port {PORT}",
                 f"nft delete rule {place} handle {rule['handle']}",
+            )
+
+
+def _closed_chains(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Chains that everything forwarded meets, which let nothing pass."""
+    used = {
+        (row["rule"]["family"], row["rule"]["table"], row["rule"]["chain"]) for row in rows if "rule" in row
+    }
+    for chain in (row["chain"] for row in rows if "chain" in row):
+        place = (chain["family"], chain["table"], chain["name"])
+        if (chain.get("hook"), chain.get("policy")) == ("forward", "drop") and place not in used:
+            named = " ".join(place)
+            yield (
+                f"chain {named} of nftables drops all that is forwarded",
+                f"nft chain {named} '{{ policy accept; }}'",
             )
 
 

@@ -16,7 +16,7 @@ from agent.doctor.check import Verdict
 from agent.doctor.site import Site
 from agent.model.address import AddressError, SocketAddress
 from agent.model.listener import HBONE
-from redirect import break_glass
+from redirect import break_glass, prefilter
 from redirect.forecast import Dial, Exit, arriving, leaving
 from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey
 from redirect.maps import Maps
@@ -137,7 +137,8 @@ class Kernel:
                 "it was open when the pod was captured, and passes as it is (GRANDFATHERED)",
             )
             return
-        peer = self._maps.pod(flow.source.ip)
+        peer, fds = self._maps.pod(flow.source.ip), self._maps.fds
+        is_denied = prefilter.is_denied(fds, flow.source.ip, *target, entry.ifindex)
         yield self._step(
             arriving(
                 self._dial(flow.source.ip, target),
@@ -146,6 +147,7 @@ class Kernel:
                 is_local_peer=peer is not None,
                 is_open=self._is_open(entry.ifindex),
                 is_peer_open=peer is not None and self._is_open(peer.ifindex),
+                is_denied=is_denied,
             )
         )
 

@@ -194,6 +194,7 @@ def test_what_is_printed_mends_it(patient: Patient, name: str, broken: str, undo
     [
         ("nft", "nft add table inet t; nft add chain inet t c '{ type filter hook forward priority 0; }'; "
                 "nft add rule inet t c tcp dport '{ 80, 15000-15010 }' counter drop"),
+        ("nft", "nft add table inet t; nft add chain inet t f '{ type filter hook forward priority 0; policy drop; }'"),
         ("iptables", "iptables -A FORWARD -p tcp -m multiport --dports 80,15008 -j DROP"),
         ("ip6tables", "ip6tables -A FORWARD -p tcp -m tcp --dport 15008 -j REJECT"),
     ],

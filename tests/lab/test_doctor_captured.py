@@ -7,8 +7,8 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from ipaddress import ip_address
+from contextlib import ExitStack, closing, contextmanager
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from redirect import netns, sys_bpf
 from redirect.features import has_tcx
 from redirect.layout import MAPS
 from redirect.maps import Maps
+from redirect.prefilter import PrefilterMaps, Source
 from tests.support.patient import ILL, site_at
 from tests.support.redirect_lab import ECHO_PORT, Node, instance_name, redirected
 
@@ -215,6 +216,27 @@ def test_what_becomes_of_a_connection_is_said_without_an_agent(site: Site, node:
         assert lost.verdict is Verdict.FAILED and "NO_LISTENER" in lost.words
     finally:
         node.listen()
+
+
+def test_what_programs_deny_is_said_to_be_denied(site: Site, node: Node) -> None:
+    a1, a2, b1 = (node.pod(name).address(4) for name in ("a1", "a2", "b1"))
+    with Maps(site.pins.generation) as maps, closing(PrefilterMaps(site.pins.generation)) as written:
+        entry = maps.pod(a1)
+        assert entry is not None
+        sources = [Source(80, ip_network(f"{a2}/32"), is_denied=True)]
+        number = written.put_set(sources)
+        written.link(a1, entry.ifindex, number)
+        try:
+            with netns.entered(node.place.netns):
+                told = {
+                    where: explain_flow(site, Flow.parse(f"{where}-{a1}:{port}"))[-1]
+                    for where, port in ((f"{a2}:4000", 80), (f"{a2}:4001", 81), (f"{b1}:4000", 80))
+                }
+        finally:
+            written.unlink(a1)
+            written.drop_set(number, sources)
+    assert [step.verdict for step in told.values()] == [Verdict.FAILED, Verdict.OK, Verdict.OK]
+    assert "DENIED" in told[f"{a2}:4000"].words
 
 
 def test_of_a_pod_that_is_not_captured_it_is_said_who_is(site: Site, node: Node) -> None:

@@ -9,7 +9,7 @@ import pytest
 from redirect.conf import Conf
 from redirect.forecast import Dial, arriving, leaving
 from redirect.layout import NO_ADDRESS, SLOTS, IfaceEntry, address_key, address_of, parse_ip
-from tests.packets import bypass_rows, from_pod_rows, glass_rows, hold_rows, to_pod_rows
+from tests.packets import bypass_rows, from_pod_rows, glass_rows, hold_rows, prefilter_rows, to_pod_rows
 from tests.packets.world import POD_SIDE, Row, World
 from tests.support.packets import SYN
 
@@ -57,6 +57,7 @@ ROWS = [
         *hold_rows.rows(),
         *bypass_rows.rows(),
         *glass_rows.rows(),
+        *prefilter_rows.rows(),
     )
     if is_new_connection(row)
 ]
@@ -100,6 +101,7 @@ def test_it_is_said_as_it_is(row: Row) -> None:
             is_hosts=row.ingress_ifindex == 0,
             is_local_peer=str(packet.source) in peers,
             is_open=is_open,
+            is_denied=row.exit == "DENIED",
         )
     assert said.reason == OF_THE_PACKET.get(row.exit, row.exit)
 
