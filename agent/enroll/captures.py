@@ -12,6 +12,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from agent.enroll import left_closed
+from agent.enroll.announced import Announced
 from agent.enroll.applied import Applied
 from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.held import Held, HeldInterfaces
@@ -68,7 +70,7 @@ class Captures:
         self._kernel = kernel
         self.identities = IdentitiesInUse(certificates)
         self._tell_workers = tell_workers
-        self._announce = announce
+        self._announced = Announced(announce)
         self._wall = wall
         self._sightings: Mapping[PodKey, Sighting] = {}
         self._held = HeldInterfaces()
@@ -79,7 +81,6 @@ class Captures:
         self._applied = Applied(kernel)
         self._made: dict[PodKey, Made] = {}
         self._half_closed: list[Found] = []
-        self._announced: frozenset[PodKey] | None = None
         self.knows_mesh = False
         """Whether the first complete state is there: before it, what is captured stays as it is."""
         self._book = WishBook(file)
@@ -158,7 +159,7 @@ class Captures:
 
     def unwish(self, key: PodKey) -> None:
         """End a wish and let go what is captured for it, with the next turn. Peers hear of it at once."""
-        self._tell_control_plane(self._reachable() - {key})
+        self._announced.tell(self._reachable() - {key})
         self._held = self._held.without(key)
         self._look_anew(key)
         self._book.end(key)
@@ -166,7 +167,7 @@ class Captures:
     def follow(self, steps: Collection[Step]) -> None:
         """What a source of wishes says; what is captured changes with the next turn."""
         let_go = {step.pod for step in steps if isinstance(step, LetGo)}
-        self._tell_control_plane(self._reachable() - let_go)
+        self._announced.tell(self._reachable() - let_go)
         for step in steps:
             self.history.note(step.pod, str(step))
             self._look_anew(step.pod)
@@ -289,7 +290,7 @@ class Captures:
             self.identities.judged(judgement.identities)
         await self._serve(judgement, news, found.failures, keep_existing)
         self._book.note_found(self._sightings, self.pods)
-        self._tell_control_plane(self._reachable())
+        self._announced.tell(self._reachable())
         self._note_troubles(judgement)
 
     async def prove(self) -> tuple[Finding, ...]:
@@ -346,16 +347,8 @@ class Captures:
 
     def _troubles(self, judgement: Judgement) -> Iterator[Trouble]:
         yield from judgement.troubles
-        for each in self.unrecognised:
-            ifname, pod = each.place.ifname, each.pod or "NAMESPACE/NAME"
-            whose = f"for pod {pod}, and nobody wants that" if each.pod else "but no wish says for which pod"
-            text = f"{ifname} is captured, {whose}: closed"
-            remedy = f"enrol its pod again (`ztun enroll {pod} --ifname {ifname}`)"
-            yield Trouble(Missing.POD, text, ifname=ifname, remedy=remedy)
-        for failure in self._applied.failures:
-            held = self._held.by_index.get(failure.ifindex) if failure.ifindex is not None else None
-            key, ifname = (held.pod, held.place.ifname) if held else (None, "")
-            yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
+        yield from left_closed.unwished(self.unrecognised)
+        yield from left_closed.refused(self._applied.failures, self._held)
         yield from self._book.troubles()
 
     # -- apply
@@ -392,8 +385,3 @@ class Captures:
     def _reachable(self) -> frozenset[PodKey]:
         """Pods that peers reach by HBONE. One that is away for a while stays one: nobody shall try it in clear."""
         return frozenset(self.pods) | {key for key, wish in self.wishes.items() if wish.bound is not None}
-
-    def _tell_control_plane(self, reachable: frozenset[PodKey]) -> None:
-        if reachable != self._announced:
-            self._announced = reachable
-            self._announce(sorted(reachable))

@@ -1,0 +1,27 @@
+"""Interfaces that are captured and not served because nobody wants that, or the kernel refused a step: as troubles. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from agent.enroll.held import Held, HeldInterfaces
+from agent.enroll.trouble import Missing, Trouble
+from redirect.errors import RedirectError
+
+
+def unwished(interfaces: Iterable[Held]) -> Iterator[Trouble]:
+    """Captured before a restart, but no wish says for whom."""
+    for each in interfaces:
+        ifname, pod = each.place.ifname, each.pod or "NAMESPACE/NAME"
+        whose = f"for pod {pod}, and nobody wants that" if each.pod else "but no wish says for which pod"
+        text = f"{ifname} is captured, {whose}: closed"
+        remedy = f"enrol its pod again (`ztun enroll {pod} --ifname {ifname}`)"
+        yield Trouble(Missing.POD, text, ifname=ifname, remedy=remedy)
+
+
+def refused(failures: Iterable[RedirectError], interfaces: HeldInterfaces) -> Iterator[Trouble]:
+    """What the kernel did not do."""
+    for failure in failures:
+        held = interfaces.by_index.get(failure.ifindex) if failure.ifindex is not None else None
+        key, ifname = (held.pod, held.place.ifname) if held else (None, "")
+        yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
