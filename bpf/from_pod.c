@@ -156,13 +156,19 @@ int from_pod(struct __sk_buff *skb) {
     if (open_ns && began_open(&flow, open_ns))
         PASS(EXIT_from_pod_OPEN);
     struct host_flow *noted = hostflows.lookup(&answered);
-    int is_bypassed = noted && !noted->ifindex && (i->flags & FLAG_BYPASS);
+    int is_past_proxy = noted && !noted->ifindex;
     int is_host_flow = noted && noted->ifindex;
-    if (is_bypassed || is_host_flow || hostips.lookup(&p.daddr_be)) {
+    if (is_past_proxy || is_host_flow || hostips.lookup(&p.daddr_be)) {
         if (has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ANSWER_TO_PROXY);
-        if (is_bypassed)
-            PASS(EXIT_from_pod_BYPASSED);
+        if (is_past_proxy) {
+            /* Once such connections are captured again user space ends this one, which the proxy does not know: a reset
+             * of the proxy's would tell the pod alone, and the client would wait for ever. The pod's own tells the
+             * client. */
+            if ((i->flags & FLAG_BYPASS) || (p.tcp_flags & TCP_RST))
+                PASS(EXIT_from_pod_BYPASSED);
+            DROP(EXIT_from_pod_BYPASS_OVER);
+        }
         if (is_host_flow)
             PASS(EXIT_from_pod_HOST_FLOW);
         if (host_opened(skb, &p))

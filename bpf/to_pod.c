@@ -109,6 +109,7 @@ int to_pod(struct __sk_buff *skb) {
             note_opened(&answer, ifindex);
             PASS(EXIT_to_pod_OPEN_SYN);
         }
+        forget_past_proxy(&flow);
         int slot = p.dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
         if (!has_listener(slot))
             DROP(EXIT_to_pod_NO_LISTENER);

@@ -252,6 +252,9 @@ class Maps:
         raw = sys_bpf.map_lookup(self._fds["hostflows"], key.encode(), HostFlow.FORMAT.size)
         return None if raw is None else HostFlow.decode(raw)
 
+    def delete_host_flow(self, key: FlowKey) -> bool:
+        return sys_bpf.map_delete(self._fds["hostflows"], key.encode())
+
     def host_flows(self) -> Iterator[tuple[FlowKey, HostFlow]]:
         for key, value in self._items("hostflows"):
             yield FlowKey.decode(key), HostFlow.decode(value)

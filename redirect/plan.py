@@ -112,7 +112,7 @@ class DestroySockets:
 
 @dataclass(frozen=True, slots=True)
 class EndPastProxy:
-    """Connections into a pod that the proxy knows nothing of, before they are captured."""
+    """Connections into a pod that the proxy knows nothing of, before they are captured and once they are."""
 
     ifindex: int
     addresses: tuple[IP, ...]
@@ -263,10 +263,14 @@ def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
     entry, known = iface_entry(pod), observed.ifaces.get(pod.ifindex)
+    past = []
     if known is not None and Flag.BYPASS in known.flags & ~entry.flags:
-        yield EndPastProxy(pod.ifindex, known.addresses)
+        past = [EndPastProxy(pod.ifindex, known.addresses)]
+    yield from past
     if known != entry:
         yield PutIface(pod.ifindex, entry)
+    # Again: those that began meanwhile. What their pod sends is dropped until they end, but for resets.
+    yield from past
     for program in POD_PROGRAMS:
         if (pod.ifindex, program) not in observed.attached:
             yield Attach(pod.ifindex, program)

@@ -85,14 +85,14 @@ def destroy(addresses: Collection[IP]) -> int:
 
     Those that the kernel does not destroy are left: all of them without CONFIG_INET_DIAG_DESTROY (`can_destroy`).
     """
-    return destroy_where(lambda socket: socket.local in addresses or socket.remote in addresses)
+    return sum(destroy_where(lambda socket: socket.local in addresses or socket.remote in addresses).values())
 
 
-def destroy_where(is_doomed: Callable[[TcpSocket], bool]) -> int:
-    """The same for those that are doomed."""
+def destroy_where(is_doomed: Callable[[TcpSocket], bool]) -> dict[TcpSocket, bool]:
+    """The same for those that are doomed, and whether the kernel destroyed them."""
     with _opened() as netlink:
         doomed = [s for s in _dump(netlink) if is_doomed(s)]
-        return sum(_destroy(netlink, s.family, s.id) for s in doomed)
+        return {s: _destroy(netlink, s.family, s.id) for s in doomed}
 
 
 def owner(local: tuple[IP, int], remote: tuple[IP, int]) -> int | None:

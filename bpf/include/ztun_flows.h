@@ -1,4 +1,4 @@
-/* Keys of single connections, and the end of those that were kept from before enrolment. */
+/* Keys of single connections, and the end of those that were kept from before enrolment or went past the proxy. */
 #ifndef ZTUN_FLOWS_H
 #define ZTUN_FLOWS_H
 
@@ -31,6 +31,13 @@ static __always_inline void end_kept(struct flow_key *flow, struct flow_key *ans
     passthru.delete(flow);
     passthru.delete(answer);
     count(reason);
+}
+
+/* The same of one that went past the proxy: the connection that begins now does not. */
+static __always_inline void forget_past_proxy(struct flow_key *flow) {
+    struct host_flow *noted = hostflows.lookup(flow);
+    if (noted && !noted->ifindex)
+        hostflows.delete(flow);
 }
 
 #endif

@@ -278,6 +278,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, OPEN_SYN, 0)         /* new connection of a pod that is open: past the proxy, noted */             \
     X(from_pod, OPEN, 0)             /* later packets of it, and answers in one that was opened to the pod */      \
     X(from_pod, OPEN_DNS, 0)         /* captured DNS over UDP, of a pod that is open */                            \
+    X(from_pod, BYPASS_OVER, 1)      /* answer in such a connection, captured again: both ends are about to be reset */ \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \

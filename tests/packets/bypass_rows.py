@@ -67,6 +67,10 @@ def opened(net: Family) -> Iterator[Row]:
     without = OPEN.but(slots=OPEN.slots - {"hbone"})
     yield to_pod(f"SYN to 15008, nobody serves, {named}", "NO_LISTENER", SHOT, hbone, without)
     yield to_pod(f"SYN, draining, {named}", "DRAIN_PASS", NEXT, syn, World(flags=DRAIN))
+    again = World(bypassed=(flow,))
+    yield to_pod(
+        f"SYN, captured again, {named}", "SYN_TO_PROXY", REDIRECT, syn, again, is_end_of_bypassed=True
+    )
     # What the pod opens is captured as ever.
     yield from_pod(f"SYN of the pod, {named}", "SYN_TO_PROXY", REDIRECT, pk.segment(*pod, *peer), OPEN)
     on_tuple = OPEN.but(bypassed=(flow,))
@@ -102,10 +106,14 @@ def answers(net: Family) -> Iterator[Row]:
         yield from_pod(f"answer by {what}, {named}", "BYPASSED", NEXT, packet, past)
         yield from_pod(f"{what} that answers nothing, {named}", "TO_PROXY", REDIRECT, packet, OPEN)
         captured_again = past.but(flags=ENROLLED)
-        yield from_pod(f"{what}, captured again, {named}", "TO_PROXY", REDIRECT, packet, captured_again)
+        # Both ends are about to be told, and the pod's reset tells the client.
+        exit_name, verdict = ("BYPASSED", NEXT) if flags == RST else ("BYPASS_OVER", SHOT)
+        yield from_pod(f"{what}, captured again, {named}", exit_name, verdict, packet, captured_again)
     ack = pk.segment(*pod, *peer, ACK)
     client = past.but(sockets=(Socket("pod", peer, pod),))
-    yield from_pod(f"of the proxy's own, {named}", "ANSWER_TO_PROXY", REDIRECT, ack, client)
+    for what, flags in (("of the proxy's own", BYPASS), ("of the proxy's own, captured again", ENROLLED)):
+        own = client.but(flags=flags)
+        yield from_pod(f"{what}, {named}", "ANSWER_TO_PROXY", REDIRECT, ack, own)
     # Nothing is known of the pod any more: only what the node itself asked is answered.
     yield from_pod(f"closed off, {named}", "CLOSED", SHOT, ack, past.but(addr4="", addr6=""))
 

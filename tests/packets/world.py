@@ -174,6 +174,8 @@ class Row:
     """Entries that `hostflows` gains, all with the pod's interface."""
     notes_bypassed: tuple[FlowKey, ...] = ()
     """Entries that it gains with none."""
+    is_end_of_bypassed: bool = False
+    """`hostflows` has lost those that went past the proxy."""
     learns: tuple[tuple[str, Neighbour], ...] = ()
     """Entries of `neighbours` that are made or changed."""
     asks: tuple[str, ...] = ()

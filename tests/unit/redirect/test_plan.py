@@ -128,10 +128,10 @@ ROWS = {
         ),
     ),
     "nothing differs": (wanted(A), captured(A), ()),
-    "inbound connections are captured again: those past the proxy end while they pass": (
+    "inbound connections are captured again: those past the proxy end while they pass, and those that came last": (
         wanted(A),
         captured(BYPASSED),
-        (EndPastProxy(5, (V4, V6)), PutIface(5, iface_entry(A))),
+        (EndPastProxy(5, (V4, V6)), PutIface(5, iface_entry(A)), EndPastProxy(5, (V4, V6))),
     ),
     "inbound connections go past the proxy: those that it has are left": (
         wanted(BYPASSED),
