@@ -72,6 +72,7 @@ from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck
 from agent.watch.interfaces import hear_interfaces
+from agent.watch.kept import KeptConnections
 from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
@@ -226,6 +227,7 @@ class Agent:
         self.store.subscribe(self.enroller.state_changed)
         self.store.subscribe(self.names.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures, self.prefilter)
+        self.kept = KeptConnections(self.kernel, self.captures)
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
         self.run_directory = RunDirectory(settings.directory, lock, self.captures)
@@ -346,6 +348,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 agent.names.run(),
                 agent.revocations.run(),
                 agent.after_prepared(agent.counters.watch),
+                agent.after_prepared(agent.kept.watch),
                 agent.prove(pages.load),
             )
             beginning = group.create_task(agent.begin())

@@ -64,6 +64,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             crew=agent.crew,
             xds=agent.xds,
             gaps=agent.gaps,
+            kept=agent.kept,
             totals=agent.totals,
             figures=agent.figures,
             prefilter=agent.prefilter,

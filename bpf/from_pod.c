@@ -150,7 +150,7 @@ int from_pod(struct __sk_buff *skb) {
         }
         return into_namespace(skb, c->pod_side_ifindex, reason);
     }
-    if (passthru.lookup(&flow))
+    if (is_kept(&flow))
         PASS(EXIT_from_pod_GRANDFATHERED);
     flow.hook = HOOK_OPEN;
     if (open_ns && began_open(&flow, open_ns))

@@ -91,10 +91,12 @@ int to_pod(struct __sk_buff *skb) {
     if (i->flags & FLAG_DRAIN) {
         if (has_connection(skb, &t, p.is_v6, c->net_side_nsid))
             return onto_net_side(skb, c, EXIT_to_pod_DRAIN_TO_PROXY);
-        PASS(EXIT_to_pod_DRAIN_PASS);
-    }
-    if (!(i->flags & FLAG_ENROLLED))
+        /* Peers that have not heard yet that the pod leaves the mesh would be refused by the pod. */
+        if (!is_bare_syn(&p) || p.dport_be != __builtin_bswap16(HBONE_PORT) || !has_listener(SLOT_HBONE))
+            PASS(EXIT_to_pod_DRAIN_PASS);
+    } else if (!(i->flags & FLAG_ENROLLED)) {
         PASS(EXIT_to_pod_NOT_ENROLLED);
+    }
     if (is_bare_syn(&p)) {
         struct flow_key answer;
         answer_of(&answer, &p, HOOK_FROM_POD);
@@ -139,7 +141,7 @@ int to_pod(struct __sk_buff *skb) {
         }
         return onto_net_side(skb, c, reason);
     }
-    if (passthru.lookup(&flow))
+    if (is_kept(&flow))
         PASS(EXIT_to_pod_GRANDFATHERED);
     if (may_bypass(&p, i, c) && hostflows.lookup(&flow) && !has_connection(skb, &t, p.is_v6, c->net_side_nsid))
         PASS(EXIT_to_pod_BYPASSED);

@@ -122,7 +122,8 @@ def cut(maps: Maps, whose: Iterable[Target]) -> int:
         namespace = locate.namespace_behind(target.ifindex)
         if namespace is not None:
             with netns.entered(namespace):
-                number += sock_diag.destroy_where(partial(_is_noted, maps, target.addresses))
+                done = sock_diag.destroy_where(partial(_is_noted, maps, target.addresses))
+                number += sum(done.values())
     return number
 
 

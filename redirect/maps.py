@@ -234,12 +234,16 @@ class Maps:
         found = (Member.decode(value) for _, value in self._items("members"))
         return {address_of(member.address): member.until_ns for member in found if member.until_ns}
 
-    def put_passthrough(self, flows: Iterable[FlowKey], now_ns: int) -> None:
+    def put_passthrough(self, flows: Iterable[FlowKey], until_ns: int) -> None:
+        """Flows that pass until then (ns of the monotonic clock; 0: until they end)."""
         for flow in flows:
-            self._put("passthru", flow.encode(), _U64.pack(now_ns))
+            self._put("passthru", flow.encode(), _U64.pack(until_ns))
+
+    def delete_passthrough(self, flow: FlowKey) -> bool:
+        return sys_bpf.map_delete(self._fds["passthru"], flow.encode())
 
     def passthrough(self) -> Iterator[tuple[FlowKey, int]]:
-        """Kept flows, and when each was noted (ns of the monotonic clock)."""
+        """Kept flows, and until when each passes (ns of the monotonic clock; 0: until it ends)."""
         for key, value in self._items("passthru"):
             yield FlowKey.decode(key), _U64.unpack(value)[0]
 

@@ -1,8 +1,8 @@
 """Connections that go past the proxy into a pod, ended with both of their ends told.
 
-Once the pod is captured again its programs give the client's packets to the proxy, which knows nothing of the connection
-and resets the client, and drop what the pod answers until the pod's socket is destroyed: its reset alone goes out. So
-nobody is left who waits for an answer for ever.
+Once the pod is captured again its programs give the client's packets to the proxy, which knows nothing of the
+connection and resets the client, and drop what the pod answers until the pod's socket is destroyed: its reset alone
+goes out. So nobody is left who waits for an answer for ever.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ _TCP = 6
 def end(maps: Maps, ifindex: int, addresses: Collection[IP]) -> int:
     """Destroys the pod's sockets of connections that went past the proxy; how many. Raises OSError.
 
-    Those that the kernel does not destroy, and all where the pod's namespace is not found, are forgotten: what either of
-    their ends sends meets the proxy, and resets it.
+    Those that the kernel does not destroy, and all where the pod's namespace is not found, are forgotten: what either
+    of their ends sends meets the proxy, and resets it.
     """
     namespace = namespace_behind(ifindex)
     if namespace is None:
-        forgotten = [key for key, noted in maps.host_flows() if not noted.ifindex and key.destination in addresses]
+        forgotten = [
+            key for key, noted in maps.host_flows() if not noted.ifindex and key.destination in addresses
+        ]
         for key in forgotten:
             maps.delete_host_flow(key)
         return 0

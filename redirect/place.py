@@ -44,6 +44,8 @@ class Place:
     treatment: Flag = Flag(0)
     """Those of TREATMENT that hold for its connections."""
     owner: str = ""
+    is_draining: bool = False
+    """The proxy keeps the connections that it has, and gets no others but those to its tunnel port."""
     other_mesh: OtherMesh = field(default_factory=OtherMesh, compare=False)
     is_cleanable: bool = field(default=False, compare=False)
 
@@ -87,7 +89,7 @@ class Place:
             self.addresses,
             self.mac,
             self.hops,
-            Flag.ENROLLED | self.treatment,
+            Flag.DRAIN if self.is_draining else Flag.ENROLLED | self.treatment,
             bridge=self.bridge,
             owner=self.owner,
         )

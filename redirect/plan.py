@@ -264,7 +264,7 @@ def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
 def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
     entry, known = iface_entry(pod), observed.ifaces.get(pod.ifindex)
     past = []
-    if known is not None and Flag.BYPASS in known.flags & ~entry.flags:
+    if known is not None and Flag.BYPASS in known.flags & ~entry.flags and Flag.ENROLLED in entry.flags:
         past = [EndPastProxy(pod.ifindex, known.addresses)]
     yield from past
     if known != entry:

@@ -139,14 +139,18 @@ class Redirection:
             raise_all(self._execute(steps, interfaces).failures)
 
     def apply(
-        self, desired: Desired, *, keep_existing: Collection[int] = (), only: Collection[int] | None = None
+        self,
+        desired: Desired,
+        *,
+        keep_existing: Mapping[int, float] = existing.NOBODYS,
+        only: Collection[int] | None = None,
     ) -> list[str]:
         """Makes the kernel side what is desired; what was done, a line for each step.
 
-        Connections that are open when a pod appears are reset, or left alone until they close where its interface is
-        among `keep_existing`. A pod whose interface is gone is let go, and a line says so. With `only` nothing but
-        these interfaces is looked at and changed, whatever became of the rest. Raises NoPins, and when everything that
-        could be done is done StepFailed, MapFull or StepsFailed.
+        Connections that are open when a pod appears are reset, or left alone where its interface is in
+        `keep_existing`, for so many seconds at most (math.inf: until they close). A pod whose interface is gone is let
+        go, and a line says so. With `only` nothing but these interfaces is looked at and changed, whatever became of
+        the rest. Raises NoPins, and when everything that could be done is done StepFailed, MapFull or StepsFailed.
         """
         with self._writing():
             done: list[str] = []
@@ -163,11 +167,8 @@ class Redirection:
                 self._rivals.note(observed, time.monotonic())
             gone = missing(desired, observed)
             done += [f"{pod.ifname} (interface {pod.ifindex}) is gone: not captured" for pod in gone]
-            # One that is closed off without addresses was not the pod's yet.
-            known = {ifindex for ifindex, entry in observed.ifaces.items() if entry.addresses}
-            known |= {pod.ifindex for pod in gone}
-            fresh = [pod for pod in desired.pods if pod.ifindex in keep_existing and pod.ifindex not in known]
-            done += [existing.keep(self._maps, pod) for pod in fresh]
+            present = [pod for pod in desired.pods if pod not in gone]
+            done += existing.keep_fresh(self._maps, present, observed.ifaces, keep_existing)
             lapsed = self._unseen.lapsed((pod.ifindex for pod in desired.pods), observed)
             given_up = self._rivals.given_up(observed)
             wanted = self._rivals.closed(desired, observed)
@@ -184,6 +185,11 @@ class Redirection:
                 ]
             raise_all([*failures, *outcome.failures])
             return done
+
+    def kept(self) -> tuple[existing.Kept, ...]:
+        """Connections that `apply` left alone; ends those whose time is over. Raises NoPins, OSError."""
+        with self._writing():
+            return existing.look(self._maps, time.monotonic_ns())
 
     def prove(self, desired: Desired) -> tuple[Finding, ...]:
         """What of `prepare` and of `apply(desired)` is not so, asked of the kernel; writes nothing.

@@ -80,6 +80,12 @@ def half_open(namespace: Path) -> int:
         return sum(1 for _ in _dump(netlink, _HALF_OPEN))
 
 
+def open_to(addresses: Collection[IP], namespace: Path) -> int:
+    """How many connections of a namespace are open to one of the addresses, their last packets included."""
+    with netns.entered(namespace), _opened() as netlink:
+        return sum(1 for s in _dump(netlink) if s.is_open and s.remote in addresses)
+
+
 def destroy(addresses: Collection[IP]) -> int:
     """Closes every connection from or to one of the addresses in the thread's namespace; how many.
 

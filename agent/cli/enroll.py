@@ -146,6 +146,13 @@ def finish(results: Sequence[Result], output: str, say: Callable[[Result], None]
 @where_options
 @click.option("--keep-existing", is_flag=True, help="Let connections that are open now go on, in plaintext.")
 @click.option(
+    "--keep-for",
+    "keep_for_s",
+    type=Seconds(1, 31536000),
+    metavar="SECONDS",
+    help="Let connections that are open now go on, in plaintext, for so long: then what is left of them is reset.",
+)
+@click.option(
     "--clean",
     is_flag=True,
     help="Take out of the pod what another mesh has left there: its redirections, and nothing else.",
@@ -173,6 +180,7 @@ def enroll(
     pid: tuple[int, ...],
     ifname: tuple[str, ...],
     keep_existing: bool,
+    keep_for_s: float | None,
     clean: bool,
     honest_connect: bool | None,
     wait_s: float,
@@ -196,6 +204,8 @@ def enroll(
         namespace, name = names[number]
         body = {"namespace": namespace, "name": name, "keep_existing": keep_existing, "clean": clean}
         body |= where[number]
+        if keep_for_s is not None:
+            body["keep_for_s"] = keep_for_s
         if honest_connect is not None:
             body["honest_connect"] = honest_connect
         answer = client.ask(which.socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
@@ -223,19 +233,34 @@ def say_served(result: Result) -> None:
 
 @click.command()
 @click.argument("pods", metavar="NAMESPACE/NAME...", nargs=-1, required=True)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=Seconds(0, 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="Let connections that the mesh carries go on so long; without it they are reset at once.",
+)
 @which_agent
 @out.line_option
-def unenroll(pods: tuple[str, ...], which: Which, output: str) -> None:
+def unenroll(pods: tuple[str, ...], drain_s: float, which: Which, output: str) -> None:
     """Let pods go: new connections bypass the mesh.
 
-    Those that the mesh carries are reset. Of several pods each has its own result; the exit status is 0 only if all of
-    them are let go.
+    Those that the mesh carries are reset, with --drain what is left of them after that time: the command waits until
+    then, or until none is left. Of several pods each has its own result; the exit status is 0 only if all of them are
+    let go.
     """
     names = split_pods(pods)
 
     def ask(number: int, result: Result) -> None:
         namespace, name = names[number]
-        client.ask(which.socket, "POST", "/unenroll", {"namespace": namespace, "name": name})
+        body = {"namespace": namespace, "name": name, "drain_s": drain_s}
+        result.answer = client.ask(which.socket, "POST", "/unenroll", body, wait_s=drain_s)
         result.state = "un-enrolled"
 
-    finish(for_each(pods, ask), output, lambda result: click.echo(f"un-enrolled {result.pod}"))
+    finish(for_each(pods, ask), output, say_let_go)
+
+
+def say_let_go(result: Result) -> None:
+    left = (result.answer or {}).get("reset", 0)
+    click.echo(f"un-enrolled {result.pod}" + (f"; {left} of its connections were reset" if left else ""))

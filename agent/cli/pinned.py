@@ -240,8 +240,8 @@ def host_flows(maps: Maps) -> Entries:
 
 
 def passthrough(maps: Maps) -> Entries:
-    for key, at_ns in sorted(maps.passthrough(), key=lambda item: by_flow(item[0])):
-        yield tuple_of(key), {"hook": HOOKS[key.hook], "at_s": round(at_ns / 1e9, 3)}
+    for key, until_ns in sorted(maps.passthrough(), key=lambda item: by_flow(item[0])):
+        yield tuple_of(key), {"hook": HOOKS[key.hook], "until_s": round(until_ns / 1e9, 3)}
 
 
 def tuple_of(key: FlowKey) -> Row:

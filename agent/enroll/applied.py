@@ -30,7 +30,7 @@ class Applied:
         places: Places,
         news: News,
         failures: tuple[RedirectError, ...],
-        keep_existing: Collection[int],
+        keep_existing: Mapping[int, float],
     ) -> tuple[str, ...]:
         """Have exactly these captured; what whoever asked should know. `failures`: of the look before."""
         only = None

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import MappingProxyType
 
 from agent.enroll import left_closed
 from agent.enroll.announced import Announced
 from agent.enroll.applied import Applied
 from agent.enroll.enrolled_pod import EnrolledPod
-from agent.enroll.held import Held, HeldInterfaces
+from agent.enroll.held import Held, HeldInterfaces, Mark
 from agent.enroll.history import History
 from agent.enroll.identities import Certificates, IdentitiesInUse
 from agent.enroll.judgement import Judge, Judgement, Made, likely
@@ -37,14 +38,7 @@ from redirect.place import Place
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One pod's wish and what was captured, at one moment."""
-
-    pod: PodKey
-    wish: Wish | None
-    held: frozenset[int]
+NOBODYS: Mapping[PodKey, float] = MappingProxyType({})
 
 
 class Captures:
@@ -138,6 +132,7 @@ class Captures:
         """As `WishBook.add`."""
         self._note_honesty(wish)
         self._book.add(wish, identity)
+        self._held = self._held.stayed(wish.pod)
         self._look_anew(wish.pod)
 
     def _note_honesty(self, wish: Wish) -> None:
@@ -163,6 +158,17 @@ class Captures:
         self._held = self._held.without(key)
         self._look_anew(key)
         self._book.end(key)
+
+    def drain(self, key: PodKey) -> None:
+        """Have what the mesh carries for a pod end by itself, with the next turn, until `unwish`. Peers hear at once.
+
+        A wish for it ends that.
+        """
+        self._held = self._held.drained(key)
+        self._announced.tell(self._reachable())
+
+    def is_draining(self, key: PodKey) -> bool:
+        return key in self._held.draining
 
     def follow(self, steps: Collection[Step]) -> None:
         """What a source of wishes says; what is captured changes with the next turn."""
@@ -255,12 +261,15 @@ class Captures:
             self._note_troubles(self._judge())
 
     async def turn(
-        self, news: News, closed: Callable[[], None] = lambda: None, keep_existing: Collection[PodKey] = ()
+        self,
+        news: News,
+        closed: Callable[[], None] = lambda: None,
+        keep_existing: Mapping[PodKey, float] = NOBODYS,
     ) -> None:
         """Look, judge, apply.
 
         `closed` is called as soon as all that was found is closed: what is new waits for nothing that concerns others.
-        `keep_existing`: pods whose open connections go on when they are served for the first time.
+        `keep_existing`: pods whose open connections go on when they are served for the first time, for so many seconds.
         """
         await self._close_wholly()
         wishes, held, present = self.wishes, self._held.indexes, self.interfaces.known
@@ -358,14 +367,15 @@ class Captures:
         judgement: Judgement,
         news: News,
         failures: tuple[RedirectError, ...],
-        keep_existing: Collection[PodKey],
+        keep_existing: Mapping[PodKey, float],
     ) -> None:
         """Have exactly these pods captured and served, with the workers knowing them before they are."""
         if judgement.pods != self.pods:
             self._tell_workers({**self.pods, **judgement.pods}.values())
         fresh = [pod for key, pod in judgement.pods.items() if key in keep_existing and key not in self.pods]
         places = self._places(judgement.pods)
-        notes = await self._applied.capture(places, news, failures, [pod.place.ifindex for pod in fresh])
+        kept = {pod.place.ifindex: keep_existing[pod.key] for pod in fresh}
+        notes = await self._applied.capture(places, news, failures, kept)
         self.notes.update((pod.key, notes) for pod in fresh)
         failed = {failure.ifindex for failure in self._applied.failures}
         for key in sorted(judgement.pods.keys() - self.pods.keys()):
@@ -384,4 +394,5 @@ class Captures:
 
     def _reachable(self) -> frozenset[PodKey]:
         """Pods that peers reach by HBONE. One that is away for a while stays one: nobody shall try it in clear."""
-        return frozenset(self.pods) | {key for key, wish in self.wishes.items() if wish.bound is not None}
+        bound = {key for key, wish in self.wishes.items() if wish.bound is not None}
+        return (frozenset(self.pods) | bound) - self._held.draining

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from agent.enroll import draining
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
@@ -65,7 +66,7 @@ class Enroller:
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
         self._loaded = asyncio.Event()
-        self._keeping: set[PodKey] = set()
+        self._keeping: dict[PodKey, float] = {}
         self._turned = asyncio.Event()
         self.captures = captures
         self.desk = NewsDesk(monotonic)
@@ -74,9 +75,11 @@ class Enroller:
     # -- requests
 
     async def enroll(
-        self, wish: Wish, *, keep_existing: bool, wait_s: float, is_cleaned: bool = False
+        self, wish: Wish, *, keep_for_s: float = 0.0, wait_s: float, is_cleaned: bool = False
     ) -> dict[str, Any]:
         """Have a pod captured and served. Raises EnrolmentRefused, PodNotFound or OSError: then nothing has changed.
+
+        Connections that are open then are reset, or go on in plaintext for `keep_for_s` (math.inf: until they close).
 
         With `is_cleaned` rules of another mesh are taken out of the pod once it is closed, so that it is never open.
 
@@ -106,7 +109,7 @@ class Enroller:
             async with self._one_at_a_time:
                 cleaned = await self._clean(wish.pod, where, place) if place.is_cleanable else ()
                 wish = replace(wish, where=where, since_s=self._wall())
-                await self._take_in(wish, identity, keep_existing)
+                await self._take_in(wish, identity, keep_for_s)
         pod = await self._served(wish.pod, deadline_s)
         return {
             "identity": str(pod.identity),
@@ -115,17 +118,18 @@ class Enroller:
             "notes": [*cleaned, *self.captures.notes.pop(pod.key, ()), *pod.notes],
         }
 
-    async def unenroll(self, key: PodKey) -> None:
+    async def unenroll(self, key: PodKey, drain_s: float = 0.0) -> int:
         """End a wish and let its pod go. Peers are told first, so that they stop dialling its tunnel port.
 
-        Raises EnrolmentRefused: nothing has changed; RedirectError: the wish has ended, and the kernel does not let go.
+        Connections that the mesh carries may go on for `drain_s`, while new ones go past it; how many were left and
+        reset (0 where none were waited for). Raises EnrolmentRefused: nothing has changed, or the pod was enrolled
+        again meanwhile; RedirectError: the wish has ended, and the kernel does not let go.
         """
+        left = await self._drain(key, drain_s) if drain_s else 0
         async with self._one_at_a_time:
-            if not self.captures.has(key):
-                raise EnrolmentRefused(
-                    f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
-                )
-            self._sources.refuse_if_wanted(key)
+            self._require_ours(key)
+            if drain_s and not self.captures.is_draining(key):
+                raise EnrolmentRefused(f"pod {key} was enrolled again while its connections were waited for")
             held = self.captures.held_for(key)
             self.captures.unwish(key)
             await self._turn()
@@ -136,6 +140,7 @@ class Enroller:
                     f"{'; '.join(map(str, failed))}; the agent goes on trying"
                 )
             self.captures.history.note(key, f"un-enrolled {key}")
+        return left
 
     # -- the life of the agent
 
@@ -227,6 +232,26 @@ class Enroller:
 
     # -- steps
 
+    async def _drain(self, key: PodKey, drain_s: float) -> int:
+        async with self._one_at_a_time:
+            self._require_ours(key)
+            pod = self.captures.pods.get(key)
+            self.captures.drain(key)
+            await self._turn()
+            self.captures.history.note(
+                key, f"pod {key} leaves the mesh: its connections have {drain_s:g} s to end"
+            )
+        addresses = pod.addresses if pod is not None else ()
+        return await draining.ended(key, addresses, drain_s, self.captures, self._kernel, self._monotonic)
+
+    def _require_ours(self, key: PodKey) -> None:
+        """Raises EnrolmentRefused unless the pod is captured for a wish that people may end."""
+        if not self.captures.has(key):
+            raise EnrolmentRefused(
+                f"pod {key} is not enrolled here; `ztun status -o json` lists those that are"
+            )
+        self._sources.refuse_if_wanted(key)
+
     async def _is_concerned_by(self, passers_by: PassersBy) -> bool:
         """Whether a turn is to follow."""
         async with self._one_at_a_time:
@@ -306,19 +331,19 @@ class Enroller:
             if not error.is_transient:
                 raise EnrolmentRefused(f"no certificate: {error}", Missing.CERTIFICATE) from error
 
-    async def _take_in(self, wish: Wish, identity: Identity | None, keep_existing: bool) -> None:
+    async def _take_in(self, wish: Wish, identity: Identity | None, keep_for_s: float) -> None:
         before = self.captures.mark(wish.pod)
         try:
             self.captures.wish(wish, identity)
         except OSError as error:
             raise EnrolmentRefused(f"the wish for pod {wish.pod} cannot be written down: {error}") from error
-        if keep_existing:
-            self._keeping.add(wish.pod)
+        if keep_for_s:
+            self._keeping[wish.pod] = keep_for_s
         await self._turn()
         failed = self.captures.failures_of(wish.pod)
         if failed:
             self.captures.take_back(before)
-            self._keeping.discard(wish.pod)
+            self._keeping.pop(wish.pod, None)
             await self._turn()
             raise EnrolmentRefused(
                 f"pod {wish.pod} was not captured: {'; '.join(map(str, failed))}", Missing.CAPTURE
@@ -341,8 +366,8 @@ class Enroller:
         self.desk.looks()
         await self.captures.turn(news, self._tell_who_waits, self._keeping)
         self.desk.found(self.captures.namespaces)
-        self._keeping -= self.captures.pods.keys()
-        self._keeping &= self.captures.wishes.keys()
+        left = self.captures.wishes.keys() - self.captures.pods.keys()
+        self._keeping = {key: for_s for key, for_s in self._keeping.items() if key in left}
         self._tell_who_waits()
         self._sources.turned()
 

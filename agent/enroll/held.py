@@ -49,10 +49,21 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """One pod's wish and what was captured, at one moment."""
+
+    pod: PodKey
+    wish: Wish | None
+    held: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class HeldInterfaces:
     """All of them, by ifindex."""
 
     by_index: Mapping[int, Held] = field(default_factory=dict)
+    draining: frozenset[PodKey] = frozenset()
+    """Pods that are let go as soon as what the mesh carries for them has ended."""
 
     @classmethod
     def of_pins(cls, places: Iterable[Place]) -> HeldInterfaces:
@@ -72,10 +83,18 @@ class HeldInterfaces:
                     held[index] = Held(key, Place(index, present[index], (), NO_MAC, ()), uid)
                 elif (known.pod, known.uid) != (key, uid):
                     held[index] = Held(key, known.place, uid)
-        return HeldInterfaces(held)
+        return replace(self, by_index=held)
 
     def without(self, pod: PodKey) -> HeldInterfaces:
-        return HeldInterfaces({index: each for index, each in self.by_index.items() if each.pod != pod})
+        left = {index: each for index, each in self.by_index.items() if each.pod != pod}
+        return HeldInterfaces(left, self.draining - {pod})
+
+    def drained(self, pod: PodKey) -> HeldInterfaces:
+        return replace(self, draining=self.draining | {pod})
+
+    def stayed(self, pod: PodKey) -> HeldInterfaces:
+        """As if it had never been about to go."""
+        return replace(self, draining=self.draining - {pod})
 
     def left(self, wishes: Collection[PodKey]) -> dict[PodKey, str]:
         """Pods for which something is held though nobody wishes for them, with their uids."""
@@ -87,7 +106,9 @@ class HeldInterfaces:
 
     def only(self, indexes: Iterable[int]) -> HeldInterfaces:
         wanted = frozenset(indexes)
-        return HeldInterfaces({index: each for index, each in self.by_index.items() if index in wanted})
+        return replace(
+            self, by_index={index: each for index, each in self.by_index.items() if index in wanted}
+        )
 
     @property
     def indexes(self) -> frozenset[int]:
@@ -124,7 +145,8 @@ class HeldInterfaces:
         taken = {address for place in by_index.values() for address in place.addresses}
         for index, each in self.by_index.items():
             if index in by_index:
-                yield each.owned(by_index[index])
+                place = each.owned(by_index[index])
+                yield replace(place, is_draining=True) if each.pod in self.draining else place
             else:
                 addresses = tuple(ip for ip in each.place.addresses if ip not in taken)
                 is_whole = addresses == each.place.addresses

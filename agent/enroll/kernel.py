@@ -21,9 +21,10 @@ from agent.enroll.search import failures_of
 from agent.enroll.sighting import Found, Sighting
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.model.address import IP
-from redirect import host_addresses, other_mesh
+from redirect import host_addresses, other_mesh, sock_diag
 from redirect.desired import Desired, NodeRules
 from redirect.errors import RedirectError
+from redirect.existing import NOBODYS
 from redirect.findings import Finding
 from redirect.foundation import Prepared
 from redirect.locate import inside, locate
@@ -184,12 +185,12 @@ class KernelSide:
         self,
         places: Iterable[Place],
         *,
-        keep_existing: Collection[int] = (),
+        keep_existing: Mapping[int, float] = NOBODYS,
         only: Collection[int] | None = None,
     ) -> Applied:
         """Capture exactly these interfaces. A pod that failed is closed; the others are done.
 
-        `keep_existing`: interfaces of pods whose open connections may go on; `only`: those that are to change, where
+        `keep_existing`: as of `Redirection.apply`; `only`: those that are to change, where
         nothing else has.
         """
         wanted = tuple(places)
@@ -205,6 +206,10 @@ class KernelSide:
             return Applied(notes=tuple(line for line in done if "open connections" in line))
 
         return await self.run(work)
+
+    async def carried(self, addresses: Collection[IP]) -> int:
+        """How many connections of pods, or to them, the proxy has open. Raises OSError."""
+        return await self.run(lambda each: sock_diag.open_to(addresses, each.private_namespaces[0]))
 
     async def prove(self, places: Iterable[Place]) -> tuple[Finding, ...]:
         """What of `capture(places)` is not so, asked of the kernel. Raises RedirectError, OSError."""

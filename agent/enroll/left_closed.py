@@ -1,4 +1,4 @@
-"""Interfaces that are captured and not served because nobody wants that, or the kernel refused a step: as troubles. Pure."""
+"""What is captured and not served because nobody wants it, or the kernel refused a step: as troubles. Pure."""
 
 from __future__ import annotations
 

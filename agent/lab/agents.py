@@ -191,8 +191,11 @@ class LabMesh:
             raise LabError(f"not enrolled within {ENROL_TIMEOUT_S:g} s: {answer['waiting']}")
         return answer
 
-    def unenroll(self, pod: PodPlace) -> None:
-        self.ask(pod.node, "POST", "/unenroll", {"namespace": pod.namespace, "name": pod.name})
+    def unenroll(self, pod: PodPlace, *, drain_s: float = 0.0) -> int:
+        """Let a pod go as `ztun unenroll --drain` does; how many connections were reset when the time was over."""
+        body = {"namespace": pod.namespace, "name": pod.name, "drain_s": drain_s}
+        answer = self.ask(pod.node, "POST", "/unenroll", body)
+        return int(answer["reset"])
 
     def wait_announced(self, *pods: PodPlace) -> None:
         """Return when every agent has heard that these pods are reached by HBONE."""

@@ -5,6 +5,7 @@ A pod that is captured and closed but not served yet is 202 with what is missing
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,11 @@ class EnrollPage:
         body = request.json()
         try:
             wish = Wish(pod_of(body), where_of(body), asked=Asked(is_honest=honesty_of(body)))
-            keep = bool(body.get("keep_existing", False))
+            keep_for_s = float(body.get("keep_for_s", math.inf if body.get("keep_existing", False) else 0))
             wait_s = float(body.get("wait_s", WAIT_S))
             is_cleaned = bool(body.get("clean", False))
             return as_json(
-                await self.enroller.enroll(wish, keep_existing=keep, wait_s=wait_s, is_cleaned=is_cleaned)
+                await self.enroller.enroll(wish, keep_for_s=keep_for_s, wait_s=wait_s, is_cleaned=is_cleaned)
             )
         except StillWaiting as waiting:
             return as_json({"waiting": str(waiting)}, 202)
@@ -44,12 +45,13 @@ class UnenrollPage:
     enroller: Enroller
 
     async def __call__(self, request: Request) -> Response:
-        pod = pod_of(request.json())
+        body = request.json()
+        pod = pod_of(body)
         try:
-            await self.enroller.unenroll(pod)
-        except (EnrolmentRefused, RedirectError, OSError) as error:
+            left = await self.enroller.unenroll(pod, float(body.get("drain_s", 0)))
+        except (EnrolmentRefused, RedirectError, OSError, ValueError) as error:
             raise BadRequest(str(error)) from error
-        return as_json({"unenrolled": str(pod)})
+        return as_json({"unenrolled": str(pod), "reset": left})
 
 
 def where_of(body: dict[str, Any]) -> Where:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from agent.supervisor.crew import Crew
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
+from agent.watch.kept import KeptConnections
 from agent.watch.mesh_gaps import MeshGaps
 from redirect.layout import Flag
 
@@ -37,6 +39,7 @@ class StatusPage:
     crew: Crew
     xds: XdsClient
     gaps: MeshGaps
+    kept: KeptConnections
     totals: Totals
     figures: Figures
     prefilter: Prefilter
@@ -91,6 +94,8 @@ class StatusPage:
                 "honest_connect": Flag.HONEST in pod.place.treatment,
                 "bypass_inbound": Flag.BYPASS in pod.place.treatment,
                 "dns_capture": pod.place.is_dns_captured,
+                "kept_connections": self._kept(pod.place.ifindex),
+                "is_draining": self.captures.is_draining(pod.key),
                 "trouble": troubles.get(pod.key, ""),
                 "not_in_force": [
                     {
@@ -105,6 +110,14 @@ class StatusPage:
             }
             for pod in sorted(self.captures.pods.values(), key=lambda pod: str(pod.key))
         ]
+
+    def _kept(self, ifindex: int) -> dict[str, object]:
+        """Open connections from before the pod was enrolled. `ends_at`: at the latest; empty: when they close."""
+        kept = self.kept.by_interface.get(ifindex)
+        if kept is None:
+            return {"open": 0, "ends_at": ""}
+        left_s = (kept.until_ns - time.monotonic_ns()) / 1e9
+        return {"open": kept.count, "ends_at": utc(time.time() + left_s) if kept.until_ns else ""}
 
     def _waiting(self) -> list[dict[str, object]]:
         """What wished pods and captured interfaces wait for. `is_expected`: nothing is wrong."""

@@ -23,6 +23,12 @@ static __always_inline void answer_of(struct flow_key *key, const struct packet 
     key->hook = hook;
 }
 
+/* Whether the connection was kept from before enrolment, and its time is not over. */
+static __always_inline int is_kept(struct flow_key *flow) {
+    u64 *until_ns = passthru.lookup(flow);
+    return until_ns && (!*until_ns || bpf_ktime_get_ns() < *until_ns);
+}
+
 /* A bare SYN begins the tuple anew: what was kept for it is over, in both directions. One of the two entries may
  * be gone already (LRU); the other alone would lead packets of the new connection past the proxy. */
 static __always_inline void end_kept(struct flow_key *flow, struct flow_key *answer, u32 reason) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -96,6 +98,29 @@ def test_open_connections_may_be_kept_and_are_reported(world: World) -> None:
             log.line('direction="outbound"', f"src.addr={own}")
             assert not log.lines(f"src.addr={kept.address}")
             kept.say()
+            until(lambda: kept_row(world)["open"] == 1, "it is shown")
+
+
+def kept_row(world: World) -> dict[str, object]:
+    (row,) = (each for each in world.status("node-a")["pods"] if each["pod"] == "demo/spare-a")
+    kept: dict[str, object] = row["kept_connections"]
+    return kept
+
+
+def test_open_connections_may_be_kept_for_a_time(world: World) -> None:
+    with world.talk("spare-a", world.address("outsider-b")) as kept:
+        kept.say()
+        log, where = world.log("node-a"), str(world.pod("spare-a").netns)
+        done = world.cli("enroll", "demo/spare-a", "--netns", where, "--keep-for", "2", node="node-a")
+        try:
+            assert "open connections of pod-spare-a for 2 s" in done.stdout, done.stderr
+            kept.say()
+            until(kept.is_ended, "its time is over")
+            log.line("pod demo/spare-a: 1 connections from before it was enrolled are reset")
+            until(lambda: kept_row(world) == {"open": 0, "ends_at": ""}, "nothing is left")
+        finally:
+            world.mesh.unenroll(world.pod("spare-a"))
+            until(lambda: not is_announced(world, world.pod("spare-a")), "it is plain again")
 
 
 @pytest.mark.parametrize("server", ["server-a", "server-b"])
@@ -117,6 +142,48 @@ def test_a_pod_that_is_let_go_is_reset_and_talks_plainly_again(world: World, ser
     log = world.log("node-a")
     world.ask("client-a", world.address(server))
     log.line('direction="outbound"', "sa/client")
+
+
+def test_what_the_mesh_carries_may_end_by_itself_while_the_pod_leaves(world: World) -> None:
+    server = world.pod("server-b")
+    with (
+        world.talk("client-a", world.address("server-b")) as live,
+        world.talk("client-a", world.address("server-b")) as idle,
+    ):
+        live.say()
+        idle.say()
+        left: list[int] = []
+        leaving = threading.Thread(target=lambda: left.append(world.mesh.unenroll(server, drain_s=25)))
+        leaving.start()
+        try:
+            until(lambda: not is_announced(world, server), "the mesh has heard")
+            (row,) = (each for each in world.status("node-b")["pods"] if each["pod"] == "demo/server-b")
+            assert row["is_draining"]
+            with world.talk("client-a", world.address("server-b")) as plain:
+                assert plain.say()["client"] == plain.address, "new ones go past the mesh"
+            live.say()
+            idle.sock.shutdown(socket.SHUT_RDWR)
+            live.say()
+            live.sock.shutdown(socket.SHUT_RDWR)
+        finally:
+            leaving.join()
+            world.mesh.enroll(server)
+            world.mesh.wait_announced(server)
+        assert left == [0], "none had to be reset"
+    assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
+
+
+def test_what_is_left_when_the_time_is_over_is_reset_and_counted(world: World) -> None:
+    client = world.pod("client-a")
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        done = world.cli("unenroll", "demo/client-a", "--drain", "1", node="node-a")
+        try:
+            assert done.stdout == "un-enrolled demo/client-a; 1 of its connections were reset\n", done.stderr
+            until(live.is_ended, "it is reset")
+        finally:
+            world.mesh.enroll(client)
+            world.mesh.wait_announced(client)
 
 
 def test_a_server_that_is_let_go_is_reached_plainly(world: World) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -13,10 +15,13 @@ import pytest
 from pyroute2 import IPRoute
 
 from agent.lab.topology import Topology
-from redirect import netns
+from redirect import existing, netns, past_proxy
+from redirect.entries import iface_entry
 from redirect.errors import InstanceInUse
+from redirect.layout import Flag
 from redirect.maps import Maps
 from redirect.reconcile import Redirection
+from tests.support.labtraffic import until
 from tests.support.queues import limited
 from tests.support.redirect_lab import (
     ECHO_PORT,
@@ -176,12 +181,34 @@ def test_existing_connections_can_be_kept(node: Node, client: str, server: str, 
         assert echoes(connection)
         # The one before may not have ended yet at its other end.
         assert re.fullmatch(
-            r"keep [12] open connections of pod-a1", node.capture("a1", keep_existing=True)[0]
+            r"keep [12] open connections of pod-a1", node.capture("a1", keep_for_s=math.inf)[0]
         )
         assert echoes(connection)
         # New ones are captured all the same.
         with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)):
             node.listeners[0 if client == "a1" else 2].accept()[0].close()
+
+
+@pytest.mark.parametrize(("client", "server"), [("a1", "b1"), ("b1", "a1")], ids=["out", "in"])
+def test_kept_connections_are_counted_and_end_at_both_ends_when_their_time_is_over(
+    node: Node, client: str, server: str
+) -> None:
+    maps = node.redirection._maps
+    with closing(dial(node.pod(client).netns, node.pod(server).address(4), ECHO_PORT)) as connection:
+        assert echoes(connection)
+        assert node.capture("a1", keep_for_s=60)[0].endswith("of pod-a1 for 60 s")
+        with netns.entered(node.place.netns):
+            (kept,) = node.redirection.kept()
+            assert kept.count >= 1 and kept.ended == 0 and 0 < kept.until_ns - time.monotonic_ns() < 60e9
+            assert echoes(connection)
+            (over,) = existing.look(maps, kept.until_ns - existing.LEAD_NS)
+            assert (over.count, over.ended) == (0, kept.count)
+            # Whoever says nothing is told, too.
+            with pytest.raises((ConnectionResetError, ConnectionAbortedError)):
+                connection.recv(1)
+            until(lambda: not existing.look(maps, kept.until_ns), "nothing is left")
+            port = connection.getsockname()[1]
+            assert not [flow for flow, _ in maps.passthrough() if port in (flow.sport, flow.dport)]
 
 
 @FAMILIES
@@ -200,6 +227,30 @@ def test_un_enrolment_resets_captured_connections_and_opens_the_pod(
                 connection.recv(1)
     with closing(dial(node.pod(client).netns, address, ECHO_PORT)) as connection:
         assert echoes(connection)
+
+
+def test_a_connection_past_the_proxy_that_is_captured_again_ends_at_both_ends(node: Node) -> None:
+    """Also one that began in that very moment: the pod answers when it is captured and nobody has ended it yet."""
+    maps, address = node.redirection._maps, node.pod("a1").address(4)
+    with netns.entered(node.place.netns):
+        (pod,) = node.desired("a1").pods
+        past = replace(pod, flags=pod.flags | Flag.BYPASS)
+        node.redirection.apply(replace(node.desired("a1"), pods=(past,)))
+    with netns.entered(node.pod("a1").netns):
+        server = socket.create_server((str(address), 0))
+    with server, closing(dial(node.pod("b1").netns, address, server.getsockname()[1])) as client:
+        accepted, _ = server.accept()
+        with accepted:
+            before = node.redirection.stats()["from_pod", "BYPASS_OVER"]
+            maps.put_iface(pod.ifindex, iface_entry(pod))
+            accepted.sendall(b"late")
+            assert node.redirection.stats()["from_pod", "BYPASS_OVER"] > before
+            with netns.entered(node.place.netns):
+                assert past_proxy.end(maps, pod.ifindex, pod.addresses) == 1
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+            with pytest.raises(ConnectionAbortedError):
+                accepted.recv(1)
 
 
 def test_the_next_agent_finds_everything_and_compiles_nothing(node: Node) -> None:

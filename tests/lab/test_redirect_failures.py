@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +22,7 @@ from redirect import host_addresses, netns
 from redirect.desired import Desired, DesiredPod
 from redirect.errors import StepFailed, StepsFailed
 from redirect.reconcile import Redirection
+from tests.support.labtraffic import Sniffer, until
 from tests.support.redirect_lab import (
     ECHO_PORT,
     SILENCE_S,
@@ -123,7 +128,7 @@ def test_a_pod_whose_interface_is_gone_does_not_stop_the_others(
         reasons = [finding.reason for finding in node.redirection.prove(both)]
         assert f"hlgone (interface {gone.ifindex}) is gone" in reasons
         done = node.redirection.apply(
-            both, keep_existing=[pod.ifindex for pod in both.pods] if keep_existing else ()
+            both, keep_existing={pod.ifindex: math.inf for pod in both.pods} if keep_existing else {}
         )
         assert f"hlgone (interface {gone.ifindex}) is gone: not captured" in done
         assert [place.ifname for place in node.redirection.captured()] == [node.pod("a1").ifname]
@@ -257,3 +262,118 @@ def test_an_interface_is_closed_off_before_anything_is_known_of_it(node: Node) -
     assert f"capture {pod.address(4)} at interface {index}" in node.capture("a1")
     with closing(dial(pod.netns, "203.0.113.7", 80)):
         node.listeners[0].accept()[0].close()
+
+
+def test_a_clsact_that_somebody_deletes_is_made_again_and_what_passed_is_told(node: Node) -> None:
+    """Its filters go with it, ours among them."""
+    index = ifindex_of(node, "a1")
+    node.capture("a1")
+    assert node.prove("a1") == ()
+    with netns.entered(node.place.netns), IPRoute() as ip:
+        ip.tc("del", "clsact", index=index)  # tc qdisc del dev DEV clsact
+    assert echoes_directly(node, "a1")
+    assert {finding.ifindex for finding in node.prove("a1")} == {index}
+    done = node.capture("a1")
+    assert done[:2] == [f"attach {program} to interface {index}" for program in ("from_pod", "to_pod")]
+    assert "was not guarded" in done[2]
+    assert is_captured(node, "a1")
+
+
+def test_no_byte_of_a_pod_reaches_the_one_that_has_its_address_next(node: Node) -> None:
+    """While the proxy sends as fast as it can to the pod before."""
+    node.capture("a1", "a2")
+    address = node.pod("a1").address(4)
+    with ExitStack() as stack:
+        senders = []
+        for _ in range(6):
+            client = stack.enter_context(closing(dial(node.pod("a1").netns, NOWHERE, 80)))
+            accepted = stack.enter_context(node.listeners[0].accept()[0])
+            Thread(target=swallow, args=(client,), daemon=True).start()
+            senders.append(Sender(accepted))
+        until(lambda: all(sender.sent > 1 << 20 for sender in senders), "all send")
+        wire = stack.enter_context(Sniffer(node.pod("a2").netns, str(address), "eth0"))
+        with netns.entered(node.place.netns):
+            desired = node.desired("a1", "a2")
+            first, second = desired.pods
+            moved = replace(second, addresses=first.addresses)
+            node.redirection.apply(Desired((moved,), desired.host_addresses))
+        for sender in senders:
+            sender.join()
+        assert not wire.frames
+        assert {type(sender.ended) for sender in senders} == {ConnectionAbortedError}
+
+
+class Sender(Thread):
+    """Sends on a connection until it ends: `sent` bytes, `ended` how."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(daemon=True)
+        self._sock, self.sent, self.ended = sock, 0, OSError()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.sent += self._sock.send(bytes(65536))
+        except OSError as error:
+            self.ended = error
+
+
+def swallow(sock: socket.socket) -> None:
+    with suppress(OSError):
+        while sock.recv(1 << 18):
+            pass
+
+
+def programs_at(node: Node, ifindex: int) -> set[str]:
+    """Those of ours that the kernel runs there."""
+    attached = node.redirection._attachments.attached()
+    return {program for (index, program), each in attached.items() if index == ifindex and each.program_id}
+
+
+@pytest.mark.parametrize("has_tcx", [True, False], ids=["tcx", "clsact"])
+def test_an_interface_number_that_is_used_again_has_nothing_of_the_pod_before(
+    lab: Topology, tmp_path: Path, has_tcx: bool
+) -> None:
+    with (
+        redirected(lab, "node-a", tmp_path, instance=instance_name("i"), has_tcx=has_tcx) as node,
+        netns.entered(node.place.netns),
+        IPRoute() as ip,
+    ):
+        maps, hosts = node.redirection._maps, host_addresses.local()
+        former = pod_without_interface(node, node.desired("a1").pods[0])
+        # ip link add hlagain index N type veth peer name hlagain2
+        ip.link("add", ifname="hlagain", kind="veth", peer={"ifname": "hlagain2"}, index=former.ifindex)
+        try:
+            assert maps.iface(former.ifindex) is not None, "nobody has looked yet"
+            assert not programs_at(node, former.ifindex)
+            later = replace(former, ifname="hlagain", addresses=(ip_address("10.9.9.7"),), owner="demo/later")
+            done = node.redirection.apply(Desired((later,), hosts))
+            assert f"attach from_pod to interface {former.ifindex}" in done
+            assert set(maps.pods()) == {ip_address("10.9.9.7")}
+            assert maps.owner(former.ifindex) == "demo/later"
+            assert programs_at(node, former.ifindex) == {"from_pod", "to_pod"}
+            node.redirection.apply(Desired((), hosts))
+            assert maps.iface(former.ifindex) is None and not maps.pods()
+        finally:
+            ip.link("del", ifname="hlagain")
+
+
+def test_pins_for_which_there_is_no_room_are_named_and_nobody_is_opened(
+    lab: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with redirected(lab, "node-a", tmp_path, instance=instance_name("o"), has_tcx=None) as node:
+        node.capture("a1")
+        with monkeypatch.context() as broken:
+            broken.setattr("redirect.sys_bpf.obj_pin", full)
+            shutil.rmtree(node.redirection.pins.generation)
+            with pytest.raises(StepFailed, match=r"make a lost pin again.*No space left on device"):
+                node.capture("a1")
+            assert is_captured(node, "a1")
+            assert "map_pods" in " ".join(finding.reason for finding in node.prove("a1"))
+        node.capture("a1")
+        assert node.prove("a1") == ()
+        assert is_captured(node, "a1")

@@ -156,6 +156,8 @@ def kept(net: Family) -> Iterator[Row]:
     named = f" {net.name}"
     yield row("kept" + named, "GRANDFATHERED", NEXT, ack, both)
     yield row("kept, SYN+ACK" + named, "GRANDFATHERED", NEXT, syn_ack, both)
+    yield row("kept for a time" + named, "GRANDFATHERED", NEXT, ack, both.but(kept_until_ns=1 << 62))
+    yield row("kept, its time is over" + named, "TO_PROXY", REDIRECT, ack, both.but(kept_until_ns=1))
     yield row("only the other direction is kept" + named, "TO_PROXY", REDIRECT, ack, World(passthru=(back,)))
     other = pk.segment(net.pod, PORT + 1, *peer, ACK)
     yield row("another port is kept" + named, "TO_PROXY", REDIRECT, other, both)

@@ -241,7 +241,7 @@ class Rig:
         for text in world.hostips:
             put("hostips", address_key(parse_ip(text)), struct.pack("=I", 1))
         for flow in world.passthru:
-            put("passthru", flow.encode(), struct.pack("=Q", 1))
+            put("passthru", flow.encode(), struct.pack("=Q", world.kept_until_ns))
         for flow in world.hostflows:
             assert flow.hook == HOOK_TO_POD
             put("hostflows", flow.encode(), HostFlow(self.ifindex + world.is_by_other, 1).encode())

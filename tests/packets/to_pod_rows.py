@@ -177,6 +177,8 @@ def kept(net: Family) -> Iterator[Row]:
     named = f" {net.name}"
     yield row("kept" + named, "GRANDFATHERED", NEXT, ack, both)
     yield row("kept, SYN+ACK" + named, "GRANDFATHERED", NEXT, syn_ack, both)
+    yield row("kept for a time" + named, "GRANDFATHERED", NEXT, ack, both.but(kept_until_ns=1 << 62))
+    yield row("kept, its time is over" + named, "TO_PROXY", REDIRECT, ack, both.but(kept_until_ns=1))
     yield row("only the other direction is kept" + named, "TO_PROXY", REDIRECT, ack, World(passthru=(out,)))
     for which, entries in (("both", (out, back)), ("this direction", (back,)), ("the other", (out,))):
         world = World(passthru=entries)
@@ -260,6 +262,12 @@ def draining(net: Family) -> Iterator[Row]:
     )
     yield row("not the proxy's" + named, "DRAIN_PASS", NEXT, ack, DRAINING)
     yield row("SYN" + named, "DRAIN_PASS", NEXT, syn, DRAINING)
+    # Of peers that have not heard yet.
+    hbone, later = (pk.segment(net.peer, PORT, net.pod, 15008, flags) for flags in (SYN, ACK))
+    yield row("SYN to 15008, draining" + named, "SYN_TO_PROXY", REDIRECT, hbone, DRAINING)
+    nobody = DRAINING.but(slots=DRAINING.slots - {"hbone"})
+    yield row("SYN to 15008, draining, nobody serves" + named, "DRAIN_PASS", NEXT, hbone, nobody)
+    yield row("ACK to 15008, draining" + named, "DRAIN_PASS", NEXT, later, DRAINING)
 
 
 def headers() -> Iterator[Row]:

@@ -99,6 +99,8 @@ class World:
     mac: bytes = NO_MAC
     """Of the pod, as `ifaces` has it; by default not known there."""
     passthru: tuple[FlowKey, ...] = ()
+    kept_until_ns: int = 0
+    """Those of `passthru`; 0: until they end."""
     hostflows: tuple[FlowKey, ...] = ()
     is_by_other: bool = False
     """What is in `hostflows` left by another interface than the pod's."""

@@ -20,11 +20,12 @@ from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey, Where, Wish
 from agent.enroll.wish_file import WishFile
 from agent.identity.signer import SigningError
-from agent.model.address import parse_ip
+from agent.model.address import IP, parse_ip
 from agent.model.identity import Identity
 from agent.state.apply import Changes
 from agent.state.store import Store
 from redirect.errors import PodNotFound, RedirectError, StepFailed
+from redirect.existing import NOBODYS
 from redirect.netns import NamespaceId
 from redirect.other_mesh import OtherMesh
 from redirect.place import Place
@@ -67,7 +68,9 @@ class FakeKernel:
         self.captures: list[set[Place]] = []
         self.owners: dict[str, str] = {}
         """Whose each interface of the last capture was said to be."""
-        self.kept: list[set[int]] = []
+        self.kept: list[dict[int, float]] = []
+        self.carrying: list[int] = []
+        """How many connections it has open of whatever pod, look by look; then none."""
         self.closed: list[int] = []
         self._closed_since: set[int] = set()
         self.looked_for: list[str] = []
@@ -182,11 +185,14 @@ class FakeKernel:
     async def captured(self) -> tuple[Place, ...]:
         return self.pins
 
+    async def carried(self, addresses: Collection[IP]) -> int:
+        return self.carrying.pop(0) if addresses and self.carrying else 0
+
     async def capture(
         self,
         places: Iterable[Place],
         *,
-        keep_existing: Collection[int] = (),
+        keep_existing: Mapping[int, float] = NOBODYS,
         only: Collection[int] | None = None,
     ) -> Applied:
         wanted = tuple(places)
@@ -194,7 +200,7 @@ class FakeKernel:
         self.changed.append(None if only is None else set(only))
         self.captures.append({replace(each, owner="") for each in wanted})
         self.owners = {each.ifname: each.owner for each in wanted}
-        self.kept.append(set(keep_existing))
+        self.kept.append(dict(keep_existing))
         failures: list[RedirectError] = [
             StepFailed(f"{each.ifname}: attach", "no such device", each.ifindex)
             for each in sorted(self.captures[-1], key=lambda each: each.ifindex)
@@ -296,12 +302,12 @@ class World:
         number: int,
         name: str,
         *,
-        keep_existing: bool = False,
+        keep_for_s: float = 0.0,
         wait_s: float = 0.0,
         is_honest: bool | None = None,
     ) -> Any:
         asked = replace(wish(number, name), asked=Asked(is_honest))
-        (answer,) = self.run(lambda: self.enroller.enroll(asked, keep_existing=keep_existing, wait_s=wait_s))
+        (answer,) = self.run(lambda: self.enroller.enroll(asked, keep_for_s=keep_for_s, wait_s=wait_s))
         return answer
 
     def unenroll(self, name: str) -> None:

@@ -91,11 +91,11 @@ class Node:
             host_addresses.local(),
         )
 
-    def capture(self, *names: str, keep_existing: bool = False) -> list[str]:
-        """Captures these pods and no others."""
+    def capture(self, *names: str, keep_for_s: float = 0.0) -> list[str]:
+        """Captures these pods and no others; what they have open goes on for `keep_for_s`."""
         with netns.entered(self.place.netns):
             wanted = self.desired(*names)
-            kept = [pod.ifindex for pod in wanted.pods] if keep_existing else []
+            kept = dict.fromkeys((pod.ifindex for pod in wanted.pods), keep_for_s) if keep_for_s else {}
             return self.redirection.apply(wanted, keep_existing=kept)
 
     def prove(self, *names: str) -> tuple[Finding, ...]:

@@ -98,7 +98,7 @@ def test_whoever_waits_is_answered_when_the_pod_is_served(tmp_path: Path) -> Non
 
     async def scenario() -> str:
         async with asyncio.TaskGroup() as group:
-            asked = group.create_task(world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=30))
+            asked = group.create_task(world.enroller.enroll(wish(1, "one"), wait_s=30))
             following = group.create_task(world.enroller.follow())
             await until(lambda: bool(world.captures.troubles))
             world.store.swap(mesh.snapshot(ONE), Changes(workloads=frozenset({"x"})))
@@ -118,7 +118,7 @@ def test_un_enrolling_ends_the_wait(tmp_path: Path) -> None:
         await world.enroller.unenroll(PodKey("apps", "one"))
 
     async def scenario() -> None:
-        asked = world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=30)
+        asked = world.enroller.enroll(wish(1, "one"), wait_s=30)
         answer, _ = await asyncio.gather(asked, let_go(), return_exceptions=True)
         assert isinstance(answer, EnrolmentRefused) and "has ended meanwhile" in str(answer)
 
@@ -191,7 +191,7 @@ def test_enrolling_again_changes_nothing(tmp_path: Path) -> None:
     world.start()
     world.enroll(1, "one")
     before = (world.captures.wishes, world.captures.pods)
-    world.enroll(1, "one", keep_existing=True)
+    world.enroll(1, "one", keep_for_s=9)
     assert not any(world.kernel.kept), "its open connections are the mesh's"
     assert (world.captures.wishes, world.captures.pods) == before
 
@@ -219,11 +219,11 @@ def test_open_connections_are_kept_where_asked_also_after_a_wait(tmp_path: Path)
     world = World(tmp_path, TWO)
     world.start()
     with pytest.raises(StillWaiting):
-        world.enroll(1, "one", keep_existing=True)
+        world.enroll(1, "one", keep_for_s=9)
     world.enroll(2, "two")
     assert not any(world.kernel.kept), "not of a pod that is not served yet, nor of another"
     world.mesh_says(ONE, TWO)
-    assert [kept for kept in world.kernel.kept if kept] == [{1}]
+    assert [kept for kept in world.kernel.kept if kept] == [{1: 9}]
     assert world.enroll(1, "one")["notes"] == ["keep 1 open connections of veth1"]
 
 

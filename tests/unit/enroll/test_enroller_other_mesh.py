@@ -32,9 +32,7 @@ def test_a_pod_that_another_mesh_still_holds_is_refused_or_cleaned_once_it_is_cl
         world.enroll(1, "one")
     assert not any(world.kernel.captures) and not world.captures.wishes
     asked = wish(1, "one")
-    (answer,) = world.run(
-        lambda: world.enroller.enroll(asked, keep_existing=False, wait_s=0, is_cleaned=True)
-    )
+    (answer,) = world.run(lambda: world.enroller.enroll(asked, wait_s=0, is_cleaned=True))
     assert answer["notes"] == ["taken out of the pod: iptables chains ISTIO_OUTPUT"]
     assert world.kernel.closed[0] == 1, "closed first: never open in between"
     assert world.kernel.last == {"veth1"} and not world.kernel.closed_now
@@ -51,9 +49,7 @@ def test_what_cannot_be_cleaned_leaves_everything_as_it_was(tmp_path: Path) -> N
             EnrolmentRefused,
             match="cannot be cleaned: iptables-legacy is not installed",
         ):
-            world.run(
-                lambda: world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=0, is_cleaned=True)
-            )
+            world.run(lambda: world.enroller.enroll(wish(1, "one"), wait_s=0, is_cleaned=True))
         assert len(world.kernel.captures) == before + 1, "what was closed for it is applied anew"
         assert not world.captures.wishes and not world.kernel.last
 
@@ -67,9 +63,7 @@ def test_a_pod_that_is_served_stays_closed_when_it_cannot_be_cleaned(
     world.kernel.places[where(1)] = in_other_mesh()
     world.kernel.clean_error = CannotClean("iptables-legacy is not installed here")
     with pytest.raises(EnrolmentRefused, match="cannot be cleaned"):
-        world.run(
-            lambda: world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=0, is_cleaned=True)
-        )
+        world.run(lambda: world.enroller.enroll(wish(1, "one"), wait_s=0, is_cleaned=True))
     assert world.captures.wishes and world.kernel.closed_now == {"veth1"}
     (trouble,) = world.captures.waiting
     assert "still in another mesh" in str(trouble)
@@ -94,7 +88,5 @@ def test_a_sidecar_cannot_be_cleaned_away(tmp_path: Path) -> None:
     found = OtherMesh(listening=(15006,))
     world.kernel.places[where(1)] = replace(place(1), other_mesh=found)
     with pytest.raises(EnrolmentRefused, match="make the pod without its sidecar"):
-        world.run(
-            lambda: world.enroller.enroll(wish(1, "one"), keep_existing=False, wait_s=0, is_cleaned=True)
-        )
+        world.run(lambda: world.enroller.enroll(wish(1, "one"), wait_s=0, is_cleaned=True))
     assert not any(world.kernel.captures)

@@ -16,6 +16,7 @@ from agent.model.address import IP, parse_ip
 from redirect import host_addresses, other_mesh
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
+from redirect.existing import NOBODYS
 from redirect.other_mesh import OtherMesh
 from redirect.packet_size import of_link
 from redirect.place import Place
@@ -30,7 +31,7 @@ class FakeRedirection:
     """What was asked of it, and by which threads. Raises `error` where one is set."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Desired, Collection[int]]] = []
+        self.asked: list[tuple[Desired, Mapping[int, float]]] = []
         self.threads: set[int] = set()
         self.error: Exception | None = None
         self.pins: tuple[Place, ...] = ()
@@ -39,7 +40,7 @@ class FakeRedirection:
         self.is_closed = False
 
     def apply(
-        self, desired: Desired, *, keep_existing: Collection[int], only: Collection[int] | None
+        self, desired: Desired, *, keep_existing: Mapping[int, float], only: Collection[int] | None
     ) -> list[str]:
         self.asked.append((desired, keep_existing))
         self.threads.add(threading.get_ident())
@@ -74,17 +75,19 @@ def run(redirection: FakeRedirection, *works: Callable[[KernelSide], Awaitable[T
         kernel.close()
 
 
-def capture(redirection: FakeRedirection, *places: Place, keep_existing: Collection[int] = ()) -> Applied:
+def capture(
+    redirection: FakeRedirection, *places: Place, keep_existing: Mapping[int, float] = NOBODYS
+) -> Applied:
     return run(redirection, lambda kernel: kernel.capture(places, keep_existing=keep_existing))[0]
 
 
 def test_exactly_the_places_of_the_call_are_desired_and_the_nodes_addresses_read_anew() -> None:
     redirection = FakeRedirection()
-    capture(redirection, TWO, ONE, keep_existing={1})
+    capture(redirection, TWO, ONE, keep_existing={1: 9.0})
     pods = tuple(DesiredPod(each.ifindex, each.ifname, each.addresses, MAC, (HOP,)) for each in (ONE, TWO))
-    assert redirection.asked == [(Desired(pods, host_addresses.local()), {1})]
+    assert redirection.asked == [(Desired(pods, host_addresses.local()), {1: 9.0})]
     capture(redirection, TWO)
-    assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), ()), "nothing is remembered"
+    assert redirection.asked[1] == (Desired(pods[1:], host_addresses.local()), {}), "nothing is remembered"
 
 
 def test_only_what_people_asked_about_is_noted() -> None:
