@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
@@ -89,6 +90,30 @@ def test_when_one_worker_dies_the_others_go_on_and_it_is_replaced(world: World, 
     assert world.workers(node)[0] != workers[0] and world.workers(node)[1] == workers[1]
     assert world.metric(node, "istio_tcp_connections_opened_total", reporter=reporter) >= opened
     world.mesh.wait_ready(node)
+
+
+def first_free(pid: int) -> int:
+    """The lowest number that no descriptor of a process has."""
+    taken = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def test_workers_without_descriptors_let_new_connections_wait_and_say_so(world: World) -> None:
+    log, paused = world.log("node-a"), world.metric("node-a", "ztun_accept_pauses_total")
+    with world.talk("client-a", world.address("server-b")) as live, ExitStack() as limits:
+        live.say()
+        for pid in world.workers("node-a").values():
+            before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            limits.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, before)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free(pid), before[1]))
+        waiting = Waiting(world, "client-a", world.address("server-b"))
+        log.line("nothing is accepted: the descriptors of this worker are used up")
+        until(lambda: world.metric("node-a", "ztun_accept_pauses_total") > paused, "it is counted")
+        live.say()
+        assert not waiting.result
+        limits.close()
+        assert waiting.answer() == world.address("client-a")
+    world.mesh.wait_ready("node-a")
 
 
 @pytest.mark.parametrize("node", ["node-a", "node-b"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 
 from agent.lab import wiring
 from redirect.netns import entered
+from redirect.reconcile import Redirection
 from tests.support.labmesh import POD, SILENCE_S, World
 from tests.support.labtraffic import until
 
@@ -84,6 +85,24 @@ def test_an_agent_that_never_had_state_keeps_its_pods_closed(world: World) -> No
             world.dial("client-a", world.address("outsider-b"), timeout_s=SILENCE_S)
         assert captured(world, "node-a") == before
     assert world.is_served("client-a", world.address("server-b"))
+
+
+def test_after_a_reboot_pods_that_run_before_the_agent_are_closed_and_that_is_told(world: World) -> None:
+    """The kernel side is gone with it, and the wishes are there."""
+    world.kill_all("node-a")
+    instance, run_dir = world.mesh.instance("node-a"), world.mesh.run_dir("node-a")
+    with entered(world.node("node-a").netns), closing(Redirection(instance, run_dir)) as redirection:
+        redirection.uninstall()
+    with world.talk("client-a", world.address("outsider-b")) as before:
+        assert before.say()["client"] == before.address, "nobody is there who would capture it"
+        log = world.log("node-a")
+        world.restart("node-a")
+        assert "packets had come by it" in log.line("leads to pod demo/client-a and is closed")
+        with pytest.raises(ConnectionResetError):
+            before.say()
+    world.mesh.wait_announced(*(world.pod(name) for name in ("client-a", "server-a")))
+    assert world.ask("client-a", world.address("server-b")) == world.address("client-a")
+    log.line('direction="outbound"', "sa/client")
 
 
 def test_a_captured_pod_nobody_knows_is_closed_until_somebody_does(world: World) -> None:

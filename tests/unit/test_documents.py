@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.telemetry.families import ALL
+from redirect.layout import REASONS
 from tests.unit.test_architecture import ROOT, SOURCES
 
 CITING = sorted(
@@ -54,6 +56,31 @@ def test_what_the_tree_cites_is_in_the_tree(path: Path) -> None:
 def names_something(room: str, module: str) -> bool:
     rooms = {path.parent for path in SOURCES if path.parent.name == room}
     return any((r / f"{module}.py").exists() or (r / module).is_dir() for r in rooms)
+
+
+FIGURES = {family.name for family in ALL}
+FAILURES = (ROOT / "docs/OPERATIONS.md").read_text().partition("### Failures, and what shows them")[2]
+
+
+def failure_rows() -> list[list[str]]:
+    table = FAILURES.partition("\n## ")[0]
+    rows = [re.split(r" \| ", row.strip("| ")) for row in table.splitlines() if row.startswith("| ")]
+    return rows[1:]
+
+
+@pytest.mark.parametrize("row", failure_rows(), ids=lambda row: row[0])
+def test_each_failure_has_its_tests_and_figures(row: list[str]) -> None:
+    """Failure, packets, counted by, log, test."""
+    assert len(row) == 5
+    tests = re.findall(r"`([a-z]\w*/[\w/]+\.py)(?:::(\w+))?`", row[4])
+    assert tests
+    for path, name in tests:
+        source = (ROOT / "tests" / path).read_text()
+        assert not name or re.search(rf"^def {name}\(", source, re.MULTILINE), f"{path} has no {name}"
+    for figure in re.findall(r"`((?:ztun|istio)_\w+)`", row[2]):
+        assert figure.removesuffix("_total") in FIGURES, f"there is no figure {figure}"
+    for program, reason in re.findall(r"`(\w+)/([A-Z_]+)`", row[2]):
+        assert (program, reason) in {(each.program, each.name) for each in REASONS}
 
 
 def folders_of_the_picture() -> list[tuple[list[Path], str]]:

@@ -155,6 +155,25 @@ def test_a_certificate_of_before_the_clock_was_set_back_is_renewed_once() -> Non
     run(body)
 
 
+@pytest.mark.parametrize("jump_s", [3600, -3600], ids=["ahead", "back"])
+def test_a_clock_that_jumps_by_an_hour_leaves_nobody_without_a_certificate(jump_s: int) -> None:
+    """What was issued lasts an hour: by the new time it is over, or not valid yet."""
+
+    async def body() -> None:
+        rig = Rig()
+        async with rig.running():
+            await rig.use(WEB)
+            rig.clock.now += jump_s
+            await rig.use(WEB)
+            for _ in range(3):
+                await rig.clock.advance(60)
+            issued = rig.keeper.get(WEB)
+            assert issued is not None and issued.not_before <= rig.clock.now < issued.not_after
+            assert len(rig.signer.asked) == 2
+
+    run(body)
+
+
 def test_a_pod_that_is_being_started_has_a_ca_asked_again_that_has_not_heard_of_it_yet() -> None:
     async def body() -> None:
         rig = Rig()
