@@ -35,9 +35,13 @@ struct options {
  * receiver (tcp_parse_options); a SYN without MSS stands for 536 bytes and stays as it is. */
 static __always_inline void lower_each_mss(struct __sk_buff *skb, const struct packet *p, u16 limit_bytes) {
     struct options options = {};
-    u32 bytes = p->tcp_header_bytes - TCP_FIXED_BYTES;
-    if (bytes < 1 || bytes > TCP_OPTIONS_MAX)
+    /* Kernel quirk: clang compares a copy with another constant taken off, and the verifier (6.1) then knows no bound
+     * of the length itself. So the length is made of what is compared. */
+    u64 after_first = (u64)p->tcp_header_bytes - TCP_FIXED_BYTES - 1;
+    opaque(after_first);
+    if (after_first > TCP_OPTIONS_MAX - 1)
         return;
+    u64 bytes = after_first + 1;
     if (bpf_skb_load_bytes(skb, p->l4_offset + TCP_FIXED_BYTES, options.bytes, bytes))
         return;
     options.end = bytes;
