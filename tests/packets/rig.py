@@ -378,7 +378,7 @@ def built() -> Iterator[Rig]:
         pins, record = place / "x", Path(tempfile.gettempdir(), f"{place.name}.log")
         ingress_at = INGRESS_AT if _takes_ingress_ifindex() else CB_AT
         if ingress_at == INGRESS_AT:
-            loader.load(pins, record)
+            loader.load(pins, record, altered_programs.TIMEOUT_S)
         else:
             tree = Path(closing.enter_context(tempfile.TemporaryDirectory()))
             wrong = altered_programs.load(tree, "to_pod.c", *AS_TOLD, pins=pins, record=record)

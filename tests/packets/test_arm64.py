@@ -28,7 +28,7 @@ def pins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_what_an_arm64_host_makes_of_the_sources_is_accepted(pins: Path, tmp_path: Path) -> None:
     """By this kernel's verifier, which is the same code there."""
-    loader.load(pins, tmp_path / "record")
+    loader.load(pins, tmp_path / "record", altered_programs.TIMEOUT_S)
     assert loader.is_complete(pins)
 
 

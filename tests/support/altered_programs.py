@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from redirect import loader
 from redirect.layout import SOURCES
 
+TIMEOUT_S = float(os.environ.get("ZTUN_LOAD_TIMEOUT_S", loader.TIMEOUT_S))
+"""A machine that is emulated takes long to compile."""
 LOAD = """
 import sys
 from pathlib import Path
 from redirect import loader
 from redirect.errors import LoaderError
 try:
-    loader.load(Path(sys.argv[1]), Path(sys.argv[2]))
+    loader.load(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
 except LoaderError as error:
     sys.exit(str(error))
 """
@@ -32,7 +36,7 @@ def load(tree: Path, file: str, old: str, new: str, *, pins: Path, record: Path)
     assert old in text
     path.write_text(text.replace(old, new))
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(pins), str(record)],
+        [sys.executable, "-c", LOAD, str(pins), str(record), str(TIMEOUT_S)],
         cwd=tree,
         capture_output=True,
         text=True,

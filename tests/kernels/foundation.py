@@ -1,0 +1,58 @@
+"""What the agent makes of a kernel before any pod: probed, compiled, verified, pinned, attached, looked at, taken out.
+
+python -m tests.kernels.foundation FILE     one fact a line, and all of them as JSON in the file
+
+The least that tells whether ztun runs on a kernel, in seconds; without the libraries of the tests, which a machine that
+is emulated takes long to load.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from redirect import features, netns
+from redirect.desired import Desired
+from redirect.errors import LoaderError
+from redirect.reconcile import Redirection
+
+INSTANCE = "kernels"
+WORDS = 6000
+"""Of the verifier's, from their end."""
+
+
+def main() -> int:
+    file = Path(sys.argv[1])
+    facts: list[dict[str, object]] = []
+
+    def fact(holds: bool, text: str) -> None:
+        facts.append({"holds": holds, "text": text})
+        sys.stdout.write(f"{'ok  ' if holds else 'FAIL'} {text}\n")
+
+    redirection = Redirection(INSTANCE, Path(tempfile.mkdtemp()), load_timeout_s=600.0)
+    try:
+        prepared = redirection.prepare()
+        fact(prepared.compiled, "the programs were compiled, and the verifier takes each")
+        fact(True, f"limited: {'; '.join(prepared.limits) or 'nothing'}")
+        fact(
+            features.has_tcx() or any("clsact" in limit for limit in prepared.limits),
+            "attached by tcx, or by clsact and said",
+        )
+        found = redirection.prove(Desired((), frozenset()))
+        broken = [str(each) for each in found if "listener" not in each.reason]
+        fact(not broken, f"whole, as proved: {broken or 'all of it'}")
+    except LoaderError:
+        sys.stdout.write(redirection.pins.loader_record.read_text()[-WORDS:])
+        raise
+    finally:
+        removed = redirection.uninstall()
+        left = [path.name for path in redirection.private_namespaces if netns.is_namespace(path)]
+        fact(bool(removed) and not left, f"taken out: {len(removed)} things; left: {left or 'nothing'}")
+        file.write_text(json.dumps(facts))
+    return 0 if all(each["holds"] for each in facts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""One run of a kernel in QEMU: boots it, has it run commands one after the other, and brings back what came of each.
+
+Host and guest share two folders: the tree (read-only, at its own path, so that its .venv works) and `results`. The
+guest writes there the exit status of each command and all of its output; what is not there when the machine has ended
+was never reached: a panic, or the time was up.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+QEMU = "qemu-system-x86_64"
+APPEND = "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr tsc=reliable random.trust_cpu=on rdinit=/init"
+GUEST = """\
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
+export HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis ZTUN_LOAD_TIMEOUT_S=600
+mkdir -p /run/netns /run/lock
+ip link set lo up
+uname -r > /results/release
+cut -d' ' -f1 /proc/uptime > /results/booted
+cd "$(cat /results/tree)"
+{commands}
+dmesg > /results/kernel.log
+sync
+echo o > /proc/sysrq-trigger
+sleep 60
+"""
+COMMAND = """\
+{command} > /results/{name}.log 2>&1 </dev/null
+echo $? > /results/{name}.status
+cut -d' ' -f1 /proc/uptime > /results/{name}.uptime
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What is booted: `without` are modules that are left out, `arguments` more words for the kernel."""
+
+    kernel: Path
+    initramfs: Path
+    without: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`accel`: of QEMU: tcg needs nothing of the host, kvm is the fast one."""
+
+    root: Path
+    tree: Path
+    accel: str = "tcg,thread=multi"
+    cores: int = 2
+    memory_mb: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one command. `status`: of its exit; None where the machine ended before it did."""
+
+    status: int | None
+    log: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of one boot. `warnings`: lines in which the kernel complained of itself."""
+
+    release: str
+    boot_s: float
+    seconds: float
+    is_in_time: bool
+    outcomes: Mapping[str, Outcome]
+    console: str
+    warnings: tuple[str, ...] = field(default=())
+
+
+def run(
+    machine: Machine, boot: Boot, commands: Mapping[str, Sequence[str]], results: Path, timeout_s: float
+) -> Ran:
+    """Boots, runs the commands by name in the tree, and powers off. `results` is emptied of what this writes."""
+    results.mkdir(parents=True, exist_ok=True)
+    for old in results.iterdir():
+        if old.is_file():
+            old.unlink()
+    (results / "tree").write_text(f"{machine.tree}\n")
+    (results / "run").write_text(GUEST.format(commands="".join(_command(*each) for each in commands.items())))
+    started_s = time.monotonic()
+    with (results / "console.log").open("wb") as console:
+        try:
+            subprocess.run(
+                command_line(machine, boot, results),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+            )
+            is_in_time = True
+        except subprocess.TimeoutExpired:
+            is_in_time = False
+    return _read(results, commands, time.monotonic() - started_s, is_in_time)
+
+
+def command_line(machine: Machine, boot: Boot, results: Path) -> list[str]:
+    """Of QEMU."""
+    without = [f"ztun.without={','.join(boot.without)}"] if boot.without else []
+    return [
+        *(
+            QEMU,
+            "-machine",
+            "q35",
+            "-accel",
+            machine.accel,
+            "-cpu",
+            "host" if machine.accel == "kvm" else "max",
+        ),
+        *("-m", str(machine.memory_mb), "-smp", str(machine.cores), "-nodefaults", "-no-user-config"),
+        *("-display", "none", "-serial", "stdio", "-no-reboot"),
+        *("-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)),
+        *("-append", " ".join([APPEND, *without, *boot.arguments])),
+        *("-drive", f"file={machine.root},if=none,id=root,format=raw,readonly=on"),
+        *("-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci"),
+        *("-fsdev", f"local,id=tree,path={machine.tree},security_model=none,readonly=on,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=tree,mount_tag=tree"),
+        *("-fsdev", f"local,id=results,path={results},security_model=none,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=results,mount_tag=results"),
+    ]
+
+
+def complaints(kernel_log: str) -> tuple[str, ...]:
+    """Lines of a kernel's log in which it finds a fault of its own."""
+    signs = ("WARNING:", "BUG:", "Oops", "Call Trace", "rcu: INFO", "possible recursive locking")
+    return tuple(line for line in kernel_log.splitlines() if any(sign in line for sign in signs))
+
+
+def _command(name: str, command: Sequence[str]) -> str:
+    return COMMAND.format(command=shlex.join(command), name=name)
+
+
+def _read(results: Path, names: Mapping[str, object], seconds: float, is_in_time: bool) -> Ran:
+    outcomes: dict[str, Outcome] = {}
+    before_s = boot_s = float(_text(results / "booted") or 0)
+    for name in names:
+        status = _text(results / f"{name}.status")
+        at_s = float(_text(results / f"{name}.uptime") or 0)
+        outcomes[name] = Outcome(
+            int(status) if status else None,
+            _text(results / f"{name}.log"),
+            round(max(0.0, at_s - before_s), 1),
+        )
+        before_s = at_s
+    console, log = _text(results / "console.log"), _text(results / "kernel.log")
+    release = _text(results / "release").strip()
+    return Ran(release, boot_s, round(seconds, 1), is_in_time, outcomes, console, complaints(log + console))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""

@@ -1,0 +1,79 @@
+"""What is run on each kernel, and how its result is read: packet tests, and a mesh from its beginning to its end."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.kernels.machine import Outcome
+
+PYTHON = ".venv/bin/python"
+PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=600")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Of one suite on one kernel. `faults`: a line for each that failed, or for what kept the suite from its end."""
+
+    passed: int
+    skipped: int
+    faults: tuple[str, ...]
+    seconds: float
+
+    @property
+    def word(self) -> str:
+        if self.faults:
+            return f"{len(self.faults)} FAILED, {self.passed} passed"
+        return f"{self.passed} passed" + (f", {self.skipped} skipped" if self.skipped else "")
+
+
+def commands(results: str, wanted: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The command of each suite by its name; `results` is where it leaves its own account."""
+    known: Mapping[str, Sequence[str]] = {
+        "start": (PYTHON, "-m", "tests.kernels.foundation", f"{results}/start.json"),
+        "packets": (*PYTEST, f"--junitxml={results}/packets.xml", "tests/packets"),
+        "mesh": (PYTHON, "-m", "tests.kernels.mesh", f"{results}/mesh.json"),
+    }
+    return {name: known[name] for name in wanted}
+
+
+def read(name: str, outcome: Outcome, results: Path, why: str) -> Result:
+    """What a suite did; `why` says what may have become of one that never ended."""
+    if outcome.status is None:
+        return Result(
+            0, 0, (f"{name} did not come to its end: {why}: {_last(outcome.log)}",), outcome.seconds
+        )
+    if name == "packets":
+        return of_pytest(results / "packets.xml", outcome)
+    account = results / f"{name}.json"
+    facts = json.loads(account.read_text()) if account.exists() else []
+    faults = [fact["text"] for fact in facts if not fact["holds"]]
+    if outcome.status and not faults:
+        faults = [f"exit status {outcome.status}: {_last(outcome.log)}"]
+    return Result(len(facts) - len([f for f in facts if not f["holds"]]), 0, tuple(faults), outcome.seconds)
+
+
+def of_pytest(report: Path, outcome: Outcome) -> Result:
+    """From the XML that pytest wrote; one that ended with an error and names no failure has one."""
+    passed = skipped = 0
+    faults: list[str] = []
+    if report.exists():
+        for case in xml.etree.ElementTree.parse(report).iter("testcase"):
+            wrong = [child for child in case if child.tag in ("failure", "error")]
+            if wrong:
+                faults.append(f"{case.get('name')}: {(wrong[0].get('message') or '').splitlines()[0:1]}")
+            elif case.find("skipped") is not None:
+                skipped += 1
+            else:
+                passed += 1
+    if outcome.status and not faults:
+        faults.append(f"exit status {outcome.status}: {_last(outcome.log)}")
+    return Result(passed, skipped, tuple(faults), outcome.seconds)
+
+
+def _last(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

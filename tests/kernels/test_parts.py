@@ -1,0 +1,109 @@
+"""The parts of the kernel matrix that need no machine: archives, reports, command lines, the table."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import lacks, machine, suites
+from tests.kernels.__main__ import PROGRAMS, Row, parsed, table
+from tests.kernels.initramfs import FILE, FOLDER, Cpio
+from tests.kernels.machine import Boot, Machine, Outcome
+from tests.kernels.packages import missing
+from tests.kernels.suites import Result
+from tests.kernels.table import LINES, Deb, kernels, release_of, write
+
+DEB = Deb("linux-image-6.1.0-99-amd64", "6.1.200-1", "a" * 64)
+REPORT = """<testsuites><testsuite>
+<testcase name="one"/><testcase name="two"><skipped message="no tcx"/></testcase>
+<testcase name="three"><failure message="assert 1 == 2&#10;more"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_every_line_of_the_table_is_pinned() -> None:
+    found = kernels()
+    assert [*found] == [name for name, _ in LINES]
+    for kernel in found.values():
+        assert kernel.release.endswith("-amd64")
+        assert all(len(deb.sha256) == 64 and deb.version for deb in kernel.debs)
+
+
+def test_pins_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "pins.json"
+    write({name: (DEB,) for name, _ in LINES}, path)
+    assert all(kernel.debs == (DEB,) for kernel in kernels(path).values())
+    assert release_of((Deb("linux-modules-7", "7", "b"), DEB)) == "6.1.0-99-amd64"
+
+
+@pytest.mark.skipif(
+    bool(missing(["cpio", "busybox"])[1:]), reason="needs busybox, which unpacks such an archive"
+)
+def test_an_archive_is_one(tmp_path: Path) -> None:
+    cpio = Cpio()
+    cpio.add("folder", FOLDER)
+    cpio.add("folder/odd", FILE, b"seven..")
+    subprocess.run(
+        ["busybox", "cpio", "-i"], input=cpio.whole(), cwd=tmp_path, check=True, capture_output=True
+    )
+    assert (tmp_path / "folder" / "odd").read_bytes() == b"seven.."
+
+
+def test_what_failed_is_named_and_what_was_skipped_is_no_pass(tmp_path: Path) -> None:
+    report = tmp_path / "packets.xml"
+    report.write_text(REPORT)
+    result = suites.of_pytest(report, Outcome(1, "", 3.0))
+    assert (result.passed, result.skipped, len(result.faults)) == (1, 1, 1)
+    assert "three" in result.faults[0] and "assert 1 == 2" in result.faults[0]
+
+
+@pytest.mark.parametrize("name", ["packets", "mesh"])
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (Outcome(None, "collecting\n", 0.0), "its kernel died"),
+        (Outcome(2, "boom\n", 1.0), "exit status 2: boom"),
+    ],
+)
+def test_what_did_not_run_is_no_pass(tmp_path: Path, name: str, outcome: Outcome, says: str) -> None:
+    result = suites.read(name, outcome, tmp_path, "its kernel died")
+    (fault,) = result.faults
+    assert says in fault and result.passed == 0
+
+
+def test_a_machine_that_never_came_up_has_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "QEMU", "false")
+    boot = Boot(
+        Path("vmlinuz"), Path("initramfs"), without=("veth", "tcp_diag"), arguments=("ipv6.disable=1",)
+    )
+    ran = machine.run(Machine(Path("root"), tmp_path), boot, {"x": ("true",)}, tmp_path / "results", 30)
+    assert (ran.release, ran.outcomes["x"].status, ran.is_in_time) == ("", None, True)
+    words = " ".join(machine.command_line(Machine(Path("root"), tmp_path), boot, tmp_path))
+    assert "ztun.without=veth,tcp_diag ipv6.disable=1" in words
+
+
+def test_a_kernel_that_finds_a_fault_of_its_own_is_heard() -> None:
+    log = "[    1.0] all well\n[    2.0] WARNING: CPU: 0 PID: 1 at net/core/filter.c:1 x\n"
+    assert machine.complaints(log) == ("[    2.0] WARNING: CPU: 0 PID: 1 at net/core/filter.c:1 x",)
+
+
+def test_a_row_with_a_fault_does_not_hold() -> None:
+    good = Row("6.1", "6.1.0-99-amd64", "clsact", {"packets": Result(9, 1, (), 5.0)}, 3.0, 20.0)
+    assert good.holds and "9 passed, 1 skipped" in table([good])
+    bad = Row("6.1", "6.1.0-99-amd64", "clsact", {"packets": Result(9, 0, ("x",), 5.0)}, 3.0, 20.0)
+    gone = Row("6.1", "", "", {}, 0.0, 0.0, ("not run: no mirror",))
+    assert not bad.holds and not gone.holds and "6.1: not run: no mirror" in table([bad, gone])
+
+
+def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.kernels.__main__.missing", lambda names: list(names)[:2])
+    with pytest.raises(SystemExit, match=r"apt-get install .*qemu-system-x86 kmod"):
+        parsed([])
+    assert parsed(["--only", "running"]).only == ["running"], "which needs none of them"
+    assert missing(["no-such-program", "sh"]) == ["no-such-program"] and "modprobe" in PROGRAMS
+
+
+def test_each_piece_that_may_lack_is_a_boot_of_its_own() -> None:
+    assert len({each.name for each in lacks.LACKS}) == len(lacks.LACKS)
+    assert all(each.says and (each.without or each.arguments) for each in lacks.LACKS)
