@@ -18,7 +18,9 @@ from redirect import features, map_memory
 from redirect.bcc_backend import DIST_PACKAGES
 from redirect.errors import KernelTooOld
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_CHROOT": 18, "SYS_PTRACE": 19, "SYS_ADMIN": 21}
+CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
+IN_A_CLUSTER = {"SYS_CHROOT": 18, "SYS_PTRACE": 19}
+"""What it takes to find pods by their processes, and the mounts of init, from inside a container."""
 BPF, OWN_STATUS = 39, Path("/proc/thread-self/status")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
@@ -47,10 +49,14 @@ def privileges(_: Site) -> Check:
     missing = [f"CAP_{name}" for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
     if not effective >> BPF & 1 and "CAP_SYS_ADMIN" in missing:
         missing.append("CAP_BPF")
+    remedy = "give it those: `capabilities: add` of a container, CapabilityBoundingSet= of a unit"
     if missing:
-        return PRIVILEGES.failed(
-            f"root, but without {', '.join(missing)}",
-            "give it those: `capabilities: add` of a container, CapabilityBoundingSet= of a unit",
+        return PRIVILEGES.failed(f"root, but without {', '.join(missing)}", remedy)
+    less = [f"CAP_{name}" for name, bit in IN_A_CLUSTER.items() if not effective >> bit & 1]
+    if less:
+        return PRIVILEGES.warning(
+            f"root, but without {', '.join(less)}: pods are not found by their processes, nor mounts of init",
+            remedy,
         )
     return PRIVILEGES.ok("root, with all that is needed")
 

@@ -18,6 +18,8 @@ from typing import Any
 from agent.admin import client
 from agent.config import Config
 from redirect import lifetime
+from redirect.errors import LayoutMismatch
+from redirect.layout import LAYOUT_HASH
 from redirect.lifetime import Mounts
 from redirect.maps import Maps
 from redirect.pins import Pins
@@ -80,9 +82,15 @@ class Site:
 
     @contextmanager
     def maps(self) -> Iterator[Maps | None]:
-        """The pinned maps of this version's layout; None: there are none. Raises RedirectError, OSError."""
+        """The pinned maps; None: there are none. Raises LayoutMismatch for those of another version, OSError."""
         pins = self.pins
         if not pins.is_complete:
+            others = [path.name for path in pins.generations()]
+            if others:
+                raise LayoutMismatch(
+                    f"the maps are of layout {', '.join(others)}, this version reads {LAYOUT_HASH}: use the version "
+                    "that made them"
+                )
             yield None
             return
         with Maps(pins.generation) as maps:

@@ -26,8 +26,10 @@ from agent import privileges
 from agent.doctor import kernel_checks
 from agent.doctor.check import Verdict
 from agent.doctor.examination import CHECKS, NAMES, examine
+from agent.doctor.flow import Flow, explain_flow
 from agent.lab.agents import ZTUN
 from redirect import features, lifetime, netns
+from redirect.errors import LayoutMismatch
 from redirect.pins import BPFFS
 from tests.support.certs import Issued, TestCA
 from tests.support.patient import ILL, Patient, site_at
@@ -317,6 +319,19 @@ def test_a_clock_that_is_not_the_control_planes(
         plane.ahead_s = 0.0
 
 
+def test_maps_of_another_version_are_not_taken_for_none(patient: Patient) -> None:
+    """What captures pods there is not known, so nobody is told that they are in clear, or well."""
+    other = f"{patient.site.pins.root}/0123456789ab"
+    patient.type(f"mkdir -p {other}")
+    with ill_with(patient, "generations"):
+        checks = patient.checks()
+        for name in ("listeners", "drops", "break glass", "inner MTU", "room in maps"):
+            assert checks[name].verdict is Verdict.CANNOT_TELL and "0123456789ab" in checks[name].words
+        with pytest.raises(LayoutMismatch, match="0123456789ab"):
+            patient.call(lambda: explain_flow(patient.site, Flow.parse("10.0.0.1:1-10.0.0.2:2")))
+        patient.type(f"rm -r {other}; rmdir {patient.site.pins.root}")
+
+
 def test_mounts_that_end_with_the_agent(patient: Patient) -> None:
     """The bpffs of the patient is of its own mount namespace, so it is so as soon as nobody says otherwise."""
     before = patient.site
@@ -362,17 +377,19 @@ def run(before: str, *, patient: Patient) -> dict[str, str]:
     return answer
 
 
-def test_a_process_without_a_right(patient: Patient) -> None:
+@pytest.mark.parametrize(("capability", "verdict"), [(13, Verdict.FAILED), (19, Verdict.WARNING)])
+def test_a_process_without_a_right(patient: Patient, capability: int, verdict: Verdict) -> None:
+    """CAP_NET_RAW, CAP_SYS_PTRACE"""
     found: list[dict[str, Verdict]] = []
 
     def examined() -> None:
-        others = (bit for bit in range(41) if bit != privileges.CAP_NET_RAW)
+        others = (bit for bit in range(41) if bit != capability)
         privileges.keep_only(*(bit for bit in others if effective() >> bit & 1))
         found.append({check.name: check.verdict for check in examine(patient.site)})
 
     patient.call(lambda: netns.apart(examined))
     (verdicts,) = found
-    assert [name for name, verdict in verdicts.items() if verdict in ILL] == ["privileges"]
+    assert {name: each for name, each in verdicts.items() if each in ILL} == {"privileges": verdict}
 
 
 def test_a_process_that_may_open_few_files(patient: Patient) -> None:
