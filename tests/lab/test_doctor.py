@@ -321,7 +321,8 @@ def test_a_clock_that_is_not_the_control_planes(
 
 def test_maps_of_another_version_are_not_taken_for_none(patient: Patient) -> None:
     """What captures pods there is not known, so nobody is told that they are in clear, or well."""
-    other = f"{patient.site.pins.root}/0123456789ab"
+    root = patient.call(lambda: patient.site.pins.root)
+    other = root / "0123456789ab"
     patient.type(f"mkdir -p {other}")
     with ill_with(patient, "generations"):
         checks = patient.checks()
@@ -329,7 +330,7 @@ def test_maps_of_another_version_are_not_taken_for_none(patient: Patient) -> Non
             assert checks[name].verdict is Verdict.CANNOT_TELL and "0123456789ab" in checks[name].words
         with pytest.raises(LayoutMismatch, match="0123456789ab"):
             patient.call(lambda: explain_flow(patient.site, Flow.parse("10.0.0.1:1-10.0.0.2:2")))
-        patient.type(f"rm -r {other}; rmdir {patient.site.pins.root}")
+        patient.type(f"rm -r {other}; rmdir {root}")
 
 
 def test_mounts_that_end_with_the_agent(patient: Patient) -> None:
