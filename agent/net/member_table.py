@@ -48,6 +48,15 @@ class MemberTable:
             at = second
         MEMBER.pack_into(self._memory, at, address, time.monotonic_ns() + int(for_s * 1e9))
 
+    def knows(self, ip: IP) -> bool:
+        """Whether that was so and counts still."""
+        address = ip.packed if ip.version == 6 else _V4_PREFIX + ip.packed
+        first, now_ns = place_of(address) * MEMBER.size, time.monotonic_ns()
+        return any(
+            self._memory[at : at + 16] == address and self._until(at) > now_ns
+            for at in (first, first + MEMBER.size)
+        )
+
     def _until(self, at: int) -> int:
         (until_ns,) = _UNTIL.unpack_from(self._memory, at)
         return int(until_ns)

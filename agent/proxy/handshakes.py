@@ -6,7 +6,8 @@ and those who shake hands, which takes far more memory, have limits of their own
 is under way and addresses that have proven who they are before, then those with few, then crowds. Where many have not
 gone on after their first step, all whom nobody knows get a part of the time only, and most of those have moments.
 Failed ones whose socket waits for the peer to read why count apart. What this took of memory is given back when it is
-over. Who has proven itself is noted where the programs look, which let others come only so fast.
+over. Who has proven itself is noted where the programs look, which let others come only so fast. Of those nobody gives
+way to another: when all pods of a node come back at once, who is not let in yet waits, and no work is undone.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from agent.net.byte_stream import Parted
 from agent.net.loop import Loop, Timer
 from agent.net.member_table import MemberTable
 from agent.net.turns import Step, Turns
+from agent.proxy.proven import Proven
 
-CALLERS = 512
+CALLERS, KNOWN_CALLERS = 512, 4096
 SHAKING = 128
 """60 to 70 kB each once they have been answered, 90 % of it OpenSSL's. A caller takes about 1 kB."""
 MOMENT_S = 1.0
@@ -32,10 +34,8 @@ _LASTING = 4
 """A part of the limit of all, one in so many, may take longer than a moment or two: so memory is bounded by that."""
 FEW = 4
 """Unfinished ones of an address that is no crowd."""
-REMEMBERED = 4096
-"""Addresses that have proven themselves, the last ones."""
-MEMBER_S = 3600.0
-"""For how long who has proven itself opens connections as fast as it likes: its address may be another's later."""
+RELIEF_S = 0.1
+"""Where callers wait and nobody is done for so long, one is let in all the same: known ones may be silent as well."""
 CALM_S = 5.0
 _LOOKED_AT = 64
 
@@ -63,10 +63,14 @@ class _Source:
 
 
 class Crowd:
-    """Some that are unfinished, the first to come first; a quarter of the limit for one address."""
+    """Some that are unfinished, the first to come first; a quarter of the limit for one address.
 
-    def __init__(self, limit: int, proven: Container[IP]) -> None:
+    Those of addresses that have proven themselves may bring them up to `limit_of_known`.
+    """
+
+    def __init__(self, limit: int, proven: Proven, limit_of_known: int = 0) -> None:
         self.limit = limit
+        self._limit_of_known = max(limit, limit_of_known)
         self.limit_per_source = max(1, limit // 4)
         self._proven = proven
         self._all: OrderedDict[Unproven, _Source] = OrderedDict()
@@ -81,10 +85,11 @@ class Crowd:
         if source is not None and len(source.entries) >= self.limit_per_source:
             text = f"{len(source.entries)} handshakes from {ip} were unfinished: this one was the oldest"
             self._give_up(next(iter(source.entries)), Fault.SOURCE_CROWDED, text)
-        if len(self._all) >= self.limit:
+        is_proven = self._proven.has(ip) if source is None else source.is_proven
+        if len(self._all) >= (self._limit_of_known if is_proven else self.limit):
             self.make_room()
         if source is None or not source.entries:  # it may have lost its last one just now
-            source = self._by_ip[ip] = _Source(ip, ip in self._proven)
+            source = self._by_ip[ip] = _Source(ip, is_proven)
         source.entries[entry] = None
         self._all[entry] = source
 
@@ -124,6 +129,18 @@ class Crowd:
         if source is not None:
             source.is_proven = True
 
+    def has(self, entry: Unproven) -> bool:
+        return entry in self._all
+
+    def is_full_for(self, ip: IP) -> bool:
+        """Whether one more from this address, which has proven itself, would cost another such its place."""
+        source = self._by_ip.get(ip)
+        if source is not None and source.is_proven and len(source.entries) >= self.limit_per_source:
+            return True
+        if len(self._all) < self.limit or not self._all[self._least()].is_proven:
+            return False
+        return self._proven.has(ip) if source is None else source.is_proven
+
     def rank(self, entry: Unproven) -> int:
         """0: of an address that has proven itself; 1: of one with few; 2: of a crowd."""
         source = self._all.get(entry)
@@ -144,6 +161,24 @@ class Crowd:
         entry.give_up(fault, detail)
 
 
+class _FirstStep:
+    """What a caller waits for."""
+
+    __slots__ = ("_handshakes", "_step", "caller", "source")
+
+    def __init__(self, handshakes: Handshakes, caller: Unproven, source: IP, step: Step) -> None:
+        self._handshakes = handshakes
+        self.caller = caller
+        self.source = source
+        self._step = step
+
+    def take(self) -> bool:
+        if self._handshakes.callers.has(self.caller) and self._handshakes.shaking.is_full_for(self.source):
+            self._handshakes.wait(self)
+            return False
+        return self._step()
+
+
 class Handshakes:
     """Those of one worker. `connections` is what it may hold at all: unfinished are a quarter of that at most."""
 
@@ -153,24 +188,24 @@ class Handshakes:
         self._loop = loop
         self._give_back = give_back
         self._turns = Turns(loop, self._are_doubted)
-        self._proven: OrderedDict[IP, None] = OrderedDict()
+        self._proven = Proven()
         most = max(1, connections // 4)
-        self.callers = Crowd(min(CALLERS, most), self._proven)
+        self.callers = Crowd(min(CALLERS, most), self._proven, min(KNOWN_CALLERS, most))
         self.shaking = Crowd(min(SHAKING, most), self._proven)
+        self._waiting: deque[_FirstStep] = deque()
+        self._relief: Timer | None = None
+        self._has_moved = False
         self._failed: deque[Parted] = deque()
         self._failures = self._failures_seen = 0
         """Since it was calm; and how many of these the last look has found."""
         self._calming: Timer | None = None
-        self._members: MemberTable | None = None
         self._thinning: Timer | None = None
         self._seen: frozenset[Unproven] = frozenset()
         """Those that were unfinished a moment ago, where they are too many to last."""
 
     def note_in(self, members: MemberTable) -> None:
         """From now on whoever proves who it is is noted there (this object's from now on)."""
-        if self._members is not None:
-            self._members.close()
-        self._members = members
+        self._proven.note_in(members)
 
     def __len__(self) -> int:
         return len(self.callers) + len(self.shaking)
@@ -180,10 +215,45 @@ class Handshakes:
         return self.shaking.make_room() or self.callers.make_room()
 
     def ask_first(self, caller: Unproven, source: IP, step: Step) -> None:
-        """Take a caller's first step when it is its turn."""
-        self._turns.ask(source, step, self.callers.rank(caller))
+        """Take a caller's first step when it is its turn and there is a place for it."""
+        self._turns.ask(source, _FirstStep(self, caller, source, step).take, self.callers.rank(caller))
         if self._thinning is None and len(self.shaking) > self.shaking.limit // _LASTING:
             self._thinning = self._loop.later(MOMENT_S, self._thin_out)
+
+    def wait(self, first: _FirstStep) -> None:
+        """Its turn has come, and there is no place for it."""
+        if len(self._waiting) >= 2 * KNOWN_CALLERS:  # of whom no more than half are still there
+            self._waiting = deque([each for each in self._waiting if self.callers.has(each.caller)])
+        self._waiting.append(first)
+        if self._relief is None:
+            self._has_moved = False
+            self._relief = self._loop.later(RELIEF_S, self._relieve)
+
+    def _let_in(self) -> None:
+        """The last who came, of those still there, asks for its turn again.
+
+        It has most of its time left. Where all wait for too long, the first would be let in when theirs is over.
+        """
+        while self._waiting:
+            first = self._waiting.pop()
+            if self.callers.has(first.caller):
+                self._turns.ask(first.source, first.take)
+                return
+
+    def _over(self, entry: Unproven) -> IP | None:
+        """As `Crowd.end`; its place is free."""
+        source = self.shaking.end(entry)
+        if source is not None:
+            self._has_moved = True
+            self._let_in()
+        return source
+
+    def _relieve(self) -> None:
+        if not self._has_moved:
+            self.shaking.make_room()
+            self._let_in()
+        self._has_moved = False
+        self._relief = self._loop.later(RELIEF_S, self._relieve) if self._waiting else None
 
     def ask_next(self, entry: Unproven, source: IP, step: Step) -> None:
         """Take a step of one that is under way: it is worth something by now, and ends the sooner."""
@@ -204,21 +274,16 @@ class Handshakes:
 
     def prove(self, entry: Unproven) -> None:
         """It is done, and well: who comes from there again is served first."""
-        source = self.shaking.end(entry)
+        source = self._over(entry)
         if source is not None:
-            self._proven[source] = None
-            self._proven.move_to_end(source)
+            self._proven.note(source)
             self.callers.known(source)
             self.shaking.known(source)
             self._turns.raise_up(source)
-            if self._members is not None:
-                self._members.note(source, MEMBER_S)
-            if len(self._proven) > REMEMBERED:
-                self._proven.popitem(last=False)
 
     def failed(self, entry: Unproven, left: Parted | None) -> None:
         """It is over, and nothing is kept of it but what is `left`, where a socket may wait for the peer."""
-        self.shaking.end(entry)
+        self._over(entry)
         if left is not None:
             self._failed.append(left)
             if len(self._failed) > self.callers.limit:

@@ -19,7 +19,6 @@ DEPLOYED = [path for path in (ROOT / "deploy").rglob("*") if path.suffix in (".y
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "bpf").glob("*.md")]
 OF_OTHERS = {
     "against": "scripts/bench",
-    "all": "scripts/test",
     "check": "scripts/bench",
     "compiled": "scripts/setup",
     "concurrency": "envoy",
@@ -40,6 +39,7 @@ OF_OTHERS = {
     "native": "py-spy",
     "net": "nsenter",
     "no-pin": "scripts/bench",
+    "pairs": "scripts/bench",
     "patch-file": "kubectl",
     "plot": "scripts/bench",
     "post-renderer": "helm",

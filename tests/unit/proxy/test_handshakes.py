@@ -19,14 +19,14 @@ from agent.identity.handshake import Session
 from agent.model.address import IP, parse_ip
 from agent.net.loop import Loop
 from agent.net.member_table import MEMBER, PLACES, MemberTable
-from agent.proxy.handshakes import CALM_S, FEW, MEMBER_S, MOMENT_S, Crowd, Handshakes
+from agent.proxy.handshakes import CALLERS, CALM_S, FEW, MOMENT_S, RELIEF_S, SHAKING, Crowd, Handshakes
+from agent.proxy.proven import MEMBER_S, Proven
 from agent.proxy.tallies import End
 from tests.support.certs import credentials
 from tests.support.loopback import ours
 from tests.support.two_nodes import SERVER, World, ended, exchange
 
 HERE, THERE, KNOWN = parse_ip("10.0.0.1"), parse_ip("10.0.0.2"), parse_ip("10.0.0.3")
-PROVEN = {KNOWN}
 
 
 class Entry:
@@ -58,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def crowd() -> Crowd:
-    return Crowd(16, PROVEN)
+    return Crowd(16, knowing(KNOWN))
 
 
 @pytest.fixture
@@ -71,6 +71,13 @@ def loop(clock: Clock) -> Iterator[Loop]:
 @pytest.fixture
 def handshakes(loop: Loop) -> Handshakes:
     return Handshakes(loop, 64)
+
+
+def knowing(*addresses: IP) -> Proven:
+    made = Proven()
+    for ip in addresses:
+        made.note(ip)
+    return made
 
 
 def begun(crowd: Crowd, source: IP, count: int) -> list[Entry]:
@@ -92,7 +99,7 @@ def test_the_oldest_of_all_gives_way_when_none_stands_out(crowd: Crowd) -> None:
 
 
 def test_of_too_many_a_crowd_gives_way_before_those_that_have_few() -> None:
-    crowd = Crowd(40, PROVEN)
+    crowd = Crowd(40, knowing(KNOWN))
     first = begun(crowd, THERE, 1)
     crowds = [begun(crowd, parse_ip(f"10.0.1.{low}"), FEW + 1) for low in range(8)]
     assert len(crowd) == 40 and crowds[0][0].fault is Fault.CROWDED
@@ -241,6 +248,105 @@ def test_turns_go_to_who_is_under_way_or_known_then_to_few_then_to_crowds(
     for _ in range(10):
         loop.turn()
     assert taken == ["known", "under way", "few", "crowd"]
+
+
+class Arriving:
+    """Callers of known addresses, each of which begins to shake hands when it is its turn."""
+
+    def __init__(self, handshakes: Handshakes, loop: Loop, sources: list[IP]) -> None:
+        self._handshakes, self._loop = handshakes, loop
+        self.shaking: list[Entry] = []
+        self.callers: list[Entry] = []
+        for source in sources:
+            (caller,) = begun(handshakes.callers, source, 1)
+            self.callers.append(caller)
+            handshakes.ask_first(caller, source, self._step(caller, source))
+
+    def _step(self, caller: Entry, source: IP) -> Callable[[], bool]:
+        def take() -> bool:
+            self._handshakes.callers.end(caller)
+            self.shaking += begun(self._handshakes.shaking, source, 1)
+            return True
+
+        return take
+
+    def settle(self) -> list[Entry]:
+        """Those that shake hands, when nobody has a turn any more."""
+        for _ in range(200):
+            self._loop.turn(0.0)
+        return self.shaking
+
+
+def known_of(handshakes: Handshakes, count: int) -> list[IP]:
+    sources = [parse_ip(f"10.0.5.{low}") for low in range(1, count + 1)]
+    for source in sources:
+        (entry,) = begun(handshakes.shaking, source, 1)
+        handshakes.prove(entry)
+    return sources
+
+
+def test_when_a_whole_node_comes_back_at_once_nobody_loses_what_was_done_for_it(loop: Loop) -> None:
+    handshakes = Handshakes(loop, 100_000)
+    sources = known_of(handshakes, 32)
+    arriving = Arriving(handshakes, loop, sources * (CALLERS // 32 + 4))
+    count = len(arriving.callers)
+    assert count > CALLERS
+    for done in range(0, count, SHAKING):
+        shaking = arriving.settle()
+        assert len(shaking) == min(done + SHAKING, count)
+        for entry in shaking[done:]:
+            handshakes.prove(entry)
+    assert not [entry for entry in (*arriving.callers, *arriving.shaking) if entry.fault is not None]
+
+
+def test_where_many_wait_those_are_let_in_who_have_most_of_their_time_left(loop: Loop) -> None:
+    handshakes = Handshakes(loop, 1000)
+    sources, limit = known_of(handshakes, 8), handshakes.shaking.limit
+    arriving = Arriving(handshakes, loop, sources * (limit // 8 + 1))
+    arriving.settle()
+    later = Arriving(handshakes, loop, sources[:1])
+    assert not later.settle()
+    handshakes.prove(arriving.shaking[0])
+    assert len(later.settle()) == 1
+
+
+def test_of_one_known_address_that_opens_many_each_is_served_after_the_other(
+    handshakes: Handshakes, loop: Loop
+) -> None:
+    (source,) = known_of(handshakes, 1)
+    most = handshakes.shaking.limit_per_source
+    handshakes.callers.limit_per_source = 2 * most
+    arriving = Arriving(handshakes, loop, [source] * (most + 1))
+    assert len(arriving.settle()) == most
+    handshakes.failed(arriving.shaking[0], None)
+    assert len(arriving.settle()) == most + 1
+    assert not [entry for entry in arriving.shaking if entry.fault is not None]
+
+
+def test_known_ones_that_are_silent_keep_nobody_out(loop: Loop, clock: Clock) -> None:
+    handshakes = Handshakes(loop, 1000)
+    sources, limit = known_of(handshakes, 8), handshakes.shaking.limit
+    arriving = Arriving(handshakes, loop, [*sources * (limit // 8), sources[0]])
+    assert len(arriving.settle()) == limit
+    clock.now_s += RELIEF_S
+    assert len(arriving.settle()) == limit + 1 and arriving.shaking[0].fault is Fault.CROWDED
+    assert [entry.fault for entry in arriving.shaking[1:]] == [None] * limit
+
+
+def test_who_has_proven_itself_to_the_workers_before_is_no_stranger_to_the_next(loop: Loop) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(PLACES * MEMBER.size)
+        for address in (KNOWN, parse_ip("fd00::7")):
+            table = MemberTable(os.dup(file.fileno()))
+            assert not table.knows(address)
+            table.note(address, MEMBER_S)
+            next_ones = Handshakes(loop, 1000)
+            next_ones.note_in(MemberTable(os.dup(file.fileno())))
+            crowd = begun(next_ones.callers, address, 2 * FEW)
+            assert {next_ones.callers.rank(caller) for caller in crowd} == {0}
+            table.note(address, -1.0)
+            assert not table.knows(address), "its time is over"
+            table.close()
 
 
 def test_a_crowd_of_which_one_has_proven_itself_is_none(handshakes: Handshakes, loop: Loop) -> None:
