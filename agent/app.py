@@ -34,6 +34,7 @@ from agent.enroll.enrolled_pod import EnrolledPod
 from agent.enroll.enroller import Enroller
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.kernel import KernelSide
+from agent.enroll.kubelet_group import KubeletGroup
 from agent.enroll.prefilter import Prefilter
 from agent.enroll.progress import ProgressOfAll
 from agent.enroll.source import PodSource
@@ -71,6 +72,7 @@ from agent.telemetry.pod_figures import PodFigures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck
+from agent.watch.host_traffic import HostTraffic
 from agent.watch.interfaces import hear_interfaces
 from agent.watch.kept import KeptConnections
 from agent.watch.kernel_counters import KernelCounters
@@ -228,6 +230,7 @@ class Agent:
         self.store.subscribe(self.names.state_changed)
         self.counters = KernelCounters(self.kernel, self.captures, self.figures, self.prefilter)
         self.kept = KeptConnections(self.kernel, self.captures)
+        self.host_traffic = HostTraffic(settings.host_traffic, self.kernel, KubeletGroup())
         self.gaps = MeshGaps(self.captures, self.mesh, time.time)
         self.figures.ask(self.gaps.samples)
         self.run_directory = RunDirectory(settings.directory, lock, self.captures)
@@ -349,6 +352,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 agent.revocations.run(),
                 agent.after_prepared(agent.counters.watch),
                 agent.after_prepared(agent.kept.watch),
+                agent.after_prepared(agent.host_traffic.watch),
                 agent.prove(pages.load),
             )
             beginning = group.create_task(agent.begin())

@@ -46,7 +46,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         crew=agent.crew,
         workers_wanted=agent.settings.worker_count,
         counters=agent.counters,
-        sources=(*agent.sources, *([agent.plugin] if agent.plugin is not None else ())),
+        sources=(*agent.sources, *([agent.plugin] if agent.plugin is not None else ()), agent.host_traffic),
         prover=agent.prover,
         is_serving=lambda: agent.is_serving,
     )
@@ -68,6 +68,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
             totals=agent.totals,
             figures=agent.figures,
             prefilter=agent.prefilter,
+            host_traffic=agent.host_traffic,
             zds=agent.zds,
         ),
         connections=WorkerListPage(agent.crew, "connections"),

@@ -129,6 +129,12 @@ class Config:
         "Between pods of this node: hbone is TLS, host none; both dial by the host, so its NetworkPolicy holds, on "
         "15008 or on the port itself. handover skips TLS and the host.",
     )
+    host_traffic: str = traffic_option(
+        one_of("all", "kubelet", "none"),
+        "all",
+        "Whose connections from the node itself to enrolled pods pass by the proxy and its policies: all, those of the "
+        "kubelet (its probes), none. The others are treated as plaintext from anywhere.",
+    )
     honest_connect: str = traffic_option(
         one_of("off", "pods", "all"),
         "off",

@@ -36,11 +36,12 @@ def make_listener(namespaces: Mapping[Side, str], row: Listener | Datagrams) -> 
         ) from error
 
 
-def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool, bool]:
+def rules_of(settings: Config) -> tuple[tuple[str, ...], int, int, bool, bool, str]:
     """What `KernelSide.own` is given. With `--local-path=host` workers dial their own listeners (proxy.crossing)."""
     is_by_ports = settings.local_path == "host"
     strangers = settings.stranger_rate, settings.stranger_burst
-    return settings.allow_encapsulation, *strangers, is_by_ports, settings.dns_fail == "open"
+    is_dns_open = settings.dns_fail == "open"
+    return settings.allow_encapsulation, *strangers, is_by_ports, is_dns_open, settings.host_traffic
 
 
 async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> None:

@@ -77,16 +77,20 @@ int to_pod(struct __sk_buff *skb) {
         if (began_open(&opened, open_ns))
             PASS(EXIT_to_pod_OPEN);
     }
-    if (skb->ingress_ifindex == 0) {
+    int is_of_host = skb->ingress_ifindex == 0;
+    if (is_of_host) {
         if (has_connection(skb, &t, p.is_v6, c->net_side_nsid))
             return onto_net_side(skb, c, EXIT_to_pod_HOST_TO_PROXY);
-        if (is_bare_syn(&p)) {
+        if (!is_bare_syn(&p))
+            PASS(EXIT_to_pod_HOST_PASS);
+        if (!(i->flags & FLAG_ENROLLED) || passes_from_host(skb, c)) {
             /* also for pods that are not enrolled: they may be before the connection ends */
             struct host_flow opened = {.ifindex = ifindex, .at_s = bpf_ktime_get_ns() / 1000000000};
             hostflows.update(&flow, &opened);
             PASS(EXIT_to_pod_HOST_SYN);
         }
-        PASS(EXIT_to_pod_HOST_PASS);
+        /* captured as from anywhere, whatever its tuple was before */
+        hostflows.delete(&flow);
     }
     if (i->flags & FLAG_DRAIN) {
         if (has_connection(skb, &t, p.is_v6, c->net_side_nsid))
@@ -127,7 +131,7 @@ int to_pod(struct __sk_buff *skb) {
         if (is_fast)
             DROP(EXIT_to_pod_STRANGER_TOO_FAST);
         count_capture(ifindex, 1);
-        u32 reason = EXIT_to_pod_SYN_TO_PROXY;
+        u32 reason = is_of_host ? EXIT_to_pod_HOST_SYN_TO_PROXY : EXIT_to_pod_SYN_TO_PROXY;
         if ((i->flags & FLAG_HONEST) && slot == SLOT_PLAINTEXT) {
             enum hold held = hold(skb, &p, &t, ifindex, c, HOOK_TO_POD);
             if (held == HELD)

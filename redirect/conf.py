@@ -18,7 +18,7 @@ class Conf:
     between two SYNs of a stranger to a pod's tunnel port, on average; 0: no limit. `stranger_burst`: so many at once.
     """
 
-    FORMAT = struct.Struct("=IIII6sBBIBB2xIII")
+    FORMAT = struct.Struct("=IIII6sBBIBB2xIII4xQ")
 
     pod_side_ifindex: int
     net_side_ifindex: int
@@ -35,6 +35,8 @@ class Conf:
     """They go to the takers by addresses and ports, not by turns."""
     choice_key: int = 0
     """Of that choice, and of that of the owner who gets a held SYN."""
+    host_cgroup: int = 0
+    """Whose connections from the node to captured pods pass by the proxy, as `host_senders` has it."""
 
     def encode(self) -> bytes:
         return self.FORMAT.pack(
@@ -51,9 +53,14 @@ class Conf:
             self.stranger_every_ns,
             self.stranger_burst,
             self.choice_key,
+            self.host_cgroup,
         )
 
     @classmethod
     def decode(cls, raw: bytes) -> Conf:
-        a, b, c, d, mac, dns, owners, allowed, takers, ports, every_ns, burst, key = cls.FORMAT.unpack(raw)
-        return cls(a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst, bool(ports), key)
+        a, b, c, d, mac, dns, owners, allowed, takers, ports, every_ns, burst, key, host = cls.FORMAT.unpack(
+            raw
+        )
+        return cls(
+            a, b, c, d, mac, bool(dns), allowed, owners, takers, every_ns, burst, bool(ports), key, host
+        )

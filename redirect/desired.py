@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from redirect import host_senders
 from redirect.conf import Conf
 from redirect.encapsulations import encapsulation_bits
 from redirect.layout import IP, NO_MAC, Flag
@@ -70,6 +71,7 @@ class NodeRules:
     has not proven who it is may open `strangers_per_s` connections to the tunnel port of each pod (0: as many as it
     likes), and `stranger_burst` at once. `is_plaintext_by_ports`: who takes a plaintext connection is chosen by its
     addresses and ports. `is_dns_open`: captured DNS goes on to its destination while no proxy is there.
+    `host_traffic`: whose connections from the node pass by the proxy, `all`, `kubelet` or `none`.
     """
 
     is_dns_open: bool = False
@@ -77,6 +79,7 @@ class NodeRules:
     strangers_per_s: int = 0
     stranger_burst: int = 0
     is_plaintext_by_ports: bool = False
+    host_traffic: str = "all"
 
     def conf(self, was: Conf) -> Conf:
         """In the programs' form, before the private namespaces are known.
@@ -97,6 +100,7 @@ class NodeRules:
             self.stranger_burst,
             self.is_plaintext_by_ports,
             was.choice_key or secrets.randbelow(0xFFFFFFFF) + 1,
+            host_senders.initial(self.host_traffic, was.host_cgroup),
         )
 
 

@@ -10,6 +10,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -183,6 +184,10 @@ class Maps:
 
     def put_conf(self, conf: Conf) -> None:
         self._put("conf", _ONLY, conf.encode())
+
+    def let_host(self, group: int) -> None:
+        """Whose connections from the node pass, as `host_senders` has it; the rest of `conf` as it is."""
+        self.put_conf(replace(self.conf(), host_cgroup=group))
 
     def put_listener(self, slot: int, fd: int) -> None:
         """The listening socket of a slot. It leaves the map by itself when its last holder closes it."""

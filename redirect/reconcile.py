@@ -231,16 +231,16 @@ class Redirection:
             self.set_takers((), have_rings=False)
 
     def set_takers(self, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:
-        """The listening sockets of each owner, by name of SLOTS, in place of those that are there.
-
-        Those of one pair of addresses go to these in turn. Where they `have_rings`, SYNs of pods that ask are held in
-        the owners' `rings`, spread by addresses and ports. None: the listeners' own group. Raises NoPins, KeyError.
-        """
+        """Listening sockets of each owner of connections, as `takers.put` says. Raises NoPins, KeyError."""
         takers.put(self._maps, fds, have_rings=have_rings)
 
     def rings(self, count: int) -> Rings:
         """The rings of so many owners: those that are there, and new ones for the others. Raises NoPins, OSError."""
         return Rings(os.dup(self._maps.fds["rings"]), count)
+
+    def let_host(self, group: int) -> None:
+        """Whose connections from the node to captured pods pass: as in `host_senders`. Raises NoPins."""
+        self._maps.let_host(group)
 
     def choice_key(self) -> int:
         """By which programs choose who takes a connection by addresses and ports. Raises NoPins."""

@@ -10,7 +10,11 @@ from redirect.maps import Maps
 
 
 def put(maps: Maps, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:
-    """As `Redirection.set_takers`. Raises KeyError."""
+    """The listening sockets of each owner, by name of SLOTS, in place of those that are there. Raises KeyError.
+
+    Those of one pair of addresses go to these in turn. Where they `have_rings`, SYNs of pods that ask are held in the
+    owners' `rings`, spread by addresses and ports. None: the listeners' own group.
+    """
     count = len(fds)
     present = set(maps.takers())
     # Workers that an earlier agent left go on accepting, and what they dial comes back to them by this choice.

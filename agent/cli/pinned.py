@@ -187,6 +187,7 @@ def conf(maps: Maps) -> Entries:
             "allowed_encapsulations": encapsulation_names(value.allowed_encapsulations),
             "stranger_every_ns": value.stranger_every_ns,
             "stranger_burst": value.stranger_burst,
+            "host_cgroup": value.host_cgroup,
         },
     )
 

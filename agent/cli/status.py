@@ -143,6 +143,7 @@ def dead(reason: str) -> dict[str, Any]:
         "dns_fail": None,
         "enforce_waypoint": None,
         "local_path": None,
+        "host_traffic": None,
         "on_demand": None,
         "prefilter": None,
         "socks5": None,

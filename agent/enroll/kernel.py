@@ -67,6 +67,7 @@ class KernelSide:
         stranger_burst: int,
         is_plaintext_by_ports: bool,
         is_dns_open: bool,
+        host_traffic: str,
     ) -> Prepared:
         """Make what does not depend on pods, by rules as of `NodeRules`, as the only agent of this instance.
 
@@ -78,6 +79,7 @@ class KernelSide:
             stranger_burst=stranger_burst,
             is_plaintext_by_ports=is_plaintext_by_ports,
             is_dns_open=is_dns_open,
+            host_traffic=host_traffic,
         )
         prepared = await self.run(lambda redirection: redirection.own(rules))
         self.limits = prepared.limits

@@ -21,6 +21,7 @@ from agent.supervisor.crew import Crew
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.totals import Totals
+from agent.watch.host_traffic import HostTraffic
 from agent.watch.kept import KeptConnections
 from agent.watch.mesh_gaps import MeshGaps
 from redirect.layout import Flag
@@ -43,6 +44,7 @@ class StatusPage:
     totals: Totals
     figures: Figures
     prefilter: Prefilter
+    host_traffic: HostTraffic
     zds: ZdsSource | None = None
 
     async def __call__(self, _: Request) -> Response:
@@ -61,6 +63,7 @@ class StatusPage:
                 "dns_fail": self.settings.dns_fail,
                 "enforce_waypoint": self.settings.enforce_waypoint,
                 "local_path": self.settings.local_path,
+                "host_traffic": {"mode": self.host_traffic.mode, "passes": self.host_traffic.passes},
                 "on_demand": self.settings.on_demand,
                 "prefilter": self.prefilter.summary(),
                 "socks5": self.settings.socks5,

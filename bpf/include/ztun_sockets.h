@@ -56,6 +56,11 @@ static __always_inline int host_opened(struct __sk_buff *skb, const struct packe
     return !listens;
 }
 
+/* Whether what a socket of this host opens goes to captured pods past the proxy. */
+static __always_inline int passes_from_host(struct __sk_buff *skb, const struct conf_entry *c) {
+    return !c->host_cgroup || bpf_skb_cgroup_id(skb) == c->host_cgroup;
+}
+
 /* Whether a socket of UDP in a namespace waits for this answer. Those of the net side are all connected: one that only
  * has the port would be found too. */
 static __always_inline int is_asked(struct __sk_buff *skb, const struct packet *p, u64 netns) {

@@ -79,8 +79,9 @@ struct conf_entry {
     u32 stranger_every_ns; /* on average, between two SYNs of a stranger to a pod's tunnel port (0: no limit) */
     u32 stranger_burst;    /* and so many at once */
     u32 choice_key;        /* of the choice by addresses and ports: nobody outside knows whom a port leads to */
+    u64 host_cgroup; /* whose connections from this host to captured pods pass: a control group's (0: everybody's) */
 };
-_Static_assert(sizeof(struct conf_entry) == 44, "conf_entry");
+_Static_assert(sizeof(struct conf_entry) == 56, "conf_entry");
 
 /* IP protocols that carry packets of others, TCP among them, past the capture. X(name, number) */
 #define ZTUN_ENCAPSULATIONS(X)                                                                                     \
@@ -310,6 +311,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, BYPASS_SYN, 0)         /* new connection to a pod whose inbound ones go past the proxy: noted */     \
     X(to_pod, BYPASSED, 0)           /* later packets of it */                                                     \
     X(to_pod, DNS_TO_PROXY, 0)       /* a name server answers what the proxy asked in the pod's name */            \
+    X(to_pod, HOST_SYN_TO_PROXY, 0)  /* new connection of this host, of one whose connections do not pass */       \
     X(to_pod, OPEN_SYN, 0)                                                                                         \
     X(to_pod, OPEN, 0)                                                                                             \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \

@@ -31,6 +31,7 @@ FLAGS = {
     "allow-encapsulation": "gre,geneve",
     "compliance-policy": "pqc",
     "socks5": "true",
+    "host-traffic": "none",
 }
 SOCKS5 = {4: "169.254.77.1", 6: "fd7a:7475:6e::1"}
 GRE, ESP = 47, 50
@@ -237,3 +238,17 @@ def test_a_peer_that_is_revoked_is_cut_off_and_refused_until_it_is_no_more(world
     lists.write_bytes(revoking(world))
     until(lambda: world.is_served("client-b", address), "it is on no list any more")
     until(lambda: world.status("node-a")["state"] == "READY", "and nothing is wrong with the file")
+
+
+def test_the_node_itself_meets_policy_where_its_connections_do_not_pass(world: World) -> None:
+    assert world.status("node-a")["host_traffic"] == {"mode": "none", "passes": "nobody's"}
+    before = world.counters("node-a").get(("to_pod", "HOST_SYN_TO_PROXY"), 0)
+    for version in (4, 6):
+        with world.talk("node-a", world.address("server-a", version)) as talk:
+            assert talk.say()["client"].rpartition(":")[0] == talk.address.rpartition(":")[0]
+    assert world.counters("node-a")["to_pod", "HOST_SYN_TO_PROXY"] == before + 2
+    assert world.metric("node-a", "ztun_redirect_packets_total", reason="HOST_SYN_TO_PROXY") == before + 2
+    with world.manifest("clients-only", policy_manifest("clients-only", principal("client"))):
+        until(lambda: not world.is_served("node-a", world.address("server-a")), "the node is denied")
+        assert world.is_served("client-a", world.address("server-a"))
+    until(lambda: world.is_served("node-a", world.address("server-a")), "it is let in again")

@@ -205,7 +205,7 @@ class Rig:
         places = (pod.ifindex, net.ifindex, pod.nsid, net.nsid, net.inner_mac)
         allowed = encapsulation_bits(world.allowed)
         takers = (world.owners, world.takers)
-        rules = (*world.stranger_limit, world.plaintext_by_ports, world.choice_key)
+        rules = (*world.stranger_limit, world.plaintext_by_ports, world.choice_key, world.host_cgroup)
         return Conf(*places, world.is_dns_open, allowed, *takers, *rules)
 
     def _counter(self, index: int) -> int:

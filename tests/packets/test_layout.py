@@ -166,6 +166,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "stranger_burst": {"stranger_burst": ALL_ONES},
         "is_plaintext_by_ports": {"is_plaintext_by_ports": True},
         "choice_key": {"choice_key": ALL_ONES},
+        "host_cgroup": {"host_cgroup": (1 << 64) - 1},
     },
     "host_flow": {"ifindex": {"ifindex": ALL_ONES}, "at_s": {"at_s": ALL_ONES}},
     "capture_count": {

@@ -39,7 +39,7 @@ ROWS = [
     *prefilter_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
-NEW = ("SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
+NEW = ("SYN_TO_PROXY", "HOST_SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
 
 
 @pytest.mark.kernel

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
+from redirect.host_senders import NOBODY
 from redirect.layout import HOOK_TO_POD, MARK_PROXY
 from tests.packets.world import (
     DNS,
@@ -27,6 +29,7 @@ from tests.packets.world import (
     World,
 )
 from tests.support import packets as pk
+from tests.support.cgroups import own_group
 from tests.support.packets import ACK, RST, SYN, TCP, UDP, ip4, ip6
 
 OPEN, DRAINING, NOT_OURS = World(), World(flags=DRAIN), World(flags=PLAIN)
@@ -202,6 +205,21 @@ def host_made(net: Family) -> Iterator[Row]:
     to_hbone = pk.segment(*host, net.pod, HBONE)
     hbone = (net.flow(host, (net.pod, HBONE), HOOK_TO_POD),)
     yield from_host("SYN to 15008" + named, "HOST_SYN", NEXT, to_hbone, notes=hbone)
+    # whose connections pass: those of one control group, or nobody's
+    ours = World(host_cgroup=own_group())
+    yield from_host("SYN of the group that passes" + named, "HOST_SYN", NEXT, syn, ours, notes=noted)
+    for who, group in (("nobody passes", NOBODY), ("another group passes", own_group() + 1)):
+        captured = World(host_cgroup=group)
+        taken = partial(from_host, world=captured)
+        reached = {"exit_name": "HOST_SYN_TO_PROXY", "verdict": REDIRECT}
+        yield taken(f"SYN, {who}{named}", packet=syn, **reached)
+        yield taken(f"SYN to 15008, {who}{named}", packet=to_hbone, **reached)
+        yield taken(f"ACK, {who}{named}", "HOST_PASS", NEXT, ack)
+        unserved = captured.but(slots=frozenset())
+        yield from_host(f"SYN, {who}, nobody serves{named}", "NO_LISTENER", SHOT, syn, unserved)
+        for what, flags in (("not enrolled", PLAIN), ("draining", DRAIN)):
+            other = captured.but(flags=flags)
+            yield from_host(f"SYN, {who}, {what}{named}", "HOST_SYN", NEXT, syn, other, notes=noted)
     # a service of the host answers a dial that the proxy made in the pod's name
     for index, state in enumerate(("established", "syn_recv", "time_wait")):
         port = PORT + 10 + index  # of its own: TIME_WAIT stays

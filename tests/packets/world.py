@@ -132,6 +132,8 @@ class World:
     plaintext_by_ports: bool = False
     """Plaintext connections are not spread by turns."""
     choice_key: int = 0
+    host_cgroup: int = 0
+    """Whose connections from the host pass; a test run's packets are of the test's own group."""
     has_ring: bool = False
     """The first owner, with room for a few SYNs."""
     stranger_limit: tuple[int, int] = (0, 0)

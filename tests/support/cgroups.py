@@ -10,6 +10,7 @@ from pathlib import Path
 from redirect.netns import entered
 
 ROOT = Path("/sys/fs/cgroup")
+ROOT_GROUP = 1
 CONTAINER = "c0ffee" * 10 + "beef"
 
 
@@ -38,3 +39,10 @@ def process_of(uid: str, netns: Path, root: str) -> Iterator[subprocess.Popen[by
                 path.rmdir()
             except OSError:
                 break  # other pods of the test
+
+
+def own_group() -> int:
+    """The number of this process's group of version 2, as bpf_skb_cgroup_id() tells it; the root's if it has none."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    return (hierarchy() / path.strip("/")).stat().st_ino if path != "/" else ROOT_GROUP
