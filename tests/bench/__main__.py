@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from agent.lab.blueprint import LabError
 from tests.bench import (
+    changes,
     cni,
     dns,
     earlier,
@@ -52,6 +53,7 @@ is fixed in its configuration. ztun runs with policy (3), access log and metrics
 
 BEGAN_S = time.monotonic()
 OTHERS = {
+    "changes": changes.main,
     "cni": cni.main,
     "dns": dns.main,
     "kubernetes": kubernetes.main,
