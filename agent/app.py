@@ -21,7 +21,7 @@ from functools import partial
 
 from agent import VERSION, config, pod_sources
 from agent.admin.server import HttpServer
-from agent.app_proofs import prover_of
+from agent.app_proofs import kernel_check_of, prover_of
 from agent.app_routes import PagesOf
 from agent.briefing import Briefing
 from agent.channel import Answered, LogLevels, Message
@@ -79,6 +79,7 @@ from agent.watch.kernel_counters import KernelCounters
 from agent.watch.mesh_gaps import MeshGaps
 from agent.watch.neighbours import keep_neighbours
 from agent.watch.pins import keep_pins
+from agent.watch.private_news import hear_private_news
 from agent.watch.revocation_watch import RevocationWatch
 from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES
@@ -235,6 +236,7 @@ class Agent:
         self.figures.ask(self.gaps.samples)
         self.run_directory = RunDirectory(settings.directory, lock, self.captures)
         self.traffic = TrafficCheck(self.kernel, self.crew, self.captures, time.monotonic)
+        self.kernel_check = kernel_check_of(self)
         self.prover = prover_of(self)
 
     def tell_ours(self, message: Message) -> None:
@@ -345,6 +347,11 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.are_on_bridge)),
                 agent.after_prepared(
                     lambda: keep_pins(agent.redirection.pin_directories, agent.enroller.mend)
+                ),
+                agent.after_prepared(
+                    lambda: hear_private_news(
+                        lambda: agent.redirection.private_namespaces, agent.kernel_check
+                    )
                 ),
                 agent.enroller.follow(),
                 agent.after_prepared(agent.prefilter.run),

@@ -11,6 +11,7 @@ from agent.admin.server import Handler
 from agent.log_levels import Levels, initial
 from agent.model.address import SocketAddress
 from agent.pages.announced import AnnouncedPage
+from agent.pages.audit import AuditPage
 from agent.pages.certificates import CertificatesPage
 from agent.pages.cni import CniPage
 from agent.pages.config_dump import ConfigDumpPage
@@ -29,6 +30,7 @@ from agent.pages.settings import SettingsPage
 from agent.pages.status import StatusPage
 from agent.pages.worker_list import WorkerListPage
 from agent.pages.zds import ZdsFigures
+from agent.watch.audit import Audit
 from redirect import sock_diag
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         logging=for_root(logging_page(agent)),
         shutdown=for_root(ShutdownPage(stop)),
         pprof=pprof_page,
+        audit=AuditPage(Audit(agent.enroller.prove, agent.kernel, agent.captures)),
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
         cni=CniPage(agent.gate),

@@ -17,17 +17,24 @@ if TYPE_CHECKING:
     from agent.app import Agent
 
 
+def kernel_check_of(agent: Agent) -> KernelCheck:
+    """The one that is asked between the rounds as well."""
+    captures = agent.captures
+    return KernelCheck(
+        agent.enroller.prove,
+        agent.enroller.mend,
+        lambda: {ifindex: str(pod) for ifindex, pod in captures.owners.items()},
+        agent.figures,
+    )
+
+
 def prover_of(agent: Agent) -> Prover:
     """Every observation by its name, each with what it asks and no more."""
     captures, homes = agent.captures, agent.homes
     served = tuple(Served(row.name, homes[row.side], row.port) for row in LISTENERS)
     return Prover(
         {
-            "the kernel side": KernelCheck(
-                agent.enroller.prove,
-                agent.enroller.mend,
-                lambda: {ifindex: str(pod) for ifindex, pod in captures.owners.items()},
-            ),
+            "the kernel side": agent.kernel_check,
             "listeners": ListenerCheck(
                 served, PROXY_ADDRESSES[0], sockets_in, DIALS_PER_WORKER * agent.settings.worker_count
             ),

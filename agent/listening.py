@@ -51,7 +51,7 @@ async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> N
     """
     crew.ring_readers.members = await kernel.run(lambda redirection: redirection.members())
     if settings.local_path == "host":
-        crew.ring_readers.choice_key = await kernel.run(lambda redirection: redirection.choice_key())
+        crew.ring_readers.choice_key = await kernel.run(lambda redirection: redirection.conf().choice_key)
     count = settings.worker_count if settings.honest_connect != "off" else 0
     rings = await kernel.run(lambda redirection: redirection.rings(count))
     if count:

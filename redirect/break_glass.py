@@ -65,6 +65,14 @@ def opened(maps: Maps) -> tuple[Opened, ...]:
     )
 
 
+def looked_at(maps: Maps) -> tuple[Opened, ...]:
+    """`opened`, for whoever looks again and again: once nothing is, the programs look no longer."""
+    found = opened(maps)
+    if not found and maps.open_until_ns():
+        settle(maps)
+    return found
+
+
 def begin(maps: Maps, which: Target | None, for_s: float, who: str, reason: str) -> Opening:
     """Opens a pod, or with None all of the node, for so long from now on; one that is open ends then instead.
 

@@ -168,7 +168,7 @@ class Foundation:
         if not self._held and all(netns.is_namespace(path) for path in self.namespaces):
             self._held = [netns.HeldNamespace(side.namespace) for side in self.sides]
 
-    def mend(self, maps: Maps, observed: Observed) -> list[str]:
+    def mend(self, maps: Maps, observed: Observed) -> list[Finding]:
         """Makes again what `prove` finds missing; what that was. Raises as `make` and `attach` do."""
         found = self.prove(maps.conf(), observed)
         if found:
@@ -180,7 +180,7 @@ class Foundation:
                 self._attachments.go_ahead(ifindex, program)
             # Last: packets are sent to a device when the program on it is there.
             maps.put_conf(conf_of(links, maps.conf()))
-        return [f"made again: {finding.reason}" for finding in found]
+        return found
 
     def remove(self) -> list[str]:
         """The namespaces with everything in them; what was removed."""

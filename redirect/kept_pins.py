@@ -8,13 +8,38 @@ of a bpffs, one name for each object. Owns no descriptor.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from redirect import sys_bpf
 
 SPARE = "-next"
 """Ends the name of a pin that is about to take another's place; one that is there was left by a crash."""
+
+
+class NotAllPinned(OSError):
+    """Some could not be pinned again; those that were are `pinned`."""
+
+    def __init__(self, cause: OSError, pinned: Iterable[str]) -> None:
+        super().__init__(cause.errno, cause.strerror, cause.filename)
+        self.pinned = tuple(pinned)
+
+
+def restore_all(*ways: Callable[[], list[str]]) -> list[str]:
+    """Each of these, also where one before it fails: the names of all. Raises NotAllPinned."""
+    pinned: list[str] = []
+    failure: OSError | None = None
+    for restore in ways:
+        try:
+            pinned += restore()
+        except NotAllPinned as error:
+            pinned += error.pinned
+            failure = failure or error
+        except OSError as error:
+            failure = failure or error
+    if failure is not None:
+        raise NotAllPinned(failure, pinned) from failure
+    return pinned
 
 
 class KeptPins:
@@ -39,7 +64,7 @@ class KeptPins:
         return [name for name in held if name not in found or found[name] != self._seen_as.get(name)]
 
     def restore(self, held: Mapping[str, int]) -> list[str]:
-        """Pins every held object that has no pin of its name; the names. Raises OSError, with the others done."""
+        """Pins every held object that has no pin of its name; the names. Raises NotAllPinned, with the others done."""
         pinned, failure = [], None
         for name in self.lost(held):
             try:
@@ -48,7 +73,7 @@ class KeptPins:
             except OSError as error:
                 failure = failure or error
         if failure is not None:
-            raise failure
+            raise NotAllPinned(failure, pinned) from failure
         return pinned
 
     def supplant(self, name: str, fd: int) -> None:

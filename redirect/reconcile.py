@@ -27,12 +27,14 @@ from redirect import (
     takers,
 )
 from redirect.attach import Attachments
+from redirect.conf import Conf
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pod
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
+from redirect.kept_pins import NotAllPinned, restore_all
 from redirect.layout import IP, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
@@ -41,6 +43,7 @@ from redirect.opened import Opened
 from redirect.pins import Pins, discard
 from redirect.place import Place
 from redirect.plan import Step, closing, missing, plan
+from redirect.repairs import Repairs
 from redirect.rings import Rings
 from redirect.rivals import Rivals
 from redirect.side_check import require_here
@@ -76,6 +79,7 @@ class Redirection:
         self._open_generation: Generation | None = None
         self._unseen = Unseen()
         self._rivals = Rivals()
+        self.repairs = Repairs()
 
     @property
     def private_namespaces(self) -> tuple[Path, Path]:
@@ -178,11 +182,11 @@ class Redirection:
             failed = {failure.ifindex for failure in outcome.failures} | {ifindex for ifindex, _ in given_up}
             if lapsed:
                 counts, now_s = rt_rows.packet_counts(), time.monotonic()
-                done += [
-                    self._unseen.report(ifindex, observed.links[ifindex].ifname, counts, now_s)
-                    for ifindex in lapsed
-                    if ifindex not in failed
+                mended = [
+                    (ifindex, observed.links[ifindex].ifname) for ifindex in lapsed if ifindex not in failed
                 ]
+                done += [self._unseen.report(*each, counts, now_s) for each in mended]
+                self.repairs.of_pods(len(mended))
             raise_all([*failures, *outcome.failures])
             return done
 
@@ -220,15 +224,11 @@ class Redirection:
 
     def set_listeners(self, fds: Mapping[str, int]) -> None:
         """A listening socket for each name of SLOTS, in place of those that are there. Raises KeyError."""
-        for name, slot in SLOTS.items():
-            self._maps.put_listener(slot, fds[name])
+        takers.fill(self._maps, fds)
 
     def clear_listeners(self, *only: str) -> None:
         """Empties slots, or `only` these: new connections are dropped and counted, open ones go on. Raises NoPins."""
-        for name in only or SLOTS:
-            self._maps.delete_listener(SLOTS[name])
-        if not only:
-            self.set_takers((), have_rings=False)
+        takers.clear(self._maps, only)
 
     def set_takers(self, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:
         """Listening sockets of each owner of connections, as `takers.put` says. Raises NoPins, KeyError."""
@@ -242,9 +242,9 @@ class Redirection:
         """Whose connections from the node to captured pods pass: as in `host_senders`. Raises NoPins."""
         self._maps.let_host(group)
 
-    def choice_key(self) -> int:
-        """By which programs choose who takes a connection by addresses and ports. Raises NoPins."""
-        return self._maps.conf().choice_key
+    def conf(self) -> Conf:
+        """What the programs are told of this node. Raises NoPins."""
+        return self._maps.conf()
 
     def members(self) -> int:
         """A descriptor of the map `members`, whose memory may be mapped; the caller's. Raises NoPins, OSError."""
@@ -273,14 +273,10 @@ class Redirection:
 
     def opened(self) -> tuple[Opened, ...]:
         """Pods whose connections go past the proxy for a while, because somebody broke the glass. Raises NoPins."""
-        return break_glass.opened(self._maps)
+        return break_glass.looked_at(self._maps)
 
     def eject(self, ifindexes: Collection[int]) -> Outcome:
-        """Takes these interfaces out, their connections reset, without the lock: whoever holds it may be stopped.
-
-        What is done is done step by step, and each may be repeated: an agent that goes on finds it, and captures them
-        again. Raises NoPins, WrongNode, OSError.
-        """
+        """Takes these out, without the lock, whose holder may be stopped. Raises NoPins, WrongNode, OSError."""
         require_here(self.instance)
         return removal.eject(self._maps, self._attachments, self._execute, ifindexes)
 
@@ -362,18 +358,20 @@ class Redirection:
         """Pins again what this process holds, also where another bpffs is in the place of the one before."""
         generation = self._generation
         self.pins.mount()
-        return generation.restore_pins() + self._attachments.restore_pins()
+        return restore_all(generation.restore_pins, self._attachments.restore_pins)
 
     def _mend(self, observed: Observed) -> tuple[list[str], list[RedirectError]]:
         """Makes again what somebody took away of what no pod changes: what was done, and what could not be."""
         done: list[str] = []
         failures: list[RedirectError] = []
         try:
-            done += [f"pin {name} was gone: made again" for name in self._restore_pins()]
+            done += self.repairs.of_pins(self._restore_pins())
         except (RedirectError, OSError) as error:
+            done += self.repairs.of_pins(error.pinned if isinstance(error, NotAllPinned) else ())
             failures.append(StepFailed("make a lost pin again", str(error)))
         try:
-            done += self._foundation.mend(self._maps, self._rivals.to_move(observed))
+            found = self._foundation.mend(self._maps, self._rivals.to_move(observed))
+            done += self.repairs.of_foundation(found)
         except (RedirectError, OSError) as error:
             failures.append(StepFailed("make the private namespaces whole again", str(error)))
         return done, failures

@@ -267,10 +267,15 @@ def load_code(name: str, code: bytes) -> int:
     return call(PROG_LOAD, attributes)
 
 
+def prog_by_id(number: int) -> int:
+    """An fd of a program. Raises FileNotFoundError when it is gone."""
+    return call(PROG_GET_FD_BY_ID, struct.pack("=I", number))
+
+
 def prog_name(program_id: int) -> str:
     """The name that a loaded program has; empty when it has none, or is gone."""
     try:
-        fd = call(PROG_GET_FD_BY_ID, struct.pack("=I", program_id))
+        fd = prog_by_id(program_id)
     except FileNotFoundError:
         return ""
     try:
@@ -281,7 +286,7 @@ def prog_name(program_id: int) -> str:
 
 def prog_map_ids(program_id: int) -> list[int]:
     """The maps that a loaded program works with. Raises FileNotFoundError when it is gone."""
-    fd = call(PROG_GET_FD_BY_ID, struct.pack("=I", program_id))
+    fd = prog_by_id(program_id)
     room = 64
     ids, info = _buffer(bytes(4 * room)), _buffer(bytes(64))
     # struct bpf_prog_info: nr_map_ids at 52, map_ids at 56

@@ -1,12 +1,26 @@
-"""Who gets new connections, of the owners of listeners: put into the maps in an order in which no SYN is lost."""
+"""Who gets new connections, by slot and of the owners of listeners: put there in an order in which no SYN is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from redirect.layout import SLOTS
 from redirect.maps import Maps
+
+
+def fill(maps: Maps, fds: Mapping[str, int]) -> None:
+    """A listening socket for each slot. Raises KeyError."""
+    for name, slot in SLOTS.items():
+        maps.put_listener(slot, fds[name])
+
+
+def clear(maps: Maps, only: Collection[str]) -> None:
+    """Empties these slots; none: all, and those of the owners."""
+    for name in only or SLOTS:
+        maps.delete_listener(SLOTS[name])
+    if not only:
+        put(maps, (), have_rings=False)
 
 
 def put(maps: Maps, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> None:

@@ -34,6 +34,7 @@ SECTIONS = {
     },
     "Look": {
         "status": "agent.cli.status:status",
+        "audit": "agent.cli.audit:audit",
         "connections": "agent.cli.inspect:connections",
         "tunnels": "agent.cli.inspect:tunnels",
         "certificates": "agent.cli.inspect:certificates",

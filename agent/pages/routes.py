@@ -27,6 +27,7 @@ class Pages:
     logging: Handler
     shutdown: Handler
     pprof: Handler
+    audit: Handler
     enroll: Handler
     unenroll: Handler
     cni: Handler
@@ -63,6 +64,7 @@ class Pages:
             **self.admin_routes(),
             ("GET", "/explain"): self.explain,
             ("GET", "/settings"): self.settings,
+            ("GET", "/audit"): self.audit,
             ("POST", "/enroll"): self.enroll,
             ("POST", "/unenroll"): self.unenroll,
             ("POST", "/cni"): self.cni,

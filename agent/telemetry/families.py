@@ -144,6 +144,10 @@ UNGUARDED_PACKETS = _counter(
     "At most so many packets of captured pods, and to them, passed while a program of ours was off, or behind another",
     "direction",
 )
+DRIFT = _gauge(
+    "ztun_drift", "Differences between what is desired and what the kernel has, at the last look", "part"
+)
+REPAIRS = _counter("ztun_drift_repaired", "Differences that were found and made good again", "part")
 BYPASSES = _gauge(
     "ztun_bypasses", "Openings by `ztun bypass` that last now, of the node and of pods", "scope"
 )

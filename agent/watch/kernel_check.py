@@ -5,10 +5,14 @@ What it finds broken and mends is logged; what stays broken is a finding, of the
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from agent.proof.findings import Finding, Link
+from agent.telemetry import families
+from agent.telemetry.metrics import Figures
 from redirect import findings
 from redirect.findings import Part
 
@@ -28,26 +32,36 @@ LINK_OF_PART = {
 
 
 class KernelCheck:
-    """`prove` asks the kernel, `mend` makes again what is missing, `pods` says whose an interface is."""
+    """`prove` asks the kernel, `mend` makes again what is missing, `pods` says whose an interface is.
+
+    Asked by the proofs every other second, and by whoever hears that something changed.
+    """
 
     def __init__(
         self,
         prove: Callable[[], Awaitable[Iterable[findings.Finding]]],
         mend: Callable[[], Awaitable[None]],
         pods: Callable[[], Mapping[int, str]],
+        figures: Figures,
     ) -> None:
         self._prove = prove
         self._mend = mend
         self._pods = pods
+        self._figures = figures
+        self._one_at_a_time = asyncio.Lock()
+        for part in Part:
+            figures.put(families.DRIFT, part.value, count=0)
 
     async def __call__(self) -> list[Finding]:
-        found = list(await self._prove())
-        mendable = [each for each in found if each.is_mendable]
-        if mendable:
-            for each in mendable:
-                log.warning("the kernel side is not whole: %s: it is made again", each)
-            await self._mend()
-            found = list(await self._prove())
+        # Two that find the same would say so twice.
+        async with self._one_at_a_time:
+            found = await self._look()
+            mendable = [each for each in found if each.is_mendable]
+            if mendable:
+                for each in mendable:
+                    log.warning("the kernel side is not whole: %s: it is made again", each)
+                await self._mend()
+                found = await self._look()
         pods = self._pods()
         return [
             Finding(LINK_OF_PART[each.part], pods.get(each.ifindex or 0, ""), each.reason, each.remedy)
@@ -55,3 +69,10 @@ class KernelCheck:
             # An interface that is gone is known at once, from netlink, and looked for.
             if each.part is not Part.INTERFACE
         ]
+
+    async def _look(self) -> list[findings.Finding]:
+        found = list(await self._prove())
+        count = Counter(each.part for each in found)
+        for part in Part:
+            self._figures.put(families.DRIFT, part.value, count=count[part])
+        return found

@@ -10,6 +10,7 @@ import asyncio
 import os
 import resource
 import time
+from collections import Counter
 
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
@@ -18,7 +19,10 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.watch.openings import Openings
 from redirect.errors import RedirectError
+from redirect.findings import Part
 from redirect.layout import REASONS
+from redirect.opened import Opened
+from redirect.reconcile import Redirection
 from redirect.unseen import Passed
 
 POLL_S = 1.0
@@ -62,9 +66,7 @@ class KernelCounters:
         try:
             # Takes a descriptor itself, so that it fails just where it matters.
             figures.put(families.OPEN_FDS, count=len(os.listdir("/proc/self/fd")))
-            counters, self.passed, opened = await self._kernel.run(
-                lambda redirection: (redirection.stats(), redirection.passed(), redirection.opened())
-            )
+            counters, self.passed, opened, repaired = await self._kernel.run(_read)
             await self._read_denied(counters.get(DENIED, 0))
         except (RedirectError, OSError) as error:
             self.problem = f"the kernel's counters cannot be read: {error}"
@@ -75,6 +77,8 @@ class KernelCounters:
             figures.put(families.REDIRECT_PACKETS, program, reason, count=packets)
         figures.put(families.UNGUARDED_PACKETS, "outbound", count=self.passed.outbound)
         figures.put(families.UNGUARDED_PACKETS, "inbound", count=self.passed.inbound)
+        for part in Part:
+            figures.put(families.REPAIRS, part.value, count=repaired[part])
         self._drops = sum(packets for key, packets in counters.items() if key in DROPS)
         return self._drops
 
@@ -85,3 +89,9 @@ class KernelCounters:
         for reason, count in (await self._prefilter.packets()).items():
             self._figures.put(families.PREFILTER_DENIED, reason, count=count)
         self._denied = packets
+
+
+def _read(
+    redirection: Redirection,
+) -> tuple[dict[tuple[str, str], int], Passed, tuple[Opened, ...], Counter[Part]]:
+    return redirection.stats(), redirection.passed(), redirection.opened(), redirection.repairs.by_part.copy()

@@ -5,6 +5,7 @@ Nothing here tells the agent that something has changed; it has to find out.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from agent.lab import firewall
 from agent.lab.capture import LinkCapture
 from redirect import netns, sys_bpf
 from redirect.pins import Pins
+from tests.support.labglass import ztun
 from tests.support.labmesh import World
 from tests.support.labtraffic import until
 from tests.support.redirect_lab import remove_pins
@@ -171,11 +173,14 @@ def test_what_somebody_takes_away_is_made_again_beneath_live_connections(world: 
     with world.talk("client-a", server) as out, world.talk("client-b", world.address("server-a")) as into:
         out.say()
         into.say()
-        log = world.log("node-a")
+        log, repaired = world.log("node-a"), world.metric("node-a", "ztun_drift_repaired_total")
+        assert drift(world) == []
         take_away(world)
         log.line("kernel: ", line)
         out.say()
         into.say()
+    until(lambda: drift(world) == [], "the audit finds nothing any more")
+    assert world.metric("node-a", "ztun_drift_repaired_total") > repaired
     assert world.ask("client-a", server) == world.address("client-a")
     assert world.ask("client-b", world.address("server-a", 6)) == world.address("client-b", 6)
     assert is_captured(world)
@@ -222,6 +227,16 @@ def test_a_program_put_before_ours_is_overtaken_and_what_passed_is_counted(world
     assert (f"no more than {after['outbound']} packets of captured pods" in said.stdout) == any(
         after.values()
     )
+
+
+def drift(world: World) -> list[dict[str, Any]]:
+    """What `ztun audit` says."""
+    done = ztun(world, "audit", "-o", "json")
+    answer = json.loads(done.stdout)
+    assert answer["desired_by"] == "agent" and answer["interfaces"] == 2, answer
+    found: list[dict[str, Any]] = answer["drift"]
+    assert done.exit_code == bool(found)
+    return found
 
 
 def private(world: World) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import socket
 import sys
@@ -11,14 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
 
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
-from redirect import netns, sys_bpf
+from redirect import audit, netns, sys_bpf
+from redirect.audit import Report
+from redirect.errors import NoPins
 from redirect.findings import Part
+from redirect.private_watch import PrivateWatch
 from redirect.sides import PROXY_ADDRESSES
 from tests.support import path_mtu
 from tests.support.labtraffic import until
@@ -257,6 +262,25 @@ FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
 }
 
 
+WITHOUT_AGENT = {
+    # What the maps have is all that is known to be desired.
+    "a pod's interface entry": r"from_pod is left over on pod-a1",
+    # No process holds it by anything but its name.
+    "a name": r"namespace \S+-pod is missing",
+}
+
+
+def audited(node: Node) -> Report:
+    """What another process says that knows nothing but the kernel."""
+    with netns.entered(node.place.netns), closing(node.successor()) as other:
+        return audit.by_maps(other)
+
+
+def reasons(report: Report) -> list[str]:
+    drift: Any = report["drift"]
+    return [row["reason"] for row in drift]
+
+
 def says_the_same(client: socket.socket, accepted: socket.socket) -> bool:
     client.sendall(b"still there")
     accepted.settimeout(5)
@@ -285,9 +309,16 @@ def test_a_fault_is_found_and_mended_beneath_live_connections(node: Node, fault:
             assert {(each.part, each.is_mendable) for each in found} == {(part, True)}
             assert any(re.search(reason, each.reason) for each in found), found
             assert all(each.remedy for each in found)
+            if fault == "pins":
+                with pytest.raises(NoPins):
+                    audited(node)
+            else:
+                wanted = WITHOUT_AGENT.get(fault, reason)
+                assert any(re.search(wanted, each) for each in reasons(audited(node))), reasons(audited(node))
             assert node.capture("a1")
             assert node.prove("a1") == ()
             assert node.capture("a1") == []
+            assert reasons(audited(node)) == []
             assert says_the_same(client, accepted)
     assert is_served(node)
 
@@ -346,6 +377,60 @@ def test_how_many_packets_passed_meanwhile_is_told(node: Node) -> None:
         line,
     )
     assert told and int(told[1]) >= 3 and int(told[2]) >= 2, line
+
+
+CHANGES: dict[str, Callable[[IPRoute, int], object]] = {
+    "a route": lambda ip, _: ip.flush_routes(table=100, family=V6),
+    "a rule": lambda ip, _: ip.flush_rules(family=V6, table=100),
+    "a rule of IPv4": lambda ip, _: ip.flush_rules(family=socket.AF_INET, table=100),
+    "an address": lambda ip, _: ip.addr("del", index=1, address="169.254.77.1", prefixlen=32),
+    "a device": lambda ip, index: ip.link("set", index=index, mtu=1300),
+}
+
+
+def test_each_change_in_a_private_namespace_is_told(node: Node) -> None:
+    with closing(PrivateWatch()) as watch:
+        watch.watch(node.redirection.private_namespaces)
+
+        def is_told() -> bool:
+            ready, _, _ = select.select([watch], [], [], 0)
+            return bool(ready)
+
+        for side in (0, 1):
+            for what, change in CHANGES.items():
+                assert not is_told()
+                set_inside(node, side, change)
+                until(is_told, f"{what} is told of")
+                node.capture("a1")
+                assert node.prove("a1") == ()
+                watch.read()
+
+
+def test_what_runs_at_the_hooks_is_told_in_its_order(node: Node) -> None:
+    (ingress, egress) = [hook for hook in hooks_of(node) if hook["interface"] == node.pod("a1").ifname]
+    for hook, program in ((ingress, "from_pod"), (egress, "to_pod")):
+        (ours,) = hook["programs"]
+        assert ours["is_ours"] and ours["name"] == program and len(ours["tag"]) == 16
+        assert ours["by"] == ("tcx" if node.has_tcx else "clsact")
+    prog_fd = sys_bpf.load_verdict("behind", sys_bpf.TC_ACT_SHOT)
+    try:
+        with netns.entered(node.place.netns):
+            link_fd = sys_bpf.link_create(prog_fd, ifindex(node), sys_bpf.BPF_TCX_EGRESS)
+        try:
+            (_, egress) = [hook for hook in hooks_of(node) if hook["interface"] == node.pod("a1").ifname]
+            names = [(each["name"], each["is_ours"]) for each in egress["programs"]]
+            behind, ours = ("behind", False), ("to_pod", True)
+            # Every program of tcx runs before the first filter.
+            assert names == ([ours, behind] if node.has_tcx else [behind, ours])
+        finally:
+            os.close(link_fd)
+    finally:
+        os.close(prog_fd)
+
+
+def hooks_of(node: Node) -> list[dict[str, Any]]:
+    found: Any = audited(node)["hooks"]
+    return list(found)
 
 
 def test_a_slot_without_a_listener_is_found_and_left_to_the_workers(node: Node) -> None:

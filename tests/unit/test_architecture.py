@@ -294,6 +294,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.log_levels",
         "agent.model",
         "agent.pages",
+        "agent.watch.audit",
         "redirect.sock_diag",
     },
     "agent.app_proofs": {"agent.app", "agent.model", "agent.proof", "agent.watch", "redirect.sides"},

@@ -8,6 +8,7 @@ import pytest
 
 from agent.proof.findings import Finding as Told
 from agent.proof.findings import Link
+from agent.telemetry.metrics import Figures
 from agent.watch.kernel_check import LINK_OF_PART, KernelCheck
 from redirect.findings import Finding, Part
 
@@ -32,7 +33,7 @@ class Kernel:
 
 
 def check(kernel: Kernel) -> list[Told]:
-    return asyncio.run(KernelCheck(kernel.prove, kernel.mend, lambda: {5: "demo/a"})())  # type: ignore[arg-type]
+    return asyncio.run(KernelCheck(kernel.prove, kernel.mend, lambda: {5: "demo/a"}, Figures())())  # type: ignore[arg-type]
 
 
 def test_what_can_be_mended_is_and_leaves_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -62,3 +63,18 @@ def test_an_interface_that_is_gone_is_known_elsewhere() -> None:
 
 def test_every_part_is_a_link() -> None:
     assert set(LINK_OF_PART) == set(Part)
+
+
+def test_what_differs_is_counted_as_of_the_last_look() -> None:
+    figures, kernel = Figures(), Kernel((GONE, DEAF), (DEAF,), (GONE, DEAF), (GONE, DEAF))
+    check = KernelCheck(kernel.prove, kernel.mend, dict, figures)  # type: ignore[arg-type]
+
+    def counted() -> dict[tuple[str, ...], float]:
+        return {(name, *labels): count for name, labels, count in figures.items() if count}
+
+    assert not counted() and len(figures.items()) == len(Part), "there before the trouble"
+    asyncio.run(check())
+    assert counted() == {("ztun_drift", "listener"): 1}
+    # What stays although it was to be made again.
+    asyncio.run(check())
+    assert counted() == {("ztun_drift", "listener"): 1, ("ztun_drift", "program"): 1}

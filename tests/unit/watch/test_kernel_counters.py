@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.telemetry.metrics import Figures
 from agent.watch.kernel_counters import DROPS, KernelCounters
+from redirect.repairs import Repairs
 from redirect.unseen import Passed
 
 DROP = min(DROPS)
@@ -23,7 +24,12 @@ class Kernel:
         self.counts = {DROP: 7, ("from_pod", "SYN_TO_PROXY"): 3}
 
     async def run(self, work: Callable[[Any], Any]) -> Any:
-        kernel = SimpleNamespace(stats=lambda: self.counts, passed=lambda: Passed(4, 2), opened=lambda: ())
+        kernel = SimpleNamespace(
+            stats=lambda: self.counts,
+            passed=lambda: Passed(4, 2),
+            opened=lambda: (),
+            repairs=Repairs(),
+        )
         return work(kernel)
 
 
