@@ -54,7 +54,11 @@ def test_it_takes_its_kernels_from_the_table() -> None:
 
 @pytest.mark.skipif(shutil.which("vagrant") is None, reason="needs vagrant (apt-get install vagrant)")
 def test_vagrant_takes_it(tmp_path: Path) -> None:
-    environment = os.environ | {"VAGRANT_HOME": str(tmp_path), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    environment = os.environ | {
+        "VAGRANT_HOME": str(tmp_path / "home"),
+        "VAGRANT_DOTFILE_PATH": str(tmp_path / "machines"),
+        "VAGRANT_CHECKPOINT_DISABLE": "1",
+    }
     done = subprocess.run(
         ["vagrant", "validate", "--ignore-provider"],
         cwd=ROOT,
@@ -62,6 +66,6 @@ def test_vagrant_takes_it(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
