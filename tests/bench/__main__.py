@@ -22,6 +22,7 @@ from agent.lab.blueprint import LabError
 from tests.bench import (
     changes,
     cni,
+    denied,
     dns,
     earlier,
     flood,
@@ -29,6 +30,7 @@ from tests.bench import (
     pairs,
     paths,
     profiles,
+    redirect,
     report,
     rotation,
     starts,
@@ -55,6 +57,7 @@ BEGAN_S = time.monotonic()
 OTHERS = {
     "changes": changes.main,
     "cni": cni.main,
+    "denied": denied.main,
     "dns": dns.main,
     "kubernetes": kubernetes.main,
     "start": starts.main,
@@ -62,6 +65,7 @@ OTHERS = {
     "node": paths.main,
     "pairs": pairs.main,
     "profile": profiles.main,
+    "redirect": redirect.main,
     "rotation": rotation.main,
     "--plot": sweeps.main,
 }

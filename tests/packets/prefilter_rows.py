@@ -47,11 +47,7 @@ def with_hops(frame: bytes, hops: int) -> bytes:
     """With so many left, and the checksum of IPv4."""
     if frame[12:14] == b"\x86\xdd":
         return frame[:21] + bytes([hops]) + frame[22:]
-    head = frame[14:22] + bytes([hops]) + frame[23:24] + bytes(2) + frame[26:34]
-    total = sum(struct.unpack("!10H", head))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return frame[:14] + head[:10] + struct.pack("!H", total ^ 0xFFFF) + head[12:] + frame[34:]
+    return pk.with_ip_checksum(frame[:22] + bytes([hops]) + frame[23:])
 
 
 def answer_to(net: Family, port: int, flags: int, seq: int, options: bytes = LINUX) -> bytes:
