@@ -107,10 +107,15 @@ def arriving(
             return dropped("NO_CONF", "the programs do not know the way to the proxy yet")
         return passed("NO_CONF_PASS", "the pod is not enrolled: packets to it pass in clear")
     if is_hosts:
-        return passed("HOST_SYN", "of this node itself, a probe perhaps: it goes to the pod as it is")
-    if iface.flags & Flag.DRAIN:
+        return passed(
+            "HOST_SYN",
+            "of this node itself, a probe perhaps: it goes to the pod as it is, unless --host-traffic captures it",
+        )
+    is_drained = bool(iface.flags & Flag.DRAIN)
+    # Peers that have not heard yet that the pod leaves the mesh go on to dial its tunnel port.
+    if is_drained and not (dial.dport == HBONE_PORT and dial.has_listener("hbone")):
         return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
-    if not iface.flags & Flag.ENROLLED:
+    if not is_drained and not iface.flags & Flag.ENROLLED:
         return passed("NOT_ENROLLED", "the pod is known and not enrolled: packets to it pass in clear")
     if (
         iface.flags & Flag.BYPASS
