@@ -2,7 +2,7 @@
 
 bcc lays structs out and takes types by the host's rules, not by those of eBPF, and what it makes differs in its
 instructions; test_layout compares the structs. With ARCH=arm64 in the environment all of these packet tests are about
-those programs (`scripts/kernels` has that as a suite of its own).
+those programs.
 """
 
 from __future__ import annotations
