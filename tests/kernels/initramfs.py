@@ -55,12 +55,12 @@ mount -t tmpfs write /write
 mkdir /write/upper /write/work
 mount -t overlay -o lowerdir=/read,upperdir=/write/upper,workdir=/write/work root /new
 for folder in proc sys dev run tmp results; do mkdir -p /new/$folder; done
+mount -t tmpfs run /new/run
+mount -t tmpfs tmp /new/tmp
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 results /new/results || poweroff -f
 tree=$(cat /new/results/tree)
 mkdir -p "/new$tree"
 mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=262144 tree "/new$tree" || poweroff -f
-mount -t tmpfs run /new/run
-mount -t tmpfs tmp /new/tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mkdir -p /dev/shm /dev/pts

@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from agent.lab.agents import ZTUN, LabMesh
 from agent.model.listener import HBONE
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
-from agent.telemetry.families import ALL, ON_DEMAND_DNS, POD_BROKEN, Kind
+from agent.telemetry.families import ALL, ON_DEMAND_DNS, POD_BROKEN, PREFILTER_DENIED, Kind
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
@@ -226,7 +226,7 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
         now = {"istio_tcp_sockets_open": 2, "ztun_hbone_streams": 2}
         until(lambda: now.items() <= exposed(world, "node-a").items(), "the open connections and no others")
         before = exposed(world, "node-a")
-        # Missing where all is well: pods that are not served, and workloads that are known by a host name alone. Not
+        # Missing where all is well: pods that are not served, SYNs that programs denied, and workloads that are known by a host name alone. Not
         # asked for here: ZDS, revocation lists, DNS.
         others = (
             "ztun_control_plane_",
@@ -238,7 +238,7 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
             "istio_dns_",
         )
         ours = {family.name for family in ALL if not family.name.startswith(others)}
-        assert ours - before.keys() == {POD_BROKEN.name, ON_DEMAND_DNS.name}
+        assert ours - before.keys() == {POD_BROKEN.name, ON_DEMAND_DNS.name, PREFILTER_DENIED.name}
         assert before["ztun_agent_ready"] == 1 and before["ztun_agent_degraded_reasons"] == 0
         assert before["ztun_hbone_connections"] >= 1
         assert before["ztun_certificates"] == len(ENROLLED) // 2 and before["ztun_xds_connected"] == 1

@@ -27,6 +27,11 @@ ETH_P_ALL = 3
 LIMIT_S = 5.0
 
 
+def native_way() -> str:
+    """By which this kernel attaches programs."""
+    return "tcx" if features.has_tcx() else "clsact"
+
+
 @contextmanager
 def attached(rig: Rig, way: str, program: str, ifindex: int) -> Iterator[None]:
     """The program on a device of the node, where it belongs; gone at the end."""

@@ -25,7 +25,7 @@ from redirect.limits import PodRates
 from redirect.rings import RING_BYTES, Rings
 from tests.packets.rig import POD_PEER, SIDES, Rig
 from tests.packets.sockets import cookie, listener
-from tests.packets.test_delivery import attached, tap
+from tests.packets.test_delivery import attached, native_way, tap
 from tests.packets.test_lookups import Lookup, look_up
 from tests.packets.world import FAMILIES, HONEST, V4, Family, World
 from tests.support import packets as pk
@@ -196,7 +196,7 @@ def test_a_held_syn_comes_in_again_with_its_checksum_right(rig: Rig, side: str, 
         syn = held_syn.read(record)
         assert (syn.peer, syn.local) == ((parse_ip(source), 40005), (parse_ip(destination), 80))
         assert (syn.sequence, syn.payload_bytes) == (1, 6)
-        closing.enter_context(attached(rig, f"from_{side}_side", rig.links[side].ifindex))
+        closing.enter_context(attached(rig, native_way(), f"from_{side}_side", rig.links[side].ifindex))
         with netns.entered(rig.paths[side]):
             sender = FrameSender(SIDES[side].ifname)
         closing.callback(sender.close)
@@ -230,7 +230,7 @@ def test_a_reset_goes_to_the_pod(rig: Rig, net: Family) -> None:
         closing.enter_context(rig.world(RINGED))
         (record,) = rig.play("from_pod", pk.segment(net.pod, 40005, net.peer, 80)).held
         syn = held_syn.read(record)
-        closing.enter_context(attached(rig, "from_pod_side", rig.links["pod"].ifindex))
+        closing.enter_context(attached(rig, native_way(), "from_pod_side", rig.links["pod"].ifindex))
         with netns.entered(rig.paths["pod"]):
             sender = FrameSender(SIDES["pod"].ifname)
         closing.callback(sender.close)
@@ -249,7 +249,7 @@ def test_a_frame_with_a_vlan_tag_is_not_held(rig: Rig) -> None:
     frame = pk.segment(V4.pod, 40005, V4.peer, 80)
     with ExitStack() as closing:
         closing.enter_context(rig.world(RINGED))
-        closing.enter_context(attached(rig, "from_pod", rig.ifindex))
+        closing.enter_context(attached(rig, native_way(), "from_pod", rig.ifindex))
         outside = closing.enter_context(tap(rig.pod_path, POD_PEER))
         for sent, name in ((pk.vlan(frame), "SYN_TO_PROXY"), (frame, "SYN_HELD")):
             before = rig.counters()

@@ -44,6 +44,7 @@ OF_OTHERS = {
     "plot": "scripts/bench",
     "post-renderer": "helm",
     "quick": "scripts/bench",
+    "rate": "scripts/bench",
     "retry-connrefused": "curl",
     "server-side": "kubectl",
     "set": "helm",
