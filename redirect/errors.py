@@ -12,10 +12,12 @@ from collections.abc import Iterable
 class RedirectError(Exception):
     """Something on the kernel side failed. Subclasses say what can be done.
 
-    `ifindex`: the interface whose pod it concerns; None where it is the node, or not known.
+    `ifindex`: the interface whose pod it concerns; None where it is the node, or not known. `done`: what the same call
+    has done all the same, a line for each.
     """
 
     ifindex: int | None = None
+    done: tuple[str, ...] = ()
 
 
 class NotRoot(RedirectError):
@@ -81,15 +83,17 @@ class StepsFailed(RedirectError):
         super().__init__("; ".join(dict.fromkeys(map(str, self.failures))))
 
 
-def raise_all(failures: Iterable[RedirectError]) -> None:
-    """Raises what there is: nothing, the one failure, or StepsFailed of all."""
+def raise_all(failures: Iterable[RedirectError], done: Iterable[str] = ()) -> None:
+    """Raises what there is: nothing, the one failure, or StepsFailed of all; with what was `done` all the same."""
     match tuple(failures):
         case ():
             return
         case (only,):
-            raise only
+            error = only
         case several:
-            raise StepsFailed(several)
+            error = StepsFailed(several)
+    error.done = tuple(done)
+    raise error
 
 
 class LoaderError(RedirectError):

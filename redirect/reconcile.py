@@ -154,7 +154,8 @@ class Redirection:
         Connections that are open when a pod appears are reset, or left alone where its interface is in
         `keep_existing`, for so many seconds at most (math.inf: until they close). A pod whose interface is gone is let
         go, and a line says so. With `only` nothing but these interfaces is looked at and changed, whatever became of
-        the rest. Raises NoPins, and when everything that could be done is done StepFailed, MapFull or StepsFailed.
+        the rest. Raises NoPins, and when everything that could be done is done StepFailed, MapFull or StepsFailed,
+        which have those lines as `done`.
         """
         with self._writing():
             done: list[str] = []
@@ -187,7 +188,7 @@ class Redirection:
                 ]
                 done += [self._unseen.report(*each, counts, now_s) for each in mended]
                 self.repairs.of_pods(len(mended))
-            raise_all([*failures, *outcome.failures])
+            raise_all([*failures, *outcome.failures], done)
             return done
 
     def kept(self) -> tuple[existing.Kept, ...]:

@@ -198,14 +198,17 @@ class KernelSide:
         wanted = tuple(places)
 
         def work(redirection: Redirection) -> Applied:
+            failures: tuple[RedirectError, ...] = ()
+            done: Collection[str]
             try:
                 addresses = host_addresses.local() if only is None else frozenset()
                 done = redirection.apply(desired(wanted, addresses), keep_existing=keep_existing, only=only)
             except (RedirectError, OSError) as error:
-                return Applied(failures=failures_of(error))
+                failures = failures_of(error)
+                done = error.done if isinstance(error, RedirectError) else ()
             for line in done:
                 log.info("kernel: %s", line)
-            return Applied(notes=tuple(line for line in done if "open connections" in line))
+            return Applied(tuple(line for line in done if "open connections" in line), failures)
 
         return await self.run(work)
 

@@ -398,6 +398,7 @@ def test_a_doctor_says_what_becomes_of_a_connection(world: World) -> None:
         words = [step["words"] for step in answer["steps"] if step["where"] == "policy"]
     assert "spiffe://cluster.local/ns/demo/sa/client may not reach" in words[0]
     assert "demo/only-spare does not match" in words[1]
+    until(lambda: world.is_served("client-a", world.address("server-b")), "the policy is gone")
     with world.talk("client-a", world.address("server-b")) as live:
         live.say()
         name = live.sock.getsockname()

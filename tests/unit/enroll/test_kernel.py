@@ -15,7 +15,7 @@ from agent.enroll.wish import Where
 from agent.model.address import IP, parse_ip
 from redirect import host_addresses, other_mesh
 from redirect.desired import Desired, DesiredPod, NextHop
-from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed
+from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed, raise_all
 from redirect.existing import NOBODYS
 from redirect.other_mesh import OtherMesh
 from redirect.packet_size import of_link
@@ -79,6 +79,21 @@ def capture(
     redirection: FakeRedirection, *places: Place, keep_existing: Mapping[int, float] = NOBODYS
 ) -> Applied:
     return run(redirection, lambda kernel: kernel.capture(places, keep_existing=keep_existing))[0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_was_done_is_told_also_where_something_else_failed(
+    count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    redirection = FakeRedirection()
+    failures = [StepFailed("attach to_pod", "no room", ifindex) for ifindex in range(count)]
+    with pytest.raises(RedirectError) as raised:
+        raise_all(failures, ["pin prog_from_pod was gone: made again", "keep 2 open connections of veth1"])
+    redirection.error = raised.value
+    with caplog.at_level("INFO", "agent.enroll.kernel"):
+        applied = capture(redirection, ONE)
+    assert applied == Applied(("keep 2 open connections of veth1",), tuple(failures))
+    assert "kernel: pin prog_from_pod was gone: made again" in caplog.messages
 
 
 def test_exactly_the_places_of_the_call_are_desired_and_the_nodes_addresses_read_anew() -> None:

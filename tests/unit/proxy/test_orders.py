@@ -105,6 +105,7 @@ def test_a_worker_is_told_by_which_key_the_kernel_chooses(told: ToldWorker, worl
 
 
 def test_listeners_given_again_take_the_place_of_the_former(told: ToldWorker) -> None:
+    gc.collect()  # what tests before have left is not to be closed meanwhile
     with listeners() as first, listeners() as second:
         before = open_descriptors()
         give(told, 0, first)
