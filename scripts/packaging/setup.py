@@ -108,8 +108,8 @@ def extensions() -> list[Extension]:
     )
     assert isinstance(made, list)
     for extension in made:
-        # Python's own flags have -Wall: what gcc looks for by it takes it four times as long as all the rest, in one file
-        # of 100 MB that nobody wrote.
+        # Python's own flags have -Wall: what gcc looks for by it takes it four times as long as all the rest, in one
+        # file of 100 MB that nobody wrote.
         extension.extra_compile_args.append("-Wno-all")
     return made
 
