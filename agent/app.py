@@ -164,7 +164,7 @@ class Agent:
             settings.worker_count,
             make_listener=partial(make_listener, homes),
             brief=lambda link: self.briefing.brief(link.send, is_ours=link in self.crew.links),
-            reported=lambda link, stats: self.totals.update(f"worker-{link.pid}", stats.metrics),
+            reported=lambda link, stats: self.totals.update(stats.metrics),
             ended=self._ended,
             limits=Limits(drain_s=settings.drain_deadline_s),
             wanted=lambda names: self.xds.ask(names),
@@ -264,7 +264,8 @@ class Agent:
         self.enroller.desk.wake()
 
     def _ended(self, link: WorkerLink) -> None:
-        self.totals.retire(f"worker-{link.pid}")
+        if link.stats is not None:
+            self.totals.retire(link.stats.metrics["process"])
         self.traffic.ended(link.stats.pods if link.stats is not None else ())
 
     async def prepare(self) -> None:

@@ -72,6 +72,23 @@ class CapturedLife(Life):
         """What its keeper knows it by."""
         return self.peer, self.local
 
+    @property
+    def client(self) -> socket.socket | None:
+        """Its connection, once there is one."""
+        return self._sock if self._hold is None else None
+
+    def withdraw(self) -> socket.socket:
+        """Give up what is tried for it, without a word: its connection, which is not watched any more, begins anew."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+        self._unregister()
+        return self.leave_client()
+
+    def leave_client(self) -> socket.socket:
+        """It is not watched any more."""
+        self._loop.forget(self._sock.fileno())
+        return self._sock
+
     def joined(self, sock: socket.socket) -> None:
         """Its connection was accepted: the socket is this object's."""
         hold, self._hold, self._sock = self._hold, None, sock

@@ -85,6 +85,19 @@ class Crossings:
         crossing.begin(dialler, client)
         return crossing
 
+    def resumed(
+        self,
+        client: SocketAddress,
+        target: SocketAddress,
+        near: socket.socket,
+        far: socket.socket,
+        owner: CrossingOwner,
+    ) -> Crossing:
+        """One that another process had, open at both ends; `go_on` is next."""
+        crossing = Crossing(self, client, target, owner)
+        crossing.take(near, far)
+        return crossing
+
     def expects(self, peer: SocketAddress, local: SocketAddress) -> bool:
         return (peer, local) in self.expected
 
@@ -152,6 +165,25 @@ class Crossing:
                 # Neither conntrack of the host nor a port of the net side waits for its end.
                 close(sock, reset=True)
         self._near = self._far = None
+
+    # -- from one process to another
+
+    def take(self, near: socket.socket, far: socket.socket) -> None:
+        self._near, self._far = near, far
+
+    def go_on(self) -> None:
+        """Watch it."""
+        for sock in (self._near, self._far):
+            if sock is not None:
+                self._watch(sock)
+
+    def hand_on(self) -> list[socket.socket]:
+        """Both its ends, for another process; it is nothing of this one's any more."""
+        ends = [sock for sock in (self._near, self._far) if sock is not None]
+        for sock in ends:
+            self._crossings.loop.forget(sock.fileno())
+        self._owner = self._near = self._far = None
+        return ends
 
     def stray(self) -> None:
         """It does not come here."""

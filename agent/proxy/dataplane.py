@@ -134,7 +134,7 @@ class DataPlane:
 
         to_pods = Dialler(loop, outside.pod_side, random_port, config.connect_timeout_s)
         to_network = Dialler(loop, outside.net_side, random_port, config.connect_timeout_s)
-        connector = HboneConnector(
+        connector = self.connector = HboneConnector(
             to_network,
             self.secrets,
             self.revocations,
@@ -158,7 +158,7 @@ class DataPlane:
         if config.local_path == "host":
             crossings = Crossings(loop, outside.net_side, self.share, random_port, config.connect_timeout_s)
         self.crossings = crossings
-        local_path = LocalPath(delivery, self.pods, self.reporter, options, crossings)
+        self.local_path = LocalPath(delivery, self.pods, self.reporter, options, crossings)
         self.inbound = Inbound(
             delivery,
             self.pods,
@@ -182,7 +182,7 @@ class DataPlane:
             self.registry,
             self.pool,
             self.far_networks,
-            local_path if config.local_path != "hbone" else None,
+            self.local_path if config.local_path != "hbone" else None,
             to_network,
             self.reporter,
             options,

@@ -15,8 +15,9 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.route import Route
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool import Pool, Waiter
+from agent.proxy.pool import Pool
 from agent.proxy.pool_key import Headers, PoolKey, WantsTunnel
+from agent.proxy.pool_waiter import Waiter
 from agent.proxy.unanswered import no_answer
 from agent.wire.hbone import ACCEPTED, ConnectHead
 

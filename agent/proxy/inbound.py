@@ -80,8 +80,16 @@ class Inbound:
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """A connection to a pod's port 15008. Whose it is is looked up once it has said something of sense."""
+        self.resume(sock, peer, local, b"", 0.0)
+
+    def resume(
+        self, sock: socket.socket, peer: SocketAddress, local: SocketAddress, said: bytes, been_s: float
+    ) -> None:
+        """The same, of one that has said so much and been heard for so long, in another process."""
         if self.held >= self._links_limit and not self.handshakes.make_room():
             self._refuse(sock, peer, local, Refusal(Outcome.OVERLOADED))
+        elif said or been_s:
+            self.lobby.resume(sock, peer, local, said, been_s)
         else:
             self.lobby.enter(sock, peer, local)
 
@@ -100,7 +108,8 @@ class Inbound:
         except (Refusal, HandshakeError) as refusal:
             self._refuse(sock, peer, local, refusal)
             return
-        entry = InboundLink(self, peer, local, workload.identity, sock, session, left_s)
+        entry = InboundLink(self, peer, local, workload.identity)
+        entry.shake_hands(sock, session, left_s)
         self.links.add(entry)
         self.handshakes.shaking.begin(entry, peer.ip)
         entry.link.start(caller.said)
@@ -150,21 +159,19 @@ class InboundLink:
     """One HBONE connection from a peer: what its events mean."""
 
     __slots__ = ("identity", "inbound", "link", "local", "peer")
+    link: TunnelLink
 
     def __init__(
-        self,
-        inbound: Inbound,
-        peer: SocketAddress,
-        local: SocketAddress,
-        identity: Identity,
-        sock: socket.socket,
-        session: Session,
-        handshake_timeout_s: float,
+        self, inbound: Inbound, peer: SocketAddress, local: SocketAddress, identity: Identity
     ) -> None:
         self.inbound = inbound
         self.identity = identity
         self.peer = peer
         self.local = local
+
+    def shake_hands(self, sock: socket.socket, session: Session, handshake_timeout_s: float) -> None:
+        """Make its link, not started."""
+        inbound, peer = self.inbound, self.peer
         self.link = TunnelLink(
             inbound.delivery.loop,
             SocketStream(inbound.delivery.loop, sock),
@@ -182,6 +189,12 @@ class InboundLink:
             # A peer puts nothing on a connection that has said so, and this one was made for something.
             self.inbound.delivery.loop.later(SAY_S, link.go_away)
         self.inbound.tallies.of(self.local.ip).handshakes_done += 1
+
+    def take_up(self) -> None:
+        """It was authenticated in another process: it is one of this worker's from now on."""
+        self.inbound.links.add(self)
+        if self.inbound.is_leaving:
+            self.link.go_away()
 
     def requested(self, link: TunnelLink, tunnel: Tunnel, head: ConnectHead) -> None:
         InboundTunnel(self, tunnel, head).start()

@@ -17,6 +17,7 @@ from agent.proxy.registry import Live
 from agent.proxy.report import Reporter
 from agent.state.connect_target import check_plain, guess_service
 from agent.state.resolve import Options
+from agent.telemetry.past import Past
 from agent.telemetry.record import Opened
 
 
@@ -86,10 +87,14 @@ class PlainConnection(CapturedLife):
         delivery.admit(live, workload)
         return delivery.dial(live.connection, self, keep_port=True)
 
-    def conclude(self, outcome: Outcome, detail: str) -> None:
+    def take_up(self, live: Live, past: Past) -> None:
+        self._inbound.count += 1
+        super().take_up(live, past)
+
+    def _unregister(self) -> None:
         if self._live is not None:
             self._inbound.count -= 1
-        super().conclude(outcome, detail)
+        super()._unregister()
 
     def _join(self, sock: socket.socket) -> PlainRelay:
         return PlainRelay(self._loop, self._sock, sock, self)

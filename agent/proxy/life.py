@@ -13,9 +13,10 @@ import socket
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
-from agent.model.address import SocketAddress
+from agent.model.address import IP, SocketAddress
 from agent.model.connection import Direction
 from agent.model.outcome import Outcome, Refusal, Unknown
+from agent.model.unit import State
 from agent.net.loop import Loop
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay import TunnelRelay
@@ -23,6 +24,7 @@ from agent.net.sockets import was_destroyed
 from agent.proxy.registry import WAITING, Live, Registry
 from agent.proxy.report import Reporter, Tracked
 from agent.proxy.seeker import Seeker, Wait
+from agent.telemetry.past import Past
 from agent.telemetry.record import Opened
 
 Relay = PlainRelay | TunnelRelay
@@ -71,6 +73,26 @@ class Recorded(ABC):
         """Its request is known: count it. Who calls registers it next, before it is judged or dialled."""
         self._live = live
         self._tracked = self._reporter.opened(opened)
+
+    @property
+    def pod(self) -> IP:
+        """Whose it is at this end."""
+        assert self._live is not None, "asked while it is registered"
+        return self._live.pod
+
+    def hand_on(self) -> State:
+        """What another process goes on with (`take_up`). Here it is neither registered nor counted any more."""
+        assert self._live is not None and self._tracked is not None, "what is handed on was recorded"
+        state: State = {"live": self._live.state(), "record": self._tracked.leave().state()}
+        self._unregister()
+        self._tracked = None
+        return state
+
+    def take_up(self, live: Live, past: Past) -> None:
+        """Registered and counted here from now on. Who calls judges it next."""
+        self._live = live
+        self._tracked = self._reporter.resumed(past)
+        self._registry.add(live)
 
 
 class Life(Recorded):
@@ -130,6 +152,52 @@ class Life(Recorded):
     def _turn_away(self, outcome: Outcome) -> None:
         """Tell the client that nothing comes of it."""
 
+    # -- from one process to another
+
+    def part(self) -> None:
+        """Another process has what this one was about: nothing that still comes means anything here."""
+        self._is_over = True
+        self._relay = self._attempt = self._far_half = None
+
+    def built(
+        self, *, relay: Relay | None = None, attempt: Attempt | None = None, far_half: Recorded | None = None
+    ) -> None:
+        """It was under way in another process: what it had there is here now. `go_on` is next."""
+        self._relay = relay
+        self._attempt = attempt
+        self._far_half = far_half
+
+    def go_on(self, ends: tuple[Outcome, str] | None) -> None:
+        """It is registered and counted here: let it run, or end it as is said."""
+        relay = self._relay
+        if relay is not None:
+            self.count(relay)
+            if self._far_half is not None:
+                self._far_half.count(relay)
+        if ends is not None:
+            self.close(*ends)
+        elif relay is not None:
+            self._set_off(relay)
+        else:
+            self._watch_client()
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+    @property
+    def attempt(self) -> Attempt | None:
+        return self._attempt
+
+    @property
+    def relay(self) -> Relay | None:
+        return self._relay
+
+    @property
+    def far_half(self) -> Recorded | None:
+        """The record of the other end, where that is in this worker too."""
+        return self._far_half
+
     # -- answers of what it owns
 
     def connected(self, sock: socket.socket) -> None:
@@ -178,6 +246,9 @@ class Life(Recorded):
         self.count(relay)
         if self._far_half is not None:
             self._far_half.count(relay)
+        self._set_off(relay)
+
+    def _set_off(self, relay: Relay) -> None:
         try:
             relay.start()
         except Exception as error:

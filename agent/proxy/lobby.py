@@ -91,16 +91,40 @@ class Lobby:
 
     def enter(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         """Take a connection in; another may be given up for it."""
-        caller = Caller(self, sock, peer, local)
-        self._handshakes.callers.begin(caller, peer.ip)
-        caller.since_s = self._loop.now()
-        self._callers[sock.fileno()] = caller
+        self._enter(Caller(self, sock, peer, local), b"", 0.0)
+
+    def _enter(self, caller: Caller, said: bytes, been_s: float) -> None:
+        fd = caller.sock.fileno()
+        caller.said = said
+        self._handshakes.callers.begin(caller, caller.peer.ip)
+        caller.since_s = self._loop.now() - been_s
+        self._callers[fd] = caller
         if self._timer is None:
             self._timer = self._loop.later(self._timeout_s, self._on_time)
         # Most have said it all by now, and need not be watched.
         if not self._judge(caller, False):
             caller.is_watched = True
-            self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+
+    @property
+    def listening_to(self) -> tuple[Caller, ...]:
+        """Those that have not said it all."""
+        return tuple(caller for caller in self._callers.values() if caller.is_watched)
+
+    def hand_on(self, caller: Caller) -> bool:
+        """Another process hears it out; whether it is still here."""
+        return self._leave(caller)
+
+    def resume(
+        self, sock: socket.socket, peer: SocketAddress, local: SocketAddress, said: bytes, been_s: float
+    ) -> None:
+        """Go on with one that another process has heard so much of, and had for so long."""
+        self._enter(Caller(self, sock, peer, local), said, been_s)
+        # Who came first comes first, wherever that was: `_on_time` goes by it.
+        self._callers = dict(sorted(self._callers.items(), key=lambda item: item[1].since_s))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._on_time()
 
     def close_pod(self, addresses: frozenset[IP]) -> None:
         for caller in [each for each in self._callers.values() if each.local.ip in addresses]:

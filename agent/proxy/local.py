@@ -7,6 +7,8 @@ beside it (`crossing`); without one the host's NetworkPolicy is skipped, so that
 
 from __future__ import annotations
 
+import socket
+
 from agent.model.address import SocketAddress, split_host_port
 from agent.model.connection import Connection, Direction
 from agent.model.listener import HBONE
@@ -23,6 +25,7 @@ from agent.proxy.registry import Live, LiveOwner
 from agent.proxy.report import Reporter
 from agent.state.connect_target import guess_service, resolve_inbound
 from agent.state.resolve import Options
+from agent.telemetry.past import Past
 from agent.telemetry.record import Opened
 
 CROSSINGS_TRIED, AGAIN_S = 5, 0.05
@@ -155,6 +158,29 @@ class HandedOver(Recorded):
 
     def dial(self, owner: DialOwner) -> Dial:
         return self._delivery.dial(self._connection, owner, keep_port=True)
+
+    # -- from one process to another
+
+    def hand_on_crossing(self) -> list[socket.socket]:
+        """The ends of what crosses the host beside it, if anything does: that of one that is reached is complete."""
+        crossing, self._crossing = self._crossing, None
+        return crossing.hand_on() if crossing is not None else []
+
+    def crossed(self, near: socket.socket, far: socket.socket, owner: DialOwner) -> None:
+        """The host has let it through when another process had it. Raises Refusal."""
+        if self._crossings is None:
+            raise Refusal(
+                Outcome.UNSUPPORTED, "it came by way of the host, which this worker does not follow"
+            )
+        facts = self._connection
+        self._crossing = self._crossings.resumed(
+            facts.source, facts.destination, near, far, Approach(self, owner)
+        )
+
+    def take_up(self, live: Live, past: Past) -> None:
+        super().take_up(live, past)
+        if self._crossing is not None:
+            self._crossing.go_on()
 
     def conclude(self, outcome: Outcome, detail: str) -> None:
         if self._crossing is not None:

@@ -11,161 +11,21 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from dataclasses import dataclass, field
 
-from agent.model.address import IP, SocketAddress
+from agent.model.address import IP
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
-from agent.net.dial import Dial
-from agent.net.loop import Loop, Timer
-from agent.net.tunnel import Tunnel
+from agent.net.loop import Loop
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.life import dial_refusal
-from agent.proxy.pool_key import Connector, Headers, PoolKey, WantsTunnel
+from agent.proxy.pool_key import Connector, PoolKey, WantsTunnel
+from agent.proxy.pool_waiter import Waiter
+from agent.proxy.pooled_link import Group, PooledLink
 from agent.proxy.tallies import End, Tallies
-from agent.proxy.unanswered import Unanswered, no_answer
-from agent.wire.hbone import ACCEPTED, ConnectHead
+from agent.proxy.unanswered import Unanswered
+from agent.wire.hbone import ConnectHead
 
-LONG_WAIT_S = 1.0
 CROWDED_LINKS = 64
 """With so many crowded connections to one peer no more are dialled: a tunnel goes where most is left."""
-TRIES = 3
-"""How many connections may end under one who waits, unanswered: a peer that restarts takes two away at most."""
-
-
-class Waiter:
-    """A place in line for a tunnel, until its owner is answered: first in the group, then on a connection."""
-
-    __slots__ = ("_group", "_is_reused", "_owner", "_pool", "_since_s", "_tries", "_tunnel", "head")
-
-    def __init__(self, pool: Pool, group: Group, head: ConnectHead, owner: WantsTunnel) -> None:
-        self.head = head
-        self._pool = pool
-        self._group = group
-        self._owner: WantsTunnel | None = owner
-        self._tunnel: Tunnel | None = None
-        self._is_reused = False
-        self._tries = TRIES
-        self._since_s = pool.now()
-
-    def start(self, link: TunnelLink, *, reused: bool) -> None:
-        """Ask for the tunnel on this connection; `reused`: it has served others before."""
-        self._is_reused = reused
-        self._tunnel = link.open(self.head, self)
-        self._pool.unanswered.add(self)
-
-    def cancel(self) -> None:
-        """Leave the line; the owner is not called."""
-        self._pool.unanswered.remove(self)
-        if self._owner is not None:
-            self._owner = None
-            waited_s = self._pool.now() - self._since_s
-            if waited_s >= LONG_WAIT_S:
-                # Whoever leaves after so long was not served; an application that looks in and leaves is no failure.
-                self._pool.count_failure(
-                    self._group, f"no answer of {self._group.key.target} in {waited_s:.0f} s"
-                )
-            if self._tunnel is not None:
-                self._tunnel.reset()
-            self._pool.leave(self._group, self)
-
-    def refuse(self, refusal: Refusal) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.refused(refusal)
-
-    def unanswered(self, waited_s: float) -> None:
-        """The peer is there and does not answer."""
-        owner = self._owner
-        self.cancel()
-        if owner is not None:
-            owner.refused(no_answer(self._group.key.target, waited_s))
-
-    def answered(self, tunnel: Tunnel, status: int, headers: Headers) -> None:
-        """The tunnel's answer."""
-        self._pool.unanswered.remove(self)
-        self._pool.count_answer(self._group)
-        if status == ACCEPTED:
-            owner, self._owner = self._owner, None
-            assert owner is not None, "who leaves the line resets the tunnel"
-            owner.opened(tunnel, headers)
-            return
-        tunnel.reset()  # a peer may refuse and leave the stream open
-        target = self._group.key.target
-        self.refuse(Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status} from {target}", status))
-
-    def gone(self, tunnel: Tunnel) -> None:
-        """The tunnel's other answer."""
-        self._pool.unanswered.remove(self)
-        self._tunnel = None
-        # The connection ended before the peer answered: nothing was relayed, so another may try. A new one that ends
-        # says more of the peer than of this request, unless that never came to be looked at.
-        if (self._is_reused or tunnel.is_unseen) and self.may_try_again():
-            self._pool.enqueue(self._group, self)
-        else:
-            self.refuse(tunnel.failure or Refusal(Outcome.RESET, "the HBONE connection ended"))
-
-    def may_try_again(self) -> bool:
-        """Counts the end of a connection; whether this one still waits for another."""
-        self._tries -= 1
-        return self._tries > 0
-
-
-class PooledLink:
-    """One connection of the pool, from its dial to its end: owns the dial, hears the link."""
-
-    __slots__ = ("dial", "group", "idle_since_s", "idle_timer", "is_given_up", "is_proven", "link", "pool")
-
-    def __init__(self, pool: Pool, group: Group) -> None:
-        self.pool = pool
-        self.group = group
-        self.dial: Dial | None = None
-        self.link: TunnelLink | None = None
-        self.is_proven = self.is_given_up = False
-        self.idle_since_s = 0.0
-        self.idle_timer: Timer | None = None
-
-    def connected(self, sock: socket.socket) -> None:
-        self.dial = None
-        self.pool.link_dialled(self, sock)
-
-    def failed(self, target: SocketAddress, error: OSError) -> None:
-        self.dial = None
-        self.pool.link_failed(self, dial_refusal(error, target, is_hbone=True))
-
-    def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
-        """The handshake has already checked the peer against the accepted identities."""
-
-    def available(self, link: TunnelLink) -> None:
-        self.pool.became_available(self, link)
-
-    def closed(self, link: TunnelLink, outcome: Outcome, detail: str) -> None:
-        self.pool.link_closed(self, link, Refusal(outcome, detail))
-
-    def was_idle(self) -> None:
-        """The idle timer's answer."""
-        self.idle_timer = None
-        self.pool.retire_if_idle(self)
-
-    def abort(self, outcome: Outcome, detail: str) -> None:
-        """End it now, whatever it is doing."""
-        self.is_given_up = True
-        if self.dial is not None:
-            self.dial.cancel()
-            self.dial = None
-            self.pool.link_failed(self, Refusal(outcome, detail))
-        elif self.link is not None:
-            self.link.abort(outcome, detail)
-
-
-@dataclass(slots=True)
-class Group:
-    """The connections and the waiters of one key. Those connecting are not proven yet: dial or handshake."""
-
-    key: PoolKey
-    links: list[TunnelLink] = field(default_factory=list)
-    connecting: list[PooledLink] = field(default_factory=list)
-    waiting: deque[Waiter] = field(default_factory=deque)
 
 
 def links_to_dial(waiting: int, connecting: int, per_link: int) -> int:
@@ -199,12 +59,16 @@ class Pool:
 
     def open(self, key: PoolKey, head: ConnectHead, owner: WantsTunnel) -> Waiter:
         """Ask for a tunnel; `owner` is never called from inside this call."""
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Group(key)
+        group = self._group(key)
         waiter = Waiter(self, group, head, owner)
         self.enqueue(group, waiter)
         return waiter
+
+    def _group(self, key: PoolKey) -> Group:
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(key)
+        return group
 
     @property
     def links(self) -> list[tuple[Identity, TunnelLink]]:
@@ -232,6 +96,39 @@ class Pool:
     def now(self) -> float:
         """Seconds of the loop's clock."""
         return self._loop.now()
+
+    # -- from one process to another
+
+    @property
+    def proven(self) -> list[PooledLink]:
+        """Those that have been of use, or could be."""
+        return [pooled for group in self._groups.values() for pooled in group.proven]
+
+    def hand_on(self, pooled: PooledLink) -> float:
+        """Its connection goes on elsewhere: nothing of it is here any more. How long it has not been used, in s."""
+        group, link = pooled.group, pooled.link
+        assert link is not None, "it is proven"
+        if pooled.idle_timer is not None:
+            pooled.idle_timer.cancel()
+            pooled.idle_timer = None
+        group.links.remove(link)
+        group.proven.remove(pooled)
+        self._forget_if_empty(group)
+        return 0.0 if link.open_streams else self._loop.now() - pooled.idle_since_s
+
+    def take_up(self, pooled: PooledLink, idle_s: float) -> None:
+        """One that was proven elsewhere, and has not been used for so long: it carries what is asked for here."""
+        group, link = pooled.group, pooled.link
+        assert link is not None, "it was made before"
+        # What it was made for may have ended meanwhile, and its group with it.
+        group = pooled.group = self._groups.setdefault(group.key, group)
+        pooled.is_proven = True
+        group.links.append(link)
+        group.proven.append(pooled)
+        if not link.open_streams:
+            pooled.idle_since_s = self._loop.now() - idle_s
+            left_s = max(0.0, self._idle_s - idle_s)
+            pooled.idle_timer = self._loop.later(left_s, pooled.was_idle)
 
     # -- what became of it, for the proofs
 
@@ -345,6 +242,7 @@ class Pool:
         if link in group.links:
             group.links.remove(link)
         if pooled.is_proven:
+            group.proven.remove(pooled)
             self._forget_if_empty(group)
             return
         if link.tls.fault is not None:
@@ -358,6 +256,7 @@ class Pool:
         if is_fresh:
             pooled.is_proven = True
             group.connecting.remove(pooled)
+            group.proven.append(pooled)
         while group.waiting and link.is_usable and link.free_streams > 0 and not link.is_crowded:
             group.waiting.popleft().start(link, reused=False)
         if is_fresh and not link.is_usable:

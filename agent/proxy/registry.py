@@ -14,6 +14,8 @@ from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.outcome import Outcome
 from agent.model.steps import Steps, each
+from agent.model.unit import BadUnit, State, StateReader
+from agent.model.unit_values import direction, identity, ip, socket_address, told
 from agent.policy.evaluate import evaluate
 from agent.state.apply import Changes
 from agent.state.passage import Passages
@@ -27,6 +29,13 @@ they have not said what they want."""
 class LiveOwner(Protocol):
     def close(self, outcome: Outcome, detail: str) -> None:
         """End the connection at once."""
+
+
+class _Nobody:
+    """Of one that is not made yet."""
+
+    def close(self, outcome: Outcome, detail: str) -> None:
+        raise AssertionError("it was registered before it was made")
 
 
 class Live:
@@ -74,6 +83,56 @@ class Live:
         """The facts policy judges; None where there is nothing to judge (outbound)."""
         self.service = ""
         """Host name of the Service that was asked for, where the other end has said so and it is one of this pod's."""
+
+    def state(self) -> State:
+        """All of it but the owner."""
+        facts = self.connection
+        return {
+            "direction": self.direction.value,
+            "pod": str(self.pod),
+            "source": str(self.source),
+            "original": str(self.original),
+            "actual": str(self.actual),
+            "protocol": self.protocol,
+            "destination_uid": self.destination_uid,
+            "service": self.service,
+            "facts": None
+            if facts is None
+            else {
+                "source": str(facts.source),
+                "destination": str(facts.destination),
+                "identity": told(facts.identity),
+                "network": facts.network,
+            },
+        }
+
+    @classmethod
+    def from_state(cls, fields: StateReader) -> Live:
+        """Who makes an owner of it sets that. Raises BadUnit."""
+        live = cls(
+            direction(fields, "direction"),
+            ip(fields, "pod"),
+            socket_address(fields, "source"),
+            socket_address(fields, "original"),
+            socket_address(fields, "actual"),
+            fields.text("protocol"),
+            _Nobody(),
+            fields.text("destination_uid"),
+        )
+        live.service = fields.text("service")
+        if fields.has("facts"):
+            facts = fields.within("facts")
+            live.connection = Connection(
+                socket_address(facts, "source"),
+                socket_address(facts, "destination"),
+                identity(facts, "identity"),
+                facts.text("network"),
+            )
+            facts.done()
+        fields.done()
+        if live.direction is Direction.INBOUND and (live.connection is None or not live.destination_uid):
+            raise BadUnit("an inbound connection that no policy could judge")
+        return live
 
 
 class Registry:

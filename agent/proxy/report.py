@@ -13,6 +13,7 @@ from agent.model.outcome import Outcome
 from agent.model.workload import Workload
 from agent.telemetry import access_log, families
 from agent.telemetry.metrics import Handle, Metrics, Sample
+from agent.telemetry.past import Past
 from agent.telemetry.record import NO_FLAG, Attributes, LabelMemo, Opened, Record, source_labels
 from agent.wire.baggage import KEYS_OF_WORKLOAD_NAME
 
@@ -60,6 +61,13 @@ class Tracked:
         self._handle.close(outcome)
         self._reporter.ended(self, outcome, detail, self._handle, self._started_s)
 
+    def leave(self) -> Past:
+        """Another process goes on with it: nothing is said of its end here. What was carried so far is counted."""
+        self.count_bytes()
+        self.relay = None
+        self._handle.leave()
+        return self._reporter.left(self, self._handle, self._started_s)
+
 
 class Reporter:
     """One per worker. `write_line` takes finished lines; `wall` is Unix seconds, `clock` monotonic."""
@@ -95,6 +103,23 @@ class Reporter:
         if self.least_level <= logging.DEBUG:
             self.write_line(access_log.opened_line(opened, self.wall(), self.as_json))
         return tracked
+
+    def resumed(self, past: Past) -> Tracked:
+        """Go on with what another process had opened and counted."""
+        handle = self.metrics.resume(past.labels, past.to_server_bytes, past.to_client_bytes)
+        tracked = Tracked(self, past.opened, handle, self.clock() - past.age_s)
+        self._open.add(tracked)
+        return tracked
+
+    def left(self, tracked: Tracked, handle: Handle, started_s: float) -> Past:
+        self._open.discard(tracked)
+        return Past(
+            tracked.opened,
+            handle.labels,
+            handle.to_server_bytes,
+            handle.to_client_bytes,
+            self.clock() - started_s,
+        )
 
     def named(self, source: Workload, hostname: str) -> None:
         """A pod dials a workload that is known by its host name alone."""

@@ -31,11 +31,22 @@ class Unanswered:
     def __len__(self) -> int:
         return len(self._since_s)
 
-    def add(self, asker: Asker) -> None:
-        """It has asked just now; it is not in the list yet."""
-        self._since_s[asker] = self._loop.now()
-        if self._timer is None:
+    def add(self, asker: Asker, waited_s: float = 0.0) -> None:
+        """It has asked just now, or so long ago in another process; it is not in the list yet."""
+        self._since_s[asker] = self._loop.now() - waited_s
+        if waited_s:
+            self._since_s = dict(sorted(self._since_s.items(), key=lambda item: item[1]))
+            if self._timer is not None:
+                self._timer.cancel()
+            due_s = next(iter(self._since_s.values())) + self._limit_s
+            self._timer = self._loop.later(max(0.0, due_s - self._loop.now()), self._look)
+        elif self._timer is None:
             self._timer = self._loop.later(self._limit_s, self._look)
+
+    def waited_s(self, asker: Asker) -> float:
+        """How long it has waited; who is not in the list has not."""
+        now_s = self._loop.now()
+        return now_s - self._since_s.get(asker, now_s)
 
     def remove(self, asker: Asker) -> None:
         """It is answered, or does not want to know; who is not in the list is ignored."""

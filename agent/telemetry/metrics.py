@@ -73,6 +73,17 @@ class Handle:
             self.is_closed = True
             self._metrics._ended(self._labels, outcome.flag)
 
+    @property
+    def labels(self) -> LabelSet:
+        """What it is counted under."""
+        return self._labels
+
+    def leave(self) -> None:
+        """Another process counts it from here on, its end too: it is open here no longer, and has not ended."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._metrics._left(self._labels)
+
 
 Sample = tuple[Family, tuple[str, ...], float]
 """One figure: its family, its label values, its value."""
@@ -127,6 +138,13 @@ class Metrics:
         self._open[label_set[0]] += 1
         return Handle(self, label_set, tally)
 
+    def resume(self, label_set: LabelSet, to_server: int, to_client: int) -> Handle:
+        """A connection that another process has counted as opened, with these bytes so far; only what comes counts."""
+        self._open[label_set[0]] += 1
+        handle = Handle(self, label_set, self._tally(label_set))
+        handle.to_server_bytes, handle.to_client_bytes = to_server, to_client
+        return handle
+
     def snapshot(self) -> Snapshot:
         return {
             "process": self._process,
@@ -134,6 +152,9 @@ class Metrics:
             "open": dict(self._open),
             "figures": self.figures.items(),
         }
+
+    def _left(self, label_set: LabelSet) -> None:
+        self._open[label_set[0]] -= 1
 
     def _ended(self, label_set: LabelSet, flag: str) -> None:
         self._open[label_set[0]] -= 1

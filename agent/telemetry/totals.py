@@ -22,21 +22,25 @@ class Totals:
     def __init__(self, limit: int = LABEL_SETS_LIMIT) -> None:
         self._limit = limit
         self._live: dict[str, Snapshot] = {}
+        self._ended: set[str] = set()
         self._ended_tcp: dict[LabelSet, list[int]] = {}
         self._ended_figures: defaultdict[FigureKey, float] = defaultdict(float)
 
-    def update(self, worker: str, snapshot: Snapshot) -> None:
-        """The newest figures of a worker; a different `process` in them means that it was replaced."""
-        previous = self._live.get(worker)
-        if previous is not None and previous["process"] != snapshot["process"]:
-            self.retire(worker)
-        self._live[worker] = snapshot
+    def update(self, snapshot: Snapshot) -> None:
+        """The newest figures of the worker that `process` in them names: pids of two containers may be the same.
 
-    def retire(self, worker: str) -> None:
+        What comes after its end is counted already.
+        """
+        process = snapshot["process"]
+        if process not in self._ended:
+            self._live[process] = snapshot
+
+    def retire(self, process: str) -> None:
         """The worker ended; its last counters stay in the sum. Unknown workers are nothing to do."""
-        last = self._live.pop(worker, None)
+        last = self._live.pop(process, None)
         if last is None:
             return
+        self._ended.add(process)
         for values, counts in last["tcp"]:
             _add(self._ended_tcp, self._bounded(tuple(values)), counts)
         for name, labels, count in last["figures"]:

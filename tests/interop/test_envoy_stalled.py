@@ -15,8 +15,9 @@ from agent.net.relay import TunnelRelay
 from agent.net.sockets import SideSockets
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool import Pool, PooledLink
+from agent.proxy.pool import Pool
 from agent.proxy.pool_key import Headers, PoolKey
+from agent.proxy.pooled_link import PooledLink
 from agent.proxy.tallies import Tallies
 from agent.wire.h2_events import MIB
 from agent.wire.hbone import connect_head

@@ -15,8 +15,9 @@ from agent.net.loop import READABLE, Loop, Ready
 from agent.net.sockets import SideSockets
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool import Pool, Waiter
+from agent.proxy.pool import Pool
 from agent.proxy.pool_key import PoolKey
+from agent.proxy.pool_waiter import Waiter
 from agent.proxy.tallies import Tallies
 from agent.wire.h2_events import Limits
 from agent.wire.h2_frames import ErrorCode

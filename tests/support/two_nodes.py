@@ -36,6 +36,8 @@ class World:
         self.ca = TestCA()
         self.here = DataPath(self.driver.loop, self.ca, **options)
         self.there = DataPath(self.driver.loop, self.ca, **options)
+        self.planes = [self.here, self.there]
+        """All of them; a test may add some."""
         self.app = socket.create_server((SERVER, 8080))
         self.threads: list[threading.Thread] = []
         self.seen: list[str] = []
@@ -81,7 +83,7 @@ class World:
         self.driver.call(lambda: self.there.store.apply(Batch(authorizations=((name, policy),))))  # type: ignore[arg-type]
 
     def close(self) -> None:
-        self.driver.call(lambda: (self.here.close(), self.there.close()))
+        self.driver.call(lambda: [plane.close() for plane in self.planes])
         self.driver.call(lambda: None)
         self.driver.close()
         # close() alone would leave the port taken while a thread waits in accept().

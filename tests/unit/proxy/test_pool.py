@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from agent.model.outcome import Outcome, Refusal
-from agent.proxy.pool import TRIES, links_to_dial
+from agent.proxy.pool import links_to_dial
+from agent.proxy.pool_waiter import TRIES
 from tests.support.pool import ANSWER_S, World, key
 
 

@@ -1,0 +1,49 @@
+"""Addresses, identities and directions in a unit (`unit`): as text, and read as strictly as the rest."""
+
+from __future__ import annotations
+
+from agent.model.address import IP, AddressError, SocketAddress, parse_ip
+from agent.model.connection import Direction
+from agent.model.identity import Identity, IdentityError
+from agent.model.unit import StateReader
+
+
+def ip(fields: StateReader, name: str) -> IP:
+    """Raises BadUnit, as the others do."""
+    text = fields.text(name)
+    try:
+        return parse_ip(text)
+    except AddressError as error:
+        raise fields.refuse(name, str(error)) from error
+
+
+def socket_address(fields: StateReader, name: str) -> SocketAddress:
+    text = fields.text(name)
+    try:
+        return SocketAddress.parse(text)
+    except AddressError as error:
+        raise fields.refuse(name, str(error)) from error
+
+
+def identity(fields: StateReader, name: str) -> Identity | None:
+    """None where it is none: nobody has proven it."""
+    if not fields.has(name):
+        return None
+    text = fields.text(name)
+    try:
+        return Identity.parse(text)
+    except IdentityError as error:
+        raise fields.refuse(name, str(error)) from error
+
+
+def direction(fields: StateReader, name: str) -> Direction:
+    text = fields.text(name)
+    try:
+        return Direction(text)
+    except ValueError:
+        raise fields.refuse(name, f"{text[:32]!r} is no direction") from None
+
+
+def told(value: Identity | None) -> str | None:
+    """What `identity` reads."""
+    return None if value is None else str(value)
