@@ -13,8 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from agent.lab.blueprint import LabError
 from agent.lab.naming import RUN_ROOT
+from redirect import netns
 
 
 class Journal:
@@ -70,7 +73,14 @@ class Journal:
         return loaded
 
     def erase(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        """Removes the notes, and with them what a process that was killed left mounted among them. Raises LabError."""
+        below = [each.mountpoint for each in psutil.disk_partitions(all=True)]
+        for path in reversed([path for path in map(Path, below) if self.directory in path.parents]):
+            netns.call("umount2", bytes(path), netns.MNT_DETACH)  # umount --lazy PATH
+        try:
+            shutil.rmtree(self.directory)
+        except OSError as error:
+            raise LabError(f"{self.directory} cannot be removed: {error}; remove it by hand") from error
         if self.directory.parent == RUN_ROOT:
             with suppress(OSError):
                 RUN_ROOT.rmdir()  # succeeds only when this was the last lab

@@ -39,7 +39,16 @@ from tests.bench import (
 from tests.bench.earlier import NoSuchBuild
 from tests.bench.envoy import CONCURRENCY
 from tests.bench.lab_options import refuse_unfit
-from tests.bench.rounds import IDLE_CONNECTIONS, MANY, QUICK_MANY, BenchError, Idle, Rounds, Samples
+from tests.bench.rounds import (
+    IDLE_CONNECTIONS,
+    MANY,
+    QUICK_MANY,
+    WORKLOADS,
+    BenchError,
+    Idle,
+    Rounds,
+    Samples,
+)
 from tests.bench.strangers import COUNT, QUICK_COUNT, Strangers
 from tests.bench.systems import Stage
 from tests.support.envoy import binary
@@ -48,6 +57,9 @@ ROOT = Path(__file__).parents[2]
 ROUNDS, WARM_UP_S, LENGTH_S = 7, 0.3, 1.3
 QUICK_ROUNDS, QUICK_WARM_UP_S, QUICK_LENGTH_S = 2, 0.1, 0.35
 BUSY_LOAD = 0.5
+MEMORY, CROWDS = "memory", "strangers"
+NAMES = (MEMORY, *(workload.name for workload in WORKLOADS), MANY.name, CROWDS)
+"""Of what is measured, in its order."""
 NOTES = """\
 Envoy is behind the same eBPF capture as ztun, both ends, and dials in the client pod's name as ztun does; where to
 is fixed in its configuration. ztun runs with policy (3), access log and metrics; Envoy without any."""
@@ -104,6 +116,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="of each agent of ztun; default as Envoy's, 2",
     )
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, with --quick {QUICK_ROUNDS}")
+    parser.add_argument(
+        "--only",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="WORKLOAD,...",
+        help=f"these alone, and no target for the rest: {', '.join(NAMES)}",
+    )
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     parser.add_argument(
         "--name", default="ztunbench", help="name of the lab it builds, 10 characters at most"
@@ -111,6 +130,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parsed = parser.parse_args(argv)
     if parsed.workers < 1:
         parser.error("--workers: at least 1")
+    if unknown := [name for name in parsed.only if name not in NAMES]:
+        parser.error(f"--only: there is no workload {unknown[0]!r}")
+    if "half" in parsed.only and "exchange_64" not in parsed.only:
+        parser.error("--only: half takes a part of the rate of exchange_64: name that, too")
     # The labs of the other commit and of honest connects are called like this one, with a 0 and a 1.
     refuse_unfit(parser, parsed, longest=9 if parsed.against or parsed.honest else 10)
     return parsed
@@ -134,16 +157,23 @@ def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
     times = (QUICK_WARM_UP_S, QUICK_LENGTH_S) if options.quick else (WARM_UP_S, LENGTH_S)
     about = machine() | {"rounds": rounds, "warm_up_s": times[0], "length_s": times[1]}
     about |= {"pinned": not options.no_pin, "idle_connections": IDLE_CONNECTIONS}
-    with stage() as fresh:
-        idle = Idle(fresh, tell).run()
-        fresh.check_captured()
+    wanted = options.only or NAMES
+    idle: Samples = {}
+    crowds: Samples = {}
+    if MEMORY in wanted:
+        with stage() as fresh:
+            idle = Idle(fresh, tell).run()
+            fresh.check_captured()
     with stage() as measured:
         running = Rounds(measured, *times, tell)
-        running.run(rounds)
-        running.run(1, (QUICK_MANY if options.quick else MANY,))
+        running.run(rounds, [workload for workload in WORKLOADS if workload.name in wanted])
+        if MANY.name in wanted:
+            running.run(1, (QUICK_MANY if options.quick else MANY,))
         measured.check_captured()
-        crowds = Strangers(measured, tell, count=QUICK_COUNT if options.quick else COUNT).run()
+        if CROWDS in wanted:
+            crowds = Strangers(measured, tell, count=QUICK_COUNT if options.quick else COUNT).run()
     about |= {
+        "only": list(options.only),
         "against": options.against,
         "negotiated": running.negotiated,
         "failed_connections": running.failed,
@@ -180,6 +210,8 @@ def show(samples: Samples, about: dict[str, Any], targets: list[report.Target]) 
         f"load before {about['load_before']:.2f}\n\n"
     )
     out.write(report.table(samples, targets) + "\n\n" + NOTES + "\n")
+    if about["only"]:
+        out.write(f"Nothing else was measured: --only {','.join(about['only'])}\n")
     for name, negotiated in about["negotiated"].items():
         out.write(f"Handshake with {name}: {negotiated}\n")
     for name, failed in about["failed_connections"].items():
@@ -226,6 +258,8 @@ def run(argv: list[str]) -> int:
     targets = [each for each in report.targets() if each.is_for(commit, options.workers)]
     samples, about = measure(options)
     show(samples, about, targets)
+    if options.only:
+        targets = report.measured(samples, targets)
     missed = report.misses(samples, targets)
     if options.json:
         options.json.write_text(json.dumps(report.document(samples, about, missed), indent=1) + "\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,15 @@ def misses(samples: Samples, targets: Iterable[Target]) -> list[str]:
             if target.at_most is not None and (value is None or value > target.at_most):
                 lines.append(f"{what} most {target.at_most:.2f}")
     return lines
+
+
+def measured(samples: Samples, targets: Iterable[Target]) -> list[Target]:
+    """The targets without those metrics that ztun has no sample of."""
+    kept = [
+        replace(target, metrics=tuple(each for each in target.metrics if samples["ztun"].get(each)))
+        for target in targets
+    ]
+    return [target for target in kept if target.metrics]
 
 
 def table(samples: Samples, targets: Iterable[Target]) -> str:

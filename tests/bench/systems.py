@@ -296,6 +296,8 @@ class Stage:
         run_dir = self.topology.journal.directory / "bench" / instance
         capture = Capture(self.topology.nodes[node], instance, run_dir)
         self._captures.append(capture)
+        for path in (capture.pod_side, capture.net_side):
+            self.topology.journal.note_namespace(path.name)  # `ztun lab down` after a crash
         capture.prepare()
         return capture
 

@@ -11,6 +11,7 @@ from tests.bench.report import (
     Target,
     TargetsError,
     document,
+    measured,
     medians,
     misses,
     ratio,
@@ -54,6 +55,13 @@ def test_ratios_are_taken_round_by_round_so_that_drift_and_one_bad_round_do_not_
 )
 def test_a_missed_target_is_named_with_value_and_bound(target: Target, missed: list[str]) -> None:
     assert misses(SAMPLES, [target]) == missed
+
+
+def test_what_was_left_out_on_purpose_misses_no_target_and_what_was_measured_still_may() -> None:
+    targets = measured(
+        SAMPLES, [Target(("connect",), at_least=1.3), Target(("upload_1", "upload_8"), at_least=1.3)]
+    )
+    assert [line.split()[0] for line in misses(SAMPLES, targets)] == ["upload_1"]
 
 
 def test_the_targets_file_covers_what_the_issue_asks() -> None:
