@@ -13,9 +13,11 @@ from functools import partial
 from typing import Protocol
 
 from agent.model.outcome import Outcome, Refusal
+from agent.model.unit import PlainValue, State, StateReader
 from agent.net.farewell import close
-from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop, Timer
+from agent.net.loop import Loop, Timer
 from agent.net.parting import PATIENCE_S, Parting
+from agent.net.plain_end import PlainEnd
 from agent.net.sockets import was_destroyed
 
 BATCH_BYTES = 1 << 18
@@ -29,177 +31,6 @@ def loss(who: str, error: int) -> Refusal:
     if was_destroyed(error):
         return Refusal(Outcome.POD_REMOVED, f"the kernel closed its sockets: the {who}'s pod left the mesh")
     return Refusal(Outcome.RESET, f"the connection of the {who} broke: {os.strerror(error)}")
-
-
-class _End:
-    """One socket: what it still has to send, and what may still come from it."""
-
-    __slots__ = (
-        "backlog",
-        "ended",
-        "fd",
-        "from_bytes",
-        "group",
-        "held_bytes",
-        "is_readable",
-        "lost",
-        "name",
-        "other",
-        "reads",
-        "relay",
-        "sock",
-        "writes",
-    )
-    __deletable__ = ("other", "relay")
-
-    def __init__(self, relay: PlainRelay, sock: socket.socket, name: str) -> None:
-        self.relay = relay
-        self.sock = sock
-        self.name = name
-        self.fd = sock.fileno()
-        self.other: _End = self
-        self.backlog = bytearray()
-        self.held_bytes = 0
-        """How much of the backlog is counted as unread."""
-        self.group = ""
-        """The address that leaves it unread, once it has."""
-        self.from_bytes = 0
-        self.reads = self.writes = True
-        self.ended = self.is_readable = False
-        self.lost = 0
-        """The error by which its connection broke. What it had sent before is still carried."""
-
-    def on_ready(self, mask: int) -> None:
-        if mask & ENDED:
-            self.ended = True
-            if mask & BROKEN:
-                self.on_broken()
-        if mask & WRITABLE and self.backlog:
-            self.send_backlog()
-        if mask & READABLE and self.reads:
-            self.is_readable = True
-            self.pump()
-
-    def pump(self) -> None:
-        """One batch from here to the other end, unless that is still busy with the last one."""
-        if not self.is_readable or not self.reads or self.other.backlog or self.relay.is_over:
-            return
-        other = self.other
-        buffer = self.relay.buffer
-        try:
-            size = self.sock.recv_into(buffer)
-        except BlockingIOError:
-            self.is_readable = False
-            return
-        except OSError as error:
-            self.lost = self.lost or error.errno or errno.EIO
-            size = 0
-        if not size:
-            self.end_here()
-            return
-        other.write(buffer[:size])
-        self.from_bytes += size
-        if size == len(buffer) or self.ended:
-            self.relay.again(self)
-        else:
-            self.is_readable = False
-
-    def end_here(self) -> None:
-        """Nothing more comes from here."""
-        if self.lost:
-            # The kernel says EPIPE for a reset that came after a FIN: then this direction has ended in order.
-            self.relay.part(self, ends_first=self.lost == errno.EPIPE)
-        else:
-            self.reads = False
-            self.other.end()
-
-    def write(self, data: memoryview) -> None:
-        try:
-            sent = self.sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self.other.from_bytes -= len(data)  # they are not carried, though the caller will say so
-            self.lose(error.errno or errno.EIO)
-            return
-        if sent < len(data):
-            self.backlog += data[sent:]
-            self.count()
-
-    def count(self) -> None:
-        """Bring what is counted as unread up to the backlog."""
-        more = len(self.backlog) - self.held_bytes
-        self.held_bytes += more
-        if more > 0:
-            if not self.group:
-                self.group = self.address()
-            self.relay.backlogs.hold(self, more)
-        elif more:
-            self.relay.backlogs.release(self, -more)
-
-    def address(self) -> str:
-        try:
-            return str(self.sock.getpeername()[0])
-        except OSError:  # it has gone, and the next send will find that
-            return self.name
-
-    def abort(self, outcome: Outcome, detail: str) -> None:
-        """Too much is unread, this most of all."""
-        self.relay.abort(outcome, detail)
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Nothing of it is held any more."""
-        if self.held_bytes:
-            self.relay.backlogs.release(self, self.held_bytes)
-            self.held_bytes = 0
-
-    def send_backlog(self) -> None:
-        try:
-            sent = self.sock.send(self.backlog)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.lose(error.errno or errno.EIO)
-            return
-        del self.backlog[:sent]
-        self.count()
-        if not self.backlog:
-            if not self.other.reads:
-                self.end()
-            else:
-                self.other.pump()
-
-    def end(self) -> None:
-        """Nothing more comes for this socket: tell it, once its backlog is out."""
-        if self.backlog or not self.writes:
-            return
-        self.writes = False
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # it was faster
-            pass
-        self.relay.finish_if_ended()
-
-    def on_broken(self) -> None:
-        """An edge says so. Without an error it is one of a former owner of this descriptor number."""
-        if error := self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.lose(error)
-
-    def lose(self, error: int) -> None:
-        """Nothing can be delivered here any more; what came before is still in the socket's queue."""
-        if self.lost or self.relay.is_over:
-            return
-        self.lost = error
-        self.other.from_bytes -= len(self.backlog)
-        self.backlog = bytearray()
-        self.count()
-        if self.reads:
-            self.is_readable = self.ended = True
-            self.relay.hurry(self)
-            self.relay.again(self)
-        else:
-            self.relay.part(self, ends_first=True)
 
 
 class PlainRelayOwner(Protocol):
@@ -231,8 +62,8 @@ class PlainRelay:
         self._loop = loop
         self.backlogs = loop.backlogs
         self.buffer = loop.buffers.opened[:BATCH_BYTES]
-        self._client = _End(self, client, "client")
-        self._server = _End(self, server, "server")
+        self._client = PlainEnd(self, client, "client")
+        self._server = PlainEnd(self, server, "server")
         self._client.other, self._server.other = self._server, self._client
         self._owner = owner
         self._parting: Parting | None = None
@@ -244,6 +75,8 @@ class PlainRelay:
     def start(self) -> None:
         for end in (self._client, self._server):
             self._loop.watch(end.fd, end.on_ready, self._on_crash)
+            if end.backlog:  # of a relay that was taken over
+                end.count()
 
     @property
     def sent_bytes(self) -> int:
@@ -263,29 +96,32 @@ class PlainRelay:
             self.outcome, self.error = outcome, detail or outcome.hint
             self._finish(reset=True)
 
-    def again(self, end: _End) -> None:
+    def again(self, end: PlainEnd) -> None:
         self._loop.soon(end.pump)
 
+    @property
+    def is_finished(self) -> bool:
+        return not any(end.reads or end.writes for end in (self._client, self._server))
+
     def finish_if_ended(self) -> None:
-        ends = (self._client, self._server)
-        if not self.is_over and not any(end.reads or end.writes for end in ends):
+        if not self.is_over and self.is_finished:
             self._finish(reset=False)
 
     # -- one end's connection breaks
 
-    def hurry(self, end: _End) -> None:
+    def hurry(self, end: PlainEnd) -> None:
         """What this end sent before it broke is awaited only as long as the other end takes of it."""
         left_of = partial(self._on_patience, end, end.from_bytes - len(end.other.backlog))
         self._timer = self._loop.later(PATIENCE_S, left_of)
 
-    def _on_patience(self, end: _End, carried: int) -> None:
+    def _on_patience(self, end: PlainEnd, carried: int) -> None:
         if end.from_bytes - len(end.other.backlog) > carried:
             self.hurry(end)
         else:
             why = loss(end.name, end.lost)
             self.abort(why.outcome, why.detail)
 
-    def part(self, end: _End, *, ends_first: bool) -> None:
+    def part(self, end: PlainEnd, *, ends_first: bool) -> None:
         """This end was reset, so both are: the other one is given what came before, and sees what it would directly."""
         if self.is_over:
             return
@@ -343,3 +179,61 @@ class PlainRelay:
 
     def _on_crash(self, error: BaseException) -> None:
         self.abort(Outcome.INTERNAL, f"{type(error).__name__}: {error}")
+
+    # -- going on elsewhere
+
+    @property
+    def stays(self) -> str:
+        """Why it can only go on here; empty: it may be frozen."""
+        if self.is_over:
+            return "it has ended, and its last bytes are being delivered"
+        broken = self._client if self._client.lost else self._server
+        return f"the connection of its {broken.name} broke" if broken.lost else ""
+
+    def freeze(self) -> None:
+        """Stop without an end, and without a word to the owner: it goes on from `state` and `sockets`.
+
+        Elsewhere, or here by another relay. Where it `stays`, never.
+        """
+        self._stop()
+        del self._owner
+        for end in (self._client, self._server):
+            # Before another process has it: an epoll keeps watching what is open anywhere.
+            self._loop.forget(end.fd)
+            end.freeze()
+
+    def sockets(self) -> tuple[socket.socket, socket.socket]:
+        """The client's and the server's."""
+        return self._client.sock, self._server.sock
+
+    def state(self) -> State:
+        return {"client": self._client.state(), "server": self._server.state()}
+
+    @classmethod
+    def from_state(
+        cls,
+        loop: Loop,
+        value: PlainValue,
+        client: socket.socket,
+        server: socket.socket,
+        owner: PlainRelayOwner,
+    ) -> PlainRelay:
+        """As `state` was, not started. Raises BadUnit; the sockets stay the caller's then."""
+        fields = StateReader("a plain relay", value)
+        made = cls(loop, client, server, owner)
+        made._client.restore(fields.value("client"))
+        made._server.restore(fields.value("server"))
+        fields.done()
+        for end in (made._client, made._server):
+            other = end.other
+            if other.writes == (not end.reads and not other.backlog) or end.from_bytes < len(other.backlog):
+                raise fields.refuse(end.name, "what it has sent and what its other end was told do not agree")
+            end.sock.setblocking(False)
+        if made.is_finished:
+            raise fields.refuse("client", "both directions have ended")
+        return made
+
+    def let_go(self) -> None:
+        """It goes on elsewhere. Whatever else was done to the sockets would be done to it there."""
+        for end in (self._client, self._server):
+            end.sock.close()

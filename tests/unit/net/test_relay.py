@@ -194,6 +194,8 @@ def test_plain_relays_that_ended_leave_nothing_to_the_garbage_collector() -> Non
                 assert plain.relay.sent_bytes == 5
             del plain
             it.settle()
-            assert not [thing for thing in gc.get_objects() if type(thing).__name__ in ("PlainRelay", "_End")]
+            assert not [
+                thing for thing in gc.get_objects() if type(thing).__name__ in ("PlainRelay", "PlainEnd")
+            ]
         finally:
             gc.enable()
