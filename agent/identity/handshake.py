@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
 
 from agent.identity.credentials import ALPN, Credentials
@@ -19,11 +20,13 @@ from agent.identity.presented import Check, is_client_of, is_server_of, presente
 from agent.identity.revocations import Certified, Revocations, certified
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
+from agent.model.unit import PlainValue, State, StateReader
 from agent.wire.tls_alerts import Alert, alert_meaning
 from agent.wire.tls_records import CHANGE_CIPHER_SPEC, HEADER_BYTES, MAX_CIPHER_BYTES, TlsRecords, TlsState
 
 # A hello with post-quantum key share and a chain of several certificates stay far below.
 MAX_HANDSHAKE_BYTES = 1 << 17
+_LONGEST_CHAIN = 32
 _HANDSHAKE_RECORDS = (20, 21, 22, 23)
 # What is longer comes in pieces; a larger buffer would be made, and given back to the kernel, for every flight.
 _READ_BYTES = 1 << 13
@@ -69,6 +72,28 @@ class Secured:
     leftover: bytes = field(repr=False)
     chain: tuple[Certified, ...] = field(default=(), repr=False)
     """As it was verified, from the leaf to its anchor; only where certificates can be revoked."""
+
+    def plain(self, state: TlsState) -> State:
+        """With `state` of its records, as they are by now. Who the peer is is in its certificate."""
+        chain = [each.certificate.public_bytes(Encoding.DER) for each in self.chain]
+        return {"records": state.plain(), "group": self.group, "peer_der": self.peer_der, "chain": chain}
+
+    @classmethod
+    def from_plain(cls, value: PlainValue) -> Secured:
+        """Raises BadUnit. Whether the peer is still welcome is for who goes on with it to ask."""
+        fields = StateReader("the peer", value)
+        state = TlsState.from_plain(fields.value("records"))
+        der = fields.blob("peer_der", MAX_HANDSHAKE_BYTES)
+        try:
+            peer = presented_by(der)
+            chain = [certified(each) for each in fields.blobs("chain", _LONGEST_CHAIN)]
+        except ValueError as error:
+            raise fields.refuse("peer_der", f"no certificate: {error}") from None
+        if not isinstance(peer, Identity):
+            raise fields.refuse("peer_der", f"it {peer.text}")
+        secured = cls(state, state.suite, fields.text("group", 64), peer, der, b"", tuple(chain))
+        fields.done()
+        return secured
 
 
 class Session:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from agent.model.unit import PlainValue, State, StateReader
+from agent.wire.h2_frames import MAX_STREAM_ID, MAX_WINDOW
 
 MIB = 1 << 20
 FIRST_WINDOW_BYTES = 1 << 18
@@ -28,6 +31,31 @@ class Limits:
     def first_window_bytes(self) -> int:
         """The window a stream begins with: what one that nobody reads holds in memory."""
         return min(FIRST_WINDOW_BYTES, self.stream_window_bytes)
+
+    def plain(self) -> State:
+        """What the peer was told, and what follows from it. The times are of who keeps them."""
+        return {
+            "stream_window_bytes": self.stream_window_bytes,
+            "connection_window_bytes": self.connection_window_bytes,
+            "frame_bytes": self.frame_bytes,
+            "header_list_bytes": self.header_list_bytes,
+            "peer_streams": self.peer_streams,
+        }
+
+    @classmethod
+    def from_plain(cls, value: PlainValue, own: Limits) -> Limits:
+        """Raises BadUnit where any of them is above our own: a peer was allowed more than this process would bear."""
+        fields = StateReader("the limits", value)
+        limits = replace(
+            own,
+            stream_window_bytes=fields.integer("stream_window_bytes", 0, own.stream_window_bytes),
+            connection_window_bytes=fields.integer("connection_window_bytes", 1, own.connection_window_bytes),
+            frame_bytes=fields.integer("frame_bytes", 1, own.frame_bytes),
+            header_list_bytes=fields.integer("header_list_bytes", 0, own.header_list_bytes),
+            peer_streams=fields.integer("peer_streams", 0, own.peer_streams),
+        )
+        fields.done()
+        return limits
 
 
 CLIENT_LIMITS = Limits()
@@ -76,6 +104,52 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({self.id})"
+
+    def state(self, now_s: float) -> State:
+        return {
+            "id": self.id,
+            "send_window": self.send_window,
+            "receive_window": self.receive_window,
+            "window": self.window,
+            "unreturned": self.unreturned,
+            "credited_age_s": now_s - self.credited_at_s,
+            "weighed_age_s": now_s - self.weighed_at_s,
+            "got": self.got,
+            "seen_consumed": self.seen_consumed,
+            "local_open": self.local_open,
+            "remote_open": self.remote_open,
+            "is_headed": self.is_headed,
+            "is_answered": self.is_answered,
+        }
+
+    @classmethod
+    def from_state(cls, fields: StateReader, most_window: int, now_s: float) -> Stream:
+        """Without its owner. `most_window` is what the window of a stream may grow to. Raises BadUnit."""
+        stream = cls(
+            fields.integer("id", 1, MAX_STREAM_ID),
+            fields.integer("send_window", -MAX_WINDOW, MAX_WINDOW),
+            fields.integer("window", 0, most_window),
+            now_s,
+        )
+        stream.receive_window = fields.integer("receive_window", 0, stream.window)
+        stream.unreturned = fields.integer("unreturned", 0, stream.window - stream.receive_window)
+        stream.credited_at_s = now_s - fields.number("credited_age_s")
+        stream.weighed_at_s = now_s - fields.number("weighed_age_s")
+        stream.got = fields.integer("got")
+        stream.seen_consumed = fields.integer("seen_consumed")
+        stream.local_open, stream.remote_open = fields.flag("local_open"), fields.flag("remote_open")
+        stream.is_headed, stream.is_answered = fields.flag("is_headed"), fields.flag("is_answered")
+        fields.done()
+        if not stream.local_open and not stream.remote_open:
+            raise fields.refuse("remote_open", "a stream that is over is no part of the connection")
+        return stream
+
+    @classmethod
+    def over(cls, stream_id: int) -> Stream:
+        """One that the connection has forgotten, and of whose bytes some are still to be delivered."""
+        stream = cls(stream_id, 0, 0, 0.0)
+        stream.local_open = stream.remote_open = False
+        return stream
 
 
 # What comes most has an __init__ written out, or is no dataclass at all: what the decorator writes is not compiled.
@@ -179,3 +253,12 @@ class Bucket:
             self._at_s = now_s
         self._level -= 1
         return True
+
+    def state(self, now_s: float) -> State:
+        return {"level": self._level, "age_s": max(0.0, now_s - self._at_s)}
+
+    def restore(self, fields: StateReader, now_s: float) -> None:
+        """What is left of it; how much there may be is our own. Raises BadUnit."""
+        self._level = fields.number("level", 0, self.burst)
+        self._at_s = now_s - fields.number("age_s")
+        fields.done()

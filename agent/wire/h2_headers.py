@@ -14,6 +14,7 @@ from functools import lru_cache
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
+from agent.model.unit import PlainValue, State, StateReader
 from agent.wire.h2_frames import ErrorCode, H2Error, H2StreamError
 
 Fields = list[tuple[str, str]]
@@ -210,3 +211,28 @@ class HeaderReader:
         except HPACKError as error:
             raise H2Error(ErrorCode.COMPRESSION_ERROR, f"a header block cannot be decoded: {error}") from None
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in decoded]
+
+    def state(self) -> State | None:
+        """None while every block could be read without state. `rows`: name and value in turn, the newest first."""
+        decoder = self._decoder
+        if decoder is None:
+            return None
+        rows: list[PlainValue] = []
+        for name, value in decoder.header_table.dynamic_entries:
+            rows += (bytes(name), bytes(value))
+        return {"table_bytes": decoder.header_table_size, "rows": rows}
+
+    def restore(self, value: PlainValue) -> None:
+        """Raises BadUnit."""
+        if value is None:
+            return
+        fields = StateReader("the header table", value)
+        decoder = self._decoder = Decoder(HARD_LIST_BYTES)
+        decoder.header_table_size = fields.integer("table_bytes", 0, decoder.max_allowed_table_size)
+        rows = fields.blobs("rows", 2 * decoder.header_table_size // FIELD_OVERHEAD_BYTES + 1)
+        fields.done()
+        table = decoder.header_table
+        for at in range(len(rows) - 2, -1, -2):
+            table.add(rows[at], rows[at + 1])
+        if 2 * len(table.dynamic_entries) != len(rows):
+            raise fields.refuse("rows", f"they are more than {decoder.header_table_size} bytes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from agent.model.unit import State, StateReader
 from agent.wire import h2_frames as frames
 from agent.wire.h2_events import (
     Bucket,
@@ -267,3 +268,41 @@ class H2Receiver(H2Sender, ABC):
     def _expect(self, bucket: Bucket, what: str) -> None:
         if not bucket.take(self._now_s):
             raise H2Error(ErrorCode.ENHANCE_YOUR_CALM, f"a flood of {what}")
+
+    # -- going on elsewhere
+
+    def state(self, now_s: float) -> State:
+        told = super().state(now_s)
+        stream = self._data_stream if self._data_left else None
+        is_open = stream is not None and self.streams.get(stream.id) is stream
+        told.update(
+            {
+                "preface": bytes(self._preface),
+                "greeted": self._greeted,
+                "partial": bytes(self._partial),
+                "data_stream": stream.id if stream is not None and is_open else None,
+                "data_ends": self._data_ends and is_open,
+                "noise_allowed": self._noise_allowed.state(now_s),
+                "updates_allowed": self._updates_allowed.state(now_s),
+                "late_resets": self._late_resets,
+            }
+        )
+        return told
+
+    def restore(self, fields: StateReader) -> None:
+        super().restore(fields)
+        self._preface = fields.blob("preface", len(frames.PREFACE))
+        self._greeted = fields.flag("greeted")
+        self._partial += fields.blob(
+            "partial", frames.HEADER_BYTES + max(MAX_CONTROL_BYTES, self.limits.frame_bytes)
+        )
+        if fields.has("data_stream"):
+            self._data_stream = self.streams.get(fields.integer("data_stream"))
+            if self._data_stream is None or not self._data_left:
+                raise fields.refuse("data_stream", "no DATA of it is arriving")
+        self._data_ends = fields.flag("data_ends")
+        self._noise_allowed.restore(fields.within("noise_allowed"), self._now_s)
+        self._updates_allowed.restore(fields.within("updates_allowed"), self._now_s)
+        self._late_resets = fields.integer("late_resets")
+        if not frames.PREFACE.endswith(self._preface):
+            raise fields.refuse("preface", "no rest of it")

@@ -1,53 +1,35 @@
-"""The sending half of an HTTP/2 connection that carries CONNECT tunnels: streams, windows, frames out.
+"""The sending half of an HTTP/2 connection that carries CONNECT tunnels: streams and frames out.
 
 Sans-IO: control frames collect in `out`; DATA payloads never pass through here, only their headers do
-(`data_header_into`). `h2_tunnel` adds the receiving half. RFC 9113; values of docs/WIRE.md#settings.
+(`data_header_into`). `h2_credit` has the windows, `h2_tunnel` adds the receiving half. RFC 9113; values of
+docs/WIRE.md#settings.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from agent.model.unit import State, StateReader
 from agent.wire import h2_frames as frames
 from agent.wire import h2_headers
+from agent.wire.h2_credit import H2Credit
 from agent.wire.h2_events import Limits, Stream
 from agent.wire.h2_frames import FRAME_HEADER, ErrorCode, Setting
-from agent.wire.h2_windows import FAST_S, SHARED_S, WEIGH_S, paces, window_change
 
 # Streams reset here, for whose late frames the peer is not to blame. More are forgotten, oldest first.
 REMEMBERED_RESETS = 1024
 SHUTDOWN_PING = b"ztun-end"
-CROWDED_S = 0.1
-"""Window that is taken for less than this is of streams that move, not of streams that are not read."""
+MAX_WORDS = 200
+"""So much of a peer's reason is kept."""
 
 
-class H2Sender:
+class H2Sender(H2Credit):
     """State of one connection and all that is sent on it. Not used alone: see `h2_tunnel.H2Tunnels`."""
 
     def __init__(self, *, is_server: bool, limits: Limits, now_s: float) -> None:
+        super().__init__(limits=limits, now_s=now_s)
         self.is_server = is_server
-        self.limits = limits
-        self._now_s = now_s
-        self._data_left = 0
-        """How much of the DATA frame that is arriving has not."""
-        self.updates_earned = 0
-        """WINDOW_UPDATEs that a peer may send for the DATA it got."""
-        self.out = bytearray()
-        """Control frames to send, in order, before any DATA staged later. Take with `data_to_send`."""
-        self.streams: dict[int, Stream] = {}
-        self.send_window = frames.DEFAULT_WINDOW
-        self.receive_window = limits.connection_window_bytes
-        self.peer_frame_bytes = frames.DEFAULT_FRAME_BYTES
-        self.peer_window = frames.DEFAULT_WINDOW
-        self.peer_connection_window = frames.DEFAULT_WINDOW
-        """The most that the peer ever let wait of all streams together."""
-        self.may_grow: Callable[[], bool] = lambda: True
-        """Asked before a stream's window grows: whether memory lasts."""
-        self.round_trip_s: Callable[[], float] = lambda: FAST_S
-        """How long the path to the peer is: a window that holds more than is on its way only makes others wait."""
-        self.peer_streams: int | None = None
-        """The peer's MAX_CONCURRENT_STREAMS, None while it set no limit."""
         self.failed = False
         self.goaway_sent = self.goaway_received = False
         self.takes_connect_error_for_end = False
@@ -61,17 +43,6 @@ class H2Sender:
         self._next_id = 1
         self._last_peer_id = 0
         self._table_emptied = False
-        self._first_window = limits.first_window_bytes
-        self._grown = 0
-        """By how much the windows of all streams together exceed their first one."""
-        self._granted = limits.connection_window_bytes
-        self._consumed = 0
-        self._shared_until_s = 0.0
-        """Until then what one stream has in a queue keeps others waiting, which receive little."""
-        self._roomy_at_s = now_s
-        """When the peer last gave back half of its window for all."""
-        self._credit_below = limits.connection_window_bytes - limits.connection_window_bytes // 8
-        self._weigh_peer_windows()
         self._greet()
 
     def _greet(self) -> None:
@@ -150,17 +121,6 @@ class H2Sender:
             self._resets.popitem(last=False)
         self._forget(stream)
 
-    def _add_stream(self, stream_id: int) -> Stream:
-        stream = Stream(stream_id, self.peer_window, self._first_window, self._now_s)
-        stream.seen_consumed = self._consumed
-        self.streams[stream_id] = stream
-        return stream
-
-    def _forget(self, stream: Stream) -> None:
-        stream.local_open = stream.remote_open = False
-        self._grown -= stream.window - self._first_window
-        del self.streams[stream.id]
-
     def _send_block(
         self, stream_id: int, block: bytes, headers: Iterable[tuple[str, str]], *, ended: bool
     ) -> None:
@@ -172,39 +132,6 @@ class H2Sender:
 
     # -- data
 
-    def sendable(self, stream: Stream) -> int:
-        """How many bytes the next DATA frame of this stream may carry; 0 or less: wait for WindowOpened."""
-        if not stream.local_open:
-            return 0
-        left = self.send_window
-        size = min(stream.send_window, left, self.peer_frame_bytes)
-        if left < self._scarce_below and len(self.streams) > 1:
-            held = self.peer_window - stream.send_window
-            if held > 0 and held >= left - self._crowded_below:
-                return min(size, self._peer_half - held)
-        return size
-
-    def is_crowded(self, now_s: float) -> bool:
-        """Half of what the peer lets wait is taken, and stays so: a stream opened now may come to wait for others.
-
-        What moves takes as much for moments. Credit alone is no sign of it, as one of many may still be read.
-        """
-        return self.send_window < self._crowded_below and now_s - self._roomy_at_s >= CROWDED_S
-
-    def _weigh_peer_windows(self) -> None:
-        """What a stream may take of the peer's window for all, after one of the two was announced.
-
-        Peers give credit back when half of a window was consumed, at the latest. So a stream that has half of its
-        own outstanding is not read as fast as it sends, and it loses nothing by waiting for its own credit; one with
-        less must go on, as its credit may come only then. And once half of the connection's window is held by
-        streams that are not read, the others may never make up the half that brings credit for all. So a stream has
-        half of its window, or as much as would be left of the other half: one or two have all they can use, many
-        leave some to the rest (dynamic thresholds of shared memory switches, Choudhury and Hahne 1998).
-        """
-        self._peer_half = (self.peer_window + 1) // 2
-        self._crowded_below = self.peer_connection_window // 2
-        self._scarce_below = self._crowded_below + self.peer_window
-
     def data_header_into(self, buffer: memoryview, at: int, stream: Stream, size: int) -> None:
         """Write the 9 bytes in front of `size` bytes of payload, and debit both windows.
 
@@ -215,59 +142,6 @@ class H2Sender:
         self.send_window -= size
         # Whoever credits each read by itself, for the stream and for the connection.
         self.updates_earned += 2 + (size >> 10)
-
-    @property
-    def unread_bytes(self) -> int:
-        """Payload that was received and is not consumed yet, that of streams which are over included."""
-        return self._granted - self.receive_window - self._data_left - self._consumed
-
-    def consumed(self, stream: Stream, size: int) -> bool:
-        """`size` bytes of payload were handed on. True: a quarter of the window was, so `give_credit` is due."""
-        self._consumed += size
-        stream.unreturned += size
-        return stream.unreturned >= stream.quarter
-
-    def give_credit(self, stream: Stream, now_s: float) -> None:
-        """Let the peer send as much again as was consumed: more where the window grows, less where it shrinks."""
-        size, stream.unreturned = stream.unreturned, 0
-        if not stream.remote_open:
-            return
-        stream.got += size
-        if now_s - stream.weighed_at_s >= WEIGH_S:
-            self._weigh(stream, now_s)
-        change = window_change(
-            stream.window,
-            now_s - stream.credited_at_s,
-            first=self._first_window,
-            most=self.limits.stream_window_bytes,
-            room=self.limits.connection_window_bytes - self._grown,
-            pace=paces(self.round_trip_s(), is_shared=now_s < self._shared_until_s),
-        )
-        if change > 0 and not self.may_grow():
-            change = 0
-        change = max(change, -size)
-        stream.credited_at_s = now_s
-        stream.window += change
-        stream.quarter = stream.window >> 2
-        self._grown += change
-        size += change
-        if size:
-            self.out += frames.window_update(stream.id, size)
-            stream.receive_window += size
-
-    def _weigh(self, stream: Stream, now_s: float) -> None:
-        """Streams of one kind wait for each other anyway, and small windows make them dearer; not so one large one and
-        those that ask for little."""
-        if 0 < self._consumed - stream.seen_consumed - stream.got < stream.got // 2:
-            self._shared_until_s = now_s + SHARED_S
-        stream.weighed_at_s, stream.seen_consumed, stream.got = now_s, self._consumed, 0
-
-    def _credit_connection(self) -> None:
-        """The window of all streams together is given back on receipt: streams that nobody reads take none of it."""
-        size = self.limits.connection_window_bytes - self.receive_window
-        self.out += frames.window_update(0, size)
-        self._granted += size
-        self.receive_window += size
 
     # -- the end of the connection
 
@@ -298,3 +172,41 @@ class H2Sender:
         """Nothing more will happen on this connection: it may be closed."""
         going = self.goaway_received or (self.goaway_sent and not self._closes_door)
         return going and not self.streams
+
+    # -- going on elsewhere
+
+    def state(self, now_s: float) -> State:
+        """Whatever was in `out` has to be sent before."""
+        told = super().state(now_s)
+        told.update(
+            {
+                "goaway_sent": self.goaway_sent,
+                "goaway_received": self.goaway_received,
+                "takes_connect_error_for_end": self.takes_connect_error_for_end,
+                "last_words": self.last_words,
+                "closes_door": self._closes_door,
+                "resets": [{"id": stream_id, "bytes": left} for stream_id, left in self._resets.items()],
+                "next_id": self._next_id,
+                "last_peer_id": self._last_peer_id,
+                "table_emptied": self._table_emptied,
+            }
+        )
+        return told
+
+    def restore(self, fields: StateReader) -> None:
+        super().restore(fields)
+        self.out.clear()  # the greeting was said long ago
+        self.goaway_sent, self.goaway_received = fields.flag("goaway_sent"), fields.flag("goaway_received")
+        self.takes_connect_error_for_end = fields.flag("takes_connect_error_for_end")
+        self.last_words = fields.text("last_words", MAX_WORDS)
+        self._closes_door = fields.flag("closes_door")
+        for each in fields.each("resets", REMEMBERED_RESETS):
+            self._resets[each.integer("id", 1, frames.MAX_STREAM_ID)] = each.integer("bytes")
+            each.done()
+        self._next_id = fields.integer("next_id", 1, frames.MAX_STREAM_ID + 2)
+        self._last_peer_id = fields.integer("last_peer_id", 0, frames.MAX_STREAM_ID)
+        self._table_emptied = fields.flag("table_emptied")
+        last = self._last_peer_id if self.is_server else self._next_id - 2
+        for stream_id in self.streams:
+            if stream_id % 2 == 0 or stream_id > last:
+                raise fields.refuse("streams", f"{stream_id} is nobody's; the last is {last}")

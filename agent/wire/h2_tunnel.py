@@ -8,6 +8,7 @@ Knows no sockets, no TLS, no mesh.
 
 from __future__ import annotations
 
+from agent.model.unit import PlainValue, State, StateReader
 from agent.wire import h2_frames as frames
 from agent.wire.h2_events import (
     CLIENT_LIMITS,
@@ -50,6 +51,55 @@ class H2Tunnels(H2Receiver):
         self._resets_allowed = Bucket(200, 50)
         self._refusals_allowed = Bucket(1000, 200)
         self._control_allowed = Bucket(200, 20)
+
+    @classmethod
+    def from_state(
+        cls, value: PlainValue, *, is_server: bool, now_s: float, limits: Limits | None = None
+    ) -> H2Tunnels:
+        """Go on as the connection that this is the `state` of. `limits` are our own, which its must not exceed.
+
+        Raises BadUnit.
+        """
+        fields = StateReader("the HTTP/2 connection", value)
+        own = limits or (SERVER_LIMITS if is_server else CLIENT_LIMITS)
+        made = cls(is_server=is_server, now_s=now_s, limits=Limits.from_plain(fields.value("limits"), own))
+        made.restore(fields)
+        fields.done()
+        return made
+
+    def state(self, now_s: float) -> State:
+        told = super().state(now_s)
+        block = self._block
+        told.update(
+            {
+                "headers": self._headers.state(),
+                "block": None if block is None else bytes(block),
+                "block_stream_id": 0 if block is None else self._block_stream_id,
+                "block_ends": block is not None and self._block_ends,
+                "ping_left_s": max(0.0, self._ping_due_s - now_s),
+                "ping_sent": self._ping_sent,
+                "resets_allowed": self._resets_allowed.state(now_s),
+                "refusals_allowed": self._refusals_allowed.state(now_s),
+                "control_allowed": self._control_allowed.state(now_s),
+            }
+        )
+        return told
+
+    def restore(self, fields: StateReader) -> None:
+        super().restore(fields)
+        now_s = self._now_s
+        self._headers.restore(fields.value("headers"))
+        if fields.has("block"):
+            self._block = bytearray(fields.blob("block", MAX_CONTROL_BYTES))
+        self._block_stream_id = fields.integer("block_stream_id", 0, frames.MAX_STREAM_ID)
+        self._block_ends = fields.flag("block_ends")
+        self._ping_due_s = now_s + fields.number(
+            "ping_left_s", 0, max(self.limits.ping_after_s, self.limits.ping_timeout_s)
+        )
+        self._ping_sent = fields.flag("ping_sent")
+        self._resets_allowed.restore(fields.within("resets_allowed"), now_s)
+        self._refusals_allowed.restore(fields.within("refusals_allowed"), now_s)
+        self._control_allowed.restore(fields.within("control_allowed"), now_s)
 
     def _is_inside_block(self, kind: int, stream_id: int) -> bool:
         return self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block_stream_id)

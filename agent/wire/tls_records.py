@@ -15,6 +15,7 @@ from struct import Struct
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from agent.model.unit import PlainValue, State, StateReader
 from agent.wire.tls_alerts import Alert, alert_meaning
 
 HEADER_BYTES = 5
@@ -32,6 +33,7 @@ MAX_MESSAGE_BYTES = 1 << 16
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION = 20, 21, 22, 23
 NEW_SESSION_TICKET, KEY_UPDATE = 4, 24
+MAX_SEQUENCE = (1 << 64) - 1
 HASTY_RECORDS, HASTY_UPDATES = 16, 100
 """So many KeyUpdates a peer may send after fewer records than that, each."""
 
@@ -64,16 +66,55 @@ SUITES = {suite.name: suite for suite in (AES_128, AES_256)}
 
 @dataclass(frozen=True, slots=True)
 class TlsState:
-    """All there is to know of a live connection's TLS: enough to go on with it elsewhere."""
+    """All there is to know of a live connection's TLS between two records: enough to go on with it elsewhere."""
 
     suite: str
     read_secret: bytes
     read_sequence: int
     write_secret: bytes
     write_sequence: int
+    message: bytes = b""
+    """The beginning of a handshake message that goes on in the next record."""
+    hasty_updates: int = 0
+    owes_key_update: bool = False
 
     def __repr__(self) -> str:  # secrets stay out of logs and dumps
         return f"TlsState({self.suite}, read #{self.read_sequence}, write #{self.write_sequence})"
+
+    def plain(self) -> State:
+        return {
+            "suite": self.suite,
+            "read_secret": self.read_secret,
+            "read_sequence": self.read_sequence,
+            "write_secret": self.write_secret,
+            "write_sequence": self.write_sequence,
+            "message": self.message,
+            "hasty_updates": self.hasty_updates,
+            "owes_key_update": self.owes_key_update,
+        }
+
+    @classmethod
+    def from_plain(cls, value: PlainValue) -> TlsState:
+        """Raises BadUnit."""
+        fields = StateReader("the TLS records", value)
+        suite = SUITES.get(fields.text("suite"))
+        if suite is None:
+            raise fields.refuse("suite", "unknown here")
+        size = hmac.new(b"", b"", suite.hash_name).digest_size
+        state = cls(
+            suite=suite.name,
+            read_secret=fields.blob("read_secret", size),
+            read_sequence=fields.integer("read_sequence", most=MAX_SEQUENCE),
+            write_secret=fields.blob("write_secret", size),
+            write_sequence=fields.integer("write_sequence", most=MAX_SEQUENCE),
+            message=fields.blob("message", MAX_MESSAGE_BYTES + MAX_PLAIN_BYTES),
+            hasty_updates=fields.integer("hasty_updates", most=HASTY_UPDATES),
+            owes_key_update=fields.flag("owes_key_update"),
+        )
+        fields.done()
+        if len(state.read_secret) != size or len(state.write_secret) != size:
+            raise fields.refuse("suite", f"its secrets have {size} bytes")
+        return state
 
 
 def expand_label(suite: Suite, secret: bytes, label: bytes, length: int) -> bytes:
@@ -122,16 +163,25 @@ class TlsRecords:
         suite = SUITES[state.suite]
         self._read = TrafficKey(suite, state.read_secret, state.read_sequence)
         self._write = TrafficKey(suite, state.write_secret, state.write_sequence)
-        self._message = b""
+        self._message = state.message
         self.records_per_key = records_per_key
         self.closed = False
-        self._hasty_updates = 0
-        self.wants_to_write = False
+        self._hasty_updates = state.hasty_updates
+        self.wants_to_write = state.owes_key_update
 
     def state(self) -> TlsState:
-        """The state to go on from, taken between two records (an unfinished message would be lost)."""
+        """The state to go on from. After the peer's close_notify there is nothing to go on with."""
         read, write = self._read, self._write
-        return TlsState(read.suite.name, read.secret, read.sequence, write.secret, write.sequence)
+        return TlsState(
+            read.suite.name,
+            read.secret,
+            read.sequence,
+            write.secret,
+            write.sequence,
+            self._message,
+            self._hasty_updates,
+            self.wants_to_write,
+        )
 
     # -- writing
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agent.wire import h2_frames as frames
+from agent.wire.h2_credit import CROWDED_S
 from agent.wire.h2_events import MIB, Limits, Stream
 from agent.wire.h2_frames import Setting
-from agent.wire.h2_send import CROWDED_S
 from agent.wire.h2_windows import FAST_S, SHARED_S, SLOW_S, window_change
 from tests.support.playbook import Frame, Talk, data
 
