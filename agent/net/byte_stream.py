@@ -44,11 +44,18 @@ class ByteStream(Protocol):
     def buffers(self) -> Buffers:
         """The memory that TLS on this stream works in."""
 
+    @property
+    def sock(self) -> socket.socket | None:
+        """What it can be gone on with elsewhere; None where it is more than a socket."""
+
     def round_trip_s(self) -> float:
         """How long the path to the peer is, at least; where that is not known, long."""
 
     def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
         """Call `on_ready` at every edge of those in `mask`, which are epoll's; nothing is read before."""
+
+    def forget(self) -> None:
+        """Watch nothing any more, and do nothing else."""
 
     def finish(self, unsent: bytearray, *, is_heard_out: bool) -> Parted:
         """Send what is left and end in order. `is_heard_out`: the peer has said its last word, and that was read."""
@@ -73,6 +80,10 @@ class SocketStream:
         self._round_trip_s = LONG_S
         self._look_at_s = 0.0
 
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
     def round_trip_s(self) -> float:
         """The shortest one that the kernel has seen of late; asked for once a second."""
         now_s = self._loop.now()
@@ -85,6 +96,9 @@ class SocketStream:
 
     def watch(self, on_ready: Ready, on_crash: Crash, mask: int) -> None:
         self._loop.watch(self._sock.fileno(), on_ready, on_crash, mask)
+
+    def forget(self) -> None:
+        self._loop.forget(self._sock.fileno())
 
     def finish(self, unsent: bytearray, *, is_heard_out: bool) -> Parted:
         farewell = Farewell(self._loop, self._sock, unsent, is_heard_out=is_heard_out)

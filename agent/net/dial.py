@@ -15,7 +15,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from agent.model.address import SocketAddress
+from agent.model.address import AddressError, SocketAddress, parse_ip
+from agent.model.unit import PlainValue, State, StateReader
 from agent.net.loop import BROKEN, WRITABLE, Loop, Timer
 from agent.net.sockets import IP_BIND_ADDRESS_NO_PORT, SideSockets
 
@@ -67,7 +68,7 @@ class Dialler:
 class Dial:
     """A connection attempt; nothing happens before `start`."""
 
-    __slots__ = ("_dialler", "_owner", "_sock", "_source", "_target", "_timer", "_tries")
+    __slots__ = ("_dialler", "_owner", "_sock", "_source", "_target", "_timer", "_tries", "left_s")
 
     def __init__(
         self, dialler: Dialler, target: SocketAddress, source: SocketAddress | None, owner: DialOwner
@@ -79,16 +80,77 @@ class Dial:
         self._sock: socket.socket | None = None
         self._tries = 0
         self._timer: Timer | None = None
+        self.left_s = 0.0
+        """Of its time, for one that was taken over: `start` with that."""
 
     def start(self, timeout_s: float) -> None:
         self._timer = self._dialler.loop.later(timeout_s, self._on_timeout)
-        self._attempt()
+        if self._sock is None:
+            self._attempt()
+        else:  # its SYN was sent elsewhere; what has come of it is announced
+            self._dialler.loop.watch(self._sock.fileno(), self._on_ready, self._on_crash)
 
     def cancel(self) -> None:
         """Give up: the socket is closed at once, and the owner not called."""
         self._owner = None
         self._stop_timer()
         self._drop()
+
+    # -- going on elsewhere
+
+    @property
+    def stays(self) -> str:
+        """Why it can only go on here; empty: it may be frozen."""
+        return "" if self._sock is not None and self._timer is not None else "its end is known"
+
+    def freeze(self) -> None:
+        """Stop without an end, and without a word to the owner: it goes on from `state` and `sock`.
+
+        Where it `stays`, never.
+        """
+        self._owner = None
+        if self._timer is not None:
+            self.left_s = max(0.0, self._timer.at_s - self._dialler.loop.now())
+        self._stop_timer()
+        self._dialler.loop.forget(self.sock.fileno())
+
+    @property
+    def sock(self) -> socket.socket:
+        assert self._sock is not None, "it stays"
+        return self._sock
+
+    def state(self) -> State:
+        return {
+            "target": str(self._target),
+            "source_ip": None if self._source is None else str(self._source.ip),
+            "source_port": 0 if self._source is None else self._source.port,
+            "tries": self._tries,
+            "left_s": self.left_s,
+        }
+
+    @classmethod
+    def from_state(cls, dialler: Dialler, value: PlainValue, sock: socket.socket, owner: DialOwner) -> Dial:
+        """As `state` was, to `start` with what is left of its time. Raises BadUnit; the socket stays the caller's."""
+        fields = StateReader("a dial", value)
+        try:
+            target = SocketAddress.parse(fields.text("target", 64))
+            ip = parse_ip(fields.text("source_ip", 64)) if fields.has("source_ip") else None
+        except AddressError as error:
+            raise fields.refuse("target", str(error)) from None
+        port = fields.integer("source_port", 0, 65535)
+        made = cls(dialler, target, None if ip is None else SocketAddress(ip, port), owner)
+        made._tries = fields.integer("tries", 0, RANDOM_TRIES + 1)
+        made.left_s = min(fields.number("left_s"), dialler.timeout_s)
+        fields.done()
+        made._sock = sock
+        sock.setblocking(False)
+        return made
+
+    def let_go(self) -> None:
+        """It goes on elsewhere. Whatever else was done to the socket would be done to it there."""
+        self.sock.close()
+
+    # -- attempts
 
     def _attempt(self) -> None:
         """Try source ports until one is on its way or the answer is final."""

@@ -1,23 +1,23 @@
 """Carry bytes between an application's socket and a tunnel, until both directions have ended.
 
 Back-pressure end to end: a socket that does not take bytes stops the peer's credit; a window or a socket
-that is full stops the reading here. Ends and resets map as docs/WIRE.md#ends: each direction ends by itself, an end
-is an end and a reset a reset at the other side, and what came before it is delivered before it.
+that is full stops the reading here. `net.relay_end` has what becomes of ends and resets.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from functools import partial
 from typing import Protocol
 
-from agent.model.outcome import Outcome, Refusal
-from agent.net.farewell import close
-from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop, Timer
-from agent.net.parting import PATIENCE_S, Parting
-from agent.net.plain_relay import PlainRelay, loss
-from agent.net.tunnel import Tunnel, reset_code
+from agent.model.unit import PlainValue, State, StateReader
+from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop
+from agent.net.parting import PATIENCE_S
+from agent.net.plain_end import MOST_UNREAD_BYTES
+from agent.net.plain_relay import PlainRelay
+from agent.net.relay_end import EndingRelay
+from agent.net.tunnel_link import TunnelLink
+from agent.wire.h2_frames import MAX_STREAM_ID
 
 __all__ = ["PlainRelay", "TunnelRelay"]
 
@@ -27,91 +27,21 @@ class TunnelRelayOwner(Protocol):
         """Both directions have ended; called once, never from inside a call of the relay."""
 
 
-class TunnelRelay:
-    """Owns `sock` and `tunnel`; carries bytes from `start` on.
+class TunnelRelay(EndingRelay):
+    """Owns `sock` and `tunnel`; carries bytes from `start` on."""
 
-    `sent_bytes` went from the client to the server, `received_bytes` back, whichever end this is; both may
-    be read at any time. `error` is empty when the connection ended as one may.
-    """
-
-    __slots__ = (
-        "_backlog",
-        "_backlogs",
-        "_down_bytes",
-        "_down_open",
-        "_ended",
-        "_fd",
-        "_is_over",
-        "_is_readable",
-        "_is_waiting",
-        "_link",
-        "_loop",
-        "_lost",
-        "_owner",
-        "_parting",
-        "_recv_into",
-        "_send",
-        "_sock",
-        "_stage",
-        "_stream",
-        "_timer",
-        "_tunnel",
-        "_up_bytes",
-        "_up_open",
-        "error",
-        "outcome",
-    )
-    __deletable__ = ("_owner",)
-
-    def __init__(self, loop: Loop, sock: socket.socket, tunnel: Tunnel, owner: TunnelRelayOwner) -> None:
-        assert tunnel.stream is not None, "a tunnel has a stream once it was requested or answered"
-        self._loop = loop
-        self._sock = sock
-        self._fd = sock.fileno()
-        self._recv_into = sock.recv_into
-        self._send = sock.send
-        self._tunnel = tunnel
-        self._link = tunnel.link
-        self._stage = tunnel.link.stage
-        self._stream = tunnel.stream
-        self._owner = owner
-        self._backlog = bytearray()
-        self._backlogs = loop.backlogs
-        self._up_bytes = self._down_bytes = 0
-        self._up_open = self._down_open = True
-        self._ended = self._is_over = self._is_readable = self._is_waiting = False
-        self._lost = 0
-        """The error by which the application's connection broke. What it had sent before is still carried."""
-        self._parting: Parting | None = None
-        self._timer: Timer | None = None
-        self.outcome = Outcome.OK
-        self.error = ""
+    __slots__ = ()
 
     def start(self) -> None:
         """Bytes that came early are delivered at once."""
         self._loop.watch(self._fd, self._on_ready, self._on_crash)
         self._tunnel.attach(self)
-
-    @property
-    def sent_bytes(self) -> int:
-        return self._down_bytes if self._tunnel.is_server else self._up_bytes
-
-    @property
-    def received_bytes(self) -> int:
-        return self._up_bytes if self._tunnel.is_server else self._down_bytes
-
-    @property
-    def group(self) -> object:
-        """The connection that its backlog came over."""
-        return self._link
-
-    def abort(self, outcome: Outcome = Outcome.RESET, detail: str = "") -> None:
-        """End both sides now: RST to the application, RST_STREAM to the peer with the code of the outcome."""
-        if self._parting is not None:
-            self._parting.cut()
-            self._drop_backlog()
-        elif not self._is_over:
-            self._fail(outcome, detail or outcome.hint)
+        if self._backlog:  # of one that was taken over
+            self._backlogs.hold(self, len(self._backlog))
+        if self._lost:
+            self._is_readable = self._ended = True
+            self._hurry()
+            self._loop.soon(self._pump)
 
     # -- socket to tunnel
 
@@ -229,119 +159,84 @@ class TunnelRelay:
                 pass
         self._finish_if_ended()
 
-    # -- the application's connection breaks
-
-    def _on_broken(self) -> None:
-        """An edge says so. Without an error it is one of a former owner of this descriptor number."""
-        if error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._lose(error)
-
-    def _lose(self, error: int) -> None:
-        """Nothing can be delivered any more; what the application sent before is still in the socket's queue."""
-        if self._lost or self._is_over:
-            return
-        self._lost = error
-        self._drop_backlog()
-        if not self._up_open:
-            self._fail_lost()
-            return
-        self._is_readable = self._ended = True
-        self._timer = self._loop.later(PATIENCE_S, partial(self._on_patience, self._up_bytes))
-        if not self._is_waiting:
-            self._loop.soon(self._pump)
-
-    def _on_patience(self, carried: int) -> None:
-        """The peer that gives no credit for the rest must not keep the reset from it."""
-        if self._up_bytes == carried:
-            self._fail_lost()
-        else:
-            self._timer = self._loop.later(PATIENCE_S, partial(self._on_patience, self._up_bytes))
-
-    def _fail_lost(self) -> None:
-        if self._is_over:
-            return
-        # The kernel says EPIPE for a reset that came after a FIN: that direction has ended in order, so say it.
-        if self._lost == errno.EPIPE and self._up_open:
-            self._link.end_stream(self._stream)
-        why = loss("server" if self._tunnel.is_server else "client", self._lost)
-        self._fail(why.outcome, why.detail)
-
-    # -- the end
-
-    def reset(self, why: Refusal, is_clean: bool) -> None:
-        """The tunnel is gone; the application is given what came before that."""
-        if self._is_over:
-            return
-        if is_clean and not self._down_open and not self._lost:
-            # Its direction had ended: whoever is there only says that nobody reads ours.
-            self._up_open = False
-            if not self._backlog:
-                self._end_down()
-            return
-        self.outcome, self.error = why.outcome, why.detail
-        if self._lost:
-            self._finish(reset=True)
-            return
-        ends_first = not self._down_open
-        self._stop()
-        self._parting = Parting(
-            self._loop,
-            self._sock,
-            self._backlog,
-            ends_first=ends_first,
-            sent=self._on_sent,
-            done=self._on_parted,
-        )
-
-    def _on_sent(self, size: int) -> None:
-        self._backlogs.release(self, size)
-        self._down_bytes += size
-        self._link.consumed(self._stream, size)
-
-    def _on_parted(self) -> None:
-        self._parting = None
-        self._drop_backlog()
-        self._tell()
-
-    def _finish_if_ended(self) -> None:
-        if not self._up_open and not self._down_open and not self._backlog and not self._is_over:
-            self._tunnel.is_gone = True
-            self._finish(reset=False)
-
-    def _fail(self, outcome: Outcome, detail: str) -> None:
-        self.outcome, self.error = outcome, detail
-        self._drop_backlog()
-        self._tunnel.reset(reset_code(outcome))
-        self._finish(reset=True)
-
-    def _drop_backlog(self) -> None:
-        if self._backlog:
-            self._backlogs.release(self, len(self._backlog))
-            self._link.consumed(self._stream, len(self._backlog))
-            self._backlog = bytearray()
-
-    def _stop(self) -> None:
-        """Carry nothing more. The socket stays open."""
-        self._is_over = True
-        self._up_open = self._down_open = False
-        if self._is_waiting:
-            self._link.waiters.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._tunnel.sink = self._stream.owner = None
-
-    def _finish(self, *, reset: bool) -> None:
-        self._stop()
-        self._loop.leave(self._fd)
-        close(self._sock, reset=reset)
-        self._loop.soon(self._tell)
-
     def _tell(self) -> None:
         # The owner holds the relay and the relay its owner; apart, both go without the garbage collector.
         owner = self._owner
         del self._owner
         owner.finished(self)
 
-    def _on_crash(self, error: BaseException) -> None:
-        if not self._is_over:
-            self._fail(Outcome.INTERNAL, f"{type(error).__name__}: {error}")
+    # -- going on elsewhere
+
+    @property
+    def stays(self) -> str:
+        """Why it can only go on here; empty: it may be frozen. Its connection goes without it then (`leave`)."""
+        return "it has ended, and its last bytes are being delivered" if self._is_over else ""
+
+    def leave(self) -> None:
+        """It stays where its connection does not: what it has still to deliver is no more counted there."""
+        if self._backlog:
+            self._link.consumed(self._stream, len(self._backlog))
+
+    def freeze(self) -> None:
+        """Stop without an end, and without a word to the owner: it goes on from `state` and `sock`, with its link.
+
+        Where it `stays`, never.
+        """
+        self._is_over = True
+        self._loop.forget(self._fd)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._is_waiting:
+            self._link.waiters.discard(self)
+        if self._backlog:
+            self._backlogs.release(self, len(self._backlog))
+        del self._owner
+
+    @property
+    def sock(self) -> socket.socket:
+        return self._sock
+
+    def state(self) -> State:
+        """Which directions are open follows from the stream."""
+        lost: State | None = None
+        if self._lost and self._timer is not None:
+            left_s = max(0.0, self._timer.at_s - self._loop.now())
+            lost = {"error": self._lost, "carried": self._carried, "left_s": left_s}
+        return {
+            "stream": self._stream.id,
+            "backlog": bytes(self._backlog),
+            "up_bytes": self._up_bytes,
+            "down_bytes": self._down_bytes,
+            "lost": lost,
+        }
+
+    @classmethod
+    def from_state(
+        cls, loop: Loop, value: PlainValue, sock: socket.socket, link: TunnelLink, owner: TunnelRelayOwner
+    ) -> TunnelRelay:
+        """As `state` was, not started. `link` was made of the state of its link. Raises BadUnit; the socket stays the
+        caller's then."""
+        fields = StateReader("a relay", value)
+        tunnel = link.tunnel_on(fields.integer("stream", 1, MAX_STREAM_ID))
+        if not tunnel.is_free:
+            raise fields.refuse("stream", "something else carries its bytes")
+        made = cls(loop, sock, tunnel, owner)
+        made._up_open, made._down_open = made._stream.local_open, made._stream.remote_open
+        made._backlog += fields.blob("backlog", MOST_UNREAD_BYTES)
+        made._up_bytes, made._down_bytes = fields.integer("up_bytes"), fields.integer("down_bytes")
+        if fields.has("lost"):
+            lost = fields.within("lost")
+            made._lost = lost.integer("error", 1)
+            made._carried = lost.integer("carried", 0, made._up_bytes)
+            made._patience_left_s = lost.number("left_s", 0, PATIENCE_S)
+            lost.done()
+        fields.done()
+        if not (made._backlog or made._up_open or made._down_open):
+            raise fields.refuse("stream", "it is over, and nothing is left to deliver")
+        sock.setblocking(False)
+        tunnel.sink = made  # and nobody else
+        return made
+
+    def let_go(self) -> None:
+        """It goes on elsewhere. Whatever else was done to the socket would be done to it there."""
+        self._sock.close()

@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
+from agent.model.unit import State, StateReader
 from agent.wire.h2_events import Stream
 from agent.wire.h2_frames import ErrorCode, error_name
-from agent.wire.hbone import ConnectHead
+from agent.wire.hbone import BadConnect, ConnectHead, connect_head
 
 if TYPE_CHECKING:
     from agent.net.tunnel_link import TunnelLink
 
 Headers = Iterable[tuple[str, str]]
+NOBODYS = ConnectHead("", "", 0)
+MOST_HEADERS = 1 << 12
+"""Names and values of one request, as of a link that is taken over."""
 CLEAN_RESETS = (ErrorCode.NO_ERROR, ErrorCode.CANCEL)
 """Resets without a reason: after END_STREAM the rest is not wanted, before it is a cut (docs/WIRE.md#ends)."""
 _RESET_CODES = {
@@ -156,6 +160,8 @@ class Tunnel:
 
     def refuse(self, status: int, headers: Headers = ()) -> None:
         """Answer with a status other than 200 (server), and end the tunnel."""
+        if self.is_gone:
+            return
         self._answer(status, headers, ended=True)
         self.is_gone = True
         self._drop_early()
@@ -186,6 +192,64 @@ class Tunnel:
             return
         self.link.answer_tunnel(self.stream, status, headers, ended=ended)
 
+    # -- going on elsewhere
+
+    def freeze(self) -> None:
+        """With its link: nothing is done to it any more, and nobody hears of it."""
+        self.is_gone = True
+        size = sum(map(len, self._early or ()))
+        if size:
+            self.link.backlogs.release(self, size)
+        self.asker = self.owner = self.sink = None
+
+    def count_early(self) -> None:
+        """What came early is unread here from now on."""
+        if self._early:
+            self.link.backlogs.hold(self, sum(map(len, self._early)))
+
+    def state(self) -> State:
+        """`stream`: None while it waits to be sent."""
+        return {
+            "stream": None if self.stream is None else self.stream.id,
+            "authority": self.head.authority,
+            "headers": [text for header in self.head.headers for text in header],
+            "early": b"".join(self._early or ()),
+            "early_end": self._early_end,
+        }
+
+    @classmethod
+    def from_state(cls, link: TunnelLink, fields: StateReader) -> Tunnel:
+        """Belongs to its stream, and to nobody else yet. Raises BadUnit."""
+        texts = fields.texts("headers", MOST_HEADERS)
+        try:
+            head = connect_head(fields.text("authority"), zip(texts[::2], texts[1::2], strict=True))
+        except (BadConnect, ValueError) as error:
+            raise fields.refuse("authority", str(error)) from None
+        tunnel = cls(link, head)
+        if fields.has("stream"):
+            stream = tunnel.stream = link.stream(fields.integer("stream"))
+            if stream is None or stream.owner is not None:
+                raise fields.refuse("stream", "it is not there, or not its own")
+            stream.owner = tunnel
+        early = fields.blob("early")
+        tunnel._early = [early] if early else None
+        tunnel._early_end = fields.flag("early_end")
+        fields.done()
+        return tunnel
+
+    @classmethod
+    def over(cls, link: TunnelLink, stream_id: int) -> Tunnel:
+        """One whose both directions have ended, and of whose bytes some are still to be delivered."""
+        tunnel = cls(link, NOBODYS)
+        tunnel.stream = Stream.over(stream_id)
+        tunnel.is_gone = True
+        return tunnel
+
+    @property
+    def is_free(self) -> bool:
+        """Nothing carries its bytes, and none wait for that."""
+        return self.sink is None and not self._early and not self._early_end
+
     # -- for the relay
 
     def attach(self, sink: TunnelSink) -> None:
@@ -193,8 +257,9 @@ class Tunnel:
         self.sink = sink
         self.owner = None
         early, size = self._take_early()
-        if early or self._early_end:
-            sink.deliver([memoryview(piece) for piece in early], size, self._early_end)
+        ended, self._early_end = self._early_end, False
+        if early or ended:
+            sink.deliver([memoryview(piece) for piece in early], size, ended)
         if self.is_gone and self.sink is not None:
             sink.reset(self.failure or Refusal(Outcome.CUT_BY_PEER), is_clean=self.failure is None)
 

@@ -7,65 +7,61 @@ Who may connect and what a request means is decided by `events`. Sits between `p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import socket
 
 from agent.identity.handshake import Secured, Session
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
-from agent.net.byte_stream import ByteStream
+from agent.model.unit import PlainValue, State, StateReader
+from agent.net.byte_stream import ByteStream, SocketStream
 from agent.net.loop import Loop, Timer
-from agent.net.stage import Stage
+from agent.net.tls_handshake import HandshakingLink
 from agent.net.tls_link import TlsLink
 from agent.net.tunnel import Standstill, Tunnel, TunnelAsker, TunnelClientEvents, TunnelServerEvents
-from agent.net.tunnel_queue import TunnelQueue
-from agent.net.tunnel_waiters import TunnelWaiters
+from agent.net.tunnel_queue import MOST_QUEUED, TunnelQueue
+from agent.net.tunnel_receive import TunnelReceiver
 from agent.net.turns import AskTurn
-from agent.wire.h2_events import (
-    ConnectionFailed,
-    DataReceived,
-    Event,
-    HeadReceived,
-    Limits,
-    Stream,
-    StreamReset,
-    WindowOpened,
-)
-from agent.wire.h2_frames import ErrorCode, H2StreamError, error_name
+from agent.wire.h2_events import Limits, Stream
+from agent.wire.h2_frames import ErrorCode
 from agent.wire.h2_tunnel import H2Tunnels
-from agent.wire.hbone import BadConnect, ConnectHead, parse_connect, parse_status
+from agent.wire.hbone import ConnectHead
 from agent.wire.tls_alerts import Alert
 
 HANDSHAKE_TIMEOUT_S = 10.0
 STREAMS_LIMIT = 100
 
 
-class TunnelLink:
-    """`session` decides which end this is. The stream belongs to the link.
+class TunnelLink(TunnelReceiver):
+    """A connection with its end of the tunnels in it. Nothing is read or sent before `start`.
 
-    Nothing is read or sent before `start`. `limits` are what the peer is allowed.
+    `fresh` makes one that begins, `from_state` one that was under way elsewhere.
     """
 
-    __slots__ = (
-        "_client_events",
-        "_codec",
-        "_events",
-        "_is_closed",
-        "_loop",
-        "_queued",
-        "_server_events",
-        "_ticker",
-        "backlogs",
-        "is_server",
-        "peer",
-        "rejected_requests",
-        "stage",
-        "tls",
-        "waiters",
-    )
+    __slots__ = ("_client_events", "_events", "_queued", "_server_events", "_ticker", "backlogs", "peer")
     __deletable__ = ("_events",)
 
     def __init__(
         self,
+        loop: Loop,
+        tls: TlsLink,
+        codec: H2Tunnels,
+        events: TunnelServerEvents | TunnelClientEvents,
+        streams_limit: int,
+    ) -> None:
+        super().__init__(loop, tls, codec)
+        tls.user = self
+        self._events = events
+        self._server_events: TunnelServerEvents | None = events if self.is_server else None  # type: ignore[assignment]
+        self._client_events: TunnelClientEvents | None = None if self.is_server else events  # type: ignore[assignment]
+        self.backlogs = loop.backlogs
+        codec.may_grow, codec.round_trip_s = self.backlogs.has_room, tls.round_trip_s
+        self._queued = TunnelQueue(codec, streams_limit)
+        self._ticker: Timer | None = None
+        self.peer: Identity | None = None if tls.secured is None else tls.secured.peer
+
+    @classmethod
+    def fresh(
+        cls,
         loop: Loop,
         stream: ByteStream,
         session: Session,
@@ -75,30 +71,26 @@ class TunnelLink:
         streams_limit: int = STREAMS_LIMIT,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
         ask_turn: AskTurn | None = None,
-    ) -> None:
-        self._loop = loop
-        self._events = events
-        self.is_server = session.is_server
-        self._server_events: TunnelServerEvents | None = events if self.is_server else None  # type: ignore[assignment]
-        self._client_events: TunnelClientEvents | None = None if self.is_server else events  # type: ignore[assignment]
-        self._codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
-        self.backlogs = loop.backlogs
-        self._codec.may_grow, self._codec.round_trip_s = self.backlogs.has_room, stream.round_trip_s
-        self._is_closed = False
-        self.waiters = TunnelWaiters()
-        self._queued = TunnelQueue(self._codec, streams_limit)
-        self._ticker: Timer | None = None
-        self.peer: Identity | None = None
-        self.rejected_requests = 0
-        """Requests answered or reset here because they were no legal CONNECT."""
-        self.tls = TlsLink(loop, stream, session, self, handshake_timeout_s, ask_turn)
-        """What is below: why it failed, and what is left of it."""
-        self.stage = Stage(loop, self._codec, self.tls)
-        """Where relays put what they read; see `Stage.forward`."""
+    ) -> TunnelLink:
+        """One with its handshake before it: `session` decides which end it is, `limits` are what the peer is allowed.
+
+        The stream belongs to the link.
+        """
+        tls = HandshakingLink(loop, stream, session, handshake_timeout_s, ask_turn)
+        codec = H2Tunnels(is_server=session.is_server, now_s=loop.now(), limits=limits)
+        return cls(loop, tls, codec, events, streams_limit)
 
     def start(self, said: bytes = b"") -> None:
-        """Begin with the handshake; with its first step at once where the peer's first words were read before."""
+        """Begin with the handshake, and with its first step at once where the peer's first words were read before;
+        or go on where it was done elsewhere."""
+        is_under_way = self.tls.secured is not None
         self.tls.start(said)
+        if is_under_way:
+            for tunnel in self.tunnels():
+                tunnel.count_early()
+            self._ticker = self._loop.later(0.0, self._tick)
+            # What was due where it comes from.
+            self._loop.soon(self._after_own_end)
 
     # -- what the pool asks
 
@@ -158,27 +150,6 @@ class TunnelLink:
             self.stage.flush()
         self._end(outcome, detail)
 
-    # -- for tunnels and relays
-
-    def consumed(self, stream: Stream, size: int) -> None:
-        codec = self._codec
-        if codec.consumed(stream, size):
-            codec.give_credit(stream, self._loop.now())
-            self.stage.flush_soon()
-
-    def end_stream(self, stream: Stream) -> None:
-        self._codec.end(stream)
-        self.stage.flush_soon()
-        self._loop.soon(self._after_own_end)
-
-    def answer_tunnel(
-        self, stream: Stream, status: int, headers: Iterable[tuple[str, str]], *, ended: bool
-    ) -> None:
-        self._codec.answer(stream, status, headers, ended=ended)
-        self.stage.flush_soon()
-        if ended:
-            self._loop.soon(self._after_own_end)
-
     def reset_tunnel(self, tunnel: Tunnel, code: ErrorCode) -> None:
         if tunnel.stream is None:
             self._queued.drop(tunnel)
@@ -203,110 +174,16 @@ class TunnelLink:
         # At once: so SETTINGS and the first requests leave with the last bytes of the handshake.
         self.stage.flush()
 
-    def on_plaintext(self, data: memoryview) -> None:
-        codec = self._codec
-        events = codec.receive(data, self._loop.now())
-        if len(events) == 1 and type(event := events[0]) is DataReceived:
-            self._deliver(event.stream, [event.data], len(event.data), event.ended)
-            if event.ended:
-                self._after_stream()
-        elif events:
-            self._on_events(events)
-        if codec.out or self.tls.wants_to_write:
-            self.stage.flush_soon()
-
-    def _on_events(self, events: list[Event]) -> None:
-        """DATA of one stream that arrived in several frames is delivered in one go."""
-        pieces: list[memoryview] = []
-        stream: Stream | None = None
-        size = 0
-        for event in events:
-            if type(event) is DataReceived:
-                if stream is not event.stream:
-                    if stream is not None:
-                        self._deliver(stream, pieces, size, False)
-                    stream, pieces, size = event.stream, [], 0
-                pieces.append(event.data)
-                size += len(event.data)
-                if not event.ended:
-                    continue
-                self._deliver(stream, pieces, size, True)
-                stream = None
-            else:
-                if stream is not None:
-                    self._deliver(stream, pieces, size, False)
-                    stream = None
-                self._on_event(event)
-                if self._is_closed:
-                    return
-        if stream is not None:
-            self._deliver(stream, pieces, size, False)
-        self._after_stream()
-
-    def _deliver(self, stream: Stream, pieces: list[memoryview], size: int, ended: bool) -> None:
-        if stream.owner is not None:
-            stream.owner.received(pieces, size, ended)
-        else:
-            # The request was rejected after the codec had read on: only the credit is owed.
-            self.consumed(stream, size)
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, HeadReceived):
-            if self.is_server:
-                self._on_request(event)
-            elif event.stream.owner is not None:  # else it was taken back meanwhile
-                self._on_answer(event)
-        elif isinstance(event, WindowOpened):
-            if event.stream is None:
-                self.waiters.resume_all()
-            elif event.stream.owner is not None and event.stream.owner.sink is not None:
-                self.waiters.resume(event.stream.owner.sink)
-        elif isinstance(event, StreamReset):
-            if event.stream.owner is not None:
-                event.stream.owner.was_reset(event.code, event.by_peer, event.text)
-        elif isinstance(event, ConnectionFailed):
-            self.stage.flush()
-            self.tls.fail(Outcome.H2_FAILED, f"HTTP/2 {error_name(event.code)}: {event.text}")
-        else:  # GoAwayReceived, StreamsChanged
-            self._on_available()
-
-    def _on_request(self, event: HeadReceived) -> None:
-        stream = event.stream
-        try:
-            head = parse_connect(event.fields)
-        except BadConnect as error:
-            self.rejected_requests += 1
-            self._codec.answer(stream, error.status, (), ended=True)
-            return
-        except H2StreamError as error:
-            self.rejected_requests += 1
-            self._codec.reset(stream, error.code)
-            return
+    def _requested(self, stream: Stream, head: ConnectHead, ended: bool) -> None:
         tunnel = stream.owner = Tunnel(self, head)
         tunnel.stream = stream
-        if event.ended:
+        if ended:
             tunnel.received([], 0, True)
         try:
             assert self._server_events is not None
             self._server_events.requested(self, tunnel, head)
         except Refusal as refusal:
             tunnel.refuse(refusal.outcome.status)
-
-    def _on_answer(self, event: HeadReceived) -> None:
-        stream = event.stream
-        tunnel: Tunnel = stream.owner
-        try:
-            status = parse_status(event.fields)
-        except H2StreamError as error:
-            self._codec.reset(stream, error.code)
-            tunnel.was_reset(error.code, False, str(error))
-            return
-        if event.ended:
-            tunnel.received([], 0, True)
-        tunnel.answered(status, tuple(event.fields[1:]))
-
-    def on_drained(self) -> None:
-        self.waiters.resume_all()
 
     def on_lost(self, outcome: Outcome, detail: str) -> None:
         if outcome is Outcome.OK and self._codec.streams:
@@ -393,3 +270,96 @@ class TunnelLink:
         del self._events
         self.tls.part()
         events.closed(self, outcome, detail)
+
+    # -- going on elsewhere
+
+    @property
+    def stays(self) -> str:
+        """Why it can only go on here; empty: it may be frozen."""
+        return "the connection has ended" if self._is_closed else self.tls.stays
+
+    def tunnels(self) -> list[Tunnel]:
+        """In an order that `from_state` keeps: those that peer and codec know, then those that wait to be sent.
+
+        Relays have more of them: where both directions have ended, and bytes wait for the application.
+        """
+        return [
+            *(s.owner for s in self._codec.streams.values() if s.owner is not None),
+            *self._queued.tunnels(),
+        ]
+
+    def freeze(self) -> bool:
+        """Stop without an end, and without a word to events, tunnels or relays; the last are frozen by themselves.
+
+        What was to be said in this turn is sealed before. It goes on from `state` and `sock`, elsewhere, or here by
+        another link. Where it `stays`, never. False: it has ended by that, and all were told.
+        """
+        self.stage.flush()
+        if self._is_closed:
+            return False
+        self._is_closed = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self.tls.freeze()
+        self.tls.part()
+        self.waiters.clear()
+        for tunnel in self.tunnels():
+            tunnel.freeze()
+        self._server_events = self._client_events = None
+        del self._events
+        return True
+
+    @property
+    def sock(self) -> socket.socket:
+        return self.tls.sock
+
+    def state(self) -> State:
+        return {
+            "tls": self.tls.state(),
+            "http2": self._codec.state(self._loop.now()),
+            "tunnels": [tunnel.state() for tunnel in self.tunnels()],
+        }
+
+    @classmethod
+    def from_state(
+        cls,
+        loop: Loop,
+        value: PlainValue,
+        sock: socket.socket,
+        events: TunnelServerEvents | TunnelClientEvents,
+        *,
+        is_server: bool,
+        limits: Limits | None = None,
+        streams_limit: int = STREAMS_LIMIT,
+    ) -> TunnelLink:
+        """As `state` was, not started; its `tunnels` have no owners. `limits` are our own, which those of the peer
+        must not exceed. Raises BadUnit; the socket stays the caller's then."""
+        fields = StateReader("a link", value)
+        tls = TlsLink.from_state(loop, SocketStream(loop, sock), fields.value("tls"))
+        codec = H2Tunnels.from_state(
+            fields.value("http2"), is_server=is_server, now_s=loop.now(), limits=limits
+        )
+        made = cls(loop, tls, codec, events, streams_limit)
+        for each in fields.each("tunnels", len(codec.streams) + MOST_QUEUED):
+            tunnel = Tunnel.from_state(made, each)
+            if tunnel.stream is None:
+                made._queued.put(tunnel)
+        fields.done()
+        sock.setblocking(False)
+        return made
+
+    def stream(self, stream_id: int) -> Stream | None:
+        """None where it is over."""
+        return self._codec.streams.get(stream_id)
+
+    def tunnel_on(self, stream_id: int) -> Tunnel:
+        """Of a link that was taken over: the tunnel on a stream, also on one that is over."""
+        stream = self.stream(stream_id)
+        owner: Tunnel | None = None if stream is None else stream.owner
+        return owner or Tunnel.over(self, stream_id)
+
+    def let_go(self) -> None:
+        """It goes on elsewhere. Whatever else was done to the socket would be done to it there."""
+        self.sock.close()
+        for stream in self._codec.streams.values():  # which its tunnel holds: apart, both go
+            stream.owner = None

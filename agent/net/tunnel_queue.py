@@ -12,6 +12,9 @@ from agent.model.outcome import Outcome
 from agent.net.tunnel import Tunnel
 from agent.wire.h2_tunnel import H2Tunnels
 
+MOST_QUEUED = 1 << 14
+"""Of a link that is taken over."""
+
 
 class TunnelQueue:
     """In the order of asking. `cap` is the most tunnels of one connection, whatever the peer allows."""
@@ -32,6 +35,9 @@ class TunnelQueue:
         """Tunnels that the connection may carry at once."""
         limit = self._codec.peer_streams
         return self._cap if limit is None else min(limit, self._cap)
+
+    def tunnels(self) -> tuple[Tunnel, ...]:
+        return tuple(self._tunnels or ())
 
     def put(self, tunnel: Tunnel) -> None:
         if self._tunnels is None:

@@ -55,6 +55,10 @@ class TunnelStream:
 
     # -- as a socket
 
+    @property
+    def sock(self) -> None:
+        return None
+
     def round_trip_s(self) -> float:
         """Not known; the windows of the outer connection follow its path."""
         return LONG_S
@@ -110,6 +114,9 @@ class TunnelStream:
         self._on_ready, self._on_crash = on_ready, on_crash
         if is_first:
             self._tunnel.attach(self)
+
+    def forget(self) -> None:
+        raise AssertionError("it stays where its tunnel is")
 
     def finish(self, unsent: bytearray, *, is_heard_out: bool) -> Parted:
         self._on_ready = self._on_crash = None

@@ -65,7 +65,7 @@ class HboneConnector:
         return self._linked(TunnelStream(self._dialler.loop, tunnel), session, events)
 
     def _linked(self, stream: ByteStream, session: Session, events: TunnelClientEvents) -> TunnelLink:
-        return TunnelLink(
+        return TunnelLink.fresh(
             self._dialler.loop,
             stream,
             session,

@@ -172,7 +172,7 @@ class InboundLink:
     def shake_hands(self, sock: socket.socket, session: Session, handshake_timeout_s: float) -> None:
         """Make its link, not started."""
         inbound, peer = self.inbound, self.peer
-        self.link = TunnelLink(
+        self.link = TunnelLink.fresh(
             inbound.delivery.loop,
             SocketStream(inbound.delivery.loop, sock),
             session,

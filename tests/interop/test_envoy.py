@@ -148,7 +148,7 @@ def test_a_client_envoy_does_not_trust_is_told_so() -> None:
     with envoy_server() as (it, _, _, peer):
         side = ClientSide()
         wire = dial(it, peer.listen)
-        TunnelLink(
+        TunnelLink.fresh(
             it.loop, SocketStream(it.loop, wire), Session.client(SERVER, (SERVER.identity,)), side
         ).start()
         it.until(lambda: side.ends)
@@ -160,7 +160,7 @@ def test_an_envoy_we_do_not_expect_is_refused() -> None:
     with envoy_server() as (it, _, _, peer):
         side = ClientSide()
         wire = dial(it, peer.listen)
-        TunnelLink(
+        TunnelLink.fresh(
             it.loop, SocketStream(it.loop, wire), Session.client(CLIENT, (CLIENT.identity,)), side
         ).start()
         it.until(lambda: side.ends)

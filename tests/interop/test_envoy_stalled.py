@@ -114,7 +114,7 @@ class Pooled:
         return Dial(self._dialler, key.target, None, owner)  # which nobody starts
 
     def link(self, key: PoolKey, sock: socket.socket, events: PooledLink) -> TunnelLink:
-        return TunnelLink(
+        return TunnelLink.fresh(
             self.it.loop, SocketStream(self.it.loop, sock), Session.client(CLIENT, key.accepted), events
         )
 

@@ -55,7 +55,9 @@ class OurServer:
         assert peer.ip == local.ip == IPv4Address("127.0.0.1")
         self.it.keep(sock)
         self.links.append(
-            TunnelLink(self.it.loop, SocketStream(self.it.loop, sock), Session.server(SERVER), self.side)
+            TunnelLink.fresh(
+                self.it.loop, SocketStream(self.it.loop, sock), Session.server(SERVER), self.side
+            )
         )
         self.links[-1].start()
 
@@ -93,7 +95,7 @@ class OurClient:
         self.side = ClientSide()
         self.done = Ended[TunnelRelay]()
         self.statuses: list[int] = []
-        self.link = TunnelLink(
+        self.link = TunnelLink.fresh(
             it.loop,
             SocketStream(it.loop, dial(it, address)),
             Session.client(CLIENT, (SERVER.identity,)),

@@ -157,10 +157,10 @@ class Hbone:
         node.keep(self.server_wire)
         self.client_side, self.server_side = ClientSide(), ServerSide()
         accepted = (server.identity,)
-        self.server = TunnelLink(
+        self.server = TunnelLink.fresh(
             node.loop, SocketStream(node.loop, self.server_wire), Session.server(server), self.server_side
         )
-        self.client = TunnelLink(
+        self.client = TunnelLink.fresh(
             node.loop,
             SocketStream(node.loop, self.client_wire),
             Session.client(client, accepted),
@@ -266,7 +266,7 @@ class RawClient:
         it.keep(self.sock)
         it.keep(far)
         self.events = ServerSide()
-        self.link = TunnelLink(
+        self.link = TunnelLink.fresh(
             it.loop, SocketStream(it.loop, far), Session.server(SERVER), self.events, **options
         )
         self.link.start()

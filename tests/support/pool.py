@@ -117,7 +117,9 @@ class Connection:
             ping_after_s=SILENT_S,
         )
         self._stream = PeerStream(self._world.loop, self._far)
-        self.peer = TunnelLink(self._world.loop, self._stream, Session.server(SERVER), self, limits=limits)
+        self.peer = TunnelLink.fresh(
+            self._world.loop, self._stream, Session.server(SERVER), self, limits=limits
+        )
         self.peer.start()
         self._world.settle()
 
@@ -218,7 +220,7 @@ class World:
             raise self.no_certificate
         session = Session.client(CLIENT, key.accepted)
         limits = Limits(ping_after_s=SILENT_S)
-        made = TunnelLink(self.loop, SocketStream(self.loop, sock), session, events, limits=limits)
+        made = TunnelLink.fresh(self.loop, SocketStream(self.loop, sock), session, events, limits=limits)
         self.links.append(Connection(self, made, self._far.pop()))
         return made
 
