@@ -1,9 +1,8 @@
-"""Keeps the workers: adopts those that are there, starts the others, replaces the dead, deals out listeners.
+"""Keeps the workers: adopts those that are there, starts the others, replaces the dead and those that hang.
 
 A worker is on duty in a slot, or it retires: it serves until its successor does, then drains, and is told of state
-and counted until it is gone. The control process holds every listener too, so that a queue survives its worker. Until
-`open_gates` a new worker gets no listeners; one that was found goes on with what it has. From then on `brief` sends
-the full state first.
+and counted until it is gone. Until `open_gates` a new worker gets no listeners (`dealing`); one that was found goes on
+with what it has. From then on `brief` sends the full state first.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from functools import partial
 
 from agent import channel
 from agent.channel import ChannelError, Message
-from agent.model.listener import ROWS, Datagrams, Listener
+from agent.model.listener import Datagrams, Listener
+from agent.supervisor.dealing import Dealer
 from agent.supervisor.patience import awake_s, catch_up, in_turn, longer, within
 from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
 from agent.supervisor.queues import Queues, Rings
 from agent.supervisor.recruiter import Recruiter, drop_name
 from agent.supervisor.ring_readers import RingReaders
-from agent.supervisor.roster import Grant, Move, Release, Roster
 from agent.supervisor.worker_link import WorkerLink
 from redirect.spawn import Cause, ChildFailed
 
@@ -32,11 +31,10 @@ log = logging.getLogger(__name__)
 
 # A worker that lived for less did not get to work: its next start waits longer.
 STEADY_S = 10.0
-SEND_AGAIN_S = 0.2
 OUTPUTS = (1, 2)
 """What workers that were started by this process print to, and so do those that are adopted."""
-SILENCE_LOOKS, QUEUE_LOOKS = 10, 4
-"""How often each is looked at before its limit is over."""
+SILENCE_LOOKS = 10
+"""How often it is looked at before its limit is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +75,8 @@ class Crew:
         self._brief = brief
         self._ended = ended
         self._limits = limits
-        self._roster = Roster(count)
-        self._listeners: dict[int, dict[str, socket.socket]] = {owner: {} for owner in range(count)}
-        self.queues = Queues(self._listeners, limits.stall_s)
-        self.ring_readers = RingReaders()
-        self._stood_in: dict[int, tuple[WorkerLink, channel.Stats | None, float]] = {}
-        """Workers whose listeners others have, as they hung: with the last they said, and when."""
         self._on_duty: dict[int, WorkerLink] = {}
+        self._dealer = Dealer(count, self._on_duty, stall_s=limits.stall_s, return_s=limits.return_s)
         self._retiring: list[WorkerLink] = []
         self._gone: list[WorkerLink] = []
         self._pauses_s: dict[int, float] = {}
@@ -108,17 +101,25 @@ class Crew:
     def everyone(self) -> tuple[WorkerLink, ...]:
         return (*self._on_duty.values(), *self._retiring)
 
+    @property
+    def queues(self) -> Queues:
+        return self._dealer.queues
+
+    @property
+    def ring_readers(self) -> RingReaders:
+        return self._dealer.ring_readers
+
     def listeners(self) -> dict[str, socket.socket]:
         """The first owner's, by name: what the sockmap's slots hold, for want of every owner's."""
-        return self._listeners[0]
+        return self._dealer.listeners[0]
 
     def every_owners(self) -> list[dict[str, socket.socket]]:
         """The listeners of each owner, by name."""
-        return [self._listeners[owner] for owner in range(self._count)]
+        return [self._dealer.listeners[owner] for owner in range(self._count)]
 
     def hold_syns(self, rings: Rings) -> None:
         """Before `muster`: owners have rings as well (this object's from now on), each read by one worker at a time."""
-        self.queues.rings = self.ring_readers.rings = rings
+        self._dealer.hold_syns(rings)
 
     # -- what the agent asks for
 
@@ -126,11 +127,8 @@ class Crew:
         """Have every worker there: adopt, else start. Raises ChildFailed, OSError when there is none at all."""
         for link in await self._recruiter.find(self):
             self._adopt(link)
-        for socks in self._listeners.values():
-            for row in ROWS:
-                if row.name not in socks:
-                    socks[row.name] = self._make_listener(row)
-        self._carry_out(self._roster.adopted({link.slot: link.owners for link in self.links}))
+        self._dealer.complete(self._make_listener)
+        self._dealer.adopted()
         vacant = [slot for slot in range(self._count) if slot not in self._on_duty]
         failures = await asyncio.gather(*map(self._hire, vacant), return_exceptions=True)
         for slot, failure in zip(vacant, failures, strict=True):
@@ -146,14 +144,13 @@ class Crew:
         for link in self.everyone:
             self._brief(link)
         for link in self.links:
-            if link.slot not in self._roster.alive:
-                self._carry_out(self._roster.arrived(link.slot))
+            self._dealer.arrived(link.slot)
         self._relieve()
 
     async def keep(self) -> None:
         """Replace workers that are lost and watch for those that hang, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch_queues())
+            group.create_task(self._dealer.watch_queues(lambda: self.stopping))
             group.create_task(self._watch_silence())
             while True:
                 group.create_task(in_turn(await self._chores.get()))
@@ -197,10 +194,7 @@ class Crew:
         """Let go of everything without ending it: workers go on serving."""
         for link in self.everyone:
             link.close()
-        for socks in self._listeners.values():
-            for sock in socks.values():
-                sock.close()
-        self.ring_readers.close()
+        self._dealer.close()
 
     # -- what workers do (Hears)
 
@@ -210,16 +204,11 @@ class Crew:
             log.info("%s was asked to end: starting its successor", link)
             del self._on_duty[link.slot]
             self._retiring.append(link)
-            moves = self._roster.died(link.slot)
-            for move in moves if self.ring_readers.is_one_alone else ():
-                # Whoever answers for a connection must be the one that accepts it.
-                link.send(channel.Release(move.owner))
-            self._carry_out(moves)
+            self._dealer.departed(link, is_leaving=True)
             self._chores.put_nowait(partial(self._replace, link.slot))
 
     def unserved(self, link: WorkerLink, owner: int) -> None:
-        """Send the listeners again in a moment; meanwhile their queue is not lost, for they are held here too."""
-        asyncio.get_running_loop().call_later(SEND_AGAIN_S, self._grant_again, link, owner)
+        self._dealer.send_again(link, owner)
 
     def lost(self, link: WorkerLink) -> None:
         """It is gone, or cannot be told of policy any more: then it must not serve by the old one."""
@@ -240,7 +229,7 @@ class Crew:
         self._chores.put_nowait(partial(self._see_off, link))
         if was_on_duty:
             # First somebody serves its queue, then its successor is started.
-            self._carry_out(self._roster.died(link.slot))
+            self._dealer.departed(link)
             lived_s = asyncio.get_running_loop().time() - link.since_s
             pause_s = 0.0 if lived_s >= STEADY_S else self._pauses_s.get(link.slot, 0.0)
             self._pauses_s[link.slot] = longer(pause_s)
@@ -249,14 +238,7 @@ class Crew:
     # -- one worker after another
 
     def _adopt(self, link: WorkerLink) -> None:
-        """Its listeners become ours to hold as well."""
-        for owner, socks in link.listeners.items():
-            ours = self._listeners.get(owner)
-            for name, sock in socks.items():
-                if ours is None or name in ours:
-                    sock.close()
-                else:
-                    ours[name] = sock
+        self._dealer.found(link)
         if link.is_lost:
             self._chores.put_nowait(partial(self._see_off, link))
             return
@@ -281,7 +263,7 @@ class Crew:
             self._drain(link, 0.0)
         elif self._gates_open:
             self._brief(link)
-            self._carry_out(self._roster.arrived(slot))
+            self._dealer.arrived(slot)
             self._relieve()
 
     async def _replace(self, slot: int) -> None:
@@ -314,26 +296,6 @@ class Crew:
         log.log(logging.INFO if is_expected else logging.WARNING, "%s is gone: %s", link, failure)
         log.debug("%s: %s", link, failure.details)
 
-    def _carry_out(self, moves: Sequence[Move]) -> None:
-        # First who lets go: of two that serve an owner each would have what the other dials to itself.
-        for move in sorted(moves, key=lambda move: isinstance(move, Grant)):
-            link = self._on_duty.get(move.slot)
-            if link is None:
-                continue
-            if isinstance(move, Grant):
-                self._grant(link, move.owner)
-            else:
-                link.send(channel.Release(move.owner))
-
-    def _grant(self, link: WorkerLink, owner: int) -> None:
-        fds = {name: sock.fileno() for name, sock in self._listeners[owner].items()}
-        fds |= self.ring_readers.beside(link, owner)
-        link.send(channel.Listeners(owner, tuple(fds)), list(fds.values()))
-
-    def _grant_again(self, link: WorkerLink, owner: int) -> None:
-        if self._on_duty.get(link.slot) is link and link.slot in self._roster.serving.get(owner, ()):
-            self._grant(link, owner)
-
     async def _follows(self, link: WorkerLink, revision: int, patience_s: float) -> None:
         try:
             await within(patience_s, lambda: link.reached(revision))
@@ -361,34 +323,3 @@ class Crew:
                 if link.silent_s > self._limits.silence_s:
                     log.error("%s was silent for %.3g s: killing it", link, link.silent_s)
                     link.kill()
-
-    async def _watch_queues(self) -> None:
-        step_s = self._limits.stall_s / QUEUE_LOOKS
-        while not self.stopping:
-            await asyncio.sleep(step_s)
-            self._give_back()
-            for owner in self.queues.stalled(step_s):
-                log.warning("connections wait at the listeners of worker %d: another serves them too", owner)
-                self._stand_in(owner)
-
-    def _stand_in(self, owner: int) -> None:
-        if not self.ring_readers.is_one_alone:
-            self._carry_out(self._roster.stalled(owner))
-            return
-        # Whoever answers for a connection must be the one that accepts it: so one worker alone.
-        moves = self._roster.stalled(owner, is_alone=True)
-        link = self._on_duty.get(owner)
-        if moves and link is not None and Release(owner, owner) in moves:
-            self._stood_in[owner] = link, link.stats, asyncio.get_running_loop().time()
-        self._carry_out(moves)
-
-    def _give_back(self) -> None:
-        """To those that hung and have come round."""
-        now_s = asyncio.get_running_loop().time()
-        for owner, (link, last, since_s) in tuple(self._stood_in.items()):
-            if self._on_duty.get(owner) is not link:
-                del self._stood_in[owner]
-            elif link.stats is not last and now_s - since_s >= self._limits.return_s:
-                del self._stood_in[owner]
-                log.info("%s has come round: it serves its listeners again", link)
-                self._carry_out(self._roster.arrived(owner))
