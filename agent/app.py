@@ -163,7 +163,9 @@ class Agent:
             ),
             settings.worker_count,
             make_listener=partial(make_listener, homes),
-            brief=lambda link: self.briefing.brief(link.send, is_ours=link in self.crew.links),
+            brief=lambda link: self.briefing.brief(
+                partial(self.crew.tell, link), is_new=link.knows(LogLevels)
+            ),
             reported=lambda link, stats: self.totals.update(stats.metrics),
             ended=self._ended,
             limits=Limits(drain_s=settings.drain_deadline_s),
@@ -176,15 +178,16 @@ class Agent:
             lambda revision: self.crew.applied(revision, APPLY_PATIENCE_S),
             settled=self.prefilter.settled,
         )
-        self.names = LooksUp(look_up, self.tell_ours, time.monotonic)
+        self.names = LooksUp(look_up, self.crew.broadcast, time.monotonic)
         self.figures.ask(self.names.samples)
         self.briefing = Briefing(self.mesh, self.keeper, self.names, self.crew.broadcast)
         self.briefing.takes_questions = settings.on_demand
         levels = initial(settings.log_level)
         # Workers that were found log as somebody told them before.
         self.briefing.log_levels = LogLevels(levels.overall, levels.targets)
-        revoke = partial(self.briefing.revoke, self.tell_ours)
-        self.revocations = RevocationWatch(settings.crl_path, revoke, time.time, self.keeper.authorities)
+        self.revocations = RevocationWatch(
+            settings.crl_path, self.briefing.revoke, time.time, self.keeper.authorities
+        )
         self.xds = XdsClient(
             xds,
             discovery(settings),
@@ -193,7 +196,7 @@ class Agent:
             rng=rng,
             watch=XdsFigures(self.figures, TYPES),
             on_up=self._is_back,
-            on_answer=lambda names: self.tell_ours(Answered(names)),
+            on_answer=lambda names: self.crew.broadcast(Answered(names)),
         )
         self.reports = EnrolmentClient(xds, settings.node, rng)
         self.manifests = ManifestsClient(xds, settings.node, rng)
@@ -239,10 +242,11 @@ class Agent:
         self.kernel_check = kernel_check_of(self)
         self.prover = prover_of(self)
 
-    def tell_ours(self, message: Message) -> None:
-        """Workers of this version; another one may not know what is said."""
-        for link in self.crew.links:
-            link.send(message)
+    def _tell_new(self, message: Message) -> None:
+        """Workers that know all fields of it that came with protocol 1."""
+        for link in self.crew.everyone:
+            if link.knows(LogLevels):
+                link.send(message)
 
     def _is_back(self) -> None:
         """The control plane answers, for the first time or again."""
@@ -252,7 +256,7 @@ class Agent:
     def _serve_pods(self, pods: Iterable[EnrolledPod]) -> None:
         served = tuple(pods)
         self.pod_figures.served(pod.key for pod in served)
-        self.briefing.enrolled(self.tell_ours, served)
+        self.briefing.enrolled(served)
         self.prefilter.serve(served)
 
     def _announce(self, pods: Iterable[PodKey]) -> None:
@@ -260,7 +264,7 @@ class Agent:
             self.reports.report((pod.namespace, pod.name) for pod in pods)
 
     def _issued(self, identity: Identity, issued: Issued) -> None:
-        self.briefing.issued(self.tell_ours, issued)
+        self.briefing.issued(self._tell_new, issued)
         self.enroller.desk.wake()
 
     def _ended(self, link: WorkerLink) -> None:

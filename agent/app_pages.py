@@ -105,7 +105,7 @@ def logging_page(agent: Agent) -> LoggingPage:
 
     def tell(levels: Levels) -> None:
         agent.briefing.log_levels = channel.LogLevels(levels.overall, levels.targets)
-        agent.tell_ours(agent.briefing.log_levels)
+        agent.crew.broadcast(agent.briefing.log_levels)
 
     first = initial(agent.settings.log_level)
     return LoggingPage(first, tell, first)

@@ -32,53 +32,52 @@ class Briefing:
         self._dns_clients: channel.DnsClients | None = None
         """Once there were any."""
         self.takes_questions = False
-        """Workers of this version may ask for what the state lacks."""
+        """Workers may ask for what the state lacks."""
         self.revoked: channel.Revoked | None = None
         """The revocation lists in force, once some were read."""
         self.log_levels: channel.LogLevels | None = None
-        """By which workers of this version log; None: as they did at their start."""
+        """By which workers log; None: as they did at their start."""
 
-    def brief(self, send: Callable[[Message], None], *, is_ours: bool = True) -> None:
+    def brief(self, send: Callable[[Message], None], *, is_new: bool = True) -> None:
         """Tell a worker that has just come everything there is; policies before pods, pods before secrets.
 
-        `is_ours`: it is of this version.
+        `send` leaves out what its build does not know. `is_new`: it knows when a certificate ends before its leaf.
         """
-        if is_ours and self.log_levels is not None:
+        if self.log_levels is not None:
             send(self.log_levels)
-        if is_ours and self.revoked is not None:
+        if self.revoked is not None:
             send(self.revoked)
-        if is_ours and self.takes_questions:
+        if self.takes_questions:
             send(channel.TakesQuestions())
-        if is_ours:
-            self._names.brief(send)
+        self._names.brief(send)
         self._mesh.brief(send)
         send(pods_message(self._pods))
-        if is_ours and self._dns_clients is not None:
+        if self._dns_clients is not None:
             send(self._dns_clients)
         for held in self._keeper.held():
             issued = self._keeper.get(held.identity)
             if issued is not None:
-                send(secret_message(issued, is_ours=is_ours))
+                send(secret_message(issued, is_new=is_new))
 
-    def enrolled(self, tell: Callable[[Message], None], pods: Iterable[EnrolledPod]) -> None:
-        """These pods are served; `tell` speaks to the workers of this version."""
+    def enrolled(self, pods: Iterable[EnrolledPod]) -> None:
+        """These pods are served."""
         self._pods = tuple(pods)
         self._broadcast(pods_message(self._pods))
         clients = [str(ip) for pod in self._pods if pod.place.is_dns_captured for ip in pod.addresses]
         if clients or self._dns_clients is not None:
             self._dns_clients = channel.DnsClients(clients)
-            tell(self._dns_clients)
+            self._broadcast(self._dns_clients)
 
     def issued(self, tell: Callable[[Message], None], issued: Issued) -> None:
-        """A new certificate; `tell` speaks to the workers of this version."""
-        self._broadcast(secret_message(issued, is_ours=False))
+        """A new certificate; `tell` speaks to the workers that know when it ends before its leaf."""
+        self._broadcast(secret_message(issued, is_new=False))
         if issued.ended_by:
             tell(secret_message(issued))
 
-    def revoke(self, tell: Callable[[Message], None], lists: Iterable[ReadList]) -> None:
-        """Other revocation lists are in force; `tell` speaks to the workers of this version."""
+    def revoke(self, lists: Iterable[ReadList]) -> None:
+        """Other revocation lists are in force."""
         self.revoked = revoked_message(lists)
-        tell(self.revoked)
+        self._broadcast(self.revoked)
 
     def forgotten(self, identity: Identity) -> None:
         self._broadcast(channel.ForgetSecret(str(identity)))
@@ -94,15 +93,15 @@ def revoked_message(lists: Iterable[ReadList]) -> channel.Revoked:
     return channel.Revoked([(each.revoked.der, " ".join(each.revoked.serials)) for each in lists])
 
 
-def secret_message(issued: Issued, *, is_ours: bool = True) -> channel.Secret:
+def secret_message(issued: Issued, *, is_new: bool = True) -> channel.Secret:
     """A certificate with its key: DER in memory, over the private channel, nowhere else.
 
-    `is_ours`: for a worker of this version. Others go by the leaf, and hear of an earlier end when it is there.
+    `is_new`: for a worker from protocol 1 on. Others go by the leaf, and hear of an earlier end when it is there.
     """
     return channel.Secret(
         identity=str(issued.identity),
         key=issued.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         chain=[certificate.public_bytes(Encoding.DER) for certificate in issued.chain],
         roots=[certificate.public_bytes(Encoding.DER) for certificate in issued.roots],
-        ends=issued.not_after if is_ours and issued.ended_by else None,
+        ends=issued.not_after if is_new and issued.ended_by else None,
     )

@@ -4,6 +4,12 @@ Frame: u32 length of the body, u32 count of its fds; the body is the u32 length 
 kind and fields, with every bytes value replaced by its index), then the blobs, each behind a u32 length. Fds
 travel by SCM_RIGHTS with the first byte of their frame. The socket lies in the run directory (mode 0700): both
 ends are ztun, so a malformed frame is a defect and ends the connection.
+
+**Ends of two builds.** A Hello says which PROTOCOL its worker speaks. A kind that came later than that is not sent to
+it (`Message.SINCE`). What is unknown all the same is no defect: a kind that does not bind is passed over, and said to
+be (NotKnown); after one that binds, by which somebody is to be cut or refused, the worker drains: it goes on with what
+it has only as long as that takes, under all else that it is told. A field that is unknown is passed over, so what binds
+comes as a kind of its own.
 """
 
 from __future__ import annotations
@@ -14,13 +20,15 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 PREFIX = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 512 << 20
 MAX_FDS = 253
 """What one sendmsg(2) passes: SCM_MAX_FD of the kernel."""
+PROTOCOL = 1
+"""What this build speaks. 0: builds whose Hello did not tell."""
 RING, MEMBERS = "ring", "members"
 T = TypeVar("T")
 
@@ -36,6 +44,11 @@ class FdsLost(ChannelError):
 @dataclass(frozen=True, slots=True)
 class Message:
     """Base of what may be sent. Fields are JSON values, bytes, or lists of those."""
+
+    SINCE: ClassVar[int] = 0
+    """The protocol with which it came."""
+    BINDS: ClassVar[bool] = False
+    """Somebody is cut or refused by it: who does not know it may not go on as before. Said in the frame."""
 
 
 # --- control -> worker
@@ -76,7 +89,7 @@ class Secret(Message):
     ends: float | None = None
     """When an authority that it rests on expires, in seconds since the epoch, where that is before the leaf does.
 
-    Only for workers of the same version.
+    Only from protocol 1 on.
     """
 
 
@@ -135,6 +148,27 @@ class GoOn(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver(Message):
+    """Accept nothing more, and give what is live to the worker at the other end of this fd (`agent.handover`).
+
+    After `patience_s`, or when all is given, what is left drains as by Drain. Answered by HandedOver when the giving
+    is over, before the drain.
+    """
+
+    SINCE = 1
+    patience_s: float
+    drain_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver(Message):
+    """Take what the worker at the other end of this fd gives. Answered by Answer: then it does."""
+
+    SINCE = 1
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Output(Message):
     """Two fds, for what this worker prints from now on and for its log: those of the agent that started it may end
     with that agent."""
@@ -144,50 +178,49 @@ class Output(Message):
 class HostNames(Message):
     """What is known of host names: [name, [address, ...], why there is none]; `gone`: nobody dials them any more."""
 
+    SINCE = 1
     names: Sequence[tuple[str, Sequence[str], str]]
     gone: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DnsClients(Message):
-    """The addresses of the enrolled pods whose DNS comes to the workers. Only for workers of the same version."""
+    """The addresses of the enrolled pods whose DNS comes to the workers."""
 
+    SINCE = 1
     addresses: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked(Message):
-    """The revocation lists in force: [DER, the serials on it in hexadecimal with blanks between], ...
+    """The revocation lists in force: [DER, the serials on it in hexadecimal with blanks between], ..."""
 
-    Only for workers of the same version, as LogLevels.
-    """
-
+    SINCE = 1
+    BINDS = True
     lists: Sequence[tuple[bytes, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class LogLevels(Message):
-    """Write lines of this level and above (`agent.log_levels`): `overall`, but for `targets`, each with its own.
+    """Write lines of this level and above (`agent.log_levels`): `overall`, but for `targets`, each with its own."""
 
-    Only for workers of the same version: an older one would take it for a broken channel.
-    """
-
+    SINCE = 1
     overall: str
     targets: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class TakesQuestions(Message):
-    """The state is partial: what it lacks may be asked for by Wanted.
+    """The state is partial: what it lacks may be asked for by Wanted."""
 
-    Only for workers of the same version, as LogLevels.
-    """
+    SINCE = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Answered(Message):
     """The control plane was asked about these names. What it said is applied: what is not in the state is nowhere."""
 
+    SINCE = 1
     names: Sequence[str]
 
 
@@ -212,6 +245,9 @@ class Hello(Message):
     version: str
     is_draining: bool = False
     """It accepts nothing more and will exit: it cannot be given listeners."""
+    protocol: int = 0
+    formats: Sequence[int] = ()
+    """Of units (`agent.model.unit`): those in which it gives what is live, and takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +288,29 @@ class Stats(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver(Message):
+    """A worker has given what it could, and drains: how many of each kind went, and how many stay for which reason."""
+
+    SINCE = 1
+    moved: Sequence[tuple[str, int]]
+    left: Sequence[tuple[str, int]]
+    took_s: float
+    pause_s: float
+    """The longest time for which nobody read or wrote one of them."""
+    failure: str = ""
+    """Why it stopped before the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotKnown(Message):
+    """A message of this kind came, and this worker does not know what it means; `binds`: therefore it drains."""
+
+    SINCE = 1
+    kind: str
+    binds: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Answer(Message):
     """`value`: what was asked for, as it is or as the bytes of its JSON."""
 
@@ -262,12 +321,22 @@ class Answer(Message):
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__subclasses__()}
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown(Message):
+    """What somebody of another build sent. Never sent itself."""
+
+    kind: str
+    binds: bool
+
+
 def encode(message: Message, fd_count: int = 0) -> bytes:
     """The frame of a message. What is None by default and is so now is left out: an older worker may not know it."""
     blobs: list[bytes] = []
     told = [(f, getattr(message, f.name)) for f in dataclasses.fields(message)]
     fields = {f.name: _lift(value, blobs) for f, value in told if f.default is not None or value is not None}
-    header = json.dumps([type(message).__name__, fields], separators=(",", ":")).encode()
+    # Of protocol 0 is what has two parts.
+    mark = [True] if message.BINDS and message.SINCE else []
+    header = json.dumps([type(message).__name__, fields, *mark], separators=(",", ":")).encode()
     body = b"".join([LENGTH.pack(len(header)), header, *(LENGTH.pack(len(b)) + b for b in blobs)])
     return PREFIX.pack(len(body), fd_count) + body
 
@@ -290,17 +359,21 @@ def _lower(value: Any, blobs: list[bytes]) -> Any:
 
 
 def decode(body: bytes) -> Message:
-    """A message from the body of a frame. Raises ChannelError."""
+    """A message from the body of a frame; Unknown where another build made it. Raises ChannelError."""
     try:
         (header_bytes,) = LENGTH.unpack_from(body)
-        kind, fields = json.loads(body[4 : 4 + header_bytes])
+        name, fields, *marks = json.loads(body[4 : 4 + header_bytes])
         blobs, at = [], 4 + header_bytes
         while at < len(body):
             (size,) = LENGTH.unpack_from(body, at)
             blobs.append(body[at + 4 : at + 4 + size])
             at += 4 + size
-        return KINDS[kind](**{name: _lower(value, blobs) for name, value in fields.items()})
-    except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+        if name not in KINDS:
+            return Unknown(str(name), any(marks[:1]))
+        kind = KINDS[name]
+        known = {field.name for field in dataclasses.fields(kind)} & fields.keys()
+        return kind(**{field: _lower(fields[field], blobs) for field in known})
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ChannelError(f"malformed frame on the worker channel: {error}") from error
 
 

@@ -24,6 +24,7 @@ from agent import channel
 from agent import config as configuration
 from agent.config import Config
 from agent.fd_limit import raise_fd_limit, with_reserve
+from agent.handover.hands import Hands
 from agent.log import ProcessLog, set_up_log
 from agent.log_levels import initial
 from agent.model.address import parse_ip
@@ -107,14 +108,21 @@ class Worker:
             frames=Senders(*sides.senders) if sides.senders else None,
         )
         plane = DataPlane(config, outside)
+
+        def drain(deadline_s: float) -> None:
+            self.drain.start(deadline_s)
+
+        self.hands = Hands(plane, lambda: self.orders.stop_accepting(), drain)
         self.orders = Orders(
             plane,
             slot,
             version,
-            lambda deadline_s: self.drain.start(deadline_s),
+            drain,
+            self.hands,
+            config.drain_deadline_s,
             log_levels=initial(config.log_level),
         )
-        self.drain = Drain(plane, self.orders.stop_accepting, self.stopped.set)
+        self.drain = Drain(plane, self.orders.stop_accepting, self.stopped.set, lambda: self.hands.are_busy)
 
     def close(self) -> None:
         self.loop.detach()
@@ -132,6 +140,7 @@ class Worker:
 async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
     """Serve until drained. `listening` is the unix socket on which control processes connect."""
     link = ControlLink(worker.orders)
+    worker.hands.report = lambda: link.report(worker.orders.stats())
     running = asyncio.get_running_loop()
     # Again, after the control process that bound it: from here on the kernel names this process to who connects.
     listening.listen()
@@ -163,6 +172,7 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
             except TimeoutError:
                 continue
         link.send(worker.orders.stats())
+        worker.hands.end()
     finally:
         link.stop()
         running.remove_reader(listening)

@@ -19,15 +19,23 @@ POLL_S = 0.1
 
 
 class Drain:
-    """One stop. `finished` is called once, when nothing is left or the deadline has passed."""
+    """One stop. `finished` is called once, when nothing is left or the deadline has passed.
+
+    Not while `is_busy`: a connection is on its way to another process, or from one.
+    """
 
     def __init__(
-        self, plane: DataPlane, stop_accepting: Callable[[], None], finished: Callable[[], None]
+        self,
+        plane: DataPlane,
+        stop_accepting: Callable[[], None],
+        finished: Callable[[], None],
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._loop = plane.loop
         self._plane = plane
         self._stop_accepting = stop_accepting
         self._finished = finished
+        self._is_busy = is_busy
         self._deadline_s: float | None = None
         self._allowed_s = 0.0
 
@@ -46,7 +54,9 @@ class Drain:
 
     def _check(self) -> None:
         assert self._deadline_s is not None
-        if not self._has_work():
+        if self._is_busy():
+            self._loop.later(POLL_S, self._check)
+        elif not self._has_work():
             self._finished()
         elif self._loop.now() >= self._deadline_s:
             reason = f"the agent stopped and its drain deadline of {self._allowed_s:g} s passed"

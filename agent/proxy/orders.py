@@ -10,11 +10,10 @@ import gc
 import json
 import logging
 import os
-import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import starmap
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,32 +22,26 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from agent import channel
 from agent.channel import Message
 from agent.channel_socket import Channel
-from agent.fd_limit import accept_ceiling
 from agent.identity.credentials import Credentials
 from agent.identity.revocations import RevocationList
 from agent.log_force import put_in_force
 from agent.log_levels import Levels
 from agent.model.address import parse_ip
 from agent.model.identity import Identity
-from agent.model.listener import DNS, HBONE, OUTBOUND, PLAINTEXT
 from agent.model.policy import Authorization, RefusedPolicy, Scope
 from agent.model.service import Service
 from agent.model.steps import Steps, each
 from agent.model.workload import Workload
-from agent.net.accept import Acceptor
 from agent.net.loop import Timer
-from agent.net.member_table import MemberTable
-from agent.net.syn_ring import SynRing
 from agent.proxy.dataplane import DataPlane
 from agent.proxy.live_rows import connection_row, tunnel_row
 from agent.proxy.pods import LocalPod, departed, from_message
+from agent.proxy.serving import Serving
 from agent.state.apply import Batch, full_addresses, full_authorizations
 from agent.wire.xds_decode import decode_address, decode_authorization
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION
 
 log = logging.getLogger(__name__)
-
-COMPLAIN_EVERY_S = 10.0
 
 
 class Part(NamedTuple):
@@ -58,8 +51,28 @@ class Part(NamedTuple):
     updates: Sequence[tuple[str, bytes]]
 
 
+class HasHands(Protocol):
+    """Gives to another worker what is live here, and takes (`agent.handover`)."""
+
+    @property
+    def formats(self) -> Sequence[int]: ...
+
+    def give(
+        self, fds: Sequence[int], patience_s: float, drain_s: float, reply: Callable[[Message], None]
+    ) -> None: ...
+
+    def take(self, fds: Sequence[int]) -> str:
+        """Why it does not, if so."""
+
+    def stop(self, reason: str) -> None:
+        """Neither from now on."""
+
+
 class Orders:
-    """Handles messages of the channel; one per worker. `outputs`: descriptors of what it prints, and of its log."""
+    """Handles messages of the channel; one per worker. `outputs`: descriptors of what it prints, and of its log.
+
+    `drain_s`: how long it drains when nobody says so.
+    """
 
     def __init__(
         self,
@@ -67,29 +80,24 @@ class Orders:
         slot: int,
         version: str,
         drain: Callable[[float], None],
+        hands: HasHands,
+        drain_s: float,
         outputs: tuple[int, int] = (1, 2),
         log_levels: Levels | None = None,
     ) -> None:
         self._plane = plane
+        self._hands = hands
+        self._drain_s = drain_s
         self._slot = slot
         self._version = version
         self._drain = drain
         self._outputs = outputs
         self._log_levels = log_levels or Levels()
         plane.reporter.least_level = self._log_levels.access
-        # For each owner its listeners by name, and what accepts on them.
-        self._owners: dict[int, dict[str, socket.socket]] = {}
-        self._acceptors: dict[int, tuple[Acceptor, ...]] = {}
-        self._handlers = {
-            OUTBOUND.name: plane.accepted(OUTBOUND),
-            HBONE.name: plane.accepted(HBONE),
-            PLAINTEXT.name: plane.accepted(PLAINTEXT),
-        }
+        self._serving = Serving(plane)
         self._pods: tuple[LocalPod, ...] = ()
         self._arrived: list[Part] = []
         """Of a change whose last part has not come."""
-        self._is_draining = False
-        self._complain_at_s = 0.0
         self._given_up: Timer | None = None
         """When this worker ends for want of a control process."""
 
@@ -99,10 +107,18 @@ class Orders:
         if self._given_up is not None:
             self._given_up.cancel()
             self._given_up = None
-        held = [(owner, name, sock) for owner, socks in self._owners.items() for name, sock in socks.items()]
+        held = list(self._serving.listeners())
         served = [(owner, name) for owner, name, _ in held]
         fds = [sock.fileno() for _, _, sock in held]
-        hello = channel.Hello(self._slot, os.getpid(), served, self._version, self._is_draining)
+        hello = channel.Hello(
+            self._slot,
+            os.getpid(),
+            served,
+            self._version,
+            self._serving.is_over,
+            channel.PROTOCOL,
+            self._hands.formats,
+        )
         to.send(hello, fds)
 
     def left_alone(self) -> None:
@@ -127,14 +143,19 @@ class Orders:
                 self._plane.secrets.forget(Identity.parse(message.identity))
             case channel.Listeners():
                 try:
-                    self._serve(message.owner, channel.with_fds(message.names, fds))
+                    self._serving.serve(message.owner, message.names, fds)
                 except channel.FdsLost as error:
                     log.warning("listeners of worker %d: %s; asking for them again", message.owner, error)
                     reply(channel.Unserved(message.owner))
             case channel.Release():
-                self._release(message.owner)
+                self._serving.release(message.owner)
             case channel.Drain():
+                self._hands.stop("this worker drains")
                 self._drain(message.deadline_s)
+            case channel.HandOver():
+                self._hands.give(fds, message.patience_s, message.drain_s, reply)
+            case channel.TakeOver():
+                reply(channel.Answer(message.number, self._hands.take(fds)))
             case channel.GoOn():
                 self._go_on(message.patience_s, message.drain_s)
                 reply(channel.Answer(message.number, None))
@@ -161,9 +182,22 @@ class Orders:
                 self._log_by(Levels(message.overall, tuple((each[0], each[1]) for each in message.targets)))
             case channel.Ask():
                 return self._answer(message, reply)
+            case channel.Unknown():
+                self._pass_over(message, fds, reply)
             case _:
                 raise channel.ChannelError(f"a worker does not take {type(message).__name__}")
         return None
+
+    def _pass_over(
+        self, message: channel.Unknown, fds: Sequence[int], reply: Callable[[Message], None]
+    ) -> None:
+        """What another build means by it this one cannot know; where somebody is to be cut by it, this worker ends."""
+        for fd in fds:
+            os.close(fd)
+        log.warning("the agent says %s, which this build does not know", message.kind)
+        reply(channel.NotKnown(message.kind, message.binds))
+        if message.binds:
+            self._drain(self._drain_s)
 
     def _go_on(self, patience_s: float, drain_s: float) -> None:
         """Nobody tells this worker of policy any more: it may serve by what it has for so long."""
@@ -210,11 +244,7 @@ class Orders:
 
     def stop_accepting(self) -> None:
         """For good: this worker drains. It carries out every other order as before."""
-        self._is_draining = True
-        for owner in self._owners:
-            self._plane.share.leave(owner)
-        for owner in tuple(self._owners):
-            self._release(owner)
+        self._serving.stop_accepting()
 
     def _apply(self, part: channel.Resources, reply: Callable[[Message], None]) -> Steps[None]:
         """The parts of a change are collected, decoded, and take effect together with the last."""
@@ -265,76 +295,6 @@ class Orders:
         self._plane.pods.replace(pods)
         if gone:
             self._plane.close_pod(gone)
-
-    def _serve(self, owner: int, listeners: Iterable[tuple[str, int]]) -> None:
-        fds = dict(listeners)
-        known = self._handlers.keys() | {channel.MEMBERS, DNS.name}
-        if self._plane.held is not None:
-            known |= {channel.RING}
-        unknown = fds.keys() - known
-        if unknown or self._is_draining:
-            # The control process holds them too, so the queue stays. An order may cross the end of this worker.
-            for fd in fds.values():
-                os.close(fd)
-            if unknown:
-                raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
-            return
-        self._release(owner)
-        if (members := fds.pop(channel.MEMBERS, None)) is not None:
-            self._plane.inbound.handshakes.note_in(MemberTable(members))
-        ring = fds.pop(channel.RING, None)
-        self._owners[owner] = socks = {name: socket.socket(fileno=fd) for name, fd in fds.items()}
-        self._acceptors[owner] = tuple(
-            Acceptor(
-                self._plane.loop,
-                sock,
-                self._handlers[name],
-                ceiling=accept_ceiling(),
-                on_exhausted=self._exhausted,
-            )
-            for name, sock in socks.items()
-            if name in self._handlers
-        )
-        if DNS.name in socks:
-            self._plane.dns.serve(owner, socks[DNS.name])
-        for acceptor in self._acceptors[owner]:
-            acceptor.start()
-        self._plane.share.take(owner)
-        # Last: whoever answers for a connection must accept it.
-        if ring is not None and self._plane.held is not None:
-            self._plane.held.serve(owner, SynRing(ring))
-
-    def _exhausted(self) -> None:
-        """Connections wait because descriptors are used up. Looked at ten times a second, said every ten."""
-        self._plane.tallies.accept_pauses += 1
-        now_s = self._plane.loop.now()
-        if now_s >= self._complain_at_s:
-            self._complain_at_s = now_s + COMPLAIN_EVERY_S
-            log.warning(
-                "nothing is accepted: the descriptors of this worker are used up (%d connections, %d HBONE"
-                " connections); raise the limit (RLIMIT_NOFILE, LimitNOFILE=) or --workers",
-                len(self._plane.registry),
-                len(self._plane.inbound.links),
-            )
-
-    def _release(self, owner: int) -> None:
-        if self._plane.held is not None and owner in self._owners:
-            # First: what waits is let in for whoever serves these listeners next.
-            self._plane.held.release(owner)
-        self._plane.share.leave(owner)
-        crossings = self._plane.crossings
-        for acceptor in self._acceptors.pop(owner, ()):
-            if crossings is not None and crossings.expected:
-                acceptor.take_what_waits()
-            acceptor.close()
-        if crossings is not None:
-            crossings.let_go(owner)
-        socks = self._owners.pop(owner, {})
-        # The door closes this one, when what it has read is answered.
-        socks.pop(DNS.name, None)
-        self._plane.dns.release(owner)
-        for sock in socks.values():
-            sock.close()
 
 
 def decoded(arrived: list[Part]) -> Iterator[Workload | Service]:

@@ -1,8 +1,8 @@
 """Keeps the workers: adopts those that are there, starts the others, replaces the dead and those that hang.
 
-A worker is on duty in a slot, or it retires: it serves until its successor does, then drains, and is told of state
-and counted until it is gone. Until `open_gates` a new worker gets no listeners (`dealing`); one that was found goes on
-with what it has. From then on `brief` sends the full state first.
+A worker is on duty in a slot, or it retires (`retirement`): it serves until its successor does, then hands over what
+is live and drains, and is told of state and counted until it is gone. Until `open_gates` a new worker gets no listeners
+(`dealing`); one that was found goes on with what it has. From then on `brief` sends the full state first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agent.supervisor.patience import awake_s, catch_up, in_turn, longer, within
 from agent.supervisor.process import END_PATIENCE_S, UNKNOWN
 from agent.supervisor.queues import Queues, Rings
 from agent.supervisor.recruiter import Recruiter, drop_name
+from agent.supervisor.retirement import Retirement
 from agent.supervisor.ring_readers import RingReaders
 from agent.supervisor.worker_link import WorkerLink
 from redirect.spawn import Cause, ChildFailed
@@ -46,7 +47,9 @@ class Limits:
     stall_s: float = 1.0
     """Connections that wait at a listener for so long get one more worker."""
     drain_s: float = 5.0
-    """What live connections have left when their worker retires."""
+    """What live connections have left when their worker retires and they stay with it."""
+    hand_over_s: float = 5.0
+    """How long a worker that retires waits for what cannot move at once, as a handshake that is under way."""
     return_s: float = 5.0
     """A worker that hung, and speaks again, gets its listeners back after so long, where somebody else has them."""
 
@@ -77,7 +80,7 @@ class Crew:
         self._limits = limits
         self._on_duty: dict[int, WorkerLink] = {}
         self._dealer = Dealer(count, self._on_duty, stall_s=limits.stall_s, return_s=limits.return_s)
-        self._retiring: list[WorkerLink] = []
+        self._retirement = Retirement(self._on_duty, limits.hand_over_s, limits.drain_s)
         self._gone: list[WorkerLink] = []
         self._pauses_s: dict[int, float] = {}
         self._chores = asyncio.Queue[Callable[[], Awaitable[None]]]()
@@ -95,11 +98,11 @@ class Crew:
 
     @property
     def retiring(self) -> tuple[WorkerLink, ...]:
-        return tuple(self._retiring)
+        return tuple(self._retirement.links)
 
     @property
     def everyone(self) -> tuple[WorkerLink, ...]:
-        return (*self._on_duty.values(), *self._retiring)
+        return (*self._on_duty.values(), *self._retirement.links)
 
     @property
     def queues(self) -> Queues:
@@ -152,12 +155,21 @@ class Crew:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._dealer.watch_queues(lambda: self.stopping))
             group.create_task(self._watch_silence())
+            group.create_task(self._retirement.run())
             while True:
                 group.create_task(in_turn(await self._chores.get()))
 
     def broadcast(self, message: Message) -> None:
         for link in self.everyone:
+            self.tell(link, message)
+
+    def tell(self, link: WorkerLink, message: Message) -> None:
+        """Tell one worker, as far as its build knows what is meant; where that binds, it drains instead."""
+        if link.knows(type(message)):
             link.send(message)
+        elif message.BINDS and not link.is_draining:
+            log.warning("%s is of a build that does not know %s: it drains", link, type(message).__name__)
+            self._retirement.drain(link)
 
     async def applied(self, revision: int, patience_s: float) -> None:
         """Return when every worker has applied this revision; one that does not follow is killed."""
@@ -178,7 +190,7 @@ class Crew:
         """Stop every worker; live connections may finish until the deadline."""
         self.stopping = True
         for link in self.everyone:
-            self._drain(link, deadline_s)
+            self._retirement.drain(link, deadline_s)
         try:
             await within(deadline_s + END_PATIENCE_S, self._all_gone)
         except TimeoutError:
@@ -203,9 +215,18 @@ class Crew:
         if self._on_duty.get(link.slot) is link and not self.stopping:
             log.info("%s was asked to end: starting its successor", link)
             del self._on_duty[link.slot]
-            self._retiring.append(link)
+            self._retirement.add(link)
             self._dealer.departed(link, is_leaving=True)
             self._chores.put_nowait(partial(self._replace, link.slot))
+
+    def not_known(self, link: WorkerLink, kind: str, *, binds: bool) -> None:
+        """A worker of another build does not know what it was told."""
+        if not binds:
+            log.info("%s does not know %s, and goes on", link, kind)
+            return
+        log.warning("%s does not know %s, which binds: it drains", link, kind)
+        self.leaving(link)
+        link.is_draining = True
 
     def unserved(self, link: WorkerLink, owner: int) -> None:
         self._dealer.send_again(link, owner)
@@ -220,7 +241,7 @@ class Crew:
         if was_on_duty:
             del self._on_duty[link.slot]
         else:
-            self._retiring.remove(link)
+            self._retirement.remove(link)
         self._ended(link)
         self._one_lost.set()
         if self.stopping:
@@ -251,7 +272,7 @@ class Crew:
             self._on_duty[link.slot] = link
         else:
             log.info("%s is of another version or configuration, or drains: it retires", link)
-            self._retiring.append(link)
+            self._retirement.add(link)
 
     async def _hire(self, slot: int) -> None:
         link = await self._recruiter.start(slot, self)
@@ -260,7 +281,7 @@ class Crew:
         if link.is_lost:
             self.lost(link)
         elif self.stopping:
-            self._drain(link, 0.0)
+            self._retirement.drain(link, 0.0)
         elif self._gates_open:
             self._brief(link)
             self._dealer.arrived(slot)
@@ -279,13 +300,7 @@ class Crew:
     def _relieve(self) -> None:
         """Once every slot has its worker, those that retire may go."""
         if len(self._on_duty) == self._count:
-            for link in self.retiring:
-                if not link.is_draining:
-                    self._drain(link, self._limits.drain_s)
-
-    def _drain(self, link: WorkerLink, deadline_s: float) -> None:
-        link.is_draining = True
-        link.send(channel.Drain(deadline_s))
+            self._retirement.relieve()
 
     async def _see_off(self, link: WorkerLink) -> None:
         # One that drains has some time between its last word and its end; the others were ended when they were lost.

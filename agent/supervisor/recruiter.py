@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent import FORM, VERSION
+from agent.build import build_id
 from agent.channel import ChannelError, FdsLost
 from agent.model.listener import ROWS, Side
 from agent.supervisor.peer import is_at_home, listening_pid, residents
@@ -60,8 +61,9 @@ class Recruiter:
         ignored: Collection[str] = (),
     ) -> None:
         told = {name: text for name, text in options.items() if name not in ignored}
-        self.version = f"{VERSION}+{FORM.word}+{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]}"
-        """Workers of another version, another form of it or other options must not stay."""
+        told_digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8]
+        self.version = f"{VERSION}+{FORM.word}+{build_id()}+{told_digest}"
+        """Workers of another build, another form of it or other options do not stay: they hand over."""
         self._directory = directory.absolute()
         self._options = options
         self._homes = homes

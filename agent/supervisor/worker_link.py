@@ -20,10 +20,14 @@ from agent.channel import (
     Ask,
     ChannelError,
     GoOn,
+    HandedOver,
     Hello,
     Leaving,
     Message,
+    NotKnown,
     Stats,
+    TakeOver,
+    Unknown,
     Unserved,
     Wanted,
     with_fds,
@@ -35,6 +39,8 @@ from agent.supervisor.process import Process
 log = logging.getLogger(__name__)
 
 ASK_PATIENCE_S = 5.0
+BRIEFED_PATIENCE_S = 30.0
+"""A worker answers in the order in which it is spoken to: a large mesh before anything else."""
 
 Arrived = list[tuple[Message, list[int]]]
 
@@ -46,6 +52,9 @@ class Hears(Protocol):
 
     def leaving(self, link: WorkerLink) -> None:
         """It was asked to end, and waits to be told how."""
+
+    def not_known(self, link: WorkerLink, kind: str, *, binds: bool) -> None:
+        """It does not know what it was told; where that binds, it drains."""
 
     def unserved(self, link: WorkerLink, owner: int) -> None:
         """It was told to serve an owner's listeners, and their fds did not reach it."""
@@ -68,6 +77,11 @@ class WorkerLink:
         self.path = path
         self.version = hello.version
         self.is_draining = hello.is_draining
+        self.protocol = hello.protocol
+        self.formats = tuple(hello.formats)
+        """Of units: those in which it hands over, and takes."""
+        self._handed: HandedOver | None = None
+        self._handed_changed = asyncio.Event()
         self.listeners = listeners_of(hello, arrived[0][1])
         """What it accepts on: its listeners by owner and name, ours to hold as well."""
         self.applied = 0
@@ -114,14 +128,36 @@ class WorkerLink:
         """Have it serve without this process until another one comes, or end. Raises TimeoutError or ChannelError."""
         await self._asked(lambda number: GoOn(number, patience_s, drain_s))
 
-    async def _asked(self, question: Callable[[int], Message]) -> object:
+    def knows(self, kind: type[Message]) -> bool:
+        """Whether its build knows what such a message means."""
+        return self.protocol >= kind.SINCE
+
+    async def take_over(self, fd: int) -> None:
+        """Have it take what a worker at the other end of `fd` gives, by all that it was told before.
+
+        Raises TimeoutError or ChannelError.
+        """
+        if reason := await self._asked(lambda number: TakeOver(number), [fd], BRIEFED_PATIENCE_S):
+            raise ChannelError(str(reason))
+
+    async def handed_over(self) -> HandedOver | None:
+        """What became of the hand-over that it was told to make; None where it is gone."""
+        while self._handed is None and not self._lost:
+            self._handed_changed.clear()
+            await self._handed_changed.wait()
+        account, self._handed = self._handed, None
+        return account
+
+    async def _asked(
+        self, question: Callable[[int], Message], fds: Sequence[int] = (), patience_s: float = ASK_PATIENCE_S
+    ) -> object:
         self._questions += 1
         number = self._questions
         future: asyncio.Future[object] = self._loop.create_future()
         self._answers[number] = future
-        self.send(question(number))
+        self.send(question(number), fds)
         try:
-            return await within(ASK_PATIENCE_S, lambda: asyncio.shield(future))
+            return await within(patience_s, lambda: asyncio.shield(future))
         finally:
             del self._answers[number]
 
@@ -160,6 +196,13 @@ class WorkerLink:
                 self._hears.reported(self, message)
             case Leaving():
                 self._hears.leaving(self)
+            case HandedOver():
+                self._handed = message
+                self._handed_changed.set()
+            case NotKnown():
+                self._hears.not_known(self, message.kind, binds=message.binds)
+            case Unknown():
+                log.debug("%s says %s, which this build does not know", self, message.kind)
             case Unserved():
                 self._hears.unserved(self, message.owner)
             case Wanted():
@@ -200,6 +243,7 @@ class WorkerLink:
         self._loop.remove_writer(self._channel.sock)
         self._channel.close()
         self._applied_changed.set()
+        self._handed_changed.set()
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(ChannelError(f"worker {self.slot} is gone"))

@@ -217,6 +217,18 @@ WORKERS = _gauge("ztun_workers", "Worker processes: alive, wanted, and retiring 
 WORKER_RESTARTS = _counter(
     "ztun_worker_restarts", "Workers that ended without being asked and were started again"
 )
+HANDED_OVER = _counter(
+    "ztun_handed_over", "What workers that retire have given to their successors, by what it is", "kind"
+)
+NOT_HANDED_OVER = _counter(
+    "ztun_not_handed_over", "What had to stay with a worker that retires, and drained, by why", "reason"
+)
+HAND_OVER_PAUSE = Family(
+    "ztun_hand_over_pause_seconds",
+    Kind.HISTOGRAM,
+    "For how long nobody read or wrote what was handed over, each thing by itself",
+)
+HAND_OVER_PAUSE_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.25, 1.0)
 HANDSHAKE_FAILURES = _counter(
     "ztun_handshake_failures",
     "TLS handshakes of HBONE that failed, by the end that ztun was and why",

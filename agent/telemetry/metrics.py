@@ -9,15 +9,26 @@ backwards; past a limit, new ones share one overflow label set, so that memory s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from agent.model.outcome import Outcome
 from agent.telemetry import families
-from agent.telemetry.families import Family
-from agent.telemetry.record import FLAG_INDEX, LABEL_NAMES, NO_FLAG, LabelSet, Reporter, with_flag
+from agent.telemetry.families import BY_NAME, Family, Kind
+from agent.telemetry.record import (
+    FLAG_INDEX,
+    LABEL_NAMES,
+    LOCALITY_NAMES,
+    NO_FLAG,
+    LabelSet,
+    Reporter,
+    with_flag,
+)
 
 OVERFLOW = "overflow"
 LABEL_SETS_LIMIT = 10_000
+INCLUDES_LIMIT = 32
+"""Of the processes before: who ended long since is in nobody's sums apart from that."""
+TALLIES = 5
 
 
 class Snapshot(TypedDict):
@@ -29,6 +40,8 @@ class Snapshot(TypedDict):
     """Label values, then (opened, closed, failed, received bytes, sent bytes)."""
     open: dict[str, int]
     figures: list[tuple[str, list[str], float]]
+    includes: NotRequired[list[str]]
+    """Other processes whose counters are in these: they have ended, and this one goes on from where they were."""
 
 
 class Tally:
@@ -45,6 +58,14 @@ class Tally:
 
     def values(self) -> list[int]:
         return [self.opened, self.closed, self.failed, self.received_bytes, self.sent_bytes]
+
+    def add(self, counts: list[int]) -> None:
+        opened, closed, failed, received, sent = counts
+        self.opened += opened
+        self.closed += closed
+        self.failed += failed
+        self.received_bytes += received
+        self.sent_bytes += sent
 
 
 class Handle:
@@ -95,6 +116,19 @@ class Figures:
     def __init__(self) -> None:
         self._values: dict[tuple[str, tuple[str, ...]], float] = {}
         self._sources: list[Callable[[], Iterable[Sample]]] = []
+        self._inherited: dict[tuple[str, tuple[str, ...]], float] = {}
+        """What processes before had counted of what is read, not added, here."""
+
+    def inherit(self, figures: list[tuple[str, list[str], float]]) -> None:
+        """Count on from these; gauges say how it is, and end with who had them. What is unknown is left out."""
+        for name, labels, count in figures:
+            family, key = BY_NAME.get(name), (name, tuple(labels))
+            if (
+                family is not None
+                and family.kind is not Kind.GAUGE
+                and len(labels) == len(family.sample_labels)
+            ):
+                self._inherited[key] = self._inherited.get(key, 0) + count
 
     def add(self, family: Family, *values: str, count: float = 1) -> None:
         key = self._key(family, values)
@@ -112,6 +146,8 @@ class Figures:
         values = self._values.copy()
         for source in self._sources:
             values.update((self._key(family, labels), count) for family, labels, count in source())
+        for key, count in self._inherited.items():
+            values[key] = values.get(key, 0) + count
         return [(name, list(labels), count) for (name, labels), count in values.items()]
 
     def _key(self, family: Family, values: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -129,6 +165,7 @@ class Metrics:
         self._limit = limit
         self._tallies: dict[LabelSet, Tally] = {}
         self._open = {reporter.value: 0 for reporter in Reporter}
+        self._includes: list[str] = []
         self.figures.add(families.LABEL_SETS_FOLDED, count=0)
 
     def open(self, label_set: LabelSet) -> Handle:
@@ -145,12 +182,30 @@ class Metrics:
         handle.to_server_bytes, handle.to_client_bytes = to_server, to_client
         return handle
 
+    def inherit(self, last: Snapshot) -> None:
+        """Go on from the last counters of another process, which has ended. Raises ValueError: it is no Snapshot."""
+        try:
+            process, before = last["process"], last.get("includes", [])
+            rows = [(tuple(map(str, values)), list(map(int, counts))) for values, counts in last["tcp"]]
+            figures = [(str(name), [*map(str, labels)], float(n)) for name, labels, n in last["figures"]]
+            if not all(len(counts) == TALLIES and _are_labels(values) for values, counts in rows):
+                raise ValueError("counters of another shape")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"no counters: {error!r}") from error
+        if process in self._includes:
+            return
+        self._includes = [*self._includes, *before, process][-INCLUDES_LIMIT:]
+        for label_set, counts in rows:
+            self._tally(label_set).add(counts)
+        self.figures.inherit(figures)
+
     def snapshot(self) -> Snapshot:
         return {
             "process": self._process,
             "tcp": [(list(key), tally.values()) for key, tally in self._tallies.items()],
             "open": dict(self._open),
             "figures": self.figures.items(),
+            "includes": self._includes,
         }
 
     def _left(self, label_set: LabelSet) -> None:
@@ -170,6 +225,12 @@ class Metrics:
             self.figures.add(families.LABEL_SETS_FOLDED)
             label_set = overflow(label_set)
         return self._tallies.setdefault(label_set, Tally())
+
+
+def _are_labels(values: LabelSet) -> bool:
+    return len(values) in (len(LABEL_NAMES), len(LABEL_NAMES) + len(LOCALITY_NAMES)) and values[0] in {
+        each.value for each in Reporter
+    }
 
 
 def overflow(label_set: LabelSet) -> LabelSet:

@@ -1,18 +1,21 @@
 """Adds up the absolute figures of several workers, on the side of the control process.
 
 No counter goes backwards when a worker is replaced: what the old one had counted last is kept and added to
-what its successor counts. Gauges of an ended worker are gone with it. Pure bookkeeping: the snapshots come in
-by message, the exposition reads `snapshot()`.
+what its successor counts. A successor that has inherited that counts on from there, and says whose counters are in
+its own: those count only there. Gauges of an ended worker are gone with it. Pure bookkeeping: the snapshots come in by
+message, the exposition reads `snapshot()`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 
 from agent.telemetry.families import BY_NAME, Family, Kind
 from agent.telemetry.metrics import LABEL_SETS_LIMIT, Figures, Snapshot, overflow
 from agent.telemetry.record import LabelSet
 
+APART_LIMIT = 8
 FigureKey = tuple[str, tuple[str, ...]]
 
 
@@ -23,6 +26,8 @@ class Totals:
         self._limit = limit
         self._live: dict[str, Snapshot] = {}
         self._ended: set[str] = set()
+        self._apart: dict[str, Snapshot] = {}
+        """The last counters of those that ended lately: somebody may say yet to have inherited them."""
         self._ended_tcp: dict[LabelSet, list[int]] = {}
         self._ended_figures: defaultdict[FigureKey, float] = defaultdict(float)
 
@@ -41,19 +46,51 @@ class Totals:
         if last is None:
             return
         self._ended.add(process)
+        self._apart[process] = last
+        while len(self._apart) > APART_LIMIT:
+            oldest = next(iter(self._apart))
+            is_included = oldest in self._included()
+            self._fold(self._apart.pop(oldest), is_included=is_included)
+
+    def _fold(self, last: Snapshot, *, is_included: bool) -> None:
+        """Nobody tells these apart from others any more."""
+        if is_included:
+            return
         for values, counts in last["tcp"]:
             _add(self._ended_tcp, self._bounded(tuple(values)), counts)
         for name, labels, count in last["figures"]:
             if BY_NAME[name].kind is not Kind.GAUGE:
                 self._ended_figures[name, tuple(labels)] += count
 
+    def _included(self) -> set[str]:
+        """Those whose counters are in another one's."""
+        return {
+            each
+            for snapshot in (*self._live.values(), *self._apart.values())
+            for each in snapshot.get("includes", ())
+        }
+
+    def _counting(self) -> Iterator[tuple[Snapshot, bool]]:
+        """Those whose counters are in nobody else's; whether they have ended."""
+        included = self._included()
+        for snapshots, has_ended in ((self._live, False), (self._apart, True)):
+            for process, snapshot in snapshots.items():
+                if process not in included:
+                    yield snapshot, has_ended
+
     def snapshot(self, control: Figures | None = None) -> Snapshot:
         """The sum, with the control process's own figures in it."""
         tcp = {key: list(counts) for key, counts in self._ended_tcp.items()}
+        for snapshot, has_ended in self._counting():
+            for values, counts in snapshot["tcp"]:
+                key = tuple(values)
+                _add(
+                    tcp,
+                    key if not has_ended or len(tcp) < self._limit or key in tcp else overflow(key),
+                    counts,
+                )
         gauges: Counter[str] = Counter()
         for snapshot in self._live.values():
-            for values, counts in snapshot["tcp"]:
-                _add(tcp, tuple(values), counts)
             gauges.update(snapshot["open"])
         figures = self._figures(control)
         return {
@@ -72,7 +109,12 @@ class Totals:
         figures = self._ended_figures.copy()
         for snapshot in self._live.values():
             for name, labels, count in snapshot["figures"]:
-                figures[name, tuple(labels)] += count
+                if BY_NAME[name].kind is Kind.GAUGE:
+                    figures[name, tuple(labels)] += count
+        for snapshot, _ in self._counting():
+            for name, labels, count in snapshot["figures"]:
+                if BY_NAME[name].kind is not Kind.GAUGE:
+                    figures[name, tuple(labels)] += count
         for name, labels, count in control.items() if control else ():
             figures[name, tuple(labels)] += count
         return figures

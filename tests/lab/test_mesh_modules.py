@@ -50,11 +50,19 @@ SHARED = {
     "redirect.spawn",
 }
 """In both, because the worker is forked from what control is at first."""
-WORKER = SHARED | {"agent.net", "agent.proxy", "agent.supervisor.control_link", "agent.worker"}
+# The hand-over too, from the start: what lies on the disk when it comes may be of another build.
+WORKER = SHARED | {
+    "agent.handover",
+    "agent.net",
+    "agent.proxy",
+    "agent.supervisor.control_link",
+    "agent.worker",
+}
 LIBRARIES = {"OpenSSL", "cryptography", "google", "hpack", "typing_extensions", "_cffi_backend", "_openssl"}
 """Beside the standard library's, all that a worker has of others."""
 OF_THE_SITE = {"__main__", "_distutils_hack", "sitecustomize", "tests"}
 NOT_FOR_CONTROL = {
+    "agent.handover",
     "agent.proxy",
     "agent.worker",
     "agent.supervisor.control_link",

@@ -165,7 +165,17 @@ ALLOWED: dict[str, set[str]] = {
     "agent.option_kinds": {"agent.model", "agent.log_levels"},
     "agent.channel": {"agent.model"},
     "agent.channel_socket": {"agent.channel", "agent.fd_limit"},
+    "agent.build": set(),
+    # What is live goes to another worker: units of the data plane, and nothing else of the process that has it.
+    "agent.handover": {
+        "agent.model",
+        "agent.channel",
+        "agent.net.loop",
+        "agent.proxy.dataplane",
+        "agent.telemetry",
+    },
     "agent.supervisor": {
+        "agent.build",
         "agent.model",
         "agent.channel",
         "agent.channel_socket",

@@ -38,13 +38,13 @@ class Control:
     def __init__(self) -> None:
         self.told: list[Any] = []
         self.ca = CA
-        self.ours: list[Any] = []
-        """What only workers of this version hear."""
+        self.new: list[Any] = []
+        """What only workers hear that know when a certificate ends before its leaf."""
         self.keeper = Keeper(
             self,
             clock=time.time,
             rng=Random(1),
-            on_credentials=lambda _, issued: self.briefing.issued(self.ours.append, issued),
+            on_credentials=lambda _, issued: self.briefing.issued(self.new.append, issued),
             on_forget=lambda identity: self.briefing.forgotten(identity),
         )
         mesh = MeshState(Store(Snapshot(node="n1")), self.told.append, self._applied)
@@ -77,7 +77,7 @@ class Control:
 def test_a_newcomer_hears_policies_then_workloads_then_pods_then_secrets() -> None:
     control = Control()
     asyncio.run(control.use(WEB))
-    control.briefing.enrolled(control.ours.append, [POD])
+    control.briefing.enrolled([POD])
     policies, addresses, pods, secret = control.newcomer()
     assert [(m.type_url, m.full) for m in (policies, addresses)] == [(AUTHORIZATION, True), (ADDRESS, True)]
     assert pods == channel.Pods([("apps", "web-0", "web", ["10.0.0.1"])])
@@ -88,49 +88,49 @@ def test_each_change_is_told_to_all() -> None:
     control = Control()
     asyncio.run(control.use(WEB, OLD))
     asyncio.run(control.use(WEB))
-    control.briefing.enrolled(control.ours.append, [POD])
-    control.briefing.enrolled(control.ours.append, [])
+    control.briefing.enrolled([POD])
+    control.briefing.enrolled([])
     secrets = sorted(m.identity for m in control.told if isinstance(m, channel.Secret))
     assert secrets == sorted(map(str, (WEB, OLD)))
     assert channel.ForgetSecret(str(OLD)) in control.told
     assert control.told[-1] == channel.Pods([])
 
 
-def test_the_end_of_an_authority_is_told_to_workers_of_this_version() -> None:
-    """An older one would take the frame for a broken one; it hears that the certificate is forgotten."""
+def test_the_end_of_an_authority_is_told_to_workers_that_know_of_such() -> None:
+    """One of before protocol 1 would take the frame for a broken one; it hears that the certificate is forgotten."""
     control = Control()
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
 
     async def both() -> None:
         await control.use(OLD)
-        assert not control.ours, "it ends with its leaf"
+        assert not control.new, "it ends with its leaf"
         control.ca = MeshCA(not_after=end)
         await control.use(OLD, WEB)
 
     asyncio.run(both())
-    [secret] = control.ours
+    [secret] = control.new
     assert (secret.identity, secret.ends) == (str(WEB), end.timestamp())
     assert secret in control.newcomer()
     other: list[Any] = []
-    control.briefing.brief(other.append, is_ours=False)
+    control.briefing.brief(other.append, is_new=False)
     for heard in (control.told, other):
         assert [m.ends for m in heard if isinstance(m, channel.Secret) and m.identity == str(WEB)] == [None]
 
 
-def test_whose_dns_is_captured_is_told_to_workers_of_this_version() -> None:
+def test_whose_dns_is_captured_is_told() -> None:
     control = Control()
-    control.briefing.enrolled(control.ours.append, [POD])
-    assert not control.ours, "nobody has to know where there is none"
+
+    def told() -> list[Any]:
+        return [message for message in control.told if isinstance(message, channel.DnsClients)]
+
+    control.briefing.enrolled([POD])
+    assert not told(), "nobody has to know where there is none"
     captured = replace(POD, place=replace(PLACE, treatment=Flag.DNS))
-    control.briefing.enrolled(control.ours.append, [captured])
-    assert control.ours == [channel.DnsClients(["10.0.0.1"])]
-    assert control.ours[0] in control.newcomer()
-    other: list[Any] = []
-    control.briefing.brief(other.append, is_ours=False)
-    assert control.ours[0] not in other
-    control.briefing.enrolled(control.ours.append, [POD])
-    assert control.ours[1] == channel.DnsClients([])
-    assert not any(isinstance(message, channel.DnsClients) for message in control.told)
+    control.briefing.enrolled([captured])
+    assert told() == [channel.DnsClients(["10.0.0.1"])]
+    assert told()[0] in control.newcomer()
+    control.briefing.enrolled([POD])
+    assert told()[1] == channel.DnsClients([])
 
 
 def test_a_newcomer_hears_nothing_of_what_was_forgotten() -> None:
@@ -140,11 +140,7 @@ def test_a_newcomer_hears_nothing_of_what_was_forgotten() -> None:
     assert not [message for message in control.newcomer() if isinstance(message, channel.Secret)]
 
 
-def test_a_newcomer_logs_by_what_holds_now_unless_it_is_of_another_version() -> None:
-    """An older worker would take a message that it does not know for a broken channel, and be ended."""
+def test_a_newcomer_logs_by_what_holds_now() -> None:
     control = Control()
     levels = control.briefing.log_levels = channel.LogLevels("warn", [("access", "off")])
     assert levels in control.newcomer()
-    heard: list[Any] = []
-    control.briefing.brief(heard.append, is_ours=False)
-    assert heard and levels not in heard

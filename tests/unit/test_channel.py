@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
@@ -34,6 +35,41 @@ def test_what_an_older_worker_may_not_know_is_not_sent_where_there_is_nothing_to
     assert b"ends" not in channel.encode(secret)
     for each in (secret, replace(secret, ends=1.5), channel.Answer(1, None)):
         assert channel.decode(channel.encode(each)[channel.PREFIX.size :]) == each
+
+
+def framed(header: object) -> bytes:
+    """A body with any header, as another build may send it."""
+    told = json.dumps(header).encode()
+    return channel.LENGTH.pack(len(told)) + told
+
+
+def test_a_kind_of_another_build_is_no_defect_and_says_whether_it_binds() -> None:
+    assert channel.decode(framed(["Quarantine", {"pod": "a"}, True])) == channel.Unknown("Quarantine", True)
+    assert channel.decode(framed(["Hint", {}])) == channel.Unknown("Hint", False)
+    assert channel.decode(framed(["Hint", {}, False, "more"])) == channel.Unknown("Hint", False)
+
+
+def test_a_field_of_another_build_is_passed_over() -> None:
+    assert channel.decode(framed(["Release", {"owner": 1, "since": 5}])) == channel.Release(1)
+
+
+def test_what_came_with_protocol_0_is_framed_as_builds_before_know_it() -> None:
+    """Two parts in the header; and of the kinds that bind those say so which came later."""
+    for kind in channel.KINDS.values():
+        assert kind.SINCE <= channel.PROTOCOL
+    header = channel.encode(Secret("spiffe://a/ns/b/sa/c", b"", [], []))[channel.PREFIX.size + 4 :]
+    assert json.loads(header[: header.rindex(b"]") + 1]) == ["Secret", {**SECRET}]
+    revoked = channel.encode(channel.Revoked([]))
+    assert channel.decode(revoked[channel.PREFIX.size :]) == channel.Revoked([]) and b",true]" in revoked
+
+
+SECRET = {"identity": "spiffe://a/ns/b/sa/c", "key": {"$blob": 0}, "chain": [], "roots": []}
+
+
+@pytest.mark.parametrize("header", [[], ["Release"], ["Release", []], ["Release", {}], [[], {}], 5, "x"])
+def test_what_no_build_sends_is_malformed(header: object) -> None:
+    with pytest.raises(ChannelError, match="malformed"):
+        channel.decode(framed(header))
 
 
 def test_fds_come_with_their_message() -> None:

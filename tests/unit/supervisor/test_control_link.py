@@ -108,7 +108,7 @@ def test_a_control_process_is_greeted_and_its_orders_are_answered() -> None:
         control = Control(ControlLink(orders)).connect()
         control.channel.send(Resources(7, "policy", ()))
         await until(lambda: control.hears(Applied), "the answer")
-        assert control.messages == [Hello(3, os.getpid(), [], "v"), Applied(7)]
+        assert control.messages == [Hello(3, os.getpid(), [], "v", formats=[]), Applied(7)]
         control.close()
 
     play(scene)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -255,3 +256,69 @@ def test_both_formats_say_the_same() -> None:
         for sample in family.samples
     }
     assert read == samples(expose(snapshot, OPENMETRICS)) and len(read) > 3
+
+
+def test_a_successor_counts_on_from_the_last_counters_of_the_one_before() -> None:
+    """Whatever of both is heard first: the sum never goes back, and nothing is in it twice."""
+    totals, giver, taker = Totals(), Metrics("w1"), Metrics("w2")
+    giver.open(label_set("web")).close(Outcome.OK)
+    giver.figures.add(families.CONNECTIONS_FAILED, "inbound", "reset", count=3)
+    giver.figures.put(families.UNREAD_BYTES, count=5)
+    taker.figures.ask(lambda: [(families.CONNECTIONS_FAILED, ("inbound", "reset"), 2)])
+    taker.open(label_set("web"))
+    handle = taker.resume(label_set("web"), 10, 20)
+    totals.update(through_the_channel(giver.snapshot()))
+    totals.update(through_the_channel(taker.snapshot()))
+
+    def counted() -> tuple[float, float, float]:
+        text = expose(totals.snapshot())
+        opened = value(text, "istio_tcp_connections_opened_total")
+        failed = value(text, "ztun_connections_failed_total")
+        return opened, value(text, "istio_tcp_connections_closed_total"), failed
+
+    assert counted() == (2, 1, 5)
+    handle.add_bytes(to_server=1)
+    taker.inherit(through_the_channel(giver.snapshot()))
+    taker.inherit(through_the_channel(giver.snapshot()))
+    for tell in (
+        lambda: totals.update(through_the_channel(taker.snapshot())),
+        lambda: totals.update(through_the_channel(giver.snapshot())),
+        lambda: totals.retire("w1"),
+        lambda: totals.update(through_the_channel(taker.snapshot())),
+    ):
+        tell()
+        assert counted() == (2, 1, 5)
+    assert value(expose(totals.snapshot()), "istio_tcp_received_bytes_total") == 1
+    last = Metrics("w3")
+    last.inherit(through_the_channel(taker.snapshot()))
+    totals.retire("w2")
+    assert counted() == (2, 1, 5)
+    totals.update(through_the_channel(last.snapshot()))
+    assert counted() == (2, 1, 5)
+    anew = Totals()
+    anew.update(through_the_channel(last.snapshot()))
+    text = expose(anew.snapshot())
+    assert value(text, "istio_tcp_connections_opened_total") == 2, (
+        "also for a control process that knew none of them"
+    )
+    assert not any(name == "ztun_unread_bytes" for name, _ in samples(text)), "gauges end with their process"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        [],
+        {"process": "w", "tcp": [[["x"], [1, 2, 3, 4, 5]]], "figures": []},
+        {"process": "w", "tcp": [[[], [1]]], "figures": []},
+        {"process": "w", "tcp": 5, "figures": []},
+        {"process": "w", "tcp": [], "figures": [["a"]]},
+        {"process": "w", "tcp": [], "figures": [["a", [], "x"]]},
+    ],
+)
+def test_what_is_no_last_word_is_refused_and_counts_nothing(told: Any) -> None:
+    metrics = Metrics("w")
+    before = metrics.snapshot()
+    with pytest.raises(ValueError, match="no counters"):
+        metrics.inherit(told)
+    assert metrics.snapshot() == before

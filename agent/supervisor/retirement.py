@@ -1,0 +1,137 @@
+"""Workers that retire: each gives what is live to its successor, one after the other, and then drains.
+
+Successors are started and briefed first, all of them: what two processes hand over waits while a third one starts. A
+worker that was told nothing of that (an older build), or whose successor fails, drains as it is. Until it is gone it is
+told of state and certificates like the others, and judges by them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+
+from agent.channel import ChannelError, Drain, HandedOver, HandOver
+from agent.supervisor.patience import within
+from agent.supervisor.worker_link import WorkerLink
+
+log = logging.getLogger(__name__)
+
+MARGIN_S = 3.0
+"""How much longer than its patience a worker may take to say what became of a hand-over."""
+MOST_TRIES = 3
+
+
+class Retirement:
+    """The workers that retire. `on_duty` are those that serve, by slot, kept true by who has them.
+
+    `patience_s`: for what cannot move at once. `drain_s`: what is left has so long.
+    """
+
+    def __init__(self, on_duty: Mapping[int, WorkerLink], patience_s: float, drain_s: float) -> None:
+        self._on_duty = on_duty
+        self._patience_s, self._drain_s = patience_s, drain_s
+        self.links: list[WorkerLink] = []
+        self._tries: dict[WorkerLink, int] = {}
+        self._waiting: set[WorkerLink] = set()
+        """For another one to take what they have: the one before has failed."""
+        self._due = asyncio.Queue[WorkerLink]()
+
+    def add(self, link: WorkerLink) -> None:
+        self.links.append(link)
+
+    def remove(self, link: WorkerLink) -> None:
+        self.links.remove(link)
+        self._tries.pop(link, None)
+        self._waiting.discard(link)
+
+    def relieve(self) -> None:
+        """Every slot has its worker, which serves: those that retire may go."""
+        for link in self.links:
+            if link in self._tries and link not in self._waiting:
+                continue
+            self._tries.setdefault(link, 0)
+            self._waiting.discard(link)
+            reason = obstacle(link, self._taker(link))
+            if not reason:
+                self._due.put_nowait(link)
+            elif not link.is_draining:
+                log.info("%s does not hand over (%s): it drains for %g s", link, reason, self._drain_s)
+                self.drain(link)
+
+    def drain(self, link: WorkerLink, drain_s: float | None = None) -> None:
+        """Now, with all that it has."""
+        link.is_draining = True
+        link.send(Drain(self._drain_s if drain_s is None else drain_s))
+
+    async def run(self) -> None:
+        """One after the other, until cancelled."""
+        while True:
+            link = await self._due.get()
+            if link in self.links:
+                await self._relieve(link)
+
+    async def _relieve(self, link: WorkerLink) -> None:
+        self._tries[link] += 1
+        if not self._on_duty:
+            self._again(link)
+            return
+        taker = self._taker(link)
+        reason = await self._hand_over(link, taker)
+        if not reason or link not in self.links:
+            return
+        log.warning("%s stops handing over to %s: %s; it drains for %g s", link, taker, reason, self._drain_s)
+        self.drain(link)
+        self._again(link)
+
+    def _taker(self, link: WorkerLink) -> WorkerLink:
+        """Its successor; with fewer workers than before, any other."""
+        return self._on_duty.get(link.slot) or next(iter(self._on_duty.values()))
+
+    def _again(self, link: WorkerLink) -> None:
+        """When its successor has a successor, with what is left by then."""
+        if self._tries[link] < MOST_TRIES:
+            self._waiting.add(link)
+
+    async def _hand_over(self, link: WorkerLink, taker: WorkerLink) -> str:
+        """Why nothing came of it, or not all."""
+        given, taken = socket.socketpair()
+        with closing(given), closing(taken):
+            try:
+                await taker.take_over(taken.fileno())
+            except (TimeoutError, ChannelError) as error:
+                return f"it does not take: {error or 'no answer'}"
+            link.is_draining = True
+            link.send(HandOver(self._patience_s, self._drain_s), [given.fileno()])
+        try:
+            account = await within(self._patience_s + MARGIN_S, link.handed_over)
+        except TimeoutError:
+            return "it does not come to an end"
+        if account is None:
+            return ""  # it is gone
+        log.info("%s has handed over to %s: %s", link, taker, in_words(account))
+        if account.left:
+            log.info("%s drains what stays for %g s: %s", link, self._drain_s, counted(account.left))
+        return account.failure
+
+
+def obstacle(link: WorkerLink, taker: WorkerLink) -> str:
+    """Why a worker cannot hand over to another one, if so."""
+    if not link.formats:
+        return "it is of a build that cannot"
+    if not set(link.formats) & set(taker.formats):
+        return f"it gives units of format {link.formats}, and the other takes {taker.formats}"
+    return ""
+
+
+def in_words(account: HandedOver) -> str:
+    return (
+        f"{counted(account.moved) or 'nothing'} in {account.took_s:.3f} s, none of it stood still for more than"
+        f" {account.pause_s * 1000:.1f} ms"
+    )
+
+
+def counted(rows: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{count} × {what}" for what, count in rows)
