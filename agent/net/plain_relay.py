@@ -202,6 +202,11 @@ class PlainRelay:
             self._loop.forget(end.fd)
             end.freeze()
 
+    @property
+    def unread_bytes(self) -> int:
+        """Most of what its state takes."""
+        return len(self._client.backlog) + len(self._server.backlog)
+
     def sockets(self) -> tuple[socket.socket, socket.socket]:
         """The client's and the server's."""
         return self._client.sock, self._server.sock

@@ -8,6 +8,7 @@ from agent.identity.handshake import Session
 from agent.identity.revocations import Revocations
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
+from agent.model.unit import PlainValue
 from agent.net.byte_stream import ByteStream, SocketStream
 from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.tunnel import Tunnel, TunnelClientEvents
@@ -52,6 +53,18 @@ class HboneConnector:
             sock.close()
             raise
         return self._linked(SocketStream(self._dialler.loop, sock), session, events)
+
+    def resumed(self, state: PlainValue, sock: socket.socket, events: TunnelClientEvents) -> TunnelLink:
+        """The link that another process had, not started. Raises BadUnit; the socket stays the caller's then."""
+        return TunnelLink.from_state(
+            self._dialler.loop,
+            state,
+            sock,
+            events,
+            is_server=False,
+            limits=self._limits,
+            streams_limit=self._streams_limit,
+        )
 
     def inside(
         self, source: Identity, accepted: tuple[Identity, ...], tunnel: Tunnel, events: TunnelClientEvents
