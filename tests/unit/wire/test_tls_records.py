@@ -8,12 +8,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
+from agent.model.unit import BadUnit, PlainValue, Unit, decode, encode
 from agent.wire.tls_alerts import Alert
 from agent.wire.tls_records import (
     AES_128,
     ALERT,
     APPLICATION,
     HANDSHAKE,
+    HASTY_UPDATES,
     KEY_UPDATE,
     MAX_PLAIN_BYTES,
     NEW_SESSION_TICKET,
@@ -291,9 +293,60 @@ def test_the_state_moves_to_another_owner() -> None:
     one, two = pair(records_per_key=2)
     unseal(two, seal(one, b"x" * 70000))
     unseal(one, seal(two, b"y" * 20000))
-    one, two = TlsRecords(one.state()), TlsRecords(two.state())
+    one, two = moved(one), moved(two)
     assert unseal(two, seal(one, b"after"))[1] == b"after"
     assert unseal(one, seal(two, b"the move"))[1] == b"the move"
+
+
+def moved(records: TlsRecords) -> TlsRecords:
+    """As another process goes on with it."""
+    return TlsRecords(TlsState.from_plain(decode(encode(Unit("tls", records.state().plain()))).fields))
+
+
+@pytest.mark.parametrize("suite", SUITE_NAMES)
+def test_a_message_that_is_cut_and_an_answer_that_is_owed_move_with_it(suite: str) -> None:
+    one, two = pair(suite)
+    update = bytes((KEY_UPDATE, 0, 0, 1, 1))
+    unseal(two, raw(one, update[:3] + bytes((HANDSHAKE,))))
+    two = moved(two)
+    unseal(two, raw(one, update[3:] + bytes((HANDSHAKE,))))
+    one._write = one._write.successor()
+    two = moved(two)
+    before = two.state().write_secret
+    answer = seal(two, b"and then")
+    assert two.state().write_secret != before
+    two = moved(two)
+    assert not two.wants_to_write, "it was said once"
+    assert unseal(one, answer + seal(two, b", later"))[1] == b"and then, later"
+    assert unseal(two, seal(one, b"the next key"))[1] == b"the next key"
+
+
+def test_a_flood_of_key_updates_is_counted_across_moves() -> None:
+    one, two = pair()
+    with pytest.raises(TlsError, match="a flood of KeyUpdates"):
+        for _ in range(HASTY_UPDATES + 1):
+            unseal(two, raw(one, bytes((KEY_UPDATE, 0, 0, 1, 0, HANDSHAKE))))
+            one._write = one._write.successor()
+            two = moved(two)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"suite": "TLS_CHACHA20_POLY1305_SHA256"},
+        {"suite": "TLS_AES_256_GCM_SHA384"},
+        {"read_secret": bytes(31)},
+        {"write_secret": bytes(33)},
+        {"read_sequence": -1},
+        {"write_sequence": 1 << 64},
+        {"hasty_updates": HASTY_UPDATES + 1},
+        {"early_data": b""},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_state_that_cannot_be_is_refused(change: dict[str, PlainValue]) -> None:
+    with pytest.raises(BadUnit):
+        TlsState.from_plain({**pair()[0].state().plain(), **change})
 
 
 def test_secrets_are_never_printed() -> None:
