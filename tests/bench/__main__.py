@@ -34,6 +34,7 @@ from tests.bench import (
     report,
     rotation,
     starts,
+    survive,
     sweeps,
 )
 from tests.bench.earlier import NoSuchBuild
@@ -79,6 +80,7 @@ OTHERS = {
     "profile": profiles.main,
     "redirect": redirect.main,
     "rotation": rotation.main,
+    "survive": survive.main,
     "--plot": sweeps.main,
 }
 """Each has a command line of its own."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from agent.lab.agents import ZTUN
 from redirect.netns import entered
 from tests.bench.conclusion import conclude
 from tests.bench.plain_packets import PlainPackets
+from tests.bench.swaps import other_version, roll, start
 from tests.bench.systems import HERE, START_TIMEOUT_S
 from tests.support.labmesh import World, running
 from tests.support.labtraffic import until
@@ -219,34 +219,6 @@ def stop_in_turn(world: World, stops: int) -> Phase:
             load.goes_on()
     phase.told = load.told
     return phase
-
-
-def roll(world: World, node: str, ztun: tuple[str, ...], number: int) -> None:
-    """The next agent is there before the one before it ends."""
-    former, log = world.process(f"agent-{node}"), world.log(node)
-    start(world, node, ztun, number)
-    until(lambda: log.lines("waiting until it ends"), "the next agent waits")
-    os.kill(former.pid, signal.SIGTERM)
-    until(lambda: not former.is_running() or former.status() == "zombie", "the one before ends")
-
-
-def start(world: World, node: str, ztun: tuple[str, ...], number: int) -> None:
-    """With an option of its own, so that its workers are others."""
-    mesh, ours, flags = world.mesh, world.mesh.ztun, world.mesh.flags
-    mesh.ztun, mesh.flags = ztun, {**flags, "pod-name": f"agent-{number}"}
-    try:
-        mesh.start_agent(world.node(node))
-    finally:
-        mesh.ztun, mesh.flags = ours, flags
-
-
-def other_version(directory: Path) -> tuple[str, ...]:
-    """The command of this tree with other programs: their sources have a line more, so that another hash names them."""
-    for package in ("agent", "redirect", "bpf"):
-        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
-    header = directory / "bpf" / "include" / "ztun_types.h"
-    header.write_text(header.read_text() + "\n/* another version */\n")
-    return (sys.executable, "-I", str(directory / "redirect" / "child.py"), "agent.cli.entry", "-1")
 
 
 def misses(phases: list[Phase], counts: tuple[int, int]) -> list[str]:

@@ -45,6 +45,7 @@ OF_OTHERS = {
     "post-renderer": "helm",
     "quick": "scripts/bench",
     "rate": "scripts/bench",
+    "requests": "scripts/bench",
     "retry-connrefused": "curl",
     "server-side": "kubectl",
     "set": "helm",
