@@ -199,8 +199,10 @@ class TunnelRelay(EndingRelay):
     def state(self) -> State:
         """Which directions are open follows from the stream."""
         lost: State | None = None
-        if self._lost and self._timer is not None:
-            left_s = max(0.0, self._timer.at_s - self._loop.now())
+        if self._lost:
+            left_s = self._patience_left_s
+            if self._timer is not None:
+                left_s = max(0.0, self._timer.at_s - self._loop.now())
             lost = {"error": self._lost, "carried": self._carried, "left_s": left_s}
         return {
             "stream": self._stream.id,
