@@ -138,11 +138,6 @@ class Session:
         self._client_secret = self._server_secret = b""
         self._secured: Secured | None = None
         self._fed_bytes = 0
-        # A server's costs memory only once the peer has said something that may be TLS.
-        if not is_server:
-            self._connect(context)
-            self._step()
-            self._collect()
 
     @classmethod
     def server(cls, credentials: Credentials, revocations: Revocations | None = None) -> Session:
@@ -193,8 +188,17 @@ class Session:
             if record[0] != CHANGE_CIPHER_SPEC:  # that one means nothing by itself: it goes with the next
                 self._step()
 
+    @property
+    def owes_hello(self) -> bool:
+        """A client's, of which nothing is made yet: it has cost neither time nor memory."""
+        return not self._is_server and self._context is not None
+
     def outgoing(self) -> bytes:
-        """Bytes for the peer; empty when there are none."""
+        """Bytes for the peer; empty when there are none. A client's hello is made when it is first asked for."""
+        if self._context is not None and not self._is_server:  # as `owes_hello`, which tells mypy nothing
+            self._connect(self._context)
+            self._step()
+            self._collect()
         data, self._output = self._output, b""
         return data
 

@@ -29,6 +29,8 @@ WRITABLE = select.EPOLLOUT
 _EVENTS_PER_ROUND = 256
 # Rounds before the outer loop gets its turn; more would starve timers and the control channel.
 _ROUNDS_PER_TURN = 4
+_TURN_S = 0.01
+"""And no other round begins so long after the first one."""
 _BUSY_EVENTS = 8
 
 
@@ -162,6 +164,7 @@ class Loop:
         return -1.0 if timeout_s is None else timeout_s
 
     def _rounds(self, timeout_s: float) -> None:
+        end_s = 0.0
         for _ in range(_ROUNDS_PER_TURN):
             ready = self._epoll.poll(timeout_s, _EVENTS_PER_ROUND)
             timeout_s = 0.0
@@ -183,6 +186,10 @@ class Loop:
                 self._run_ending()
             # Few events: the next ones are for the outer loop to wait for, and asking again is wasted.
             if len(ready) < _BUSY_EVENTS and not self._soon:
+                return
+            if not end_s:
+                end_s = self.now() + _TURN_S
+            elif self.now() >= end_s:
                 return
 
     def _crashed(self, fd: int, error: BaseException) -> None:

@@ -6,7 +6,8 @@ from agent.identity.faults import Fault
 from agent.identity.handshake import HandshakeError, Secured, Session
 from agent.model.outcome import Outcome
 from agent.net.byte_stream import ByteStream
-from agent.net.loop import INBOUND_EDGES, Loop, Timer
+from agent.net.loop import INBOUND_EDGES, Loop
+from agent.net.peer_time import PeerTime
 from agent.net.tls_link import TlsLink, said_by
 from agent.net.turns import AskTurn
 from agent.wire.tls_records import TlsRecords
@@ -17,10 +18,11 @@ _READ_BYTES = 1 << 14
 class HandshakingLink(TlsLink):
     """A link that is begun: `session` decides the end.
 
-    Each step of the handshake is taken when `ask_turn` says so (None: at once).
+    Each step of the handshake is taken when `ask_turn` says so (None: at once). `timeout_s` is the peer's: a client's
+    begins with its hello, and stands while a step waits for its turn; a server's runs on, as anybody can have it wait.
     """
 
-    __slots__ = ("_ask_turn", "_session", "_timeout_s", "_timer")
+    __slots__ = ("_ask_turn", "_session", "_time")
 
     def __init__(
         self,
@@ -32,27 +34,27 @@ class HandshakingLink(TlsLink):
     ) -> None:
         super().__init__(loop, stream)
         self._session: Session | None = session
-        self._timeout_s = timeout_s
         self._ask_turn = ask_turn
-        self._timer: Timer | None = None
+        self._time = PeerTime(loop, timeout_s, self._on_timeout)
 
     def start(self, said: bytes = b"") -> None:
         """`said`: the peer's first words, read before; this is the turn of the step they make."""
-        self._timer = self._loop.later(self._timeout_s, self._on_timeout)
         self._stream.watch(self._on_ready, self._on_crash, INBOUND_EDGES)
         session = self._session
+        if session is not None and session.owes_hello:
+            self._shake_next()
+            return
+        self._time.run()
         if said and session is not None:
             try:
                 self._hear(session, said)
             except Exception as error:
                 self._on_crash(error)
                 raise
-        elif session is not None and not session.is_server:
-            self._send_unsent()
 
     def _read_before_records(self) -> None:
         if self._ask_turn is not None:
-            self._ask_turn(self._shake_in_turn)
+            self._shake_next()
         else:
             self._shake()
 
@@ -61,6 +63,10 @@ class HandshakingLink(TlsLink):
         session = self._session
         if session is None or self._is_over:
             return False
+        if session.owes_hello:
+            self._unsent += session.outgoing()
+            self._send_unsent()
+            return True
         try:
             data = self._stream.recv(_READ_BYTES)
         except BlockingIOError:
@@ -96,24 +102,30 @@ class HandshakingLink(TlsLink):
 
     def _shake_in_turn(self) -> bool:
         try:
-            return self._shake()
+            was_work = self._shake()
         except Exception as error:
             self._on_crash(error)
             raise
+        if self._session is not None and not self._is_over:
+            self._time.run()
+        return was_work
 
     def _go_on(self) -> None:
         if self._records is not None:
             self._loop.soon(self._read)
-        elif self._ask_turn is not None:
-            self._ask_turn(self._shake_in_turn)
         else:
-            self._loop.soon(self._shake)
+            self._shake_next()
+
+    def _shake_next(self) -> None:
+        if self._session is not None and not self._session.is_server:
+            self._time.stand()
+        (self._ask_turn or self._loop.soon)(self._shake_in_turn)
 
     def _secure(self, secured: Secured, is_server: bool) -> None:
         self._session = self._ask_turn = None
         self._secured = secured
         records = self._records = TlsRecords(secured.state)
-        self._stop_timer()
+        self._time.end()
         self.user.on_secured(secured)
         left = secured.leftover
         if left and not self._is_over:
@@ -123,23 +135,12 @@ class HandshakingLink(TlsLink):
             # A client's first words come right behind its handshake: the answers to both leave together.
             self._read()
 
-    def _send_unsent(self) -> None:
-        if self._session is not None:
-            self._unsent += self._session.outgoing()
-        super()._send_unsent()
-
     def _on_timeout(self) -> None:
-        self._timer = None
         self.fault = Fault.TIMEOUT
         self.fail(Outcome.TLS_FAILED, "the TLS handshake was not done in time")
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _let_go(self) -> None:
-        self._stop_timer()
+        self._time.end()
         if self._session is not None:
             self._session.close()
         self._session = self._ask_turn = None

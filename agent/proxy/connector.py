@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Hashable
+from functools import partial
 
 from agent.identity.handshake import Session
 from agent.identity.revocations import Revocations
@@ -14,13 +16,17 @@ from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
 from agent.net.tunnel_stream import TunnelStream
+from agent.net.turns import Turns
 from agent.proxy.pool_key import PoolKey
 from agent.proxy.secrets import Secrets
 from agent.wire.h2_events import Limits
 
 
 class HboneConnector:
-    """Dials from the source pod's address, so that the peer and NetworkPolicy see the pod."""
+    """Dials from the source pod's address, so that the peer and NetworkPolicy see the pod.
+
+    However many handshakes are due: a step of one is taken in each round of the loop, pods one after another.
+    """
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class HboneConnector:
         self._secrets = secrets
         self._revocations = revocations
         self._limits = limits
+        self._turns = Turns(dialler.loop)
         self._handshake_timeout_s = handshake_timeout_s
         self._streams_limit = streams_limit
 
@@ -52,7 +59,7 @@ class HboneConnector:
             self._dialler.loop.forget(sock.fileno())
             sock.close()
             raise
-        return self._linked(SocketStream(self._dialler.loop, sock), session, events)
+        return self._linked(SocketStream(self._dialler.loop, sock), session, events, key.client_ip)
 
     def resumed(self, state: PlainValue, sock: socket.socket, events: TunnelClientEvents) -> TunnelLink:
         """The link that another process had, not started. Raises BadUnit; the socket stays the caller's then."""
@@ -75,9 +82,11 @@ class HboneConnector:
         except BaseException:
             tunnel.reset()
             raise
-        return self._linked(TunnelStream(self._dialler.loop, tunnel), session, events)
+        return self._linked(TunnelStream(self._dialler.loop, tunnel), session, events, source)
 
-    def _linked(self, stream: ByteStream, session: Session, events: TunnelClientEvents) -> TunnelLink:
+    def _linked(
+        self, stream: ByteStream, session: Session, events: TunnelClientEvents, whose: Hashable
+    ) -> TunnelLink:
         return TunnelLink.fresh(
             self._dialler.loop,
             stream,
@@ -86,4 +95,5 @@ class HboneConnector:
             limits=self._limits,
             streams_limit=self._streams_limit,
             handshake_timeout_s=self._handshake_timeout_s,
+            ask_turn=partial(self._turns.ask, whose),
         )

@@ -17,6 +17,7 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
 from agent.net.tunnel_link import TunnelLink
+from agent.proxy.departures import Departure, Departures
 from agent.proxy.pool_key import Connector, PoolKey, WantsTunnel
 from agent.proxy.pool_waiter import Waiter
 from agent.proxy.pooled_link import Group, PooledLink
@@ -52,6 +53,7 @@ class Pool:
         self.unanswered = Unanswered(loop, answer_s)
         self._loop = loop
         self._connector = connector
+        self._departures = Departures(loop, connector)
         self._tallies = tallies
         self._streams_limit = streams_limit
         self._idle_s = idle_s
@@ -204,7 +206,8 @@ class Pool:
         for _ in range(self._missing(group)):
             pooled = PooledLink(self, group)
             group.connecting.append(pooled)
-            pooled.dial = self._connector.dial(group.key, pooled)
+            pooled.departure = Departure(self._departures, group.key, pooled)
+            pooled.departure.start()
 
     def link_dialled(self, pooled: PooledLink, sock: socket.socket) -> None:
         group = pooled.group
@@ -219,6 +222,7 @@ class Pool:
 
     def link_failed(self, pooled: PooledLink, refusal: Refusal) -> None:
         """It ended before it was proven."""
+        pooled.depart()
         group = pooled.group
         if not pooled.is_given_up:
             self.count_failure(group, refusal.detail)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
-from agent.net.dial import Dial
 from agent.net.loop import Timer
 from agent.net.tunnel_link import TunnelLink
+from agent.proxy.departures import Departure
 from agent.proxy.life import dial_refusal
 from agent.proxy.pool_key import PoolKey
 from agent.proxy.pool_waiter import Waiter
@@ -22,29 +22,43 @@ if TYPE_CHECKING:
 
 
 class PooledLink:
-    """One connection of the pool, from its dial to its end: owns the dial, hears the link."""
+    """One connection of the pool, from its place in line to its end: owns its departure, hears the link."""
 
-    __slots__ = ("dial", "group", "idle_since_s", "idle_timer", "is_given_up", "is_proven", "link", "pool")
+    __slots__ = (
+        "departure",
+        "group",
+        "idle_since_s",
+        "idle_timer",
+        "is_given_up",
+        "is_proven",
+        "link",
+        "pool",
+    )
 
     def __init__(self, pool: Pool, group: Group) -> None:
         self.pool = pool
         self.group = group
-        self.dial: Dial | None = None
+        self.departure: Departure | None = None
         self.link: TunnelLink | None = None
         self.is_proven = self.is_given_up = False
         self.idle_since_s = 0.0
         self.idle_timer: Timer | None = None
 
     def connected(self, sock: socket.socket) -> None:
-        self.dial = None
         self.pool.link_dialled(self, sock)
 
     def failed(self, target: SocketAddress, error: OSError) -> None:
-        self.dial = None
         self.pool.link_failed(self, dial_refusal(error, target, is_hbone=True))
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has already checked the peer against the accepted identities."""
+        self.depart()
+
+    def depart(self) -> None:
+        """It is made, or will not be."""
+        departure, self.departure = self.departure, None
+        if departure is not None:
+            departure.over()
 
     def available(self, link: TunnelLink) -> None:
         self.pool.became_available(self, link)
@@ -60,12 +74,10 @@ class PooledLink:
     def abort(self, outcome: Outcome, detail: str) -> None:
         """End it now, whatever it is doing."""
         self.is_given_up = True
-        if self.dial is not None:
-            self.dial.cancel()
-            self.dial = None
-            self.pool.link_failed(self, Refusal(outcome, detail))
-        elif self.link is not None:
+        if self.link is not None:
             self.link.abort(outcome, detail)
+        else:
+            self.pool.link_failed(self, Refusal(outcome, detail))
 
 
 @dataclass(slots=True)

@@ -77,6 +77,22 @@ def test_an_edge_is_reported_once_and_the_end_is_named(rig: Rig) -> None:
         assert rig.said[1] & ENDED
 
 
+@pytest.mark.parametrize(("takes_s", "rounds"), [(0.0, 4), (0.02, 2)])
+def test_a_turn_has_so_many_rounds_and_fewer_where_they_take_long(
+    rig: Rig, takes_s: float, rounds: int
+) -> None:
+    """The outer loop, which tells control that this worker lives, waits for no more than that."""
+
+    def work() -> None:
+        rig.said.append("round")
+        rig.clock.now_s += takes_s
+        rig.loop.soon(work)
+
+    rig.loop.soon(work)
+    rig.loop.turn()
+    assert len(rig.said) == rounds
+
+
 def test_a_forgotten_descriptor_is_silent(rig: Rig) -> None:
     with pair() as (one, two):
         rig.loop.watch(one.fileno(), rig.said.append)
