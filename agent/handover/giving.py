@@ -18,7 +18,7 @@ from typing import Protocol
 from agent.handover.giver import Accepted, Declined, Giver, Greeted
 from agent.handover.line import Gone, Line
 from agent.handover.messages import Message, ProtocolError
-from agent.model.unit import BadUnit, Unit, encode
+from agent.model.unit import BadUnit, StaysHere, Unit, encode
 from agent.net.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,6 @@ SWEEP_S, SWEEP_MOST_S = 0.02, 0.32
 LARGE_BYTES = 1 << 20
 REFUSED = "the successor refused it"
 LATE = "the successor did not take a connection in time"
-
-
-class StaysHere(Exception):
-    """It cannot be frozen as it is by now; in words why."""
 
 
 class Movable(Protocol):

@@ -34,6 +34,10 @@ class BadUnit(Exception):
     """It cannot be gone on with from this: refuse it, so that whoever has it goes on with it."""
 
 
+class StaysHere(Exception):
+    """It cannot be frozen as it is by now; in words why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """`kind` says who reads `fields`."""

@@ -25,11 +25,20 @@ def socket_address(fields: StateReader, name: str) -> SocketAddress:
         raise fields.refuse(name, str(error)) from error
 
 
-def identity(fields: StateReader, name: str) -> Identity | None:
-    """None where it is none: nobody has proven it."""
-    if not fields.has(name):
-        return None
-    text = fields.text(name)
+def identity(fields: StateReader, name: str) -> Identity:
+    return _identity(fields, name, fields.text(name))
+
+
+def identity_or_none(fields: StateReader, name: str) -> Identity | None:
+    """None: nobody has proven it."""
+    return identity(fields, name) if fields.has(name) else None
+
+
+def identities(fields: StateReader, name: str, most: int) -> tuple[Identity, ...]:
+    return tuple(_identity(fields, name, text) for text in fields.texts(name, most))
+
+
+def _identity(fields: StateReader, name: str, text: str) -> Identity:
     try:
         return Identity.parse(text)
     except IdentityError as error:
@@ -45,5 +54,5 @@ def direction(fields: StateReader, name: str) -> Direction:
 
 
 def told(value: Identity | None) -> str | None:
-    """What `identity` reads."""
+    """What `identity_or_none` reads."""
     return None if value is None else str(value)

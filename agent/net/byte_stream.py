@@ -89,6 +89,8 @@ class SocketStream:
         now_s = self._loop.now()
         if now_s >= self._look_at_s and self._sock.family != socket.AF_UNIX:
             self._look_at_s = now_s + 1.0
+            if self._sock.fileno() < 0:  # closed, while what came by it is still being read
+                return self._round_trip_s
             info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT.size + _MIN_RTT_AT)
             (least_us,) = _MIN_RTT.unpack_from(info, _MIN_RTT_AT)
             self._round_trip_s = least_us / 1e6  # all ones where there was none yet: long

@@ -77,13 +77,6 @@ class CapturedLife(Life):
         """Its connection, once there is one."""
         return self._sock if self._hold is None else None
 
-    def withdraw(self) -> socket.socket:
-        """Give up what is tried for it, without a word: its connection, which is not watched any more, begins anew."""
-        if self._attempt is not None:
-            self._attempt.cancel()
-        self._unregister()
-        return self.leave_client()
-
     def leave_client(self) -> socket.socket:
         """It is not watched any more."""
         self._loop.forget(self._sock.fileno())

@@ -152,7 +152,7 @@ class DataPlane:
             answer_s=config.connect_timeout_s + config.handshake_timeout_s + ANSWER_MARGIN_S,
         )
         self.far_networks = FarNetworks(self.pool, connector, config.network)
-        delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
+        delivery = self.delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
         self.share = OwnShare(config.worker_count, loop.now)
         crossings = None
         if config.local_path == "host":

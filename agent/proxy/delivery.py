@@ -41,7 +41,7 @@ class Delivery:
         self.loop = loop
         self.store = store
         self.registry = registry
-        self._dialler = dialler
+        self.dialler = dialler
         self._proxy = proxy
 
     def admit(self, live: Live, workload: Workload) -> None:
@@ -64,5 +64,5 @@ class Delivery:
         source = connection.source
         # A pod drops packets that come from itself: whoever calls its own Service is met by the proxy address.
         ip = self._proxy.like(source.ip) if source.ip == connection.destination.ip else source.ip
-        port = source.port if keep_port else self._dialler.random_port()
-        return self._dialler.dial(connection.destination, SocketAddress(ip, port), owner)
+        port = source.port if keep_port else self.dialler.random_port()
+        return self.dialler.dial(connection.destination, SocketAddress(ip, port), owner)

@@ -219,7 +219,7 @@ class InboundLink:
 class InboundTunnel(Life):
     """One CONNECT."""
 
-    __slots__ = ("_head", "_inbound", "_preface", "_tunnel", "_workload")
+    __slots__ = ("_head", "_inbound", "_tunnel", "_workload", "preface")
     direction = Direction.INBOUND
 
     def __init__(self, parent: InboundLink, tunnel: Tunnel, head: ConnectHead) -> None:
@@ -230,7 +230,7 @@ class InboundTunnel(Life):
         self._tunnel = tunnel
         self._head = head
         self._workload: Workload | None = None
-        self._preface = b""
+        self.preface = b""
         """What the application wants to be told before the first byte."""
 
     def _begin(self) -> Attempt:
@@ -242,7 +242,7 @@ class InboundTunnel(Life):
         except Unknown as unknown:
             return self._seek(inbound.seeker, unknown)
         if target.proxy_target is not None:
-            self._preface = header(self.peer, target.proxy_target, self._tunnel.link.peer)
+            self.preface = header(self.peer, target.proxy_target, self._tunnel.link.peer)
         destination = target.destination
         live = Live(self.direction, self.local.ip, self.peer, destination, destination, "HBONE", self)
         live.connection = Connection(self.peer, destination, self._tunnel.link.peer, inbound.options.network)
@@ -279,6 +279,12 @@ class InboundTunnel(Life):
     def _watch_client(self) -> None:
         self._tunnel.owner = self
 
+    def go_on(self, ends: tuple[Outcome, str] | None) -> None:
+        if self._live is not None:
+            workloads = self._inbound.delivery.store.current.workloads
+            self._workload = workloads.get(self._live.destination_uid)
+        super().go_on(ends)
+
     def gone(self, tunnel: Tunnel) -> None:
         """The tunnel's answer: the peer took it back, or its connection ended."""
         failure = tunnel.failure
@@ -287,7 +293,7 @@ class InboundTunnel(Life):
         self.refused(failure)
 
     def connected(self, sock: socket.socket) -> None:
-        if self._preface and not _is_sent(sock, self._preface):
+        if self.preface and not _is_sent(sock, self.preface):
             self._attempt = None
             self._loop.forget(sock.fileno())
             close(sock, reset=True)

@@ -154,6 +154,13 @@ class Life(Recorded):
 
     # -- from one process to another
 
+    def withdraw(self) -> None:
+        """Give up what is tried for it, without a word: elsewhere it begins anew."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+            self._attempt = None
+        self._unregister()
+
     def part(self) -> None:
         """Another process has what this one was about: nothing that still comes means anything here."""
         self._is_over = True

@@ -107,9 +107,8 @@ class Lobby:
             self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
 
     @property
-    def listening_to(self) -> tuple[Caller, ...]:
-        """Those that have not said it all."""
-        return tuple(caller for caller in self._callers.values() if caller.is_watched)
+    def callers(self) -> tuple[Caller, ...]:
+        return tuple(self._callers.values())
 
     def hand_on(self, caller: Caller) -> bool:
         """Another process hears it out; whether it is still here."""

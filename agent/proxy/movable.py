@@ -31,10 +31,6 @@ Ends = tuple[Outcome, str]
 LEFT = "the pod left the mesh"
 
 
-class StaysHere(Exception):
-    """It cannot be frozen as it is by now; in words why."""
-
-
 class Movable(Protocol):
     """Called in this order: `freeze`, and then one of the other two, each from the loop and once."""
 

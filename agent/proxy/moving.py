@@ -9,23 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from agent.model.unit import BadUnit, Unit
+from agent.model.unit import BadUnit, StaysHere, Unit
+from agent.net.dial import Dial
 from agent.net.plain_relay import PlainRelay
-from agent.proxy import moving_relays, moving_waits
+from agent.proxy import moving_waits
 from agent.proxy.captured import CapturedLife
+from agent.proxy.far_network import Inner
+from agent.proxy.inbound import InboundTunnel
+from agent.proxy.inbound_plain import PlainConnection
 from agent.proxy.life import Life
-from agent.proxy.local import HandedOver
-from agent.proxy.movable import Immovable, Movable, Sockets, StaysHere, Thawed
+from agent.proxy.local import Approach, HandedOver
+from agent.proxy.movable import Immovable, Movable, Sockets, Thawed
 from agent.proxy.moving_links import CLIENT, SERVER, links, thawed_link
-from agent.proxy.moving_relays import MovableRelay, thawed_relay
-from agent.proxy.moving_waits import CALLER, SEEKING, MovableCaller, MovableSeeking
+from agent.proxy.moving_plain import DIAL, RELAY, MovablePlain, thawed_plain
+from agent.proxy.moving_waits import ASKING, CALLER, SEEKING, MovableAsking, MovableCaller, MovableSeeking
 from agent.proxy.outbound import OutboundConnection
+from agent.proxy.pool_waiter import Waiter
 from agent.proxy.registry import Live
 from agent.proxy.seeker import Wait
 
 if TYPE_CHECKING:
     from agent.proxy.dataplane import DataPlane
 
+ONES_OWN = (OutboundConnection, PlainConnection)
+"""No subclass: a client of SOCKS5 waits for an answer of that protocol."""
 __all__ = ["Immovable", "Movable", "StaysHere", "Thawed", "immovable", "movables", "thaw"]
 
 
@@ -45,11 +52,11 @@ def thaw(plane: DataPlane, unit: Unit, fds: Sequence[int]) -> Thawed:
     Raises BadUnit where the state makes no sense here, and Refusal where this worker does not serve such a thing: the
     descriptors are closed then, which no peer sees while another process has them too.
     """
-    if unit.kind == moving_relays.KIND:
-        return thawed_relay(plane, unit, fds)
+    if unit.kind in (RELAY, DIAL):
+        return thawed_plain(plane, unit, fds)
     if unit.kind in (CLIENT, SERVER):
         return thawed_link(plane, unit, fds)
-    if unit.kind in (SEEKING, CALLER):
+    if unit.kind in (ASKING, CALLER, SEEKING):
         return moving_waits.thawed(plane, unit, fds)
     Sockets(fds).close()
     raise BadUnit(f"a unit of the kind {unit.kind[:32]!r}, which this worker does not know")
@@ -65,8 +72,14 @@ def _everything(plane: DataPlane) -> Iterator[Movable | Immovable]:
     for link in links(plane):
         why = link.stays
         yield Immovable(f"HBONE connection of {link.pod}", why) if why else link
-    for caller in plane.inbound.lobby.listening_to:
-        yield MovableCaller(plane, caller)
+    for inner in plane.far_networks.links:
+        yield Immovable("HBONE connection into another network", inner.stays)
+    for entry in plane.inbound.links:
+        if entry.link.secured is None:
+            yield Immovable(f"HBONE connection from {entry.peer}", entry.link.stays)
+    for caller in plane.inbound.lobby.callers:
+        what = f"connection of {caller.peer} to {caller.local}"
+        yield MovableCaller(plane, caller) if caller.is_watched else Immovable(what, "its handshake is next")
 
 
 def _one(plane: DataPlane, live: Live) -> Movable | Immovable | None:
@@ -78,12 +91,22 @@ def _one(plane: DataPlane, live: Live) -> Movable | Immovable | None:
         return None
     relay = life.relay
     if isinstance(relay, PlainRelay) and isinstance(life, CapturedLife):
-        return Immovable(what, relay.stays) if relay.stays else MovableRelay(plane, life, relay)
-    if relay is not None:
+        return Immovable(what, relay.stays) if relay.stays else MovablePlain(plane, life, relay)
+    if relay is not None or isinstance(life, InboundTunnel):
         return None  # it goes with the connection of its tunnel, or stays with it
     if isinstance(life, CapturedLife) and life.client is None:
         return Immovable(what, "its SYN is held: who serves its listener next goes on with it")
-    # No subclass: a client of SOCKS5 waits for an answer of that protocol.
-    if type(life) is OutboundConnection and isinstance(life.attempt, Wait):
+    attempt = life.attempt
+    if isinstance(attempt, Dial) and isinstance(life, CapturedLife) and type(life) in ONES_OWN:
+        return Immovable(what, attempt.stays) if attempt.stays else MovablePlain(plane, life, attempt)
+    if type(life) is OutboundConnection and isinstance(attempt, Wait):
         return MovableSeeking(plane, life)
-    return Immovable(what, "its other end is not reached yet")
+    if type(life) is OutboundConnection and isinstance(attempt, Waiter):
+        if attempt.is_on_its_way:
+            return None  # it goes with the connection that it is asked for on
+        return MovableAsking(plane, life, attempt)
+    if isinstance(attempt, Inner):
+        return Immovable(what, "it is on its way into another network")
+    if isinstance(attempt, Approach):
+        return Immovable(what, "it is on its way by the host")
+    return Immovable(what, "its client waits for an answer of SOCKS5")

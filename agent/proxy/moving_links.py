@@ -14,22 +14,24 @@ from typing import TYPE_CHECKING
 
 from agent.model.address import IP
 from agent.model.connection import Direction
-from agent.model.identity import Identity
 from agent.model.outcome import Outcome
-from agent.model.unit import BadUnit, State, StateReader, Unit, decode, encode
-from agent.model.unit_values import identity, ip, socket_address
+from agent.model.unit import BadUnit, State, StateReader, StaysHere, Unit, decode, encode
+from agent.model.unit_values import identity, socket_address
+from agent.net.dial import Dial
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import end_revoked
 from agent.proxy.inbound import InboundLink, InboundTunnel
 from agent.proxy.life import Life
-from agent.proxy.movable import LEFT, Sockets, Standing, StaysHere
+from agent.proxy.movable import LEFT, Sockets, Standing
 from agent.proxy.outbound import OutboundConnection
 from agent.proxy.pool_key import PoolKey
 from agent.proxy.pool_waiter import Waiter
 from agent.proxy.pooled_link import Group, PooledLink
 from agent.proxy.registry import Live
+from agent.proxy.seeker import Wait
+from agent.wire.h2_frames import MAX_STREAM_ID
 
 if TYPE_CHECKING:
     from agent.proxy.dataplane import DataPlane
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 CLIENT, SERVER = "client link", "server link"
 MOST = 1 << 16
 """Of anything in one link. The codec knows better limits."""
+MOST_PREFACE_BYTES = 1 << 10
 Carried = list[tuple[Life, TunnelRelay]]
-MAX_STREAM_ID = (1 << 31) - 1
 
 
 class MovableLink:
@@ -75,10 +77,11 @@ class MovableLink:
         if why := self.stays:
             raise StaysHere(why)
         pod = plane.pods.at(self.pod)
-        owners = [tunnel.asker or tunnel.owner for tunnel in link.tunnels()]
+        known = {tunnel: tunnel.asker or tunnel.owner for tunnel in link.tunnels()}
         carried = carried_by(plane, link)
         if not link.freeze():
             raise StaysHere("the connection has ended")
+        owners = [known.get(tunnel) for tunnel in link.tunnels()]
         self._sockets = [link.sock]
         fields: State = {"pod": () if pod is None else pod.owner}
         relays: list[State] = []
@@ -108,14 +111,37 @@ class MovableLink:
                 asked.append({"tunnel": at, "standing": standing, "waiter": waiter.hand_on()})
                 life.part()
         return {
-            "key": key_state(pooled.group.key),
+            "key": pooled.group.key.state(),
             "asked": asked,
             "idle_s": self._plane.pool.hand_on(pooled),
         }
 
     def _of_server(self, entry: InboundLink, owners: Sequence[object]) -> State:
         self._plane.inbound.links.discard(entry)
-        return {"peer": str(entry.peer), "local": str(entry.local), "identity": str(entry.identity)}
+        dialled: list[State] = []
+        sought: list[int] = []
+        for at, life in enumerate(owners):
+            if not isinstance(life, InboundTunnel):
+                continue
+            dial = life.attempt
+            if isinstance(dial, Dial):
+                dial.freeze()
+                self._sockets.append(dial.sock)
+                standing = Standing.state(self._plane, life)
+                dialled.append(
+                    {"tunnel": at, "standing": standing, "preface": life.preface, "dial": dial.state()}
+                )
+            else:
+                life.withdraw()
+                sought.append(at)
+            life.part()
+        return {
+            "peer": str(entry.peer),
+            "local": str(entry.local),
+            "identity": str(entry.identity),
+            "dialled": dialled,
+            "sought": sought,
+        }
 
     def take_back(self) -> None:
         fds = [sock.detach() for sock in self._sockets]
@@ -154,7 +180,10 @@ def why_not(tunnel: Tunnel) -> str:
     if waiter is not None:
         return "somebody of another kind waits for a tunnel"
     if isinstance(owner, InboundTunnel):
-        return "a destination is not reached yet"
+        attempt = owner.attempt
+        if isinstance(attempt, Dial):
+            return attempt.stays
+        return "" if isinstance(attempt, Wait) else "a destination is just being looked for"
     if owner is not None:
         return "what was reached waits for its client (honest connects)"
     if tunnel.sink is not None and not isinstance(tunnel.sink, TunnelRelay):
@@ -172,31 +201,6 @@ def carried_by(plane: DataPlane, link: TunnelLink) -> Carried:
     return found
 
 
-def key_state(key: PoolKey) -> State:
-    return {
-        "source": str(key.source),
-        "accepted": [str(each) for each in key.accepted],
-        "target": str(key.target),
-        "client_ip": str(key.client_ip),
-    }
-
-
-def key_of(fields: StateReader) -> PoolKey:
-    """Raises BadUnit."""
-    source = identity(fields, "source")
-    accepted = [StateReader("accepted", {"id": text}) for text in fields.texts("accepted", 256)]
-    identities = tuple(known for each in accepted if (known := identity(each, "id")) is not None)
-    key = PoolKey(_someone(source), identities, socket_address(fields, "target"), ip(fields, "client_ip"))
-    fields.done()
-    return key
-
-
-def _someone(known: Identity | None) -> Identity:
-    if known is None:
-        raise BadUnit("a link without the identity that it is ours by")
-    return known
-
-
 class ThawedLink:
     """The same, in the process that goes on with it. `waiters` are of those who were not answered yet."""
 
@@ -209,6 +213,9 @@ class ThawedLink:
         self._idle_s = idle_s
         self.standings: list[tuple[Standing, Life]] = []
         self.waiters: list[Waiter] = []
+        self.dials: list[tuple[Dial, Life]] = []
+        self.new: list[Life] = []
+        """Those that begin anew."""
         self.sockets = Sockets(())
 
     def stands(self, fields: StateReader, make: Callable[[Live], Life]) -> Life:
@@ -239,6 +246,11 @@ class ThawedLink:
         link.start()
         for life, ends in judged:
             life.go_on(ends)
+        for dial, life in self.dials:
+            if not life.is_over:
+                dial.start(dial.left_s)
+        for life in self.new:
+            life.start()
         if pod is None or pod.owner != self._owner:
             link.abort(Outcome.POD_REMOVED, LEFT)
         elif plane.revocations is not None:
@@ -266,7 +278,7 @@ def thawed_link(plane: DataPlane, unit: Unit, fds: Sequence[int]) -> ThawedLink:
 
 
 def _client(plane: DataPlane, fields: StateReader, sockets: Sockets) -> ThawedLink:
-    pooled = PooledLink(plane.pool, Group(key_of(fields.within("key"))))
+    pooled = PooledLink(plane.pool, Group(PoolKey.from_state(fields.within("key"))))
     sock = sockets.take()
     link = pooled.link = plane.connector.resumed(fields.value("link"), sock, pooled)
     made = ThawedLink(plane, pooled, tuple(fields.texts("pod", 3)), fields.number("idle_s"))
@@ -296,7 +308,7 @@ def _outbound(plane: DataPlane, pooled: PooledLink, client: socket.socket, live:
 def _server(plane: DataPlane, fields: StateReader, sockets: Sockets) -> ThawedLink:
     inbound = plane.inbound
     peer, local = socket_address(fields, "peer"), socket_address(fields, "local")
-    entry = InboundLink(inbound, peer, local, _someone(identity(fields, "identity")))
+    entry = InboundLink(inbound, peer, local, identity(fields, "identity"))
     link = entry.link = TunnelLink.from_state(
         plane.loop, fields.value("link"), sockets.take(), entry, is_server=True, limits=inbound.limits
     )
@@ -307,6 +319,20 @@ def _server(plane: DataPlane, fields: StateReader, sockets: Sockets) -> ThawedLi
         life = made.stands(each, partial(_inbound, entry, tunnel))
         life.built(relay=TunnelRelay.from_state(plane.loop, state, sockets.take(), link, life))
         each.done()
+    tunnels = link.tunnels()
+    for each in fields.each("dialled", MOST):
+        tunnel = tunnels[each.integer("tunnel", 0, len(tunnels) - 1)]
+        reached = made.stands(each, partial(_inbound, entry, tunnel))
+        assert isinstance(reached, InboundTunnel), "what was made"
+        reached.preface = each.blob("preface", MOST_PREFACE_BYTES)
+        dial = Dial.from_state(plane.delivery.dialler, each.value("dial"), sockets.take(), reached)
+        each.done()
+        reached.built(attempt=dial)
+        made.dials.append((dial, reached))
+    for at in fields.items("sought", MOST):
+        if not isinstance(at, int) or not 0 <= at < len(tunnels):
+            raise fields.refuse("sought", "it names a tunnel that is not there")
+        made.new.append(InboundTunnel(entry, tunnels[at], tunnels[at].head))
     return made
 
 

@@ -8,10 +8,14 @@ from typing import NamedTuple, Protocol
 from agent.model.address import IP, SocketAddress
 from agent.model.identity import Identity
 from agent.model.outcome import Refusal
+from agent.model.unit import State, StateReader
+from agent.model.unit_values import identities, identity, ip, socket_address
 from agent.net.dial import Dial, DialOwner
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
 
+MOST_ACCEPTED = 256
+"""Identities that may serve one destination, of a key that is taken over."""
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -22,6 +26,26 @@ class PoolKey(NamedTuple):
     accepted: tuple[Identity, ...]
     target: SocketAddress
     client_ip: IP
+
+    def state(self) -> State:
+        return {
+            "source": str(self.source),
+            "accepted": [str(each) for each in self.accepted],
+            "target": str(self.target),
+            "client_ip": str(self.client_ip),
+        }
+
+    @classmethod
+    def from_state(cls, fields: StateReader) -> PoolKey:
+        """Raises BadUnit."""
+        key = cls(
+            identity(fields, "source"),
+            identities(fields, "accepted", MOST_ACCEPTED),
+            socket_address(fields, "target"),
+            ip(fields, "client_ip"),
+        )
+        fields.done()
+        return key
 
 
 class Connector(Protocol):

@@ -8,7 +8,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.unit import State, StateReader
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
-from agent.proxy.pool_key import Headers, WantsTunnel
+from agent.proxy.pool_key import Headers, PoolKey, WantsTunnel
 from agent.proxy.unanswered import no_answer
 from agent.wire.hbone import ACCEPTED, ConnectHead
 
@@ -60,6 +60,15 @@ class Waiter:
     def owner(self) -> WantsTunnel | None:
         return self._owner
 
+    @property
+    def key(self) -> PoolKey:
+        return self._group.key
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """It goes with a connection that is proven."""
+        return self._tunnel is not None and self._tunnel.link.secured is not None
+
     def hand_on(self) -> State:
         """Another process waits for the answer: nothing of it is here any more."""
         unanswered = self._pool.unanswered
@@ -72,6 +81,20 @@ class Waiter:
         unanswered.remove(self)
         self._owner = self._tunnel = None
         return state
+
+    def withdraw(self) -> float:
+        """Another process asks anew: nobody has been asked yet. For how long it has waited, in s."""
+        self._pool.unanswered.remove(self)
+        self._owner = None
+        if self._tunnel is not None:
+            self._tunnel.reset()
+            self._tunnel = None
+        self._pool.leave(self._group, self)
+        return self._pool.now() - self._since_s
+
+    def has_waited(self, waited_s: float) -> None:
+        """In another process."""
+        self._since_s -= waited_s
 
     @classmethod
     def from_state(

@@ -15,7 +15,7 @@ from agent.model.connection import Connection, Direction
 from agent.model.outcome import Outcome
 from agent.model.steps import Steps, each
 from agent.model.unit import BadUnit, State, StateReader
-from agent.model.unit_values import direction, identity, ip, socket_address, told
+from agent.model.unit_values import direction, identity_or_none, ip, socket_address, told
 from agent.policy.evaluate import evaluate
 from agent.state.apply import Changes
 from agent.state.passage import Passages
@@ -125,7 +125,7 @@ class Live:
             live.connection = Connection(
                 socket_address(facts, "source"),
                 socket_address(facts, "destination"),
-                identity(facts, "identity"),
+                identity_or_none(facts, "identity"),
                 facts.text("network"),
             )
             facts.done()

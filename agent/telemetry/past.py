@@ -12,7 +12,7 @@ from typing import NamedTuple
 from agent.model.address import NamespacedHostname
 from agent.model.service import Service
 from agent.model.unit import PlainValue, State, StateReader
-from agent.model.unit_values import direction, identity, socket_address, told
+from agent.model.unit_values import direction, identity_or_none, socket_address, told
 from agent.model.workload import Locality, Workload
 from agent.telemetry.record import LABEL_NAMES, LOCALITY_NAMES, Attributes, LabelSet, Opened, Reporter
 
@@ -59,8 +59,8 @@ class Past(NamedTuple):
             destination_address=socket_address(fields, "destination_address"),
             source=_workload(fields, "source"),
             destination=_workload(fields, "destination"),
-            source_identity=identity(fields, "source_identity"),
-            destination_identity=identity(fields, "destination_identity"),
+            source_identity=identity_or_none(fields, "source_identity"),
+            destination_identity=identity_or_none(fields, "destination_identity"),
             is_mutual_tls=fields.flag("is_mutual_tls"),
             authority=fields.text("authority") if fields.has("authority") else None,
             service=_service_of(fields),

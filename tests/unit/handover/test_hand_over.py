@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pytest
 
 from agent.handover import giving as giving_module
-from agent.handover.giving import LARGE_BYTES, LATE, REFUSED, Account, Giving, Remains, StaysHere, Why
+from agent.handover.giving import LARGE_BYTES, LATE, REFUSED, Account, Giving, Remains, Why
 from agent.handover.messages import Decoder, Hello, No, Offer, Ready, Refused, encode
 from agent.handover.taking import Taking
-from agent.model.unit import FORMAT, BadUnit, Unit
+from agent.model.unit import FORMAT, BadUnit, StaysHere, Unit
 from agent.net.loop import Loop
 
 PATIENCE_S = 30.0

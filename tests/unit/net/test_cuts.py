@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -71,6 +72,21 @@ def test_bytes_before_a_cut_are_delivered_by_the_other_node(tunnelled: Joined) -
     tunnelled.node.until(lambda: tunnelled.relays[0].sent_bytes == 100_000)
     tunnelled.relays[0].abort(Outcome.POD_REMOVED, "gone")
     assert tunnelled.read_reset(tunnelled.server) == b"x" * 100_000
+
+
+def test_bytes_before_a_loss_are_delivered_however_long_the_connection_is_gone(tunnelled: Joined) -> None:
+    """A reader that was slow: as it takes them, credit falls due for a connection whose socket is closed."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(1000):
+            tunnelled.client.send(bytes(1 << 18))
+            tunnelled.node.settle()
+    backlogs = tunnelled.node.loop.backlogs
+    tunnelled.node.until(lambda: backlogs.total_bytes > 1 << 18)
+    came = tunnelled.relays[1].sent_bytes + backlogs.total_bytes
+    tunnelled.hbone.server.abort(Outcome.RESET, "lost")
+    tunnelled.node.skew_s += 5.0
+    assert len(tunnelled.read_reset(tunnelled.server)) == came
+    assert not backlogs.total_bytes
 
 
 @pytest.mark.parametrize("first", ENDS)

@@ -290,11 +290,11 @@ def test_a_peer_that_has_not_said_hello_is_heard_out_by_the_next(world: World) -
     with socket.create_connection((SERVER, 15008)) as peer:
         peer.sendall(first)
         lobby = world.there.inbound.lobby
-        world.driver.until(lambda: [caller.said for caller in lobby.listening_to] == [first])
+        world.driver.until(lambda: [caller.said for caller in lobby.callers] == [first])
         taker = successor(world, world.there)
         assert move(world, world.there, taker) == ["caller"]
         assert world.driver.call(lambda: (world.there.inbound.held, taker.inbound.held)) == (0, 1)
-        assert world.driver.call(lambda: [c.said for c in taker.inbound.lobby.listening_to]) == [first]
+        assert world.driver.call(lambda: [c.said for c in taker.inbound.lobby.callers]) == [first]
         world.driver.skew_s += 1.9  # of two seconds, less what was spent at the first
         peer.sendall(b"\x05\x02")
         assert ended(peer), "a handshake that does not begin with a ClientHello"

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent.model.address import parse_ip
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
+from agent.model.unit import BadUnit, decode, encode
+from agent.net.dial import Dial
 from agent.net.tunnel_link import TunnelLink
+from agent.proxy.moving import movables, thaw
 from agent.state.apply import Batch
 from tests.support import mesh
 from tests.support.datapath import DataPath
+from tests.support.loopback import ours
 from tests.support.moves import Handing, counts, field, move, sockets_open, successor
 from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
 
@@ -233,3 +239,127 @@ def test_an_unused_connection_is_as_long_unused_as_it_was(world: World) -> None:
     assert world.driver.call(lambda: links(taker)) == 1
     world.driver.skew_s += 5.0
     world.driver.until(lambda: not links(taker) and not links(world.there))
+
+
+@ENDS
+def test_who_is_not_answered_yet_waits_on_and_is_answered(world: World, end: str) -> None:
+    """The application takes nobody: the CONNECT is on its way at one end, and the dial at the other."""
+    before = connected(world, 1)
+    giver = of(world, end)
+    with filled(SERVER, 8082) as (listener, make_room):
+        app = world.connect(f"{SERVER}:8082")
+        world.driver.until(lambda: dialling(world.there) == 1)
+        taker = successor(world, giver)
+        assert move(world, giver, taker) == [f"{end} link"]
+        assert world.driver.call(lambda: (len(giver.registry), len(taker.registry))) == (0, 2)
+        make_room()
+        served = accepted_from(listener)
+        served.sendall(b"here I am")
+        assert app.recv(9, socket.MSG_WAITALL) == b"here I am"
+        app.close()
+        served.close()
+    assert exchange(before[0], b"y") == b"y"
+    world.driver.until(lambda: counts(giver, taker)[:3] == (2, 2, 0))
+
+
+@ENDS
+def test_its_time_goes_on_where_it_was(world: World, end: str) -> None:
+    connected(world, 1)[0].close()
+    giver = of(world, end)
+    with filled(SERVER, 8082):
+        app = world.connect(f"{SERVER}:8082")
+        world.driver.until(lambda: dialling(world.there) == 1)
+        taker = successor(world, giver)
+        world.driver.skew_s += 1.5
+        assert move(world, giver, taker) == [f"{end} link"]
+        world.driver.skew_s += 1.5  # of two seconds for a dial
+        assert ended(app)
+    world.driver.until(lambda: bool(taker.lines))
+    assert ("CONNECT_TIMEOUT" in taker.lines[-1]) == (end == "server")
+    assert "error" in taker.lines[-1]
+
+
+def test_a_policy_that_comes_while_it_is_dialled_has_its_say(world: World) -> None:
+    connected(world, 1)[0].close()
+    with filled(SERVER, 8082):
+        app = world.connect(f"{SERVER}:8082")
+        world.driver.until(lambda: dialling(world.there) == 1)
+        taker = successor(world, world.there)
+        batch = Batch(authorizations=(("apps/no-client", NO_CLIENT),))
+        move(world, world.there, taker, lambda: taker.store.apply(batch))
+        assert ended(app)
+        assert world.driver.call(lambda: dialling(taker)) == 0
+    world.driver.until(lambda: bool(world.here.lines))
+    assert "401" in world.here.lines[-1]
+    assert "apps/no-client" in taker.lines[-1]
+
+
+def test_who_waits_for_a_connection_to_be_made_has_one_made_by_the_next(world: World) -> None:
+    away = mesh.workload("away", ours("4.4"), service_account="away")
+    world.driver.call(lambda: world.here.know(away))
+    with filled(ours("4.4"), 15008):
+        apps = [world.connect(f"{ours('4.4')}:8080") for _ in range(3)]
+        world.driver.until(lambda: len(world.here.registry) == 3)
+        taker = successor(world, world.here)
+        assert move(world, world.here, taker) == ["asking"] * 3
+        # Nobody waits here any more: what was being made for them is not.
+        assert world.driver.call(lambda: (len(world.here.registry), world.here.pool._groups)) == (0, {})
+        assert world.driver.call(lambda: (len(taker.registry), len(taker.pool._groups))) == (3, 1)
+        world.driver.skew_s += 2.5
+        assert all(ended(app) for app in apps)
+    world.driver.until(lambda: len(taker.lines) == 3)
+    assert all("HBONE_TIMEOUT" in line and 'dst.workload="away"' in line for line in taker.lines)
+    assert world.driver.call(lambda: counts(world.here, taker)) == (3, 3, 3, 0, 0)
+
+
+def dialling(plane: DataPath) -> int:
+    return sum(isinstance(getattr(live.owner, "attempt", None), Dial) for live in plane.registry)
+
+
+@contextlib.contextmanager
+def filled(host: str, port: int) -> Iterator[tuple[socket.socket, Callable[[], None]]]:
+    """Where nobody answers a SYN, until room is made: the listener's queue is full."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.create_server((host, port), backlog=0))
+        listener.settimeout(10)
+        fillers = [held.enter_context(socket.socket()) for _ in range(2)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex((host, port))
+
+        def make_room() -> None:
+            listener.accept()[0].close()
+
+        yield listener, make_room
+
+
+def accepted_from(listener: socket.socket) -> socket.socket:
+    """The first connection that comes from the client's pod."""
+    while True:
+        sock, peer = listener.accept()
+        if peer[0] == CLIENT:
+            return sock
+        sock.close()
+
+
+def test_a_peer_of_which_the_unit_says_otherwise_is_refused(world: World) -> None:
+    """What policy judges is what the certificate of the connection says, whatever stands beside it."""
+    apps = connected(world, 1)
+    taker = successor(world, world.there)
+
+    def work() -> None:
+        (movable,) = movables(world.there)
+        unit, fds = movable.freeze()
+        wire = encode(unit)
+        for told, other in ((b"sa/client", b"sa/friend"), (CLIENT.encode(), SERVER.encode())):
+            forged = decode(wire)
+            facts = forged.fields["relays"][0]["standing"]["live"]["facts"]
+            name = "identity" if told.startswith(b"sa") else "source"
+            facts[name] = facts[name].replace(told.decode(), other.decode())
+            with pytest.raises(BadUnit, match="somebody else"):
+                thaw(taker, forged, [os.dup(fd) for fd in fds])
+        movable.take_back()
+
+    world.driver.call(work)
+    assert exchange(apps[0], b"y") == b"y"
+    assert world.driver.call(lambda: (links(taker), len(taker.registry))) == (0, 0)
