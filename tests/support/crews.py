@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def is_alive(pid: int) -> bool:
 class Played:
     """A crew in its directory, with what it was told. `addresses` are those of the listeners it had made."""
 
-    def __init__(self, directory: Path, count: int, limits: Limits, flavour: str) -> None:
+    def __init__(self, directory: Path, count: int, limits: Limits, flavour: str, formats: str = "") -> None:
         self.directory = directory
         self.reports: Counter[int] = Counter()
         self.last: dict[int, Stats] = {}
@@ -53,7 +53,7 @@ class Played:
         self.briefed: list[int] = []
         self.addresses: list[tuple[str, int]] = []
         self.revision = 0
-        options = {"lair": str(directory), "flavour": flavour}
+        options = {"lair": str(directory), "flavour": flavour, "formats": formats}
         self.crew = Crew(
             Recruiter(directory, options, {}, "tests.support.fake_worker"),
             count,
@@ -87,6 +87,10 @@ class Played:
         self.revision += 1
         self.crew.broadcast(Resources(self.revision, "policy", ()))
 
+    async def say_on(self, talks: Sequence[socket.socket]) -> bool:
+        """Whether every one of these connections echoes."""
+        return all([await self.say(talk) for talk in talks])
+
     async def change_policy(self, patience_s: float = PATIENCE_S) -> None:
         self.send_policy()
         await self.crew.applied(self.revision, patience_s)
@@ -112,10 +116,15 @@ class Played:
 
 @asynccontextmanager
 async def crew_of(
-    directory: Path, count: int = 2, *, limits: Limits = LIMITS, flavour: str = "plain"
+    directory: Path,
+    count: int = 2,
+    *,
+    limits: Limits = LIMITS,
+    flavour: str = "plain",
+    formats: str = "",
 ) -> AsyncIterator[Played]:
     """A crew that is mustered, kept, and let go of at the end; its workers live on, as after a crash."""
-    played = Played(directory, count, limits, flavour)
+    played = Played(directory, count, limits, flavour, formats)
     try:
         async with asyncio.TaskGroup() as group:
             await played.crew.muster()

@@ -1,7 +1,8 @@
 """A worker without a data plane, as a process of its own: it speaks the channel, accepts, and echoes.
 
 Started by a Recruiter like a real one. Its options: `lair`, a directory with files `SLOT.MANNER` (which the first
-worker of that slot takes and behaves by), and whatever makes a version. Ask("heard") answers what it was told.
+worker of that slot takes and behaves by), `formats` of the units that it gives and takes, with blanks between (none: it
+is of protocol 0), and whatever makes a version. Ask("heard") answers what it was told. What it hands over is sockets.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from agent.channel import (
     Ask,
     ChannelError,
     Drain,
+    HandedOver,
+    HandOver,
     Hello,
     Leaving,
     Listeners,
@@ -29,19 +32,24 @@ from agent.channel import (
     Release,
     Resources,
     Stats,
+    TakeOver,
     with_fds,
 )
 from agent.channel_socket import Channel
 
 STATS_EVERY_S = 0.02
 SILENT, DEAF, BREAKS, LIES = "silent", "deaf", "breaks", "lies"
+KEEPS, REFUSES = "keeps", "refuses"
+"""It does not begin when it is to hand over; it does not answer when it is to take over."""
 
 
 class FakeWorker:
     """One process's worth; `run` until told to drain and nothing is left."""
 
-    def __init__(self, slot: int, version: str, manner: str, listening: socket.socket) -> None:
-        self.slot, self.version, self.manner = slot, version, manner
+    def __init__(
+        self, slot: int, version: str, manner: str, formats: list[int], listening: socket.socket
+    ) -> None:
+        self.slot, self.version, self.manner, self.formats = slot, version, manner, formats
         self.heard: list[str] = []
         self.channel: Channel | None = None
         self.deadline_s: float | None = None
@@ -61,7 +69,15 @@ class FakeWorker:
         self.channel = Channel(sock)
         self.selector.register(sock, selectors.EVENT_READ, self.obey)
         pid = 1 if self.manner == LIES else os.getpid()
-        hello = Hello(self.slot, pid, list(self.served), self.version, self.deadline_s is not None)
+        hello = Hello(
+            self.slot,
+            pid,
+            list(self.served),
+            self.version,
+            self.deadline_s is not None,
+            int(bool(self.formats)),
+            self.formats,
+        )
         self.channel.send(hello, [sock.fileno() for sock in self.served.values()])
 
     def part(self) -> None:
@@ -93,6 +109,17 @@ class FakeWorker:
                     self.selector.register(sock, selectors.EVENT_READ, self.accept)
             case Release():
                 self.release(message.owner)
+            case TakeOver() if self.manner != REFUSES:
+                line = socket.socket(fileno=fds[0])
+                self.selector.register(line, selectors.EVENT_READ, self.take)
+                self.say(Answer(message.number, None))
+            case HandOver():
+                if self.manner != KEEPS:
+                    self.give(socket.socket(fileno=fds[0]))
+                for owner in {owner for owner, _ in self.served}:
+                    self.release(owner)
+                self.deadline_s = time.monotonic() + message.patience_s + message.drain_s
+                self.manner = ""
             case Drain():
                 self.deadline_s = time.monotonic() + message.deadline_s
                 for owner in {owner for owner, _ in self.served}:
@@ -106,6 +133,32 @@ class FakeWorker:
                 sock = self.served.pop((owner, name))
                 self.selector.unregister(sock)
                 sock.close()
+
+    def give(self, line: socket.socket) -> None:
+        moved, failure = 0, ""
+        with line:
+            for sock in tuple(self.open):
+                try:
+                    socket.send_fds(line, [b"x"], [sock.fileno()])
+                except OSError as error:
+                    failure = f"{error}"
+                    break
+                self.open.discard(sock)
+                self.selector.unregister(sock)
+                sock.close()
+                moved += 1
+        left = [("it is gone", len(self.open))] if self.open else []
+        self.say(HandedOver([("socket", moved)], left, 0.1, 0.01, failure))
+
+    def take(self, line: socket.socket) -> None:
+        data, fds, _, _ = socket.recv_fds(line, 1, 1)
+        for fd in fds:
+            sock = socket.socket(fileno=fd)
+            self.open.add(sock)
+            self.selector.register(sock, selectors.EVENT_READ, self.echo)
+        if not data:
+            self.selector.unregister(line)
+            line.close()
 
     def accept(self, listener: socket.socket) -> None:
         try:
@@ -156,12 +209,13 @@ def main() -> None:
     for name in ("version", "config", "pod-netns", "net-netns"):
         parser.add_argument(f"--{name}")
     args = parser.parse_args()
-    manner = ""
-    for order in Path(json.loads(args.config)["lair"]).glob(f"{args.slot}.*"):
+    manner, options = "", json.loads(args.config)
+    for order in Path(options["lair"]).glob(f"{args.slot}.*"):
         manner = order.suffix[1:]
         order.unlink()
     if manner == "fails":
         raise SystemExit("it was told to fail")
-    worker = FakeWorker(args.slot, args.version, manner, socket.socket(fileno=args.channel_fd))
+    formats = [*map(int, options["formats"].split())]
+    worker = FakeWorker(args.slot, args.version, manner, formats, socket.socket(fileno=args.channel_fd))
     signal.signal(signal.SIGTERM, lambda *_: worker.say(Leaving()))
     worker.run()
