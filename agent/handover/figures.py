@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from agent.handover.giving import Account, Why
+from agent.proxy.moving_links import CLIENT, SERVER
+from agent.proxy.moving_plain import DIAL, RELAY
+from agent.proxy.moving_waits import ASKING, CALLER, SEEKING
 from agent.telemetry import families
 from agent.telemetry.families import HAND_OVER_PAUSE_BUCKETS_S, SUM, bucket
 from agent.telemetry.metrics import Figures
 
-KINDS = ("relay",)
+KINDS = (RELAY, DIAL, CLIENT, SERVER, ASKING, CALLER, SEEKING)
 """Of units."""
 INFINITY = float("inf")
 

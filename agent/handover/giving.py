@@ -33,7 +33,7 @@ LATE = "the successor did not take a connection in time"
 
 
 class Movable(Protocol):
-    """What can move. After `freeze` one of the other two is called, once."""
+    """What can move (`agent.proxy.movable`). After `freeze` one of the other two is called, once."""
 
     @property
     def size_hint(self) -> int: ...

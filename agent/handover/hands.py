@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from agent.channel import HandedOver, Message
 from agent.handover import figures
-from agent.handover.giving import Account, Giving, Movable, Stays
+from agent.handover.giving import Account, Giving
 from agent.handover.messages import close_all
-from agent.handover.taking import Taking, Thawed
-from agent.model.unit import FORMAT, BadUnit, Unit
+from agent.handover.taking import Taking
+from agent.model.unit import FORMAT, Unit
 from agent.net.loop import Timer
+from agent.proxy import moving
 from agent.proxy.dataplane import DataPlane
 
 log = logging.getLogger(__name__)
@@ -114,15 +115,14 @@ class Hands:
 
     # -- what is here (Holds, Takes)
 
-    def movables(self) -> Iterable[Movable]:
-        return ()  # no connection can be parted from this process yet: all drain
+    def movables(self) -> Iterable[moving.Movable]:
+        return moving.movables(self._plane)
 
-    def immovable(self) -> Iterable[Stays]:
-        return ()
+    def immovable(self) -> Iterable[moving.Immovable]:
+        return moving.immovable(self._plane)
 
-    def thaw(self, unit: Unit, fds: Sequence[int]) -> Thawed:
-        close_all(fds)
-        raise BadUnit(f"a unit of the kind {unit.kind[:32]!r}, which this worker does not know")
+    def thaw(self, unit: Unit, fds: Sequence[int]) -> moving.Thawed:
+        return moving.thaw(self._plane, unit, fds)
 
     def inherit(self, final: bytes) -> None:
         try:

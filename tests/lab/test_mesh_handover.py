@@ -29,7 +29,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    flags = {"drain-deadline-s": "1", "start-patience-s": f"{PATIENCE_S:g}", "max-connections": "20000"}
+    flags = {"drain-deadline-s": "1", "start-patience-s": f"{PATIENCE_S:g}", "pod-name": "agent-0"}
     with running("g", tmp_path_factory.mktemp("handover"), flags=flags) as made:
         for pod in ("server-a", "server-b", "outsider-b"):
             made.serve(pod, "echo", ECHO_PORT)
@@ -72,10 +72,10 @@ def test_what_is_live_survives_two_restarts_of_each_agent(world: World) -> None:
             for client, server in WAYS.values()
         ]
         seen = {node: counted(world, node) for node in ("node-a", "node-b")}
-        for most in ("20001", "20002"):
+        for name in ("agent-1", "agent-2"):
             for node in ("node-a", "node-b"):
                 opened = seen[node]
-                successor(world, node, **{"max-connections": most})
+                successor(world, node, **{"pod-name": name})
                 live.go_on()
                 for each in new:
                     each.goes_on(5)

@@ -82,31 +82,32 @@ def test_a_restart_refuses_nobody_and_complains_of_nothing(world: World, node: s
     ]
 
 
-def test_a_worker_of_another_configuration_hears_of_policy_and_counts_until_it_is_gone(world: World) -> None:
+def test_what_workers_of_another_configuration_had_is_judged_and_counted_by_their_successors(
+    world: World,
+) -> None:
     former = world.workers("node-b")
     with world.talk("client-a", world.address("server-b")) as live:
         live.say()
         until(lambda: world.metric("node-b", "istio_tcp_sockets_open") == 1, "figures")
         opened = world.metric("node-b", "istio_tcp_connections_opened_total")
         world.kill_control("node-b")
-        other = LabMesh(world.lab, {"max-connections": "40000", "drain-deadline-s": "90"})
+        other = LabMesh(world.lab, {"pod-name": "another", "drain-deadline-s": "90"})
         other.start_agent(world.node("node-b"))
         other.wait_ready("node-b")
-        until(lambda: world.status("node-b")["retiring_workers"], "the one with a connection drains")
+        until(lambda: not world.status("node-b")["retiring_workers"], "nothing is left of them")
         live.say()
-        assert world.is_served("client-a", world.address("server-b")), "by its successor"
+        assert world.is_served("client-a", world.address("server-b"))
         assert world.mesh.ask("node-b", "GET", "/connections"), "it is listed"
-        until(lambda: world.metric("node-b", "istio_tcp_sockets_open") == 1, "its connection is counted")
+        until(lambda: world.metric("node-b", "istio_tcp_sockets_open") == 1, "it is counted once")
         counted = until(
             lambda: (
                 world.metric("node-b", "istio_tcp_connections_opened_total") > opened
                 and world.metric("node-b", "istio_tcp_connections_opened_total")
             ),
-            "what it counted under the control process before, and what its successor did",
+            "what the workers before had counted, and what is new",
         )
         with world.manifest("policy", policy_manifest("test", principal("nobody"))):
-            until(live.is_ended, "the policy holds for it too")
-        until(lambda: not world.status("node-b")["retiring_workers"], "nothing is left of it")
+            until(live.is_ended, "a policy of now holds for it")
     for pid in former.values():
         wait_gone(pid)
     assert world.metric("node-b", "istio_tcp_connections_opened_total") >= counted

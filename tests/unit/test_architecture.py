@@ -172,6 +172,10 @@ ALLOWED: dict[str, set[str]] = {
         "agent.channel",
         "agent.net.loop",
         "agent.proxy.dataplane",
+        "agent.proxy.moving",
+        "agent.proxy.moving_links",
+        "agent.proxy.moving_plain",
+        "agent.proxy.moving_waits",
         "agent.telemetry",
     },
     "agent.supervisor": {
