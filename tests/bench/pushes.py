@@ -30,7 +30,6 @@ from agent.net.sockets import SideSockets
 from agent.pb import workload_pb2
 from agent.proxy.dataplane import DataPlane, Outside
 from agent.proxy.delivery import ProxyAddresses
-from agent.proxy.orders import Orders
 from agent.proxy.pods import LocalPod
 from agent.state.apply import Batch
 from agent.supervisor.control_link import ControlLink
@@ -40,6 +39,7 @@ from tests.bench.load import say
 from tests.bench.pings import Pings
 from tests.support.datapath import stream_pair
 from tests.support.loopback import ours
+from tests.support.told_worker import orders_of
 
 COUNT = 20_000
 TICK_S = 0.0005
@@ -176,7 +176,7 @@ def main() -> None:
     plane = DataPlane(config.build({"node": "node-1"}), outside)
 
     async def run() -> None:
-        link = ControlLink(Orders(plane, 0, "bench", lambda deadline_s: None))
+        link = ControlLink(orders_of(plane))
         link.connected(theirs)
         await measure(plane, lambda: os.write(order, b"x"), count)
         link.stop()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from agent import channel
 from agent.channel import Message
 from agent.channel_socket import Channel
+from agent.handover.hands import Hands
 from agent.identity.credentials import Credentials
 from agent.pb import authorization_pb2
+from agent.proxy.dataplane import DataPlane
 from agent.proxy.drain import Drain
 from agent.proxy.orders import Orders
 from agent.wire.xds_delta import AUTHORIZATION
@@ -32,7 +34,7 @@ class ToldWorker:
         self.driver = driver
         self.plane = plane
         self.ended = 0
-        self.orders = Orders(plane, 3, "0.1+test", lambda deadline_s: self.drain.start(deadline_s))
+        self.orders = orders_of(plane, lambda deadline_s: self.drain.start(deadline_s))
         self.drain = Drain(plane, self.orders.stop_accepting, self._finished)
         ours, theirs = socket.socketpair()
         self._control, self._worker = Channel(ours), Channel(theirs)
@@ -78,6 +80,15 @@ class ToldWorker:
         self.driver.call(self.orders.stop_accepting)
         self._control.close()
         self._worker.close()
+
+
+def orders_of(
+    plane: DataPlane, drain: Callable[[float], None] = lambda _: None, outputs: tuple[int, int] = (1, 2)
+) -> Orders:
+    """What carries out a worker's orders, with its hands; `drain` hears that it is to end."""
+    hands = Hands(plane, lambda: orders.stop_accepting(), drain)
+    orders = Orders(plane, 3, "0.1+test", drain, hands, 5.0, outputs)
+    return orders
 
 
 def secret(credentials: Credentials) -> channel.Secret:

@@ -9,12 +9,12 @@ import pytest
 
 from agent import channel
 from agent.channel import Message
-from agent.proxy.orders import Orders
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
 from tests.support.descriptors import open_descriptors
 from tests.support.loopback import ours
 from tests.support.netpair import deaf
+from tests.support.told_worker import orders_of
 from tests.support.two_nodes import CLIENT, SERVER, World, ended
 
 OTHER, DEAF, STRANGER = ours("1.2"), ours("4.1"), ours("5.5")
@@ -26,7 +26,7 @@ SERVER_ROW: Row = ("apps", "server", "server", (SERVER,))
 
 def orders(world: World, plane: DataPath, *rows: Row) -> Callable[..., None]:
     """Has the control process name the captured pods: first these, then whatever the result is called with."""
-    told = Orders(plane, 0, "test", lambda deadline_s: None)
+    told = orders_of(plane)
     replies: list[Message] = []
 
     def name(*pods: Row) -> None:

@@ -6,10 +6,10 @@ import socket
 
 from agent import channel
 from agent.model.workload import TunnelProtocol
-from agent.proxy.orders import Orders
 from agent.telemetry import families
 from tests.support import mesh
 from tests.support.loopback import ours
+from tests.support.told_worker import orders_of
 from tests.support.two_nodes import SERVER, VIP, World, ended, exchange
 
 EXTERNAL = mesh.workload(
@@ -29,7 +29,7 @@ def told(world: World, *addresses: str, error: str = "") -> None:
     message = channel.decode(sent[channel.PREFIX.size :])
 
     def carry_out() -> None:
-        Orders(world.here, 0, "test", lambda _: None).carry_out(message, (), lambda _: None)
+        orders_of(world.here).carry_out(message, (), lambda _: None)
 
     world.driver.call(carry_out)
 

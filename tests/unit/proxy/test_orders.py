@@ -14,6 +14,7 @@ import pytest
 from agent import channel
 from agent.model.listener import HBONE, LISTENERS, OUTBOUND, PLAINTEXT
 from agent.model.steps import PACE
+from agent.model.unit import FORMAT
 from agent.pb import workload_pb2
 from agent.proxy.own_share import OwnShare, owner_of
 from agent.wire.xds_delta import ADDRESS
@@ -42,12 +43,17 @@ def give(told: ToldWorker, owner: int, socks: dict[str, socket.socket]) -> None:
     told.tell(channel.Listeners(owner, tuple(socks)), [sock.fileno() for sock in socks.values()])
 
 
+def own_hello(*, is_draining: bool) -> channel.Hello:
+    """Of a worker that serves no listener."""
+    return channel.Hello(3, os.getpid(), [], "0.1+test", is_draining, channel.PROTOCOL, [FORMAT])
+
+
 # -- listeners
 
 
 def test_a_worker_says_who_it_is_and_which_listeners_it_serves(told: ToldWorker) -> None:
     hello, fds = told.introduced()
-    assert hello == channel.Hello(3, os.getpid(), [], "0.1+test", False) and not fds
+    assert hello == own_hello(is_draining=False) and not fds
     with listeners() as first, listeners() as second:
         give(told, 0, first)
         give(told, 5, second)
@@ -274,9 +280,8 @@ def test_a_draining_worker_takes_no_listeners_and_says_so(told: ToldWorker, worl
         told.tell(channel.Drain(60.0))
         assert open_descriptors() == before - len(NAMES)
         give(told, 0, socks)  # it was on its way already
-        assert open_descriptors() == before - len(NAMES) and told.introduced()[0] == channel.Hello(
-            3, os.getpid(), [], "0.1+test", True
-        )
+        assert open_descriptors() == before - len(NAMES)
+        assert told.introduced()[0] == own_hello(is_draining=True)
         with socket.create_connection(socks[PLAINTEXT.name].getsockname()):
             world.driver.call(lambda: None)
             socks[PLAINTEXT.name].accept()[0].close()  # still in the queue, for another worker

@@ -9,15 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from agent import channel
-from agent.proxy.orders import Orders
 from tests.support.descriptors import open_descriptors
-from tests.support.told_worker import ToldWorker, same_file
+from tests.support.told_worker import ToldWorker, orders_of, same_file
 from tests.support.two_nodes import SERVER, World, ended, exchange
 
 
 def test_what_a_worker_prints_goes_where_the_next_agent_says(told: ToldWorker) -> None:
     before, log, after = os.pipe(), os.pipe(), os.pipe()
-    told.orders = Orders(told.plane, 3, "0.1+test", lambda _: None, outputs=(before[1], log[1]))
+    told.orders = orders_of(told.plane, outputs=(before[1], log[1]))
     count = open_descriptors()
     told.tell(channel.Output(), [after[1], after[1]])
     assert same_file(before[1], after[1]) and same_file(log[1], after[1])

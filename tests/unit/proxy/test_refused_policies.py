@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agent import channel
-from agent.proxy.orders import Orders
 from agent.wire.xds_delta import AUTHORIZATION
+from tests.support.told_worker import orders_of
 from tests.support.two_nodes import World, ended, exchange
 
 WRONG = ("apps/wrong", "rules[0].clauses[0]: no kind of match is set", "Namespace", "apps", False)
@@ -15,7 +15,7 @@ def tell(world: World, *refused: tuple[str, str, str, str, bool], full: bool = F
     """One message, through the channel's own form."""
     message = channel.Resources(1, AUTHORIZATION, (), (), full, refused)
     frame = channel.encode(message)[channel.PREFIX.size :]
-    orders = Orders(world.there, 0, "v", lambda _: None)
+    orders = orders_of(world.there)
     world.driver.call(lambda: list(orders.carry_out(channel.decode(frame), (), lambda _: None) or ()))
 
 

@@ -14,10 +14,9 @@ from agent.dump.pods import PodFact, workload_state
 from agent.model.service import Service
 from agent.proxy import seeker
 from agent.proxy.live_rows import connection_row
-from agent.proxy.orders import Orders
 from tests.support import mesh
 from tests.support.loopback import ours
-from tests.support.told_worker import ToldWorker
+from tests.support.told_worker import ToldWorker, orders_of
 from tests.support.two_nodes import CLIENT, SERVER, VIP, World, ended, exchange
 
 RANGE = f"{ours('0.0')}/16"
@@ -30,7 +29,7 @@ class Node:
     def __init__(self, world: World) -> None:
         self.world = world
         self.asked: list[str] = []
-        self.orders = Orders(world.here, 0, "test", lambda _: None)
+        self.orders = orders_of(world.here)
 
         def build() -> None:
             world.there.know(world.client, world.server, world.web)
