@@ -22,6 +22,7 @@ from redirect import (
     loader,
     next_version,
     removal,
+    rights,
     rt_rows,
     sock_diag,
     takers,
@@ -100,6 +101,7 @@ class Redirection:
 
         Raises NotRoot, KernelTooOld, InstanceInUse, WouldNotLast, LayoutMismatch, LoaderError, OSError.
         """
+        rights.require()
         probed = features.probe()
         probed.require()
         with self._writing():

@@ -14,14 +14,12 @@ from pathlib import Path
 
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import Site
-from redirect import features, map_memory
+from redirect import features, map_memory, rights
 from redirect.bcc_backend import DIST_PACKAGES
 from redirect.errors import KernelTooOld
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_ADMIN": 21}
 IN_A_CLUSTER = {"SYS_CHROOT": 18, "SYS_PTRACE": 19}
 """What it takes to find pods by their processes, and the mounts of init, from inside a container."""
-BPF, OWN_STATUS = 39, Path("/proc/thread-self/status")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 JIT = Path("/proc/sys/net/core/bpf_jit_enable")
 NEEDED = (
@@ -44,19 +42,14 @@ LOCKED_MEMORY = Subject("locked memory", "a map larger than RLIMIT_MEMLOCK, made
 def privileges(_: Site) -> Check:
     if os.geteuid() != 0:
         return PRIVILEGES.failed("this is not root: most of the other checks cannot tell", "run it as root")
-    [line] = [line for line in OWN_STATUS.read_text().splitlines() if line.startswith("CapEff:")]
-    effective = int(line.split()[1], 16)
-    missing = [f"CAP_{name}" for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
-    if not effective >> BPF & 1 and "CAP_SYS_ADMIN" in missing:
-        missing.append("CAP_BPF")
-    remedy = "give it those: `capabilities: add` of a container, CapabilityBoundingSet= of a unit"
-    if missing:
-        return PRIVILEGES.failed(f"root, but without {', '.join(missing)}", remedy)
+    effective = rights.effective()
+    if missing := rights.missing(effective):
+        return PRIVILEGES.failed(f"root, but without {', '.join(missing)}", rights.REMEDY)
     less = [f"CAP_{name}" for name, bit in IN_A_CLUSTER.items() if not effective >> bit & 1]
     if less:
         return PRIVILEGES.warning(
             f"root, but without {', '.join(less)}: pods are not found by their processes, nor mounts of init",
-            remedy,
+            rights.REMEDY,
         )
     return PRIVILEGES.ok("root, with all that is needed")
 
@@ -110,7 +103,7 @@ def lockdown(_: Site) -> Check:
     if mode == "confidentiality":
         return LOCKED_DOWN.warning(
             "confidentiality: programs of ztun read no memory of the kernel and load all the same, but whatever traces "
-            "it does not, and no one has tried ztun so",
+            "it does not",
             "boot with lockdown=integrity, or without",
         )
     return LOCKED_DOWN.ok(f"{mode or text}: in nobody's way")

@@ -1,32 +1,30 @@
-"""The suite on every kernel of the table, one after the other, and a table of what came of it.
+"""The suite on every kernel of the table, some machines side by side, and a table of what came of it.
 
-python -m tests.kernels [--only NAME[,NAME]] [--suite start|packets|mesh] [-o json] [--accel kvm] [--cores N]
-    [--timeout S] [--cache DIR] [--keep DIR] [--fetch] [--pin]     as scripts/kernels calls it
+python -m tests.kernels [--only NAME[,NAME]] [--suite start|packets|mesh|lacks] [-o json] [--accel kvm] [--machines N]
+    [--cores N] [--timeout S] [--cache DIR] [--keep DIR] [--fetch] [--pin]     as scripts/kernels calls it
 """
 
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from redirect import features
-from tests.kernels import lacks, machine, suites
-from tests.kernels.machine import Boot, Machine, Outcome
+from tests.kernels import lacks, machine
 from tests.kernels.packages import NotToBeHad, missing
+from tests.kernels.runs import TREE, Answer, Row, Runner
 from tests.kernels.store import Store
-from tests.kernels.suites import Result
 from tests.kernels.table import LINES, RUNNING, kernels, write
 
-TREE = Path(__file__).parents[2]
 PROGRAMS = {
     machine.QEMU: "qemu-system-x86",
     "modprobe": "kmod",
@@ -35,26 +33,9 @@ PROGRAMS = {
 }
 """What is needed, and the package of Debian that has it."""
 SUITES = ("start", "packets", "mesh")
-LACKING = "6.1"
-"""The kernel that is booted without pieces: one that has no tcx."""
-LACK_TIMEOUT_S = 180.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What came of one kernel. `trouble`: why it was not run, or what it complained of."""
-
-    name: str
-    release: str
-    attach: str
-    results: Mapping[str, Result]
-    boot_s: float
-    seconds: float
-    trouble: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return not self.trouble and not any(result.faults for result in self.results.values())
+COMPILED = ("agent", "redirect", "tests", ".venv/lib")
+LACKS = "lacks"
+"""A suite that asks no kernel as it is."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,34 +48,28 @@ def main(arguments: Sequence[str]) -> int:
     if asked.fetch:
         return fetch(asked.only, store)
     with tempfile.TemporaryDirectory(prefix="ztun-kernels-") as short:
-        work = asked.keep or Path(short)
         began_s = time.monotonic()
-        rows = [row for name in asked.only if (row := told(run(name, asked, store, work / name))) is not None]
-        refusals = lacking(asked, store, work / "lacking") if asked.lacks else []
+        rows, answers = everything(asked, store, asked.keep or Path(short))
         seconds = round(time.monotonic() - began_s, 1)
     if asked.output == "json":
-        show(
-            json.dumps(
-                {"kernels": [asdict(row) for row in rows], "lacks": refusals, "seconds": seconds}, indent=2
-            )
-        )
+        found = {"kernels": [asdict(row) for row in rows], LACKS: [asdict(answer) for answer in answers]}
+        show(json.dumps(found | {"seconds": seconds}, indent=2))
     else:
-        show(table(rows))
-        for name, is_right, text in refusals:
-            show(f"{'ok  ' if is_right else 'FAIL'} {name}: {text}")
+        show(table(rows, answers))
         show(f"{seconds:.0f} s")
-    return 0 if all(row.holds for row in rows) and all(is_right for _, is_right, _ in refusals) else 1
+    return 0 if all(row.holds for row in rows) and all(answer.is_right for answer in answers) else 1
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     names = [name for name, _ in LINES] + [RUNNING]
     parser = argparse.ArgumentParser(prog="scripts/kernels")
     parser.add_argument("--only", type=lambda text: text.split(","), default=names, metavar="NAME[,NAME]")
-    parser.add_argument("--suite", choices=SUITES, action="append")
+    parser.add_argument("--suite", choices=(*SUITES, LACKS), action="append")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument("--accel", default="tcg,thread=multi")
-    parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS")
+    parser.add_argument("--machines", type=int, default=max(1, os.cpu_count() or 1))
+    parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--timeout", type=float, default=1200.0, metavar="SECONDS")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--keep", type=Path, metavar="DIR")
     parser.add_argument("--fetch", action="store_true")
@@ -103,8 +78,15 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     for name in asked.only:
         if name not in names:
             parser.error(f"no kernel {name} in the table: {', '.join(names)}")
-    asked.suite = asked.suite or list(SUITES)
-    asked.lacks = LACKING in asked.only and asked.suite == list(SUITES)
+    if asked.machines < 1 or asked.cores < 1:
+        parser.error("--machines and --cores are 1 at least")
+    suites = asked.suite or [*SUITES, LACKS]
+    asked.suite = [name for name in SUITES if name in suites]
+    asked.lacks = {
+        start: of_boot
+        for start, of_boot in lacks.starts().items()
+        if LACKS in suites and start.kernel in asked.only
+    }
     foreign = [name for name in asked.only if name != RUNNING]
     if foreign and not asked.pin and (absent := missing(list(PROGRAMS))):
         packages = " ".join(PROGRAMS[name] for name in absent)
@@ -128,74 +110,23 @@ def fetch(names: Sequence[str], store: Store) -> int:
     return 0
 
 
-def run(name: str, asked: argparse.Namespace, store: Store, work: Path) -> Row:
-    if name == RUNNING:
-        return run_here(asked.suite, work)
-    try:
-        kept = store.kernel(kernels()[name])
-        root = store.root()
-    except NotToBeHad as error:
-        return Row(name, "", "", {}, 0.0, 0.0, (f"not run: {error}",))
-    work.mkdir(parents=True, exist_ok=True)
-    boot = Boot(kept.kernel, kept.initramfs(work / "initramfs.cpio"))
-    commands = {"attach": ATTACH, **suites.commands("/results", asked.suite)}
-    ran = machine.run(at(asked, root), boot, commands, work / "results", asked.timeout)
-    why = "its kernel died" if ran.is_in_time else f"the {asked.timeout:g} s of --timeout were up"
-    results = {each: suites.read(each, ran.outcomes[each], work / "results", why) for each in asked.suite}
-    attach = ran.outcomes["attach"].log.strip()
-    trouble = [f"the kernel complains: {line.strip()}" for line in ran.warnings[:3]]
-    if not ran.release:
-        trouble.append(f"it did not boot: {' / '.join(ran.console.strip().splitlines()[-3:])}")
-    if kept.note:
-        say(f"{name}: {kept.note}")
-    return Row(name, ran.release or kept.release, attach, results, ran.boot_s, ran.seconds, tuple(trouble))
+def everything(asked: argparse.Namespace, store: Store, work: Path) -> tuple[list[Row], list[Answer]]:
+    """Each kernel, and each boot that lacks a piece; what takes longest first."""
+    if asked.only != [RUNNING]:
+        # By this processor rather than by each emulated one, for each process anew.
+        for place in COMPILED:
+            compileall.compile_dir(TREE / place, quiet=2)
+    runner = Runner(store, work, asked.suite, asked.accel, asked.cores, asked.timeout)
+    with ThreadPoolExecutor(asked.machines) as machines:
+        rows = [machines.submit(one, runner, each) for each in (asked.only if asked.suite else ())]
+        boots = [
+            machines.submit(partial(runner.lacking, start, of_boot)) for start, of_boot in asked.lacks.items()
+        ]
+        return [row.result() for row in rows], [answer for boot in boots for answer in boot.result()]
 
 
-ATTACH = (
-    suites.PYTHON,
-    "-c",
-    "from redirect import features; print('tcx' if features.has_tcx() else 'clsact')",
-)
-
-
-def run_here(wanted: Sequence[str], work: Path) -> Row:
-    """The kernel that this runs on; without a machine around it."""
-    work.mkdir(parents=True, exist_ok=True)
-    began_s = time.monotonic()
-    results = {}
-    for name, command in suites.commands(str(work), wanted).items():
-        at_s = time.monotonic()
-        done = subprocess.run(
-            command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        seconds = round(time.monotonic() - at_s, 1)
-        results[name] = suites.read(name, Outcome(done.returncode, done.stdout, seconds), work, "")
-    attach = "tcx" if features.has_tcx() else "clsact"
-    return Row(RUNNING, platform.release(), attach, results, 0.0, round(time.monotonic() - began_s, 1))
-
-
-def lacking(asked: argparse.Namespace, store: Store, work: Path) -> list[tuple[str, bool, str]]:
-    """(name, whether it is refused in the right words, what was said), for each piece that a kernel may lack."""
-    try:
-        kept = store.kernel(kernels()[LACKING])
-        root = store.root()
-    except NotToBeHad as error:
-        return [(each.name, False, str(error)) for each in lacks.LACKS]
-    work.mkdir(parents=True, exist_ok=True)
-    initramfs = kept.initramfs(work / "initramfs.cpio")
-    found = []
-    for each in lacks.LACKS:
-        boot = Boot(kept.kernel, initramfs, each.without, each.arguments)
-        ran = machine.run(at(asked, root), boot, {"lack": lacks.COMMAND}, work / "results", LACK_TIMEOUT_S)
-        text = ran.outcomes["lack"].log.strip()
-        is_right = ran.outcomes["lack"].status == 0 and all(words in text for words in each.says)
-        found.append((each.name, is_right, text.splitlines()[-1] if text else ran.console[-300:]))
-        say(f"{each.name}: {'refused by name' if is_right else 'NOT refused by name'}")
-    return found
-
-
-def at(asked: argparse.Namespace, root: Path) -> Machine:
-    return Machine(root, TREE, asked.accel, asked.cores)
+def one(runner: Runner, name: str) -> Row:
+    return told(runner.here() if name == RUNNING else runner.on_another(name))
 
 
 def told(row: Row) -> Row:
@@ -205,23 +136,44 @@ def told(row: Row) -> Row:
     for result in row.results.values():
         for fault in result.faults[:10]:
             say(f"  {fault}")
+    if row.note:
+        say(f"{row.name}: {row.note}")
     return row
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Row], answers: Sequence[Answer]) -> str:
     """For people, and for the README: Markdown."""
-    names = [name for name in SUITES if any(name in row.results for row in rows)]
-    lines = [["kernel", "release", "attach", *names, "boot", "seconds"]]
-    lines.append(["---"] * len(lines[0]))
-    for row in rows:
-        cells = [row.results[name].word if name in row.results else "not run" for name in names]
-        lines.append([row.name, row.release, row.attach, *cells, f"{row.boot_s:.0f} s", f"{row.seconds:.0f}"])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
+    text: list[str] = []
+    if rows:
+        names = [name for name in SUITES if any(name in row.results for row in rows)]
+        text += aligned(
+            ["kernel", "release", "attach", *names, "boot", "seconds"],
+            [
+                [
+                    row.name,
+                    row.release,
+                    row.attach,
+                    *(row.results[name].word if name in row.results else "not run" for name in names),
+                    f"{row.boot_s:.0f} s",
+                    f"{row.seconds:.0f}",
+                ]
+                for row in rows
+            ],
+        )
+        text += [f"{row.name}: {trouble}" for row in rows for trouble in row.trouble]
+    if answers:
+        lines = [["ok" if each.is_right else "FAIL", each.kernel, each.name, each.text] for each in answers]
+        text += ["", *aligned(["", "kernel", "without", "the agent"], lines)]
+    return "\n".join(text)
+
+
+def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    whole = [head, ["---"] * len(head), *lines]
+    widths = [max(len(line[column]) for line in whole) for column in range(len(head) - 1)] + [0]
+    return [
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
-        for line in lines
+        for line in whole
     ]
-    return "\n".join([*text, *(f"{row.name}: {trouble}" for row in rows for trouble in row.trouble)])
 
 
 def show(text: str) -> None:

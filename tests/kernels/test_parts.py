@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.kernels import lacks, machine, suites
-from tests.kernels.__main__ import PROGRAMS, Row, parsed, table
+from tests.kernels.__main__ import PROGRAMS, parsed, table
 from tests.kernels.initramfs import FILE, FOLDER, Cpio
 from tests.kernels.machine import Boot, Machine, Outcome
 from tests.kernels.packages import missing
+from tests.kernels.runs import Answer, Row
 from tests.kernels.suites import Result
 from tests.kernels.table import LINES, Deb, kernels, release_of, write
 
@@ -90,10 +91,10 @@ def test_a_kernel_that_finds_a_fault_of_its_own_is_heard() -> None:
 
 def test_a_row_with_a_fault_does_not_hold() -> None:
     good = Row("6.1", "6.1.0-99-amd64", "clsact", {"packets": Result(9, 1, (), 5.0)}, 3.0, 20.0)
-    assert good.holds and "9 passed, 1 skipped" in table([good])
+    assert good.holds and "9 passed, 1 skipped" in table([good], [])
     bad = Row("6.1", "6.1.0-99-amd64", "clsact", {"packets": Result(9, 0, ("x",), 5.0)}, 3.0, 20.0)
     gone = Row("6.1", "", "", {}, 0.0, 0.0, ("not run: no mirror",))
-    assert not bad.holds and not gone.holds and "6.1: not run: no mirror" in table([bad, gone])
+    assert not bad.holds and not gone.holds and "6.1: not run: no mirror" in table([bad, gone], [])
 
 
 def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +105,24 @@ def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
     assert missing(["no-such-program", "sh"]) == ["no-such-program"] and "modprobe" in PROGRAMS
 
 
-def test_each_piece_that_may_lack_is_a_boot_of_its_own() -> None:
-    assert len({each.name for each in lacks.LACKS}) == len(lacks.LACKS)
-    assert all(each.says and (each.without or each.arguments) for each in lacks.LACKS)
+def test_what_is_asked_of_one_boot_is_asked_in_one() -> None:
+    boots = lacks.starts()
+    assert [each for of_boot in boots.values() for each in of_boot] == [*lacks.LACKS]
+    assert len({each.key for each in lacks.LACKS}) == len(lacks.LACKS)
+    assert all(each.says[0] in ("refused", "accepted") for each in lacks.LACKS)
+    assert {start.kernel for start in boots} <= set(kernels())
+
+
+def test_an_answer_without_the_remedy_is_a_fault() -> None:
+    (veth,) = (each for each in lacks.LACKS if each.name == "no veth")
+    assert veth.is_right(0, "refused: no veth device can be made: `modprobe veth`")
+    assert not veth.is_right(0, "refused: Operation not supported")
+    assert not veth.is_right(None, "refused: `modprobe veth`"), "it did not come to its end"
+    shown = table([], [Answer("no veth", "6.1", False, "refused: Operation not supported")])
+    assert "| FAIL | 6.1    | no veth |" in shown
+
+
+def test_suites_may_be_named_one_by_one() -> None:
+    foreign = ["--only", "running", "--suite"]
+    assert parsed([*foreign, "start"]).suite == ["start"] and not parsed([*foreign, "start"]).lacks
+    assert parsed([*foreign, "lacks", "--suite", "mesh"]).suite == ["mesh"]

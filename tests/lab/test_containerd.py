@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ PTP = {"type": "ptp", "ipam": IPAM}
 PORTMAP = {"type": "portmap", "capabilities": {"portMappings": True}}
 RATE = {"ingressRate": 20_000_000, "ingressBurst": 400_000, "egressRate": 20_000_000, "egressBurst": 400_000}
 BANDWIDTH = {"type": "bandwidth", **RATE}
+FIREWALL = {"type": "firewall", "backend": "iptables"}
 RECORDER = {"type": containerd.RECORDER}
 OUTSIDE, PORT = "192.168.77.9", 7777
 CALL = f"while :; do nc -w 1 {OUTSIDE} {PORT} </dev/null >/dev/null 2>&1; usleep 50000; done"
@@ -276,23 +278,58 @@ def test_an_agent_that_starts_without_its_notes_finds_the_pods_by_uid(
     assert wire.syns(client.address) == 0
 
 
+@pytest.fixture(
+    params=[containerd.PLUGINS, pytest.param(containerd.NEWEST, marks=pytest.mark.long)],
+    ids=["1.1.1", "newest"],
+)
+def plugins(request: pytest.FixtureRequest, node: KubeNode) -> Iterator[None]:
+    """Those of Debian, or the newest ones, until the end of a test."""
+    chosen: Path = request.param
+    if not (chosen / "bridge").exists():
+        pytest.skip(f"no plugins at {chosen}: scripts/cni-build makes them")
+    for place in (chosen, containerd.PLUGINS):
+        node.machine.run("sh", "-c", f"cp {place}/* /opt/cni/bin/")
+        if place == chosen:
+            yield
+
+
+@pytest.mark.parametrize(
+    ("conf", "policy"),
+    [
+        (conflist(PTP, PORTMAP, BANDWIDTH), "ACCEPT"),
+        (conflist(PTP, FIREWALL), "DROP"),
+        (conflist({**BRIDGE, "hairpinMode": True, "macspoofchk": True}, PORTMAP, FIREWALL), "DROP"),
+    ],
+    ids=["ptp-portmap-bandwidth", "ptp-firewall", "bridge-macspoofchk-firewall"],
+)
 def test_another_cni_may_write_its_configuration_anew(
-    node: KubeNode, runtime: Containerd, kubelet: Kubelet, wire: Wire
+    node: KubeNode,
+    runtime: Containerd,
+    kubelet: Kubelet,
+    wire: Wire,
+    plugins: None,
+    conf: str,
+    policy: str,
 ) -> None:
-    """Here one with routed pods and a limit of their bandwidth."""
+    """Routed pods with a limit of their bandwidth; pods that reach others only by what the firewall plugin allows."""
     path = "/etc/cni/net.d/10-pods.conflist"
     before = node.inside(path).read_text()
-    node.machine.write(path, conflist(PTP, PORTMAP, BANDWIDTH))
+    last = json.loads(conf)["plugins"][-1]["type"]
+    node.machine.write(path, conf)
+    node.machine.run("iptables", "-P", "FORWARD", policy)
     try:
         node.until(lambda: "ztun-cni" in node.inside(path).read_text(), "it is chained again")
-        node.until(lambda: "bandwidth" in runtime.network(), "the runtime has read it")
-        client, server = kubelet.make("client"), kubelet.make("server")
+        node.until(lambda: last in runtime.network(), "the runtime has read it")
+        client, server, bare = kubelet.make("client"), kubelet.make("server"), kubelet.make("bare", "open")
         caller = runtime.run_container(client, *STAY)
         runtime.run_container(server, "/bin/busybox", "sh", "-c", ANSWER)
         node.until(lambda: node.served() == {"demo/client", "demo/server"}, "both are served")
         node.until(lambda: is_answered(node, runtime, caller, server), "and talk to each other")
+        node.until(lambda: is_logged(node, client, server), "by the mesh")
+        node.until(lambda: wire.syns(bare.address) > 1, "one outside of it is let through")
         assert wire.syns(client.address) == 0
     finally:
         kubelet.remove_all()
+        node.machine.run("iptables", "-P", "FORWARD", "ACCEPT")
         node.machine.write(path, before)
-        node.until(lambda: "bandwidth" not in runtime.network(), "the runtime has read what was there before")
+        node.until(lambda: last not in runtime.network(), "the runtime has read what was there before")

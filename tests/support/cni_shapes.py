@@ -6,14 +6,15 @@ lies in the nodes' and the pods' namespaces and goes with them.
 
 from __future__ import annotations
 
+import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from agent.lab import firewall
-from agent.lab.topology import NodePlace, PodPlace, Topology
+from agent.lab import firewall, wiring
+from agent.lab.topology import UPLINK_ADDRESSES, NodePlace, PodPlace, Topology
 from redirect.netns import entered
 from tests.support import kube_proxy
 
@@ -29,13 +30,17 @@ FOREIGN_MARK = "0x80/0x80"
 @dataclass(frozen=True, slots=True)
 class Shape:
     """`nat`: who translates Services, "nftables", "iptables-nft" or "iptables-legacy". `is_filtered`: what is switched
-    meets FORWARD (br_netfilter)."""
+    meets FORWARD (br_netfilter). `is_flat`: the uplink is a port of the bridge too, and the gateway of a node's pods is
+    another machine, here the other node: it routes what they send, and what they get comes another way.
+    `has_macspoofchk`: what a pod sends by another MAC than its own is dropped."""
 
     name: str
     is_bridged: bool = False
     is_filtered: bool = False
     is_hairpin: bool = False
     is_promiscuous: bool = False
+    is_flat: bool = False
+    has_macspoofchk: bool = False
     has_overlay: bool = False
     is_strict: bool = False
     nat: str = "nftables"
@@ -51,6 +56,8 @@ def reshape(lab: Topology, shape: Shape) -> None:
         pods = [pod for pod in lab.pods.values() if pod.node == node.name]
         if shape.is_bridged:
             _bridge(node, pods, shape)
+        if shape.has_macspoofchk:
+            firewall.apply(node.netns, "".join(_macspoofchk(pod) for pod in pods))
         if shape.has_overlay:
             _overlay(node, [pod for pod in lab.pods.values() if pod.node != node.name])
         if shape.nat != "nftables":
@@ -96,6 +103,9 @@ def _bridge(node: NodePlace, pods: Iterable[PodPlace], shape: Shape) -> None:
     """As the CNI's bridge plugin does it with isGateway, hairpinMode and promiscMode."""
     side = SIDES[node.name]
     gateways = {version: pattern.format(side, 1) for version, pattern in LINK.items()}
+    own = {
+        version: pattern.format(3 - side if shape.is_flat else side, 1) for version, pattern in LINK.items()
+    }
     for sysctl in ("iptables", "ip6tables"):
         _sysctl(node.netns, f"net/bridge/bridge-nf-call-{sysctl}", "1" if shape.is_filtered else "0")
     ports = [pod.ifname for pod in pods]
@@ -108,8 +118,9 @@ def _bridge(node: NodePlace, pods: Iterable[PodPlace], shape: Shape) -> None:
         *(f"link set {port} master {BRIDGE}" for port in ports),
         *(f"link set {port} type bridge_slave hairpin on" for port in ports if shape.is_hairpin),
         f"link set {BRIDGE} up",
-        *(f"addr add {address} dev {BRIDGE}" + " nodad" * (":" in address) for address in gateways.values()),
         *([f"link set {BRIDGE} promisc on"] if shape.is_promiscuous else []),
+        *(_uplink(node, side) if shape.is_flat else ()),
+        *(f"addr add {address} dev {BRIDGE}" + " nodad" * (":" in address) for address in own.values()),
     )
     for pod in pods:
         addresses = [f"{address}/{24 if address.version == 4 else 64}" for address in pod.addresses]
@@ -122,6 +133,38 @@ def _bridge(node: NodePlace, pods: Iterable[PodPlace], shape: Shape) -> None:
             *(f"addr add {each} dev eth0" + " nodad" * (":" in each) for each in addresses),
             *(f"route add default via {address.partition('/')[0]}" for address in gateways.values()),
         )
+
+
+def _uplink(node: NodePlace, side: int) -> Iterator[str]:
+    """It becomes a port of the bridge, which gets its addresses."""
+    yield f"addr flush dev {wiring.UPLINK}"
+    yield f"link set {wiring.UPLINK} master {BRIDGE}"
+    for address in UPLINK_ADDRESSES[node.name]:
+        yield f"addr add {address} dev {BRIDGE}" + " nodad" * (":" in address)
+    for address, own in zip((f"10.77.{side}.0/24", f"fd77:{side}::/64"), node.addresses, strict=True):
+        yield f"route add {address} dev {BRIDGE} src {own}"
+
+
+def _macspoofchk(pod: PodPlace) -> str:
+    """Of the bridge plugin, for one pod."""
+    with entered(pod.netns):
+        said = subprocess.run(["ip", "-j", "link", "show", "eth0"], capture_output=True, check=True).stdout
+    mac = json.loads(said)[0]["address"]
+    return f"""\
+table bridge nat {{
+  chain PREROUTING {{
+    type filter hook prerouting priority dstnat;
+    jump cni-{pod.ifname}
+  }}
+  chain cni-{pod.ifname} {{
+    iifname "{pod.ifname}" jump cni-{pod.ifname}-mac
+  }}
+  chain cni-{pod.ifname}-mac {{
+    ether saddr {mac} return
+    drop
+  }}
+}}
+"""
 
 
 def _overlay(node: NodePlace, far: Iterable[PodPlace]) -> None:

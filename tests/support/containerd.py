@@ -19,7 +19,8 @@ from tests.support.kube_node import KubeNode
 
 NEEDED = {"containerd": "containerd", "runc": "runc", "bridge": "containernetworking-plugins"}
 """Programs, and the packages of Debian that they are from."""
-PLUGINS = Path("/usr/lib/cni")
+PLUGINS, NEWEST = Path("/usr/lib/cni"), Path("/var/cache/ztun/cni")
+"""The CNI project's: of Debian 12, and what scripts/cni-build makes."""
 CONFIG = f"""\
 version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
