@@ -147,7 +147,7 @@ def table(rows: Sequence[Row], answers: Sequence[Answer]) -> str:
     if rows:
         names = [name for name in SUITES if any(name in row.results for row in rows)]
         text += aligned(
-            ["kernel", "release", "attach", *names, "boot", "seconds"],
+            ["kernel", "release", "attach", *names, "boot", "seconds", "of a processor"],
             [
                 [
                     row.name,
@@ -156,6 +156,7 @@ def table(rows: Sequence[Row], answers: Sequence[Answer]) -> str:
                     *(row.results[name].word if name in row.results else "not run" for name in names),
                     f"{row.boot_s:.0f} s",
                     f"{row.seconds:.0f}",
+                    f"{row.cpu_s:.0f}",
                 ]
                 for row in rows
             ],
@@ -169,6 +170,7 @@ def table(rows: Sequence[Row], answers: Sequence[Answer]) -> str:
 
 def aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     whole = [head, ["---"] * len(head), *lines]
+    # The last one is text of any length.
     widths = [max(len(line[column]) for line in whole) for column in range(len(head) - 1)] + [0]
     return [
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"

@@ -9,6 +9,7 @@ is emulated takes long to load.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,11 +17,20 @@ from pathlib import Path
 from redirect import features, netns
 from redirect.desired import Desired
 from redirect.errors import LoaderError
+from redirect.locate import locate
 from redirect.reconcile import Redirection
 
 INSTANCE = "kernels"
 WORDS = 6000
 """Of the verifier's, from their end."""
+POD = "kernels-behind"
+NETKIT = (
+    f"ip netns add {POD}",
+    "ip link add kernels0 type netkit",
+    f"ip link set kernels0 netns {POD}",
+    f"ip -n {POD} addr add 10.250.0.2/32 dev kernels0",
+    f"ip -n {POD} link set kernels0 up",
+)
 
 
 def main() -> int:
@@ -41,6 +51,7 @@ def main() -> int:
             "attached by tcx, or by clsact and said",
         )
         found = redirection.prove(Desired((), frozenset()))
+        fact(*netkit())
         broken = [str(each) for each in found if "listener" not in each.reason]
         fact(not broken, f"whole, as proved: {broken or 'all of it'}")
     except LoaderError:
@@ -52,6 +63,21 @@ def main() -> int:
         fact(bool(removed) and not left, f"taken out: {len(removed)} things; left: {left or 'nothing'}")
         file.write_text(json.dumps(facts))
     return 0 if all(each["holds"] for each in facts) else 1
+
+
+def netkit() -> tuple[bool, str]:
+    """Whether a pod behind one, as Cilium makes them from Linux 6.7 on, is refused with what to do; and the refusal."""
+    try:
+        for line in NETKIT:
+            done = subprocess.run(line.split(), capture_output=True, text=True, check=False)
+            if "Unknown device type" in done.stderr:
+                return True, "netkit: this kernel has none"
+            done.check_returncode()
+        refusal = locate(netns=netns.path_of(POD)).refusal
+    finally:
+        subprocess.run(["ip", "netns", "del", POD], capture_output=True, check=False)
+    is_told = "of kind netkit, not a veth" in refusal and "bpf.datapathMode=veth" in refusal
+    return is_told, f"a pod behind a netkit: {refusal}"
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ ATTACH = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of one kernel. `trouble`: why it was not run, or what it complained of; `note`: why it is not the
-    pinned one, where it is not."""
+    """What came of one kernel. `cpu_s`: what its machine used of the host's processors; `trouble`: why it was not run,
+    or what it complained of; `note`: why it is not the pinned one, where it is not."""
 
     name: str
     release: str
@@ -37,6 +37,7 @@ class Row:
     results: Mapping[str, Result]
     boot_s: float
     seconds: float
+    cpu_s: float = 0.0
     trouble: tuple[str, ...] = ()
     note: str = ""
 
@@ -70,7 +71,7 @@ class Runner:
         try:
             kept, root = self.store.kernel(kernels()[name]), self.store.root()
         except NotToBeHad as error:
-            return Row(name, "", "", {}, 0.0, 0.0, (f"not run: {error}",))
+            return Row(name, "", "", {}, 0.0, 0.0, trouble=(f"not run: {error}",))
         work = self.work / name
         work.mkdir(parents=True, exist_ok=True)
         boot = Boot(kept.kernel, kept.initramfs(work / "initramfs.cpio"))
@@ -88,6 +89,7 @@ class Runner:
             results,
             ran.boot_s,
             ran.seconds,
+            ran.cpu_s,
             tuple(trouble),
             kept.note,
         )

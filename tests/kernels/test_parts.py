@@ -93,7 +93,7 @@ def test_a_row_with_a_fault_does_not_hold() -> None:
     good = Row("6.1", "6.1.0-99-amd64", "clsact", {"packets": Result(9, 1, (), 5.0)}, 3.0, 20.0)
     assert good.holds and "9 passed, 1 skipped" in table([good], [])
     bad = Row("6.1", "6.1.0-99-amd64", "clsact", {"packets": Result(9, 0, ("x",), 5.0)}, 3.0, 20.0)
-    gone = Row("6.1", "", "", {}, 0.0, 0.0, ("not run: no mirror",))
+    gone = Row("6.1", "", "", {}, 0.0, 0.0, trouble=("not run: no mirror",))
     assert not bad.holds and not gone.holds and "6.1: not run: no mirror" in table([bad, gone], [])
 
 

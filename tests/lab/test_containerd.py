@@ -287,17 +287,16 @@ def plugins(request: pytest.FixtureRequest, node: KubeNode) -> Iterator[None]:
     chosen: Path = request.param
     if not (chosen / "bridge").exists():
         pytest.skip(f"no plugins at {chosen}: scripts/cni-build makes them")
-    for place in (chosen, containerd.PLUGINS):
-        node.machine.run("sh", "-c", f"cp {place}/* /opt/cni/bin/")
-        if place == chosen:
-            yield
+    node.machine.run("sh", "-c", f"cp {chosen}/* /opt/cni/bin/")
+    yield
+    node.machine.run("sh", "-c", f"cp {containerd.PLUGINS}/* /opt/cni/bin/")
 
 
 @pytest.mark.parametrize(
     ("conf", "policy"),
     [
         (conflist(PTP, PORTMAP, BANDWIDTH), "ACCEPT"),
-        (conflist(PTP, FIREWALL), "DROP"),
+        pytest.param(conflist(PTP, FIREWALL), "DROP", marks=pytest.mark.long),
         (conflist({**BRIDGE, "hairpinMode": True, "macspoofchk": True}, PORTMAP, FIREWALL), "DROP"),
     ],
     ids=["ptp-portmap-bandwidth", "ptp-firewall", "bridge-macspoofchk-firewall"],

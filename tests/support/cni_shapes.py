@@ -138,6 +138,7 @@ def _bridge(node: NodePlace, pods: Iterable[PodPlace], shape: Shape) -> None:
 def _uplink(node: NodePlace, side: int) -> Iterator[str]:
     """It becomes a port of the bridge, which gets its addresses."""
     yield f"addr flush dev {wiring.UPLINK}"
+    yield f"-6 route flush dev {wiring.UPLINK}"
     yield f"link set {wiring.UPLINK} master {BRIDGE}"
     for address in UPLINK_ADDRESSES[node.name]:
         yield f"addr add {address} dev {BRIDGE}" + " nodad" * (":" in address)

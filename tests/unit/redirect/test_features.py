@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from redirect import map_memory, migration, netns, sys_bpf
+from redirect import map_memory, migration, netns, rights, sys_bpf
 from redirect.errors import KernelTooOld, NotRoot
 from redirect.features import LIMITS, Features, probe
 
@@ -54,6 +54,36 @@ def test_what_can_be_done_without_is_no_obstacle_and_said() -> None:
     assert less.limits == tuple(LIMITS.values())
     (limit,) = replace(ALL, has_sock_destroy=False).limits
     assert "CONFIG_INET_DIAG_DESTROY" in limit
+
+
+@pytest.mark.parametrize(
+    ("without", "named"),
+    [
+        ((12,), "CAP_NET_ADMIN"),
+        ((21, 39), "CAP_SYS_ADMIN, CAP_BPF"),
+        ((13, 21), "CAP_NET_RAW, CAP_SYS_ADMIN"),
+    ],
+)
+def test_root_without_a_right_is_told_which(
+    monkeypatch: pytest.MonkeyPatch, without: tuple[int, ...], named: str
+) -> None:
+    every = (1 << 41) - 1
+    monkeypatch.setattr(rights.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rights, "effective", lambda: every & ~sum(1 << bit for bit in without))
+    with pytest.raises(NotRoot, match=f"without {named}: give it those"):
+        rights.require()
+    monkeypatch.setattr(rights, "effective", lambda: every & ~(1 << rights.BPF))
+    rights.require()  # CAP_SYS_ADMIN is there
+
+
+@as_root
+def test_no_room_for_a_namespace_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "unshare: No space left on device")
+
+    monkeypatch.setattr(migration.netns, "call", full)
+    with pytest.raises(KernelTooOld, match="max_net_namespaces"):
+        probe()
 
 
 @as_root
