@@ -7,12 +7,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from redirect.outlive import groups_of
-from tests.support.cgroups import hierarchy
+from tests.support.cgroups import container
 from tests.support.labmesh import World
 from tests.support.labtraffic import until, wait_gone
 
@@ -138,18 +137,3 @@ def stop(world: World, node: str) -> None:
     if agent.is_running():
         os.kill(agent.pid, signal.SIGTERM)
         wait_gone(agent.pid)
-
-
-@contextmanager
-def container(*pids: int) -> Iterator[Path]:
-    """Processes in a control group of their own, in the first hierarchy there is."""
-    group = hierarchy() / f"ztun-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        for pid in pids:
-            (group / "cgroup.procs").write_text(str(pid))
-        yield group
-    finally:
-        for pid in (group / "cgroup.procs").read_text().split():
-            (hierarchy() / "cgroup.procs").write_text(pid)
-        group.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,3 +47,18 @@ def own_group() -> int:
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     path = next((line[3:] for line in lines if line.startswith("0::")), "/")
     return (hierarchy() / path.strip("/")).stat().st_ino if path != "/" else ROOT_GROUP
+
+
+@contextmanager
+def container(*pids: int) -> Iterator[Path]:
+    """Processes in a control group of their own, in the first hierarchy there is."""
+    group = hierarchy() / f"ztun-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
+        yield group
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (hierarchy() / "cgroup.procs").write_text(pid)
+        group.rmdir()
