@@ -5,14 +5,17 @@ What crosses is bytes and duplicates of descriptors: nothing of the giver is rea
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 
 from agent.model.unit import decode, encode
+from agent.net.dial import Dial
 from agent.proxy.moving import Movable, Thawed, immovable, movables, thaw
 from tests.support.datapath import DataPath
-from tests.support.two_nodes import World
+from tests.support.two_nodes import CLIENT, World
 
 
 def nothing() -> None:
@@ -102,3 +105,33 @@ def field(line: str, name: str) -> str:
     found = re.search(rf'{name}="?([^" ]*)', line)
     assert found, (name, line)
     return found[1]
+
+
+def dialling(plane: DataPath) -> int:
+    return sum(isinstance(getattr(live.owner, "attempt", None), Dial) for live in plane.registry)
+
+
+@contextlib.contextmanager
+def filled(host: str, port: int) -> Iterator[tuple[socket.socket, Callable[[], None]]]:
+    """Where nobody answers a SYN, until room is made: the listener's queue is full."""
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.create_server((host, port), backlog=0))
+        listener.settimeout(10)
+        fillers = [held.enter_context(socket.socket()) for _ in range(2)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex((host, port))
+
+        def make_room() -> None:
+            listener.accept()[0].close()
+
+        yield listener, make_room
+
+
+def accepted_from(listener: socket.socket, client: str = CLIENT) -> socket.socket:
+    """The first connection that comes from there."""
+    while True:
+        sock, peer = listener.accept()
+        if peer[0] == client:
+            return sock
+        sock.close()

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
 
 import pytest
 
 from agent.model.address import parse_ip
 from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.model.unit import BadUnit, decode, encode
-from agent.net.dial import Dial
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.moving import movables, thaw
 from agent.state.apply import Batch
 from tests.support import mesh
 from tests.support.datapath import DataPath
 from tests.support.loopback import ours
-from tests.support.moves import Handing, counts, field, move, sockets_open, successor
+from tests.support.moves import (
+    Handing,
+    accepted_from,
+    counts,
+    dialling,
+    field,
+    filled,
+    move,
+    sockets_open,
+    successor,
+)
 from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
 
 NO_CLIENT = mesh.policy(
@@ -310,36 +317,6 @@ def test_who_waits_for_a_connection_to_be_made_has_one_made_by_the_next(world: W
     world.driver.until(lambda: len(taker.lines) == 3)
     assert all("HBONE_TIMEOUT" in line and 'dst.workload="away"' in line for line in taker.lines)
     assert world.driver.call(lambda: counts(world.here, taker)) == (3, 3, 3, 0, 0)
-
-
-def dialling(plane: DataPath) -> int:
-    return sum(isinstance(getattr(live.owner, "attempt", None), Dial) for live in plane.registry)
-
-
-@contextlib.contextmanager
-def filled(host: str, port: int) -> Iterator[tuple[socket.socket, Callable[[], None]]]:
-    """Where nobody answers a SYN, until room is made: the listener's queue is full."""
-    with contextlib.ExitStack() as held:
-        listener = held.enter_context(socket.create_server((host, port), backlog=0))
-        listener.settimeout(10)
-        fillers = [held.enter_context(socket.socket()) for _ in range(2)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex((host, port))
-
-        def make_room() -> None:
-            listener.accept()[0].close()
-
-        yield listener, make_room
-
-
-def accepted_from(listener: socket.socket) -> socket.socket:
-    """The first connection that comes from the client's pod."""
-    while True:
-        sock, peer = listener.accept()
-        if peer[0] == CLIENT:
-            return sock
-        sock.close()
 
 
 def test_a_peer_of_which_the_unit_says_otherwise_is_refused(world: World) -> None:
