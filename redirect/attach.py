@@ -23,6 +23,8 @@ TCX_TYPES = {
     "from_net_side": sys_bpf.BPF_TCX_INGRESS,
 }
 
+_NOWHERE = Attachment(0)
+
 Attached = dict[tuple[int, str], Attachment]
 """By (ifindex, program)."""
 
@@ -85,10 +87,11 @@ class Attachments:
         if not self._uses_links:
             return self._filters.attached()
         found: Attached = {}
-        for name, link in self._links.infos().items():
+        query = sys_bpf.Query()
+        for name, link_id in self._links.ids().items():
             number, dash, program = name.partition("-")
             if dash and program in TCX_TYPES:
-                found[int(number), program] = _attachment(link, int(number), program)
+                found[int(number), program] = _attachment(query, link_id, int(number), program)
         return found
 
     def attached_at(self, ifindex: int) -> Attached:
@@ -96,8 +99,9 @@ class Attachments:
         if not self._uses_links:
             return {place: each for place, each in self._filters.attached().items() if place[0] == ifindex}
         known = ((program, self._links.info(_link_name(ifindex, program))) for program in TCX_TYPES)
+        query = sys_bpf.Query()
         return {
-            (ifindex, program): _attachment(link, ifindex, program)
+            (ifindex, program): _attachment(query, link.id, ifindex, program)
             for program, link in known
             if link is not None
         }
@@ -120,7 +124,7 @@ class Attachments:
         return link.prog_id if link is not None and link.target == namespace.stat().st_ino else 0
 
     def detach_lookups(self) -> None:
-        for name in self._links.infos():
+        for name in self._links.ids():
             if "-" not in name:
                 self._links.remove(name)
 
@@ -170,11 +174,13 @@ class Attachments:
         self._links.close()
 
 
-def _attachment(link: sys_bpf.LinkInfo, ifindex: int, program: str) -> Attachment:
-    is_there = link.target == ifindex
-    order = sys_bpf.prog_query(ifindex, TCX_TYPES[program]) if is_there else []
-    ahead = order[: order.index(link.prog_id)] if link.prog_id in order else order
-    return Attachment(link.prog_id if is_there else 0, ", ".join(map(program_words, ahead)))
+def _attachment(query: sys_bpf.Query, link_id: int, ifindex: int, program: str) -> Attachment:
+    """Asked of the hook and not of the link: so it is known at once what runs there, and what runs before it."""
+    hooked = query.hooked(ifindex, TCX_TYPES[program])
+    if link_id not in hooked.links:
+        return _NOWHERE
+    at = hooked.links.index(link_id)
+    return Attachment(hooked.programs[at], ", ".join(map(program_words, hooked.programs[:at])))
 
 
 def _link_name(ifindex: int, program: str) -> str:

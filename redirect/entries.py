@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from redirect import packet_size
 from redirect.desired import Bridge, DesiredPod, NextHop
@@ -54,6 +54,35 @@ def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
     )
     bridge = pod.bridge.ifindex if pod.bridge is not None else 0
     return PodEntry(flags, pod.ifindex, pod.mac, hop.mac, size.mtu_bytes, size.mss_bytes, bridge)
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """All of one pod: of its interface, of each address. `mtu_bytes`: of its largest packets, 0: of none."""
+
+    iface: IfaceEntry
+    pods: tuple[tuple[IP, PodEntry], ...]
+    mtu_bytes: int
+
+
+_LONGEST = 16384
+_made: dict[int, tuple[DesiredPod, LinkRow, Entries]] = {}
+
+
+def entries_of(pod: DesiredPod, link: LinkRow) -> Entries:
+    """As `iface_entry` and `pod_entry`. Of hundreds most are compared with the kernel's each time and never change."""
+    last = _made.get(pod.ifindex)
+    if last is not None and last[1] == link and last[0] == pod:
+        return last[2]
+    made = Entries(
+        iface_entry(pod),
+        tuple((address, pod_entry(pod, address, link)) for address in pod.addresses),
+        max((hop.size.within(link.mtu_bytes, hop.version).mtu_bytes for hop in pod.hops), default=0),
+    )
+    if len(_made) > _LONGEST:
+        _made.clear()
+    _made[pod.ifindex] = pod, link, made
+    return made
 
 
 def captured_pod(

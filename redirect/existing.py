@@ -16,7 +16,7 @@ from types import MappingProxyType
 from redirect import netns, sock_diag
 from redirect.desired import DesiredPod
 from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey, IfaceEntry
-from redirect.locate import namespace_behind
+from redirect.locate import leads_behind, namespaces_behind
 from redirect.maps import Maps
 
 LEAD_NS = 1_000_000_000
@@ -45,20 +45,20 @@ def keep_fresh(
 
     `ifaces`: as the kernel has them. One that is closed off without addresses was not the pod's yet.
     """
-    known = {ifindex for ifindex, entry in ifaces.items() if entry.addresses}
-    return [
-        keep(maps, pod, times_s[pod.ifindex])
-        for pod in pods
-        if pod.ifindex in times_s and pod.ifindex not in known
-    ]
-
-
-def keep(maps: Maps, pod: DesiredPod, for_s: float) -> str:
-    """Lets a pod's open TCP connections pass, wherever its namespace is; one line about it, whatever comes of it."""
+    known = {ifindex for ifindex in times_s if ifindex in ifaces and ifaces[ifindex].addresses}
+    fresh = [pod for pod in pods if pod.ifindex in times_s and pod.ifindex not in known]
     try:
-        namespace = namespace_behind(pod.ifindex)
-        if namespace is None:
-            return f"open connections of {pod.ifname} will be reset: its namespace was not found"
+        namespaces = namespaces_behind([pod.ifindex for pod in fresh])
+    except OSError as error:
+        return [f"open connections of {pod.ifname} will be reset: {error}" for pod in fresh]
+    return [keep(maps, pod, times_s[pod.ifindex], namespaces.get(pod.ifindex)) for pod in fresh]
+
+
+def keep(maps: Maps, pod: DesiredPod, for_s: float, namespace: Path | None) -> str:
+    """Lets a pod's open TCP connections pass, in its namespace; one line about it, whatever comes of it."""
+    if namespace is None:
+        return f"open connections of {pod.ifname} will be reset: its namespace was not found"
+    try:
         kept = allow(maps, pod.addresses, namespace, for_s)
     except OSError as error:
         return f"open connections of {pod.ifname} will be reset: they cannot be listed ({error})"
@@ -91,13 +91,18 @@ def look(maps: Maps, now_ns: int) -> tuple[Kept, ...]:
         by_owner.setdefault(owners.get(pod, 0), {})[flow] = until_ns
     for flow in by_owner.pop(0, {}):
         maps.delete_passthrough(flow)
-    return tuple(each for index, flows in by_owner.items() for each in _look_at(maps, index, flows, now_ns))
+    namespaces = namespaces_behind(by_owner)
+    return tuple(
+        each
+        for index, flows in by_owner.items()
+        if index in namespaces and leads_behind(namespaces[index], index)
+        for each in _look_at(maps, index, namespaces[index], flows, now_ns)
+    )
 
 
-def _look_at(maps: Maps, ifindex: int, noted: Mapping[FlowKey, int], now_ns: int) -> Iterator[Kept]:
-    namespace = namespace_behind(ifindex)
-    if namespace is None:
-        return
+def _look_at(
+    maps: Maps, ifindex: int, namespace: Path, noted: Mapping[FlowKey, int], now_ns: int
+) -> Iterator[Kept]:
     due = {flow for flow, until_ns in noted.items() if until_ns and until_ns - LEAD_NS <= now_ns}
     with netns.entered(namespace):
         found = {s: _both_directions(s)[0] for s in sock_diag.tcp_sockets()}

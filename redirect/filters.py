@@ -8,6 +8,7 @@ it was ours, also to the next process.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ HANDLE = 0x7A74
 # For a moment, while ours is put before those of others: of one priority a filter with a new handle runs first.
 SPARE_HANDLE = 0x7A75
 HANDLES = (HANDLE, SPARE_HANDLE)
+_MARK = f"{CLSACT}-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +175,14 @@ class Filters:
             self._disown_qdisc(ifindex)
 
     def _mark(self, ifindex: int) -> Path:
-        return self._pins.links / f"{CLSACT}-{ifindex}"
+        return self._pins.links / f"{_MARK}{ifindex}"
 
     def _marked(self) -> set[int]:
-        return {int(mark.name.removeprefix(f"{CLSACT}-")) for mark in self._pins.links.glob(f"{CLSACT}-*")}
+        try:
+            names = os.listdir(self._pins.links)
+        except FileNotFoundError:
+            return set()
+        return {int(name.removeprefix(_MARK)) for name in names if name.startswith(_MARK)}
 
     def _is_own_qdisc(self, ifindex: int) -> bool:
         return ifindex in self._own_qdiscs or self._mark(ifindex).is_dir()

@@ -76,6 +76,15 @@ class KeptPins:
             raise NotAllPinned(failure, pinned) from failure
         return pinned
 
+    def keep(self, name: str, fd: int) -> None:
+        """Pins one object unless its pin is where it was, however many others there are. Raises OSError."""
+        try:
+            is_kept = (self._directory() / name).stat().st_ino == self._seen_as.get(name)
+        except FileNotFoundError:
+            is_kept = False
+        if not is_kept:
+            self._pin(name, fd)
+
     def supplant(self, name: str, fd: int) -> None:
         """Has a pin lead to another object, without a moment in which it leads to none. Raises OSError."""
         directory = self._directory()

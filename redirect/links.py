@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 
 from redirect import sys_bpf
 from redirect.kept_pins import SPARE, KeptPins
@@ -21,6 +22,8 @@ class Links:
         self._pins = pins
         self._kept = KeptPins(lambda: pins.links)
         self._held: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
+        """The kernel's number of each that is held: no other link gets it while this one lives."""
 
     def ensure(self, name: str, prog_fd: int, target: int, kind: int, flags: int = 0) -> None:
         """Has a program run at a place, in place of what this link ran; a new link where there is none.
@@ -34,8 +37,8 @@ class Links:
             self._drop(name)
         if name not in self._held:
             # bpftool net attach tcx_ingress PROG dev DEV; BEFORE with relative 0: ahead of everybody else's
-            self._held[name] = sys_bpf.link_create(prog_fd, target, kind, flags)
-        self._kept.restore({name: self._held[name]})
+            self._hold(name, sys_bpf.link_create(prog_fd, target, kind, flags))
+        self._kept.keep(name, self._held[name])
 
     def move_ahead(self, name: str, prog_fd: int, target: int, kind: int) -> None:
         """Has the program of a link of a device run before all others there. Raises OSError; then it is as it was.
@@ -63,7 +66,7 @@ class Links:
         except OSError:
             sys_bpf.link_update(old, prog_fd)
             raise
-        self._held[name] = new
+        self._hold(name, new)
         sys_bpf.link_detach(old)
         os.close(old)
 
@@ -81,14 +84,15 @@ class Links:
         """What the kernel says of a link; None when there is none of that name."""
         return sys_bpf.link_info(self._held[name]) if self._has(name) else None
 
-    def infos(self) -> dict[str, sys_bpf.LinkInfo]:
-        """The same for every link."""
+    def ids(self) -> Mapping[str, int]:
+        """The kernel's number of every link, by name."""
         if self._pins.links.is_dir():
             with os.scandir(self._pins.links) as entries:
-                for entry in entries:
+                # Of hundreds all but those of another process are known.
+                for entry in [each for each in entries if each.name not in self._held]:
                     if not entry.is_dir() and not entry.name.endswith(SPARE):
                         self._has(entry.name)
-        return {name: sys_bpf.link_info(fd) for name, fd in self._held.items()}
+        return dict(self._ids)
 
     def lost_pins(self) -> list[str]:
         """Names of links without a pin of theirs."""
@@ -99,6 +103,7 @@ class Links:
         return self._kept.restore(self._held)
 
     def close(self) -> None:
+        self._ids.clear()
         while self._held:
             os.close(self._held.popitem()[1])
 
@@ -109,9 +114,13 @@ class Links:
         path = self._pins.links / name
         if not path.exists():
             return False
-        self._held[name] = sys_bpf.obj_get(path)
+        self._hold(name, sys_bpf.obj_get(path))
         self._kept.found(name)
         return True
+
+    def _hold(self, name: str, fd: int) -> None:
+        self._held[name] = fd
+        _, self._ids[name] = sys_bpf.object_id(fd)
 
     def _clear_spare(self, name: str) -> None:
         """A crash while a link was moved left the new one, whose program cannot run there a second time."""
@@ -139,4 +148,5 @@ class Links:
 
     def _drop(self, name: str) -> None:
         self._kept.remove(name)
+        del self._ids[name]
         os.close(self._held.pop(name))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +90,39 @@ def namespace_behind(ifindex: int) -> Path | None:
         except OSError:
             continue  # the process ended meanwhile
     return None
+
+
+def namespaces_behind(ifindexes: Collection[int]) -> dict[int, Path]:
+    """The same of several interfaces, for as long as it takes for one; without those that nothing leads to."""
+    links = {ifindex: rtnetlink.link(ifindex) for ifindex in ifindexes}
+    paths = by_nsid() if links else {}
+    return {
+        ifindex: paths[link.peer_nsid]
+        for ifindex, link in links.items()
+        if link is not None and link.peer_nsid in paths
+    }
+
+
+def leads_behind(path: Path, ifindex: int) -> bool:
+    """Whether a path still does: a process may have ended, and its pid be another's."""
+    link = rtnetlink.link(ifindex)
+    try:
+        return link is not None and rtnetlink.nsid(path) == link.peer_nsid is not None
+    except OSError:
+        return False
+
+
+def by_nsid() -> dict[int | None, Path]:
+    """A path to every namespace that this one has a number for."""
+    found: dict[int | None, Path] = {}
+    for path in namespaces():
+        try:
+            number = rtnetlink.nsid(path)
+        except OSError:
+            continue  # the process ended meanwhile
+        if number is not None:
+            found.setdefault(number, path)
+    return found
 
 
 def _locate_interface(ifname: str, patience_s: float) -> Place:

@@ -20,6 +20,7 @@ from redirect.errors import LayoutMismatch, MapFull
 from redirect.layout import (
     IP,
     MAPS,
+    NO_ADDRESS,
     OWNERS_MAX,
     REASONS,
     SLOTS,
@@ -35,10 +36,12 @@ from redirect.layout import (
 )
 from redirect.limits import CaptureCount, Member, PodRates, Stranger
 from redirect.opening import Opening
+from redirect.words import Words
 
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 _ONLY = _U32.pack(0)
+_ADDRESS_BYTES = len(NO_ADDRESS)
 
 
 class Maps:
@@ -47,6 +50,10 @@ class Maps:
     def __init__(self, directory: Path) -> None:
         """Raises FileNotFoundError for a map that is not pinned, LayoutMismatch for one of another size."""
         self._fds: dict[str, int] = {}
+        self._pods = Words(_pod_row)
+        self._ifaces = Words(_iface_row)
+        self._owners = Words(_owner_row)
+        self._host_addresses = Words(_host_address_row)
         try:
             for name in MAPS:
                 self._fds[name] = sys_bpf.obj_get(directory / f"map_{name}")
@@ -75,7 +82,7 @@ class Maps:
     # pods, ifaces, hostips: what is captured
 
     def pods(self) -> dict[IP, PodEntry]:
-        return {address_of(key): PodEntry.decode(value) for key, value in self._items("pods")}
+        return dict(self._pods.rows(self._raw("pods")))
 
     def pod(self, address: IP) -> PodEntry | None:
         raw = self._lookup("pods", address_key(address))
@@ -88,7 +95,7 @@ class Maps:
         return sys_bpf.map_delete(self._fds["pods"], address_key(address))
 
     def ifaces(self) -> dict[int, IfaceEntry]:
-        return {_U32.unpack(key)[0]: IfaceEntry.decode(value) for key, value in self._items("ifaces")}
+        return dict(self._ifaces.rows(self._raw("ifaces")))
 
     def put_iface(self, ifindex: int, entry: IfaceEntry) -> None:
         self._put("ifaces", _U32.pack(ifindex), entry.encode())
@@ -103,8 +110,10 @@ class Maps:
         sys_bpf.map_delete(self._fds["rates"], _U32.pack(ifindex))
         sys_bpf.map_delete(self._fds["owners"], _U32.pack(ifindex))
         self.delete_opening(ifindex)
-        for key in [key for key in self._link_keys("neighbours") if key.ifindex == ifindex]:
-            self.delete_neighbour(key)
+        # What begins with its number: of a bridge with hundreds of pods there are thousands of others.
+        number = _U32.pack(ifindex)
+        for raw in [raw for raw, _ in self._items("neighbours") if raw.startswith(number)]:
+            sys_bpf.map_delete(self._fds["neighbours"], raw)
         return sys_bpf.map_delete(self._fds["ifaces"], _U32.pack(ifindex))
 
     def captures(self) -> dict[int, CaptureCount]:
@@ -113,7 +122,7 @@ class Maps:
 
     def owners(self) -> dict[int, str]:
         """The notes of whoever captured interfaces, by ifindex."""
-        return {_U32.unpack(key)[0]: Owner.decode(value).text for key, value in self._items("owners")}
+        return dict(self._owners.rows(self._raw("owners")))
 
     def owner(self, ifindex: int) -> str:
         """The note of whoever captured an interface; empty: none."""
@@ -143,7 +152,7 @@ class Maps:
         self._put("open_until", _ONLY, _U64.pack(until_ns))
 
     def host_addresses(self) -> frozenset[IP]:
-        return frozenset(address_of(key) for key, _ in self._items("hostips"))
+        return frozenset(self._host_addresses.rows(self._raw("hostips")))
 
     def put_host_address(self, address: IP) -> None:
         self._put("hostips", address_key(address), _U32.pack(1))
@@ -297,6 +306,10 @@ class Maps:
         # A dictionary: an entry that comes twice because others were deleted meanwhile is still one.
         return sys_bpf.map_items(self._fds[name], shape.key_bytes, shape.value_bytes)
 
+    def _raw(self, name: str) -> list[bytes]:
+        """Key and value of each entry, in one piece."""
+        return [key + value for key, value in self._items(name)]
+
     def _lookup(self, name: str, key: bytes) -> bytes | None:
         return sys_bpf.map_lookup(self._fds[name], key, MAPS[name].value_bytes)
 
@@ -315,6 +328,22 @@ class Maps:
             if error.errno == errno.E2BIG:
                 raise MapFull(name, sys_bpf.map_info(self._fds[name]).max_entries) from error
             raise
+
+
+def _pod_row(raw: bytes) -> tuple[IP, PodEntry]:
+    return address_of(raw[:_ADDRESS_BYTES]), PodEntry.decode(raw[_ADDRESS_BYTES:])
+
+
+def _iface_row(raw: bytes) -> tuple[int, IfaceEntry]:
+    return _U32.unpack_from(raw)[0], IfaceEntry.decode(raw[_U32.size :])
+
+
+def _owner_row(raw: bytes) -> tuple[int, str]:
+    return _U32.unpack_from(raw)[0], Owner.decode(raw[_U32.size :]).text
+
+
+def _host_address_row(raw: bytes) -> IP:
+    return address_of(raw[:_ADDRESS_BYTES])
 
 
 def check_shape(fd: int, name: str) -> None:

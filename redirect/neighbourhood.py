@@ -16,7 +16,7 @@ from pathlib import Path
 
 from redirect import neighbours, rtnetlink
 from redirect.layout import IP, Neighbour, NeighbourKey
-from redirect.locate import namespace_behind
+from redirect.locate import by_nsid
 from redirect.maps import Maps
 from redirect.neighbours import NeighbourRow
 from redirect.netns import entered
@@ -29,7 +29,7 @@ class Neighbourhood:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._paths: dict[int, Path] = {}
+        self._paths: dict[int | None, Path] = {}
 
     def acquaint(self, ifindex: int) -> None:
         """Put in what the pod behind a host veth knows already. Raises OSError."""
@@ -111,16 +111,16 @@ class Neighbourhood:
             yield link.peer
 
     def _path(self, ifindex: int, nsid: int) -> Path | None:
-        known = self._paths.pop(nsid, None)
+        known = self._paths.get(nsid)
         if known is None or not _leads_to(known, nsid):
-            known = namespace_behind(ifindex)
+            # All at once: where one is new there may be hundreds.
+            self._paths = by_nsid()
+            known = self._paths.get(nsid)
         if known is None:
             log.warning(
                 "neighbours of interface %d cannot be asked for: no name leads to the pod's namespace",
                 ifindex,
             )
-            return None
-        self._paths[nsid] = known
         return known
 
 

@@ -11,8 +11,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterator
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
@@ -29,29 +28,6 @@ _ATTRIBUTE = struct.Struct("=HH")
 _S32 = struct.Struct("=i")
 
 Attributes = dict[int, bytes]
-T = TypeVar("T")
-
-
-class Words(Generic[T]):
-    """Rows by the kernel's own words for them: of hundreds most are told in the same ones every time.
-
-    `read` makes one of its words. Remembered is twice what was listed last, and `slack` more: lists of pods' namespaces
-    are short, and the node's is long.
-    """
-
-    def __init__(self, read: Callable[[bytes], T], slack: int = 512) -> None:
-        self._read, self._slack = read, slack
-        self._known: dict[bytes, T] = {}
-
-    def rows(self, bodies: Sequence[bytes]) -> list[T]:
-        known, found = self._known, []
-        for body in bodies:
-            if body not in known:
-                known[body] = self._read(body)
-            found.append(known[body])
-        if len(known) > 2 * len(bodies) + self._slack:
-            self._known = {body: known[body] for body in bodies}
-        return found
 
 
 def ask(

@@ -63,7 +63,7 @@ def observe(maps: Maps, attachments: Attachments) -> Observed:
         inner_mtu_bytes=min((link.mtu_bytes for link in inner), default=0),
         inner=running - pods,
         owners=maps.owners(),
-        behind={place: all_ours[place].ahead for place in sorted(running) if all_ours[place].ahead},
+        behind={place: all_ours[place].ahead for place in sorted(at for at in running if all_ours[at].ahead)},
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from redirect.desired import Desired, DesiredPod
-from redirect.entries import iface_entry, pod_entry
+from redirect.entries import entries_of
 from redirect.layout import IP, NO_ADDRESS, Flag, IfaceEntry, PodEntry, address_key
 from redirect.observe import POD_PROGRAMS, Observed
 from redirect.rtnetlink import DEFAULT_MTU_BYTES
@@ -262,7 +262,8 @@ def _host_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 
 def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
-    entry, known = iface_entry(pod), observed.ifaces.get(pod.ifindex)
+    wanted, known = entries_of(pod, observed.links[pod.ifindex]), observed.ifaces.get(pod.ifindex)
+    entry = wanted.iface
     past = []
     if known is not None and Flag.BYPASS in known.flags & ~entry.flags and Flag.ENROLLED in entry.flags:
         past = [EndPastProxy(pod.ifindex, known.addresses)]
@@ -276,13 +277,13 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
             yield Attach(pod.ifindex, program)
         elif (pod.ifindex, program) in observed.behind:
             yield GoAhead(pod.ifindex, program)
-    for address in pod.addresses:
-        wanted, found = pod_entry(pod, address, observed.links[pod.ifindex]), observed.pods.get(address)
-        if found == wanted:
+    for address, pod_entry in wanted.pods:
+        found = observed.pods.get(address)
+        if found == pod_entry:
             continue
         if found is not None and found.ifindex != pod.ifindex:
             yield DestroySockets(frozenset({address}), pod.ifindex)
-        yield PutPod(address, wanted)
+        yield PutPod(address, pod_entry)
     if pod.owner and observed.owners.get(pod.ifindex, "") != pod.owner:
         yield PutOwner(pod.ifindex, pod.owner)
     if pod.bridge is not None and (known is None or known.bridge_ifindex != pod.bridge.ifindex):
@@ -296,15 +297,10 @@ def _inner_mtu(desired: Desired, observed: Observed, *, is_growing: bool) -> Ite
     Not more: who announces far more than comes has its receive window grow late, which costs a transfer over a long
     path a round trip or two. Pods with less have it lowered in each SYN.
     """
-    sizes = [
-        hop.size.within(observed.links[pod.ifindex].mtu_bytes, hop.version).mtu_bytes
-        for pod in desired.pods
-        for hop in pod.hops
-    ]
-    wanted = max(sizes, default=DEFAULT_MTU_BYTES)
-    wanted = max(wanted, LEAST_MTU_BYTES)
+    largest = max((entries_of(pod, observed.links[pod.ifindex]).mtu_bytes for pod in desired.pods), default=0)
+    wanted = max(largest or DEFAULT_MTU_BYTES, LEAST_MTU_BYTES)
     found = observed.inner_mtu_bytes
-    if not observed.is_whole and (not sizes or not is_growing):
+    if not observed.is_whole and (not largest or not is_growing):
         return
     if found and found != wanted and (wanted > found) == is_growing:
         yield SetInnerMtu(wanted)
@@ -348,9 +344,9 @@ def _drain(ifindex: int, addresses: dict[IP, PodEntry], observed: Observed) -> I
 def _left_over(desired: Desired, observed: Observed) -> Iterator[Step]:
     """Programs on interfaces that are not captured, and links whose interface is gone."""
     kept = {pod.ifindex for pod in desired.pods}
-    for ifindex, program in sorted(observed.attached | observed.stale):
-        if ifindex not in kept:
-            yield Detach(ifindex, program)
+    ours = observed.attached | observed.stale
+    for ifindex, program in sorted(place for place in ours if place[0] not in kept):
+        yield Detach(ifindex, program)
 
 
 def _sorted(addresses: frozenset[IP] | dict[IP, PodEntry] | set[IP]) -> list[IP]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -40,12 +40,20 @@ class Route:
 
 def routes() -> tuple[Route, ...]:
     """The routes of both families. Raises OSError."""
-    found: list[Route] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        request = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-        for body in netlink.ask(RTM_GETROUTE, request, netlink.NLM_F_DUMP):
-            found += _routes(body)
-    return tuple(found)
+    return of(listed())
+
+
+def listed() -> list[bytes]:
+    """All that the kernel says about routes of both families, a message for each. Raises OSError."""
+    found: list[bytes] = []
+    for family in _EVERYWHERE:
+        found += netlink.ask(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), netlink.NLM_F_DUMP)
+    return found
+
+
+def of(bodies: Iterable[bytes]) -> tuple[Route, ...]:
+    """The routes that such messages are about."""
+    return tuple(route for body in bodies for route in _routes(body))
 
 
 def _routes(body: bytes) -> Iterator[Route]:

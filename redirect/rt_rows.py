@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from redirect import netlink
 from redirect.layout import IP
+from redirect.words import Words
 
 RTM_GETADDR, RTM_GETROUTE, RTM_GETRULE, RTM_GETSTATS = 22, 26, 34, 94
 IFA_ADDRESS, IFA_LOCAL = 1, 2
@@ -93,7 +94,7 @@ def _address(body: bytes) -> tuple[int, IP] | None:
     return ifindex, IPv4Address(raw) if family == socket.AF_INET else IPv6Address(raw)
 
 
-_words = netlink.Words(_address)
+_words = Words(_address)
 
 
 def routes() -> frozenset[Route]:

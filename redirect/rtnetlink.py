@@ -120,17 +120,25 @@ def _row(body: bytes) -> LinkRow:
 class _Told:
     """One interface as it was listed: what of its words stays the same while nothing but counters and timers runs."""
 
-    __slots__ = ("_length", "_steady", "row")
+    __slots__ = ("_body", "_steady", "row")
 
     def __init__(self, body: bytes) -> None:
-        self._length = len(body)
-        self._steady = tuple((start, end, body[start:end]) for start, end in _steady(body))
+        self._body = body
+        self._steady: tuple[tuple[int, int], ...] = ()
         self.row = replace(_row(body), received=0)
 
     def is_still(self, body: bytes) -> bool:
-        if len(body) != self._length:
+        last = self._body
+        if body == last:
+            return True
+        if len(body) != len(last):
             return False
-        return all(body[start:end] == words for start, end, words in self._steady)
+        # Not before it is needed: most are listed once, or are the same to the last byte.
+        self._steady = self._steady or tuple(_steady(last))
+        if any(body[start:end] != last[start:end] for start, end in self._steady):
+            return False
+        self._body = body
+        return True
 
 
 def _steady(body: bytes) -> Iterator[tuple[int, int]]:

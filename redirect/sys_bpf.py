@@ -72,6 +72,13 @@ class LinkInfo(NamedTuple):
     attach_type: int
 
 
+class Hooked(NamedTuple):
+    """What is attached at a hook, in the order in which it runs: of each the program, and the link (0: without one)."""
+
+    programs: list[int]
+    links: list[int]
+
+
 class RunResult(NamedTuple):
     """What one BPF_PROG_TEST_RUN did."""
 
@@ -323,20 +330,39 @@ def link_detach(link_fd: int) -> None:
     call(LINK_DETACH, struct.pack("=I", link_fd))
 
 
+class Query:
+    """PROG_QUERY, again and again with the same memory: a node has two hooks for each pod. For one thread."""
+
+    ROOM = 64
+    # target, attach_type, query_flags, attach_flags, prog_ids, count, pad, prog_attach_flags, link_ids,
+    # link_attach_flags, revision
+    FORMAT = struct.Struct("=IIIIQIIQQQQ")
+    COUNT_AT = 24
+
+    def __init__(self) -> None:
+        self._programs = (ctypes.c_uint32 * self.ROOM)()
+        self._links = (ctypes.c_uint32 * self.ROOM)()
+        self._attributes = ctypes.create_string_buffer(self.FORMAT.size)
+
+    def hooked(self, target: int, attach_type: int, *, with_links: bool = True) -> Hooked:
+        """Target as in link_create; nothing where it is gone. `with_links`: the kernel has tcx. Raises OSError."""
+        links = ctypes.addressof(self._links) if with_links else 0
+        programs, room = ctypes.addressof(self._programs), self.ROOM
+        self.FORMAT.pack_into(
+            self._attributes, 0, target, attach_type, 0, 0, programs, room, 0, 0, links, 0, 0
+        )
+        if int(_libc.syscall(SYSCALL, PROG_QUERY, self._attributes, self.FORMAT.size)) < 0:
+            code = ctypes.get_errno()
+            if code in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+                return Hooked([], [])
+            raise OSError(code, os.strerror(code))
+        (count,) = _U32.unpack_from(self._attributes, self.COUNT_AT)
+        return Hooked(self._programs[:count], self._links[:count] if with_links else [])
+
+
 def prog_query(target: int, attach_type: int) -> list[int]:
     """Ids of the programs attached, in the order in which they run; target as in link_create. None when it is gone."""
-    room = 64
-    ids = _buffer(bytes(4 * room))
-    # target, attach_type, query_flags, attach_flags, prog_ids, count, pad, then pointers not asked for
-    attributes = struct.pack("=IIIIQIIQQQQ", target, attach_type, 0, 0, _pointer(ids), room, 0, 0, 0, 0, 0)
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    if int(_libc.syscall(SYSCALL, PROG_QUERY, buffer, len(buffer))) < 0:
-        code = ctypes.get_errno()
-        if code in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
-            return []
-        raise OSError(code, os.strerror(code))
-    (count,) = struct.unpack_from("=I", buffer.raw, 24)
-    return list(struct.unpack_from(f"={count}I", ids.raw))
+    return Query().hooked(target, attach_type, with_links=False).programs
 
 
 def prog_test_run(prog_fd: int, data: bytes, context: bytes = b"", room: int = 4096) -> RunResult:

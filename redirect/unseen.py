@@ -83,5 +83,7 @@ class Unseen:
 
 
 def _is_guarded(ifindex: int, observed: Observed) -> bool:
-    places = {(ifindex, program) for program in POD_PROGRAMS}
-    return ifindex in observed.ifaces and places <= observed.attached - observed.behind.keys()
+    places = [(ifindex, program) for program in POD_PROGRAMS]
+    return ifindex in observed.ifaces and all(
+        place in observed.attached and place not in observed.behind for place in places
+    )

@@ -64,8 +64,10 @@ def read(path: Path) -> View:
     if netns.inode(path) == netns.inode():
         return View((), {}, None, is_node_namespace=True)
     with netns.entered(path):
-        inside, namespace, ways = tuple(_links()), netns.own_id(), routes.routes()
-        macs, sizes, left = neighbours.macs(), tuple(route_sizes.read()), other_mesh.find()
+        links, listed, namespace = rtnetlink.links(), routes.listed(), netns.own_id()
+        inside, ways = tuple(_links(links)), routes.of(listed)
+        macs, sizes = neighbours.macs(), tuple(route_sizes.of(listed, links.values()))
+        left = other_mesh.find()
     # Only what the pod leads to: a node may have hundreds of others.
     hosts = list(_some({link.peer for link in inside}))
     masters = list(_some({link.master for link in hosts}))
@@ -85,12 +87,12 @@ def _some(indexes: set[int]) -> Iterator[Link]:
             yield _link(row)
 
 
-def _links() -> Iterator[Link]:
+def _links(links: Mapping[int, LinkRow]) -> Iterator[Link]:
     addresses: dict[int, list[IP]] = {}
     for ifindex, address in rt_rows.addresses():
         if not address.is_link_local and not address.is_loopback:
             addresses.setdefault(ifindex, []).append(address)
-    for row in rtnetlink.links().values():
+    for row in links.values():
         yield _link(row, addresses.get(row.ifindex, ()))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from agent.proof.findings import Finding, Link
 
@@ -34,20 +35,6 @@ class Counts:
     tunnels_failed: int = 0
     handshakes_done: int = 0
     handshakes_failed: int = 0
-
-    def since(self, earlier: Counts) -> Counts:
-        """What has moved. A worker that was replaced may have taken counts with it: never below zero."""
-        # Spelled out: every pod is compared with half a minute of its past in each round.
-        return Counts(
-            max(0, self.captured_outbound - earlier.captured_outbound),
-            max(0, self.captured_inbound - earlier.captured_inbound),
-            max(0, self.accepted_outbound - earlier.accepted_outbound),
-            max(0, self.accepted_inbound - earlier.accepted_inbound),
-            max(0, self.tunnels_made - earlier.tunnels_made),
-            max(0, self.tunnels_failed - earlier.tunnels_failed),
-            max(0, self.handshakes_done - earlier.handshakes_done),
-            max(0, self.handshakes_failed - earlier.handshakes_failed),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +72,13 @@ class TrafficWatch:
         findings: list[Finding] = []
         for subject, current in counts.items():
             samples = self._samples[subject]
-            samples.append(Sample(now_s, current))
+            still = bool(samples) and samples[-1].counts == current
+            samples.append(Sample(now_s, samples[-1].counts if still else current))
             # One sample at least as old as the window stays: the window is measured from it.
             while len(samples) > 2 and samples[1].at_s <= now_s - WINDOW_S:
                 samples.popleft()
+            if samples[0].counts is samples[-1].counts:
+                continue  # nothing has moved, as of most pods of a node: whatever moves is another object from there on
             findings += judge(subject, samples, last_errors.get(subject, ""))
         return findings
 
@@ -98,11 +88,12 @@ def judge(subject: Subject, samples: Iterable[Sample], last_error: str) -> list[
     *earlier, newest = samples
     findings = []
     for rule, tries, successes, link, text, remedy in _CHECKS:
+        tried, succeeded = tries(newest.counts), successes(newest.counts)
         for old in reversed(earlier):
-            moved, over_s = newest.counts.since(old.counts), newest.at_s - old.at_s
-            if getattr(moved, successes):
+            # A worker that was replaced may have taken counts with it: less than before is nothing.
+            if succeeded > successes(old.counts):
                 break  # what worked within the window stands for the rest
-            if getattr(moved, tries) >= rule.tries and over_s >= rule.over_s:
+            if tried - tries(old.counts) >= rule.tries and newest.at_s - old.at_s >= rule.over_s:
                 why = f" (the last one: {last_error})" if last_error and link is Link.PEER else ""
                 whose = f" as {subject.address}" if subject.address else ""
                 findings.append(Finding(link, subject.pod, text + whose + why, remedy))
@@ -113,32 +104,32 @@ def judge(subject: Subject, samples: Iterable[Sample], last_error: str) -> list[
 _CHECKS = (
     (
         OUTBOUND,
-        "captured_outbound",
-        "accepted_outbound",
+        attrgetter("captured_outbound"),
+        attrgetter("accepted_outbound"),
         Link.LOOKUP,
         "its new connections are captured, but no worker accepts any",
         "`ztun maps dump stats` shows where they end; restarting the agent replaces the workers",
     ),
     (
         INBOUND,
-        "captured_inbound",
-        "accepted_inbound",
+        attrgetter("captured_inbound"),
+        attrgetter("accepted_inbound"),
         Link.LOOKUP,
         "new connections to it are captured, but no worker accepts any",
         "a scan of half-open connections looks the same; else see `ztun maps dump stats`",
     ),
     (
         PEERS,
-        "tunnels_failed",
-        "tunnels_made",
+        attrgetter("tunnels_failed"),
+        attrgetter("tunnels_made"),
         Link.PEER,
         "every HBONE connection it needs fails",
         "check the peer's node and port 15008 on the way to it, and both certificates",
     ),
     (
         INBOUND,
-        "handshakes_failed",
-        "handshakes_done",
+        attrgetter("handshakes_failed"),
+        attrgetter("handshakes_done"),
         Link.PEER,
         "every mutual TLS handshake with it fails",
         "the access log names the peers; check that they trust this node's certificate authority",

@@ -1,26 +1,26 @@
 """`scripts/bench redirect`: what many pods on one node cost the kernel side, and what as many cost by iptables.
 
 Pods are network namespaces behind veths of a node that is one itself. They are located and captured by `redirect` as
-an agent does it, with nobody to talk to: the time for all of them, for a turn that changes nothing, for one that
-changes one of them, for the proof of all, and the memory of maps and process. Beside it, for some of them, the rules
-that istio-cni puts into a pod (by iptables-restore, IPv4 and IPv6). Needs root.
+an agent does it, with nobody to talk to: all of them, a turn that changes nothing, one that changes one of them, the
+proof of all, and the memory of maps and process. Beside it, for some of them, the rules and sets that istio-cni has;
+then what a new connection costs by each way to a relay (`ways`). CPU time does not depend on what else a machine
+does; the time that passes does, and waits for grace periods of RCU, whose length is told too. Needs root.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
+import platform
+import resource
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-
-from pyroute2 import IPRoute
 
 from redirect import host_addresses, netns, sys_bpf
 from redirect.desired import Desired
@@ -28,102 +28,71 @@ from redirect.layout import MAPS, Flag
 from redirect.locate import locate
 from redirect.place import Place
 from redirect.reconcile import Redirection
+from tests.bench import iptables, ways
 from tests.bench.accounting import pss_bytes
 from tests.bench.conclusion import conclude
+from tests.bench.pods import address_of, node
+from tests.bench.ways import Compared
 
 PODS, TURNS, BESIDE = 1000, 9, 40
 ENROL_AT_MOST_S, IDLE_AT_MOST_S = 30.0, 0.1
+BELOW = ((ways.BACK, ways.REDIRECT), (ways.BACK, ways.IN_POD), (ways.ONWARD, ways.IN_POD))
+"""A new connection's CPU is to be below that of these. What a proxy of the node dials onward by REDIRECT has the node's
+address, and skips the pod's own interface and with it NetworkPolicy: that it is cheaper is told, and not aimed at."""
 PREFIX = f"bp{os.getpid()}"
-# The rules of a pod, as istio-cni has them in the pod itself: marks and redirects for inbound and outbound, and DNS.
-RULES = """\
-*mangle
-:ISTIO_PRERT - [0:0]
-:ISTIO_OUTPUT - [0:0]
--A PREROUTING -j ISTIO_PRERT
--A OUTPUT -j ISTIO_OUTPUT
--A ISTIO_PRERT -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
--A ISTIO_OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
-COMMIT
-*nat
-:ISTIO_PRERT - [0:0]
-:ISTIO_OUTPUT - [0:0]
--A PREROUTING -j ISTIO_PRERT
--A OUTPUT -j ISTIO_OUTPUT
--A ISTIO_PRERT -s {probe} -p tcp -m tcp -j ACCEPT
--A ISTIO_PRERT ! -d {loopback} -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
--A ISTIO_OUTPUT -d {probe} -p tcp -m tcp -j ACCEPT
--A ISTIO_OUTPUT ! -o lo -p udp -m mark ! --mark 0x539/0xfff -m udp --dport 53 -j REDIRECT --to-ports 15053
--A ISTIO_OUTPUT ! -d {loopback} -p tcp -m tcp --dport 53 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15053
--A ISTIO_OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
--A ISTIO_OUTPUT ! -d {loopback} -o lo -j ACCEPT
--A ISTIO_OUTPUT ! -d {loopback} -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
-COMMIT
-"""
-FAMILIES = {
-    "iptables-restore": {"probe": "169.254.7.127/32", "loopback": "127.0.0.1/32"},
-    "ip6tables-restore": {"probe": "fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128", "loopback": "::1/128"},
-}
+_MEMBARRIER = {"x86_64": 324, "aarch64": 283}.get(platform.machine(), 0)
+_MEMBARRIER_GLOBAL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """`wall_s` by the clock, `cpu_s` of this process and of what it ran."""
+
+    wall_s: float
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Seconds, but for memory in bytes; `beside_s`: of one pod, None where there is no iptables."""
+    """`grace_s`: one grace period; `rules` and `sets`: of one pod by iptables, None where it is not installed."""
 
     pods: int
-    located_s: float
-    enrolled_s: float
-    idle_s: float
-    one_s: float
-    proved_s: float
-    released_s: float
+    located: Taken
+    enrolled: Taken
+    idle: Taken
+    one: Taken
+    proved: Taken
+    released: Taken
+    grace_s: float
     maps_bytes: int
     process_bytes: int
-    beside_s: float | None
+    rules: Taken | None
+    sets: Taken | None
+    compared: Compared | None
 
 
-def address_of(number: int) -> str:
-    return f"10.{64 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
-
-
-@contextmanager
-def node(count: int) -> Iterator[tuple[Path, list[Path]]]:
-    """A node, and so many pods on it, each behind a veth with a route to its address."""
-    made = [f"{PREFIX}-n", *(f"{PREFIX}-{number}" for number in range(count))]
-    try:
-        paths = [netns.ensure(name) for name in made]
-        with netns.entered(paths[0]), IPRoute() as ip:
-            ip.link("set", index=1, state="up")
-            ip.addr("add", index=1, address="10.63.0.1", prefixlen=32)
-            Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-            for number, path in enumerate(paths[1:], 1):
-                add_pod(ip, number, path)
-        yield paths[0], paths[1:]
-    finally:
-        for name in made:
-            netns.remove(name)
-
-
-def add_pod(ip: IPRoute, number: int, path: Path) -> None:
-    """`ip link add vethN type veth peer name eth0 netns POD`, addressed as by a CNI that routes."""
-    device = f"bv{number}"
-    with path.open("rb") as namespace:
-        ip.link("add", ifname=device, kind="veth", peer={"ifname": "eth0", "net_ns_fd": namespace.fileno()})
-    (index,) = ip.link_lookup(ifname=device)
-    ip.addr("add", index=index, address="169.254.1.1", prefixlen=32)
-    ip.link("set", index=index, state="up")
-    with netns.entered(path), IPRoute() as inside:
-        (eth0,) = inside.link_lookup(ifname="eth0")
-        inside.addr("add", index=eth0, address=address_of(number), prefixlen=32)
-        inside.link("set", index=eth0, state="up")
-        inside.route("add", dst="169.254.1.1/32", oif=eth0, scope=253)
-        inside.route("add", dst="default", gateway="169.254.1.1", oif=eth0)
-    ip.route("add", dst=f"{address_of(number)}/32", oif=index, scope=253)
-
-
-def timed(work: Callable[[], object]) -> float:
-    began_s = time.perf_counter()
+def timed(work: Callable[[], object]) -> Taken:
+    began_s, used_s = time.perf_counter(), _cpu_s()
     work()
-    return time.perf_counter() - began_s
+    return Taken(time.perf_counter() - began_s, _cpu_s() - used_s)
+
+
+def medians(taken: Iterable[Taken]) -> Taken:
+    rows = list(taken)
+    return Taken(statistics.median(r.wall_s for r in rows), statistics.median(r.cpu_s for r in rows))
+
+
+def _cpu_s() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
+
+
+def grace_s() -> float:
+    """membarrier(MEMBARRIER_CMD_GLOBAL) is synchronize_rcu(), which whoever attaches a program waits for."""
+    call = ctypes.CDLL(None).syscall
+    return statistics.median(
+        timed(lambda: call(_MEMBARRIER, _MEMBARRIER_GLOBAL, 0, 0)).wall_s for _ in range(TURNS)
+    )
 
 
 def maps_bytes(redirection: Redirection) -> int:
@@ -139,28 +108,44 @@ def maps_bytes(redirection: Redirection) -> int:
     return total
 
 
-def rules_s(pods: list[Path]) -> float | None:
-    """Seconds for the rules of one pod, both families."""
-    taken = []
-    for path in pods:
-        began_s = time.perf_counter()
-        for command, values in FAMILIES.items():
-            try:
-                with netns.entered(path):
-                    subprocess.run(
-                        [command, "--noflush"], input=RULES.format(**values), text=True, check=True
-                    )
-            except FileNotFoundError:
-                return None
-        taken.append(time.perf_counter() - began_s)
-    return statistics.median(taken)
+def rules(pods: list[Path], tell: Callable[[str], None]) -> Taken | None:
+    """The rules of one pod."""
+
+    def put(path: Path) -> None:
+        with netns.entered(path):
+            iptables.istio_rules()
+
+    try:
+        return medians(timed(partial(put, path)) for path in pods)
+    except FileNotFoundError as error:
+        tell(f"no rules beside it: {error}")
+        return None
 
 
-def measure(count: int, tell: Callable[[str], None]) -> Result:
-    with tempfile.TemporaryDirectory() as directory, node(count) as (place, pods):
-        tell(f"{count} pods are there")
-        with netns.entered(place):
-            return captured(Path(directory), pods, tell)
+def sets(count: int, tell: Callable[[str], None]) -> Taken | None:
+    """The entry of one pod in the set of the node, whose namespace this thread is in."""
+    try:
+        iptables.host_sets()
+        return medians(
+            timed(partial(iptables.add_to_set, address_of(number), f"pod-{number}"))
+            for number in range(1, count + 1)
+        )
+    except (FileNotFoundError, RuntimeError) as error:
+        tell(f"no sets beside it: {error}")
+        return None
+
+
+def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> Result:
+    with tempfile.TemporaryDirectory() as directory:
+        with node(PREFIX, options.pods, has_bridge=options.bridge) as (place, pods):
+            tell(f"{options.pods} pods are there")
+            with netns.entered(place):
+                found = captured(Path(directory), pods, tell)
+        try:
+            return replace(found, compared=ways.compare(PREFIX, Path(directory), tell))
+        except FileNotFoundError as error:
+            tell(f"nothing compared: {error}")
+            return found
 
 
 def captured(directory: Path, pods: list[Path], tell: Callable[[str], None]) -> Result:
@@ -169,26 +154,40 @@ def captured(directory: Path, pods: list[Path], tell: Callable[[str], None]) -> 
     redirection.prepare()
     try:
         places: list[Place] = []
-        located_s = timed(lambda: places.extend(locate(netns=path) for path in pods))
+        located = timed(lambda: places.extend(locate(netns=path) for path in pods))
         refused = [place.refusal for place in places if place.refusal]
         assert not refused, refused[0]
         wanted = Desired(tuple(place.desired() for place in places), host_addresses.local())
-        enrolled_s = timed(lambda: redirection.apply(wanted))
+        enrolled = timed(lambda: redirection.apply(wanted))
         tell("all are captured")
-        idle_s = statistics.median(timed(lambda: redirection.apply(wanted)) for _ in range(TURNS))
-        proved_s = statistics.median(timed(lambda: redirection.prove(wanted)) for _ in range(TURNS))
-        assert not [finding for finding in redirection.prove(wanted) if "listener" not in str(finding)]
-        one_s = statistics.median(
-            timed(partial(change, redirection, wanted, number)) for number in range(TURNS)
+
+        def idle() -> list[str]:
+            return redirection.apply(desired(places))
+
+        def prove() -> None:
+            found = [
+                finding for finding in redirection.prove(desired(places)) if "listener" not in str(finding)
+            ]
+            assert not found, found[0]
+
+        turn = medians(timed(idle) for _ in range(TURNS))
+        proof = medians(timed(prove) for _ in range(TURNS))
+        one = medians(
+            timed(partial(change, redirection, wanted, number)) for number in range(min(TURNS, len(pods)))
         )
         maps, process = maps_bytes(redirection), pss_bytes([os.getpid()]) - before
-        beside_s = rules_s(pods[:BESIDE])
-        released_s = timed(lambda: redirection.apply(Desired((), wanted.host_addresses)))
-        figures = located_s, enrolled_s, idle_s, one_s, proved_s, released_s
-        return Result(len(pods), *figures, maps, process, beside_s)
+        beside = rules(pods[:BESIDE], tell), sets(min(BESIDE, len(pods)), tell)
+        released = timed(lambda: redirection.apply(Desired((), wanted.host_addresses)))
+        figures = located, enrolled, turn, one, proof, released
+        return Result(len(pods), *figures, grace_s(), maps, process, *beside, None)
     finally:
         redirection.uninstall()
         redirection.close()
+
+
+def desired(places: list[Place]) -> Desired:
+    """Made anew each time, as by an agent: with the addresses of the node as they are now."""
+    return Desired(tuple(place.desired() for place in places), host_addresses.local())
 
 
 def change(redirection: Redirection, wanted: Desired, number: int) -> None:
@@ -200,40 +199,69 @@ def change(redirection: Redirection, wanted: Desired, number: int) -> None:
 
 def misses(of: Result) -> list[str]:
     found = []
-    if of.located_s + of.enrolled_s > ENROL_AT_MOST_S:
-        found.append(f"{of.located_s + of.enrolled_s:.1f} s to enrol all, target {ENROL_AT_MOST_S:g}")
-    if of.idle_s > IDLE_AT_MOST_S:
-        found.append(
-            f"{of.idle_s * 1000:.0f} ms for a turn that changes nothing, target {IDLE_AT_MOST_S * 1000:g}"
-        )
+    enrol_s = of.located.wall_s + of.enrolled.wall_s
+    if enrol_s > ENROL_AT_MOST_S:
+        found.append(f"{enrol_s:.1f} s to enrol all, target {ENROL_AT_MOST_S:g}")
+    for what, taken in (("turn that changes nothing", of.idle), ("proof", of.proved)):
+        if taken.cpu_s > IDLE_AT_MOST_S:
+            found.append(f"{taken.cpu_s * 1000:.0f} ms of CPU for a {what}, target {IDLE_AT_MOST_S * 1000:g}")
+    if of.compared is not None:
+        found += [
+            f"a new connection ({kind}) takes {of.compared.over[kind][rival]:.3f} of the CPU of {rival}, target below 1"
+            for kind, rival in BELOW
+            if of.compared.over[kind][rival] >= 1
+        ]
     return found
 
 
 def table(of: Result) -> str:
-    each_ms = 1000 / of.pods
     rows = [
-        ("locate all", f"{of.located_s:.2f} s", f"{of.located_s * each_ms:.2f} ms"),
-        ("capture all", f"{of.enrolled_s:.2f} s", f"{of.enrolled_s * each_ms:.2f} ms"),
-        ("a turn that changes nothing", f"{of.idle_s * 1000:.1f} ms", f"{of.idle_s * each_ms * 1000:.1f} us"),
-        ("a turn that changes one, alone", f"{of.one_s * 1000:.1f} ms", "-"),
-        ("a proof of all", f"{of.proved_s * 1000:.1f} ms", f"{of.proved_s * each_ms * 1000:.1f} us"),
-        ("release all", f"{of.released_s:.2f} s", f"{of.released_s * each_ms:.2f} ms"),
-        ("memory of the maps", f"{of.maps_bytes / 1e6:.1f} MB", "-"),
-        (
-            "memory of the process",
-            f"{of.process_bytes / 1e6:.1f} MB",
-            f"{of.process_bytes / of.pods / 1e3:.1f} kB",
-        ),
+        _row("locate all", of.located, of.pods),
+        _row("capture all", of.enrolled, of.pods),
+        _row("a turn that changes nothing", of.idle, of.pods),
+        _row("a turn that changes one, alone", of.one),
+        _row("a proof of all", of.proved, of.pods),
+        _row("release all", of.released, of.pods),
     ]
-    if of.beside_s is not None:
-        rows.append(
-            (
-                "iptables in a pod, both families",
-                f"{of.beside_s * of.pods:.1f} s",
-                f"{of.beside_s * 1000:.1f} ms",
-            )
-        )
-    return "\n".join([f"{'':<34}{'all':>12}{'each':>12}", *(f"{a:<34}{b:>12}{c:>12}" for a, b, c in rows)])
+    for name, each in (
+        ("iptables in a pod, both families", of.rules),
+        ("ipset of the node, one family", of.sets),
+    ):
+        if each is not None:
+            rows.append(_row(name, Taken(each.wall_s * of.pods, each.cpu_s * of.pods), of.pods))
+    lines = [f"{'':<34}{'all':>12}{'its CPU':>12}{'CPU of each':>14}", *rows, ""]
+    lines.append(f"a grace period, of which each pod has two: {of.grace_s * 1000:.1f} ms")
+    lines.append(
+        f"memory: of the maps {of.maps_bytes / 1e6:.1f} MB, of the process {of.process_bytes / 1e6:.1f} MB "
+        f"({of.process_bytes / of.pods / 1e3:.1f} kB for each)"
+    )
+    return "\n".join([*lines, *_compared(of.compared)])
+
+
+def _row(name: str, taken: Taken, pods: int = 0) -> str:
+    each = f"{taken.cpu_s * 1e6 / pods:,.0f} us" if pods else "-"
+    return f"{name:<34}{_time(taken.wall_s):>12}{_time(taken.cpu_s):>12}{each:>14}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _compared(of: Compared | None) -> list[str]:
+    if of is None:
+        return []
+    lines = []
+    for kind, words in ((ways.BACK, "answered by a relay"), (ways.ONWARD, "relayed")):
+        cpu_us, over = of.cpu_us[kind], of.over[kind]
+        lines += ["", f"{'a new connection, ' + words:<38}{'CPU':>12}{'more':>12}{'ztun over it':>14}"]
+        for name, used_us in cpu_us.items():
+            ratio = f"{over[name]:.3f}" if name in over else "-"
+            lines.append(f"{name:<38}{used_us:>9.1f} us{used_us - cpu_us[ways.NONE]:>9.1f} us{ratio:>14}")
+    lines += ["", f"{'program':<34}{'each run':>12}{'runs':>12}{'a connection':>14}"]
+    for each in of.programs:
+        taken_us = each.ns * each.runs / 1000
+        lines.append(f"{each.name:<34}{each.ns:>9.0f} ns{each.runs:>12.1f}{taken_us:>11.2f} us")
+    return lines
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -241,17 +269,20 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         prog="scripts/bench redirect", description="what many pods on one node cost the kernel side"
     )
     parser.add_argument("--pods", type=int, default=PODS, metavar="N", help=f"default {PODS}")
+    parser.add_argument("--bridge", action="store_true", help="the pods are ports of a bridge, not routed")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure")
     options = parser.parse_args(argv)
-    if not 1 <= options.pods <= 8000:
-        parser.error("--pods: 1 to 8000, as many as the maps have room for")
+    if not 1 <= options.pods <= (1000 if options.bridge else 8000):
+        parser.error(
+            "--pods: 1 to 8000, as many as the maps have room for, and with --bridge 1000, as a bridge has"
+        )
     return options
 
 
 def main(argv: list[str], tell: Callable[[str], None]) -> int:
     options = arguments(argv)
     load = os.getloadavg()[0]
-    found = measure(options.pods, tell)
-    head = f"{found.pods} pods on one node; the last line: of {min(BESIDE, found.pods)} pods"
+    found = measure(options, tell)
+    head = f"{found.pods} pods on one node; iptables and ipset: of {min(BESIDE, found.pods)}, times as many"
     return conclude(f"{head}\n\n{table(found)}", asdict(found), misses(found), load, options, tell)

@@ -19,6 +19,7 @@ from redirect import locate, netlink, netns, rtnetlink
 from redirect.errors import PodNotFound
 from redirect.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
 from redirect.rtnetlink import RTM_NEWLINK
+from redirect.words import Words
 
 HEADER = struct.Struct("=IHHII")
 
@@ -72,7 +73,7 @@ def test_what_is_told_no_more_is_forgotten_and_short_lists_forget_no_long_one() 
         read.append(body)
         return len(read)
 
-    words = netlink.Words(row, slack=100)
+    words = Words(row, slack=100)
     long = [b"%d" % number for number in range(60)]
     first = words.rows(long)
     assert words.rows([b"x"]) == [61] and words.rows(long) == first and len(read) == 61
