@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from redirect import rt_writes, sys_bpf, tc_rows
+from redirect import netlink, rt_writes, sys_bpf, tc_rows
 from redirect.errors import StepFailed
 from redirect.pins import Pins
 from redirect.rt_writes import CLSACT, PROTOCOL_ALL_BE
@@ -108,9 +108,11 @@ class Filters:
     def attached(self) -> dict[tuple[int, str], Attachment]:
         """Each of our filters, by (ifindex, program)."""
         found: dict[tuple[int, str], Attachment] = {}
-        for ifindex, kind in tc_rows.ingress_qdiscs().items():
-            if kind == CLSACT:
-                found.update(self._of_interface(ifindex))
+        # Two questions for each interface.
+        with netlink.one_socket():
+            for ifindex, kind in tc_rows.ingress_qdiscs().items():
+                if kind == CLSACT:
+                    found.update(self._of_interface(ifindex))
         return found
 
     def forget_qdiscs(self, present: Collection[int]) -> None:

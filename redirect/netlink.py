@@ -11,7 +11,9 @@ import errno
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
@@ -30,6 +32,15 @@ _S32 = struct.Struct("=i")
 Attributes = dict[int, bytes]
 
 
+class _Shared(threading.local):
+    """A socket that several questions of a thread go by: each is answered to its end before the next is asked."""
+
+    sock: socket.socket | None = None
+
+
+_shared = _Shared()
+
+
 def ask(
     kind: int,
     payload: bytes,
@@ -44,8 +55,10 @@ def ask(
     A list that is longer than `at_most` is not read to its end. `is_strict`: of one interface alone, where the question
     names it.
     """
+    is_usual = protocol == socket.NETLINK_ROUTE and at_most is None and not is_strict
+    shared = _shared.sock if is_usual else None
     for _ in range(DUMP_ATTEMPTS):
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
+        with _opened(protocol) if shared is None else nullcontext(shared) as sock:
             if is_strict:
                 sock.setsockopt(_SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
             header = _HEADER.pack(_HEADER.size + len(payload), kind, NLM_F_REQUEST | flags, 1, 0)
@@ -54,6 +67,17 @@ def ask(
         if is_whole:
             return bodies
     raise OSError(errno.EAGAIN, "what the kernel has changes too fast to be listed")
+
+
+@contextmanager
+def one_socket() -> Iterator[None]:
+    """What the calling thread asks rtnetlink inside goes by one socket, of the namespace that it stays in meanwhile."""
+    with _opened(socket.NETLINK_ROUTE) as sock:
+        _shared.sock = sock
+        try:
+            yield
+        finally:
+            _shared.sock = None
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -90,6 +114,10 @@ def spans(raw: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 def text(raw: bytes) -> str:
     return raw.rstrip(b"\0").decode(errors="replace")
+
+
+def _opened(protocol: int) -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
 
 
 def _answer(sock: socket.socket, *, is_dump: bool, at_most: int | None = None) -> tuple[list[bytes], bool]:

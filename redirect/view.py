@@ -9,7 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from redirect import features, neighbours, netns, other_mesh, route_sizes, routes, rt_rows, rtnetlink, tc_rows
+from redirect import (
+    features,
+    neighbours,
+    netlink,
+    netns,
+    other_mesh,
+    route_sizes,
+    routes,
+    rt_rows,
+    rtnetlink,
+    tc_rows,
+)
 from redirect.layout import IP, NO_MAC
 from redirect.netns import NamespaceId
 from redirect.other_mesh import OtherMesh
@@ -63,10 +74,10 @@ def read(path: Path) -> View:
     """What is seen of the pod in a namespace. Raises OSError."""
     if netns.inode(path) == netns.inode():
         return View((), {}, None, is_node_namespace=True)
-    with netns.entered(path):
-        links, listed, namespace = rtnetlink.links(), routes.listed(), netns.own_id()
+    with netns.entered(path), netlink.one_socket():
+        links, listed, namespace = rtnetlink.few(), routes.listed(), netns.own_id()
         inside, ways = tuple(_links(links)), routes.of(listed)
-        macs, sizes = neighbours.macs(), tuple(route_sizes.of(listed, links.values()))
+        macs, sizes = neighbours.macs(), tuple(route_sizes.of(listed, links))
         left = other_mesh.find()
     # Only what the pod leads to: a node may have hundreds of others.
     hosts = list(_some({link.peer for link in inside}))
@@ -87,12 +98,12 @@ def _some(indexes: set[int]) -> Iterator[Link]:
             yield _link(row)
 
 
-def _links(links: Mapping[int, LinkRow]) -> Iterator[Link]:
+def _links(links: Iterable[LinkRow]) -> Iterator[Link]:
     addresses: dict[int, list[IP]] = {}
     for ifindex, address in rt_rows.addresses():
         if not address.is_link_local and not address.is_loopback:
             addresses.setdefault(ifindex, []).append(address)
-    for row in links.values():
+    for row in links:
         yield _link(row, addresses.get(row.ifindex, ()))
 
 

@@ -17,7 +17,8 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +33,11 @@ from tests.bench import iptables, ways
 from tests.bench.accounting import pss_bytes
 from tests.bench.conclusion import conclude
 from tests.bench.pods import address_of, node
-from tests.bench.ways import Compared
+from tests.bench.ways import LOAD_TIMEOUT_S, Compared
 
 PODS, TURNS, BESIDE = 1000, 9, 40
 ENROL_AT_MOST_S, IDLE_AT_MOST_S = 30.0, 0.1
+EXPEDITED = Path("/sys/kernel/rcu_expedited")
 BELOW = ((ways.BACK, ways.REDIRECT), (ways.BACK, ways.IN_POD), (ways.ONWARD, ways.IN_POD))
 """A new connection's CPU is to be below that of these. What a proxy of the node dials onward by REDIRECT has the node's
 address, and skips the pod's own interface and with it NetworkPolicy: that it is cheaper is told, and not aimed at."""
@@ -95,6 +97,20 @@ def grace_s() -> float:
     )
 
 
+@contextmanager
+def expedited(is_wanted: bool) -> Iterator[None]:
+    """Shorter grace periods, for all of the machine, which interrupt all cores."""
+    if not is_wanted:
+        yield
+        return
+    before = EXPEDITED.read_text()
+    EXPEDITED.write_text("1")
+    try:
+        yield
+    finally:
+        EXPEDITED.write_text(before)
+
+
 def maps_bytes(redirection: Redirection) -> int:
     """What the kernel says the maps take."""
     total = 0
@@ -139,7 +155,7 @@ def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> Result:
     with tempfile.TemporaryDirectory() as directory:
         with node(PREFIX, options.pods, has_bridge=options.bridge) as (place, pods):
             tell(f"{options.pods} pods are there")
-            with netns.entered(place):
+            with netns.entered(place), expedited(options.expedited):
                 found = captured(Path(directory), pods, tell)
         try:
             return replace(found, compared=ways.compare(PREFIX, Path(directory), tell))
@@ -150,7 +166,7 @@ def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> Result:
 
 def captured(directory: Path, pods: list[Path], tell: Callable[[str], None]) -> Result:
     before = pss_bytes([os.getpid()])
-    redirection = Redirection(PREFIX, directory)
+    redirection = Redirection(PREFIX, directory, load_timeout_s=LOAD_TIMEOUT_S)
     redirection.prepare()
     try:
         places: list[Place] = []
@@ -270,6 +286,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--pods", type=int, default=PODS, metavar="N", help=f"default {PODS}")
     parser.add_argument("--bridge", action="store_true", help="the pods are ports of a bridge, not routed")
+    parser.add_argument(
+        "--expedited", action="store_true", help=f"with {EXPEDITED} on while pods are captured and released"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure")
     options = parser.parse_args(argv)

@@ -39,6 +39,7 @@ KINDS = (BACK, ONWARD)
 ROUNDS, CONNECTIONS, WARM_UP = 15, 400, 200
 CLIENT, SERVER = 1, 2
 CORE = 0
+LOAD_TIMEOUT_S = 600.0
 _BPF_ENABLE_STATS = 32
 
 
@@ -192,7 +193,7 @@ def _led(
 @contextmanager
 def _captured(instance: str, directory: Path, places: dict[str, Path]) -> Iterator[subprocess.Popen[str]]:
     with netns.entered(places["node"]):
-        redirection = Redirection(instance, directory)
+        redirection = Redirection(instance, directory, load_timeout_s=LOAD_TIMEOUT_S)
         try:
             redirection.prepare()
             pod_side, net_side = redirection.private_namespaces

@@ -22,7 +22,7 @@ from tests.bench.pods import node
 
 pytestmark = pytest.mark.kernel
 
-FEW, MORE, CROWD = 4, 24, 200
+FEW, MORE, CROWD = 3, 12, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ def calls(work: Callable[[], object]) -> int:
     """How many functions are called, of Python and of C: what is done, whatever else the machine does."""
     count = 0
 
-    def note(*_: object) -> None:
+    def note(_: object, event: str, __: object) -> None:
         nonlocal count
-        count += 1
+        count += event in ("call", "c_call")
 
     sys.setprofile(note)
     try:
@@ -70,9 +70,9 @@ def calls(work: Callable[[], object]) -> int:
     return count
 
 
-@pytest.mark.parametrize("has_bridge", [False, True], ids=["routed", "bridge"])
-def test_one_pod_takes_no_more_where_there_are_many(tmp_path: Path, has_bridge: bool) -> None:
-    with crowd(tmp_path, MORE, has_bridge=has_bridge) as made:
+def test_one_pod_takes_no_more_where_there_are_many(tmp_path: Path) -> None:
+    # On a bridge: there its neighbours are looked for in its namespace too.
+    with crowd(tmp_path, MORE, has_bridge=True) as made:
         apply = made.redirection.apply
 
         def captured(count: int) -> int:
