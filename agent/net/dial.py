@@ -123,7 +123,6 @@ class Dial:
         return {
             "target": str(self._target),
             "source_ip": None if self._source is None else str(self._source.ip),
-            "source_port": 0 if self._source is None else self._source.port,
             "tries": self._tries,
             "left_s": self.left_s,
         }
@@ -137,8 +136,8 @@ class Dial:
             ip = parse_ip(fields.text("source_ip", 64)) if fields.has("source_ip") else None
         except AddressError as error:
             raise fields.refuse("target", str(error)) from None
-        port = fields.integer("source_port", 0, 65535)
-        made = cls(dialler, target, None if ip is None else SocketAddress(ip, port), owner)
+        # Its first port had its turn.
+        made = cls(dialler, target, None if ip is None else SocketAddress(ip, 0), owner)
         made._tries = fields.integer("tries", 0, RANDOM_TRIES + 1)
         made.left_s = min(fields.number("left_s"), dialler.timeout_s)
         fields.done()

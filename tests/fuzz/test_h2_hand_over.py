@@ -10,7 +10,7 @@ import random
 
 import hpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.model.unit import BadUnit, PlainValue, Unit, decode, encode
@@ -55,11 +55,11 @@ ACTIONS = st.lists(
                     "reset",
                     "write",
                 ),
-                *("leave", "tick", "wait", "flood"),
+                *("leave", "tick", "wait", "wait", "flood"),
             ]
         ),
         st.integers(0, 5),
-        st.integers(1, 40_000),
+        st.integers(1, 120_000),
     ),
     max_size=50,
 )
@@ -85,7 +85,7 @@ def told(event: Event) -> tuple[object, ...]:
 
 
 class Twins:
-    """`stays` is never moved, `moves` before every step. Times are whole seconds: sums of them are exact."""
+    """`stays` is never moved, `moves` before every step. Times are binary fractions: sums of them are exact."""
 
     def __init__(self, *, is_server: bool, seed: int) -> None:
         self.is_server = is_server
@@ -162,7 +162,11 @@ class Twins:
             self.hear(frames.headers(stream_id, block, ended=which == 5, frame_bytes=max(1, len(block) // 3)))
 
     def do_data(self, which: int, size: int) -> None:
-        self.hear(data(self.any_id(which), self.rng.randbytes(size), ended=which == 5))
+        stream_id = self.any_id(which)
+        stream = self.stays.streams.get(stream_id)
+        if stream is not None and which != 4:
+            size = min(size, stream.receive_window)
+        self.hear(data(stream_id, self.rng.randbytes(size), ended=which == 5))
 
     def do_padded(self, which: int, size: int) -> None:
         padding = size % 200
@@ -233,7 +237,7 @@ class Twins:
         stream_id = self.stream(which)
         if stream_id is None or not (owed := self.owed.get(stream_id, 0)):
             return
-        size = min(size, owed)
+        size = owed if which < 3 else min(size, owed)
         self.owed[stream_id] -= size
         for codec in self.both():
             stream = codec.streams[stream_id]
@@ -257,7 +261,7 @@ class Twins:
                     codec.data_header_into(memoryview(bytearray(9)), 0, codec.streams[stream_id], size)
 
     def do_leave(self, which: int, size: int) -> None:
-        if size % 8 == 0:
+        if size % 3 == 0:
             for codec in self.both():
                 codec.go_away("leaving" if which == 5 else "")
 
@@ -266,10 +270,26 @@ class Twins:
         assert due[0] == due[1]
 
     def do_wait(self, which: int, size: int) -> None:
-        self.now_s += which
+        self.now_s += which if size % 3 else which / 64
+
+
+OPENED = [("ask", 0, 1), ("ask", 0, 1), ("ask", 0, 1), ("answer", 0, 1)]
+SLOWLY_READ = [*OPENED, ("data", 0, 70_000), ("wait", 5, 1), ("consume", 0, 1)]
+CROWDED = [*OPENED, *[("write", which, 1 << 15) for which in (0, 1, 2)] * 4, ("wait", 5, 1)]
+MUCH, LITTLE = (
+    [("data", 0, 99_999), ("data", 0, 99_999), ("consume", 0, 1)],
+    [("data", 1, 10_000), ("consume", 1, 1)],
+)
+MOST_OF_IT = [*OPENED, *MUCH, *LITTLE, ("wait", 5, 3), *MUCH, *[("wait", 5, 3)] * 7, *LITTLE, *MUCH]
+"""One stream got most of what was read, so that its window shrinks sooner."""
+TAKEN_BACK = [("ask", 0, 1), ("reset", 0, 1), *[("rst", 0, 1)] * 5]
 
 
 @settings(max_examples=150)
+@example(True, 0, SLOWLY_READ)
+@example(True, 0, CROWDED)
+@example(True, 0, MOST_OF_IT)
+@example(True, 0, TAKEN_BACK)
 @given(st.booleans(), st.integers(0, 1 << 16), ACTIONS)
 def test_a_connection_that_is_handed_over_before_every_step_is_none_the_wiser(
     is_server: bool, seed: int, actions: list[tuple[str, int, int]]

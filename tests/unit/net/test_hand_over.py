@@ -8,10 +8,12 @@ import errno
 import random
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
+from agent.identity.revocations import certified
 from agent.model.address import SocketAddress
 from agent.model.outcome import Outcome
 from agent.model.unit import BadUnit, PlainValue, State
@@ -132,29 +134,40 @@ def test_a_backlog_that_outlives_its_stream_is_delivered() -> None:
         assert it.loop.backlogs.total_bytes == 0
 
 
+def broken(hbone: Hbone) -> tuple[Relayed, Flow, TunnelRelay]:
+    """An application has reset its connection, much of what it had sent waits for a reader, and the client's end has
+    gone on elsewhere when half of the patience for that was used up; its relay there."""
+    relayed = narrow(hbone)
+    flow = Flow(relayed.client, relayed.server, 8 * MIB, 1, ends=False)
+    for _ in range(300):
+        flow.push()
+        hbone.node.loop.turn(0.001)
+    assert relayed.client_relay._is_waiting
+    close(relayed.client, reset=True)
+    hbone.node.until(lambda: relayed.client_relay._lost)
+    hbone.node.skew_s += PATIENCE_S / 2
+    handed = move_client(hbone, relayed.client_relay, done=relayed.done)
+    handed.start()
+    return relayed, flow, handed.relays[relayed.client_relay]
+
+
 def test_what_an_application_sent_before_it_broke_is_carried_and_then_its_reset() -> None:
     with node() as it:
-        hbone = Hbone(it)
-        relayed = narrow(hbone)
-        flow = Flow(relayed.client, relayed.server, 8 * MIB, 1, ends=False)
-        for _ in range(300):
-            flow.push()
-            it.loop.turn(0.001)
-        assert relayed.client_relay._is_waiting
-        close(relayed.client, reset=True)
-        it.until(lambda: relayed.client_relay._lost)
-        it.skew_s += PATIENCE_S / 2
-        handed = move_client(hbone, relayed.client_relay, done=relayed.done)
-        relay = handed.relays[relayed.client_relay]
-        state = relay.state()
-        handed.start()
-        lost = relay.state()["lost"]
-        assert isinstance(lost, dict) and isinstance(lost["left_s"], float)
-        assert lost["left_s"] <= PATIENCE_S / 2 and state["up_bytes"] == relay.sent_bytes
+        relayed, flow, relay = broken(Hbone(it))
+        carried = relay.sent_bytes
         got = relayed.read_reset(relayed.server)
         it.until(lambda: relay in relayed.done)
         assert relay.outcome is Outcome.RESET
-        assert len(got) == relay.sent_bytes > MIB // 4 and got == flow.data[: len(got)]
+        assert len(got) == relay.sent_bytes > carried and got == flow.data[: len(got)]
+
+
+def test_an_application_that_broke_is_waited_for_no_longer_than_it_would_have_been() -> None:
+    with node() as it:
+        relayed, _, relay = broken(Hbone(it))
+        it.settle()
+        assert relay not in relayed.done
+        it.skew_s += PATIENCE_S / 2
+        it.until(lambda: relay in relayed.done)
 
 
 def test_one_that_is_being_told_of_a_reset_stays_and_its_connection_goes_on_without_it() -> None:
@@ -261,6 +274,20 @@ def test_one_that_nobody_takes_goes_on_here_from_the_same_state_and_the_same_soc
         relayed.client.send(b"hello")
         assert relayed.read(relayed.server, 5) == b"hello"
         assert (link.peer, link.secured) != (None, None) and str(link.peer) == str(hbone.server.peer)
+
+
+def test_what_the_handshake_found_out_is_known() -> None:
+    with node() as it:
+        hbone = Hbone(it)
+        hbone.tunnel()
+        before = hbone.server.secured
+        assert before is not None
+        chain = (certified(before.peer_der), certified(before.peer_der))
+        before = hbone.server.tls._secured = replace(before, chain=chain)
+        after = move_server(hbone).link.secured
+        assert after is not None
+        for name in ("suite", "group", "peer", "peer_der", "chain"):
+            assert getattr(after, name) == getattr(before, name) != ""
 
 
 # -- what stays
