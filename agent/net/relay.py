@@ -13,7 +13,6 @@ from typing import Protocol
 from agent.model.unit import PlainValue, State, StateReader
 from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop
 from agent.net.parting import PATIENCE_S
-from agent.net.plain_end import MOST_UNREAD_BYTES
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay_end import EndingRelay
 from agent.net.tunnel_link import TunnelLink
@@ -224,7 +223,7 @@ class TunnelRelay(EndingRelay):
             raise fields.refuse("stream", "something else carries its bytes")
         made = cls(loop, sock, tunnel, owner)
         made._up_open, made._down_open = made._stream.local_open, made._stream.remote_open
-        made._backlog += fields.blob("backlog", MOST_UNREAD_BYTES)
+        made._backlog += fields.blob("backlog", link.most_unread_bytes)
         made._up_bytes, made._down_bytes = fields.integer("up_bytes"), fields.integer("down_bytes")
         if fields.has("lost"):
             lost = fields.within("lost")

@@ -123,6 +123,11 @@ class TunnelLink(TunnelReceiver):
     def standstill(self) -> Standstill:
         return Standstill(self._codec.unread_bytes, len(self.waiters), self._codec.send_window)
 
+    @property
+    def most_unread_bytes(self) -> int:
+        """What one tunnel can have left unread: no more was the peer let send."""
+        return self._codec.limits.stream_window_bytes
+
     def open(self, head: ConnectHead, asker: TunnelAsker) -> Tunnel:
         """Send a CONNECT; `asker` hears the answer, never from inside this call.
 

@@ -13,12 +13,13 @@ So no shutdown(2), and no close() with another SO_LINGER than they have.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from agent.model.outcome import Outcome
-from agent.model.unit import BadUnit, State, StateReader, Unit
+from agent.model.outcome import Outcome, Refusal
+from agent.model.unit import BadUnit, PlainValue, State, StateReader, Unit, decode, encode
 from agent.proxy.life import Recorded
 from agent.proxy.registry import Live, verdict
 from agent.state.passage import bypassed
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from agent.proxy.dataplane import DataPlane
 
 Ends = tuple[Outcome, str]
+Thaw = Callable[["DataPlane", Unit, Sequence[int]], "Thawed"]
+log = logging.getLogger(__name__)
 LEFT = "the pod left the mesh"
 
 
@@ -140,6 +143,31 @@ class Standing:
         if pod is None or pod.owner != self._owner:
             return Outcome.POD_REMOVED, LEFT
         return judged(plane, self._live)
+
+
+def take_back(plane: DataPlane, unit: Unit, fds: Sequence[int], thaw: Thaw) -> None:
+    """Go on here with what nobody has, by the very same state. Where that fails, by a defect, it ends as one."""
+    try:
+        thaw(plane, decode(encode(unit)), fds).start()
+    except (BadUnit, Refusal) as error:
+        log.error("a %s that stays cannot be gone on with: %s", unit.kind, error)
+        for past in pasts(unit.fields):
+            plane.reporter.resumed(past).finish(Outcome.INTERNAL, str(error))
+
+
+def pasts(value: PlainValue) -> Iterator[Past]:
+    """The records in a unit of ours."""
+    if isinstance(value, Mapping):
+        if "record" in value:
+            yield Past.from_state(
+                StateReader("a record", decode(encode(Unit("", dict(value)))).fields["record"])
+            )
+        else:
+            for each in value.values():
+                yield from pasts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from pasts(each)
 
 
 def judged(plane: DataPlane, live: Live) -> Ends | None:

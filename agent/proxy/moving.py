@@ -72,33 +72,38 @@ def _everything(plane: DataPlane) -> Iterator[Movable | Immovable]:
     for link in links(plane):
         why = link.stays
         yield Immovable(f"HBONE connection of {link.pod}", why) if why else link
-    for inner in plane.far_networks.links:
+    for inner in tuple(plane.far_networks.links):
         yield Immovable("HBONE connection into another network", inner.stays)
-    for entry in plane.inbound.links:
+    for entry in tuple(plane.inbound.links):
         if entry.link.secured is None:
             yield Immovable(f"HBONE connection from {entry.peer}", entry.link.stays)
     for caller in plane.inbound.lobby.callers:
-        what = f"connection of {caller.peer} to {caller.local}"
-        yield MovableCaller(plane, caller) if caller.is_watched else Immovable(what, "its handshake is next")
+        if caller.is_watched:
+            yield MovableCaller(plane, caller)
+        else:
+            yield Immovable(f"HBONE connection from {caller.peer}", "its TLS handshake is next")
+
+
+def _stays(live: Live, why: str) -> Immovable:
+    return Immovable(f"{live.direction.value} connection of {live.source} to {live.original}", why)
 
 
 def _one(plane: DataPlane, live: Live) -> Movable | Immovable | None:
     life = live.owner
-    what = f"{live.direction.value} connection of {live.source} to {live.original}"
     if not isinstance(life, Life):
-        return Immovable(what, "its client has not said yet what it wants (SOCKS5)")
+        return _stays(live, "its client has not said yet what it wants (SOCKS5)")
     if life.is_over:
         return None
     relay = life.relay
     if isinstance(relay, PlainRelay) and isinstance(life, CapturedLife):
-        return Immovable(what, relay.stays) if relay.stays else MovablePlain(plane, life, relay)
+        return _stays(live, relay.stays) if relay.stays else MovablePlain(plane, life, relay)
     if relay is not None or isinstance(life, InboundTunnel):
         return None  # it goes with the connection of its tunnel, or stays with it
     if isinstance(life, CapturedLife) and life.client is None:
-        return Immovable(what, "its SYN is held: who serves its listener next goes on with it")
+        return _stays(live, "its SYN is held: who serves its listener next goes on with it")
     attempt = life.attempt
     if isinstance(attempt, Dial) and isinstance(life, CapturedLife) and type(life) in ONES_OWN:
-        return Immovable(what, attempt.stays) if attempt.stays else MovablePlain(plane, life, attempt)
+        return _stays(live, attempt.stays) if attempt.stays else MovablePlain(plane, life, attempt)
     if type(life) is OutboundConnection and isinstance(attempt, Wait):
         return MovableSeeking(plane, life)
     if type(life) is OutboundConnection and isinstance(attempt, Waiter):
@@ -106,7 +111,7 @@ def _one(plane: DataPlane, live: Live) -> Movable | Immovable | None:
             return None  # it goes with the connection that it is asked for on
         return MovableAsking(plane, life, attempt)
     if isinstance(attempt, Inner):
-        return Immovable(what, "it is on its way into another network")
+        return _stays(live, "it is on its way into another network")
     if isinstance(attempt, Approach):
-        return Immovable(what, "it is on its way by the host")
-    return Immovable(what, "its client waits for an answer of SOCKS5")
+        return _stays(live, "it is on its way by the host")
+    return _stays(live, "its client waits for an answer of SOCKS5")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent.model.address import IP
 from agent.model.connection import Direction
 from agent.model.outcome import Outcome
-from agent.model.unit import BadUnit, State, StateReader, StaysHere, Unit, decode, encode
+from agent.model.unit import BadUnit, State, StateReader, StaysHere, Unit
 from agent.model.unit_values import identity, socket_address
 from agent.net.dial import Dial
 from agent.net.relay import TunnelRelay
@@ -24,7 +24,7 @@ from agent.net.tunnel_link import TunnelLink
 from agent.proxy.dataplane import end_revoked
 from agent.proxy.inbound import InboundLink, InboundTunnel
 from agent.proxy.life import Life
-from agent.proxy.movable import LEFT, Sockets, Standing
+from agent.proxy.movable import LEFT, Sockets, Standing, take_back
 from agent.proxy.outbound import OutboundConnection
 from agent.proxy.pool_key import PoolKey
 from agent.proxy.pool_waiter import Waiter
@@ -145,7 +145,7 @@ class MovableLink:
 
     def take_back(self) -> None:
         fds = [sock.detach() for sock in self._sockets]
-        thawed_link(self._plane, decode(encode(self._unit)), fds).start()
+        take_back(self._plane, self._unit, fds, thawed_link)
 
     def let_go(self) -> None:
         for sock in self._sockets:

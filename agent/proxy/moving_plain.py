@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent.model.connection import Direction
-from agent.model.unit import BadUnit, PlainValue, State, StateReader, StaysHere, Unit, decode, encode
+from agent.model.unit import BadUnit, PlainValue, State, StateReader, StaysHere, Unit
 from agent.net.dial import Dial
 from agent.net.plain_relay import PlainRelay
 from agent.proxy.captured import CapturedLife
 from agent.proxy.inbound_plain import PlainConnection
 from agent.proxy.local import HandedOver
-from agent.proxy.movable import Sockets, Standing
+from agent.proxy.movable import Sockets, Standing, take_back
 from agent.proxy.outbound import OutboundConnection
 from agent.proxy.registry import Live
 
@@ -66,7 +66,7 @@ class MovablePlain:
 
     def take_back(self) -> None:
         fds = [sock.detach() for sock in self._sockets]
-        thawed_plain(self._plane, decode(encode(self._unit)), fds).start()
+        take_back(self._plane, self._unit, fds, thawed_plain)
 
     def let_go(self) -> None:
         for sock in self._sockets:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.model.connection import Direction
-from agent.model.unit import BadUnit, State, StateReader, StaysHere, Unit, decode, encode
+from agent.model.unit import BadUnit, State, StateReader, StaysHere, Unit
 from agent.model.unit_values import socket_address
 from agent.net.tunnel import MOST_HEADERS
 from agent.proxy.lobby import Caller
-from agent.proxy.movable import Sockets, Standing, Thawed
+from agent.proxy.movable import Sockets, Standing, Thawed, take_back
 from agent.proxy.outbound import OutboundConnection
 from agent.proxy.pool_key import PoolKey
 from agent.proxy.pool_waiter import Waiter
@@ -111,7 +111,7 @@ class MovableAsking:
 
     def take_back(self) -> None:
         assert self._sock is not None
-        thawed(self._plane, decode(encode(self._unit)), [self._sock.detach()]).start()
+        take_back(self._plane, self._unit, [self._sock.detach()], thawed)
 
     def let_go(self) -> None:
         assert self._sock is not None

@@ -340,3 +340,23 @@ def test_a_peer_of_which_the_unit_says_otherwise_is_refused(world: World) -> Non
     world.driver.call(work)
     assert exchange(apps[0], b"y") == b"y"
     assert world.driver.call(lambda: (links(taker), len(taker.registry))) == (0, 0)
+
+
+def test_what_cannot_even_be_taken_back_ends_and_is_counted_so(world: World) -> None:
+    """A defect, and nothing is left open: neither a socket nor a figure."""
+    apps = connected(world, 2)
+    held = len(os.listdir("/proc/self/fd"))
+
+    def work() -> None:
+        (movable,) = movables(world.there)
+        unit, _ = movable.freeze()
+        unit.fields["peer"] = "nobody"
+        movable.take_back()
+
+    world.driver.call(work)
+    assert all(ended(app) for app in apps)
+    assert world.driver.call(lambda: counts(world.there)) == (2, 2, 2, 2, 2)
+    assert world.driver.call(lambda: sockets_open(world.there)) == 0
+    assert len(world.there.lines) == 2 and all("INTERNAL" in line for line in world.there.lines)
+    world.driver.until(lambda: not links(world.here))
+    assert len(os.listdir("/proc/self/fd")) < held
