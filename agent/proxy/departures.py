@@ -2,12 +2,14 @@
 
 After a restart of a peer's node all pods want all of theirs back in the same moment. What a peer could not serve in its
 time would be done for nothing, and each handshake under way holds memory: so no more than `PLACES` are under way, from
-the dial to the last step, and whoever waits for a place has not been dialled. Pods have their turns one after another;
-of each, who came first is first. No clock of a connection runs before it has its place.
+the dial to the peer's SETTINGS, and whoever waits for a place has not been dialled. Pods have their turns one after
+another; of each, who came first is first. No clock of a connection runs before it has its place.
 
-Peers that say nothing keep nobody waiting for long: where nobody has come any further for `RELIEF_S`, those under way
-lose their places and go on without. Whoever is connected then waits for another before it says hello, and is dialled
-again where the peer's patience has ended meanwhile.
+Peers that are away keep nobody else waiting. A dial that has no answer yet at the second look loses its place and goes
+on without, and so do all where nobody at all has come any further between two looks. Such targets are away until one
+answers: they are given no more than `PROBES` places, and those only while nobody waits for another; so few come at once
+when one is back. Who is answered without a place waits for one before it says hello, and is dialled again where the
+peer has been kept waiting meanwhile.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ from agent.net.dial import Dial, DialOwner
 from agent.net.loop import Loop, Timer
 from agent.proxy.pool_key import PoolKey
 
-PLACES = 256
-"""Of one worker. A hello under way takes some 30 kB, most of it OpenSSL's."""
-RELIEF_S = 0.25
+PLACES = 64
+"""Of one worker: more than it has done in a round trip. A hello under way takes some 30 kB, most of it OpenSSL's."""
+PROBES = PLACES // 8
+LOOK_S = 0.25
+"""Between two looks at those under way, while somebody waits."""
+STALE_S = 5.0
+"""Who has waited so long with a connection makes another: the peer's time for the handshake, 10 s as a rule, runs."""
 
 
 class Dials(Protocol):
@@ -37,7 +43,7 @@ class Departure:
     It has its place until `over`.
     """
 
-    __slots__ = ("_departures", "_dial", "_key", "_owner", "_sock")
+    __slots__ = ("_departures", "_dial", "_key", "_owner", "_since_s", "_sock", "is_overdue", "is_probe")
 
     def __init__(self, departures: Departures, key: PoolKey, owner: DialOwner) -> None:
         self._departures = departures
@@ -46,10 +52,29 @@ class Departure:
         self._dial: Dial | None = None
         self._sock: socket.socket | None = None
         """Connected, without a place."""
+        self._since_s = 0.0
+        self.is_probe = False
+        """Its place is one of those for targets that are away."""
+        self.is_overdue = False
+        """It had been dialled, and was not answered, when it was looked at last."""
 
     @property
     def client(self) -> IP:
         return self._key.client_ip
+
+    @property
+    def target(self) -> IP:
+        return self._key.target.ip
+
+    @property
+    def is_answered(self) -> bool:
+        """And waits for a place to say hello."""
+        return self._sock is not None
+
+    @property
+    def is_dialled(self) -> bool:
+        """And neither answered nor given up."""
+        return self._dial is not None
 
     def start(self) -> None:
         """`owner` is never called from inside this call."""
@@ -57,11 +82,13 @@ class Departure:
 
     def go(self) -> None:
         """It has a place."""
+        self.is_overdue = False
         sock, self._sock = self._sock, None
         if self._owner is None:
             return
         if sock is not None:
-            if _is_open(sock):
+            is_fresh = self._departures.loop.now() - self._since_s < STALE_S
+            if is_fresh and _is_open(sock):
                 self._owner.connected(sock)
                 return
             self._departures.loop.forget(sock.fileno())
@@ -71,11 +98,11 @@ class Departure:
     def connected(self, sock: socket.socket) -> None:
         self._dial = None
         assert self._owner is not None, "who is over has no dial"
-        if self._departures.has_moved(self):
+        if self._departures.answered(self):
             self._owner.connected(sock)
         else:
-            self._sock = sock
-            self._departures.enter(self, first=True)
+            self._sock, self._since_s = sock, self._departures.loop.now()
+            self._departures.enter(self)
 
     def failed(self, target: SocketAddress, error: OSError) -> None:
         self._dial = None
@@ -98,75 +125,129 @@ class Departure:
 class Departures:
     """Those of one worker."""
 
-    def __init__(self, loop: Loop, dials: Dials, places: int = PLACES) -> None:
+    def __init__(self, loop: Loop, dials: Dials, places: int = PLACES, probes: int = PROBES) -> None:
         self.loop = loop
         self.dials = dials
         self._places = places
+        self._probes = probes
         self._under_way: set[Departure] = set()
         """Those with a place."""
+        self._probing = 0
+        """How many of them are probes."""
         self._waiting: OrderedDict[IP, OrderedDict[Departure, None]] = OrderedDict()
         """By pod, the next one first."""
-        self._relief: Timer | None = None
+        self._away: dict[IP, OrderedDict[Departure, None]] = {}
+        """By target, for those that do not answer; the next one first."""
+        self._timer: Timer | None = None
         self._have_moved = False
 
     def __len__(self) -> int:
         """How many wait for a place."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, (*self._waiting.values(), *self._away.values())))
 
-    def enter(self, one: Departure, *, first: bool = False) -> None:
-        """Let it go when it has a place; `first` of its pod's."""
-        if not self._waiting and len(self._under_way) < self._places:
+    def enter(self, one: Departure) -> None:
+        """Let it go when it has a place; one that is answered already as the first of its pod's, and not at once."""
+        if len(self._under_way) < self._places and not self._waiting and not self._is_away(one):
             self._under_way.add(one)
-            if first:
+            if one.is_answered:
                 self.loop.soon(one.go)
             else:
                 one.go()
             return
+        if self._is_away(one):
+            self._away[one.target][one] = None
+            self._fill()
+        else:
+            self._wait(one)
+            if one.is_answered:
+                self._waiting[one.client].move_to_end(one, last=False)
+        self._look_later()
+
+    def answered(self, one: Departure) -> bool:
+        """Its dial was; whether it has its place still."""
+        self._have_moved = True
+        if one.target in self._away:
+            for other in self._away.pop(one.target):
+                self._wait(other)
+            self._fill()
+        return one in self._under_way
+
+    def leave(self, one: Departure) -> None:
+        waiting = self._waiting.get(one.client)
+        if one in self._under_way:
+            self._have_moved = True
+            self._give_back(one)
+        elif waiting is not None and one in waiting:
+            del waiting[one]
+            if not waiting:
+                del self._waiting[one.client]
+        away = self._away.get(one.target)
+        if away is not None:
+            away.pop(one, None)
+            if not away:
+                del self._away[one.target]
+        self._fill()
+
+    def _is_away(self, one: Departure) -> bool:
+        return bool(self._away) and not one.is_answered and one.target in self._away
+
+    def _wait(self, one: Departure) -> None:
         waiting = self._waiting.get(one.client)
         if waiting is None:
             waiting = self._waiting[one.client] = OrderedDict()
         waiting[one] = None
-        if first:
-            waiting.move_to_end(one, last=False)
-        if self._relief is None:
-            self._have_moved = False
-            self._relief = self.loop.later(RELIEF_S, self._relieve)
 
-    def has_moved(self, one: Departure) -> bool:
-        """Its peer has answered; whether it has its place still."""
-        self._have_moved = True
-        return one in self._under_way
-
-    def leave(self, one: Departure) -> None:
-        if one in self._under_way:
-            self._have_moved = True
-            self._under_way.remove(one)
-            self._fill()
-            return
-        waiting = self._waiting.get(one.client)
-        if waiting is not None and one in waiting:
-            del waiting[one]
-            if not waiting:
-                del self._waiting[one.client]
+    def _give_back(self, one: Departure) -> None:
+        self._under_way.discard(one)
+        self._probing -= one.is_probe
+        one.is_probe = False
 
     def _fill(self) -> None:
-        while self._waiting and len(self._under_way) < self._places:
-            client, waiting = self._waiting.popitem(last=False)
-            one, _ = waiting.popitem(last=False)
-            if waiting:
-                self._waiting[client] = waiting
+        while len(self._under_way) < self._places:
+            if self._waiting:
+                client, waiting = self._waiting.popitem(last=False)
+                one, _ = waiting.popitem(last=False)
+                if waiting:
+                    self._waiting[client] = waiting
+                if self._is_away(one):
+                    self._away[one.target][one] = None
+                    continue
+            elif self._probing < self._probes and (found := self._next_probe()) is not None:
+                one = found
+            else:
+                return
             self._under_way.add(one)
             # Not from here: what fails in it is no failure of the one that leaves.
             self.loop.soon(one.go)
 
-    def _relieve(self) -> None:
-        self._relief = None
-        if not self._have_moved:
-            self._under_way.clear()
-            self._fill()
-        if self._waiting:
+    def _next_probe(self) -> Departure | None:
+        """Targets have their turns too; one of which nobody waits stays known as away until a dial to it ends."""
+        for target, away in self._away.items():
+            if away:
+                one, _ = away.popitem(last=False)
+                self._away[target] = self._away.pop(target)
+                one.is_probe = True
+                self._probing += 1
+                return one
+        return None
+
+    def _look_later(self) -> None:
+        if self._timer is None:
             self._have_moved = False
-            self._relief = self.loop.later(RELIEF_S, self._relieve)
+            self._timer = self.loop.later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        for one in tuple(self._under_way):
+            is_late = one.is_dialled and (one.is_overdue or not self._have_moved)
+            if is_late:
+                self._away.setdefault(one.target, OrderedDict())
+            if is_late or not self._have_moved:
+                self._give_back(one)
+            one.is_overdue = one.is_dialled
+        self._fill()
+        if len(self):
+            self._look_later()
 
 
 def _is_open(sock: socket.socket) -> bool:

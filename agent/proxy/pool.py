@@ -259,6 +259,7 @@ class Pool:
         is_fresh = not pooled.is_proven
         if is_fresh:
             pooled.is_proven = True
+            pooled.depart()
             group.connecting.remove(pooled)
             group.proven.append(pooled)
         while group.waiting and link.is_usable and link.free_streams > 0 and not link.is_crowded:

@@ -52,10 +52,9 @@ class PooledLink:
 
     def authenticated(self, link: TunnelLink, peer: Identity | None) -> None:
         """The handshake has already checked the peer against the accepted identities."""
-        self.depart()
 
     def depart(self) -> None:
-        """It is made, or will not be."""
+        """It is of use by now, or will never be."""
         departure, self.departure = self.departure, None
         if departure is not None:
             departure.over()

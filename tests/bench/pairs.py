@@ -12,11 +12,13 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +41,12 @@ from tests.bench.systems import CORES, SYSCTLS
 HERE = Path(__file__).parent
 PAIRS, NODE = 5_000, "node-b"
 LIMIT_S = 8.0
-PORT = 8080
+MOST_BEGUN = 1.05
+"""Handshakes for each pair: what comes to nothing is done for nothing, and keeps others waiting."""
+PORT, METRICS_PORT = 8080, 15020
+FAILURES = re.compile(r'^ztun_handshake_failures_total\{.*reason="(\w+)".*\} (\S+)$', re.MULTILINE)
+REPORTED_S = 2.5
+"""By then workers have told what they counted."""
 NAMESPACE = "bench"
 FLOOR_HANDSHAKES = 300
 BUFFER_BYTES = 1 << 16
@@ -57,7 +64,9 @@ class Floor:
 class Result:
     """Seconds from where the restarted agent is ready, and from where the first connection ended, to the last answer.
 
-    CPU seconds are of the workers and the control process of a node from the order to end until all have answered.
+    CPU seconds are of the workers and the control process of a node: of the clients' from the order to end until all
+    have answered, of the servers' from where it is ready. Handshakes that came to nothing are counted at either end, by
+    reason.
     """
 
     pairs: int
@@ -67,8 +76,17 @@ class Result:
     away_s: float
     client_node_cpu_s: float
     server_node_cpu_s: float
+    server_start_cpu_s: float
     hbone_connections: int
+    client_failures: dict[str, int]
+    server_failures: dict[str, int]
     floor: Floor
+
+    @property
+    def begun_for_each(self) -> float:
+        """Handshakes that were begun, over those that were needed."""
+        came_to_nothing = max(sum(self.client_failures.values()), sum(self.server_failures.values()))
+        return 1 + came_to_nothing / self.pairs
 
 
 class Pairs:
@@ -143,6 +161,13 @@ class Pairs:
     def cpu_s(self, node: str) -> float:
         return accounting.cpu_s(self._processes(node))
 
+    def failures(self, node: str) -> dict[str, int]:
+        """Handshakes that came to nothing at this end, as its agent counts them, by reason."""
+        place = f"http://127.0.0.1:{METRICS_PORT}/metrics"
+        with entered(self.mesh.topology.nodes[node].netns), urllib.request.urlopen(place) as page:
+            found = FAILURES.findall(page.read().decode())
+        return {reason: int(float(count)) for reason, count in found if float(count)}
+
     def _processes(self, node: str) -> list[int]:
         agent = {name: pid for name, pid, _ in self.mesh.topology.journal.processes()}[f"agent-{node}"]
         return [agent, *accounting.children(agent)]
@@ -211,21 +236,31 @@ def measure(options: argparse.Namespace, tell: Callable[[str], None]) -> Result:
         bare = floor(FLOOR_HANDSHAKES, credentials)
         applications = lab.talk()
         connections = len(lab.mesh.ask("node-a", "GET", "/tunnels"))
-        used_s = lab.cpu_s("node-a")
+        used_s, failed = lab.cpu_s("node-a"), lab.failures("node-a")
         tell("restarting the agent of the servers")
         applications.send_signal(signal.SIGUSR1)
         ready_s = lab.restart()
+        start_cpu_s = lab.cpu_s(NODE)
         told = lab.answer(applications)
+        cpu_s = {node: lab.cpu_s(node) for node in CORES}
         answered_s: list[float] = told["answered_s"]
+        time.sleep(REPORTED_S)
         return Result(
             pairs=len(answered_s),
             since_ready_s=answered_s[-1] - ready_s,
             half_since_ready_s=statistics.median(answered_s) - ready_s,
             since_first_end_s=answered_s[-1] - told["first_end_s"],
             away_s=ready_s - told["first_end_s"],
-            client_node_cpu_s=lab.cpu_s("node-a") - used_s,
-            server_node_cpu_s=lab.cpu_s(NODE),
+            client_node_cpu_s=cpu_s["node-a"] - used_s,
+            server_node_cpu_s=cpu_s[NODE] - start_cpu_s,
+            server_start_cpu_s=start_cpu_s,
             hbone_connections=connections,
+            client_failures={
+                reason: more
+                for reason, count in lab.failures("node-a").items()
+                if (more := count - failed.get(reason, 0))
+            },
+            server_failures=lab.failures(NODE),
             floor=bare,
         )
     finally:
@@ -244,6 +279,10 @@ def misses(result: Result) -> list[str]:
         found.append(
             f"{result.hbone_connections} HBONE connections for {result.pairs} pairs: one each is wanted"
         )
+    if result.begun_for_each > MOST_BEGUN:
+        found.append(
+            f"{result.begun_for_each:.2f} handshakes were begun for each pair, target {MOST_BEGUN:g} at most"
+        )
     return found
 
 
@@ -253,7 +292,11 @@ def table(result: Result) -> str:
         f"{result.pairs} pairs of pods over {result.hbone_connections} HBONE connections, one node restarted\n\n"
         f"from ready to the last       {result.since_ready_s:6.2f} s (half of them {result.half_since_ready_s:.2f})\n"
         f"from the first end to it     {result.since_first_end_s:6.2f} s, of which not ready {result.away_s:.2f}\n"
-        f"CPU, client and server node  {result.client_node_cpu_s:6.2f} s, {result.server_node_cpu_s:.2f} s\n"
+        f"CPU, client and server node  {result.client_node_cpu_s:6.2f} s, {result.server_node_cpu_s:.2f} s"
+        f" ({result.client_node_cpu_s / result.pairs * 1e6:.0f} and {result.server_node_cpu_s / result.pairs * 1e6:.0f}"
+        f" us a pair; the start before {result.server_start_cpu_s:.2f} s)\n"
+        f"handshakes begun for a pair  {result.begun_for_each:6.3f} (failed at the clients' end"
+        f" {result.client_failures}, at the servers' {result.server_failures})\n"
         f"OpenSSL alone                {floor_s[0]:6.2f} s, {floor_s[1]:.2f} s"
         f" ({result.floor.client_us:.0f} and {result.floor.server_us:.0f} us a handshake)"
     )

@@ -15,7 +15,7 @@ from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
 from agent.net.tunnel import Tunnel
-from agent.proxy.departures import RELIEF_S, Departure, Departures
+from agent.proxy.departures import LOOK_S, STALE_S, Departure, Departures
 from agent.proxy.pool_key import Headers, PoolKey
 from tests.support import mesh
 from tests.support.loopback import ours
@@ -26,8 +26,7 @@ from tests.support.two_nodes import SERVER, World, exchange
 class Traveller:
     """Whose connection it is."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.sock: socket.socket | None = None
         self.error: OSError | None = None
 
@@ -39,7 +38,10 @@ class Traveller:
 
 
 class Station:
-    """Three places; dials are completed by hand, and the clock is the test's."""
+    """Three places, one of them for peers that are away; dials are completed by hand, and the clock is the test's.
+
+    A connection is named by the last numbers of the addresses of pod and peer.
+    """
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -47,37 +49,43 @@ class Station:
         self.loop = Loop(lambda: self.now_s, lambda error, fd: self.crashes.append(error))
         self._sockets = SideSockets(None)
         self._dialler = Dialler(self.loop, self._sockets, lambda: random.randrange(40000, 60000), 10.0)
-        self.departures = Departures(self.loop, self, places=3)
-        self.dialled: list[PoolKey] = []
+        self.departures = Departures(self.loop, self, places=3, probes=1)
+        self.dialled: list[str] = []
         self.owners: dict[str, DialOwner] = {}
         self.travellers: dict[str, Traveller] = {}
         self.all: dict[str, Departure] = {}
         self.socks: list[socket.socket] = []
 
     def dial(self, key: PoolKey, owner: DialOwner) -> Dial:
-        self.dialled.append(key)
-        self.owners[str(key.target.ip)] = owner
+        name = f"{key.client_ip.packed[-1]}>{key.target.ip.packed[-1]}"
+        self.dialled.append(name)
+        self.owners[name] = owner
         return Dial(self._dialler, key.target, None, owner)
 
-    def start(self, pod: str, *peers: int) -> None:
-        for peer in peers:
-            self.travellers[f"10.1.0.{peer}"] = owner = Traveller(f"10.1.0.{peer}")
-            one = Departure(self.departures, key(pod, f"10.1.0.{peer}:15008"), owner)
-            self.all[f"10.1.0.{peer}"] = one
+    def start(self, *names: str) -> None:
+        for name in names:
+            pod, peer = name.split(">")
+            self.travellers[name] = owner = Traveller()
+            one = Departure(self.departures, key(f"10.0.0.{pod}", f"10.1.0.{peer}:15008"), owner)
+            self.all[name] = one
             one.start()
 
-    def connect(self, peer: int) -> socket.socket:
-        """The dial to it is answered; the peer's end."""
+    def connect(self, name: str) -> socket.socket:
+        """The dial is answered; the peer's end."""
         near, far = socket.socketpair()
         near.setblocking(False)
         self.socks += [near, far]
-        self.owners[f"10.1.0.{peer}"].connected(near)
+        self.owners[name].connected(near)
         self.settle()
         return far
 
-    def over(self, *peers: int) -> None:
-        for peer in peers:
-            self.all[f"10.1.0.{peer}"].over()
+    def fail(self, name: str) -> None:
+        self.owners[name].failed(key().target, TimeoutError())
+        self.over(name)
+
+    def over(self, *names: str) -> None:
+        for name in names:
+            self.all[name].over()
         self.settle()
 
     def settle(self) -> None:
@@ -85,17 +93,15 @@ class Station:
             self.loop.turn()
         assert not self.crashes, self.crashes
 
-    def wait(self, seconds: float) -> None:
-        self.now_s += seconds
+    def look(self) -> list[str]:
+        """The next one; who was dialled since then."""
+        before = len(self.dialled)
+        self.now_s += LOOK_S
         self.settle()
+        return self.dialled[before:]
 
-    @property
-    def order(self) -> list[int]:
-        """Who was dialled, by the last number of the peer's address."""
-        return [key.target.ip.packed[-1] for key in self.dialled]
-
-    def may_say_hello(self, peer: int) -> bool:
-        return self.travellers[f"10.1.0.{peer}"].sock is not None
+    def may_say_hello(self, name: str) -> bool:
+        return self.travellers[name].sock is not None
 
 
 @pytest.fixture
@@ -108,84 +114,119 @@ def station() -> Iterator[Station]:
 
 
 def test_so_many_are_dialled_and_the_next_one_when_one_is_over(station: Station) -> None:
-    station.start("10.0.0.1", 1, 2, 3, 4, 5)
-    assert station.order == [1, 2, 3] and len(station.departures) == 2
-    station.connect(2)
-    assert station.may_say_hello(2) and station.order == [1, 2, 3], "a handshake has its place still"
-    station.over(2)
-    assert station.order == [1, 2, 3, 4]
-    station.owners["10.1.0.1"].failed(key().target, TimeoutError())
-    station.over(1, 1)
-    assert station.order == [1, 2, 3, 4, 5] and not len(station.departures)
-    assert isinstance(station.travellers["10.1.0.1"].error, TimeoutError)
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5")
+    assert station.dialled == ["1>1", "1>2", "1>3"] and len(station.departures) == 2
+    station.connect("1>2")
+    assert station.may_say_hello("1>2") and len(station.dialled) == 3, "a handshake has its place still"
+    station.over("1>2")
+    assert station.dialled[3:] == ["1>4"]
+    station.fail("1>1")
+    station.over("1>1")
+    assert station.dialled[4:] == ["1>5"] and not len(station.departures)
+    assert isinstance(station.travellers["1>1"].error, TimeoutError)
 
 
 def test_a_pod_with_many_delays_another_by_one(station: Station) -> None:
-    station.start("10.0.0.1", 1, 2, 3, 4, 5, 6)
-    station.start("10.0.0.2", 7, 8)
-    station.over(1, 2, 3)
-    assert station.order == [1, 2, 3, 4, 7, 5]
-    station.over(4, 5, 7)
-    assert station.order == [1, 2, 3, 4, 7, 5, 8, 6]
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5", "1>6")
+    station.start("2>7", "2>8")
+    station.over("1>1", "1>2", "1>3")
+    assert station.dialled[3:] == ["1>4", "2>7", "1>5"]
+    station.over("1>4", "1>5", "2>7")
+    assert station.dialled[6:] == ["2>8", "1>6"]
 
 
 def test_who_leaves_the_line_is_never_dialled(station: Station) -> None:
-    station.start("10.0.0.1", 1, 2, 3, 4, 5)
-    station.over(4)
-    station.over(1)
-    assert station.order == [1, 2, 3, 5]
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5")
+    station.over("1>4")
+    station.over("1>1")
+    assert station.dialled[3:] == ["1>5"]
     # In the moment between the place and the dial.
-    station.start("10.0.0.1", 6)
-    station.all["10.1.0.2"].over()
-    station.all["10.1.0.6"].over()
+    station.start("1>6")
+    station.all["1>2"].over()
+    station.all["1>6"].over()
     station.settle()
-    assert station.order == [1, 2, 3, 5]
+    assert len(station.dialled) == 4
 
 
-def test_silent_peers_keep_their_places_only_while_somebody_gets_on(station: Station) -> None:
-    station.start("10.0.0.1", *range(1, 9))
-    station.wait(RELIEF_S / 2)
-    station.connect(1)
-    station.wait(RELIEF_S)
-    assert station.order == [1, 2, 3], "one of them has answered meanwhile"
-    station.wait(RELIEF_S)
-    assert station.order == [1, 2, 3, 4, 5, 6], "nobody has: all three go on without a place"
-    station.over(1)
-    assert len(station.dialled) == 6, "it had none to give"
-    station.over(4)
-    assert len(station.dialled) == 7
+def test_a_dial_without_an_answer_keeps_its_place_until_the_second_look(station: Station) -> None:
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5", "1>6")
+    station.connect("1>1")
+    assert station.look() == []
+    station.over("1>1")
+    assert station.look() == ["1>5", "1>6"] and station.dialled[3] == "1>4"
+    station.over("1>2")
+    assert len(station.dialled) == 6, "it had no place to give"
+
+
+def test_where_nobody_gets_on_all_lose_their_places(station: Station) -> None:
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5", "1>6", "1>7")
+    for peer in (1, 2, 3):
+        station.connect(f"1>{peer}")
+    assert station.look() == [], "these have got on"
+    assert station.look() == ["1>4", "1>5", "1>6"], "all three are silent since"
+
+
+def test_a_peer_that_is_away_is_dialled_by_one_at_a_time_and_after_all_others(station: Station) -> None:
+    station.start("1>9", "2>9", "3>9", "4>9", "5>9", "6>9")
+    assert station.look() == ["4>9"], "a probe: there are places for two more, and not for those"
+    station.start("1>1", "7>9", "1>2", "1>3")
+    assert station.dialled[4:] == ["1>1", "1>2"]
+    station.over("1>1")
+    assert station.dialled[6:] == ["1>3"]
+    station.connect("1>2")
+    station.fail("1>9")
+    assert station.look() == []
+    station.connect("1>3")
+    assert station.look() == ["5>9"], "an end of one of the dials says nothing new"
+    station.connect("5>9")
+    assert station.dialled[8:] == [], "it is back, and the three places are taken"
+    station.over("5>9", "1>2", "1>3")
+    assert station.dialled[8:] == ["6>9", "7>9"]
+
+
+def test_a_peer_of_which_nobody_wants_anything_any_more_is_forgotten(station: Station) -> None:
+    station.start("1>9", "2>9", "3>9", "4>9")
+    station.look()
+    for pod in (1, 2, 3, 4):
+        station.fail(f"{pod}>9")
+    station.start("1>9", "2>9", "3>9")
+    assert station.dialled[4:] == ["1>9", "2>9", "3>9"] and not station.departures._away
 
 
 def test_who_lost_its_place_says_hello_when_it_has_another_first_of_its_pod(station: Station) -> None:
-    station.start("10.0.0.1", *range(1, 9))
-    station.wait(RELIEF_S)
-    assert station.order == [1, 2, 3, 4, 5, 6]
-    station.connect(2)
-    assert not station.may_say_hello(2)
-    station.over(4)
-    assert station.may_say_hello(2) and len(station.dialled) == 6
-    station.over(2)
-    assert station.order[6:] == [7]
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5", "1>6", "1>7")
+    assert station.look() == ["1>4", "1>5", "1>6"]
+    station.connect("1>2")
+    assert not station.may_say_hello("1>2")
+    station.over("1>4")
+    assert station.may_say_hello("1>2") and len(station.dialled) == 6
+    station.over("1>2")
+    assert station.dialled[6:] == ["1>7"]
 
 
-def test_a_peer_whose_patience_ends_meanwhile_is_dialled_again(station: Station) -> None:
-    station.start("10.0.0.1", *range(1, 9))
-    station.wait(RELIEF_S)
-    station.connect(2).close()
-    station.over(4)
-    assert not station.may_say_hello(2) and station.order[6:] == [2]
-    station.connect(2)
-    assert station.may_say_hello(2), "it has its place this time"
+@pytest.mark.parametrize("has_left", [True, False])
+def test_a_peer_that_was_kept_waiting_is_dialled_again(station: Station, has_left: bool) -> None:
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5", "1>6", "1>7")
+    station.look()
+    far = station.connect("1>2")
+    if has_left:
+        far.close()
+    else:
+        station.now_s += STALE_S
+    station.over("1>4")
+    assert not station.may_say_hello("1>2") and station.dialled[6] == "1>2"
+    station.connect("1>2")
+    assert station.may_say_hello("1>2"), "it has its place this time"
 
 
 def test_who_is_connected_and_waits_may_leave_too(station: Station) -> None:
-    station.start("10.0.0.1", *range(1, 9))
-    station.wait(RELIEF_S)
-    far = station.connect(2)
-    station.over(2)
+    station.start("1>1", "1>2", "1>3", "1>4", "1>5", "1>6", "1>7")
+    station.look()
+    far = station.connect("1>2")
+    station.over("1>2")
     assert far.recv(1) == b"", "closed"
-    station.over(4)
-    assert not station.may_say_hello(2) and station.order[6:] == [7]
+    station.over("1>4")
+    assert not station.may_say_hello("1>2") and station.dialled[6:] == ["1>7"]
 
 
 class Wants:
