@@ -55,6 +55,8 @@ class MeshNames:
 
     def _service(self, snapshot: Snapshot, namespace: str, hostname: str) -> Service | None:
         named = snapshot.services.with_hostname(hostname)
+        if not named:
+            return None
         answerable = (service for service in named if service.vips or self._is_of_cluster(service))
         return best_of(answerable, namespace, self.preferred_namespace)
 

@@ -137,6 +137,8 @@ def aged(message: bytearray, ttls_at: Iterable[int], by_s: int) -> None:
 
 def fitted(query: bytes, most_bytes: int) -> bytes:
     """The query with no larger answers asked for by EDNS than that. Raises MalformedMessage."""
+    if len(query) >= HEADER_BYTES and query[6:12] == bytes(6):
+        return query  # as most are: a question alone
     for record in records(query):
         if record.kind == OPT and _U16.unpack_from(query, record.at + 2)[0] > most_bytes:
             changed = bytearray(query)

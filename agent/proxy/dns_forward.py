@@ -1,16 +1,13 @@
-"""Asks a pod's own name server in the pod's name: one exchange over UDP or TCP, with a port and a number of its own.
+"""Asks a pod's own name server over TCP in the pod's name, each query by a connection of its own.
 
-The server sees the pod's address, as if the pod had asked by itself. Over UDP each exchange has a socket that is
-connected to the server: nobody else's datagrams reach it, the kernel programs know by it which answers are not for the
-pod (`bpf/to_pod.c`), and whoever forges one has to guess port and number.
+The server sees the pod's address, as if the pod had asked by itself. Over UDP: `dns_ports`.
 """
 
 from __future__ import annotations
 
-import select
+import os
 import socket
 from collections.abc import Callable
-from random import Random
 
 from agent.dns import records
 from agent.dns.framing import framed, take_message
@@ -18,34 +15,41 @@ from agent.dns.records import MalformedMessage
 from agent.model.address import IP, SocketAddress
 from agent.net.dial import Dial, Dialler
 from agent.net.loop import BROKEN, Loop, Timer
-from agent.net.sockets import DATAGRAM, SideSockets
-
-AGAIN_S = 2.0
-"""A datagram without an answer is sent once more after this."""
-GIVE_UP_S = 4.5
-"""Below the five seconds after which resolvers ask anew by themselves, or ask another server."""
-MOST_ANSWER_BYTES = 1232
-"""Asked for over UDP, at most: fragments of an answer would not be recognised."""
-READ_BYTES = 1 << 16
-
-OnEnd = Callable[[bytes, str], None]
-"""The answer, with the number of the exchange; or nothing, and why."""
+from agent.proxy.dns_ports import GIVE_UP_S, READ_BYTES, OnEnd
 
 
-class Exchange:
-    """A query on its way. `on_end` is called once, from the loop."""
+class TcpExchange:
+    """A query on its way; the owner of its dial. `on_end` is called once, from the loop."""
 
-    def __init__(self, loop: Loop, query: bytes, rng: Random, on_end: OnEnd) -> None:
+    def __init__(
+        self, loop: Loop, query: bytes, on_end: OnEnd, random_bytes: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self._loop = loop
-        self._query = rng.getrandbits(16).to_bytes(2, "big") + query[2:]
+        self._query = random_bytes(2) + query[2:]
         self._on_end: OnEnd | None = on_end
         self._sock: socket.socket | None = None
         self._timer: Timer | None = None
+        self._dial: Dial | None = None
+        self._unsent = framed(self._query)
+        self._arrived = bytearray()
+
+    def start(self, dialler: Dialler, client: IP, server: SocketAddress) -> None:
+        self._timer = self._loop.later(GIVE_UP_S, self._give_up)
+        self._dial = dialler.dial(server, SocketAddress(client, 0), self)
 
     def cancel(self) -> None:
         """End without a word."""
         self._on_end = None
         self._stop()
+
+    def connected(self, sock: socket.socket) -> None:
+        self._dial, self._sock = None, sock
+        self._loop.watch(sock.fileno(), self._on_ready, self._on_crash)
+        self._on_ready(0)
+
+    def failed(self, target: SocketAddress, error: OSError) -> None:
+        self._dial = None
+        self._finish(b"", error.strerror or str(error))
 
     def _finish(self, answer: bytes, error: str) -> None:
         on_end, self._on_end = self._on_end, None
@@ -54,6 +58,9 @@ class Exchange:
             on_end(answer, error)
 
     def _stop(self) -> None:
+        if self._dial is not None:
+            self._dial.cancel()
+            self._dial = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -73,80 +80,6 @@ class Exchange:
             return records.answers(data, self._query)
         except MalformedMessage:
             return False
-
-
-class UdpExchange(Exchange):
-    def start(self, sockets: SideSockets, client: IP, server: SocketAddress) -> None:
-        """Raises OSError, MalformedMessage."""
-        self._query = records.fitted(self._query, MOST_ANSWER_BYTES)
-        family = socket.AF_INET if server.ip.version == 4 else socket.AF_INET6
-        sock = self._sock = sockets.take(family | DATAGRAM)
-        try:
-            sock.bind((str(client), 0))
-            sock.connect((str(server.ip), server.port))
-            self._send(sock)
-        except OSError:
-            self.cancel()
-            raise
-        self._loop.watch(sock.fileno(), self._on_ready, self._on_crash, select.EPOLLIN)
-        self._timer = self._loop.later(AGAIN_S, self._again)
-
-    def _send(self, sock: socket.socket) -> None:
-        try:
-            sock.send(self._query)
-        except BlockingIOError:
-            return  # as good as lost on the way: sent again
-
-    def _again(self) -> None:
-        sock = self._sock
-        if sock is None:
-            return
-        self._timer = self._loop.later(GIVE_UP_S - AGAIN_S, self._give_up)
-        try:
-            self._send(sock)
-        except OSError as error:
-            self._finish(b"", str(error))
-
-    def _on_ready(self, mask: int) -> None:
-        while (sock := self._sock) is not None:
-            try:
-                data = sock.recv(READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._finish(b"", error.strerror or str(error))
-                return
-            if self._is_answer(data):
-                self._finish(data, "")
-
-
-class TcpExchange(Exchange):
-    """Is the owner of its dial."""
-
-    def __init__(self, loop: Loop, query: bytes, rng: Random, on_end: OnEnd) -> None:
-        super().__init__(loop, query, rng, on_end)
-        self._dial: Dial | None = None
-        self._unsent = framed(self._query)
-        self._arrived = bytearray()
-
-    def start(self, dialler: Dialler, client: IP, server: SocketAddress) -> None:
-        self._timer = self._loop.later(GIVE_UP_S, self._give_up)
-        self._dial = dialler.dial(server, SocketAddress(client, 0), self)
-
-    def connected(self, sock: socket.socket) -> None:
-        self._dial, self._sock = None, sock
-        self._loop.watch(sock.fileno(), self._on_ready, self._on_crash)
-        self._on_ready(0)
-
-    def failed(self, target: SocketAddress, error: OSError) -> None:
-        self._dial = None
-        self._finish(b"", error.strerror or str(error))
-
-    def _stop(self) -> None:
-        if self._dial is not None:
-            self._dial.cancel()
-            self._dial = None
-        super()._stop()
 
     def _on_ready(self, mask: int) -> None:
         sock = self._sock

@@ -1,6 +1,6 @@
 """What becomes of a pod's DNS query: the mesh's own answer, one that is still good, or a question to whom it was for.
 
-Nobody is asked but the server that the pod itself has chosen, and in the pod's name (`dns_forward`). Names of the mesh
+Nobody is asked but the server that the pod itself has chosen, and in the pod's name (`dns_ports` over UDP, `dns_forward` over TCP). Names of the mesh
 are `dns.mesh_names`'s. Answers over UDP and TCP differ in size alone, so both ends (`dns_clients`) come here.
 """
 
@@ -26,7 +26,8 @@ from agent.net.dial import Dialler
 from agent.net.loop import Loop
 from agent.net.sockets import SideSockets
 from agent.proxy.dns_figures import DnsFigures, Labels, Refused, labels
-from agent.proxy.dns_forward import TcpExchange, UdpExchange
+from agent.proxy.dns_forward import TcpExchange
+from agent.proxy.dns_ports import AskingPorts, UdpExchange
 from agent.proxy.pods import LocalPods
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
@@ -100,7 +101,8 @@ class DnsService:
         self.loop = loop
         self.figures = DnsFigures()
         self._store, self._pods, self._names = store, pods, names
-        self._to_network, self._net_side = to_network, net_side
+        self._to_network = to_network
+        self.asking_ports = AskingPorts(loop, net_side)
         self._own = frozenset(own_addresses)
         self._rng = rng
         self._port, self._is_nobodys = port, is_nobodys
@@ -121,6 +123,7 @@ class DnsService:
         """A pod is gone: its addresses may be another's next."""
         self._said.clear()
         self._mesh.clear()
+        self.asking_ports.forget()
         for under_way in self._under_way.values():
             under_way.is_kept = False
 
@@ -228,11 +231,10 @@ class DnsService:
         ended = partial(self._ended, asked)
         server = SocketAddress(asked.server, self._port)
         if asked.over_tcp:
-            dialled = under_way.exchange = TcpExchange(self.loop, query, self._rng, ended)
+            dialled = under_way.exchange = TcpExchange(self.loop, query, ended)
             dialled.start(self._to_network, asked.client, server)
         else:
-            sent = under_way.exchange = UdpExchange(self.loop, query, self._rng, ended)
-            sent.start(self._net_side, asked.client, server)
+            under_way.exchange = self.asking_ports.ask(asked.client, server, query, ended)
 
     def _over(self, asked: Asked) -> UnderWay:
         left = self._of_pod[asked.client] - 1

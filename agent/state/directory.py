@@ -192,8 +192,10 @@ class Services:
         return tuple(service for service in found if vip in service.vips)
 
     def with_hostname(self, hostname: str) -> tuple[Service, ...]:
-        found = map(self.shelf.at, self.by_hostname.rows(hash(hostname)))
-        return tuple(service for service in found if service.hostname == hostname)
+        rows = self.by_hostname.rows(hash(hostname))
+        if not rows:  # of nearly all names that pods ask for: each is tried in a dozen forms
+            return ()
+        return tuple(service for service in map(self.shelf.at, rows) if service.hostname == hostname)
 
 
 def address_rank(workload: Workload) -> int:

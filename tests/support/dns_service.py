@@ -103,6 +103,7 @@ def asking(zone: Zone, asked_at: int = 0) -> Iterator[Asking]:
             for under_way in made.service._under_way.values():
                 if under_way.exchange is not None:
                     under_way.exchange.cancel()
+            made.service.asking_ports.forget()
             made.loop.close()
             made.sockets.close()
     assert not made.errors

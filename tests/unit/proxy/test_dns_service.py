@@ -11,7 +11,7 @@ import pytest
 
 from agent.proxy import dns_service
 from agent.proxy.dns_figures import Refused
-from agent.proxy.dns_forward import AGAIN_S, GIVE_UP_S
+from agent.proxy.dns_ports import AGAIN_S, GIVE_UP_S
 from agent.proxy.dns_service import MOST_OF_A_POD, MOST_WAITING
 from tests.support import mesh
 from tests.support.dns_service import NOBODY, OTHER_POD, POD, PROXY, Asking, asking
