@@ -66,6 +66,13 @@ class Acceptor:
             self._batch_size = BATCH
             self._batch()
 
+    def take(self, count: int) -> None:
+        """So many have been let in just now: they are there, or come by the listener's next event."""
+        if not self._closed and self._timer is None:
+            usual, self._batch_size = self._batch_size, min(count, BATCH)
+            self._batch()
+            self._batch_size = usual
+
     def close(self) -> None:
         """Stop and close the listener. Connections still queued are reset, unless somebody shares it."""
         if self._closed:

@@ -93,6 +93,9 @@ class Loop:
         else:
             self._crashes.pop(fd, None)
 
+    def is_watched(self, fd: int) -> bool:
+        return fd in self._watchers
+
     def forget(self, fd: int) -> None:
         """Stop watching; call it before the descriptor is closed. Unknown descriptors are ignored."""
         if fd in self._watchers:

@@ -11,7 +11,7 @@ import socket
 from typing import Protocol
 
 from agent.model.unit import PlainValue, State, StateReader
-from agent.net.loop import BROKEN, ENDED, READABLE, WRITABLE, Loop
+from agent.net.loop import BROKEN, EDGES, ENDED, INBOUND_EDGES, READABLE, WRITABLE, Loop
 from agent.net.parting import PATIENCE_S
 from agent.net.plain_relay import PlainRelay
 from agent.net.relay_end import EndingRelay
@@ -33,7 +33,11 @@ class TunnelRelay(EndingRelay):
 
     def start(self) -> None:
         """Bytes that came early are delivered at once."""
-        self._loop.watch(self._fd, self._on_ready, self._on_crash)
+        # One that was accepted just now has room, and would be reported for that alone. Where it is watched already, to
+        # ask for room as well costs no more.
+        self._hears_room = bool(self._backlog) or self._loop.is_watched(self._fd)
+        mask = EDGES if self._hears_room else INBOUND_EDGES
+        self._loop.watch(self._fd, self._on_ready, self._on_crash, mask)
         self._tunnel.attach(self)
         if self._backlog:  # of one that was taken over
             self._backlogs.hold(self, len(self._backlog))
@@ -125,6 +129,7 @@ class TunnelRelay(EndingRelay):
         if sent:
             self._link.consumed(self._stream, sent)
         if sent < size:
+            self._hear_room()
             self._backlogs.hold(self, size - sent)
             for piece in pieces:
                 if sent < len(piece):
@@ -132,6 +137,11 @@ class TunnelRelay(EndingRelay):
                     sent = 0
                 else:
                     sent -= len(piece)
+
+    def _hear_room(self) -> None:
+        if not self._hears_room:
+            self._hears_room = True
+            self._loop.watch(self._fd, self._on_ready, self._on_crash)
 
     def _send_backlog(self) -> None:
         backlog = self._backlog

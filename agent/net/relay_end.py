@@ -37,6 +37,7 @@ class EndingRelay(ABC):
         "_down_open",
         "_ended",
         "_fd",
+        "_hears_room",
         "_is_over",
         "_is_readable",
         "_is_waiting",
@@ -76,6 +77,8 @@ class EndingRelay(ABC):
         self._backlogs = loop.backlogs
         self._up_bytes = self._down_bytes = 0
         self._up_open = self._down_open = True
+        self._hears_room = False
+        """Whether it is told when the socket takes bytes again."""
         self._ended = self._is_over = self._is_readable = self._is_waiting = False
         self._lost = 0
         """The error by which the application's connection broke. What it had sent before is still carried."""

@@ -1,7 +1,8 @@
 """What becomes of a pod's DNS query: the mesh's own answer, one that is still good, or a question to whom it was for.
 
-Nobody is asked but the server that the pod itself has chosen, and in the pod's name (`dns_ports` over UDP, `dns_forward` over TCP). Names of the mesh
-are `dns.mesh_names`'s. Answers over UDP and TCP differ in size alone, so both ends (`dns_clients`) come here.
+Nobody is asked but the server that the pod itself has chosen, in the pod's name (`dns_ports` over UDP, `dns_forward`
+over TCP). Names of the mesh are `dns.mesh_names`'s. Answers over UDP and TCP differ in size alone, so both ends
+(`dns_clients`) come here.
 """
 
 from __future__ import annotations

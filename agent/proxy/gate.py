@@ -43,6 +43,13 @@ class Frames(Protocol):
     def send(self, frame: bytes) -> bool: ...
 
 
+class Accepts(Protocol):
+    """A listener."""
+
+    def take(self, count: int) -> None:
+        """Accept so many that must be there."""
+
+
 def nobodys(peer: SocketAddress, local: SocketAddress) -> bool:
     """Of a gate that no dial of ours comes to."""
     return False
@@ -106,6 +113,9 @@ class Gate(Keeper):
         # Each is let in for the same time, so the first to be let in is the first to be given up: one timer will do.
         self._let_in_since: deque[tuple[float, Key]] = deque()
         self._timer: Timer | None = None
+        self._listeners: dict[int, Accepts] = {}
+        self._handshaken: dict[int, int] = {}
+        """How many were let in in this turn, by owner."""
         self._reset: dict[Key, tuple[int, float]] = {}
         """Which SYN was answered by a reset, by its sequence number, and when that was; the oldest first."""
         self.fates: Counter[Fate] = Counter()
@@ -144,8 +154,13 @@ class Gate(Keeper):
             self._forget(held, Fate.JOINED)
             held.life.joined(sock)
 
+    def serve(self, owner: int, listener: Accepts) -> None:
+        """What is let in of this owner is accepted there."""
+        self._listeners[owner] = listener
+
     def release(self, owner: int) -> None:
         """Another worker serves this owner from now on: it gets everything that waits here."""
+        self._listeners.pop(owner, None)
         for held in [held for held in self._held.values() if held.owner == owner]:
             self._forget(held, Fate.HANDED_OVER)
             if not held.is_let_in:
@@ -163,6 +178,7 @@ class Gate(Keeper):
         if self._timer is None:
             self._timer = self._loop.later(JOIN_S, self._on_time)
         self._let_in(held.syn)
+        self._accept_soon(held.owner)
 
     def turned_away(self, life: CapturedLife, outcome: Outcome) -> None:
         held = self._held.get(life.key)
@@ -206,6 +222,19 @@ class Gate(Keeper):
     def _let_in(self, syn: HeldSyn) -> None:
         # One that is lost on its way comes again, as its client has no answer.
         self._frames.send(again(syn, self._frames.mac))
+
+    def _accept_soon(self, owner: int) -> None:
+        """The whole handshake ran while the SYN was sent, unless its client is slow: another turn is not waited for."""
+        if not self._handshaken:
+            self._loop.soon(self._accept)
+        self._handshaken[owner] = self._handshaken.get(owner, 0) + 1
+
+    def _accept(self) -> None:
+        handshaken, self._handshaken = self._handshaken, {}
+        for owner, count in handshaken.items():
+            listener = self._listeners.get(owner)
+            if listener is not None:
+                listener.take(count)
 
     def _on_time(self) -> None:
         """Give up those that have not joined by now; most have, long ago."""

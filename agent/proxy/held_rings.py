@@ -15,7 +15,7 @@ from typing import Protocol
 
 from agent.model.connection import Direction
 from agent.net.loop import Loop
-from agent.proxy.gate import Fate, Gate
+from agent.proxy.gate import Accepts, Fate, Gate
 from agent.proxy.tallies import Tallies
 from agent.telemetry import families
 from agent.telemetry.metrics import Sample
@@ -59,9 +59,14 @@ class HeldRings:
     def gate(self, direction: Direction) -> Gate:
         return self._gates[FROM_POD if direction is Direction.OUTBOUND else TO_POD]
 
-    def serve(self, owner: int, ring: Ring) -> None:
-        """Take what comes in this ring, which is this object's, in place of the owner's former one."""
+    def serve(self, owner: int, ring: Ring, listeners: Mapping[int, Accepts]) -> None:
+        """Take what comes in this ring, which is this object's, in place of the owner's former one.
+
+        `listeners` of the owner, by hook: there is accepted what is let in.
+        """
         self._close(owner)
+        for hook, listener in listeners.items():
+            self._gates[hook].serve(owner, listener)
         self._rings[owner] = ring
         self._loop.watch(ring.fileno(), partial(self._on_ready, owner), mask=select.EPOLLIN)
 

@@ -15,10 +15,13 @@ from agent.net.accept import Acceptor
 from agent.net.member_table import MemberTable
 from agent.net.syn_ring import SynRing
 from agent.proxy.dataplane import DataPlane
+from agent.wire.held_syn import FROM_POD, TO_POD
 
 log = logging.getLogger(__name__)
 
 COMPLAIN_EVERY_S = 10.0
+HOOKS = {OUTBOUND.name: FROM_POD, PLAINTEXT.name: TO_POD}
+"""Where SYNs are held for a listener."""
 
 
 class Serving:
@@ -76,7 +79,9 @@ class Serving:
         self._plane.share.take(owner)
         # Last: whoever answers for a connection must accept it.
         if ring is not None and self._plane.held is not None:
-            self._plane.held.serve(owner, SynRing(ring))
+            by_name = zip((name for name, _ in accepted), self._acceptors[owner], strict=True)
+            behind = {HOOKS[name]: acceptor for name, acceptor in by_name if name in HOOKS}
+            self._plane.held.serve(owner, SynRing(ring), behind)
 
     def release(self, owner: int) -> None:
         if self._plane.held is not None and owner in self._owners:

@@ -25,6 +25,23 @@ def _ticks(stat: str) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+def sleeps(pids: Iterable[int], proc: Path = Path("/proc")) -> int:
+    """How often the processes have waited for something so far, with all threads: each wait is a wake-up."""
+    found = 0
+    for pid in pids:
+        for task in (proc / str(pid) / "task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+                found += _voluntary((task / "status").read_text())
+    return found
+
+
+def _voluntary(status: str) -> int:
+    for line in status.splitlines():
+        if line.startswith("voluntary_ctxt_switches:"):
+            return int(line.split()[1])
+    raise ValueError("status has no line `voluntary_ctxt_switches:`")
+
+
 def children(pid: int, proc: Path = Path("/proc")) -> list[int]:
     """The processes that have this one as their parent, or as their parent's, and so on."""
     parents = {}

@@ -160,7 +160,7 @@ def metrics(workload: Workload, result: Mapping[str, Any], used_s: float | None)
     if each_us is not None:
         values[f"cpu_{workload.name}"] = each_us
     for metric in ("p50_us", "p99_us"):
-        if metric in result:
+        if metric in result and workload.kind != "connect":
             values[f"{metric.removesuffix('_us')}_{workload.count}"] = result[metric]
     return values
 

@@ -94,7 +94,7 @@ def node_of(rig: Rig) -> Iterator[Node]:
 def test_each_syn_comes_once_to_the_gate_of_its_hook_and_counts_for_its_pod(rig: Rig) -> None:
     with node_of(rig) as node:
         node.send(1001)
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         node.send(1002, program="to_pod")
         node.send(1003, to=667)
         node.turn()
@@ -107,7 +107,7 @@ def test_each_syn_comes_once_to_the_gate_of_its_hook_and_counts_for_its_pod(rig:
 
 def test_more_than_a_batch_comes_in_order(rig: Rig) -> None:
     with node_of(rig) as node:
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         for number in range(BATCH + 10):
             node.send(2000 + number)
         for _ in range(3):
@@ -118,7 +118,7 @@ def test_more_than_a_batch_comes_in_order(rig: Rig) -> None:
 
 def test_what_a_worker_finds_after_it_stood_still_is_too_old(rig: Rig) -> None:
     with node_of(rig) as node:
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         node.send(1001)
         node.late_ns = OLD_NS + 1
         node.turn()
@@ -131,7 +131,7 @@ def test_what_a_worker_finds_after_it_stood_still_is_too_old(rig: Rig) -> None:
 
 def test_a_defect_with_one_costs_no_other(rig: Rig) -> None:
     with node_of(rig) as node:
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         for port, to in ((1001, 80), (1002, 666), (1003, 80)):
             node.send(port, to)
         node.turn()
@@ -143,18 +143,18 @@ def test_a_defect_with_one_costs_no_other(rig: Rig) -> None:
 
 def test_what_is_released_is_left_to_the_next_reader(rig: Rig) -> None:
     with node_of(rig) as node:
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         node.held.release(0)
         assert node.gates[FROM_POD].released == node.gates[TO_POD].released == [0]
         node.send(1001)
         node.turn()
         assert not node.gates[FROM_POD].arrivals and not node.rings.is_empty(0)
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         node.turn()
         assert node.gates[FROM_POD].ports == [1001]
         # Once more with another ring: the one before is let go.
         before = open_descriptors()
-        node.held.serve(0, node.ring())
+        node.held.serve(0, node.ring(), {})
         assert open_descriptors() == before
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.accounting import TICKS_PER_S, children, cpu_s, pss_bytes
+from tests.bench.accounting import TICKS_PER_S, children, cpu_s, pss_bytes, sleeps
 
 
 def fake(proc: Path, pid: int, name: str, user: int, system: int, pss_kib: int) -> None:
@@ -32,6 +32,13 @@ def test_memory_is_pss_not_rss(tmp_path: Path) -> None:
     fake(tmp_path, 5, "a", 0, 0, 100)
     fake(tmp_path, 6, "b", 0, 0, 23)
     assert pss_bytes([5, 6], tmp_path) == 123 * 1024
+
+
+def test_each_wait_of_any_thread_is_counted() -> None:
+    before = sleeps([os.getpid()])
+    for _ in range(20):
+        time.sleep(0.001)
+    assert sleeps([os.getpid()]) >= before + 20
 
 
 def test_a_process_that_is_gone_is_an_error_not_a_zero(tmp_path: Path) -> None:

@@ -86,6 +86,20 @@ def test_more_connections_than_a_batch_are_all_accepted() -> None:
         it.until(lambda: len(server.found) == len(clients))
 
 
+def test_who_is_known_to_be_there_is_accepted_without_an_event() -> None:
+    with node() as it:
+        server = Server(it)
+        clients = [it.keep(socket.create_connection(("127.0.0.1", server.port))) for _ in range(5)]
+        server.acceptor.take(2)
+        assert len(server.found) == 2
+        server.acceptor.take(4)
+        assert len(server.found) == 5, "one was not there yet"
+        clients.append(it.keep(socket.create_connection(("127.0.0.1", server.port))))
+        it.until(lambda: len(server.found) == len(clients))
+        server.acceptor.close()
+        server.acceptor.take(1)
+
+
 def test_a_receiver_that_raises_costs_one_connection_only() -> None:
     with node() as it:
         listener = open_listener(None, 0, transparent=False, reuse_port=False, address="127.0.0.1")

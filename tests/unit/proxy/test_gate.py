@@ -125,6 +125,30 @@ def test_a_syn_is_let_in_when_its_destination_is_reached_and_its_connection_join
     assert not held.frames.resets()
 
 
+class Listener:
+    """Says how many it was told to accept."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def take(self, count: int) -> None:
+        self.told += count
+
+
+def test_what_is_let_in_is_accepted_without_an_event_of_its_listener(held: Held) -> None:
+    listeners, driver = (Listener(), Listener()), held.world.driver
+    driver.call(lambda: [held.gate.serve(owner, listener) for owner, listener in enumerate(listeners)])
+    held.arrive(held.syn(port=40000), held.syn(port=40001), owner=0)
+    held.arrive(held.syn(port=40002), owner=1)
+    driver.until(lambda: [each.told for each in listeners] == [2, 1])
+    driver.call(lambda: held.gate.release(0))
+    held.arrive(held.syn(port=40003), owner=0)
+    held.arrive(held.syn(port=40004), owner=1)
+    driver.until(lambda: listeners[1].told == 2)
+    held.world.driver.until(lambda: len(held.frames.let_in()) == 5)
+    assert listeners[0].told == 2, "others serve that one"
+
+
 def test_what_the_server_says_first_waits_for_the_client(held: Held, world: World) -> None:
     with socket.create_server((SERVER, 8081)) as server:
         held.arrive(syn := held.syn(f"{SERVER}:8081"))
