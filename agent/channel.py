@@ -152,7 +152,7 @@ class HandOver(Message):
     """Accept nothing more, and give what is live to the worker at the other end of this fd (`agent.handover`).
 
     After `patience_s`, or when all is given, what is left drains as by Drain. Answered by HandedOver when the giving
-    is over, before the drain.
+    is over, before the drain; where it failed, that waits some seconds for another HandOver or Drain.
     """
 
     SINCE = 1

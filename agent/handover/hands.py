@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 FORMATS = (FORMAT,)
 """Of units: those that this build gives and takes, the best first."""
 NO_LINE = "the way to the other worker did not arrive: it may open no more files"
+ORDER_S = 5.0
+"""How long a worker whose hand-over failed goes on without being told what next."""
 REPORT_S = 0.05
 """Figures are told so soon after something has moved: one end has let go of it, and the other counts it."""
 
@@ -48,6 +50,7 @@ class Hands:
         self._giving: Giving | None = None
         self._taking: list[Taking] = []
         self._report_due: Timer | None = None
+        self._next_order: Timer | None = None
         self._stops = ""
 
     @property
@@ -68,24 +71,33 @@ class Hands:
     ) -> None:
         """Give what is live to the worker at the other end of the one fd, and drain what stays.
 
-        `reply` hears what became of it.
+        `reply` hears what became of it. Where that failed, another one may come to give to: the drain waits a moment.
         """
-        if self._giving is not None:
-            self._giving.stop("another successor came")
+        before, self._giving = self._giving, None
+        if before is not None:
+            before.stop("another successor came")
 
         def over(account: Account) -> None:
             figures.count(self._metrics.figures, account)
+            if giving is not None and self._giving is not giving:
+                return  # nobody asks for it any more
             reply(told(account))
-            self._drain(drain_s)
+            if account.failure and not self._stops:
+                self._next_order = self._plane.loop.later(ORDER_S, lambda: self._drain(drain_s))
+            else:
+                self._drain(drain_s)
 
         self._stop_accepting()
+        if self._next_order is not None:
+            self._next_order.cancel()
+        giving = None
         if len(fds) != 1:
             close_all(fds)
             over(Account(failure=NO_LINE))
             return
         [fd] = fds
-        self._giving = Giving(self._plane.loop, fd, FORMATS, self, patience_s, self._moved, over)
-        self._giving.start()
+        giving = self._giving = Giving(self._plane.loop, fd, FORMATS, self, patience_s, self._moved, over)
+        giving.start()
 
     def take(self, fds: Sequence[int]) -> str:
         """Take what the worker at the other end of the one fd gives. Why it does not, if so."""
@@ -103,6 +115,8 @@ class Hands:
     def stop(self, reason: str) -> None:
         """Neither give nor take any more: this worker ends with what it has."""
         self._stops = reason
+        if self._next_order is not None:
+            self._next_order.cancel()
         if self._giving is not None:
             self._giving.stop(reason)
         for taking in self._taking:

@@ -1,8 +1,8 @@
 """Workers that retire: each gives what is live to its successor, one after the other, and then drains.
 
-Successors are started and briefed first, all of them: what two processes hand over waits while a third one starts. A
-worker that was told nothing of that (an older build), or whose successor fails, drains as it is. Until it is gone it is
-told of state and certificates like the others, and judges by them.
+Successors are started and briefed first, all of them: what two processes hand over waits while a third one starts.
+Where a successor fails, another worker takes what is left; a worker that cannot hand over (an older build), or has
+nobody who takes, drains as it is. Until it is gone it is told of state and certificates, and judges by them.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Retirement:
                 continue
             self._tries.setdefault(link, 0)
             self._waiting.discard(link)
-            reason = obstacle(link, self._taker(link))
-            if not reason:
+            if self._takers(link):
                 self._due.put_nowait(link)
             elif not link.is_draining:
-                log.info("%s does not hand over (%s): it drains for %g s", link, reason, self._drain_s)
+                why = next((obstacle(link, taker) for taker in self._on_duty.values()), "")
+                log.info("%s does not hand over (%s): it drains for %g s", link, why, self._drain_s)
                 self.drain(link)
 
     def drain(self, link: WorkerLink, drain_s: float | None = None) -> None:
@@ -75,25 +75,25 @@ class Retirement:
 
     async def _relieve(self, link: WorkerLink) -> None:
         self._tries[link] += 1
-        if not self._on_duty:
-            self._again(link)
-            return
-        taker = self._taker(link)
-        reason = await self._hand_over(link, taker)
-        if not reason or link not in self.links:
-            return
-        log.warning("%s stops handing over to %s: %s; it drains for %g s", link, taker, reason, self._drain_s)
+        tried: set[WorkerLink] = set()
+        while takers := [taker for taker in self._takers(link) if taker not in tried]:
+            tried.add(takers[0])
+            reason = await self._hand_over(link, takers[0])
+            if link not in self.links:
+                return  # it is gone
+            if not reason:
+                return
+            log.warning("%s stops handing over to %s: %s", link, takers[0], reason)
+        log.warning("%s has nobody to hand over to: it drains for %g s", link, self._drain_s)
         self.drain(link)
-        self._again(link)
-
-    def _taker(self, link: WorkerLink) -> WorkerLink:
-        """Its successor; with fewer workers than before, any other."""
-        return self._on_duty.get(link.slot) or next(iter(self._on_duty.values()))
-
-    def _again(self, link: WorkerLink) -> None:
-        """When its successor has a successor, with what is left by then."""
         if self._tries[link] < MOST_TRIES:
+            # When its successor has a successor, with what is left by then.
             self._waiting.add(link)
+
+    def _takers(self, link: WorkerLink) -> list[WorkerLink]:
+        """Who may take what it has: its successor, or where that fails, or there are fewer than before, another."""
+        able = (taker for taker in self._on_duty.values() if not obstacle(link, taker))
+        return sorted(able, key=lambda taker: taker.slot != link.slot)
 
     async def _hand_over(self, link: WorkerLink, taker: WorkerLink) -> str:
         """Why nothing came of it, or not all."""
@@ -112,7 +112,7 @@ class Retirement:
         if account is None:
             return ""  # it is gone
         log.info("%s has handed over to %s: %s", link, taker, in_words(account))
-        if account.left:
+        if account.left and not account.failure:
             log.info("%s drains what stays for %g s: %s", link, self._drain_s, counted(account.left))
         return account.failure
 

@@ -152,3 +152,24 @@ def test_a_restart_by_systemd_loses_nothing(world: World) -> None:
         as_systemd_restarts(world, "node-b", crashes=True)
         live.go_on()
         new.goes_on(5)
+
+
+def test_a_control_process_that_dies_in_the_middle_costs_nobody_anything(world: World) -> None:
+    """The next one finds workers of both generations, wherever they were."""
+    with streams(world, WAYS, 6) as live:
+        live.go_on()
+        for name in ("agent-5", "agent-6"):
+            log = world.log("node-a")
+            first = world.process("agent-node-a")
+            world.mesh.flags |= {"pod-name": name}
+            world.mesh.start_agent(world.node("node-a"))
+            until(lambda log=log: log.lines("waiting until it ends"), "the second one waits")
+            os.kill(first.pid, signal.SIGTERM)
+            # The one time when the first has handed over, the other time before.
+            sign = "has handed over" if name == "agent-5" else "serving: "
+            until(lambda log=log, sign=sign: log.lines(sign), "it is under way")
+            world.kill_control("node-a")
+            live.go_on()
+            world.restart("node-a")
+            until(lambda: not world.status("node-a")["retiring_workers"], "nothing is left of the first")
+            live.go_on()

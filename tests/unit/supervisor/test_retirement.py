@@ -159,6 +159,32 @@ def test_a_successor_that_does_not_take_is_found_and_what_is_live_drains(
     assert "does not take" in caplog.text
 
 
+def test_where_a_successor_fails_another_worker_takes(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(worker_link, "BRIEFED_PATIENCE_S", 0.5)
+
+    async def scene() -> None:
+        async with crew_of(run_dir, formats="1") as former:
+            former.crew.open_gates()
+            old = former.pids
+            talks = [former.dial(index) for index in range(2 * len(ROWS))]
+            assert await former.say_on(talks)
+        behave(run_dir, 0, "refuses")
+        async with crew_of(run_dir, flavour="other", formats="1") as crew:
+            crew.crew.open_gates()
+            await until(lambda: sorted(crew.ended) == sorted(old.values()), "both have handed over")
+            assert await former.say_on(talks)
+            heard = await crew.heard(crew.crew.links[1])
+            assert heard.count("TakeOver") == 2
+            for talk in talks:
+                talk.close()
+
+    play(scene)
+    assert "stops handing over to worker 0" in caplog.text and "nobody to hand over to" not in caplog.text
+
+
 def test_what_binds_is_told_to_who_knows_it_and_has_others_drain(
     run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
