@@ -38,6 +38,10 @@ class Resolver(Protocol):
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None: ...
 
+    @property
+    def connections(self) -> int:
+        """Open now."""
+
     def forget(self) -> None:
         """Pods have changed."""
 
@@ -121,6 +125,11 @@ class DnsDoor:
     def _open(self, owner: int, resolver: Resolver) -> None:
         door = self._doors[owner] = resolver.door(self._sockets.pop(owner))
         door.start()
+
+    @property
+    def connections(self) -> int:
+        """Of pods to their name servers, that are answered here."""
+        return self._resolver.connections if self._resolver is not None else 0
 
     def samples(self) -> Iterable[Sample]:
         return self._resolver.samples() if self._resolver is not None else ()

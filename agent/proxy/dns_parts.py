@@ -26,6 +26,10 @@ class DnsParts:
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
         self.tcp.accepted(sock, peer, local)
 
+    @property
+    def connections(self) -> int:
+        return len(self.tcp.open)
+
     def forget(self) -> None:
         self.service.forget()
 

@@ -77,6 +77,8 @@ def _everything(plane: DataPlane) -> Iterator[Movable | Immovable]:
     for entry in tuple(plane.inbound.links):
         if entry.link.secured is None:
             yield Immovable(f"HBONE connection from {entry.peer}", entry.link.stays)
+    for _ in range(plane.dns.connections):
+        yield Immovable("connection of a pod to its name server", "what it asks is answered here")
     for caller in plane.inbound.lobby.callers:
         if caller.is_watched:
             yield MovableCaller(plane, caller)

@@ -248,6 +248,11 @@ def test_an_unused_connection_is_as_long_unused_as_it_was(world: World) -> None:
     world.driver.until(lambda: not links(taker) and not links(world.there))
 
 
+PATIENT = {"connect_timeout_s": "20"}
+"""However busy the machine is: a SYN that nobody answered is sent again after one second, three, and seven."""
+
+
+@pytest.mark.parametrize("world", [PATIENT], indirect=True)
 @ENDS
 def test_who_is_not_answered_yet_waits_on_and_is_answered(world: World, end: str) -> None:
     """The application takes nobody: the CONNECT is on its way at one end, and the dial at the other."""
@@ -256,7 +261,7 @@ def test_who_is_not_answered_yet_waits_on_and_is_answered(world: World, end: str
     with filled(SERVER, 8082) as (listener, make_room):
         app = world.connect(f"{SERVER}:8082")
         world.driver.until(lambda: dialling(world.there) == 1)
-        taker = successor(world, giver)
+        taker = successor(world, giver, **PATIENT)
         assert move(world, giver, taker) == [f"{end} link"]
         assert world.driver.call(lambda: (len(giver.registry), len(taker.registry))) == (0, 2)
         make_room()
@@ -269,6 +274,7 @@ def test_who_is_not_answered_yet_waits_on_and_is_answered(world: World, end: str
     world.driver.until(lambda: counts(giver, taker)[:3] == (2, 2, 0))
 
 
+@pytest.mark.parametrize("world", [PATIENT], indirect=True)
 @ENDS
 def test_its_time_goes_on_where_it_was(world: World, end: str) -> None:
     connected(world, 1)[0].close()
@@ -276,22 +282,23 @@ def test_its_time_goes_on_where_it_was(world: World, end: str) -> None:
     with filled(SERVER, 8082):
         app = world.connect(f"{SERVER}:8082")
         world.driver.until(lambda: dialling(world.there) == 1)
-        taker = successor(world, giver)
-        world.driver.skew_s += 1.5
+        taker = successor(world, giver, **PATIENT)
+        world.driver.skew_s += 15.0
         assert move(world, giver, taker) == [f"{end} link"]
-        world.driver.skew_s += 1.5  # of two seconds for a dial
+        world.driver.skew_s += 10.0  # of twenty seconds for a dial
         assert ended(app)
     world.driver.until(lambda: bool(taker.lines))
     assert ("CONNECT_TIMEOUT" in taker.lines[-1]) == (end == "server")
     assert "error" in taker.lines[-1]
 
 
+@pytest.mark.parametrize("world", [PATIENT], indirect=True)
 def test_a_policy_that_comes_while_it_is_dialled_has_its_say(world: World) -> None:
     connected(world, 1)[0].close()
     with filled(SERVER, 8082):
         app = world.connect(f"{SERVER}:8082")
         world.driver.until(lambda: dialling(world.there) == 1)
-        taker = successor(world, world.there)
+        taker = successor(world, world.there, **PATIENT)
         batch = Batch(authorizations=(("apps/no-client", NO_CLIENT),))
         move(world, world.there, taker, lambda: taker.store.apply(batch))
         assert ended(app)
@@ -301,18 +308,19 @@ def test_a_policy_that_comes_while_it_is_dialled_has_its_say(world: World) -> No
     assert "apps/no-client" in taker.lines[-1]
 
 
+@pytest.mark.parametrize("world", [PATIENT], indirect=True)
 def test_who_waits_for_a_connection_to_be_made_has_one_made_by_the_next(world: World) -> None:
     away = mesh.workload("away", ours("4.4"), service_account="away")
     world.driver.call(lambda: world.here.know(away))
     with filled(ours("4.4"), 15008):
         apps = [world.connect(f"{ours('4.4')}:8080") for _ in range(3)]
         world.driver.until(lambda: len(world.here.registry) == 3)
-        taker = successor(world, world.here)
+        taker = successor(world, world.here, **PATIENT)
         assert move(world, world.here, taker) == ["asking"] * 3
         # Nobody waits here any more: what was being made for them is not.
         assert world.driver.call(lambda: (len(world.here.registry), world.here.pool._groups)) == (0, {})
         assert world.driver.call(lambda: (len(taker.registry), len(taker.pool._groups))) == (3, 1)
-        world.driver.skew_s += 2.5
+        world.driver.skew_s += 25.0
         assert all(ended(app) for app in apps)
     world.driver.until(lambda: len(taker.lines) == 3)
     assert all("HBONE_TIMEOUT" in line and 'dst.workload="away"' in line for line in taker.lines)

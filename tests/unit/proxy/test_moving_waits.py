@@ -46,7 +46,9 @@ STRICT = mesh.policy("strict", Action.DENY, Match(not_principals=(StringMatch(St
 NO_CLIENT = mesh.policy(
     "no-client", Action.DENY, Match(principals=(StringMatch(StringMatchKind.SUFFIX, "/sa/client"),))
 )
-HAND_OVER = {"local_path": "handover"}
+PATIENT = {"connect_timeout_s": "20"}
+"""However busy the machine is: a SYN that nobody answered is sent again after one second, three, and seven."""
+HAND_OVER = {"local_path": "handover", **PATIENT}
 
 Begin = Callable[[World], tuple[DataPath, socket.socket]]
 
@@ -85,8 +87,8 @@ def heir(world: World, of: DataPath, **options: str) -> DataPath:
 WAYS = pytest.mark.parametrize(
     ("world", "begin", "where", "client", "records"),
     [
-        ({}, passing_through, AWAY, CLIENT, 1),
-        ({}, coming_plainly, SERVER, OUTSIDE, 1),
+        (PATIENT, passing_through, AWAY, CLIENT, 1),
+        (PATIENT, coming_plainly, SERVER, OUTSIDE, 1),
         (HAND_OVER, handed_over, SERVER, CLIENT, 2),
     ],
     indirect=["world"],
@@ -101,7 +103,7 @@ def test_a_dial_goes_on_and_is_answered(
     with filled(where, 8082) as (listener, make_room):
         giver, app = begin(world)
         world.driver.until(lambda: dialling(giver) == 1)
-        taker = heir(world, giver, **(HAND_OVER if records == 2 else {}))
+        taker = heir(world, giver, **(HAND_OVER if records == 2 else PATIENT))
         assert move(world, giver, taker) == ["dial"]
         assert world.driver.call(lambda: (len(giver.registry), len(taker.registry))) == (0, records)
         assert world.driver.call(lambda: (sockets_open(giver), sockets_open(taker))) == (0, records)
@@ -122,11 +124,11 @@ def test_a_dial_that_nobody_took_goes_on_here_with_the_time_it_has_left(
     with filled(where, 8082):
         giver, app = begin(world)
         world.driver.until(lambda: dialling(giver) == 1)
-        taker = heir(world, giver, **(HAND_OVER if records == 2 else {}))
-        world.driver.skew_s += 1.5
+        taker = heir(world, giver, **(HAND_OVER if records == 2 else PATIENT))
+        world.driver.skew_s += 15.0
         assert move(world, giver, taker, end=Handing.no) == ["dial"]
         assert world.driver.call(lambda: (dialling(giver), len(taker.registry))) == (1, 0)
-        world.driver.skew_s += 1.0
+        world.driver.skew_s += 10.0
         assert ended(app)
     world.driver.until(lambda: len(giver.lines) == records)
     assert all("CONNECT_TIMEOUT" in line for line in giver.lines)
@@ -140,7 +142,7 @@ def test_a_policy_that_comes_while_it_is_dialled_has_its_say(
     with filled(where, 8082):
         giver, app = begin(world)
         world.driver.until(lambda: dialling(giver) == 1)
-        taker = heir(world, giver, **(HAND_OVER if records == 2 else {}))
+        taker = heir(world, giver, **(HAND_OVER if records == 2 else PATIENT))
         move(world, giver, taker, lambda: taker.store.apply(Batch(authorizations=(policy,))))
         if begin is passing_through:  # of what leaves the mesh no policy of ours judges
             assert world.driver.call(lambda: dialling(taker)) == 1
