@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 
 from agent.identity.handshake import Secured, Session
+from agent.identity.presented import Check
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.model.unit import PlainValue, State, StateReader
@@ -334,13 +335,22 @@ class TunnelLink(TunnelReceiver):
         events: TunnelServerEvents | TunnelClientEvents,
         *,
         is_server: bool,
+        check: Check,
+        wants_chain: bool,
         limits: Limits | None = None,
         streams_limit: int = STREAMS_LIMIT,
     ) -> TunnelLink:
-        """As `state` was, not started; its `tunnels` have no owners. `limits` are our own, which those of the peer
-        must not exceed. Raises BadUnit; the socket stays the caller's then."""
+        """As `state` was, not started; its `tunnels` have no owners. `check` says who may be the peer, as at a
+        handshake; with `wants_chain` its chain must be told, by which it can be revoked; `limits` are our own, which
+        those of the peer must not exceed. Raises BadUnit; the socket stays the caller's then."""
         fields = StateReader("a link", value)
         tls = TlsLink.from_state(loop, SocketStream(loop, sock), fields.value("tls"))
+        secured = tls.secured
+        assert secured is not None, "it has a state"
+        if reason := check(secured.peer):
+            raise fields.refuse("tls", reason)
+        if wants_chain and not secured.chain:
+            raise fields.refuse("tls", "the peer's chain is not told, and so it could not be revoked")
         codec = H2Tunnels.from_state(
             fields.value("http2"), is_server=is_server, now_s=loop.now(), limits=limits
         )

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from functools import partial
 
 from agent.identity.handshake import Session
+from agent.identity.presented import is_server_of
 from agent.identity.revocations import Revocations
 from agent.model.address import SocketAddress
 from agent.model.identity import Identity
@@ -61,7 +62,9 @@ class HboneConnector:
             raise
         return self._linked(SocketStream(self._dialler.loop, sock), session, events, key.client_ip)
 
-    def resumed(self, state: PlainValue, sock: socket.socket, events: TunnelClientEvents) -> TunnelLink:
+    def resumed(
+        self, key: PoolKey, state: PlainValue, sock: socket.socket, events: TunnelClientEvents
+    ) -> TunnelLink:
         """The link that another process had, not started. Raises BadUnit; the socket stays the caller's then."""
         return TunnelLink.from_state(
             self._dialler.loop,
@@ -69,6 +72,8 @@ class HboneConnector:
             sock,
             events,
             is_server=False,
+            check=is_server_of(key.accepted),
+            wants_chain=self._revocations is not None,
             limits=self._limits,
             streams_limit=self._streams_limit,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from agent.identity.presented import is_client_of
 from agent.model.address import IP
 from agent.model.connection import Direction
 from agent.model.outcome import Outcome
@@ -280,7 +281,7 @@ def thawed_link(plane: DataPlane, unit: Unit, fds: Sequence[int]) -> ThawedLink:
 def _client(plane: DataPlane, fields: StateReader, sockets: Sockets) -> ThawedLink:
     pooled = PooledLink(plane.pool, Group(PoolKey.from_state(fields.within("key"))))
     sock = sockets.take()
-    link = pooled.link = plane.connector.resumed(fields.value("link"), sock, pooled)
+    link = pooled.link = plane.connector.resumed(pooled.group.key, fields.value("link"), sock, pooled)
     made = ThawedLink(plane, pooled, tuple(fields.texts("pod", 3)), fields.number("idle_s"))
     for each in fields.each("relays", MOST):
         client = sockets.take()
@@ -310,7 +311,14 @@ def _server(plane: DataPlane, fields: StateReader, sockets: Sockets) -> ThawedLi
     peer, local = socket_address(fields, "peer"), socket_address(fields, "local")
     entry = InboundLink(inbound, peer, local, identity(fields, "identity"))
     link = entry.link = TunnelLink.from_state(
-        plane.loop, fields.value("link"), sockets.take(), entry, is_server=True, limits=inbound.limits
+        plane.loop,
+        fields.value("link"),
+        sockets.take(),
+        entry,
+        is_server=True,
+        check=is_client_of(entry.identity),
+        wants_chain=plane.revocations is not None,
+        limits=inbound.limits,
     )
     made = ThawedLink(plane, entry, tuple(fields.texts("pod", 3)), 0.0)
     for each in fields.each("relays", MOST):

@@ -280,7 +280,10 @@ MUCH, LITTLE = (
     [("data", 0, 99_999), ("data", 0, 99_999), ("consume", 0, 1)],
     [("data", 1, 10_000), ("consume", 1, 1)],
 )
-MOST_OF_IT = [*OPENED, *MUCH, *LITTLE, ("wait", 5, 3), *MUCH, *[("wait", 5, 3)] * 7, *LITTLE, *MUCH]
+MOST_OF_IT = [
+    *(*OPENED, *MUCH, *LITTLE, ("wait", 5, 3), *MUCH),
+    *(*[("wait", 5, 3)] * 7, *MUCH, *LITTLE, ("wait", 5, 3), *MUCH),
+]
 """One stream got most of what was read, so that its window shrinks sooner."""
 TAKEN_BACK = [("ask", 0, 1), ("reset", 0, 1), *[("rst", 0, 1)] * 5]
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+from agent.model.identity import Identity
 from agent.model.unit import PlainValue, Unit, decode, encode
 from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.plain_relay import PlainRelay, PlainRelayOwner
@@ -52,6 +53,10 @@ def dial_handed_over(it: Node, dialler: Dialler, dial: Dial, owner: DialOwner) -
     return made
 
 
+def anybody(peer: Identity) -> str:
+    return ""
+
+
 class Handed:
     """A link with its relays, gone on with: by each of the old ones the new one."""
 
@@ -78,7 +83,14 @@ class Handed:
         for relay in moving:
             relay.let_go()
         self.link = TunnelLink.from_state(
-            it.loop, state["link"], socks[0], events, is_server=link.is_server, limits=limits
+            it.loop,
+            state["link"],
+            socks[0],
+            events,
+            is_server=link.is_server,
+            check=anybody,
+            wants_chain=False,
+            limits=limits,
         )
         self.tunnels: dict[Tunnel, Tunnel] = dict(zip(before, self.link.tunnels(), strict=True))
         states = state["relays"]

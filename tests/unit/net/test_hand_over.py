@@ -13,8 +13,10 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from agent.identity.presented import Check, is_client_of
 from agent.identity.revocations import certified
 from agent.model.address import SocketAddress
+from agent.model.identity import Identity
 from agent.model.outcome import Outcome
 from agent.model.unit import BadUnit, PlainValue, State
 from agent.net.dial import Dialler
@@ -27,8 +29,8 @@ from agent.net.tunnel_link import TunnelLink
 from agent.net.tunnel_stream import TunnelStream
 from agent.wire.h2_events import MIB, Limits
 from tests.support.descriptors import open_descriptors
-from tests.support.handed_over import Handed, dial_handed_over
-from tests.support.netpair import HEAD, Ended, Hbone, Node, Relayed, deaf, node, tcp_pair
+from tests.support.handed_over import Handed, anybody, dial_handed_over
+from tests.support.netpair import HEAD, SERVER, Ended, Hbone, Node, Relayed, deaf, node, tcp_pair
 from tests.support.traffic import Flow
 
 LOCAL = IPv4Address("127.0.0.1")
@@ -267,7 +269,15 @@ def test_one_that_nobody_takes_goes_on_here_from_the_same_state_and_the_same_soc
         assert hbone.server.freeze()
         relayed.server_relay.freeze()
         told, relay_told = hbone.server.state(), relayed.server_relay.state()
-        link = TunnelLink.from_state(it.loop, told, hbone.server.sock, hbone.server_side, is_server=True)
+        link = TunnelLink.from_state(
+            it.loop,
+            told,
+            hbone.server.sock,
+            hbone.server_side,
+            is_server=True,
+            check=is_client_of(SERVER.identity),
+            wants_chain=False,
+        )
         relay = TunnelRelay.from_state(it.loop, relay_told, relayed.server_relay.sock, link, relayed.done)
         link.start()
         relay.start()
@@ -427,16 +437,29 @@ class Taken:
         self.relay.freeze()
         self.state: State = {"link": self.hbone.server.state(), "relay": self.relay.state()}
 
-    def take(self, state: PlainValue, limits: Limits | None = None) -> None:
-        assert isinstance(state, dict)
-        link = TunnelLink.from_state(
+    def link(
+        self,
+        state: PlainValue,
+        *,
+        limits: Limits | None = None,
+        check: Check = anybody,
+        wants_chain: bool = False,
+    ) -> TunnelLink:
+        sock, events = self.hbone.server.sock, self.hbone.server_side
+        return TunnelLink.from_state(
             self.it.loop,
-            state["link"],
-            self.hbone.server.sock,
-            self.hbone.server_side,
+            state,
+            sock,
+            events,
             is_server=True,
+            check=check,
+            wants_chain=wants_chain,
             limits=limits,
         )
+
+    def take(self, state: PlainValue) -> None:
+        assert isinstance(state, dict)
+        link = self.link(state["link"])
         TunnelRelay.from_state(self.it.loop, state["relay"], self.relay.sock, link, Ended())
 
 
@@ -492,18 +515,26 @@ def test_what_cannot_be_is_refused(at: tuple[str | int, ...], value: PlainValue)
 def test_a_peer_that_was_allowed_more_than_we_bear_is_refused() -> None:
     with node() as it:
         taken = Taken(it)
+        limits = Limits(connection_window_bytes=MIB, header_list_bytes=65536, peer_streams=200)
         with pytest.raises(BadUnit, match="connection_window_bytes"):
-            taken.take(
-                taken.state, Limits(connection_window_bytes=MIB, header_list_bytes=65536, peer_streams=200)
-            )
+            taken.link(taken.state["link"], limits=limits)
+
+
+def test_a_peer_that_would_not_be_welcome_or_could_not_be_revoked_is_refused() -> None:
+    with node() as it:
+        taken = Taken(it)
+        stranger = Identity.parse("spiffe://elsewhere.example/ns/a/sa/b")
+        with pytest.raises(BadUnit, match="trust domain"):
+            taken.link(taken.state["link"], check=is_client_of(stranger))
+        with pytest.raises(BadUnit, match="revoked"):
+            taken.link(taken.state["link"], wants_chain=True)
+        taken.link(taken.state["link"], check=is_client_of(SERVER.identity))
 
 
 def test_two_relays_on_one_stream_are_refused() -> None:
     with node() as it:
         taken = Taken(it)
-        link = TunnelLink.from_state(
-            it.loop, taken.state["link"], taken.hbone.server.sock, taken.hbone.server_side, is_server=True
-        )
+        link = taken.link(taken.state["link"])
         TunnelRelay.from_state(it.loop, taken.state["relay"], taken.relay.sock, link, Ended())
         with pytest.raises(BadUnit, match="something else carries"):
             TunnelRelay.from_state(it.loop, taken.state["relay"], taken.relay.sock, link, Ended())
