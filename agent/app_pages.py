@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from agent import channel
 from agent.admin.server import Handler
+from agent.app_proofs import prove_kernel
 from agent.log_levels import Levels, initial
 from agent.model.address import SocketAddress
 from agent.pages.announced import AnnouncedPage
@@ -89,7 +90,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         logging=for_root(logging_page(agent)),
         shutdown=for_root(ShutdownPage(stop)),
         pprof=pprof_page,
-        audit=AuditPage(Audit(agent.enroller.prove, agent.kernel, agent.captures)),
+        audit=AuditPage(Audit(lambda: prove_kernel(agent), agent.kernel, agent.captures)),
         enroll=EnrollPage(agent.enroller),
         unenroll=UnenrollPage(agent.enroller),
         cni=CniPage(agent.gate),

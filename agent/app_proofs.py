@@ -11,6 +11,7 @@ from agent.proof.prover import Prover
 from agent.watch.certificates_check import CertificatesCheck
 from agent.watch.checks import WorkersCheck, sockets_in
 from agent.watch.kernel_check import KernelCheck
+from redirect.findings import Finding
 from redirect.sides import PROXY_ADDRESSES
 
 if TYPE_CHECKING:
@@ -21,11 +22,21 @@ def kernel_check_of(agent: Agent) -> KernelCheck:
     """The one that is asked between the rounds as well."""
     captures = agent.captures
     return KernelCheck(
-        agent.enroller.prove,
-        agent.enroller.mend,
+        lambda: prove_kernel(agent, at_leisure=True),
+        lambda: mend_kernel(agent),
         lambda: {ifindex: str(pod) for ifindex, pod in captures.owners.items()},
         agent.figures,
     )
+
+
+async def prove_kernel(agent: Agent, *, at_leisure: bool = False) -> tuple[Finding, ...]:
+    """What of the kernel side is not as it should be, by all who have written to it."""
+    return *await agent.enroller.prove(), *await agent.prefilter.prove(at_leisure=at_leisure)
+
+
+async def mend_kernel(agent: Agent) -> None:
+    await agent.enroller.mend()
+    await agent.prefilter.mend()
 
 
 def prover_of(agent: Agent) -> Prover:

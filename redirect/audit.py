@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from redirect import features, hooks, host_addresses
+from redirect import built, features, hooks, host_addresses, prefilter
 from redirect.desired import Desired
-from redirect.findings import Finding
+from redirect.findings import Finding, of_prefilter
 from redirect.hooks import Hook
+from redirect.maps import Maps
 from redirect.observe import interfaces
 from redirect.reconcile import Redirection
 
@@ -22,9 +23,19 @@ Report = dict[str, object]
 def by_maps(redirection: Redirection) -> Report:
     """Of an instance without an agent; writes nothing. Raises RedirectError, OSError."""
     places = redirection.captured()
-    found = redirection.prove(Desired(tuple(each.desired() for each in places), host_addresses.local()))
+    found = [
+        *redirection.prove(Desired(tuple(each.desired() for each in places), host_addresses.local())),
+        *_left_over(redirection),
+    ]
     pods = {each.ifindex: each.owner.partition(" ")[0] for each in places}
     return report(MAPS, found, pods, running(redirection, pods))
+
+
+def _left_over(redirection: Redirection) -> list[Finding]:
+    """Of what only an agent knows how it is desired: what none can have left so."""
+    with Maps(redirection.pins.generation) as maps:
+        found = [*of_prefilter([*prefilter.left_over(maps.fds, maps.ifaces().keys())])]
+    return [*found, *built.prove(redirection.pins)]
 
 
 def running(redirection: Redirection, ifindexes: Iterable[int]) -> tuple[Hook, ...]:

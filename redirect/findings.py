@@ -6,7 +6,7 @@ makes again what is missing; the others say what a person has to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,6 +17,8 @@ from redirect.plan import Attach, Detach, GoAhead, SetInnerMtu, Step, concerns, 
 
 WILL_BE_MENDED = "the agent makes it again by itself; if this stays, its log says what is in the way"
 
+TOLD = 3
+"""Of differences of one kind."""
 NOT_FIRST = (
     "have the owner of that program put it after ours, or take it off ({name}: `bpftool net show`, or `tc filter "
     "show`); then all is as before by itself. Un-enrolling and enrolling the pod tries once more"
@@ -35,6 +37,8 @@ class Part(Enum):
     NAMESPACE = "namespace"
     LOOKUP = "lookup"
     LISTENER = "listener"
+    PREFILTER = "prefilter"
+    """Who is denied by programs: what workers deny all the same, and nobody else."""
     PIN = "pin"
     """Nothing depends on it while this process lives, and everything when it ends."""
 
@@ -96,6 +100,13 @@ def without_listener(name: str) -> Finding:
 
 def without_pin(name: str, root: Path) -> Finding:
     return Finding(Part.PIN, None, f"{name} is no longer pinned in {root}")
+
+
+def of_prefilter(words: Sequence[str]) -> Iterator[Finding]:
+    """`words`: what differs, of which a few are told."""
+    if words:
+        more = f" and {len(words) - TOLD} more" if len(words) > TOLD else ""
+        yield Finding(Part.PREFILTER, None, "; ".join(words[:TOLD]) + more)
 
 
 def _of_step(step: Step, observed: Observed) -> Finding:

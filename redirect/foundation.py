@@ -8,7 +8,7 @@ caller holds the instance's lock.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from redirect import lifetime, netns, rtnetlink, sides
@@ -110,8 +110,9 @@ class Foundation:
         """Mounts the held namespaces again where their names lead elsewhere or nowhere; the names."""
         return [held.name for held in self._held if held.restore_name(by_init=self._by_init)]
 
-    def prove(self, conf: Conf, observed: Observed) -> list[Finding]:
-        """What differs from what `make` and `attach` leave, and from `conf`; writes nothing. Raises OSError."""
+    def prove(self, maps: Maps, observed: Observed) -> list[Finding]:
+        """What differs from what `make`, `attach` and `maps` left; writes nothing. Raises OSError."""
+        conf = maps.conf()
         self._hold()
         if len(self._held) < len(self.sides):
             names = ", ".join(side.namespace for side in self.sides if not netns.is_namespace(side.netns))
@@ -144,6 +145,9 @@ class Foundation:
         if len(known) == len(views) and conf != conf_of(known, conf):
             reason = "map conf does not match the devices and namespaces that are there"
             found.append(Finding(Part.INNER_DEVICE, None, reason))
+        if maps.written_conf is not None and (others := changed(maps.written_conf, conf)):
+            # Who of this host passes, and what is allowed and limited: nothing else shows that somebody changed it.
+            found.append(Finding(Part.ENTRY, None, f"map conf has {', '.join(others)}"))
         return found
 
     def _clear_left_over(self, side: Side) -> None:
@@ -170,7 +174,7 @@ class Foundation:
 
     def mend(self, maps: Maps, observed: Observed) -> list[Finding]:
         """Makes again what `prove` finds missing; what that was. Raises as `make` and `attach` do."""
-        found = self.prove(maps.conf(), observed)
+        found = self.prove(maps, observed)
         if found:
             links = self.make(is_mending=True)
             self.attach(links)
@@ -179,7 +183,7 @@ class Foundation:
             ):
                 self._attachments.go_ahead(ifindex, program)
             # Last: packets are sent to a device when the program on it is there.
-            maps.put_conf(conf_of(links, maps.conf()))
+            maps.put_conf(conf_of(links, maps.settings))
         return found
 
     def remove(self) -> list[str]:
@@ -190,6 +194,24 @@ class Foundation:
     def close(self) -> None:
         while self._held:
             self._held.pop().close()
+
+
+OF_DEVICES = frozenset(
+    ("pod_side_ifindex", "net_side_ifindex", "pod_side_nsid", "net_side_nsid", "net_side_mac")
+)
+"""Of `conf`: what `conf_of` makes of the devices that are there."""
+SECRET = frozenset(("choice_key",))
+
+
+def changed(wanted: Conf, found: Conf) -> list[str]:
+    """Settings of `conf` that are not what they should be, in words."""
+    return [
+        f"another {name}"
+        if name in SECRET
+        else f"{name} {getattr(found, name)} in place of {getattr(wanted, name)}"
+        for name in (field.name for field in fields(Conf))
+        if name not in OF_DEVICES and getattr(found, name) != getattr(wanted, name)
+    ]
 
 
 def conf_of(links: Sequence[sides.SideLink], settings: Conf) -> Conf:

@@ -54,6 +54,8 @@ class Maps:
         self._ifaces = Words(_iface_row)
         self._owners = Words(_owner_row)
         self._host_addresses = Words(_host_address_row)
+        self.written_conf: Conf | None = None
+        """What this object has put into `conf`; None: nothing yet."""
         try:
             for name in MAPS:
                 self._fds[name] = sys_bpf.obj_get(directory / f"map_{name}")
@@ -191,12 +193,18 @@ class Maps:
     def conf(self) -> Conf:
         return Conf.decode(self._lookup("conf", _ONLY) or bytes(Conf.FORMAT.size))
 
+    @property
+    def settings(self) -> Conf:
+        """What `conf` should have: what was put there, or else what it has."""
+        return self.written_conf or self.conf()
+
     def put_conf(self, conf: Conf) -> None:
         self._put("conf", _ONLY, conf.encode())
+        self.written_conf = conf
 
     def let_host(self, group: int) -> None:
         """Whose connections from the node pass, as `host_senders` has it; the rest of `conf` as it is."""
-        self.put_conf(replace(self.conf(), host_cgroup=group))
+        self.put_conf(replace(self.settings, host_cgroup=group))
 
     def put_listener(self, slot: int, fd: int) -> None:
         """The listening socket of a slot. It leaves the map by itself when its last holder closes it."""

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from redirect import carry_over, loader
+from redirect import built, carry_over, loader
 from redirect.pins import Pins, discard
+
+
+def is_there(pins: Pins) -> bool:
+    """Whether all of this layout is pinned, and is what was built here. Raises OSError."""
+    return pins.is_complete and not any(built.others(pins))
 
 
 def install(pins: Pins, running: Iterable[int], load_timeout_s: float) -> None:
@@ -25,3 +30,4 @@ def install(pins: Pins, running: Iterable[int], load_timeout_s: float) -> None:
         discard(staging)
         raise
     pins.adopt(staging)
+    built.note(pins)

@@ -136,12 +136,18 @@ class Pins:
     def remove_files(self) -> None:
         """The lock too, by the one who holds it, as the last thing. Whoever waits for it makes a new one."""
         self.loader_record.unlink(missing_ok=True)
+        self.tags.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
 
     @property
     def loader_record(self) -> Path:
         """What was said when programs did not load."""
         return self.run_dir / "loader-failed.log"
+
+    @property
+    def tags(self) -> Path:
+        """Which code of each program was built here."""
+        return self.run_dir / "programs.json"
 
     @property
     def _lock_path(self) -> Path:

@@ -207,7 +207,7 @@ class Redirection:
         observed = observe(self._maps, self._attachments)
         given_up, to_move = self._rivals.given_up(observed), self._rivals.to_move(observed)
         found = [*of_pods(self._rivals.closed(desired, observed), to_move), *of_rivals(given_up, observed)]
-        found += self._foundation.prove(self._maps.conf(), to_move)
+        found += self._foundation.prove(self._maps, to_move)
         found += [without_listener(name) for name, slot in SLOTS.items() if not self._maps.slots()[slot]]
         lost = self._generation.lost_pins() + self._attachments.lost_pins()
         found += [without_pin(name, self.pins.root) for name in lost]
@@ -351,7 +351,7 @@ class Redirection:
         """Puts this layout's programs there, on the maps of an older one where possible; whether it had to."""
         if self._open_generation is not None:
             self._restore_pins()
-        compiled = not self.pins.is_complete
+        compiled = not next_version.is_there(self.pins)
         if compiled:
             running = (each.program_id for each in self._attachments.attached().values())
             next_version.install(self.pins, running, self._load_timeout_s)

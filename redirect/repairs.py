@@ -26,6 +26,10 @@ class Repairs:
             lines.append(f"made again: {each.reason}")
         return lines
 
+    def of_prefilter(self, found: Collection[str]) -> list[str]:
+        self.by_part[Part.PREFILTER] += len(found)
+        return [f"made as it was: {words}" for words in found]
+
     def of_pods(self, number: int) -> None:
         """Interfaces whose programs were off, or behind those of others, or unknown to them."""
         self.by_part[Part.PROGRAM] += number

@@ -32,12 +32,12 @@ def put(maps: Maps, fds: Sequence[Mapping[str, int]], *, have_rings: bool) -> No
     count = len(fds)
     present = set(maps.takers())
     # Workers that an earlier agent left go on accepting, and what they dial comes back to them by this choice.
-    if maps.conf().takers != count or len(present) != len(SLOTS) * count:
-        maps.put_conf(replace(maps.conf(), owners=0, takers=0))
+    if maps.settings.takers != count or len(present) != len(SLOTS) * count:
+        maps.put_conf(replace(maps.settings, owners=0, takers=0))
     for slot, owner in present:
         if owner >= count:
             maps.delete_taker(slot, owner)
     for owner, names in enumerate(fds):
         for name, slot in SLOTS.items():
             maps.put_taker(slot, owner, names[name])
-    maps.put_conf(replace(maps.conf(), owners=count if have_rings else 0, takers=count))
+    maps.put_conf(replace(maps.settings, owners=count if have_rings else 0, takers=count))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 
+from agent.admin.client import AgentAbsent, AgentRefused
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import Site
-from redirect import break_glass, rtnetlink, sys_bpf, tc_rows
+from redirect import audit, break_glass, rtnetlink, sys_bpf, tc_rows
 from redirect.attach import TCX_TYPES, Attachments
 from redirect.filters import program_words
 from redirect.findings import NOT_FIRST
 from redirect.layout import MAPS, REASONS, SLOTS
+from redirect.reconcile import Redirection
 from redirect.rt_writes import CLSACT
+from redirect.side_check import require_here
 
 DEFAULT_INSTANCE = "ztun"
 LOOK_APART_S = 0.1
@@ -26,6 +30,9 @@ FOREIGN = Subject("foreign programs", "programs before and behind those of ztun,
 BREAK_GLASS = Subject("break glass", "pods that somebody opened for a while")
 LISTENERS = Subject("listeners", "sockets that take captured connections")
 ROOM = Subject("room in maps", f"entries of {', '.join(FILLED)}")
+DRIFT = Subject("drift", "what is in the kernel against what is desired, as `ztun audit` has it")
+TOLD_BY_OTHERS = ("rp_filter", " MTU ", "has packets before", "has no listener")
+"""In reasons of an audit: checks of their own look for these, and have the remedy."""
 DROPS = Subject("drops", f"packets by reason, counted twice within {LOOK_APART_S:g} s")
 
 
@@ -116,6 +123,36 @@ def judge_room(entries: Mapping[str, int]) -> Check:
     )
 
 
+def drift(site: Site) -> Check:
+    try:
+        report, has_agent = site.agent.page("/audit"), True
+    except AgentRefused as error:
+        return DRIFT.cannot_tell(str(error))
+    except AgentAbsent:
+        if not site.pins.is_complete:
+            return DRIFT.ok("no agent has run here")
+        require_here(site.instance)
+        with closing(Redirection(site.instance, site.run_dir)) as redirection:
+            report, has_agent = audit.by_maps(redirection), False
+    return judge_drift([row["reason"] for row in report["drift"]], has_agent=has_agent)
+
+
+def judge_drift(reasons: Sequence[str], *, has_agent: bool) -> Check:
+    """`reasons` as an audit has them."""
+    found = [each for each in reasons if not any(words in each for words in TOLD_BY_OTHERS)]
+    if not found:
+        return DRIFT.ok(
+            "nothing differs" if has_agent else "nothing differs from what the maps say; no agent answers"
+        )
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    remedy = (
+        "the agent makes it good within two seconds; if this stays, its log says what is in the way"
+        if has_agent
+        else "start the agent, which makes it good; `ztun audit` has each with what to do"
+    )
+    return DRIFT.failed(f"{found[0]}{more}", remedy)
+
+
 def drops(site: Site) -> Check:
     with site.maps() as maps:
         if maps is None:
@@ -162,4 +199,5 @@ CHECKS = (
     Examination(LISTENERS, listeners),
     Examination(ROOM, room_in_maps),
     Examination(DROPS, drops),
+    Examination(DRIFT, drift),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from redirect.errors import MapFull, RedirectError
+from redirect.findings import Finding, of_prefilter
 from redirect.prefilter import PrefilterMaps, Source
 from redirect.reconcile import Redirection
 
@@ -55,6 +57,7 @@ class Prefilter:
         *,
         is_on: bool,
         open_maps: Callable[[Redirection], PrefilterMaps] = lambda it: PrefilterMaps(it.pins.generation),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._kernel = kernel
@@ -71,6 +74,8 @@ class Prefilter:
         self._past: dict[str, int] = {}
         """By reason, what sets have denied that are gone."""
         self._fault = ""
+        self._monotonic = monotonic
+        self._look_from_s = 0.0
 
     async def begin(self) -> None:
         """Open the maps, and take away what an earlier agent has written. Raises RedirectError, OSError."""
@@ -192,6 +197,28 @@ class Prefilter:
                 reason = reasons[number, source]
                 totals[reason] = totals.get(reason, 0) + packets
         return totals
+
+    # -- what somebody else has changed
+
+    async def prove(self, *, at_leisure: bool = False) -> tuple[Finding, ...]:
+        """Where the maps are not as they were left; `at_leisure`: unless that took long of late. Raises OSError."""
+        maps, began_s = self._maps, self._monotonic()
+        if maps is None or (at_leisure and began_s < self._look_from_s):
+            return ()
+        found = await self._kernel.run(lambda _: maps.drift())
+        # Tens of thousands of entries take a kernel without batches a while: it takes a fiftieth of a core at most.
+        ended_s = self._monotonic()
+        self._look_from_s = 0.0 if found else ended_s + 49 * (ended_s - began_s)
+        return tuple(of_prefilter(found))
+
+    async def mend(self) -> None:
+        """Have the maps as they were left. Raises MapFull, OSError."""
+        maps = self._maps
+        if maps is not None:
+            for words in await self._kernel.run(
+                lambda redirection: redirection.repairs.of_prefilter(maps.mend())
+            ):
+                log.info("kernel: %s", words)
 
     # -- what is said of it
 

@@ -27,6 +27,7 @@ LINK_OF_PART = {
     Part.NAMESPACE: Link.NAMESPACE,
     Part.LOOKUP: Link.LOOKUP,
     Part.LISTENER: Link.LISTENER,
+    Part.PREFILTER: Link.PROGRAM,
     Part.PIN: Link.PIN,
 }
 

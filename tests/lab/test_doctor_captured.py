@@ -88,6 +88,7 @@ def usual(site: Site, node: Node) -> set[str]:
         "listeners",
         "room in maps",
         "drops",
+        "drift",
         "generations",
     }
     return found
@@ -150,6 +151,18 @@ def test_listeners_that_are_gone(site: Site, node: Node, usual: set[str]) -> Non
         node.listen()
 
 
+def test_what_somebody_took_away_of_the_kernel_side(site: Site, node: Node, usual: set[str]) -> None:
+    """An agent that is started makes it good, as `capture` does."""
+    fd = sys_bpf.obj_get(site.pins.links / "lookup_net_side")
+    sys_bpf.link_detach(fd)
+    os.close(fd)
+    with ill_with(site, node, "drift", usual):
+        with netns.entered(node.place.netns):
+            (check,) = examine(site, ["drift"])
+        assert "lookup_net_side is not attached" in check.words and "start the agent" in check.remedy
+        node.capture("a1")
+
+
 def test_packets_that_are_lost_for_want_of_something_of_ours(
     site: Site, node: Node, usual: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,8 +189,10 @@ def test_a_map_that_is_nearly_full(site: Site, node: Node, usual: set[str]) -> N
         for address in made[: int(0.95 * len(made))]:
             maps.put_host_address(address)
             stack.callback(maps.delete_host_address, address)
-        with ill_with(site, node, "room in maps", usual):
-            stack.close()
+        # Who put them there is nobody of ours.
+        assert ill(site, node).keys() - usual == {"room in maps", "drift"}
+        stack.close()
+        assert ill(site, node).keys() == usual
 
 
 ROW = {"identity": "spiffe://x/ns/a/sa/b", "state": "Available", "left_s": 7200.0, "failures": 0, "error": ""}

@@ -5,10 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_network
 
 import pytest
 
 from agent.cli.pinned import open_pinned
+from redirect import sys_bpf
+from redirect.denials import Denial, DenialKey
+from redirect.layout import address_key, parse_ip
+from redirect.maps import Maps
+from redirect.pins import Pins
+from tests.support.labglass import ztun
 from tests.support.labmesh import World, policy_manifest
 from tests.support.labtraffic import until
 
@@ -122,6 +129,30 @@ def test_nobody_who_is_allowed_is_refused_while_policies_change_and_nobody_denie
                 thread.join()
     assert set(ends["outsider-a"]) == {"served"}
     assert set(ends["outsider-b"]) <= {"ConnectionResetError", "BrokenPipeError"}
+
+
+def test_what_somebody_else_changes_is_made_as_it_was(world: World) -> None:
+    address, log = world.address("server-a"), world.log("node-a")
+    key = address_key(parse_ip(address))
+    with (
+        in_force(world, "strict", STRICT, "node-a", address),
+        Maps(Pins(world.mesh.instance("node-a"), world.mesh.run_dir("node-a")).generation) as maps,
+    ):
+        links, entries = maps.fds["prefiltered"], maps.fds["denials"]
+        number = set_of(world, "node-a", address)
+        assert isinstance(number, int)
+        repaired = world.metric("node-a", "ztun_drift_repaired_total", part="prefilter")
+        assert sys_bpf.map_delete(links, key)
+        until(lambda: set_of(world, "node-a", address) == number, "it is judged again")
+        # Somebody denies a peer at the tunnel port who is allowed: for two seconds at most.
+        foreign = DenialKey.of(number, HBONE, ip_network(f"{world.address('client-b')}/32")).encode()
+        sys_bpf.map_update(entries, foreign, Denial(is_denied=True).encode())
+        until(lambda: sys_bpf.map_lookup(entries, foreign, Denial.FORMAT.size) is None, "nobody else denies")
+        assert world.is_served("client-b", address)
+        log.line("kernel: made as it was: prefiltered", address)
+        assert world.metric("node-a", "ztun_drift_repaired_total", part="prefilter") >= repaired + 2
+        done = ztun(world, "audit")
+        assert done.exit_code == 0, done.output
 
 
 def test_status_and_maps_show_what_programs_deny(world: World) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from pyroute2 import IPRoute
 
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
-from redirect import audit, netns, sys_bpf
+from redirect import audit, host_senders, netns, sys_bpf
 from redirect.audit import Report
 from redirect.errors import NoPins
 from redirect.findings import Part
+from redirect.maps import Maps
+from redirect.prefilter import PrefilterMaps, Source
 from redirect.private_watch import PrivateWatch
 from redirect.sides import PROXY_ADDRESSES
 from tests.support import path_mtu
@@ -145,6 +148,11 @@ def change_conf(node: Node) -> None:
     maps.put_conf(replace(maps.conf(), net_side_mac=b"\x02" * 6))
 
 
+def let_nobody_past(node: Node) -> None:
+    with Maps(node.redirection.pins.generation) as maps:
+        maps.put_conf(replace(maps.conf(), host_cgroup=host_senders.NOBODY, stranger_burst=7))
+
+
 V6 = socket.AF_INET6
 FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
     "a pod's program": (
@@ -188,6 +196,11 @@ FAULTS: dict[str, tuple[Callable[[Node], object], Part, str]] = {
         lambda node: set_inside(node, 1, lambda ip, index: ip.link("set", index=index, arp=True)),
         Part.INNER_DEVICE,
         r"device \S+-mi has ARP",
+    ),
+    "whom of the node is let past": (
+        let_nobody_past,
+        Part.ENTRY,
+        r"map conf has stranger_burst 7 in place of 0, host_cgroup 18446744073709551615 in place of 0",
     ),
     "conf": (change_conf, Part.INNER_DEVICE, r"map conf does not match"),
     "a default route": (
@@ -270,6 +283,9 @@ WITHOUT_AGENT = {
 }
 
 
+KNOWN_TO_THE_AGENT_ALONE = ("whom of the node is let past",)
+
+
 def audited(node: Node) -> Report:
     """What another process says that knows nothing but the kernel."""
     with netns.entered(node.place.netns), closing(node.successor()) as other:
@@ -312,6 +328,8 @@ def test_a_fault_is_found_and_mended_beneath_live_connections(node: Node, fault:
             if fault == "pins":
                 with pytest.raises(NoPins):
                     audited(node)
+            elif fault in KNOWN_TO_THE_AGENT_ALONE:
+                assert reasons(audited(node)) == []
             else:
                 wanted = WITHOUT_AGENT.get(fault, reason)
                 assert any(re.search(wanted, each) for each in reasons(audited(node))), reasons(audited(node))
@@ -431,6 +449,47 @@ def test_what_runs_at_the_hooks_is_told_in_its_order(node: Node) -> None:
 def hooks_of(node: Node) -> list[dict[str, Any]]:
     found: Any = audited(node)["hooks"]
     return list(found)
+
+
+def test_what_no_agent_can_have_left_so_is_found_without_one(node: Node) -> None:
+    pod, index = node.pod("a1").address(4), ifindex(node)
+    pins, sources = node.redirection.pins, [Source(80, ip_network("10.0.0.0/8"), is_denied=True)]
+    with closing(PrefilterMaps(pins.generation)) as written:
+        number = written.put_set(sources)
+        try:
+            written.link(pod, index, number)
+            assert reasons(audited(node)) == []
+            written.link(pod, index + 1000, number)
+            assert reasons(audited(node)) == [
+                f"prefiltered: {pod} is at interface {index + 1000}, which is not captured"
+            ]
+            written.link(pod, index, number + 1)
+            assert reasons(audited(node)) == [
+                f"prefiltered: {pod} has set {number + 1}, which has no entries in denials"
+            ]
+        finally:
+            written.unlink(pod)
+            written.drop_set(number, sources)
+    assert reasons(audited(node)) == []
+
+
+def test_a_program_that_was_not_built_here_is_told_by_its_tag_and_not_attached(
+    node: Node,
+) -> None:
+    pins = node.redirection.pins
+    path, aside = pins.generation / "prog_to_pod", pins.generation / "aside"
+    other = sys_bpf.load_verdict("to_pod", -1)
+    try:
+        path.rename(aside)
+        sys_bpf.obj_pin(other, path)
+        wanted = r"to_pod: what is pinned has tag \w{16}, and what was built here \w{16}"
+        assert any(re.fullmatch(wanted, each) for each in reasons(audited(node)))
+        # Whoever holds the right one pins it again; who begins anew builds it again (`Redirection.prepare`).
+        assert any("prog_to_pod" in line for line in node.capture("a1"))
+        assert reasons(audited(node)) == []
+    finally:
+        os.close(other)
+        aside.unlink()
 
 
 def test_a_slot_without_a_listener_is_found_and_left_to_the_workers(node: Node) -> None:

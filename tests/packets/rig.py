@@ -263,7 +263,7 @@ class Rig:
 
     def _open(self, world: World, addresses: list[bytes]) -> None:
         at_ns = now_ns()
-        at_s = at_ns // 10**9 - (3600 if world.began_before else 0)
+        at_s = at_ns // 10**9 - (15 if world.began_before else 0)
         for flow in world.opened:
             self._put("hostflows", flow.encode(), HostFlow(self.ifindex, at_s).encode())
         since_ns, until_ns = at_ns - 10 * 10**9, at_ns + 3600 * 10**9

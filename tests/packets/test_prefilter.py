@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import struct
 import time
-from ipaddress import ip_network
+from collections.abc import Callable
+from ipaddress import IPv4Network, ip_network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -131,6 +132,81 @@ def test_a_set_changes_hands_whole_and_the_old_one_goes(rig: Rig) -> None:
             assert {key.set for key in denials(rig.maps["denials"])} == {second}
             assert DenialKey.of(second, 0, near) in denials(rig.maps["denials"])
             assert not is_denied(rig, V4.peer, TUNNEL_PORT)
+    finally:
+        maps.close()
+
+
+WHOLE, NEAR, NEARER = (ip_network(text) for text in ("0.0.0.0/0", "10.88.0.0/16", "10.88.1.0/24"))
+CHANGES: dict[str, tuple[Callable[[Rig, int], object], str]] = {
+    "nothing": (lambda rig, number: None, ""),
+    "a link is gone": (
+        lambda rig, number: sys_bpf.map_delete(rig.maps["prefiltered"], address_key(layout_ip(V4.pod))),
+        f"prefiltered: {V4.pod} is missing in place of set ",
+    ),
+    "a link leads elsewhere": (
+        lambda rig, number: put_link(rig, V4.pod, number + 5),
+        f"prefiltered: {V4.pod} has set ",
+    ),
+    "a link of others": (
+        lambda rig, number: put_link(rig, V4.peer, number),
+        f"prefiltered has {V4.peer}, which is not judged by programs",
+    ),
+    "a denial is gone": (
+        lambda rig, number: drop_entry(rig, number, WHOLE),
+        "0.0.0.0/0 is missing in place of denied",
+    ),
+    "an exception is gone": (
+        lambda rig, number: drop_entry(rig, number, NEAR),
+        "10.88.0.0/16 is missing in place of left alone",
+    ),
+    "an exception is a denial": (
+        lambda rig, number: put_entry(rig, number, NEAR, is_denied=True),
+        "10.88.0.0/16 is denied in place of left alone",
+    ),
+    "a denial of others": (
+        lambda rig, number: put_entry(rig, number, NEARER, is_denied=True),
+        "10.88.1.0/24 is not of the agent",
+    ),
+    "a set of others": (
+        lambda rig, number: put_entry(rig, number + 9, WHOLE, is_denied=True),
+        "0.0.0.0/0 is not of the agent",
+    ),
+}
+
+
+def put_link(rig: Rig, address: str, number: int) -> None:
+    value = Prefiltered(rig.ifindex, number).encode()
+    sys_bpf.map_update(rig.maps["prefiltered"], address_key(layout_ip(address)), value)
+
+
+def put_entry(rig: Rig, number: int, sources: IPv4Network, *, is_denied: bool) -> None:
+    key = DenialKey.of(number, 0, sources).encode()
+    sys_bpf.map_update(rig.maps["denials"], key, Denial(is_denied).encode())
+
+
+def drop_entry(rig: Rig, number: int, sources: IPv4Network) -> None:
+    assert sys_bpf.map_delete(rig.maps["denials"], DenialKey.of(number, 0, sources).encode())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_somebody_else_changes_is_told_and_made_as_it_was(rig: Rig, change: str) -> None:
+    maps = PrefilterMaps(rig.pins)
+    break_it, words = CHANGES[change]
+    sources = [Source(0, WHOLE, True), Source(0, NEAR, False)]
+    try:
+        with rig.world(World()):
+            number = maps.put_set(sources)
+            maps.link(layout_ip(V4.pod), rig.ifindex, number)
+            before = prefiltered(rig.maps["prefiltered"]), denials(rig.maps["denials"])
+            assert maps.drift() == []
+            break_it(rig, number)
+            told = maps.drift()
+            assert [each for each in told if words not in each] == [] and len(told) == bool(words)
+            assert maps.mend() == told and maps.drift() == []
+            assert (prefiltered(rig.maps["prefiltered"]), denials(rig.maps["denials"])) == before
+            maps.unlink(layout_ip(V4.pod))
+            maps.drop_set(number, sources)
+            assert maps.drift() == [] and not denials(rig.maps["denials"])
     finally:
         maps.close()
 

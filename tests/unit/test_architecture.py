@@ -304,6 +304,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.app_pages": {
         "agent.admin.server",
         "agent.app",
+        "agent.app_proofs",
         "agent.channel",
         "agent.log_levels",
         "agent.model",
@@ -311,7 +312,14 @@ ALLOWED: dict[str, set[str]] = {
         "agent.watch.audit",
         "redirect.sock_diag",
     },
-    "agent.app_proofs": {"agent.app", "agent.model", "agent.proof", "agent.watch", "redirect.sides"},
+    "agent.app_proofs": {
+        "agent.app",
+        "agent.model",
+        "agent.proof",
+        "agent.watch",
+        "redirect.findings",
+        "redirect.sides",
+    },
     "agent.worker": {"agent", "redirect"},
     "redirect": set(),
 }

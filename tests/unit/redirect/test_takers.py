@@ -20,7 +20,8 @@ class Table:
         self.chosen_of: list[tuple[int, int]] = []
         self._conf = Conf(0, 0, 0, 0, NO_MAC)
 
-    def conf(self) -> Conf:
+    @property
+    def settings(self) -> Conf:
         return self._conf
 
     def put_conf(self, conf: Conf) -> None:

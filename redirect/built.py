@@ -1,0 +1,58 @@
+"""Which code of each program was built here, by its tag (the kernel's hash of it), written down beside the lock.
+
+The pins say what programs are to run, so one that somebody has pinned in the place of another would be attached by the
+next agent. With the tags it is noticed, and built anew. Without the file nothing is known, and nothing is doubted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from redirect import sys_bpf
+from redirect.findings import Finding, Part
+from redirect.layout import LAYOUT_HASH, PROGRAMS
+from redirect.pins import Pins
+
+REMEDY = "restart the agent, which builds them anew"
+
+
+def note(pins: Pins) -> None:
+    """Of the programs that were built and pinned just now. Raises OSError."""
+    whole = pins.tags.with_name(f"{pins.tags.name}.new")
+    whole.write_text(json.dumps({LAYOUT_HASH: _tags(pins.generation)}))
+    whole.rename(pins.tags)
+
+
+def others(pins: Pins) -> Iterator[str]:
+    """Programs of this layout that are pinned and were not built here, in words. Raises OSError."""
+    try:
+        known = json.loads(pins.tags.read_text()).get(LAYOUT_HASH)
+    except (FileNotFoundError, ValueError, AttributeError):
+        known = None
+    if isinstance(known, dict):
+        for name, tag in _tags(pins.generation).items():
+            if tag != known.get(name):
+                yield f"{name}: what is pinned has tag {tag}, and what was built here {known.get(name)}"
+
+
+def prove(pins: Pins) -> list[Finding]:
+    """The same as findings."""
+    return [Finding(Part.PROGRAM, None, words, REMEDY, is_mendable=False) for words in others(pins)]
+
+
+def _tags(directory: Path) -> dict[str, str]:
+    """Of those that are pinned there."""
+    found = {}
+    for name in PROGRAMS:
+        try:
+            fd = sys_bpf.obj_get(directory / f"prog_{name}")
+        except FileNotFoundError:
+            continue
+        try:
+            found[name] = sys_bpf.prog_info(fd).tag
+        finally:
+            os.close(fd)
+    return found
