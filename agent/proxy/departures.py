@@ -5,11 +5,12 @@ time would be done for nothing, and each handshake under way holds memory: so no
 the dial to the peer's SETTINGS, and whoever waits for a place has not been dialled. Pods have their turns one after
 another; of each, who came first is first. No clock of a connection runs before it has its place.
 
-Peers that are away keep nobody else waiting. A dial that has no answer yet at the second look loses its place and goes
-on without, and so do all where nobody at all has come any further between two looks. Such targets are away until one
-answers: they are given no more than `PROBES` places, and those only while nobody waits for another; so few come at once
-when one is back. Who is answered without a place waits for one before it says hello, and is dialled again where the
-peer has been kept waiting meanwhile.
+Peers that are away keep nobody else waiting. A dial that has no answer yet at the second look, or at the first where
+nobody has come any further, loses its place and goes on without: a kernel answers at once, however busy its machine is.
+Such targets are away until one answers: they are given no more than `PROBES` places, and those only while nobody waits
+for another; so few come at once when one is back. Who is answered without a place waits for one before it says hello,
+and is dialled again where the peer has been kept waiting meanwhile. A handshake has its place for as long as it takes,
+unless nobody has come any further for `STUCK_S`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PLACES = 64
 PROBES = PLACES // 8
 LOOK_S = 0.25
 """Between two looks at those under way, while somebody waits."""
+STUCK_S = 3.0
 STALE_S = 5.0
 """Who has waited so long with a connection makes another: the peer's time for the handshake, 10 s as a rule, runs."""
 
@@ -140,6 +142,8 @@ class Departures:
         """By target, for those that do not answer; the next one first."""
         self._timer: Timer | None = None
         self._have_moved = False
+        """Some of them, since the last look."""
+        self._moved_s = 0.0
 
     def __len__(self) -> int:
         """How many wait for a place."""
@@ -165,7 +169,7 @@ class Departures:
 
     def answered(self, one: Departure) -> bool:
         """Its dial was; whether it has its place still."""
-        self._have_moved = True
+        self._moved()
         if one.target in self._away:
             for other in self._away.pop(one.target):
                 self._wait(other)
@@ -175,7 +179,7 @@ class Departures:
     def leave(self, one: Departure) -> None:
         waiting = self._waiting.get(one.client)
         if one in self._under_way:
-            self._have_moved = True
+            self._moved()
             self._give_back(one)
         elif waiting is not None and one in waiting:
             del waiting[one]
@@ -231,23 +235,26 @@ class Departures:
                 return one
         return None
 
+    def _moved(self) -> None:
+        self._have_moved, self._moved_s = True, self.loop.now()
+
     def _look_later(self) -> None:
         if self._timer is None:
-            self._have_moved = False
+            self._have_moved, self._moved_s = False, self.loop.now()
             self._timer = self.loop.later(LOOK_S, self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        are_stuck = self.loop.now() - self._moved_s >= STUCK_S
         for one in tuple(self._under_way):
             is_late = one.is_dialled and (one.is_overdue or not self._have_moved)
             if is_late:
                 self._away.setdefault(one.target, OrderedDict())
-            if is_late or not self._have_moved:
+            if is_late or are_stuck:
                 self._give_back(one)
             one.is_overdue = one.is_dialled
+        self._have_moved = False
         self._fill()
-        if len(self):
-            self._look_later()
+        self._timer = self.loop.later(LOOK_S, self._look) if len(self) else None
 
 
 def _is_open(sock: socket.socket) -> bool:
