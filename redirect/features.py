@@ -70,7 +70,7 @@ class Features:
 
 
 def probe() -> Features:
-    """Asks the kernel, in the calling thread's network namespace. Raises NotRoot, KernelTooOld."""
+    """Asks the kernel, in the calling thread's network namespace. Raises NotRoot, OSError."""
     if os.geteuid() != 0:
         raise NotRoot("the kernel side needs root: run as root, or from the DaemonSet with its capabilities")
     with netns.OWN.open("rb") as namespace:
@@ -85,25 +85,13 @@ def probe() -> Features:
         has_ipv6=_has_ipv6(),
         has_inet_diag=has_inet_diag,
         has_sock_destroy=has_inet_diag and sock_diag.can_destroy(),
-        moves_queues=_moves_queues(),
+        moves_queues=migration.moves_queues(),
     )
 
 
 def has_tcx() -> bool:
     """Whether programs can be attached without a qdisc (Linux 6.6)."""
     return _can_query(_LOOPBACK, sys_bpf.BPF_TCX_INGRESS)
-
-
-def _moves_queues() -> bool:
-    try:
-        return migration.moves_queues()
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise KernelTooOld(
-            "no network namespace can be made, and the agent needs two: there are as many as may be, raise "
-            "/proc/sys/user/max_net_namespaces"
-        ) from error
 
 
 def _has_ipv6() -> bool:

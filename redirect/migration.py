@@ -27,7 +27,7 @@ def moves_queues() -> bool:
 
     def ask() -> None:
         try:
-            netns.call("unshare", netns.CLONE_NEWNET)
+            netns.unshare()
             sides.write_sysctls({SETTING: "1"})
             rt_writes.set_up(_LOOPBACK)
             answers.append(_is_queue_kept())

@@ -21,6 +21,8 @@ from pathlib import Path
 RUN_DIR = Path("/run/netns")
 INIT_MOUNTS = Path("/proc/1/ns/mnt")
 OWN = Path("/proc/thread-self/ns/net")
+MOST = "/proc/sys/user/max_net_namespaces"
+"""How many the machine may have."""
 
 CLONE_FS, CLONE_NEWNS, CLONE_NEWNET = 0x200, 0x20000, 0x40000000
 MS_REMOUNT, MS_BIND, MS_REC, MS_SHARED = 0x20, 0x1000, 0x4000, 0x100000
@@ -76,11 +78,21 @@ def ensure(name: str, *, by_init: bool = False) -> Path:
         return path
 
     def unshare_and_mount() -> None:
-        call("unshare", CLONE_NEWNET)
+        unshare()
         _mount(OWN, path)
 
     apart(unshare_and_mount, by_init=by_init)
     return path
+
+
+def unshare() -> None:
+    """Moves the calling thread into a new namespace for good. Raises OSError."""
+    try:
+        call("unshare", CLONE_NEWNET)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(error.errno, f"no further network namespace may be made: raise {MOST}") from error
 
 
 def create(name: str) -> Path:

@@ -107,12 +107,9 @@ def main() -> int:
     redirection = Redirection("lack", RUN_DIR, load_timeout_s=LOAD_TIMEOUT_S)
     try:
         prepared = redirection.prepare()
-    except RedirectError as error:
+    except (RedirectError, OSError) as error:
         sys.stdout.write(f"refused: {error}\n")
         return 0
-    except OSError as error:
-        sys.stdout.write(f"an error that names nothing: {error}\n")
-        return 1
     sys.stdout.write(f"accepted, limited: {'; '.join(prepared.limits) or 'nothing'}\n")
     return 0
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from redirect import netns
+from redirect import map_memory, netns
 from tests.packets.rig import Rig, built
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _room() -> None:
+    """For the maps that the tests make themselves, where they count against RLIMIT_MEMLOCK (before Linux 5.11)."""
+    if os.geteuid() == 0:
+        map_memory.ensure()
 
 
 @pytest.fixture(scope="session")

@@ -82,8 +82,8 @@ def test_no_room_for_a_namespace_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(errno.ENOSPC, "unshare: No space left on device")
 
     monkeypatch.setattr(migration.netns, "call", full)
-    with pytest.raises(KernelTooOld, match="max_net_namespaces"):
-        probe()
+    with pytest.raises(OSError, match="raise /proc/sys/user/max_net_namespaces"):
+        migration.moves_queues()
 
 
 @as_root
