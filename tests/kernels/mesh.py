@@ -28,8 +28,8 @@ from agent.lab.story import PORT, Story
 from agent.lab.topology import Topology
 from redirect.netns import entered
 
-PATIENCE_S = 60.0
-LAB_PATIENCE_S = 300.0
+PATIENCE_S = 120.0
+LAB_PATIENCE_S = 900.0
 CLOSED_S = 3.0
 """How long a pod that must be closed is tried. A SYN is sent again after one second."""
 CONNECTIONS, GONE = 20, 10

@@ -52,6 +52,8 @@ def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None
         ("image", ["--push"], "no such option: --push"),
         ("kubernetes-build", ["--all"], "no such option: --all"),
         ("helm-build", ["--all"], "no such option: --all"),
+        ("cni-build", ["--all"], "no such option: --all"),
+        ("kernels", ["--onli", "6.1"], "no such option: --onli"),
         ("cluster-test", ["--kep"], "no such argument: --kep"),
         ("bench", ["flood", "--rouns", "3"], "no such option: --rouns"),
         ("check", ["agent"], "no such argument: agent"),
