@@ -128,9 +128,8 @@ class Pool:
         group.links.append(link)
         group.proven.append(pooled)
         if not link.open_streams:
-            pooled.idle_since_s = self._loop.now() - idle_s
-            left_s = max(0.0, self._idle_s - idle_s)
-            pooled.idle_timer = self._loop.later(left_s, pooled.was_idle)
+            # Which `_watch_idle` goes by: as it starts, a link that carries nothing says that it is available.
+            pooled.idle_before_s = idle_s
 
     # -- what became of it, for the proofs
 
@@ -279,9 +278,11 @@ class Pool:
 
     def _watch_idle(self, pooled: PooledLink, link: TunnelLink) -> None:
         if link.open_streams == 0:
-            pooled.idle_since_s = self._loop.now()
+            pooled.idle_since_s = self._loop.now() - pooled.idle_before_s
             if pooled.idle_timer is None:
-                pooled.idle_timer = self._loop.later(self._idle_s, pooled.was_idle)
+                left_s = max(0.0, self._idle_s - pooled.idle_before_s)
+                pooled.idle_timer = self._loop.later(left_s, pooled.was_idle)
+        pooled.idle_before_s = 0.0
 
     def retire_if_idle(self, pooled: PooledLink) -> None:
         link = pooled.link

@@ -27,6 +27,7 @@ class PooledLink:
     __slots__ = (
         "departure",
         "group",
+        "idle_before_s",
         "idle_since_s",
         "idle_timer",
         "is_given_up",
@@ -42,6 +43,8 @@ class PooledLink:
         self.link: TunnelLink | None = None
         self.is_proven = self.is_given_up = False
         self.idle_since_s = 0.0
+        self.idle_before_s = 0.0
+        """How long nothing had used it when it came here; until it says that it is available."""
         self.idle_timer: Timer | None = None
 
     def connected(self, sock: socket.socket) -> None:

@@ -116,7 +116,7 @@ def filled(host: str, port: int) -> Iterator[tuple[socket.socket, Callable[[], N
     """Where nobody answers a SYN, until room is made: the listener's queue is full."""
     with contextlib.ExitStack() as held:
         listener = held.enter_context(socket.create_server((host, port), backlog=0))
-        listener.settimeout(10)
+        listener.settimeout(30)
         fillers = [held.enter_context(socket.socket()) for _ in range(2)]
         for filler in fillers:
             filler.setblocking(False)

@@ -236,16 +236,32 @@ def test_what_nobody_took_goes_on_where_it_was(world: World, end: str) -> None:
     world.driver.until(lambda: counts(giver, taker)[:3] == (3, 3, 0))
 
 
-@pytest.mark.parametrize("world", [{"pool_idle_s": "10"}], indirect=True)
+@pytest.mark.parametrize("world", [{"pool_idle_s": "100"}], indirect=True)
 def test_an_unused_connection_is_as_long_unused_as_it_was(world: World) -> None:
     assert exchange(world.connect()) == b"hello"
     world.driver.until(lambda: not len(world.here.registry) and not len(world.there.registry))
-    world.driver.skew_s += 6.0
-    taker = successor(world, world.here, pool_idle_s="10")
+    world.driver.skew_s += 60.0
+    taker = successor(world, world.here, pool_idle_s="100")
     assert move(world, world.here, taker) == ["client link"]
     assert world.driver.call(lambda: links(taker)) == 1
-    world.driver.skew_s += 5.0
+    world.driver.skew_s += 50.0
     world.driver.until(lambda: not links(taker) and not links(world.there))
+
+
+@pytest.mark.parametrize("world", [{"pool_idle_s": "100"}], indirect=True)
+def test_one_that_was_used_since_is_unused_from_then_on(world: World) -> None:
+    assert exchange(world.connect()) == b"hello"
+    world.driver.until(lambda: not len(world.here.registry) and not len(world.there.registry))
+    world.driver.skew_s += 60.0
+    taker = successor(world, world.here, pool_idle_s="100")
+    move(world, world.here, taker)
+    assert exchange(from_pod(world, taker)) == b"hello"
+    world.driver.until(lambda: not len(taker.registry) and not len(world.there.registry))
+    world.driver.skew_s += 50.0
+    world.driver.call(lambda: None)
+    assert exchange(from_pod(world, taker)) == b"hello"
+    assert world.driver.call(lambda: links(taker)) == 1
+    assert world.there.tallies.of(parse_ip(SERVER)).handshakes_done == 1
 
 
 PATIENT = {"connect_timeout_s": "20"}
@@ -265,6 +281,7 @@ def test_who_is_not_answered_yet_waits_on_and_is_answered(world: World, end: str
         assert move(world, giver, taker) == [f"{end} link"]
         assert world.driver.call(lambda: (len(giver.registry), len(taker.registry))) == (0, 2)
         make_room()
+        app.settimeout(30)
         served = accepted_from(listener)
         served.sendall(b"here I am")
         assert app.recv(9, socket.MSG_WAITALL) == b"here I am"
@@ -290,6 +307,21 @@ def test_its_time_goes_on_where_it_was(world: World, end: str) -> None:
     world.driver.until(lambda: bool(taker.lines))
     assert ("CONNECT_TIMEOUT" in taker.lines[-1]) == (end == "server")
     assert "error" in taker.lines[-1]
+
+
+@pytest.mark.parametrize("world", [PATIENT], indirect=True)
+def test_how_long_a_peer_was_asked_counts_from_the_asking(world: World) -> None:
+    connected(world, 1)[0].close()
+    with filled(SERVER, 8082):
+        app = world.connect(f"{SERVER}:8082")
+        world.driver.until(lambda: dialling(world.there) == 1)
+        taker = successor(world, world.here)  # which waits no longer than 14 s for an answer
+        world.driver.skew_s += 10.0
+        assert move(world, world.here, taker) == ["client link"]
+        world.driver.skew_s += 5.0
+        assert ended(app)
+    world.driver.until(lambda: bool(taker.lines))
+    assert "has not answered CONNECT in 15 s" in taker.lines[-1]
 
 
 @pytest.mark.parametrize("world", [PATIENT], indirect=True)
