@@ -36,13 +36,15 @@ LIMITS = {
 }
 
 
-def pair(it: Node, buffer_bytes: int) -> tuple[socket.socket, socket.socket]:
+def pair(it: Node, sends: int, takes: int) -> tuple[socket.socket, socket.socket]:
+    """Two ends, with the room that the kernel has for what each of them sends."""
     one, two = socket.socketpair()
     for sock in (one, two):
         sock.setblocking(False)
         sock.bind("")  # to a name of the kernel's choice: who leaves bytes unread is told by address
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
         it.keep(sock)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sends)
+    two.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, takes)
     return one, two
 
 
@@ -83,7 +85,7 @@ class Talk:
         self.near: dict[str, socket.socket] = {}
         self.apps: dict[str, Application] = {}
         for end in ENDS:
-            sock, self.near[end] = pair(world.it, 4096)
+            sock, self.near[end] = pair(world.it, 1 << 17, 4096)
             self.apps[end] = Application(sock, 2 * number + (end == "server"))
         self.tunnels: dict[str, Tunnel] = {}
         self.relays: dict[str, TunnelRelay] = {}
@@ -113,8 +115,8 @@ class World:
     ends: list[tuple[Outcome, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        near, self.client_wire = pair(self.it, 8192)
-        far, self.server_wire = pair(self.it, 8192)
+        near, self.client_wire = pair(self.it, 8192, 8192)
+        far, self.server_wire = pair(self.it, 8192, 8192)
         self.under_way = {"client": bytearray(), "server": bytearray()}
         """What was read from one end's socket and not written to the other's."""
         sessions = {"client": Session.client(CLIENT, (SERVER.identity,)), "server": Session.server(SERVER)}
@@ -299,7 +301,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(ACTIONS)
 def test_links_that_are_handed_over_at_any_byte_lose_nothing(
     actions: list[tuple[str, str, int, int]],
@@ -330,15 +332,15 @@ PLAIN_ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(PLAIN_ACTIONS)
 def test_plain_relays_that_are_handed_over_at_any_byte_lose_nothing(
     actions: list[tuple[str, str, int]],
 ) -> None:
     with node() as it:
         done = Ended[PlainRelay]()
-        one, near = pair(it, 4096)
-        two, far = pair(it, 4096)
+        one, near = pair(it, 1 << 17, 4096)
+        two, far = pair(it, 1 << 17, 4096)
         apps = {"client": Application(one, 1), "server": Application(two, 2)}
         relay = PlainRelay(it.loop, near, far, done)
         relay.start()
