@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from redirect import sys_bpf, tc_rows
 
@@ -40,33 +41,41 @@ class Hook:
 
 def read(ifindexes: Iterable[int], ours: Collection[int], *, has_tcx: bool) -> tuple[Hook, ...]:
     """`ours`: ids of the programs that are pinned. Those at which nothing runs are left out. Raises OSError."""
+    reading = _Reading(ours)
     qdiscs = tc_rows.ingress_qdiscs()
     found = []
     for ifindex in sorted(ifindexes):
         for hook, (tcx, parent) in HOOKS.items():
-            programs = [*_tcx(ifindex, tcx, ours)] if has_tcx else []
+            programs = [*reading.tcx(ifindex, tcx)] if has_tcx else []
             if ifindex in qdiscs:
-                programs += _filters(ifindex, parent, ours)
+                programs += reading.filters(ifindex, parent)
             if programs:
                 found.append(Hook(ifindex, hook, tuple(programs)))
     return tuple(found)
 
 
-def _tcx(ifindex: int, kind: int, ours: Collection[int]) -> Iterator[Running]:
-    for program_id in sys_bpf.prog_query(ifindex, kind):
-        yield _running(program_id, "", "tcx", ours)
+class _Reading:
+    """One look at all of them. At hundreds of hooks run the same few programs."""
 
+    def __init__(self, ours: Collection[int]) -> None:
+        self._ours = ours
+        self._query = sys_bpf.Query()
+        self._info = cache(_info)
 
-def _filters(ifindex: int, parent: int, ours: Collection[int]) -> Iterator[Running]:
-    for row in tc_rows.filters(ifindex, parent):
-        yield _running(row.program_id, row.name or row.kind, "clsact", ours)
+    def tcx(self, ifindex: int, kind: int) -> Iterator[Running]:
+        for program_id in self._query.hooked(ifindex, kind).programs:
+            yield self._running(program_id, "", "tcx")
 
+    def filters(self, ifindex: int, parent: int) -> Iterator[Running]:
+        for row in tc_rows.filters(ifindex, parent):
+            yield self._running(row.program_id, row.name or row.kind, "clsact")
 
-def _running(program_id: int, name: str, by: str, ours: Collection[int]) -> Running:
-    info = _info(program_id) if program_id else None
-    if info is None:
-        return Running(program_id, name, "", by, program_id in ours)
-    return Running(program_id, info.name or name, info.tag, by, program_id in ours)
+    def _running(self, program_id: int, name: str, by: str) -> Running:
+        info = self._info(program_id) if program_id else None
+        is_ours = program_id in self._ours
+        if info is None:
+            return Running(program_id, name, "", by, is_ours)
+        return Running(program_id, info.name or name, info.tag, by, is_ours)
 
 
 def _info(program_id: int) -> sys_bpf.ProgInfo | None:

@@ -205,16 +205,18 @@ def plan(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     """
     gone = {pod.ifindex for pod in missing(desired, observed)}
     present = Desired(tuple(p for p in desired.pods if p.ifindex not in gone), desired.host_addresses)
+    inner = tuple(_inner_mtu(present, observed))
+    is_growing = any(step.mtu_bytes > observed.inner_mtu_bytes for step in inner)
     return (
         # New addresses of the node first: a probe from one must not meet a pod that does not know it.
         *_host_addresses(present, observed),
         # Room before there are packets that need it; less of it once nobody does.
-        *_inner_mtu(present, observed, is_growing=True),
+        *(inner if is_growing else ()),
         # Appearing before going: an address that changes hands is never without an owner.
         *(step for pod in present.pods for step in _appear(pod, observed)),
         *_go(present, observed),
         *_left_over(present, observed),
-        *_inner_mtu(present, observed, is_growing=False),
+        *(() if is_growing or not observed.is_whole else inner),
     )
 
 
@@ -291,7 +293,7 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         yield Acquaint(pod.ifindex)
 
 
-def _inner_mtu(desired: Desired, observed: Observed, *, is_growing: bool) -> Iterator[Step]:
+def _inner_mtu(desired: Desired, observed: Observed) -> Iterator[SetInnerMtu]:
     """The MTU of the largest pod: the proxy's stack announces what fits it and believes that peers do.
 
     Not more: who announces far more than comes has its receive window grow late, which costs a transfer over a long
@@ -300,9 +302,7 @@ def _inner_mtu(desired: Desired, observed: Observed, *, is_growing: bool) -> Ite
     largest = max((entries_of(pod, observed.links[pod.ifindex]).mtu_bytes for pod in desired.pods), default=0)
     wanted = max(largest or DEFAULT_MTU_BYTES, LEAST_MTU_BYTES)
     found = observed.inner_mtu_bytes
-    if not observed.is_whole and (not largest or not is_growing):
-        return
-    if found and found != wanted and (wanted > found) == is_growing:
+    if found and found != wanted and (largest or observed.is_whole):
         yield SetInnerMtu(wanted)
 
 

@@ -136,9 +136,10 @@ def packet_counts() -> dict[int, PacketCount]:
     request = _STATS.pack(0, 0, 0, 0, 1 << (IFLA_STATS_LINK_64 - 1))
     for body in netlink.ask(RTM_GETSTATS, request, netlink.NLM_F_DUMP):
         _, _, _, ifindex, _ = _STATS.unpack_from(body)
-        known = netlink.attributes(body[_STATS.size :])
-        if IFLA_STATS_LINK_64 in known:
-            found[ifindex] = PacketCount(*_COUNTERS.unpack_from(known[IFLA_STATS_LINK_64]))
+        # The one attribute that was asked for.
+        for kind, start, _ in netlink.spans(body, _STATS.size, len(body)):
+            if kind == IFLA_STATS_LINK_64:
+                found[ifindex] = PacketCount(*_COUNTERS.unpack_from(body, start))
     return found
 
 

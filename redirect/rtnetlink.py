@@ -23,6 +23,21 @@ IFLA_STATS = 7
 IFLA_INFO_KIND = 1
 IFLA_INFOS_THAT_RUN = (2, 3, 5)
 """IFLA_INFO_DATA, IFLA_INFO_XSTATS, IFLA_INFO_SLAVE_DATA: a bridge's timers, and those of its ports."""
+_READ = frozenset(
+    (
+        *(
+            IFLA_ADDRESS,
+            IFLA_IFNAME,
+            IFLA_MTU,
+            IFLA_LINK,
+            IFLA_QDISC,
+            IFLA_MASTER,
+            IFLA_LINKINFO,
+            IFLA_STATS64,
+        ),
+        IFLA_LINK_NETNSID,
+    )
+)
 RTEXT_FILTER_SKIP_STATS = 8
 NETNSA_NSID, NETNSA_FD = 1, 3
 IFF_NOARP, IFF_LOWER_UP = 0x80, 0x10000
@@ -106,7 +121,9 @@ def nsid(path: Path) -> int | None:
 
 def _row(body: bytes) -> LinkRow:
     _, _, ifindex, flags, _ = _LINK.unpack_from(body)
-    found = netlink.attributes(body[_LINK.size :])
+    found = {
+        kind: body[at:to] for kind, at, to in netlink.spans(body, _LINK.size, len(body)) if kind in _READ
+    }
     info = netlink.attributes(found.get(IFLA_LINKINFO, b""))
     stats = found.get(IFLA_STATS64)
     return LinkRow(

@@ -14,12 +14,13 @@ T = TypeVar("T")
 class Words(Generic[T]):
     """Rows by the kernel's own words for them: of hundreds most are told in the same ones every time.
 
-    `read` makes one of its words. Remembered is twice what was listed last, and `slack` more: lists of pods' namespaces
-    are short, and the node's is long.
+    `read` makes one of its words. Remembered is twice what the longest list had, and `slack` more: lists of pods'
+    namespaces are short, and the node's, which is listed between them, is long.
     """
 
     def __init__(self, read: Callable[[bytes], T], slack: int = 512) -> None:
         self._read, self._slack = read, slack
+        self._longest = 0
         self._known: dict[bytes, T] = {}
 
     def rows(self, bodies: Sequence[bytes]) -> list[T]:
@@ -28,6 +29,7 @@ class Words(Generic[T]):
             if body not in known:
                 known[body] = self._read(body)
             found.append(known[body])
-        if len(known) > 2 * len(bodies) + self._slack:
+        self._longest = max(self._longest, len(bodies))
+        if len(known) > 2 * self._longest + self._slack:
             self._known = {body: known[body] for body in bodies}
         return found

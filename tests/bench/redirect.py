@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from redirect import host_addresses, netns, sys_bpf
+from redirect.audit import by_maps
 from redirect.desired import Desired
 from redirect.layout import MAPS, Flag
 from redirect.locate import locate
@@ -64,6 +65,7 @@ class Result:
     idle: Taken
     one: Taken
     proved: Taken
+    audited: Taken
     released: Taken
     grace_s: float
     maps_bytes: int
@@ -188,13 +190,14 @@ def captured(directory: Path, pods: list[Path], tell: Callable[[str], None]) -> 
 
         turn = medians(timed(idle) for _ in range(TURNS))
         proof = medians(timed(prove) for _ in range(TURNS))
+        audit = medians(timed(lambda: by_maps(redirection)) for _ in range(TURNS))
         one = medians(
             timed(partial(change, redirection, wanted, number)) for number in range(min(TURNS, len(pods)))
         )
         maps, process = maps_bytes(redirection), pss_bytes([os.getpid()]) - before
         beside = rules(pods[:BESIDE], tell), sets(min(BESIDE, len(pods)), tell)
         released = timed(lambda: redirection.apply(Desired((), wanted.host_addresses)))
-        figures = located, enrolled, turn, one, proof, released
+        figures = located, enrolled, turn, one, proof, audit, released
         return Result(len(pods), *figures, grace_s(), maps, process, *beside, None)
     finally:
         redirection.uninstall()
@@ -218,7 +221,11 @@ def misses(of: Result) -> list[str]:
     enrol_s = of.located.wall_s + of.enrolled.wall_s
     if enrol_s > ENROL_AT_MOST_S:
         found.append(f"{enrol_s:.1f} s to enrol all, target {ENROL_AT_MOST_S:g}")
-    for what, taken in (("turn that changes nothing", of.idle), ("proof", of.proved)):
+    for what, taken in (
+        ("turn that changes nothing", of.idle),
+        ("proof", of.proved),
+        ("look by `ztun audit`", of.audited),
+    ):
         if taken.cpu_s > IDLE_AT_MOST_S:
             found.append(f"{taken.cpu_s * 1000:.0f} ms of CPU for a {what}, target {IDLE_AT_MOST_S * 1000:g}")
     if of.compared is not None:
@@ -237,6 +244,7 @@ def table(of: Result) -> str:
         _row("a turn that changes nothing", of.idle, of.pods),
         _row("a turn that changes one, alone", of.one),
         _row("a proof of all", of.proved, of.pods),
+        _row("`ztun audit` without an agent", of.audited, of.pods),
         _row("release all", of.released, of.pods),
     ]
     for name, each in (
