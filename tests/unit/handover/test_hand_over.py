@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import pytest
 
 from agent.handover import giving as giving_module
 from agent.handover.giving import LARGE_BYTES, LATE, REFUSED, Account, Giving, Remains, Why
-from agent.handover.messages import Decoder, Hello, No, Offer, Ready, Refused, encode
+from agent.handover.messages import Decoder, Hello, Message, No, Offer, Ready, Refused, encode
 from agent.handover.taking import Taking
 from agent.model.unit import FORMAT, BadUnit, StaysHere, Unit
 from agent.net.loop import Loop
@@ -78,6 +80,7 @@ class Giver:
 @dataclass
 class Taker:
     refuses: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     inherited: list[bytes] = field(default_factory=list)
@@ -85,6 +88,7 @@ class Taker:
 
     def thaw(self, unit: Unit, fds: Sequence[int]) -> Built:
         name = str(unit.fields["name"])
+        self.asked.append(name)
         if name in self.refuses:
             for fd in fds:
                 os.close(fd)
@@ -256,23 +260,38 @@ def test_what_is_refused_goes_on_here_and_is_not_offered_again(
     scene.take()
     assert scene.account.moved == {"thing": 2} and scene.account.stays == (Remains(Why.REFUSED, REFUSED, 1),)
     assert bad.where == "giver" and scene.taker.started == ["a", "b"]
-    assert caplog.text.count("nobody wants bad") == 1
+    assert caplog.text.count("nobody wants bad") == 1 and scene.taker.asked.count("bad") == 1
 
 
-def test_a_taker_without_descriptors_refuses(things: Things) -> None:
+@contextmanager
+def no_more_than(count: int) -> Iterator[None]:
+    """This process may open so many descriptors more, where none below its highest is free."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_taker_without_descriptors_refuses(things: Things, count: int) -> None:
     """The kernel passes as many as it may open, and says that there were more."""
     thing, scene = things("thing", fds=3), Scene()
     ours, theirs = socket.socketpair()
     Taking(scene.loop, theirs.detach(), (FORMAT,), scene.taker, lambda: None, lambda: None).start()
     unit, fds = thing.freeze()
     for piece in encode(Offer(1, FORMAT, giving_module.encode(unit), len(fds), tuple(fds))):
-        socket.send_fds(ours, [piece.data], piece.fds[:2])
+        socket.send_fds(ours, [piece.data], piece.fds)
     decoder = Decoder()
     scene.theirs, unused = ours, scene.theirs
-    said = scene.hear(decoder)
-    if len(said) == 1:
-        said += scene.hear(decoder)
-    assert isinstance(said[1], Refused) and "2 of 3 descriptors" in said[1].reason
+    with no_more_than(count):
+        said = scene.hear(decoder)
+        if len(said) == 1:
+            said += scene.hear(decoder)
+    assert isinstance(said[1], Refused) and f"{count} of 3 descriptors" in said[1].reason
     thing.let_go()
     for sock in (ours, unused):
         sock.close()
@@ -302,47 +321,58 @@ def test_a_taker_that_hears_no_does_not_start(
     offer.close()
 
 
-def test_a_no_leaves_also_when_the_taker_has_read_nothing(
-    things: Things, play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The socket is full of the unit: there is room for a word that must arrive."""
-    monkeypatch.setattr(giving_module, "READY_S", 0.05)
-    size = 0
-    for size in range(100_000, 0, -2000):  # about what the kernel takes: the largest that leaves whole
-        scene = Scene(things("thing", size_hint=size))
-        scene.say(Hello((FORMAT,)))
-        scene.until(lambda scene=scene: scene.giver.accounts, "it is late")
-        [thing], decoder = scene.giver.things, Decoder()
-        assert thing.where == "giver"
-        heard = scene.hear(decoder)
-        for offer in heard:
-            if isinstance(offer, Offer):
-                offer.close()
-        was_whole = any(isinstance(each, Offer) for each in heard)
-        assert not was_whole or No(1) in (heard if len(heard) > 1 else scene.hear(decoder))
-        decoder.close()
-        scene.theirs.close()
-        scene.loop.close()
-        scene.giving.end(b"")
-        for fd in thing.fds:
-            os.close(fd)
-        if was_whole:
-            break
-    assert size > 10_000
+def all_that_lies_there(sock: socket.socket) -> tuple[list[Message], bool]:
+    """What was said to an end that has not read until now; whether it ends there."""
+    heard: list[Message] = []
+    decoder = Decoder()
+    sock.setblocking(False)
+    has_ended = False
+    with suppress(BlockingIOError):
+        while not has_ended:
+            data, fds, _, _ = socket.recv_fds(sock, 1 << 20, 253)
+            heard += decoder.receive(data, fds)
+            has_ended = not data
+    decoder.close()
+    for each in heard:
+        if isinstance(each, Offer):
+            each.close()
+    return heard, has_ended
 
 
-def test_a_unit_that_is_cut_off_is_nobodys_there(
-    things: Things, play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The taker does not read, and the unit is larger than the kernel holds."""
-    monkeypatch.setattr(giving_module, "READY_S", 0.05)
-    thing = things("thing", size_hint=LARGE_BYTES)
-    scene = play(thing)
+def late(thing: Thing) -> tuple[Scene, list[Message], bool]:
+    """A taker that reads nothing until it is too late, and what it reads then."""
+    scene = Scene(thing)
     scene.say(Hello((FORMAT,)))
+    scene.until(lambda: scene.giver.accounts, "it is late")
     assert scene.account.failure == LATE and thing.where == "giver"
-    scene.take()  # reads what there is: half a unit, and the end
-    scene.until(lambda: scene.taker.has_ended, "the end")
-    assert not scene.taker.started and not scene.taker.dropped
+    heard, has_ended = all_that_lies_there(scene.theirs)
+    scene.loop.turn(0.01)
+    scene.giving.end(b"")
+    scene.theirs.close()
+    scene.loop.close()
+    for fd in thing.fds:
+        os.close(fd)
+    return scene, heard, has_ended
+
+
+def test_a_no_leaves_also_when_the_taker_has_read_nothing(
+    things: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The socket is as full of the unit as can be: there is room for a word that must arrive."""
+    monkeypatch.setattr(giving_module, "READY_S", 0.02)
+    for size in range(300_000, 0, -4000):
+        _, heard, _ = late(things("thing", size_hint=size))
+        if heard:
+            assert isinstance(heard[0], Offer) and heard[1:] == [No(1)]
+            return
+    raise AssertionError("no unit was small enough to leave whole")
+
+
+def test_a_unit_that_is_cut_off_is_nobodys_there(things: Things, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is larger than the kernel holds, and the taker reads it when the giver has it back."""
+    monkeypatch.setattr(giving_module, "READY_S", 0.02)
+    _, heard, has_ended = late(things("thing", size_hint=LARGE_BYTES))
+    assert not heard and has_ended
 
 
 @pytest.mark.parametrize("is_ready", [False, True])

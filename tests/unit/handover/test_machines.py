@@ -139,6 +139,17 @@ def test_whoever_speaks_out_of_turn_gets_an_error_and_nothing_started(
             built = False
 
 
+@pytest.mark.parametrize(
+    "message", [Go(2), Go(0), No(2), No(0), Offer(1, 1, b"", 0), Offer(3, 1, b"", 0), Done(b"")]
+)
+def test_what_a_giver_says_of_another_unit_is_out_of_turn(message: Message) -> None:
+    taker = Taker([1])
+    assert isinstance(taker.receive(Offer(1, 1, b"", 0)), Build)
+    taker.ready()
+    with pytest.raises(ProtocolError):
+        taker.receive(message)
+
+
 def test_a_taker_without_our_format_is_given_nothing() -> None:
     giver = Giver([3, 2])
     assert giver.receive(Hello((1,))) == Greeted(0) and not giver.is_free
