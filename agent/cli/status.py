@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -54,6 +55,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
                 click.echo(f"  {reason}")
             for limit in answer.get("limits", ()):  # one of an older version does not say
                 click.echo(f"  limited: {limit}")
+            for text in retiring(answer):
+                click.echo(f"  {text}")
             if text := unguarded(answer):
                 click.echo(f"  {text}")
             for fault in (answer.get("prefilter") or {}).get("left_to_workers", ()):
@@ -106,6 +109,18 @@ def unguarded(answer: dict[str, Any]) -> str:
     )
 
 
+def retiring(answer: dict[str, Any]) -> Iterator[str]:
+    """The workers of before, as long as they are there."""
+    left = {each["from_pid"]: each["left"] for each in answer.get("hand_overs", ())}
+    for worker in answer.get("retiring_workers", ()):
+        whose = f"worker {worker['slot']} (pid {worker['pid']}) retires"
+        if worker["pid"] not in left:
+            yield f"{whose}: it serves until its successor does, or hands over to it"
+            continue
+        stays = ", ".join(f"{count} × {why}" for why, count in left[worker["pid"]].items())
+        yield f"{whose}: it has handed over{f', and drains {stays}' if stays else ''}"
+
+
 def waiting_row(row: dict[str, Any]) -> dict[str, Any]:
     """What a wished pod, or a captured interface that nobody knows, waits for."""
     return {
@@ -153,6 +168,7 @@ def dead(reason: str) -> dict[str, Any]:
         "services": {},
         "workers": [],
         "retiring_workers": [],
+        "hand_overs": [],
         "worker_restarts": 0,
         "refused_resources": {},
         "log_lines_lost": {},

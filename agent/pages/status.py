@@ -73,6 +73,7 @@ class StatusPage:
                 "services": self._services(),
                 "workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.links],
                 "retiring_workers": [{"slot": link.slot, "pid": link.pid} for link in self.crew.retiring],
+                "hand_overs": self.crew.hand_overs,
                 "worker_restarts": self.crew.restarts,
                 "refused_resources": dict(self.xds.status.refused),
                 "log_lines_lost": self._lost_lines(),

@@ -101,6 +101,11 @@ class Crew:
         return tuple(self._retirement.links)
 
     @property
+    def hand_overs(self) -> list[dict[str, object]]:
+        """The last ones, as `ztun status -o json` has them."""
+        return list(self._retirement.hand_overs)
+
+    @property
     def everyone(self) -> tuple[WorkerLink, ...]:
         return (*self._on_duty.values(), *self._retirement.links)
 

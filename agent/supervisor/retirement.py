@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 MARGIN_S = 3.0
 """How much longer than its patience a worker may take to say what became of a hand-over."""
 MOST_TRIES = 3
+REMEMBERED = 16
 
 
 class Retirement:
@@ -34,6 +36,8 @@ class Retirement:
         self._on_duty = on_duty
         self._patience_s, self._drain_s = patience_s, drain_s
         self.links: list[WorkerLink] = []
+        self.hand_overs: deque[dict[str, object]] = deque(maxlen=REMEMBERED)
+        """The last ones, for `ztun status`."""
         self._tries: dict[WorkerLink, int] = {}
         self._waiting: set[WorkerLink] = set()
         """For another one to take what they have: the one before has failed."""
@@ -112,6 +116,7 @@ class Retirement:
         if account is None:
             return ""  # it is gone
         log.info("%s has handed over to %s: %s", link, taker, in_words(account))
+        self.hand_overs.append(row(link, taker, account))
         if account.left and not account.failure:
             log.info("%s drains what stays for %g s: %s", link, self._drain_s, counted(account.left))
         return account.failure
@@ -124,6 +129,18 @@ def obstacle(link: WorkerLink, taker: WorkerLink) -> str:
     if not set(link.formats) & set(taker.formats):
         return f"it gives units of format {link.formats}, and the other takes {taker.formats}"
     return ""
+
+
+def row(link: WorkerLink, taker: WorkerLink, account: HandedOver) -> dict[str, object]:
+    return {
+        "from_pid": link.pid,
+        "to_pid": taker.pid,
+        "moved": dict(account.moved),
+        "left": dict(account.left),
+        "took_s": account.took_s,
+        "longest_pause_s": account.pause_s,
+        "failure": account.failure,
+    }
 
 
 def in_words(account: HandedOver) -> str:

@@ -51,6 +51,8 @@ def test_what_is_live_goes_on_with_the_successors(run_dir: Path, caplog: pytest.
             crew.crew.open_gates()
             await until(lambda: sorted(crew.ended) == sorted(old.values()), "the old ones end")
             assert await former.say_on(talks), "not one of their connections was closed"
+            assert [each["moved"] for each in crew.crew.hand_overs] == 2 * [{"socket": len(ROWS)}]
+            assert {each["from_pid"] for each in crew.crew.hand_overs} == set(old.values())
             for link in crew.crew.links:
                 heard = await crew.heard(link)
                 assert heard.index("Resources") < heard.index("TakeOver"), "first it is told everything"
