@@ -9,7 +9,7 @@ backwards; past a limit, new ones share one overflow label set, so that memory s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from agent.model.outcome import Outcome
 from agent.telemetry import families
@@ -182,8 +182,11 @@ class Metrics:
         handle.to_server_bytes, handle.to_client_bytes = to_server, to_client
         return handle
 
-    def inherit(self, last: Snapshot) -> None:
-        """Go on from the last counters of another process, which has ended. Raises ValueError: it is no Snapshot."""
+    def inherit(self, last: Any) -> None:
+        """Go on from the last counters of another process, which has ended. Raises ValueError: it is no Snapshot.
+
+        As JSON has it, with lists in place of tuples.
+        """
         try:
             process, before = last["process"], last.get("includes", [])
             rows = [(tuple(map(str, values)), list(map(int, counts))) for values, counts in last["tcp"]]
