@@ -33,21 +33,12 @@ static __always_inline int answers_host(const struct packet *p, int kind, u32 if
     return flow && flow->ifindex == ifindex;
 }
 
-int from_pod(struct __sk_buff *skb) {
-    if ((skb->mark & MARK_MASK) == MARK_PROXY) {
-        opaque(skb);
-        skb->mark = 0;
-        PASS(EXIT_from_pod_PROXY);
-    }
-    u32 ifindex = skb->ifindex, zero = 0;
-    struct iface_entry *i = ifaces.lookup(&ifindex);
-    if (!i)
-        PASS(EXIT_from_pod_UNKNOWN_IFACE);
+static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, int kind, u32 ifindex,
+                                      struct iface_entry *i) {
+    u32 zero = 0;
     int is_enrolled = i->flags & FLAG_ENROLLED;
     if (is_enrolled && is_anothers_frame(skb, i))
         DROP(EXIT_from_pod_MAC_SPOOFED);
-    struct packet p;
-    int kind = parse(skb, &p);
     if (kind == NOT_IP) {
         if (skb->protocol == ETH_P_ARP_BE) {
             if (is_enrolled && is_arp_of_another(skb, i, ifindex))
@@ -59,17 +50,17 @@ int from_pod(struct __sk_buff *skb) {
         PASS(EXIT_from_pod_NOT_IP_PASS);
     }
     if (kind == NOT_TCP_UDP && is_enrolled) {
-        enum claim claim = claim_of(skb, &p, i, ifindex);
+        enum claim claim = claim_of(skb, p, i, ifindex);
         if (claim == OF_ANOTHER)
             DROP(EXIT_from_pod_ND_SPOOFED);
         if (claim == OF_ROUTER)
             DROP(EXIT_from_pod_ROUTER_SPOOFED);
     }
-    if (!is_own_address(&p, i)) {
+    if (!is_own_address(p, i)) {
         if (is_zero(&i->addr4) && is_zero(&i->addr6)) {
-            if (answers_host(&p, kind, ifindex))
+            if (answers_host(p, kind, ifindex))
                 PASS(EXIT_from_pod_CLOSED_HOST_FLOW);
-            if (is_neighbour_discovery(skb, &p))
+            if (is_neighbour_discovery(skb, p))
                 PASS(EXIT_from_pod_CLOSED_NEIGHBOUR);
             DROP(EXIT_from_pod_CLOSED);
         }
@@ -84,28 +75,28 @@ int from_pod(struct __sk_buff *skb) {
     if (kind == NOT_TCP_UDP) {
         struct packet inner;
         /* sent *to* this pod: turned round, its address is the source */
-        if (icmp_error_about(skb, &p, &inner) && same_address(&inner.saddr_be, &p.saddr_be)) {
+        if (icmp_error_about(skb, p, &inner) && same_address(&inner.saddr_be, &p->saddr_be)) {
             tuple_of(&t, &inner);
             if (has_connection(skb, &t, inner.is_v6, c->pod_side_nsid))
                 return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ICMP_TO_PROXY);
         }
-        if (is_enrolled && is_encapsulated(&p, c))
+        if (is_enrolled && is_encapsulated(p, c))
             DROP(EXIT_from_pod_ENCAPSULATED);
         PASS(EXIT_from_pod_OTHER_PROTOCOL);
     }
-    tuple_of(&t, &p);
-    fit_syn_of(skb, &p, &p.saddr_be);
+    tuple_of(&t, p);
+    fit_syn_of(skb, p, &p->saddr_be);
     if (i->flags & FLAG_DRAIN) {
-        if (kind == PARSED && p.protocol == TCP && has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
+        if (kind == PARSED && p->protocol == TCP && has_connection(skb, &t, p->is_v6, c->pod_side_nsid))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DRAIN_TO_PROXY);
         PASS(EXIT_from_pod_DRAIN_PASS);
     }
-    if (kind == UNCLASSIFIABLE && p.protocol != UDP)
+    if (kind == UNCLASSIFIABLE && p->protocol != UDP)
         DROP(EXIT_from_pod_UNCLASSIFIABLE);
-    if (p.protocol == UDP) {
-        if (is_encapsulated_udp(skb, &p, c))
+    if (p->protocol == UDP) {
+        if (is_encapsulated_udp(skb, p, c))
             DROP(EXIT_from_pod_UDP_ENCAPSULATED);
-        if (!(i->flags & FLAG_DNS) || kind != PARSED || p.dport_be != __builtin_bswap16(DNS_PORT))
+        if (!(i->flags & FLAG_DNS) || kind != PARSED || p->dport_be != __builtin_bswap16(DNS_PORT))
             PASS(EXIT_from_pod_UDP_PASS);
         if (open_since(ifindex, i))
             PASS(EXIT_from_pod_OPEN_DNS);
@@ -121,12 +112,12 @@ int from_pod(struct __sk_buff *skb) {
     }
     struct flow_key flow, answered;
     u64 open_ns = open_since(ifindex, i);
-    flow_of(&flow, &p, HOOK_FROM_POD);
-    answer_of(&answered, &p, HOOK_TO_POD);
-    if (is_bare_syn(&p)) {
+    flow_of(&flow, p, HOOK_FROM_POD);
+    answer_of(&answered, p, HOOK_TO_POD);
+    if (is_bare_syn(p)) {
         end_kept(&flow, &answered, EXIT_from_pod_GRANDFATHER_END);
         /* Onto a connection that the proxy still has: its stack answers so that the client ends it, and tries again. */
-        if (open_ns && !is_under_way(skb, &t, p.is_v6, c->pod_side_nsid)) {
+        if (open_ns && !is_under_way(skb, &t, p->is_v6, c->pod_side_nsid)) {
             flow.hook = HOOK_OPEN;
             note_opened(&flow, ifindex);
             PASS(EXIT_from_pod_OPEN_SYN);
@@ -136,9 +127,9 @@ int from_pod(struct __sk_buff *skb) {
         count_capture(ifindex, 0);
         u32 reason = EXIT_from_pod_SYN_TO_PROXY;
         /* the proxy answers DNS itself: there is no destination to wait for */
-        int is_dns = (i->flags & FLAG_DNS) && p.dport_be == __builtin_bswap16(DNS_PORT);
+        int is_dns = (i->flags & FLAG_DNS) && p->dport_be == __builtin_bswap16(DNS_PORT);
         if ((i->flags & FLAG_HONEST) && !is_dns) {
-            enum hold held = hold(skb, &p, &t, ifindex, c, HOOK_FROM_POD);
+            enum hold held = hold(skb, p, &t, ifindex, c, HOOK_FROM_POD);
             if (held == HELD)
                 HOLD(EXIT_from_pod_SYN_HELD);
             if (held == OF_CONNECTION)
@@ -158,21 +149,36 @@ int from_pod(struct __sk_buff *skb) {
     struct host_flow *noted = hostflows.lookup(&answered);
     int is_past_proxy = noted && !noted->ifindex;
     int is_host_flow = noted && noted->ifindex;
-    if (is_past_proxy || is_host_flow || hostips.lookup(&p.daddr_be)) {
-        if (has_connection(skb, &t, p.is_v6, c->pod_side_nsid))
+    if (is_past_proxy || is_host_flow || hostips.lookup(&p->daddr_be)) {
+        if (has_connection(skb, &t, p->is_v6, c->pod_side_nsid))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_ANSWER_TO_PROXY);
         if (is_past_proxy) {
             /* Once such connections are captured again user space ends this one, which the proxy does not know: a reset
              * of the proxy's would tell the pod alone, and the client would wait for ever. The pod's own tells the
              * client. */
-            if ((i->flags & FLAG_BYPASS) || (p.tcp_flags & TCP_RST))
+            if ((i->flags & FLAG_BYPASS) || (p->tcp_flags & TCP_RST))
                 PASS(EXIT_from_pod_BYPASSED);
             DROP(EXIT_from_pod_BYPASS_OVER);
         }
         if (is_host_flow)
             PASS(EXIT_from_pod_HOST_FLOW);
-        if (host_opened(skb, &p))
+        if (host_opened(skb, p))
             PASS(EXIT_from_pod_HOST_OPENED);
     }
     return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_TO_PROXY);
+}
+
+int from_pod(struct __sk_buff *skb) {
+    if ((skb->mark & MARK_MASK) == MARK_PROXY) {
+        opaque(skb);
+        skb->mark = 0;
+        PASS_UNREAD(EXIT_from_pod_PROXY);
+    }
+    u32 ifindex = skb->ifindex;
+    struct iface_entry *i = ifaces.lookup(&ifindex);
+    if (!i)
+        PASS_UNREAD(EXIT_from_pod_UNKNOWN_IFACE);
+    struct packet p;
+    int kind = parse(skb, &p);
+    return leave(skb, leaves_pod(skb, &p, kind, ifindex, i));
 }

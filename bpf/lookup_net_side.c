@@ -1,7 +1,7 @@
 /* sk_lookup of ztun-net: which listener gets a new connection. `local_port` is in host order. */
 #include "ztun.h"
 
-int lookup_net_side(struct bpf_sk_lookup *ctx) {
+static __always_inline u64 picked_on_net_side(struct bpf_sk_lookup *ctx) {
     if (ctx->protocol == UDP)
         LOOKUP_DROP(EXIT_lookup_net_side_UDP_DROP);
     int slot = ctx->local_port == HBONE_PORT ? SLOT_HBONE : SLOT_PLAINTEXT;
@@ -19,4 +19,8 @@ int lookup_net_side(struct bpf_sk_lookup *ctx) {
     if (failed)
         LOOKUP_DROP(EXIT_lookup_net_side_UNFIT_LISTENER);
     LOOKUP_PASS(EXIT_lookup_net_side_PICKED);
+}
+
+int lookup_net_side(struct bpf_sk_lookup *ctx) {
+    return leave_lookup(ctx, picked_on_net_side(ctx));
 }

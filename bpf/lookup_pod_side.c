@@ -1,7 +1,7 @@
 /* sk_lookup of ztun-pod: which listener gets a new connection. `local_port` is in host order. */
 #include "ztun.h"
 
-int lookup_pod_side(struct bpf_sk_lookup *ctx) {
+static __always_inline u64 picked_on_pod_side(struct bpf_sk_lookup *ctx) {
     if (ctx->protocol == UDP) {
         if (ctx->local_port == DNS_PORT)
             LOOKUP_PASS(EXIT_lookup_pod_side_UDP_DNS);
@@ -21,4 +21,8 @@ int lookup_pod_side(struct bpf_sk_lookup *ctx) {
     if (failed)
         LOOKUP_DROP(EXIT_lookup_pod_side_UNFIT_LISTENER);
     LOOKUP_PASS(EXIT_lookup_pod_side_PICKED);
+}
+
+int lookup_pod_side(struct bpf_sk_lookup *ctx) {
+    return leave_lookup(ctx, picked_on_pod_side(ctx));
 }

@@ -18,14 +18,16 @@ from redirect.layout import HOOK_OPEN, IP, NO_ADDRESS, FlowKey, parse_ip
 from redirect.maps import Maps
 from redirect.opened import Opened, Target
 from redirect.opening import OF_NODE, Opening, now_ns
+from redirect.rtnetlink import LinkRow
 from redirect.sock_diag import TcpSocket
 
 _TCP = 6
 
 
-def targets(maps: Maps) -> dict[int, Target]:
-    """Every captured interface, by ifindex."""
-    links, owners = rtnetlink.links(), maps.owners()
+def targets(maps: Maps, links: Mapping[int, LinkRow] | None = None) -> dict[int, Target]:
+    """Every captured interface, by ifindex. `links`: of the node, where the thread is in another network namespace."""
+    links = rtnetlink.links() if links is None else links
+    owners = maps.owners()
     return {
         ifindex: Target(
             ifindex,

@@ -22,6 +22,7 @@ from redirect.conf import Conf
 from redirect.denials import Denial, DenialKey, Prefiltered
 from redirect.limits import MEMBERS, CaptureCount, Member, PodRates, Stranger
 from redirect.opening import Opening
+from redirect.trace_entries import TraceFilter
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
@@ -329,6 +330,8 @@ MAPS = {
     "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),
     "takers": MapShape("sockmap", 4, 8, len(SLOTS) * OWNERS_MAX),
     "turns": MapShape("array", 4, 4, TURNS),
+    "tracing": MapShape("array", 4, TraceFilter.FORMAT.size, 1),
+    "trace_ring": MapShape("array_of_maps", 4, 4, 1),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }

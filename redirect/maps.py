@@ -36,6 +36,7 @@ from redirect.layout import (
 )
 from redirect.limits import CaptureCount, Member, PodRates, Stranger
 from redirect.opening import Opening
+from redirect.trace_entries import TraceFilter
 from redirect.words import Words
 
 _U32 = struct.Struct("=I")
@@ -284,6 +285,24 @@ class Maps:
     def host_flows(self) -> Iterator[tuple[FlowKey, HostFlow]]:
         for key, value in self._items("hostflows"):
             yield FlowKey.decode(key), HostFlow.decode(value)
+
+    # tracing, trace_ring: packets that somebody is told of
+
+    def trace_filter(self) -> TraceFilter:
+        return TraceFilter.decode(self._lookup("tracing", _ONLY) or bytes(TraceFilter.FORMAT.size))
+
+    def put_trace_filter(self, wanted: TraceFilter) -> None:
+        self._put("tracing", _ONLY, wanted.encode())
+
+    def trace_ring(self) -> int:
+        """The kernel's number of the ring; 0: there is none."""
+        return int(_U32.unpack(self._lookup("trace_ring", _ONLY) or bytes(4))[0])
+
+    def put_trace_ring(self, fd: int) -> None:
+        self._put("trace_ring", _ONLY, _U32.pack(fd))
+
+    def delete_trace_ring(self) -> bool:
+        return sys_bpf.map_delete(self._fds["trace_ring"], _ONLY)
 
     def stats(self) -> dict[tuple[str, str], int]:
         """Packets by (program, reason), over all CPUs, since the maps were made."""

@@ -42,6 +42,7 @@ SECTIONS = {
         "services": "agent.cli.inspect:services",
         "doctor": "agent.cli.doctor:doctor",
         "maps": "agent.cli.maps:maps",
+        "trace": "agent.cli.trace:trace",
     },
     "Try": {
         "lab": "agent.cli.lab:lab",

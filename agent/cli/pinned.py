@@ -20,6 +20,7 @@ from redirect.errors import RedirectError
 from redirect.layout import IP, LAYOUT_HASH, MAPS, NO_MAC, REASONS, SLOTS, Flag, FlowKey, address_of
 from redirect.maps import Maps
 from redirect.pins import Pins
+from redirect.trace_entries import ANY_ADDRESS
 
 NAMES = tuple(MAPS)
 DROPS = frozenset((reason.program, reason.name) for reason in REASONS if reason.is_drop)
@@ -115,6 +116,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "takers": lambda: takers(maps),
         "turns": lambda: (({"counter": index}, {"number": number}) for index, number in maps.turns().items()),
         "owners": lambda: owners(maps),
+        "tracing": lambda: tracing(maps),
+        "trace_ring": lambda: (({"key": 0}, {"ring": ring}) for ring in (maps.trace_ring(),) if ring),
         "stats": lambda: stats(maps),
     }
     return {name: TypedMap(name, readers[name]) for name in MAPS}
@@ -252,6 +255,22 @@ def tuple_of(key: FlowKey) -> Row:
 def captures(maps: Maps) -> Entries:
     for ifindex, counted in sorted(maps.captures().items()):
         yield {"ifindex": ifindex}, {"outbound": counted.outbound, "inbound": counted.inbound}
+
+
+def tracing(maps: Maps) -> Entries:
+    value = maps.trace_filter()
+    ends = [
+        end(value.own, value.own_port),
+        end(value.own_too, value.own_port),
+        end(value.far, value.far_port),
+    ]
+    told = {"ifindex": value.ifindex, "own": ends[:2], "far": ends[2], "is_ends_only": value.is_ends_only}
+    yield {"key": 0}, {"until_s": round(value.until_ns / 1e9, 3), "lost": value.lost, **told}
+
+
+def end(address: bytes, port: int) -> str:
+    shown = "*" if address == ANY_ADDRESS else str(address_of(address))
+    return f"{shown} {port or '*'}"
 
 
 def stats(maps: Maps) -> Entries:

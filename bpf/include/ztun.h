@@ -12,3 +12,4 @@
 #include "ztun_openings.h"
 #include "ztun_strangers.h"
 #include "ztun_prefilter.h"
+#include "ztun_trace.h"

@@ -159,12 +159,13 @@ static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet
     held->l4_offset = p->l4_offset;
     held->frame_bytes = bytes;
     held->reserved = 0;
-    /* Kernel quirk: clang makes one comparison of two, and the verifier then knows no lower bound. */
-    if (bytes < LEAST_HEADER_BYTES)
+    /* Kernel quirk: of two comparisons clang makes one, or compares two copies of what it has put aside, and the verifier
+     * (6.1) then knows no lower bound. So there is one, and the length is made of what is compared. */
+    u64 over_least = bytes - LEAST_HEADER_BYTES;
+    opaque(over_least);
+    if (over_least > HELD_FRAME_MAX - LEAST_HEADER_BYTES)
         goto give_back;
-    opaque(bytes);
-    if (bytes > HELD_FRAME_MAX)
-        goto give_back;
+    bytes = over_least + LEAST_HEADER_BYTES;
     if (bpf_skb_load_bytes(skb, 0, held->frame, bytes))
         goto give_back;
     ringbuf_submit(held, 0);
@@ -185,10 +186,9 @@ static __always_inline int is_let_in(struct __sk_buff *skb, const struct packet 
 }
 
 /* Into the namespace that it has just come out of, as if it came from outside: so the lookup sees it. */
-static __always_inline int back(struct __sk_buff *skb, u32 reason) {
-    count(reason);
+static __always_inline u64 back(struct __sk_buff *skb, u32 reason) {
     opaque(skb);
-    return bpf_redirect(skb->ifindex, 0);
+    return by(reason, bpf_redirect(skb->ifindex, 0));
 }
 
 #endif

@@ -49,12 +49,17 @@ static __always_inline int is_header_only(struct __sk_buff *skb, const struct pa
            __builtin_bswap16(bytes_be) == 20 + p->tcp_header_bytes;
 }
 
-/* What says that this bare SYN is denied, if programs may answer it. */
-static __always_inline struct denial *denied(struct __sk_buff *skb, const struct packet *p, u32 ifindex,
-                                             const struct conf_entry *c) {
+/* What programs know of who is denied at the destination. */
+static __always_inline struct prefiltered *prefiltered_of(const struct packet *p, u32 ifindex) {
     struct addr16 pod = p->daddr_be;
     struct prefiltered *of = prefiltered.lookup(&pod);
-    if (!of || of->ifindex != ifindex || !p->dport_be)
+    return of && of->ifindex == ifindex ? of : 0;
+}
+
+/* What says that this bare SYN is denied, if programs may answer it. */
+static __always_inline struct denial *denied(struct __sk_buff *skb, const struct packet *p,
+                                             const struct prefiltered *of, const struct conf_entry *c) {
+    if (!of || !p->dport_be)
         return 0;
     int is_plaintext = p->dport_be != __builtin_bswap16(HBONE_PORT);
     /* With --local-path=host it may be a worker that dials in the name of a pod, whose identity it knows. */
@@ -70,10 +75,8 @@ static __always_inline struct denial *denied(struct __sk_buff *skb, const struct
 }
 
 /* Whether a denied SYN goes to the proxy all the same. */
-static __always_inline int is_sample(const struct packet *p) {
-    struct addr16 pod = p->daddr_be;
-    struct prefiltered *of = prefiltered.lookup(&pod);
-    return of && takes(&of->samples_due_ns, bpf_ktime_get_ns(), SAMPLE_EVERY_NS, SAMPLES_AT_ONCE);
+static __always_inline int is_sample(struct prefiltered *of) {
+    return takes(&of->samples_due_ns, bpf_ktime_get_ns(), SAMPLE_EVERY_NS, SAMPLES_AT_ONCE);
 }
 
 static __always_inline void turn_addresses(struct __sk_buff *skb, const struct packet *p) {
@@ -128,11 +131,10 @@ static __always_inline int turn_round(struct __sk_buff *skb, const struct packet
 }
 
 /* Out of the pod's interface, as if the pod had sent it: from_pod knows it by its mark. */
-static __always_inline int in_the_pods_name(struct __sk_buff *skb, u32 ifindex, u32 reason) {
-    count(reason);
+static __always_inline u64 in_the_pods_name(struct __sk_buff *skb, u32 ifindex, u32 reason) {
     opaque(skb);
     skb->mark = MARK_PROXY;
-    return bpf_redirect(ifindex, BPF_F_INGRESS);
+    return by(reason, bpf_redirect(ifindex, BPF_F_INGRESS));
 }
 
 #endif

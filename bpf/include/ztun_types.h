@@ -217,6 +217,40 @@ struct held_syn {
 _Static_assert(sizeof(struct held_syn) == 168, "held_syn");
 _Static_assert(sizeof(((struct held_syn *)0)->frame) == HELD_FRAME_MAX, "held_syn.frame");
 
+/* tracing: which packets are told to whoever traces. An address or port of zero stands for any; a packet matches in either
+ * direction, and all that crosses the interface does where one is named. */
+struct trace_filter {
+    u64 until_ns; /* as in opening. 0: nobody traces */
+    u64 due_ns;   /* until when events have used up their rate (GCRA) */
+    u64 lost;     /* events that were not told: there was no room, or they came too fast */
+    struct addr16 own; /* of one end, either of these */
+    struct addr16 own_too;
+    struct addr16 far; /* of the other end */
+    u16 own_port_be;
+    u16 far_port_be;
+    u32 ifindex;
+    u8 is_ends_only; /* only packets that end in a program, dropped or denied */
+    u8 reserved[7];
+};
+_Static_assert(sizeof(struct trace_filter) == 88, "trace_filter");
+
+/* trace_ring: a packet that left a program */
+struct trace_event {
+    u64 at_ns; /* of the clock that goes on while the machine is suspended */
+    u32 ifindex; /* of the device at which the program runs. 0: it is a lookup */
+    u32 bytes; /* with the Ethernet header */
+    u16 reason; /* index in `stats` */
+    u16 ether_be; /* EtherType, as skb->protocol has it */
+    u16 sport_be;
+    u16 dport_be;
+    u8 protocol; /* 0: neither IPv4 nor IPv6, or a header that cannot be read */
+    u8 tcp_flags;
+    u8 reserved[6];
+    struct addr16 saddr_be;
+    struct addr16 daddr_be;
+};
+_Static_assert(sizeof(struct trace_event) == 64, "trace_event");
+
 /* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
  * HONEST: SYNs from and to the pod are held until the proxy has reached their destination.
  * BYPASS: connections to the pod go past the proxy, but for those to 15008.

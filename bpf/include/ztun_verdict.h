@@ -15,12 +15,22 @@ static __always_inline void count(u32 reason) {
         *n += 1; /* per CPU */
 }
 
-#define PASS(reason) do { count(reason); return NEXT; } while (0)
-#define DROP(reason) do { count(reason); return TC_ACT_SHOT; } while (0)
+/* By which exit a packet leaves, which is counted here, and with which verdict: what the programs answer to `leave`, which
+ * tells of it in one place. */
+static __always_inline u64 by(u32 reason, int verdict) {
+    count(reason);
+    return (u64)reason << 32 | (u32)verdict;
+}
+
+#define PASS(reason) return by(reason, NEXT)
+#define DROP(reason) return by(reason, TC_ACT_SHOT)
 /* The packet ends here, but not what it asks for: a worker has its copy. */
-#define HOLD(reason) do { count(reason); return TC_ACT_SHOT; } while (0)
-#define LOOKUP_DROP(reason) do { count(reason); return SK_DROP; } while (0)
-#define LOOKUP_PASS(reason) do { count(reason); return SK_PASS; } while (0)
+#define HOLD(reason) return by(reason, TC_ACT_SHOT)
+/* Before anything of the packet is read. Nobody is told of these: another of our programs tells of the same packet, or it
+ * is none of ours. */
+#define PASS_UNREAD(reason) do { count(reason); return NEXT; } while (0)
+#define LOOKUP_DROP(reason) return by(reason, SK_DROP)
+#define LOOKUP_PASS(reason) return by(reason, SK_PASS)
 
 /* Kernel quirk: clang hoists the address of a context field that is used twice, and the verifier refuses
  * ("dereference of modified ctx ptr"). An empty asm keeps it from that. */
@@ -36,18 +46,16 @@ static __always_inline void count_capture(u32 ifindex, int is_inbound) {
 }
 
 /* Into a private namespace, straight through the veth (tc ingress only; keeps skb->mark). */
-static __always_inline int into_namespace(struct __sk_buff *skb, u32 ifindex, u32 reason) {
-    count(reason);
+static __always_inline u64 into_namespace(struct __sk_buff *skb, u32 ifindex, u32 reason) {
     opaque(skb);
     bpf_skb_change_type(skb, 0); /* PACKET_HOST; kernels before 6.15 do not reset it */
-    return bpf_redirect_peer(ifindex, 0);
+    return by(reason, bpf_redirect_peer(ifindex, 0));
 }
 
 /* Out by a device from tc egress: it arrives in the namespace at the other end, which wants its own MAC. */
-static __always_inline int onto_net_side(struct __sk_buff *skb, struct conf_entry *c, u32 reason) {
-    count(reason);
+static __always_inline u64 onto_net_side(struct __sk_buff *skb, struct conf_entry *c, u32 reason) {
     bpf_skb_store_bytes(skb, 0, c->net_side_mac, 6, 0);
-    return bpf_redirect(c->net_side_ifindex, 0);
+    return by(reason, bpf_redirect(c->net_side_ifindex, 0));
 }
 
 #endif

@@ -151,6 +151,12 @@ class Rig:
             tuple(self.ring.take(1000)),
         )
 
+    def run(self, program: str, packet: bytes) -> None:
+        """The same without a look at what has changed."""
+        context = bytearray(CONTEXT_BYTES)
+        struct.pack_into("=I", context, IFINDEX_AT, self.ifindex)
+        sys_bpf.prog_test_run(self.programs[program], packet, bytes(context))
+
     def neighbours(self) -> dict[str, Neighbour]:
         """Those of the pod, by address."""
         found = {}
@@ -296,6 +302,8 @@ class Rig:
             "turns",
             "rings",
             "members",
+            "tracing",
+            "trace_ring",
         }:
             for key in list(sys_bpf.map_keys(self.maps[name], MAPS[name].key_bytes)):
                 sys_bpf.map_delete(self.maps[name], key)

@@ -37,6 +37,7 @@ from redirect.layout import (
 from redirect.limits import MEMBERS as PLACES
 from redirect.limits import CaptureCount, Member, PodRates, Stranger
 from redirect.opening import OF_NODE, Opening
+from redirect.trace_entries import TraceEvent, TraceFilter
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -84,6 +85,10 @@ CONSTANTS = {
     "sizeof(struct held_syn)": RECORD.size,
     **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
     "sizeof(struct opening)": Opening.FORMAT.size,
+    "sizeof(struct trace_filter)": TraceFilter.FORMAT.size,
+    "sizeof(struct trace_event)": TraceEvent.FORMAT.size,
+    "__builtin_offsetof(struct trace_filter, until_ns)": TraceFilter.UNTIL_AT,
+    "__builtin_offsetof(struct trace_filter, lost)": TraceFilter.LOST_AT,
     "OF_NODE": OF_NODE,
     "HOOK_OPEN": layout.HOOK_OPEN,
     "HOOK_FROM_POD": layout.HOOK_FROM_POD,
@@ -116,6 +121,8 @@ BLANK = {
     "prefiltered": Prefiltered(0, 0),
     "denial_key": DenialKey(0, 0, bytes(16), -96),
     "denial": Denial(is_denied=False),
+    "trace_filter": TraceFilter(),
+    "trace_event": TraceEvent(0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(16), bytes(16)),
     "flow_key": FlowKey(IPv6Address(0), IPv6Address(0), 0, 0, 0, 0),
     "host_flow": HostFlow(0, 0),
 }
@@ -200,6 +207,31 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
         "saddr_be": {"address": b"\xff" * 16},
     },
     "denial": {"is_denied": {"is_denied": True}, "packets": {"packets": (1 << 64) - 1}},
+    "trace_filter": {
+        "until_ns": {"until_ns": (1 << 64) - 1},
+        "due_ns": {"due_ns": (1 << 64) - 1},
+        "lost": {"lost": (1 << 64) - 1},
+        "own": {"own": b"\xff" * 16},
+        "own_too": {"own_too": b"\xff" * 16},
+        "far": {"far": b"\xff" * 16},
+        "own_port_be": {"own_port": 0xFFFF},
+        "far_port_be": {"far_port": 0xFFFF},
+        "ifindex": {"ifindex": ALL_ONES},
+        "is_ends_only": {"is_ends_only": True},
+    },
+    "trace_event": {
+        "at_ns": {"at_ns": (1 << 64) - 1},
+        "ifindex": {"ifindex": ALL_ONES},
+        "bytes": {"frame_bytes": ALL_ONES},
+        "reason": {"reason": 0xFFFF},
+        "ether_be": {"ethertype": 0xFFFF},
+        "sport_be": {"sport": 0xFFFF},
+        "dport_be": {"dport": 0xFFFF},
+        "protocol": {"protocol": 0xFF},
+        "tcp_flags": {"tcp_flags": 0xFF},
+        "saddr_be": {"source": b"\xff" * 16},
+        "daddr_be": {"destination": b"\xff" * 16},
+    },
     "flow_key": {
         "saddr_be": {"source": IPv6Address((1 << 128) - 1)},
         "daddr_be": {"destination": IPv6Address((1 << 128) - 1)},

@@ -135,6 +135,8 @@ ALLOWED: dict[str, set[str]] = {
     "agent.lab": {"agent", "redirect"},
     "agent.cli": {
         "agent.model",
+        # What the programs tell of packets comes in a ring as well.
+        "agent.net.syn_ring",
         "agent.policy.explain",
         "redirect",
         "agent.lab",

@@ -23,7 +23,6 @@ OF_OTHERS = {
     "compiled": "scripts/setup",
     "concurrency": "envoy",
     "config-settings": "pip",
-    "count": "scripts/bench",
     "create-namespace": "helm",
     "flag-name": "any of them",
     "flips": "scripts/bench",
