@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from agent import FORM
 from agent.lab.blueprint import LabError
 from tests.bench import (
     changes,
@@ -149,7 +150,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace) -> tuple[Samples, dict[str, Any]]:
     """Memory, then the rounds; every sample, and what is worth knowing about the run."""
-    before = earlier.install(options.against, ROOT, tell) if options.against else None
+    before = earlier.install(options.against, ROOT, tell, like=FORM) if options.against else None
 
     def stage() -> Stage:
         return Stage(

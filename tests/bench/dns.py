@@ -24,6 +24,7 @@ from pathlib import Path
 
 import dns.message
 
+from agent import FORM
 from agent.lab.agents import LabMesh
 from agent.lab.topology import Topology
 from agent.net.sockets import SO_RCVBUFFORCE
@@ -241,7 +242,7 @@ def captured(letter: str, before: tuple[str, ...] | None = None) -> Iterator[Wor
 def main(argv: list[str], tell: Callable[[str], None]) -> int:
     options = arguments(argv)
     load = os.getloadavg()[0]
-    before = earlier.install(options.against, ROOT, tell) if options.against else None
+    before = earlier.install(options.against, ROOT, tell, like=FORM) if options.against else None
     cores = sorted(os.sched_getaffinity(0))
     turns: dict[str, list[Result]] = {}
     with ExitStack() as stack:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from agent import FORM
 from agent.lab.agents import LabMesh
 from agent.lab.topology import Topology
 from tests.bench import accounting, earlier
@@ -193,7 +194,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str], tell: Callable[[str], None]) -> int:
     options = arguments(argv)
     load = os.getloadavg()[0]
-    before = earlier.install(options.against, ROOT, tell) if options.against else None
+    before = earlier.install(options.against, ROOT, tell, like=FORM) if options.against else None
     is_pinned, workers = not options.no_pin, options.workers
     with Sides(options.name, tell, is_pinned=is_pinned, workers=workers, before=before) as stage:
         turns, began_s = Turns(stage, WARM_UP_S, options.length), time.monotonic()

@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from agent import FORM
 from agent.lab import blueprint
 from agent.lab.agents import LabMesh
 from agent.lab.blueprint import LabError
@@ -182,6 +183,6 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
     if len(options.name) > 9:
         parser.error("--name: 9 characters at most")
     load = os.getloadavg()[0]
-    before = earlier.install(options.against, ROOT, tell) if options.against else None
+    before = earlier.install(options.against, ROOT, tell, like=FORM) if options.against else None
     result = measure(options.name, options.rounds, options.workers, before, tell)
     return conclude(table(result), asdict(result), misses(result), load, options, tell)

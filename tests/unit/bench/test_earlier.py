@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.form import Form
 from tests.bench.earlier import NoSuchBuild, install
 
 SETUP = "#!/bin/sh\nmkdir -p .venv/bin && cp word .venv/bin/ztun\n"
+SETUP_OF_BOTH = SETUP + '[ "${1:-}" != --compiled ] || echo compiled >>.venv/bin/ztun\n'
 
 
 def git(where: Path, *arguments: str) -> None:
@@ -35,6 +37,22 @@ def test_the_build_is_of_the_commit_asked_for(repository: Path, tmp_path: Path) 
         *_, command = install("HEAD~1", repository, told.append, tmp_path / "cache")
         assert Path(command).read_text() == "first"
     assert len(told) == 1, "the second run has it"
+
+
+def test_a_compiled_build_is_compared_with_one_where_the_commit_has_it(
+    repository: Path, tmp_path: Path
+) -> None:
+    (repository / "scripts" / "setup").write_text(SETUP_OF_BOTH)
+    git(repository, "commit", "-q", "-a", "-m", "compiles")
+    compiled = Form(("agent.net.loop",))
+    rows = (
+        ("HEAD", compiled, "secondcompiled\n"),
+        ("HEAD", Form(), "second"),
+        ("HEAD~1", compiled, "second"),
+    )
+    for revision, form, text in rows:
+        *_, command = install(revision, repository, lambda _: None, tmp_path / "cache", like=form)
+        assert Path(command).read_text() == text
 
 
 def test_an_installation_that_failed_is_made_again(repository: Path, tmp_path: Path) -> None:
