@@ -149,7 +149,7 @@ def misses(found: dict[str, Pairs]) -> list[str]:
 def table(found: dict[str, Pairs]) -> str:
     """Quiet and loud, medians of the rounds; of failures the sum, and of the slowest the slowest."""
     lines = [
-        f"{'flood to':<10}{'SYN/s':>8}{'opened/s':>18}{'failed':>8}{'p50 ms':>16}{'p99 ms':>16}{'worst ms':>16}"
+        f"{'flood to':<10}{'SYN/s':>8}{'opened':>18}{'failed':>8}{'p50 ms':>16}{'p99 ms':>16}{'worst ms':>16}"
         f"{'CPU s/s':>14}"
     ]
     for kind, pairs in found.items():
