@@ -36,7 +36,10 @@ class Openings:
                 log.warning("bypass: %s", self._words[number])
         for number in self._known.keys() - now.keys():
             name = self._known[number].name
-            log.warning("bypass of %s is over: what is new is captured, what began in clear is reset by its next packet", name)
+            log.warning(
+                "bypass of %s is over: what is new is captured, what began in clear is reset by its next packet",
+                name,
+            )
             del self._words[number]
         self._known = now
         for scope in SCOPES:
