@@ -94,6 +94,8 @@ def _namespace_sysctls() -> dict[str, str]:
     return {
         "net/ipv4/conf/all/rp_filter": "0",
         "net/ipv4/conf/default/rp_filter": "0",
+        # Booted with ipv6.disable_ipv6=1 the devices of a new namespace have none, whatever the node's own have by now.
+        "net/ipv6/conf/lo/disable_ipv6": "0",
         "net/ipv6/conf/all/accept_dad": "0",
         "net/ipv4/tcp_migrate_req": "1",  # Linux 5.14: a closing listener hands its queue to another
         "net/ipv4/ip_local_port_range": "1024\t65535",
@@ -105,7 +107,11 @@ def _namespace_sysctls() -> dict[str, str]:
 
 
 def _device_sysctls(ifname: str) -> dict[str, str]:
-    return {f"net/ipv4/conf/{ifname}/rp_filter": "0", f"net/ipv6/conf/{ifname}/accept_ra": "0"}
+    return {
+        f"net/ipv4/conf/{ifname}/rp_filter": "0",
+        f"net/ipv6/conf/{ifname}/disable_ipv6": "0",
+        f"net/ipv6/conf/{ifname}/accept_ra": "0",
+    }
 
 
 def write_sysctls(wanted: dict[str, str]) -> None:
