@@ -103,7 +103,7 @@ def lockdown(_: Site) -> Check:
     if mode == "confidentiality":
         return LOCKED_DOWN.warning(
             "confidentiality: programs of ztun read no memory of the kernel and load all the same, but whatever traces "
-            "it does not",
+            "it does not, and no one has tried ztun so",
             "boot with lockdown=integrity, or without",
         )
     return LOCKED_DOWN.ok(f"{mode or text}: in nobody's way")
