@@ -25,7 +25,7 @@ from agent.app_proofs import kernel_check_of, prover_of
 from agent.app_routes import PagesOf
 from agent.briefing import Briefing
 from agent.channel import Answered, LogLevels, Message
-from agent.config import Config
+from agent.config import Config, options
 from agent.dns.host_names import LooksUp
 from agent.dns.resolver import look_up
 from agent.enroll.admission import Admission
@@ -106,7 +106,9 @@ def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
         raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
     try:
         make_run_directory(settings.directory)
-        settings = replace(settings, max_connections=fitted(settings.max_connections))
+        wanted = settings.max_connections
+        is_default = wanted == int(options()["max_connections"].default)
+        settings = replace(settings, max_connections=fitted(wanted, is_default=is_default))
         with RunLock(settings.directory, settings.start_patience_s) as lock:
             left = asyncio.run(serve(settings, process_log, lock, nursery))
         left.see_off(settings.directory)

@@ -68,8 +68,11 @@ def descriptors_for(connections: int) -> int:
     return -(-connections * 9 // 4) + OWN + RESERVE
 
 
-def fitted(connections: int) -> int:
-    """As many connections of a worker as the hard limit allows, said where they are fewer. Raises TooFewFiles."""
+def fitted(connections: int, *, is_default: bool = False) -> int:
+    """As many connections of a worker as the hard limit allows, said where they are fewer. Raises TooFewFiles.
+
+    `is_default`: nobody asked for so many, so that fewer are nothing to warn of.
+    """
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = connections_within(limit)
     if connections <= possible:
@@ -77,7 +80,8 @@ def fitted(connections: int) -> int:
     if possible < LEAST_CONNECTIONS:
         needed = descriptors_for(LEAST_CONNECTIONS)
         raise TooFewFiles(f"a process may open {limit} files, and a worker needs {needed}: {REMEDY}")
-    log.warning(
+    log.log(
+        logging.INFO if is_default else logging.WARNING,
         "--max-connections %d takes %d files in each worker, and a process may open %d: it is lowered to %d; %s,"
         " or ask for fewer",
         connections,

@@ -12,16 +12,19 @@ from agent.cli import output as out
 from agent.cli.which import Which, which_agent
 
 
-def listing(name: str, columns: Sequence[str], empty: str, text: str) -> click.Command:
-    """A command that shows one page of the agent; JSON has every field of it."""
+def listing(
+    name: str, columns: Sequence[str], empty: str, text: str, more: Sequence[str] = ()
+) -> click.Command:
+    """A command that shows one page of the agent; JSON has every field of it, `-o wide` the columns of `more` too."""
 
     @click.command(name, help=text)
     @which_agent
-    @out.output_option
+    @(out.wide_option if more else out.output_option)
     def command(which: Which, output: str) -> None:
         answer: dict[str, list[dict[str, Any]]] = client.ask(which.socket, "GET", f"/{name}")
         rows = answer[name] if output == "json" else [_as_people_read(row, columns) for row in answer[name]]
-        out.show(name, rows, output, columns, empty=empty)
+        shown = [*columns, *more] if output == "wide" else columns
+        out.show(name, rows, output, shown, empty=empty)
 
     return command
 
@@ -40,9 +43,10 @@ connections = listing(
 )
 tunnels = listing(
     "tunnels",
-    ["direction", "identity", "peer", "suite", "group", "tunnels", "unread_bytes", "waiting"],
+    ["direction", "identity", "peer", "tunnels", "unread_bytes", "waiting"],
     "no HBONE connection is open",
     "List HBONE connections: identities, TLS, unread bytes.",
+    more=["suite", "group"],
 )
 certificates = listing(
     "certificates",

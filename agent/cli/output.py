@@ -61,6 +61,7 @@ output_option = option_of("table", "json", help="How to print the result.")
 rows_option = option_of(
     "table", "wide", "json", "yaml", help="How to print the result; wide says whose an interface is, too."
 )
+wide_option = option_of("table", "wide", "json", help="How to print the result; wide has more columns.")
 line_option = option_of("line", "json", help="How to print the result.")
 
 

@@ -37,7 +37,7 @@ def credentials(site: Site) -> Check:
     if not settings.root_cert:
         return CREDENTIALS.cannot_tell(
             "no --root-cert is known: no agent runs, and neither the option nor ZTUN_ROOT_CERT is given",
-            "name it to `ztun doctor`",
+            "give `ztun doctor` the option --root-cert",
         )
     try:
         _context(settings)

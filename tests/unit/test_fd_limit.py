@@ -22,10 +22,10 @@ def test_connections_handshakes_and_reserve_fit_into_a_limit(limit: int) -> None
     assert 2 * connections + connections // 4 + fd_limit.OWN + fd_limit.reserve(limit) <= limit
 
 
-def under(limit: int, connections: int) -> subprocess.CompletedProcess[str]:
+def under(limit: int, connections: int, more: str = "") -> subprocess.CompletedProcess[str]:
     program = (
         "import logging, resource, sys; from agent.fd_limit import fitted; logging.basicConfig();"
-        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit})); print(fitted({connections}))"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit})); print(fitted({connections}{more}))"
     )
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=os.getcwd())
 
@@ -35,6 +35,11 @@ def test_a_limit_that_is_too_low_lowers_the_connections_and_says_so() -> None:
     assert ran.stdout == f"{fd_limit.connections_within(1024)}\n"
     assert "--max-connections 50000 takes 112916 files" in ran.stderr and "LimitNOFILE=" in ran.stderr
     assert under(1024, 200).stderr == ""
+
+
+def test_a_number_that_nobody_asked_for_is_lowered_without_a_warning() -> None:
+    quiet = under(1024, 50_000, ", is_default=True")
+    assert quiet.stdout == f"{fd_limit.connections_within(1024)}\n" and quiet.stderr == ""
 
 
 def test_a_limit_that_is_of_no_use_is_refused() -> None:
