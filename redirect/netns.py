@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUN_DIR = Path("/run/netns")
+INIT = Path("/proc/1/ns/net")
 INIT_MOUNTS = Path("/proc/1/ns/mnt")
 OWN = Path("/proc/thread-self/ns/net")
 MOST = "/proc/sys/user/max_net_namespaces"

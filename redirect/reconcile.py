@@ -332,7 +332,7 @@ class Redirection:
             if not self.pins.is_complete:
                 raise NoPins(
                     f"instance {self.instance} has no programs of this version in {self.pins.root}: "
-                    "has an agent ever run here? `ztun agent` puts them there"
+                    "no agent's programs are here (uninstalled, or none has ever run); `ztun agent` puts them there"
                 )
             self._open_generation = Generation(self.pins)
         return self._open_generation

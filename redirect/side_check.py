@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -53,8 +54,21 @@ def require_here(instance: str) -> None:
         if netns.is_namespace(side.netns) and leads_elsewhere(side):
             raise WrongNode(
                 f"namespace {side.namespace} belongs to another network namespace than this one: run it where the "
-                "agent ran (`nsenter --net=/run/netns/NAME`), or name another instance"
+                f"agent ran (`nsenter --net={_home_of(side) or netns.path_of('NAME')} ztun ...`), or name another "
+                "instance"
             )
+
+
+def _home_of(side: Side) -> Path | None:
+    """A path of the network namespace that a side belongs to. None: it has no name that is seen from here."""
+    with netns.entered(side.netns):
+        wanted = {row.peer_nsid for row in rtnetlink.links().values() if row.ifname == side.ifname} - {None}
+        for path in (netns.INIT, *sorted(netns.RUN_DIR.glob("*"))):
+            # Names come and go, and a crash leaves plain files.
+            with suppress(OSError):
+                if rtnetlink.nsid(path) in wanted:
+                    return path
+    return None
 
 
 def _look_inside(side: Side, row: LinkRow, number: int, namespace: Path) -> SideView:

@@ -79,7 +79,8 @@ def open_maps(instance: str, run_dir: Path | None = None) -> Maps:
     generations = [path.name for path in pins.generations()] if pins.exists else []
     if not generations:
         raise CliError(
-            f"instance {instance} has no pinned maps under {pins.root}: has an agent ever run here?"
+            f"instance {instance} has no pinned maps under {pins.root}: no agent's programs are here (uninstalled, or "
+            "none has ever run)"
         )
     if LAYOUT_HASH not in generations:
         raise CliError(

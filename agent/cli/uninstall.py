@@ -18,6 +18,7 @@ from agent.supervisor import orphans
 from redirect import netns
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
+from redirect.side_check import require_here
 
 STOP_PATIENCE_S = 120.0
 """An agent stops within its drain deadline, and a little."""
@@ -41,6 +42,8 @@ def uninstall(which: Which, stop: bool) -> None:
                 f"nothing of instance {instance} is here: no {directory}, no pins, no private namespaces"
             )
             return
+        # Before the agent is asked to stop: it cannot be undone, and pods would stay closed.
+        require_here(instance)
         with locked(directory, stop=stop):
             left = take_out(redirection, directory)
     except (RedirectError, OSError, ValueError) as error:

@@ -98,12 +98,15 @@ def test_workers_that_a_killed_agent_left_are_ended_and_their_connections_reset(
 
 def test_elsewhere_than_on_its_node_it_refuses(world: World) -> None:
     """It would see neither filters nor devices, and say that nothing is left."""
-    world.kill_all("node-a")
-    done = world.cli("uninstall", node="node-a")
-    assert done.returncode == 1
-    assert "belongs to another network namespace than this one: run it where the agent ran" in done.stderr
-    world.restart("node-a")
-    assert is_served_both_ways(world)
+    workers = world.workers("node-a")
+    with world.talk("client-a", world.address("server-b")) as live:
+        live.say()
+        done = world.cli("uninstall", "--stop", node="node-a")
+        assert done.returncode == 1 and not done.stdout, "the agent has not been asked to stop"
+        assert "belongs to another network namespace than this one: run it where the agent ran" in done.stderr
+        assert f"nsenter --net={world.node('node-a').netns} ztun" in done.stderr
+        live.say()
+    assert world.workers("node-a") == workers
 
 
 def test_what_keeps_a_private_namespace_alive_is_named(world: World) -> None:

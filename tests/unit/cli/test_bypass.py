@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -84,3 +85,12 @@ def test_a_status_without_an_agent_says_what_is_open() -> None:
     }
     assert status.bypass_words(row) == "pod demo/a speaks in clear for 1m15s more: why (by root)"
     assert status.bypass_words({**row, "scope": "node"}).startswith("all pods speak in clear")
+
+
+def test_where_nothing_is_pinned_it_may_have_been_uninstalled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    done = CliRunner().invoke(bypass, ["--instance", "nobody", "--run-dir", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "no agent's programs are here (uninstalled, or none has ever run)" in done.output
