@@ -15,7 +15,9 @@ from agent.lab.topology import Topology
 
 CHANGES = """\
 This machine: network namespaces {name}-*, devices and eBPF programs inside them, pins and sockets under
-/run/ztun-lab/{name}. Nothing in the host's own network namespace. All of it is removed at the end."""
+/run/ztun-lab/{name}. Nothing in the host's own network namespace."""
+REMOVED = "All of it is removed at the end."
+STAYS = "All of it stays until `ztun lab down --name {name}`."
 KEPT = """
 The lab is still up. Play with it:
   ztun lab status --name {name}
@@ -25,11 +27,16 @@ The lab is still up. Play with it:
 Remove it:  ztun lab down --name {name}      (`ztun` is .venv/bin/ztun)"""
 
 
+def changes(name: str, keep: bool) -> str:
+    """What it does to this machine, and for how long."""
+    return f"{CHANGES} {STAYS if keep else REMOVED}".format(name=name)
+
+
 def tell(name: str, keep: bool) -> int:
     """Run the whole story; the exit status."""
     started_s = time.monotonic()
     topology = Topology(name)
-    say(CHANGES.format(name=name))
+    say(changes(name, keep))
     topology.up(blueprint.read(QUICKSTART))
     mesh = LabMesh(topology)
     try:

@@ -41,6 +41,21 @@ CLOSING = {
     "ServiceEntry": "its addresses are closed until it is mended",
 }
 
+SERVED = frozenset(
+    (
+        "EndpointSlice",
+        "Gateway",
+        "GatewayClass",
+        "Namespace",
+        "Node",
+        "Pod",
+        "Service",
+        "ServiceEntry",
+        "WorkloadEntry",
+    )
+)
+"""Kinds that rule nothing. Of any other, misspelt ones too, it is said that it is not in force."""
+
 
 class Outcome(Enum):
     """What came of a refused document: an older form is served, what stands in for it, or nothing."""
@@ -92,7 +107,7 @@ class Refused:
             return "its last good form stays in force"
         if self.outcome is Outcome.CLOSED and self.stand_in is not None:
             return CLOSING[self.kind]
-        return "it is not in force"
+        return "it is not served" if self.kind in SERVED else "it is not in force"
 
 
 def refuse(

@@ -121,6 +121,19 @@ def test_what_would_never_have_concerned_node_proxies_closes_nothing(text: str) 
     assert standing.errors and inventory(standing).policies == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "effect"),
+    [
+        (WEB.replace("spec:", "sepc:"), "it is not served"),
+        (SERVICE.replace("port: 80", "port: x"), "it is not served"),
+        (BROKEN, "it is not in force"),
+    ],
+)
+def test_pods_and_services_are_served_and_policies_in_force(text: str, effect: str) -> None:
+    [refusal] = admit(NOTHING, files(a=text), is_first=False).refused
+    assert (refusal.outcome, refusal.effect) == (Outcome.LEFT_OUT, effect)
+
+
 def test_in_a_running_mesh_a_policy_that_never_was_good_changes_nothing() -> None:
     good = first(a=WEB)
     after = admit(good, files(a=WEB, b=BROKEN))
