@@ -150,4 +150,4 @@ def site_of(which: Which, flags: dict[str, str | None]) -> Site:
     except config.ConfigError as error:
         raise click.UsageError(str(error)) from error
     cni_dir = settings.cni_conf_dir if str(settings.cni_conf_dir) != "." else CNI_CONF_DIR
-    return Site(which.instance, Path(which.directory), settings, agent, cni_dir)
+    return Site(which.instance, Path(which.directory), settings, agent, cni_dir, netns=which.netns)

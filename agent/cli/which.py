@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from agent.config import run_directory
-from agent.lab.naming import instance_of, run_dir_of
+from agent.lab.naming import instance_of, netns_of, run_dir_of
 from agent.option_kinds import INSTANCE
 
 DEFAULT_INSTANCE = "ztun"
@@ -21,10 +21,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Which:
-    """An agent. `run_dir` is None where it is the instance's usual one."""
+    """An agent. `run_dir` is None where it is the instance's usual one, `netns` where its node is not of a lab."""
 
     instance: str = DEFAULT_INSTANCE
     run_dir: Path | None = None
+    netns: Path | None = None
 
     @property
     def directory(self) -> Path:
@@ -50,7 +51,7 @@ def which_of(instance: str | None, run_dir: Path | None, lab: str | None) -> Whi
         raise click.UsageError(
             f"lab {name} has no node {node} here; `ztun lab status --name {name}` lists them"
         )
-    return Which(instance_of(name, node), directory)
+    return Which(instance_of(name, node), directory, netns_of(name, node))
 
 
 def checked(instance: str) -> str:

@@ -58,7 +58,11 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """A subject, and how it is looked at. `look` may raise OSError or RedirectError: then nobody can tell."""
+    """A subject, and how it is looked at. `look` may raise OSError or RedirectError: then nobody can tell.
+
+    `is_of_network`: what it sees depends on the network namespace that it is called in, which has to be the node's.
+    """
 
     subject: Subject
     look: Callable[[Site], Check]
+    is_of_network: bool = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
@@ -18,7 +21,8 @@ from agent.doctor import (
 )
 from agent.doctor.check import Check, Examination
 from agent.doctor.site import Site
-from redirect.errors import RedirectError
+from redirect.errors import RedirectError, WrongNode
+from redirect.side_check import require_here
 
 CHECKS: tuple[Examination, ...] = (
     *kernel_checks.CHECKS,
@@ -54,6 +58,34 @@ def examine(
 def look(examination: Examination, site: Site) -> Check:
     """One check; what keeps it from its answer is its answer."""
     try:
+        if examination.is_of_network:
+            return _within(examination, site)
         return examination.look(site)
     except (OSError, RedirectError) as error:
         return examination.subject.cannot_tell(f"it cannot be looked at: {error}")
+
+
+def _within(examination: Examination, site: Site) -> Check:
+    """In the node's network namespace; nobody can tell where that is another than we are in. Raises OSError."""
+    with site.inside():
+        try:
+            if os.geteuid() == 0:
+                require_here(site.instance)
+        except WrongNode:
+            return examination.subject.cannot_tell(
+                f"instance {site.instance} is of another network namespace than this one",
+                "ask there",
+                _there(site),
+            )
+        check = examination.look(site)
+    if site.netns is None or not check.command or check.command.startswith("nsenter "):
+        return check
+    command = f"sh -c {shlex.quote(check.command)}" if ";" in check.command else check.command
+    return dataclasses.replace(check, command=f"nsenter --net={site.netns} {command}")
+
+
+def _there(site: Site) -> str:
+    """The command that asks in the namespace of the agent; of one that is dead nobody knows where that was."""
+    pid = site.agent.pid
+    namespace = f"/proc/{pid}/ns/net" if pid else "/run/netns/NAME"
+    return f"nsenter --net={namespace} ztun doctor --instance {site.instance} --run-dir {site.run_dir}"

@@ -169,4 +169,4 @@ def _output(*command: str) -> str | None:
     return done.stdout
 
 
-CHECKS = (Examination(TUNNEL_PORT, tunnel_port),)
+CHECKS = (Examination(TUNNEL_PORT, tunnel_port, is_of_network=True),)

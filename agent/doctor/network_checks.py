@@ -153,9 +153,9 @@ def _sizes(links: list[LinkRow]) -> str:
 
 
 CHECKS = (
-    Examination(FORWARDING, forwarding),
-    Examination(REVERSE_PATH, rp_filter),
-    Examination(CONNTRACK, connection_tracking),
-    Examination(INNER_MTU, inner_mtu),
-    Examination(UPLINK_MTU, uplink_mtu),
+    Examination(FORWARDING, forwarding, is_of_network=True),
+    Examination(REVERSE_PATH, rp_filter, is_of_network=True),
+    Examination(CONNTRACK, connection_tracking, is_of_network=True),
+    Examination(INNER_MTU, inner_mtu, is_of_network=True),
+    Examination(UPLINK_MTU, uplink_mtu, is_of_network=True),
 )

@@ -185,7 +185,7 @@ def _span(seconds: float) -> str:
 
 CHECKS = (
     Examination(CREDENTIALS, credentials),
-    Examination(REACHABLE, control_plane),
-    Examination(CERTIFICATE, certificate),
-    Examination(CLOCK, clock),
+    Examination(REACHABLE, control_plane, is_of_network=True),
+    Examination(CERTIFICATE, certificate, is_of_network=True),
+    Examination(CLOCK, clock, is_of_network=True),
 )

@@ -97,4 +97,4 @@ def _owner(inodes: set[str]) -> tuple[int, str] | None:
     return None
 
 
-CHECKS = (Examination(DESCRIPTORS, descriptors), Examination(PORTS, ports))
+CHECKS = (Examination(DESCRIPTORS, descriptors), Examination(PORTS, ports, is_of_network=True))

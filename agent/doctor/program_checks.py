@@ -131,8 +131,9 @@ def drift(site: Site) -> Check:
     except AgentAbsent:
         if not site.pins.is_complete:
             return DRIFT.ok("no agent has run here")
-        require_here(site.instance)
-        with closing(Redirection(site.instance, site.run_dir)) as redirection:
+        with site.inside():
+            require_here(site.instance)
+        with site.inside(), closing(Redirection(site.instance, site.run_dir)) as redirection:
             report, has_agent = audit.by_maps(redirection), False
     return judge_drift([row["reason"] for row in report["drift"]], has_agent=has_agent)
 
@@ -194,7 +195,7 @@ def _no_program(name: str) -> int:
 
 
 CHECKS = (
-    Examination(FOREIGN, foreign_programs),
+    Examination(FOREIGN, foreign_programs, is_of_network=True),
     Examination(BREAK_GLASS, broken_glass),
     Examination(LISTENERS, listeners),
     Examination(ROOM, room_in_maps),

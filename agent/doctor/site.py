@@ -1,7 +1,8 @@
 """Where a doctor looks: an instance of ztun on this node, the options it has or would have, and its agent's answers.
 
-Everything is read in the calling thread's network namespace, and the agent, where one runs, is asked once for each
-page. Nothing is written but what a check says that it tries, and that is taken away again.
+Everything is read in the calling thread's network namespace, or in the one that the site names (the node of a lab), and
+the agent, where one runs, is asked once for each page. Nothing is written but what a check says that it tries, and that
+is taken away again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from agent.admin import client
 from agent.config import Config
-from redirect import lifetime
+from redirect import lifetime, netns
 from redirect.errors import LayoutMismatch
 from redirect.layout import LAYOUT_HASH
 from redirect.lifetime import Mounts
@@ -66,7 +67,10 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """`settings`: of the agent that runs, else those that one would be started with. `run_dir`: its sockets."""
+    """`settings`: of the agent that runs, else those that one would be started with. `run_dir`: its sockets.
+
+    `netns`: the node's network namespace, None for that of the calling thread.
+    """
 
     instance: str
     run_dir: Path
@@ -75,10 +79,20 @@ class Site:
     cni_dir: Path = CNI_CONF_DIR
     look: Callable[[], Mounts] = lifetime.look
     """Says what is mounted, here and for good."""
+    netns: Path | None = None
 
     @property
     def pins(self) -> Pins:
         return Pins(self.instance, self.run_dir, self.look)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """The calling thread in the node's network namespace. Raises OSError."""
+        if self.netns is None:
+            yield
+            return
+        with netns.entered(self.netns):
+            yield
 
     @contextmanager
     def maps(self) -> Iterator[Maps | None]:

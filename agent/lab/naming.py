@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 RUN_ROOT = Path("/run/ztun-lab")
+NAMESPACES = Path("/run/netns")
 
 
 def instance_of(lab: str, node: str) -> str:
@@ -15,6 +16,11 @@ def instance_of(lab: str, node: str) -> str:
 def run_dir_of(lab: str, node: str, root: Path = RUN_ROOT) -> Path:
     """Its run directory. `node` may be the last part of its name alone."""
     return root / lab / f"run-node-{node.removeprefix('node-')}"
+
+
+def netns_of(lab: str, node: str) -> Path:
+    """The network namespace of a node."""
+    return NAMESPACES / instance_of(lab, node)
 
 
 def state_dir_of(lab: str, root: Path = RUN_ROOT) -> Path:

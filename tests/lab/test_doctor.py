@@ -24,13 +24,15 @@ from cryptography import x509
 
 from agent import privileges
 from agent.doctor import kernel_checks
-from agent.doctor.check import Verdict
+from agent.doctor.check import Check, Verdict
 from agent.doctor.examination import CHECKS, NAMES, examine
 from agent.doctor.flow import Flow, explain_flow
+from agent.doctor.site import Site
 from agent.lab.agents import ZTUN
 from redirect import features, lifetime, netns
 from redirect.errors import LayoutMismatch
 from redirect.pins import BPFFS
+from redirect.side import sides_of
 from tests.support.certs import Issued, TestCA
 from tests.support.patient import ILL, Patient, site_at
 
@@ -150,6 +152,41 @@ def test_a_node_that_is_well(patient: Patient) -> None:
     assert tuple(checks) == NAMES and len(NAMES) >= 18
     unknown = {name for name, check in checks.items() if check.verdict is Verdict.CANNOT_TELL}
     assert unknown <= {"workers", "certificates", "program speed", "kernel config"}
+
+
+def outside(site: Site, *names: str) -> list[Check]:
+    """What a doctor says who is not in the node's network namespace."""
+    return examine(site, names)
+
+
+def test_the_node_of_a_lab_is_looked_at_from_outside(patient: Patient, plane: Plane) -> None:
+    there = netns.path_of(patient.site.instance)
+    site = replace(patient.site, netns=there)
+    checks = outside(site, "forwarding", "control plane", "clock")
+    assert [check.verdict for check in checks] == [Verdict.OK] * 3, checks
+    assert outside(patient.site, "control plane")[0].verdict is Verdict.FAILED, "it is only there"
+    patient.type("sysctl -qw net.ipv4.ip_forward=0")
+    (check,) = outside(site, "forwarding")
+    assert check.command == f"nsenter --net={there} sysctl -w net.ipv4.ip_forward=1"
+    subprocess.run(check.command, shell=True, check=True, capture_output=True)
+
+
+def test_an_instance_of_another_network_namespace_is_asked_for_there(patient: Patient) -> None:
+    side = sides_of(patient.site.instance)[0]
+    path = netns.create(side.namespace)
+    try:
+        with netns.entered(netns.path_of(patient.site.instance)):
+            link = ["ip", "link", "add", side.ifname, "type", "veth", "peer", "name", side.ifname, "netns"]
+            subprocess.run([*link, path.name], check=True)
+        (check,) = outside(patient.site, "forwarding")
+        assert check.verdict is Verdict.CANNOT_TELL and "another network namespace" in check.words
+        assert check.command.startswith("nsenter --net=/run/netns/NAME ztun doctor --instance ")
+        assert patient.checks(["forwarding"])["forwarding"].verdict is Verdict.OK
+    finally:
+        netns.remove(side.namespace)
+        patient.type(
+            f"until ! ip link show {side.ifname} 2>&- >&-; do ip link del {side.ifname} 2>&- || :; done"
+        )
 
 
 def tmpfs(directory: str, **files: str) -> str:
