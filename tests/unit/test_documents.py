@@ -22,7 +22,7 @@ CITING = sorted(
 ) + [ROOT / name for name in ("README.md", "CHANGELOG.md", "setup.cfg")]
 ELSEWHERE = re.compile(r"\bfacts/|\bDESIGN\b|\bLAYOUT \d|\banchors\.md|\.\./shared")
 FILE = re.compile(
-    r"(?<![\w/.-])((?:agent|redirect|bpf|tests|docs|scripts|deploy)/(?:[\w.-]+/)*[\w-]+\.\w+)(?:#([\w-]+))?"
+    r"(?<![\w/.-])((?:agent|redirect|bpf|tests|docs|scripts|deploy)/(?:[\w.-]+/)*[\w-]+(?:\.\w+)+)(?:#([\w-]+))?"
 )
 MODULE = re.compile(r"`([a-z_]+)\.([a-z_0-9]+)(?:\.\w+)?`")
 ROOMS = {path.parent.name for path in SOURCES} - {"agent"}
