@@ -11,7 +11,9 @@ import click
 
 from agent.admin import client
 from agent.cli.output import CliError
+from agent.cli.system_unit import unit_of
 from agent.cli.which import Which, which_agent
+from agent.doctor.site import Agent
 from agent.enroll import wish_file
 from agent.run_lock import AlreadyRuns, RunLock
 from agent.supervisor import orphans
@@ -44,15 +46,30 @@ def uninstall(which: Which, stop: bool) -> None:
             return
         # Before the agent is asked to stop: it cannot be undone, and pods would stay closed.
         require_here(instance)
-        with locked(directory, stop=stop):
+        unit = unit_of(Agent(which.socket).pid) if stop else ""
+        with locked(directory, stop=stop) as lock:
             left = take_out(redirection, directory)
+            is_followed = lock.is_awaited
+        is_followed = is_followed or runs_again(directory)
     except (RedirectError, OSError, ValueError) as error:
         raise CliError(str(error)) from error
+    but = []
     if left:
-        raise CliError(
-            "all of it is removed, but the private namespaces live on while processes are in them: "
-            f"{', '.join(left)}; end those"
+        but.append(
+            f"the private namespaces live on while processes are in them: {', '.join(left)}; end those"
         )
+    if unit:
+        but.append(
+            f"the agent was of the systemd unit {unit}, which starts it again, and pods are captured anew: "
+            f"`systemctl disable --now {unit}`, then `ztun uninstall` once more"
+        )
+    elif is_followed:
+        but.append(
+            "another agent starts here already, and captures pods anew: have whatever starts it end it (of a systemd "
+            "unit: `systemctl disable --now UNIT`), then `ztun uninstall` once more"
+        )
+    if but:
+        raise CliError(f"all of it is removed, but {'; and '.join(but)}")
     click.echo(f"nothing of instance {instance} is left")
 
 
@@ -73,7 +90,7 @@ def take_out(redirection: Redirection, directory: Path) -> list[str]:
 
 
 @contextmanager
-def locked(directory: Path, *, stop: bool) -> Iterator[None]:
+def locked(directory: Path, *, stop: bool) -> Iterator[RunLock]:
     """No agent runs or starts meanwhile; in the end the directory goes, unless something else is in it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = RunLock(directory)
@@ -87,11 +104,24 @@ def locked(directory: Path, *, stop: bool) -> Iterator[None]:
         ask_to_stop(directory)
         wait_for(lock, directory)
     try:
-        yield
+        yield lock
     finally:
         lock.remove()
         with suppress(OSError):  # not empty: what is in it is not ours to remove
             directory.rmdir()
+
+
+def runs_again(directory: Path) -> bool:
+    """Whether an agent has come since. Raises OSError."""
+    lock = RunLock(directory)
+    try:
+        lock.take()
+    except FileNotFoundError:
+        return False  # the directory is gone
+    except AlreadyRuns:
+        return True
+    lock.remove()
+    return False
 
 
 def ask_to_stop(directory: Path) -> None:
