@@ -1,8 +1,9 @@
 """Workers that retire: each gives what is live to its successor, one after the other, and then drains.
 
 Successors are started and briefed first, all of them: what two processes hand over waits while a third one starts.
-Where a successor fails, another worker takes what is left; a worker that cannot hand over (an older build), or has
-nobody who takes, drains as it is. Until it is gone it is told of state and certificates, and judges by them.
+Where a successor fails, another worker takes what is left, or the same one a moment later, as it may only have stood
+still; a worker that cannot hand over (an older build), or has nobody who takes, drains as it is. Until it is gone it
+is told of state and certificates, and judges by them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 MARGIN_S = 3.0
 """How much longer than its patience a worker may take to say what became of a hand-over."""
 MOST_TRIES = 3
+MOST_ROUNDS, ROUND_PAUSE_S = 4, 0.5
+"""So often all who may take are asked: who stood still is alive, and may take a moment later."""
 REMEMBERED = 16
 
 
@@ -79,15 +82,22 @@ class Retirement:
 
     async def _relieve(self, link: WorkerLink) -> None:
         self._tries[link] += 1
-        tried: set[WorkerLink] = set()
-        while takers := [taker for taker in self._takers(link) if taker not in tried]:
-            tried.add(takers[0])
-            reason = await self._hand_over(link, takers[0])
+        loop = asyncio.get_running_loop()
+        until_s = None
+        for _ in range(MOST_ROUNDS):
+            tried: set[WorkerLink] = set()
+            while takers := [taker for taker in self._takers(link) if taker not in tried]:
+                tried.add(takers[0])
+                reason = await self._hand_over(link, takers[0])
+                if link not in self.links or not reason:
+                    return  # it is gone, or has given
+                log.warning("%s stops handing over to %s: %s", link, takers[0], reason)
+                until_s = until_s or loop.time() + self._drain_s
+            if until_s is None or not self._takers(link) or loop.time() + ROUND_PAUSE_S >= until_s:
+                break
+            await asyncio.sleep(ROUND_PAUSE_S)
             if link not in self.links:
-                return  # it is gone
-            if not reason:
                 return
-            log.warning("%s stops handing over to %s: %s", link, takers[0], reason)
         log.warning("%s has nobody to hand over to: it drains for %g s", link, self._drain_s)
         self.drain(link)
         if self._tries[link] < MOST_TRIES:

@@ -39,8 +39,8 @@ from agent.channel_socket import Channel
 
 STATS_EVERY_S = 0.02
 SILENT, DEAF, BREAKS, LIES = "silent", "deaf", "breaks", "lies"
-KEEPS, REFUSES = "keeps", "refuses"
-"""It does not begin when it is to hand over; it does not answer when it is to take over."""
+KEEPS, REFUSES, LATE = "keeps", "refuses", "late"
+"""It does not begin when it is to hand over; it does not answer when it is to take over; its first hand-over fails."""
 
 
 class FakeWorker:
@@ -113,6 +113,10 @@ class FakeWorker:
                 line = socket.socket(fileno=fds[0])
                 self.selector.register(line, selectors.EVENT_READ, self.take)
                 self.say(Answer(message.number, None))
+            case HandOver() if self.manner == LATE:
+                os.close(fds[0])
+                self.manner = ""
+                self.say(HandedOver([], [("late", len(self.open))], 1.0, 1.0, "not in time"))
             case HandOver():
                 if self.manner != KEEPS:
                     self.give(socket.socket(fileno=fds[0]))

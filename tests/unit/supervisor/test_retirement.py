@@ -14,9 +14,9 @@ import pytest
 
 from agent.channel import NotKnown, Revoked
 from agent.model.listener import ROWS
-from agent.supervisor import worker_link
+from agent.supervisor import retirement, worker_link
 from agent.supervisor.worker_link import WorkerLink
-from tests.support.crews import LIMITS, Played, crew_of, is_alive, until
+from tests.support.crews import LIMITS, Played, crew_of, is_alive, stop, until
 
 LONG = replace(LIMITS, silence_s=600.0, stall_s=600.0, hand_over_s=60.0)
 
@@ -185,6 +185,59 @@ def test_where_a_successor_fails_another_worker_takes(
 
     play(scene)
     assert "stops handing over to worker 0" in caplog.text and "nobody to hand over to" not in caplog.text
+
+
+@pytest.mark.parametrize("stands_still", ["before it takes", "while it takes"])
+def test_the_only_successor_that_stands_still_for_a_while_takes_what_is_live_when_it_goes_on(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, stands_still: str
+) -> None:
+    monkeypatch.setattr(worker_link, "BRIEFED_PATIENCE_S", 0.5)
+
+    async def scene() -> None:
+        if stands_still == "while it takes":
+            behave(run_dir, 0, "late")
+        async with crew_of(run_dir, 1, formats="1", limits=LONG) as former:
+            former.crew.open_gates()
+            talk = former.dial()
+            assert await former.say(talk)
+        async with crew_of(run_dir, 1, flavour="other", formats="1", limits=LONG) as crew:
+            [taker], [link] = crew.crew.links, crew.crew.retiring
+            if stands_still == "before it takes":
+                stop(taker.pid)
+            crew.crew.open_gates()
+            await until(lambda: "stops handing over" in caplog.text, "it has failed")
+            if stands_still == "before it takes":
+                os.kill(taker.pid, signal.SIGCONT)
+            await until(lambda: crew.ended == [link.pid], "it has handed over")
+            assert crew.pids == {0: taker.pid} and await former.say(talk)
+            talk.close()
+
+    play(scene)
+    assert "nobody to hand over to" not in caplog.text
+
+
+def test_who_never_takes_is_asked_a_few_times_before_what_is_live_drains(
+    run_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_link, "BRIEFED_PATIENCE_S", 0.05)
+    monkeypatch.setattr(retirement, "ROUND_PAUSE_S", 0.05)
+
+    async def scene() -> None:
+        async with crew_of(run_dir, 1, formats="1") as former:
+            former.crew.open_gates()
+            talk = former.dial()
+            assert await former.say(talk)
+        behave(run_dir, 0, "refuses")
+        async with crew_of(run_dir, 1, flavour="other", formats="1") as crew:
+            crew.crew.open_gates()
+            [link] = crew.crew.retiring
+            await until(lambda: link.is_draining, "it drains")
+            assert (await crew.heard(crew.crew.links[0])).count("TakeOver") == retirement.MOST_ROUNDS
+            talk.close()
+            await until(lambda: crew.ended == [link.pid], "it ends when nothing is left")
+
+    play(scene)
+    assert caplog.text.count("nobody to hand over to") == 1
 
 
 def test_what_binds_is_told_to_who_knows_it_and_has_others_drain(
