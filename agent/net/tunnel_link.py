@@ -341,8 +341,8 @@ class TunnelLink(TunnelReceiver):
         streams_limit: int = STREAMS_LIMIT,
     ) -> TunnelLink:
         """As `state` was, not started; its `tunnels` have no owners. `check` says who may be the peer, as at a
-        handshake; with `wants_chain` its chain must be told, by which it can be revoked; `limits` are our own, which
-        those of the peer must not exceed. Raises BadUnit; the socket stays the caller's then."""
+        handshake; with `wants_chain` its chain must be told, by which it can be revoked; `limits` are our own, for
+        what the peer was not told. Raises BadUnit; the socket stays the caller's then."""
         fields = StateReader("a link", value)
         tls = TlsLink.from_state(loop, SocketStream(loop, sock), fields.value("tls"))
         secured = tls.secured

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.model.unit import PlainValue, State, StateReader
-from agent.wire.h2_frames import MAX_STREAM_ID, MAX_WINDOW
+from agent.wire.h2_frames import LARGEST_FRAME_BYTES, MAX_STREAM_ID, MAX_WINDOW
 
 MIB = 1 << 20
 FIRST_WINDOW_BYTES = 1 << 18
@@ -44,13 +44,15 @@ class Limits:
 
     @classmethod
     def from_plain(cls, value: PlainValue, own: Limits) -> Limits:
-        """Raises BadUnit where any of them is above our own: a peer was allowed more than this process would bear."""
+        """What the peer was told stays, also where it is more than `own`: options may have been lowered since, and the
+        peer sends by what it knows. Times are of `own`. Raises BadUnit above what any configuration may have said.
+        """
         fields = StateReader("the limits", value)
         limits = replace(
             own,
-            stream_window_bytes=fields.integer("stream_window_bytes", 0, own.stream_window_bytes),
-            connection_window_bytes=fields.integer("connection_window_bytes", 1, own.connection_window_bytes),
-            frame_bytes=fields.integer("frame_bytes", 1, own.frame_bytes),
+            stream_window_bytes=fields.integer("stream_window_bytes", 0, MAX_WINDOW),
+            connection_window_bytes=fields.integer("connection_window_bytes", 1, MAX_WINDOW),
+            frame_bytes=fields.integer("frame_bytes", 1, LARGEST_FRAME_BYTES),
             header_list_bytes=fields.integer("header_list_bytes", 0, own.header_list_bytes),
             peer_streams=fields.integer("peer_streams", 0, own.peer_streams),
         )

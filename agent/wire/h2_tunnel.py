@@ -56,9 +56,8 @@ class H2Tunnels(H2Receiver):
     def from_state(
         cls, value: PlainValue, *, is_server: bool, now_s: float, limits: Limits | None = None
     ) -> H2Tunnels:
-        """Go on as the connection that this is the `state` of. `limits` are our own, which its must not exceed.
-
-        Raises BadUnit.
+        """Go on as the connection that this is the `state` of. `limits` are our own, of which those that the
+        peer was not told hold from now on (`Limits.from_plain`). Raises BadUnit.
         """
         fields = StateReader("the HTTP/2 connection", value)
         own = limits or (SERVER_LIMITS if is_server else CLIENT_LIMITS)
@@ -93,9 +92,9 @@ class H2Tunnels(H2Receiver):
             self._block = bytearray(fields.blob("block", MAX_CONTROL_BYTES))
         self._block_stream_id = fields.integer("block_stream_id", 0, frames.MAX_STREAM_ID)
         self._block_ends = fields.flag("block_ends")
-        self._ping_due_s = now_s + fields.number(
-            "ping_left_s", 0, max(self.limits.ping_after_s, self.limits.ping_timeout_s)
-        )
+        # Who had it may have been more patient.
+        most_s = max(self.limits.ping_after_s, self.limits.ping_timeout_s)
+        self._ping_due_s = now_s + min(most_s, fields.number("ping_left_s"))
         self._ping_sent = fields.flag("ping_sent")
         self._resets_allowed.restore(fields.within("resets_allowed"), now_s)
         self._refusals_allowed.restore(fields.within("refusals_allowed"), now_s)

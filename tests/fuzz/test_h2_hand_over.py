@@ -7,12 +7,14 @@ late frames, cut header blocks, compression with state.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import hpack
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agent.config import options
 from agent.model.unit import BadUnit, PlainValue, Unit, decode, encode
 from agent.wire import h2_frames as frames
 from agent.wire.h2_events import DataReceived, Event, HeadReceived, Limits, Stream, StreamReset, WindowOpened
@@ -24,6 +26,12 @@ LIMITS = {
     True: Limits(stream_window_bytes=1 << 20, connection_window_bytes=1 << 20, peer_streams=4),
     False: Limits(stream_window_bytes=1 << 20, connection_window_bytes=1 << 20),
 }
+OPTIONAL = {
+    "stream_window_bytes": (1 << 31) - 1,
+    "connection_window_bytes": (1 << 31) - 1,
+    "frame_bytes": (1 << 24) - 1,
+}
+"""The most that each of these may be set to."""
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(
@@ -350,18 +358,40 @@ def image(value: object) -> object:
     return value
 
 
-def test_limits_above_our_own_are_refused() -> None:
+def test_limits_that_a_peer_was_told_hold_where_ours_are_lower_and_what_nobody_may_set_is_refused() -> None:
     codec = H2Tunnels(is_server=True, now_s=0.0, limits=LIMITS[True])
     codec.data_to_send()
-    told_limits = codec.state(0.0)["limits"]
+    state = codec.state(0.0)
+    told_limits = state["limits"]
     assert isinstance(told_limits, dict)
-    for name, value in told_limits.items():
-        own = {**told_limits, name: value - 1}
+    for own in ({}, dict.fromkeys(OPTIONAL, 1), {name: value + 1 for name, value in OPTIONAL.items()}):
+        made = H2Tunnels.from_state(state, is_server=True, now_s=0.0, limits=replace(LIMITS[True], **own))
+        assert made.limits == LIMITS[True]
+    largest = {**state, "limits": {**told_limits, **OPTIONAL}}
+    assert H2Tunnels.from_state(largest, is_server=True, now_s=0.0, limits=LIMITS[True]).limits.plain() == {
+        **told_limits,
+        **OPTIONAL,
+    }
+    for name, value in OPTIONAL.items():
+        assert options()[name].kind.parse(str(value)) == value
+        with pytest.raises(ValueError, match="whole number"):
+            options()[name].kind.parse(str(value + 1))
+    for name, value in {**told_limits, **OPTIONAL}.items():
+        beyond = {**state, "limits": {**told_limits, name: value + 1}}
         with pytest.raises(BadUnit, match=f"the limits: {name}"):
-            H2Tunnels.from_state(codec.state(0.0), is_server=True, now_s=0.0, limits=Limits(**own))
-        H2Tunnels.from_state(
-            codec.state(0.0), is_server=True, now_s=0.0, limits=Limits(**{**own, name: value + 1})
-        )
+            H2Tunnels.from_state(beyond, is_server=True, now_s=0.0, limits=LIMITS[True])
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_peer_has_no_longer_for_a_ping_than_its_new_end_gives(is_asked: bool) -> None:
+    """And a connection is not refused because the one before was more patient."""
+    codec = H2Tunnels(is_server=True, now_s=0.0, limits=replace(LIMITS[True], ping_after_s=500.0))
+    state = {**codec.state(0.0), "greeted": True, "ping_sent": is_asked}
+    own = replace(LIMITS[True], ping_after_s=3.0, ping_timeout_s=5.0)
+    made = H2Tunnels.from_state(state, is_server=True, now_s=0.0, limits=own)
+    made.data_to_send()
+    assert made.tick(4.9) == 5.0
+    assert made.tick(5.0) == (None if is_asked else 10.0)
 
 
 def refused(change: dict[str, PlainValue], stream: dict[str, PlainValue] | None = None) -> None:

@@ -34,6 +34,13 @@ LIMITS = {
     "client": Limits(stream_window_bytes=1 << 19, connection_window_bytes=1 << 20),
     "server": Limits(stream_window_bytes=1 << 19, connection_window_bytes=1 << 20, peer_streams=3),
 }
+LOWERED = {
+    "client": Limits(stream_window_bytes=65535, connection_window_bytes=65535, frame_bytes=16384),
+    "server": Limits(
+        stream_window_bytes=65535, connection_window_bytes=65535, frame_bytes=16384, peer_streams=3
+    ),
+}
+"""Of a successor whose options are less: what the peer was told holds."""
 
 
 def pair(it: Node, sends: int, takes: int) -> tuple[socket.socket, socket.socket]:
@@ -208,7 +215,8 @@ class World:
         self.it.stop_clock()
         relays = [talk.relays[end] for talk in self.talks if end in talk.relays]
         relays = [relay for relay in relays if relay not in self.done]
-        handed = Handed(self.it, self.links[end], relays, self, self.done, LIMITS[end])
+        limits = (LOWERED if which % 2 else LIMITS)[end]
+        handed = Handed(self.it, self.links[end], relays, self, self.done, limits)
         self.links[end] = handed.link
         for talk in self.talks:
             if talk.tunnels.get(end) in handed.tunnels and end not in talk.relays:

@@ -110,6 +110,29 @@ def test_bytes_that_came_before_there_is_a_relay_are_delivered_by_the_next_one_w
         assert app.recv(10) == b"early" and app.recv(10) == b"" and it.loop.backlogs.total_bytes == 0
 
 
+def test_a_link_whose_successor_allows_less_goes_on_with_what_its_peer_was_told() -> None:
+    """Windows that are full, and a frame that is cut: the peer sends on by what it knows, every byte arrives, and the
+    books of both agree."""
+    with node() as it:
+        hbone = Hbone(it)
+        relayed = narrow(hbone)
+        flow = Flow(relayed.client, relayed.server, 6 * MIB, 1, ends=False)
+        (stream,) = hbone.client._codec.streams.values()
+        it.until(lambda: flow.push() is None and stream.send_window <= 0)
+        least = Limits(65535, 65535, 16384, header_list_bytes=65536, peer_streams=200)
+        it.stop_clock()
+        handed = Handed(it, hbone.server, [relayed.server_relay], hbone.server_side, relayed.done, least)
+        it.start_clock()
+        handed.start()
+        it.until(lambda: flow.step() or len(flow.got) == len(flow.data))
+        it.settle()
+        assert flow.got == flow.data and not relayed.done
+        sender, receiver = hbone.client._codec, handed.link._codec
+        (theirs,) = receiver.streams.values()
+        assert stream.send_window == theirs.receive_window == theirs.window - theirs.unreturned
+        assert sender.send_window == receiver.receive_window and receiver.unread_bytes == 0
+
+
 def test_a_backlog_that_outlives_its_stream_is_delivered() -> None:
     with node() as it:
         hbone = Hbone(it)
@@ -515,12 +538,12 @@ def test_what_cannot_be_is_refused(at: tuple[str | int, ...], value: PlainValue)
             taken.take(changed(taken.state, at, value))
 
 
-def test_a_peer_that_was_allowed_more_than_we_bear_is_refused() -> None:
+def test_a_peer_that_was_allowed_more_than_anybody_may_allow_is_refused() -> None:
     with node() as it:
         taken = Taken(it)
-        limits = Limits(connection_window_bytes=MIB, header_list_bytes=65536, peer_streams=200)
+        beyond = changed(taken.state["link"], ("http2", "limits", "connection_window_bytes"), 1 << 31)
         with pytest.raises(BadUnit, match="connection_window_bytes"):
-            taken.link(taken.state["link"], limits=limits)
+            taken.link(beyond)
 
 
 def test_a_peer_that_would_not_be_welcome_or_could_not_be_revoked_is_refused() -> None:
