@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from agent.controlplane.read.faults import Faults
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.meta import Meta
 from agent.controlplane.read.objects import (
@@ -80,20 +81,26 @@ def read_service_account(root: Field, stored: bool) -> ServiceAccount:
 
 def read_pod(root: Field, stored: bool) -> Pod:
     spec, status, meta = root.get("spec"), root.get("status"), root.get("metadata")
-    return Pod(
-        meta=read_meta(root, "Pod", namespaced=True),
-        service_account=_service_account(spec, stored),
-        node=spec.get("nodeName").text("" if stored else None),
-        ips=_pod_ips(status, stored),
-        phase=status.get("phase").one_of(*PHASES, default="Running"),
-        ready=_is_ready(status.get("conditions"), stored),
+    for part in (spec, status, meta):
+        part.names()  # each is a mapping, or not there
+    faults = Faults()
+    take = faults.take
+    made = Pod(
+        meta=take(read_meta, root, "Pod", namespaced=True),
+        service_account=take(_service_account, spec, stored),
+        node=take(spec.get("nodeName").text, "" if stored else None),
+        ips=take(_pod_ips, status, stored),
+        phase=take(status.get("phase").one_of, *PHASES, default="Running"),
+        ready=take(_is_ready, status.get("conditions"), stored),
         leaving=meta.get("deletionTimestamp").present,
-        host_network=spec.get("hostNetwork").boolean(),
-        generated=bool(meta.get("generateName").text("")),
-        owner=_owner(meta.get("ownerReferences")),
-        ports=_container_ports(spec, "" if stored else "TCP"),
-        uid=meta.get("uid").text(""),
+        host_network=take(spec.get("hostNetwork").boolean),
+        generated=bool(take(meta.get("generateName").text, "")),
+        owner=take(_owner, meta.get("ownerReferences")),
+        ports=take(_container_ports, spec, "" if stored else "TCP"),
+        uid=take(meta.get("uid").text, ""),
     )
+    faults.end()
+    return made
 
 
 def _service_account(spec: Field, stored: bool) -> str:

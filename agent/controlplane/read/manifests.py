@@ -7,6 +7,7 @@ is taken apart. A document that cannot be used is refused by itself and never ta
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from agent.controlplane.read.kinds import (
 )
 from agent.controlplane.read.left_out import is_guard, why_left_out
 from agent.controlplane.read.objects import Node, Object, Pod
-from agent.controlplane.read.refused import GUARDS, Refused, refuse
+from agent.controlplane.read.refused import GUARDS, Refused, refuse, refuse_nameless
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.unknown_fields import UnknownField, unknown_fields, valueless_fields
 from agent.controlplane.read.yaml_tree import (
@@ -43,6 +44,7 @@ from agent.controlplane.read.yaml_tree import (
 
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
+INDEX = re.compile(r"\[[0-9]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,14 @@ class _Reading:
 
     def take(self, file: str, document: Document) -> None:
         if document.root is None:
-            self._refuse_whole(Place(file, document.errors[0].line, document.number), document.errors)
+            place = Place(file, document.errors[0].line, document.number)
+            self.refused.append(refuse_nameless(place, document.errors))
             return
         root = Field.of_document(document.root, Place(file, document.root.line, document.number))
         try:
             items = list(flatten(root))
         except ManifestError as error:
-            self._refuse_whole(root.place, (error,))
+            self.refused.append(refuse_nameless(root.place, (error,), root))
             return
         if is_list(_text_of(root, "kind")):
             self.remarks.extend(
@@ -107,10 +110,7 @@ class _Reading:
             try:
                 self._take(item, [*errors.get(None, ()), *errors.get(item.line, ())])
             except ManifestError as error:
-                self._refuse_whole(item.place, (error,))
-
-    def _refuse_whole(self, place: Place, errors: tuple[ManifestError, ...]) -> None:
-        self.refused.append(Refused(place=place, errors=errors))
+                self.refused.append(refuse_nameless(item.place, (error,), item))
 
     def _take(self, root: Field, errors: list[ManifestError]) -> None:
         """One object. Raises ManifestError if it does not say what it is."""
@@ -125,11 +125,15 @@ class _Reading:
         if kind in GUARDS:
             errors += [*(u.error for u in unknown), *valueless_fields(root, found.schema)]
         try:
-            if not errors:
+            if not unsure:  # also what cannot be used is read, so that all of its faults are told at once
                 stored = self._stored or root.at("metadata.resourceVersion").present
                 made = found.read(root, stored)
         except ManifestError as error:
-            errors.append(error)
+            told = {e.field for e in errors} | {each.meant for each in unknown if kind in GUARDS}
+            errors += [
+                e for e in (error, *error.more) if INDEX.sub("", e.field) not in told and e.field not in told
+            ]
+            # What is left out here is told by what is in `errors` already.
         if errors:
             refusal = refuse(root, kind, tuple(errors), unsure)
             self.refused.append(refusal)

@@ -28,6 +28,7 @@ from agent.controlplane.read.objects import (
 from agent.controlplane.read.security_kinds import DRY_RUN, read_selector
 from agent.controlplane.read.service_entry import read_addresses, read_hosts
 from agent.controlplane.read.yaml_tree import ManifestError
+from agent.controlplane.read.yaml_tree import Mapping as MappingNode
 from agent.model.address import IP
 
 GUARDS = ("AuthorizationPolicy", "PeerAuthentication")
@@ -125,6 +126,17 @@ def refuse(
         key=key,
         stand_in=_stand_in(root, kind, namespace, name, unsure),
         node=_text(root, "spec", "nodeName") if kind == "Pod" else "",
+        title=f"{kind} {name}" if name and key is None else "",
+    )
+
+
+def refuse_nameless(place: Place, errors: tuple[ManifestError, ...], root: Field | None = None) -> Refused:
+    """The refusal of a document that does not say for certain what it is, by what it calls itself."""
+    if root is None or not isinstance(root.node, MappingNode):
+        return Refused(place=place, errors=errors)
+    kind, name = _scalar(root, "kind"), _name(root, "name")
+    return Refused(
+        place=place, errors=errors, title=f"{kind if kind.isalnum() else 'object'} {name}" if name else ""
     )
 
 

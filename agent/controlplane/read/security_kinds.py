@@ -8,15 +8,18 @@ it, and noted as a doubt. Fields that need HTTP are legal and noted as `beyond`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 from agent.controlplane.read.core_kinds import read_aged_meta
 from agent.controlplane.read.doubts import Doubts
+from agent.controlplane.read.faults import Faults
 from agent.controlplane.read.fields import Field, is_label, is_name
 from agent.controlplane.read.meta import IPRange, Meta
 from agent.controlplane.read.objects import AuthorizationPolicy, PeerAuthentication, Rule, Target, Terms
 from agent.controlplane.read.patterns import may_be_namespace, may_be_principal
+from agent.controlplane.read.yaml_tree import Sequence
 from agent.model.address import AddressError, parse_ip
 
 T = TypeVar("T")
@@ -43,29 +46,38 @@ CONDITIONS_BEYOND = ("request.", "remote.ip", "connection.sni", "experimental.")
 
 
 def read_authorization_policy(root: Field, stored: bool) -> AuthorizationPolicy:
-    return _PolicyReader(root, stored).read()
+    reader = _PolicyReader(root, stored)
+    made = reader.faults.take(reader.read)
+    reader.faults.end()
+    return made
 
 
 def read_peer_authentication(root: Field, stored: bool) -> PeerAuthentication:
     spec = root.get("spec")
-    selector = read_selector(spec.get("selector"))
-    doubts = Doubts(stored)
+    spec.names()  # it is a mapping, or not there
+    doubts, faults = Doubts(stored), Faults()
+    take = faults.take
+    selector = take(read_selector, spec.get("selector"))
     ports = spec.get("portLevelMtls")
-    if ports.present:
-        if not ports.names():
-            doubts.add(ports, "it is empty: name a port, or leave it out")
-        elif not selector:
-            doubts.add(ports, "modes of ports have no effect without a selector: name the workloads")
-    return PeerAuthentication(
-        meta=_meta(root, "PeerAuthentication"),
-        mode=spec.get("mtls").get("mode").one_of(*MODES, default="UNSET"),
+    names = take(ports.names)
+    if ports.present and names is not None:
+        if not names:
+            take(doubts.add, ports, "it is empty: name a port, or leave it out")
+        elif not selector and not faults.found:
+            take(doubts.add, ports, "modes of ports have no effect without a selector: name the workloads")
+    made = PeerAuthentication(
+        meta=take(_meta, root, "PeerAuthentication"),
+        mode=take(_mode, spec.get("mtls")),
         selector=selector,
-        ports={
-            _port_of_key(ports.get(key), key): ports.get(key).get("mode").one_of(*MODES, default="UNSET")
-            for key in ports.names()
-        },
+        ports={take(_port_of_key, ports.get(key), key): take(_mode, ports.get(key)) for key in names or ()},
         doubts=tuple(doubts.texts),
     )
+    faults.end()
+    return made
+
+
+def _mode(mtls: Field) -> str:
+    return mtls.get("mode").one_of(*MODES, default="UNSET")
 
 
 def _meta(root: Field, kind: str) -> Meta:
@@ -97,67 +109,85 @@ class _PolicyReader:
     def __init__(self, root: Field, stored: bool) -> None:
         self._root, self._spec = root, root.get("spec")
         self._doubts = Doubts(stored)
-        self._meta = _meta(root, "AuthorizationPolicy")
-        dry_run = root.at("metadata.annotations").get(DRY_RUN)
+        self.faults = Faults()
+        self._meta = self.faults.take(_meta, root, "AuthorizationPolicy")
+        self._namespace = "unknown" if self.faults.found else self._meta.namespace
+        self.faults.take(self._dry_run)
+
+    def _dry_run(self) -> None:
+        dry_run = self._root.at("metadata.annotations").get(DRY_RUN)
         if dry_run.present and dry_run.text() not in ("true", "false"):
-            self._doubts.add(
-                dry_run, f'{dry_run.text()!r} is neither "true" nor "false": it would be enforced'
-            )
+            self._doubt(dry_run, f'{dry_run.text()!r} is neither "true" nor "false": it would be enforced')
+
+    def _doubt(self, field: Field, problem: str) -> None:
+        self.faults.take(self._doubts.add, field, problem)
+
+    def _all(self, read: Callable[[Field], T], fields: Iterable[Field]) -> tuple[T, ...]:
+        """Of each field; a fault in one hides none in another."""
+        return tuple(self.faults.take(read, field) for field in fields)
 
     def read(self) -> AuthorizationPolicy:
         spec = self._spec
-        targets = tuple(self._targets())
+        spec.names()  # it is a mapping, or not there
+        targets = self.faults.take(self._targets)
         if targets and spec.get("selector").present:
-            raise spec.get("selector").error("a policy has a selector or a targetRef, not both")
-        action = spec.get("action").one_of(*ACTIONS, default="ALLOW")
-        rules = tuple(map(self._rule, spec.get("rules").each()))
+            self.faults.found.append(
+                spec.get("selector").error("a policy has a selector or a targetRef, not both")
+            )
+        action = self.faults.take(spec.get("action").one_of, *ACTIONS, default="ALLOW")
+        rules = self._all(self._rule, self._items(spec.get("rules")))
         if not rules and action in ("DENY", "CUSTOM"):
-            self._doubts.add(
+            self._doubt(
                 spec.get("rules"), f"a policy with action {action} and no rules does nothing: write the rules"
             )
         if spec.get("provider").present and action != "CUSTOM":
-            self._doubts.add(spec.get("provider"), "a provider goes with action CUSTOM only")
+            self._doubt(spec.get("provider"), "a provider goes with action CUSTOM only")
         return AuthorizationPolicy(
             meta=self._meta,
             action=action,
-            selector=read_selector(spec.get("selector")),
+            selector=self.faults.take(read_selector, spec.get("selector")),
             rules=rules,
             targets=targets,
             doubts=tuple(self._doubts.texts),
         )
 
-    def _targets(self) -> Iterator[Target]:
+    def _targets(self) -> tuple[Target, ...]:
         """What makes it one for waypoints; a target that names nothing would only take it from the pods it guards."""
         targets = [target for target in (self._spec.get("targetRef"),) if target.present]
         targets += self._each(self._spec, "targetRefs")
-        for target in targets:
-            for name in ("kind", "name"):
-                if not target.get(name).text(""):
-                    self._doubts.add(target.get(name), "it is missing: name what the policy is for")
-            yield Target(target.get("kind").text(""), target.get("name").text(""))
+        return self._all(self._target, targets)
+
+    def _target(self, target: Field) -> Target:
+        for name in ("kind", "name"):
+            if not target.get(name).text(""):
+                self._doubt(target.get(name), "it is missing: name what the policy is for")
+        return Target(target.get("kind").text(""), target.get("name").text(""))
 
     def _rule(self, rule: Field) -> Rule:
         if not rule.present:
             raise rule.error("an entry without content; a rule for everybody is {}")
         return Rule(
-            to=tuple(map(self._operation, self._each(rule, "to"))),
-            sources=tuple(map(self._source, self._each(rule, "from"))),
-            when=tuple(map(self._condition, self._each(rule, "when"))),
+            to=self._all(self._operation, self._each(rule, "to")),
+            sources=self._all(self._source, self._each(rule, "from")),
+            when=self._all(self._condition, self._each(rule, "when")),
         )
 
     def _each(self, parent: Field, name: str) -> Iterator[Field]:
         """The elements of a list; one that is given and empty is in doubt: it means everybody, or nobody."""
         field = parent.get(name)
-        elements = list(field.each())
-        if field.present and not elements:
-            self._doubts.add(field, "the list is empty: fill it, or leave the field out")
+        elements = self._items(field)
+        if field.present and not elements and isinstance(field.node, Sequence):
+            self._doubt(field, "the list is empty: fill it, or leave the field out")
         yield from elements
+
+    def _items(self, field: Field) -> list[Field]:
+        return self.faults.take(list, field.each()) or []
 
     def _filled(self, entry: Field, name: str) -> Field:
         """The source or operation of an entry, in doubt if it says nothing."""
         field = entry.get(name)
         if not field.names():
-            self._doubts.add(field, "it says nothing, so that it matches nothing: write a field, or no entry")
+            self._doubt(field, "it says nothing, so that it matches nothing: write a field, or no entry")
         return field
 
     def _source(self, entry: Field) -> Terms:
@@ -167,14 +197,14 @@ class _PolicyReader:
         accounts = {f: self._each(source, n) for n, f in ACCOUNTS.items()}
         return Terms(
             strings=_some({f: self._patterns(f, entries) for f, entries in strings.items()}),
-            ranges=_some({f: tuple(map(_range, entries)) for f, entries in ranges.items()}),
-            accounts=_some({f: tuple(map(self._account, entries)) for f, entries in accounts.items()}),
+            ranges=_some({f: self._all(_range, entries) for f, entries in ranges.items()}),
+            accounts=_some({f: self._all(self._account, entries) for f, entries in accounts.items()}),
             beyond=tuple(n for n in SOURCE_BEYOND if any(True for _ in self._each(source, n))),
         )
 
     def _operation(self, entry: Field) -> Terms:
         operation = self._filled(entry, "operation")
-        ports = {f: tuple(map(self._port, self._each(operation, n))) for n, f in PORTS.items()}
+        ports = {f: self._all(self._port, self._each(operation, n)) for n, f in PORTS.items()}
         beyond = (n for n in OPERATION_BEYOND if any(True for _ in self._each(operation, n)))
         return Terms(ports=_some(ports), beyond=tuple(beyond))
 
@@ -192,34 +222,30 @@ class _PolicyReader:
         name = CONDITIONS[key]
         entries = {prefix + name: values for prefix, values in lists.items() if values}
         if name.endswith("_ips"):
-            return Terms(ranges={f: tuple(map(_range, values)) for f, values in entries.items()})
+            return Terms(ranges={f: self._all(_range, values) for f, values in entries.items()})
         if name.endswith("_ports"):
-            return Terms(ports={f: tuple(map(self._port, values)) for f, values in entries.items()})
+            return Terms(ports={f: self._all(self._port, values) for f, values in entries.items()})
         if name == "service_accounts":
-            return Terms(accounts={f: tuple(map(self._account, values)) for f, values in entries.items()})
+            return Terms(accounts={f: self._all(self._account, values) for f, values in entries.items()})
         return Terms(strings={f: self._patterns(f, values) for f, values in entries.items()})
 
     def _patterns(self, name: str, entries: Iterable[Field]) -> tuple[str, ...]:
-        return tuple(self._pattern(name, entry) for entry in entries)
+        return self._all(partial(self._pattern, name), entries)
 
     def _pattern(self, name: str, entry: Field) -> str:
         """A pattern of principals or of namespaces; one that no name can have would quietly never match."""
         text = _pattern(entry)
         if name.endswith("namespaces"):
             if not may_be_namespace(text):
-                self._doubts.add(
-                    entry, f"no namespace is called {text!r}: lower case letters, digits and '-'"
-                )
+                self._doubt(entry, f"no namespace is called {text!r}: lower case letters, digits and '-'")
         elif not may_be_principal(text):
-            self._doubts.add(
-                entry, f"nobody can be {text!r}: a principal is TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT"
-            )
+            self._doubt(entry, f"nobody can be {text!r}: a principal is TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT")
         return text
 
     def _port(self, entry: Field) -> int:
         number = _port(entry)
         if not number:
-            self._doubts.add(entry, "nobody can dial port 0: want a number from 1 to 65535")
+            self._doubt(entry, "nobody can dial port 0: want a number from 1 to 65535")
         return number
 
     def _account(self, entry: Field) -> tuple[str, str]:
@@ -227,11 +253,9 @@ class _PolicyReader:
         first, slash, second = entry.text().partition("/")
         if not first or "*" in entry.text() or (slash and (not second or "/" in second)):
             raise entry.error(f"{entry.text()!r} is not a service account: want ACCOUNT or NAMESPACE/ACCOUNT")
-        namespace, account = (first, second) if slash else (self._meta.namespace, first)
+        namespace, account = (first, second) if slash else (self._namespace, first)
         if not is_label(namespace) or not is_name(account):
-            self._doubts.add(
-                entry, f"no account is called {entry.text()!r}: names have no capitals or blanks"
-            )
+            self._doubt(entry, f"no account is called {entry.text()!r}: names have no capitals or blanks")
         return namespace, account
 
 

@@ -45,7 +45,12 @@ COPIES_LIMIT = 100_000
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used. `str()` names file, line, document (from 1) and field."""
+    """A manifest that cannot be used. `str()` names file, line, document (from 1) and field.
+
+    `more`: other faults of the same document, found by who read on.
+    """
+
+    more: tuple[ManifestError, ...] = ()
 
     def __init__(
         self, problem: str, *, file: str = "", line: int = 0, document: int = 0, field: str = ""

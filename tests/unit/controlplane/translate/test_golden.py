@@ -57,7 +57,7 @@ def test_unusable_values_are_errors_and_the_rest_of_the_case_is_as_istiod_has_it
     text = golden.source(case)
     line = next(n for n, row in enumerate(text.splitlines(), 1) if re.search(r"\[(nonsense|http),", row))
     [refusal] = parse("bad.yaml", text, stored=True).refused
-    [error] = refusal.errors
+    error = refusal.errors[0]
     assert re.search(said, str(error)) and (error.file, error.line) == ("bad.yaml", line)
     good = "\n---\n".join(d for d in text.split("\n---\n") if "name: bad," not in d)
     expected = golden.expected(case)

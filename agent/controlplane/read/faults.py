@@ -1,0 +1,38 @@
+"""All faults of a document at once: who reads it goes on behind each, as far as the rest can be told without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+from agent.controlplane.read.yaml_tree import ManifestError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MOST = 20
+"""So many are enough to mend; aliases can repeat one a million times."""
+
+
+class Faults:
+    """Security: who takes anything by it must call `end` before what was read is used: only there it is refused."""
+
+    def __init__(self) -> None:
+        self.found: list[ManifestError] = []
+
+    def take(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What is read; in place of what cannot be read None, which `end` keeps from everybody."""
+        try:
+            return read(*args, **kwargs)
+        except ManifestError as error:
+            if not self.found or error is not self.found[0]:
+                self.found.append(error)
+            if len(self.found) >= MOST:
+                self.end()  # through all who take, who must not wait for the rest
+            return cast(T, None)
+
+    def end(self) -> None:
+        """Raises ManifestError, the first one with the others, where any was found."""
+        if self.found:
+            first, *more = self.found[:MOST]
+            first.more = tuple(more)
+            raise first
