@@ -42,6 +42,16 @@ def _no_other(group: str) -> str:
     return f"--compliance-policy allows the key exchange {group} alone"
 
 
+def other_group(allowed: str, used: str) -> str:
+    """Why a handshake that has used one key exchange is not good where one alone is allowed; empty if it is.
+
+    An empty `allowed`: any is. An empty `used`: it is not known.
+    """
+    if not allowed or used == allowed:
+        return ""
+    return f"{_no_other(allowed)}; this handshake has used {used or 'one that is not known'}"
+
+
 def _records_in(data: bytes) -> int:
     """How many records these are, all of them whole."""
     records, at, size = 0, 0, len(data)
@@ -286,9 +296,8 @@ class Session:
         sent = self._collect()
         state = self._state(str(connection.get_cipher_name()), _records_in(sent) if self._is_server else 0)
         group = str(connection.get_group_name() or "")
-        if self._group and group != self._group:
-            # The context offers nothing else; this is the proof of it.
-            text = f"{_no_other(self._group)}; this handshake has used {group or 'one that is not known'}"
+        # The context offers nothing else; this is the proof of it.
+        if text := other_group(self._group, group):
             raise self._turned_away(
                 HandshakeError(Fault.KEY_EXCHANGE, text), state, Alert.INSUFFICIENT_SECURITY
             )

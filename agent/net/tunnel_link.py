@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 
-from agent.identity.handshake import Secured, Session
+from agent.identity.handshake import Secured, Session, other_group
 from agent.identity.presented import Check
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
@@ -337,12 +337,14 @@ class TunnelLink(TunnelReceiver):
         is_server: bool,
         check: Check,
         wants_chain: bool,
+        group: str,
         limits: Limits | None = None,
         streams_limit: int = STREAMS_LIMIT,
     ) -> TunnelLink:
         """As `state` was, not started; its `tunnels` have no owners. `check` says who may be the peer, as at a
-        handshake; with `wants_chain` its chain must be told, by which it can be revoked; `limits` are our own, for
-        what the peer was not told. Raises BadUnit; the socket stays the caller's then."""
+        handshake; with `wants_chain` its chain must be told, by which it can be revoked; `group` is the one key
+        exchange that it may have come from, empty: any; `limits` are our own, for what the peer was not told. Raises
+        BadUnit; the socket stays the caller's then."""
         fields = StateReader("a link", value)
         tls = TlsLink.from_state(loop, SocketStream(loop, sock), fields.value("tls"))
         secured = tls.secured
@@ -351,6 +353,8 @@ class TunnelLink(TunnelReceiver):
             raise fields.refuse("tls", reason)
         if wants_chain and not secured.chain:
             raise fields.refuse("tls", "the peer's chain is not told, and so it could not be revoked")
+        if reason := other_group(group, secured.group):
+            raise fields.refuse("tls", reason)
         codec = H2Tunnels.from_state(
             fields.value("http2"), is_server=is_server, now_s=loop.now(), limits=limits
         )

@@ -74,6 +74,7 @@ class HboneConnector:
             is_server=False,
             check=is_server_of(key.accepted),
             wants_chain=self._revocations is not None,
+            group=self._secrets.group,
             limits=self._limits,
             streams_limit=self._streams_limit,
         )

@@ -318,6 +318,7 @@ def _server(plane: DataPlane, fields: StateReader, sockets: Sockets) -> ThawedLi
         is_server=True,
         check=is_client_of(entry.identity),
         wants_chain=plane.revocations is not None,
+        group=plane.secrets.group,
         limits=inbound.limits,
     )
     made = ThawedLink(plane, entry, tuple(fields.texts("pod", 3)), 0.0)

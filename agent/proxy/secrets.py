@@ -16,12 +16,12 @@ class Secrets:
 
     def __init__(self, wall: Callable[[], float], group: str = "") -> None:
         """`wall`: seconds since the epoch; `group`: the one key exchange that handshakes may use, empty: any."""
-        self._wall, self._group = wall, group
+        self._wall, self.group = wall, group
         self._by_identity: dict[Identity, Credentials] = {}
 
     def put(self, credentials: Credentials) -> None:
-        if self._group:
-            credentials = replace(credentials, group=self._group)
+        if self.group:
+            credentials = replace(credentials, group=self.group)
         self._by_identity[credentials.identity] = credentials
 
     def forget(self, identity: Identity) -> None:

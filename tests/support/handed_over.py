@@ -90,6 +90,7 @@ class Handed:
             is_server=link.is_server,
             check=anybody,
             wants_chain=False,
+            group="",
             limits=limits,
         )
         self.tunnels: dict[Tunnel, Tunnel] = dict(zip(before, self.link.tunnels(), strict=True))

@@ -301,6 +301,7 @@ def test_one_that_nobody_takes_goes_on_here_from_the_same_state_and_the_same_soc
             is_server=True,
             check=is_client_of(SERVER.identity),
             wants_chain=False,
+            group="",
         )
         relay = TunnelRelay.from_state(it.loop, relay_told, relayed.server_relay.sock, link, relayed.done)
         link.start()
@@ -480,6 +481,7 @@ class Taken:
             is_server=True,
             check=check,
             wants_chain=wants_chain,
+            group="",
             limits=limits,
         )
 

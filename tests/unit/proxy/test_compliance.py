@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from agent.model.unit import BadUnit
+from agent.proxy.moving import movables
 from tests.support.certs import credentials
 from tests.support.datapath import DataPath
+from tests.support.moves import Handing, move, successor
 from tests.support.two_nodes import World, ended, exchange, running
 
 
@@ -20,7 +23,8 @@ def world() -> Iterator[World]:
 
 def classical(world: World, plane: DataPath, pod: object) -> None:
     """The pod of a node whose proxy has another key exchange only."""
-    made = replace(credentials(world.ca, str(pod.identity)), group="X25519")  # type: ignore[attr-defined]
+    # As OpenSSL names it after the handshake.
+    made = replace(credentials(world.ca, str(pod.identity)), group="x25519")  # type: ignore[attr-defined]
     world.driver.call(lambda: plane.secrets._by_identity.__setitem__(made.identity, made))
 
 
@@ -53,3 +57,36 @@ def test_a_server_that_has_it_not_is_refused_counted_and_said(world: World) -> N
     world.driver.until(lambda: failures(world.here) == {("client", "key_exchange"): 1})
     assert "--compliance-policy allows the key exchange X25519MLKEM768 alone" in world.here.lines[0]
     assert not world.seen
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_what_began_by_another_key_exchange_stays_with_the_worker_that_had_it(end: str) -> None:
+    """A successor with the policy takes no connection that its own handshake would not have made."""
+    with running() as world:
+        classical(world, world.here, world.client)
+        app = world.connect()
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+        giver = world.here if end == "client" else world.there
+        taker = successor(world, giver, compliance_policy="pqc")
+
+        def offer() -> str:
+            (link,) = movables(giver)
+            with pytest.raises(BadUnit) as refused:
+                Handing(taker, link)
+            link.take_back()
+            return str(refused.value)
+
+        assert "alone; this handshake has used x25519" in world.driver.call(offer)
+        assert not taker.pool.links and not taker.inbound.links and not len(taker.registry)
+        assert exchange(app, b"y") == b"y", "it drains where it is"
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_what_began_by_the_right_one_moves(world: World, end: str) -> None:
+    app = world.connect()
+    app.sendall(b"x")
+    assert app.recv(1) == b"x"
+    giver = world.here if end == "client" else world.there
+    assert move(world, giver, successor(world, giver, compliance_policy="pqc")) == [f"{end} link"]
+    assert exchange(app, b"y") == b"y"
