@@ -18,6 +18,10 @@ class AgentAbsent(Exception):
     """No agent answers on the socket."""
 
 
+class AgentGone(AgentAbsent):
+    """Nobody has the socket open: it has ended, or none was started."""
+
+
 class AgentRefused(Exception):
     """The agent answered with a refusal, or its socket is not for this user; the text says why."""
 
@@ -54,7 +58,7 @@ def ask(
         response = connection.getresponse()
         raw = response.read()
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise AgentAbsent(f"no agent answers on {path}; is it running? try `ztun agent --help`") from error
+        raise AgentGone(f"no agent answers on {path}; is it running? try `ztun agent --help`") from error
     except PermissionError as error:
         raise AgentRefused(f"{path} may be opened by root only: run this as root") from error
     except TimeoutError as error:

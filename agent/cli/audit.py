@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -64,19 +64,34 @@ def words(program: Mapping[str, Any]) -> str:
     return f"{program['name'] or 'program'}{number} ({whose}, {program['by']})"
 
 
+def with_ejected(report: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """A row more for each pod that only the wishes know of: the maps have forgotten it."""
+    remedy = "start the agent, which captures what is enrolled"
+    rows = []
+    for line in words:
+        pod, _, reason = line.partition(": ")
+        row = {"part": "pod", "pod": pod, "interface": "", "reason": reason}
+        rows.append({**row, "remedy": remedy, "is_mendable": True})
+    return {**report, "drift": [*report["drift"], *rows]}
+
+
 def of_maps(which: Which) -> dict[str, Any]:
     """Without an agent. Raises CliError."""
     if os.geteuid() != 0:
         raise CliError("no agent answers, and what is pinned may be read by root only: run this as root")
     # Only here: an agent that answers has done it all.
+    from agent.doctor.without_agent import ejected_words
     from redirect import audit as audited
     from redirect.errors import RedirectError
+    from redirect.maps import Maps
     from redirect.reconcile import Redirection
     from redirect.side_check import require_here
 
     try:
         require_here(which.instance)
         with closing(Redirection(which.instance, which.run_dir)) as redirection:
-            return audited.by_maps(redirection)
+            with Maps(redirection.pins.generation) as maps:
+                words = ejected_words(which.directory, maps)
+            return with_ejected(audited.by_maps(redirection), words)
     except (RedirectError, OSError, ValueError) as error:
         raise CliError(str(error)) from error

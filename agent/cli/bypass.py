@@ -8,17 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
+from agent.admin import client
 from agent.cli import output as out
 from agent.cli import system_log
 from agent.cli.kinds import Span
 from agent.cli.output import CliError
 from agent.cli.pinned import open_maps
 from agent.cli.which import Which, which_agent
+from agent.doctor.without_agent import SERVED, START_AGAIN, are_served, ejected_words
 from redirect import break_glass
 from redirect.errors import RedirectError
 from redirect.maps import Maps
@@ -27,6 +29,8 @@ from redirect.side import sides_of
 from redirect.side_check import require_here
 
 LONGEST_S = 24 * 3600.0
+PATIENCE_S = 2.0
+"""An agent that does not answer that long is taken for one that is stopped."""
 COLUMNS = ("scope", "pod", "interface", "left", "who", "reason")
 NOTHING_OPEN = "no pod is open: all that are captured are served by the mesh, or closed"
 
@@ -73,7 +77,7 @@ def bypass(
         if off or for_s is not None or reason is not None or keep_existing:
             raise click.UsageError("name the pods, or say --node")
         with glass(which, is_reading=True) as maps:
-            show(maps, output)
+            show(maps, output, ejected_now(which, maps))
         return
     if pods and is_node:
         raise click.UsageError("name pods or say --node, not both")
@@ -100,7 +104,7 @@ def bypass(
         for line in lines:
             click.echo(line, err=output == "json")
         if output == "json":
-            show(maps, output)
+            show(maps, output, ejected_now(which, maps))
 
 
 def open_(maps: Maps, chosen: Sequence[Target | None], for_s: float, reason: str) -> list[str]:
@@ -135,9 +139,15 @@ def reset(instance: str, whose: Sequence[Target]) -> str:
     return f"{number} sockets of the proxy were reset: their clients connect anew"
 
 
-def show(maps: Maps, output: str) -> None:
+def show(maps: Maps, output: str, ejected: Sequence[str]) -> None:
     rows = [shown(each) for each in break_glass.opened(maps)]
-    out.show("bypasses", rows, output, COLUMNS, empty=NOTHING_OPEN)
+    if output == "json":
+        out.show_json({"bypasses": rows, "ejected": ejected})
+        return
+    if rows or not ejected:
+        out.show_table(rows, COLUMNS, empty=NOTHING_OPEN)
+    for line in ejected:
+        click.echo(line)
 
 
 def shown(opened: Opened) -> dict[str, object]:
@@ -156,10 +166,33 @@ def glass(which: Which, *, is_reading: bool = False) -> Iterator[Maps]:
         raise CliError(str(error)) from error
 
 
-def lines_of(instance: str, run_dir: Path | None) -> list[dict[str, object]]:
-    """What is open, for a status without an agent; nothing where the maps cannot be read."""
+@dataclass(frozen=True, slots=True)
+class KernelWords:
+    """What is told in place of an agent. `served`: who serves without it, and what to do; empty: nobody."""
+
+    served: str
+    ejected: list[str]
+    bypasses: list[dict[str, object]]
+
+
+def kernel_words(which: Which) -> KernelWords:
+    """Nothing of it where the maps cannot be read."""
     try:
-        with open_maps(instance, run_dir) as maps:
-            return [row(each) for each in break_glass.opened(maps)]
+        with open_maps(which.instance, which.run_dir) as maps:
+            served = f"{SERVED}: {START_AGAIN}" if are_served(maps) else ""
+            open_now = [row(each) for each in break_glass.opened(maps)]
+            return KernelWords(served, ejected_words(which.directory, maps), open_now)
     except (CliError, RedirectError, OSError):
+        return KernelWords("", [], [])
+
+
+def ejected_now(which: Which, maps: Maps) -> list[str]:
+    """Nothing while an agent answers, whose business it is."""
+    words = ejected_words(which.directory, maps)
+    if not words:
         return []
+    try:
+        client.ask(which.socket, "GET", "/status", patience_s=PATIENCE_S)
+    except client.AgentAbsent:
+        return words
+    return []

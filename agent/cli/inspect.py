@@ -21,12 +21,23 @@ def listing(
     @which_agent
     @(out.wide_option if more else out.output_option)
     def command(which: Which, output: str) -> None:
-        answer: dict[str, list[dict[str, Any]]] = client.ask(which.socket, "GET", f"/{name}")
+        answer: dict[str, list[dict[str, Any]]] = asked(which, f"/{name}")
         rows = answer[name] if output == "json" else [_as_people_read(row, columns) for row in answer[name]]
         shown = [*columns, *more] if output == "wide" else columns
         out.show(name, rows, output, shown, empty=empty)
 
     return command
+
+
+def asked(which: Which, page: str) -> Any:
+    """Its answer. Raises AgentAbsent, which says when its workers serve without it, and AgentRefused."""
+    try:
+        return client.ask(which.socket, "GET", page)
+    except client.AgentGone as error:
+        # Only here: it loads the kernel side, which an agent that answers has for us.
+        from agent.cli.bypass import kernel_words
+
+        raise client.AgentAbsent(kernel_words(which).served or str(error)) from error
 
 
 def _as_people_read(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -50,6 +50,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
         click.echo(answer["line"])
         for row in answer["bypasses"] if answer["state"] == "DEAD" else ():
             click.echo(f"  bypass: {bypass_words(row)}")
+        for reason in answer["reasons"][1:] if answer["state"] == "DEAD" else ():
+            click.echo(f"  {reason}")
         if answer["state"] != "DEAD":
             for reason in answer["reasons"]:
                 click.echo(f"  {reason}")
@@ -79,17 +81,14 @@ def ask(which: Which, patience_s: float) -> Any:
     try:
         return client.ask(which.socket, "GET", "/status", patience_s=patience_s)
     except client.AgentAbsent as error:
-        return {**dead(str(error)), "bypasses": bypasses(which)}
+        if os.geteuid() != 0:
+            return dead(str(error))
+        # Only here: it loads the kernel side, which no other status needs.
+        from agent.cli.bypass import kernel_words
 
-
-def bypasses(which: Which) -> list[dict[str, object]]:
-    """Pods that are open though no agent says so: as root, from the kernel."""
-    if os.geteuid() != 0:
-        return []
-    # Only here: it loads the kernel side, which no other status needs.
-    from agent.cli.bypass import lines_of
-
-    return lines_of(which.instance, which.run_dir)
+        words = kernel_words(which)
+        served = words.served if isinstance(error, client.AgentGone) else ""
+        return dead(served or str(error), words.ejected, words.bypasses)
 
 
 def bypass_words(row: dict[str, Any]) -> str:
@@ -143,12 +142,12 @@ def zds_row(zds: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def dead(reason: str) -> dict[str, Any]:
+def dead(reason: str, more: Sequence[str] = (), bypasses: Sequence[dict[str, object]] = ()) -> dict[str, Any]:
     """The answer of an agent that gives none, in the shape of the others."""
     return {
         "state": "DEAD",
         "line": f"DEAD {reason}",
-        "reasons": [reason],
+        "reasons": [reason, *more],
         "limits": [],
         "proof": {"age_s": None, "findings": []},
         "node": "",
@@ -174,5 +173,5 @@ def dead(reason: str) -> dict[str, Any]:
         "log_lines_lost": {},
         "zds": None,
         "unguarded_packets": {"outbound": 0, "inbound": 0},
-        "bypasses": [],
+        "bypasses": [*bypasses],
     }

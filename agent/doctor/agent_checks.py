@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.admin.client import AgentAbsent, AgentRefused
+from agent.admin.client import AgentAbsent, AgentGone, AgentRefused
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import Site
+from agent.doctor.without_agent import SERVED, START_AGAIN, are_served
 
 ISSUED, SOON_S = "Available", 600.0
 
@@ -25,8 +26,11 @@ def agent(site: Site) -> Check:
     except AgentAbsent as error:
         with site.maps() as maps:
             captured = len(maps.ifaces()) if maps is not None else 0
+            is_served = isinstance(error, AgentGone) and maps is not None and are_served(maps)
         if not captured:
             return AGENT.ok("none runs, and no pod is captured")
+        if is_served:
+            return AGENT.failed(f"{SERVED}; {captured} interfaces are captured", START_AGAIN)
         return AGENT.failed(
             f"{error}, and {captured} interfaces are captured",
             "start it; its log says why it ended. `ztun uninstall` opens the pods instead",

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.doctor.check import Verdict
 from agent.doctor.site import Site
+from agent.doctor.without_agent import ejected_words
 from agent.model.address import AddressError, SocketAddress
 from agent.model.listener import HBONE
 from redirect import break_glass, prefilter
@@ -268,7 +269,11 @@ def explain_pod(site: Site, pod: str) -> list[Step]:
             not interfaces and not any(step.verdict is not Verdict.CANNOT_TELL for step in steps)
         ):
             known = sorted({text.split()[0] for text in noted.values() if text})
-            raise LookupError(f"no pod {pod} is captured here; {', '.join(known) or 'none is'}")
+            others = f"captured are {', '.join(known)}" if known else "none is"
+            for line in ejected_words(site.run_dir, maps):
+                if line.startswith(f"{pod}: "):
+                    raise LookupError(f"{line}; {others}")
+            raise LookupError(f"no pod {pod} is captured here; {others}")
         for ifindex in interfaces:
             steps += Kernel(maps).pod(ifindex)
     return steps

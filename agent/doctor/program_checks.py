@@ -9,6 +9,7 @@ from contextlib import closing
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import Site
+from agent.doctor.without_agent import ejected_words
 from redirect import audit, break_glass, rtnetlink, sys_bpf, tc_rows
 from redirect.attach import TCX_TYPES, Attachments
 from redirect.filters import program_words
@@ -68,18 +69,32 @@ def foreign_programs(site: Site) -> Check:
 def broken_glass(site: Site) -> Check:
     with site.maps() as maps:
         found = break_glass.opened(maps) if maps is not None else ()
-    if not found:
+        ejected = ejected_words(site.run_dir, maps) if _is_agent_absent(site) else []
+    if not found and not ejected:
         return BREAK_GLASS.ok("no pod is open")
+    if not found:
+        return BREAK_GLASS.warning("; ".join(ejected), "start the agent, which captures what is enrolled")
     where = (
         "" if site.instance == DEFAULT_INSTANCE else f" --instance {site.instance} --run-dir {site.run_dir}"
     )
     closing = (f"ztun bypass {'--node' if each.target is None else each.name} --off{where}" for each in found)
     whose = ", ".join(f"{each.name} for {each.left_s:.0f} s more ({each.opening.reason})" for each in found)
     return BREAK_GLASS.warning(
-        f"in clear, and no policy is asked: {whose}",
+        "; ".join([f"in clear, and no policy is asked: {whose}", *ejected]),
         "it ends by itself; earlier, with its connections",
         "; ".join(closing),
     )
+
+
+def _is_agent_absent(site: Site) -> bool:
+    """Whether what is enrolled is nobody's to capture. One that refuses an answer is there."""
+    try:
+        site.agent.page("/status")
+    except AgentRefused:
+        return False
+    except AgentAbsent:
+        return True
+    return False
 
 
 def listeners(site: Site) -> Check:

@@ -53,6 +53,8 @@ def test_the_control_process_alone_may_die(world: World, node: str) -> None:
     with Traffic(world, "client-a", world.address("server-b")) as traffic:
         traffic.goes_on()
         world.kill_control(node)
+        if node == "node-a":
+            says_who_serves(world)
         traffic.goes_on()
         world.restart(node)
         assert world.workers(node) == workers
@@ -63,6 +65,16 @@ def test_the_control_process_alone_may_die(world: World, node: str) -> None:
         with world.manifest("policy", policy_manifest("test", principal("nobody"))):
             until(live.is_ended, "adopted workers hear of the policy")
         until(lambda: world.is_served("client-a", world.address("server-b")), "the mesh is open again")
+
+
+def says_who_serves(world: World) -> None:
+    """No remedy that would end what workers serve."""
+    served = "no agent; its workers serve by the last state"
+    status, listed = ztun(world, "status"), ztun(world, "connections")
+    assert status.exit_code == 4 and status.stdout.startswith(f"DEAD {served}: start it again"), status.output
+    assert str(listed.exception).startswith(f"{served}: start it again")
+    told = ztun(world, "doctor", "--only", "agent").stdout
+    assert served in told and "uninstall" not in told
 
 
 @pytest.mark.parametrize("node", ["node-a", "node-b"])
@@ -333,7 +345,13 @@ def test_eject_takes_a_pod_out_until_an_agent_is_back(world: World) -> None:
     assert world.ask("client-a", outside) == world.address("client-a")
     with pytest.raises(TimeoutError):
         world.dial("outsider-b", world.address("server-a"), timeout_s=SILENCE_S)
+    said = "enrolled, but nothing of it is captured"
+    for command in (["bypass"], ["status"], ["audit"], ["doctor", "--only", "break glass"]):
+        told = ztun(world, *command).stdout
+        assert said in told and "demo/client-a" in told and "demo/server-a: " not in told, told
+    assert f"demo/client-a: {said}" in ztun(world, "doctor", "--pod", "demo/client-a").stderr
     world.restart("node-a")
+    assert said not in ztun(world, "bypass").stdout
     captured = world.counters("node-a")["from_pod", "SYN_TO_PROXY"]
     assert world.ask("client-a", outside) == world.address("client-a")
     assert world.counters("node-a")["from_pod", "SYN_TO_PROXY"] > captured

@@ -110,6 +110,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.fd_limit",
         "agent.admin.client",
         "agent.cni.conflist",
+        # What is enrolled, where no agent says it.
+        "agent.enroll.wish_file",
         "redirect",
     },
     # Runs on the node without anything else of ours.
