@@ -18,11 +18,13 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, Unknown
+from agent.model.route import Hop
 from agent.model.unit import BadUnit, PlainValue, State, StateReader, Unit, decode, encode
 from agent.proxy.life import Recorded
 from agent.proxy.registry import Live, verdict
 from agent.state.passage import bypassed
+from agent.state.resolve import resolve
 from agent.telemetry.past import Past
 
 if TYPE_CHECKING:
@@ -174,10 +176,26 @@ def judged(plane: DataPlane, live: Live) -> Ends | None:
     """Why policy of now ends it, or None."""
     connection, snapshot = live.connection, plane.store.current
     if connection is None:
-        return None
+        return _refused(plane, live) if live.protocol == Hop.PASSTHROUGH.value else None
     ends = verdict(snapshot, live, connection)
     if ends is None and plane.registry.enforces_waypoint:
         workload = snapshot.workloads[live.destination_uid]
         if reason := bypassed(snapshot, connection, workload, is_open=True):
             return Outcome.WAYPOINT_BYPASSED, reason
     return ends
+
+
+def _refused(plane: DataPlane, live: Live) -> Ends | None:
+    """Why the options of this worker end what passes through, which those of another let; or None.
+
+    A destination that has become known since ends nothing here either, whatever is dialled there now.
+    """
+    outbound, snapshot = plane.outbound, plane.store.current
+    try:
+        source = plane.pods.workload(snapshot, live.pod, is_source=True)
+        resolve(snapshot, source, live.original, outbound.rng, outbound.options)
+    except Refusal as refusal:
+        is_asked_first = isinstance(refusal, Unknown) and not refusal.is_final
+        if refusal.outcome is Outcome.UNKNOWN_MESH_DESTINATION and not is_asked_first:
+            return refusal.outcome, refusal.detail
+    return None

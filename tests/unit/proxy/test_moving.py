@@ -243,6 +243,31 @@ def test_what_is_taken_back_is_judged_too(world: World) -> None:
     assert "apps/strict" in world.there.lines[0]
 
 
+@pytest.mark.parametrize("refusing", [{"unknown_destination": "refuse"}, {"mesh_cidrs": f"{ours('3.3')}/32"}])
+def test_what_passes_through_ends_where_the_next_worker_would_refuse_it(
+    world: World, refusing: dict[str, str]
+) -> None:
+    taker = successor(world, world.here, **refusing)
+    with passed_through(world) as (app, served):
+        assert move(world, world.here, taker) == ["relay"]
+        for sock in (app, served):
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+    (line,) = taker.lines
+    assert "UNKNOWN_MESH_DESTINATION" in line and ours("3.3") in line
+    assert not world.driver.call(lambda: len(taker.registry))
+
+
+def test_what_passes_through_goes_on_where_it_has_become_known(world: World) -> None:
+    """As in the worker that had it: the options of the next refuse nothing then, and its path is not looked at."""
+    taker = successor(world, world.here, unknown_destination="refuse")
+    world.driver.call(lambda: taker.know(mesh.workload("found", ours("3.3"))))
+    with passed_through(world) as (app, served):
+        assert move(world, world.here, taker) == ["relay"]
+        app.sendall(b"x")
+        assert served.recv(1) == b"x"
+
+
 @pytest.mark.parametrize("world", [{"local_path": "handover"}], indirect=True)
 def test_a_hand_over_inside_the_node_moves_with_both_records(world: World) -> None:
     def capture() -> socket.socket:
