@@ -25,6 +25,8 @@ class Exit:
     reason: str
     words: str
     is_drop: bool = False
+    unless: tuple[str, ...] = ()
+    """What can come in between, of which the maps do not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,7 @@ def arriving(
         )
     if dial.conf.owners and iface.flags & Flag.HONEST and name == "plaintext":
         return dropped("SYN_HELD", "held, and a worker asked: it is let in once the pod has answered")
-    rate = (
-        ""
-        if name == "plaintext"
-        else ", unless its sender opens too many before it has proven who it is (STRANGER_TOO_FAST)"
-    )
-    denied = ", unless policy denies it by address and port alone: then it is answered here (DENIED)"
-    return passed("SYN_TO_PROXY", f"to the proxy ({name}){rate}{denied}")
+    denied = "policy denies it by address and port alone: then it is answered here (DENIED)"
+    strange = "its sender opens too many before it has proven who it is (STRANGER_TOO_FAST)"
+    unless = (denied,) if name == "plaintext" else (strange, denied)
+    return Exit("to_pod", "SYN_TO_PROXY", f"to the proxy ({name})", unless=unless)

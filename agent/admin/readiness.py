@@ -79,10 +79,20 @@ def _reasons(facts: Facts) -> list[Reason]:
         reasons.append(Reason(WORKERS, f"workers: {facts.workers_alive} of {facts.workers_wanted} alive"))
     if facts.pods_captured < facts.pods_wanted:
         reasons.append(Reason(PODS, f"pods: {facts.pods_captured} of {facts.pods_wanted} served"))
-    return [
-        *reasons,
-        *(Reason(CERTIFICATES, text) for text in map(_of_certificate, facts.certificates) if text),
-    ]
+    reasons += [Reason(CERTIFICATES, text) for text in map(_of_certificate, facts.certificates) if text]
+    return reasons if facts.xds == "synced" else [_told_once(each, facts) for each in reasons]
+
+
+def _told_once(reason: Reason, facts: Facts) -> Reason:
+    """What fails for the reason for which there is no control plane says so in a word: one paragraph is enough."""
+    if not facts.xds_error or reason.topic == XDS:
+        return reason
+    text = reason.text
+    for what in ("control plane ", "CA "):
+        text = text.replace(
+            what + facts.xds_error.removeprefix("control plane "), "see the control plane's reason"
+        )
+    return Reason(reason.topic, text)
 
 
 def _of_certificate(fact: CertificateFact) -> str:

@@ -125,10 +125,20 @@ def told(site: Site, pod: str | None, flow: str | None) -> list[Step]:
 
 
 def tell(steps: Sequence[Step], output: str) -> None:
+    is_table = output != "json"
     rows: list[Row] = [
-        {"where": each.where, "verdict": each.verdict.value, "words": each.words} for each in steps
+        {
+            "where": each.where,
+            "verdict": each.verdict.value,
+            "words": ", unless ".join((each.words, *(() if is_table else each.unless))),
+        }
+        for each in steps
     ]
     out.show("steps", rows, output)
+    if is_table:
+        for unless in dict.fromkeys(text for each in steps for text in each.unless):
+            stations = [each.where for each in steps if unless in each.unless]
+            click.echo(f"{', '.join(stations)}: unless {unless}")
     sys.exit(any(step.verdict is Verdict.FAILED for step in steps))
 
 

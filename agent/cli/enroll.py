@@ -84,6 +84,8 @@ class Result:
     answer: dict[str, Any] | None = None
     reason: str = ""
     error: Exception | None = None
+    is_told: bool = False
+    """The reason was printed when the wait began."""
 
     def row(self) -> dict[str, object]:
         answer = self.answer or {}
@@ -132,7 +134,8 @@ def finish(results: Sequence[Result], output: str, say: Callable[[Result], None]
     for result in results:
         if result.state in EXIT_CODES:
             about = f"{result.pod}: " if len(results) > 1 and result.pod not in result.reason else ""
-            click.echo(f"ztun: {about}{result.reason}", err=True)
+            still = f"{result.pod} still waits, for the same reason; {result.reason.rpartition('; ')[2]}"
+            click.echo(f"ztun: {still if result.is_told else about + result.reason}", err=True)
         elif output != "json":
             say(result)
     failed = {result.state for result in results}
@@ -208,13 +211,16 @@ def enroll(
             body["keep_for_s"] = keep_for_s
         if honest_connect is not None:
             body["honest_connect"] = honest_connect
+        said = ""
         answer = client.ask(which.socket, "POST", "/enroll", body | {"wait_s": min(wait_s, SAY_AFTER_S)})
         if "waiting" in answer and wait_s > SAY_AFTER_S:
-            click.echo(f"ztun: {answer['waiting']}; waiting for {wait_s:g} s", err=True)
+            said = answer["waiting"]
+            click.echo(f"ztun: {said}; waiting for {wait_s:g} s", err=True)
             body["wait_s"] = wait_s - SAY_AFTER_S
             answer = client.ask(which.socket, "POST", "/enroll", body, wait_s=wait_s)
         if "waiting" in answer:
             result.state, result.reason = "waiting", f"{answer['waiting']}; waited for {wait_s:g} s"
+            result.is_told = answer["waiting"] == said
         else:
             result.state, result.answer = "served", answer
 

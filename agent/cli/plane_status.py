@@ -21,6 +21,7 @@ from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 UNMET = ("object", "condition", "status", "reason", "message")
 """The only one that may be long comes last."""
+WIDTH, LEAST_MESSAGE = 80, 24
 
 
 def answer(state_dir: Path) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def _summary(status: dict[str, Any]) -> str:
 
 def _tables(said: dict[str, Any]) -> None:
     out.show_table([{"warning": text} for text in _notes(said)], empty="no warnings")
-    out.show_table(_unmet(said), UNMET, empty="no object has a condition that is not met")
+    out.show_table(_shown(_unmet(said)), UNMET, empty="no other object has a condition that is not met")
     nodes = sorted({*said.get("streams", {}), *said.get("enrolled", {})})
     rows = [
         {
@@ -114,10 +115,27 @@ def _tables(said: dict[str, Any]) -> None:
 
 
 def _unmet(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Conditions by which something is not as it was asked for."""
+    """Conditions by which something is not as it was asked for, but those of what is refused: a reason says that."""
+    refused = {row["object"] for row in said.get("errors", ()) if row["object"]}
     return [
-        row for row in said.get("conditions", ()) if row["reason"] not in ("Accepted", "WaypointAccepted")
+        row
+        for row in said.get("conditions", ())
+        if row["reason"] not in ("Accepted", "WaypointAccepted") and row["object"] not in refused
     ]
+
+
+def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With messages cut to the usual width of a terminal; JSON has all of them."""
+    before = sum(
+        max(map(len, (name, *(str(row[name]) for row in rows)))) + 2 for name in UNMET if name != "message"
+    )
+    room = max(LEAST_MESSAGE, WIDTH - before)
+    return [{**row, "message": cut(row["message"], room)} for row in rows]
+
+
+def cut(text: str, room: int) -> str:
+    """At most so many characters; the last one says that there is more."""
+    return text if len(text) <= room else text[: room - 1].rstrip() + "…"
 
 
 def _notes(said: dict[str, Any]) -> list[str]:

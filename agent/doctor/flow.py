@@ -56,11 +56,12 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One station of a connection. `verdict`: FAILED where it ends there."""
+    """One station of a connection. `verdict`: FAILED where it ends there; `unless`: what would make it otherwise."""
 
     where: str
     verdict: Verdict
     words: str
+    unless: tuple[str, ...] = ()
 
 
 def explain_flow(site: Site, flow: Flow) -> list[Step]:
@@ -177,7 +178,7 @@ class Kernel:
         so_far = self._stats.get((exit.program, exit.reason), 0)
         is_lost = exit.is_drop and exit.reason != "SYN_HELD"
         words = f"{exit.words} ({exit.reason}, {so_far} packets of all pods so far)"
-        return Step(f"{exit.program}{of}", Verdict.FAILED if is_lost else Verdict.OK, words)
+        return Step(f"{exit.program}{of}", Verdict.FAILED if is_lost else Verdict.OK, words, exit.unless)
 
 
 def _mesh(answer: Row) -> Iterator[Step]:

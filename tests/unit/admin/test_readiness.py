@@ -69,3 +69,20 @@ def test_an_authority_that_ends_in_months_is_not_an_alarm() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_the_reason_of_a_dead_control_plane_is_one_paragraph() -> None:
+    why = "10.0.0.1:15012: connection refused: is it running, is the port right? (UNAVAILABLE: gRPC's words)"
+    facts = replace(
+        WELL,
+        xds="stale",
+        xds_error=f"control plane {why}",
+        problems=(
+            Reason("other", f"the control plane was not told which pods are captured: control plane {why}"),
+        ),
+        certificates=(CertificateFact("spiffe://a", None, f"spiffe://a: CA {why}"),),
+    )
+    reasons = judge(facts).reasons
+    assert len(reasons) == 3 and sum(why in reason for reason in reasons) == 1
+    assert f"control plane: stale: control plane {why}" in reasons
+    assert "no certificate for spiffe://a: spiffe://a: see the control plane's reason" in reasons

@@ -150,3 +150,12 @@ def test_a_path_is_that_of_the_command_not_of_the_agent(
     result = CliRunner().invoke(enroll, ["demo/a", "--netns", "run/a", "--run-dir", str(agent.directory)])
     assert result.exit_code == 0, result.stderr
     assert [body["netns"] for body in agent.asked] == [str(tmp_path / "run/a")]
+
+
+def test_why_a_pod_waits_is_said_once(agent: Agent) -> None:
+    result = run(agent, "late", more=("--wait", "2"))
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "ztun: pod demo/late: not announced; waiting for 2 s\n"
+        "ztun: demo/late still waits, for the same reason; waited for 2 s\n"
+    )

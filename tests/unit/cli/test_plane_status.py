@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli import plane_status
 from tests.support.controlplane import deny, pod
 
 WEB = pod("web-0", "node-a", "10.10.0.5")
@@ -94,6 +95,7 @@ def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> No
         )
         table = status(state_dir, "-o", "table")
         assert "kind Deployment (apps/v1) is not used" in table.stdout and table.returncode == 3
+        assert table.stdout.count("AuthorizationPolicy demo/d") == 1, "what is refused is said once"
         answer = json.loads(status(state_dir, "-o", "json").stdout)
         assert (answer["state"], len(answer["reasons"]), answer["policies"]) == ("DEGRADED", 2, 1)
         assert answer["errors"][0]["object"] == "AuthorizationPolicy demo/d"
@@ -120,6 +122,11 @@ spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}
         )
         items = json.loads((tmp_path / "conditions.json").read_text())["items"]
         assert [item["kind"] for item in items] == ["AuthorizationPolicy", "Service"]
+
+
+def test_a_long_message_is_cut_where_more_is_not_seen_at_once() -> None:
+    assert plane_status.cut("a message", 9) == "a message"
+    assert plane_status.cut("a message that is long", 10) == "a message…"
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
+
+from agent.cli import doctor
 from agent.doctor import plane_checks
+from agent.doctor.check import Verdict
+from agent.doctor.flow import Step
 from tests.support.patient import site_at
 
 
 def test_a_missing_root_is_asked_for_by_the_name_of_its_option(tmp_path: Path) -> None:
     check = plane_checks.credentials(site_at(tmp_path, "words"))
     assert check.remedy == "give `ztun doctor` the option --root-cert"
+
+
+def test_what_may_come_in_between_is_said_once_for_all_stations(capsys: pytest.CaptureFixture[str]) -> None:
+    unless = "policy denies it by address and port alone: then it is answered here (DENIED)"
+    steps = [Step(f"to_pod to 10.0.0.{n}:80", Verdict.OK, "to the proxy", (unless,)) for n in (1, 2)]
+    with pytest.raises(SystemExit):
+        doctor.tell(steps, "table")
+    table = capsys.readouterr().out
+    assert table.count(unless) == 1
+    assert table.splitlines()[-1] == f"to_pod to 10.0.0.1:80, to_pod to 10.0.0.2:80: unless {unless}"
+    with pytest.raises(SystemExit):
+        doctor.tell(steps, "json")
+    told = json.loads(capsys.readouterr().out)["steps"]
+    assert [each["words"] for each in told] == [f"to the proxy, unless {unless}"] * 2
