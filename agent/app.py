@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import random
-import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
@@ -60,7 +59,7 @@ from agent.run_lock import AlreadyRuns, RunLock
 from agent.start_error import StartError, make_run_directory, single
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
-from agent.stopping import stop_serving
+from agent.stopping import hear_signals, stop_serving
 from agent.succession import LeftServing, taken_in, unlike
 from agent.supervisor.births import Births
 from agent.supervisor.crew import Crew, Limits
@@ -83,6 +82,7 @@ from agent.watch.private_news import hear_private_news
 from agent.watch.revocation_watch import RevocationWatch
 from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES
+from redirect import child
 from redirect.errors import RedirectError
 from redirect.nursery import Nursery
 from redirect.reconcile import Redirection
@@ -111,6 +111,8 @@ def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
         settings = replace(settings, max_connections=fitted(wanted, is_default=is_default))
         with RunLock(settings.directory, settings.start_patience_s) as lock:
             left = asyncio.run(serve(settings, process_log, lock, nursery))
+        # The loop that heard of them is over.
+        child.ignore_what_means_nothing()
         left.see_off(settings.directory)
     except BaseExceptionGroup as group:
         expected, defects = group.split(EXPECTED)
@@ -327,8 +329,7 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
     asyncio.get_running_loop().call_later(COLLECT_AFTER_S, gc.enable)
     agent, left = Agent(settings, process_log, lock, nursery), LeftServing()
     stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    hear_signals(stop)
     pages = PagesOf(agent, stop)
     servers = HttpServer()
     try:

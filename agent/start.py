@@ -62,6 +62,8 @@ def told(arguments: Sequence[str]) -> tuple[Config, list[str], list[str]]:
 def begun(shown: Sequence[str]) -> Nursery:
     """The nursery of workers, forked from this process. Raises OSError."""
     show_as(shown)
+    # Also while it waits for another agent to end; who serves says so (`agent.stopping`).
+    child.ignore_what_means_nothing()
     # Workers have no right to raise their limit: they inherit it.
     raise_fd_limit()
     for module in SHARED:

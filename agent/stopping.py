@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from contextlib import suppress
 
 from agent.channel import ChannelError
@@ -20,6 +21,7 @@ from agent.succession import LeftServing
 from agent.supervisor.crew import Crew
 from agent.supervisor.patience import within
 from redirect import outlive
+from redirect.child import WITHOUT_MEANING
 from redirect.errors import RedirectError
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,21 @@ log = logging.getLogger(__name__)
 QUIET_PATIENCE_S, QUIET_POLL_S = 1.0, 0.01
 PODS_PATIENCE_S = 0.3
 """Those of pods of this node are answered at once."""
+
+
+def hear_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set `stop`; what means nothing here is said to be ignored, and is."""
+    running = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        running.add_signal_handler(signum, stop.set)
+    for signum in WITHOUT_MEANING:
+        running.add_signal_handler(signum, _ignored, signum)
+
+
+def _ignored(signum: signal.Signals) -> None:
+    log.warning(
+        "%s is ignored: nothing is read anew by a signal; options count from the next start", signum.name
+    )
 
 
 async def stop_serving(kernel: KernelSide, crew: Crew, settings: Config, lock: RunLock | None) -> LeftServing:

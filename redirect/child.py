@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from typing import NoReturn
 TEXT_CHARS, DETAILS_CHARS = 500, 8000
 """Of a text its beginning, of a traceback its end: a report must fit into a pipe that nobody reads yet."""
 NO_REPORT = -1
+WITHOUT_MEANING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that say nothing to a process that serves. By default each would end it, and what it carries."""
 
 
 def main() -> None:
@@ -51,6 +54,12 @@ def become(module: str, report_fd: int, arguments: Sequence[str]) -> NoReturn:
         _report(report_fd, error)
         sys.exit(1)
     sys.exit(code)
+
+
+def ignore_what_means_nothing() -> None:
+    """From here on signals without meaning end neither this process nor those that it makes."""
+    for signum in WITHOUT_MEANING:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def flags(arguments: Sequence[str]) -> dict[str, str]:

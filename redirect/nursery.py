@@ -186,6 +186,8 @@ def _live(sock: socket.socket, module: str) -> None:
     os.dup2(null, 0)
     os.close(null)
     os.chdir("/")
+    # Before it makes anybody: they inherit that.
+    child.ignore_what_means_nothing()
     importlib.import_module(module)
     # Its descendants share what was made so far; without this the collector would write into every object's head.
     gc.freeze()

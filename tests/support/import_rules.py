@@ -264,6 +264,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.run_lock",
         "agent.succession",
         "agent.supervisor",
+        "redirect.child",
         "redirect.errors",
         "redirect.outlive",
     },

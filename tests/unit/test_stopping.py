@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
+import pytest
+
 from agent.enroll.kernel import KernelSide
 from agent.model.listener import OUTBOUND
-from agent.stopping import drain
+from agent.stopping import drain, hear_signals
 from agent.supervisor.crew import Crew
 
 
@@ -54,3 +58,27 @@ def test_what_pods_have_opened_comes_back_first() -> None:
 
 def test_who_never_answers_holds_up_no_stop() -> None:
     assert stopped(Node(1 << 30)) == [f"closed {OUTBOUND.name}", "closed all", "workers drain"]
+
+
+def test_signals_that_mean_nothing_are_said_to_be_ignored_and_do_not_stop_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nothing = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+    async def scene() -> None:
+        stop = asyncio.Event()
+        hear_signals(stop)
+        for signum in nothing:
+            os.kill(os.getpid(), signum)
+        await asyncio.sleep(0)
+        assert not stop.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await stop.wait()
+
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in nothing}
+    try:
+        asyncio.run(asyncio.wait_for(scene(), 30))
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    assert [line.split(":")[0] for line in caplog.messages] == [f"{each.name} is ignored" for each in nothing]

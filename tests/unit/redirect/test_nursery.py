@@ -76,6 +76,19 @@ def test_what_ps_shows_is_the_module_it_became(nursery: Nursery) -> None:
         assert ended(child).text == "ended by SIGKILL"
 
 
+def test_signals_that_mean_nothing_end_neither_it_nor_those_forked_from_it(nursery: Nursery) -> None:
+    child = nursery.start(FAILING, ["sleep"])
+    first = nursery.pid
+    assert first is not None
+    for pid in (first, child.pid):
+        for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(pid, signum)
+    os.kill(child.pid, signal.SIGKILL)
+    assert ended(child).text == "ended by SIGKILL"
+    assert ended(nursery.start(FAILING, ["end"])).cause is Cause.ENDED
+    assert nursery.pid == first
+
+
 def test_a_lost_nursery_is_made_again_and_those_forked_from_it_live_on(nursery: Nursery) -> None:
     child = nursery.start(FAILING, ["sleep"])
     try:
