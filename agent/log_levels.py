@@ -19,7 +19,9 @@ _UPSTREAM = {"xds": "rpc::xds_client", "inpod": "zds", "rbac": "policy"}
 """Modules of ztunnel that have another name here."""
 _TARGET = re.compile(r"[a-z_][a-z0-9_]*(::[a-z_][a-z0-9_]*)*")
 _ROOT = Path(__file__).parents[1]
-_OURS = ("agent", "redirect")
+OURS = ("agent", "redirect", "__main__")
+OTHERS = ("asyncio", "grpc", "h2", "hpack", "watchfiles")
+"""Other people's that are taken as targets: they say warnings alone unless they are named."""
 
 
 class NoLevel(ValueError):
@@ -89,9 +91,11 @@ def _target(text: str) -> str:
 def logger_of(target: str) -> str:
     """The name of the logger whose lines have this target."""
     name = target.replace("::", ".")
-    return name if name.split(".")[0] in _OURS else f"agent.{name}"
+    return name if name.split(".")[0] in (*OURS, *OTHERS) else f"agent.{name}"
 
 
 def _is_module(name: str) -> bool:
+    if name in OTHERS:
+        return True
     path = _ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()

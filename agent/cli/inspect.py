@@ -67,9 +67,11 @@ certificates = listing(
 )
 policies = listing(
     "policies",
-    ["policy", "scope", "action", "rules", "dry_run", "pods"],
+    ["policy", "from", "scope", "action", "rules", "dry_run", "pods"],
     "no policy is known",
-    "List policies, and the pods of this node they judge.",
+    "List policies, what each was written as, and the pods of this node they judge."
+    "\n\nistio_converted_static_strict, of the root namespace, stands for every PeerAuthentication with mode STRICT: it"
+    " denies peers without an identity, and judges the pods that list it.",
 )
 services = listing(
     "services",

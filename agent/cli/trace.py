@@ -21,7 +21,7 @@ from agent.cli.kinds import Span
 from agent.cli.output import CliError, json_line
 from agent.cli.pinned import open_maps
 from agent.cli.trace_wanted import wanted
-from agent.cli.trace_words import Names, Row, line, row
+from agent.cli.trace_words import Names, Row, is_proof, line, row
 from agent.cli.which import Which, which_agent
 from agent.net.syn_ring import SynRing
 from redirect import break_glass, rtnetlink
@@ -48,10 +48,17 @@ AT_ONCE = 1000
 )
 @click.option("--count", type=click.IntRange(1), metavar="NUMBER", help="Stop after so many packets.")
 @click.option("--for", "for_s", type=Span(LONGEST_S), metavar="TIME", help="Stop after a time: 90s, 15m, 2h.")
+@click.option("--all", "with_proofs", is_flag=True, help="Also the proxy's own probes of its listeners.")
 @which_agent
 @out.line_option
 def trace(
-    which: Which, output: str, what: str | None, drops: bool, count: int | None, for_s: float | None
+    which: Which,
+    output: str,
+    what: str | None,
+    drops: bool,
+    count: int | None,
+    for_s: float | None,
+    with_proofs: bool,
 ) -> None:
     """Show packets as they leave the programs.
 
@@ -62,6 +69,9 @@ def trace(
     POD is NAMESPACE/NAME, an address or the interface on this node. TUPLE is ADDRESS:PORT-ADDRESS:PORT in either
     direction, or one end of it; each address and port may be left out (10.0.0.7, :5432, 10.0.0.7-:443). A
     connection has other ends on each side of the proxy: by POD all of them are shown.
+
+    Without POD and TUPLE the connections by which the agent proves its own listeners are left out, between addresses
+    that nobody else has; --all shows them.
 
     Needs no process of ztun. More than 10000 packets a second are not shown but counted, and so is what cannot be
     printed in time.
@@ -78,7 +88,8 @@ def trace(
                 closing(SynRing(os.dup(tracer.ring_fd))) as ring,
             ):
                 click.echo(f"tracing {what or 'everything'}; Ctrl-C ends it", err=True)
-                for rows, lost in turns(maps, links, tracer, ring, interrupted, for_s):
+                for found, lost in turns(maps, links, tracer, ring, interrupted, for_s):
+                    rows = found if with_proofs or what is not None else [r for r in found if not is_proof(r)]
                     shown = rows if count is None else rows[: count - told]
                     echo(shown, lost, output)
                     told += len(shown)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from agent.cli.output import one_line
 from redirect.layout import IP, REASONS, Reason, address_of
+from redirect.sides import PROXY_ADDRESSES
 from redirect.trace_entries import ANY_ADDRESS, TraceEvent
 
 HBONE_PORT, DNS_PORT = 15008, 53
@@ -57,6 +58,11 @@ class Names:
             if ifindex is not None:
                 return self.pods.get(ifindex, "")
         return ""
+
+
+def is_proof(told: Row) -> bool:
+    """Whether it is of the agent's own probes: nobody else has an address of the proxy, let alone both ends."""
+    return told["source"] in PROXY_ADDRESSES and told["destination"] in PROXY_ADDRESSES
 
 
 def went(reason: Reason, dport: int) -> str:

@@ -8,6 +8,7 @@ from agent.admin.server import Request, Response, as_json
 from agent.model.policy import Authorization, Scope
 from agent.model.service import Service
 from agent.model.workload import Workload
+from agent.policy.missing import CONVERTED_PREFIX, CONVERTED_STRICT
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 
@@ -26,6 +27,7 @@ class PoliciesPage:
                 "action": policy.action.value,
                 "rules": len(policy.rules),
                 "dry_run": policy.dry_run,
+                "from": _origin(policy),
                 "pods": _judged_here(here, resource, policy),
             }
             for resource, policy in sorted(snapshot.policies.items(), key=lambda item: item[1].key)
@@ -41,6 +43,15 @@ class ServicesPage:
         snapshot = self.store.current
         services = sorted(snapshot.services.values(), key=lambda each: (each.namespace, each.hostname))
         return as_json({"services": [_service(snapshot, service) for service in services]})
+
+
+def _origin(policy: Authorization) -> str:
+    """The object that somebody wrote: a PeerAuthentication comes as a policy that denies peers without identity."""
+    if policy.name == CONVERTED_STRICT:
+        return "PeerAuthentication, STRICT"
+    if policy.name.startswith(CONVERTED_PREFIX):
+        return f"PeerAuthentication {policy.namespace}/{policy.name.removeprefix(CONVERTED_PREFIX)}"
+    return f"AuthorizationPolicy {policy.namespace}/{policy.name}"
 
 
 def _judged_here(here: tuple[Workload, ...], resource: str, policy: Authorization) -> list[str]:

@@ -312,9 +312,15 @@ class Crew:
         failure = await (link.process.end() if link.is_draining else link.process.ended())
         link.process.close()
         drop_name(link.path)
-        is_expected = failure.cause is Cause.ENDED or (link.is_draining and failure is UNKNOWN)
-        log.log(logging.INFO if is_expected else logging.WARNING, "%s is gone: %s", link, failure)
-        log.debug("%s: %s", link, failure.details)
+        if failure is UNKNOWN and link.is_draining:
+            why = "after its hand-over" if link.has_handed_over else "as it was told to drain"
+            log.info("%s has ended, %s", link, why)
+            return
+        log.log(
+            logging.INFO if failure.cause is Cause.ENDED else logging.WARNING, "%s is gone: %s", link, failure
+        )
+        if failure.details:
+            log.debug("%s: %s", link, failure.details)
 
     async def _follows(self, link: WorkerLink, revision: int, patience_s: float) -> None:
         try:

@@ -125,6 +125,7 @@ class Retirement:
             return "it does not come to an end"
         if account is None:
             return ""  # it is gone
+        link.has_handed_over = not account.failure
         log.info("%s has handed over to %s: %s", link, taker, in_words(account))
         self.hand_overs.append(row(link, taker, account))
         if account.left and not account.failure:

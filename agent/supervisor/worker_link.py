@@ -77,6 +77,8 @@ class WorkerLink:
         self.path = path
         self.version = hello.version
         self.is_draining = hello.is_draining
+        self.has_handed_over = False
+        """All that it was told to, and without a failure."""
         self.protocol = hello.protocol
         self.formats = tuple(hello.formats)
         """Of units: those in which it hands over, and takes."""

@@ -228,6 +228,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.state.store",
         "agent.state.snapshot",
         "agent.policy.explain",
+        "agent.policy.missing",
         "agent.enroll",
         "agent.kubernetes.gate",
         "agent.kubernetes.sandbox",

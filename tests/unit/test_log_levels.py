@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.log_force import put_in_force
-from agent.log_levels import NUMBERS, Levels, NoLevel, initial
+from agent.log_levels import NUMBERS, OURS, Levels, NoLevel, initial
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,8 @@ def restored() -> Iterator[None]:
     yield
     put_in_force(Levels(), Levels("info", (("rpc", "debug"),)))
     logging.getLogger().setLevel(root)
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("restored")
@@ -90,3 +92,21 @@ def test_levels_are_those_of_the_loggers_and_end_with_the_next() -> None:
     assert not writes("agent.rpc.xds_client", logging.CRITICAL)
     put_in_force(Levels(), Levels("off"))
     assert writes("agent.rpc.xds_client", logging.INFO) and not writes("agent.rpc.xds_client", logging.DEBUG)
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("overall", ["info", "debug", "trace"])
+def test_other_peoples_loggers_say_warnings_alone_unless_they_are_named(overall: str) -> None:
+    def least(name: str) -> int:
+        return logging.getLogger(name).getEffectiveLevel()
+
+    put_in_force(initial(overall), Levels())
+    assert {least(name) for name in ("watchfiles.main", "asyncio", "hpack.hpack", "grpc._cython")} == {
+        logging.WARNING
+    }
+    assert {least(name) for name in ("agent.app", "redirect.reconcile", "__main__")} == {NUMBERS[overall]}
+    named = initial(f"{overall},hpack=debug")
+    put_in_force(named, initial(overall))
+    assert (least("hpack.hpack"), least("watchfiles.main")) == (logging.DEBUG, logging.WARNING)
+    put_in_force(initial("error"), named)
+    assert {least(name) for name in ("hpack.hpack", "watchfiles.main", "agent.app")} == {logging.ERROR}

@@ -43,6 +43,7 @@ from agent.controlplane.translate.port_effects import (
 )
 from agent.controlplane.translate.remarking import remark
 from agent.controlplane.translate.selection import Selection, by_namespace
+from agent.controlplane.translate.sources import unknown_sources
 from agent.controlplane.translate.waypoint_effects import waypoint_remarks
 
 Selecting = AuthorizationPolicy | PeerAuthentication | Service | ServiceEntry
@@ -62,6 +63,7 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     yield from _of_peer_authentications(inventory, mesh)
     yield from _of_targets(inventory)
     yield from _of_nobody(inventory, mesh)
+    yield from unknown_sources(inventory, mesh)
     yield from _of_ports(inventory, mesh)
     yield from _of_marks(inventory, mesh)
     yield from waypoint_remarks(inventory, mesh)
@@ -129,6 +131,8 @@ def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
         return
     for doubt in policy.doubts:
         yield remark(policy, doubt, scope=scope)
+    if policy.action == "ALLOW" and not policy.rules:
+        yield remark(policy, "it has no rules, so it allows nobody", is_note=True)
     if beyond := beyond_nodes(policy):
         yield remark(policy, beyond, "leave them out, or have a waypoint judge them", scope)
     for field, excluded, is_whole in contradictions(policy):

@@ -9,10 +9,11 @@ from click.testing import CliRunner
 
 from agent.cli.trace import trace
 from agent.cli.trace_wanted import wanted
-from agent.cli.trace_words import Names, line, row, went
+from agent.cli.trace_words import Names, is_proof, line, row, went
 from redirect.errors import PodNotFound
 from redirect.layout import NO_ADDRESS, REASONS, Flag, IfaceEntry, address_key, parse_ip
 from redirect.opened import Target
+from redirect.sides import PROXY_ADDRESSES
 from redirect.trace_entries import ANY_ADDRESS, NOBODYS_ADDRESS, TraceEvent, TraceFilter
 
 V4, V6 = address_key(parse_ip("10.1.0.7")), address_key(parse_ip("fd00::7"))
@@ -149,6 +150,14 @@ def test_a_line_has_all_that_is_known() -> None:
 )
 def test_lines_of_other_packets(told: TraceEvent, words: str) -> None:
     assert words in line(row(told, NAMES))
+
+
+def test_only_what_has_both_ends_at_the_proxy_is_its_probe() -> None:
+    for own in map(address_key, map(parse_ip, PROXY_ADDRESSES)):
+        probe = event("lookup_net_side", "PICKED", ifindex=0, source=own, destination=own)
+        assert is_proof(row(probe, NAMES))
+        assert not is_proof(row(event("lookup_net_side", "PICKED", source=V4, destination=own), NAMES))
+        assert not is_proof(row(event("from_net_side", "TO_HOST", source=own, destination=OTHER), NAMES))
 
 
 @pytest.mark.parametrize(

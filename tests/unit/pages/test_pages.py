@@ -122,6 +122,22 @@ def test_policies_name_the_pods_of_this_node_that_they_judge() -> None:
     ]
 
 
+def test_a_policy_says_which_object_it_was_written_as() -> None:
+    store = Store(Snapshot(node="n1"))
+    for namespace, name in (
+        ("apps", "wide"),
+        ("apps", "converted_peer_authentication_pa"),
+        ("istio-system", "istio_converted_static_strict"),
+    ):
+        policy = Authorization(name, namespace, Scope.WORKLOAD_SELECTOR, Action.DENY, ())
+        store.apply(Batch(authorizations=((f"{namespace}/{name}", policy),)))
+    assert [row["from"] for row in rows(PoliciesPage(store))] == [
+        "PeerAuthentication apps/pa",
+        "AuthorizationPolicy apps/wide",
+        "PeerAuthentication, STRICT",
+    ]
+
+
 def test_services_list_their_usable_endpoints() -> None:
     store = Store(Snapshot(node="n1"))
     service = mesh.service("web")

@@ -50,6 +50,7 @@ def test_what_is_live_goes_on_with_the_successors(run_dir: Path, caplog: pytest.
             assert not any(["TakeOver" in await crew.heard(link) for link in crew.crew.links])
             crew.crew.open_gates()
             await until(lambda: sorted(crew.ended) == sorted(old.values()), "the old ones end")
+            await until(lambda: caplog.text.count("has ended, after its hand-over") == 2, "that is said")
             assert await former.say_on(talks), "not one of their connections was closed"
             assert [each["moved"] for each in crew.crew.hand_overs] == 2 * [{"socket": len(ROWS)}]
             assert {each["from_pid"] for each in crew.crew.hand_overs} == set(old.values())
@@ -62,6 +63,7 @@ def test_what_is_live_goes_on_with_the_successors(run_dir: Path, caplog: pytest.
     play(scene)
     handed = [record.getMessage() for record in caplog.records if "has handed over" in record.getMessage()]
     assert len(handed) == 2 and all(f"{len(ROWS)} × socket" in line and "10.0 ms" in line for line in handed)
+    assert "could say why" not in caplog.text
 
 
 def test_one_hands_over_after_the_other(run_dir: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_rule_that_excludes_all_it_lists_is_said_to_do_nothing(
     rule: str, place: str, excluded: str, action: str
 ) -> None:
     judge = Judge(a=WEB + deny("p", rules=f"[{{{rule}}}]", action=action))
-    [remark] = judge.said
+    [remark] = [each for each in judge.said if each.weight is Weight.INEFFECTIVE]
     assert (remark.weight, remark.scope) == (Weight.INEFFECTIVE, Scope("demo"))
     assert remark.field == f"spec.rules[0].{place}"
     verb = "denies" if action == "DENY" else "allows"
@@ -65,13 +65,13 @@ def test_a_rule_that_excludes_all_it_lists_is_said_to_do_nothing(
     ],
 )
 def test_a_source_that_excludes_some_of_what_it_lists_means_the_others(source: str) -> None:
-    assert not Judge(a=WEB + deny("p", rules=f"[{{from: [{{source: {{{source}}}}}]}}]")).said
+    assert not Judge(a=WEB + deny("p", rules=f"[{{from: [{{source: {{{source}}}}}]}}]")).without_effect()
 
 
 def test_a_rule_that_has_another_source_does_what_that_one_says() -> None:
     another = "{source: {principals: [cluster.local/ns/demo/sa/web]}}"
     judge = Judge(a=WEB + deny("p", rules=f"[{{from: [{another}, {FROM_THIEF}]}}]"))
-    [remark] = judge.said
+    [remark] = [each for each in judge.said if each.weight is Weight.INEFFECTIVE]
     assert remark.field == "spec.rules[0].from[1].source"
     assert "the rule denies by its other entries alone; take it out" in str(remark)
     assert judge.admits("web", principal="cluster.local/ns/demo/sa/thief")

@@ -398,3 +398,42 @@ def test_a_peer_authentication_that_changes_nothing_concerns_those_who_may_rely_
     judge = Judge(a=WEB + text)
     [remark] = [r for r in judge.said if r.weight is Weight.INEFFECTIVE]
     assert said in str(remark) and remark.scope is not None and remark.scope.namespace in ("demo", None)
+
+
+@pytest.mark.parametrize("action", ["ALLOW", "DENY"])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("principals: [cluster.local/ns/demo/sa/wbe]", "no workload has the service account demo/wbe"),
+        ("serviceAccounts: [wbe]", "no workload has the service account demo/wbe"),
+        ("serviceAccounts: [far/web, dmeo/web]", "no workload has the service account dmeo/web"),
+        ("namespaces: [demo, dmeo]", "namespace dmeo has no workloads"),
+    ],
+)
+def test_a_source_that_nobody_has_is_noted(source: str, said: str, action: str) -> None:
+    judge = Judge(a=WEB + FAR + deny("d", rules=f"[{{from: [{{source: {{{source}}}}}]}}]", action=action))
+    [note] = judge.notes()
+    assert (
+        f"spec.rules[0].from[0].source: {said}, so it matches nobody" in note and not judge.without_effect()
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "principals: [cluster.local/ns/demo/sa/web, 'cluster.local/ns/dmeo/*', '*/sa/wbe', '*']",
+        "namespaces: [far, 'dm*', '*']",
+        "serviceAccounts: [web, far/web]",
+        "notPrincipals: [cluster.local/ns/demo/sa/wbe]",
+        "notNamespaces: [dmeo]",
+    ],
+)
+def test_a_source_that_somebody_has_or_may_have_is_not(source: str) -> None:
+    assert not Judge(a=WEB + FAR + deny("d", rules=f"[{{from: [{{source: {{{source}}}}}]}}]")).notes()
+
+
+def test_a_policy_that_allows_nobody_says_so() -> None:
+    judge = Judge(a=WEB + deny("d", rules="[]", action="ALLOW"))
+    [note] = judge.notes()
+    assert "it has no rules, so it allows nobody" in note
+    assert not judge.admits("web") and not judge.without_effect()
