@@ -39,8 +39,11 @@ class Starts(Protocol):
 
 
 SOCKETS = "worker-*.sock"
+REMEDY = "keep others from removing it, or start the agent with another --run-dir"
 LOST_TRIES = 10
 LOST_PAUSE_S = 0.3
+GONE_TRIES = 3
+"""How often a worker is started anew in a run directory that somebody has removed meanwhile."""
 START_PATIENCE_S = 30.0
 """A worker that starts reads its code first, which takes its time on a busy node with a cold disk."""
 
@@ -84,7 +87,31 @@ class Recruiter:
         return found
 
     async def start(self, slot: int, hears: Hears) -> WorkerLink:
-        """A new worker that has said Hello. Raises ChildFailed, OSError."""
+        """A new worker that has said Hello; a run directory that is gone is made again. Raises ChildFailed, OSError."""
+        for _ in range(GONE_TRIES):
+            self._make_directory()
+            try:
+                return await self._start_once(slot, hears)
+            except FileNotFoundError as error:
+                # Only where the name of its socket has gone, from under it or before it was there.
+                if error.filename is None or Path(error.filename).parent != self._directory:
+                    raise
+                log.warning("%s; starting worker %d again", error, slot)
+        text = f"the run directory is removed whenever worker {slot} starts: {REMEDY}"
+        raise OSError(errno.ENOENT, text, str(self._directory))
+
+    def _make_directory(self) -> None:
+        """What else was in it is made again by who looks after it (`agent.watch.run_directory`). Raises OSError."""
+        if self._directory.is_dir():
+            return
+        log.warning("the run directory %s is gone: it is made again", self._directory)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            text = f"the run directory is gone and cannot be made again: {error.strerror}; {REMEDY}"
+            raise OSError(error.errno, text, str(self._directory)) from error
+
+    async def _start_once(self, slot: int, hears: Hears) -> WorkerLink:
         path = self._free_path(slot)
         with socket.socket(socket.AF_UNIX) as listening:
             bind(listening, path)
@@ -246,7 +273,11 @@ def process_behind(sock: socket.socket, path: Path) -> Process | None:
 
 async def meet(path: Path, process: Process, hears: Hears) -> WorkerLink:
     """The worker that starts at `path`. Raises OSError, ChannelError, TimeoutError."""
-    channel = await dial(path)
+    try:
+        channel = await dial(path)
+    except OSError as error:
+        text = f"the socket of a worker that starts cannot be reached: {error.strerror or error}"
+        raise OSError(error.errno, text, str(path)) from error
     try:
         return await greeted(channel, process, path, hears, START_PATIENCE_S)
     except BaseException:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from agent.model.listener import ROWS, Side
 from agent.supervisor.crew import Crew
 from agent.supervisor.recruiter import Recruiter
-from redirect.spawn import ChildFailed
+from redirect import spawn
+from redirect.spawn import Child, ChildFailed
 from tests.support.crews import LIMITS, Played, crew_of, is_alive, until
 
 SHORT = replace(LIMITS, silence_s=4.0)
@@ -43,6 +45,50 @@ def test_every_listener_is_served_once_the_gates_are_open(run_dir: Path) -> None
             for sock in (early, *(played.dial(index) for index in range(2 * len(ROWS)))):
                 assert await played.say(sock)
                 sock.close()
+
+    play(scene)
+
+
+def removes(directory: Path, times: int, started: list[int]) -> Callable[..., Child]:
+    """Starts workers as ever; so many times the directory is gone when they look for who made them."""
+
+    def start(module: str, arguments: Iterable[str], *, pass_fds: Sequence[int]) -> Child:
+        if len(started) < times:
+            shutil.rmtree(directory)
+        child = spawn.start(module, arguments, pass_fds=pass_fds)
+        started.append(child.pid)
+        return child
+
+    return start
+
+
+def test_a_run_directory_that_is_removed_while_a_worker_starts_is_made_again(
+    run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        started: list[int] = []
+        played = Played(run_dir, 1, LIMITS, "plain")
+        played.crew._recruiter._start = removes(run_dir, 1, started)
+        await played.crew.muster()
+        lost, serving = started
+        assert list(played.pids.values()) == [serving] and not is_alive(lost)
+        assert f"the run directory {run_dir} is gone: it is made again" in caplog.messages
+        assert len(list(run_dir.glob("worker-0-*.sock"))) == 1, "the next agent finds it"
+        played.crew.close()
+
+    play(scene)
+
+
+def test_a_run_directory_that_is_removed_again_and_again_is_named_with_the_remedy(run_dir: Path) -> None:
+    async def scene() -> None:
+        started: list[int] = []
+        played = Played(run_dir, 1, LIMITS, "plain")
+        played.crew._recruiter._start = removes(run_dir, 99, started)
+        with pytest.raises(OSError, match="another --run-dir") as found:
+            await played.crew._recruiter.start(0, played.crew)
+        assert found.value.filename == str(run_dir)
+        assert started and not any(map(is_alive, started)), "nobody would find them"
+        played.crew.close()
 
     play(scene)
 
