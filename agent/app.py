@@ -47,6 +47,7 @@ from agent.listening import make_listener, open_slots, prepare_company, rules_of
 from agent.log import ProcessLog, set_up_log
 from agent.log_levels import initial
 from agent.mesh_state import MeshState
+from agent.model.counted import counted
 from agent.model.identity import Identity
 from agent.model.listener import Side
 from agent.pages.listening import listen
@@ -301,7 +302,7 @@ class Agent:
         await open_slots(self.settings, self.kernel, self.crew)
         self.is_serving = True
         self.has_begun.set()
-        log.info("serving: %d pods", len(self.captures.pods))
+        log.info("serving: %s", counted(len(self.captures.pods), "pod"))
 
     async def after_prepared(self, part: Callable[[], Awaitable[None]]) -> None:
         await self.is_prepared.wait()

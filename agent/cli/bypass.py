@@ -136,6 +136,12 @@ def reset(instance: str, whose: Sequence[Target]) -> str:
         number = break_glass.reset_at_proxy([side.netns for side in sides_of(instance)], whose)
     except OSError as error:
         return f"the connections that the proxy has stay as they are: {error.strerror}"
+    return reset_words(number)
+
+
+def reset_words(number: int) -> str:
+    if number == 1:
+        return "1 socket of the proxy was reset: its client connects anew"
     return f"{number} sockets of the proxy were reset: their clients connect anew"
 
 

@@ -15,6 +15,7 @@ from agent.lab import blueprint
 from agent.lab.agents import PATIENCE_S, LabMesh
 from agent.lab.blueprint import QUICKSTART, LabError
 from agent.lab.topology import DEFAULT_NAME, Topology
+from agent.model.counted import counted
 from redirect import netns
 
 NAME = click.option("--name", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="Which lab.")
@@ -77,7 +78,9 @@ def up(name: str, pods: int | None, manifests: Path, patience_s: float, bare: bo
                 click.echo(topology.journal.last_words(), err=True)
                 mesh.down()
                 raise
-        click.echo(f"lab {name} is up: {len(topology.nodes)} nodes, {len(topology.pods)} pods")
+        click.echo(
+            f"lab {name} is up: {counted(len(topology.nodes), 'node')}, {counted(len(topology.pods), 'pod')}"
+        )
         click.echo(f"  look:    ztun lab status --name {name}")
         click.echo(f"  enter:   ztun lab exec --name {name} NAMESPACE/POD COMMAND...")
         click.echo(f"  remove:  ztun lab down --name {name}")

@@ -23,6 +23,7 @@ from agent.cli.pinned import open_maps
 from agent.cli.trace_wanted import wanted
 from agent.cli.trace_words import Names, Row, is_proof, line, row
 from agent.cli.which import Which, which_agent
+from agent.model.counted import counted
 from agent.net.syn_ring import SynRing
 from redirect import break_glass, rtnetlink
 from redirect.errors import RedirectError, WrongNode
@@ -100,7 +101,7 @@ def trace(
         if isinstance(error, BrokenPipeError):
             raise
         raise CliError(str(error)) from error
-    click.echo(f"{told} packets" + (f", and {left} that were not shown" if left else ""), err=True)
+    click.echo(counted(told, "packet") + (f", and {left} that were not shown" if left else ""), err=True)
 
 
 def turns(

@@ -30,6 +30,7 @@ from agent.controlplane.translate.mesh import MeshSettings, discovered, mesh_of
 from agent.controlplane.translate.refusals import refusals
 from agent.controlplane.translate.vips import Remembered
 from agent.model.address import CIDR
+from agent.model.counted import counted
 
 VIPS_FILE = "vips.json"
 Guards = Mapping[Key, Object]
@@ -199,7 +200,11 @@ class Publication:
             return
         snapshot = composed.snapshot
         if self._publisher.publish(State(composed.inventory, snapshot, composed.mesh.trust_domain)):
-            log.info("serving %d addresses, %d policies", len(snapshot.addresses), len(snapshot.policies))
+            log.info(
+                "serving %s, %s",
+                counted(len(snapshot.addresses), "address", "addresses"),
+                counted(len(snapshot.policies), "policy", "policies"),
+            )
         self._board.published(snapshot, self._vips, enrolled)
 
 

@@ -10,6 +10,7 @@ from agent.admin.client import AgentAbsent, AgentGone, AgentRefused
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import Site
 from agent.doctor.without_agent import SERVED, START_AGAIN, are_served
+from agent.model.counted import counted
 
 ISSUED, SOON_S = "Available", 600.0
 
@@ -30,9 +31,9 @@ def agent(site: Site) -> Check:
         if not captured:
             return AGENT.ok("none runs, and no pod is captured")
         if is_served:
-            return AGENT.failed(f"{SERVED}; {captured} interfaces are captured", START_AGAIN)
+            return AGENT.failed(f"{SERVED}; {_captured(captured)}", START_AGAIN)
         return AGENT.failed(
-            f"{error}, and {captured} interfaces are captured",
+            f"{error}, and {_captured(captured)}",
             "start it; its log says why it ended. `ztun uninstall` opens the pods instead",
         )
     if status["state"] == "READY":
@@ -43,6 +44,10 @@ def agent(site: Site) -> Check:
         f"{status['state']}: {reasons[0] if reasons else status['line']}{more}",
         "`ztun status` has each reason with what to do",
     )
+
+
+def _captured(number: int) -> str:
+    return f"{counted(number, 'interface')} {'is' if number == 1 else 'are'} captured"
 
 
 def workers(site: Site) -> Check:

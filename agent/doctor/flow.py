@@ -16,6 +16,7 @@ from agent.doctor.check import Verdict
 from agent.doctor.site import Site
 from agent.doctor.without_agent import ejected_words
 from agent.model.address import AddressError, SocketAddress
+from agent.model.counted import counted
 from agent.model.listener import HBONE
 from redirect import break_glass, prefilter
 from redirect.forecast import Dial, Exit, arriving, leaving
@@ -107,7 +108,7 @@ class Kernel:
             return
         captured = self._maps.captures().get(entry.ifindex)
         owner = self._maps.owner(entry.ifindex) or "a pod that is not noted"
-        count = f", {captured.outbound} connections of its so far" if captured is not None else ""
+        count = f", {counted(captured.outbound, 'connection')} of its so far" if captured is not None else ""
         yield Step("source", Verdict.OK, f"{flow.source.ip} is {owner}, interface {entry.ifindex}{count}")
         if any(key == flow.key(HOOK_FROM_POD) for key, _ in self._maps.passthrough()):
             words = "it was open when the pod was captured, and passes as it is until it ends (GRANDFATHERED)"
@@ -158,7 +159,11 @@ class Kernel:
         iface = self._maps.iface(ifindex)
         count = self._maps.captures().get(ifindex)
         if count is not None:
-            yield Step("captured", Verdict.OK, f"{count.outbound} connections of it, {count.inbound} to it")
+            yield Step(
+                "captured",
+                Verdict.OK,
+                f"{counted(count.outbound, 'connection')} of it, {count.inbound} to it",
+            )
         for address in iface.addresses if iface is not None else ():
             is_open, outwards = self._is_open(ifindex), self._dial(address, SocketAddress(address, 80))
             yield self._step(leaving(outwards, iface, is_open=is_open), f" of {address}")
@@ -177,7 +182,7 @@ class Kernel:
     def _step(self, exit: Exit, of: str = "") -> Step:
         so_far = self._stats.get((exit.program, exit.reason), 0)
         is_lost = exit.is_drop and exit.reason != "SYN_HELD"
-        words = f"{exit.words} ({exit.reason}, {so_far} packets of all pods so far)"
+        words = f"{exit.words} ({exit.reason}, {counted(so_far, 'packet')} of all pods so far)"
         return Step(f"{exit.program}{of}", Verdict.FAILED if is_lost else Verdict.OK, words, exit.unless)
 
 

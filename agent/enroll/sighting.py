@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.enroll.trouble import Missing
 from agent.enroll.wish import PodKey
+from agent.model.counted import counted
 from redirect.errors import RedirectError
 from redirect.place import Place
 
@@ -43,7 +44,7 @@ class Closure:
         what = f"{self.ifname} (interface {self.ifindex}) leads to pod {self.pod} and is closed"
         if self.open_s == 0:
             return f"{what}, before it was up"
-        packets = f"{self.packets} packets had come by it"
+        packets = f"{counted(self.packets, 'packet')} had come by it"
         if self.open_s is None:
             return f"{what}; it was open before this agent saw it, {packets}"
         return f"{what}; it was open for {self.open_s * 1000:.0f} ms at most, {packets}"

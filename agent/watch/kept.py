@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
+from agent.model.counted import counted
 from redirect.errors import RedirectError
 from redirect.existing import LEAD_NS, Kept
 
@@ -45,5 +46,8 @@ class KeptConnections:
         for each in found:
             if each.ended and each.ifindex in owners:
                 key = owners[each.ifindex]
-                text = f"{each.ended} connections from before it was enrolled are reset: their time is over"
+                text = (
+                    f"{counted(each.ended, 'connection')} from before it was enrolled "
+                    f"{'is' if each.ended == 1 else 'are'} reset: the time for that is over"
+                )
                 self._captures.history.note(key, f"pod {key}: {text}", logging.WARNING)

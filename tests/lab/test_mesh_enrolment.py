@@ -116,7 +116,7 @@ def test_open_connections_may_be_kept_for_a_time(world: World) -> None:
             assert "open connections of pod-spare-a for 2 s" in done.stdout, done.stderr
             kept.say()
             until(kept.is_ended, "its time is over")
-            log.line("pod demo/spare-a: 1 connections from before it was enrolled are reset")
+            log.line("pod demo/spare-a: 1 connection from before it was enrolled is reset")
             until(lambda: kept_row(world) == {"open": 0, "ends_at": ""}, "nothing is left")
         finally:
             world.mesh.unenroll(world.pod("spare-a"))

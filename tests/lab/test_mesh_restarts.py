@@ -97,7 +97,7 @@ def test_after_a_reboot_pods_that_run_before_the_agent_are_closed_and_that_is_to
         assert before.say()["client"] == before.address, "nobody is there who would capture it"
         log = world.log("node-a")
         world.restart("node-a")
-        assert "packets had come by it" in log.line("leads to pod demo/client-a and is closed")
+        assert " had come by it" in log.line("leads to pod demo/client-a and is closed")
         with pytest.raises(ConnectionResetError):
             before.say()
     world.mesh.wait_announced(*(world.pod(name) for name in ("client-a", "server-a")))

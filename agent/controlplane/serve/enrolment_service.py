@@ -18,6 +18,7 @@ from agent.controlplane.serve.access import Code, Refused
 from agent.controlplane.serve.xds_service import Authenticate
 from agent.controlplane.state_dir import StateDirectory, StateError
 from agent.controlplane.translate.making import PodKey
+from agent.model.counted import counted
 from agent.pb import ztun_pb2 as ztun
 
 SERVICE = "ztun.v1.Enrolment"
@@ -96,7 +97,7 @@ class EnrolmentService:
         pods = tuple(sorted({(pod.namespace, pod.name) for pod in request.pods}))
         try:
             if self._pods.replace(node, pods):
-                log.info("node %s captures %d pods", node, len(pods))
+                log.info("node %s captures %s", node, counted(len(pods), "pod"))
                 self._changed()
             self._heard(node)
         except StateError as error:

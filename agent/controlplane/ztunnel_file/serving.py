@@ -14,6 +14,7 @@ from agent.controlplane.serve.publisher import Publisher, State
 from agent.controlplane.serve.status import StatusBoard
 from agent.controlplane.state_dir import StateError
 from agent.controlplane.ztunnel_file.reading import BadFile, Read, read
+from agent.model.counted import counted
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,11 @@ class Unchanging:
             return
         snapshot = self._read.snapshot
         if self._publisher.publish(State(self._read.inventory, snapshot, self._trust_domain)):
-            log.info("serving %d addresses, %d policies", len(snapshot.addresses), len(snapshot.policies))
+            log.info(
+                "serving %s, %s",
+                counted(len(snapshot.addresses), "address", "addresses"),
+                counted(len(snapshot.policies), "policy", "policies"),
+            )
         self._board.published(snapshot, {}, self._pods.by_node)
 
     async def run(self) -> None:

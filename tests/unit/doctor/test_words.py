@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli import doctor
+from agent.cli import bypass, doctor
 from agent.doctor import plane_checks
 from agent.doctor.check import Verdict
 from agent.doctor.flow import Step
+from agent.model.counted import counted
 from tests.support.patient import site_at
 
 
@@ -31,3 +32,10 @@ def test_what_may_come_in_between_is_said_once_for_all_stations(capsys: pytest.C
         doctor.tell(steps, "json")
     told = json.loads(capsys.readouterr().out)["steps"]
     assert [each["words"] for each in told] == [f"to the proxy, unless {unless}"] * 2
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [counted(n, "packet") for n in (0, 1, 2)] == ["0 packets", "1 packet", "2 packets"]
+    assert [counted(n, "policy", "policies") for n in (1, 2)] == ["1 policy", "2 policies"]
+    assert bypass.reset_words(1) == "1 socket of the proxy was reset: its client connects anew"
+    assert bypass.reset_words(2).startswith("2 sockets of the proxy were reset: their")
