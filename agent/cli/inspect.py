@@ -69,7 +69,7 @@ policies = listing(
     "policies",
     ["policy", "from", "scope", "action", "rules", "dry_run", "pods"],
     "no policy is known",
-    "List policies, what each was written as, and the pods of this node they judge."
+    "List policies, their origin, and whom they judge."
     "\n\nistio_converted_static_strict, of the root namespace, stands for every PeerAuthentication with mode STRICT: it"
     " denies peers without an identity, and judges the pods that list it.",
 )
