@@ -30,7 +30,6 @@ OF_OTHERS = {
     "expedited": "scripts/bench",
     "flag-name": "any of them",
     "flips": "scripts/bench",
-    "full": "systemctl",
     "form": "scripts/test",
     "helm": "scripts/cluster-test",
     "honest": "scripts/bench",
