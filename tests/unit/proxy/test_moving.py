@@ -253,6 +253,7 @@ def test_what_passes_through_ends_where_the_next_worker_would_refuse_it(
         for sock in (app, served):
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
+    world.driver.until(lambda: bool(taker.lines))
     (line,) = taker.lines
     assert "UNKNOWN_MESH_DESTINATION" in line and ours("3.3") in line
     assert not world.driver.call(lambda: len(taker.registry))
