@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from agent.model.outcome import Outcome, Refusal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agent.net.relay import TunnelRelayOwner
 
 
-class EndingRelay(ABC):
+class EndingRelay:
     """Not used alone: see `relay.TunnelRelay`.
 
     `sent_bytes` went from the client to the server, `received_bytes` back, whichever end this is; both may

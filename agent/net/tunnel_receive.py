@@ -6,7 +6,7 @@ who may ask for a tunnel, how many there are, and how it ends.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 
 from agent.model.outcome import Outcome
@@ -29,7 +29,7 @@ from agent.wire.h2_tunnel import H2Tunnels
 from agent.wire.hbone import BadConnect, ConnectHead, parse_connect, parse_status
 
 
-class TunnelReceiver(ABC):
+class TunnelReceiver:
     """Not used alone: see `tunnel_link.TunnelLink`."""
 
     __slots__ = ("_codec", "_is_closed", "_loop", "is_server", "rejected_requests", "stage", "tls", "waiters")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar, Protocol
 
 from agent.model.address import IP, SocketAddress
@@ -39,7 +39,7 @@ class Attempt(Protocol):
         """Give up at once; nobody is called back."""
 
 
-class Recorded(ABC):
+class Recorded:
     """In the registry and in the telemetry from `_record` to `conclude`."""
 
     __slots__ = ("_live", "_registry", "_reporter", "_tracked")

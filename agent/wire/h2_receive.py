@@ -6,7 +6,7 @@ bounded, and handed to `_on_frame`, which `h2_tunnel` provides. RFC 9113 section
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from agent.model.unit import State, StateReader
 from agent.wire import h2_frames as frames
@@ -27,7 +27,7 @@ MAX_CONTROL_BYTES = 1 << 17
 """The longest frame other than DATA, and the longest header block, that is read to its end."""
 
 
-class H2Receiver(H2Sender, ABC):
+class H2Receiver(H2Sender):
     """Not used alone: see `h2_tunnel.H2Tunnels`."""
 
     def __init__(self, *, is_server: bool, limits: Limits, now_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -190,3 +191,11 @@ def test_call_has_its_home(call: str, homes: tuple[str, ...], reason: str) -> No
             continue
         for line, name in calls_in(path):
             assert name != call, f"{path.relative_to(ROOT)}:{line}: {call}: {reason}"
+
+
+def test_no_class_has_abcs_metaclass() -> None:
+    """Classes that mypyc made share the cache of ABCMeta's isinstance: a no to one of them is a no to all of its kin.
+
+    `@abstractmethod` alone is what mypy goes by.
+    """
+    assert not [str(path) for path in SOURCES if re.search(r"\bABC(Meta)?\b", path.read_text())]
