@@ -11,11 +11,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from functools import partial
 
 from agent import VERSION, config, pod_sources
@@ -24,7 +22,7 @@ from agent.app_proofs import kernel_check_of, prover_of
 from agent.app_routes import PagesOf
 from agent.briefing import Briefing
 from agent.channel import Answered, LogLevels, Message
-from agent.config import Config, options
+from agent.config import Config
 from agent.dns.host_names import LooksUp
 from agent.dns.resolver import look_up
 from agent.enroll.admission import Admission
@@ -39,12 +37,11 @@ from agent.enroll.progress import ProgressOfAll
 from agent.enroll.source import PodSource
 from agent.enroll.wish import PodKey
 from agent.enroll.wish_file import WishFile
-from agent.fd_limit import fitted
 from agent.identity.bundle import Issued
 from agent.identity.keeper import Keeper
 from agent.identity.key_exchange import POST_QUANTUM, can_narrow
 from agent.listening import make_listener, open_slots, prepare_company, rules_of
-from agent.log import ProcessLog, set_up_log
+from agent.log import ProcessLog
 from agent.log_levels import initial
 from agent.mesh_state import MeshState
 from agent.model.counted import counted
@@ -56,8 +53,8 @@ from agent.rpc.ca_client import CaClient
 from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import XdsClient
-from agent.run_lock import AlreadyRuns, RunLock
-from agent.start_error import StartError, make_run_directory, single
+from agent.run_lock import RunLock
+from agent.start_error import StartError
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.stopping import hear_signals, stop_serving
@@ -83,45 +80,14 @@ from agent.watch.private_news import hear_private_news
 from agent.watch.revocation_watch import RevocationWatch
 from agent.watch.run_directory import RunDirectory
 from agent.wire.xds_delta import TYPES
-from redirect import child
-from redirect.errors import RedirectError
 from redirect.nursery import Nursery
 from redirect.reconcile import Redirection
-from redirect.spawn import ChildFailed
 
 log = logging.getLogger(__name__)
 
 APPLY_PATIENCE_S = 5.0
 COLLECT_AFTER_S = 2.0
 CERTIFICATES_PATIENCE_S, RELIEF_PATIENCE_S = 10.0, 60.0
-EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, config.ConfigError)
-"""What can keep an agent from starting without being a defect; the text is for whoever starts it."""
-
-
-def run(settings: Config, nursery: Nursery, notes: Iterable[str] = ()) -> None:
-    """Run the agent until SIGTERM, with workers from the nursery; `notes` are for its log. Raises StartError."""
-    process_log = set_up_log(settings.log_level, settings.log_format, "agent")
-    for note in notes:
-        log.warning("%s", note)
-    if os.geteuid() != 0:
-        raise StartError("the agent loads eBPF programs and enters network namespaces: run it as root")
-    try:
-        make_run_directory(settings.directory)
-        wanted = settings.max_connections
-        is_default = wanted == int(options()["max_connections"].default)
-        settings = replace(settings, max_connections=fitted(wanted, is_default=is_default))
-        with RunLock(settings.directory, settings.start_patience_s) as lock:
-            left = asyncio.run(serve(settings, process_log, lock, nursery))
-        # The loop that heard of them is over.
-        child.ignore_what_means_nothing()
-        left.see_off(settings.directory)
-    except BaseExceptionGroup as group:
-        expected, defects = group.split(EXPECTED)
-        if expected is None or defects is not None:
-            raise
-        raise StartError("; ".join(dict.fromkeys(map(str, single(expected))))) from group
-    except EXPECTED as error:
-        raise StartError(str(error)) from error
 
 
 class Agent:
@@ -146,6 +112,7 @@ class Agent:
         self.is_prepared = asyncio.Event()
         self.has_begun = asyncio.Event()
         self.is_serving = False
+        self.steps_aside = False
         xds = endpoint(settings, settings.xds_address, settings.root_cert)
         ca = endpoint(settings, settings.ca_address, settings.ca_root_cert)
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
@@ -272,6 +239,10 @@ class Agent:
         self.briefing.issued(self._tell_new, issued)
         self.enroller.desk.wake()
 
+    def step_aside(self, pod: str) -> None:
+        log.info("the agent of pod %s takes over: stepping aside", pod)
+        self.steps_aside = True
+
     def _ended(self, link: WorkerLink) -> None:
         if link.stats is not None:
             self.totals.retire(link.stats.metrics["process"])
@@ -324,8 +295,26 @@ class Agent:
             log.warning("certificates are missing after %g s: serving what there is", patience_s)
 
 
-async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery) -> LeftServing:
-    """Run everything until SIGTERM or SIGINT, or `quit` of the admin socket; the workers that then go on."""
+async def in_time(beginning: Awaitable[None], limit_s: float | None) -> None:
+    """Return when this agent serves. Raises TimeoutError where somebody else would rather."""
+    try:
+        async with asyncio.timeout(limit_s) as limit:
+            await beginning
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TimeoutError(
+            f"it did not come to serve within {limit_s:g} s of taking over (--take-over-s); the agent before it goes on"
+        ) from None
+
+
+async def serve(
+    settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery, limit_s: float | None
+) -> LeftServing:
+    """Run everything until SIGTERM or SIGINT, or the admin socket says so; the workers that then go on.
+
+    `limit_s`: it has to serve after so long, or end. Raises TimeoutError.
+    """
     # Whoever started this process has put the collector off. By now or soon it serves, and a pause harms nobody.
     asyncio.get_running_loop().call_later(COLLECT_AFTER_S, gc.enable)
     agent, left = Agent(settings, process_log, lock, nursery), LeftServing()
@@ -371,14 +360,14 @@ async def serve(settings: Config, process_log: ProcessLog, lock: RunLock, nurser
                 agent.after_prepared(agent.host_traffic.watch),
                 agent.prove(pages.load),
             )
-            beginning = group.create_task(agent.begin())
+            beginning = group.create_task(in_time(agent.begin(), limit_s))
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
             # One that is still beginning must not fill the slots that the stop empties.
             beginning.cancel()
             agent.is_serving = False
             begun = lock if agent.has_begun.is_set() else None
-            left = await stop_serving(agent.kernel, agent.crew, settings, begun)
+            left = await stop_serving(agent.kernel, agent.crew, settings, begun, agent.steps_aside)
             for task in tasks:
                 task.cancel()
     finally:

@@ -24,7 +24,7 @@ from agent.pages.log_level import LoggingPage
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
 from agent.pages.pprof import pprof_page
-from agent.pages.quit import QuitPage, ShutdownPage
+from agent.pages.quit import QuitPage, ShutdownPage, StepAsidePage
 from agent.pages.root_only import RootOnly
 from agent.pages.routes import Pages
 from agent.pages.settings import SettingsPage
@@ -95,6 +95,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         unenroll=UnenrollPage(agent.enroller),
         cni=CniPage(agent.gate),
         quit=QuitPage(stop),
+        step_aside=StepAsidePage(stop, agent.step_aside),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
         explain=ExplainPage(agent.settings, agent.store),
         settings=SettingsPage(agent.settings),

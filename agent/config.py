@@ -67,6 +67,12 @@ class Config:
     start_patience_s: float = node_option(
         seconds(0, 86400), "0", "How long to wait for another agent of this run directory to end."
     )
+    take_over_s: float = node_option(
+        seconds(0, 3600),
+        "0",
+        "Have another agent of this run directory step aside at once, in place of waiting for its end: it stands by, "
+        "and serves again when this one has ended, or does not serve after so long. 0: wait.",
+    )
     succession_s: float = node_option(
         seconds(0, 3600),
         "0",

@@ -60,6 +60,8 @@ def _needs(config: Config) -> Iterator[tuple[str, str]]:
             yield name, "--pod-source kubernetes"
         if not config.dns_capture:  # under Kubernetes a pod may ask for it by its annotation
             yield "dns_fail", "--dns-capture true"
+    if not config.start_patience_s:
+        yield "take_over_s", "--start-patience-s"
     if str(config.cni_conf_dir) == ".":
         yield "cni_bin_dir", "--cni-conf-dir"
         yield "cni_own_file", "--cni-conf-dir"

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 
@@ -28,12 +29,15 @@ class AlreadyRuns(Exception):
 class RunLock:
     """Held from `take` to `close`, or in a `with`, which waits so long for another agent to end.
 
-    The directory must be there.
+    The directory must be there. `meanwhile` is called again and again in a `with` that waits.
     """
 
-    def __init__(self, directory: Path, patience_s: float = 0.0) -> None:
+    def __init__(
+        self, directory: Path, patience_s: float = 0.0, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
         self._path = directory / NAME
         self._patience_s = patience_s
+        self._meanwhile = meanwhile
         self._fd = -1
 
     def take(self) -> None:
@@ -119,8 +123,14 @@ class RunLock:
             waiting = os.open(self._path.with_name(NEXT), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(waiting, fcntl.LOCK_SH)
-                log.warning("%s; waiting until it ends, %g s at most", running, self._patience_s)
-                self.wait(self._patience_s)
+                limit = f", {self._patience_s:g} s at most" if isfinite(self._patience_s) else ""
+                log.warning("%s; waiting until it ends%s", running, limit)
+
+                def sleep(pause_s: float) -> None:
+                    self._meanwhile()
+                    time.sleep(pause_s)
+
+                self.wait(self._patience_s, sleep=sleep)
             finally:
                 os.close(waiting)
         return self

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent import config
 from agent.config import Config
@@ -40,20 +41,29 @@ SHARED = (
 """What both import; what only one of them does would be held, and never used, by the other."""
 
 
-def told(arguments: Sequence[str]) -> tuple[Config, list[str], list[str]]:
-    """Options, what ps shows, and notes for the log, as the command hands them on.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the command hands on. `shown`: what ps shows; `notes`: for the log."""
 
-    `--given COUNT SHOWN...`: the last COUNT words of what is shown are flags to be read. Else they were read, and it is
-    `--options`, `--shown` and `--notes`, all JSON.
+    settings: Config
+    shown: list[str]
+    notes: list[str]
+    stands_by: tuple[int, ...] | None = None
+    """This agent has stepped aside, and had these workers."""
+
+
+def told(arguments: Sequence[str]) -> Told:
+    """`--given COUNT SHOWN...`: the last COUNT words of what is shown are flags to be read. Else they were read, and it
+    is `--options`, `--shown`, `--notes` and maybe `--stands-by`, all JSON.
     """
     if arguments[:1] != ["--given"]:
-        by_name = child.flags(arguments)
-        shown, notes = json.loads(by_name["shown"]), json.loads(by_name["notes"])
-        return config.build(json.loads(by_name["options"])), shown, notes
+        by_name = {name: json.loads(value) for name, value in child.flags(arguments).items()}
+        pids = tuple(by_name["stands-by"]) if "stands-by" in by_name else None
+        return Told(config.build(by_name["options"]), by_name["shown"], by_name["notes"], pids)
     shown = list(arguments[2:])
     given = shown[len(shown) - int(arguments[1]) :]
     try:
-        return settings_of(plain_flags(given)), shown, without_effect(config.environment())
+        return Told(settings_of(plain_flags(given)), shown, without_effect(config.environment()))
     except config.ConfigError:
         command = child.command(COMMAND, "agent", *given)
         os.execv(command[0], command)
@@ -74,14 +84,19 @@ def begun(shown: Sequence[str]) -> Nursery:
 def main() -> None:
     # What is imported stays: there is nothing to collect yet, and looking for it would take a tenth of the start.
     gc.disable()
-    settings, shown, notes = told(sys.argv[1:])
-    nursery = begun(shown)
+    order = told(sys.argv[1:])
+    nursery = begun(order.shown)
     # Only here: gRPC makes threads, and nothing of control may be in workers.
-    from agent import app
+    from agent import run
+    from agent.standing_by import StandsBy, end_when_asked, step_aside
     from agent.start_error import StartError
 
+    end_when_asked()
+    place = StandsBy(order.stands_by) if order.stands_by is not None else None
     try:
-        app.run(settings, nursery, notes)
+        workers = run.run(order.settings, nursery, order.notes, place)
+        if workers is not None:
+            step_aside(order.settings, order.shown, workers)
     except StartError as error:
         sys.exit(f"ztun: {error}")
     except KeyboardInterrupt:

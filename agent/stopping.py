@@ -47,17 +47,19 @@ def _ignored(signum: signal.Signals) -> None:
     )
 
 
-async def stop_serving(kernel: KernelSide, crew: Crew, settings: Config, lock: RunLock | None) -> LeftServing:
+async def stop_serving(
+    kernel: KernelSide, crew: Crew, settings: Config, lock: RunLock | None, steps_aside: bool
+) -> LeftServing:
     """Have the next agent serve, as far as that is prepared; the workers that this process has to see off then.
 
-    `lock`: of the run directory; None: this agent did not serve yet.
+    `lock`: of the run directory; None: this agent did not serve yet. Who steps aside leaves them in any case.
     """
-    if lock is not None and settings.succession_s:
-        if await outlived(crew, settings):
-            return LeftServing()
-    elif lock is not None and lock.is_awaited:
+    workers = tuple(link.pid for link in crew.everyone)
+    if lock is not None and await outlived(crew, settings):
+        return LeftServing(workers if steps_aside else (), stands_by=steps_aside)
+    if steps_aside or (lock is not None and lock.is_awaited):
         log.info("stopping: the next agent waits already, the workers serve until its own do")
-        return LeftServing(link.pid for link in crew.everyone)
+        return LeftServing(workers, stands_by=steps_aside)
     await drain(kernel, crew, settings.drain_deadline_s)
     return LeftServing()
 

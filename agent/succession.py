@@ -16,7 +16,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,9 +50,14 @@ def taken_in(crew: Crew, settings: Config) -> None:
 
 
 class LeftServing:
-    """Workers that are left to the next agent; held, so that no number is another's meanwhile."""
+    """Workers that are left to the next agent; held, so that no number is another's meanwhile.
 
-    def __init__(self, pids: Iterable[int] = ()) -> None:
+    `stands_by`: this process goes on beside that one (`agent.standing_by`).
+    """
+
+    def __init__(self, pids: Sequence[int] = (), *, stands_by: bool = False) -> None:
+        self.pids = tuple(pids)
+        self.stands_by = stands_by
         self._pidfds: set[int] = set()
         for pid in pids:
             with suppress(ProcessLookupError):

@@ -32,6 +32,7 @@ class Pages:
     unenroll: Handler
     cni: Handler
     quit: Handler
+    step_aside: Handler
     metrics: Handler
     explain: Handler
     settings: Handler
@@ -69,6 +70,7 @@ class Pages:
             ("POST", "/unenroll"): self.unenroll,
             ("POST", "/cni"): self.cni,
             ("POST", "/quit"): self.quit,
+            ("POST", "/step-aside"): self.step_aside,
         }
 
     def metrics_routes(self) -> Routes:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from redirect.outlive import groups_of
+from tests.support.agent_pods import agent_pods
 from tests.support.cgroups import container
 from tests.support.labmesh import World
 from tests.support.labtraffic import until, wait_gone
+from tests.support.ongoing import New
+from tests.support.streams import Streams
 
 pytestmark = pytest.mark.kernel
 
+ECHO_PORT = 7007
 NEW = [("from_pod", "NO_LISTENER"), ("to_pod", "NO_LISTENER")]
 """Where a new connection of, or to, a pod ends that nobody would take."""
 
@@ -130,6 +134,82 @@ def test_workers_of_before_serve_until_the_new_ones_have_certificates(world: Wor
         world.mesh.flags = flags
         stop(world, "node-b")
         world.restart("node-b")
+
+
+@contextmanager
+def unnoticed(world: World) -> Iterator[Callable[[], None]]:
+    """Live connections of several ways and new ones, as long as the block; called, it waits until each has gone on."""
+    for pod in ("server-b", "outsider-b"):
+        if (pod, ECHO_PORT) not in world.applications:
+            world.serve(pod, "echo", ECHO_PORT)
+    ways = (("client-a", "server-b"), ("client-b", "server-b"), ("client-b", "outsider-b"))
+    dialled = (
+        (f"{client} to {server} {number}", world.dial(client, world.address(server), ECHO_PORT))
+        for client, server in ways
+        for number in range(3)
+    )
+    with Streams(dialled) as live, New(world, "client-a", world.address("server-b"), 60.0) as new:
+
+        def all_go_on() -> None:
+            live.go_on()
+            new.goes_on(5)
+
+        yield all_go_on
+
+
+def test_a_roll_with_both_pods_alive_loses_nothing_whatever_becomes_of_the_new_one(world: World) -> None:
+    """As with maxSurge: the next pod is started beside the old one, which ends when that is ready, or goes on."""
+    log = world.log("node-b")
+    with agent_pods(world, "node-b") as pods:
+        first = pods.start("first")
+        first.serves()
+        with unnoticed(world) as all_go_on:
+            # It comes up: the old one lets it, and stands by until it is told to end.
+            second = pods.start("second", **{"handshake-timeout-s": "9"})
+            second.serves()
+            assert first.is_alive and log.lines("stepping aside")
+            first.end()
+            all_go_on()
+
+            # It never becomes ready: the old one goes on.
+            blind = pods.start("blind", **{"xds-address": "127.0.0.1:1", "take-over-s": "2"})
+            wait_gone(blind.pid)
+            assert log.lines("did not come to serve within 2 s of taking over")
+            blind.kill()
+            second.serves()
+            all_go_on()
+
+            # It crashes in the middle.
+            retired = len(log.lines("it retires"))
+            crashing = pods.start("crashing", **{"handshake-timeout-s": "8"})
+            until(lambda: len(log.lines("it retires")) > retired, "it has found the old one's workers")
+            crashing.kill()
+            second.serves()
+            all_go_on()
+
+
+@pytest.mark.long
+def test_pods_of_a_roll_may_end_in_any_order(world: World) -> None:
+    with agent_pods(world, "node-b") as pods:
+        first = pods.start("first")
+        first.serves()
+        with unnoticed(world) as all_go_on:
+            # Of the same options: it has the old one's workers, and is undone.
+            second = pods.start("second")
+            second.serves()
+            second.end()
+            first.serves()
+            all_go_on()
+
+            # Both are told to end, and another one comes.
+            third = pods.start("third", **{"handshake-timeout-s": "7"})
+            third.serves()
+            first.end()
+            third.end()
+            all_go_on()
+            last = pods.start("last", **{"handshake-timeout-s": "6"})
+            last.serves()
+            all_go_on()
 
 
 def stop(world: World, node: str) -> None:

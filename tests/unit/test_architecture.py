@@ -44,6 +44,7 @@ ASYNCIO_HOMES = (
     "agent.app",
     "agent.app_pages",
     "agent.app_routes",
+    "agent.run",
     "agent.stopping",
     "agent.worker",
     "agent.lab",

@@ -11,9 +11,11 @@ from typing import cast
 
 import pytest
 
+from agent import config
 from agent.enroll.kernel import KernelSide
 from agent.model.listener import OUTBOUND
-from agent.stopping import drain, hear_signals
+from agent.run_lock import RunLock
+from agent.stopping import drain, hear_signals, stop_serving
 from agent.supervisor.crew import Crew
 
 
@@ -23,6 +25,7 @@ class Node:
 
     open_for: int
     events: list[str] = field(default_factory=list)
+    everyone: tuple[Deaf, ...] = ()
 
     async def run(self, ask: Callable[[Node], int | None]) -> int | None:
         return ask(self)
@@ -82,3 +85,38 @@ def test_signals_that_mean_nothing_are_said_to_be_ignored_and_do_not_stop_it(
         for signum, handler in before.items():
             signal.signal(signum, handler)
     assert [line.split(":")[0] for line in caplog.messages] == [f"{each.name} is ignored" for each in nothing]
+
+
+@dataclass
+class Lock:
+    is_awaited: bool
+
+
+@dataclass
+class Deaf:
+    """A worker that does not hear that it shall serve on: it stays in the container."""
+
+    pid: int
+
+    async def go_on(self, patience_s: float, drain_s: float) -> None:
+        raise TimeoutError
+
+    def __str__(self) -> str:
+        return "worker"
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("steps_aside", [True, False])
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_workers_that_cannot_leave_drain_only_where_nobody_follows(
+    *, begun: bool, steps_aside: bool, is_awaited: bool
+) -> None:
+    node = Node(1)
+    node.everyone = (Deaf(5), Deaf(6))
+    lock = cast(RunLock, Lock(is_awaited)) if begun else None
+    settings = config.build({"succession_s": "90"})
+    left = asyncio.run(stop_serving(cast(KernelSide, node), cast(Crew, node), settings, lock, steps_aside))
+    is_followed = steps_aside or (begun and is_awaited)
+    assert left.pids == ((5, 6) if is_followed else ())
+    assert ("workers drain" in node.events) != is_followed
+    assert left.stands_by == steps_aside

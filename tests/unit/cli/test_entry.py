@@ -89,7 +89,8 @@ def test_an_agent_is_begun_before_the_command_is_loaded() -> None:
     assert "click" not in told["loaded"] and told["grpc"] == "NONE"
     begun = child.command("agent.start")
     assert told["command"][: len(begun)] == begun
-    settings, shown, _ = start.told(told["command"][len(begun) :])
+    order = start.told(told["command"][len(begun) :])
+    settings, shown = order.settings, order.shown
     assert settings == config.from_environment({"node": "a", "root_cert": "/x", "workers": "3"})
     assert shown[-len(given) - 1 :] == ["agent", *given] and shown[0] == sys.executable
 
@@ -98,12 +99,14 @@ def test_what_another_command_has_read_is_taken_as_it_was_read() -> None:
     settings = config.build({"node": "a", "workers": "2"})
     parts = {"options": config.as_texts(settings), "shown": ["ztun", "proxy"], "notes": ["a note"]}
     arguments = [word for name, part in parts.items() for word in (f"--{name}", json.dumps(part))]
-    assert start.told(arguments) == (settings, ["ztun", "proxy"], ["a note"])
+    assert start.told(arguments) == start.Told(settings, ["ztun", "proxy"], ["a note"])
+    stands_by = start.told([*arguments, "--stands-by", "[7, 8]"])
+    assert stands_by == start.Told(settings, ["ztun", "proxy"], ["a note"], (7, 8))
 
 
 def test_variables_that_are_no_options_are_for_the_agents_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZTUN_WORKER", "3")
-    _, _, notes = start.told(["--given", "4", "ztun", "agent", "--node", "a", "--root-cert", "/x"])
+    notes = start.told(["--given", "4", "ztun", "agent", "--node", "a", "--root-cert", "/x"]).notes
     assert [note for note in notes if "ZTUN_WORKER " in note] == [
         "variable ZTUN_WORKER is no option of the agent and has no effect: is ZTUN_WORKERS meant?"
     ]

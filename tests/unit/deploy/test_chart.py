@@ -31,7 +31,7 @@ SAID_OTHERWISE = {
     "node", "pod_name", "pod_namespace", "instance_ip", "pod_source", "cni_conf_dir", "cni_bin_dir", "cni_own_file",
     "exclude_namespaces", "xds_address", "ca_address", "root_cert", "ca_root_cert", "token_file", "report_enrolled",
     "server_name", "cluster_id", "start_patience_s", "connect_timeout_s", "drain_deadline_s", "honest_connect",
-    "succession_s", "log_level", "log_format",
+    "succession_s", "take_over_s", "log_level", "log_format",
 }  # fmt: skip
 """Options that have a value of their own, or are the chart's."""
 FIXED = {
@@ -347,8 +347,24 @@ def test_agents_have_the_filter_of_system_calls_that_is_asked_for(tmp_path: Path
     ],
 )
 def test_nodes_are_updated_as_asked(tmp_path: Path, update: Raw, becomes: Raw) -> None:
-    spec = agent_of(template(tmp_path, {"agent": {"update": update}}))["spec"]
-    assert spec["updateStrategy"]["rollingUpdate"] == becomes
+    objects = template(tmp_path, {"agent": {"update": update}})
+    assert agent_of(objects)["spec"]["updateStrategy"]["rollingUpdate"] == becomes
+    assert variables(objects).get("ZTUN_TAKE_OVER_S") == ("120" if "maxSurge" in update else None)
+
+
+@needs_helm
+def test_with_a_surge_an_agent_has_to_be_ready_for_longer_than_the_old_one_may_answer_its_probe(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Failed, match="minReadySeconds has to be 10 or more"):
+        template(tmp_path, {"agent": {"update": {"maxSurge": 1, "minReadySeconds": 0}}})
+
+
+def test_two_agents_of_a_node_can_be_alive_at_once() -> None:
+    """With hostNetwork a port that is named is the node's, and the scheduler gives it to one pod alone."""
+    pod = agent_of(plain("agent"))["spec"]["template"]["spec"]
+    assert pod["hostNetwork"] and not any("ports" in each for each in pod["containers"])
+    assert not re.search(r"(?i)\b(host|container)?ports:", (CHART / "templates" / "agent.yaml").read_text())
 
 
 @needs_helm

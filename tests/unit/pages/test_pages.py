@@ -20,7 +20,7 @@ from agent.pages.announced import AnnouncedPage
 from agent.pages.enrolment import honesty_of, pod_of
 from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.pprof import INSTEAD
-from agent.pages.quit import QuitPage
+from agent.pages.quit import QuitPage, StepAsidePage
 from agent.pages.ready import ReadyPage, readiness_routes
 from agent.pages.routes import Pages
 from agent.state.apply import Batch
@@ -41,7 +41,7 @@ def answer(routes: Any, method: str, path: str) -> Response:
     return asyncio.run(dispatch(Request(method, path), routes))
 
 
-@pytest.mark.parametrize("path", ["/enroll", "/unenroll", "/quit"])
+@pytest.mark.parametrize("path", ["/enroll", "/unenroll", "/quit", "/step-aside"])
 def test_what_changes_something_is_on_the_unix_socket_only(path: str) -> None:
     assert answer(PAGES.private_routes(), "POST", path).status == 200
     for routes in (PAGES.admin_routes(), PAGES.metrics_routes(), readiness_routes(page)):
@@ -91,6 +91,15 @@ def test_quit_stops() -> None:
     stop = asyncio.Event()
     assert asyncio.run(QuitPage(stop)(Request("POST", "/quit"))).status == 200
     assert stop.is_set()
+
+
+def test_who_is_asked_to_step_aside_hears_for_whom_and_stops() -> None:
+    stop, asked = asyncio.Event(), list[str]()
+    page = StepAsidePage(stop, asked.append)
+    assert asyncio.run(page(Request("POST", "/step-aside", body=b"{}"))).status == 400
+    assert not asked and not stop.is_set()
+    assert asyncio.run(page(Request("POST", "/step-aside", body=b'{"pod": "next"}'))).status == 200
+    assert asked == ["next"] and stop.is_set()
 
 
 @pytest.mark.parametrize(
