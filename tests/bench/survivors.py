@@ -1,9 +1,9 @@
 """Connections that live on: the applications of `scripts/bench survive`, both ends, and every byte is checked.
 
-`python -S -E survivors.py serve PORT` echoes until it is killed. `survivors.py live HOST PORT CALM BULK` opens CALM
-connections that say a word every half a second, and BULK that send without end at a pace; each byte that comes back has
-to be the one that was sent there. It says `ready`, and then for each line that it reads what happened since the line
-before, as one JSON object; it ends with its standard input. Standard library only.
+`python -S -E survivors.py serve PORT` echoes until it is killed. `survivors.py live HOST PORT CALM BULK [PACE]` opens
+CALM connections that say a word every half a second, and BULK that send without end at a pace in bytes a second; each
+byte that comes back has to be the one that was sent there. It says `ready`, and then for each line that it reads what
+happened since the line before, as one JSON object; it ends with its standard input. Standard library only.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class Living:
 class Crowd:
     """All of them in one loop."""
 
-    def __init__(self, address: tuple[str, int], calm: int, bulk: int) -> None:
+    def __init__(
+        self, address: tuple[str, int], calm: int, bulk: int, pace: float = PACE_BYTES_PER_S
+    ) -> None:
+        self._pace = pace
         self._epoll = select.epoll()
         self._scratch = memoryview(bytearray(CHUNK_BYTES))
         self._living: dict[int, Living] = {}
@@ -95,14 +98,20 @@ class Crowd:
             "p99_s": took[len(took) * 99 // 100] if took else 0.0,
             "longest_s": took[-1] if took else 0.0,
             "bulk_bytes": echoed,
+            "waits_s": self._waits_s(),
         }
+
+    def _waits_s(self) -> float:
+        """How long the oldest word has been waiting for its answer."""
+        asked = [living.asked_s for living in self._living.values() if living.asked_s]
+        return time.monotonic() - min(asked) if asked else 0.0
 
     def turn(self) -> None:
         now_s = time.monotonic()
         passed_s, self._paced_s = now_s - self._paced_s, now_s
         for fd, living in list(self._living.items()):
             if living.is_bulk:
-                living.wanted += int(PACE_BYTES_PER_S * passed_s)
+                living.wanted += int(self._pace * passed_s)
                 self._send(fd, living)
             elif living.asked_s:
                 if now_s - living.asked_s > PATIENCE_S:
@@ -227,8 +236,8 @@ def accepted(listener: socket.socket) -> Iterator[socket.socket]:
         return
 
 
-def live(host: str, port: int, calm: int, bulk: int) -> None:
-    crowd = Crowd((host, port), calm, bulk)
+def live(host: str, port: int, calm: int, bulk: int, pace: int = int(PACE_BYTES_PER_S)) -> None:
+    crowd = Crowd((host, port), calm, bulk, pace)
     asked = select.poll()
     asked.register(sys.stdin, select.POLLIN)
     sys.stdout.write("ready\n")

@@ -1,0 +1,102 @@
+"""What is taken away beneath a running agent: pins, the bpffs, names and devices of private namespaces; and churn."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyroute2 import IPRoute
+
+from redirect import pins as pinning
+from redirect.netns import entered, path_of
+from redirect.pins import Pins
+from redirect.reconcile import Redirection
+from tests.chaos.fault import Fault
+from tests.chaos.losses import Allowed
+from tests.chaos.schedule import Span
+from tests.chaos.stage import Stage
+from tests.support.redirect_lab import remove_pins
+
+HEALS_S = 30.0
+NOTHING = Allowed(HEALS_S)
+
+
+def _pins(stage: Stage, node: str) -> Pins:
+    return Pins(stage.world.mesh.instance(node), stage.world.mesh.run_dir(node))
+
+
+@contextmanager
+def no_pins(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    root = _pins(stage, node).root
+    if root.exists():
+        remove_pins(root)
+    yield
+
+
+@contextmanager
+def no_bpffs(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    """umount --lazy /sys/fs/bpf, of both nodes; afterwards there is an empty one again."""
+    subprocess.run(("umount", "--lazy", str(pinning.BPFFS)), check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(("mount", "-t", "bpf", "bpf", str(pinning.BPFFS)), check=True)
+
+
+@contextmanager
+def no_name(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    """ip netns del, of one of the two private namespaces."""
+    sides = Redirection(stage.world.mesh.instance(node), stage.world.mesh.run_dir(node)).private_namespaces
+    name = chances.choice(sides).name
+    subprocess.run(("umount", "--lazy", str(path_of(name))), check=False)
+    path_of(name).unlink(missing_ok=True)
+    yield
+
+
+@contextmanager
+def no_device(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    """ip link del, of one of the two inner devices."""
+    with entered(stage.world.node(node).netns), IPRoute() as ip:
+        found = [
+            link for link in ip.get_links() if str(link.get("ifname")).startswith(("ztun-mo", "ztun-mi"))
+        ]
+        if found:
+            ip.link("del", index=chances.choice(found)["index"])
+    yield
+
+
+@contextmanager
+def churn(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    """A pod comes into the mesh and goes out of it, again and again."""
+    is_over = threading.Event()
+    failures: list[str] = []
+    pod, mesh = stage.world.pod("spare-b"), stage.world.mesh
+
+    def run() -> None:
+        while not is_over.is_set():
+            try:
+                mesh.enroll(pod)
+                mesh.unenroll(pod)
+            except Exception as error:
+                failures.append(str(error))
+                is_over.wait(0.3)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+FAULTS = {
+    "no-pins": Fault("all that is pinned is removed", Span(0.1, 4), NOTHING, no_pins),
+    "no-bpffs": Fault("the bpffs is unmounted", Span(0.5, 4), NOTHING, no_bpffs),
+    "no-name": Fault("the name of a private namespace is removed", Span(0.1, 4), NOTHING, no_name),
+    "no-device": Fault("a device of a private namespace is deleted", Span(0.1, 4), NOTHING, no_device),
+    "churn": Fault("a pod comes into the mesh and leaves it again", Span(2, 10), NOTHING, churn),
+}
