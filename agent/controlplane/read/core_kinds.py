@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 from agent.controlplane.read.faults import Faults
 from agent.controlplane.read.fields import Field
@@ -164,33 +165,42 @@ def _container_ports(spec: Field, protocol: str) -> tuple[ContainerPort, ...]:
 
 def read_service(root: Field, stored: bool) -> Service:
     spec = root.get("spec")
-    kind = spec.get("type").one_of(*SERVICE_KINDS, default="ClusterIP")
-    ips = read_cluster_ips(spec)
+    spec.names()  # a mapping, or not there
+    faults = Faults()
+    take = faults.take
+    kind = take(spec.get("type").one_of, *SERVICE_KINDS, default="ClusterIP")
+    ips = take(read_cluster_ips, spec)
     if ips is None and (stored or kind == "ExternalName"):
         ips = ()
-    ports = tuple(_service_port(port, stored) for port in spec.get("ports").each())
-    _distinct(spec.get("ports"), ports)
+    ports = faults.each(partial(_service_port, stored), spec.get("ports").each())
+    take(_distinct, spec.get("ports"), ports)
     if not stored:
-        _named(spec.get("ports"), ports)
-    families = tuple(f.one_of("IPv4", "IPv6") for f in spec.get("ipFamilies").each())
+        take(_named, spec.get("ports"), ports)
+    families = take(_families, spec.get("ipFamilies")) or ()
     if not stored:
-        _agreeing(spec, ips or (), families)
+        take(_agreeing, spec, ips or (), families)
     if ips and not families and not stored:
         families = tuple(f"IPv{ip.version}" for ip in ips)
-    return Service(
-        meta=read_meta(root, "Service", namespaced=True),
+    made = Service(
+        meta=take(read_meta, root, "Service", namespaced=True),
         kind=kind,
-        selector=spec.get("selector").text_map(),
+        selector=take(spec.get("selector").text_map),
         cluster_ips=ips,
         families=families,
-        family_policy=spec.get("ipFamilyPolicy").one_of(*FAMILY_POLICIES, default=""),
+        family_policy=take(spec.get("ipFamilyPolicy").one_of, *FAMILY_POLICIES, default=""),
         ports=ports,
-        traffic_distribution=_distribution(spec.get("trafficDistribution"), stored),
-        is_node_local=spec.get("internalTrafficPolicy").one_of(*TRAFFIC_POLICIES, default="Cluster")
+        traffic_distribution=take(_distribution, spec.get("trafficDistribution"), stored),
+        is_node_local=take(spec.get("internalTrafficPolicy").one_of, *TRAFFIC_POLICIES, default="Cluster")
         == "Local",
-        publishes_not_ready=spec.get("publishNotReadyAddresses").boolean(),
-        unused=() if stored else tuple(_unused(spec, kind)),
+        publishes_not_ready=take(spec.get("publishNotReadyAddresses").boolean),
+        unused=() if stored else take(lambda: tuple(_unused(spec, kind))),
     )
+    faults.end()
+    return made
+
+
+def _families(field: Field) -> tuple[str, ...]:
+    return tuple(family.one_of("IPv4", "IPv6") for family in field.each())
 
 
 def _unused(spec: Field, kind: str) -> Iterator[str]:
@@ -233,7 +243,7 @@ def _agreeing(spec: Field, ips: tuple[IP, ...], families: tuple[str, ...]) -> No
             )
 
 
-def _service_port(port: Field, stored: bool) -> ServicePort:
+def _service_port(stored: bool, port: Field) -> ServicePort:
     number = port.get("port").integer(1, 65535)
     protocol = port.get("appProtocol")
     return ServicePort(
@@ -261,11 +271,13 @@ def _target(target: Field, default: int) -> int | str:
     return name
 
 
-def _distinct(field: Field, ports: tuple[ServicePort, ...]) -> None:
-    """Two ports of one number, or of one name, would take each other's place."""
+def _distinct(field: Field, ports: tuple[ServicePort | None, ...]) -> None:
+    """Two ports of one number, or of one name, would take each other's place. None: one that cannot be read."""
     numbers: set[tuple[int, str]] = set()
     names: set[str] = set()
     for at, port in zip(field.each(), ports, strict=True):
+        if port is None:
+            continue
         if (port.port, port.protocol) in numbers:
             raise at.get("port").error(f"{port.protocol} port {port.port} is given twice")
         if port.name and port.name in names:
@@ -274,10 +286,10 @@ def _distinct(field: Field, ports: tuple[ServicePort, ...]) -> None:
         names.add(port.name)
 
 
-def _named(field: Field, ports: tuple[ServicePort, ...]) -> None:
+def _named(field: Field, ports: tuple[ServicePort | None, ...]) -> None:
     """An API server refuses several ports of which one has no name."""
     for at, port in zip(field.each(), ports, strict=True):
-        if len(ports) > 1 and not port.name:
+        if len(ports) > 1 and port is not None and not port.name:
             raise at.get("name").error(
                 f"port {port.port} has none: each of several ports must be named, e.g. name: tcp-{port.port}"
             )

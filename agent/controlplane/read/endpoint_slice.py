@@ -5,7 +5,10 @@ Those of host names (`addressType: FQDN`) and of other protocols than TCP have n
 
 from __future__ import annotations
 
+from functools import partial
+
 from agent.controlplane.read.core_kinds import PROTOCOLS, read_meta
+from agent.controlplane.read.faults import Faults
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.mesh_objects import EndpointSlice, SliceEndpoint, SlicePort
 
@@ -14,30 +17,44 @@ ADDRESS_TYPES = ("IPv4", "IPv6", "FQDN")
 
 
 def read_endpoint_slice(root: Field, stored: bool) -> EndpointSlice:
-    meta = read_meta(root, "EndpointSlice", namespaced=True)
-    kind = root.get("addressType").one_of(*ADDRESS_TYPES)
-    is_served = kind != "FQDN" and bool(meta.labels.get(SERVICE_NAME))
-    if not stored and SERVICE_NAME not in meta.labels:
-        raise root.at("metadata.labels").error(f"it has no label {SERVICE_NAME}: name the Service it is of")
-    endpoints = tuple(_endpoint(entry, kind) for entry in root.get("endpoints").each()) if is_served else ()
-    ports = tuple(
-        SlicePort(port.get("name").text(""), port.get("port").integer(1, 65535))
-        for port in root.get("ports").each()
-        # Without a number all ports are meant, which no Service can be mapped to.
-        if port.get("port").present and port.get("protocol").one_of(*PROTOCOLS, default="TCP") == "TCP"
-    )
+    faults = Faults()
+    take = faults.take
+    meta = take(read_meta, root, "EndpointSlice", namespaced=True)
+    service = take(_service, root, stored) or ""
+    kind = take(root.get("addressType").one_of, *ADDRESS_TYPES)
+    is_served = kind != "FQDN" and bool(service)
+    endpoints = faults.each(partial(_endpoint, kind), root.get("endpoints").each()) if is_served else ()
+    ports = faults.each(_port, root.get("ports").each())
+    faults.end()
     return EndpointSlice(
-        meta=meta, service=meta.labels.get(SERVICE_NAME, ""), endpoints=endpoints, ports=ports
+        meta=meta,
+        service=service,
+        endpoints=endpoints,
+        ports=tuple(port for port in ports if port is not None),
     )
 
 
-def _endpoint(entry: Field, kind: str) -> SliceEndpoint:
+def _service(root: Field, stored: bool) -> str:
+    labels = root.at("metadata.labels")
+    if not stored and SERVICE_NAME not in labels.names():
+        raise labels.error(f"it has no label {SERVICE_NAME}: name the Service it is of")
+    return labels.get(SERVICE_NAME).text("")
+
+
+def _port(port: Field) -> SlicePort | None:
+    """None: not TCP, or without a number: then all ports are meant, which no Service can be mapped to."""
+    if port.get("port").present and port.get("protocol").one_of(*PROTOCOLS, default="TCP") == "TCP":
+        return SlicePort(port.get("name").text(""), port.get("port").integer(1, 65535))
+    return None
+
+
+def _endpoint(kind: str, entry: Field) -> SliceEndpoint:
     addresses = list(entry.get("addresses").each())
     if not addresses:
         raise entry.get("addresses").error("it is missing: an endpoint has at least one address")
     ips = tuple(address.ip() for address in addresses)
     for address, ip in zip(addresses, ips, strict=True):
-        if kind != f"IPv{ip.version}":
+        if kind and kind != f"IPv{ip.version}":
             raise address.error(f"{ip} is IPv{ip.version}, and the addressType is {kind}")
     target = entry.get("targetRef")
     is_pod = target.get("kind").text("") == "Pod"

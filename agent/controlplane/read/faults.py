@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar, cast
 
 from agent.controlplane.read.yaml_tree import ManifestError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 MOST = 20
 """So many are enough to mend; aliases can repeat one a million times."""
 
@@ -25,10 +26,14 @@ class Faults:
             return read(*args, **kwargs)
         except ManifestError as error:
             if not self.found or error is not self.found[0]:
-                self.found.append(error)
+                self.found += (error, *error.more)
             if len(self.found) >= MOST:
                 self.end()  # through all who take, who must not wait for the rest
             return cast(T, None)
+
+    def each(self, read: Callable[[T], R], entries: Iterable[T]) -> tuple[R, ...]:
+        """What each of them is read as; of those that cannot be read None, as of `take`."""
+        return tuple(self.take(read, entry) for entry in self.take(list, entries) or ())
 
     def end(self) -> None:
         """Raises ManifestError, the first one with the others, where any was found."""

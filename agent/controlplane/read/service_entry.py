@@ -7,10 +7,12 @@ entry means what it means in istiod.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from ipaddress import ip_network
 
 from agent.controlplane.read.core_kinds import read_aged_meta
 from agent.controlplane.read.doubts import Doubts
+from agent.controlplane.read.faults import Faults
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.mesh_objects import Endpoint, EntryPort, ServiceEntry
 from agent.controlplane.read.meta import IPRange
@@ -27,29 +29,36 @@ PROTOCOLS = frozenset(
 
 
 def read_service_entry(root: Field, stored: bool) -> ServiceEntry:
-    spec, doubts = root.get("spec"), Doubts(stored)
-    meta = read_aged_meta(root, "ServiceEntry")
-    hosts = read_hosts(spec.get("hosts"))
-    addresses = read_addresses(spec.get("addresses"))
-    resolution = spec.get("resolution").one_of(*RESOLUTIONS, default="NONE")
-    endpoints = tuple(map(read_endpoint, spec.get("endpoints").each()))
-    selector = spec.get("workloadSelector").get("labels").text_map()
-    ports = tuple(_port(port, doubts) for port in spec.get("ports").each())
-    _distinct(spec.get("ports"), ports)
-    spec.get("location").one_of(*LOCATIONS, default="MESH_EXTERNAL")
-    _agreeing(spec, doubts, hosts, addresses, resolution, endpoints)
+    spec, doubts, faults = root.get("spec"), Doubts(stored), Faults()
+    take = faults.take
+    spec.names()  # a mapping, or not there
+    meta = take(read_aged_meta, root, "ServiceEntry")
+    hosts = take(read_hosts, spec.get("hosts")) or ()
+    addresses = take(read_addresses, spec.get("addresses")) or ()
+    resolution = take(spec.get("resolution").one_of, *RESOLUTIONS, default="NONE")
+    endpoints = faults.each(read_endpoint, spec.get("endpoints").each())
+    selector = take(lambda: spec.get("workloadSelector").get("labels").text_map())
+    ports = faults.each(partial(_port, doubts), spec.get("ports").each())
+    take(_distinct, spec.get("ports"), ports)
+    take(spec.get("location").one_of, *LOCATIONS, default="MESH_EXTERNAL")
+    if resolution:
+        take(_agreeing, spec, doubts, hosts, addresses, resolution, endpoints)
+    allocated = take(_allocated, root.get("status"))
+    alt_names = take(spec.get("subjectAltNames").texts)
+    unused = take(lambda: tuple(_unused(spec)))
+    faults.end()
     return ServiceEntry(
         meta=meta,
         hosts=hosts,
         addresses=addresses,
-        allocated=_allocated(root.get("status").get("addresses")),
+        allocated=allocated,
         is_automatic=meta.labels.get(AUTOMATIC, "").lower() != "false",
         ports=ports,
         resolution=resolution,
         selector=selector,
         endpoints=endpoints,
-        alt_names=spec.get("subjectAltNames").texts(),
-        unused=tuple(_unused(spec)),
+        alt_names=alt_names,
+        unused=unused,
         doubts=tuple(doubts.texts),
     )
 
@@ -89,7 +98,7 @@ def _address(entry: Field) -> IPRange:
     return parse_ip(network.network_address.packed), network.prefixlen
 
 
-def _port(port: Field, doubts: Doubts) -> EntryPort:
+def _port(doubts: Doubts, port: Field) -> EntryPort:
     name, protocol = port.get("name"), port.get("protocol")
     if not name.text(""):
         doubts.add(name, "it is missing: each port has a name")
@@ -104,10 +113,13 @@ def _port(port: Field, doubts: Doubts) -> EntryPort:
     )
 
 
-def _distinct(field: Field, ports: tuple[EntryPort, ...]) -> None:
+def _distinct(field: Field, ports: tuple[EntryPort | None, ...]) -> None:
+    """None: one that cannot be read."""
     numbers: set[int] = set()
     names: set[str] = set()
     for at, port in zip(field.each(), ports, strict=True):
+        if port is None:
+            continue
         if port.number in numbers:
             raise at.get("number").error(f"port {port.number} is given twice")
         if port.name and port.name in names:
@@ -122,9 +134,9 @@ def _agreeing(
     hosts: tuple[str, ...],
     addresses: tuple[IPRange, ...],
     resolution: str,
-    endpoints: tuple[Endpoint, ...],
+    endpoints: tuple[Endpoint | None, ...],
 ) -> None:
-    """Fields that do not go together."""
+    """Fields that do not go together. None: an endpoint that cannot be read."""
     given = spec.get("endpoints")
     if endpoints and spec.get("workloadSelector").present:
         doubts.add(spec.get("workloadSelector"), "it stands beside endpoints: an entry has one of them")
@@ -134,7 +146,7 @@ def _agreeing(
         )
     if resolution == "STATIC":
         for entry, endpoint in zip(given.each(), endpoints, strict=True):
-            if endpoint.ip is None:
+            if endpoint is not None and endpoint.ip is None:
                 doubts.add(
                     entry.get("address"),
                     f"resolution STATIC takes addresses, and {endpoint.address} is a name",
@@ -153,10 +165,10 @@ def _agreeing(
         )
 
 
-def _allocated(field: Field) -> Mapping[str, tuple[IP, ...]]:
+def _allocated(status: Field) -> Mapping[str, tuple[IP, ...]]:
     """What a control plane gave, by host."""
     found: dict[str, tuple[IP, ...]] = {}
-    for entry in field.each():
+    for entry in status.get("addresses").each():
         host = entry.get("host").text("")
         found[host] = (*found.get(host, ()), entry.get("value").ip())
     return found

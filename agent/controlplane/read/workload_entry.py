@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 
 from agent.controlplane.read.core_kinds import read_meta
+from agent.controlplane.read.faults import Faults
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.mesh_objects import Endpoint, WorkloadEntry
-from agent.model.address import AddressError, parse_ip
+from agent.model.address import IP, AddressError, parse_ip
 
 WEIGHT_LIMIT = 2**32 - 1
 HOST = re.compile(
@@ -21,32 +22,44 @@ PORT_NAME = re.compile("[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def read_workload_entry(root: Field, stored: bool) -> WorkloadEntry:
-    meta = read_meta(root, "WorkloadEntry", namespaced=True)
-    spec = root.get("spec")
+    spec, faults = root.get("spec"), Faults()
     if not spec.present:
         raise spec.error("it is missing")
-    endpoint = read_endpoint(spec)
+    spec.names()  # a mapping
+    meta = faults.take(read_meta, root, "WorkloadEntry", namespaced=True)
+    endpoint = faults.take(read_endpoint, spec)
+    faults.end()
     return WorkloadEntry(meta=meta, endpoint=endpoint, labels={**endpoint.labels, **meta.labels})
 
 
 def read_endpoint(entry: Field) -> Endpoint:
     """The spec of a WorkloadEntry, or an endpoint of a ServiceEntry: they are of one form."""
-    address = entry.get("address")
-    text = address.text("")
-    if not text:
-        raise address.error("it is missing: write an IP address or a host name")
-    if text.startswith("unix:"):
-        raise address.error("node proxies dial no unix sockets: write an IP address or a host name")
-    return Endpoint(
-        address=text,
-        ip=None if is_host(text) else address.ip(),
-        ports=_ports(entry.get("ports")),
-        labels=entry.get("labels").text_map(),
-        network=entry.get("network").text(""),
-        locality=_locality(entry.get("locality")),
-        weight=entry.get("weight").integer(0, WEIGHT_LIMIT, default=0),
-        service_account=_account(entry.get("serviceAccount")),
+    entry.names()  # a mapping
+    faults = Faults()
+    take = faults.take
+    address, ip = take(_address, entry.get("address")) or ("", None)
+    made = Endpoint(
+        address=address,
+        ip=ip,
+        ports=take(_ports, entry.get("ports")),
+        labels=take(entry.get("labels").text_map),
+        network=take(entry.get("network").text, ""),
+        locality=take(_locality, entry.get("locality")),
+        weight=take(entry.get("weight").integer, 0, WEIGHT_LIMIT, default=0),
+        service_account=take(_account, entry.get("serviceAccount")),
     )
+    faults.end()
+    return made
+
+
+def _address(field: Field) -> tuple[str, IP | None]:
+    """As it is written, and what it is unless it is a host name."""
+    text = field.text("")
+    if not text:
+        raise field.error("it is missing: write an IP address or a host name")
+    if text.startswith("unix:"):
+        raise field.error("node proxies dial no unix sockets: write an IP address or a host name")
+    return text, None if is_host(text) else field.ip()
 
 
 def is_host(text: str) -> bool:

@@ -33,6 +33,43 @@ kind: PeerAuthentication
 metadata: {name: pa, namespace: UPPER}
 spec: {mtls: {mode: strict}, selector: {matchLabels: {a: b}}, portLevelMtls: {"x": {mode: A}}}
 """
+SERVICE = """apiVersion: v1
+kind: Service
+metadata: {name: web.x, namespace: demo}
+spec:
+  type: Cluster
+  clusterIP: 10.0.0.300
+  selector: {app: 5}
+  ipFamilies: [IPv5]
+  ports:
+  - {port: 80, targetPort: "8080"}
+  - {port: 80, protocol: tcp}
+  - {port: 80}
+  publishNotReadyAddresses: "yes"
+"""
+ENTRY = """apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: e, namespace: demo}
+spec:
+  hosts: ["a b"]
+  addresses: [10.0.0.0/99]
+  resolution: STATIC
+  location: INSIDE
+  ports: [{number: 0, name: a}, {number: 80, name: b, protocol: X}]
+  endpoints: [{address: "unix:///x", locality: a//b}, {address: name.example}]
+"""
+MACHINE = """apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: m, namespace: demo}
+spec: {address: 1.2.3, weight: -1, ports: {http: x}}
+"""
+SLICE = """apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s, namespace: demo, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: ["fd00::1"]}, {addresses: []}]
+ports: [{port: 70000}, {port: 80, protocol: tcp}]
+"""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +82,18 @@ spec: {mtls: {mode: strict}, selector: {matchLabels: {a: b}}, portLevelMtls: {"x
             "selector.matchLabels.app",
         ),
         (POD, "serviceAccountName nodeName podIP phase"),
+        (
+            SERVICE,
+            "type clusterIP ports[0].targetPort ports[1].protocol ports[2].name ipFamilies[0] metadata.name "
+            "selector.app publishNotReadyAddresses",
+        ),
+        (
+            ENTRY,
+            "hosts[0] addresses[0] endpoints[0].address endpoints[0].locality ports[0].number ports[1].protocol "
+            "location endpoints[1].address",
+        ),
+        (MACHINE, "address weight ports.http"),
+        (SLICE, "endpoints[0].addresses[0] endpoints[1].addresses ports[0].port ports[1].protocol"),
         (PEERS, "metadata.namespace mtls.mode portLevelMtls.x portLevelMtls.x.mode"),
     ],
 )
