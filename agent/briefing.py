@@ -43,6 +43,7 @@ class Briefing:
 
         `send` leaves out what its build does not know. `is_new`: it knows when a certificate ends before its leaf.
         """
+        send(channel.TakesChanges())
         if self.log_levels is not None:
             send(self.log_levels)
         if self.revoked is not None:

@@ -27,7 +27,7 @@ LENGTH = struct.Struct(">I")
 MAX_FRAME_BYTES = 512 << 20
 MAX_FDS = 253
 """What one sendmsg(2) passes: SCM_MAX_FD of the kernel."""
-PROTOCOL = 1
+PROTOCOL = 2
 """What this build speaks. 0: builds whose Hello did not tell."""
 RING, MEMBERS = "ring", "members"
 T = TypeVar("T")
@@ -217,6 +217,13 @@ class TakesQuestions(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class TakesChanges(Message):
+    """What Stats have said of TCP connections is remembered: from the next one on, they may say what has changed."""
+
+    SINCE = 2
+
+
+@dataclass(frozen=True, slots=True)
 class Answered(Message):
     """The control plane was asked about these names. What it said is applied: what is not in the state is nowhere."""
 
@@ -278,7 +285,7 @@ class Applied(Message):
 
 @dataclass(frozen=True, slots=True)
 class Stats(Message):
-    """Absolute counters of the worker; control adds up."""
+    """Absolute counters of the worker; control adds up. All of them, but to who TakesChanges."""
 
     metrics: Any
     connections: int

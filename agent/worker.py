@@ -140,7 +140,7 @@ class Worker:
 async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
     """Serve until drained. `listening` is the unix socket on which control processes connect."""
     link = ControlLink(worker.orders)
-    worker.hands.report = lambda: link.report(worker.orders.stats())
+    worker.hands.report = lambda: link.report(worker.orders.stats)
     running = asyncio.get_running_loop()
     # Again, after the control process that bound it: from here on the kernel names this process to who connects.
     listening.listen()
@@ -165,7 +165,7 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
     gc.freeze()
     try:
         while not worker.stopped.is_set():
-            link.report(worker.orders.stats())
+            link.report(worker.orders.stats)
             try:
                 async with asyncio.timeout(STATS_EVERY_S):
                     await worker.stopped.wait()

@@ -100,6 +100,8 @@ class Orders:
         """Of a change whose last part has not come."""
         self._given_up: Timer | None = None
         """When this worker ends for want of a control process."""
+        self._tells_changes = False
+        """Who hears the figures remembers what was said."""
 
     def hello(self, to: Channel) -> None:
         """Introduce this worker to a control process, with the listeners it serves. It will say everything anew."""
@@ -125,6 +127,7 @@ class Orders:
         """Let go of a change that had begun: it will not end. Nobody takes questions any more."""
         self._arrived = []
         self._plane.seeker.ask = None
+        self._tells_changes = False
         gc.enable()
 
     def carry_out(
@@ -172,6 +175,9 @@ class Orders:
                 self._plane.names.told([(row[0], row[1], row[2]) for row in message.names], message.gone)
             case channel.TakesQuestions():
                 self._plane.seeker.ask = lambda names: reply(channel.Wanted(names))
+            case channel.TakesChanges():
+                self._tells_changes = True
+                self._plane.reporter.metrics.tell_anew()
             case channel.Answered():
                 self._plane.seeker.answered(message.names)
             case channel.DnsClients():
@@ -235,9 +241,11 @@ class Orders:
         return (connection_row(live, self._plane.pods.at(live.pod)) for live in self._plane.registry)
 
     def stats(self) -> channel.Stats:
+        """What is told of it counts as heard, where changes are told."""
         self._plane.reporter.count_bytes()
+        metrics = self._plane.reporter.metrics
         return channel.Stats(
-            self._plane.reporter.metrics.snapshot(),
+            metrics.changes() if self._tells_changes else metrics.snapshot(),
             len(self._plane.registry),
             pods=self._plane.tallies.rows(),
         )

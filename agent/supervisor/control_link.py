@@ -76,10 +76,10 @@ class ControlLink:
     def send(self, message: Message) -> None:
         self._write(lambda channel: channel.send(message))
 
-    def report(self, figures: Message) -> None:
-        """Send absolute figures, unless messages still wait: a control process that stands still gets later ones."""
+    def report(self, figures: Callable[[], Message]) -> None:
+        """Send figures, unless messages still wait: a control process that stands still gets later ones."""
         if self._channel is not None and not self._channel.wants_write:
-            self.send(figures)
+            self.send(figures())
 
     def stop(self) -> None:
         """Hear nothing more. The socket ends with the process, which is what control takes for the end of it."""

@@ -1,7 +1,7 @@
 """The counters of one process: connections by label set, and single figures by family.
 
 `proxy` opens a handle per connection, adds bytes to it while they flow, and closes it with the outcome. A
-worker sends `snapshot()` to the control process, where `totals` adds the workers up; nothing here knows of
+worker sends `changes()` to the control process, where `totals` adds the workers up; nothing here knows of
 other processes, of time or of the exposition. Label sets are never forgotten, because a counter must not go
 backwards; past a limit, new ones share one overflow label set, so that memory stays bounded.
 """
@@ -42,22 +42,29 @@ class Snapshot(TypedDict):
     figures: list[tuple[str, list[str], float]]
     includes: NotRequired[list[str]]
     """Other processes whose counters are in these: they have ended, and this one goes on from where they were."""
+    is_partial: NotRequired[bool]
+    """`tcp` has what changed since the snapshot before, and the rest of it is as it was said last."""
 
 
 class Tally:
     """The five TCP counters of one label set."""
 
-    __slots__ = ("closed", "failed", "opened", "received_bytes", "sent_bytes")
+    __slots__ = ("closed", "failed", "is_due", "labels", "opened", "received_bytes", "sent_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, label_set: LabelSet) -> None:
+        self.labels = label_set
+        self.is_due = False
+        """It has changed since it was told."""
         self.opened = 0
         self.closed = 0
         self.failed = 0
         self.received_bytes = 0
         self.sent_bytes = 0
 
-    def values(self) -> list[int]:
-        return [self.opened, self.closed, self.failed, self.received_bytes, self.sent_bytes]
+    def row(self) -> tuple[list[str], list[int]]:
+        """As in Snapshot.tcp."""
+        counts = [self.opened, self.closed, self.failed, self.received_bytes, self.sent_bytes]
+        return list(self.labels), counts
 
     def add(self, counts: list[int]) -> None:
         opened, closed, failed, received, sent = counts
@@ -83,10 +90,13 @@ class Handle:
 
     def add_bytes(self, to_server: int = 0, to_client: int = 0) -> None:
         """`received` is what flows to the server, `sent` what flows to the client, for both reporters."""
+        if not to_server and not to_client:
+            return
         self.to_server_bytes += to_server
         self.to_client_bytes += to_client
         self._tally.received_bytes += to_server
         self._tally.sent_bytes += to_client
+        self._metrics._changed(self._tally)
 
     def close(self, outcome: Outcome) -> None:
         """Counts the end under the outcome's flag. A second call counts nothing."""
@@ -166,12 +176,15 @@ class Metrics:
         self._tallies: dict[LabelSet, Tally] = {}
         self._open = {reporter.value: 0 for reporter in Reporter}
         self._includes: list[str] = []
+        self._due: list[Tally] | None = None
+        """Those that have changed since they were told; None: all of them are to be told."""
         self.figures.add(families.LABEL_SETS_FOLDED, count=0)
 
     def open(self, label_set: LabelSet) -> Handle:
         """Counts a connection as opened. `label_set` is that of `record.labels(opened)`."""
         tally = self._tally(label_set)
         tally.opened += 1
+        self._changed(tally)
         self._open[label_set[0]] += 1
         return Handle(self, label_set, tally)
 
@@ -199,17 +212,45 @@ class Metrics:
             return
         self._includes = [*self._includes, *before, process][-INCLUDES_LIMIT:]
         for label_set, counts in rows:
-            self._tally(label_set).add(counts)
+            tally = self._tally(label_set)
+            tally.add(counts)
+            self._changed(tally)
         self.figures.inherit(figures)
 
     def snapshot(self) -> Snapshot:
+        """All of it."""
         return {
             "process": self._process,
-            "tcp": [(list(key), tally.values()) for key, tally in self._tallies.items()],
+            "tcp": [tally.row() for tally in self._tallies.values()],
             "open": dict(self._open),
             "figures": self.figures.items(),
             "includes": self._includes,
         }
+
+    def tell_anew(self) -> None:
+        """Somebody hears of it who has heard nothing: the next `changes` are all of it."""
+        self._due = None
+
+    def changes(self) -> Snapshot:
+        """What changed since this was asked last: of thousands of label sets, few have traffic in the same second."""
+        due, self._due = self._due, []
+        for tally in self._tallies.values() if due is None else due:
+            tally.is_due = False
+        if due is None:
+            return self.snapshot()
+        return {
+            "process": self._process,
+            "tcp": [tally.row() for tally in due],
+            "open": dict(self._open),
+            "figures": self.figures.items(),
+            "includes": self._includes,
+            "is_partial": True,
+        }
+
+    def _changed(self, tally: Tally) -> None:
+        if self._due is not None and not tally.is_due:
+            tally.is_due = True
+            self._due.append(tally)
 
     def _left(self, label_set: LabelSet) -> None:
         self._open[label_set[0]] -= 1
@@ -219,6 +260,7 @@ class Metrics:
         tally = self._tally(with_flag(label_set, flag))
         tally.closed += 1
         tally.failed += flag != NO_FLAG
+        self._changed(tally)
 
     def _tally(self, label_set: LabelSet) -> Tally:
         tally = self._tallies.get(label_set)
@@ -227,7 +269,7 @@ class Metrics:
         if len(self._tallies) >= self._limit:
             self.figures.add(families.LABEL_SETS_FOLDED)
             label_set = overflow(label_set)
-        return self._tallies.setdefault(label_set, Tally())
+        return self._tallies.setdefault(label_set, Tally(label_set))
 
 
 def _are_labels(values: LabelSet) -> bool:

@@ -3,11 +3,12 @@
 No counter goes backwards when a worker is replaced: what the old one had counted last is kept and added to
 what its successor counts. A successor that has inherited that counts on from there, and says whose counters are in
 its own: those count only there. Gauges of an ended worker are gone with it. Pure bookkeeping: the snapshots come in by
-message, the exposition reads `snapshot()`.
+message, whole or what has changed since the one before; the exposition reads `snapshot()`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -19,14 +20,35 @@ APART_LIMIT = 8
 FigureKey = tuple[str, tuple[str, ...]]
 
 
+class _Counted:
+    """What one process has counted, as far as it has told."""
+
+    __slots__ = ("figures", "includes", "open", "tcp")
+
+    def __init__(self) -> None:
+        self.tcp: dict[LabelSet, list[int]] = {}
+        self.open: dict[str, int] = {}
+        self.figures: list[tuple[str, list[str], float]] = []
+        self.includes: list[str] = []
+
+    def hear(self, told: Snapshot) -> None:
+        if not told.get("is_partial", False):
+            self.tcp = {}
+        for values, counts in told["tcp"]:
+            # The names in them are few, and each pair of workloads would have its own copy of all.
+            self.tcp[tuple(map(sys.intern, values))] = counts
+        self.open, self.figures = told["open"], told["figures"]
+        self.includes = told.get("includes", [])
+
+
 class Totals:
-    """The sum over workers, live and ended. `update` may come in any order and any number of times."""
+    """The sum over workers, live and ended. `update` may come any number of times, of each worker in its order."""
 
     def __init__(self, limit: int = LABEL_SETS_LIMIT) -> None:
         self._limit = limit
-        self._live: dict[str, Snapshot] = {}
+        self._live: dict[str, _Counted] = {}
         self._ended: set[str] = set()
-        self._apart: dict[str, Snapshot] = {}
+        self._apart: dict[str, _Counted] = {}
         """The last counters of those that ended lately: somebody may say yet to have inherited them."""
         self._ended_tcp: dict[LabelSet, list[int]] = {}
         self._ended_figures: defaultdict[FigureKey, float] = defaultdict(float)
@@ -38,7 +60,7 @@ class Totals:
         """
         process = snapshot["process"]
         if process not in self._ended:
-            self._live[process] = snapshot
+            self._live.setdefault(process, _Counted()).hear(snapshot)
 
     def retire(self, process: str) -> None:
         """The worker ended; its last counters stay in the sum. Unknown workers are nothing to do."""
@@ -52,46 +74,42 @@ class Totals:
             is_included = oldest in self._included()
             self._fold(self._apart.pop(oldest), is_included=is_included)
 
-    def _fold(self, last: Snapshot, *, is_included: bool) -> None:
+    def _fold(self, last: _Counted, *, is_included: bool) -> None:
         """Nobody tells these apart from others any more."""
         if is_included:
             return
-        for values, counts in last["tcp"]:
-            _add(self._ended_tcp, self._bounded(tuple(values)), counts)
-        for name, labels, count in last["figures"]:
+        for key, counts in last.tcp.items():
+            _add(self._ended_tcp, self._bounded(key), counts)
+        for name, labels, count in last.figures:
             if BY_NAME[name].kind is not Kind.GAUGE:
                 self._ended_figures[name, tuple(labels)] += count
 
     def _included(self) -> set[str]:
         """Those whose counters are in another one's."""
-        return {
-            each
-            for snapshot in (*self._live.values(), *self._apart.values())
-            for each in snapshot.get("includes", ())
-        }
+        told = (*self._live.values(), *self._apart.values())
+        return {each for counted in told for each in counted.includes}
 
-    def _counting(self) -> Iterator[tuple[Snapshot, bool]]:
+    def _counting(self) -> Iterator[tuple[_Counted, bool]]:
         """Those whose counters are in nobody else's; whether they have ended."""
         included = self._included()
-        for snapshots, has_ended in ((self._live, False), (self._apart, True)):
-            for process, snapshot in snapshots.items():
+        for processes, has_ended in ((self._live, False), (self._apart, True)):
+            for process, counted in processes.items():
                 if process not in included:
-                    yield snapshot, has_ended
+                    yield counted, has_ended
 
     def snapshot(self, control: Figures | None = None) -> Snapshot:
         """The sum, with the control process's own figures in it."""
         tcp = {key: list(counts) for key, counts in self._ended_tcp.items()}
-        for snapshot, has_ended in self._counting():
-            for values, counts in snapshot["tcp"]:
-                key = tuple(values)
+        for counted, has_ended in self._counting():
+            for key, counts in counted.tcp.items():
                 _add(
                     tcp,
                     key if not has_ended or len(tcp) < self._limit or key in tcp else overflow(key),
                     counts,
                 )
         gauges: Counter[str] = Counter()
-        for snapshot in self._live.values():
-            gauges.update(snapshot["open"])
+        for counted in self._live.values():
+            gauges.update(counted.open)
         figures = self._figures(control)
         return {
             "process": "all",
@@ -107,12 +125,12 @@ class Totals:
 
     def _figures(self, control: Figures | None) -> dict[FigureKey, float]:
         figures = self._ended_figures.copy()
-        for snapshot in self._live.values():
-            for name, labels, count in snapshot["figures"]:
+        for counted in self._live.values():
+            for name, labels, count in counted.figures:
                 if BY_NAME[name].kind is Kind.GAUGE:
                     figures[name, tuple(labels)] += count
-        for snapshot, _ in self._counting():
-            for name, labels, count in snapshot["figures"]:
+        for counted, _ in self._counting():
+            for name, labels, count in counted.figures:
                 if BY_NAME[name].kind is not Kind.GAUGE:
                     figures[name, tuple(labels)] += count
         for name, labels, count in control.items() if control else ():

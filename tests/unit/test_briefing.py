@@ -78,7 +78,8 @@ def test_a_newcomer_hears_policies_then_workloads_then_pods_then_secrets() -> No
     control = Control()
     asyncio.run(control.use(WEB))
     control.briefing.enrolled([POD])
-    policies, addresses, pods, secret = control.newcomer()
+    changes, policies, addresses, pods, secret = control.newcomer()
+    assert changes == channel.TakesChanges(), "first: figures that were told whole need not be told so again"
     assert [(m.type_url, m.full) for m in (policies, addresses)] == [(AUTHORIZATION, True), (ADDRESS, True)]
     assert pods == channel.Pods([("apps", "web-0", "web", ["10.0.0.1"])])
     assert secret.identity == str(WEB)

@@ -317,6 +317,28 @@ def test_a_draining_worker_goes_on_to_follow_state_certificates_and_pods(
     world.driver.until(lambda: told.ended == 1)
 
 
+def test_figures_are_told_whole_until_their_hearer_says_that_it_remembers_and_again_to_the_next(
+    told: ToldWorker, world: World
+) -> None:
+    def told_of() -> int:
+        stats = world.driver.call(told.orders.stats)
+        assert isinstance(stats, channel.Stats)
+        return len(stats.metrics["tcp"])
+
+    with world.connect() as app:
+        app.sendall(b"x")
+        assert app.recv(1) == b"x"
+        assert told_of() and told_of(), "a control process that has not said it may be of an older build"
+        told.tell(channel.TakesChanges())
+        assert told_of(), "it may have heard nothing before"
+        assert not told_of()
+        app.sendall(b"y")
+        assert app.recv(1) == b"y"
+        assert told_of() and not told_of()
+        told.introduced()
+        assert told_of() and told_of(), "the next control process has heard nothing"
+
+
 # -- between two agents
 
 

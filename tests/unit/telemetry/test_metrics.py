@@ -137,33 +137,60 @@ def test_a_connection_that_goes_on_in_another_process_is_one() -> None:
 
 
 steps = st.lists(
-    st.tuples(st.integers(0, 2), st.sampled_from(["open", "bytes", "close", "die", "report"])),
+    st.tuples(
+        st.integers(0, 2), st.sampled_from(["open", "another", "bytes", "close", "die", "report", "anew"])
+    ),
     max_size=40,
 )
 
 
 @settings(max_examples=60)
 @given(steps)
-def test_no_counter_ever_goes_backwards(steps: list[tuple[int, str]]) -> None:
-    totals, lives = Totals(), [0, 0, 0]
+def test_no_counter_ever_goes_backwards_and_changes_add_up_to_the_whole(steps: list[tuple[int, str]]) -> None:
+    totals, whole, lives = Totals(), Totals(), [0, 0, 0]
     workers = [Metrics(f"{n}-0") for n in range(3)]
     handles = [[], [], []]
     seen: Mapping[object, float] = {}
     for who, what in steps:
         if what == "open":
             handles[who].append(workers[who].open(label_set("web")))
+        elif what == "another":
+            handles[who].append(workers[who].open(label_set("cart")))
         elif what == "bytes" and handles[who]:
             handles[who][-1].add_bytes(3, 4)
         elif what == "close" and handles[who]:
             handles[who].pop().close(Outcome.TLS_FAILED)
         elif what == "die":
             totals.retire(f"{who}-{lives[who]}")
+            whole.retire(f"{who}-{lives[who]}")
             lives[who] += 1
             workers[who], handles[who] = Metrics(f"{who}-{lives[who]}"), []
-        totals.update(through_the_channel(workers[who].snapshot()))
-        now = {k: v for k, v in samples(expose(totals.snapshot())).items() if k[0].endswith("_total")}
-        assert all(now[key] >= count for key, count in seen.items())
-        seen = now
+        elif what == "anew":
+            workers[who].tell_anew()
+        whole.update(through_the_channel(workers[who].snapshot()))
+        totals.update(through_the_channel(workers[who].changes()))
+        now = samples(expose(totals.snapshot()))
+        assert now == samples(expose(whole.snapshot()))
+        counters = {key: count for key, count in now.items() if key[0].endswith("_total")}
+        assert all(counters[key] >= count for key, count in seen.items())
+        seen = counters
+
+
+def test_what_has_not_changed_is_told_once() -> None:
+    metrics = Metrics("w1")
+    handles = [metrics.open(label_set(f"pod-{n}")) for n in range(10)]
+    assert len(metrics.changes()["tcp"]) == 10
+    for handle in handles:
+        handle.add_bytes(0, 0)
+    assert metrics.changes()["tcp"] == []
+    handles[3].add_bytes(to_server=5)
+    handles[3].add_bytes(to_client=2)
+    [(labels_told, counts)] = metrics.changes()["tcp"]
+    assert "pod-3" in labels_told and counts == [1, 0, 0, 5, 2]
+    handles[4].close(Outcome.OK)
+    assert len(metrics.changes()["tcp"]) == 1
+    metrics.tell_anew()
+    assert len(metrics.changes()["tcp"]) == 10 and metrics.changes()["tcp"] == []
 
 
 def test_label_sets_are_bounded_and_the_rest_is_counted_together() -> None:
