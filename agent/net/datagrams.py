@@ -21,8 +21,8 @@ MOST_BYTES = 4096
 BATCH, READ_BATCH = 64, 256
 """So many are handed on in a row, then others have their turn; more are read, so that whoever sends most does not fill
 the queue of the socket, which pods share."""
-MOST_OF_A_POD = 256
-"""Of its datagrams wait here, and the rest is lost."""
+MOST_OF_A_POD = 1024
+"""Of its datagrams wait here, and the rest is lost: no fewer than the kernel lets through at once (DNS_BURST)."""
 _ANCILLARY_BYTES = 128
 _INTERFACE = struct.pack("=I", 0)
 _COUNT = struct.Struct("=I")

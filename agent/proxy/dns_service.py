@@ -35,8 +35,8 @@ from agent.state.store import Store
 
 log = logging.getLogger(__name__)
 
-MOST_FORWARDED, MOST_OF_A_POD = 1024, 256
-"""Exchanges under way at once: of all, and of one pod."""
+MOST_FORWARDED, MOST_OF_A_POD = 4096, 1024
+"""Exchanges under way at once: of all, and of one pod (5,000 queries a second at a name server 200 ms away)."""
 MOST_WAITING = 64
 """For one answer."""
 

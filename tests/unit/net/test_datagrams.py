@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,9 @@ def test_who_sends_little_does_not_wait_for_who_sends_much(queue: socket.socket)
         assert sum(lost) > 0, "what one pod has waiting is bounded"
     door.close()
     loop.close()
+
+
+def test_what_the_kernel_lets_through_at_once_has_room() -> None:
+    source = (Path(__file__).parents[3] / "bpf/include/ztun_hold.h").read_text()
+    (burst,) = re.findall(r"#define DNS_BURST (\d+)", source)
+    assert int(burst) <= MOST_OF_A_POD
