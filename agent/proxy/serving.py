@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import starmap
 
 from agent import channel
-from agent.fd_limit import accept_ceiling
+from agent.fd_limit import accept_ceiling, with_reserve
 from agent.model.listener import DNS, HBONE, OUTBOUND, PLAINTEXT
 from agent.net.accept import Acceptor
 from agent.net.member_table import MemberTable
@@ -65,10 +65,14 @@ class Serving:
             if unknown:
                 raise channel.ChannelError(f"this worker cannot serve {', '.join(sorted(unknown))}")
             return
+        members, given_ring = fds.pop(channel.MEMBERS, None), fds.pop(channel.RING, None)
+        # To map one takes further descriptors, and a worker that has none left is the one that is given more to serve.
+        with with_reserve():
+            table = None if members is None else MemberTable(members)
+            ring = None if given_ring is None else SynRing(given_ring)
         self.release(owner)
-        if (members := fds.pop(channel.MEMBERS, None)) is not None:
-            self._plane.inbound.handshakes.note_in(MemberTable(members))
-        ring = fds.pop(channel.RING, None)
+        if table is not None:
+            self._plane.inbound.handshakes.note_in(table)
         self._owners[owner] = socks = {name: socket.socket(fileno=fd) for name, fd in fds.items()}
         accepted = [(name, sock) for name, sock in socks.items() if name in self._handlers]
         self._acceptors[owner] = tuple(starmap(self._acceptor, accepted))
@@ -81,7 +85,7 @@ class Serving:
         if ring is not None and self._plane.held is not None:
             by_name = zip((name for name, _ in accepted), self._acceptors[owner], strict=True)
             behind = {HOOKS[name]: acceptor for name, acceptor in by_name if name in HOOKS}
-            self._plane.held.serve(owner, SynRing(ring), behind)
+            self._plane.held.serve(owner, ring, behind)
 
     def release(self, owner: int) -> None:
         if self._plane.held is not None and owner in self._owners:

@@ -112,20 +112,26 @@ def first_free(pid: int) -> int:
 
 def test_workers_without_descriptors_let_new_connections_wait_and_say_so(world: World) -> None:
     log, paused = world.log("node-a"), world.metric("node-a", "ztun_accept_pauses_total")
+    workers = world.workers("node-a")
     with world.talk("client-a", world.address("server-b")) as live, ExitStack() as limits:
         live.say()
-        for pid in world.workers("node-a").values():
+        for pid in workers.values():
             before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
             limits.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, before)
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free(pid), before[1]))
         waiting = Waiting(world, "client-a", world.address("server-b"))
         log.line("nothing is accepted: the descriptors of this worker are used up")
         until(lambda: world.metric("node-a", "ztun_accept_pauses_total") > paused, "it is counted")
-        live.say()
         assert not waiting.result
+        # What waits for long is given to the others as well, and they have no room for it either.
+        log.line("connections wait at the listeners of worker", "another serves them too")
+        world.tunnels("node-a")  # asked of every worker, behind that
+        live.say()
         limits.close()
         assert waiting.answer() == world.address("client-a")
+        live.say()
     world.mesh.wait_ready("node-a")
+    assert world.workers("node-a") == workers
 
 
 @pytest.mark.parametrize("node", ["node-a", "node-b"])

@@ -56,6 +56,8 @@ def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None
         ("kernels", ["--onli", "6.1"], "no such option: --onli"),
         ("cluster-test", ["--kep"], "no such argument: --kep"),
         ("bench", ["flood", "--rouns", "3"], "no such option: --rouns"),
+        ("chaos", ["--sead", "3"], "no such option: --sead"),
+        ("soak", ["--fore", "2h"], "no such option: --fore"),
         ("check", ["agent"], "no such argument: agent"),
         ("gen-cli", ["--all"], "no such argument: --all"),
         ("gen-proto", ["--all"], "no such argument: --all"),

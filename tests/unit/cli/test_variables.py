@@ -39,6 +39,7 @@ OF_OTHERS = {
     "keep": "scripts/quickstart",
     "kind": "scripts/bench",
     "length": "scripts/bench",
+    "list": "scripts/chaos",
     "long": "scripts/test",
     "native": "py-spy",
     "net": "nsenter",
