@@ -21,7 +21,7 @@ from agent.pages.explain import ExplainPage
 from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
 from agent.pages.log_level import LoggingPage
-from agent.pages.mesh_lists import PoliciesPage, ServicesPage
+from agent.pages.mesh_lists import LimitsPage, PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
 from agent.pages.pprof import pprof_page
 from agent.pages.quit import QuitPage, ShutdownPage, StepAsidePage
@@ -79,6 +79,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         announced=AnnouncedPage(agent.store),
         certificates=CertificatesPage(agent.keeper, time.time),
         policies=PoliciesPage(agent.store),
+        limits=LimitsPage(agent.store),
         services=ServicesPage(agent.store),
         config_dump=ConfigDumpPage(
             settings=agent.settings,

@@ -28,6 +28,7 @@ from agent.handover.hands import Hands
 from agent.log import ProcessLog, set_up_log
 from agent.log_levels import initial
 from agent.model.address import parse_ip
+from agent.net import limit_table
 from agent.net.frames import FrameSender
 from agent.net.loop import Loop
 from agent.net.outer_loop import OuterLoop
@@ -106,6 +107,7 @@ class Worker:
             self._lines.write,
             random.Random(random.SystemRandom().getrandbits(64)),
             frames=Senders(*sides.senders) if sides.senders else None,
+            limit_table=config.directory / limit_table.NAME,
         )
         plane = DataPlane(config, outside)
 

@@ -1,4 +1,4 @@
-"""`ztun connections|tunnels|certificates|policies|services`: what the running agent holds, as tables or JSON."""
+"""`ztun connections|tunnels|certificates|policies|limits|services`: what the running agent holds, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -72,6 +72,14 @@ policies = listing(
     "List policies, their origin, and whom they judge."
     "\n\nistio_converted_static_strict, of the root namespace, stands for every PeerAuthentication with mode STRICT: it"
     " denies peers without an identity, and judges the pods that list it.",
+)
+limits = listing(
+    "limits",
+    ["pod", "limit", "clients", "connections", "new_per_s", "bytes_per_s"],
+    "no pod has a limit",
+    "List what pods of this node let each client have."
+    "\n\nOf all limits that are about a client the lowest of each kind holds; ztun_limited counts who was refused or"
+    " had to wait.",
 )
 services = listing(
     "services",

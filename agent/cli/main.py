@@ -39,6 +39,7 @@ SECTIONS = {
         "tunnels": "agent.cli.inspect:tunnels",
         "certificates": "agent.cli.inspect:certificates",
         "policies": "agent.cli.inspect:policies",
+        "limits": "agent.cli.inspect:limits",
         "services": "agent.cli.inspect:services",
         "doctor": "agent.cli.doctor:doctor",
         "maps": "agent.cli.maps:maps",

@@ -60,6 +60,7 @@ class Outcome(Enum):
     IDENTITY_UNAVAILABLE = Facts("IDENTITY_ERROR", 503, "no valid certificate for the pod; see `ztun status`")
     CERTIFICATE_REVOKED = Facts("CERT_REVOKED", 503, "a certificate in the chain was revoked")
     OVERLOADED = Facts("CONNECT", 503, "the agent is at its limit of connections or file descriptors")
+    LIMITED = Facts("LIMIT", 429, "the pod limits what one client may have; see `ztun limits`")
     POD_REMOVED = Facts("-", 503, "the pod left the mesh")
     RESET = Facts("-", 503, "one end reset the connection")
     CUT_BY_PEER = Facts("CONNECT", 503, "the other node's proxy ended the connection; see its log")

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from agent.model.address import IP, NamespacedHostname, NetworkAddress, SocketAddress
 from agent.model.identity import DEFAULT_TRUST_DOMAIN, Identity, identity_of
+from agent.model.limits import ConnectionLimit
 
 EMPTY: Mapping[NamespacedHostname, Mapping[int, int]] = MappingProxyType({})
 
@@ -104,6 +105,8 @@ class Workload:
     locality: Locality = Locality()
     host_network: bool = False
     capacity: int = 1
+    limits: tuple[ConnectionLimit, ...] = ()
+    """What each client of it may have; only an embedded control plane says that."""
 
     @property
     def identity(self) -> Identity:

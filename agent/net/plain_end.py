@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from agent.model.outcome import Outcome
@@ -35,6 +36,7 @@ class PlainEnd:
         "name",
         "other",
         "reads",
+        "recv_into",
         "relay",
         "sock",
         "writes",
@@ -44,6 +46,7 @@ class PlainEnd:
     def __init__(self, relay: PlainRelay, sock: socket.socket, name: str) -> None:
         self.relay = relay
         self.sock = sock
+        self.recv_into: Callable[[memoryview], int] = sock.recv_into
         self.name = name
         self.fd = sock.fileno()
         self.other: PlainEnd = self
@@ -76,7 +79,7 @@ class PlainEnd:
         other = self.other
         buffer = self.relay.buffer
         try:
-            size = self.sock.recv_into(buffer)
+            size = self.recv_into(buffer)
         except BlockingIOError:
             self.is_readable = False
             return

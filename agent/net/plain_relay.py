@@ -16,6 +16,7 @@ from agent.model.outcome import Outcome, Refusal
 from agent.model.unit import PlainValue, State, StateReader
 from agent.net.farewell import close
 from agent.net.loop import Loop, Timer
+from agent.net.pacing import Allowance, PacedSocket
 from agent.net.parting import PATIENCE_S, Parting
 from agent.net.plain_end import PlainEnd
 from agent.net.sockets import was_destroyed
@@ -77,6 +78,14 @@ class PlainRelay:
             self._loop.watch(end.fd, end.on_ready, self._on_crash)
             if end.backlog:  # of a relay that was taken over
                 end.count()
+
+    def pace(self, allowance: Allowance) -> list[PacedSocket]:
+        """Read no more from now on than is allowed, of both ends together."""
+        paced: list[PacedSocket] = []
+        for end in (self._client, self._server):
+            paced.append(PacedSocket(end.sock, allowance, end.on_ready))
+            end.recv_into = paced[-1].recv_into
+        return paced
 
     @property
     def sent_bytes(self) -> int:

@@ -118,7 +118,7 @@ class TunnelRelay(EndingRelay):
             self._backlogs.hold(self, size)
             return
         try:
-            sent = self._send(pieces[0]) if len(pieces) == 1 else self._sock.sendmsg(pieces[:512])
+            sent = self._send(pieces[0]) if len(pieces) == 1 else self._send_pieces(pieces[:512])
         except BlockingIOError:
             sent = 0
         except OSError as error:

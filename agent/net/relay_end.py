@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import socket
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from agent.model.outcome import Outcome, Refusal
 from agent.net.farewell import close
 from agent.net.loop import Loop, Timer
+from agent.net.pacing import Allowance, PacedSocket
 from agent.net.parting import PATIENCE_S, Parting
 from agent.net.plain_relay import loss
 from agent.net.tunnel import Tunnel, reset_code
@@ -45,10 +47,12 @@ class EndingRelay:
         "_loop",
         "_lost",
         "_owner",
+        "_paced",
         "_parting",
         "_patience_left_s",
         "_recv_into",
         "_send",
+        "_send_pieces",
         "_sock",
         "_stage",
         "_stream",
@@ -66,8 +70,10 @@ class EndingRelay:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
-        self._recv_into = sock.recv_into
-        self._send = sock.send
+        self._recv_into: Callable[[memoryview], int] = sock.recv_into
+        self._send: Callable[[bytes | bytearray | memoryview], int] = sock.send
+        self._send_pieces: Callable[[Sequence[memoryview]], int] = sock.sendmsg
+        self._paced: PacedSocket | None = None
         self._tunnel = tunnel
         self._link = tunnel.link
         self._stage = tunnel.link.stage
@@ -129,6 +135,16 @@ class EndingRelay:
     @abstractmethod
     def _end_down(self) -> None:
         """The tunnel's end has come, and everything before it was delivered."""
+
+    def pace(self, allowance: Allowance) -> list[PacedSocket]:
+        """Carry no more from now on than is allowed, in both directions together."""
+        paced = self._paced = PacedSocket(self._sock, allowance, self._on_ready)
+        self._recv_into, self._send, self._send_pieces = paced.recv_into, paced.send, paced.send_pieces
+        return [paced]
+
+    @abstractmethod
+    def _on_ready(self, mask: int) -> None:
+        """The socket may be read, or written."""
 
     # -- the application's connection breaks
 
@@ -200,6 +216,8 @@ class EndingRelay:
         )
 
     def _on_sent(self, size: int) -> None:
+        if self._paced is not None:
+            self._paced.charge(size)
         self._backlogs.release(self, size)
         self._down_bytes += size
         self._link.consumed(self._stream, size)

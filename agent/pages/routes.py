@@ -22,6 +22,7 @@ class Pages:
     announced: Handler
     certificates: Handler
     policies: Handler
+    limits: Handler
     services: Handler
     config_dump: Handler
     logging: Handler
@@ -46,6 +47,7 @@ class Pages:
                 ("GET", "/announced"): self.announced,
                 ("GET", "/certificates"): self.certificates,
                 ("GET", "/policies"): self.policies,
+                ("GET", "/limits"): self.limits,
                 ("GET", "/services"): self.services,
                 **self._of_ztunnel(),
             }

@@ -22,29 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agent.pb import authorization_pb2 as agent_dot_pb_dot_authorization__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61gent/pb/ztun.proto\x12\x07ztun.v1\".\n\x0b\x45nrolledPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"B\n\x0e\x45nrolledReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\"\n\x04pods\x18\x02 \x03(\x0b\x32\x14.ztun.v1.EnrolledPod\" \n\rEnrolledReply\x12\x0f\n\x07unknown\x18\x01 \x03(\t\"\x1d\n\rFollowRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"6\n\x07\x46inding\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\".\n\x08\x46indings\x12\"\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x10.ztun.v1.Finding2F\n\tEnrolment\x12\x39\n\x06Report\x12\x17.ztun.v1.EnrolledReport\x1a\x16.ztun.v1.EnrolledReply2B\n\tManifests\x12\x35\n\x06\x46ollow\x12\x16.ztun.v1.FollowRequest\x1a\x11.ztun.v1.Findings0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x61gent/pb/ztun.proto\x12\x07ztun.v1\x1a\x1c\x61gent/pb/authorization.proto\".\n\x0b\x45nrolledPod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"B\n\x0e\x45nrolledReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\"\n\x04pods\x18\x02 \x03(\x0b\x32\x14.ztun.v1.EnrolledPod\" \n\rEnrolledReply\x12\x0f\n\x07unknown\x18\x01 \x03(\t\"\x1d\n\rFollowRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"6\n\x07\x46inding\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\".\n\x08\x46indings\x12\"\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x10.ztun.v1.Finding\"<\n\x10\x43onnectionLimits\x12(\n\x06limits\x18\x01 \x03(\x0b\x32\x18.ztun.v1.ConnectionLimit\"\xd5\x01\n\x0f\x43onnectionLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x07\x63lients\x18\x02 \x03(\x0b\x32\x15.istio.security.Match\x12\x18\n\x0b\x63onnections\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x1b\n\x0enew_per_second\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x1d\n\x10\x62ytes_per_second\x18\x05 \x01(\x04H\x02\x88\x01\x01\x42\x0e\n\x0c_connectionsB\x11\n\x0f_new_per_secondB\x13\n\x11_bytes_per_second2F\n\tEnrolment\x12\x39\n\x06Report\x12\x17.ztun.v1.EnrolledReport\x1a\x16.ztun.v1.EnrolledReply2B\n\tManifests\x12\x35\n\x06\x46ollow\x12\x16.ztun.v1.FollowRequest\x1a\x11.ztun.v1.Findings0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agent.pb.ztun_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENROLLEDPOD']._serialized_start=32
-  _globals['_ENROLLEDPOD']._serialized_end=78
-  _globals['_ENROLLEDREPORT']._serialized_start=80
-  _globals['_ENROLLEDREPORT']._serialized_end=146
-  _globals['_ENROLLEDREPLY']._serialized_start=148
-  _globals['_ENROLLEDREPLY']._serialized_end=180
-  _globals['_FOLLOWREQUEST']._serialized_start=182
-  _globals['_FOLLOWREQUEST']._serialized_end=211
-  _globals['_FINDING']._serialized_start=213
-  _globals['_FINDING']._serialized_end=267
-  _globals['_FINDINGS']._serialized_start=269
-  _globals['_FINDINGS']._serialized_end=315
-  _globals['_ENROLMENT']._serialized_start=317
-  _globals['_ENROLMENT']._serialized_end=387
-  _globals['_MANIFESTS']._serialized_start=389
-  _globals['_MANIFESTS']._serialized_end=455
+  _globals['_ENROLLEDPOD']._serialized_start=62
+  _globals['_ENROLLEDPOD']._serialized_end=108
+  _globals['_ENROLLEDREPORT']._serialized_start=110
+  _globals['_ENROLLEDREPORT']._serialized_end=176
+  _globals['_ENROLLEDREPLY']._serialized_start=178
+  _globals['_ENROLLEDREPLY']._serialized_end=210
+  _globals['_FOLLOWREQUEST']._serialized_start=212
+  _globals['_FOLLOWREQUEST']._serialized_end=241
+  _globals['_FINDING']._serialized_start=243
+  _globals['_FINDING']._serialized_end=297
+  _globals['_FINDINGS']._serialized_start=299
+  _globals['_FINDINGS']._serialized_end=345
+  _globals['_CONNECTIONLIMITS']._serialized_start=347
+  _globals['_CONNECTIONLIMITS']._serialized_end=407
+  _globals['_CONNECTIONLIMIT']._serialized_start=410
+  _globals['_CONNECTIONLIMIT']._serialized_end=623
+  _globals['_ENROLMENT']._serialized_start=625
+  _globals['_ENROLMENT']._serialized_end=695
+  _globals['_MANIFESTS']._serialized_start=697
+  _globals['_MANIFESTS']._serialized_end=763
 # @@protoc_insertion_point(module_scope)

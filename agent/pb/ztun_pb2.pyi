@@ -1,3 +1,4 @@
+from agent.pb import authorization_pb2 as _authorization_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -49,3 +50,23 @@ class Findings(_message.Message):
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
     findings: _containers.RepeatedCompositeFieldContainer[Finding]
     def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ...) -> None: ...
+
+class ConnectionLimits(_message.Message):
+    __slots__ = ("limits",)
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    limits: _containers.RepeatedCompositeFieldContainer[ConnectionLimit]
+    def __init__(self, limits: _Optional[_Iterable[_Union[ConnectionLimit, _Mapping]]] = ...) -> None: ...
+
+class ConnectionLimit(_message.Message):
+    __slots__ = ("name", "clients", "connections", "new_per_second", "bytes_per_second")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    NEW_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    clients: _containers.RepeatedCompositeFieldContainer[_authorization_pb2.Match]
+    connections: int
+    new_per_second: int
+    bytes_per_second: int
+    def __init__(self, name: _Optional[str] = ..., clients: _Optional[_Iterable[_Union[_authorization_pb2.Match, _Mapping]]] = ..., connections: _Optional[int] = ..., new_per_second: _Optional[int] = ..., bytes_per_second: _Optional[int] = ...) -> None: ...

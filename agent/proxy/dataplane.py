@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.config import Config
@@ -37,12 +38,14 @@ from agent.proxy.gate import Frames, Gate, nobodys
 from agent.proxy.held_rings import HeldRings, nothing_held
 from agent.proxy.inbound import Inbound
 from agent.proxy.inbound_plain import InboundPlain, PlainConnection
+from agent.proxy.life import Recorded
+from agent.proxy.limiter import Limiter
 from agent.proxy.local import LocalPath
 from agent.proxy.outbound import Outbound, OutboundConnection
 from agent.proxy.own_share import OwnShare
 from agent.proxy.pods import LocalPods
 from agent.proxy.pool import Pool
-from agent.proxy.registry import Registry
+from agent.proxy.registry import Live, Registry
 from agent.proxy.report import Reporter
 from agent.proxy.secrets import Secrets
 from agent.proxy.seeker import Seeker
@@ -88,6 +91,8 @@ class Outside:
     """Unix seconds."""
     frames: Senders | None = None
     """Where SYNs may be held."""
+    limit_table: Path | None = None
+    """Where all workers of the node count what clients have; None: this one is alone."""
 
 
 ANSWER_MARGIN_S = 10.0
@@ -152,7 +157,10 @@ class DataPlane:
             answer_s=config.connect_timeout_s + config.handshake_timeout_s + ANSWER_MARGIN_S,
         )
         self.far_networks = FarNetworks(self.pool, connector, config.network)
-        delivery = self.delivery = Delivery(loop, self.store, self.registry, to_pods, outside.proxy)
+        self.limiter = Limiter(loop, self.store, self.registry, outside.metrics.figures, outside.limit_table)
+        delivery = self.delivery = Delivery(
+            loop, self.store, self.registry, to_pods, outside.proxy, self.limiter
+        )
         self.share = OwnShare(config.worker_count, loop.now)
         crossings = None
         if config.local_path == "host":
@@ -327,6 +335,13 @@ class DataPlane:
         closed = yield from self.registry.reevaluate(snapshot, changes)
         if closed:
             log.info("closed %d live connections that current policy does not allow", closed)
+        yield from self.limiter.reevaluate(changes, seated)
+
+
+def seated(live: Live) -> None:
+    """A limit counts a connection that is open already."""
+    if isinstance(live.owner, Recorded):
+        live.owner.seated()
 
 
 def end_revoked(revocations: Revocations, link: TunnelLink) -> None:

@@ -16,6 +16,7 @@ from agent.model.workload import Workload
 from agent.net.dial import Dial, Dialler, DialOwner
 from agent.net.loop import Loop
 from agent.policy.evaluate import evaluate
+from agent.proxy.limiter import Limiter
 from agent.proxy.registry import Live, Registry
 from agent.state.passage import bypassed
 from agent.state.store import Store
@@ -36,16 +37,26 @@ class Delivery:
     """Makes deliveries; one per worker. `dialler` is of the pod side: it can only reach pods."""
 
     def __init__(
-        self, loop: Loop, store: Store, registry: Registry, dialler: Dialler, proxy: ProxyAddresses
+        self,
+        loop: Loop,
+        store: Store,
+        registry: Registry,
+        dialler: Dialler,
+        proxy: ProxyAddresses,
+        limiter: Limiter,
     ) -> None:
         self.loop = loop
         self.store = store
         self.registry = registry
         self.dialler = dialler
+        self.limiter = limiter
         self._proxy = proxy
 
     def admit(self, live: Live, workload: Workload) -> None:
-        """Register the connection and judge it. Raises Refusal; the caller removes it from the registry."""
+        """Register the connection, judge it, and count it where its pod has limits.
+
+        Raises Refusal; the caller removes it from the registry.
+        """
         if self.registry.is_full:
             raise Refusal(Outcome.OVERLOADED)
         live.destination_uid = workload.uid
@@ -58,6 +69,8 @@ class Delivery:
             reason = bypassed(self.store.current, live.connection, workload)
             if reason:
                 raise Refusal(Outcome.WAYPOINT_BYPASSED, reason)
+        if workload.limits:
+            self.limiter.admit(live, workload)
 
     def dial(self, connection: Connection, owner: DialOwner, *, keep_port: bool) -> Dial:
         """Connect to the application from the client's address; `keep_port` tries its own port first."""

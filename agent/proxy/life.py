@@ -58,6 +58,13 @@ class Recorded:
         """Its bytes are what this relay carries."""
         assert self._tracked is not None, "what is relayed was recorded"
         self._tracked.relay = relay
+        if self._live is not None and self._live.seat is not None:
+            self._live.seat.pace(relay)
+
+    def seated(self) -> None:
+        """A limit counts it from now on: what carries it already goes by that."""
+        if self._tracked is not None and isinstance(self._tracked.relay, PlainRelay | TunnelRelay):
+            self.count(self._tracked.relay)
 
     def conclude(self, outcome: Outcome, detail: str) -> None:
         self._unregister()
@@ -67,6 +74,8 @@ class Recorded:
     def _unregister(self) -> None:
         if self._live is not None:
             self._registry.remove(self._live)
+            if self._live.seat is not None:
+                self._live.seat.leave()
             self._live = None  # it holds this object
 
     def _record(self, live: Live, opened: Opened) -> None:
@@ -84,6 +93,9 @@ class Recorded:
         """What another process goes on with (`take_up`). Here it is neither registered nor counted any more."""
         assert self._live is not None and self._tracked is not None, "what is handed on was recorded"
         state: State = {"live": self._live.state(), "record": self._tracked.leave().state()}
+        if self._live.seat is not None:
+            self._live.seat.park()
+            self._live.seat = None
         self._unregister()
         self._tracked = None
         return state

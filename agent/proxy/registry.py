@@ -17,6 +17,7 @@ from agent.model.steps import Steps, each
 from agent.model.unit import BadUnit, State, StateReader
 from agent.model.unit_values import direction, identity_or_none, ip, socket_address, told
 from agent.policy.evaluate import evaluate
+from agent.proxy.seat import Seat
 from agent.state.apply import Changes
 from agent.state.passage import Passages
 from agent.state.snapshot import Snapshot
@@ -55,6 +56,7 @@ class Live:
         "owner",
         "pod",
         "protocol",
+        "seat",
         "service",
         "source",
     )
@@ -81,6 +83,8 @@ class Live:
         self.destination_uid = destination_uid
         self.connection = connection
         """The facts policy judges; None where there is nothing to judge (outbound)."""
+        self.seat: Seat | None = None
+        """Where limits count it; made anew of the rest in another process."""
         self.service = ""
         """Host name of the Service that was asked for, where the other end has said so and it is one of this pod's."""
 

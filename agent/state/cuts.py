@@ -48,6 +48,7 @@ class WorkloadCut:
                 NOWHERE,
                 w.host_network,
                 w.capacity,
+                w.limits,
             ),
             (w.node, w.locality),
             w.addresses,
@@ -89,6 +90,7 @@ class WorkloadCut:
             cast("Locality", place[1]),
             shape.host_network,
             shape.capacity,
+            shape.limits,
         )
 
 

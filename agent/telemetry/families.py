@@ -235,6 +235,13 @@ HANDSHAKE_FAILURES = _counter(
     "side",
     "reason",
 )
+LIMITED = _counter(
+    "ztun_limited",
+    "Connections refused for a limit of their pod, and waits of those that carry too much for one, by the limit",
+    "limit",
+    "namespace",
+    "workload",
+)
 HANDSHAKES_OPEN = _gauge("ztun_handshakes_open", "Inbound TLS handshakes of HBONE that are not done")
 ACCEPT_PAUSES = _counter(
     "ztun_accept_pauses",

@@ -32,7 +32,9 @@ from agent.model.address import (
     ip_from_bytes,
 )
 from agent.model.identity import DEFAULT_TRUST_DOMAIN
+from agent.model.limits import ConnectionLimit, LimitError
 from agent.pb import authorization_pb2, workload_pb2
+from agent.wire.limits_message import decode_limits
 
 T = TypeVar("T")
 
@@ -187,7 +189,15 @@ def _workload(m: Any, name: str) -> w.Workload:
         locality=_same_locality(m.locality.region, m.locality.zone, m.locality.subzone),
         host_network=_enum("network_mode", NETWORK_MODES, m.network_mode),
         capacity=m.capacity.value if m.HasField("capacity") else 1,
+        limits=_limits(m) if m.extensions else (),
     )
+
+
+def _limits(m: Any) -> tuple[ConnectionLimit, ...]:
+    try:
+        return decode_limits(m.extensions, _match)
+    except LimitError as error:
+        raise DecodeError(f"extensions: {error}") from error
 
 
 def _services(links: Mapping[str, Any]) -> Mapping[NamespacedHostname, Mapping[int, int]]:

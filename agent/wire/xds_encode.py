@@ -14,6 +14,7 @@ from agent.model.service import Service, Visibility
 from agent.model.workload import GatewayAddress, Workload
 from agent.pb import workload_pb2
 from agent.wire import xds_decode as d
+from agent.wire.limits_message import add_limits
 
 T = TypeVar("T")
 
@@ -69,6 +70,8 @@ def _workload(m: Any, w: Workload) -> None:
         m.locality.region, m.locality.zone, m.locality.subzone = at.region, at.zone, at.subzone
     if w.capacity != 1:
         m.capacity.value = w.capacity
+    if w.limits:
+        add_limits(m, w.limits)
 
 
 def _service(m: Any, s: Service) -> None:

@@ -80,7 +80,7 @@ def removed_by_helm(stage: Stage) -> str:
     stage.cluster.kubectl("delete", "namespace", NAMESPACE)
     nothing_is_left(stage, kinds=("clusterroles", "clusterrolebindings"))
     runs_in_clear(stage)
-    return "helm uninstall: pods run on in clear; of ztun the two kinds of policy are left, and nothing else"
+    return "helm uninstall: pods run on in clear; of ztun the kinds of policy are left, and nothing else"
 
 
 FACTS = (installed_by_helm, traffic_is_mutual_tls, enforced_by_helm, upgraded, removed_by_helm)

@@ -20,8 +20,8 @@ _NAMESPACED = re.compile(
     r"/api/v1/namespaces/([^/]+)/(pods|events|secrets|configmaps)(?:/([^/]+))?(?:/(status))?"
 )
 _ALL = re.compile(
-    r"(?:/api|/apis/([a-z0-9.]+))/v1/(pods|namespaces|nodes|services|configmaps|[a-z]+policies"
-    r"|peerauthentications|endpointslices|serviceentries|workloadentries|gateways|gatewayclasses)"
+    r"(?:/api|/apis/([a-z0-9.]+))/v1(?:alpha1)?/(pods|namespaces|nodes|services|configmaps|[a-z]+policies"
+    r"|peerauthentications|connectionlimits|endpointslices|serviceentries|workloadentries|gateways|gatewayclasses)"
 )
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 KINDS = {
@@ -34,6 +34,7 @@ KINDS = {
     "ConfigMap": "configmaps",
     "AuthorizationPolicy": "authorizationpolicies",
     "PeerAuthentication": "peerauthentications",
+    "ConnectionLimit": "connectionlimits",
     "EndpointSlice": "endpointslices",
     "ServiceEntry": "serviceentries",
     "WorkloadEntry": "workloadentries",

@@ -85,6 +85,7 @@ class World:
     def close(self) -> None:
         self.driver.call(lambda: [plane.close() for plane in self.planes])
         self.driver.call(lambda: None)
+        self.driver.call(lambda: [plane.limiter.close() for plane in self.planes])
         self.driver.close()
         # close() alone would leave the port taken while a thread waits in accept().
         self.app.shutdown(socket.SHUT_RDWR)

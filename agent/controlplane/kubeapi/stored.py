@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any
 
 from agent.kubernetes.reflector import Resource, Unusable
+from agent.model.limits import ANNOTATION
 
 STORED = "stored"
 """In place of the resourceVersion, which is what tells the readers that an API server has filled in the object. Its
 value changes with each heartbeat and says nothing."""
 OURS = "istio.io/"
-"""In the name of every annotation that means something to a mesh. Others change at their owners' pace."""
+"""In the name of every annotation that means something to a mesh, but for one of ours. Others change at their owners'
+pace."""
 
 Kept = Mapping[str, "Kept | None"]
 """Field -> what of it is kept, through lists; None: all of it."""
@@ -99,6 +101,13 @@ KINDS = (
         )
     ),
     Kind(
+        "/apis/ztun.io/v1alpha1/connectionlimits",
+        "connectionlimits",
+        "ztun.io/v1alpha1",
+        "ConnectionLimit",
+        may_lack=True,
+    ),
+    Kind(
         "/apis/discovery.k8s.io/v1/endpointslices",
         "endpointslices",
         "discovery.k8s.io/v1",
@@ -164,7 +173,7 @@ def _meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     kept = _only(meta, META)
     annotations = kept.get("annotations")
     if isinstance(annotations, Mapping):
-        kept["annotations"] = {name: text for name, text in annotations.items() if OURS in name}
+        kept["annotations"] = {n: text for n, text in annotations.items() if OURS in n or n == ANNOTATION}
     return kept
 
 

@@ -19,7 +19,7 @@ from agent.controlplane.read.yaml_tree import ManifestError
 SIZE_LIMIT_BYTES = 64 * 2**20
 SLICE_S = 0.1
 """How long reading goes on at once while other files may change."""
-GUARDED = ("AuthorizationPolicy", "PeerAuthentication")
+GUARDED = ("AuthorizationPolicy", "PeerAuthentication", "ConnectionLimit")
 
 Known = Mapping[str, tuple[str, Pieces]]
 """File -> its text and what it came to, as it was read last."""

@@ -27,6 +27,7 @@ from agent.controlplane.read.objects import (
     ServicePort,
 )
 from agent.model.address import IP
+from agent.model.limits import ANNOTATION, LimitError, Limits, parse_limits
 
 PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 PROTOCOLS = ("TCP", "UDP", "SCTP")
@@ -100,8 +101,21 @@ def read_pod(root: Field, stored: bool) -> Pod:
         ports=take(_container_ports, spec, "" if stored else "TCP"),
         uid=take(meta.get("uid").text, ""),
     )
+    limits = meta.get("annotations").get(ANNOTATION)
+    if limits.present:
+        made = take(_with_limits, made, limits, stored)
     faults.end()
     return made
+
+
+def _with_limits(pod: Pod, annotation: Field, stored: bool) -> Pod:
+    """Security: a pod that an API server has stored is there whatever its annotation says, and is closed by it."""
+    try:
+        return dataclasses.replace(pod, limits=parse_limits(annotation.text()))
+    except LimitError as error:
+        if not stored:
+            raise annotation.error(str(error)) from error
+        return dataclasses.replace(pod, limits=Limits(connections=0), limits_refused=str(error))
 
 
 def _service_account(spec: Field, stored: bool) -> str:

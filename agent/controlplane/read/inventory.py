@@ -17,6 +17,7 @@ from agent.controlplane.read.mesh_objects import (
 )
 from agent.controlplane.read.objects import (
     AuthorizationPolicy,
+    ConnectionLimit,
     MeshConfig,
     Namespace,
     Node,
@@ -44,14 +45,17 @@ class Inventory:
     gateway_classes: tuple[GatewayClass, ...] = ()
     policies: tuple[AuthorizationPolicy, ...] = ()
     peer_authentications: tuple[PeerAuthentication, ...] = ()
+    connection_limits: tuple[ConnectionLimit, ...] = ()
     mesh_configs: tuple[MeshConfig, ...] = ()
 
     def placed(self) -> Iterator[Object]:
         """The objects that are in a namespace, but mesh configs."""
         for objects in (self.pods, self.services, self.slices, self.workload_entries):
             yield from objects
-        for others in (self.service_entries, self.gateways, self.policies, self.peer_authentications):
+        for others in (self.service_entries, self.gateways):
             yield from others
+        for guards in (self.policies, self.peer_authentications, self.connection_limits):
+            yield from guards
 
     def where(self, counts: Callable[[Object], bool]) -> Inventory:
         """Of what is in a namespace, what counts; all of the rest."""
@@ -65,6 +69,7 @@ class Inventory:
             gateways=tuple(filter(counts, self.gateways)),
             policies=tuple(filter(counts, self.policies)),
             peer_authentications=tuple(filter(counts, self.peer_authentications)),
+            connection_limits=tuple(filter(counts, self.connection_limits)),
         )
 
 
@@ -89,5 +94,6 @@ def collect(objects: Iterable[Object]) -> Inventory:
         gateway_classes=of(GatewayClass),
         policies=of(AuthorizationPolicy),
         peer_authentications=of(PeerAuthentication),
+        connection_limits=of(ConnectionLimit),
         mesh_configs=of(MeshConfig),
     )

@@ -9,6 +9,7 @@ from agent.controlplane.read import core_kinds, schema, security_kinds
 from agent.controlplane.read.endpoint_slice import read_endpoint_slice
 from agent.controlplane.read.fields import Field
 from agent.controlplane.read.gateway_kinds import read_gateway, read_gateway_class
+from agent.controlplane.read.limit_kind import read_connection_limit
 from agent.controlplane.read.mesh_config import read_mesh_config
 from agent.controlplane.read.objects import Object
 from agent.controlplane.read.service_entry import read_service_entry
@@ -18,6 +19,7 @@ Reader = Callable[[Field, bool], Object]
 CORE_VERSION = "v1"
 SECURITY_GROUP, NETWORKING_GROUP = "security.istio.io", "networking.istio.io"
 GATEWAY_GROUP, DISCOVERY_GROUP = "gateway.networking.k8s.io", "discovery.k8s.io"
+OWN_GROUP = "ztun.io"
 REVISED_GROUPS = (SECURITY_GROUP, NETWORKING_GROUP)
 """Those whose objects may be for another revision of the mesh."""
 
@@ -32,6 +34,7 @@ class Kind:
 
 
 SECURITY, NETWORKING = ("v1", "v1beta1"), ("v1", "v1beta1", "v1alpha3")
+OWN = ("v1alpha1",)
 SLICES, GATEWAYS = ("v1", "v1beta1"), ("v1", "v1beta1")
 KINDS: dict[tuple[str, str], Kind] = {
     ("", "Namespace"): Kind(core_kinds.read_namespace, schema.NAMESPACE),
@@ -47,10 +50,12 @@ KINDS: dict[tuple[str, str], Kind] = {
     (SECURITY_GROUP, "AuthorizationPolicy"): Kind(
         security_kinds.read_authorization_policy, schema.AUTHORIZATION_POLICY, SECURITY
     ),
+    (OWN_GROUP, "ConnectionLimit"): Kind(read_connection_limit, schema.CONNECTION_LIMIT, OWN),
     (SECURITY_GROUP, "PeerAuthentication"): Kind(
         security_kinds.read_peer_authentication, schema.PEER_AUTHENTICATION, SECURITY
     ),
 }
+OWN_KINDS = frozenset(kind for group, kind in KINDS if group == OWN_GROUP)
 MESH_CONFIG = Kind(read_mesh_config, schema.CONFIG_MAP)
 LISTS = frozenset({*(f"{kind}List" for _, kind in KINDS), "ConfigMapList"})
 LIKE_LISTS = {kind.lower().rstrip("s"): kind for kind in ("List", *LISTS)}

@@ -22,6 +22,9 @@ from agent.controlplane.read.kinds import (
     LIKE_LISTS,
     LISTS,
     MESH_CONFIG,
+    OWN,
+    OWN_GROUP,
+    OWN_KINDS,
     REVISED_GROUPS,
     SECURITY,
     SECURITY_GROUP,
@@ -171,10 +174,8 @@ class _Reading:
             return found
         api_version = root.get("apiVersion").text()
         if kind != "RequestAuthentication" and (guard := _guard_like(kind)):
-            problem = (
-                f"there is no kind {kind} in {api_version};"
-                f" did you mean {guard} of {SECURITY_GROUP}/{SECURITY[0]}?"
-            )
+            of = f"{OWN_GROUP}/{OWN[0]}" if guard in OWN_KINDS else f"{SECURITY_GROUP}/{SECURITY[0]}"
+            problem = f"there is no kind {kind} in {api_version}; did you mean {guard} of {of}?"
             field = root.get("apiVersion" if kind == guard else "kind")
             self.refused.append(refuse(root, guard, (field.error(problem),)))
             return None

@@ -19,6 +19,7 @@ from agent.controlplane.read.mesh_objects import (
 from agent.controlplane.read.meta import IPRange, Meta
 from agent.model.address import IP
 from agent.model.label_selector import LabelSelector
+from agent.model.limits import Limits
 
 SYSTEM_NAMESPACE = "istio-system"
 """Where the mesh config stands, and policies of the whole mesh unless it says otherwise."""
@@ -100,6 +101,9 @@ class Pod:
     owner: Owner | None = None
     ports: tuple[ContainerPort, ...] = ()
     uid: str = ""
+    limits: Limits | None = None
+    limits_refused: str = ""
+    """Why its annotation of limits means nothing: nobody is let in then. Only an API server can have let it pass."""
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -213,7 +217,22 @@ class PeerAuthentication:
     is_stand_in: bool = False
 
 
-Guard = AuthorizationPolicy | PeerAuthentication
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimit:
+    """What each client of the workloads may have; `sources` (OR) choose the clients, none: all. Selectors as policies'.
+
+    `is_stand_in`: for one refused.
+    """
+
+    meta: Meta
+    limits: Limits
+    selector: Mapping[str, str] | None = None
+    sources: tuple[Terms, ...] = ()
+    doubts: tuple[str, ...] = ()
+    is_stand_in: bool = False
+
+
+Guard = AuthorizationPolicy | PeerAuthentication | ConnectionLimit
 Labelled = Pod | WorkloadEntry | ServiceEntry
 """What policies find by `labels`."""
 Object = (
@@ -230,4 +249,5 @@ Object = (
     | GatewayClass
     | AuthorizationPolicy
     | PeerAuthentication
+    | ConnectionLimit
 )

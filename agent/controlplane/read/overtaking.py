@@ -6,10 +6,10 @@ any policy that takes the place of an ALLOW, and a DENY whose selector or rules 
 
 from __future__ import annotations
 
-from agent.controlplane.read.objects import AuthorizationPolicy, Object, PeerAuthentication
+from agent.controlplane.read.objects import AuthorizationPolicy, Guard, Object, PeerAuthentication
 from agent.controlplane.read.security_kinds import DRY_RUN
 
-Guard = AuthorizationPolicy | PeerAuthentication
+__all__ = ["Guard", "only_closes"]
 OPEN_MODES = ("PERMISSIVE", "DISABLE")
 
 

@@ -1,9 +1,10 @@
 """A document that cannot be used: why, who it is as far as that can be told, and what stands in for it. Pure.
 
 Security: where what is refused has no earlier form that could stay in force, its targets are closed: an
-AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one, a Service or
-ServiceEntry one without ports, so that its addresses do not lead past the mesh. What a policy does not say for certain
-counts as everything: no readable selector is the namespace, no namespace is the mesh.
+AuthorizationPolicy becomes a DENY of everybody, a PeerAuthentication STRICT above every other one, a ConnectionLimit
+one of no connection for anybody, a Service or ServiceEntry one without ports, so that its addresses do not lead past
+the mesh. What a policy does not say for certain counts as everything: no readable selector is the namespace, no
+namespace is the mesh.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from agent.controlplane.read.meta import Key, Meta
 from agent.controlplane.read.objects import (
     SYSTEM_NAMESPACE,
     AuthorizationPolicy,
+    ConnectionLimit,
+    Guard,
     Object,
     PeerAuthentication,
     Rule,
@@ -30,14 +33,16 @@ from agent.controlplane.read.service_entry import read_addresses, read_hosts
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.read.yaml_tree import Mapping as MappingNode
 from agent.model.address import IP
+from agent.model.limits import Limits
 
-GUARDS = ("AuthorizationPolicy", "PeerAuthentication")
+GUARDS = ("AuthorizationPolicy", "PeerAuthentication", "ConnectionLimit")
 OF_THE_CLUSTER = ("Namespace", "Node", "GatewayClass")
 NOT_NODE_PROXIES = ("AUDIT", "CUSTOM")
-StandIn = AuthorizationPolicy | PeerAuthentication | Service | ServiceEntry
+StandIn = AuthorizationPolicy | PeerAuthentication | ConnectionLimit | Service | ServiceEntry
 CLOSING = {
     "AuthorizationPolicy": "its targets are denied to everybody until it is mended",
     "PeerAuthentication": "its targets take mutual TLS only until it is mended",
+    "ConnectionLimit": "its targets let in no new connection until it is mended",
     "Service": "its addresses are closed until it is mended",
     "ServiceEntry": "its addresses are closed until it is mended",
 }
@@ -142,7 +147,7 @@ def refuse_nameless(place: Place, errors: tuple[ManifestError, ...], root: Field
 
 def standing_in_for(made: Object) -> StandIn | None:
     """What closes the targets of a policy whose name another object has."""
-    if not isinstance(made, AuthorizationPolicy | PeerAuthentication):
+    if not isinstance(made, Guard):
         return None
     return renamed(_closing(made.meta.kind, made.meta, made.selector))
 
@@ -160,7 +165,7 @@ def _stand_in(root: Field, kind: str, namespace: str, name: str, unsure: Collect
         return Service(meta=meta, cluster_ips=ips, is_stand_in=True) if ips else None
     if kind == "ServiceEntry" and name and namespace:
         return _closed_entry(root, Meta(place=root.place, kind=kind, namespace=namespace, name=name))
-    if kind not in GUARDS or (not unsure and _is_for_others(root)):
+    if kind not in GUARDS or (kind != "ConnectionLimit" and not unsure and _is_for_others(root)):
         return None
     if not name or not namespace:
         name = _name_of_place(root.place)
@@ -171,6 +176,8 @@ def _stand_in(root: Field, kind: str, namespace: str, name: str, unsure: Collect
 def _closing(kind: str, meta: Meta, selector: Mapping[str, str] | None) -> StandIn:
     if kind == "AuthorizationPolicy":
         return AuthorizationPolicy(meta=meta, action="DENY", selector=selector, rules=(Rule(),))
+    if kind == "ConnectionLimit":
+        return ConnectionLimit(meta=meta, limits=Limits(connections=0), selector=selector, is_stand_in=True)
     return PeerAuthentication(meta=meta, mode="STRICT", selector=selector, is_stand_in=True)
 
 

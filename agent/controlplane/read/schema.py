@@ -96,6 +96,14 @@ AUTHORIZATION_POLICY = kind(
         rules=RULE,
     ),
 )
+CLIENT = fields("principals notPrincipals namespaces notNamespaces serviceAccounts notServiceAccounts")
+CONNECTION_LIMIT = kind(
+    "status",
+    spec={
+        **fields("connections newConnectionsPerSecond bytesPerSecond", selector=SELECTOR),
+        "from": fields("", source=CLIENT),
+    },
+)
 MODE = fields("mode")
 PEER_AUTHENTICATION = kind("status", spec=fields("", selector=SELECTOR, mtls=MODE, portLevelMtls={"*": MODE}))
 ENDPOINT_SLICE = kind(

@@ -46,7 +46,7 @@ CONDITIONS_BEYOND = ("request.", "remote.ip", "connection.sni", "experimental.")
 
 
 def read_authorization_policy(root: Field, stored: bool) -> AuthorizationPolicy:
-    reader = _PolicyReader(root, stored)
+    reader = PolicyReader(root, stored, "AuthorizationPolicy")
     made = reader.faults.take(reader.read)
     reader.faults.end()
     return made
@@ -103,14 +103,14 @@ def read_selector(selector: Field) -> Mapping[str, str] | None:
     return labels
 
 
-class _PolicyReader:
-    """Reads one AuthorizationPolicy."""
+class PolicyReader:
+    """Reads one AuthorizationPolicy, and of others what is as in those."""
 
-    def __init__(self, root: Field, stored: bool) -> None:
+    def __init__(self, root: Field, stored: bool, kind: str) -> None:
         self._root, self._spec = root, root.get("spec")
         self._doubts = Doubts(stored)
         self.faults = Faults()
-        self._meta = self.faults.take(_meta, root, "AuthorizationPolicy")
+        self._meta = self.faults.take(_meta, root, kind)
         self._namespace = "unknown" if self.faults.found else self._meta.namespace
         self.faults.take(self._dry_run)
 
@@ -125,6 +125,18 @@ class _PolicyReader:
     def _all(self, read: Callable[[Field], T], fields: Iterable[Field]) -> tuple[T, ...]:
         """Of each field; a fault in one hides none in another."""
         return tuple(self.faults.take(read, field) for field in fields)
+
+    @property
+    def meta(self) -> Meta:
+        return self._meta
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        return tuple(self._doubts.texts)
+
+    def sources(self) -> tuple[Terms, ...]:
+        """Of `spec.from`."""
+        return self._all(self._source, self._each(self._spec, "from"))
 
     def read(self) -> AuthorizationPolicy:
         spec = self._spec
@@ -148,7 +160,7 @@ class _PolicyReader:
             selector=self.faults.take(read_selector, spec.get("selector")),
             rules=rules,
             targets=targets,
-            doubts=tuple(self._doubts.texts),
+            doubts=self.doubts,
         )
 
     def _targets(self) -> tuple[Target, ...]:

@@ -77,18 +77,18 @@ def _alternatives(rule: Rule) -> Iterator[tuple[Terms, ...]]:
 
 def _allow_clauses(rule: Rule, mesh: Mesh) -> Iterator[authz.Clause]:
     for alternatives in _alternatives(rule):
-        yield authz.Clause(matches=[_match(terms, mesh) for terms in alternatives])
+        yield authz.Clause(matches=[match_of(terms, mesh) for terms in alternatives])
 
 
 def _deny_clauses(rule: Rule, mesh: Mesh) -> Iterator[authz.Clause]:
     """Security: an alternative that says nothing judgeable makes the clause true, so the rule denies more."""
     for alternatives in _alternatives(rule):
-        matches = [_match(terms, mesh) for terms in alternatives]
+        matches = [match_of(terms, mesh) for terms in alternatives]
         if all(match.ByteSize() for match in matches):
             yield authz.Clause(matches=matches)
 
 
-def _match(terms: Terms, mesh: Mesh) -> authz.Match:
+def match_of(terms: Terms, mesh: Mesh) -> authz.Match:
     match = authz.Match()
     for name, texts in terms.strings.items():
         if name in PRINCIPALS and mesh.aliases:

@@ -14,6 +14,7 @@ from agent.controlplane.read.mesh_objects import ServiceEntry
 from agent.controlplane.read.meta import Key
 from agent.controlplane.read.objects import (
     AuthorizationPolicy,
+    ConnectionLimit,
     Guard,
     Labelled,
     Object,
@@ -21,6 +22,7 @@ from agent.controlplane.read.objects import (
     Pod,
     Service,
 )
+from agent.controlplane.read.refused import GUARDS
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.authorization_policy import (
@@ -31,6 +33,7 @@ from agent.controlplane.translate.authorization_policy import (
 )
 from agent.controlplane.translate.contradictions import contradictions
 from agent.controlplane.translate.entry_effects import entry_remarks
+from agent.controlplane.translate.limit_effects import limit_remarks
 from agent.controlplane.translate.marks import Marked, misvalued_marks, unused_marks
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
@@ -46,7 +49,7 @@ from agent.controlplane.translate.selection import Selection, by_namespace
 from agent.controlplane.translate.sources import unknown_sources
 from agent.controlplane.translate.waypoint_effects import waypoint_remarks
 
-Selecting = AuthorizationPolicy | PeerAuthentication | Service | ServiceEntry
+Selecting = Guard | Service | ServiceEntry
 INSTEAD = {"outboundTrafficPolicy": "agents have --unknown-destination and --mesh-cidrs for that"}
 """Of fields of the mesh config that ask for what is an option here."""
 EXAMPLES = 3
@@ -61,6 +64,7 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
     for policy in inventory.policies:
         yield from _of_policy(policy, mesh)
     yield from _of_peer_authentications(inventory, mesh)
+    yield from limit_remarks(inventory, mesh)
     yield from _of_targets(inventory)
     yield from _of_nobody(inventory, mesh)
     yield from unknown_sources(inventory, mesh)
@@ -77,7 +81,7 @@ def remarks(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
             yield remark(service, f"ztun serves TCP alone: {others} is as without a mesh", is_note=True)
 
 
-def scope_of(policy: AuthorizationPolicy | PeerAuthentication, mesh: Mesh) -> Scope:
+def scope_of(policy: Guard, mesh: Mesh) -> Scope:
     """The pods that a policy is for. In the root namespace an AuthorizationPolicy selects in all namespaces."""
     is_selecting_peers = isinstance(policy, PeerAuthentication) and bool(policy.selector)
     if not policy.meta.namespace or (policy.meta.namespace == mesh.root_namespace and not is_selecting_peers):
@@ -111,7 +115,7 @@ def _undiscovered(everything: Inventory, mesh: Mesh) -> Iterator[Remark]:
             first.setdefault(made.meta.namespace, made)
     for namespace, counts in sorted(left_out.items()):
         what = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        is_guarded = bool(counts.keys() & {"AuthorizationPolicy", "PeerAuthentication"})
+        is_guarded = bool(counts.keys() & set(GUARDS))
         scope = EVERYBODY if namespace == mesh.root_namespace else Scope(namespace)
         yield Remark(
             place=first[namespace].meta.place,
@@ -212,13 +216,16 @@ def _of_nobody(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
     guards: list[Guard] = [
         *inventory.policies,
         *inventory.peer_authentications,
+        *inventory.connection_limits,
     ]
     selecting: list[Selecting] = [
         *(g for g in guards if g.selector and g.meta.namespace),
         *(s for s in inventory.services if s.selector),
         *(e for e in inventory.service_entries if e.selector),
     ]
-    everywhere = [p for p in selecting if isinstance(p, AuthorizationPolicy) and _is_of_mesh(p, mesh)]
+    everywhere = [
+        p for p in selecting if isinstance(p, AuthorizationPolicy | ConnectionLimit) and _is_of_mesh(p, mesh)
+    ]
     selection: dict[str, Selection[Selecting]] = by_namespace(
         selecting, lambda s: s.meta.namespace, lambda s: s.selector
     )
@@ -254,7 +261,7 @@ def _of_nobody(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
             )
 
 
-def _is_of_mesh(policy: AuthorizationPolicy, mesh: Mesh) -> bool:
+def _is_of_mesh(policy: Guard, mesh: Mesh) -> bool:
     return policy.meta.namespace == mesh.root_namespace
 
 

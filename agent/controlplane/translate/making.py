@@ -13,6 +13,7 @@ from agent.controlplane.read.meta import Key
 from agent.controlplane.read.objects import Labelled, Object, Pod, Service
 from agent.controlplane.translate import outsiders, ports
 from agent.controlplane.translate.authorization_policy import policy_name
+from agent.controlplane.translate.limits import add_limits
 from agent.controlplane.translate.mesh_index import MeshIndex
 from agent.controlplane.translate.networks import gateway_names, translate_gateway
 from agent.controlplane.translate.outsiders import Whereabouts
@@ -131,6 +132,7 @@ class Making:
             network_gateway=self._where.gateways.get(self._where.network),
         )
         bind_workload(message, pod.meta, pod.labels, self._index.waypoints)
+        add_limits(message, pod, self._index.limits.of(pod), self._index.mesh)
         return self._workload(message, policies)
 
     def _pod_services(self, pod: Pod) -> Services:

@@ -23,6 +23,7 @@ from agent.controlplane.read.mesh_objects import (
 from agent.controlplane.read.meta import Key
 from agent.controlplane.read.objects import (
     AuthorizationPolicy,
+    ConnectionLimit,
     Labelled,
     Namespace,
     Node,
@@ -33,6 +34,7 @@ from agent.controlplane.read.objects import (
 )
 from agent.controlplane.translate.authorization_policy import why_left_out
 from agent.controlplane.translate.hosts import Hosts
+from agent.controlplane.translate.limits import ConnectionLimits
 from agent.controlplane.translate.mesh import Mesh, discovered, namespace_labels
 from agent.controlplane.translate.networks import gateways_by_network
 from agent.controlplane.translate.peer_authentication import PeerAuthentications
@@ -75,6 +77,8 @@ class MeshIndex:
             self.policies.values(), _namespace, _policy_selector
         )
         self.modes = PeerAuthentications(inventory.peer_authentications, mesh.root_namespace)
+        self._limits: Mapping[Key, ConnectionLimit] = _by_key(inventory.connection_limits)
+        self.limits = ConnectionLimits(inventory.connection_limits, mesh)
         self._derive()
 
     def changed(self, changes: Changes) -> MeshIndex:
@@ -107,6 +111,9 @@ class MeshIndex:
         )
         if gone.peer_authentications or come.peer_authentications:
             after.modes = PeerAuthentications(after.peers.values(), self.mesh.root_namespace)
+        if gone.connection_limits or come.connection_limits:
+            after._limits = _replaced(self._limits, gone.connection_limits, come.connection_limits)
+            after.limits = ConnectionLimits(after._limits.values(), self.mesh)
         after._derive()
         return after
 

@@ -19,6 +19,7 @@ from agent.controlplane.read.mesh_objects import (
 from agent.controlplane.read.objects import (
     EVERYWHERE,
     AuthorizationPolicy,
+    ConnectionLimit,
     Labelled,
     Namespace,
     Node,
@@ -55,6 +56,9 @@ def concerned(index: MeshIndex, made: Object) -> Iterator[Owner]:
             is_everywhere = made.meta.namespace in (EVERYWHERE, index.mesh.root_namespace)
             where = None if is_everywhere else made.meta.namespace
             yield from _selected(index, made.selector, where) if made.selector else ()
+        case ConnectionLimit():
+            is_everywhere = made.meta.namespace in (EVERYWHERE, index.mesh.root_namespace)
+            yield from _selected(index, made.selector or {}, None if is_everywhere else made.meta.namespace)
         case PeerAuthentication():
             is_everywhere = not made.selector and made.meta.namespace in (
                 EVERYWHERE,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from agent.controlplane.read.admission import Standing
 from agent.controlplane.read.fields import Place
-from agent.controlplane.read.objects import AuthorizationPolicy, PeerAuthentication
+from agent.controlplane.read.objects import Guard
 from agent.controlplane.read.refused import Outcome, Refused
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.scan import WHOLE
@@ -45,7 +45,7 @@ def without_address(error: ManifestError) -> Remark:
 
 
 def _scope(refusal: Refused, mesh: Mesh) -> Scope:
-    if isinstance(refusal.stand_in, AuthorizationPolicy | PeerAuthentication):
+    if isinstance(refusal.stand_in, Guard):
         return scope_of(refusal.stand_in, mesh)
     return Scope(node=refusal.node) if refusal.node else EVERYBODY
 

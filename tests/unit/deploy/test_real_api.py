@@ -144,6 +144,7 @@ def test_a_release_is_installed_changed_and_removed(server: RealServer, tmp_path
     assert {each["metadata"]["name"] for each in kinds} == {
         "authorizationpolicies.security.istio.io",
         "peerauthentications.security.istio.io",
+        "connectionlimits.ztun.io",
     }
 
 

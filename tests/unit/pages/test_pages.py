@@ -49,7 +49,16 @@ def test_what_changes_something_is_on_the_unix_socket_only(path: str) -> None:
             assert answer(routes, method, path).status == 404
 
 
-READING = ["/status", "/connections", "/tunnels", "/announced", "/certificates", "/policies", "/services"]
+READING = [
+    "/status",
+    "/connections",
+    "/tunnels",
+    "/announced",
+    "/certificates",
+    "/policies",
+    "/limits",
+    "/services",
+]
 
 OF_ZTUNNEL = ["/config_dump", "/logging", "/quitquitquit", *INSTEAD]
 """At ztunnel's places, also those that change something: they look who asks themselves (test_of_ztunnel)."""

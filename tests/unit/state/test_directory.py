@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 
 from agent.model import table
 from agent.model.address import IP, NetworkAddress, parse_cidr, parse_ip
+from agent.model.limits import ConnectionLimit, Limits
+from agent.model.policy import Match, ServiceAccountMatch, StringMatch, StringMatchKind
 from agent.model.service import (
     CidrVip,
     HealthPolicy,
@@ -64,6 +66,24 @@ EVERY_FIELD = Workload(
     locality=Locality("r", "z", "s"),
     host_network=True,
     capacity=7,
+    limits=(
+        ConnectionLimit("annotation", Limits(0, None, 5000)),
+        ConnectionLimit(
+            "ConnectionLimit apps/web",
+            Limits(None, 7),
+            (
+                Match(
+                    namespaces=(StringMatch(StringMatchKind.PREFIX, "a"),),
+                    not_namespaces=(StringMatch(StringMatchKind.SUFFIX, "b"),),
+                    principals=(StringMatch(StringMatchKind.PRESENCE),),
+                    not_principals=(StringMatch(StringMatchKind.EXACT, "c"),),
+                    service_accounts=(ServiceAccountMatch("apps", "d"),),
+                    not_service_accounts=(ServiceAccountMatch("apps", "e"),),
+                ),
+                Match(namespaces=(StringMatch(StringMatchKind.EXACT, "f"),)),
+            ),
+        ),
+    ),
 )
 WHOLE_SERVICE = Service(
     name="web",

@@ -109,7 +109,7 @@ def test_response_flags_are_ztunnels() -> None:
         "NETWORK_POLICY",
         "IDENTITY_ERROR",
     }
-    assert {outcome.flag for outcome in Outcome} <= theirs | {"CERT_REVOKED"}
+    assert {outcome.flag for outcome in Outcome} <= theirs | {"CERT_REVOKED", "LIMIT"}
     assert {outcome.flag for outcome in Outcome} >= theirs
 
 

@@ -30,6 +30,15 @@ spec: {{{chosen}mtls: {{mode: {mode}}}{of_ports}}}
 """
 
 
+def connection_limit(name: str, ns: str, spec: str) -> str:
+    return f"""---
+apiVersion: ztun.io/v1alpha1
+kind: ConnectionLimit
+metadata: {{name: {name}, namespace: {ns}}}
+spec: {{{spec}}}
+"""
+
+
 def namespace(name: str, **annotations: str) -> str:
     said = ", ".join(f"{n}: {v}" for n, v in annotations.items())
     meta = f"{{name: {name}, labels: {{{said}}}, annotations: {{{said}}}}}"
@@ -109,6 +118,13 @@ HIDES += "{matchLabels: {mesh: 'yes'}}}]}], defaultVisibility: NAMESPACE}"
 WEB_HOST = "s.demo.svc.cluster.local"
 CANARY = "istio.io/use-waypoint: wp, istio.io/use-waypoint-canary: far, istio.io/use-waypoint-canary-namespace: shop"
 PLACES: dict[str, list[str]] = {
+    "limit": [
+        connection_limit("l", "demo", "connections: 3"),
+        connection_limit("l", "demo", "selector: {matchLabels: {app: web}}, connections: 3"),
+        connection_limit("l", "demo", "selector: {matchLabels: {app: web}}, bytesPerSecond: 5k"),
+        connection_limit("l", "istio-system", "selector: {matchLabels: {app: other}}, connections: 2"),
+        connection_limit("l", "istio-system", "connections: many"),
+    ],
     "pod-0": [pod("p0", "n1", "10.0.0.1"), pod("p0", "n2", "10.0.0.1", labels="app: other")],
     "pod-1": [
         pod("p1", "n1", "10.0.0.2", labels="app: web, tier: front"),
