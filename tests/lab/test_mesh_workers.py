@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from agent.lab.agents import ZTUN, LabMesh
 from agent.model.listener import HBONE
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
-from agent.telemetry.families import ALL, ON_DEMAND_DNS, POD_BROKEN, PREFILTER_DENIED, Kind
+from agent.telemetry.families import ALL, LIMITED, ON_DEMAND_DNS, POD_BROKEN, PREFILTER_DENIED, Kind
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
@@ -210,6 +210,42 @@ def test_one_busy_pair_of_pods_has_every_worker_at_both_ends(world: World) -> No
     assert new == {"node-a": [4, 4], "node-b": [1, 1]}
 
 
+LIMIT = """\
+apiVersion: ztun.io/v1alpha1
+kind: ConnectionLimit
+metadata: {name: six, namespace: demo}
+spec: {selector: {matchLabels: {app: server}}, connections: 6}
+"""
+
+
+def test_a_limit_is_of_one_identity_over_all_workers_and_what_a_killed_one_had_is_free(world: World) -> None:
+    address = world.address("server-b")
+    with ExitStack() as stack:
+        talks = [stack.enter_context(world.talk("client-a", address)) for _ in range(6)]
+        for talk in talks:
+            talk.say()
+        log = world.log("node-b")
+        stack.enter_context(world.manifest("limit", LIMIT))
+        until(lambda: not world.is_served("client-a", address), "the seventh is refused")
+        assert not any(world.is_served(client, address) for client in ("client-a", "client-b") * 3)
+        assert world.is_served("outsider-a", address), "another client"
+        for talk in talks:
+            talk.say()
+        log.line('direction="inbound"', "LIMITED", "sa/client", "6 connections are open, as many as")
+        until(lambda: world.metric("node-b", "ztun_limited_total", limit="connections") >= 7, "counted")
+        assert "ConnectionLimit demo/six" in world.cli("limits", node="node-b").stdout
+        before = [talk for talk in talks if not talk.is_ended()]
+        world.kill(world.workers("node-b")[0])
+        until(lambda: any(talk.is_ended() for talk in talks), "what it had ends")
+        left = [talk for talk in before if not talk.is_ended()]
+        assert len(before) == 6 and 0 < len(left) < 6
+        until(lambda: world.is_served("client-a", address), "there is room again")
+        for talk in left:
+            talk.say()
+    until(lambda: world.is_served("client-a", address), "no limit is left")
+    world.mesh.wait_ready("node-b")
+
+
 def exposed(world: World, node: str) -> dict[str, float]:
     """Sums of the samples by metric, read as Prometheus reads them."""
     status, body = world.http(node, 15020, "/metrics", accept="application/openmetrics-text")
@@ -227,7 +263,7 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
         now = {"istio_tcp_sockets_open": 2, "ztun_hbone_streams": 2}
         until(lambda: now.items() <= exposed(world, "node-a").items(), "the open connections and no others")
         before = exposed(world, "node-a")
-        # Missing where all is well: pods that are not served, SYNs that programs denied, workloads that are known by a
+        # Missing where all is well: limits, pods that are not served, SYNs that programs denied, workloads that are known by a
         # host name alone. Not asked for here: ZDS, revocation lists, DNS.
         others = (
             "ztun_control_plane_",
@@ -239,7 +275,12 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
             "istio_dns_",
         )
         ours = {family.name for family in ALL if not family.name.startswith(others)}
-        assert ours - before.keys() == {POD_BROKEN.name, ON_DEMAND_DNS.name, PREFILTER_DENIED.name}
+        assert ours - before.keys() == {
+            POD_BROKEN.name,
+            ON_DEMAND_DNS.name,
+            PREFILTER_DENIED.name,
+            LIMITED.name,
+        }
         assert before["ztun_agent_ready"] == 1 and before["ztun_agent_degraded_reasons"] == 0
         assert before["ztun_hbone_connections"] >= 1
         assert before["ztun_certificates"] == len(ENROLLED) // 2 and before["ztun_xds_connected"] == 1
