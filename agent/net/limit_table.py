@@ -116,22 +116,27 @@ class LimitTable:
         finally:
             self._unlock()
 
-    def resume(self, key: bytes, now_s: float) -> int:
-        """One that is there already, whether that is too many or not; what another worker has parked it takes over."""
+    def resume(self, key: bytes, now_s: float, *, is_parked: bool = False) -> int:
+        """One that is open already, whether that is too many or not. `is_parked`: by another worker."""
         if not self._lock():
             return STUCK
         try:
             row = self._row(key, now_s)
             if row >= 0:
-                first = row * _CELLS + _PARKED
-                for cell in range(first, first + COLUMNS):
-                    if self._cells[cell]:
-                        self._cells[cell] -= 1
-                        break
+                if is_parked:
+                    self._take_parked(row)
                 self._cells[row * _CELLS + _OWN + self._column] += 1
             return row
         finally:
             self._unlock()
+
+    def _take_parked(self, row: int) -> None:
+        """Of whom does not matter: each is taken once."""
+        first = row * _CELLS + _PARKED
+        for cell in range(first, first + COLUMNS):
+            if self._cells[cell]:
+                self._cells[cell] -= 1
+                return
 
     def leave(self, row: int) -> None:
         """One connection less. Without the lock: nobody else writes this cell."""

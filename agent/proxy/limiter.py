@@ -69,8 +69,8 @@ class Limiter:
             raise self._refusal(row, workload, connection, bounds)
         self._seat(live, workload, key, row, bounds)
 
-    def resume(self, live: Live) -> None:
-        """One that was let in before: by another process, or by this one when there was no limit."""
+    def resume(self, live: Live, *, is_parked: bool = False) -> None:
+        """One that is open already: let in by this process when there was no limit, or by another (`is_parked`)."""
         workload, connection = self._store.current.workloads.get(live.destination_uid), live.connection
         if connection is None or workload is None or not workload.limits or live.seat is not None:
             return
@@ -79,7 +79,7 @@ class Limiter:
             return
         key = client_key(workload, connection)
         try:
-            row = self._current().resume(key, self._loop.now())
+            row = self._current().resume(key, self._loop.now(), is_parked=is_parked)
         except Refusal as refusal:
             log.warning("%s", refusal)
             row = NO_ROOM
@@ -101,7 +101,7 @@ class Limiter:
         meter, bytes_bound = self._meters.get(seat.key), bounds.bytes_per_second
         rate = 0 if bytes_bound is None else bytes_bound.most
         if meter is not None:
-            meter.rate = rate
+            meter.be(self.table(), seat.row, rate)
         elif rate:
             labels = labels_of(workload)
             meter = self._meters[seat.key] = Meter(

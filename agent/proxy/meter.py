@@ -58,8 +58,12 @@ class Meter:
         self._waiting.remove(paced)
 
     def be(self, table: LimitTable, row: int, rate: int) -> None:
-        """Another row, or another rate: who waits looks again by that."""
+        """Another row, or another rate: who waits does so by that."""
+        is_new = (table, row, rate) != (self._table, self.row, self.rate)
         self._table, self.row, self.rate = table, row, rate
+        if is_new and self._timer is not None:
+            self._timer.cancel()
+            self._begin_pause()
 
     def _begin_pause(self) -> None:
         pause_s = self._table.ready_in_s(self.row, self.rate, self._loop.now()) if self.rate else 0.0

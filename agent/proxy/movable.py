@@ -141,7 +141,7 @@ class Standing:
     def start(self, plane: DataPlane) -> Ends | None:
         """Registered and counted; why it must end now, or None."""
         self.recorded.take_up(self._live, self._past)
-        plane.limiter.resume(self._live)
+        plane.limiter.resume(self._live, is_parked=True)
         pod = plane.pods.at(self._live.pod)
         if pod is None or pod.owner != self._owner:
             return Outcome.POD_REMOVED, LEFT

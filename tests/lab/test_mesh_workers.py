@@ -263,8 +263,8 @@ def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) ->
         now = {"istio_tcp_sockets_open": 2, "ztun_hbone_streams": 2}
         until(lambda: now.items() <= exposed(world, "node-a").items(), "the open connections and no others")
         before = exposed(world, "node-a")
-        # Missing where all is well: limits, pods that are not served, SYNs that programs denied, workloads that are known by a
-        # host name alone. Not asked for here: ZDS, revocation lists, DNS.
+        # Missing where all is well: limits, pods that are not served, SYNs that programs denied, workloads that are
+        # known by a host name alone. Not asked for here: ZDS, revocation lists, DNS.
         others = (
             "ztun_control_plane_",
             "ztun_zds_",

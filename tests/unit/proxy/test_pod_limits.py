@@ -17,7 +17,7 @@ from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
 from tests.support.loopback import ours
 from tests.support.moves import Handing, move, successor
-from tests.support.two_nodes import SERVER, World, ended, exchange
+from tests.support.two_nodes import CLIENT, SERVER, World, ended, exchange
 
 OTHER = ours("1.2")
 FRONT = "spiffe://cluster.local/ns/apps/sa/client"
@@ -194,6 +194,30 @@ def test_connections_that_move_stay_counted_and_paced(world: World, tmp_path: Pa
         app.close()
     world.driver.until(lambda: not heir.registry)
     assert not heir.limiter._seats and not world.there.limiter._seats
+
+
+@pytest.mark.parametrize("world", [{"local_path": "handover"}], indirect=True)
+def test_a_hand_over_inside_the_node_is_counted_and_paced_and_moves(world: World, tmp_path: Path) -> None:
+    taker = successor(world, world.there, local_path="handover")
+    for plane in (world.there, taker):
+        plane.limiter.path = tmp_path / "limits"
+    limited(world, world.there, taker, connections=1, bytes_per_second=1_000_000)
+
+    def capture() -> socket.socket:
+        return world.there.capture(CLIENT, mesh.at(f"{SERVER}:8080"))
+
+    world.driver.call(
+        lambda: [plane.add_pod(world.client, listening=False) for plane in (world.there, taker)]
+    )
+    first, second = (world.driver.call(capture) for _ in range(2))
+    assert isinstance(first, socket.socket) and isinstance(second, socket.socket)
+    first.settimeout(5)
+    assert ended(second)
+    assert echoed(first, bytes(100_000)) and counted(world.there)["bytes-per-second"] > 0
+    assert move(world, world.there, taker) == ["relay"]
+    assert echoed(first, bytes(100_000)) and counted(taker)["bytes-per-second"] > 0
+    first.close()
+    world.driver.until(lambda: not taker.registry and not taker.limiter._seats)
 
 
 def test_a_removed_run_directory_forgets_nobody(world: World, tmp_path: Path) -> None:
