@@ -13,6 +13,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
+from agent.fd_limit import with_reserve
 from agent.model.connection import Connection
 from agent.model.limits import BYTES, CONNECTIONS, NEW
 from agent.model.outcome import Outcome, Refusal
@@ -181,12 +182,19 @@ class Limiter:
 
     def table(self) -> LimitTable:
         if self._table is None:
-            self._table = LimitTable.opened(self.path)
+            # A worker that has no descriptor left has connections to count all the same.
+            with with_reserve():
+                self._table = LimitTable.opened(self.path)
         return self._table
 
     def _renewed(self, old: LimitTable) -> LimitTable:
         """The run directory was removed: everything that is open here is counted in the new one."""
-        table = self._table = LimitTable.opened(self.path)
+        self._table = None
+        try:
+            table = self.table()
+        except OSError:
+            self._table = old
+            raise
         for seat in self._seats:
             seat.row = table.resume(seat.key, self._loop.now())
             if seat.meter is not None:
