@@ -19,6 +19,7 @@ from agent import config
 from agent.config import Config
 from agent.fd_limit import raise_fd_limit
 from agent.given_options import plain_flags, settings_of, without_effect
+from agent.memory_order import control_last
 from redirect import child
 from redirect.nursery import Nursery
 from redirect.shown_command import show_as
@@ -86,6 +87,8 @@ def main() -> None:
     gc.disable()
     order = told(sys.argv[1:])
     nursery = begun(order.shown)
+    # After the fork: workers stay where this process was put.
+    control_last()
     # Only here: gRPC makes threads, and nothing of control may be in workers.
     from agent import run
     from agent.standing_by import StandsBy, end_when_asked, step_aside

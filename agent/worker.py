@@ -27,6 +27,7 @@ from agent.fd_limit import raise_fd_limit, with_reserve
 from agent.handover.hands import Hands
 from agent.log import ProcessLog, set_up_log
 from agent.log_levels import initial
+from agent.memory_order import before_control
 from agent.model.address import parse_ip
 from agent.net import limit_table
 from agent.net.frames import FrameSender
@@ -196,6 +197,7 @@ def main() -> None:
     keep_only(CAP_NET_BIND_SERVICE)
     process_log = set_up_log(config.log_level, config.log_format, f"worker-{slot}")
     raise_fd_limit()
+    before_control()
     listening = socket.socket(fileno=int(told["channel-fd"]))
     listening.setblocking(False)
     worker = Worker(config, slot, told["version"], sides, process_log)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from agent.cli import main
 from agent.lab.agents import LabMesh
 from redirect.pins import Pins
+from tests.support.cgroups import counts_memory, memory_group
 from tests.support.labglass import (
     ON_NODE,
     SHORT_S,
@@ -102,6 +104,39 @@ def test_when_one_worker_dies_the_others_go_on_and_it_is_replaced(world: World, 
     assert world.workers(node)[0] != workers[0] and world.workers(node)[1] == workers[1]
     assert world.metric(node, "istio_tcp_connections_opened_total", reporter=reporter) >= opened
     world.mesh.wait_ready(node)
+
+
+def open_one(world: World, stack: ExitStack) -> None:
+    with suppress(OSError):
+        stack.enter_context(world.talk("client-a", world.address("server-b"))).say()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not counts_memory(), reason="memory is counted by no control groups of version 1")
+def test_where_the_agents_memory_is_used_up_the_kernel_ends_a_worker_and_never_control(
+    world: World, tmp_path: Path
+) -> None:
+    """All of an agent in one control group, as in a container. Control is larger than a worker at first."""
+    with memory_group(tmp_path) as group:
+        world.kill_all("node-a")
+        group.join(os.getpid())
+        try:
+            world.restart("node-a")
+        finally:
+            group.leave(os.getpid())
+        log, control = world.log("node-a"), world.process("agent-node-a").pid
+        workers = world.workers("node-a")
+        try:
+            group.tighten()
+            with ExitStack() as talks:
+                until(lambda: group.killed or open_one(world, talks), "memory is used up")
+        finally:
+            group.free()
+        log.line("worker ", "is gone: ")
+        until(lambda: set(world.workers("node-a")) == set(workers), "its successor is there")
+        assert world.workers("node-a") != workers and world.process("agent-node-a").pid == control
+        assert world.is_served("client-a", world.address("server-b"))
+        world.mesh.wait_ready("node-a")
 
 
 def first_free(pid: int) -> int:

@@ -29,6 +29,7 @@ SHARED = {
     "agent.log",
     "agent.log_force",
     "agent.log_levels",
+    "agent.memory_order",
     "agent.mesh_state",
     "agent.model",
     "agent.option_combinations",

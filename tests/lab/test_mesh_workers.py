@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.lab.agents import ZTUN, LabMesh
+from agent.memory_order import BETWEEN, place_of
 from agent.model.listener import HBONE
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
 from agent.telemetry.families import ALL, LIMITED, ON_DEMAND_DNS, POD_BROKEN, PREFILTER_DENIED, Kind
@@ -54,6 +55,8 @@ def test_each_thread_of_a_worker_has_the_rights_that_the_documents_give_it(world
         writers += [task for tid, task in threads.items() if task not in makers and tid != pid]
         assert all(task.effective == task.permitted for task in threads.values())
         assert all(task.no_new_privileges for task in threads.values())
+        # Where memory is short control is ended last, also if it is twice as large.
+        assert place_of(pid) - place_of(world.process("agent-node-a").pid) >= BETWEEN
     assert writers and {task.permitted for task in writers} == {0}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from redirect.netns import entered
@@ -62,3 +62,62 @@ def container(*pids: int) -> Iterator[Path]:
         for pid in (group / "cgroup.procs").read_text().split():
             (hierarchy() / "cgroup.procs").write_text(pid)
         group.rmdir()
+
+
+class MemoryGroup:
+    """A control group of version 1 that counts memory. What a process has before it joins is not counted in it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._group = root, root / f"ztun-test-{os.getpid()}"
+        self._group.mkdir()
+        self._limit = self._group / "memory.limit_in_bytes"
+
+    def join(self, pid: int) -> None:
+        """With all that it starts from now on."""
+        (self._group / "cgroup.procs").write_text(str(pid))
+
+    def leave(self, pid: int) -> None:
+        (self._root / "cgroup.procs").write_text(str(pid))
+
+    def tighten(self) -> None:
+        """No more than what is used, once the kernel has taken back all that it can."""
+        size_bytes = int((self._group / "memory.usage_in_bytes").read_text())
+        with suppress(OSError):  # EBUSY: it is used
+            while size_bytes > 0:
+                self._limit.write_text(str(size_bytes))
+                size_bytes -= 1 << 18
+
+    @property
+    def killed(self) -> int:
+        """How many processes the kernel has ended for it."""
+        lines = (self._group / "memory.oom_control").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+    def free(self) -> None:
+        """Without a limit again."""
+        self._limit.write_text("-1")
+
+    def close(self) -> None:
+        for pid in (self._group / "cgroup.procs").read_text().split():
+            self.leave(int(pid))
+        self._group.rmdir()
+
+
+def counts_memory() -> bool:
+    """Whether version 1 does."""
+    rows = (line.split() for line in Path("/proc/cgroups").read_text().splitlines())
+    return any(row[0] == "memory" and row[1] != "0" for row in rows)
+
+
+@contextmanager
+def memory_group(directory: Path) -> Iterator[MemoryGroup]:
+    """Its hierarchy is mounted at an empty directory meanwhile."""
+    subprocess.run(("mount", "-t", "cgroup", "-o", "memory", "none", str(directory)), check=True)
+    try:
+        group = MemoryGroup(directory)
+        try:
+            yield group
+        finally:
+            group.close()
+    finally:
+        subprocess.run(("umount", str(directory)), check=True)
