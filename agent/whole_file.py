@@ -25,6 +25,9 @@ def write_whole(target: Path, content: bytes, mode: int, draft: Path | None = No
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
-    except OSError:
+    except OSError as error:
         draft.unlink(missing_ok=True)
+        if error.filename is None and error.errno is not None:
+            # What is said of a descriptor names no file: of a full disk people ask which.
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise

@@ -7,6 +7,7 @@ next agent. With the tags it is noticed, and built anew. Without the file nothin
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +17,22 @@ from redirect.findings import Finding, Part
 from redirect.layout import LAYOUT_HASH, PROGRAMS
 from redirect.pins import Pins
 
+log = logging.getLogger(__name__)
+
 REMEDY = "restart the agent, which builds them anew"
 
 
 def note(pins: Pins) -> None:
-    """Of the programs that were built and pinned just now. Raises OSError."""
+    """Of the programs that were built and pinned just now. Where there is no room for it that is said, no more."""
     whole = pins.tags.with_name(f"{pins.tags.name}.new")
-    whole.write_text(json.dumps({LAYOUT_HASH: _tags(pins.generation)}))
-    whole.rename(pins.tags)
+    tags = json.dumps({LAYOUT_HASH: _tags(pins.generation)})
+    try:
+        whole.write_text(tags)
+        whole.rename(pins.tags)
+    except OSError as error:
+        for path in (whole, pins.tags):
+            path.unlink(missing_ok=True)
+        log.warning("the tags of these programs cannot be kept in %s: %s", pins.tags, error.strerror)
 
 
 def others(pins: Pins) -> Iterator[str]:

@@ -37,12 +37,13 @@ def load(directory: Path, record: Path, timeout_s: float = TIMEOUT_S) -> None:
             f"loading the programs failed: {error.failure}: a machine as slow as that takes a longer --load-timeout-s"
         ) from error
     except spawn.ChildFailed as error:
-        record.write_text(
-            f"Linux {os.uname().release} {os.uname().machine}\n{error.failure}\n{error.failure.details}"
-        )
-        raise LoaderError(
-            f"loading the programs failed: {error.failure}; {record} has the compiler's and the verifier's words"
-        ) from error
+        words = f"Linux {os.uname().release} {os.uname().machine}\n{error.failure}\n{error.failure.details}"
+        try:
+            record.write_text(words)
+            where = f"{record} has the compiler's and the verifier's words"
+        except OSError as full:
+            where = f"what compiler and verifier said cannot be kept in {record}: {full.strerror}"
+        raise LoaderError(f"loading the programs failed: {error.failure}; {where}") from error
 
 
 def main() -> None:
