@@ -49,6 +49,11 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
             DROP(EXIT_from_pod_NOT_IP_DROP);
         PASS(EXIT_from_pod_NOT_IP_PASS);
     }
+    if (i->flags & FLAG_LEARN) {
+        if (kind == PARSED && p->protocol == TCP && is_bare_syn(p))
+            note_begun(p, HOOK_FROM_POD, HOOK_TO_POD);
+        PASS(EXIT_from_pod_LEARNING);
+    }
     if (kind == NOT_TCP_UDP && is_enrolled) {
         enum claim claim = claim_of(skb, p, i, ifindex);
         if (claim == OF_ANOTHER)

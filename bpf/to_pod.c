@@ -89,6 +89,11 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
         if (!is_bare_syn(p) || p->dport_be != __builtin_bswap16(HBONE_PORT) || !has_listener(SLOT_HBONE))
             PASS(EXIT_to_pod_DRAIN_PASS);
     } else if (!(i->flags & FLAG_ENROLLED)) {
+        if (i->flags & FLAG_LEARN) {
+            if (is_bare_syn(p))
+                note_begun(p, HOOK_TO_POD, HOOK_FROM_POD);
+            PASS(EXIT_to_pod_LEARNING);
+        }
         PASS(EXIT_to_pod_NOT_ENROLLED);
     }
     if (is_bare_syn(p)) {

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from redirect import netns, sock_diag
 from redirect.desired import DesiredPod
-from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey, IfaceEntry
+from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, Flag, FlowKey, IfaceEntry
 from redirect.locate import leads_behind, namespaces_behind
 from redirect.maps import Maps
 
@@ -71,9 +71,32 @@ def allow(maps: Maps, addresses: Collection[IP], pod_netns: Path, for_s: float =
     """Lets the open TCP connections of these addresses in a pod's namespace pass; how many. Raises OSError."""
     with netns.entered(pod_netns):
         found = [s for s in sock_diag.tcp_sockets() if s.local in addresses and s.is_open]
-    until_ns = 0 if math.isinf(for_s) else time.monotonic_ns() + int(for_s * 1e9)
-    maps.put_passthrough((flow for s in found for flow in _both_directions(s)), until_ns)
+    maps.put_passthrough((flow for s in found for flow in _both_directions(s)), _until_ns(for_s))
     return len(found)
+
+
+def settle(
+    maps: Maps, pods: Iterable[DesiredPod], before: Mapping[int, IfaceEntry], times_s: Mapping[int, float]
+) -> None:
+    """What began while pods were learnt, now that they are captured: kept for a time as of `keep_fresh`, or captured.
+
+    `before`: the interfaces as the kernel had them until now.
+    """
+    until_ns = {
+        address: _until_ns(times_s[pod.ifindex]) if pod.ifindex in times_s else None
+        for pod in pods
+        if pod.ifindex in before and Flag.LEARN in before[pod.ifindex].flags
+        for address in pod.addresses
+    }
+    for flow, _ in [*maps.passthrough()] if until_ns else ():
+        pod_address = flow.source if flow.hook == HOOK_FROM_POD else flow.destination
+        if pod_address not in until_ns:
+            continue
+        kept_ns = until_ns[pod_address]
+        if kept_ns is None:
+            maps.delete_passthrough(flow)
+        else:
+            maps.put_passthrough([flow], kept_ns)
 
 
 def look(maps: Maps, now_ns: int) -> tuple[Kept, ...]:
@@ -84,12 +107,15 @@ def look(maps: Maps, now_ns: int) -> tuple[Kept, ...]:
     noted = dict(maps.passthrough())
     if not noted:
         return ()
-    owners = {address: ifindex for ifindex, entry in maps.ifaces().items() for address in entry.addresses}
+    ifaces = maps.ifaces()
+    owners = {address: ifindex for ifindex, entry in ifaces.items() for address in entry.addresses}
     by_owner: dict[int, dict[FlowKey, int]] = {}
     for flow, until_ns in noted.items():
         pod = flow.source if flow.hook == HOOK_FROM_POD else flow.destination
         by_owner.setdefault(owners.get(pod, 0), {})[flow] = until_ns
-    for flow in by_owner.pop(0, {}):
+    left = by_owner.pop(0, {})
+    # Of a pod that is learnt the addresses are not known yet.
+    for flow in left if not any(Flag.LEARN in entry.flags for entry in ifaces.values()) else ():
         maps.delete_passthrough(flow)
     namespaces = namespaces_behind(by_owner)
     return tuple(
@@ -114,6 +140,10 @@ def _look_at(
     count, ended = sum(1 for s, flow in found.items() if s.is_open and flow in noted), sum(done.values())
     if count:
         yield Kept(ifindex, count - ended, max(noted.values()), ended)
+
+
+def _until_ns(for_s: float) -> int:
+    return 0 if math.isinf(for_s) else time.monotonic_ns() + int(for_s * 1e9)
 
 
 def _both_directions(socket: sock_diag.TcpSocket) -> tuple[FlowKey, FlowKey]:

@@ -14,6 +14,7 @@ from redirect.layout import IP, SLOTS, Flag, IfaceEntry
 from redirect.layout import NO_ADDRESS as NONE
 
 HBONE_PORT, DNS_PORT = 15008, 53
+LEARNING = "the pod is being enrolled this very moment: its packets pass, and a SYN is noted"
 OPENED = "the pod is open for a while (`ztun bypass`): it passes in clear, and no policy is asked"
 
 
@@ -54,6 +55,8 @@ def leaving(dial: Dial, iface: IfaceEntry | None, *, is_open: bool = False) -> E
 
     if iface is None:
         return passed("UNKNOWN_IFACE", "the pod is not captured: its packets pass in clear")
+    if iface.flags & Flag.LEARN:
+        return passed("LEARNING", LEARNING)
     if dial.source not in iface.addresses:
         if iface.addr4 == iface.addr6 == NONE:
             return dropped("CLOSED", "the pod is captured and closed: it is not served yet, or no more")
@@ -117,6 +120,8 @@ def arriving(
     # Peers that have not heard yet that the pod leaves the mesh go on to dial its tunnel port.
     if is_drained and not (dial.dport == HBONE_PORT and dial.has_listener("hbone")):
         return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
+    if iface.flags & Flag.LEARN:
+        return passed("LEARNING", LEARNING)
     if not is_drained and not iface.flags & Flag.ENROLLED:
         return passed("NOT_ENROLLED", "the pod is known and not enrolled: packets to it pass in clear")
     if (

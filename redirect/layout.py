@@ -48,6 +48,8 @@ class Flag(IntFlag):
     """Of an interface: connections to its pod go past the proxy, but for those to the tunnel port."""
     DNS = 64
     """Of an interface: what its pod sends to port 53 goes to the proxy, which asks in its name."""
+    LEARN = 128
+    """Of an interface, alone: its pod is about to be captured. All passes; connections that begin are noted as kept."""
 
 
 TREATMENT = Flag.HONEST | Flag.BYPASS | Flag.DNS

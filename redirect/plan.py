@@ -28,6 +28,8 @@ class PutIface:
 
     def __str__(self) -> str:
         state = "drain" if self.entry.flags & Flag.DRAIN else "close"
+        if self.entry.flags & Flag.LEARN:
+            return f"learn what interface {self.ifindex} carries"
         return f"{state} interface {self.ifindex} ({', '.join(map(str, self.entry.addresses))})"
 
 
@@ -226,6 +228,7 @@ def closing(
     owners: Mapping[int, str],
     *,
     is_outward_only: bool = False,
+    learnt: Collection[int] = (),
 ) -> tuple[Step, ...]:
     """Lets nothing through these interfaces, before anything is known of what is behind them but whose they are.
 
@@ -235,15 +238,22 @@ def closing(
 
     `is_outward_only`: of those that are fresh only what the pods send is stopped, answers among it; the rest is to
     follow at once. The kernel takes a moment for each program, and a start may wait for this.
+
+    `learnt`: of the running those that stay as they are until they are captured, which is to follow at once: a SYN
+    that is dropped costs its sender a second. What begins meanwhile is noted, as what is open then will be.
     """
-    nobody = IfaceEntry(Flag.ENROLLED, NO_ADDRESS, NO_ADDRESS)
+    nobody, open_still = (IfaceEntry(flag, NO_ADDRESS, NO_ADDRESS) for flag in (Flag.ENROLLED, Flag.LEARN))
     fresh = [number for number in ifindexes if number not in running]
     known = tuple((address, number) for number in running for address in running[number])
     outward, inward = POD_PROGRAMS
     return (
         *(step for number in fresh for step in (PutIface(number, nobody), Attach(number, outward))),
         *(Attach(number, inward) for number in fresh if not is_outward_only),
-        *(step for number in running for step in (PutIface(number, nobody), Attach(number, inward))),
+        *(
+            step
+            for number in running
+            for step in (PutIface(number, open_still if number in learnt else nobody), Attach(number, inward))
+        ),
         *((NoteHostFlows(known),) if known else ()),
         *(Attach(number, outward) for number in running),
         # After what matters: until then it is nobody's, and closed.
@@ -270,7 +280,9 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
     if known is not None and Flag.BYPASS in known.flags & ~entry.flags and Flag.ENROLLED in entry.flags:
         past = [EndPastProxy(pod.ifindex, known.addresses)]
     yield from past
-    if known != entry:
+    # One that is open still is answered by the proxy from its first captured packet on: its addresses come first.
+    is_learnt = known is not None and Flag.LEARN in known.flags
+    if known != entry and not is_learnt:
         yield PutIface(pod.ifindex, entry)
     # Again: those that began meanwhile. What their pod sends is dropped until they end, but for resets.
     yield from past
@@ -286,6 +298,8 @@ def _appear(pod: DesiredPod, observed: Observed) -> Iterator[Step]:
         if found is not None and found.ifindex != pod.ifindex:
             yield DestroySockets(frozenset({address}), pod.ifindex)
         yield PutPod(address, pod_entry)
+    if is_learnt:
+        yield PutIface(pod.ifindex, entry)
     if pod.owner and observed.owners.get(pod.ifindex, "") != pod.owner:
         yield PutOwner(pod.ifindex, pod.owner)
     if pod.bridge is not None and (known is None or known.bridge_ifindex != pod.bridge.ifindex):

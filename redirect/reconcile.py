@@ -66,9 +66,7 @@ class Redirection:
     ) -> None:
         """`load_timeout_s` is what compiling and loading may take.
 
-        `has_tcx` overrides what the kernel says, and `look` what is mounted, for tests.
-
-        Raises ValueError for a bad instance name.
+        `has_tcx` overrides what the kernel says, and `look` what is mounted, for tests. ValueError: a bad name.
         """
         self.instance = instance
         self.pins = Pins(instance, run_dir, look)
@@ -134,13 +132,14 @@ class Redirection:
         owners: Mapping[int, str],
         *,
         is_outward_only: bool = False,
+        learnt: Collection[int] = (),
     ) -> None:
         """Lets nothing through interfaces of which nothing is known yet (ifindex -> name) but answers to the node.
 
         `running`: those that were in clear before, and known addresses; nothing asked there is lost. `owners`: as of
-        DesiredPod, by interface; `is_outward_only`: as of `plan.closing`. Raises as `apply`.
+        DesiredPod, by interface; `is_outward_only`, `learnt`: as of `plan.closing`. Raises as `apply`.
         """
-        steps = closing(interfaces, running, owners, is_outward_only=is_outward_only)
+        steps = closing(interfaces, running, owners, is_outward_only=is_outward_only, learnt=learnt)
         with self._writing():
             raise_all(self._execute(steps, interfaces).failures)
 
@@ -153,11 +152,10 @@ class Redirection:
     ) -> list[str]:
         """Makes the kernel side what is desired; what was done, a line for each step.
 
-        Connections that are open when a pod appears are reset, or left alone where its interface is in
-        `keep_existing`, for so many seconds at most (math.inf: until they close). A pod whose interface is gone is let
-        go, and a line says so. With `only` nothing but these interfaces is looked at and changed, whatever became of
-        the rest. Raises NoPins, and when everything that could be done is done StepFailed, MapFull or StepsFailed,
-        which have those lines as `done`.
+        Connections that are open when a pod appears are reset, or left alone where its interface is in `keep_existing`,
+        for so many seconds at most (math.inf: until they close). A pod whose interface is gone is let go, and a line
+        says so. With `only` nothing else is looked at and changed, whatever became of the rest. Raises NoPins, and when
+        all is done that could be StepFailed, MapFull or StepsFailed, which have those lines as `done`.
         """
         with self._writing():
             done: list[str] = []
@@ -182,6 +180,7 @@ class Redirection:
             steps = plan(wanted, self._rivals.to_move(observed))
             outcome = self._execute(steps, observed.interfaces)
             done += outcome.done
+            existing.settle(self._maps, present, observed.ifaces, keep_existing)
             failed = {failure.ifindex for failure in outcome.failures} | {ifindex for ifindex, _ in given_up}
             if lapsed:
                 counts, now_s = rt_rows.packet_counts(), time.monotonic()

@@ -75,8 +75,8 @@ class Captures:
         self._applied = Applied(kernel)
         self._made: dict[PodKey, Made] = {}
         self._half_closed: list[Found] = []
-        self.knows_mesh = False
-        """Whether the first complete state is there: before it, what is captured stays as it is."""
+        self.knows_mesh = self.is_partial = False
+        """Whether the first complete state is there: before it, what is captured stays; whether new pods were left."""
         self._book = WishBook(file)
         self.pods: Mapping[PodKey, EnrolledPod] = {}
         """Those that are captured and served."""
@@ -265,11 +265,13 @@ class Captures:
         news: News,
         closed: Callable[[], None] = lambda: None,
         keep_existing: Mapping[PodKey, float] = NOBODYS,
+        learning: Collection[PodKey] = (),
     ) -> None:
         """Look, judge, apply.
 
         `closed` is called as soon as all that was found is closed: what is new waits for nothing that concerns others.
-        `keep_existing`: pods whose open connections go on when they are served for the first time, for so many seconds.
+        `keep_existing`: pods whose open connections go on when they are served for the first time, for so many seconds;
+        `learning`: those that stay open until they are served or, where they cannot be in this turn, closed.
         """
         await self._close_wholly()
         wishes, held, present = self.wishes, self._held.indexes, self.interfaces.known
@@ -277,13 +279,13 @@ class Captures:
         with self.identities.expecting(*likely(self._store.current, wishes, self._sightings)):
             try:
                 found = await self._kernel.search(
-                    wishes, self._sightings, held, news.doubted, news.told_s, present
+                    wishes, self._sightings, held, news.doubted, news.told_s, present, learning
                 )
             except OSError as error:
                 self._applied.failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
                 self._note_troubles(self._judge())
                 return
-            self._sightings = found.sightings
+            self._sightings, self.is_partial = found.sightings, found.is_partial
             self._hold(found, found.present)
             self._note_interfaces(found.own, found.present.keys())
             self._end_those_of_processes()

@@ -150,12 +150,14 @@ class Enroller:
             await self.captures.load()
             self._loaded.set()
             await self._turn()
+        await self._turn_for_the_rest()
 
     async def adopt(self) -> None:
         """The first complete state is there: serve the pods of the wishes."""
         async with self._one_at_a_time:
             self.captures.knows_mesh = True
             await self._turn()
+        await self._turn_for_the_rest()
 
     async def refresh(self) -> None:
         """A look and whatever follows from it."""
@@ -339,7 +341,9 @@ class Enroller:
             raise EnrolmentRefused(f"the wish for pod {wish.pod} cannot be written down: {error}") from error
         if keep_for_s:
             self._keeping[wish.pod] = keep_for_s
-        await self._turn()
+        # One that can be served at once stays open until it is: a SYN that is dropped costs its sender a second.
+        is_certified = identity is not None and not self.captures.identities.uncertified(identity)
+        await self._turn(learning=[wish.pod] if is_certified else [])
         failed = self.captures.failures_of(wish.pod)
         if failed:
             self.captures.take_back(before)
@@ -360,16 +364,23 @@ class Enroller:
             await self._next_turn(left_s)
         return pod
 
-    async def _turn(self, *, is_asked: bool = True) -> None:
+    async def _turn(self, *, is_asked: bool = True, learning: Collection[PodKey] = ()) -> None:
         self._sources.follow()
         news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
         self.desk.looks()
-        await self.captures.turn(news, self._tell_who_waits, self._keeping)
+        await self.captures.turn(news, self._tell_who_waits, self._keeping, learning)
         self.desk.found(self.captures.namespaces)
+        if self.captures.is_partial:
+            self.desk.hurry()
         left = self.captures.wishes.keys() - self.captures.pods.keys()
         self._keeping = {key: for_s for key, for_s in self._keeping.items() if key in left}
         self._tell_who_waits()
         self._sources.turned()
+
+    async def _turn_for_the_rest(self) -> None:
+        """Return when no new pod is left to a next look. Who waits for a pod has his turn between."""
+        while self.captures.is_partial:
+            await self.refresh()
 
     def _tell_who_waits(self) -> None:
         """Some wait for a pod to be closed, which comes early in a turn, others for one to be served."""

@@ -108,11 +108,12 @@ class KernelSide:
         doubted: Collection[int],
         told_s: float | None,
         present: Collection[int] = (),
+        learning: Collection[PodKey] = (),
     ) -> Found:
         """As `search.search`. Raises OSError."""
         return await self.run(
             lambda redirection: search.search(
-                redirection, wishes, known, captured, doubted, told_s, present, self._handed
+                redirection, wishes, known, captured, doubted, told_s, present, self._handed, learning
             )
         )
 

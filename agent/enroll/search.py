@@ -29,6 +29,8 @@ from redirect.reconcile import Redirection
 from redirect.rtnetlink import LinkRow
 from redirect.side import sides_of
 
+CLOSED_AT_ONCE = 32
+"""Interfaces that one look closes, each in two grace periods of RCU: a second, in which no other start goes on."""
 _STARTED_FIELD = 19
 """Field 22 of /proc/PID/stat, counted from the third: the second may hold blanks."""
 
@@ -42,12 +44,15 @@ def search(
     told_s: float | None = None,
     present: Collection[int] = (),
     handed: HandedNamespaces | None = None,
+    learning: Collection[PodKey] = (),
 ) -> Found:
     """Look for every wished pod. Raises OSError when the links cannot be listed.
 
     `known`: what was found the last time; `captured`: interfaces that are closed already; `doubted`: numbers of
     namespaces in which something changed; `told_s`: when the news came that this follows (time.monotonic); `present`:
-    interfaces that were there at the last look; `handed`: namespaces that others handed over.
+    interfaces that were there at the last look; `handed`: namespaces that others handed over; `learning`: pods whose
+    interfaces stay open, if they were there, because whoever calls captures or closes them at once. Of many new ones
+    only some are closed in one look, and their pods found: `is_partial` says that another one is to follow.
     """
     links = rtnetlink.links()
     ends = _ends(links)
@@ -83,13 +88,48 @@ def search(
             for row in ends.get(nsid, ()):
                 if row.ifindex not in captured:
                     new[row.ifindex] = key, row
+        later = of_later(new, {*learning, *_known_in_part(found, ends, captured)})
+        for key in {new.pop(index)[0] for index in later}:
+            found.pop(key, None)
         owners = {index: owner_of(key, wishes[key].uid) for index, (key, _) in new.items()}
-        closed, failures = close(redirection, new, told_s, _running(new, wishes, present), owners)
+        learnt = {index for index, (key, _) in new.items() if key in learning and index in present}
+        running = _running(new, wishes, present)
+        closed, failures = close(redirection, new, told_s, running, owners, learnt=learnt)
         for key, (path, nsid) in found.items():
             sightings[key] = look_at(path, nsid, frozenset(row.ifindex for row in ends.get(nsid, ())))
     names = {side.ifname for side in sides_of(redirection.instance)}
     own = frozenset(row.ifindex for row in links.values() if row.ifname in names)
-    return Found(sightings, {row.ifindex: row.ifname for row in links.values()}, closed, failures, own)
+    present = {row.ifindex: row.ifname for row in links.values() if row.ifindex not in later}
+    return Found(sightings, present, closed, failures, own, bool(later))
+
+
+def of_later(new: Mapping[int, tuple[PodKey, LinkRow]], first: Collection[PodKey]) -> frozenset[int]:
+    """Those of the new interfaces that the next look is to close: more than can wait for each other, pod by pod.
+
+    They count as not seen, and so do their pods. `first`: pods that wait for nobody.
+    """
+    by_pod: dict[PodKey, list[int]] = {}
+    for index, (key, _) in new.items():
+        by_pod.setdefault(key, []).append(index)
+    later: list[int] = []
+    taken = 0
+    for key in sorted(by_pod, key=lambda key: key not in first):
+        if key not in first and taken and taken + len(by_pod[key]) > CLOSED_AT_ONCE:
+            later += by_pod[key]
+        else:
+            taken += len(by_pod[key])
+    return frozenset(later)
+
+
+def _known_in_part(
+    found: Mapping[PodKey, tuple[Path, int | None]],
+    ends: Mapping[int | None, list[LinkRow]],
+    captured: Collection[int],
+) -> Iterator[PodKey]:
+    """Pods of which something is captured: they may be served, and a look without them would let them go."""
+    for key, (_, nsid) in found.items():
+        if any(row.ifindex in captured for row in ends.get(nsid, ())):
+            yield key
 
 
 def pinned_down(where: Where) -> Where:
@@ -271,15 +311,19 @@ def close(
     owners: Mapping[int, str],
     *,
     is_outward_only: bool = False,
+    learnt: Collection[int] = (),
 ) -> tuple[tuple[Closure, ...], tuple[RedirectError, ...]]:
-    """Interfaces that lead to wished pods (`new`, by ifindex): those that are closed now, and what failed."""
+    """Interfaces that lead to wished pods (`new`, by ifindex): those that are closed now, and what failed.
+
+    `learnt`: of those that run, the ones that are not closed.
+    """
     if not new:
         return (), ()
     before = {ifindex: rtnetlink.link(ifindex) for ifindex in new}
     failures: tuple[RedirectError, ...] = ()
     try:
         names = {ifindex: row.ifname for ifindex, (_, row) in new.items()}
-        redirection.close_off(names, running, owners, is_outward_only=is_outward_only)
+        redirection.close_off(names, running, owners, is_outward_only=is_outward_only, learnt=learnt)
     except RedirectError as error:
         failures = failures_of(error)
     closed_s = time.monotonic()
@@ -287,7 +331,7 @@ def close(
     closed = []
     for ifindex, (key, row) in new.items():
         now, then = rtnetlink.link(ifindex), before[ifindex]
-        if ifindex in failed or now is None:
+        if ifindex in failed or ifindex in learnt or now is None:
             continue
         open_s = 0.0 if not now.is_up else None if told_s is None else closed_s - told_s
         closed.append(Closure(key, ifindex, row.ifname, open_s, then.received if then else 0))

@@ -52,10 +52,14 @@ class Closure:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The node at one moment. `present`: ifindex -> name; `own`: those that lead into the private namespaces."""
+    """The node at one moment. `present`: ifindex -> name; `own`: those that lead into the private namespaces.
+
+    `is_partial`: there were more new pods than one look closes, and the rest is none of this.
+    """
 
     sightings: Mapping[PodKey, Sighting]
     present: Mapping[int, str]
     closed: tuple[Closure, ...] = ()
     failures: tuple[RedirectError, ...] = ()
     own: frozenset[int] = frozenset()
+    is_partial: bool = False

@@ -29,6 +29,16 @@ static __always_inline int is_kept(struct flow_key *flow) {
     return until_ns && (!*until_ns || bpf_ktime_get_ns() < *until_ns);
 }
 
+/* A connection that begins while its pod is learnt: it passes as it is, also once the pod is captured. */
+static __always_inline void note_begun(const struct packet *p, u8 hook, u8 answers_hook) {
+    struct flow_key flow, answer;
+    u64 until_ns = bpf_ktime_get_ns() + LEARNT_NS;
+    flow_of(&flow, p, hook);
+    answer_of(&answer, p, answers_hook);
+    passthru.update(&flow, &until_ns);
+    passthru.update(&answer, &until_ns);
+}
+
 /* A bare SYN begins the tuple anew: what was kept for it is over, in both directions. One of the two entries may
  * be gone already (LRU); the other alone would lead packets of the new connection past the proxy. */
 static __always_inline void end_kept(struct flow_key *flow, struct flow_key *answer, u32 reason) {

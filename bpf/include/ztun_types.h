@@ -251,11 +251,22 @@ struct trace_event {
 };
 _Static_assert(sizeof(struct trace_event) == 64, "trace_event");
 
-/* QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
+/* LEARN: the pod is about to be captured, and all passes as it is; connections that begin are noted in passthru.
+ * QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
  * HONEST: SYNs from and to the pod are held until the proxy has reached their destination.
  * BYPASS: connections to the pod go past the proxy, but for those to 15008.
  * DNS: what the pod sends to port 53 goes to the proxy. */
-enum { FLAG_ENROLLED = 1, FLAG_DRAIN = 4, FLAG_QUEUED = 8, FLAG_HONEST = 16, FLAG_BYPASS = 32, FLAG_DNS = 64 };
+enum {
+    FLAG_ENROLLED = 1,
+    FLAG_DRAIN = 4,
+    FLAG_QUEUED = 8,
+    FLAG_HONEST = 16,
+    FLAG_BYPASS = 32,
+    FLAG_DNS = 64,
+    FLAG_LEARN = 128
+};
+/* So long passes what began while its pod was learnt, unless user space says until when. */
+#define LEARNT_NS 10000000000ULL
 /* HOOK_OPEN, in hostflows: a connection past the proxy while its pod is open, as the pod sends it. */
 enum { HOOK_FROM_POD = 0, HOOK_TO_POD = 1, HOOK_OPEN = 2 };
 enum { OF_NODE = 0 }; /* no interface has this number */
@@ -314,6 +325,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, OPEN, 0)             /* later packets of it, and answers in one that was opened to the pod */      \
     X(from_pod, OPEN_DNS, 0)         /* captured DNS over UDP, of a pod that is open */                            \
     X(from_pod, BYPASS_OVER, 1)      /* answer in such a connection, captured again: both ends are about to be reset */ \
+    X(from_pod, LEARNING, 0)         /* of a pod that is about to be captured: as it is, a SYN is noted */         \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \
@@ -348,6 +360,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(to_pod, HOST_SYN_TO_PROXY, 0)  /* new connection of this host, of one whose connections do not pass */       \
     X(to_pod, OPEN_SYN, 0)                                                                                         \
     X(to_pod, OPEN, 0)                                                                                             \
+    X(to_pod, LEARNING, 0)                                                                                         \
     X(from_pod_side, NOT_TCP_UDP, 1)                                                                               \
     X(from_pod_side, NOT_POD, 1)     /* the destination is no captured pod */                                      \
     X(from_pod_side, TO_QUEUE, 0)    /* to the pod, through the queue of its interface */                          \

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -14,6 +16,7 @@ from agent.lab import firewall
 from agent.lab.topology import PodPlace
 from tests.support.labmesh import POD, PORT, World
 from tests.support.labtraffic import until
+from tests.support.ongoing import Traffic
 
 pytestmark = pytest.mark.kernel
 
@@ -84,21 +87,29 @@ def test_a_pod_is_captured_from_the_next_connection_on_and_open_ones_are_reset(w
             assert "sa/spare" in log.line('direction="outbound"', f"src.addr={own}")
 
 
-def test_open_connections_may_be_kept_and_are_reported(world: World) -> None:
+def test_open_connections_may_be_kept_and_are_reported_and_none_falls_between(world: World) -> None:
     address = world.address("outsider-b")
-    with world.talk("spare-a", address) as kept:
+    with world.talk("spare-a", address) as kept, ExitStack() as stack:
         kept.say()
-        with enrolled(world, "spare-a", keep_existing=True) as answer:
-            assert any("1 open connection" in str(note) for note in answer["notes"]), answer
-            assert kept.say()["client"] == kept.address
-            log = world.log("node-a")
-            with world.talk("spare-a", address) as fresh:
-                fresh.say()
-                own = fresh.address
-            log.line('direction="outbound"', f"src.addr={own}")
-            assert not log.lines(f"src.addr={kept.address}")
-            kept.say()
-            until(lambda: kept_row(world)["open"] == 1, "it is shown")
+        before = Counter(world.counters("node-a"))
+        with Traffic(world, "spare-a", address) as traffic:
+            traffic.goes_on()
+            answer = stack.enter_context(enrolled(world, "spare-a", keep_existing=True))
+            traffic.goes_on()
+        assert not traffic.failures
+        after = Counter(world.counters("node-a"))
+        assert after["from_pod", "CLOSED"] == before["from_pod", "CLOSED"], "no SYN has to be sent again"
+        assert after["from_pod", "LEARNING"] > before["from_pod", "LEARNING"]
+        assert any(re.search(r"keep [2-9] open connections", str(note)) for note in answer["notes"]), answer
+        assert kept.say()["client"] == kept.address
+        log = world.log("node-a")
+        with world.talk("spare-a", address) as fresh:
+            fresh.say()
+            own = fresh.address
+        log.line('direction="outbound"', f"src.addr={own}")
+        assert not log.lines(f"src.addr={kept.address}")
+        kept.say()
+        until(lambda: kept_row(world)["open"] == 1, "it is shown")
 
 
 def kept_row(world: World) -> dict[str, object]:

@@ -41,6 +41,7 @@ class Closing:
         owners: dict[int, str],
         *,
         is_outward_only: bool = False,
+        learnt: object = (),
     ) -> None:
         if self.error:
             raise self.error

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -187,6 +187,32 @@ def test_existing_connections_can_be_kept(node: Node, client: str, server: str, 
         # New ones are captured all the same.
         with closing(dial(node.pod(client).netns, node.pod(server).address(family), ECHO_PORT)):
             node.listeners[0 if client == "a1" else 2].accept()[0].close()
+
+
+@pytest.mark.parametrize(("client", "server"), [("a1", "b1"), ("b1", "a1")], ids=["out", "in"])
+@pytest.mark.parametrize("keep_for_s", [0, 60])
+def test_what_begins_while_a_pod_is_learnt_is_answered_at_once_and_counts_as_open_before(
+    node: Node, client: str, server: str, keep_for_s: float
+) -> None:
+    def connect() -> socket.socket:
+        return dial(node.pod(client).netns, node.pod(server).address(4), ECHO_PORT)
+
+    with closing(connect()) as before, netns.entered(node.place.netns):
+        (pod,) = node.desired("a1").pods
+        index, ifname = pod.ifindex, pod.ifname
+        node.redirection.close_off({index: ifname}, {index: ()}, {}, learnt={index})
+        with closing(connect()) as meanwhile:
+            assert echoes(before) and echoes(meanwhile)
+            assert node.redirection.kept() == (), "nobody's yet, and noted all the same"
+            node.capture("a1", keep_for_s=keep_for_s)
+            for connection in (before, meanwhile):
+                with nullcontext() if keep_for_s else pytest.raises(ConnectionResetError):
+                    assert echoes(connection)
+            now_ns = time.monotonic_ns()
+            times_s = {(until_ns - now_ns) / 1e9 for _, until_ns in node.redirection._maps.passthrough()}
+            assert all(50 < each <= 60 for each in times_s) and bool(times_s) is bool(keep_for_s)
+    stats = node.redirection.stats()
+    assert (stats["from_pod", "CLOSED"], stats["to_pod", "NO_LISTENER"]) == (0, 0)
 
 
 @pytest.mark.parametrize(("client", "server"), [("a1", "b1"), ("b1", "a1")], ids=["out", "in"])

@@ -11,6 +11,7 @@ from tests.packets.world import (
     ENROLLED,
     FAMILIES,
     HONEST,
+    LEARN,
     NEXT,
     PLAIN,
     REDIRECT,
@@ -40,6 +41,7 @@ def rows() -> Iterator[Row]:
         yield from marks_and_sources(net)
         yield from closed_off(net)
         yield from new_connections(net)
+        yield from learnt(net)
         yield from kept(net)
         yield from host_flows(net)
         yield from answers_to_proxy(net)
@@ -145,6 +147,23 @@ def new_connections(net: Family) -> Iterator[Row]:
         ("no flag", 0),
     ):
         yield row(what + named, "TO_PROXY", REDIRECT, sent(flags))
+
+
+def learnt(net: Family) -> Iterator[Row]:
+    """Nothing is known of the pod but that it is about to be captured: all passes, and what begins is noted."""
+    peer, world, named = (net.peer, WEB), World(flags=LEARN, addr4="", addr6=""), f" {net.name}"
+    syn, begins = pk.segment(net.pod, PORT, *peer), net.both_ways(PORT, peer)
+    yield row("learnt, SYN" + named, "LEARNING", NEXT, syn, world, begins=begins)
+    yield row(
+        "learnt, nobody listens" + named, "LEARNING", NEXT, syn, world.but(slots=frozenset()), begins=begins
+    )
+    for what, packet in (
+        ("SYN+ACK", pk.segment(net.pod, PORT, *peer, SYN | ACK)),
+        ("ACK", pk.segment(net.pod, PORT, *peer, ACK)),
+        ("datagram", pk.datagram(net.pod, PORT, net.peer, 53)),
+        ("echo", pk.icmp(net.pod, net.host, 8 if net is V4 else 128)),
+    ):
+        yield row(f"learnt, {what}{named}", "LEARNING", NEXT, packet, world)
 
 
 def kept(net: Family) -> Iterator[Row]:

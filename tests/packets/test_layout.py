@@ -72,6 +72,7 @@ CONSTANTS = {
     "FLAG_HONEST": int(Flag.HONEST),
     "FLAG_BYPASS": int(Flag.BYPASS),
     "FLAG_DNS": int(Flag.DNS),
+    "FLAG_LEARN": int(Flag.LEARN),
     "OWNERS_MAX": layout.OWNERS_MAX,
     "TURNS": layout.TURNS,
     "sizeof(struct host_flow)": HostFlow.FORMAT.size,

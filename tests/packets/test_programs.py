@@ -60,7 +60,7 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
         is_new and row.program == "to_pod",
     )
     assert seen.data == _expected_bytes(rig, row)
-    assert seen.passthru == (frozenset() if row.is_end_of_kept else frozenset(row.world.passthru))
+    assert seen.passthru == frozenset(() if row.is_end_of_kept else (*row.world.passthru, *row.begins))
     ifindex = rig.ifindex + row.world.is_by_other
     assert seen.hostflows == dict.fromkeys(row.world.hostflows, ifindex) | dict.fromkeys(
         (*row.world.opened, *row.notes), rig.ifindex

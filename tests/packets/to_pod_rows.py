@@ -14,6 +14,7 @@ from tests.packets.world import (
     ENROLLED,
     FAMILIES,
     FORWARDED,
+    LEARN,
     NET_SIDE,
     NEXT,
     PLAIN,
@@ -57,6 +58,7 @@ def rows() -> Iterator[Row]:
     for net in FAMILIES:
         yield from admission(net)
         yield from new_connections(net)
+        yield from learnt(net)
         yield from kept(net)
         yield from host_made(net)
         yield from icmp(net)
@@ -170,6 +172,19 @@ def new_connections(net: Family) -> Iterator[Row]:
     # whom the address belongs to is the host's routing; a mark of the host is none of ours
     marked = pk.segment(net.peer, PORT, net.pod, WEB)
     yield row("marked by the host" + named, "SYN_TO_PROXY", REDIRECT, marked, mark=0x1C6, mark_after=0x1C6)
+
+
+def learnt(net: Family) -> Iterator[Row]:
+    """As in the other direction; what the host itself opens is noted as ever."""
+    peer, world, named = (net.peer, PORT), World(flags=LEARN, addr4="", addr6=""), f" {net.name}"
+    syn, ack = (pk.segment(*peer, net.pod, WEB, flags) for flags in (SYN, ACK))
+    yield row("learnt, SYN" + named, "LEARNING", NEXT, syn, world, begins=net.both_ways(WEB, peer))
+    yield row("learnt, ACK" + named, "LEARNING", NEXT, ack, world)
+    probe, asked = (
+        pk.segment(net.host, PORT, net.pod, WEB),
+        net.flow((net.host, PORT), (net.pod, WEB), HOOK_TO_POD),
+    )
+    yield from_host("learnt" + named, "HOST_SYN", NEXT, probe, world, notes=(asked,))
 
 
 def kept(net: Family) -> Iterator[Row]:

@@ -14,6 +14,7 @@ ENROLLED, DRAIN, PLAIN, QUEUED = Flag.ENROLLED, Flag.DRAIN, Flag(0), Flag.QUEUED
 HONEST = Flag.ENROLLED | Flag.HONEST
 BYPASS = Flag.ENROLLED | Flag.BYPASS
 DNS = Flag.ENROLLED | Flag.DNS
+LEARN = Flag.LEARN
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
 POD_SIDE, NET_SIDE = 4243, 4244
@@ -174,6 +175,8 @@ class Row:
     """The packet is a bundle of segments that carry so much each."""
     is_end_of_kept: bool = False
     """GRANDFATHER_END is counted too, and `passthru` has nothing left of what it had."""
+    begins: tuple[FlowKey, ...] = ()
+    """Entries that `passthru` gains."""
     notes: tuple[FlowKey, ...] = ()
     """Entries that `hostflows` gains, all with the pod's interface."""
     notes_bypassed: tuple[FlowKey, ...] = ()

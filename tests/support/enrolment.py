@@ -72,6 +72,8 @@ class FakeKernel:
         self.carrying: list[int] = []
         """How many connections it has open of whatever pod, look by look; then none."""
         self.closed: list[int] = []
+        self.learnt: list[int] = []
+        """Interfaces that stayed open until the next capture."""
         self._closed_since: set[int] = set()
         self.looked_for: list[str] = []
         """Pods that were looked for alone, ahead of a turn."""
@@ -81,6 +83,8 @@ class FakeKernel:
         """Interfaces that were looked at on the chance that they lead to a pod; those in `concerned` do."""
         self.concerned: set[int] = set()
         self.searches = 0
+        self.at_once = 100
+        """How many interfaces one search closes at most."""
         self.doubted: list[set[int]] = []
         """Of each search the namespaces in which something had changed."""
         self.after_look: Callable[[], None] = lambda: None
@@ -132,23 +136,31 @@ class FakeKernel:
         doubted: Collection[int],
         told_s: float | None,
         present: Collection[int] = (),
+        learning: Collection[PodKey] = (),
     ) -> Found:
         self.searches += 1
         self.doubted.append(set(doubted))
         sightings, closed = {}, []
         failures: list[RedirectError] = []
+        is_partial = False
         for key, wish in wishes.items():
+            if len(closed) == self.at_once and not self._sighting(wish.where).ends <= set(captured):
+                is_partial = True
+                continue
             sightings[key] = sighting = self._sighting(wish.where)
             for index in sorted(sighting.ends - set(captured)):
                 if index in self.failing_to_close:
                     failures.append(StepFailed(f"veth{index}: attach", "no room", index))
+                    continue
+                if key in learning and index in present:
+                    self.learnt.append(index)
                     continue
                 self.closed.append(index)
                 self._closed_since.add(index)
                 closed.append(Closure(key, index, f"veth{index}", None if told_s is None else 0.002, 3))
         self.after_look()
         present = {number: f"veth{number}" for number in self.present}
-        return Found(sightings, present, tuple(closed), tuple(failures))
+        return Found(sightings, present, tuple(closed), tuple(failures), is_partial=is_partial)
 
     async def look_for(self, key: PodKey, wish: Wish, captured: Collection[int]) -> Found | None:
         self.looked_for.append(key.name)

@@ -54,7 +54,7 @@ def test_a_new_interface_of_the_same_namespace_is_captured_and_served(world: Wor
     go_away(world)
     world.kernel.places[where(1)] = moved(place(1), 5, namespace=1)
     world.refresh()
-    assert world.kernel.closed == [1, 5], "closed at first sight"
+    assert world.kernel.closed == [5], "closed at first sight"
     assert world.kernel.last == {"veth5"} and not world.kernel.closed_now
     assert world.pods() == ["apps/one"] and not world.troubles()
 

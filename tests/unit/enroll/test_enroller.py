@@ -36,6 +36,16 @@ def test_certificate_then_workers_then_kernel_then_the_news(tmp_path: Path) -> N
     kinds = [kind for kind, row in world.events if row]
     assert kinds == ["certificate", "workers", "workers", "announced"]
     assert world.kernel.last == {"veth1"} and not world.kernel.closed_now
+    assert (world.kernel.learnt, world.kernel.closed) == ([1], []), "it stays open until it is served"
+
+
+def test_a_pod_that_stayed_open_to_be_served_and_cannot_be_is_closed_in_the_same_turn(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    world.kernel.after_look = lambda: world.store.swap(mesh.snapshot(), Changes(workloads=frozenset({"x"})))
+    with pytest.raises(StillWaiting, match="captured and closed"):
+        world.enroll(1, "one")
+    assert world.kernel.learnt == [1] and world.kernel.closed_now == {"veth1"}
 
 
 def test_without_a_state_of_the_mesh_nobody_is_taken_in(tmp_path: Path) -> None:
@@ -68,7 +78,7 @@ def test_a_ca_that_is_away_closes_the_pod_until_it_is_back(
         world.certificates.errors["one"] = BUSY
     with pytest.raises(StillWaiting, match="captured and closed: no certificate for .*: " + reason):
         world.enroll(1, "one")
-    assert world.kernel.closed_now == {"veth1"} and world.pods() == []
+    assert world.kernel.closed_now == {"veth1"} and world.pods() == [] and not world.kernel.learnt
     assert world.troubles() == [(Missing.CERTIFICATE, "apps/one")]
     assert [identity.service_account for identity in world.certificates.in_use] == ["one"]
     world.certificates.errors.clear()
@@ -205,6 +215,28 @@ def test_enrolling_again_does_not_hide_that_it_is_closed_by_now(tmp_path: Path) 
         world.enroll(1, "one")
     world.mesh_says(ONE)
     world.enroll(1, "one")
+
+
+def test_of_many_new_pods_a_look_closes_some_and_the_others_follow_by_themselves(tmp_path: Path) -> None:
+    world = World(tmp_path, ONE)
+    world.start()
+    for number in range(1, 6):
+        world.captures.wish(wish(number, f"pod-{number}"), None)
+    world.kernel.at_once = 2
+
+    async def scenario() -> None:
+        following = asyncio.create_task(world.enroller.follow())
+        world.enroller.desk.wake()
+        await until(lambda: len(world.kernel.closed) == 5)
+        following.cancel()
+
+    before = world.kernel.searches
+    world.run(scenario)
+    assert world.kernel.searches == before + 3 and world.kernel.closed == [1, 2, 3, 4, 5]
+    there = World(tmp_path, ONE)
+    there.kernel.at_once = 2
+    there.run(there.enroller.take_over)
+    assert there.kernel.closed == [1, 2, 3, 4, 5], "an agent that begins has closed all before it goes on"
 
 
 def test_a_place_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:

@@ -314,6 +314,24 @@ def test_what_a_pod_sends_can_be_stopped_alone_where_it_never_ran() -> None:
     assert running == closing([4], {4: (V4,)}, {}), "of one that ran both directions count"
 
 
+def test_one_that_ran_may_stay_open_until_it_is_captured_and_its_first_captured_packet_is_answered() -> None:
+    learnt = IfaceEntry(Flag.LEARN, bytes(16), bytes(16))
+    assert closing([5], {5: (V4,)}, {5: "demo/web uid"}, learnt={5}) == (
+        PutIface(5, learnt),
+        Attach(5, "to_pod"),
+        NoteHostFlows(((V4, 5),)),
+        Attach(5, "from_pod"),
+        PutOwner(5, "demo/web uid"),
+    )
+    assert closing([3], {}, {}, learnt={3}) == closing([3], {}, {}), "one that never ran is closed"
+    seen = replace(captured(A), pods={}, ifaces={5: learnt})
+    assert plan(wanted(A), seen) == (put(V4, ENROLLED, 5), put(V6, ENROLLED, 5), PutIface(5, iface_entry(A)))
+    closed = replace(A, addresses=())
+    assert plan(wanted(closed), seen) == (PutIface(5, iface_entry(closed)),), (
+        "or closed, where it is not served"
+    )
+
+
 def test_a_closed_interface_lets_nothing_out_first_and_one_that_ran_loses_nothing_its_node_asked() -> None:
     nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
     assert closing([3, 4, 5, 6], {4: (V4, V6), 6: ()}, {3: "demo/web uid", 4: ""}) == (
