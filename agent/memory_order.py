@@ -1,7 +1,7 @@
 """Whom the kernel ends first when memory is used up, of the processes of one agent: workers, and control last.
 
-A worker is replaced within a second, and the others serve meanwhile; without control nobody is replaced, and a container
-ends with it. Left alone the kernel takes the largest, which at rest is control. Where this process may
+A worker is replaced within a second, and the others serve meanwhile; without control nobody is replaced, and a
+container ends with it. Left alone the kernel takes the largest, which at rest is control. Where this process may
 (CAP_SYS_RESOURCE) control moves back, and workers stay where they were put, so that none of a node's other processes
 comes after them; where it may not, workers move forward (proc_pid_oom_score_adj(5)).
 """
@@ -27,6 +27,10 @@ def place_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
+_moved: list[int] = []
+"""Where this process was before it moved back."""
+
+
 def control_last() -> None:
     """Move this process back, if it may."""
     own = place_of(os.getpid())
@@ -34,8 +38,15 @@ def control_last() -> None:
     wanted = min(own, max(own - BETWEEN, LEAST + 1))
     try:
         _move(wanted)
+        _moved.append(own)
     except OSError as error:
         log.debug("workers move forward instead, control stays at %d: %s", own, error)
+
+
+def as_before() -> None:
+    """Move this process where it was: whoever it becomes moves itself, and what is forked before that does not."""
+    while _moved:
+        _move(_moved.pop())
 
 
 def before_control() -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Protocol
 
 from agent import config
 from agent.config import Config
+from agent.memory_order import as_before
 from redirect import child
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def step_aside(settings: Config, shown: Sequence[str], pids: Sequence[int]) -> N
     arguments = ["--options", json.dumps(config.as_texts(settings)), "--shown", json.dumps(list(shown))]
     arguments += ["--notes", "[]", "--stands-by", json.dumps(list(pids))]
     command = child.command(START, *arguments)
+    as_before()
     os.execv(command[0], command)
 
 

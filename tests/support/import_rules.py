@@ -277,7 +277,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.supervisor.orphans",
         "redirect.outlive",
     },
-    "agent.standing_by": {"agent.admin.client", "agent.config", "redirect.child"},
+    "agent.standing_by": {"agent.admin.client", "agent.config", "agent.memory_order", "redirect.child"},
     "agent.run": {
         "agent.app",
         "agent.config",
