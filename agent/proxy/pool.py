@@ -186,6 +186,10 @@ class Pool:
             else:
                 waiter.refuse(refusal)
 
+    def _fail_those_before(self, group: Group, began_s: float, refusal: Refusal) -> None:
+        while group.waiting and group.waiting[0].since_s <= began_s:
+            group.waiting.popleft().refuse(refusal)
+
     def _fail_waiters(self, group: Group, refusal: Refusal) -> None:
         while group.waiting:
             group.waiting.popleft().refuse(refusal)
@@ -226,10 +230,16 @@ class Pool:
         if not pooled.is_given_up:
             self.count_failure(group, refusal.detail)
         group.connecting.remove(pooled)
-        # Everyone who waits fails with the reason at once: a queue of retries would be a storm.
+        # Everyone who waits fails with the reason at once: a queue of retries would be a storm. But whoever came while
+        # nobody answered has not had its time: the network may be back, and the next dial is for all of them.
         if not group.connecting:
             self._crowd_in(group)
-            self._fail_waiters(group, refusal)
+            if refusal.outcome is Outcome.HBONE_TIMEOUT:
+                self._fail_those_before(group, pooled.began_s, refusal)
+            else:
+                self._fail_waiters(group, refusal)
+            if group.waiting:
+                self._grow(group)
         self._forget_if_empty(group)
 
     def _crowd_in(self, group: Group) -> None:

@@ -61,6 +61,11 @@ class Waiter:
         return self._owner
 
     @property
+    def since_s(self) -> float:
+        """When it began to wait, by the loop's clock."""
+        return self._since_s
+
+    @property
     def key(self) -> PoolKey:
         return self._group.key
 

@@ -25,6 +25,7 @@ class PooledLink:
     """One connection of the pool, from its place in line to its end: owns its departure, hears the link."""
 
     __slots__ = (
+        "began_s",
         "departure",
         "group",
         "idle_before_s",
@@ -39,6 +40,7 @@ class PooledLink:
     def __init__(self, pool: Pool, group: Group) -> None:
         self.pool = pool
         self.group = group
+        self.began_s = pool.now()
         self.departure: Departure | None = None
         self.link: TunnelLink | None = None
         self.is_proven = self.is_given_up = False

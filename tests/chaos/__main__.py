@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.lab.blueprint import NODES
 from tests.chaos.catalogue import FAULTS
 from tests.chaos.run import Told, run
-from tests.chaos.schedule import Step, steps
+from tests.chaos.schedule import TOGETHER, Step, steps
 from tests.chaos.stage import staged
 
 FOR_S, CALM, EVERY_S = 300.0, 5, 0.15
@@ -40,6 +40,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--faults", metavar="NAME,...", help="these alone; default all")
     parser.add_argument(
         "--patience", type=float, default=1.0, metavar="X", help="times the bounds; more on a busy machine"
+    )
+    parser.add_argument(
+        "--together",
+        type=float,
+        default=TOGETHER,
+        metavar="SHARE",
+        help=f"of steps that have two faults; default {TOGETHER:g}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="every step")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="where logs go when something is violated")
@@ -66,7 +73,9 @@ def listed() -> str:
 def sequence(options: argparse.Namespace) -> list[Step]:
     spans = {name: FAULTS[name].span for name in options.faults}
     alone = frozenset(name for name, fault in FAULTS.items() if fault.is_alone)
-    return list(itertools.islice(steps(options.seed, spans, NODES, alone), options.steps or 10_000))
+    return list(
+        itertools.islice(steps(options.seed, spans, NODES, alone, options.together), options.steps or 10_000)
+    )
 
 
 def summary(told: list[Told], seed: int) -> str:

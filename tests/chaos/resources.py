@@ -23,6 +23,8 @@ HEALS_S = 45.0
 GROUPS = Path("/run/ztun-chaos-memory")
 MARGIN_BYTES = 1 << 20
 NOTHING = Allowed(HEALS_S)
+# The limit falls below what is open, so that those which were just accepted find none to dial with.
+OUT_OF_DESCRIPTORS = Allowed(HEALS_S, new=RESETS, reach=Reach.NODE)
 OF_A_WORKER = Allowed(HEALS_S, live=RESETS, new=RESETS, reach=Reach.NODE)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 TOGETHER = 0.25
-"""The share of steps in which a second fault comes while the first is there."""
+"""The share of steps in which a second fault comes while the first is there, unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,11 @@ class Step:
 
 
 def steps(
-    seed: int, spans: Mapping[str, Span], nodes: Sequence[str], alone: frozenset[str] = frozenset()
+    seed: int,
+    spans: Mapping[str, Span],
+    nodes: Sequence[str],
+    alone: frozenset[str] = frozenset(),
+    together: float = TOGETHER,
 ) -> Iterator[Step]:
     """Without end: every fault once in a shuffled order, then again in another. `alone`: in no step with another."""
     chances = random.Random(seed)
@@ -44,7 +48,7 @@ def steps(
         for name in names:
             first = _step(chances, name, spans[name], nodes)
             # Drawn in any case, so that which faults may come together changes nothing of those that follow.
-            other, is_together = chances.choice(sorted(spans)), chances.random() < TOGETHER
+            other, is_together = chances.choice(sorted(spans)), chances.random() < together
             second = _step(chances, other, spans[other], nodes)
             if is_together and other != name and not {name, other} & alone:
                 yield Step(first.fault, first.node, first.hold_s, first.draw, second)

@@ -50,11 +50,20 @@ def remarks(lines: Iterable[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for line in lines:
         parts = line.rstrip("\n").split("\t", 3)
-        if len(parts) == 4 and parts[1].lower() in LEVELS:
+        if len(parts) == 4 and parts[1].lower() in LEVELS and parts[2] == "access":
+            found[f"{parts[1]} access, {_visit(parts[3])}"] += 1
+        elif len(parts) == 4 and parts[1].lower() in LEVELS:
             found[f"{parts[1]} {parts[2]} {_bare(parts[3])}"] += 1
         elif len(parts) < 4 and line.strip():
             found[f"(no log line) {_bare(line.strip())}"] += 1
     return found
+
+
+def _visit(text: str) -> str:
+    """Who wanted whom, and what came of it."""
+    found = [re.search(rf'{name}="([^"\s:]*)', text) for name in ("src.workload", "dst.workload", "error")]
+    client, server, error = (match[1] if match else "?" for match in found)
+    return f"{client} to {server}: {error}"
 
 
 def _bare(text: str) -> str:

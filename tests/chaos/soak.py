@@ -28,7 +28,7 @@ from tests.chaos.slopes import Slope, remarks, slope
 from tests.chaos.stage import Stage, staged
 from tests.chaos.verdict import Seen, violations
 
-FOR_S, SAMPLES, CALM, EVERY_S = 7200.0, 240, 20, 0.1
+FOR_S, SAMPLES, CALM, EVERY_S = 7200.0, 240, 20, 0.025
 LEAST_S = 5.0
 KINDS = ("hash", "lru_hash", "lpm_trie", "sockmap")
 """Maps whose number of entries says something."""

@@ -28,7 +28,11 @@ def test_lines_above_info_are_counted_by_text_without_their_numbers() -> None:
         "2026-11-30T00:00:00.000000Z\tinfo\tcontrol:app\tready",
         "2026-11-30T00:00:01.000000Z\twarning\tworker 1:net\tpeer 10.0.0.1:5 is gone",
         "2026-11-30T00:00:02.000000Z\twarning\tworker 1:net\tpeer 10.0.0.2:77 is gone",
+        '2026-11-30T00:00:03.000000Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:5 src.workload="spare-a" '
+        'dst.workload="server-b" error="POLICY_DENIED: explicitly denied by: demo/x"',
         "Traceback (most recent call last):",
     ]
     found = remarks(lines)
-    assert sorted(found.values()) == [1, 2] and found["(no log line) Traceback (most recent call last):"] == 1
+    assert sorted(found.values()) == [1, 1, 2]
+    assert found["error access, spare-a to server-b: POLICY_DENIED"] == 1
+    assert found["(no log line) Traceback (most recent call last):"] == 1

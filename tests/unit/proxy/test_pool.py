@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -105,6 +106,32 @@ def test_a_failed_dial_fails_everyone_who_waits_at_once(world: World) -> None:
     assert [r.outcome for r in world.refusals] == [Outcome.HBONE_TIMEOUT] * 3
     world.want()
     assert len(world.dials) == 1, "the next one may try again"
+
+
+def test_whoever_came_while_nobody_answered_is_not_failed_by_that_dial(world: World) -> None:
+    """A network that is back must not reset who came a moment before an old dial gives up."""
+    world.want(2)
+    old = world.dials.pop()
+    world.now += 9.0
+    world.want(3)
+    assert not world.dials, "one dial is for all who wait"
+    old.fail(TimeoutError())
+    assert [r.outcome for r in world.refusals] == [Outcome.HBONE_TIMEOUT] * 2
+    again = world.dials.pop()
+    world.now += 10.0
+    again.fail(TimeoutError())
+    assert [r.outcome for r in world.refusals] == [Outcome.HBONE_TIMEOUT] * 5, (
+        "each has had a dial of its own"
+    )
+    assert not world.dials, "nobody is left"
+
+
+def test_who_came_late_fails_too_where_somebody_answered(world: World) -> None:
+    world.want()
+    world.now += 9.0
+    world.want()
+    world.dials.pop().fail(ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
+    assert len(world.refusals) == 2 and not world.dials
 
 
 def test_a_failed_handshake_fails_everyone_who_waits(world: World) -> None:
