@@ -19,7 +19,8 @@ from OpenSSL import SSL, crypto
 from agent.identity.anchors import is_authority
 from agent.identity.faults import Fault, fault_of
 from agent.identity.key_exchange import narrow
-from agent.identity.verify_words import not_accepted
+from agent.identity.svid import UNREADABLE
+from agent.identity.verify_words import not_accepted, unreadable
 from agent.model.identity import Identity
 
 # AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
@@ -151,9 +152,16 @@ def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> Any:
 def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
     if not ok:
         session = _session_of(connection)
-        text = not_accepted(error, certificate.to_cryptography(), depth, session.anchors)
-        session.note(fault_of(error), text)
+        session.note(fault_of(error), words_of(error, certificate, depth, session.anchors))
     return bool(ok)
+
+
+def words_of(error: int, certificate: crypto.X509, depth: int, anchors: tuple[x509.Certificate, ...]) -> str:
+    """Why a certificate is refused: also for one that OpenSSL can read, and nobody else."""
+    try:
+        return not_accepted(error, certificate.to_cryptography(), depth, anchors)
+    except UNREADABLE as why:
+        return unreadable(error, why)
 
 
 def _on_secret(connection: SSL.Connection, line: bytes) -> None:

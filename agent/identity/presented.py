@@ -34,6 +34,8 @@ def presented_by(der: bytes) -> Identity | Nobody:
         return identity_in(x509.load_der_x509_certificate(der))
     except NotAnSvid as reason:
         return Nobody(reason.fault, str(reason))
+    except x509.InvalidVersion as error:
+        return Nobody(Fault.BAD_CERTIFICATE, f"cannot be read: {error}")
 
 
 def is_client_of(own: Identity) -> Check:

@@ -12,7 +12,8 @@ from cryptography import x509
 from agent.identity.faults import Fault
 from agent.model.identity import SCHEME, Identity, IdentityError
 
-_UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+UNREADABLE = (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
+"""What reading a certificate may raise that OpenSSL has no objection to: strangers make theirs themselves."""
 
 
 class NotAnSvid(Exception):
@@ -29,7 +30,7 @@ def identity_in(certificate: x509.Certificate) -> Identity:
         extensions = certificate.extensions
         _check_leaf(extensions)
         uris = _uris(extensions)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise NotAnSvid(Fault.BAD_CERTIFICATE, f"has extensions that cannot be read: {error}") from error
     if len(uris) > 1:
         text = f"has {len(uris)} URI names; SPIFFE allows one: {', '.join(map(_shown, uris))}"

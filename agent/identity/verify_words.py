@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 
 from cryptography import x509
 
+from agent.identity.svid import UNREADABLE
+
 NAME_CHARS = 100
 ANCHORS_SHOWN = 3
 
@@ -23,7 +25,7 @@ def not_accepted(
 ) -> str:
     """One line for a peer's certificate that OpenSSL refused with `error`, `depth` steps above the leaf.
 
-    `anchors` are those that the chain was checked against.
+    `anchors` are those that the chain was checked against. Raises `svid.UNREADABLE`.
     """
     words = WORDS.get(error)
     if words is None:
@@ -37,12 +39,20 @@ def not_accepted(
     return f"the peer's certificate is not accepted for the authority {subject(certificate)} above it: {text}"
 
 
+def unreadable(error: int, why: Exception) -> str:
+    """The same for one that says nothing that could be told of it."""
+    return (
+        f"the peer's certificate is not accepted by OpenSSL (verify error {error}, x509_vfy.h), and cannot be read: "
+        f"{harmless(str(why))}"
+    )
+
+
 def described(certificate: x509.Certificate) -> str:
     """Whom a certificate names: its URIs, else its subject."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         uris = []
     return harmless(", ".join(uris)) if uris else subject(certificate)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
-from OpenSSL import SSL
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL, crypto
 
 from agent.identity.credentials import Credentials
 from agent.identity.faults import Fault
@@ -333,6 +335,31 @@ def test_strangers_are_named(data: bytes, text: str) -> None:
     with pytest.raises(HandshakeError, match=text) as caught:
         session.feed(data)
     assert caught.value.outcome is Outcome.TLS_FAILED
+
+
+@pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509 objects")
+@pytest.mark.parametrize("what", ["a version", "an extension twice"])
+def test_a_strangers_certificate_that_cannot_be_read_is_a_reason_too(what: str) -> None:
+    """OpenSSL can, and asks for a word about it."""
+    issued = TestCA().issue("spiffe://cluster.local/ns/a/sa/client", is_ca=False)
+    der = bytearray(issued.leaf.public_bytes(Encoding.DER))
+    if what == "a version":
+        der[der.index(b"\xa0\x03\x02\x01\x02") + 4] = 37
+    else:  # basicConstraints becomes a second extendedKeyUsage
+        der[der.index(b"\x55\x1d\x13") + 2] = 37
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.use_privatekey(issued.key)
+    context.use_certificate(crypto.load_certificate(crypto.FILETYPE_ASN1, bytes(der)))
+    context.set_alpn_protos([b"h2"])
+    stranger, session = SSL.Connection(context, None), Session.server(SERVER)
+    stranger.set_connect_state()
+    with pytest.raises(HandshakeError, match=r"the peer's certificate .*is not accepted") as caught:
+        for _ in range(3):
+            with suppress(SSL.WantReadError):
+                stranger.do_handshake()
+            session.feed(stranger.bio_read(65536))
+            stranger.bio_write(session.outgoing())
+    assert caught.value.fault in (Fault.UNTRUSTED, Fault.BAD_CERTIFICATE)
 
 
 def test_an_endless_handshake_is_cut_off() -> None:
