@@ -20,6 +20,7 @@ from agent.config import Config
 from agent.fd_limit import raise_fd_limit
 from agent.given_options import plain_flags, settings_of, without_effect
 from agent.memory_order import control_last
+from agent.privileges import refuse_core_dumps
 from redirect import child
 from redirect.nursery import Nursery
 from redirect.shown_command import show_as
@@ -89,6 +90,8 @@ def main() -> None:
     nursery = begun(order.shown)
     # After the fork: workers stay where this process was put.
     control_last()
+    # Before there is a key, and after the fork: what may be looked at of workers, they decide.
+    refuse_core_dumps()
     # Only here: gRPC makes threads, and nothing of control may be in workers.
     from agent import run
     from agent.standing_by import StandsBy, end_when_asked, step_aside

@@ -34,7 +34,7 @@ from agent.net.frames import FrameSender
 from agent.net.loop import Loop
 from agent.net.outer_loop import OuterLoop
 from agent.net.sockets import SideSockets
-from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
+from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only, refuse_core_dumps
 from agent.proxy.dataplane import DataPlane, Outside, Senders
 from agent.proxy.delivery import ProxyAddresses
 from agent.proxy.drain import Drain
@@ -189,6 +189,8 @@ def main() -> None:
     `--channel-fd` of a unix socket to accept control processes on; where there are namespaces, `--pod-netns` and
     `--net-netns`.
     """
+    # While it has the rights of control, which finds it by the namespaces of its threads.
+    refuse_core_dumps(is_looked_at=True)
     told = child.flags(sys.argv[1:])
     slot = int(told["slot"])
     config = configuration.build(json.loads(told["config"]))

@@ -14,12 +14,14 @@ from agent.controlplane.app import Options, serve
 from agent.controlplane.kubeapi.grounds import Way
 from agent.controlplane.state_dir import StateError
 from agent.kubernetes.access import SERVICE_ACCOUNT, Access, no_api, of_kubeconfig, of_pod
+from agent.privileges import refuse_core_dumps
 
 OWN_NAMESPACE = SERVICE_ACCOUNT / "namespace"
 
 
 def run(options: Options) -> None:
     """Raises ClickException where the state directory cannot be used."""
+    refuse_core_dumps()
     try:
         asyncio.run(until_stopped(options))
     except StateError as error:

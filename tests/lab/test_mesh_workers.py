@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
+import resource
 import signal
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey, derive_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.lab.agents import ZTUN, LabMesh
 from agent.memory_order import BETWEEN, place_of
 from agent.model.listener import HBONE
-from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW
+from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
 from agent.telemetry.families import ALL, LIMITED, ON_DEMAND_DNS, POD_BROKEN, PREFILTER_DENIED, Kind
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
 from redirect.side import sides_of
+from tests.support.keyhunt import key_of, where
 from tests.support.labmesh import ENROLLED, PORT, World, policy_manifest, principal, running
 from tests.support.labtraffic import until, wait_gone
 from tests.support.ongoing import New
@@ -29,6 +40,7 @@ from tests.support.tasks import Task, tasks
 pytestmark = pytest.mark.kernel
 
 RESTART_PATIENCE_S = 60.0
+libc = ctypes.CDLL(None)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +70,135 @@ def test_each_thread_of_a_worker_has_the_rights_that_the_documents_give_it(world
         # Where memory is short control is ended last, also if it is twice as large.
         assert place_of(pid) - place_of(world.process("agent-node-a").pid) >= BETWEEN
     assert writers and {task.permitted for task in writers} == {0}
+
+
+def test_another_user_of_the_node_reaches_no_socket_and_no_file_of_the_agent(world: World) -> None:
+    """Also where somebody has opened the directory: sockets of pages, of workers, and what is kept beside them."""
+    directory = world.mesh.run_dir("node-a")
+    kept = [path for path in directory.iterdir() if path.is_file()]
+    sockets = [path for path in directory.iterdir() if path.is_socket()]
+    assert directory.stat().st_mode & 0o777 == 0o700 and kept and len(sockets) >= 3
+
+    def reached() -> list[Path]:
+        # Of this thread alone, and with it go the rights to look past modes (setfsuid(2)).
+        libc.setfsgid(65534)
+        libc.setfsuid(65534)
+        return [path for path in kept if opens(path)] + [path for path in sockets if answers(path)]
+
+    directory.chmod(0o755)
+    try:
+        with ThreadPoolExecutor(1) as another:
+            assert another.submit(reached).result() == []
+        assert all(answers(path) for path in sockets), "root is let in"
+    finally:
+        directory.chmod(0o700)
+
+
+def opens(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except PermissionError:
+        return False
+    return True
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(str(path))
+        except PermissionError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("who", ["worker", "control"])
+def test_a_process_that_aborts_leaves_no_core_dump(world: World, who: str) -> None:
+    """It has keys in its memory, which nobody without CAP_SYS_PTRACE looks into either."""
+    pid = world.workers("node-b")[0] if who == "worker" else world.process("agent-node-b").pid
+    place = Path(f"/proc/{pid}/cwd").readlink()
+    before = set(place.glob("core*"))
+    assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
+    with suppress(PermissionError):  # without CAP_SYS_RESOURCE nobody raises it again
+        resource.prlimit(pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    if who == "worker":
+        assert not is_looked_into(pid)
+        with subprocess.Popen(
+            ["/usr/bin/sleep", "60"], preexec_fn=partial(keep_only, CAP_NET_BIND_SERVICE)
+        ) as other:
+            assert is_looked_into(other.pid), "a process of these rights that does not refuse it"
+            other.kill()
+    os.kill(pid, signal.SIGABRT)
+    wait_gone(pid)
+    assert set(place.glob("core*")) == before
+    if who == "control":
+        world.restart("node-b")
+    until(lambda: world.workers("node-b").get(0) not in (None, pid), "all workers are there")
+
+
+def is_looked_into(pid: int) -> bool:
+    """Whether root with every right of a worker, and no other, opens its memory."""
+
+    def opens_memory() -> bool:
+        keep_only(CAP_NET_BIND_SERVICE)
+        return opens(Path(f"/proc/{pid}/mem"))
+
+    with ThreadPoolExecutor(1) as another:
+        return another.submit(opens_memory).result()
+
+
+def test_keys_are_in_memory_alone(world: World, tmp_path: Path) -> None:
+    """Those of certificates and of connections: in no file of the node's, in no log that tells much, in no page."""
+    server = world.address("server-b")
+    post = partial(world.http, "node-b", 15000, method="POST")
+    assert post("/logging?level=trace")[0] == 200
+    try:
+        # Whoever comes now is told of certificates while everything is logged.
+        former = world.workers("node-b")
+        world.kill(former[0])
+        until(lambda: world.workers("node-b").get(0) not in (None, former[0]), "its successor is there")
+        assert world.is_served("client-a", server)
+        secrets, public = seen_by_a_peer(world, server, tmp_path / "keys.log")
+        holders = [world.process("agent-node-b").pid, *world.workers("node-b").values()]
+        key = next((found for pid in holders if (found := key_of(public, pid))), None)
+        assert key, "its private key is in the memory of those that need it"
+        pages = tmp_path / "pages"
+        pages.mkdir()
+        for port, page in ((15000, "config_dump"), (15020, "metrics")):
+            (pages / page).write_text(world.http("node-b", port, f"/{page}")[1])
+        for name in ("status", "certificates", "connections"):
+            (pages / name).write_text(json.dumps(world.mesh.ask("node-b", "GET", f"/{name}")))
+        for pid in holders:
+            for name in ("cmdline", "environ"):
+                (pages / f"{name}-{pid}").write_bytes(Path(f"/proc/{pid}/{name}").read_bytes())
+    finally:
+        assert post("/logging?reset")[0] == 200
+    places = [
+        world.lab.journal.directory,
+        world.mesh.manifests.parent,
+        pages,
+        Path("/dev/shm"),
+        Path("/var/log"),
+    ]
+    assert where([key, *secrets], places) == []
+    planted = tmp_path / "key.pem"
+    pem = derive_private_key(int.from_bytes(key, "big"), SECP256R1())
+    planted.write_bytes(pem.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert where([key, *secrets], [tmp_path]) == [planted, tmp_path / "keys.log"], "it finds what is there"
+
+
+def seen_by_a_peer(world: World, server: str, keys: Path) -> tuple[list[bytes], EllipticCurvePublicKey]:
+    """The secrets of a TLS connection to a pod's tunnel port, and the public key that is shown there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.keylog_filename = str(keys)
+    with context.wrap_socket(world.dial("outsider-a", server, HBONE.port)) as sock:
+        der = sock.getpeercert(binary_form=True)
+    assert der
+    public = x509.load_der_x509_certificate(der).public_key()
+    assert isinstance(public, EllipticCurvePublicKey)
+    lines = [line.split() for line in keys.read_text().splitlines() if "TRAFFIC_SECRET" in line]
+    return [bytes.fromhex(secret) for _, _, secret in lines], public
 
 
 @pytest.mark.parametrize("node", ["node-a", "node-b"])
