@@ -57,7 +57,10 @@ def scope(record: logging.LogRecord) -> str:
 
 
 def one_line(text: str) -> str:
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+    """What a line may hold. Names come from peers and pods: they end no line, fake no field, and steer no terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def timestamp(seconds: float) -> str:

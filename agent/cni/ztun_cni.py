@@ -36,12 +36,23 @@ SOCKET = "/run/ztun/ztun/agent.sock"
 LOG = "/var/log/ztun-cni.log"
 LOG_LIMIT_BYTES = 1 << 20
 TIMEOUT_S = 15.0
+TIMEOUT_LIMIT_S = 3600.0
 ANSWER_LIMIT_BYTES = 1 << 20
 
 # Codes of the specification; from 100 on they are the plugin's own.
 INCOMPATIBLE_VERSION, INVALID_ENVIRONMENT, DECODING_FAILED, INVALID_CONFIG = 1, 4, 6, 7
 TRY_AGAIN_LATER, NOT_AVAILABLE = 11, 50
 NOT_CAPTURED = 100
+
+KEYS: dict[str, tuple[tuple[type, ...], str]] = {
+    "socket": ((str,), "the path of the agent's"),
+    "excludeNamespaces": ((list,), "a list of names"),
+    "agentPod": ((dict,), "an object with namespace and prefix"),
+    "timeoutSeconds": ((int, float), "a number of seconds"),
+    "logFile": ((str,), "a path, or empty"),
+    "cni.dev/valid-attachments": ((list,), "a list of attachments"),
+}
+"""What may be in the network configuration, and is looked at here."""
 
 READY_AGAIN = (
     "is the ztun agent of this node running? `ztun status` on the node says; the kubelet tries again"
@@ -132,6 +143,16 @@ def read_config(raw: bytes) -> Config:
     if version not in SUPPORTED:
         known = ", ".join(SUPPORTED)
         raise CniError(INCOMPATIBLE_VERSION, f"ztun-cni knows no cniVersion {version!r}: {known}")
+    for name, (kinds, words) in KEYS.items():
+        value = config.get(name)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise CniError(
+                INVALID_CONFIG, f"{name} is {written(value)[:80]} in the network configuration: it is {words}"
+            )
+    if not all(isinstance(value, str) for value in (config.get("agentPod") or {}).values()):
+        raise CniError(
+            INVALID_CONFIG, "namespace and prefix of agentPod in the network configuration are texts"
+        )
     return config
 
 
@@ -193,10 +214,10 @@ def passes(config: Config, pod: Mapping[str, str]) -> bool:
 
 def ask(config: Config, request: Config, code: int) -> None:
     """Have the agent do it. Raises CniError with that code when it does not, or does not answer."""
-    path = config.get("socket", SOCKET)
+    path = config.get("socket") or SOCKET
     body = written(request).encode()
     head = f"POST /cni HTTP/1.1\r\nHost: agent\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    ends_s = time.monotonic() + float(config.get("timeoutSeconds", TIMEOUT_S))
+    ends_s = time.monotonic() + min(float(config.get("timeoutSeconds") or TIMEOUT_S), TIMEOUT_LIMIT_S)
     try:
         # It ends with this process, which ends with the answer.
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
@@ -210,10 +231,9 @@ def ask(config: Config, request: Config, code: int) -> None:
             if not part:
                 break
             answer += part
-    except OSError as error:
-        raise CniError(
-            code, f"the ztun agent does not answer on {path} ({error.strerror or error}): {READY_AGAIN}"
-        ) from None
+    except (OSError, ValueError) as error:  # ValueError: of a path that no file has
+        words = getattr(error, "strerror", None) or error
+        raise CniError(code, f"the ztun agent does not answer on {path} ({words}): {READY_AGAIN}") from None
     first, _, rest = answer.partition(b"\r\n")
     _, _, said = rest.partition(b"\r\n\r\n")
     words = first.split()
@@ -234,10 +254,13 @@ def note(path: str, command: str, arguments: str, text: str) -> None:
                 posix.replace(path, path + ".1")
         except FileNotFoundError:
             pass
-        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {command} {arguments} {' '.join(text.split())}\n"
+        said = " ".join(f"{command} {arguments} {text}".split())
+        line = (
+            f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {''.join(c if c.isprintable() else '?' for c in said)}\n"
+        )
         with open(path, "a", encoding="utf-8") as log:
             log.write(line)
-    except OSError:
+    except (OSError, ValueError):
         return
 
 

@@ -146,7 +146,8 @@ def split_host_port(text: str) -> tuple[str, int]:
         host = host[1:-1]
     if not colon or not host or (":" in host and not bracketed):
         raise AddressError(f"{text!r} is not HOST:PORT (IPv6 needs brackets)")
-    if not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+    # Python refuses to read numbers of thousands of digits, with an error of its own.
+    if not (port.isascii() and port.isdigit() and len(port) <= 5) or not 1 <= int(port) <= 65535:
         raise AddressError(f"{text!r} has no port between 1 and 65535")
     return host, int(port)
 

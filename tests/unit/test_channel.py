@@ -72,6 +72,13 @@ def test_what_no_build_sends_is_malformed(header: object) -> None:
         channel.decode(framed(header))
 
 
+def test_what_is_nested_without_end_is_malformed() -> None:
+    """A worker that its peers have taken over does not end control with it."""
+    deep = b"[" * 100_000 + b"]" * 100_000
+    with pytest.raises(ChannelError, match="malformed"):
+        channel.decode(channel.LENGTH.pack(len(deep)) + deep)
+
+
 def test_fds_come_with_their_message() -> None:
     left, right = socket.socketpair()
     a, b = Channel(left), Channel(right)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from agent.channel import Stats
 from agent.channel_socket import Channel
 from agent.controlplane.translate.resources import AUTHORIZATION_TYPE
+from agent.log import JsonFormatter, PlainFormatter
 from redirect import child
 from tests.support.controlplane import LIMIT_S, NAMESPACE, Plane, deny
 from tests.support.labtraffic import until
@@ -93,6 +95,23 @@ thread.join()
     rest = "\n".join(lines[500:])
     assert rest.count("Traceback (most recent call last)") == 2
     assert rest.index("ValueError: in a thread") < rest.index("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("form", ["plain", "json"])
+def test_no_name_ends_a_line_fakes_a_field_or_steers_a_terminal(form: str) -> None:
+    hostile = (
+        "pod\n2026-01-01T00:00:00.000000Z\terror\tagent:x\tgone\x1b]0;owned\x07\x1b[2J\u2028\u202e\ud800"
+    )
+    formatter = (JsonFormatter if form == "json" else PlainFormatter)("agent")
+    line = formatter.format(
+        logging.LogRecord("agent.x", logging.INFO, __file__, 0, "%s is there", (hostile,), None)
+    )
+    line.encode()
+    assert line.replace("\t", "").isprintable() and len(line.splitlines()) == 1
+    if form == "json":
+        assert json.loads(line)["message"] == f"{hostile} is there"
+    else:
+        assert line.count("\t") == 3
 
 
 @contextmanager

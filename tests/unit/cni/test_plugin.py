@@ -241,6 +241,13 @@ def test_version_needs_nothing(tmp_path: Path) -> None:
         ("ADD", "[]", 6, "is no object"),
         ("ADD", config(cniVersion="0.1.0"), 1, "knows no cniVersion '0.1.0': 0.3.1, 0.4.0"),
         ("ADD", {"cniVersion": "1.0.0"}, 7, "put it last in `plugins`"),
+        ("ADD", config(timeoutSeconds="soon"), 7, 'timeoutSeconds is "soon" in the network configuration'),
+        ("ADD", config(timeoutSeconds=True), 7, "it is a number of seconds"),
+        ("ADD", config(excludeNamespaces=5), 7, "it is a list of names"),
+        ("ADD", config(agentPod=["x"]), 7, "it is an object with namespace and prefix"),
+        ("ADD", config(agentPod={"namespace": "demo", "prefix": 5}), 7, "are texts"),
+        ("ADD", config(socket=5), 7, "socket is 5 in the network configuration"),
+        ("ADD", config(socket="/x\0y"), 11, "does not answer on /x"),
         ("PLUG", config(), 4, "CNI_COMMAND is 'PLUG'"),
         ("", config(), 4, "CNI_COMMAND is ''"),
     ],
@@ -294,6 +301,12 @@ def test_the_log_is_begun_anew_when_it_is_full(tmp_path: Path) -> None:
     call = Call("ADD", config(), tmp_path)
     assert len(call.log) < 1000 and (tmp_path / "log.1").stat().st_size > ztun_cni.LOG_LIMIT_BYTES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
+
+
+def test_no_name_ends_a_line_of_the_log_or_steers_a_terminal(tmp_path: Path) -> None:
+    hostile = "K8S_POD_NAMESPACE=demo;K8S_POD_NAME=web\n2026-01-01T00:00:00+0000 ADD forged\x1b[2J"
+    call = Call("ADD", config(), tmp_path, CNI_ARGS=hostile)
+    assert call.code == 1 and len(call.log.splitlines()) == 1 and call.log.strip().isprintable()
 
 
 def test_a_log_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:

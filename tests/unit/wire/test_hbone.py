@@ -46,6 +46,8 @@ def test_headers_are_found_by_name() -> None:
         "10.1.2.3:0",
         "10.1.2.3:65536",
         "10.1.2.3:80x",
+        # More digits than Python reads as a number.
+        "10.1.2.3:" + "1" * 5000,
         "10.1.2.3:-1",
         "10.1.2.3:١",
         "fd00::7:80",
