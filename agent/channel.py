@@ -380,15 +380,7 @@ def decode(body: bytes) -> Message:
         kind = KINDS[name]
         known = {field.name for field in dataclasses.fields(kind)} & fields.keys()
         return kind(**{field: _lower(fields[field], blobs) for field in known})
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-        struct.error,
-    ) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ChannelError(f"malformed frame on the worker channel: {error}") from error
 
 

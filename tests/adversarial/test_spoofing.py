@@ -55,6 +55,22 @@ def hidden(world: World, what: str) -> tuple[bytes, str]:
     return packets[what](), far
 
 
+ALL_FLAGS = 0x3F
+SEGMENTS = {
+    "a new connection": (pk.SYN, b""),
+    "data of none": (pk.PSH | pk.ACK, b""),
+    "an end of none": (pk.FIN | pk.ACK, b""),
+    "an answer to nobody": (pk.SYN | pk.ACK, b""),
+    "a reset of none": (pk.RST, b""),
+    "no flag": (0, b""),
+    "every flag": (ALL_FLAGS, b""),
+    # RFC 791, 3.1: by way of another pod of its node, strictly and loosely; and where it went.
+    "a strict source route": (pk.SYN, bytes((137, 7, 4, 10, 77, 1, 13, 0))),
+    "a loose source route": (pk.SYN, bytes((131, 7, 4, 10, 77, 1, 13, 0))),
+    "a recorded route": (pk.SYN, bytes((7, 7, 4, 0, 0, 0, 0, 0))),
+}
+
+
 def send_raw(world: World, pod: str, packet: bytes) -> None:
     """Put a packet on the pod's wire, past its own IP stack."""
     ethertype = struct.pack("!H", pk.ETH_IPV6 if packet[0] >> 4 == 6 else pk.ETH_IPV4)
@@ -111,6 +127,25 @@ def test_a_tcp_header_that_hides_is_dropped_and_counted(world: World, what: str)
     with Sniffer(world.node("node-a").netns, far) as wire:
         send_raw(world, "client-a", packet)
         assert world.counters("node-a").get(("from_pod", "UNCLASSIFIABLE"), 0) == before + 1
+    assert not wire.frames
+
+
+@pytest.mark.parametrize("what", SEGMENTS)
+def test_what_a_raw_socket_sends_goes_no_further_than_the_proxy(world: World, what: str) -> None:
+    """Segments that the pod's own stack has no part in: there is no connection that they belong to."""
+    world.ask("client-a", world.address("server-b"))
+    (own, far), (flags, options) = (world.address(pod) for pod in ("client-a", "outsider-b")), SEGMENTS[what]
+    packet = pk.ip4(own, far, pk.TCP, pk.with_checksum(own, far, pk.tcp(40001, PORT, flags)), options=options)
+    framed = pk.with_ip_checksum(pk.ether(packet, pk.ETH_IPV4))
+
+    def taken() -> int:
+        counted = world.counters("node-a")
+        return sum(counted.get(("from_pod", reason), 0) for reason in ("SYN_TO_PROXY", "TO_PROXY"))
+
+    before = taken()
+    with Sniffer(world.node("node-a").netns, far) as wire:
+        send_raw(world, "client-a", framed[14:])
+        until(lambda: taken() > before, "the proxy has it")
     assert not wire.frames
 
 

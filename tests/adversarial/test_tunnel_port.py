@@ -11,6 +11,7 @@ import ssl
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h2.config
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 
 from agent.wire.h2_frames import PREFACE
 from redirect.netns import entered
-from tests.support.certs import Issued, TestCA
+from tests.support.certs import HOUR, Issued, TestCA
 from tests.support.labmesh import OWN_VIP, POD, World
 from tests.support.labtraffic import until
 
@@ -105,6 +106,9 @@ def first_bytes(sock: ssl.SSLSocket) -> bytes:
         ("none", "presents no certificate"),
         ("wrong-ca", "certificate"),
         ("expired", "expired"),
+        ("not-yet", "not valid before"),
+        ("signed-by-a-member", "certificate"),
+        ("two-names", "2 URI names"),
         ("trust-domain", "trust domain"),
         ("no-san", "SPIFFE"),
         ("not-a-client", "key usage"),
@@ -117,6 +121,11 @@ def test_a_certificate_that_proves_no_peer(
         "none": lambda: None,
         "wrong-ca": lambda: TestCA().issue(CLIENT),
         "expired": lambda: authority.expired(CLIENT),
+        "not-yet": lambda: authority.issue(
+            CLIENT, not_before=datetime.now(UTC) + HOUR / 2, not_after=datetime.now(UTC) + HOUR
+        ),
+        "signed-by-a-member": lambda: by_a_member(authority),
+        "two-names": lambda: authority.issue(CLIENT, more_uris=[CLIENT.replace("client", "server")]),
         "trust-domain": lambda: authority.issue("spiffe://elsewhere/ns/demo/sa/client"),
         "no-san": lambda: authority.issue(None),
         "not-a-client": lambda: authority.issue(CLIENT, usages=["code-signing"]),
@@ -126,6 +135,14 @@ def test_a_certificate_that_proves_no_peer(
     with context(certificates[case](), tmp_path).wrap_socket(raw, do_handshake_on_connect=False) as sock:
         assert first_bytes(sock) == b""
     assert reason in line()
+
+
+def by_a_member(authority: TestCA) -> Issued:
+    """Whoever has a key of the mesh makes itself another's with it."""
+    member, forger = authority.issue("spiffe://cluster.local/ns/demo/sa/outsider"), TestCA(is_ca=False)
+    forger._key, forger.root = member.key, member.leaf
+    forged = forger.issue(CLIENT)
+    return Issued(forged.key, [*forged.chain, member.leaf])
 
 
 def test_plaintext_bytes(world: World, dial: Callable[[], socket.socket]) -> None:

@@ -59,6 +59,8 @@ def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None
         ("chaos", ["--sead", "3"], "no such option: --sead"),
         ("soak", ["--fore", "2h"], "no such option: --fore"),
         ("check", ["agent"], "no such argument: agent"),
+        ("fuzz", ["--input", "3"], "no such option: --input"),
+        ("fuzz", ["--for"], "--for takes a value"),
         ("gen-cli", ["--all"], "no such argument: --all"),
         ("gen-proto", ["--all"], "no such argument: --all"),
     ],
