@@ -209,7 +209,9 @@ class HeaderReader:
                 ErrorCode.ENHANCE_YOUR_CALM, f"a header list of more than {HARD_LIST_BYTES} bytes"
             ) from None
         except HPACKError as error:
-            raise H2Error(ErrorCode.COMPRESSION_ERROR, f"a header block cannot be decoded: {error}") from None
+            # By its class: the library's words may have addresses of this process in them, and the peer is told ours.
+            what = type(error).__name__
+            raise H2Error(ErrorCode.COMPRESSION_ERROR, f"a header block cannot be decoded ({what})") from None
         return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in decoded]
 
     def state(self) -> State | None:

@@ -51,6 +51,14 @@ def test_noise_reads_as_hpack_reads_it(noise: bytes) -> None:
     assert ours == [(n.decode("latin-1"), v.decode("latin-1")) for n, v in theirs]
 
 
+@pytest.mark.parametrize("block", ["00000104ffffffff", "ff", "82ff808080808001", "40018101", "3fffffff7f"])
+def test_what_cannot_be_decoded_is_said_without_addresses_of_this_process(block: str) -> None:
+    """It goes to the peer; the library's own words may have them."""
+    with pytest.raises(H2Error) as caught:
+        HeaderReader().read(bytes.fromhex(block))
+    assert "0x" not in str(caught.value) and "cannot be decoded (" in str(caught.value)
+
+
 def test_constant_parts() -> None:
     decoded = Decoder().decode(encode_connect("10.0.0.1:80") + encode_status(200) + encode_status(401))
     assert decoded == [
