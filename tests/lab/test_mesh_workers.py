@@ -378,6 +378,13 @@ def test_a_limit_is_of_one_identity_over_all_workers_and_what_a_killed_one_had_i
         log.line('direction="inbound"', "LIMITED", "sa/client", "6 connections are open, as many as")
         until(lambda: world.metric("node-b", "ztun_limited_total", limit="connections") >= 7, "counted")
         assert "ConnectionLimit demo/six" in world.cli("limits", node="node-b").stdout
+        first = world.workers("node-b")[0]
+        os.kill(first, signal.SIGTERM)
+        wait_gone(first)
+        until(lambda: world.workers("node-b").get(0, first) != first, "its successor")
+        assert not any(world.is_served("client-a", address) for _ in range(4)), "which has what it had"
+        for talk in talks:
+            talk.say()
         before = [talk for talk in talks if not talk.is_ended()]
         world.kill(world.workers("node-b")[0])
         until(lambda: any(talk.is_ended() for talk in talks), "what it had ends")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,33 @@ def test_the_limit_is_of_all_workers_together_and_of_one_client(path: Path) -> N
         tables[1].leave(rows[1])
         assert tables[2].enter(CLIENT, 10, None, 0.0) == rows[0]
         assert tables[0].enter(CLIENT, 10, None, 0.0) == TOO_MANY
+
+
+def test_workers_that_admit_at_the_same_time_never_both_take_the_last_place(path: Path) -> None:
+    """Interrupted between any two steps; each begins anew, so that places are taken and given back all the time."""
+    over = list[int]()
+
+    def work(table: LimitTable) -> None:
+        for turn in range(150):
+            row = table.enter(CLIENT, 3, None, float(turn))
+            if row >= 0:
+                if table.count(CLIENT) > 3:
+                    over.append(table.count(CLIENT))
+                table.leave(row)
+
+    pace_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with workers(path, 4) as tables:
+            threads = [threading.Thread(target=work, args=(table,)) for table in tables]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert not over
+            assert tables[0].count(CLIENT) == 0
+    finally:
+        sys.setswitchinterval(pace_s)
 
 
 def test_what_a_dead_worker_had_counts_for_nobody(path: Path) -> None:
