@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.net.limit_table import COLUMNS, NO_ROOM, TOO_FAST, TOO_MANY, WAYS, LimitTable, least_bytes
+from agent.net.limit_table import COLUMNS, NO_ROOM, STUCK, TOO_FAST, TOO_MANY, WAYS, LimitTable, least_bytes
 
 CLIENT, OTHER = (hashlib.blake2b(name, digest_size=16).digest() for name in (b"client", b"other"))
 
@@ -45,31 +44,26 @@ def test_the_limit_is_of_all_workers_together_and_of_one_client(path: Path) -> N
         assert tables[0].enter(CLIENT, 10, None, 0.0) == TOO_MANY
 
 
-def test_workers_that_admit_at_the_same_time_never_both_take_the_last_place(path: Path) -> None:
-    """Interrupted between any two steps; each begins anew, so that places are taken and given back all the time."""
-    over = list[int]()
+def test_one_admits_at_a_time_and_who_is_kept_waiting_admits_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with workers(path, 2) as (table, other):
+        pauses = list[float]()
 
-    def work(table: LimitTable) -> None:
-        for turn in range(150):
-            row = table.enter(CLIENT, 3, None, float(turn))
-            if row >= 0:
-                if table.count(CLIENT) > 3:
-                    over.append(table.count(CLIENT))
-                table.leave(row)
+        def let_go(pause_s: float) -> None:
+            pauses.append(pause_s)
+            if len(pauses) == 3:
+                other._unlock()
 
-    pace_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with workers(path, 4) as tables:
-            threads = [threading.Thread(target=work, args=(table,)) for table in tables]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert not over
-            assert tables[0].count(CLIENT) == 0
-    finally:
-        sys.setswitchinterval(pace_s)
+        monkeypatch.setattr(time, "sleep", let_go)
+        assert other._lock()
+        row = table.enter(CLIENT, 1, None, 0.0)
+        assert row >= 0 and len(pauses) == 3
+        assert other._lock()
+        assert table.enter(CLIENT, None, None, 0.0) == table.resume(OTHER, 0.0) == STUCK
+        assert table.draw(row, 100, 10_000, 0.0) == 0
+        other._unlock()
+        assert table.draw(row, 100, 10_000, 0.0) == 100
 
 
 def test_what_a_dead_worker_had_counts_for_nobody(path: Path) -> None:
@@ -196,16 +190,18 @@ def test_in_no_second_pass_more_bytes_than_the_limit_says(
 
 @pytest.mark.parametrize("rate", [1000, 123_457, 10_000_000])
 def test_who_always_wants_more_has_nearly_all_of_the_limit(rate: int) -> None:
-    """In ten seconds of a clock that stands still while it is asked."""
-    table, now_s, passed = LimitTable.opened(None), 0.0, 0
+    """In five seconds of a clock that stands still while it is asked."""
+    table, now_s, passed = LimitTable.opened(None), 0.0, list[tuple[float, int]]()
     try:
         row = table.enter(CLIENT, None, None, now_s)
-        while now_s < 10.0:
-            passed += table.draw(row, 1 << 18, rate, now_s)
+        while now_s < 5.0:
+            passed.append((now_s, table.draw(row, 1 << 18, rate, now_s)))
             now_s += max(0.0005, table.ready_in_s(row, rate, now_s))
     finally:
         table.close()
-    assert 0.9 * 10 * rate <= passed <= 10 * rate
+    assert 0.9 * 5 * rate <= sum(size for _, size in passed) <= 5 * rate
+    for begin_s in (0.0, 0.5, 2.25):
+        assert sum(size for at_s, size in passed if begin_s <= at_s < begin_s + 1) <= rate
     assert least_bytes(rate) <= rate // 16
 
 

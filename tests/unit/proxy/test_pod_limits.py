@@ -227,6 +227,9 @@ def test_a_removed_run_directory_forgets_nobody(world: World, tmp_path: Path) ->
     (tmp_path / "limits").unlink()
     apps.append(open_one(world))
     assert ended(world.connect())
+    other = LimitTable.opened(tmp_path / "limits")
+    assert {other.count(seat.key) for seat in world.there.limiter._seats} == {2}, "others find it"
+    other.close()
     for app in apps:
         app.close()
 
