@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from redirect import built, features, hooks, host_addresses, prefilter
+from redirect import features, hooks, host_addresses, prefilter
 from redirect.desired import Desired
 from redirect.findings import Finding, of_prefilter
 from redirect.hooks import Hook
@@ -28,14 +28,25 @@ def by_maps(redirection: Redirection) -> Report:
         *_left_over(redirection),
     ]
     pods = {each.ifindex: each.owner.partition(" ")[0] for each in places}
-    return report(MAPS, found, pods, running(redirection, pods))
+    return _with_programs(MAPS, redirection, found, pods)
+
+
+def by_agent(redirection: Redirection, found: Iterable[Finding], pods: Mapping[int, str]) -> Report:
+    """`found`: what the agent has found by what it wants; `pods` as in `report`. Raises RedirectError, OSError."""
+    return _with_programs(AGENT, redirection, found, pods)
+
+
+def _with_programs(
+    by: str, redirection: Redirection, found: Iterable[Finding], pods: Mapping[int, str]
+) -> Report:
+    """A running agent goes by the numbers of programs that it holds; whether these are its own only their tags say."""
+    return report(by, [*found, *redirection.built_elsewhere()], pods, running(redirection, pods))
 
 
 def _left_over(redirection: Redirection) -> list[Finding]:
     """Of what only an agent knows how it is desired: what none can have left so."""
     with Maps(redirection.pins.generation) as maps:
-        found = [*of_prefilter([*prefilter.left_over(maps.fds, maps.ifaces().keys())])]
-    return [*found, *built.prove(redirection.pins)]
+        return [*of_prefilter([*prefilter.left_over(maps.fds, maps.ifaces().keys())])]
 
 
 def running(redirection: Redirection, ifindexes: Iterable[int]) -> tuple[Hook, ...]:

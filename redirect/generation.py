@@ -6,6 +6,7 @@ So a map is read and a program attached also when somebody has removed the pins,
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from redirect.kept_pins import KeptPins
 from redirect.layout import PROGRAMS
@@ -35,6 +36,11 @@ class Generation:
 
     def program_fd(self, name: str) -> int:
         return self._programs[name]
+
+    @property
+    def programs(self) -> Mapping[str, int]:
+        """Descriptors of this generation's, by name."""
+        return self._programs
 
     def lost_pins(self) -> list[str]:
         """Names of programs and maps without a pin of theirs."""

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from redirect import built, carry_over, loader
+from redirect.attach import Attachments
+from redirect.maps import Maps
+from redirect.observe import observe
 from redirect.pins import Pins, discard
 
 
@@ -31,3 +34,13 @@ def install(pins: Pins, running: Iterable[int], load_timeout_s: float) -> None:
         raise
     pins.adopt(staging)
     built.note(pins)
+
+
+def take_over(pins: Pins, maps: Maps, attachments: Attachments) -> None:
+    """Swaps the programs of captured pods for this generation's and drops other generations. Raises OSError."""
+    others = [path for path in pins.generations() if path != pins.generation]
+    if others:
+        observed = observe(maps, attachments)
+        attachments.renew(place for place in observed.stale if place[0] in observed.links)
+        for path in others:
+            discard(path)

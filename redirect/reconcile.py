@@ -15,6 +15,7 @@ from pathlib import Path
 
 from redirect import (
     break_glass,
+    built,
     existing,
     features,
     lifetime,
@@ -111,7 +112,7 @@ class Redirection:
             # Workers that live on go on taking what is held.
             self._maps.put_conf(conf_of(links, rules.conf(self._maps.conf())))
             self._foundation.attach(links)
-            self._take_over()
+            next_version.take_over(self.pins, self._maps, self._attachments)
         return Prepared(compiled, *self.private_namespaces, probed.limits)
 
     def own(self, rules: NodeRules = NO_RULES) -> Prepared:
@@ -214,6 +215,10 @@ class Redirection:
             [pod.ifindex for pod in desired.pods], observed, rt_rows.packet_counts(), time.monotonic()
         )
         return tuple(found)
+
+    def built_elsewhere(self) -> list[Finding]:
+        """Programs that were not built here, by their tags: pinned in the place of ours. Raises NoPins, OSError."""
+        return built.prove(self.pins, self._generation.programs)
 
     def captured(self) -> tuple[Place, ...]:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
@@ -354,6 +359,9 @@ class Redirection:
         if compiled:
             running = (each.program_id for each in self._attachments.attached().values())
             next_version.install(self.pins, running, self._load_timeout_s)
+            if self._open_generation is not None:
+                self._open_generation.close()
+                self._open_generation = None
         return compiled
 
     def _restore_pins(self) -> list[str]:
@@ -384,15 +392,6 @@ class Redirection:
         if self._open_generation is not None:
             self._open_generation.close()
             self._open_generation = None
-
-    def _take_over(self) -> None:
-        """Swaps the programs of captured pods for this generation's and drops other generations."""
-        others = [path for path in self.pins.generations() if path != self.pins.generation]
-        if others:
-            observed = observe(self._maps, self._attachments)
-            self._attachments.renew(place for place in observed.stale if place[0] in observed.links)
-            for path in others:
-                discard(path)
 
     def _execute(self, steps: Iterable[Step], names: Mapping[int, str]) -> Outcome:
         executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
 from redirect import audit
-from redirect.audit import AGENT, Report
+from redirect.audit import Report
 from redirect.findings import Finding
 
 
@@ -25,6 +25,4 @@ class Audit:
         """Raises RedirectError, OSError."""
         found = tuple(await self._prove())
         pods = {ifindex: str(pod) for ifindex, pod in self._captures.owners.items()}
-        return await self._kernel.run(
-            lambda redirection: audit.report(AGENT, found, pods, audit.running(redirection, pods))
-        )
+        return await self._kernel.run(lambda redirection: audit.by_agent(redirection, found, pods))

@@ -484,6 +484,10 @@ def test_a_program_that_was_not_built_here_is_told_by_its_tag_and_not_attached(
         sys_bpf.obj_pin(other, path)
         wanted = r"to_pod: what is pinned has tag \w{16}, and what was built here \w{16}"
         assert any(re.fullmatch(wanted, each) for each in reasons(audited(node)))
+        # The same where an agent runs, which goes by the numbers of what it holds.
+        with netns.entered(node.place.netns):
+            told = audit.by_agent(node.redirection, (), {})
+        assert any(re.fullmatch(wanted, each) for each in reasons(told))
         # Whoever holds the right one pins it again; who begins anew builds it again (`Redirection.prepare`).
         assert any("prog_to_pod" in line for line in node.capture("a1"))
         assert reasons(audited(node)) == []

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from agent.lab.topology import Topology
-from redirect import netns, sys_bpf
+from redirect import audit, netns, sys_bpf
 from redirect.attach import Attachments
 from redirect.errors import LayoutMismatch, StepFailed
 from redirect.findings import Part
@@ -35,6 +36,7 @@ pytestmark = pytest.mark.kernel
 NOWHERE = "203.0.113.7"
 OTHER_HASH = "0123456789ab"
 KIND_HASH, KIND_SOCKMAP = 1, 15
+TC_ACT_UNSPEC = -1
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +200,69 @@ def test_pods_of_another_layout_stop_the_agent_instead_of_being_opened(
         assert newer.pins.generations() == [older.pins.generation]
         assert newer._attachments.attached() == attached
     assert is_served_outbound(node)
+
+
+def replace_programs(node: Node) -> None:
+    """Somebody has programs of the same names that let everything past pinned and attached in the place of ours."""
+    pins = node.redirection.pins
+    for path in pins.generation.glob("prog_*_pod"):
+        name = path.name.removeprefix("prog_")
+        other = sys_bpf.load_verdict(name, TC_ACT_UNSPEC)
+        try:
+            path.unlink()
+            sys_bpf.obj_pin(other, path)
+            for link in pins.links.glob(f"*-{name}"):
+                fd = sys_bpf.obj_get(link)
+                sys_bpf.link_update(fd, other)
+                os.close(fd)
+        finally:
+            os.close(other)
+
+
+@pytest.mark.parametrize("layout", ["the same", "another"])
+def test_an_agent_that_begins_has_the_programs_of_its_own_build_in_the_place_of_any_others(
+    node: Node, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    if not node.redirection._attachments._uses_links:
+        pytest.skip("needs tcx, whose links can be given another program")
+    with closing(dial(node.pod("a1").netns, NOWHERE, 80)) as client:
+        accepted, _ = node.listeners[0].accept()
+        # The agent ends before: what it holds it would pin again.
+        node.redirection.close()
+        replace_programs(node)
+        with accepted, ExitStack() as entered:
+            if layout == "another":
+                newer = entered.enter_context(next_version(node, monkeypatch))
+                monkeypatch.setattr("redirect.built.LAYOUT_HASH", OTHER_HASH)
+            else:
+                newer = entered.enter_context(closing(node.successor()))
+                entered.enter_context(netns.entered(node.place.netns))
+            there = node.lab.pods["lab/b1"].address(4)
+            with closing(dial(node.pod("a1").netns, there, ECHO_PORT)) as in_clear:
+                in_clear.sendall(b"past the mesh")
+                assert in_clear.recv(64) == b"past the mesh"
+            assert newer.prepare().compiled
+            assert newer.pins.generations() == [newer.pins.generation]
+            assert newer.prove(node.desired("a1")) == () and newer.built_elsewhere() == []
+            running = {one.tag for hook in audit.running(newer, [own(node)]) for one in hook.programs}
+            built = json.loads(newer.pins.tags.read_text())[newer.pins.generation.name]
+            assert running == {
+                built[name] for name in ("from_pod", "to_pod", "from_pod_side", "from_net_side")
+            }
+            assert is_served_outbound(node)
+            client.sendall(b"still there")
+            accepted.settimeout(5)
+            assert accepted.recv(64) == b"still there"
+            assert not newer.prepare().compiled, "what was built here is found again"
+            if layout == "the same":
+                # Without the note of what was built here nothing tells ours from others of the same names.
+                newer.pins.tags.write_text("[]")
+                (found,) = newer.built_elsewhere()
+                assert str(newer.pins.tags) in found.reason and "builds them anew" in found.remedy
+                assert newer.prepare().compiled and newer.built_elsewhere() == []
+                assert newer.prove(node.desired("a1")) == () and is_served_outbound(node)
+
+
+def own(node: Node) -> int:
+    """The interface of the captured pod, inside the node."""
+    return socket.if_nametoindex(node.pod("a1").ifname)
