@@ -1,7 +1,8 @@
 """The suite on every kernel of the table, some machines side by side, and a table of what came of it.
 
 python -m tests.kernels [--only NAME[,NAME]] [--suite start|packets|mesh|lacks] [-o json] [--accel kvm] [--machines N]
-    [--cores N] [--timeout S] [--cache DIR] [--keep DIR] [--fetch] [--pin]     as scripts/kernels calls it
+    [--cores N] [--timeout S] [--patience FACTOR] [--cache DIR] [--keep DIR] [--fetch] [--pin]
+as scripts/kernels calls it
 """
 
 from __future__ import annotations
@@ -66,10 +67,11 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), default=names, metavar="NAME[,NAME]")
     parser.add_argument("--suite", choices=(*SUITES, LACKS), action="append")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    parser.add_argument("--accel", default="tcg,thread=multi")
+    parser.add_argument("--accel", default="tcg")
     parser.add_argument("--machines", type=int, default=max(1, os.cpu_count() or 1))
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=1200.0, metavar="SECONDS")
+    parser.add_argument("--patience", type=float, default=1.0, metavar="FACTOR")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--keep", type=Path, metavar="DIR")
     parser.add_argument("--fetch", action="store_true")
@@ -80,6 +82,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
             parser.error(f"no kernel {name} in the table: {', '.join(names)}")
     if asked.machines < 1 or asked.cores < 1:
         parser.error("--machines and --cores are 1 at least")
+    if asked.patience <= 0:
+        parser.error("--patience is more than 0: 4 waits four times as long")
     suites = asked.suite or [*SUITES, LACKS]
     asked.suite = [name for name in SUITES if name in suites]
     asked.lacks = {
@@ -116,7 +120,9 @@ def everything(asked: argparse.Namespace, store: Store, work: Path) -> tuple[lis
         # By this processor rather than by each emulated one, for each process anew.
         for place in COMPILED:
             compileall.compile_dir(TREE / place, quiet=2)
-    runner = Runner(store, work, asked.suite, asked.accel, asked.cores, asked.timeout)
+    runner = Runner(
+        store, work, asked.suite, asked.accel, asked.cores, asked.timeout * asked.patience, asked.patience
+    )
     with ThreadPoolExecutor(asked.machines) as machines:
         rows = [machines.submit(one, runner, each) for each in (asked.only if asked.suite else ())]
         boots = [

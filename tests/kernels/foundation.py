@@ -1,4 +1,4 @@
-"""What the agent makes of a kernel before any pod: probed, compiled, verified, pinned, attached, looked at, taken out.
+"""What the agent makes of a kernel: probed, compiled, verified, pinned, attached, looked at, a pod captured, taken out.
 
 python -m tests.kernels.foundation FILE     one fact a line, and all of them as JSON in the file
 
@@ -14,11 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from redirect import features, netns
+from redirect import features, host_addresses, netns
 from redirect.desired import Desired
 from redirect.errors import LoaderError
+from redirect.findings import Part
 from redirect.locate import locate
 from redirect.reconcile import Redirection
+from tests.kernels.patience import LOAD_TIMEOUT_S, factor
 
 INSTANCE = "kernels"
 WORDS = 6000
@@ -31,6 +33,15 @@ NETKIT = (
     f"ip -n {POD} addr add 10.250.0.2/32 dev kernels0",
     f"ip -n {POD} link set kernels0 up",
 )
+VETH = (
+    f"ip netns add {POD}",
+    f"ip link add kernels1 type veth peer name eth0 netns {POD}",
+    f"ip -n {POD} addr add 10.250.0.3/32 dev eth0",
+    f"ip -n {POD} link set eth0 up",
+    "ip link set kernels1 up",
+    "ip route add 10.250.0.3/32 dev kernels1",
+    f"ip -n {POD} route add default dev eth0",
+)
 
 
 def main() -> int:
@@ -41,7 +52,7 @@ def main() -> int:
         facts.append({"holds": holds, "text": text})
         sys.stdout.write(f"{'ok  ' if holds else 'FAIL'} {text}\n")
 
-    redirection = Redirection(INSTANCE, Path(tempfile.mkdtemp()), load_timeout_s=600.0)
+    redirection = Redirection(INSTANCE, Path(tempfile.mkdtemp()), load_timeout_s=LOAD_TIMEOUT_S * factor())
     try:
         prepared = redirection.prepare()
         fact(prepared.compiled, "the programs were compiled, and the verifier takes each")
@@ -50,10 +61,9 @@ def main() -> int:
             features.has_tcx() or any("clsact" in limit for limit in prepared.limits),
             "attached by tcx, or by clsact and said",
         )
-        found = redirection.prove(Desired((), frozenset()))
         fact(*netkit())
-        broken = [str(each) for each in found if "listener" not in each.reason]
-        fact(not broken, f"whole, as proved: {broken or 'all of it'}")
+        broken = captured(redirection)
+        fact(not broken, f"a pod is captured, proved whole and let go: {broken or 'all of it'}")
     except LoaderError:
         sys.stdout.write(redirection.pins.loader_record.read_text()[-WORDS:])
         raise
@@ -78,6 +88,24 @@ def netkit() -> tuple[bool, str]:
         subprocess.run(["ip", "netns", "del", POD], capture_output=True, check=False)
     is_told = "of kind netkit, not a veth" in refusal and "bpf.datapathMode=veth" in refusal
     return is_told, f"a pod behind a netkit: {refusal}"
+
+
+def captured(redirection: Redirection) -> list[str]:
+    """Of a pod behind a veth that is captured, looked at and let go: what is not as it should be."""
+    try:
+        for line in VETH:
+            subprocess.run(line.split(), check=True)
+        place = locate(netns=netns.path_of(POD))
+        if place.refusal:
+            return [place.refusal]
+        wanted = Desired((place.desired(),), host_addresses.local())
+        redirection.apply(wanted)
+        # Nobody serves here.
+        found = [str(each) for each in redirection.prove(wanted) if each.part != Part.LISTENER]
+        redirection.apply(Desired((), wanted.host_addresses))
+        return found
+    finally:
+        subprocess.run(["ip", "netns", "del", POD], capture_output=True, check=False)
 
 
 if __name__ == "__main__":

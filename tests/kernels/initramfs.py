@@ -1,7 +1,8 @@
 """The first file system of a kernel under test: busybox, the modules that the tests need, and `init`.
 
-Modules are put in once and loaded by `init` in the order of their dependencies; nothing is loaded later, as the root
-file system has none of them. What a test wants to be without is left out (`ztun.without=veth` of the command line).
+Modules are put in once and loaded by `init` in the order of their dependencies; nothing is loaded later by itself, as
+the root file system has none of them where they are looked for. What a test wants to be without is left out
+(`ztun.without=veth` of the command line), or taken out and put back (`rmmod`, `insmod` of KEPT).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 BUSYBOX = Path("/bin/busybox")
+KEPT = "/run/modules"
+"""Where they are in the machine when it is up."""
 MODULES = (
     *("virtio_pci", "virtio_blk", "virtio_rng", "ext4", "overlay", "9p", "9pnet_virtio"),
     *("veth", "bridge", "dummy", "ifb", "vxlan", "8021q"),
@@ -57,6 +60,7 @@ mount -t overlay -o lowerdir=/read,upperdir=/write/upper,workdir=/write/work roo
 for folder in proc sys dev run tmp results; do mkdir -p /new/$folder; done
 mount -t tmpfs run /new/run
 mount -t tmpfs tmp /new/tmp
+cp -r /modules /new/run/
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 results /new/results || poweroff -f
 tree=$(cat /new/results/tree)
 mkdir -p "/new$tree"

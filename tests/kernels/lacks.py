@@ -1,8 +1,8 @@
 """What ztun makes of a kernel that lacks a piece: it names the piece and what to do, or does without and says so.
 
 Some pieces are missing from the boot on, others are taken away in a machine that is up; those of one boot are asked in
-their order. In the guest (`python -m tests.kernels.lacks`) it makes what does not depend on pods, and tells what came
-of it: what is pinned stays for the next one.
+their order. In the guest (`python -m tests.kernels.lacks`) it makes what does not depend on pods, captures one and lets
+it go, and tells what came of it: what is pinned stays for the next one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 
 from redirect.errors import RedirectError
 from redirect.reconcile import Redirection
+from tests.kernels.foundation import captured
+from tests.kernels.initramfs import KEPT
+from tests.kernels.patience import LOAD_TIMEOUT_S, factor
 
 PYTHON = ".venv/bin/python"
 RUN_DIR = Path("/run/ztun-lacks")
-LOAD_TIMEOUT_S = 600.0
 KERNEL = "6.1"
 """Of most: it has no tcx."""
 
@@ -60,14 +62,15 @@ class Lack:
 
 CLOSED = Start(arguments=("ipv6.disable_ipv6=1", "lockdown=confidentiality"))
 """Devices have no IPv6 until somebody switches it on for one; nobody reads kernel memory, root neither."""
+INTEGRITY = Start("6.12", without=("nf_tables",), arguments=("lockdown=integrity",))
 LACKS = (
     Lack("no IPv6", ("refused", "boot without ipv6.disable=1"), Start(arguments=("ipv6.disable=1",))),
-    Lack("no veth", ("refused", "modprobe veth"), Start(without=("veth",))),
-    Lack("no tcp_diag", ("refused", "modprobe tcp_diag"), Start(without=("tcp_diag",))),
+    Lack("no veth", ("refused", "modprobe veth"), before="rmmod veth"),
+    Lack("no tcp_diag", ("refused", "modprobe tcp_diag"), before=f"insmod {KEPT}/veth.ko; rmmod tcp_diag"),
     Lack(
         "no cls_bpf, no tcx",
         ("refused", "modprobe -a sch_ingress cls_bpf"),
-        Start(without=("sch_ingress", "cls_bpf", "act_mirred")),
+        before=f"insmod {KEPT}/tcp_diag.ko; rmmod cls_bpf sch_ingress",
     ),
     Lack(
         "no CAP_SYS_RESOURCE where maps count against RLIMIT_MEMLOCK",
@@ -95,6 +98,7 @@ LACKS = (
         CLOSED,
         before="umount /sys/fs/bpf /sys/fs/cgroup",
     ),
+    Lack("no nf_tables, lockdown=integrity", ("accepted", "as it should be"), INTEGRITY),
 )
 
 
@@ -104,14 +108,16 @@ def starts(lacks: Iterable[Lack] = LACKS) -> Mapping[Start, tuple[Lack, ...]]:
 
 
 def main() -> int:
-    redirection = Redirection("lack", RUN_DIR, load_timeout_s=LOAD_TIMEOUT_S)
+    redirection = Redirection("lack", RUN_DIR, load_timeout_s=LOAD_TIMEOUT_S * factor())
     try:
         prepared = redirection.prepare()
     except (RedirectError, OSError) as error:
         sys.stdout.write(f"refused: {error}\n")
         return 0
+    wrong = captured(redirection)
+    sys.stdout.write(f"a pod is captured and let go: {'; '.join(wrong) or 'as it should be'}\n")
     sys.stdout.write(f"accepted, limited: {'; '.join(prepared.limits) or 'nothing'}\n")
-    return 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

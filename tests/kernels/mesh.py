@@ -24,12 +24,14 @@ import psutil
 from agent.lab import blueprint
 from agent.lab.agents import LabMesh
 from agent.lab.blueprint import QUICKSTART
-from agent.lab.story import PORT, Story
+from agent.lab.story import PORT, TIMEOUT_S, Story
 from agent.lab.topology import Topology
 from redirect.netns import entered
+from tests.kernels.patience import factor
 
-PATIENCE_S = 120.0
-LAB_PATIENCE_S = 900.0
+FACTOR = factor()
+PATIENCE_S = 120.0 * FACTOR
+LAB_PATIENCE_S = 900.0 * FACTOR
 CLOSED_S = 3.0
 """How long a pod that must be closed is tried. A SYN is sent again after one second."""
 CONNECTIONS, GONE = 20, 10
@@ -50,6 +52,9 @@ class Account(Story):
     def _print(self, text: str) -> None:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
+
+    def request(self, client: str, host: str, port: int = PORT, timeout_s: float = TIMEOUT_S) -> str:
+        return super().request(client, host, port, timeout_s * FACTOR)
 
     def denied_and_allowed(self) -> None:
         """By a policy that is dropped in, and by its removal."""

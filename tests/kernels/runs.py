@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -14,6 +15,7 @@ from tests.kernels import machine, suites
 from tests.kernels.lacks import Lack, Start
 from tests.kernels.machine import Boot, Machine, Outcome
 from tests.kernels.packages import NotToBeHad
+from tests.kernels.patience import environment
 from tests.kernels.store import Store
 from tests.kernels.suites import Result
 from tests.kernels.table import RUNNING, kernels
@@ -58,7 +60,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """`work` is where results are left. `accel`, `cores`: of each machine; `timeout_s`: what one may take."""
+    """`work` is where results are left. `accel`, `cores`: of each machine; `timeout_s`: what one may take;
+    `patience`: so many times as long waits what its suites wait for."""
 
     store: Store
     work: Path
@@ -66,6 +69,7 @@ class Runner:
     accel: str
     cores: int
     timeout_s: float
+    patience: float = 1.0
 
     def on_another(self, name: str) -> Row:
         try:
@@ -75,7 +79,7 @@ class Runner:
         work = self.work / name
         work.mkdir(parents=True, exist_ok=True)
         boot = Boot(kept.kernel, kept.initramfs(work / "initramfs.cpio"))
-        commands = {"attach": ATTACH, **suites.commands("/results", self.wanted)}
+        commands = {"attach": ATTACH, **suites.commands("/results", self.wanted, self.patience)}
         ran = machine.run(self._machine(root), boot, commands, work / "results", self.timeout_s)
         why = "its kernel died" if ran.is_in_time else f"the {self.timeout_s:g} s of --timeout were up"
         results = {each: suites.read(each, ran.outcomes[each], work / "results", why) for each in self.wanted}
@@ -100,10 +104,16 @@ class Runner:
         work.mkdir(parents=True, exist_ok=True)
         began_s = time.monotonic()
         results = {}
-        for name, command in suites.commands(str(work), self.wanted).items():
+        for name, command in suites.commands(str(work), self.wanted, self.patience).items():
             at_s = time.monotonic()
             done = subprocess.run(
-                command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+                command,
+                cwd=TREE,
+                env=os.environ | dict(environment(self.patience)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
             )
             (work / f"{name}.log").write_text(done.stdout)
             outcome = Outcome(done.returncode, done.stdout, round(time.monotonic() - at_s, 1))
@@ -131,4 +141,4 @@ class Runner:
         return answers
 
     def _machine(self, root: Path) -> Machine:
-        return Machine(root, TREE, self.accel, self.cores)
+        return Machine(root, TREE, self.accel, self.cores, environment=environment(self.patience))

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.kernels.machine import Outcome
 
 PYTHON = ".venv/bin/python"
-PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "timeout=600")
+PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+TEST_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,12 @@ class Result:
         return f"{self.passed} passed" + (f", {self.skipped} skipped" if self.skipped else "")
 
 
-def commands(results: str, wanted: Sequence[str]) -> dict[str, Sequence[str]]:
+def commands(results: str, wanted: Sequence[str], patience: float = 1.0) -> dict[str, Sequence[str]]:
     """The command of each suite by its name; `results` is where it leaves its own account."""
+    timeout = f"timeout={TEST_TIMEOUT_S * patience:g}"
     known: Mapping[str, Sequence[str]] = {
         "start": (PYTHON, "-m", "tests.kernels.foundation", f"{results}/start.json"),
-        "packets": (*PYTEST, f"--junitxml={results}/packets.xml", "tests/packets"),
+        "packets": (*PYTEST, "-o", timeout, f"--junitxml={results}/packets.xml", "tests/packets"),
         "mesh": (PYTHON, "-m", "tests.kernels.mesh", f"{results}/mesh.json"),
     }
     return {name: known[name] for name in wanted}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.kernels import lacks, machine, suites
+from tests.kernels import lacks, machine, patience, suites
 from tests.kernels.__main__ import PROGRAMS, parsed, table
 from tests.kernels.initramfs import FILE, FOLDER, Cpio
 from tests.kernels.machine import Boot, Machine, Outcome
@@ -82,6 +83,34 @@ def test_a_machine_that_never_came_up_has_no_results(tmp_path: Path, monkeypatch
     assert (ran.release, ran.outcomes["x"].status, ran.is_in_time) == ("", None, True)
     words = " ".join(machine.command_line(Machine(Path("root"), tmp_path), boot, tmp_path))
     assert "ztun.without=veth,tcp_diag ipv6.disable=1" in words
+
+
+def test_an_emulated_machine_has_its_own_time_and_a_real_one_the_worlds(tmp_path: Path) -> None:
+    boot = Boot(Path("vmlinuz"), Path("initramfs"))
+
+    def words(machine_: Machine) -> str:
+        return " ".join(machine.command_line(machine_, boot, tmp_path))
+
+    # By instructions: no time-out in it ends by what else its host has to do.
+    assert "-icount shift=2" in words(Machine(Path("root"), tmp_path))
+    assert "-icount" not in words(Machine(Path("root"), tmp_path, accel="kvm"))
+    assert "-icount" not in words(Machine(Path("root"), tmp_path, cores=2)), (
+        "QEMU counts those of one core alone"
+    )
+
+
+def test_patience_reaches_whatever_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = parsed(["--only", "running", "--patience", "3"])
+    for name, value in patience.environment(asked.patience):
+        monkeypatch.setenv(name, value)
+    assert patience.factor() == 3.0 and os.environ["ZTUN_LOAD_TIMEOUT_S"] == "1800"
+    assert "timeout=1800" in suites.commands("/results", ["packets"], asked.patience)["packets"]
+    monkeypatch.setattr(machine, "QEMU", "false")
+    given = Machine(Path("root"), tmp_path, environment=patience.environment(3))
+    machine.run(given, Boot(Path("vmlinuz"), Path("initramfs")), {"x": ("true",)}, tmp_path / "results", 30)
+    assert f"export {patience.PATIENCE}=3\n" in (tmp_path / "results" / "run").read_text()
+    with pytest.raises(SystemExit):
+        parsed(["--only", "running", "--patience", "0"])
 
 
 def test_a_kernel_that_finds_a_fault_of_its_own_is_heard() -> None:
