@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernels import lacks, machine, patience, suites
-from tests.kernels.__main__ import PROGRAMS, parsed, table
+from tests.kernels.__main__ import PROGRAMS, TREE, parsed, table
 from tests.kernels.initramfs import FILE, FOLDER, Cpio
 from tests.kernels.machine import Boot, Machine, Outcome
 from tests.kernels.packages import missing
@@ -72,6 +72,12 @@ def test_what_did_not_run_is_no_pass(tmp_path: Path, name: str, outcome: Outcome
     result = suites.read(name, outcome, tmp_path, "its kernel died")
     (fault,) = result.faults
     assert says in fault and result.passed == 0
+
+
+def test_what_is_left_out_of_the_packet_tests_is_there() -> None:
+    for each in suites.OF_THE_COMPILER:
+        file, _, name = each.partition("::")
+        assert f"def {name}(" in (TREE / file).read_text(), "a name that nobody has leaves nothing out"
 
 
 def test_a_machine_that_never_came_up_has_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
