@@ -17,6 +17,7 @@ from agent import FORM
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("emulated", settings.get_profile("unhurried"), max_examples=20)
 settings.load_profile("unhurried")
 
 

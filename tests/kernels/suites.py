@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.kernels.machine import Outcome
 
 PYTHON = ".venv/bin/python"
-PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=5")
 TEST_TIMEOUT_S = 600.0
 OF_THE_COMPILER = (
     "tests/packets/test_arm64.py::test_it_was_compiled_for_arm64",
@@ -20,6 +20,7 @@ OF_THE_COMPILER = (
     "tests/packets/test_loader.py::test_a_machine_that_takes_longer_than_it_may_is_named",
 )
 """Left out of the packet tests: what no kernel is asked, and what costs an emulated machine half a minute each."""
+FEWER = "--hypothesis-profile=emulated"
 LEFT_OUT = tuple(f"--deselect={each}" for each in OF_THE_COMPILER)
 
 
@@ -44,7 +45,15 @@ def commands(results: str, wanted: Sequence[str], patience: float = 1.0) -> dict
     timeout = f"timeout={TEST_TIMEOUT_S * patience:g}"
     known: Mapping[str, Sequence[str]] = {
         "start": (PYTHON, "-m", "tests.kernels.foundation", f"{results}/start.json"),
-        "packets": (*PYTEST, "-o", timeout, f"--junitxml={results}/packets.xml", *LEFT_OUT, "tests/packets"),
+        "packets": (
+            *PYTEST,
+            "-o",
+            timeout,
+            FEWER,
+            f"--junitxml={results}/packets.xml",
+            *LEFT_OUT,
+            "tests/packets",
+        ),
         "mesh": (PYTHON, "-m", "tests.kernels.mesh", f"{results}/mesh.json"),
     }
     return {name: known[name] for name in wanted}

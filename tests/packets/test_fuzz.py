@@ -27,10 +27,7 @@ from tests.packets.world import (
 from tests.support import packets as pk
 
 pytestmark = pytest.mark.kernel
-FEW = settings(
-    max_examples=100,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 TC_PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side")
 ETHERTYPES = st.sampled_from((pk.ETH_IPV4, pk.ETH_IPV6, pk.ETH_ARP, pk.ETH_VLAN)) | st.integers(0, 0xFFFF)
 INTERESTING = st.sampled_from((0, 1, 4, 6, 17, 43, 44, 47, 50, 51, 58, 60, 135, 255))
