@@ -94,8 +94,8 @@ def churn(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
 
 
 FAULTS = {
-    "no-pins": Fault("all that is pinned is removed", Span(0.1, 4), NOTHING, no_pins),
-    # Alone: with every process of a node dead as well nothing holds its programs, and the kernel lets go of them.
+    # Alone, both: pins and the control process hold the programs, and with neither the kernel takes them off.
+    "no-pins": Fault("all that is pinned is removed", Span(0.1, 4), NOTHING, no_pins, is_alone=True),
     "no-bpffs": Fault("the bpffs is unmounted", Span(0.5, 4), NOTHING, no_bpffs, is_alone=True),
     "no-name": Fault("the name of a private namespace is removed", Span(0.1, 4), NOTHING, no_name),
     "no-device": Fault("a device of a private namespace is deleted", Span(0.1, 4), NOTHING, no_device),
