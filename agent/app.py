@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from agent import VERSION, config, pod_sources
+from agent.admin.exhausted import say_seldom
 from agent.admin.server import HttpServer
 from agent.app_proofs import kernel_check_of, prover_of
 from agent.app_routes import PagesOf
@@ -320,6 +321,7 @@ async def serve(
     agent, left = Agent(settings, process_log, lock, nursery), LeftServing()
     stop = asyncio.Event()
     hear_signals(stop)
+    say_seldom(asyncio.get_running_loop())
     pages = PagesOf(agent, stop)
     servers = HttpServer()
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from agent.enroll import newcomer, passers_by, search
+from agent.enroll.abridged import abridged
 from agent.enroll.handed import HandedNamespaces
 from agent.enroll.passers_by import Passed
 from agent.enroll.search import failures_of
@@ -207,7 +208,7 @@ class KernelSide:
             except (RedirectError, OSError) as error:
                 failures = failures_of(error)
                 done = error.done if isinstance(error, RedirectError) else ()
-            for line in done:
+            for line in abridged(done):
                 log.info("kernel: %s", line)
             return Applied(tuple(line for line in done if "open connections" in line), failures)
 

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from agent.enroll.abridged import abridged
 from agent.proof.findings import Finding, Link
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
@@ -59,8 +60,8 @@ class KernelCheck:
             found = await self._look()
             mendable = [each for each in found if each.is_mendable]
             if mendable:
-                for each in mendable:
-                    log.warning("the kernel side is not whole: %s: it is made again", each)
+                for line in abridged(map(str, mendable)):
+                    log.warning("the kernel side is not whole: %s: it is made again", line)
                 await self._mend()
                 found = await self._look()
         pods = self._pods()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from agent.enroll.abridged import LONGEST, MOST, abridged
 from agent.proof.findings import Finding as Told
 from agent.proof.findings import Link
 from agent.telemetry.metrics import Figures
@@ -45,6 +46,18 @@ def test_what_can_be_mended_is_and_leaves_a_line_in_the_log(caplog: pytest.LogCa
     ]
 
 
+def test_a_map_that_somebody_filled_is_no_line_for_each_of_its_entries(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    filled = tuple(Finding(Part.ENTRY, None, f"release fdee::{number:x}") for number in range(16_384))
+    check(Kernel((*filled, GONE), ()))
+    assert len(caplog.messages) == MOST + 2
+    assert "program: from_pod is not attached to veth5: it is made again" in caplog.messages[-2]
+    assert caplog.messages[-1].startswith(
+        f"the kernel side is not whole: entry: ...: {16_384 - MOST} more of these"
+    )
+
+
 def test_what_cannot_be_mended_is_left_alone_and_told_with_its_pod() -> None:
     kernel = Kernel((AHEAD,))
     assert check(kernel) == [Told(Link.PROGRAM, "demo/a", "somebody is ahead", "move it")]
@@ -59,6 +72,11 @@ def test_what_stays_after_mending_is_told() -> None:
 
 def test_an_interface_that_is_gone_is_known_elsewhere() -> None:
     assert check(Kernel((AWAY,))) == []
+
+
+def test_no_line_is_as_long_as_a_map_has_entries() -> None:
+    (line,) = abridged(["destroy the proxy's sockets of " + ", ".join(f"fdee::{n:x}" for n in range(16_384))])
+    assert line.startswith("destroy the proxy's sockets of fdee::0, fdee::1, ") and len(line) < LONGEST + 50
 
 
 def test_every_part_is_a_link() -> None:
