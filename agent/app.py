@@ -55,6 +55,7 @@ from agent.rpc.enrolment_client import EnrolmentClient
 from agent.rpc.manifests_client import ManifestsClient
 from agent.rpc.xds_client import XdsClient
 from agent.run_lock import RunLock
+from agent.standing_by import Place, StandsBy
 from agent.start_error import StartError
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
@@ -310,11 +311,11 @@ async def in_time(beginning: Awaitable[None], limit_s: float | None) -> None:
 
 
 async def serve(
-    settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery, limit_s: float | None
+    settings: Config, process_log: ProcessLog, lock: RunLock, nursery: Nursery, place: Place | StandsBy
 ) -> LeftServing:
     """Run everything until SIGTERM or SIGINT, or the admin socket says so; the workers that then go on.
 
-    `limit_s`: it has to serve after so long, or end. Raises TimeoutError.
+    Raises TimeoutError where it did not come to serve in the time that its place leaves it.
     """
     # Whoever started this process has put the collector off. By now or soon it serves, and a pause harms nobody.
     asyncio.get_running_loop().call_later(COLLECT_AFTER_S, gc.enable)
@@ -342,6 +343,7 @@ async def serve(
                 *(source.run() for source in agent.kubernetes),
                 *([agent.after_prepared(agent.zds.run)] if agent.zds is not None else ()),
                 *([agent.after_prepared(agent.plugin.run)] if agent.plugin is not None else ()),
+                *([place.see_off()] if isinstance(place, StandsBy) else ()),
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.are_on_bridge)),
@@ -362,7 +364,7 @@ async def serve(
                 agent.after_prepared(agent.host_traffic.watch),
                 agent.prove(pages.load),
             )
-            beginning = group.create_task(in_time(agent.begin(), limit_s))
+            beginning = group.create_task(in_time(agent.begin(), place.limit_s))
             tasks = [group.create_task(part) for part in parts]
             await stop.wait()
             # One that is still beginning must not fill the slots that the stop empties.

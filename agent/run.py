@@ -48,7 +48,7 @@ def run(
         settings = replace(settings, max_connections=fitted(wanted, is_default=is_default))
         place = place or Place(settings)
         with RunLock(settings.directory, place.patience_s, place) as lock:
-            left = asyncio.run(serve(settings, process_log, lock, nursery, place.limit_s))
+            left = asyncio.run(serve(settings, process_log, lock, nursery, place))
         # The loop that heard of them is over.
         child.ignore_what_means_nothing()
         if left.stands_by:

@@ -8,6 +8,7 @@ in time, leaves the lock to it. Who stands by asks nobody: so two agents never t
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import logging
@@ -31,6 +32,7 @@ CLIENT = "agent.admin.client"
 """Loaded by who asks alone."""
 SOCKET, PAGE = "agent.sock", "/step-aside"
 ASK_EVERY_S, ANSWER_S = 1.0, 5.0
+REAP_EVERY_S = 1.0
 AGAIN_S = 10.0
 """Who was heard and has not got the lock by then was late for it."""
 TERMINATED = 128 + signal.SIGTERM
@@ -108,6 +110,12 @@ class StandsBy:
                 ended = pid
             if ended:
                 self._pids.discard(pid)
+
+    async def see_off(self) -> None:
+        """The same for those that are left when this agent serves again, until there are none."""
+        while self._pids:
+            self()
+            await asyncio.sleep(REAP_EVERY_S)
 
 
 def step_aside(settings: Config, shown: Sequence[str], pids: Sequence[int]) -> NoReturn:

@@ -29,6 +29,7 @@ WORKER = "agent.worker"
 COMMAND = "agent.cli.main"
 """Reads the same words again, and says what is wrong with them."""
 SHARED = (
+    "agent.build",
     "agent.channel_socket",
     "agent.fd_limit",
     "agent.identity.handshake",

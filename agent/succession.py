@@ -12,12 +12,14 @@ come in that time; whoever comes takes them into its own groups, and has them pr
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
+import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from agent.config import Config
@@ -29,7 +31,11 @@ from redirect import outlive
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
-"""Whoever stops an agent has less, mostly; and where workers stay on duty there is nothing to wait for."""
+"""Whoever stops an agent has less, mostly."""
+LOOK_EVERY_S = 0.25
+ANSWER_S = 1.0
+SOCKET = "agent.sock"
+STATUS = b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def unlike(settings: Config) -> tuple[str, ...]:
@@ -58,33 +64,35 @@ class LeftServing:
     def __init__(self, pids: Sequence[int] = (), *, stands_by: bool = False) -> None:
         self.pids = tuple(pids)
         self.stands_by = stands_by
-        self._pidfds: set[int] = set()
+        self._pidfds: dict[int, int] = {}
         for pid in pids:
             with suppress(ProcessLookupError):
-                self._pidfds.add(os.pidfd_open(pid))
+                self._pidfds[os.pidfd_open(pid)] = pid
 
     def see_off(
         self,
         directory: Path,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
+        on_duty: Callable[[Path], Collection[int]] = lambda directory: on_duty_in(directory),
     ) -> None:
         """Return when they have ended, or somebody else answers for them. Raises OSError, TimeoutError.
 
         Without the lock of their run directory. When nobody has taken it they are ended: no worker is left to policy
-        that nobody tells it.
+        that nobody tells it. `on_duty`: the workers that serve the agent of a run directory.
         """
         deadline_s = clock() + patience_s
         while self._pidfds and (left_s := deadline_s - clock()) > 0:
-            ended = select.select(list(self._pidfds), (), (), left_s)[0]
-            for pidfd in ended:
+            for pidfd in select.select(list(self._pidfds), (), (), min(left_s, LOOK_EVERY_S))[0]:
                 os.close(pidfd)
-            self._pidfds.difference_update(ended)
+                del self._pidfds[pidfd]
+            if set(self._pidfds.values()) <= set(on_duty(directory)):
+                break
         if not self._pidfds:
             return
         for pidfd in self._pidfds:
             os.close(pidfd)
-        count, self._pidfds = len(self._pidfds), set()
+        count, self._pidfds = len(self._pidfds), {}
         lock = RunLock(directory)
         try:
             lock.take()
@@ -95,3 +103,17 @@ class LeftServing:
             log.error("the agent that waited is gone: ending %d workers", len(end_all(directory)))
         finally:
             lock.close()
+
+
+def on_duty_in(directory: Path) -> Collection[int]:
+    """The pids of the workers on duty of the agent that has the run directory; none where nobody answers."""
+    answer = bytearray()
+    with closing(socket.socket(socket.AF_UNIX)) as sock, suppress(OSError, ValueError, KeyError, TypeError):
+        # By hand: what else of ours could be loaded now may be of the next build, on the disk of an upgrade.
+        sock.settimeout(ANSWER_S)
+        sock.connect(str(directory / SOCKET))
+        sock.sendall(STATUS)
+        while data := sock.recv(1 << 16):
+            answer += data
+        return [int(row["pid"]) for row in json.loads(answer.partition(b"\r\n\r\n")[2])["workers"]]
+    return ()

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from agent import channel
 from agent import config as configuration
+from agent.build import require
 from agent.config import Config
 from agent.fd_limit import raise_fd_limit, with_reserve
 from agent.handover.hands import Hands
@@ -85,7 +86,7 @@ class Worker:
     """Everything of one worker process."""
 
     def __init__(
-        self, config: Config, slot: int, version: str, sides: Sides, process_log: ProcessLog
+        self, config: Config, slot: int, version: str, build: str, sides: Sides, process_log: ProcessLog
     ) -> None:
         self.loop = Loop(time.monotonic, self._crashed)
         self.stopped = asyncio.Event()
@@ -109,6 +110,7 @@ class Worker:
             random.Random(random.SystemRandom().getrandbits(64)),
             frames=Senders(*sides.senders) if sides.senders else None,
             limit_table=config.directory / limit_table.NAME,
+            may_load=partial(require, build),
         )
         plane = DataPlane(config, outside)
 
@@ -186,8 +188,8 @@ async def run(config: Config, worker: Worker, listening: socket.socket) -> None:
 def main() -> None:
     """`--slot` N, `--config` JSON of the agent's options, `--version` by which control processes know their own.
 
-    `--channel-fd` of a unix socket to accept control processes on; where there are namespaces, `--pod-netns` and
-    `--net-netns`.
+    `--build` that this process is; `--channel-fd` of a unix socket to accept control processes on; where there are
+    namespaces, `--pod-netns` and `--net-netns`.
     """
     # While it has the rights of control, which finds it by the namespaces of its threads.
     refuse_core_dumps(is_looked_at=True)
@@ -202,6 +204,6 @@ def main() -> None:
     before_control()
     listening = socket.socket(fileno=int(told["channel-fd"]))
     listening.setblocking(False)
-    worker = Worker(config, slot, told["version"], sides, process_log)
+    worker = Worker(config, slot, told["version"], told["build"], sides, process_log)
     with asyncio.Runner(loop_factory=partial(OuterLoop, worker.loop)) as runner:
         runner.run(run(config, worker, listening))

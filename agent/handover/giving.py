@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from agent.handover.formats import given
 from agent.handover.giver import Accepted, Declined, Giver, Greeted
 from agent.handover.line import Gone, Line
 from agent.handover.messages import Message, ProtocolError
-from agent.model.unit import BadUnit, StaysHere, Unit, encode
+from agent.model.unit import BadUnit, StaysHere, Unit
 from agent.net.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class Giving:
         self._holds = holds
         self._moved, self._over = moved, over
         self._giver = Giver(formats)
+        self._format = 0
         self._line = Line(loop, fd, self._heard, self._ended)
         self._patience_s = patience_s
         self._began_s = self._until_s = loop.now()
@@ -170,6 +172,7 @@ class Giving:
                 if not answer.format:
                     self._finish("the successor takes no unit of the format that this worker gives")
                     return
+                self._format = answer.format
                 self._until_s = self._loop.now() + self._patience_s
                 self._sweep()
             case Accepted():
@@ -226,7 +229,7 @@ class Giving:
             self._take_back("")
             return
         try:
-            data = encode(unit)
+            data = given(unit, self._format)
         except BadUnit as error:
             self._take_back(f"{error}")
             return

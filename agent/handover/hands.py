@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 from agent.channel import HandedOver, Message
 from agent.handover import figures
+from agent.handover.formats import FORMATS
 from agent.handover.giving import Account, Giving
 from agent.handover.messages import close_all
 from agent.handover.taking import Taking
-from agent.model.unit import FORMAT, Unit
+from agent.model.unit import Unit
 from agent.net.loop import Timer
 from agent.proxy import moving
 from agent.proxy.dataplane import DataPlane
 
 log = logging.getLogger(__name__)
 
-FORMATS = (FORMAT,)
-"""Of units: those that this build gives and takes, the best first."""
 NO_LINE = "the way to the other worker did not arrive: it may open no more files"
 ORDER_S = 5.0
 """How long a worker whose hand-over failed goes on without being told what next."""

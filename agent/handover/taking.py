@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from agent.handover.formats import taken
 from agent.handover.line import Gone, Line
 from agent.handover.messages import Message, Offer, ProtocolError
 from agent.handover.taker import Build, Forget, Inherit, Start, Taker
 from agent.model.outcome import Refusal
-from agent.model.unit import BadUnit, Unit, decode
+from agent.model.unit import BadUnit, Unit
 from agent.net.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Taking:
                 raise BadUnit(self._stops)
             if offer.format not in self._formats:
                 raise BadUnit(f"a unit of format {offer.format}")
-            unit = decode(offer.data)
+            unit = taken(offer.data, offer.format)
         except BadUnit:
             offer.close()
             raise

@@ -49,10 +49,10 @@ class Unit:
         return f"Unit({self.kind})"
 
 
-def encode(unit: Unit) -> bytes:
-    """Raises BadUnit where it is larger than anybody would take."""
+def encode(unit: Unit, format_: int = FORMAT) -> bytes:
+    """Raises BadUnit where it is larger than anybody would take. `format_`: what its fields are of."""
     blobs: list[bytes] = []
-    told = [FORMAT, unit.kind, _lift(unit.fields, blobs)]
+    told = [format_, unit.kind, _lift(unit.fields, blobs)]
     head = json.dumps(told, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     data = b"".join(
         [_LENGTH.pack(len(head)), head, *(part for b in blobs for part in (_LENGTH.pack(len(b)), b))]
@@ -77,8 +77,8 @@ def _lift(value: PlainValue, blobs: list[bytes]) -> object:
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
-def decode(data: bytes | memoryview) -> Unit:
-    """Raises BadUnit."""
+def decode(data: bytes | memoryview, format_: int = FORMAT) -> Unit:
+    """Raises BadUnit; also where it is of another format."""
     if not 4 <= len(data) <= MAX_UNIT_BYTES:
         raise BadUnit(f"a unit of {len(data)} bytes")
     with memoryview(data) as view:
@@ -87,9 +87,9 @@ def decode(data: bytes | memoryview) -> Unit:
         told = json.loads(head.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadUnit(f"a unit whose head is no JSON: {error}") from None
-    if not isinstance(told, list) or not told or told[0] != FORMAT or isinstance(told[0], bool):
-        format_ = told[0] if isinstance(told, list) and told else None
-        raise BadUnit(f"a unit of the format {str(format_)[:32]}; this process knows {FORMAT}")
+    if not isinstance(told, list) or not told or told[0] != format_ or isinstance(told[0], bool):
+        said = told[0] if isinstance(told, list) and told else None
+        raise BadUnit(f"a unit of the format {str(said)[:32]}; {format_} is what was to come")
     if len(told) != 3 or not isinstance(told[1], str) or not isinstance(told[2], dict):
         raise BadUnit("a unit whose head is not its format, kind and fields")
     fields = _lower(told[2], blobs, 0)

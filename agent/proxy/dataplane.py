@@ -93,6 +93,8 @@ class Outside:
     """Where SYNs may be held."""
     limit_table: Path | None = None
     """Where all workers of the node count what clients have; None: this one is alone."""
+    may_load: Callable[[], object] = lambda: None
+    """Before code is loaded late. Raises OSError: it is of another build by now."""
 
 
 ANSWER_MARGIN_S = 10.0
@@ -198,8 +200,12 @@ class DataPlane:
             self.seeker,
         )
         self.dns = DnsDoor(
-            loop, lambda: self._dns_parts(config, to_network, outside.net_side, own_addresses, rng)
+            loop,
+            outside.may_load,
+            lambda: self._dns_parts(config, to_network, outside.net_side, own_addresses, rng),
         )
+        if config.dns_capture:
+            self.dns.answers()
         self.socks5: Socks5 | None = None
         if config.socks5:
             self.socks5 = self._socks5(own_addresses)
@@ -255,7 +261,8 @@ class DataPlane:
         own_addresses: frozenset[IP],
         rng: random.Random,
     ) -> Resolver:
-        # Loaded here, with the first pod whose DNS is captured: most workers never have one.
+        # Loaded here, with the first pod whose DNS is captured (where every pod's is: at the start): most workers
+        # never have one.
         from agent.dns.mesh_names import MeshNames
         from agent.proxy.dns_parts import DnsParts
         from agent.proxy.dns_service import DnsService

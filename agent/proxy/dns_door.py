@@ -4,6 +4,7 @@ nodes have none.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,6 +15,8 @@ from agent.model.listener import DNS
 from agent.net.accept import OnAccept
 from agent.net.loop import Loop
 from agent.telemetry.metrics import Sample
+
+log = logging.getLogger(__name__)
 
 LATE_ANSWERS_S = 5.0
 """For so long what was read is still answered by a socket that is read by another worker."""
@@ -55,11 +58,13 @@ class Handled(Protocol):
 
 
 class DnsDoor:
-    """One per worker. `load` makes what answers."""
+    """One per worker. `load` makes what answers; `may_load` is asked before where that comes late."""
 
-    def __init__(self, loop: Loop, load: Callable[[], Resolver]) -> None:
+    def __init__(self, loop: Loop, may_load: Callable[[], object], load: Callable[[], Resolver]) -> None:
         self._loop = loop
+        self._may_load = may_load
         self._load = load
+        self._is_refused = False
         self._resolver: Resolver | None = None
         self._clients: frozenset[IP] = frozenset()
         self._sockets: dict[int, socket.socket] = {}
@@ -90,8 +95,18 @@ class DnsDoor:
     def capture(self, clients: Iterable[IP]) -> None:
         """The addresses of the pods whose DNS comes here, all of them."""
         self._clients = frozenset(clients)
-        if self._clients:
-            self.answers()
+        if not self._clients or self._is_refused:
+            return
+        if self._resolver is None:
+            try:
+                self._may_load()
+            except OSError as error:
+                # Half of one build and half of another would guess: nobody is answered, and the other workers are asked
+                # by the programs no more than this one.
+                log.error("captured DNS is not answered: %s", error)
+                self._is_refused = True
+                return
+        self.answers()
 
     def forget(self) -> None:
         if self._resolver is not None:

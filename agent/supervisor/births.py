@@ -6,10 +6,14 @@ It would hold memory that nobody else maps any more: what workers write to, they
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 
+from agent.build import build_id, on_disk
 from redirect.nursery import Nursery
 from redirect.spawn import Child
+
+log = logging.getLogger(__name__)
 
 IDLE_S = 2.0
 
@@ -24,10 +28,23 @@ class Births:
 
     def start(self, module: str, arguments: Iterable[str], *, pass_fds: Sequence[int] = ()) -> Child:
         """A process forked from the nursery. Raises OSError."""
+        if self._nursery.pid is None:
+            self._look_at_code()
         try:
             return self._nursery.start(module, arguments, pass_fds=pass_fds)
         finally:
             self.rest()
+
+    def _look_at_code(self) -> None:
+        """A nursery that is made again has what lies on the disk by now."""
+        found = on_disk()
+        if found != build_id():
+            log.warning(
+                "the code was replaced while this agent runs (it is build %s): workers that are started now are of"
+                " build %s; restart the agent",
+                build_id(),
+                found,
+            )
 
     def rest(self) -> None:
         """Nobody is wanted now: let the nursery end, unless somebody is before long."""

@@ -72,8 +72,4 @@ class Process:
         self._loop.remove_reader(self._pidfd)
         if self._child is not None:
             self._failure = self._child.failure()
-        else:
-            # Of before this process stepped aside and became itself anew: nobody else waits for it.
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
         self._is_over.set()

@@ -218,7 +218,7 @@ class Recruiter:
 
     def _arguments(self, slot: int, fd: int) -> list[str]:
         arguments = ["--slot", str(slot), "--channel-fd", str(fd)]
-        arguments += ["--version", self.version, "--config", json.dumps(self._options)]
+        arguments += ["--version", self.version, "--build", build_id(), "--config", json.dumps(self._options)]
         for side, path in self._homes.items():
             arguments += [f"--{side.value}-netns", path]
         return arguments

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,8 +185,10 @@ class WorkerLink:
         except ChannelError as error:
             self._lose(error)
             return
-        for message, _ in messages:
+        for message, fds in messages:
             self._heard(message)
+            for fd in fds:  # of what another build sends: only a Hello brings some that are known here
+                os.close(fd)
 
     def _heard(self, message: Message) -> None:
         self.silent_s = 0.0

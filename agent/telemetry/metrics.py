@@ -8,7 +8,7 @@ backwards; past a limit, new ones share one overflow label set, so that memory s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from agent.model.outcome import Outcome
@@ -204,7 +204,7 @@ class Metrics:
             process, before = last["process"], last.get("includes", [])
             rows = [(tuple(map(str, values)), list(map(int, counts))) for values, counts in last["tcp"]]
             figures = [(str(name), [*map(str, labels)], float(n)) for name, labels, n in last["figures"]]
-            if not all(len(counts) == TALLIES and _are_labels(values) for values, counts in rows):
+            if not all(is_tally(values, counts) for values, counts in rows):
                 raise ValueError("counters of another shape")
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"no counters: {error!r}") from error
@@ -272,10 +272,10 @@ class Metrics:
         return self._tallies.setdefault(label_set, Tally(label_set))
 
 
-def _are_labels(values: LabelSet) -> bool:
-    return len(values) in (len(LABEL_NAMES), len(LABEL_NAMES) + len(LOCALITY_NAMES)) and values[0] in {
-        each.value for each in Reporter
-    }
+def is_tally(values: Sequence[str], counts: Sequence[int]) -> bool:
+    """Whether a row of TCP counters, label values and counts, has the shape that this build gives them."""
+    has_labels = len(values) in (len(LABEL_NAMES), len(LABEL_NAMES) + len(LOCALITY_NAMES))
+    return len(counts) == TALLIES and has_labels and values[0] in {each.value for each in Reporter}
 
 
 def overflow(label_set: LabelSet) -> LabelSet:

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from agent.telemetry.families import BY_NAME, Family, Kind
-from agent.telemetry.metrics import LABEL_SETS_LIMIT, Figures, Snapshot, overflow
+from agent.telemetry.metrics import LABEL_SETS_LIMIT, Figures, Snapshot, is_tally, overflow
 from agent.telemetry.record import LabelSet
 
 APART_LIMIT = 8
@@ -35,9 +35,11 @@ class _Counted:
         if not told.get("is_partial", False):
             self.tcp = {}
         for values, counts in told["tcp"]:
-            # The names in them are few, and each pair of workloads would have its own copy of all.
-            self.tcp[tuple(map(sys.intern, values))] = counts
-        self.open, self.figures = told["open"], told["figures"]
+            # What this build has a name for: a worker of another one may count more, or by other labels.
+            if is_tally(values, counts):
+                # The names in them are few, and each pair of workloads would have its own copy of all.
+                self.tcp[tuple(map(sys.intern, values))] = counts
+        self.open, self.figures = told["open"], [row for row in told["figures"] if _is_known(*row)]
         self.includes = told.get("includes", [])
 
 
@@ -142,6 +144,11 @@ class Totals:
         if label_set in self._ended_tcp or len(self._ended_tcp) < self._limit:
             return label_set
         return overflow(label_set)
+
+
+def _is_known(name: str, labels: list[str], _: float) -> bool:
+    family = BY_NAME.get(name)
+    return family is not None and len(labels) == len(family.sample_labels)
 
 
 def _add(table: dict[LabelSet, list[int]], key: LabelSet, counts: list[int]) -> None:

@@ -18,6 +18,7 @@ from tests.support.labtraffic import PATIENCE_S
 pytestmark = pytest.mark.kernel
 
 SHARED = {
+    "agent.build",
     "agent.channel",
     "agent.channel_socket",
     "agent.config",

@@ -210,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("slot", "channel-fd"):
         parser.add_argument(f"--{name}", type=int)
-    for name in ("version", "config", "pod-netns", "net-netns"):
+    for name in ("version", "build", "config", "pod-netns", "net-netns"):
         parser.add_argument(f"--{name}")
     args = parser.parse_args()
     manner, options = "", json.loads(args.config)

@@ -45,6 +45,7 @@ ASYNCIO_HOMES = (
     "agent.app_pages",
     "agent.app_routes",
     "agent.run",
+    "agent.standing_by",
     "agent.stopping",
     "agent.worker",
     "agent.lab",

@@ -161,7 +161,18 @@ def test_a_worker_whose_log_nobody_reads_answers_and_counts_what_is_lost(tmp_pat
         listening.bind(str(path))
         listening.listen(4)
         fd = listening.fileno()
-        arguments = ["--slot", "0", "--version", "v", "--channel-fd", str(fd), "--config", "{}"]
+        arguments = [
+            "--slot",
+            "0",
+            "--version",
+            "v",
+            "--build",
+            "b",
+            "--channel-fd",
+            str(fd),
+            "--config",
+            "{}",
+        ]
         _, *command = child.command("agent.worker", *arguments)
         with started(*command, out=writer, pass_fds=(fd,)) as worker:
             for _ in range(1500):

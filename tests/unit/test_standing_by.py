@@ -78,8 +78,8 @@ def test_who_stands_by_waits_for_ever_and_leaves_no_dead_children() -> None:
     assert stands_by.patience_s == float("inf") and Path(f"/proc/{worker.pid}").exists()
     assert worker.stdin is not None
     worker.stdin.close()
-    while Path(f"/proc/{worker.pid}").exists():
-        stands_by()
+    asyncio.run(asyncio.wait_for(stands_by.see_off(), 30))
+    assert not Path(f"/proc/{worker.pid}").exists()
     worker.wait(20)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.run_lock import RunLock
-from agent.succession import LeftServing
+from agent.succession import LeftServing, on_duty_in
 
 LISTENS = """
 import socket, sys
@@ -73,3 +73,19 @@ def test_who_has_ended_before_is_not_waited_for(tmp_path: Path, worker: subproce
     worker.kill()
     worker.wait(20)
     LeftServing([worker.pid]).see_off(tmp_path)
+
+
+def test_who_has_become_the_next_agents_is_not_waited_for(
+    tmp_path: Path, worker: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It finds them of its own build and options: they stay, and there is nothing to wait for."""
+    caplog.set_level(logging.INFO)
+    answers = iter([(), (worker.pid + 1,), (1, worker.pid)])
+    with RunLock(tmp_path):
+        LeftServing([worker.pid]).see_off(tmp_path, on_duty=lambda directory: next(answers))
+    assert worker.poll() is None and next(answers, None) is None
+    assert "1 workers serve the next agent" in caplog.text
+
+
+def test_an_agent_that_does_not_answer_has_nobody(tmp_path: Path) -> None:
+    assert not on_duty_in(tmp_path)

@@ -15,10 +15,13 @@ from typing import NamedTuple
 import pytest
 
 from agent.handover import giving as giving_module
+from agent.handover import taking as taking_module
 from agent.handover.giving import LARGE_BYTES, LATE, REFUSED, Account, Giving, Remains, Why
 from agent.handover.messages import Decoder, Hello, Message, No, Offer, Ready, Refused, encode
 from agent.handover.taking import Taking
 from agent.model.unit import FORMAT, BadUnit, StaysHere, Unit
+from agent.model.unit import decode as decode_unit
+from agent.model.unit import encode as encode_unit
 from agent.net.loop import Loop
 
 PATIENCE_S = 30.0
@@ -120,7 +123,7 @@ class Built(NamedTuple):
 class Scene:
     """A giver with its things, and the socket to the taker. `errors`: what callbacks raised."""
 
-    def __init__(self, *things: Thing, waits: int = 0) -> None:
+    def __init__(self, *things: Thing, waits: int = 0, gives: Sequence[int] = (FORMAT,)) -> None:
         self.errors: list[BaseException] = []
         self.loop = Loop(time.monotonic, lambda error, fd: self.errors.append(error))
         self.giver, self.taker = Giver(list(things), waits), Taker()
@@ -128,7 +131,7 @@ class Scene:
         self.giving = Giving(
             self.loop,
             ours.detach(),
-            (FORMAT,),
+            gives,
             self.giver,
             PATIENCE_S,
             lambda: None,
@@ -137,11 +140,11 @@ class Scene:
         self.giving.start()
         self.taking: Taking | None = None
 
-    def take(self) -> None:
+    def take(self, takes: Sequence[int] = (FORMAT,)) -> None:
         def over() -> None:
             self.taker.has_ended = True
 
-        self.taking = Taking(self.loop, self.theirs.detach(), (FORMAT,), self.taker, lambda: None, over)
+        self.taking = Taking(self.loop, self.theirs.detach(), takes, self.taker, lambda: None, over)
         self.taking.start()
 
     def until(self, holds: Callable[[], object], what: str) -> None:
@@ -283,7 +286,7 @@ def test_a_taker_without_descriptors_refuses(things: Things, count: int) -> None
     ours, theirs = socket.socketpair()
     Taking(scene.loop, theirs.detach(), (FORMAT,), scene.taker, lambda: None, lambda: None).start()
     unit, fds = thing.freeze()
-    for piece in encode(Offer(1, FORMAT, giving_module.encode(unit), len(fds), tuple(fds))):
+    for piece in encode(Offer(1, FORMAT, giving_module.given(unit, FORMAT), len(fds), tuple(fds))):
         socket.send_fds(ours, [piece.data], piece.fds)
     decoder = Decoder()
     scene.theirs, unused = ours, scene.theirs
@@ -400,7 +403,7 @@ def test_the_end_of_a_giver_that_said_nothing_is_go(things: Things, play: Play) 
     taking.start()
     thing = things("thing")
     unit, fds = thing.freeze()
-    data = giving_module.encode(unit)
+    data = giving_module.given(unit, FORMAT)
     for piece in encode(Offer(1, FORMAT, data, len(fds), tuple(fds))):
         socket.send_fds(ours, [piece.data], piece.fds)
     ours.close()
@@ -417,7 +420,7 @@ def test_a_no_that_lies_unread_counts_though_the_giver_is_gone(things: Things) -
     ours, theirs = socket.socketpair()
     thing = things("thing")
     unit, fds = thing.freeze()
-    for said in (Offer(1, FORMAT, giving_module.encode(unit), len(fds), tuple(fds)), No(1)):
+    for said in (Offer(1, FORMAT, giving_module.given(unit, FORMAT), len(fds), tuple(fds)), No(1)):
         for piece in encode(said):
             socket.send_fds(ours, [piece.data], piece.fds)
     ours.close()
@@ -449,6 +452,35 @@ def test_one_that_takes_no_format_of_ours_is_given_nothing(things: Things, play:
     scene = play(thing)
     scene.say(Hello((FORMAT + 1,)))
     assert "format" in scene.account.failure and thing.where == "giver" and not thing.tries
+
+
+@pytest.mark.parametrize(
+    ("gives", "takes", "told"), [((2, 1), (1,), 1), ((1,), (2, 1), 1), ((2, 1), (2, 1), 2)]
+)
+def test_builds_of_two_formats_meet_in_the_one_that_both_know(
+    things: Things,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    gives: tuple[int, ...],
+    takes: tuple[int, ...],
+    told: int,
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def given(unit: Unit, format_: int) -> bytes:
+        asked.append(("given", format_))
+        return encode_unit(unit, format_)
+
+    def taken(data: bytes, format_: int) -> Unit:
+        asked.append(("taken", format_))
+        return decode_unit(data, format_)
+
+    monkeypatch.setattr(giving_module, "given", given)
+    monkeypatch.setattr(taking_module, "taken", taken)
+    scene = request.node.scene = Scene(things("thing"), gives=gives)
+    scene.take(takes)
+    assert scene.account.moved == {"thing": 1}
+    assert asked == [("given", told), ("taken", told)]
 
 
 def test_who_stops_taking_refuses_and_still_answers_for_what_it_has_built(things: Things, play: Play) -> None:

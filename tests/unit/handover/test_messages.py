@@ -120,8 +120,7 @@ def test_what_is_no_message_is_an_error_and_leaks_nothing(
         (HEAD.pack(2, 0, 8, 1) + OFFER.pack(1, 3), "0 of 3 descriptors"),
         (HEAD.pack(8, FDS_PER_FRAME + 1, 0, 1), "201 descriptors"),
         (HEAD.pack(8, 3, 0, 1), "did not come with their frame"),
-        (HEAD.pack(1, 0, 2, 0) + b"{}", "no numbers"),
-        (HEAD.pack(1, 0, 6, 0) + b"[true]", "no numbers"),
+        (HEAD.pack(1, 0, 2, 0) + b"{}", "list of formats"),
         (HEAD.pack(1, 0, 2, 0) + b"[1", "no JSON"),
     ],
 )
@@ -180,3 +179,8 @@ def test_plain_close_is_all() -> None:
     os.close(shared)
     assert there.recv(1) == b""
     there.close()
+
+
+def test_what_another_build_says_beside_its_formats_is_passed_over() -> None:
+    body = b'[3, true, {"most": 7}, "1", 1]'
+    assert list(Decoder().receive(HEAD.pack(1, 0, len(body), 0) + body, ())) == [Hello((3, 1))]

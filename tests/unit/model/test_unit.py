@@ -70,7 +70,7 @@ def test_a_cut_is_found_wherever_it_is() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (framed([FORMAT + 1, "link", {}]), f"format {FORMAT + 1}; this process knows {FORMAT}"),
+        (framed([FORMAT + 1, "link", {}]), f"format {FORMAT + 1}; {FORMAT} is what was to come"),
         (framed([True, "link", {}]), "format True"),
         (framed({"kind": "link"}), "format None"),
         (framed([FORMAT, 7, {}]), "kind and fields"),

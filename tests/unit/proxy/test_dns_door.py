@@ -57,10 +57,17 @@ class Scene:
         self.loop = Loop(lambda: self.now_s, lambda error, _: pytest.fail(str(error)))
         self.resolver = Played()
         self.loads = 0
-        self.door = DnsDoor(self.loop, self._load)
+        self.replaced = ""
+        self.looks = 0
+        self.door = DnsDoor(self.loop, self._may_load, self._load)
         self.relayed: list[Any] = []
         self.handler: OnAccept = lambda sock, peer, local: self.relayed.append((peer.ip, local.port))
         self.door.stand_before(self)
+
+    def _may_load(self) -> None:
+        self.looks += 1
+        if self.replaced:
+            raise OSError(self.replaced)
 
     def _load(self) -> Played:
         self.loads += 1
@@ -91,6 +98,21 @@ def test_nothing_is_loaded_before_a_pod_has_it(scene: Scene) -> None:
     scene.door.release(0)
     scene.now_s = LATE_ANSWERS_S
     scene.loop.turn()
+
+
+def test_nothing_of_another_build_is_loaded_and_it_is_said_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.replaced = "the code was replaced"
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        scene.door.serve(0, sock)
+        for _ in range(2):
+            scene.door.capture([POD])
+        scene.connect(POD)
+    assert (scene.looks, scene.loads, scene.relayed, scene.resolver.told) == (1, 0, [(POD, 53)], [])
+    assert [each.message for each in caplog.records] == [
+        "captured DNS is not answered: the code was replaced"
+    ]
 
 
 def test_connections_to_name_servers_are_its_own_and_no_others(scene: Scene) -> None:

@@ -136,6 +136,23 @@ def test_a_connection_that_goes_on_in_another_process_is_one() -> None:
     assert (taken.to_server_bytes, taken.to_client_bytes) == (101, 12), "its line has all of them"
 
 
+def test_what_a_worker_of_another_build_counts_besides_is_left_out() -> None:
+    totals, worker = Totals(), Metrics("1-17-5")
+    worker.open(label_set("web"))
+    snapshot = worker.snapshot()
+    snapshot["figures"] += [
+        ("ztun_moods", ["well"], 1.0),
+        (families.LOG_LINES_LOST.name, ["access", "more"], 1.0),
+    ]
+    snapshot["tcp"] += [(["source", "a"], [1, 2, 3, 4, 5]), (list(label_set("db")), [1, 2, 3, 4, 5, 6])]
+    totals.update(through_the_channel(snapshot))
+    for _ in range(2):
+        text = expose(totals.snapshot())
+        assert value(text, "istio_tcp_connections_opened_total") == 1
+        assert "moods" not in text.decode()
+        totals.retire("1-17-5")
+
+
 steps = st.lists(
     st.tuples(
         st.integers(0, 2), st.sampled_from(["open", "another", "bytes", "close", "die", "report", "anew"])
