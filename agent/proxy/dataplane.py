@@ -40,6 +40,7 @@ from agent.proxy.inbound import Inbound
 from agent.proxy.inbound_plain import InboundPlain, PlainConnection
 from agent.proxy.life import Recorded
 from agent.proxy.limiter import Limiter
+from agent.proxy.live_rows import link_samples
 from agent.proxy.local import LocalPath
 from agent.proxy.outbound import Outbound, OutboundConnection
 from agent.proxy.own_share import OwnShare
@@ -296,15 +297,7 @@ class DataPlane:
         outbound = [link for _, link in self.pool.links]
         yield from self._revoked_samples()
         for end, links in ((End.CLIENT, outbound), (End.SERVER, inbound)):
-            done = [link for link in links if link.secured is not None]
-            yield families.HBONE_CONNECTIONS, (end.value,), len(done)
-            yield (families.HBONE_STREAMS, (end.value,), sum(link.open_streams for link in done))
-            yield (
-                families.HBONE_WAITING,
-                (end.value,),
-                sum(link.standstill.waiting_tunnels for link in done),
-            )
-            yield (families.HBONE_CROWDED, (end.value,), sum(link.is_crowded for link in done))
+            yield from link_samples(end.value, links)
             for fault in Fault:
                 count = self.tallies.faults[end, fault]
                 yield families.HANDSHAKE_FAILURES, (end.value, fault.value), count

@@ -1,6 +1,8 @@
-"""How live connections and tunnels are shown to whoever asks the admin server: one JSON row each."""
+"""How live connections and tunnels are shown: to the admin server by one JSON row each, in metrics by their sums."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from agent.identity.handshake import Secured
 from agent.model.connection import Direction
@@ -8,6 +10,8 @@ from agent.model.identity import Identity
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.pods import LocalPod
 from agent.proxy.registry import Live
+from agent.telemetry import families
+from agent.telemetry.metrics import Sample
 
 
 def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Identity) -> dict[str, object]:
@@ -29,6 +33,26 @@ def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Ide
         "window_left_bytes": standstill.window_left_bytes,
         "crowded": link.is_crowded,
     }
+
+
+def link_samples(end: str, links: Iterable[TunnelLink]) -> list[Sample]:
+    """What metrics have of the HBONE connections whose handshake is done. `end`: which end of them this is.
+
+    In one pass, as it is asked for each second and nobody is served meanwhile: a worker may have thousands.
+    """
+    connections = streams = waiting = crowded = 0
+    for link in links:
+        if link.secured is not None:
+            connections += 1
+            streams += link.open_streams
+            waiting += len(link.waiters)
+            crowded += link.is_crowded
+    return [
+        (families.HBONE_CONNECTIONS, (end,), connections),
+        (families.HBONE_STREAMS, (end,), streams),
+        (families.HBONE_WAITING, (end,), waiting),
+        (families.HBONE_CROWDED, (end,), crowded),
+    ]
 
 
 def connection_row(live: Live, pod: LocalPod | None) -> dict[str, object]:
