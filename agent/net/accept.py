@@ -25,11 +25,15 @@ _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 FULL_PAUSE_S = 0.1
 
 
+def _no_ceiling() -> int:
+    return 1 << 30
+
+
 class Acceptor:
     """Calls `on_accept(sock, peer, local)` from `start` on; the listener is non-blocking and belongs to it.
 
     Descriptors are numbered from the lowest free one, so the number of the last says how full the table is: from
-    `ceiling` on nothing more is accepted, and what was accepted finds some for its dials. `on_exhausted()` is called
+    `ceiling()` on nothing more is accepted, and what was accepted finds some for its dials. `on_exhausted()` is called
     each time there was none left for a waiting connection; it stays queued and is tried again after a tenth of a
     second.
     """
@@ -40,11 +44,12 @@ class Acceptor:
         listener: socket.socket,
         on_accept: OnAccept,
         *,
-        ceiling: int = 1 << 30,
+        ceiling: Callable[[], int] = _no_ceiling,
         on_exhausted: Callable[[], None] | None = None,
     ) -> None:
         self._loop = loop
-        self._ceiling = ceiling
+        self._ceiling_now = ceiling
+        self._ceiling = ceiling()
         self._listener = listener
         # Its own accept() asks the listener for what it is by two enumerations, for each connection.
         self._take = listener._accept  # type: ignore[attr-defined]
@@ -136,6 +141,8 @@ class Acceptor:
         self._timer = None
         if self._closed:
             return
+        # Somebody may have given this process more since.
+        self._ceiling = self._ceiling_now()
         if self._has_room():
             self.start()
         else:

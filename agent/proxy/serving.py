@@ -111,7 +111,7 @@ class Serving:
             self._plane.loop,
             sock,
             self._handlers[name],
-            ceiling=accept_ceiling(),
+            ceiling=accept_ceiling,
             on_exhausted=self._exhausted,
         )
 

@@ -121,7 +121,7 @@ FAULTS = {
     "full-disk": Fault("the disk of the run directory is full", Span(1, 8), NOTHING, full_disk),
     "full-map": Fault("a map of the kernel is full of what is nobody's", Span(1, 4), NOTHING, full_map),
     "no-descriptors": Fault(
-        "workers have no descriptor left", Span(1, 6), NOTHING, no_descriptors("workers")
+        "workers have no descriptor left", Span(1, 6), OUT_OF_DESCRIPTORS, no_descriptors("workers")
     ),
     "no-descriptors-control": Fault(
         "the control process has no descriptor left", Span(1, 6), NOTHING, no_descriptors("control")

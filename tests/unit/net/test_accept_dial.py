@@ -141,15 +141,33 @@ def test_a_full_descriptor_table_pauses_without_spinning_and_recovers() -> None:
         it.until(lambda: server.found)
 
 
+def free_descriptors(it: Node, count: int) -> int:
+    """The highest of so many that come next."""
+    one = it.keep(socket.socket()).fileno()
+    free = [os.dup(one) for _ in range(count)]  # others may have numbers in between
+    for fd in free:
+        os.close(fd)
+    return max(free)
+
+
+def test_a_limit_that_is_raised_meanwhile_counts_for_those_who_wait() -> None:
+    with node() as it:
+        paused: list[int] = []
+        ceilings = [free_descriptors(it, 10)]
+        server = Server(it, on_exhausted=lambda: paused.append(1), ceiling=lambda: ceilings[-1])
+        for _ in range(20):
+            it.keep(socket.create_connection(("127.0.0.1", server.port)))
+        it.until(lambda: len(paused) > 3)
+        assert len(server.found) < 20
+        ceilings.append(1 << 30)
+        it.until(lambda: len(server.found) == 20)
+
+
 def test_above_the_ceiling_nothing_is_accepted_until_descriptors_are_free_again() -> None:
     with node() as it:
         paused: list[int] = []
-        server = Server(it, on_exhausted=lambda: paused.append(1))
-        one = it.keep(socket.socket()).fileno()
-        free = [os.dup(one) for _ in range(30)]  # others may have numbers in between
-        for fd in free:
-            os.close(fd)
-        server.acceptor._ceiling = max(free)
+        ceiling = free_descriptors(it, 30)
+        server = Server(it, on_exhausted=lambda: paused.append(1), ceiling=lambda: ceiling)
         clients = [it.keep(socket.create_connection(("127.0.0.1", server.port))) for _ in range(20)]
         it.until(lambda: bool(paused))
         served = len(server.found)
