@@ -325,6 +325,7 @@ class Answer(Message):
     value: Any
 
 
+SIMPLE: dict[Any, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 KINDS: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__subclasses__()}
 
 
@@ -352,16 +353,20 @@ def _lift(value: Any, blobs: list[bytes]) -> Any:
     if isinstance(value, bytes):
         blobs.append(value)
         return {"$blob": len(blobs) - 1}
-    if isinstance(value, list | tuple):
-        return [_lift(item, blobs) for item in value]
-    return value
+    return [_lift(item, blobs) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _lower(value: Any, blobs: list[bytes]) -> Any:
     if isinstance(value, dict) and value.keys() == {"$blob"}:
         return blobs[value["$blob"]]
-    if isinstance(value, list):
-        return [_lower(item, blobs) for item in value]
+    return [_lower(item, blobs) for item in value] if isinstance(value, list) else value
+
+
+def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The value, if it is of the field's type, as far as control compares or reckons with it. Raises TypeError."""
+    kinds = SIMPLE.get(field.type) or (list if str(field.type).startswith("Sequence") else object)
+    if not isinstance(value, kinds):
+        raise TypeError(f"{field.name} is of type {type(value).__name__}")
     return value
 
 
@@ -378,8 +383,8 @@ def decode(body: bytes) -> Message:
         if name not in KINDS:
             return Unknown(str(name), any(marks[:1]))
         kind = KINDS[name]
-        known = {field.name for field in dataclasses.fields(kind)} & fields.keys()
-        return kind(**{field: _lower(fields[field], blobs) for field in known})
+        known = [(field, fields[field.name]) for field in dataclasses.fields(kind) if field.name in fields]
+        return kind(**{field.name: _typed(field, _lower(value, blobs)) for field, value in known})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ChannelError(f"malformed frame on the worker channel: {error}") from error
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 from collections.abc import Callable
 from unittest import mock
 
-from agent.channel import ChannelError, Message, decode
+from agent.channel import KINDS, LENGTH, PREFIX, SIMPLE, ChannelError, Unknown, decode, encode
 from agent.cni import ztun_cni
 from agent.handover.messages import Decoder, ProtocolError
 from agent.identity.handshake import Secured
@@ -70,13 +71,48 @@ def zds(data: bytes) -> None:
         assert descriptors == isinstance(request, Add)
 
 
+VALUES = (
+    None,
+    True,
+    7,
+    -1,
+    1.5,
+    "x",
+    "",
+    [],
+    ["a"],
+    [7],
+    [["a", 7]],
+    {"$blob": 0},
+    [["a", {"$blob": 1}]],
+    {},
+    {"a": 1},
+)
+
+
 def worker_channel(data: bytes) -> None:
-    """A frame of a worker, which may be taken over by its peers: a message, or a ChannelError."""
+    """A frame of a worker, which may be taken over by its peers: a message whose fields are of their types."""
+    noise = Noise(data)
+    frame = noise.rest() if noise.below(4) == 0 else framed(noise)
     try:
-        message = decode(data)
+        message = decode(frame)
     except ChannelError:
         return
-    assert isinstance(message, Message)
+    if isinstance(message, Unknown):
+        return
+    for field in dataclasses.fields(message):
+        kinds = SIMPLE.get(field.type)
+        assert kinds is None or isinstance(getattr(message, field.name), kinds)
+    assert decode(encode(message)[PREFIX.size :]) == message
+
+
+def framed(noise: Noise) -> bytes:
+    """Of a kind that there is, with the names of its fields and values of any type."""
+    kind = noise.pick(sorted(KINDS))
+    fields = {field.name: noise.pick(VALUES) for field in dataclasses.fields(KINDS[kind]) if noise.below(8)}
+    header = json.dumps([kind, fields]).encode()
+    blobs = [noise.some() for _ in range(noise.below(3))]
+    return b"".join(LENGTH.pack(len(part)) + part for part in (header, *blobs))
 
 
 def _of_records(fields: PlainValue) -> None:

@@ -66,7 +66,27 @@ def test_what_came_with_protocol_0_is_framed_as_builds_before_know_it() -> None:
 SECRET = {"identity": "spiffe://a/ns/b/sa/c", "key": {"$blob": 0}, "chain": [], "roots": []}
 
 
-@pytest.mark.parametrize("header", [[], ["Release"], ["Release", []], ["Release", {}], [[], {}], 5, "x"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        ["Release"],
+        ["Release", []],
+        ["Release", {}],
+        [[], {}],
+        5,
+        "x",
+        # What a worker would say that somebody has taken over: control compares and reckons with it.
+        ["Applied", {"revision": "7"}],
+        ["Applied", {"revision": None}],
+        ["Wanted", {"names": "all"}],
+        ["Wanted", {"names": {}}],
+        ["HandedOver", {"moved": [], "left": [], "took_s": "soon", "pause_s": 1, "failure": ""}],
+        ["NotKnown", {"kind": 5, "binds": True}],
+        ["Stats", {"metrics": [], "connections": [], "pods": []}],
+    ],
+    ids=repr,
+)
 def test_what_no_build_sends_is_malformed(header: object) -> None:
     with pytest.raises(ChannelError, match="malformed"):
         channel.decode(framed(header))
