@@ -107,6 +107,13 @@ def test_kinds_that_a_cluster_may_lack_are_served_where_it_has_them(
         "status": {"addresses": [{"type": "IPAddress", "value": "10.96.9.1"}]},
     }
 
+    limit = {
+        "apiVersion": "ztun.io/v1alpha1",
+        "kind": "ConnectionLimit",
+        "metadata": {"name": "few", "namespace": "demo"},
+        "spec": {"connections": 3},
+    }
+
     async def scenario() -> None:
         async with running(tmp_path, api) as plane, plane.client(token="of-n1") as client:
             await client.start()
@@ -120,6 +127,10 @@ def test_kinds_that_a_cluster_may_lack_are_served_where_it_has_them(
             service = workload_pb2.Address.FromString(found.resource.value).service
             assert service.waypoint.address.address == bytes([10, 96, 9, 1])
             assert [a.address[:2] for a in service.addresses] == [bytes([240, 240]), bytes([0x20, 0x01])]
+            api.create(limit)
+            found = next(r for r in (await client.take(ADDRESS_TYPE)).resources if "//Pod/" in r.name)
+            [extension] = workload_pb2.Address.FromString(found.resource.value).workload.extensions
+            assert extension.name == "ztun.io/limits"
 
     asyncio.run(scenario())
 

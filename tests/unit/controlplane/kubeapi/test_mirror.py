@@ -13,6 +13,7 @@ from agent.controlplane.kubeapi.stored import KINDS, Kind, Stored, stored
 from agent.controlplane.read.manifests import parse
 from agent.controlplane.read.objects import Pod
 from agent.kubernetes.reflector import Gone, Listed, Put, Unusable
+from agent.model.limits import Limits
 from tests.support import kube
 
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -58,12 +59,14 @@ def test_what_means_nothing_to_a_mesh_changes_no_document() -> None:
     assert stored(POD, later).text == stored(POD, earlier).text
 
 
-def test_what_istio_writes_on_an_object_is_kept() -> None:
+def test_what_means_something_on_an_object_is_kept() -> None:
     body = raw()
     said = {"ambient.istio.io/redirection": "enabled", "networking.istio.io/exportTo": "."}
+    said["ztun.io/limits"] = "connections=3"
     body["metadata"]["annotations"] = {**said, "other": "x"}
     [pod] = read(POD, body)
     assert pod.meta.annotations == said
+    assert pod.limits == Limits(connections=3)
 
 
 def test_a_policy_is_kept_whole_so_that_what_nobody_knows_refuses_it() -> None:
