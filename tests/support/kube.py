@@ -88,7 +88,7 @@ class FakeApi:
         self.is_gone_an_event = True
         """A watch from a version that is forgotten: an event in a stream that was accepted, or a plain 410."""
         self.requests: list[str] = []
-        self.lacks = {"networking.istio.io", "gateway.networking.k8s.io"}
+        self.lacks = {"networking.istio.io", "gateway.networking.k8s.io", "ztun.io"}
         """API groups that nobody has installed."""
         self.tokens = {TOKEN}
         self.reviews: dict[str, Raw] = {}

@@ -46,11 +46,9 @@ class ConnectionLimits:
 def add_limits(message: wds.Workload, pod: Pod, limits: Iterable[ConnectionLimit], mesh: Mesh) -> None:
     made = ztun_pb2.ConnectionLimits()
     if pod.limits is not None:
+        # Not by the pod's name: what pods of one Deployment say alike, agents hold once.
         why = f", which means nothing ({pod.limits_refused})" if pod.limits_refused else ""
-        _put(
-            made.limits.add(name=f"annotation {ANNOTATION} of pod {pod.meta.namespace}/{pod.meta.name}{why}"),
-            pod.limits,
-        )
+        _put(made.limits.add(name=f"its annotation {ANNOTATION}{why}"), pod.limits)
     for limit in limits:
         why = ", which is refused" if limit.is_stand_in else ""
         put = made.limits.add(name=f"{limit.meta}{why}")

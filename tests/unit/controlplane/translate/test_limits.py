@@ -49,7 +49,7 @@ def first(*texts: str) -> Standing:
 def test_an_annotation_is_for_every_client_of_its_pod() -> None:
     standing = first(annotated(WEB, "connections=3, bytes-per-second=10M"), DB)
     assert not standing.errors
-    name = "annotation ztun.io/limits of pod demo/web"
+    name = "its annotation ztun.io/limits"
     assert told(standing) == {"web": (ConnectionLimit(name, Limits(3, None, 10_000_000)),), "db": ()}
 
 
