@@ -56,7 +56,7 @@ class Pins:
         """
         self._choose_root()
         self.require_lasting()
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.mkdir(parents=True, exist_ok=True)
         if self.is_private and not is_bpffs(self.root):
             # mount -t bpf bpf RUN_DIR/bpf -o mode=0700
@@ -126,7 +126,7 @@ class Pins:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One writer at a time: waits for another that is at work."""
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = self._lock()
         try:
             yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -48,11 +48,38 @@ def mounted(directory: Path, *commands: tuple[str, ...]) -> Iterator[None]:
         subprocess.run(("umount", "--lazy", str(directory)), check=True)
 
 
-def test_one_that_something_is_mounted_over_is_made_again_there_and_below(world: World) -> None:
-    directory = world.mesh.run_dir("node-a")
-    with mounted(directory, ("mount", "-t", "tmpfs", "tmpfs", str(directory))):
+@contextmanager
+def filled(directory: Path) -> Iterator[None]:
+    """What it is on has no room left."""
+    filler = directory / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def test_one_that_something_is_mounted_over_is_made_again_there_and_below_and_may_be_full(
+    world: World,
+) -> None:
+    directory, spare = world.mesh.run_dir("node-a"), world.pod("spare-a")
+    with mounted(directory, ("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(directory))):
         until(lambda: world.cli("status", node="node-a").returncode == 0, "commands find the agent there")
         assert (directory / "wishes.json").exists()
+        with filled(directory):
+            refused = world.cli("enroll", spare.key, "--netns", str(spare.netns), node="node-a")
+            assert refused.returncode == 1, "what could not be kept is not promised"
+            assert "No space left on device" in refused.stderr and "wishes.json" in refused.stderr
+            assert '"spare-a"' not in (directory / "wishes.json").read_text(), "it is as it was, and whole"
+            let_go = world.cli("unenroll", "demo/client-a", node="node-a")
+            assert let_go.returncode == 0, let_go.stderr
+            status = world.cli("status", node="node-a")
+            assert status.returncode == 3 and "wishes cannot be kept" in status.stdout
+        world.mesh.enroll(world.pod("client-a"))
+        world.mesh.wait_ready("node-a")
+        assert '"client-a"' in (directory / "wishes.json").read_text()
     until(lambda: world.cli("status", node="node-a").returncode == 0, "commands find the agent again")
 
 
