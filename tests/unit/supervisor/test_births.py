@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 
+import pytest
+
+from agent.supervisor import births as births_module
 from agent.supervisor.births import Births
 from redirect.nursery import Nursery
 from redirect.spawn import Cause
@@ -50,3 +53,25 @@ def test_a_birth_puts_off_its_end() -> None:
         assert nursery.pid is None
 
     asyncio.run(live())
+
+
+def test_it_says_when_the_next_one_is_born_of_other_code(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after `pip install -U` beneath a running agent: what is forked from memory is still of its own."""
+    monkeypatch.setattr(births_module, "on_disk", lambda: "0ther000")
+
+    async def live() -> None:
+        nursery = Nursery.started(FAILING)
+        births = Births(nursery, idle_s=3600.0)
+        try:
+            for said in (0, 1):
+                child = births.start(FAILING, ["end"])
+                assert child.failure().cause is Cause.ENDED and len(caplog.records) == said
+                child.close()
+                nursery.close()
+        finally:
+            births.close()
+
+    asyncio.run(live())
+    assert "workers that are started now are of build 0ther000; restart the agent" in caplog.text
