@@ -190,13 +190,13 @@ def _answers(netlink: socket.socket) -> Iterator[bytes]:
         while data:
             length, kind, _, _, _ = _HEADER.unpack_from(data)
             body, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
-            if kind == NLMSG_DONE:
-                return
-            if kind == NLMSG_ERROR:
+            if kind in (NLMSG_DONE, NLMSG_ERROR):
+                # A list that could not be made ends like one that is empty, but for the error in its end: so it is
+                # where inet_diag is loaded and tcp_diag is not.
                 (code,) = struct.unpack_from("=i", body)
-                if code == 0:
-                    return
-                raise OSError(-code, os.strerror(-code))
+                if code < 0:
+                    raise OSError(-code, os.strerror(-code))
+                return
             yield body
 
 

@@ -146,3 +146,12 @@ def test_of_what_nobody_has_any_more_nothing_is_said(how: str) -> None:
         ends = end(server, far=True), end(server)
         client.close() if how == "closed" else client.shutdown(socket.SHUT_WR)
         assert sock_diag.owner(*ends) is None
+
+
+def test_a_list_that_the_kernel_cannot_make_is_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a protocol that no kernel lists, as TCP is where tcp_diag is missing: the dump ends with ENOENT."""
+    assert sock_diag.can_list()
+    monkeypatch.setattr(socket, "IPPROTO_TCP", socket.IPPROTO_RSVP)
+    assert not sock_diag.can_list()
+    with pytest.raises(FileNotFoundError):
+        sock_diag.tcp_sockets()
