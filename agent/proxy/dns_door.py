@@ -101,8 +101,7 @@ class DnsDoor:
             try:
                 self._may_load()
             except OSError as error:
-                # Half of one build and half of another would guess: nobody is answered, and the other workers are asked
-                # by the programs no more than this one.
+                # Half of one build and half of another would guess: nobody is answered until the agent is restarted.
                 log.error("captured DNS is not answered: %s", error)
                 self._is_refused = True
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from agent.model.address import SocketAddress, parse_ip
 from agent.net.accept import OnAccept
 from agent.net.loop import Loop
 from agent.proxy.dns_door import LATE_ANSWERS_S, DnsDoor
+from tests.support.certs import TestCA
+from tests.support.datapath import DataPath
 
 POD, OTHER = parse_ip("10.0.0.1"), parse_ip("10.0.0.2")
 SERVER = SocketAddress(parse_ip("10.96.0.10"), 53)
@@ -113,6 +116,16 @@ def test_nothing_of_another_build_is_loaded_and_it_is_said_once(
     assert [each.message for each in caplog.records] == [
         "captured DNS is not answered: the code was replaced"
     ]
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_where_every_pods_queries_come_what_answers_is_there_from_the_start(captures: bool) -> None:
+    """What lies on the disk when the first pod comes may be another build."""
+    loop = Loop(time.monotonic, lambda error, _: pytest.fail(str(error)))
+    plane = DataPath(loop, TestCA(), dns_capture=str(captures).lower())
+    assert bool(list(plane.dns.samples())) == captures
+    plane.close()
+    loop.close()
 
 
 def test_connections_to_name_servers_are_its_own_and_no_others(scene: Scene) -> None:
