@@ -306,6 +306,11 @@ class HandedOver(Message):
     """The longest time for which nobody read or wrote one of them."""
     failure: str = ""
     """Why it stopped before the end."""
+    moved_s: float = 0.0
+    """Of `took_s`, until the last of it had moved."""
+    values_bytes: int = 0
+    blobs_bytes: int = 0
+    """Of the state of what moved; the blobs are keys, and bytes that were under way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from agent.handover.formats import given
 from agent.handover.giver import Accepted, Declined, Giver, Greeted
 from agent.handover.line import Gone, Line
 from agent.handover.messages import Message, ProtocolError
-from agent.model.unit import BadUnit, StaysHere, Unit
+from agent.model.unit import BadUnit, StaysHere, Unit, values_bytes
 from agent.net.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,12 @@ class Account:
     """By kind of unit."""
     stays: tuple[Remains, ...] = ()
     took_s: float = 0.0
+    moved_s: float = 0.0
+    """Until the last of it had moved: what comes after that is waiting for what cannot yet."""
+    values_bytes: int = 0
+    """Of what moved, its state but for the bytes that were under way."""
+    blobs_bytes: int = 0
+    """Those, and keys."""
     pauses_s: list[float] = field(default_factory=list)
     """For how long each unit was frozen until it was given, or taken back."""
     failure: str = ""
@@ -101,6 +107,8 @@ class _Frozen:
     key: int
     """The inode of its first socket, which stays the same here."""
     since_s: float
+    values_bytes: int = 0
+    blobs_bytes: int = 0
 
 
 class Giving:
@@ -224,7 +232,7 @@ class Giving:
         except StaysHere:
             return  # the next sweep finds it again, or the end of all sweeps says why it stays
         key = os.fstat(fds[0]).st_ino if fds else 0
-        self._frozen = _Frozen(movable, unit.kind, key, since_s)
+        frozen = self._frozen = _Frozen(movable, unit.kind, key, since_s)
         if key in self._refused:
             self._take_back("")
             return
@@ -233,6 +241,8 @@ class Giving:
         except BadUnit as error:
             self._take_back(f"{error}")
             return
+        frozen.values_bytes = values_bytes(data)
+        frozen.blobs_bytes = len(data) - frozen.values_bytes
         try:
             self._line.send(self._giver.offer(data, fds))
         except Gone as gone:
@@ -253,7 +263,11 @@ class Giving:
         self._frozen = None
         frozen.movable.let_go()
         self._timed(frozen)
-        self._account.moved[frozen.kind] += 1
+        account = self._account
+        account.moved[frozen.kind] += 1
+        account.moved_s = self._loop.now() - self._began_s
+        account.values_bytes += frozen.values_bytes
+        account.blobs_bytes += frozen.blobs_bytes
         self._moved()
 
     def _take_back(self, reason: str, *, is_refused: bool = True) -> None:

@@ -160,4 +160,7 @@ def told(account: Account) -> HandedOver:
         account.took_s,
         max(account.pauses_s, default=0.0),
         account.failure,
+        account.moved_s,
+        account.values_bytes,
+        account.blobs_bytes,
     )

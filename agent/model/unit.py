@@ -62,6 +62,11 @@ def encode(unit: Unit, format_: int = FORMAT) -> bytes:
     return data
 
 
+def values_bytes(data: bytes) -> int:
+    """How much of an encoded unit is its values. The rest is only carried: keys, and what is under way."""
+    return _LENGTH.size + int(_LENGTH.unpack_from(data)[0])
+
+
 def _lift(value: PlainValue, blobs: list[bytes]) -> object:
     if isinstance(value, bytes):
         blobs.append(value)

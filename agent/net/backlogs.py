@@ -55,6 +55,10 @@ class Backlogs:
         """Less than half of the limit is used: windows may grow."""
         return self.total_bytes < self.limit_bytes // 2
 
+    def of(self, group: Hashable) -> list[Holder]:
+        """Who holds something of a group."""
+        return [holder for holder in self._held if holder.group is group]
+
     def hold(self, holder: Holder, size: int) -> None:
         """`size` bytes more have to wait for the application of `holder`."""
         self.total_bytes += size

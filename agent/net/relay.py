@@ -205,6 +205,11 @@ class TunnelRelay(EndingRelay):
     def sock(self) -> socket.socket:
         return self._sock
 
+    @property
+    def owner(self) -> TunnelRelayOwner:
+        """Of one that is not over."""
+        return self._owner
+
     def state(self) -> State:
         """Which directions are open follows from the stream."""
         lost: State | None = None

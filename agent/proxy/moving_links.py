@@ -1,7 +1,7 @@
 """Connections of HBONE that move, of either end, with all their tunnels: those that carry, and those not answered yet.
 
-A link and what hangs on it cannot be parted: what one tunnel is sent has its place among what all are sent. Relays are
-found by the registry, as the link forgets one whose both directions have ended, though bytes wait for the application.
+A link and what hangs on it cannot be parted: what one tunnel is sent has its place among what all are sent. The link
+forgets a relay whose both directions have ended, though bytes wait for the application: those are found by the bytes.
 One that was cut stays here with the little that it still delivers.
 """
 
@@ -18,6 +18,7 @@ from agent.model.connection import Direction
 from agent.model.outcome import Outcome
 from agent.model.unit import BadUnit, State, StateReader, StaysHere, Unit
 from agent.model.unit_values import identity, socket_address
+from agent.net.backlogs import Backlogs
 from agent.net.dial import Dial
 from agent.net.relay import TunnelRelay
 from agent.net.tunnel import Tunnel
@@ -41,7 +42,6 @@ CLIENT, SERVER = "client link", "server link"
 MOST = 1 << 16
 """Of anything in one link. The codec knows better limits."""
 MOST_PREFACE_BYTES = 1 << 10
-Carried = list[tuple[Life, TunnelRelay]]
 
 
 class MovableLink:
@@ -79,17 +79,19 @@ class MovableLink:
             raise StaysHere(why)
         pod = plane.pods.at(self.pod)
         known = {tunnel: tunnel.asker or tunnel.owner for tunnel in link.tunnels()}
-        carried = carried_by(plane, link)
+        carried = carried_by(link, plane.loop.backlogs)
         if not link.freeze():
             raise StaysHere("the connection has ended")
         owners = [known.get(tunnel) for tunnel in link.tunnels()]
         self._sockets = [link.sock]
         fields: State = {"pod": () if pod is None else pod.owner}
         relays: list[State] = []
-        for life, relay in carried:
+        for relay in carried:
             if relay.stays:
                 relay.leave()
                 continue
+            life = relay.owner
+            assert isinstance(life, Life), "nobody else relays tunnels"
             relay.freeze()
             relays.append({"standing": Standing.state(plane, life), "relay": relay.state()})
             self._sockets.append(relay.sock)
@@ -192,14 +194,11 @@ def why_not(tunnel: Tunnel) -> str:
     return ""
 
 
-def carried_by(plane: DataPlane, link: TunnelLink) -> Carried:
-    """What is relayed over it, also where the link has forgotten that."""
-    found: Carried = []
-    for live in plane.registry:
-        life = live.owner
-        if isinstance(life, Life) and isinstance(life.relay, TunnelRelay) and life.relay.group is link:
-            found.append((life, life.relay))
-    return found
+def carried_by(link: TunnelLink, backlogs: Backlogs) -> list[TunnelRelay]:
+    """What is relayed over it, also where the link has forgotten that. Not by way of the registry: that has many."""
+    sinks = [tunnel.sink for tunnel in link.tunnels()]
+    known = dict.fromkeys((*sinks, *backlogs.of(link)))
+    return [relay for relay in known if isinstance(relay, TunnelRelay)]
 
 
 class ThawedLink:

@@ -149,15 +149,19 @@ def row(link: WorkerLink, taker: WorkerLink, account: HandedOver) -> dict[str, o
         "moved": dict(account.moved),
         "left": dict(account.left),
         "took_s": account.took_s,
+        "moved_s": account.moved_s,
+        "values_bytes": account.values_bytes,
+        "blobs_bytes": account.blobs_bytes,
         "longest_pause_s": account.pause_s,
         "failure": account.failure,
     }
 
 
 def in_words(account: HandedOver) -> str:
+    moved_s = account.moved_s or account.took_s
     return (
-        f"{counted(account.moved) or 'nothing'} in {account.took_s:.3f} s, none of it stood still for more than"
-        f" {account.pause_s * 1000:.1f} ms"
+        f"{counted(account.moved) or 'nothing'} in {moved_s:.3f} s, none of it stood still for more than"
+        f" {account.pause_s * 1000:.1f} ms; over after {account.took_s:.3f} s"
     )
 
 

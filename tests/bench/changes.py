@@ -50,7 +50,7 @@ PYTHON = (sys.executable, "-S", "-E")
 
 @dataclass(slots=True)
 class Load:
-    """Visits on some paths. `told`: what became of them, by path, once it has ended."""
+    """Visits on some paths, from a pod to another or to an address. `told`: what became of them, by path, once over."""
 
     world: World
     paths: tuple[tuple[str, str], ...]
@@ -63,7 +63,7 @@ class Load:
                 *PYTHON,
                 "-m",
                 "tests.bench.visits",
-                self.world.address(server),
+                self.world.address(server) if f"demo/{server}" in self.world.lab.pods else server,
                 str(APP_PORT),
                 str(AT_ONCE),
             ]

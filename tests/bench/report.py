@@ -83,8 +83,19 @@ METRICS = (
     Metric("strangers_lost", "live connections lost to crowds", "", 0),
     Metric("strangers_failed", "newcomers and members not served", "", 0),
     Metric("strangers_memory", "memory not given back in a minute", "MB", 1),
+    Metric("survive_lost", "live connections lost to upgrades", "", 0),
+    Metric("survive_failed", "new ones that failed beside them", "", 0),
+    Metric("survive_slower", "longest answer, beyond that without upgrades", "ms", 0),
+    Metric("survive_back", "counters that went back", "", 0),
+    Metric("survive_hand_over", "hand-over of a node, the longest", "s", 2),
+    Metric("survive_state", "what goes for a tunnel, beside bytes under way", "kB", 2),
+    Metric("survive_memory", "memory after all upgrades / before", "", 2),
+    Metric("survive_descriptors", "descriptors after all upgrades / before", "", 2),
+    Metric("survive_killed_failed", "connects that failed while nobody was there", "", 0),
+    Metric("survive_killed_longest", "longest new one, all of ztun killed", "s", 1),
+    Metric("survive_killed_told", "from the next start until what was cut is told", "s", 1),
 )
-KEYS = frozenset({"metrics", "at_least", "at_most", "aim", "to", "commit", "workers"})
+KEYS = frozenset({"metrics", "at_least", "at_most", "aim", "to", "commit", "workers", "bench"})
 LABELS = {metric.key: metric.label.strip() for metric in METRICS}
 
 
@@ -93,7 +104,7 @@ class Target:
     """A bound on ztun over a peer for some metrics.
 
     `aim`: where it is to get beyond the bound, which nothing fails for. `commit`: of the peer `before`, and `workers`:
-    how many each agent has, where the bound is for those alone.
+    how many each agent has, where the bound is for those alone. `bench`: of which bench, where that has one of its own.
     """
 
     metrics: tuple[str, ...]
@@ -103,11 +114,12 @@ class Target:
     aim: float | None = None
     commit: str = ""
     workers: int = 0
+    bench: str = ""
 
     def is_for(self, commit: str, workers: int) -> bool:
         """Whether it counts in a run against that commit (empty: against none), with so many workers."""
         is_peer = not self.commit or (bool(commit) and commit.startswith(self.commit))
-        return is_peer and self.workers in (0, workers)
+        return is_peer and self.workers in (0, workers) and not self.bench
 
 
 class TargetsError(ValueError):
@@ -127,7 +139,7 @@ def read_targets(document: Mapping[str, Any]) -> list[Target]:
         to = entry.get("to", "envoy")
         if to not in PEERS:
             raise TargetsError(f"[{name}]: to = {to!r}; want one of {', '.join(PEERS)}")
-        more = {key: entry[key] for key in ("aim", "commit", "workers") if key in entry}
+        more = {key: entry[key] for key in ("aim", "commit", "workers", "bench") if key in entry}
         found.append(Target(tuple(entry["metrics"]), **bounds, to=to, **more))
     return found
 

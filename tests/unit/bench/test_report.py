@@ -85,6 +85,7 @@ def test_a_bound_for_one_commit_counts_in_a_run_against_that_one() -> None:
     assert not target.is_for("b816865", 2) and not target.is_for("", 2)
     assert Target(("upload_1",), at_least=1.0).is_for("", 2)
     assert not Target(("upload_1",), at_least=1.0, workers=4).is_for("", 2)
+    assert not Target(("upload_1",), at_least=1.0, bench="another").is_for("", 2)
 
 
 def test_an_aim_is_shown_and_nothing_fails_for_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 import threading
 import time
@@ -12,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.bench.survive import Holdings, Phase, add, misses
+from tests.bench import report
+from tests.bench.survival import Holdings, Phase, Run, hand_over_of, table
 from tests.bench.survivors import PATTERN_BYTES, Crowd, Echo, Said
 
 Change = Callable[[bytes, int], bytes | None]
@@ -107,55 +107,79 @@ def lived(**told: Any) -> dict[str, Any]:
     return {"a to b": row | {"bulk_bytes": 5} | told}
 
 
-def visited(**failed: int) -> dict[str, Any]:
-    return {"a to b": {"visits": 50, "failed": failed, "p50_s": 0.1, "p99_s": 0.1, "longest_s": 0.1}}
+def visited(longest_s: float = 0.1, **failed: int) -> dict[str, Any]:
+    return {"a to b": {"visits": 50, "failed": failed, "p50_s": 0.1, "p99_s": 0.1, "longest_s": longest_s}}
 
 
-OPTIONS = argparse.Namespace(requests=100)
-HELD = [{"node-a": Holdings(100.0, 50, 3)}, {"node-a": Holdings(101.0, 52, 3)}]
+def moved(took_s: float = 0.2, values_bytes: int = 2_000, failure: str = "") -> dict[str, Any]:
+    return {
+        "moved_s": took_s,
+        "longest_pause_s": took_s / 10,
+        "values_bytes": values_bytes,
+        "blobs_bytes": 5_000_000,
+        "failure": failure,
+    }
+
+
+def held(memory_mb: float = 100.0, descriptors: int = 50) -> dict[str, Holdings]:
+    return {"node-a": Holdings(memory_mb, descriptors, 3)}
+
+
+def phase(name: str = "upgrades", *rows: dict[str, Any], fresh: Any = None, **told: Any) -> Phase:
+    made = Phase(name, living=lived(**told), fresh=fresh or visited())
+    made.hand_overs = [hand_over_of("node-a", 1, rows or (moved(), moved()))]
+    return made
+
+
+def missed(
+    upgraded: Phase, now: dict[str, Holdings] | None = None, killed: Phase | None = None, told_s: float = 1.0
+) -> list[str]:
+    run = Run(phase("quiet"), upgraded, killed or phase("killed"), told_s, (held(), now or held()))
+    targets = [target for target in report.targets() if target.bench == "survive"]
+    return report.misses(run.samples(), targets)
 
 
 def test_a_run_in_which_everything_lives_on_misses_nothing() -> None:
-    phases = [Phase(name, living=lived(), fresh=visited()) for name in ("no upgrade", "upgrades", "killed")]
-    assert misses(phases, HELD, 1.0, OPTIONS) == []
+    assert missed(phase()) == []
 
 
 @pytest.mark.parametrize(
-    ("upgraded", "held", "killed_s", "named"),
+    ("fault", "metric"),
     [
-        (
-            Phase("upgrades", living=lived(lost=2, why={"reset": 2}), fresh=visited()),
-            HELD,
-            1.0,
-            "2 of 12 connections",
-        ),
-        (Phase("upgrades", living=lived(), fresh=visited(hear=1)), HELD, 1.0, "1 new connections failed"),
-        (Phase("upgrades", living=lived(longest_s=0.4), fresh=visited()), HELD, 1.0, "400 ms, target 350"),
-        (Phase("upgrades", living=lived(words=10), fresh=visited()), HELD, 1.0, "60 requests, target 100"),
-        (Phase("upgrades", living=lived(), fresh=visited(), went_back=["x 2 -> 1"]), HELD, 1.0, "x 2 -> 1"),
-        (
-            Phase("upgrades", living=lived(), fresh=visited()),
-            [HELD[0], {"node-a": Holdings(111.0, 50, 3)}],
-            1.0,
-            "MB",
-        ),
-        (
-            Phase("upgrades", living=lived(), fresh=visited()),
-            [HELD[0], {"node-a": Holdings(99.0, 60, 3)}],
-            1.0,
-            "60 d",
-        ),
-        (Phase("upgrades", living=lived(), fresh=visited()), HELD, 3.6, "told after 3.6 s"),
+        (lambda: missed(phase(lost=2, why={"reset": 2})), "survive_lost"),
+        (lambda: missed(phase(fresh=visited(hear=1))), "survive_failed"),
+        (lambda: missed(phase(longest_s=0.4)), "survive_slower"),
+        (lambda: missed(phase(fresh=visited(0.4))), "survive_slower"),
+        (lambda: missed(phase("upgrades", moved(0.6), moved(0.5))), "survive_hand_over"),
+        (lambda: missed(phase("upgrades", moved(), moved(values_bytes=2_100))), "survive_state"),
+        (lambda: missed(phase(), held(memory_mb=111.0)), "survive_memory"),
+        (lambda: missed(phase(), held(descriptors=60)), "survive_descriptors"),
+        (lambda: missed(phase(), killed=phase(fresh=visited(**{"connect: no": 1}))), "survive_killed_failed"),
+        (lambda: missed(phase(), killed=phase(fresh=visited(3.6))), "survive_killed_longest"),
+        (lambda: missed(phase(), told_s=3.6), "survive_killed_told"),
     ],
 )
-def test_what_falls_short_is_named(upgraded: Phase, held: Any, killed_s: float, named: str) -> None:
-    phases = [Phase("no upgrade", living=lived(), fresh=visited()), upgraded, Phase("killed", living=lived())]
-    missed = misses(phases, held, killed_s, OPTIONS)
-    assert len(missed) == 1 and named in missed[0], missed
+def test_what_falls_short_is_named(fault: Callable[[], list[str]], metric: str) -> None:
+    lines = fault()
+    assert len(lines) == 1 and lines[0].startswith(metric), lines
+
+
+def test_what_was_open_when_all_is_killed_may_be_reset() -> None:
+    assert missed(phase(), killed=phase(fresh=visited(**{"hear: reset": 3}), lost=10)) == []
+
+
+def test_a_counter_that_goes_back_and_a_hand_over_that_fell_short_are_told() -> None:
+    upgraded = phase("upgrades", moved(failure="late"))
+    upgraded.went_back = ["x 2 -> 1"]
+    (line,) = missed(upgraded)
+    assert line.startswith("survive_back")
+    told = table(upgraded)
+    assert "x 2 -> 1" in told and "node-a fell short: late" in told
+    assert "0.20 s at most (1 tunnels, 2000 bytes each beside 5.0 MB" in told
 
 
 def test_parts_of_a_phase_add_up() -> None:
-    whole = lived()
-    add(whole, lived(alive=8, lost=2, words=7, longest_s=0.05))
-    assert whole["a to b"]["words"] == 57 and whole["a to b"]["longest_s"] == 0.1
-    assert (whole["a to b"]["alive"], whole["a to b"]["lost"]) == (8, 2)
+    whole = phase()
+    whole.add(lived(alive=8, lost=2, words=7, longest_s=0.05))
+    assert whole.living["a to b"]["words"] == 57 and whole.longest_word_s == 0.1
+    assert whole.lost == 2 and whole.requests == 57 + 50

@@ -235,7 +235,8 @@ def test_everything_moves_in_its_order_and_the_figures_last(things: Things, play
     assert scene.account.moved == {"thing": 22} and not scene.account.stays and not scene.account.failure
     assert scene.taker.started == [*map(str, range(20)), "many", "none"] and not scene.taker.dropped
     assert {thing.where for thing in scene.giver.things} == {"taker"}
-    assert len(scene.account.pauses_s) == 22 and 0 < sum(scene.account.pauses_s) <= scene.account.took_s
+    assert len(scene.account.pauses_s) == 22
+    assert 0 < sum(scene.account.pauses_s) <= scene.account.moved_s <= scene.account.took_s
     assert not scene.taker.inherited and not scene.taker.has_ended
     scene.giving.end(b'{"a": 1}')
     scene.until(lambda: scene.taker.has_ended, "the end")
@@ -251,6 +252,7 @@ def test_what_is_large_waits_once_and_what_cannot_move_is_looked_for_again(
     assert scene.account.moved == {"thing": 3} and not scene.account.stays
     assert scene.taker.started[0] == "small"
     assert (large.tries, later.tries) == (1, 2)
+    assert 0 < scene.account.values_bytes < 500 < LARGE_BYTES < scene.account.blobs_bytes < LARGE_BYTES + 500
 
 
 def test_what_is_refused_goes_on_here_and_is_not_offered_again(

@@ -14,6 +14,7 @@ from agent.model.policy import Action, Match, StringMatch, StringMatchKind
 from agent.model.unit import BadUnit, decode, encode
 from agent.net.tunnel_link import TunnelLink
 from agent.proxy.moving import movables, thaw
+from agent.proxy.moving_links import carried_by
 from agent.state.apply import Batch
 from tests.support import mesh
 from tests.support.datapath import DataPath
@@ -84,6 +85,23 @@ def test_tunnels_go_on_and_new_ones_use_the_same_connection(world: World, end: s
     assert world.driver.call(lambda: sockets_open(giver, taker)) == 0
     assert not giver.lines and len(taker.lines) == 21
     assert {field(line, "bytes_sent") for line in taker.lines} == {"1002", "8"}
+
+
+@ENDS
+def test_what_it_carries_is_all_that_goes_by_it_and_nothing_else(world: World, end: str) -> None:
+    plane = of(world, end)
+    apps = connected(world, 3)
+    owners: set[object] = set()
+
+    def carried() -> bool:
+        every = [link for _, link in plane.pool.links] + [entry.link for entry in plane.inbound.links]
+        assert len(every) == 1
+        owners.update(relay.owner for relay in carried_by(every[0], plane.loop.backlogs))
+        return owners == {live.owner for live in plane.registry}
+
+    assert world.driver.call(carried) and len(owners) == len(apps)
+    for app in apps:
+        app.close()
 
 
 def test_bytes_that_flow_are_not_lost_and_not_changed(world: World) -> None:
