@@ -14,6 +14,7 @@ from pathlib import PurePath
 
 from agent.config import Config
 from agent.enroll.kernel import KernelSide
+from agent.latecomers import let_in
 from agent.model.listener import Datagrams, Listener, Side
 from agent.net.sockets import open_datagrams, open_listener
 from agent.supervisor.crew import Crew
@@ -49,7 +50,7 @@ async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> N
 
     Rings of an earlier agent stay, or go where none are wanted. Raises RedirectError, OSError.
     """
-    crew.ring_readers.members = await kernel.run(lambda redirection: redirection.members())
+    crew.ring_readers.members = await kernel.run(lambda redirection: redirection.descriptor("members"))
     if settings.local_path == "host":
         crew.ring_readers.choice_key = await kernel.run(lambda redirection: redirection.conf().choice_key)
     count = settings.worker_count if settings.honest_connect != "off" else 0
@@ -61,10 +62,14 @@ async def prepare_company(settings: Config, kernel: KernelSide, crew: Crew) -> N
 
 
 async def open_slots(settings: Config, kernel: KernelSide, crew: Crew) -> None:
-    """Once the workers serve: their listeners into the slots of the kernel side. Raises RedirectError, OSError."""
+    """Once the workers serve: their listeners into the slots of the kernel side; who waited for that is let in.
+
+    Raises RedirectError, OSError.
+    """
     slots = {name: sock.fileno() for name, sock in crew.listeners().items()}
     takers = [{name: sock.fileno() for name, sock in socks.items()} for socks in crew.every_owners()]
     have_rings = settings.honest_connect != "off"
     # First who takes what: from the slots on connections come, and what a worker dials to itself must find it.
     await kernel.run(lambda redirection: redirection.set_takers(takers, have_rings=have_rings))
     await kernel.run(lambda redirection: redirection.set_listeners(slots))
+    await kernel.run(let_in)

@@ -36,6 +36,7 @@ SHARED = (
     "agent.log",
     "agent.mesh_state",
     "agent.model.listener",
+    "agent.net.frames",
     "agent.net.sockets",
     "agent.telemetry.metrics",
     "agent.telemetry.record",

@@ -127,8 +127,10 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
             note_opened(&flow, ifindex);
             PASS(EXIT_from_pod_OPEN_SYN);
         }
-        if (!has_listener(SLOT_OUTBOUND))
+        if (!has_listener(SLOT_OUTBOUND)) {
+            note_waiting(skb, p, &flow, ifindex);
             DROP(EXIT_from_pod_NO_LISTENER);
+        }
         count_capture(ifindex, 0);
         u32 reason = EXIT_from_pod_SYN_TO_PROXY;
         /* the proxy answers DNS itself: there is no destination to wait for */

@@ -112,8 +112,10 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
         }
         forget_past_proxy(&flow);
         int slot = p->dport_be == __builtin_bswap16(HBONE_PORT) ? SLOT_HBONE : SLOT_PLAINTEXT;
-        if (!has_listener(slot))
+        if (!has_listener(slot)) {
+            note_waiting(skb, p, &flow, ifindex);
             DROP(EXIT_to_pod_NO_LISTENER);
+        }
         struct prefiltered *of = prefiltered_of(p, ifindex);
         struct denial *denial = denied(skb, p, of, c);
         int is_sampled = denial && of && is_sample(of);

@@ -23,6 +23,7 @@ from redirect.denials import Denial, DenialKey, Prefiltered
 from redirect.limits import MEMBERS, CaptureCount, Member, PodRates, Stranger
 from redirect.opening import Opening
 from redirect.trace_entries import TraceFilter
+from redirect.waiting import MOST, RECORD_BYTES
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
@@ -230,7 +231,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class FlowKey:
-    """Key of `hostflows` and `passthru`: one direction of a connection at a hook.
+    """Key of `hostflows`, `passthru` and `waiting`: one direction of a connection at a hook.
 
     Of HOOK_OPEN, in `hostflows` alone: a connection that began past the proxy while its pod was open, as it sends it.
     """
@@ -332,6 +333,8 @@ MAPS = {
     "rings": MapShape("array_of_maps", 4, 4, OWNERS_MAX),
     "takers": MapShape("sockmap", 4, 8, len(SLOTS) * OWNERS_MAX),
     "turns": MapShape("array", 4, 4, TURNS),
+    "waiting": MapShape("lru_hash", FlowKey.FORMAT.size, RECORD_BYTES, MOST),
+    "drafts": MapShape("percpu_array", 4, RECORD_BYTES, 1),
     "tracing": MapShape("array", 4, TraceFilter.FORMAT.size, 1),
     "trace_ring": MapShape("array_of_maps", 4, 4, 1),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),

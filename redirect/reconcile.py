@@ -253,9 +253,9 @@ class Redirection:
         """What the programs are told of this node. Raises NoPins."""
         return self._maps.conf()
 
-    def members(self) -> int:
-        """A descriptor of the map `members`, whose memory may be mapped; the caller's. Raises NoPins, OSError."""
-        return os.dup(self._maps.fds["members"])
+    def descriptor(self, name: str) -> int:
+        """Of a map; the caller's. Raises NoPins, OSError."""
+        return os.dup(self._maps.fds[name])
 
     def half_open(self) -> int:
         """How many connections to the listeners are in their handshake."""

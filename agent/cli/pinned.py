@@ -21,6 +21,7 @@ from redirect.layout import IP, LAYOUT_HASH, MAPS, NO_MAC, REASONS, SLOTS, Flag,
 from redirect.maps import Maps
 from redirect.pins import Pins
 from redirect.trace_entries import ANY_ADDRESS
+from redirect.waiting import look
 
 NAMES = tuple(MAPS)
 DROPS = frozenset((reason.program, reason.name) for reason in REASONS if reason.is_drop)
@@ -117,6 +118,8 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "takers": lambda: takers(maps),
         "turns": lambda: (({"counter": index}, {"number": number}) for index, number in maps.turns().items()),
         "owners": lambda: owners(maps),
+        "waiting": lambda: waiting(maps),
+        "drafts": lambda: (),
         "tracing": lambda: tracing(maps),
         "trace_ring": lambda: (({"key": 0}, {"ring": ring}) for ring in (maps.trace_ring(),) if ring),
         "stats": lambda: stats(maps),
@@ -218,6 +221,16 @@ def strangers(maps: Maps) -> Entries:
     for who, due_ns in sorted(maps.strangers().items(), key=lambda item: (item[0].ifindex, item[0].address)):
         key = {"ifindex": who.ifindex, "address": address_of(who.address)}
         yield key, {"due_s": round(due_ns / 1e9, 3)}
+
+
+def waiting(maps: Maps) -> Entries:
+    """SYNs that came while nobody served."""
+    found = ((FlowKey.decode(each.flow), each) for each in look(maps.fds["waiting"]))
+    for flow, each in sorted(found, key=lambda item: by_flow(item[0])):
+        yield (
+            tuple_of(flow),
+            {"hook": HOOKS[flow.hook], "ifindex": each.ifindex, "at_s": round(each.at_ns / 1e9, 3)},
+        )
 
 
 def members(maps: Maps) -> Entries:

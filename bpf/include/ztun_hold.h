@@ -129,17 +129,48 @@ static __always_inline int takes_dns(u32 ifindex) {
     return used && takes(&used->dns_due_ns, bpf_ktime_get_ns(), DNS_EVERY_NS, DNS_BURST);
 }
 
+/* Whether the headers of a SYN are all there is to it. A VLAN tag lies beside the packet and would be lost; a header that
+ * is no TCP's, or too long, is not copied; FIN and RST no stack answers. */
+static __always_inline int may_be_copied(struct __sk_buff *skb, const struct packet *p) {
+    return !skb->vlan_present && p->tcp_header_bytes >= TCP_FIXED_BYTES &&
+           p->l4_offset + p->tcp_header_bytes <= HELD_FRAME_MAX && !(p->tcp_flags & (TCP_FIN | TCP_RST));
+}
+
+/* Of such a one. Answers whether they are there. */
+static __always_inline int copied(struct __sk_buff *skb, const struct packet *p, struct held_syn *to, u32 ifindex,
+                                  u8 hook, u64 now_ns) {
+    u64 bytes = p->l4_offset + p->tcp_header_bytes;
+    to->at_ns = now_ns;
+    to->ifindex = ifindex;
+    to->hook = hook;
+    to->l4_offset = p->l4_offset;
+    to->frame_bytes = bytes;
+    to->reserved = 0;
+    /* Kernel quirk: of two comparisons clang makes one, or compares two copies of what it has put aside, and the verifier
+     * (6.1) then knows no lower bound. So there is one, and the length is made of what is compared. */
+    u64 over_least = bytes - LEAST_HEADER_BYTES;
+    opaque(over_least);
+    if (over_least > HELD_FRAME_MAX - LEAST_HEADER_BYTES)
+        return 0;
+    bytes = over_least + LEAST_HEADER_BYTES;
+    return !bpf_skb_load_bytes(skb, 0, to->frame, bytes);
+}
+
+/* Notes a SYN that ends here because nobody serves: whoever does next lets it in again, and its client need not wait for
+ * its own next try. The newest of a connection counts, and of too many the newest. */
+static __always_inline void note_waiting(struct __sk_buff *skb, const struct packet *p, struct flow_key *flow,
+                                         u32 ifindex) {
+    u32 only = 0;
+    /* This CPU's alone: no program is begun before another one of ours has ended. */
+    struct held_syn *draft = drafts.lookup(&only);
+    if (draft && may_be_copied(skb, p) && copied(skb, p, draft, ifindex, flow->hook, bpf_ktime_get_ns()))
+        waiting.update(flow, draft);
+}
+
 static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet *p, struct bpf_sock_tuple *t,
                                       u32 ifindex, struct conf_entry *c, u8 hook) {
-    u64 bytes = p->l4_offset + p->tcp_header_bytes;
     u32 owners = c->owners;
-    if (!owners)
-        return NOT_HELD;
-    /* A VLAN tag lies beside the packet and would be lost; a header that is no TCP's, or too long, is not copied. */
-    if (skb->vlan_present || p->tcp_header_bytes < TCP_FIXED_BYTES || bytes > HELD_FRAME_MAX)
-        return NOT_HELD;
-    /* No stack answers these. */
-    if (p->tcp_flags & (TCP_FIN | TCP_RST))
+    if (!owners || !may_be_copied(skb, p))
         return NOT_HELD;
     if (is_under_way(skb, t, p->is_v6, hook == HOOK_FROM_POD ? c->pod_side_nsid : c->net_side_nsid))
         return OF_CONNECTION;
@@ -153,26 +184,12 @@ static __always_inline enum hold hold(struct __sk_buff *skb, const struct packet
     struct held_syn *held = ringbuf_reserve(ring, sizeof(*held), 0);
     if (!held)
         return WITHOUT_RING;
-    held->at_ns = now_ns;
-    held->ifindex = ifindex;
-    held->hook = hook;
-    held->l4_offset = p->l4_offset;
-    held->frame_bytes = bytes;
-    held->reserved = 0;
-    /* Kernel quirk: of two comparisons clang makes one, or compares two copies of what it has put aside, and the verifier
-     * (6.1) then knows no lower bound. So there is one, and the length is made of what is compared. */
-    u64 over_least = bytes - LEAST_HEADER_BYTES;
-    opaque(over_least);
-    if (over_least > HELD_FRAME_MAX - LEAST_HEADER_BYTES)
-        goto give_back;
-    bytes = over_least + LEAST_HEADER_BYTES;
-    if (bpf_skb_load_bytes(skb, 0, held->frame, bytes))
-        goto give_back;
+    if (!copied(skb, p, held, ifindex, hook, now_ns)) {
+        ringbuf_discard(held, 0);
+        return NOT_HELD;
+    }
     ringbuf_submit(held, 0);
     return HELD;
-give_back:
-    ringbuf_discard(held, 0);
-    return NOT_HELD;
 }
 
 /* Whether this is a held SYN that the proxy lets in: it sends the copy out of its private namespace with a source MAC

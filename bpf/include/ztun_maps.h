@@ -36,6 +36,10 @@ BPF_TABLE_PINNED("lpm_trie", struct denial_key, struct denial, denials, 65536, P
 /* What the rings in `rings` are like; this one is nobody's. User space makes those, one for each owner. */
 BPF_RINGBUF_OUTPUT(ring_like, 1);
 BPF_TABLE_PINNED("array_of_maps$ring_like", int, int, rings, OWNERS_MAX, PIN "/map_rings");
+/* SYNs that ended here because nobody served. LRU: a pod may send as many as it likes. */
+BPF_TABLE_PINNED("lru_hash", struct flow_key, struct held_syn, waiting, 2048, PIN "/map_waiting");
+/* Where such an entry is put together: the stack has no room for it. */
+BPF_TABLE_PINNED("percpu_array", u32, struct held_syn, drafts, 1, PIN "/map_drafts");
 /* Whom the programs tell of packets, and of which; BPF_F_MMAPABLE: so the end is put off without touching what they count. */
 BPF_TABLE_PINNED("array", u32, struct trace_filter, tracing, 1, PIN "/map_tracing", 1 << 10);
 /* The ring of whoever traces; empty where nobody does. */

@@ -114,7 +114,7 @@ enum ztun_encapsulation {
     ZTUN_ENCAPSULATIONS(ZTUN_ENCAPSULATION_NAME) ZTUN_UDP_ENCAPSULATIONS(ZTUN_ENCAPSULATION_NAME) ENCAPSULATIONS
 };
 
-/* hostflows, passthru: one direction of a connection as a hook sees it */
+/* hostflows, passthru, waiting: one direction of a connection as a hook sees it */
 struct flow_key {
     struct addr16 saddr_be;
     struct addr16 daddr_be;
@@ -203,7 +203,8 @@ struct denial {
 };
 _Static_assert(sizeof(struct denial) == 16, "denial");
 
-/* rings: a SYN that waits until the proxy has reached its destination. Copied are the headers only. */
+/* rings: a SYN that waits until the proxy has reached its destination; waiting: one that waits until somebody serves.
+ * Copied are the headers only. */
 #define HELD_FRAME_MAX 152
 struct held_syn {
     u64 at_ns; /* of the monotonic clock */

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from agent.cli import main
 from agent.lab.agents import LabMesh
 from redirect.pins import Pins
+from redirect.side import sides_of
+from tests.support.both_ends import both_ends, is_told_reset, without_more_syns
 from tests.support.cgroups import counts_memory, memory_group
 from tests.support.labglass import (
     ON_NODE,
@@ -182,24 +184,28 @@ def test_connections_queued_at_a_worker_that_hangs_are_served_by_another(world: 
 def test_with_all_of_ztun_dead_new_connections_wait_and_nothing_leaks(world: World) -> None:
     server = world.address("server-b")
     outside = world.address("outsider-b")
-    with world.talk("client-a", server) as live:
-        live.say()
-        with Sniffer(world.node("node-a").netns, world.address("client-a")) as wire:
-            world.kill_all("node-a")
-            until(live.is_ended, "the kernel closes what the proxy had")
-            _ = wire.frames
-            drops = world.counters("node-a").get(("from_pod", "NO_LISTENER"), 0)
-            quiet = len(until_quiet(wire))
-            for host in (server, outside):
-                with pytest.raises(TimeoutError):
-                    world.dial("client-a", host, timeout_s=SILENCE_S)
-            assert len(wire.frames) == quiet
-            assert world.counters("node-a")["from_pod", "NO_LISTENER"] >= drops + 2
+    with (
+        both_ends(world, "client-a", "server-b") as live,
+        Sniffer(world.node("node-a").netns, world.address("client-a")) as wire,
+    ):
+        world.kill_all("node-a")
+        assert all(map(is_told_reset, live)), "the kernel ends what the proxy had"
+        _ = wire.frames
+        drops = world.counters("node-a").get(("from_pod", "NO_LISTENER"), 0)
+        quiet = len(until_quiet(wire))
+        for host in (server, outside):
+            with pytest.raises(TimeoutError):
+                world.dial("client-a", host, timeout_s=SILENCE_S)
+        assert len(wire.frames) == quiet
+        assert world.counters("node-a")["from_pod", "NO_LISTENER"] >= drops + 2
     assert world.ask("outsider-a", outside) == world.address("outsider-a")
     assert world.is_served("node-a", world.address("server-a")), "the host's own probe is answered"
+    drops = world.counters("node-a")["from_pod", "NO_LISTENER"]
     waiting = Waiting(world, "client-a", server)
-    world.restart("node-a")
-    assert waiting.answer() == world.address("client-a")
+    until(lambda: world.counters("node-a")["from_pod", "NO_LISTENER"] > drops, "its SYN has come to nothing")
+    with without_more_syns(world.pod("client-a").netns):
+        world.restart("node-a")
+        assert waiting.answer() == world.address("client-a"), "it does not depend on its client to try again"
     assert {pod["pod"] for pod in world.status("node-a")["pods"]} == {"demo/client-a", "demo/server-a"}
 
 
@@ -215,15 +221,27 @@ def until_quiet(wire: Sniffer) -> list[bytes]:
 def test_with_all_of_ztun_dead_no_application_is_reached_past_it(world: World) -> None:
     server = world.address("server-b")
     seen = len(world.application("server-b").clients)
-    world.kill_all("node-b")
+    with (
+        both_ends(world, "client-a", "server-b") as tunnelled,
+        both_ends(world, "outsider-a", "server-b") as clear,
+    ):
+        world.kill_all("node-b")
+        assert all(map(is_told_reset, (*tunnelled, *clear)))
     with pytest.raises(TimeoutError):
         world.dial("outsider-a", server, timeout_s=SILENCE_S)
+    drops = world.counters("node-b")["to_pod", "NO_LISTENER"]
     tunnel, plain = Waiting(world, "client-a", server), Waiting(world, "outsider-a", server)
     assert world.is_served("node-b", server), "the host's own probe is answered"
     assert len(world.application("server-b").clients) == seen + 1
-    world.restart("node-b")
-    assert plain.answer() == world.address("outsider-a")
-    assert tunnel.answer() == world.address("client-a")
+    until(
+        lambda: world.counters("node-b")["to_pod", "NO_LISTENER"] >= drops + 2,
+        "both SYNs have come to nothing",
+    )
+    dials = sides_of(world.mesh.instance("node-a"))[1].netns
+    with without_more_syns(world.pod("outsider-a").netns, dials):
+        world.restart("node-b")
+        assert plain.answer() == world.address("outsider-a")
+        assert tunnel.answer() == world.address("client-a")
 
 
 def test_a_restart_finds_programs_and_pods_in_the_pins(world: World) -> None:

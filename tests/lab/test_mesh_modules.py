@@ -36,6 +36,7 @@ SHARED = {
     "agent.option_combinations",
     "agent.option_kinds",
     "agent.option_rows",
+    "agent.net.frames",
     "agent.net.sockets",
     "agent.pb",
     "agent.policy",

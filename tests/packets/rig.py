@@ -302,6 +302,7 @@ class Rig:
             "turns",
             "rings",
             "members",
+            "drafts",
             "tracing",
             "trace_ring",
         }:

@@ -38,6 +38,7 @@ from redirect.limits import MEMBERS as PLACES
 from redirect.limits import CaptureCount, Member, PodRates, Stranger
 from redirect.opening import OF_NODE, Opening
 from redirect.trace_entries import TraceEvent, TraceFilter
+from redirect.waiting import KEY_BYTES, RECORD_BYTES
 from tests.packets.rig import Rig
 
 pytestmark = pytest.mark.kernel
@@ -84,6 +85,8 @@ CONSTANTS = {
     "sizeof(struct denial)": Denial.FORMAT.size,
     "MEMBERS": PLACES,
     "sizeof(struct held_syn)": RECORD.size,
+    "sizeof(struct held_syn) + 0": RECORD_BYTES,
+    "sizeof(struct flow_key) + 0": KEY_BYTES,
     **{f"__builtin_offsetof(struct held_syn, {name})": at for name, at in HELD_SYN.items()},
     "sizeof(struct opening)": Opening.FORMAT.size,
     "sizeof(struct trace_filter)": TraceFilter.FORMAT.size,

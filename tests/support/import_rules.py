@@ -252,8 +252,19 @@ ALLOWED: dict[str, set[str]] = {
         "agent.zds.source",
     },
     "agent.plane_access": {"agent.config", "agent.rpc.endpoint", "agent.wire.xds_delta"},
+    # Between the maps of the programs, where SYNs were noted, and the device that leads to the listeners.
+    "agent.latecomers": {
+        "agent.model",
+        "agent.net.frames",
+        "agent.wire.held_syn",
+        "redirect.netns",
+        "redirect.reconcile",
+        "redirect.side",
+        "redirect.waiting",
+    },
     "agent.listening": {
         "agent.model",
+        "agent.latecomers",
         "agent.config",
         "agent.enroll.kernel",
         "agent.net.sockets",
