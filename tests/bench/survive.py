@@ -31,7 +31,7 @@ from tests.bench import envoy_peer, report
 from tests.bench.changes import APP_PORT, CAPTURED, FLAGS, loaded, serve
 from tests.bench.conclusion import conclude
 from tests.bench.survival import COUNTERS, Holdings, Phase, Run, hand_over_of, table
-from tests.bench.swaps import other_version, roll
+from tests.bench.swaps import other_version, roll, start
 from tests.bench.systems import HERE, START_TIMEOUT_S
 from tests.support.labmesh import World, running
 from tests.support.labtraffic import until
@@ -39,6 +39,8 @@ from tests.support.labtraffic import until
 UPGRADES, TUNNELS, REQUESTS, BULK = 20, 1_000, 100_000, 2
 PORT = 8091
 QUIET_S, LOOK_S, KILLED_PATIENCE_S, RETIRE_PATIENCE_S = 10.0, 0.05, 60.0, 30.0
+KILLED = 999
+"""In the name of the agent that comes after those that were killed."""
 LOOPBACK = "127.0.0.1"
 SURVIVORS = (sys.executable, "-S", "-E", str(HERE / "survivors.py"))
 
@@ -134,8 +136,8 @@ def upgrade_in_turn(
     options: argparse.Namespace,
     other: tuple[str, ...],
     tell: Callable[[str], None],
-) -> Phase:
-    """The nodes in turn; every second upgrade of a node changes the version, back and forth."""
+) -> tuple[Phase, dict[str, tuple[str, ...]]]:
+    """The nodes in turn; every second upgrade of a node changes the version, back and forth. Also the last of each."""
     phase, peers = Phase("upgrades"), PEERS[options.peer]
     ours = dict.fromkeys(peers.through, world.mesh.ztun)
     with loaded(world, crowds.ways) as load:
@@ -173,18 +175,21 @@ def upgrade_in_turn(
             )
             number += 1
     phase.fresh = load.told
-    return phase
+    return phase, ours
 
 
-def kill(world: World, crowds: Crowds, peers: Peers) -> tuple[Phase, float]:
-    """All of ztun on one node, and the next start; the seconds from that until all it had was told of its end."""
+def kill(world: World, crowds: Crowds, peers: Peers, ztun: tuple[str, ...]) -> tuple[Phase, float]:
+    """All of ztun on one node, and the next start of the same version, which finds its programs there.
+
+    The seconds from that until all it had was told of its end.
+    """
     phase, node = Phase("all of ztun killed"), peers.killed
     cut = {name(way) for way in peers.through[node]}
     crowds.told()
     with loaded(world, crowds.ways) as load:
         world.kill_all(node)
         began_s = time.monotonic()
-        world.mesh.start_agent(world.node(node))
+        start(world, node, ztun, KILLED)
         while time.monotonic() < began_s + KILLED_PATIENCE_S:
             told = crowds.told()
             phase.add(told)
@@ -252,10 +257,10 @@ def main(argv: list[str], tell: Callable[[str], None]) -> int:
         before = quiet(world, crowds)
         tell(table(before))
         then = holdings(world, peers)
-        upgraded = upgrade_in_turn(world, crowds, options, other_version(version), tell)
+        upgraded, ours = upgrade_in_turn(world, crowds, options, other_version(version), tell)
         now = holdings(world, peers)
         tell(table(upgraded))
-        run = Run(before, upgraded, *kill(world, crowds, peers), (then, now))
+        run = Run(before, upgraded, *kill(world, crowds, peers, ours[peers.killed]), (then, now))
     return concluded(run, load, options, tell)
 
 
