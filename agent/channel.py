@@ -87,10 +87,7 @@ class Secret(Message):
     chain: Sequence[bytes]
     roots: Sequence[bytes]
     ends: float | None = None
-    """When an authority that it rests on expires, in seconds since the epoch, where that is before the leaf does.
-
-    Only from protocol 1 on.
-    """
+    """When an authority that it rests on expires, in s since the epoch, if before the leaf. From protocol 1 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +167,7 @@ class TakeOver(Message):
 
 @dataclass(frozen=True, slots=True)
 class Output(Message):
-    """Two fds, for what this worker prints from now on and for its log: those of the agent that started it may end
-    with that agent."""
+    """Two fds, for what this worker prints from now on and for its log: those of the agent before may end with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,21 +292,21 @@ class Stats(Message):
 
 @dataclass(frozen=True, slots=True)
 class HandedOver(Message):
-    """A worker has given what it could, and drains: how many of each kind went, and how many stay for which reason."""
+    """A worker has given what it could, and drains: how many of each kind went, and how many stay for which reason.
+
+    `pause_s`: the longest that one stood still; `failure`: why it stopped before the end; `moved_s`: until the last had
+    moved, with `values_bytes` of state, and `blobs_bytes` of keys and of what was under way.
+    """
 
     SINCE = 1
     moved: Sequence[tuple[str, int]]
     left: Sequence[tuple[str, int]]
     took_s: float
     pause_s: float
-    """The longest time for which nobody read or wrote one of them."""
     failure: str = ""
-    """Why it stopped before the end."""
     moved_s: float = 0.0
-    """Of `took_s`, until the last of it had moved."""
     values_bytes: int = 0
     blobs_bytes: int = 0
-    """Of the state of what moved; the blobs are keys, and bytes that were under way."""
 
 
 @dataclass(frozen=True, slots=True)
