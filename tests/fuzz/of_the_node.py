@@ -103,7 +103,8 @@ def worker_channel(data: bytes) -> None:
     for field in dataclasses.fields(message):
         kinds = SIMPLE.get(field.type)
         assert kinds is None or isinstance(getattr(message, field.name), kinds)
-    assert decode(encode(message)[PREFIX.size :]) == message
+    told = encode(message)
+    assert encode(decode(told[PREFIX.size :])) == told
 
 
 def framed(noise: Noise) -> bytes:
