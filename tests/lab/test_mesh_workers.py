@@ -117,7 +117,8 @@ def test_a_process_that_aborts_leaves_no_core_dump(world: World, who: str) -> No
     pid = world.workers("node-b")[0] if who == "worker" else world.process("agent-node-b").pid
     place = Path(f"/proc/{pid}/cwd").readlink()
     before = set(place.glob("core*"))
-    assert resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
+    for each in (pid, world.process("control-plane").pid):
+        assert resource.prlimit(each, resource.RLIMIT_CORE) == (0, 0)
     with suppress(PermissionError):  # without CAP_SYS_RESOURCE nobody raises it again
         resource.prlimit(pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     if who == "worker":
