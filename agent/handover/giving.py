@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 HELLO_S = 5.0
 READY_S = 1.0
+LONGEST_S = 50.0
+"""How long beyond its patience it goes on while things move: patience is for what cannot move yet."""
 SWEEP_S, SWEEP_MOST_S = 0.02, 0.32
 """From one sweep to the next; longer and longer where nothing moved."""
 LARGE_BYTES = 1 << 20
@@ -215,7 +217,7 @@ class Giving:
     def _next(self) -> None:
         """Offer the next unit that can be."""
         while not self._is_over and self._giver.is_free:
-            if self._loop.now() >= self._until_s:
+            if self._loop.now() >= self._until_s + LONGEST_S:
                 self._finish("")
                 return
             if not self._waiting:
@@ -290,6 +292,9 @@ class Giving:
             self._finish("")
             return
         has_moved = self._account.moved.total() > self._moved_before
+        if not has_moved and self._loop.now() >= self._until_s:
+            self._finish("")
+            return
         self._pause_s = SWEEP_S if has_moved else min(2 * self._pause_s, SWEEP_MOST_S)
         self._alarm_in(self._pause_s, self._sweep_again)
 

@@ -21,8 +21,11 @@ from agent.supervisor.worker_link import WorkerLink
 
 log = logging.getLogger(__name__)
 
-MARGIN_S = 3.0
-"""How much longer than its patience a worker may take to say what became of a hand-over."""
+MARGIN_S = 60.0
+"""How much longer than its patience a worker may take to say what became of a hand-over: it goes on while things move.
+
+Who stands still is noticed otherwise, and much sooner.
+"""
 MOST_TRIES = 3
 MOST_ROUNDS, ROUND_PAUSE_S = 4, 0.5
 """So often all who may take are asked: who stood still is alive, and may take a moment later."""

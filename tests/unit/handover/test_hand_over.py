@@ -123,7 +123,13 @@ class Built(NamedTuple):
 class Scene:
     """A giver with its things, and the socket to the taker. `errors`: what callbacks raised."""
 
-    def __init__(self, *things: Thing, waits: int = 0, gives: Sequence[int] = (FORMAT,)) -> None:
+    def __init__(
+        self,
+        *things: Thing,
+        waits: int = 0,
+        gives: Sequence[int] = (FORMAT,),
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.errors: list[BaseException] = []
         self.loop = Loop(time.monotonic, lambda error, fd: self.errors.append(error))
         self.giver, self.taker = Giver(list(things), waits), Taker()
@@ -133,7 +139,7 @@ class Scene:
             ours.detach(),
             gives,
             self.giver,
-            PATIENCE_S,
+            patience_s,
             lambda: None,
             self.giver.accounts.append,
         )
@@ -216,8 +222,8 @@ def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def play(request: pytest.FixtureRequest) -> Callable[..., Scene]:
-    def begin(*things: Thing, waits: int = 0) -> Scene:
-        scene = request.node.scene = Scene(*things, waits=waits)
+    def begin(*things: Thing, waits: int = 0, patience_s: float = PATIENCE_S) -> Scene:
+        scene = request.node.scene = Scene(*things, waits=waits, patience_s=patience_s)
         return scene
 
     return begin
@@ -241,6 +247,14 @@ def test_everything_moves_in_its_order_and_the_figures_last(things: Things, play
     scene.giving.end(b'{"a": 1}')
     scene.until(lambda: scene.taker.has_ended, "the end")
     assert scene.taker.inherited == [b'{"a": 1}']
+
+
+def test_patience_is_for_what_cannot_move_and_ends_for_nothing_that_can(things: Things, play: Play) -> None:
+    later = things("later", stays=1)
+    scene = play(*(things(str(number)) for number in range(20)), later, waits=1000, patience_s=0.0)
+    scene.take()
+    assert scene.account.moved == {"thing": 21} and later.tries == 2
+    assert [(stays.why, stays.text) for stays in scene.account.stays] == [(Why.IMMOVABLE, "it shakes hands")]
 
 
 def test_what_is_large_waits_once_and_what_cannot_move_is_looked_for_again(
