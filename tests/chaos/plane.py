@@ -97,8 +97,13 @@ FAULTS = {
         "a bit is wrong in a third of what comes and goes", Span(2, 10), NOTHING, behaving(Manner(spoils=0.3))
     ),
     "plane-flaps": Fault("the control plane is killed three times", Span(0.1, 1), NOTHING, flaps),
+    # Alone: an agent that begins with nothing has to believe what little somebody with the mesh's certificate tells it.
     "plane-lies": Fault(
-        "another server garbles, repeats and invents what the control plane says", Span(3, 12), NOTHING, lies
+        "another server garbles, repeats and invents what the control plane says",
+        Span(3, 12),
+        NOTHING,
+        lies,
+        is_alone=True,
     ),
     "plane-forgets": Fault(
         "the control plane comes back with an old state directory", Span(0.1, 2), NOTHING, forgets, True
