@@ -1,9 +1,10 @@
 """`scripts/bench denied`: what a flood of SYNs that policy denies costs a worker, and others at the same pod.
 
-A pod sends SYNs by hand, 50,000 a second; a policy denies its address at the other node's pod. Meanwhile another
-client, which is allowed, opens plaintext connections to that pod one after another. In each round a quiet time and one
-with the flood, for agents that leave the answer to programs of the kernel (`--prefilter on`) and to workers (`off`);
-the flood runs on a core that the measured agent is not on. Needs root.
+SYNs of a pod, 50,000 a second, reach the other node's pod, where a policy denies its address. They are made by the
+kernel's own hand (`SynHose`), since a pod that sends so many has a core to itself; `--by-hand` has it send them all the
+same. Meanwhile another client, which is allowed, opens plaintext connections to that pod one after another. In each
+round a quiet time and one with the flood, for agents that leave the answer to programs of the kernel (`--prefilter on`)
+and to workers (`off`); the flood runs on a core that the measured agent is not on. Needs root.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -30,7 +32,7 @@ from tests.bench.crowd import p99_us
 from tests.bench.rounds import BenchError
 from tests.support.labmesh import PORT, World, policy_manifest, running
 from tests.support.labtraffic import until
-from tests.support.syns import SynGun
+from tests.support.syns import SynGun, SynHose
 
 RATE_PER_S, LENGTH_S, ROUNDS = 50_000, 4.0, 5
 CPU_AT_MOST, P99_AT_MOST = 1.1, 1.2
@@ -49,19 +51,29 @@ class Phase:
     failed: int
     opened: int
     syns_per_s: float = 0.0
+    us_per_syn: float = 0.0
+    """CPU time of whoever sends them, with all that becomes of them in the kernel meanwhile."""
     answered_share: float = 0.0
 
 
 Pairs = list[tuple[Phase, Phase]]
 
 
-def flood(
-    world: World, rate_per_s: int, length_s: float, said: multiprocessing.SimpleQueue[int], cpu: int
-) -> None:
+Said = SimpleQueue[tuple[int, float]]
+
+
+def flood(world: World, rate_per_s: int, length_s: float, said: Said, cpu: int, is_by_hand: bool) -> None:
     os.sched_setaffinity(0, {cpu})
-    with SynGun(world.pod("outsider-b"), hop_mac=hop_mac(world, "outsider-b")) as gun:
-        source, destination = world.address("outsider-b"), world.address("server-a")
-        said.put(gun.flood(source, destination, PORT, rate_per_s, length_s, ahead=8192))
+    source, destination = world.address("outsider-b"), world.address("server-a")
+    if is_by_hand:
+        with SynGun(world.pod("outsider-b"), hop_mac=hop_mac(world, "outsider-b")) as gun:
+            began_s = time.process_time()
+            sent = gun.flood(source, destination, PORT, rate_per_s, length_s, ahead=8192)
+    else:
+        with SynHose(world.node("node-a"), source, destination, PORT) as hose:
+            began_s = time.process_time()
+            sent = hose.flood(rate_per_s, length_s)
+    said.put((sent, time.process_time() - began_s))
 
 
 def hop_mac(world: World, pod: str) -> bytes:
@@ -88,12 +100,14 @@ def opened(world: World, length_s: float) -> tuple[list[int], int]:
     return times, failed
 
 
-def measure(world: World, agent: list[int], length_s: float, rate_per_s: int, cpu: int) -> Phase:
+def measure(
+    world: World, agent: list[int], length_s: float, rate_per_s: int, cpu: int, is_by_hand: bool = False
+) -> Phase:
     """With a flood of that rate, or with none."""
-    said: multiprocessing.SimpleQueue[int] = multiprocessing.SimpleQueue()
+    said: Said = multiprocessing.SimpleQueue()
     process = None
     if rate_per_s:
-        arguments = (world, rate_per_s, length_s + SETTLE_S, said, cpu)
+        arguments = (world, rate_per_s, length_s + SETTLE_S, said, cpu, is_by_hand)
         process = multiprocessing.get_context("fork").Process(target=flood, args=arguments, daemon=True)
         process.start()
         time.sleep(SETTLE_S)
@@ -101,16 +115,17 @@ def measure(world: World, agent: list[int], length_s: float, rate_per_s: int, cp
     times, failed = opened(world, length_s)
     took_s = time.monotonic() - began_s
     used_s, denied = cpu_s(agent) - before_s, answered(world) - denied
-    sent = 0
+    sent, flood_s = 0, 0.0
     if process is not None:
         process.join()
         if process.exitcode:
             raise BenchError("the flood did not come")
-        sent = said.get()
+        sent, flood_s = said.get()
     rate = sent / (length_s + SETTLE_S)
     share = denied / took_s / rate if rate else 0.0
     p50_us = statistics.median(times) / 1000 if times else float("nan")
-    return Phase(used_s / took_s, p50_us, p99_us(times), failed, len(times), rate, share)
+    each_us = flood_s / sent * 1e6 if sent else 0.0
+    return Phase(used_s / took_s, p50_us, p99_us(times), failed, len(times), rate, each_us, share)
 
 
 def answered(world: World) -> int:
@@ -137,7 +152,7 @@ def rounds(
             if not options.no_pin:
                 pin(agent, cores[0])
             quiet = measure(world, agent, options.length, 0, cores[-1])
-            loud = measure(world, agent, options.length, options.rate, cores[-1])
+            loud = measure(world, agent, options.length, options.rate, cores[-1], options.by_hand)
             found[mode].append((quiet, loud))
             tell(f"round {number + 1}, prefilter {mode}: {json.dumps([asdict(quiet), asdict(loud)])}")
     return found
@@ -155,6 +170,7 @@ def ratios(pairs: Pairs) -> dict[str, float]:
         "p99": median(lambda quiet, loud: loud.p99_us / quiet.p99_us),
         "failed": float(sum(loud.failed for _, loud in pairs)),
         "syns_per_s": median(lambda _, loud: loud.syns_per_s),
+        "us_per_syn": median(lambda _, loud: loud.us_per_syn),
         "answered_share": median(lambda _, loud: loud.answered_share),
     }
 
@@ -172,11 +188,11 @@ def misses(of: dict[str, float]) -> list[str]:
 
 def table(by_mode: dict[str, dict[str, float]]) -> str:
     lines = [
-        f"{'prefilter':<11}{'SYN/s':>8}{'answered':>10}{'CPU x':>8}{'p50 x':>8}{'p99 x':>8}{'failed':>8}"
+        f"{'prefilter':<11}{'SYN/s':>8}{'us each':>9}{'answered':>10}{'CPU x':>8}{'p50 x':>8}{'p99 x':>8}{'failed':>8}"
     ]
     for mode, of in by_mode.items():
         lines.append(
-            f"{mode:<11}{of['syns_per_s']:>8.0f}{of['answered_share']:>10.0%}{of['cpu']:>8.2f}{of['p50']:>8.2f}"
+            f"{mode:<11}{of['syns_per_s']:>8.0f}{of['us_per_syn']:>9.1f}{of['answered_share']:>10.0%}{of['cpu']:>8.2f}{of['p50']:>8.2f}"
             f"{of['p99']:>8.2f}{of['failed']:>8.0f}"
         )
     return "\n".join(lines)
@@ -191,6 +207,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--length", type=float, default=LENGTH_S, metavar="S", help=f"default {LENGTH_S:g}")
     parser.add_argument("--check", action="store_true", help="exit 1 when a target is missed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure")
+    parser.add_argument("--by-hand", action="store_true", help="the pod sends the flood")
     parser.add_argument("--no-pin", action="store_true", help="let the scheduler place the processes")
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.rate < 1 or options.length <= 0:

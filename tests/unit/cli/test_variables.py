@@ -43,6 +43,7 @@ OF_OTHERS = {
     "long": "scripts/test",
     "native": "py-spy",
     "net": "nsenter",
+    "by-hand": "scripts/bench",
     "no-pin": "scripts/bench",
     "now": "systemctl",
     "pairs": "scripts/bench",
