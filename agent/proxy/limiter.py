@@ -70,14 +70,17 @@ class Limiter:
             raise self._refusal(row, workload, connection, bounds)
         self._seat(live, workload, key, row, bounds)
 
-    def resume(self, live: Live, *, is_parked: bool = False) -> None:
-        """One that is open already: let in by this process when there was no limit, or by another (`is_parked`)."""
+    def resume(self, live: Live, *, is_parked: bool = False) -> bool:
+        """Count one that is open already: let in by this process when there was no limit, or by another (`is_parked`).
+
+        Whether a limit is about it.
+        """
         workload, connection = self._store.current.workloads.get(live.destination_uid), live.connection
         if connection is None or workload is None or not workload.limits or live.seat is not None:
-            return
+            return False
         bounds = bounds_of(workload.limits, subject_of(connection))
         if bounds == UNBOUND:
-            return
+            return False
         key = client_key(workload, connection)
         try:
             row = self._current().resume(key, self._loop.now(), is_parked=is_parked)
@@ -87,6 +90,7 @@ class Limiter:
         if row < 0:
             log.warning("a connection of %s to %s is not counted: no room", named(connection), live.actual)
         self._seat(live, workload, key, row, bounds)
+        return True
 
     def _seat(self, live: Live, workload: Workload, key: bytes, row: int, bounds: Bounds) -> None:
         seat = Seat(self, key, row)
@@ -148,12 +152,10 @@ class Limiter:
         def follow(live: Live) -> None:
             if live.connection is None or live.destination_uid not in changes.workloads:
                 return
-            if live.seat is None:
-                self.resume(live)
-                if live.seat is not None:
-                    pace(live)
-            else:
+            if live.seat is not None:
                 self._follow(live.seat, live)
+            elif self.resume(live):
+                pace(live)
 
         if changes.workloads:
             yield from each(self._registry, follow)

@@ -51,8 +51,7 @@ class Meter:
     def wait(self, paced: PacedSocket) -> None:
         self._waiting.append(paced)
         self._waited()
-        if self._timer is None:
-            self._begin_pause()
+        self._go_on_later()
 
     def forget(self, paced: PacedSocket) -> None:
         self._waiting.remove(paced)
@@ -76,5 +75,9 @@ class Meter:
                 break
             if self._waiting:  # each may end others
                 self._waiting.popleft().go_on()
+        self._go_on_later()
+
+    def _go_on_later(self) -> None:
+        # Asked in here: behind the line that has made it None mypyc takes a timer for that, whoever has begun one since.
         if self._waiting and self._timer is None:
             self._begin_pause()
