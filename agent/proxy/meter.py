@@ -78,6 +78,6 @@ class Meter:
         self._go_on_later()
 
     def _go_on_later(self) -> None:
-        # Asked in here: behind the line that has made it None mypyc takes a timer for that, whoever has begun one since.
+        # Asked in here: behind the line that has made it None mypyc takes a timer for that, whoever has begun one.
         if self._waiting and self._timer is None:
             self._begin_pause()
