@@ -47,6 +47,7 @@ OF_OTHERS = {
     "no-pin": "scripts/bench",
     "now": "systemctl",
     "pairs": "scripts/bench",
+    "peer": "scripts/bench",
     "patch-file": "kubectl",
     "plot": "scripts/bench",
     "post-renderer": "helm",
