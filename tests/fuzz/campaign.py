@@ -11,12 +11,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from tests.fuzz.parsers import CORPUS, NAMES, check_of, corpus_of
 
 LIMITS = ("-timeout=10", "-rss_limit_mb=1024", "-max_len=2048", "-print_final_stats=1", "-verbosity=1")
 CODE = ("agent", "hpack", "dns")
+OURS = str(Path(__file__).parents[2] / "agent")
 CORPUS_BYTES = 3000
 """Kept of each parser, as lines of hexadecimal of half of that."""
 EXECUTED = re.compile(r"stat::number_of_executed_units: (\d+)")
@@ -61,23 +64,42 @@ def run(name: str, seconds: int, inputs: int, *, is_kept: bool) -> tuple[int, in
             for path in broken:
                 print(f"fuzz: {path.name}: {path.read_bytes().hex()}", flush=True)
         elif is_kept:
-            keep(name, directory, Path(made, "merged"))
+            keep(name, directory)
         return count, int(bool(done.returncode or broken))
 
 
-def keep(name: str, found: Path, merged: Path) -> None:
-    """The corpus as it is, and the smallest of what runs something that it does not."""
-    merged.mkdir()
-    held = corpus_of(name)
-    for number, seed in enumerate(held):
-        (merged / f"seed-{number}").write_bytes(seed)
-    child(name, "-merge=1", *LIMITS, str(merged), str(found))
-    fresh = {path.read_bytes() for path in merged.iterdir()} - set(held)
+def keep(name: str, found: Path) -> None:
+    """The corpus as it is, and the smallest of what was found that run a line of ours that nothing before them did."""
+    check, held = check_of(name), corpus_of(name)
+    known = set[tuple[str, int]]().union(*(lines_run(check, each) for each in held))
     room = CORPUS_BYTES - sum(map(len, held))
-    for each in sorted(fresh, key=lambda data: (len(data), data)):
-        if (room := room - len(each)) >= 0:
+    for each in sorted(
+        {path.read_bytes() for path in found.iterdir()} - set(held), key=lambda data: (len(data), data)
+    ):
+        fresh = lines_run(check, each) - known if len(each) <= room else set()
+        if fresh:
+            known |= fresh
             held.append(each)
+            room -= len(each)
     (CORPUS / f"{name}.txt").write_text("".join(f"{each.hex()}\n" for each in held))
+
+
+def lines_run(check: Callable[[bytes], None], data: bytes) -> set[tuple[str, int]]:
+    """The lines of the agent's code that an input runs."""
+    seen = set[tuple[str, int]]()
+
+    def note(frame: FrameType, event: str, _: object) -> Callable[..., object] | None:
+        if OURS not in frame.f_code.co_filename:
+            return None
+        seen.add((frame.f_code.co_filename, frame.f_lineno))
+        return note
+
+    sys.settrace(note)
+    try:
+        check(data)
+    finally:
+        sys.settrace(None)
+    return seen
 
 
 def child(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
