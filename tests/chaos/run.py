@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.chaos.catalogue import FAULTS
@@ -101,10 +101,12 @@ def judge(told: Told, seen: Seen, faults: list[tuple[str, Allowed]], ready_s: fl
 
 
 def _hold(stage: Stage, step: Step) -> None:
-    """The second fault comes and goes within the first."""
+    """The second fault comes and goes within the first, which is no longer then than twice what it was: a worker that
+    stands still for a while must not become one that hangs.
+    """
     with ExitStack() as stack:
         stack.enter_context(FAULTS[step.fault].apply(stage, step.node, random.Random(step.draw)))
         time.sleep(step.hold_s / 2)
         if step.also is not None:
-            _hold(stage, step.also)
+            _hold(stage, replace(step.also, hold_s=min(step.also.hold_s, step.hold_s)))
         time.sleep(step.hold_s / 2)
