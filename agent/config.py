@@ -71,7 +71,8 @@ class Config:
         seconds(0, 3600),
         "0",
         "Have another agent of this run directory step aside at once, in place of waiting for its end: it stands by, "
-        "and serves again when this one has ended, or does not serve after so long. 0: wait.",
+        "and serves again when this one has ended, or does not serve after so long. Wants --start-patience-s too: "
+        "how long this one waits for that. 0: wait.",
     )
     succession_s: float = node_option(
         seconds(0, 3600),

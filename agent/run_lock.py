@@ -53,10 +53,12 @@ class RunLock:
                     return
             except BlockingIOError as error:
                 os.close(fd)
-                raise AlreadyRuns(
-                    f"another agent runs on {self._path.parent}: stop it, or choose --instance"
-                ) from error
+                raise AlreadyRuns(f"{self._running}: stop it, or choose --instance") from error
             os.close(fd)
+
+    @property
+    def _running(self) -> str:
+        return f"another agent runs on {self._path.parent}"
 
     @property
     def is_whole(self) -> bool:
@@ -117,14 +119,15 @@ class RunLock:
     def __enter__(self) -> RunLock:
         try:
             self.take()
-        except AlreadyRuns as running:
+        except AlreadyRuns:
             if not self._patience_s:
                 raise
             waiting = os.open(self._path.with_name(NEXT), os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(waiting, fcntl.LOCK_SH)
                 limit = f", {self._patience_s:g} s at most" if isfinite(self._patience_s) else ""
-                log.warning("%s; waiting until it ends%s", running, limit)
+                # As was asked for: nothing to stop, and no warning.
+                log.info("%s; waiting until it ends%s", self._running, limit)
 
                 def sleep(pause_s: float) -> None:
                     self._meanwhile()

@@ -92,8 +92,14 @@ def up(name: str, pods: int | None, manifests: Path, patience_s: float, bare: bo
 @NAME
 def down(name: str) -> None:
     """Remove the lab and everything in it. Harmless when there is none."""
-    as_lab_error(lambda: LabMesh(Topology(name)).down())
-    click.echo(f"lab {name} is gone")
+
+    def remove() -> None:
+        topology = Topology(name)
+        is_there = topology.journal.exists
+        LabMesh(topology).down()
+        click.echo(f"lab {name} is gone" if is_there else f"there is no lab {name}")
+
+    as_lab_error(remove)
 
 
 @lab.command()

@@ -17,6 +17,8 @@ from agent.cli.which import Which, which_agent
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 LOOK_EVERY_S = 0.2
+TELL_AFTER_S = 2.0
+"""Who waits longer is told for what, and again when that changes."""
 PATIENCE_S = 10.0
 """Of one look: an agent that does not answer that long is DEAD to who asks."""
 
@@ -40,10 +42,15 @@ def status(which: Which, output: str, wait_s: float) -> None:
     The first word is READY (exit status 0), DEGRADED (3) or DEAD (4).
     """
     deadline = time.monotonic() + wait_s
+    told_at, told = time.monotonic() + TELL_AFTER_S, ""
     answer = ask(which, min(PATIENCE_S, wait_s) or PATIENCE_S)
     while answer["state"] != "READY" and (left_s := deadline - time.monotonic()) > 0:
         time.sleep(min(LOOK_EVERY_S, left_s))
         answer = ask(which, max(1.0, min(PATIENCE_S, deadline - time.monotonic())))
+        if answer["state"] != "READY" and time.monotonic() >= told_at and told != (words := missing(answer)):
+            left_s = max(0.0, deadline - time.monotonic())
+            click.echo(f"waiting, {left_s:.0f} s at most, until the agent is READY; it is {words}", err=True)
+            told = words
     if output == "json":
         out.show_json(answer)
     else:
@@ -89,6 +96,11 @@ def ask(which: Which, patience_s: float) -> Any:
         words = kernel_words(which)
         served = words.served if isinstance(error, client.AgentGone) else ""
         return dead(served or str(error), words.ejected, words.bypasses)
+
+
+def missing(answer: dict[str, Any]) -> str:
+    """What keeps it from being READY, without figures that change all the time."""
+    return f"{answer['state']}: {'; '.join(answer['reasons'])}"
 
 
 def bypass_words(row: dict[str, Any]) -> str:

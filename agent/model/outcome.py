@@ -92,6 +92,12 @@ class Refusal(Exception):
         self.status = status
 
 
+def refused_connect(status: int, whom: str) -> Refusal:
+    """What another proxy (`whom`) has answered a CONNECT with; its log has more."""
+    why = " (a limit of the destination)" if status == Outcome.LIMITED.status else ""
+    return Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status}{why} from {whom}", status)
+
+
 class Unknown(Refusal):
     """Refused because the mesh state lacks what `key` names: it may be on its way, or has to be asked for.
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from agent.model.address import IP
 from agent.model.identity import Identity
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, refused_connect
 from agent.model.route import Route
 from agent.net.tunnel import Tunnel, TunnelClientEvents
 from agent.net.tunnel_link import TunnelLink
@@ -139,8 +139,7 @@ class Inner:
             owner.opened(tunnel, headers)
             return
         tunnel.reset()
-        what = f"http status: {status} from {self._route.authority} behind gateway {self._route.target}"
-        owner.refused(Refusal(Outcome.UPSTREAM_REFUSED, what, status))
+        owner.refused(refused_connect(status, f"{self._route.authority} behind gateway {self._route.target}"))
 
     def gone(self, tunnel: Tunnel) -> None:
         self._far.pool.unanswered.remove(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.model.outcome import Outcome, Refusal
+from agent.model.outcome import Outcome, Refusal, refused_connect
 from agent.model.unit import State, StateReader
 from agent.net.tunnel import Tunnel
 from agent.net.tunnel_link import TunnelLink
@@ -161,8 +161,7 @@ class Waiter:
             owner.opened(tunnel, headers)
             return
         tunnel.reset()  # a peer may refuse and leave the stream open
-        target = self._group.key.target
-        self.refuse(Refusal(Outcome.UPSTREAM_REFUSED, f"http status: {status} from {target}", status))
+        self.refuse(refused_connect(status, str(self._group.key.target)))
 
     def gone(self, tunnel: Tunnel) -> None:
         """The tunnel's other answer."""

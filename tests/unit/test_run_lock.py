@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_waiting_ends_when_the_agent_does_or_patience_does(tmp_path: Path) -> No
 def test_an_agent_waits_for_the_one_before_it_when_it_may(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     first = taken(tmp_path)
     with pytest.raises(AlreadyRuns), RunLock(tmp_path):
         pass
@@ -90,6 +92,7 @@ def test_an_agent_waits_for_the_one_before_it_when_it_may(
             time.sleep(0.01)
         assert waiting.is_alive()
         assert first.is_awaited
+        assert "stop it" not in caplog.text, "it is to end by itself"
     finally:
         first.close()
         waiting.join(20)

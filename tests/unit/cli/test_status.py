@@ -36,3 +36,37 @@ def test_an_agent_of_an_older_version_says_nothing_of_it(
     told = answer()
     del told["limits"]
     assert shown(monkeypatch, tmp_path, told) == (0, "READY pods=0/0\n")
+
+
+class Clock:
+    """Time that passes where somebody sleeps."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def test_who_waits_longer_is_told_for_what(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = Clock()
+
+    def ask(*_: Any, **__: Any) -> dict[str, Any]:
+        if clock.now_s < 1:
+            return answer(state="DEAD", reasons=["it begins"])
+        reasons = ["web.yaml: refused"] if clock.now_s < 5 else ["no certificate"]
+        return answer(state="DEGRADED", reasons=reasons, line=f"DEGRADED at {clock.now_s}")
+
+    monkeypatch.setattr(client, "ask", ask)
+    monkeypatch.setattr("agent.cli.status.time", clock)
+    done = CliRunner().invoke(status, ["--run-dir", str(tmp_path), "--wait", "10"])
+    assert done.exit_code == 3
+    told = done.stderr.splitlines()
+    assert [line.partition("READY; ")[2] for line in told] == [
+        "it is DEGRADED: web.yaml: refused",
+        "it is DEGRADED: no certificate",
+    ], "once each, and not at once"
+    assert told[0].startswith("waiting, 8 s at most, until the agent")
+    assert "waiting" not in done.stdout

@@ -88,7 +88,9 @@ def test_one_more_connection_is_refused_while_the_others_go_on(world: World) -> 
         assert echoed(other), "another identity has its own"
     with plain(world, ours("5.5")) as stranger:
         assert echoed(stranger), "so have those without one"
-    world.driver.until(lambda: any("http status: 429" in line for line in world.here.lines))
+    world.driver.until(
+        lambda: any("http status: 429 (a limit of the destination) from" in line for line in world.here.lines)
+    )
     (line,) = [line for line in world.there.lines if "3 connections are open" in line]
     assert (
         f"{FRONT} to apps/server: 3 connections are open, as many as ConnectionLimit apps/web lets in" in line
