@@ -3,24 +3,36 @@
 The programs drop such a SYN and note it (`redirect.waiting`). TCP itself would send it again a second later, then after
 longer and longer pauses, so a client may wait for seconds when all is well again. They are let in as held SYNs are
 (bpf/README.md): by the private namespace's own device, back to where it came from, to the listener.
+
+Not those that a worker is to be asked of first (`--honest-connect`): the listener would accept what their destination
+may refuse. Only programs write into rings, so these wait for their clients' next try, which is held as any other.
+
+What programs do with a SYN of the network besides, these go past: who is denied is denied by a worker, as always; more
+than strangers may open at once are no more than `redirect.waiting.MOST`, once. `captures` does not count them: it is
+held against what workers accept, and the one thing that it tells of is that they accept too little.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import closing
 
+from agent.model.address import IP
 from agent.model.counted import counted
 from agent.net.frames import FrameSender
 from agent.wire.held_syn import FROM_POD, TO_POD, HeldSyn, again, read
 from redirect import waiting
+from redirect.layout import Flag
 from redirect.netns import entered
+from redirect.prefilter import HBONE_PORT
 from redirect.reconcile import Redirection
 from redirect.side import sides_of
 
 log = logging.getLogger(__name__)
 
+DNS_PORT = 53
 LATEST_S = 65.0
 """Who has sent nothing for so long has given up: Linux waits 64 s at most before it tries again."""
 
@@ -31,7 +43,9 @@ def let_in(redirection: Redirection) -> None:
     Where it cannot be done their clients come again by themselves.
     """
     try:
-        syns = fresh(waiting.take(redirection.descriptor("waiting")), time.monotonic_ns())
+        noted = fresh(waiting.take(redirection.descriptor("waiting")), time.monotonic_ns())
+        treatments = treatments_of(redirection) if noted else {}
+        syns = [syn for syn in noted if not is_asked_first(syn, treatments)]
         for hook, netns, side in zip(
             (FROM_POD, TO_POD), redirection.private_namespaces, sides_of(redirection.instance), strict=True
         ):
@@ -45,6 +59,27 @@ def let_in(redirection: Redirection) -> None:
         return
     if syns:
         log.info("let in %s that came while nobody served", counted(len(syns), "connection"))
+    if left := len(noted) - len(syns):
+        log.info(
+            "%s that came while nobody served: asked when their clients try again", counted(left, "connect")
+        )
+
+
+def treatments_of(redirection: Redirection) -> dict[IP, Flag]:
+    """Of pods whose connects may be held, by address: none where nobody has a ring. Raises NoPins, OSError."""
+    if not redirection.conf().owners:
+        return {}
+    return {address: place.treatment for place in redirection.captured() for address in place.addresses}
+
+
+def is_asked_first(syn: HeldSyn, treatments: Mapping[IP, Flag]) -> bool:
+    """Whether the programs hold it when it comes again: as from_pod.c and to_pod.c do, of bpf/."""
+    treatment = treatments.get(syn.pod, Flag(0))
+    if syn.hook == FROM_POD:
+        is_held = not (treatment & Flag.DNS and syn.local.port == DNS_PORT)
+    else:
+        is_held = syn.local.port != HBONE_PORT
+    return is_held and Flag.HONEST in treatment
 
 
 def fresh(records: list[bytes], now_ns: int) -> list[HeldSyn]:

@@ -223,6 +223,23 @@ def test_a_control_process_that_starts_again_finds_rings_and_workers(world: Worl
     assert held(world) > seen
 
 
+def test_who_asked_while_nobody_served_is_told_the_truth(world: World) -> None:
+    def came() -> int:
+        return world.counters("node-a").get(("from_pod", "NO_LISTENER"), 0)
+
+    world.kill_all("node-a")
+    before, address = came(), world.address("server-b")
+    with (
+        Connecting(world, "client-a", address, CLOSED) as closed,
+        Connecting(world, "client-a", address) as served,
+    ):
+        until(lambda: came() >= before + 2, "both have come to nothing")
+        world.restart("node-a")
+        assert (closed.ended(), served.ended()) == (errno.ECONNREFUSED, 0)
+        with Talk(served.sock) as talk:
+            talk.say()
+
+
 def test_without_rings_it_is_as_without_the_option(world: World) -> None:
     full = world.counters("node-a").get(("from_pod", "SYN_RING_FULL"), 0)
     with world.without_rings("node-a"):

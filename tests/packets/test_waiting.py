@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from agent.latecomers import LATEST_S, fresh
+from agent.latecomers import DNS_PORT, LATEST_S, fresh, is_asked_first
 from agent.model.address import parse_ip
 from agent.wire import held_syn
 from redirect import waiting
-from redirect.layout import FlowKey
+from redirect.layout import Flag, FlowKey
+from redirect.prefilter import HBONE_PORT
 from tests.packets.rig import Rig
 from tests.packets.world import BYPASS, DRAIN, FAMILIES, FORWARDED, HONEST, PLAIN, Family, World
 from tests.support import packets as pk
@@ -23,15 +24,19 @@ HOOKS = ("from_pod", "to_pod")
 OPTIONS = bytes.fromhex("020405b40402080a000000000000000001030307")
 
 
-def ends(program: str, net: Family, port: int = 40005) -> tuple[tuple[str, int], tuple[str, int]]:
+def ends(
+    program: str, net: Family, port: int = 40005, dport: int = 80
+) -> tuple[tuple[str, int], tuple[str, int]]:
     """Who opens the connection, and to where."""
     if program == "from_pod":
-        return (net.pod, port), (net.peer, 80)
-    return (net.peer, port), (net.pod, 80)
+        return (net.pod, port), (net.peer, dport)
+    return (net.peer, port), (net.pod, dport)
 
 
-def sent(program: str, net: Family, port: int = 40005, flags: int = SYN, sequence: int = 1) -> bytes:
-    (source, sport), (destination, dport) = ends(program, net, port)
+def sent(
+    program: str, net: Family, port: int = 40005, flags: int = SYN, sequence: int = 1, dport: int = 80
+) -> bytes:
+    (source, sport), (destination, dport) = ends(program, net, port, dport)
     header = pk.tcp(sport, dport, flags=flags, options=OPTIONS)
     return pk.ip(source, destination, TCP, header[:4] + sequence.to_bytes(4, "big") + header[8:])
 
@@ -88,6 +93,21 @@ def test_a_pod_whose_connects_are_honest_waits_as_others_do(rig: Rig) -> None:
     with rig.world(NOBODY.but(flags=HONEST, has_ring=True)):
         assert not rig.play("from_pod", sent("from_pod", FAMILIES[0])).held
         assert len(noted(rig)) == 1
+
+
+@pytest.mark.parametrize("net", FAMILIES, ids=lambda net: net.name)
+@pytest.mark.parametrize("program", HOOKS)
+def test_what_the_programs_would_hold_is_asked_first(rig: Rig, program: str, net: Family) -> None:
+    for flags in (HONEST, HONEST | Flag.DNS, PLAIN | Flag.ENROLLED):
+        for dport in (80, DNS_PORT, HBONE_PORT):
+            packet = sent(program, net, dport=dport)
+            with rig.world(NOBODY.but(flags=flags, has_ring=True)):
+                rig.play(program, packet, ingress_ifindex=FORWARDED)
+                (syn,) = fresh(waiting.take(os.dup(rig.maps["waiting"])), time.monotonic_ns())
+            with rig.world(World(flags=flags, has_ring=True)):
+                is_held = bool(rig.play(program, packet, ingress_ifindex=FORWARDED).held)
+            assert is_asked_first(syn, {parse_ip(net.pod): flags}) == is_held, (flags, dport)
+            assert not is_asked_first(syn, {}), "nobody has a ring"
 
 
 def test_what_goes_past_the_proxy_is_not_noted(rig: Rig) -> None:
