@@ -78,8 +78,8 @@ limits = listing(
     ["pod", "limit", "clients", "connections", "new_per_s", "bytes_per_s"],
     "no pod has a limit",
     "List what pods of this node let each client have."
-    "\n\nOf all limits that are about a client the lowest of each kind holds; ztun_limited counts who was refused or"
-    " had to wait.",
+    "\n\nOf all limits that are about a client the lowest of each kind holds; ztun_limited_total counts who was refused"
+    " or had to wait.",
 )
 services = listing(
     "services",

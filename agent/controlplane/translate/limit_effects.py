@@ -10,7 +10,9 @@ from agent.controlplane.read.remarks import Remark, Scope
 from agent.controlplane.translate.authorization_policy import PRINCIPALS, is_of_another_domain
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.remarking import remark
-from agent.model.limits import ANNOTATION, EXAMPLE
+from agent.model.limits import ANNOTATION, CONNECTIONS, EXAMPLE
+
+LEAVE_OUT = f"leave {CONNECTIONS} out where any number may be open"
 
 
 def limit_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
@@ -29,6 +31,15 @@ def limit_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
                     scope,
                     field=path,
                 )
+        if limit.limits.connections == 0 and not limit.is_stand_in:
+            whom = "none of these clients" if limit.sources else "nobody"
+            yield remark(
+                limit,
+                f"0 lets {whom} in, at {_where(scope)}",
+                LEAVE_OUT,
+                field="spec.connections",
+                is_note=True,
+            )
     for pod in inventory.pods:
         if pod.limits_refused:
             yield remark(
@@ -38,6 +49,15 @@ def limit_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
                 Scope(node=pod.node),
                 field=f"metadata.annotations.{ANNOTATION}",
             )
+        elif pod.limits is not None and pod.limits.connections == 0:
+            field = f"metadata.annotations.{ANNOTATION}"
+            yield remark(pod, f"{CONNECTIONS}=0 lets nobody in", LEAVE_OUT, field=field, is_note=True)
+
+
+def _where(scope: Scope) -> str:
+    if scope.selector:
+        return "the pods it selects"
+    return f"all pods of namespace {scope.namespace}" if scope.namespace else "all pods of the mesh"
 
 
 def _principals(limit: ConnectionLimit) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Accounts and namespaces that policies let in or keep out, and no workload has: misspelt, or not there yet. Pure.
+"""Accounts and namespaces that policies and limits name, and no workload has: misspelt, or not there yet. Pure.
 
 Only what is written out counts, no pattern, and only what the mesh's own trust domains may say. Workloads of other
 clusters and networks are not known here, so it is a note and no more.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from agent.controlplane.read.inventory import Inventory
-from agent.controlplane.read.objects import AuthorizationPolicy, Terms
+from agent.controlplane.read.objects import AuthorizationPolicy, ConnectionLimit, Terms
 from agent.controlplane.read.remarks import Remark
 from agent.controlplane.translate.authorization_policy import why_left_out
 from agent.controlplane.translate.mesh import Mesh
@@ -20,11 +20,14 @@ Account = tuple[str, str]
 
 
 def unknown_sources(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
-    """One remark for each place of a policy and each name there that nobody has."""
+    """One remark for each place of a policy or limit and each name there that nobody has."""
+    enforced: list[AuthorizationPolicy | ConnectionLimit] = [
+        policy for policy in inventory.policies if not why_left_out(policy)
+    ]
+    enforced += inventory.connection_limits
     named = [
         (policy, place, what)
-        for policy in inventory.policies
-        if not why_left_out(policy)
+        for policy in enforced
         for place, terms in _sources(policy)
         for what in _named(terms, mesh)
     ]
@@ -42,7 +45,10 @@ def unknown_sources(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         yield remark(policy, problem, field=place, is_note=True)
 
 
-def _sources(policy: AuthorizationPolicy) -> Iterator[tuple[str, Terms]]:
+def _sources(policy: AuthorizationPolicy | ConnectionLimit) -> Iterator[tuple[str, Terms]]:
+    if isinstance(policy, ConnectionLimit):
+        yield from ((f"spec.from[{i}].source", terms) for i, terms in enumerate(policy.sources))
+        return
     for number, rule in enumerate(policy.rules):
         yield from ((f"spec.rules[{number}].from[{i}].source", terms) for i, terms in enumerate(rule.sources))
         yield from ((f"spec.rules[{number}].when[{i}]", terms) for i, terms in enumerate(rule.when))

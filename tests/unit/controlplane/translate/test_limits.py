@@ -136,3 +136,39 @@ def test_a_client_that_nobody_can_be_and_pods_that_are_not_there_are_said() -> N
     remarks = Judge(a="".join(texts)).said
     assert any("nobody can be 'elsewhere/ns/demo/sa/x'" in each.problem for each in remarks)
     assert any("no workload of namespace demo has the labels app=nobody" in each.problem for each in remarks)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("principals: [cluster.local/ns/demo/sa/wbe]", "no workload has the service account demo/wbe"),
+        ("serviceAccounts: [wbe]", "no workload has the service account demo/wbe"),
+        ("namespaces: [dmeo]", "namespace dmeo has no workloads"),
+        ("principals: [cluster.local/ns/demo/sa/web]", ""),
+        ("notPrincipals: [cluster.local/ns/demo/sa/wbe]", ""),
+    ],
+)
+def test_a_client_that_no_workload_is_is_said_as_of_policies(source: str, said: str) -> None:
+    judge = Judge(a=NAMESPACE + WEB + limit(f"connections: 1, from: [{{source: {{{source}}}}}]"))
+    notes = [f"spec.from[0].source: {said}, so it matches nobody"] if said else []
+    assert [note.partition("demo/l: ")[2] for note in judge.notes()] == notes
+    assert not judge.without_effect()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (WEB + limit("connections: 0"), "connections: 0 lets nobody in, at all pods of namespace demo"),
+        (WEB + limit("connections: 0", namespace="istio-system"), "lets nobody in, at all pods of the mesh"),
+        (
+            WEB + limit("connections: 0, selector: {matchLabels: {app: web}}, from: [{source: {namespaces: [demo]}}]"),
+            "lets none of these clients in, at the pods it selects",
+        ),
+        (annotated(WEB, "connections=0"), "demo/web: metadata.annotations.ztun.io/limits: connections=0 lets nobody"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_lets_nobody_in_is_said(text: str, said: str) -> None:
+    judge = Judge(a=NAMESPACE + text)
+    [note] = judge.notes()
+    assert said in note and "leave connections out" in note
+    assert not judge.without_effect()
