@@ -43,6 +43,38 @@ def test_help_installs_nothing(tmp_path: Path, script: str, option: str) -> None
 
 
 @pytest.mark.parametrize(
+    "script", [name for name in ALL if re.search(r"^ *scripts/setup", (SCRIPTS / name).read_text(), re.M)]
+)
+def test_help_says_what_becomes_of_compiled_modules(tmp_path: Path, script: str) -> None:
+    """A unit may run from this checkout."""
+    said = " ".join(run(tmp_path, script, "--help")[1].split())
+    assert re.search(r"of this checkout (that are compiled are removed|is compiled after it)", said, re.I)
+
+
+def test_the_list_of_faults_installs_nothing(tmp_path: Path) -> None:
+    for name, text in {
+        "scripts/chaos": (SCRIPTS / "chaos").read_text(),
+        "scripts/setup": "#!/bin/sh\ntouch installed\n",
+        "scripts/own-world": "#!/bin/sh\n",
+        ".venv/bin/python": '#!/bin/sh\necho "$@"\n',
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def listed() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [tmp_path / "scripts/chaos", "--list"], capture_output=True, text=True, check=False
+        )
+
+    missed = listed()
+    assert missed.returncode == 1 and "`scripts/setup dev`" in missed.stderr
+    (tmp_path / ".venv/.ztun-setup[dev]").touch()
+    assert listed().stdout == "-m tests.chaos --list\n"
+    assert not (tmp_path / "installed").exists()
+
+
+@pytest.mark.parametrize(
     ("script", "arguments", "says"),
     [
         ("quickstart", ["--kep"], "no such option: --kep"),
