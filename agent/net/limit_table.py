@@ -4,8 +4,9 @@ Workers share nothing else, and a limit must hold over all of them: by a share f
 before the limit, as their connections do not fall evenly. So one file in the run directory has a row for each client at
 a pod that has limits. Whoever admits holds its lock (one system call, some microseconds) from the count to the note,
 so that two workers never both take the last place. The lock is the open file's (F_OFD_SETLK): a worker that dies lets
-go of it. Each worker writes its connections into a column of its own, which is a lock too: a column that nobody holds
-is a dead worker's, and counts for nothing from the moment on that somebody would be refused for it.
+go of it, and for one that stands still with it nobody waits: what others carry beside must go on. Each worker writes
+its connections into a column of its own, which is a lock too: a column that nobody holds is a dead worker's, and counts
+for nothing from the moment on that somebody would be refused for it.
 
 A connection that goes on in another worker stays counted: who gives it parks it in its column, who takes it takes it
 from there.
@@ -22,7 +23,6 @@ import fcntl
 import mmap
 import os
 import struct
-import time
 from pathlib import Path
 
 NAME = "limits.1"
@@ -40,8 +40,8 @@ _OWN = (_TICK + TICKS) * 2
 _PARKED = _OWN + COLUMNS
 _FLOCK = struct.Struct("hhqqi4x")
 _KEY_WORDS = struct.Struct("=QQ")
-_TRIES, _PAUSE_S = 1000, 0.001
-"""Of the lock. Only a worker that is stopped in the middle keeps it for long."""
+_TRIES, _YIELD_EVERY = 512, 128
+"""Of the lock: less than a millisecond. Only a worker that is stopped in the middle keeps it for longer."""
 MOST_AT_ONCE_BYTES = 1 << 14
 
 TOO_MANY, TOO_FAST, NO_ROOM, STUCK = -1, -2, -3, -4
@@ -56,6 +56,10 @@ class LimitTable:
         self._fd = fd
         self._path = path
         self._backed: set[int] = set()
+        self._owed: dict[int, tuple[int, int, tuple[int, int]]] = {}
+        """Of a row: nanoseconds that were not charged to its bucket, when the last of them were due, its client."""
+        self.is_stuck = False
+        """Whether another worker stood still with the lock when it was last tried."""
         try:
             if os.fstat(fd).st_size < _BYTES:
                 os.ftruncate(fd, _BYTES)
@@ -180,6 +184,24 @@ class LimitTable:
                 self._charge(row, size, rate, now_s)
             finally:
                 self._unlock()
+        else:
+            owed_ns = self._owed[row][0] if row in self._owed else 0
+            self._owed[row] = owed_ns + _cost_ns(size, rate), int(now_s * 1e9), self._client(row)
+
+    def settle(self) -> None:
+        """Charge what could not be while the lock was not to be had; whoever has it next does so as well."""
+        if self._owed and self._lock():
+            self._unlock()
+
+    def _pay(self) -> None:
+        for row, (cost_ns, due_ns, client) in self._owed.items():
+            if self._client(row) == client:  # else it is gone, and its bucket was full
+                at = row * _WORDS + _FULL_AT
+                self._words[at] = max(self._words[at], due_ns) + cost_ns
+        self._owed.clear()
+
+    def _client(self, row: int) -> tuple[int, int]:
+        return self._words[row * _WORDS], self._words[row * _WORDS + 1]
 
     def give_back(self, row: int, size: int, rate: int) -> None:
         """So many of those that were drawn did not pass."""
@@ -189,6 +211,8 @@ class LimitTable:
                 self._words[at] -= min(self._words[at], size * 16 * 10**9 // (15 * rate))
             finally:
                 self._unlock()
+        # Else it is as if they had passed: a sixteenth of a second's at most. Later the bucket may have been full
+        # meanwhile, and would let pass more than it holds.
 
     def ready_in_s(self, row: int, rate: int, now_s: float) -> float:
         """When a drawing is worth it."""
@@ -202,8 +226,7 @@ class LimitTable:
 
     def _charge(self, row: int, size: int, rate: int, now_s: float) -> None:
         at = row * _WORDS + _FULL_AT
-        cost_ns = -(-size * 16 * 10**9 // (15 * rate))
-        self._words[at] = max(self._words[at], int(now_s * 1e9)) + cost_ns
+        self._words[at] = max(self._words[at], int(now_s * 1e9)) + _cost_ns(size, rate)
 
     # -- new connections
 
@@ -317,10 +340,17 @@ class LimitTable:
     # -- the lock
 
     def _lock(self) -> bool:
-        for _ in range(_TRIES):
+        """Without a pause, which everything that this worker carries would have to wait for; tried once alone where
+        that was of no use just before. What is owed is paid first."""
+        for turn in range(1, 2 if self.is_stuck else _TRIES + 1):
             if self._set(fcntl.F_WRLCK, 0):
+                self.is_stuck = False
+                if self._owed:
+                    self._pay()
                 return True
-            time.sleep(_PAUSE_S)
+            if not turn % _YIELD_EVERY:
+                os.sched_yield()
+        self.is_stuck = True
         return False
 
     def _unlock(self) -> None:
@@ -332,6 +362,11 @@ class LimitTable:
         except BlockingIOError:
             return False
         return True
+
+
+def _cost_ns(size: int, rate: int) -> int:
+    """Of a bucket, until so many bytes have flown into it again."""
+    return -(-size * 16 * 10**9 // (15 * rate))
 
 
 def least_bytes(rate: int) -> int:

@@ -15,6 +15,8 @@ from agent.net.pacing import PacedSocket
 
 LEAST_PAUSE_S = 0.002
 """Between two looks at the table; the bucket holds what flows into it in 67 ms."""
+STUCK_PAUSE_S = 0.02
+"""The same while another worker stands still with its lock."""
 
 
 class Meter:
@@ -66,7 +68,8 @@ class Meter:
 
     def _begin_pause(self) -> None:
         pause_s = self._table.ready_in_s(self.row, self.rate, self._loop.now()) if self.rate else 0.0
-        self._timer = self._loop.later(max(LEAST_PAUSE_S, pause_s), self._go_on)
+        least_s = STUCK_PAUSE_S if self._table.is_stuck else LEAST_PAUSE_S
+        self._timer = self._loop.later(max(least_s, pause_s), self._go_on)
 
     def _go_on(self) -> None:
         self._timer = None
@@ -75,6 +78,8 @@ class Meter:
                 break
             if self._waiting:  # each may end others
                 self._waiting.popleft().go_on()
+            if self.rate and self._table.is_stuck:
+                break  # nobody would get anything
         self._go_on_later()
 
     def _go_on_later(self) -> None:

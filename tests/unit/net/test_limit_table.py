@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,26 +45,60 @@ def test_the_limit_is_of_all_workers_together_and_of_one_client(path: Path) -> N
         assert tables[0].enter(CLIENT, 10, None, 0.0) == TOO_MANY
 
 
-def test_one_admits_at_a_time_and_who_is_kept_waiting_admits_nobody(
+def test_one_admits_at_a_time_and_nobody_waits_for_one_that_stands_still(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with workers(path, 2) as (table, other):
-        pauses = list[float]()
+        row = table.enter(CLIENT, 3, None, 0.0)
+        turns, tries = list[str](), list[int]()
+        really = fcntl.fcntl
 
-        def let_go(pause_s: float) -> None:
-            pauses.append(pause_s)
-            if len(pauses) == 3:
+        def yielded() -> None:
+            turns.append("a turn for the other")
+            if len(turns) == 2:
                 other._unlock()
 
-        monkeypatch.setattr(time, "sleep", let_go)
+        def tried(fd: int, asked: int, what: bytes) -> bytes | int:
+            tries.append(fd)
+            return really(fd, asked, what)
+
+        def of_tries(call: Callable[[], object]) -> tuple[object, int]:
+            tries.clear()
+            return call(), len(tries)
+
+        monkeypatch.setattr(time, "sleep", None)
+        monkeypatch.setattr(os, "sched_yield", yielded)
         assert other._lock()
-        row = table.enter(CLIENT, 1, None, 0.0)
-        assert row >= 0 and len(pauses) == 3
+        assert table.enter(CLIENT, 3, None, 0.0) == row and len(turns) == 2
         assert other._lock()
-        assert table.enter(CLIENT, None, None, 0.0) == table.resume(OTHER, 0.0) == STUCK
-        assert table.draw(row, 100, 10_000, 0.0) == 0
+        monkeypatch.setattr(fcntl, "fcntl", tried)
+        answer, count = of_tries(lambda: table.enter(CLIENT, None, None, 0.0))
+        assert answer == STUCK and 10 < count < 1000 and len(turns) < 10
+        assert of_tries(lambda: table.resume(OTHER, 0.0)) == (STUCK, 1)
+        assert of_tries(lambda: table.draw(row, 100, 10_000, 0.0)) == (0, 1)
+        assert of_tries(lambda: table.give_back(row, 1, 10_000)) == (None, 1)
+        assert of_tries(lambda: table.park(row)) == (None, 1)
         other._unlock()
         assert table.draw(row, 100, 10_000, 0.0) == 100
+        assert table.enter(CLIENT, 3, None, 0.0) == row
+        assert table.enter(CLIENT, 3, None, 0.0) == TOO_MANY
+
+
+@pytest.mark.parametrize("by", ["itself", "the next call"])
+def test_what_could_not_be_charged_is_charged_later(path: Path, by: str) -> None:
+    with workers(path, 2) as (table, other):
+        row = table.enter(CLIENT, None, None, 5.0)
+        assert other._lock()
+        for _ in range(3):
+            table.charge(row, 10_000, 10_000, 5.0)
+        other._unlock()
+        if by == "itself":
+            table.settle()
+            assert other.draw(row, 100, 10_000, 7.9) == 0
+        assert table.draw(row, 100, 10_000, 7.9) == 0
+        assert other.draw(row, 100, 10_000, 8.3) == 100
+        table.settle()
+        assert other.draw(row, 100, 10_000, 8.35) == 100, "once"
 
 
 def test_what_a_dead_worker_had_counts_for_nobody(path: Path) -> None:

@@ -243,3 +243,21 @@ def test_where_nobody_can_count_nobody_is_let_in(world: World, tmp_path: Path) -
     world.driver.until(lambda: any("nobody can count" in line for line in world.there.lines))
     limited(world)
     assert exchange(world.connect()) == b"hello"
+
+
+def test_a_worker_that_stands_still_with_the_table_holds_up_bytes_alone(world: World, tmp_path: Path) -> None:
+    world.there.limiter.path = tmp_path / "limits"
+    limited(world, connections=3, bytes_per_second=1_000_000)
+    app = open_one(world)
+    still = LimitTable.opened(tmp_path / "limits")
+    assert still._lock()
+    before = counted(world.there).get("bytes-per-second", 0)
+    app.sendall(b"later")
+    world.driver.until(lambda: counted(world.there).get("bytes-per-second", 0) > before + 2)
+    assert ended(world.connect())
+    world.driver.until(lambda: any("another worker stands still" in line for line in world.there.lines))
+    assert counted(world.there)["uncounted"] == 1
+    still._unlock()
+    assert app.recv(5, socket.MSG_WAITALL) == b"later"
+    still.close()
+    app.close()
