@@ -169,6 +169,10 @@ class Field:
     def is_integer(self) -> bool:
         return isinstance(self.node, Scalar) and self.node.tag == INT_TAG
 
+    @property
+    def is_text(self) -> bool:
+        return isinstance(self.node, Scalar) and self.node.tag not in NOT_TEXT
+
     def boolean(self, default: bool = False) -> bool:
         if self.node is None:
             return default

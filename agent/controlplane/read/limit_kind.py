@@ -40,7 +40,8 @@ def _number(field: Field, name: str) -> int | None:
     if not field.present:
         return None
     # 100, "100" and 10M all are what they say.
-    text = str(field.integer(0, limits.MOST[name])) if field.is_integer else field.text()
+    least = 0 if field.is_integer else limits.LEAST[name]
+    text = field.text() if field.is_text else str(field.integer(least, limits.MOST[name]))
     try:
         return parse_limit(name, text)
     except LimitError as error:

@@ -25,7 +25,11 @@ def test_it_means_what_it_says(text: str, limits: Limits) -> None:
     [
         ("", "it wants NAME=NUMBER"),
         ("connections=1,", "it wants NAME=NUMBER"),
-        ("connection=1", "'connection' is no limit: want some of connections, new-connections-per-second"),
+        ("connection=1", "'connection' is no limit: did you mean connections?"),
+        ("newConnectionsPerSecond=3", "no limit: did you mean new-connections-per-second?"),
+        ("bytesPerSecond=3k", "no limit: did you mean bytes-per-second?"),
+        ("rate=1", "'rate' is no limit: want some of connections, new-connections-per-second"),
+        ("connections: 100", "connections wants '=' before its number, not ':', e.g. connections=100"),
         ("connections", "connections has no number"),
         ("connections=1, connections=2", "connections stands there twice"),
         ("connections=1O", "'1O' is not a whole number"),
@@ -44,3 +48,18 @@ def test_what_means_nothing_is_refused_with_its_reason(text: str, why: str) -> N
     with pytest.raises(LimitError) as refused:
         parse_limits(text)
     assert why in str(refused.value)
+
+
+def test_all_of_its_faults_are_told_at_once() -> None:
+    with pytest.raises(LimitError) as refused:
+        parse_limits(
+            "connections=ten, bytes=5, newConnectionsPerSecond=3, bytes-per-second=10, connections=2"
+        )
+    for said in (
+        "connections: 'ten' is not a whole number",
+        "'bytes' is no limit: want some of",
+        "did you mean new-connections-per-second?",
+        "bytes-per-second: 10 is not from 1000",
+        "connections stands there twice",
+    ):
+        assert said in str(refused.value)
