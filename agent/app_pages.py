@@ -20,8 +20,9 @@ from agent.pages.enrolment import EnrollPage, UnenrollPage
 from agent.pages.explain import ExplainPage
 from agent.pages.figures import AgentFigures
 from agent.pages.health import AgentHealth
+from agent.pages.limits import LimitsPage
 from agent.pages.log_level import LoggingPage
-from agent.pages.mesh_lists import LimitsPage, PoliciesPage, ServicesPage
+from agent.pages.mesh_lists import PoliciesPage, ServicesPage
 from agent.pages.metrics import MetricsPage
 from agent.pages.pprof import pprof_page
 from agent.pages.quit import QuitPage, ShutdownPage, StepAsidePage
@@ -79,7 +80,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         announced=AnnouncedPage(agent.store),
         certificates=CertificatesPage(agent.keeper, time.time),
         policies=PoliciesPage(agent.store),
-        limits=LimitsPage(agent.store),
+        limits=LimitsPage(agent.store, agent.crew),
         services=ServicesPage(agent.store),
         config_dump=ConfigDumpPage(
             settings=agent.settings,

@@ -73,14 +73,33 @@ policies = listing(
     "\n\nistio_converted_static_strict, of the root namespace, stands for every PeerAuthentication with mode STRICT: it"
     " denies peers without an identity, and judges the pods that list it.",
 )
-limits = listing(
-    "limits",
-    ["pod", "limit", "clients", "connections", "new_per_s", "bytes_per_s"],
-    "no pod has a limit",
-    "List what pods of this node let each client have."
-    "\n\nOf all limits that are about a client the lowest of each kind holds; ztun_limited_total counts who was refused"
-    " or had to wait.",
-)
+
+
+@click.command()
+@which_agent
+@out.wide_option
+def limits(which: Which, output: str) -> None:
+    """List what pods of this node let each client have.
+
+    Of all limits that are about a client the lowest of each kind holds; -o wide has the clients that are connected too:
+    how many connections they have open, and what holds for each. ztun_limited_total counts who was refused or had to
+    wait.
+    """
+    answer: dict[str, list[dict[str, Any]]] = asked(which, "/limits")
+    if output == "json":
+        out.show_json(answer)
+        return
+    columns = ["pod", "limit", "clients", "connections", "new_per_s", "bytes_per_s"]
+    out.show_table(answer["limits"], columns + ["from"] * (output == "wide"), empty="no pod has a limit")
+    if output == "wide" and answer["limits"]:
+        clients = [
+            {**row, "client": row["client"] or "without an identity"} for row in answer.get("clients", ())
+        ]
+        columns = ["pod", "client", "open", "connections", "new_per_s", "bytes_per_s", "by"]
+        click.echo()
+        out.show_table(clients, columns, empty="no client of them is connected")
+
+
 services = listing(
     "services",
     ["service", "hostname", "vips", "ports", "waypoint", "endpoints"],

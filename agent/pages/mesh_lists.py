@@ -1,4 +1,4 @@
-"""`/policies`, `/limits` and `/services`: what the control plane said of them, as this node judges and routes by it."""
+"""`/policies` and `/services`: what the control plane said of them, as this node judges and routes by it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,6 @@ class PoliciesPage:
             for resource, policy in sorted(snapshot.policies.items(), key=lambda item: item[1].key)
         ]
         return as_json({"policies": rows})
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsPage:
-    store: Store
-
-    async def __call__(self, _: Request) -> Response:
-        rows = [
-            {
-                "pod": f"{workload.namespace}/{workload.name}",
-                "limit": limit.name,
-                "clients": "some" if limit.clients else "each",
-                "connections": limit.limits.connections,
-                "new_per_s": limit.limits.new_per_second,
-                "bytes_per_s": limit.limits.bytes_per_second,
-            }
-            for workload in sorted(self.store.current.local_workloads(), key=lambda each: each.uid)
-            for limit in workload.limits
-        ]
-        return as_json({"limits": rows})
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.state.store",
         "agent.state.snapshot",
         "agent.policy.explain",
+        "agent.policy.limits",
+        "agent.policy.match",
         "agent.policy.missing",
         "agent.enroll",
         "agent.kubernetes.gate",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -31,3 +33,19 @@ def test_tls_of_tunnels_is_for_who_asks(
 
 def test_a_list_without_more_has_no_wide_form() -> None:
     assert CliRunner().invoke(inspect.connections, ["-o", "wide"]).exit_code == 2
+
+
+def test_who_takes_how_much_of_a_pod_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = {"pod": "a/b", "limit": "L", "clients": "some", "from": ["namespaces=c"], "connections": 3}
+    client = {"pod": "a/b", "client": "", "open": 2, "connections": 3, "by": {"connections": "L"}}
+    told = {"limits": [limit], "clients": [client]}
+    monkeypatch.setattr(inspect.client, "ask", lambda *_: told)
+    table, wide, whole = (
+        CliRunner().invoke(inspect.limits, ["-o", form]) for form in ("table", "wide", "json")
+    )
+    assert len(table.stdout.splitlines()) == 2 and "namespaces=c" not in table.stdout
+    assert "namespaces=c" in wide.stdout
+    assert wide.stdout.splitlines()[-1].split() == (
+        ["a/b", "without", "an", "identity", "2", "3", "-", "-", "connections=L"]
+    )
+    assert json.loads(whole.stdout) == told
