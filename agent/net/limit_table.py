@@ -25,7 +25,7 @@ import os
 import struct
 from pathlib import Path
 
-NAME = "limits.1"
+NAME = "limits.2"
 """With the number of the format: a build of another one has a file of its own."""
 SETS, WAYS, COLUMNS = 256, 16, 128
 TICKS_PER_S, TICKS = 32, 33
@@ -246,14 +246,20 @@ class LimitTable:
     # -- rows
 
     def _find(self, key: bytes) -> int | None:
-        low, high = _KEY_WORDS.unpack(key)
-        first = low % SETS * WAYS
-        self._back(first // WAYS)
-        for row in range(first, first + WAYS):
-            at = row * _WORDS
-            if self._words[at] == low and self._words[at + 1] == high:
-                return row
+        client = _KEY_WORDS.unpack(key)
+        for rows in self._places(key):
+            self._back(rows[0] // WAYS)
+            for row in rows:
+                if self._client(row) == client:
+                    return row
         return None
+
+    @staticmethod
+    def _places(key: bytes) -> list[range]:
+        """Where a client may have its row: one of two sets. Put into the emptier, they fill up nearly evenly."""
+        return [
+            range(n * WAYS, (n + 1) * WAYS) for n in sorted({half % SETS for half in _KEY_WORDS.unpack(key)})
+        ]
 
     def _row(self, key: bytes, now_s: float) -> int:
         """The row of a client, a new one where it has none; NO_ROOM."""
@@ -265,18 +271,20 @@ class LimitTable:
             return NO_ROOM
         if found is not None:
             return found
-        low, high = _KEY_WORDS.unpack(key)
-        first = low % SETS * WAYS
+        places = self._places(key)
         for is_buried in (False, True):
-            for row in range(first, first + WAYS):
-                if is_buried:
-                    self._bury(row)
-                if self._is_idle(row, now_s):
-                    at = row * _WORDS
-                    for word in range(at + _FULL_AT, at + _OWN // 2):
-                        self._words[word] = 0
-                    self._words[at], self._words[at + 1] = low, high
-                    return row
+            if is_buried:
+                for rows in places:
+                    for row in rows:
+                        self._bury(row)
+            free = max(([row for row in rows if self._is_idle(row, now_s)] for rows in places), key=len)
+            if free:
+                row = free[0]
+                at = row * _WORDS
+                for word in range(at + _FULL_AT, at + _OWN // 2):
+                    self._words[word] = 0
+                self._words[at], self._words[at + 1] = _KEY_WORDS.unpack(key)
+                return row
         return NO_ROOM
 
     def _is_idle(self, row: int, now_s: float) -> bool:

@@ -19,7 +19,9 @@ TYPE_URL = "type.googleapis.com/ztun.v1.ConnectionLimits"
 STRINGS = ("namespaces", "not_namespaces", "principals", "not_principals")
 ACCOUNTS = ("service_accounts", "not_service_accounts")
 
-OTHERS = ("source_ips", "destination_ips", "destination_ports")
+OTHERS = tuple(
+    f"{no}{name}" for name in ("source_ips", "destination_ips", "destination_ports") for no in ("", "not_")
+)
 HIGHEST = max(MOST.values())
 
 
@@ -46,11 +48,12 @@ def _limit(field: str, m: Any, match: Callable[[str, Any], Match]) -> Connection
 
     limits = Limits(said("connections", 0), said("new_per_second", 1), said("bytes_per_second", LEAST[BYTES]))
     clients = tuple(match(f"{field}.clients[{index}]", each) for index, each in enumerate(m.clients))
-    for client in clients:
-        if any(getattr(client, f"{no}{name}") for name in OTHERS for no in ("", "not_")):
-            raise LimitError(
-                f"{field}.clients: a client is known by its name alone, not by addresses or ports"
-            )
+    for index, client in enumerate(clients):
+        for name in OTHERS:
+            if getattr(client, name):
+                raise LimitError(
+                    f"{field}.clients[{index}].{name}: a client is known by its name alone, not by addresses or ports"
+                )
     return ConnectionLimit(m.name, limits, clients)
 
 

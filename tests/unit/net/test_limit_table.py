@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.net.limit_table import COLUMNS, NO_ROOM, STUCK, TOO_FAST, TOO_MANY, WAYS, LimitTable, least_bytes
+from agent.net.limit_table import (
+    COLUMNS,
+    NO_ROOM,
+    SETS,
+    STUCK,
+    TOO_FAST,
+    TOO_MANY,
+    WAYS,
+    LimitTable,
+    least_bytes,
+)
 
 CLIENT, OTHER = (hashlib.blake2b(name, digest_size=16).digest() for name in (b"client", b"other"))
 
@@ -142,7 +152,7 @@ def test_more_workers_than_columns_are_refused_by_name(path: Path) -> None:
 
 def test_clients_that_are_gone_make_room_and_others_never_do(path: Path) -> None:
     def of_one_set(number: int) -> bytes:
-        return (7).to_bytes(8, "little") + number.to_bytes(8, "little")
+        return (7).to_bytes(8, "little") + (7 + SETS * number).to_bytes(8, "little")
 
     with workers(path, 2) as (table, other):
         rows = [other.enter(of_one_set(n), 1, 1, 5.0) for n in range(WAYS)]
@@ -155,6 +165,19 @@ def test_clients_that_are_gone_make_room_and_others_never_do(path: Path) -> None
         other.close()
         assert table.enter(of_one_set(WAYS + 1), 1, 1, 6.1) >= 0
         other.__init__(os.memfd_create("again"))  # type: ignore[misc] # for the end of this test
+
+
+def test_nobody_is_shut_out_before_the_table_is_nearly_full() -> None:
+    table = LimitTable.opened(None)
+    try:
+        keys = [hashlib.blake2b(b"%d" % number, digest_size=16).digest() for number in range(3500)]
+        rows = [table.enter(key, 1, None, 0.0) for key in keys]
+        assert min(rows) >= 0 and len(set(rows)) == len(rows)
+        assert [table.enter(key, 1, None, 0.0) for key in keys[::50]] == [TOO_MANY] * 70, (
+            "each is found again"
+        )
+    finally:
+        table.close()
 
 
 def test_a_removed_file_is_noticed(path: Path) -> None:

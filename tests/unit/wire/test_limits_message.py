@@ -37,8 +37,12 @@ def test_extensions_of_others_are_theirs() -> None:
         ({"new_per_second": 0}, "limits[0].new_per_second: 0 is not from 1 to 1000000000000"),
         ({"bytes_per_second": 999}, "limits[0].bytes_per_second: 999 is not from 1000"),
         ({"connections": 1 << 60}, "limits[0].connections: 1152921504606846976 is not from 0"),
-        ({"clients": [authz.Match(destination_ports=[80])]}, "known by its name alone"),
-        ({"clients": [authz.Match(not_source_ips=[authz.Address(address=bytes(4))])]}, "known by its name alone"),
+        ({"clients": [authz.Match(destination_ports=[80])]}, "limits[0].clients[0].destination_ports: a client"),
+        ({"clients": [authz.Match(not_destination_ports=[80])]}, "clients[0].not_destination_ports: a client is known"),
+        *[
+            ({"clients": [authz.Match(**{name: [authz.Address(address=bytes(4))]})]}, f"[0].{name}: a client is known")
+            for name in ("source_ips", "not_source_ips", "destination_ips", "not_destination_ips")
+        ],
         ({"clients": [authz.Match(principals=[authz.StringMatch()])]}, "clients[0].principals[0]: no kind of match"),
     ],
 )  # fmt: skip
