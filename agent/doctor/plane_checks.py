@@ -114,7 +114,11 @@ def clock(site: Site) -> Check:
         told = connection.getresponse().headers.get("date")
     except (OSError, http.client.HTTPException) as error:
         reason = _reason(error) if isinstance(error, OSError) else "no HTTP"
-        return CLOCK.cannot_tell(f"{host}:{TELLS_TIME} does not say: {reason}")
+        return CLOCK.cannot_tell(
+            f"{host}:{TELLS_TIME} does not say: {reason}",
+            "compare by hand, or let that port be reached: an embedded control plane serves it on its loopback unless "
+            f"`ztun control-plane --metrics-address HOST:{TELLS_TIME}` says otherwise",
+        )
     finally:
         connection.close()
     if told is None:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from agent.channel import ChannelError, Message
+from agent.channel import ChannelError, GoOn, Message
 from agent.channel_socket import Channel
 from agent.model.steps import SLICE_S, goes_on
 
@@ -53,6 +53,8 @@ class ControlLink:
         self._waiting: deque[tuple[Message, list[int]]] = deque()
         self._work: Iterator[None] | None = None
         """What is left of the orders that were begun, and of those that wait."""
+        self._is_end_told = False
+        """This control process has said that it ends: nobody has to look why."""
         self._next_slice: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -102,7 +104,8 @@ class ControlLink:
         try:
             self._waiting.extend(self._channel.receive(most_reads))
         except ChannelError as error:
-            log.warning("control process: %s; going on with the last state", error)
+            level = logging.INFO if self._is_end_told else logging.WARNING
+            log.log(level, "control process: %s; going on with the last state", error)
             self._part()
 
     def _carry_out(self) -> None:
@@ -124,6 +127,7 @@ class ControlLink:
         self._work = None
         if self._comer is not None:
             self._channel, self._comer = Channel(self._comer), None
+            self._is_end_told = False
             self._write(lambda channel: self._orders.hello(channel))
         if self._channel is not None:
             self._loop.add_reader(self._channel.sock, self._readable)
@@ -133,6 +137,7 @@ class ControlLink:
     def _orders_waiting(self) -> Iterator[None]:
         while self._waiting:
             message, fds = self._waiting.popleft()
+            self._is_end_told = self._is_end_told or isinstance(message, GoOn)
             yield from self._orders.carry_out(message, fds, self.send) or ()
             yield
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,19 @@ from tests.support.patient import site_at
 def test_a_missing_root_is_asked_for_by_the_name_of_its_option(tmp_path: Path) -> None:
     check = plane_checks.credentials(site_at(tmp_path, "words"))
     assert check.remedy == "give `ztun doctor` the option --root-cert"
+
+
+def test_a_clock_that_cannot_be_asked_names_the_option_that_lets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setattr(plane_checks, "TELLS_TIME", bound.getsockname()[1])
+        site = site_at(tmp_path, "words")
+        site = replace(site, settings=replace(site.settings, xds_address="127.0.0.1:15012"))
+        check = plane_checks.clock(site)
+    assert check.verdict is Verdict.CANNOT_TELL and "Connection refused" in check.words
+    assert "--metrics-address HOST:" in check.remedy
 
 
 def test_what_may_come_in_between_is_said_once_for_all_stations(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -11,7 +12,7 @@ from itertools import count, pairwise
 
 import pytest
 
-from agent.channel import Applied, ChannelError, Drain, Hello, Listeners, Message, Resources, Stats
+from agent.channel import Applied, ChannelError, Drain, GoOn, Hello, Listeners, Message, Resources, Stats
 from agent.channel_socket import Channel
 from agent.model.steps import SLICE_S
 from agent.supervisor.control_link import ControlLink
@@ -165,6 +166,26 @@ def test_without_a_control_process_the_worker_goes_on(caplog: pytest.LogCaptureF
 
     play(scene)
     assert "going on with the last state" in caplog.text
+
+
+def test_only_an_end_that_nobody_has_told_of_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A planned restart is none; what the one before has told says nothing of the next."""
+    caplog.set_level(logging.INFO)
+
+    async def scene() -> None:
+        orders = Orders()
+        link = ControlLink(orders)
+        for told in (GoOn(1, 60.0, 10.0), Applied(1)):
+            control = Control(link).connect()
+            control.channel.send(told)
+            await until(lambda told=told: (told, 0) in orders.heard, "it is told")
+            control.channel.close()
+            await until(lambda: not link.is_connected, "it is noticed")
+            control.close()
+
+    play(scene)
+    lines = [record for record in caplog.records if "going on with the last state" in record.message]
+    assert [record.levelname for record in lines] == ["INFO", "WARNING"]
 
 
 def test_an_order_that_cannot_be_carried_out_ends_the_channel(caplog: pytest.LogCaptureFixture) -> None:
