@@ -124,13 +124,13 @@ class Limiter:
         kind, detail = "uncounted", f"{who}: what it has cannot be counted, as {reason}"
         if why == TOO_MANY and bounds.connections is not None:
             most, name = bounds.connections
-            kind, detail = CONNECTIONS, f"{who}: {most} connections are open, as many as {name} lets in"
+            open_now = "1 connection is" if most == 1 else f"{most} connections are"
+            detail = f"{open_now} open, as many as {name} lets in" if most else f"{name} lets nobody in"
+            kind, detail = CONNECTIONS, f"{who}: {detail}"
         elif why == TOO_FAST and bounds.new_per_second is not None:
             most, name = bounds.new_per_second
-            kind, detail = (
-                NEW,
-                f"{who}: {most} connections came in the last second, as many as {name} lets in",
-            )
+            came = "1 connection" if most == 1 else f"{most} connections"
+            kind, detail = NEW, f"{who}: {came} came in the last second, as many as {name} lets in"
         self._figures.add(families.LIMITED, kind, *labels_of(workload))
         return Refusal(Outcome.LIMITED, detail)
 

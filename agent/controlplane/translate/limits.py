@@ -47,10 +47,10 @@ def add_limits(message: wds.Workload, pod: Pod, limits: Iterable[ConnectionLimit
     made = ztun_pb2.ConnectionLimits()
     if pod.limits is not None:
         # Not by the pod's name: what pods of one Deployment say alike, agents hold once.
-        why = f", which means nothing ({pod.limits_refused})" if pod.limits_refused else ""
+        why = f" (refused until it is mended: {pod.limits_refused})" if pod.limits_refused else ""
         _put(made.limits.add(name=f"its annotation {ANNOTATION}{why}"), pod.limits)
     for limit in limits:
-        why = ", which is refused" if limit.is_stand_in else ""
+        why = " (refused until it is mended)" if limit.is_stand_in else ""
         put = made.limits.add(name=f"{limit.meta}{why}")
         _put(put, limit.limits)
         put.clients.extend(match_of(terms, mesh) for terms in limit.sources)

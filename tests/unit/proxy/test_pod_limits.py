@@ -110,7 +110,15 @@ def test_all_plaintext_is_one_client_and_is_reset(world: World) -> None:
         assert echoed(first)
         with plain(world, ours("5.6")) as second, pytest.raises(ConnectionResetError):
             second.recv(1)
-    world.driver.until(lambda: any("clients without an identity" in line for line in world.there.lines))
+    said = "clients without an identity to apps/server: 1 connection is open, as many as"
+    world.driver.until(lambda: any(said in line for line in world.there.lines))
+
+
+def test_a_limit_of_none_is_told_as_what_it_is(world: World) -> None:
+    limited(world, connections=0)
+    assert ended(world.connect())
+    said = f"{FRONT} to apps/server: ConnectionLimit apps/web lets nobody in"
+    world.driver.until(lambda: any(said in line for line in world.there.lines))
 
 
 def test_what_policy_denies_uses_up_nothing(world: World) -> None:
@@ -131,6 +139,10 @@ def test_new_connections_of_a_second(world: World) -> None:
     assert counted(world.there) == {"new-connections-per-second": 1}
     world.driver.skew_s += 2.0
     assert exchange(world.connect()) == b"hello"
+    limited(world, new_per_second=1)
+    assert ended(world.connect())
+    said = "1 connection came in the last second, as many as"
+    world.driver.until(lambda: any(said in line for line in world.there.lines))
 
 
 @pytest.mark.parametrize("path", ["hbone", "plain"])

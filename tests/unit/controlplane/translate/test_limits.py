@@ -110,7 +110,7 @@ def test_one_that_is_refused_keeps_what_held_and_at_first_lets_nobody_in() -> No
     standing = first(WEB, DB, broken)
     assert [each.outcome for each in standing.refused] == [Outcome.CLOSED]
     assert told(standing) == {
-        "web": (ConnectionLimit("ConnectionLimit demo/l, which is refused", Limits(0)),),
+        "web": (ConnectionLimit("ConnectionLimit demo/l (refused until it is mended)", Limits(0)),),
         "db": (),
     }
     assert "let in no new connection" in standing.refused[0].effect
@@ -127,7 +127,7 @@ def test_a_stored_pod_whose_annotation_means_nothing_is_there_and_closed() -> No
     assert not standing.errors
     [said] = told(standing)["web"]
     assert said.limits == Limits(connections=0)
-    assert "which means nothing (connections: 'many' is not a whole number" in said.name
+    assert "(refused until it is mended: connections: 'many' is not a whole number" in said.name
 
 
 def test_a_client_that_nobody_can_be_and_pods_that_are_not_there_are_said() -> None:
