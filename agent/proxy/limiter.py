@@ -19,8 +19,8 @@ from agent.model.limits import BYTES, CONNECTIONS, NEW
 from agent.model.outcome import Outcome, Refusal
 from agent.model.steps import Steps, each
 from agent.model.workload import Workload
-from agent.net.limit_table import NO_ROOM, TOO_FAST, TOO_MANY, LimitTable
-from agent.net.loop import Loop
+from agent.net.limit_table import NO_ROOM, STUCK, TOO_FAST, TOO_MANY, LimitTable
+from agent.net.loop import Loop, Timer
 from agent.policy.limits import UNBOUND, Bounds, bounds_of
 from agent.policy.match import subject_of
 from agent.proxy.meter import Meter
@@ -34,6 +34,8 @@ from agent.telemetry.metrics import Figures
 log = logging.getLogger(__name__)
 
 NOBODY = "clients without an identity"
+LOOK_S = 1.0
+"""How often who has seats looks whether others still find its table."""
 
 
 class Limiter:
@@ -51,6 +53,12 @@ class Limiter:
         """Made for the first connection that is limited: most nodes have none."""
         self._seats: set[Seat] = set()
         self._meters: dict[bytes, Meter] = {}
+        self._looks: Timer | None = None
+        """While there are seats."""
+        self._is_lost = False
+        """Whether the last look found nowhere to count; said once."""
+        self._are_uncounted = False
+        """Whether a seat has no row because another worker stood still."""
 
     # -- connections come
 
@@ -88,7 +96,9 @@ class Limiter:
             log.warning("%s", refusal)
             row = NO_ROOM
         if row < 0:
-            log.warning("a connection of %s to %s is not counted: no room", named(connection), live.actual)
+            self._are_uncounted |= row == STUCK
+            why = "another worker stands still" if row == STUCK else "no room"
+            log.warning("a connection of %s to %s is not counted: %s", named(connection), live.actual, why)
         self._seat(live, workload, key, row, bounds)
         return True
 
@@ -99,6 +109,8 @@ class Limiter:
             seat.meter.users += 1
         self._seats.add(seat)
         live.seat = seat
+        if self._looks is None:
+            self._looks = self._loop.later(LOOK_S, self._look)
 
     def _meter(self, seat: Seat, workload: Workload, bounds: Bounds) -> Meter | None:
         if seat.row < 0:
@@ -162,7 +174,7 @@ class Limiter:
 
     def _follow(self, seat: Seat, live: Live) -> None:
         workload, connection = self._store.current.workloads.get(live.destination_uid), live.connection
-        if workload is None or connection is None:
+        if workload is None or connection is None or seat.row < 0:
             return
         bounds = bounds_of(workload.limits, subject_of(connection))
         had, seat.meter = seat.meter, self._meter(seat, workload, bounds)
@@ -197,14 +209,50 @@ class Limiter:
         except OSError:
             self._table = old
             raise
+        rows: dict[bytes, int] = {}
         for seat in self._seats:
             seat.row = table.resume(seat.key, self._loop.now())
-            if seat.meter is not None:
-                seat.meter.be(table, seat.row, seat.meter.rate if seat.row >= 0 else 0)
+            if seat.row >= 0:
+                rows[seat.key] = seat.row
+            self._are_uncounted |= seat.row == STUCK
+        for key, meter in self._meters.items():
+            row = rows.get(key, NO_ROOM)
+            meter.be(table, row, meter.rate if row >= 0 else 0)
         old.close()
         return table
 
+    def _look(self) -> None:
+        """Who admits nobody has to notice as well, or what it has counts for no other worker."""
+        self._looks = None
+        if self._table is not None:
+            try:
+                self._current().settle()
+            except Refusal as refusal:
+                if not self._is_lost:
+                    log.warning("%s", refusal)
+                self._is_lost = True
+            else:
+                self._is_lost = False
+                self._count_again()
+        if self._seats:
+            self._looks = self._loop.later(LOOK_S, self._look)
+
+    def _count_again(self) -> None:
+        """Those that another worker, which stood still, has kept from being counted."""
+        if not self._are_uncounted:
+            return
+        self._are_uncounted = False
+        for live in self._registry:
+            seat = live.seat
+            if seat is not None and seat.row == STUCK and seat in self._seats:  # not one that moves
+                seat.row = self.table().resume(seat.key, self._loop.now())
+                self._are_uncounted |= seat.row == STUCK
+                self._follow(seat, live)
+
     def close(self) -> None:
+        if self._looks is not None:
+            self._looks.cancel()
+            self._looks = None
         if self._table is not None:
             self._table.close()
             self._table = None

@@ -11,7 +11,7 @@ import pytest
 
 from agent.model.limits import ConnectionLimit, Limits
 from agent.model.policy import Action, Match
-from agent.net.limit_table import LimitTable
+from agent.net.limit_table import STUCK, LimitTable
 from agent.telemetry import families
 from tests.support import mesh
 from tests.support.datapath import DataPath, stream_pair
@@ -246,6 +246,30 @@ def test_a_removed_run_directory_forgets_nobody(world: World, tmp_path: Path) ->
     other.close()
     for app in apps:
         app.close()
+
+
+def test_who_admits_nobody_notices_a_removed_run_directory_too(world: World, tmp_path: Path) -> None:
+    world.there.limiter.path = tmp_path / "limits"
+    limited(world, connections=2, bytes_per_second=1_000_000)
+    apps = [open_one(world) for _ in range(2)]
+    (tmp_path / "limits").unlink()
+    still = LimitTable.opened(tmp_path / "limits")
+    assert still._lock()
+    world.driver.skew_s += 1.1  # it looks, and cannot count at once
+    world.driver.until(lambda: all(seat.row == STUCK for seat in world.there.limiter._seats))
+    still._unlock()
+    world.driver.skew_s += 1.1
+    key = next(iter(world.there.limiter._seats)).key
+    world.driver.until(lambda: still.count(key) == 2)
+    before = counted(world.there).get("bytes-per-second", 0)
+    assert all(echoed(app, bytes(100_000)) for app in apps)
+    assert counted(world.there)["bytes-per-second"] > before, "by the new table"
+    still.close()
+    for app in apps:
+        app.close()
+    world.driver.until(lambda: not world.there.limiter._seats)
+    world.driver.skew_s += 1.1
+    world.driver.until(lambda: world.there.limiter._looks is None)
 
 
 def test_where_nobody_can_count_nobody_is_let_in(world: World, tmp_path: Path) -> None:
