@@ -7,7 +7,6 @@ is taken apart. A document that cannot be used is refused by itself and never ta
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from agent.controlplane.read.left_out import is_guard, why_left_out
 from agent.controlplane.read.objects import Node, Object, Pod
 from agent.controlplane.read.refused import GUARDS, Refused, refuse, refuse_nameless
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
-from agent.controlplane.read.unknown_fields import UnknownField, unknown_fields, valueless_fields
+from agent.controlplane.read.unknown_fields import INDEX, UnknownField, unknown_fields, valueless_fields
 from agent.controlplane.read.yaml_tree import (
     STRING_TAG,
     Document,
@@ -47,7 +46,6 @@ from agent.controlplane.read.yaml_tree import (
 
 REVISION_LABEL = "istio.io/rev"
 REVISION = "default"
-INDEX = re.compile(r"\[[0-9]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ class _Reading:
                 stored = self._stored or root.at("metadata.resourceVersion").present
                 made = found.read(root, stored)
         except ManifestError as error:
-            told = {e.field for e in errors} | {each.meant for each in unknown if kind in GUARDS}
+            told = {e.field for e in errors}.union(*(each.told for each in unknown if kind in GUARDS))
             errors += [
                 e for e in (error, *error.more) if INDEX.sub("", e.field) not in told and e.field not in told
             ]

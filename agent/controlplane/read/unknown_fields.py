@@ -6,6 +6,7 @@ misplaced one never becomes a policy that does something else than it says.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from agent.controlplane.read.schema import Schema
 from agent.controlplane.read.yaml_tree import NULL_TAG, ManifestError, Mapping, Scalar, Sequence
 
 LIKENESS = 0.75
+INDEX = re.compile(r"\[[0-9]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,13 @@ class UnknownField:
 
     error: ManifestError
     meant: str
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Fields whose faults go with this one: what was meant, and the field beside it that it belongs into."""
+        told = {self.meant, INDEX.sub("", self.meant)}
+        here, inside = (path.rpartition(".")[0] for path in (self.error.field, self.meant))
+        return frozenset(told | {inside} if inside.startswith(f"{here}.") else told)
 
 
 def unknown_fields(root: Field, schema: Schema) -> Iterator[UnknownField]:
@@ -88,7 +97,17 @@ class _Meaning:
             return prefix + close[0]
         elsewhere = dict(reversed(list(_paths(self._schema, ""))))  # the outermost place of a name counts
         close = [name] if name in elsewhere else get_close_matches(name, list(elsewhere), 1, LIKENESS)
-        return elsewhere[close[0]] if close else ""
+        return _placed(elsewhere[close[0]], parent.path) if close else ""
+
+
+def _placed(path: str, place: str) -> str:
+    """A path with the indices of `place`, as far as that leads the same way."""
+    names, here = path.split("."), place.split(".")
+    for number, (name, there) in enumerate(zip(names, here, strict=False)):
+        if INDEX.sub("", there) != name:
+            break
+        names[number] = there
+    return ".".join(names)
 
 
 def _paths(schema: Schema, prefix: str) -> Iterator[tuple[str, str]]:

@@ -256,7 +256,7 @@ def test_refusals_name_file_line_document_and_field(text: str, said: str) -> Non
             policy("[{from: [{source: {Namespaces: [a]}}]}]"),
             "did you mean spec.rules[0].from[0].source.namespaces?",
         ),
-        (policy("[{principals: [a]}]"), "did you mean spec.rules.from.source.principals?"),
+        (policy("[{principals: [a]}]"), "did you mean spec.rules[0].from.source.principals?"),
         (
             policy("[{from: [{source: {namespace: [a]}}]}]"),
             "did you mean spec.rules[0].from[0].source.namespaces?",

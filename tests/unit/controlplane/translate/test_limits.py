@@ -104,6 +104,17 @@ def test_what_means_nothing_is_refused_with_its_place_and_a_remedy(text: str, sa
     assert any(said in error for error in errors), errors
 
 
+def test_a_source_without_its_name_is_one_fault_and_hides_no_other() -> None:
+    misplaced = "{principals: [cluster.local/ns/demo/sa/x]}"
+    errors = refused(limit(f"connections: 1, from: [{{source: {{}}}}, {misplaced}]"))
+    assert len(errors) == 2, errors
+    assert any(
+        "spec.from[1].principals: unknown field; did you mean spec.from[1].source.principals?" in e
+        for e in errors
+    )
+    assert any("spec.from[0].source: it says nothing" in e for e in errors)
+
+
 def test_one_that_is_refused_keeps_what_held_and_at_first_lets_nobody_in() -> None:
     good = limit("selector: {matchLabels: {app: web}}, connections: 3")
     broken = good.replace("connections: 3", "connections: many")
