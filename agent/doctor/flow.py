@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from agent.admin.client import AgentAbsent, AgentRefused
+from agent.doctor import limited
 from agent.doctor.check import Verdict
 from agent.doctor.site import Site
 from agent.doctor.without_agent import ejected_words
@@ -83,7 +84,7 @@ def explain_flow(site: Site, flow: Flow) -> list[Step]:
         kernel = Kernel(maps)
         has_left = kernel.leaves(flow)
         before = list(has_left)
-        after = [] if answer is None else list(_mesh(answer))
+        after = [] if answer is None else [*_mesh(answer), *_limited(site, flow, answer)]
         target = _target(flow, answer)
         return [*before, *steps, *after, *kernel.arrives(flow, target), *_live(site, flow)]
 
@@ -219,6 +220,20 @@ def _mesh(answer: Row) -> Iterator[Step]:
                 yield Step("policy", Verdict.OK, words)
 
 
+def _limited(site: Site, flow: Flow, answer: Row) -> Iterator[Step]:
+    """Whether its client may have one more; asked of what policy allows, as the worker does."""
+    policy = answer["policy"]
+    said = policy.get("limits") if policy is not None and policy["allowed"] else None
+    if said is None:
+        return
+    try:
+        clients = site.agent.page("/limits").get("clients")
+        is_open = bool(_open(site, flow))
+    except (AgentAbsent, AgentRefused):
+        clients, is_open = None, False
+    yield Step("limit", *limited.of_flow(said, policy["identity"], clients, is_open=is_open))
+
+
 def _route_words(route: Row, destination: Row | None) -> str:
     to = f"{destination['workload']} at " if destination is not None else ""
     words = f"{route['hop']} to {to}{route['target']}"
@@ -241,16 +256,21 @@ def _target(flow: Flow, answer: Row | None) -> SocketAddress:
 def _live(site: Site, flow: Flow) -> Iterator[Step]:
     """Whether it is open now."""
     try:
-        rows = site.agent.page("/connections")["connections"]
+        open_ = _open(site, flow)
     except (AgentAbsent, AgentRefused):
         return
-    open_ = [
-        row for row in rows if row["src"] == str(flow.source) and row["original_dst"] == str(flow.destination)
-    ]
     if not open_:
         yield Step("now", Verdict.OK, "no such connection is open")
     for row in open_:
         yield Step("now", Verdict.OK, f"open {row['direction']}, {row['protocol']} to {row['actual_dst']}")
+
+
+def _open(site: Site, flow: Flow) -> list[Row]:
+    """The agent's rows of it. Raises AgentAbsent, AgentRefused."""
+    rows = site.agent.page("/connections")["connections"]
+    return [
+        row for row in rows if row["src"] == str(flow.source) and row["original_dst"] == str(flow.destination)
+    ]
 
 
 def explain_pod(site: Site, pod: str) -> list[Step]:
@@ -282,4 +302,8 @@ def explain_pod(site: Site, pod: str) -> list[Step]:
             raise LookupError(f"no pod {pod} is captured here; {others}")
         for ifindex in interfaces:
             steps += Kernel(maps).pod(ifindex)
+    try:
+        steps += [Step("limit", *each) for each in limited.of_pod(pod, site.agent.page("/limits"))]
+    except (AgentAbsent, AgentRefused):
+        pass  # said above
     return steps

@@ -17,6 +17,7 @@ from agent.model.connection import Connection
 from agent.model.outcome import Refusal
 from agent.model.route import Hop, Route
 from agent.model.workload import TunnelProtocol, Workload
+from agent.pages.limits import bound_fields, name_of
 from agent.policy.explain import Explanation, PolicyReport, explain
 from agent.state.resolve import Options, resolve
 from agent.state.snapshot import Snapshot
@@ -99,7 +100,16 @@ def _judged(snapshot: Snapshot, connection: Connection, reached: Workload | None
         "at": str(connection.destination),
         "policies": [_report(each) for each in found.policies],
         "missing": _missing(found),
+        "limits": _limits(snapshot, connection, reached),
     }
+
+
+def _limits(snapshot: Snapshot, connection: Connection, reached: Workload) -> Row | None:
+    """What holds for this client at that pod, beside what its node alone knows: how many connections it has."""
+    fields = bound_fields(reached, connection)
+    return (
+        {"pod": name_of(reached), "is_here": snapshot.is_local(reached), **fields} if fields["by"] else None
+    )
 
 
 def _report(report: PolicyReport) -> Row:
