@@ -2,8 +2,9 @@
 
 A map that has kept its shape is shared: the new programs are loaded on the very map of the old ones. So both see
 the same pods, flows and listeners while programs are swapped one by one, and no entry made meanwhile is lost. A
-map of another capacity is copied; one of another entry size is refused where pods depend on it. `stats` and `conf`
-belong to their programs and are new. Knows directories of pins, not what is attached.
+map of another capacity is copied; one of another entry size is refused where pods depend on it. `conf` belongs to its
+programs and is new; so is `stats`, whose numbers are exits of one layout, unless it is this one that is built anew.
+Knows directories of pins, not what is attached.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def share(older: Iterable[Path], new: Path) -> None:
     """Pins the maps of older generations in the empty directory of a new one, to be loaded on."""
     # Those that capture pods first: theirs are the maps that programs work with.
     for directory in sorted(older, key=has_pods, reverse=True):
-        for name in _SHARED:
+        # Of maps that only programs held (`recover`) nobody knows of which layout they are.
+        counted = ("stats",) if _layout(directory) == _layout(new) else ()
+        for name in (*_SHARED, *counted):
             if not (new / _pin(name)).exists():
                 with _opened(directory, name) as fd:
                     if fd is not None and _is_same_shape(fd, name):
@@ -126,6 +129,11 @@ def _opened(directory: Path, name: str) -> Iterator[int | None]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _layout(directory: Path) -> str:
+    """Of a generation, of one that is being loaded, or of one that stepped aside: `redirect.pins`."""
+    return directory.name.partition("-")[0]
 
 
 def _pin(name: str) -> str:

@@ -266,7 +266,7 @@ class Redirection:
         return self._maps.slots()
 
     def stats(self) -> dict[tuple[str, str], int]:
-        """Packets by (program, reason). Starts anew with new programs."""
+        """Packets by (program, reason). Starts anew with programs of another layout."""
         return self._maps.stats()
 
     @property

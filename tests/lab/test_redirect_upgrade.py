@@ -259,7 +259,12 @@ def test_an_agent_that_begins_has_the_programs_of_its_own_build_in_the_place_of_
                 newer.pins.tags.write_text("[]")
                 (found,) = newer.built_elsewhere()
                 assert str(newer.pins.tags) in found.reason and "builds them anew" in found.remedy
+                before = newer.stats()
                 assert newer.prepare().compiled and newer.built_elsewhere() == []
+                after = newer.stats()
+                assert any(before.values()) and all(after[key] >= before[key] for key in before), (
+                    "its figures went back"
+                )
                 assert newer.prove(node.desired("a1")) == () and is_served_outbound(node)
 
 
