@@ -65,6 +65,7 @@ from agent.supervisor.births import Births
 from agent.supervisor.crew import Crew, Limits
 from agent.supervisor.recruiter import Recruiter
 from agent.supervisor.worker_link import WorkerLink
+from agent.taker import Taker
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
 from agent.telemetry.pod_figures import PodFigures
@@ -115,6 +116,7 @@ class Agent:
         self.has_begun = asyncio.Event()
         self.is_serving = False
         self.steps_aside = False
+        self.taker: Taker | None = None
         xds = endpoint(settings, settings.xds_address, settings.root_cert)
         ca = endpoint(settings, settings.ca_address, settings.ca_root_cert)
         self.ca = CaClient(ca, lifetime_s=int(settings.secret_ttl_s))
@@ -241,9 +243,9 @@ class Agent:
         self.briefing.issued(self._tell_new, issued)
         self.enroller.desk.wake()
 
-    def step_aside(self, pod: str) -> None:
+    def step_aside(self, pod: str, taker: Taker | None) -> None:
         log.info("the agent of pod %s takes over: stepping aside", pod)
-        self.steps_aside = True
+        self.steps_aside, self.taker = True, taker
 
     def _ended(self, link: WorkerLink) -> None:
         if link.stats is not None:
@@ -372,6 +374,7 @@ async def serve(
             agent.is_serving = False
             begun = lock if agent.has_begun.is_set() else None
             left = await stop_serving(agent.kernel, agent.crew, settings, begun, agent.steps_aside)
+            left.taker = agent.taker
             for task in tasks:
                 task.cancel()
     finally:

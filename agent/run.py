@@ -18,6 +18,7 @@ from agent.log import set_up_log
 from agent.run_lock import AlreadyRuns, RunLock
 from agent.standing_by import Place, StandsBy
 from agent.start_error import StartError, make_run_directory, single
+from agent.succession import LeftServing
 from redirect import child
 from redirect.errors import RedirectError
 from redirect.nursery import Nursery
@@ -31,10 +32,10 @@ EXPECTED = (AlreadyRuns, RedirectError, ChildFailed, OSError, ConfigError)
 
 def run(
     settings: Config, nursery: Nursery, notes: Iterable[str] = (), place: Place | StandsBy | None = None
-) -> tuple[int, ...] | None:
+) -> LeftServing | None:
     """Run the agent until SIGTERM, with workers from the nursery; `notes` are for its log. Raises StartError.
 
-    `place`: how it comes to it where another agent runs. Returns the pids of its workers where it has to stand by now.
+    `place`: how it comes to it where another agent runs. Returns what is left where it has to stand by now.
     """
     process_log = set_up_log(settings.log_level, settings.log_format, "agent")
     for note in notes:
@@ -52,7 +53,7 @@ def run(
         # The loop that heard of them is over.
         child.ignore_what_means_nothing()
         if left.stands_by:
-            return left.pids
+            return left
         left.see_off(settings.directory)
         return None
     except BaseExceptionGroup as group:

@@ -3,7 +3,8 @@
 The next agent (`--take-over-s`) asks the one before for its place as soon as it finds it. That lets go of the kernel
 side, of ports, run directory and lock, while its workers serve on, and becomes itself anew (execve(2), same pid): a
 fresh start that waits for the lock, and holds nothing else. Who has taken over and crashes, or does not come to serve
-in time, leaves the lock to it. Who stands by asks nobody: so two agents never take a node from each other in turns.
+in time, leaves the lock to it; one that stands still is ended for it (`agent.taker`). Who stands by asks nobody: so two
+agents never take a node from each other in turns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, NoReturn, Protocol
 from agent import config
 from agent.config import Config
 from agent.memory_order import as_before
+from agent.taker import Taker
 from redirect import child
 
 log = logging.getLogger(__name__)
@@ -78,8 +80,9 @@ class Place:
         client = importlib.import_module(CLIENT)
         ask: Asks = self._ask or client.ask
         path = self._settings.directory / SOCKET
+        body = {"pod": self._settings.pod_name, "take_over_s": self._settings.take_over_s}
         try:
-            ask(path, "POST", PAGE, {"pod": self._settings.pod_name}, patience_s=ANSWER_S)
+            ask(path, "POST", PAGE, body, patience_s=ANSWER_S)
         except client.AgentRefused as error:
             log.warning("the agent that runs does not step aside (%s): it is waited for", error)
             self._is_asking = False
@@ -94,15 +97,23 @@ class Place:
 
 
 class StandsBy:
-    """What an agent does that stands by: `pids` are those of its workers, its children, which end when they end."""
+    """What an agent does that stands by: `pids` are those of its workers, its children, which end when they end.
+
+    `besides` is done as long as it waits.
+    """
 
     patience_s = float("inf")
     limit_s = None
 
-    def __init__(self, pids: Sequence[int]) -> None:
+    def __init__(self, pids: Sequence[int], besides: Callable[[], object] = lambda: None) -> None:
         self._pids = set(pids)
+        self._besides = besides
 
     def __call__(self) -> None:
+        self._reap()
+        self._besides()
+
+    def _reap(self) -> None:
         for pid in tuple(self._pids):
             try:
                 ended, _ = os.waitpid(pid, os.WNOHANG)
@@ -114,14 +125,15 @@ class StandsBy:
     async def see_off(self) -> None:
         """The same for those that are left when this agent serves again, until there are none."""
         while self._pids:
-            self()
+            self._reap()
             await asyncio.sleep(REAP_EVERY_S)
 
 
-def step_aside(settings: Config, shown: Sequence[str], pids: Sequence[int]) -> NoReturn:
+def step_aside(settings: Config, shown: Sequence[str], pids: Sequence[int], taker: Taker | None) -> NoReturn:
     """Become an agent that stands by, with the same options and under the same pid. Raises OSError."""
     arguments = ["--options", json.dumps(config.as_texts(settings)), "--shown", json.dumps(list(shown))]
     arguments += ["--notes", "[]", "--stands-by", json.dumps(list(pids))]
+    arguments += ["--taker", taker.written] if taker is not None else []
     command = child.command(START, *arguments)
     as_before()
     os.execv(command[0], command)

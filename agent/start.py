@@ -54,16 +54,20 @@ class Told:
     notes: list[str]
     stands_by: tuple[int, ...] | None = None
     """This agent has stepped aside, and had these workers."""
+    taker: dict[str, float] | None = None
+    """For whom, as `agent.taker` has it."""
 
 
 def told(arguments: Sequence[str]) -> Told:
     """`--given COUNT SHOWN...`: the last COUNT words of what is shown are flags to be read. Else they were read, and it
-    is `--options`, `--shown`, `--notes` and maybe `--stands-by`, all JSON.
+    is `--options`, `--shown`, `--notes` and maybe `--stands-by` and `--taker`, all JSON.
     """
     if arguments[:1] != ["--given"]:
         by_name = {name: json.loads(value) for name, value in child.flags(arguments).items()}
         pids = tuple(by_name["stands-by"]) if "stands-by" in by_name else None
-        return Told(config.build(by_name["options"]), by_name["shown"], by_name["notes"], pids)
+        return Told(
+            config.build(by_name["options"]), by_name["shown"], by_name["notes"], pids, by_name.get("taker")
+        )
     shown = list(arguments[2:])
     given = shown[len(shown) - int(arguments[1]) :]
     try:
@@ -98,13 +102,19 @@ def main() -> None:
     from agent import run
     from agent.standing_by import StandsBy, end_when_asked, step_aside
     from agent.start_error import StartError
+    from agent.succession import status_in
+    from agent.taker import Overdue, Taker
 
     end_when_asked()
-    place = StandsBy(order.stands_by) if order.stands_by is not None else None
+    place = None
+    if order.stands_by is not None:
+        taker = Taker.read(order.taker) if order.taker is not None else None
+        besides = [Overdue(taker, order.settings.directory, status_in)] if taker is not None else []
+        place = StandsBy(order.stands_by, *besides)
     try:
-        workers = run.run(order.settings, nursery, order.notes, place)
-        if workers is not None:
-            step_aside(order.settings, order.shown, workers)
+        left = run.run(order.settings, nursery, order.notes, place)
+        if left is not None:
+            step_aside(order.settings, order.shown, left.pids, left.taker)
     except StartError as error:
         sys.exit(f"ztun: {error}")
     except KeyboardInterrupt:

@@ -21,11 +21,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from agent.config import Config
 from agent.run_lock import AlreadyRuns, RunLock
 from agent.supervisor.crew import Crew
 from agent.supervisor.orphans import end_all
+from agent.taker import Taker
 from redirect import outlive
 
 log = logging.getLogger(__name__)
@@ -58,12 +60,13 @@ def taken_in(crew: Crew, settings: Config) -> None:
 class LeftServing:
     """Workers that are left to the next agent; held, so that no number is another's meanwhile.
 
-    `stands_by`: this process goes on beside that one (`agent.standing_by`).
+    `stands_by`: this process goes on beside that one (`agent.standing_by`), which is `taker` where it is known.
     """
 
     def __init__(self, pids: Sequence[int] = (), *, stands_by: bool = False) -> None:
         self.pids = tuple(pids)
         self.stands_by = stands_by
+        self.taker: Taker | None = None
         self._pidfds: dict[int, int] = {}
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -107,13 +110,21 @@ class LeftServing:
 
 def on_duty_in(directory: Path) -> Collection[int]:
     """The pids of the workers on duty of the agent that has the run directory; none where nobody answers."""
+    with suppress(ValueError, KeyError, TypeError):
+        return [int(row["pid"]) for row in status_in(directory)["workers"]]
+    return ()
+
+
+def status_in(directory: Path, patience_s: float = ANSWER_S) -> dict[str, Any]:
+    """The status of the agent that has the run directory; empty where nobody answers."""
     answer = bytearray()
-    with closing(socket.socket(socket.AF_UNIX)) as sock, suppress(OSError, ValueError, KeyError, TypeError):
+    with closing(socket.socket(socket.AF_UNIX)) as sock, suppress(OSError, ValueError):
         # By hand: what else of ours could be loaded now may be of the next build, on the disk of an upgrade.
-        sock.settimeout(ANSWER_S)
+        sock.settimeout(patience_s)
         sock.connect(str(directory / SOCKET))
         sock.sendall(STATUS)
         while data := sock.recv(1 << 16):
             answer += data
-        return [int(row["pid"]) for row in json.loads(answer.partition(b"\r\n\r\n")[2])["workers"]]
-    return ()
+        status = json.loads(answer.partition(b"\r\n\r\n")[2])
+        return status if isinstance(status, dict) else {}
+    return {}

@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S = 2.0
 MAX_HEAD_BYTES = 8192
 MAX_BODY_BYTES = 1 << 20
+_UCRED = struct.Struct("=iII")
+"""`struct ucred` of unix(7): pid, uid, gid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Request:
     body: bytes = b""
     ends: tuple[SocketAddress, SocketAddress] | None = None
     """Who asks, and where; None on a unix socket."""
+    pid: int = 0
+    """The process that asks on a unix socket; 0: not seen from here (another PID namespace), or by TCP."""
 
     def json(self) -> dict[str, Any]:
         """The body as a JSON object. Raises BadRequest."""
@@ -149,7 +154,7 @@ class HttpServer:
             # Requests wait in the queue while this process stands still. Who gave up was told that nothing happened.
             log.warning("admin: %s %s is not carried out: who asked is gone", request.method, request.path)
             return None
-        request = replace(request, ends=ends(writer))
+        request = replace(request, ends=ends(writer), pid=asking_pid(writer))
         return await encoded(request, await dispatch(request, routes))
 
 
@@ -166,6 +171,15 @@ def ends(writer: asyncio.StreamWriter) -> tuple[SocketAddress, SocketAddress] | 
         return None
     client, server = (writer.get_extra_info(name) for name in ("peername", "sockname"))
     return SocketAddress.from_sockname(client), SocketAddress.from_sockname(server)
+
+
+def asking_pid(writer: asyncio.StreamWriter) -> int:
+    """As `Request.pid`."""
+    sock = writer.get_extra_info("socket")
+    if sock.family != socket.AF_UNIX:
+        return 0
+    pid, _, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return int(pid)
 
 
 def listening(host: str, port: int) -> socket.socket:

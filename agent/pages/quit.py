@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.admin.server import Request, Response, as_json, text
+from agent.taker import Taker
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +35,21 @@ class ShutdownPage:
 
 @dataclass(frozen=True, slots=True)
 class StepAsidePage:
-    """`step_aside` hears which pod asks; answered before anything is let go of."""
+    """`step_aside` hears which pod asks, and which process, where that is seen, and says how long it may take.
+
+    Answered before anything is let go of.
+    """
 
     stop: asyncio.Event
-    step_aside: Callable[[str], None]
+    step_aside: Callable[[str, Taker | None], None]
 
     async def __call__(self, request: Request) -> Response:
         try:
-            pod = json.loads(request.body)["pod"]
+            told = json.loads(request.body)
+            pod, limit_s = told["pod"], float(told.get("take_over_s", 0))
         except (ValueError, TypeError, KeyError):
-            return text("the name of the pod that asks is missing\n", 400)
-        self.step_aside(str(pod))
+            return text("the name of the pod that asks is missing, or take_over_s no number\n", 400)
+        # One of before tells no time: it is waited for.
+        self.step_aside(str(pod), Taker.of(request.pid, limit_s) if limit_s > 0 else None)
         self.stop.set()
         return as_json({"stepping_aside": True})

@@ -13,7 +13,7 @@ import pytest
 from redirect.outlive import groups_of
 from tests.support.agent_pods import agent_pods
 from tests.support.cgroups import container
-from tests.support.labmesh import World
+from tests.support.labmesh import World, policy_manifest
 from tests.support.labtraffic import until, wait_gone
 from tests.support.ongoing import New
 from tests.support.streams import Streams
@@ -211,6 +211,25 @@ def test_pods_of_a_roll_may_end_in_any_order(world: World) -> None:
             last = pods.start("last", **{"handshake-timeout-s": "6"})
             last.serves()
             all_go_on()
+
+
+@pytest.mark.long
+def test_who_stands_by_goes_on_where_the_next_one_stands_still(world: World) -> None:
+    log = world.log("node-b")
+    with agent_pods(world, "node-b") as pods:
+        first = pods.start("first")
+        first.serves()
+        retired = len(log.lines("it retires"))
+        still = pods.start("still", **{"handshake-timeout-s": "5", "take-over-s": "4"})
+        until(lambda: len(log.lines("it retires")) > retired, "it has the lock")
+        os.kill(still.pid, signal.SIGSTOP)
+        wait_gone(still.pid)
+        assert log.lines(f"process {still.pid} did not come to serve within 4 s of taking over")
+        still.kill()
+        with world.manifest("deny", policy_manifest("deny-all", "[{}]", action="DENY")):
+            first.serves()
+            until(lambda: not world.is_served("client-a", world.address("server-b")), "policy is in force")
+        until(lambda: world.is_served("client-a", world.address("server-b")), "it is open again")
 
 
 def stop(world: World, node: str) -> None:

@@ -220,6 +220,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.whole_file": set(),
     # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
     "agent.pages": {
+        "agent.taker",  # who asks for its place
         "agent.model",
         "agent.admin",
         "agent.config",
@@ -287,14 +288,24 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.outlive",
     },
     "agent.succession": {
+        "agent.taker",
         "agent.config",
         "agent.run_lock",
         "agent.supervisor.crew",
         "agent.supervisor.orphans",
         "redirect.outlive",
     },
-    "agent.standing_by": {"agent.admin.client", "agent.config", "agent.memory_order", "redirect.child"},
+    "agent.standing_by": {
+        "agent.admin.client",
+        "agent.config",
+        "agent.memory_order",
+        "agent.taker",
+        "redirect.child",
+    },
+    # Whose lock it holds says whether it is the one.
+    "agent.taker": {"agent.run_lock"},
     "agent.run": {
+        "agent.succession",
         "agent.app",
         "agent.config",
         "agent.fd_limit",
@@ -314,6 +325,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.run",
         "agent.standing_by",
         "agent.start_error",
+        "agent.succession",
+        "agent.taker",
         "redirect",
     },
     "agent.given_options": {"agent.config"},

@@ -44,7 +44,9 @@ def test_it_asks_until_it_is_heard_and_has_a_limit_from_then_on() -> None:
     place = before.place()
     place()
     place()
-    assert before.asked == [("POST /run/ztun/test/agent.sock", "/step-aside", {"pod": "next"})]
+    assert before.asked == [
+        ("POST /run/ztun/test/agent.sock", "/step-aside", {"pod": "next", "take_over_s": 30.0})
+    ]
     assert place.limit_s is None, "nobody else would serve"
     before.now_s += ASK_EVERY_S
     place()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import socket
 import stat
 from pathlib import Path
@@ -126,6 +127,7 @@ def test_what_somebody_asked_who_is_gone_is_not_carried_out(tmp_path: Path, way:
     asked: list[str] = []
 
     async def change(request: Request) -> Response:
+        assert request.pid == os.getpid(), "who takes this agent's place is known by it"
         asked.append(request.path)
         return text("")
 

@@ -102,6 +102,9 @@ def test_what_another_command_has_read_is_taken_as_it_was_read() -> None:
     assert start.told(arguments) == start.Told(settings, ["ztun", "proxy"], ["a note"])
     stands_by = start.told([*arguments, "--stands-by", "[7, 8]"])
     assert stands_by == start.Told(settings, ["ztun", "proxy"], ["a note"], (7, 8))
+    taker = {"pid": 9, "began": 10, "limit_s": 30.0}
+    told = start.told([*arguments, "--stands-by", "[7, 8]", "--taker", json.dumps(taker)])
+    assert told == start.Told(settings, ["ztun", "proxy"], ["a note"], (7, 8), taker)
 
 
 def test_variables_that_are_no_options_are_for_the_agents_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from ipaddress import ip_network
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from agent.pages.routes import Pages
 from agent.state.apply import Batch
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
+from agent.taker import Taker
 from agent.zds.source import ZdsSource
 from tests.support import mesh
 
@@ -103,12 +105,20 @@ def test_quit_stops() -> None:
 
 
 def test_who_is_asked_to_step_aside_hears_for_whom_and_stops() -> None:
-    stop, asked = asyncio.Event(), list[str]()
-    page = StepAsidePage(stop, asked.append)
+    stop, asked = asyncio.Event(), list[tuple[str, Taker | None]]()
+    page = StepAsidePage(stop, lambda *heard: asked.append(heard))
     assert asyncio.run(page(Request("POST", "/step-aside", body=b"{}"))).status == 400
     assert not asked and not stop.is_set()
+    late = b'{"pod": "next", "take_over_s": "late"}'
+    assert asyncio.run(page(Request("POST", "/step-aside", body=late))).status == 400
+    assert not asked and not stop.is_set()
     assert asyncio.run(page(Request("POST", "/step-aside", body=b'{"pod": "next"}'))).status == 200
-    assert asked == ["next"] and stop.is_set()
+    assert asked == [("next", None)] and stop.is_set()
+    body = b'{"pod": "next", "take_over_s": 5}'
+    for pid, heard in ((os.getpid(), Taker.of(os.getpid(), 5.0)), (0, None)):
+        asyncio.run(page(Request("POST", "/step-aside", body=body, pid=pid)))
+        assert asked[-1] == ("next", heard)
+    assert asked[-2][1] is not None
 
 
 @pytest.mark.parametrize(
