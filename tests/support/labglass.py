@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -58,19 +58,24 @@ def processes(world: World) -> list[psutil.Process]:
         *world.workers("node-a").values(),
     }
     pids |= {p.pid for p in psutil.process_iter(["cmdline"]) if run_dir in " ".join(p.info["cmdline"] or ())}
-    return [psutil.Process(pid) for pid in sorted(pids)]
+    return [psutil.Process(pid) for pid in sorted(pids) if psutil.pid_exists(pid)]
 
 
 @contextmanager
 def all_stopped(world: World) -> Iterator[None]:
     stopped = processes(world)
-    for process in stopped:
-        process.send_signal(signal.SIGSTOP)
+
+    def send_all(number: signal.Signals) -> None:
+        for process in stopped:
+            # Whoever does one thing for the control process may have ended by now.
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    send_all(signal.SIGSTOP)
     try:
         yield
     finally:
-        for process in stopped:
-            process.send_signal(signal.SIGCONT)
+        send_all(signal.SIGCONT)
     world.mesh.wait_ready("node-a")
 
 
