@@ -23,6 +23,7 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 
 NAME = "limits.2"
@@ -41,7 +42,9 @@ _PARKED = _OWN + COLUMNS
 _FLOCK = struct.Struct("hhqqi4x")
 _KEY_WORDS = struct.Struct("=QQ")
 _TRIES, _YIELD_EVERY = 512, 128
-"""Of the lock: less than a millisecond. Only a worker that is stopped in the middle keeps it for longer."""
+"""Of the lock: less than a millisecond, which is more than it takes to count."""
+_PAUSES, _PAUSE_S = 10, 0.001
+"""And then, for one who has the lock while others have its core. Who keeps it for longer stands still."""
 MOST_AT_ONCE_BYTES = 1 << 14
 
 TOO_MANY, TOO_FAST, NO_ROOM, STUCK = -1, -2, -3, -4
@@ -348,17 +351,25 @@ class LimitTable:
     # -- the lock
 
     def _lock(self) -> bool:
-        """Without a pause, which everything that this worker carries would have to wait for; tried once alone where
-        that was of no use just before. What is owed is paid first."""
-        for turn in range(1, 2 if self.is_stuck else _TRIES + 1):
+        """All that this worker carries waits meanwhile: so not for long, and not at all where that was of no use just
+        before. What is owed is paid first."""
+        is_ours = self._set(fcntl.F_WRLCK, 0) or (not self.is_stuck and self._waited())
+        self.is_stuck = not is_ours
+        if is_ours and self._owed:
+            self._pay()
+        return is_ours
+
+    def _waited(self) -> bool:
+        """Whether the lock came free."""
+        for turn in range(1, _TRIES + 1):
             if self._set(fcntl.F_WRLCK, 0):
-                self.is_stuck = False
-                if self._owed:
-                    self._pay()
                 return True
             if not turn % _YIELD_EVERY:
                 os.sched_yield()
-        self.is_stuck = True
+        for _ in range(_PAUSES):
+            time.sleep(_PAUSE_S)
+            if self._set(fcntl.F_WRLCK, 0):
+                return True
         return False
 
     def _unlock(self) -> None:

@@ -76,18 +76,22 @@ def test_one_admits_at_a_time_and_nobody_waits_for_one_that_stands_still(
             tries.clear()
             return call(), len(tries)
 
-        monkeypatch.setattr(time, "sleep", None)
+        slept_s = list[float]()
+        monkeypatch.setattr(time, "sleep", slept_s.append)
         monkeypatch.setattr(os, "sched_yield", yielded)
         assert other._lock()
-        assert table.enter(CLIENT, 3, None, 0.0) == row and len(turns) == 2
+        assert table.enter(CLIENT, 3, None, 0.0) == row and len(turns) == 2 and not slept_s
         assert other._lock()
         monkeypatch.setattr(fcntl, "fcntl", tried)
         answer, count = of_tries(lambda: table.enter(CLIENT, None, None, 0.0))
         assert answer == STUCK and 10 < count < 1000 and len(turns) < 10
+        assert 0 < sum(slept_s) < 0.02
+        slept_s.clear()
         assert of_tries(lambda: table.resume(OTHER, 0.0)) == (STUCK, 1)
         assert of_tries(lambda: table.draw(row, 100, 10_000, 0.0)) == (0, 1)
         assert of_tries(lambda: table.give_back(row, 1, 10_000)) == (None, 1)
         assert of_tries(lambda: table.park(row)) == (None, 1)
+        assert not slept_s, "whoever comes next does not wait for the same"
         other._unlock()
         assert table.draw(row, 100, 10_000, 0.0) == 100
         assert table.enter(CLIENT, 3, None, 0.0) == row
