@@ -36,6 +36,7 @@ def xds_address(raw: bytes) -> None:
 
 
 def xds_policy(raw: bytes) -> None:
+    """As `xds_address`, of a policy."""
     try:
         decoded = decode_authorization("name", raw)
     except DecodeError as error:

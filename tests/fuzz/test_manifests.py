@@ -9,13 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.controlplane.read.admission import NOTHING, admit
-from agent.controlplane.read.inventory import collect
-from agent.controlplane.read.manifests import parse
-from agent.controlplane.translate.compose import translate
-from agent.controlplane.translate.effects import remarks
-from agent.controlplane.translate.mesh import MeshSettings, mesh_of
-from agent.controlplane.translate.refusals import refusals
+from tests.fuzz.of_the_plane import manifests
 
 KINDS = [
     ("v1", "Pod"),
@@ -77,33 +71,15 @@ def objects(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
-def check(text: str) -> None:
-    read = {"f.yaml": parse("f.yaml", text)}
-    for is_first in (True, False):
-        standing = admit(NOTHING, read, is_first=is_first)
-        for error in standing.errors:
-            assert (
-                error.file == "f.yaml" and error.line >= 1 and error.document >= 1 and "f.yaml:" in str(error)
-            )
-        inventory = collect(standing.served())
-        mesh = mesh_of(inventory, MeshSettings())
-        for remark in (*refusals(standing, mesh), *standing.remarks, *remarks(inventory, mesh)):
-            assert "f.yaml:" in str(remark)
-        translate(inventory, {}, MeshSettings())
-        again = admit(standing, read)
-        assert list(again.served()) == list(standing.served()), "the same again changes nothing"
-        assert [r.outcome for r in again.refused] == [r.outcome for r in standing.refused]
-
-
 @settings(max_examples=200)
 @given(st.lists(objects(), max_size=3))
 def test_objects_with_anything_in_them(documents: list[dict[str, Any]]) -> None:
-    check(yaml.safe_dump_all(documents))
-    check("\n---\n".join(json.dumps(document) for document in documents))
+    manifests(yaml.safe_dump_all(documents))
+    manifests("\n---\n".join(json.dumps(document) for document in documents))
 
 
 @settings(max_examples=200)
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"#%@?,. \n\t0<~\\\x00\ud800é"), max_size=60))
 def test_any_text(text: str) -> None:
-    check(text)
-    check("apiVersion: v1\nkind: Pod\nmetadata: " + text)
+    manifests(text)
+    manifests("apiVersion: v1\nkind: Pod\nmetadata: " + text)

@@ -5,12 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.model.policy import Authorization
-from agent.model.service import Service
-from agent.model.workload import Workload
 from agent.pb import authorization_pb2, workload_pb2
-from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
-from agent.wire.xds_encode import encode_address
+from tests.fuzz.of_the_plane import xds_address, xds_policy
 
 ENUM = st.integers(-3, 9)
 PORT = st.integers(0, 2**32 - 1) | st.integers(0, 65535)
@@ -68,46 +64,24 @@ POLICIES = some(
 )
 
 
-def check_address(raw: bytes) -> None:
-    try:
-        decoded = decode_address("name", raw)
-    except DecodeError as error:
-        assert str(error).startswith("name: ")
-    else:
-        assert isinstance(decoded, Workload | Service)
-        assert hash(decoded) == hash(decode_address("name", raw))
-        assert decoded == decode_address("name", raw)
-        again = decode_address("name", encode_address(decoded))
-        assert again == decoded and repr(again) == repr(decoded), "what a worker that comes later is told"
-
-
-def check_authorization(raw: bytes) -> None:
-    try:
-        decoded = decode_authorization("name", raw)
-    except DecodeError as error:
-        assert str(error).startswith("name: ")
-    else:
-        assert isinstance(decoded, Authorization)
-
-
 @settings(max_examples=200)
 @given(st.binary(max_size=80))
 def test_arbitrary_bytes(raw: bytes) -> None:
-    check_address(raw)
-    check_authorization(raw)
+    xds_address(raw)
+    xds_policy(raw)
 
 
 @settings(max_examples=200)
 @given(some(workload=WORKLOADS) | some(service=SERVICES), st.data())
 def test_well_formed_and_cut_addresses(fields, data) -> None:
     raw = workload_pb2.Address(**fields).SerializeToString()
-    check_address(raw)
-    check_address(raw[: data.draw(st.integers(0, len(raw)))])
+    xds_address(raw)
+    xds_address(raw[: data.draw(st.integers(0, len(raw)))])
 
 
 @settings(max_examples=200)
 @given(POLICIES, st.data())
 def test_well_formed_and_cut_policies(fields, data) -> None:
     raw = authorization_pb2.Authorization(**fields).SerializeToString()
-    check_authorization(raw)
-    check_authorization(raw[: data.draw(st.integers(0, len(raw)))])
+    xds_policy(raw)
+    xds_policy(raw[: data.draw(st.integers(0, len(raw)))])

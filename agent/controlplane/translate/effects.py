@@ -28,7 +28,6 @@ from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.authorization_policy import (
     PRINCIPALS,
     beyond_nodes,
-    is_of_another_domain,
     why_left_out,
 )
 from agent.controlplane.translate.contradictions import contradictions
@@ -46,7 +45,7 @@ from agent.controlplane.translate.port_effects import (
 )
 from agent.controlplane.translate.remarking import remark
 from agent.controlplane.translate.selection import Selection, by_namespace
-from agent.controlplane.translate.sources import unknown_sources
+from agent.controlplane.translate.sources import of_other_domains, unknown_sources
 from agent.controlplane.translate.waypoint_effects import waypoint_remarks
 
 Selecting = Guard | Service | ServiceEntry
@@ -144,16 +143,7 @@ def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
         effect = f"the rule {verb} nothing" if is_whole else f"the rule {verb} by its other entries alone"
         problem = f"it lists {excluded} and excludes all of that, so nothing matches it: {effect}"
         yield remark(policy, problem, "take it out of one of the two lists", scope, field=field)
-    for path, text in _principals(policy):
-        if is_of_another_domain(text, mesh):
-            here = ", ".join(mesh.trust_domains)
-            yield remark(
-                policy,
-                f"nobody can be {text!r}: the trust domain here is {here}",
-                f"write {mesh.trust_domain}/ns/NAMESPACE/sa/ACCOUNT",
-                scope,
-                field=path,
-            )
+    yield from of_other_domains(policy, _principals(policy), mesh, scope)
 
 
 def _principals(policy: AuthorizationPolicy) -> Iterator[tuple[str, str]]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.objects import EVERYWHERE, ConnectionLimit
 from agent.controlplane.read.remarks import Remark, Scope
-from agent.controlplane.translate.authorization_policy import PRINCIPALS, is_of_another_domain
+from agent.controlplane.translate.authorization_policy import PRINCIPALS
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.remarking import remark
+from agent.controlplane.translate.sources import of_other_domains
 from agent.model.limits import ANNOTATION, CONNECTIONS, EXAMPLE
 
 LEAVE_OUT = f"leave {CONNECTIONS} out where any number may be open"
@@ -21,16 +22,7 @@ def limit_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         scope = Scope(None if is_everywhere else limit.meta.namespace, limit.selector or None)
         for doubt in limit.doubts:
             yield remark(limit, doubt, scope=scope)
-        for path, text in _principals(limit):
-            if is_of_another_domain(text, mesh):
-                here = ", ".join(mesh.trust_domains)
-                yield remark(
-                    limit,
-                    f"nobody can be {text!r}: the trust domain here is {here}",
-                    f"write {mesh.trust_domain}/ns/NAMESPACE/sa/ACCOUNT",
-                    scope,
-                    field=path,
-                )
+        yield from of_other_domains(limit, _principals(limit), mesh, scope)
         if limit.limits.connections == 0 and not limit.is_stand_in:
             whom = "none of these clients" if limit.sources else "nobody"
             yield remark(

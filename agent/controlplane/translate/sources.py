@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 
 from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.objects import AuthorizationPolicy, ConnectionLimit, Terms
-from agent.controlplane.read.remarks import Remark
-from agent.controlplane.translate.authorization_policy import why_left_out
+from agent.controlplane.read.remarks import Remark, Scope
+from agent.controlplane.translate.authorization_policy import is_of_another_domain, why_left_out
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.remarking import remark
 
@@ -43,6 +43,25 @@ def unknown_sources(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         else:
             continue
         yield remark(policy, problem, field=place, is_note=True)
+
+
+def of_other_domains(
+    policy: AuthorizationPolicy | ConnectionLimit,
+    principals: Iterable[tuple[str, str]],
+    mesh: Mesh,
+    scope: Scope,
+) -> Iterator[Remark]:
+    """One remark for each of the principals, with its place, that is of a trust domain nobody here has."""
+    here = ", ".join(mesh.trust_domains)
+    for path, text in principals:
+        if is_of_another_domain(text, mesh):
+            yield remark(
+                policy,
+                f"nobody can be {text!r}: the trust domain here is {here}",
+                f"write {mesh.trust_domain}/ns/NAMESPACE/sa/ACCOUNT",
+                scope,
+                field=path,
+            )
 
 
 def _sources(policy: AuthorizationPolicy | ConnectionLimit) -> Iterator[tuple[str, Terms]]:
