@@ -21,18 +21,17 @@ from contextlib import closing
 
 from agent.model.address import IP
 from agent.model.counted import counted
+from agent.model.listener import DNS, HBONE
 from agent.net.frames import FrameSender
 from agent.wire.held_syn import FROM_POD, TO_POD, HeldSyn, again, read
 from redirect import waiting
 from redirect.layout import Flag
 from redirect.netns import entered
-from redirect.prefilter import HBONE_PORT
 from redirect.reconcile import Redirection
 from redirect.side import sides_of
 
 log = logging.getLogger(__name__)
 
-DNS_PORT = 53
 LATEST_S = 65.0
 """Who has sent nothing for so long has given up: Linux waits 64 s at most before it tries again."""
 
@@ -76,9 +75,9 @@ def is_asked_first(syn: HeldSyn, treatments: Mapping[IP, Flag]) -> bool:
     """Whether the programs hold it when it comes again: as from_pod.c and to_pod.c do, of bpf/."""
     treatment = treatments.get(syn.pod, Flag(0))
     if syn.hook == FROM_POD:
-        is_held = not (treatment & Flag.DNS and syn.local.port == DNS_PORT)
+        is_held = not (treatment & Flag.DNS and syn.local.port == DNS.port)
     else:
-        is_held = syn.local.port != HBONE_PORT
+        is_held = syn.local.port != HBONE.port
     return is_held and Flag.HONEST in treatment
 
 

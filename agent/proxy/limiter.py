@@ -15,6 +15,7 @@ from pathlib import Path
 
 from agent.fd_limit import with_reserve
 from agent.model.connection import Connection
+from agent.model.counted import counted
 from agent.model.limits import BYTES, CONNECTIONS, NEW
 from agent.model.outcome import Outcome, Refusal
 from agent.model.steps import Steps, each
@@ -136,12 +137,12 @@ class Limiter:
         kind, detail = "uncounted", f"{who}: what it has cannot be counted, as {reason}"
         if why == TOO_MANY and bounds.connections is not None:
             most, name = bounds.connections
-            open_now = "1 connection is" if most == 1 else f"{most} connections are"
+            open_now = counted(most, "connection is", "connections are")
             detail = f"{open_now} open, as many as {name} lets in" if most else f"{name} lets nobody in"
             kind, detail = CONNECTIONS, f"{who}: {detail}"
         elif why == TOO_FAST and bounds.new_per_second is not None:
             most, name = bounds.new_per_second
-            came = "1 connection" if most == 1 else f"{most} connections"
+            came = counted(most, "connection")
             kind, detail = NEW, f"{who}: {came} came in the last second, as many as {name} lets in"
         self._figures.add(families.LIMITED, kind, *labels_of(workload))
         return Refusal(Outcome.LIMITED, detail)

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from agent.latecomers import DNS_PORT, LATEST_S, fresh, is_asked_first
+from agent.latecomers import LATEST_S, fresh, is_asked_first
 from agent.model.address import parse_ip
+from agent.model.listener import DNS
 from agent.wire import held_syn
 from redirect import waiting
 from redirect.layout import Flag, FlowKey
@@ -99,7 +100,7 @@ def test_a_pod_whose_connects_are_honest_waits_as_others_do(rig: Rig) -> None:
 @pytest.mark.parametrize("program", HOOKS)
 def test_what_the_programs_would_hold_is_asked_first(rig: Rig, program: str, net: Family) -> None:
     for flags in (HONEST, HONEST | Flag.DNS, PLAIN | Flag.ENROLLED):
-        for dport in (80, DNS_PORT, HBONE_PORT):
+        for dport in (80, DNS.port, HBONE_PORT):
             packet = sent(program, net, dport=dport)
             with rig.world(NOBODY.but(flags=flags, has_ring=True)):
                 rig.play(program, packet, ingress_ifindex=FORWARDED)
