@@ -3,10 +3,9 @@
 Workers share nothing else, and a limit must hold over all of them: by a share for each, clients would be refused long
 before the limit, as their connections do not fall evenly. So one file in the run directory has a row for each client at
 a pod that has limits. Whoever admits holds its lock (one system call, some microseconds) from the count to the note,
-so that two workers never both take the last place. The lock is the open file's (F_OFD_SETLK): a worker that dies lets
-go of it, and for one that stands still with it nobody waits: what others carry beside must go on. Each worker writes
-its connections into a column of its own, which is a lock too: a column that nobody holds is a dead worker's, and counts
-for nothing from the moment on that somebody would be refused for it.
+so that two workers never both take the last place (`file_locks`: of a worker that dies they are free again). Each
+worker writes its connections into a column of its own, which is a lock too: a column that nobody holds is a dead
+worker's, and counts for nothing from the moment on that somebody would be refused for it.
 
 A connection that goes on in another worker stays counted: who gives it parks it in its column, who takes it takes it
 from there.
@@ -19,12 +18,12 @@ second. So in no second of whatever beginning there is more than the limit, and 
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import struct
-import time
 from pathlib import Path
+
+from agent.net.file_locks import FileLocks
 
 NAME = "limits.2"
 """With the number of the format: a build of another one has a file of its own."""
@@ -39,12 +38,9 @@ _WORDS, _CELLS = _ROW_BYTES // 8, _ROW_BYTES // 4
 _KEY, _FULL_AT, _TICK = 0, 2, 3
 _OWN = (_TICK + TICKS) * 2
 _PARKED = _OWN + COLUMNS
-_FLOCK = struct.Struct("hhqqi4x")
 _KEY_WORDS = struct.Struct("=QQ")
-_TRIES, _YIELD_EVERY = 512, 128
-"""Of the lock: less than a millisecond, which is more than it takes to count."""
-_PAUSES, _PAUSE_S = 10, 0.001
-"""And then, for one who has the lock while others have its core. Who keeps it for longer stands still."""
+_TABLE, _FIRST_COLUMN = 0, 1
+"""Which bytes of the file are the locks: of the table, and of the first of its columns."""
 MOST_AT_ONCE_BYTES = 1 << 14
 
 TOO_MANY, TOO_FAST, NO_ROOM, STUCK = -1, -2, -3, -4
@@ -61,8 +57,7 @@ class LimitTable:
         self._backed: set[int] = set()
         self._owed: dict[int, tuple[int, int, tuple[int, int]]] = {}
         """Of a row: nanoseconds that were not charged to its bucket, when the last of them were due, its client."""
-        self.is_stuck = False
-        """Whether another worker stood still with the lock when it was last tried."""
+        self._locks = FileLocks(fd)
         try:
             if os.fstat(fd).st_size < _BYTES:
                 os.ftruncate(fd, _BYTES)
@@ -80,6 +75,11 @@ class LimitTable:
         if path is None:
             return cls(os.memfd_create("ztun-limits", os.MFD_CLOEXEC))
         return cls(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), path)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether another worker stood still with the lock when it was last tried."""
+        return self._locks.is_stuck
 
     @property
     def is_current(self) -> bool:
@@ -316,18 +316,13 @@ class LimitTable:
         for column in range(COLUMNS):
             own, parked = first + column, first + COLUMNS + column
             is_others = column != self._column and (self._cells[own] or self._cells[parked])
-            if is_others and not self._is_held(column):
+            if is_others and not self._locks.is_held(_FIRST_COLUMN + column):
                 self._cells[own] = self._cells[parked] = 0
-
-    def _is_held(self, column: int) -> bool:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 1 + column, 1, 0)
-        said = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
-        return int(_FLOCK.unpack(said)[0]) != fcntl.F_UNLCK
 
     def _claim(self) -> int:
         """A column that nobody has, without what a dead worker has left there."""
         for column in range(COLUMNS):
-            if self._set(fcntl.F_WRLCK, 1 + column):
+            if self._locks.take(_FIRST_COLUMN + column):
                 for row in self._touched_rows():
                     at = row * _CELLS + _OWN + column
                     if self._cells[at] or self._cells[at + COLUMNS]:
@@ -351,36 +346,14 @@ class LimitTable:
     # -- the lock
 
     def _lock(self) -> bool:
-        """All that this worker carries waits meanwhile: so not for long, and not at all where that was of no use just
-        before. What is owed is paid first."""
-        is_ours = self._set(fcntl.F_WRLCK, 0) or (not self.is_stuck and self._waited())
-        self.is_stuck = not is_ours
+        """What is owed is paid first by whoever has it."""
+        is_ours = self._locks.take_soon(_TABLE)
         if is_ours and self._owed:
             self._pay()
         return is_ours
 
-    def _waited(self) -> bool:
-        """Whether the lock came free."""
-        for turn in range(1, _TRIES + 1):
-            if self._set(fcntl.F_WRLCK, 0):
-                return True
-            if not turn % _YIELD_EVERY:
-                os.sched_yield()
-        for _ in range(_PAUSES):
-            time.sleep(_PAUSE_S)
-            if self._set(fcntl.F_WRLCK, 0):
-                return True
-        return False
-
     def _unlock(self) -> None:
-        self._set(fcntl.F_UNLCK, 0)
-
-    def _set(self, kind: int, byte: int) -> bool:
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
-        except BlockingIOError:
-            return False
-        return True
+        self._locks.let_go(_TABLE)
 
 
 def _cost_ns(size: int, rate: int) -> int:
