@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -17,30 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from OpenSSL import SSL, crypto
 
 from agent.identity.anchors import is_authority
-from agent.identity.faults import Fault, fault_of
+from agent.identity.engine import listen
 from agent.identity.key_exchange import narrow
-from agent.identity.svid import UNREADABLE
-from agent.identity.verify_words import not_accepted, unreadable
 from agent.model.identity import Identity
 
 # AES-128 first: both are beyond reach, and it is a quarter cheaper per byte.
 CIPHER_SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
-ALPN = b"h2"
-_TRAFFIC_SECRETS = (b"CLIENT_TRAFFIC_SECRET_0 ", b"SERVER_TRAFFIC_SECRET_0 ")
 _NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN of ssl.h, which pyOpenSSL does not name
-
-
-class HearsHandshake(Protocol):
-    """Who runs a handshake: the app data of its connection."""
-
-    @property
-    def anchors(self) -> tuple[x509.Certificate, ...]: ...
-
-    def note(self, fault: Fault, text: str) -> None:
-        """Something was found that explains the failure that OpenSSL will report."""
-        ...
-
-    def take_secret(self, of_client: bool, secret: bytes) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,10 +56,7 @@ class Credentials:
         Raises Refusal where there is a `group` that this OpenSSL does not have.
         """
         context = _context(self, at)
-        if is_server:
-            context.set_alpn_select_callback(_select_alpn)
-        else:
-            context.set_alpn_protos([ALPN])
+        listen(context, is_server=is_server)
         return context
 
     @cached_property
@@ -131,41 +110,4 @@ def _context(credentials: Credentials, at: float | None) -> SSL.Context:
         store.set_time(datetime.fromtimestamp(at, UTC))
     for anchor in credentials.anchors:
         store.add_cert(crypto.X509.from_cryptography(anchor))
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify)
-    context.set_keylog_callback(_on_secret)
     return context
-
-
-def _session_of(connection: SSL.Connection) -> HearsHandshake:
-    session: HearsHandshake = connection.get_app_data()
-    return session
-
-
-def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    if ALPN in offered:
-        return ALPN
-    text = f"the peer offers the protocols {offered!r}; HBONE is {ALPN.decode()}"
-    _session_of(connection).note(Fault.NO_HTTP2, text)
-    return SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def _on_verify(connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
-    if not ok:
-        session = _session_of(connection)
-        session.note(fault_of(error), words_of(error, certificate, depth, session.anchors))
-    return bool(ok)
-
-
-def words_of(error: int, certificate: crypto.X509, depth: int, anchors: tuple[x509.Certificate, ...]) -> str:
-    """Why a certificate is refused: also for one that OpenSSL can read, and nobody else."""
-    try:
-        return not_accepted(error, certificate.to_cryptography(), depth, anchors)
-    except UNREADABLE as why:
-        return unreadable(error, why)
-
-
-def _on_secret(connection: SSL.Connection, line: bytes) -> None:
-    # The one place traffic secrets pass through as text: they go into the session and nowhere else.
-    if line.startswith(_TRAFFIC_SECRETS):
-        secret = line[line.rindex(b" ") + 1 :]
-        _session_of(connection).take_secret(line[:6] == b"CLIENT", bytes.fromhex(secret.decode()))

@@ -1,4 +1,4 @@
-"""TLS 1.3 handshakes of the mesh, by pyOpenSSL over memory buffers.
+"""TLS 1.3 handshakes of the mesh, by OpenSSL over memory buffers.
 
 Decides who the other end is: chain, validity and usage are checked by OpenSSL, the SPIFFE identity here,
 before any application byte is looked at (docs/WIRE.md#mutual-tls). What comes out is a `Secured`: plain
@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
-from agent.identity.credentials import ALPN, Credentials
+from agent.identity.credentials import Credentials
+from agent.identity.engine import ALPN, Engine
 from agent.identity.faults import Fault
 from agent.identity.presented import Check, is_client_of, is_server_of, presented_by
 from agent.identity.revocations import Certified, Revocations, certified
@@ -22,14 +23,12 @@ from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.model.unit import PlainValue, State, StateReader
 from agent.wire.tls_alerts import Alert, alert_meaning
-from agent.wire.tls_records import CHANGE_CIPHER_SPEC, HEADER_BYTES, MAX_CIPHER_BYTES, TlsRecords, TlsState
+from agent.wire.tls_records import HEADER_BYTES, MAX_CIPHER_BYTES, TlsRecords, TlsState
 
 # A hello with post-quantum key share and a chain of several certificates stay far below.
 MAX_HANDSHAKE_BYTES = 1 << 17
 _LONGEST_CHAIN = 32
 _HANDSHAKE_RECORDS = (20, 21, 22, 23)
-# What is longer comes in pieces; a larger buffer would be made, and given back to the kernel, for every flight.
-_READ_BYTES = 1 << 13
 # How OpenSSL names an alert that came from the peer: "tlsv1 alert unknown ca", "ssl/tls alert bad certificate".
 _ALERT = re.compile(rf" alert ({'|'.join(alert.name.replace('_', ' ').lower() for alert in Alert)})$")
 
@@ -111,9 +110,8 @@ class Session:
 
     __slots__ = (
         "_check",
-        "_client_secret",
-        "_connection",
         "_context",
+        "_engine",
         "_fed_bytes",
         "_group",
         "_incoming",
@@ -122,10 +120,8 @@ class Session:
         "_output",
         "_revocations",
         "_secured",
-        "_server_secret",
         "anchors",
     )
-    __deletable__ = ("_connection", "_incoming")
 
     def __init__(
         self,
@@ -138,14 +134,14 @@ class Session:
     ) -> None:
         self.anchors = anchors
         self._group = group
-        self._context: SSL.Context | None = context
+        self._context = context
+        self._engine: Engine | None = None
         self._check = check
         self._is_server = is_server
         self._revocations = revocations
         self._incoming = bytearray()
         self._output = b""
         self._notes: dict[str, Fault] = {}
-        self._client_secret = self._server_secret = b""
         self._secured: Secured | None = None
         self._fed_bytes = 0
 
@@ -186,142 +182,110 @@ class Session:
         Raises HandshakeError; what `outgoing` holds then (an alert) should still be sent.
         """
         self._incoming += data
-        # Record by record: what follows the last record of the handshake must not reach OpenSSL.
-        while self._secured is None:
-            record = self._next_record()
-            if record is None:
-                self._collect()
-                return
-            if self._context is not None:
-                self._connect(self._context)
-            self._connection.bio_write(record)
-            if record[0] != CHANGE_CIPHER_SPEC:  # that one means nothing by itself: it goes with the next
-                self._step()
+        # OpenSSL is given all of them at once, and leaves what is behind the handshake's last one.
+        records, fault = self._whole_records()
+        if records:
+            self._step(records)
+        if fault is not None and self._secured is None:
+            raise fault
+        self._collect()
 
     @property
     def owes_hello(self) -> bool:
         """A client's, of which nothing is made yet: it has cost neither time nor memory."""
-        return not self._is_server and self._context is not None
+        return not self._is_server and self._engine is None and self._secured is None
 
     def outgoing(self) -> bytes:
         """Bytes for the peer; empty when there are none. A client's hello is made when it is first asked for."""
-        if self._context is not None and not self._is_server:  # as `owes_hello`, which tells mypy nothing
-            self._connect(self._context)
-            self._step()
+        if self.owes_hello:
+            self._step(b"")
             self._collect()
         data, self._output = self._output, b""
         return data
 
     def close(self) -> None:
-        """It comes to nothing. What it holds goes at once, without waiting for the garbage collector."""
-        if self._secured is None and self._context is None:
-            self._context = self._connection.get_context()
-            self._connection.set_app_data(None)
-            del self._connection
+        """It comes to nothing. What it holds of OpenSSL goes at once."""
+        self._engine = None
 
     def note(self, fault: Fault, text: str) -> None:
         """Something a callback found, to explain the failure that OpenSSL will report."""
         self._notes.setdefault(text, fault)
 
-    def take_secret(self, of_client: bool, secret: bytes) -> None:
-        if of_client:
-            self._client_secret = secret
-        else:
-            self._server_secret = secret
-
-    def _connect(self, context: SSL.Context) -> None:
-        self._context = None
-        self._connection = SSL.Connection(context, None)
-        self._connection.set_app_data(self)
-        if self._is_server:
-            self._connection.set_accept_state()
-        else:
-            self._connection.set_connect_state()
-
-    def _next_record(self) -> bytes | None:
-        data = self._incoming
+    def _whole_records(self) -> tuple[bytes, HandshakeError | None]:
+        """What has come of them, and what is wrong with what is behind."""
+        data, end = self._incoming, 0
         held = len(data)
-        if held and data[0] not in _HANDSHAKE_RECORDS:
-            raise HandshakeError(
-                Fault.NOT_TLS, f"the peer does not speak TLS here; its first bytes are {bytes(data[:16])!r}"
-            )
-        if held < HEADER_BYTES:
-            return None
-        size = HEADER_BYTES + (data[3] << 8 | data[4])
-        if held >= size:
+        fault: HandshakeError | None = None
+        while end < held:
+            if data[end] not in _HANDSHAKE_RECORDS:
+                said = bytes(data[end : end + 16])
+                text = f"the peer does not speak TLS here; its first bytes are {said!r}"
+                fault = HandshakeError(Fault.NOT_TLS, text)
+                break
+            if held - end < HEADER_BYTES:
+                break
+            size = HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
+            if size > HEADER_BYTES + MAX_CIPHER_BYTES or self._fed_bytes + size > MAX_HANDSHAKE_BYTES:
+                fault = HandshakeError(Fault.PROTOCOL, "the peer's handshake is longer than any legal one")
+                break
+            if held - end < size:
+                break
             self._fed_bytes += size
-        if size > HEADER_BYTES + MAX_CIPHER_BYTES or self._fed_bytes > MAX_HANDSHAKE_BYTES:
-            raise HandshakeError(Fault.PROTOCOL, "the peer's handshake is longer than any legal one")
-        if held < size:
-            return None
-        record = bytes(data[:size])
-        del data[:size]
-        return record
+            end += size
+        records = bytes(data[:end])
+        del data[:end]
+        return records, fault
 
-    def _step(self) -> None:
+    def _step(self, records: bytes) -> None:
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = Engine(self._context, self._is_server)
         try:
-            self._connection.do_handshake()
-        except SSL.WantReadError:
-            return
+            is_done = engine.step(self, records)
         except SSL.Error as error:
             self._collect()
             raise self._explain(error) from None
-        self._finish()
+        if is_done:
+            self._finish(engine)
 
     def _collect(self) -> bytes:
         """Move what OpenSSL wants to send to the output."""
-        if self._context is not None:
+        engine = self._engine
+        if engine is None:
             return b""
-        read, data = self._connection.bio_read, b""
-        try:
-            data = piece = read(_READ_BYTES)
-            while len(piece) == _READ_BYTES:
-                piece = read(_READ_BYTES)
-                data += piece
-        except SSL.WantReadError:
-            if not data:
-                return b""
+        data = engine.sent()
         self._output += data
         return data
 
-    def _finish(self) -> None:
-        connection = self._connection
-        if connection.get_alpn_proto_negotiated() != ALPN:
+    def _finish(self, engine: Engine) -> None:
+        if engine.protocol() != ALPN:
             raise HandshakeError(Fault.NO_HTTP2, "the peer does not speak HTTP/2 inside TLS (no ALPN h2)")
-        certificate = connection.get_peer_certificate()
-        assert certificate is not None, "OpenSSL lets nobody through without one"
-        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        der = engine.peer_der()
         # What a server sends behind the client's last message are session tickets, sealed under the
         # application key already: they count in its write sequence.
         sent = self._collect()
-        state = self._state(str(connection.get_cipher_name()), _records_in(sent) if self._is_server else 0)
-        group = str(connection.get_group_name() or "")
+        client, server = engine.secrets()
+        read, write = (client, server) if self._is_server else (server, client)
+        state = TlsState(engine.suite(), read, 0, write, _records_in(sent) if self._is_server else 0)
+        group = engine.group()
         # The context offers nothing else; this is the proof of it.
         if text := other_group(self._group, group):
             raise self._turned_away(
                 HandshakeError(Fault.KEY_EXCHANGE, text), state, Alert.INSUFFICIENT_SECURITY
             )
-        chain = self._checked_chain(state)
-        self._secured = Secured(
-            state,
-            state.suite,
-            group,
-            self._identified(der, state),
-            der,
-            bytes(self._incoming),
-            chain,
-        )
-        # The connection and the session hold each other; apart, both go without the garbage collector.
-        connection.set_app_data(None)
-        del self._connection, self._incoming
+        chain = self._checked_chain(engine, state)
+        peer = self._identified(der, state)
+        leftover = engine.left() + bytes(self._incoming)
+        self._secured = Secured(state, state.suite, group, peer, der, leftover, chain)
+        self._engine = None
+        self._incoming.clear()
 
-    def _checked_chain(self, state: TlsState) -> tuple[Certified, ...]:
+    def _checked_chain(self, engine: Engine, state: TlsState) -> tuple[Certified, ...]:
         """Raises HandshakeError where a certificate of it was revoked."""
         revocations = self._revocations
         if revocations is None:
             return ()
-        verified = self._connection.get_verified_chain() or ()
-        chain = tuple(certified(crypto.dump_certificate(crypto.FILETYPE_ASN1, each)) for each in verified)
+        chain = tuple(map(certified, engine.verified_chain()))
         reason = revocations.refusal(chain)
         if reason:
             revocations.count(is_client=self._is_server)
@@ -347,13 +311,6 @@ class Session:
             # The last flight would hand our certificate to a server that is not the one meant.
             self._output = b""
         return refusal
-
-    def _state(self, suite: str, sent_records: int) -> TlsState:
-        read, write = self._server_secret, self._client_secret
-        if self._is_server:
-            read, write = write, read
-        self._client_secret = self._server_secret = b""
-        return TlsState(suite, read, 0, write, sent_records)
 
     def _explain(self, error: SSL.Error) -> HandshakeError:
         """What has failed: as a callback saw it, as the peer says, else as OpenSSL does."""

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hpack import Decoder, HPACKError
 from OpenSSL import crypto
 
-from agent.identity.credentials import words_of
+from agent.identity.engine import words_of
 from agent.identity.handshake import HandshakeError, Session
 from agent.identity.presented import Nobody, presented_by
 from agent.identity.verify_words import WORDS
@@ -250,7 +250,9 @@ def certificate(data: bytes) -> None:
         found = presented_by.__wrapped__(raw)
         assert found.text if isinstance(found, Nobody) else Identity.parse(str(found)) == found
     with suppress(crypto.Error):
-        words = words_of(error, crypto.load_certificate(crypto.FILETYPE_ASN1, raw), depth, CLIENT.anchors)
+        # OpenSSL hands on what it can read, and nothing else.
+        crypto.load_certificate(crypto.FILETYPE_ASN1, raw)
+        words = words_of(error, raw, depth, CLIENT.anchors)
         assert words.isprintable() and len(words) < 2000
 
 

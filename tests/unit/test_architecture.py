@@ -110,7 +110,12 @@ def test_imports_follow_the_rules(path: Path) -> None:
         ("bcc", ("redirect.bcc_backend",)),
         (
             "OpenSSL",
-            ("agent.identity.credentials", "agent.identity.handshake", "agent.identity.key_exchange"),
+            (
+                "agent.identity.credentials",
+                "agent.identity.engine",
+                "agent.identity.handshake",
+                "agent.identity.key_exchange",
+            ),
         ),
         ("asyncio", ASYNCIO_HOMES),
         ("pyroute2", ("agent.lab",)),

@@ -53,10 +53,34 @@ def test_bytes_behind_the_handshake_stay_ours() -> None:
     one, two = Session.client(CLIENT, ACCEPT_B), Session.server(SERVER)
     two.feed(one.outgoing())
     one.feed(two.outgoing())
-    early = seal(TlsRecords(one.secured.state), b"at once")
-    two.feed(one.outgoing() + early[:9])
-    assert two.secured.leftover == early[:9]
-    assert open_all(TlsRecords(two.secured.state), two.secured.leftover + early[9:]) == b"at once"
+    records = TlsRecords(one.secured.state)
+    early, cut = seal(records, b"at once" * 2000), seal(records, b", and more")
+    two.feed(one.outgoing() + early + cut[:9])
+    assert two.secured.leftover == early + cut[:9]
+    said = open_all(TlsRecords(two.secured.state), two.secured.leftover + cut[9:])
+    assert said == b"at once" * 2000 + b", and more"
+
+
+def test_what_is_no_record_behind_the_handshake_is_not_its_fault() -> None:
+    one, two = Session.client(CLIENT, ACCEPT_B), Session.server(SERVER)
+    two.feed(one.outgoing())
+    one.feed(two.outgoing())
+    two.feed(one.outgoing() + b"GET /")
+    assert two.secured.leftover == b"GET /"
+
+
+def test_a_fault_of_ours_in_the_middle_of_openssl_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_broken(*_: object) -> str:
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("agent.identity.engine.not_accepted", is_broken)
+    client, server = Session.client(presented(OTHER_CA.issue(A)), ACCEPT_B), Session.server(SERVER)
+    server.feed(client.outgoing())
+    client.feed(server.outgoing())
+    with pytest.raises(ZeroDivisionError, match="of ours"):
+        server.feed(client.outgoing())
+    assert not server.done
+    assert shake(CLIENT, SERVER, ACCEPT_B)[1].done, "the next handshake hears nothing of it"
 
 
 def test_an_intermediate_is_presented_and_several_roots_are_trusted() -> None:
@@ -372,9 +396,19 @@ def test_an_endless_handshake_is_cut_off() -> None:
 
 def test_records_that_mean_nothing_are_not_taken_for_ever() -> None:
     session = Session.server(SERVER)
-    with pytest.raises(HandshakeError, match="longer than any legal one"):
-        for _ in range(MAX_HANDSHAKE_BYTES):
+    session.feed(Session.client(CLIENT, ACCEPT_B).outgoing())
+    with pytest.raises(HandshakeError, match="unexpected ccs message"):
+        for _ in range(100):
             session.feed(b"\x14\x03\x03\x00\x01\x01")
+
+
+def test_nobody_has_more_to_say_before_its_handshake_than_any_legal_one_has() -> None:
+    session = Session.server(SERVER)
+    # Nearly the longest message that OpenSSL waits for.
+    hello = b"\x01" + (MAX_HANDSHAKE_BYTES - 1).to_bytes(3, "big")
+    with pytest.raises(HandshakeError, match="longer than any legal one"):
+        for piece in (hello + bytes((1 << 14) - 4), *8 * (bytes(1 << 14),)):
+            session.feed(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece)
 
 
 def test_nothing_secret_is_printed() -> None:

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from itertools import repeat
 
 import pytest
-from OpenSSL import SSL
 
 from agent.identity.faults import Fault
 from agent.identity.handshake import Session
@@ -399,12 +398,8 @@ def test_handshakes_that_came_to_nothing_leave_nothing_to_the_garbage_collector(
                 stranger.sendall(hello)
                 assert stranger.recv(1)
         world.driver.until(lambda: not world.there.inbound.held)
-        kinds = {"Caller", "InboundLink", "TunnelLink", "TlsLink"}
-        world.driver.until(
-            lambda: (
-                not [o for o in gc.get_objects() if type(o) is SSL.Connection or type(o).__name__ in kinds]
-            )
-        )
+        kinds = {"Caller", "Engine", "InboundLink", "TunnelLink", "TlsLink"}
+        world.driver.until(lambda: not [o for o in gc.get_objects() if type(o).__name__ in kinds])
     finally:
         gc.enable()
 
