@@ -58,8 +58,8 @@ class Message:
 class Resources(Message):
     """Resources the control process accepted. `full`: names not in `updates` are gone.
 
-    `refused`, for policies: every one that cannot be used now as (name, reason, scope, namespace, dry run). Many
-    updates come in parts of one revision, one behind the other; the rest of the fields is that of the last.
+    What cannot be used now: `refused` policies (name, reason, scope, namespace, dry run), `unusable` addresses (as in
+    `model.refused_addresses`). Many updates come in parts of one revision; the rest of the fields is that of the last.
     """
 
     revision: int
@@ -68,6 +68,7 @@ class Resources(Message):
     removed: Sequence[str] = ()
     full: bool = False
     refused: Sequence[tuple[str, str, str, str, bool]] = ()
+    unusable: Sequence[str] = ()
     is_last: bool = True
 
 

@@ -11,18 +11,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
 from agent import channel
 from agent.channel import Message
 from agent.model.policy import Authorization, RefusedPolicy
+from agent.model.refused_addresses import ANYTHING, RefusedAddresses
 from agent.model.service import Service
 from agent.model.steps import Steps, each, goes_on
 from agent.model.workload import Workload
-from agent.state.apply import Batch, address_name
+from agent.state.apply import Batch, address_name, service_key
 from agent.state.store import Store
-from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization, refused_policy
+from agent.wire.xds_decode import (
+    DecodeError,
+    addresses_of,
+    decode_address,
+    decode_authorization,
+    refused_policy,
+)
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received
 from agent.wire.xds_encode import encode_address
 
@@ -90,11 +98,14 @@ class MeshState:
             over = decoded.keys() | set(removed)
             standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
             standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
-            # Workers judge by refused policies too: those that are in force nowhere deny.
+            # Workers judge by what is refused too: policies in force nowhere deny, no address is spoken to in clear.
             is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
-            policies = refused_policies(standing if type_url == AUTHORIZATION else {})
             names = tuple(decoded)
-            batch = batch_of(type_url, decoded, removed, policies)
+            batch = batch_of(type_url, decoded, removed)
+            if type_url == AUTHORIZATION:
+                batch = replace(batch, refused_authorizations=refused_policies(standing))
+            else:
+                batch = replace(batch, refused_addresses=refused_addresses(standing, self._holds))
             changes = await self._in_slices(self.store.applying(batch))
             # From here on at once: a worker that comes now is told the whole of it, or else what was before.
             changed = {*changes.workloads, *changes.policies, *map(str, changes.services)}
@@ -105,7 +116,7 @@ class MeshState:
                 self._policies.update(fresh)
                 for name in gone:
                     self._policies.pop(name, None)
-            if fresh or gone or is_new_for_workers:
+            if fresh or gone or is_new_for_workers or changes.are_others_refused:
                 self._revision += 1
                 for message in self._messages(type_url, fresh.items(), len(fresh), gone):
                     self._broadcast(message)
@@ -150,11 +161,30 @@ class MeshState:
         """One change of so many updates, in parts that a worker takes in its stride."""
         refused = refused_policies(self._refused[AUTHORIZATION] if type_url == AUTHORIZATION else {})
         rows = tuple((name, r.reason, r.scope.value, r.namespace, r.dry_run) for name, r in refused.items())
+        unusable = tuple(self.store.current.refused_addresses.texts()) if type_url == ADDRESS else ()
         rest = iter(updates)
         while count > PART:
             part, count = tuple(islice(rest, PART)), count - PART
             yield channel.Resources(self._revision, type_url, part, full=full, is_last=False)
-        yield channel.Resources(self._revision, type_url, tuple(rest), removed, full, rows)
+        yield channel.Resources(self._revision, type_url, tuple(rest), removed, full, rows, unusable)
+
+    def _holds(self, name: str) -> bool:
+        """Whether a workload or a service of this name is in force."""
+        snapshot = self.store.current
+        key = service_key(name)
+        return name in snapshot.workloads or (key is not None and key in snapshot.services)
+
+
+def refused_addresses(refused: Mapping[str, Refused], holds: Callable[[str], bool]) -> RefusedAddresses:
+    """Of workloads and services that cannot be used, as far as they say so.
+
+    Where one does not, and nothing is known of it from before either, it may have any address.
+    """
+    texts: list[str] = []
+    for name, each_one in refused.items():
+        found = addresses_of(each_one.raw)
+        texts += (() if holds(name) else (ANYTHING,)) if found is None else found
+    return RefusedAddresses.of(texts)
 
 
 def refused_policies(refused: Mapping[str, Refused]) -> dict[str, RefusedPolicy]:
@@ -198,7 +228,6 @@ def batch_of(
     type_url: str,
     decoded: dict[str, Workload | Service | Authorization],
     removed: Iterable[str],
-    refused: Mapping[str, RefusedPolicy],
 ) -> Batch:
     """A batch that takes what was decoded with it, address by address."""
     if type_url == ADDRESS:
@@ -206,6 +235,4 @@ def batch_of(
         addresses = (each for each in taken if not isinstance(each, Authorization))
         return Batch(addresses=addresses, removed_addresses=tuple(removed))
     policies = tuple((name, v) for name, v in decoded.items() if isinstance(v, Authorization))
-    return Batch(
-        authorizations=policies, removed_authorizations=tuple(removed), refused_authorizations=refused
-    )
+    return Batch(authorizations=policies, removed_authorizations=tuple(removed))

@@ -29,6 +29,7 @@ from agent.log_levels import Levels
 from agent.model.address import parse_ip
 from agent.model.identity import Identity
 from agent.model.policy import Authorization, RefusedPolicy, Scope
+from agent.model.refused_addresses import RefusedAddresses
 from agent.model.service import Service
 from agent.model.steps import Steps, each
 from agent.model.workload import Workload
@@ -279,12 +280,13 @@ class Orders:
     def _batch(self, last: channel.Resources, arrived: list[Part]) -> Steps[Batch]:
         snapshot = self._plane.store.current
         if last.type_url == ADDRESS:
-            addresses = decoded(arrived)
+            addresses, unusable = decoded(arrived), RefusedAddresses.of(last.unusable)
             if last.full:
                 names: set[str] = set()
                 yield from each(arrived, lambda part: names.update(name for name, _ in part.updates))
-                return (yield from full_addresses(snapshot, addresses, names))
-            return Batch(addresses=addresses, removed_addresses=tuple(last.removed))
+                full = yield from full_addresses(snapshot, addresses, names)
+                return replace(full, refused_addresses=unusable)
+            return Batch(addresses, tuple(last.removed), refused_addresses=unusable)
         policies: list[tuple[str, Authorization]] = []
         for part in arrived:
             yield from each(part.updates, lambda update: policies.append(decoded_policy(*update)))

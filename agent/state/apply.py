@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from agent.model.address import AddressError, NamespacedHostname
 from agent.model.policy import Authorization, RefusedPolicy
+from agent.model.refused_addresses import RefusedAddresses
 from agent.model.service import Service
 from agent.model.steps import PACE, Steps, each, to_the_end
 from agent.model.workload import Workload
@@ -37,6 +38,8 @@ class Batch:
     removed_authorizations: tuple[str, ...] = ()
     refused_authorizations: Mapping[str, RefusedPolicy] | None = None
     """Every policy that cannot be used now, by xDS name; None leaves them as they are."""
+    refused_addresses: RefusedAddresses | None = None
+    """Of every workload and service that cannot be used now; None leaves them as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,11 @@ class Changes:
     workloads: Set[str] = field(default_factory=frozenset)
     services: Set[NamespacedHostname] = field(default_factory=frozenset)
     policies: Set[str] = field(default_factory=frozenset)
+    are_others_refused: bool = False
+    """Other addresses are those of what cannot be used."""
 
     def __bool__(self) -> bool:
-        return bool(self.workloads or self.services or self.policies)
+        return bool(self.workloads or self.services or self.policies or self.are_others_refused)
 
 
 NO_CHANGES = Changes()
@@ -82,6 +87,7 @@ def applying(snapshot: Snapshot, batch: Batch) -> Steps[tuple[Snapshot, Changes]
         (yield from _names(workloads, gone_workloads)),
         (yield from _names(services, gone_services)),
         frozenset([*policies, *gone_policies, *_differing(snapshot.refused_policies, refused)]),
+        batch.refused_addresses not in (None, snapshot.refused_addresses),
     )
     if not changes:
         return snapshot, NO_CHANGES
@@ -104,6 +110,8 @@ def applying(snapshot: Snapshot, batch: Batch) -> Steps[tuple[Snapshot, Changes]
     yield from each(gone_policies, draft.remove_policy)
     if refused is not None:
         draft.replace_refused(refused)
+    if batch.refused_addresses is not None:
+        draft.refused_addresses = batch.refused_addresses
     return (yield from draft.finish()), changes
 
 
@@ -164,14 +172,15 @@ def _removed_addresses(snapshot: Snapshot, batch: Batch) -> Steps[tuple[list[str
     def take(name: str) -> None:
         if name in snapshot.workloads:
             workloads.append(name)
-        elif (key := _service_key(name)) in snapshot.services and key is not None:
+        elif (key := service_key(name)) in snapshot.services and key is not None:
             services.append(key)
 
     yield from each(dict.fromkeys(batch.removed_addresses), take)
     return workloads, services
 
 
-def _service_key(name: str) -> NamespacedHostname | None:
+def service_key(name: str) -> NamespacedHostname | None:
+    """The key of a service by its xDS name; None: it is none's."""
     try:
         return NamespacedHostname.parse(name)
     except AddressError:

@@ -47,6 +47,7 @@ class Draft:
         self._global_policies = base.global_policies
         self._namespace_policies = dict(base.namespace_policies)
         self._refused_policies = base.refused_policies
+        self.refused_addresses = base.refused_addresses
         self._stale_endpoints: set[NamespacedHostname] = set()
         self._policies_changed = False
 
@@ -113,6 +114,7 @@ class Draft:
             services=services,
             policies=self._policies,
             refused_policies=self._refused_policies,
+            refused_addresses=self.refused_addresses,
             links=links,
             cidr_vips=self._cidr_vips,
             global_policies=self._global_policies,

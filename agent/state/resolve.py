@@ -68,7 +68,7 @@ def resolve(
         workload, service = _owners(snapshot, source.network, source, destination)
     upstream = _upstream(snapshot, source, destination, workload, service, rng)
     if upstream is None:
-        return _without_upstream(source, destination, (service, addressed), options)
+        return _without_upstream(snapshot, source, destination, (service, addressed), options)
     if upstream.workload.network != source.network:
         return _through_gateway(snapshot, source, destination, upstream, upstream.service, rng, options)
     waypoint = upstream.workload.waypoint if addressed is None else None
@@ -113,7 +113,11 @@ def _upstream(
 
 
 def _without_upstream(
-    source: Workload, destination: SocketAddress, services: tuple[Service | None, ...], options: Options
+    snapshot: Snapshot,
+    source: Workload,
+    destination: SocketAddress,
+    services: tuple[Service | None, ...],
+    options: Options,
 ) -> Route:
     """Passthrough, but never for an address that a Service owns, unless that Service asks for it."""
     owners = [service for service in services if service is not None]
@@ -121,7 +125,7 @@ def _without_upstream(
         if service.load_balancing.mode is not Mode.PASSTHROUGH:
             raise _no_upstream(destination, service)
     if not owners:
-        _refuse_unknown(source, destination, options)
+        _refuse_unknown(snapshot, source, destination, options)
     return Route(Hop.PASSTHROUGH, destination)
 
 
@@ -138,9 +142,18 @@ def _no_upstream(destination: SocketAddress, service: Service) -> Refusal:
 
 
 def _refuse_unknown(
-    source: Workload, destination: SocketAddress, options: Options, asked_for: str = ""
+    snapshot: Snapshot, source: Workload, destination: SocketAddress, options: Options, asked_for: str = ""
 ) -> None:
     key = NetworkAddress(source.network, destination.ip)
+    refused = snapshot.refused_addresses
+    if key in refused:
+        text = f"{destination}{asked_for} is of the mesh, and what the control plane says of it cannot be used here"
+        raise _not_there(Outcome.UNKNOWN_MESH_DESTINATION, text, key, options)
+    if refused.is_anything:
+        text = (
+            f"{destination}{asked_for} may be what the control plane describes in a way that nobody can read"
+        )
+        raise _not_there(Outcome.UNKNOWN_MESH_DESTINATION, text, key, options)
     for cidr in options.mesh_cidrs:
         if destination.ip in cidr:
             text = f"{destination}{asked_for} lies in {cidr} of the mesh, but no workload or service has it"
@@ -291,7 +304,7 @@ def _named(
     """
     named = route.target
     if named.ip not in options.own_addresses and not any(_owners(snapshot, source.network, source, named)):
-        _refuse_unknown(source, named, replace(options, refuse_unknown=False), f" ({hostname})")
+        _refuse_unknown(snapshot, source, named, replace(options, refuse_unknown=False), f" ({hostname})")
         return route
     # Names are looked up for one of them only: two could stand for each other.
     nothing = NamedHosts(f"{hostname} stands for {named}, which stands for another host name")

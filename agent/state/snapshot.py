@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from agent.model.address import CIDR, IP, NamespacedHostname, NetworkAddress, SocketAddress
 from agent.model.policy import Authorization, RefusedPolicy, Scope
+from agent.model.refused_addresses import NONE, RefusedAddresses
 from agent.model.route import Route
 from agent.model.service import HealthPolicy, Service, Visibility
 from agent.model.workload import Workload
@@ -40,6 +41,8 @@ class Snapshot:
     """xDS resource name -> policy: the names that workloads list."""
     refused_policies: Mapping[str, RefusedPolicy] = field(default_factory=dict)
     """xDS resource name -> what is known of a policy that cannot be used. An earlier version of it is in `policies`."""
+    refused_addresses: RefusedAddresses = NONE
+    """Of workloads and services that cannot be used. Of some there may be an earlier version above."""
     links: Mapping[NamespacedHostname, array[int]] = field(default_factory=dict, compare=False)
     """Service key -> rows of the workloads that say they serve it, whether or not the service is known."""
     cidr_vips: Mapping[str, tuple[tuple[CIDR, NamespacedHostname], ...]] = field(default_factory=dict)

@@ -6,6 +6,8 @@ import asyncio
 from itertools import count
 from typing import Any
 
+import pytest
+
 from agent import channel
 from agent.mesh_state import PART, MeshState
 from agent.model.policy import Action, RefusedPolicy, Scope
@@ -56,11 +58,41 @@ def test_a_bad_resource_is_refused_by_name_and_the_others_are_applied() -> None:
     assert [name for name, _ in world.sent[0].updates] == ["u1"]
 
 
+def test_nothing_goes_in_the_clear_to_what_cannot_be_used_until_it_can() -> None:
+    world = World()
+    ports = Address()
+    ports.workload.uid, ports.workload.network = "u2", "n1"
+    ports.workload.addresses.append(b"\x0a\0\0\x02")
+    ports.workload.services["a/b"].ports.add(service_port=99999)
+    world.accept(ADDRESS, {"u1": pod("u1"), "u2": ports.SerializeToString()})
+    assert tuple(world.store.current.refused_addresses.texts()) == ("n1/10.0.0.2",)
+    assert world.sent[-1].unusable == ("n1/10.0.0.2",)
+    briefed: list[Any] = []
+    world.mesh.brief(briefed.append)
+    assert briefed[-1].unusable == ("n1/10.0.0.2",)
+    assert world.accept(ADDRESS, {"u2": pod("u2", b"\x0a\0\0\x02")}) == {}
+    assert world.sent[-1].unusable == () and not tuple(world.store.current.refused_addresses.texts())
+
+
+@pytest.mark.parametrize("raw", [b"noise", pod("u1", b"\x01")])
+def test_what_cannot_even_be_read_may_have_any_address_but_where_its_version_before_counts(
+    raw: bytes,
+) -> None:
+    world = World()
+    world.accept(ADDRESS, {"u1": raw})
+    assert world.sent[-1].unusable == ("*",) and world.waited
+    world.accept(ADDRESS, {}, ("u1",))
+    assert world.sent[-1].unusable == ()
+    world.accept(ADDRESS, {"u1": pod("u1")})
+    world.accept(ADDRESS, {"u1": raw})
+    assert not tuple(world.store.current.refused_addresses.texts())
+
+
 def test_a_resource_under_anothers_name_is_refused() -> None:
     world = World()
     refused = world.accept(ADDRESS, {"u1": pod("somebody-else")})
     assert "somebody-else" in refused["u1"]
-    assert not world.sent
+    assert [(told.updates, told.unusable) for told in world.sent] == [((), ("/10.0.0.1",))]
 
 
 def test_an_equal_push_tells_nobody() -> None:
@@ -147,10 +179,10 @@ def test_a_refused_update_leaves_the_version_before_in_force() -> None:
     assert [name for name, _ in briefed[0].updates] == ["apps/p"]
 
 
-def test_a_refused_address_is_listed_and_no_news_for_workers() -> None:
+def test_a_refused_address_is_listed_until_it_can_be_used() -> None:
     world = World()
     world.accept(ADDRESS, {"u1": pod("u1", b"\x01")})
-    assert list(world.mesh.refused(ADDRESS)) == ["u1"] and not world.sent
+    assert list(world.mesh.refused(ADDRESS)) == ["u1"]
     world.accept(ADDRESS, {"u1": pod("u1")})
     assert world.mesh.refused(ADDRESS) == {}
 

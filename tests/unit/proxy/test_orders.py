@@ -48,6 +48,13 @@ def own_hello(*, is_draining: bool) -> channel.Hello:
     return channel.Hello(3, os.getpid(), [], "0.1+test", is_draining, channel.PROTOCOL, [FORMAT])
 
 
+def test_workers_hear_of_what_cannot_be_used_with_the_state_and_no_more_when_it_can(told: ToldWorker) -> None:
+    held = told.plane.store
+    for full, unusable in ((True, ["/10.9.9.9", "n1/10.8.0.0/16", "*"]), (False, ["/10.9.9.9"]), (False, [])):
+        told.tell(channel.Resources(4, ADDRESS, [], full=full, unusable=unusable))
+        assert list(held.current.refused_addresses.texts()) == unusable
+
+
 # -- listeners
 
 

@@ -8,11 +8,12 @@ from random import Random
 import pytest
 
 from agent.model.address import parse_cidr, parse_ip
-from agent.model.outcome import Outcome
+from agent.model.outcome import Outcome, Unknown
+from agent.model.refused_addresses import RefusedAddresses
 from agent.model.route import Hop, Route
 from agent.model.service import CidrVip, IPFamilies, LoadBalancing, Mode, Visibility
 from agent.model.workload import Health, TunnelProtocol
-from agent.state.apply import apply
+from agent.state.apply import Batch, apply
 from agent.state.resolve import Options, resolve
 from agent.state.snapshot import Snapshot
 from tests.support.mesh import at, batch, gateway, identity, service, snapshot, workload
@@ -88,6 +89,29 @@ def test_unknown_destinations(destination: str, options: Options, outcome: Outco
         route([POD], destination, options=options)
     else:
         assert refusal([POD], destination, options=options).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("destination", "refused", "goes_on"),
+    [
+        ("10.1.2.3:80", ("/10.1.2.3",), False),
+        ("10.1.2.3:80", ("n2/10.1.2.3",), True),
+        ("10.1.2.3:80", ("/10.1.2.0/24",), False),
+        ("10.1.3.3:80", ("/10.1.2.0/24", "n2/10.1.3.0/24"), True),
+        ("192.0.2.1:80", ("*",), False),
+        ("10.0.0.1:80", ("*", "/10.0.0.1"), True),
+    ],
+)
+def test_what_cannot_be_used_is_spoken_to_by_nobody_but_by_what_is_known_of_it(
+    destination: str, refused: tuple[str, ...], goes_on: bool
+) -> None:
+    told, _ = apply(snapshot(SOURCE, POD), Batch(refused_addresses=RefusedAddresses.of(refused)))
+    if goes_on:
+        resolve(told, SOURCE, at(destination), Random(1), Options())
+        return
+    with pytest.raises(Unknown) as caught:
+        resolve(told, SOURCE, at(destination), Random(1), Options())
+    assert caught.value.outcome is Outcome.UNKNOWN_MESH_DESTINATION
 
 
 # --- by service
