@@ -3,13 +3,14 @@
 The roles of tests/support/envoy.py, which are held to interoperate, with defaults left alone: only the circuit
 breakers are raised, since 2,000 idle connections are more than Envoy lets through by default. Both are made for
 capture: they listen in one private namespace, run and dial in the other, and dial in the client pod's name as ztun
-does.
+does. To another network the first one has one tunnel in another, and a gateway in a pod ends the outer one.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from string import Template
 
 from cryptography.hazmat.primitives import serialization
 
@@ -17,7 +18,7 @@ from agent.controlplane.serve.ca import open_authority
 from agent.controlplane.state_dir import StateDirectory
 from agent.identity.csr import make_request
 from agent.model.identity import Identity
-from tests.support.envoy import binary, originate, terminate
+from tests.support.envoy import binary, originate, terminate, tunnelled, tunnels
 
 CONCURRENCY = 2
 # IP_TRANSPARENT (19): packets for any address are taken, and an address is dialled from that is not here.
@@ -38,6 +39,37 @@ _CLUSTER = """
 """
 ORIGINATE = originate(_LISTENER, _CLUSTER)
 TERMINATE = terminate(_LISTENER, _CLUSTER)
+_INTERNAL = "type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener"
+_ONLY_INSIDE = """
+  - name: outer
+    internal_listener: {}"""
+_TO_THE_OUTER = """
+    load_assignment:
+      cluster_name: next
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {envoy_internal_address: {server_listener_name: outer}}}
+"""
+_IN_A_POD = """
+  - address: {socket_address: {address: 0.0.0.0, port_value: $listen}}"""
+_FIXED = """
+    load_assignment:
+      cluster_name: next
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: $next_host, port_value: $next_port}}}
+"""
+GATEWAY = terminate(_IN_A_POD, _FIXED)
+ORIGINATE_TWICE = Template(
+    f"""bootstrap_extensions:
+- name: envoy.bootstrap.internal_listener
+  typed_config: {{"@type": {_INTERNAL}}}
+static_resources:
+  listeners:{tunnelled(_LISTENER, "inner")}{tunnelled(_ONLY_INSIDE, "outer")}
+  clusters:{tunnels("inner", _TO_THE_OUTER)}{tunnels("outer", _CLUSTER, "$gateway")}
+"""
+)
+"""The inner connection goes to a listener of its own, that nobody else can reach: Envoy has no other way to do it."""
 
 
 def write_credentials(directory: Path, state_dir: Path, identity: str) -> None:

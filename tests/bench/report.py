@@ -31,7 +31,7 @@ class Metric:
     digits: int
 
 
-METRICS = (
+METRICS: tuple[Metric, ...] = (
     Metric("upload_1", "upload, 1 stream", "GB/s", 2),
     Metric("download_1", "download, 1 stream", "GB/s", 2),
     Metric("upload_8", "upload, 8 streams", "GB/s", 2),
@@ -94,6 +94,17 @@ METRICS = (
     Metric("survive_killed_failed", "connects that failed while nobody was there", "", 0),
     Metric("survive_killed_longest", "longest new one, all of ztun killed", "s", 1),
     Metric("survive_killed_told", "from the next start until what was cut is told", "s", 1),
+)
+METRICS += tuple(
+    Metric(
+        f"double_{way}_{to}_{metric.key}",
+        f"{metric.label}, through {gateway} gateway, over {title}",
+        "",
+        2,
+    )
+    for way, gateway in (("by-ours", "our"), ("by-envoy", "Envoy's"))
+    for to, title in (("single", "HBONE alone"), ("envoy", "three Envoys"))
+    for metric in METRICS[:4]
 )
 KEYS = frozenset({"metrics", "at_least", "at_most", "aim", "to", "commit", "workers", "bench"})
 LABELS = {metric.key: metric.label.strip() for metric in METRICS}

@@ -31,6 +31,7 @@ MANIFESTS = HERE / "manifests"
 APP_PORT = 8080
 CLIENT_ID = "spiffe://cluster.local/ns/bench/sa/client"
 SERVER_ID = "spiffe://cluster.local/ns/bench/sa/server"
+GATEWAY_ID = "spiffe://cluster.local/ns/bench/sa/gateway"
 CORES = {"node-a": 0, "node-b": 1}
 START_TIMEOUT_S = 20.0
 BEFORE = "before"
@@ -54,6 +55,7 @@ class Role:
     next_port: int
     identity: str
     peer: str
+    next_pod: str = "envoy-server"
 
 
 FIRST = Role(envoy.ORIGINATE, OUTBOUND.port, HBONE.port, CLIENT_ID, SERVER_ID)
@@ -231,6 +233,11 @@ class Stage:
         mesh.topology.processes.start_ready(f"load-{name}", pod.netns, [*command, str(self.core(pod.node))])
 
     def _ztun(self, name: str, mesh: LabMesh) -> System:
+        pair = self._pair(name, mesh)
+        return replace(pair, hbone=hbone_of(mesh, pair.target[0]))
+
+    def _pair(self, name: str, mesh: LabMesh) -> System:
+        """`client` and `server` by their agents, without handshakes of their own."""
         controls = {process: pid for process, pid, _ in mesh.topology.journal.processes()}
         by_node: list[tuple[int, ...]] = []
         for node in CORES:
@@ -245,7 +252,6 @@ class Stage:
             first=by_node[0],
             second=by_node[1],
             control=tuple(pids[0] for pids in by_node),
-            hbone=hbone_of(mesh, server),
         )
 
     def _envoy(self) -> System:
@@ -273,12 +279,7 @@ class Stage:
         listen, dial = capture.pod_side, capture.net_side
         if role is SECOND:
             listen, dial = dial, listen
-        server = self.pod("envoy-server").address(4)
-        config = credentials(self.mesh, role.identity) / "envoy.yaml"
-        values = {"dir": config.parent, "peer": role.peer, "listen": role.port, "listen_netns": listen}
-        values |= {"next_host": server, "next_port": role.next_port, "authority": f"{server}:{APP_PORT}"}
-        # The text of the template holds the placeholders of its parts as well: one pass fills them all.
-        config.write_text(role.template.substitute(values, source=self.pod("envoy-client").address(4)))
+        config = self._envoy_config(role, listen_netns=listen)
         name = f"envoy-{pod.node}"
         # It runs where it dials, to be spared the change of namespace at every dial.
         process = self.topology.processes.start(name, dial, envoy.command(config, role.port))
@@ -289,6 +290,21 @@ class Stage:
                 return process.pid
             time.sleep(0.02)
         raise LabError(f"{name} does not start: {self.mesh.log(name).read_text()[-2000:]}")
+
+    def _envoy_config(self, role: Role, **values: object) -> Path:
+        server, here = self.pod("envoy-server").address(4), self.pod(role.next_pod).address(4)
+        directory = credentials(self.mesh, role.identity)
+        config = directory / f"envoy-{role.port}.yaml"
+        values |= {
+            "dir": directory,
+            "peer": role.peer,
+            "listen": role.port,
+            "authority": f"{server}:{APP_PORT}",
+        }
+        values |= {"next_host": here, "next_port": role.next_port, "gateway": GATEWAY_ID}
+        # The text of the template holds the placeholders of its parts as well: one pass fills them all.
+        config.write_text(role.template.substitute(values, source=self.pod("envoy-client").address(4)))
+        return config
 
     def _capture(self, node: str) -> Capture:
         """A second instance of ztun's kernel side on a node, beside that of the agent."""

@@ -44,22 +44,23 @@ _CLUSTER = """
 """
 
 
-def originate(listener: str, cluster: str, head: str = "") -> Template:
-    """Plain TCP in, HBONE out; the parts are YAML. Values: `dir`, `peer`, `authority`, and what the parts need."""
-    return Template(
-        f"""{head}
-static_resources:
-  listeners:{listener}
+def tunnelled(listener: str, cluster: str) -> str:
+    """A listener, all of whose connections become tunnels to `authority` by a cluster."""
+    return f"""{listener}
     filter_chains:
     - filters:
       - name: tcp
         typed_config:
           "@type": {_TYPES}.filters.network.tcp_proxy.v3.TcpProxy
           stat_prefix: originate
-          cluster: next
-          tunneling_config: {{hostname: "$authority"}}
-  clusters:
-  - name: next{cluster}
+          cluster: {cluster}
+          tunneling_config: {{hostname: "$authority"}}"""
+
+
+def tunnels(name: str, cluster: str, peer: str = "$peer") -> str:
+    """A cluster that is reached by HBONE, and has to be `peer`."""
+    return f"""
+  - name: {name}{cluster}
     typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": {_TYPES}.upstreams.http.v3.HttpProtocolOptions
@@ -67,7 +68,16 @@ static_resources:
     transport_socket:
       name: tls
       typed_config:
-            "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{TLS}
+            "@type": {_TYPES}.transport_sockets.tls.v3.UpstreamTlsContext{TLS.replace("$peer", peer)}"""
+
+
+def originate(listener: str, cluster: str, head: str = "") -> Template:
+    """Plain TCP in, HBONE out; the parts are YAML. Values: `dir`, `peer`, `authority`, and what the parts need."""
+    return Template(
+        f"""{head}
+static_resources:
+  listeners:{tunnelled(listener, "next")}
+  clusters:{tunnels("next", cluster)}
 """
     )
 
