@@ -11,7 +11,7 @@ from collections.abc import Callable
 from agent.model.unit import State, StateReader
 from agent.wire import h2_frames as frames
 from agent.wire.h2_events import Limits, Stream
-from agent.wire.h2_windows import FAST_S, SHARED_S, WEIGH_S, paces, window_change
+from agent.wire.h2_windows import FAST_S, SHARED_S, STALE_S, WEIGH_S, paces, window_change
 
 MAX_STREAMS = 1 << 14
 """No connection that goes on here has more of them."""
@@ -58,7 +58,6 @@ class H2Credit:
 
     def _add_stream(self, stream_id: int) -> Stream:
         stream = Stream(stream_id, self.peer_window, self._first_window, self._now_s)
-        stream.seen_consumed = self._consumed
         self.streams[stream_id] = stream
         return stream
 
@@ -122,7 +121,7 @@ class H2Credit:
             return
         stream.got += size
         if now_s - stream.weighed_at_s >= WEIGH_S:
-            self._weigh(stream, now_s)
+            self._weigh(now_s)
         change = window_change(
             stream.window,
             now_s - stream.credited_at_s,
@@ -143,12 +142,17 @@ class H2Credit:
             self.out += frames.window_update(stream.id, size)
             stream.receive_window += size
 
-    def _weigh(self, stream: Stream, now_s: float) -> None:
-        """Streams of one kind wait for each other anyway, and small windows make them dearer; not so one large one and
-        those that ask for little."""
-        if 0 < self._consumed - stream.seen_consumed - stream.got < stream.got // 2:
+    def _weigh(self, now_s: float) -> None:
+        """Streams of one kind wait for each other anyway, and small windows make them dearer; not so those that
+        receive much, however many they are, and one that asks for little."""
+        most = least = 0
+        for stream in self.streams.values():
+            received = stream.got + stream.unreturned - stream.seen_consumed
+            if received > 0 and now_s - stream.weighed_at_s < STALE_S:
+                most, least = max(most, received), min(least or received, received)
+            stream.weighed_at_s, stream.got, stream.seen_consumed = now_s, 0, stream.unreturned
+        if least < most // 4:
             self._shared_until_s = now_s + SHARED_S
-        stream.weighed_at_s, stream.seen_consumed, stream.got = now_s, self._consumed, 0
 
     def _credit_connection(self) -> None:
         """The window of all streams together is given back on receipt: streams that nobody reads take none of it."""

@@ -96,7 +96,7 @@ class Stream:
         self.credited_at_s = now_s
         self.weighed_at_s = now_s
         self.got = self.seen_consumed = 0
-        """Since it was weighed against the others what it got, and then what all had consumed."""
+        """Since it was weighed against the others what was credited, and what of that had been consumed before."""
         self.local_open = self.remote_open = True
         self.is_headed = False
         """The peer's first HEADERS (not interim) came; more of them are trailers."""

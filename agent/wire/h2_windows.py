@@ -15,9 +15,11 @@ LEAST_ALONE_S, LEAST_SHARED_S = 0.0005, 0.0001
 SLOW_S = 1.0
 """A quarter of the window took longer than this: the reader could do with less."""
 SHARED_S = 1.0
-"""So long a connection is shared after one stream got most of it and others some."""
+"""So long a connection is shared after some streams got much of it and another one little."""
 WEIGH_S = 0.05
-"""How often a stream is weighed against the others."""
+"""How often streams are weighed against each other."""
+STALE_S = 4 * WEIGH_S
+"""What was received in longer than this says nothing of now: it may have been before one of them began."""
 
 
 def paces(round_trip_s: float, *, is_shared: bool) -> tuple[float, float]:

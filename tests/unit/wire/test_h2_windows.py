@@ -124,6 +124,43 @@ def test_what_one_stream_has_in_a_queue_is_given_back_where_others_wait_in_it() 
     assert carry(200) == MIB, "alone again"
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_one_that_asks_for_little_waits_for_few_bytes_of_however_many_receive_much(count: int) -> None:
+    talk = Talk(is_server=True)
+    talk.codec.round_trip_s = lambda: 50e-6
+    *bulk, asking = [talk.accept(2 * number + 1) for number in range(count + 1)]
+    now_s, rate = 1.0, 400 * MIB * count
+
+    def carry(asked: int) -> int:
+        """So many seconds' worth of quarters each; what all of them may have in a queue then."""
+        nonlocal now_s
+        for turn in range(400):
+            for stream in bulk:
+                now_s += stream.window / 4 / rate
+                read(talk, stream, stream.window // 4, now_s)
+            if asked and turn % 20 == 0:
+                read(talk, asking, asked, now_s)
+        return sum(stream.window for stream in bulk)
+
+    assert carry(asked=0) >= count * MIB
+    assert carry(asked=128) < count * FIRST * 3 // 2
+    carry(asked=0)
+    now_s += SHARED_S
+    assert carry(asked=0) >= count * MIB, "and have it back once it has gone"
+
+
+def test_what_one_received_long_ago_takes_no_window_from_who_begins_now() -> None:
+    talk = Talk(is_server=True)
+    talk.codec.round_trip_s = lambda: 50e-6
+    bulk, asking = talk.accept(1), talk.accept(3)
+    read(talk, asking, 100, 1.0)
+    now_s = 60.0
+    for _ in range(200):
+        now_s += bulk.window / 4 / (400 * MIB)
+        read(talk, bulk, bulk.window // 4, now_s)
+    assert bulk.window == MIB
+
+
 def test_streams_that_all_receive_much_keep_their_windows() -> None:
     talk = Talk(is_server=True)
     talk.codec.round_trip_s = lambda: 50e-6
