@@ -14,6 +14,7 @@ from typing import TextIO
 
 from agent.log_force import put_in_force
 from agent.log_levels import Levels, initial
+from agent.model.counted import counted
 from agent.telemetry.line_writer import LineWriter, text_stream
 
 QUEUE_LINES = 1000
@@ -99,7 +100,8 @@ class ProcessLog:
 
     def _writer(self, fd: int, formatter: logging.Formatter) -> LineWriter:
         def note(lost: int) -> str:
-            text = f"{lost} lines are missing here: its reader was too slow for them, or its disk full"
+            missing = counted(lost, "line is", "lines are")
+            text = f"{missing} missing here: its reader was too slow for that, or its disk full"
             return formatter.format(logging.LogRecord("log", logging.WARNING, __file__, 0, text, None, None))
 
         return LineWriter(fd, note, limit=QUEUE_LINES, linger_s=0.0)

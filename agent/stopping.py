@@ -15,6 +15,7 @@ from contextlib import suppress
 from agent.channel import ChannelError
 from agent.config import Config
 from agent.enroll.kernel import KernelSide
+from agent.model.counted import counted
 from agent.model.listener import OUTBOUND
 from agent.run_lock import RunLock
 from agent.succession import LeftServing
@@ -122,8 +123,8 @@ async def outlived(crew: Crew, settings: Config) -> bool:
         )
         return False
     log.info(
-        "stopping: %d workers serve until the next agent has them, %g s at most",
-        len(pids),
+        "stopping: %s until the next agent takes over, %g s at most",
+        counted(len(pids), "worker serves", "workers serve"),
         settings.succession_s,
     )
     return True

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Config
+from agent.model.counted import counted
 from agent.run_lock import AlreadyRuns, RunLock
 from agent.supervisor.crew import Crew
 from agent.supervisor.orphans import end_all
@@ -100,10 +101,10 @@ class LeftServing:
         try:
             lock.take()
         except AlreadyRuns:
-            log.info("%d workers serve the next agent", count)
+            log.info("%s the next agent", counted(count, "worker serves", "workers serve"))
             return
         try:
-            log.error("the agent that waited is gone: ending %d workers", len(end_all(directory)))
+            log.error("the agent that waited is gone: ending %s", counted(len(end_all(directory)), "worker"))
         finally:
             lock.close()
 

@@ -62,7 +62,7 @@ def keep(maps: Maps, pod: DesiredPod, for_s: float, namespace: Path | None) -> s
         kept = allow(maps, pod.addresses, namespace, for_s)
     except OSError as error:
         return f"open connections of {pod.ifname} will be reset: they cannot be listed ({error})"
-    return f"keep {kept} open connections of {pod.ifname}" + (
+    return f"keep {kept} open {'connection' if kept == 1 else 'connections'} of {pod.ifname}" + (
         "" if math.isinf(for_s) else f" for {for_s:g} s"
     )
 

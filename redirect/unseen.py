@@ -70,7 +70,8 @@ class Unseen:
         self._lapsed.discard(ifindex)
         return (
             f"{name} (interface {ifindex}) was not guarded, for at most {now_s - since_s:.1f} s: no more than "
-            f"{passed.outbound} packets of its pod and {passed.inbound} to it passed"
+            f"{passed.outbound} {'packet' if passed.outbound == 1 else 'packets'} of its pod and {passed.inbound} "
+            "to it passed"
         )
 
     def _count(self, ifindex: int, counts: Mapping[int, PacketCount]) -> Passed:

@@ -19,6 +19,7 @@ from agent.admin import client
 from agent.cli import output as out
 from agent.cli.kinds import Seconds
 from agent.cli.which import Command, Which, which_agent
+from agent.model.counted import counted
 
 WAIT_S = 5.0
 SAY_AFTER_S = 1.0
@@ -70,7 +71,8 @@ def places(
         values = [str(Path(value).absolute()) for value in netns]
     if len(values) != len(pods):
         raise click.UsageError(
-            f"there are {len(pods)} pods and {len(values)} of --{kind}: say for each pod where it is, in their order"
+            f"{counted(len(pods), 'pod is', 'pods are')} named, and --{kind} is given {counted(len(values), 'time')}: "
+            "say for each pod where it is, in their order"
         )
     return [{kind: value} for value in values]
 
@@ -269,4 +271,5 @@ def unenroll(pods: tuple[str, ...], drain_s: float, which: Which, output: str) -
 
 def say_let_go(result: Result) -> None:
     left = (result.answer or {}).get("reset", 0)
-    click.echo(f"un-enrolled {result.pod}" + (f"; {left} of its connections were reset" if left else ""))
+    reset = f"; {counted(left, 'connection of it was', 'connections of it were')} reset" if left else ""
+    click.echo(f"un-enrolled {result.pod}{reset}")

@@ -14,6 +14,7 @@ from agent.admin import client
 from agent.cli import output as out
 from agent.cli.kinds import Seconds
 from agent.cli.which import Which, which_agent
+from agent.model.counted import counted
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 LOOK_EVERY_S = 0.2
@@ -115,8 +116,8 @@ def unguarded(answer: dict[str, Any]) -> str:
     if not outbound and not inbound:
         return ""
     return (
-        f"since the agent started no more than {outbound} packets of captured pods and {inbound} to them passed while "
-        "a program of ours was off or behind another: its log says when, and of which pod"
+        f"since the agent started no more than {counted(outbound, 'packet')} of captured pods and {inbound} to them "
+        "passed while a program of ours was off or behind another: its log says when, and of which pod"
     )
 
 

@@ -149,7 +149,8 @@ def echo(rows: Sequence[Row], said: Sequence[Row], output: str) -> None:
 
 def loss(said: Row) -> str:
     if "lost" in said:
-        return f"({said['lost']} more packets came, faster than they can be shown)"
+        packets = "packet" if said["lost"] == 1 else "packets"
+        return f"({said['lost']} more {packets} came, faster than they can be shown)"
     return f"(this command stood still, and what came in {said['missed_s']} s is not shown)"
 
 

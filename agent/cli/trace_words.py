@@ -124,7 +124,7 @@ def line(told: Row) -> str:
         words += [end(told["source"], told["sport"]), ">", end(told["destination"], told["dport"])]
     words += [
         f"[{told['flags']}]" if told["flags"] else "",
-        f"{told['bytes']} bytes" if told["bytes"] else "",
+        f"{told['bytes']} {'byte' if told['bytes'] == 1 else 'bytes'}" if told["bytes"] else "",
     ]
     return one_line(" ".join(str(word) for word in words if word)) + f" {told['reason']}: {told['went']}"
 

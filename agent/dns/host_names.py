@@ -16,6 +16,7 @@ from heapq import nsmallest
 from agent.channel import HostNames, Message
 from agent.dns.resolver import Found, LookupFailed
 from agent.model.address import IP
+from agent.model.counted import counted
 from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.telemetry import families
@@ -128,9 +129,9 @@ class LooksUp:
         now_s = self._clock()
         if found.left_out and not before.left_out:
             log.warning(
-                "host name: %s has %d addresses more than are dialled: some of them, which stay the same, are not",
+                "host name: %s has %s more than are dialled: some of them, which stay the same, are not",
                 host,
-                found.left_out,
+                counted(found.left_out, "address", "addresses"),
             )
         due_s = now_s + found.ttl_s
         self._note(host, Known(found.addresses, "", due_s, due_s + HOLDS_S, found.left_out))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from agent.model.counted import counted
+
 MOST = 500
 """Of a kind, in one go: half of what may wait for a slow reader of the log."""
 LONGEST = 2000
@@ -24,7 +26,7 @@ def abridged(lines: Iterable[str]) -> Iterator[str]:
             yield (
                 line
                 if len(line) <= LONGEST
-                else f"{line[:LONGEST]} ... ({len(line) - LONGEST} characters more)"
+                else f"{line[:LONGEST]} ... ({counted(len(line) - LONGEST, 'more character')})"
             )
     for word, many in seen.items():
         if many > MOST:

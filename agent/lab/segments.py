@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from agent.model.counted import counted
 from agent.model.listener import HBONE
 
 HEADER_BYTES = 5
@@ -71,7 +72,7 @@ class Report:
     """Packets the kernel could not hand over: above 0, the absence of a marker proves nothing."""
 
     def __str__(self) -> str:
-        marker = f"marker seen {self.marker_seen} times" if self.marker_seen else "marker absent"
+        marker = f"marker seen {counted(self.marker_seen, 'time')}" if self.marker_seen else "marker absent"
         return f"{self.tls_records} TLS records, {self.other_segments} other, {marker}"
 
 

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agent.model.counted import counted
 from agent.proof.findings import Finding, Link
 
 PATIENCE_S = 1.0
@@ -83,7 +84,7 @@ class ListenerCheck:
         elif len(dials.waiting) == len(socks):
             reason = f"nobody accepts on {listener}"
         else:
-            hang = f"{len(dials.waiting)} of {len(socks)} dials hang"
+            hang = f"of {counted(len(socks), 'dial')} {counted(len(dials.waiting), 'hangs', 'hang')}"
             reason = f"a worker does not accept on {listener}: {hang}"
         return Finding(
             Link.LISTENER,

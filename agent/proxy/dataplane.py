@@ -21,6 +21,7 @@ from agent.identity.key_exchange import POST_QUANTUM
 from agent.identity.revocations import RevocationList, Revocations
 from agent.model.address import IP
 from agent.model.connection import Direction
+from agent.model.counted import counted
 from agent.model.listener import HBONE, OUTBOUND, Listener
 from agent.model.outcome import Outcome
 from agent.model.steps import each
@@ -334,7 +335,7 @@ class DataPlane:
     def _reevaluate(self, snapshot: Snapshot, changes: Changes) -> Iterator[None]:
         closed = yield from self.registry.reevaluate(snapshot, changes)
         if closed:
-            log.info("closed %d live connections that current policy does not allow", closed)
+            log.info("closed %s that current policy does not allow", counted(closed, "live connection"))
         yield from self.limiter.reevaluate(changes, seated)
 
 

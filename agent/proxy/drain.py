@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from agent.model.counted import counted
 from agent.model.outcome import Outcome
 from agent.proxy.dataplane import DataPlane
 
@@ -60,7 +61,7 @@ class Drain:
             self._finished()
         elif self._loop.now() >= self._deadline_s:
             reason = f"the agent stopped and its drain deadline of {self._allowed_s:g} s passed"
-            log.warning("%s: resetting %d live connections", reason, len(self._plane.registry))
+            log.warning("%s: resetting %s", reason, counted(len(self._plane.registry), "live connection"))
             self._plane.say_why(reason)
             self._plane.registry.close_all(Outcome.DRAINED, reason)
             # One more turn lets the resets leave before the process does.

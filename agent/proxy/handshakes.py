@@ -19,6 +19,7 @@ from typing import Protocol
 
 from agent.identity.faults import Fault
 from agent.model.address import IP
+from agent.model.counted import counted
 from agent.net.allocator import give_back_free_memory
 from agent.net.byte_stream import Parted
 from agent.net.loop import Loop, Timer
@@ -83,7 +84,9 @@ class Crowd:
         """Count one in; what is too many is given up first."""
         source = self._by_ip.get(ip)
         if source is not None and len(source.entries) >= self.limit_per_source:
-            text = f"{len(source.entries)} handshakes from {ip} were unfinished: this one was the oldest"
+            text = (
+                f"{counted(len(source.entries), 'handshake')} from {ip} unfinished: this one was the oldest"
+            )
             self._give_up(next(iter(source.entries)), Fault.SOURCE_CROWDED, text)
         is_proven = self._proven.has(ip) if source is None else source.is_proven
         if len(self._all) >= (self._limit_of_known if is_proven else self.limit):
@@ -97,7 +100,7 @@ class Crowd:
         """Give up the oldest of a crowd; whether there was one."""
         if not self._all:
             return False
-        text = f"{len(self._all)} handshakes were unfinished: this one was the oldest"
+        text = f"{counted(len(self._all), 'handshake was', 'handshakes were')} unfinished: this one was the oldest"
         self._give_up(self._least(), Fault.CROWDED, text)
         return True
 
@@ -117,7 +120,7 @@ class Crowd:
     def thin_out(self, left: int, seen: Container[Unproven]) -> None:
         """Give up the oldest whom nobody knows and who were `seen` before, until no more than so many are left."""
         over = len(self._all) - left
-        text = f"{len(self._all)} handshakes were unfinished, and this one did not go on"
+        text = f"{counted(len(self._all), 'handshake was', 'handshakes were')} unfinished, and this one did not go on"
         for entry, source in tuple(self._all.items()):
             if over > 0 and entry in seen and not source.is_proven:
                 self._give_up(entry, Fault.CROWDED, text)

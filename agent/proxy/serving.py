@@ -10,6 +10,7 @@ from itertools import starmap
 
 from agent import channel
 from agent.fd_limit import accept_ceiling, with_reserve
+from agent.model.counted import counted
 from agent.model.listener import DNS, HBONE, OUTBOUND, PLAINTEXT
 from agent.net.accept import Acceptor
 from agent.net.member_table import MemberTable
@@ -122,8 +123,8 @@ class Serving:
         if now_s >= self._complain_at_s:
             self._complain_at_s = now_s + COMPLAIN_EVERY_S
             log.warning(
-                "nothing is accepted: the descriptors of this worker are used up (%d connections, %d HBONE"
-                " connections); raise the limit (RLIMIT_NOFILE, LimitNOFILE=) or --workers",
-                len(self._plane.registry),
-                len(self._plane.inbound.links),
+                "nothing is accepted: the descriptors of this worker are used up (%s, %s); raise the limit"
+                " (RLIMIT_NOFILE, LimitNOFILE=) or --workers",
+                counted(len(self._plane.registry), "connection"),
+                counted(len(self._plane.inbound.links), "HBONE connection"),
             )

@@ -16,6 +16,7 @@ from pathlib import Path
 from cryptography import x509
 
 from agent.identity.revocation_file import BadList, ReadList, is_signed_by_any, read_lists
+from agent.model.counted import counted
 from agent.proof.findings import Finding, Link
 from agent.start_error import StartError
 from agent.telemetry import families
@@ -120,7 +121,12 @@ class RevocationWatch:
         if lists != self.lists:
             self.lists = lists
             revoked = sum(len(each.revoked.serials) for each in lists)
-            log.info("%s: %d revocation lists, %d certificates", self._path, len(lists), revoked)
+            log.info(
+                "%s: %s, %s",
+                self._path,
+                counted(len(lists), "revocation list"),
+                counted(revoked, "certificate"),
+            )
             self._tell(lists)
         self._note_expired()
 

@@ -181,7 +181,7 @@ def test_existing_connections_can_be_kept(node: Node, client: str, server: str, 
         assert echoes(connection)
         # The one before may not have ended yet at its other end.
         assert re.fullmatch(
-            r"keep [12] open connections of pod-a1", node.capture("a1", keep_for_s=math.inf)[0]
+            r"keep [12] open connections? of pod-a1", node.capture("a1", keep_for_s=math.inf)[0]
         )
         assert echoes(connection)
         # New ones are captured all the same.

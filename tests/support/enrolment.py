@@ -218,7 +218,7 @@ class FakeKernel:
             for each in sorted(self.captures[-1], key=lambda each: each.ifindex)
             if each.ifindex in self.failing
         ]
-        notes = tuple(f"keep 1 open connections of veth{index}" for index in sorted(keep_existing))
+        notes = tuple(f"keep 1 open connection of veth{index}" for index in sorted(keep_existing))
         return Applied(notes, tuple(failures))
 
 

@@ -210,7 +210,12 @@ ALLOWED: dict[str, set[str]] = {
     "agent.mesh_state": {"agent.model", "agent.state", "agent.channel", "agent.wire"},
     "agent.fd_limit": set(),
     "agent.memory_order": set(),
-    "agent.log": {"agent.log_force", "agent.log_levels", "agent.telemetry.line_writer"},
+    "agent.log": {
+        "agent.log_force",
+        "agent.log_levels",
+        "agent.model.counted",
+        "agent.telemetry.line_writer",
+    },
     "agent.log_force": {"agent.log_levels"},
     "agent.log_levels": set(),
     # What is held, in ztunnel's shape: values in, values out.
@@ -279,6 +284,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.channel",
         "agent.config",
         "agent.enroll.kernel",
+        "agent.model.counted",
         "agent.model.listener",
         "agent.run_lock",
         "agent.succession",
@@ -288,6 +294,7 @@ ALLOWED: dict[str, set[str]] = {
         "redirect.outlive",
     },
     "agent.succession": {
+        "agent.model.counted",
         "agent.taker",
         "agent.config",
         "agent.run_lock",

@@ -56,7 +56,7 @@ def test_it_ends_those_that_nobody_answers_for(
 ) -> None:
     LeftServing([worker.pid]).see_off(tmp_path, 0.0)
     assert worker.wait(20) == -9
-    assert "the agent that waited is gone: ending 1 workers" in caplog.text
+    assert "the agent that waited is gone: ending 1 worker" in caplog.text
 
 
 def test_it_leaves_those_that_the_next_agent_has(
@@ -66,7 +66,7 @@ def test_it_leaves_those_that_the_next_agent_has(
     with RunLock(tmp_path):
         LeftServing([worker.pid]).see_off(tmp_path, 0.0)
     assert worker.poll() is None
-    assert "1 workers serve the next agent" in caplog.text
+    assert "1 worker serves the next agent" in caplog.text
 
 
 def test_who_has_ended_before_is_not_waited_for(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
@@ -84,7 +84,7 @@ def test_who_has_become_the_next_agents_is_not_waited_for(
     with RunLock(tmp_path):
         LeftServing([worker.pid]).see_off(tmp_path, on_duty=lambda directory: next(answers))
     assert worker.poll() is None and next(answers, None) is None
-    assert "1 workers serve the next agent" in caplog.text
+    assert "1 worker serves the next agent" in caplog.text
 
 
 def test_an_agent_that_does_not_answer_has_nobody(tmp_path: Path) -> None:

@@ -327,17 +327,23 @@ def _of_targets(inventory: Inventory) -> Iterator[Remark]:
                 numbers = [(p, ports_named(p, port.target)) for p in chosen]
                 scope = Scope(service.meta.namespace, service.selector)
                 if without := [p for p, found in numbers if not found]:
-                    problem = f"have no TCP port named {port.target!r} ({_names(without)})"
-                    problem = f"port {port.port}: {len(without)} of its {len(chosen)} pods {problem}"
+                    problem = f"no TCP port named {port.target!r} ({_names(without)})"
+                    problem = f"port {port.port}: {_have(len(without), len(chosen))} {problem}"
                     remedy = "name a port of their containers so, or write a number"
                     yield remark(service, problem, remedy, scope)
                 if several := [(p, found) for p, found in numbers if len(found) > 1]:
                     pods_of, (first, *others) = [p for p, _ in several], several[0][1]
-                    problem = f"have several TCP ports named {port.target!r} ({_names(pods_of)})"
-                    problem = f"port {port.port}: {len(several)} of its {len(chosen)} pods {problem}"
+                    problem = f"several TCP ports named {port.target!r} ({_names(pods_of)})"
+                    problem = f"port {port.port}: {_have(len(several), len(chosen))} {problem}"
                     problem += f": it means the first, {first}, and never {', '.join(map(str, others))}"
                     remedy = "give each port of a pod a name of its own, or write a number"
                     yield remark(service, problem, remedy, scope)
+
+
+def _have(some: int, all_of_them: int) -> str:
+    if all_of_them == 1:
+        return "its only pod has"
+    return f"{some} of its {all_of_them} pods {'has' if some == 1 else 'have'}"
 
 
 def _names(some: list[Pod]) -> str:

@@ -53,7 +53,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["enroll", "demo/web"], 2, "--netns PATH, --pid PID or --ifname IF"),
         (["enroll", "demo/web", "--pid", "1", "--ifname", "x"], 2, "once"),
         (["enroll", "demo/web", "--pid", "1", "--pid", "2"], 2, "once"),
-        (["enroll", "demo/a", "demo/b", "--pid", "1"], 2, "there are 2 pods and 1 of --pid"),
+        (["enroll", "demo/a", "demo/b", "--pid", "1"], 2, "2 pods are named, and --pid is given 1 time: "),
         (["enroll", "demo/a", "demo/a", "--pid", "1", "--pid", "2"], 2, "demo/a is named twice"),
         (["enroll"], 2, "Missing argument 'NAMESPACE/NAME...'"),
         (

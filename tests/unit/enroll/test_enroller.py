@@ -256,7 +256,7 @@ def test_open_connections_are_kept_where_asked_also_after_a_wait(tmp_path: Path)
     assert not any(world.kernel.kept), "not of a pod that is not served yet, nor of another"
     world.mesh_says(ONE, TWO)
     assert [kept for kept in world.kernel.kept if kept] == [{1: 9}]
-    assert world.enroll(1, "one")["notes"] == ["keep 1 open connections of veth1"]
+    assert world.enroll(1, "one")["notes"] == ["keep 1 open connection of veth1"]
 
 
 def test_an_address_more_than_announced_is_closed_and_said(tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_packets_that_passed_are_those_since_the_last_proof() -> None:
     assert "no more than 7 packets of its pod and 2 to it passed" in report
 
 
+def test_one_packet_is_one() -> None:
+    unseen = Unseen()
+    unseen.proven([5], WHOLE, {5: PacketCount(10, 20)}, 100.0)
+    bare = replace(WHOLE, attached=WHOLE.attached - {(5, "from_pod")})
+    assert unseen.lapsed([5], bare) == (5,)
+    assert "no more than 1 packet of its pod" in unseen.report(5, "veth5", {5: PacketCount(11, 20)}, 101.0)
+
+
 def test_without_its_entry_or_behind_others_a_pod_is_not_guarded() -> None:
     unseen = Unseen()
     behind = replace(WHOLE, behind={(5, "to_pod"): "program 12"})
