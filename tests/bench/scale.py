@@ -61,7 +61,7 @@ class Worker:
     def take(self, updates: Sequence[Resource]) -> None:
         decoded, refused = to_the_end(decoding(ADDRESS, dict(updates)))
         assert not refused
-        to_the_end(self.store.applying(batch_of(ADDRESS, decoded, (), {})))
+        to_the_end(self.store.applying(batch_of(ADDRESS, decoded, ())))
 
 
 class Control:

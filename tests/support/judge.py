@@ -49,7 +49,7 @@ class Judge:
     def _take(self, type_url: str, raw: Mapping[str, bytes]) -> None:
         decoded, refused = to_the_end(decoding(type_url, raw))
         assert not refused, refused
-        self._store.apply(batch_of(type_url, decoded, (), {}))
+        self._store.apply(batch_of(type_url, decoded, ()))
 
     @property
     def snapshot(self) -> Snapshot:
