@@ -30,6 +30,7 @@ ASKED = (
     "readiness_address",
 )
 """Options of the agent that a doctor takes too: those that one would be started with."""
+INDENT = "  "
 HIDDEN = "(PEM, given in place of a path)"
 
 
@@ -89,10 +90,13 @@ def doctor(
     if output == "json":
         out.show_json({"checks": [check_row(check) for check in checks]})
     else:
-        out.show_table([check_row(check) for check in checks], ["check", "verdict", "words"])
+        width = out.columns_here()
+        click.echo(
+            out.sentences([check_row(check) for check in checks], ["check", "verdict", "words"], width)
+        )
         for check in checks:
             if not check.is_fine and check.remedy:
-                click.echo(f"{check.name}: {remedy(check)}")
+                click.echo(remedy(check, width))
     sys.exit(any(check.verdict is Verdict.FAILED for check in checks))
 
 
@@ -107,8 +111,10 @@ def check_row(check: Check) -> dict[str, object]:
     }
 
 
-def remedy(check: Check) -> str:
-    return f"{check.remedy}: `{check.command}`" if check.command else check.remedy
+def remedy(check: Check, width: int) -> str:
+    """What to do. A command has a line of its own and is never folded, so that it can be copied."""
+    lines = out.folded(f"{check.name}: {check.remedy}{':' if check.command else ''}", width, INDENT)
+    return "\n".join([*lines, *([INDENT + check.command] if check.command else [])])
 
 
 def told(site: Site, pod: str | None, flow: str | None) -> list[Step]:
@@ -134,11 +140,14 @@ def tell(steps: Sequence[Step], output: str) -> None:
         }
         for each in steps
     ]
-    out.show("steps", rows, output)
     if is_table:
+        width = out.columns_here()
+        click.echo(out.sentences(rows, ["where", "verdict", "words"], width))
         for unless in dict.fromkeys(text for each in steps for text in each.unless):
             stations = [each.where for each in steps if unless in each.unless]
-            click.echo(f"{', '.join(stations)}: unless {unless}")
+            click.echo("\n".join(out.folded(f"{', '.join(stations)}: unless {unless}", width, INDENT)))
+    else:
+        out.show("steps", rows, output)
     sys.exit(any(step.verdict is Verdict.FAILED for step in steps))
 
 

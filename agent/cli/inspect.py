@@ -13,9 +13,17 @@ from agent.cli.which import Which, which_agent
 
 
 def listing(
-    name: str, columns: Sequence[str], empty: str, text: str, more: Sequence[str] = ()
+    name: str,
+    columns: Sequence[str],
+    empty: str,
+    text: str,
+    more: Sequence[str] = (),
+    identities: Sequence[str] = (),
 ) -> click.Command:
-    """A command that shows one page of the agent; JSON has every field of it, `-o wide` the columns of `more` too."""
+    """A command that shows one page of the agent; JSON has every field of it, `-o wide` the columns of `more` too.
+
+    `identities`: columns of SPIFFE IDs, which only wide and JSON have with a trust domain that is the same in all rows.
+    """
 
     @click.command(name, help=text)
     @which_agent
@@ -23,10 +31,22 @@ def listing(
     def command(which: Which, output: str) -> None:
         answer: dict[str, list[dict[str, Any]]] = asked(which, f"/{name}")
         rows = answer[name] if output == "json" else [_as_people_read(row, columns) for row in answer[name]]
+        if output == "table":
+            rows = without_trust_domain(rows, identities)
         shown = [*columns, *more] if output == "wide" else columns
         out.show(name, rows, output, shown, empty=empty)
 
     return command
+
+
+def without_trust_domain(rows: list[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """`ns/NAMESPACE/sa/NAME` for the identities in these columns, where all of them are of one trust domain."""
+    named = [row[column] for row in rows for column in columns if row[column]]
+    domains = {name.split("/ns/", 1)[0] for name in named}
+    if len(domains) != 1 or not all(name.startswith("spiffe://") and "/ns/" in name for name in named):
+        return rows
+    (domain,) = domains
+    return [{**row, **{each: row[each].removeprefix(f"{domain}/") for each in columns}} for row in rows]
 
 
 def asked(which: Which, page: str) -> Any:
@@ -48,9 +68,11 @@ def _as_people_read(row: dict[str, Any], columns: Sequence[str]) -> dict[str, An
 
 connections = listing(
     "connections",
-    ["pod", "direction", "src", "original_dst", "actual_dst", "protocol", "client"],
+    ["pod", "direction", "src", "original_dst", "client"],
     "no connection is open",
     "List the open connections of enrolled pods.",
+    more=["actual_dst", "protocol"],
+    identities=["client"],
 )
 tunnels = listing(
     "tunnels",
@@ -58,6 +80,7 @@ tunnels = listing(
     "no HBONE connection is open",
     "List HBONE connections: identities, TLS, unread bytes.",
     more=["suite", "group"],
+    identities=["identity", "peer"],
 )
 certificates = listing(
     "certificates",

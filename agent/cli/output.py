@@ -1,6 +1,7 @@
 """How every command prints: tables, JSON, durations, and errors of one line with an exit status.
 
-On a terminal a table is rich's; elsewhere it is plain aligned text that `awk` can read, never cut to a width.
+On a terminal a table is rich's; elsewhere it is plain aligned text that `awk` can read, never cut to a width. Sentences
+are for people alone, and keep within the width of the terminal, or 80 columns.
 JSON is one object (docs/OPERATIONS.md#json): rows under their name, or `error`. What to print is the commands'
 business.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -25,6 +28,8 @@ Row = Mapping[str, object]
 Plain = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LEAST_COLUMNS = 30
+"""Of words, on terminals however narrow."""
 UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 
 
@@ -122,6 +127,30 @@ def plain_table(rows: Iterable[Row], columns: Sequence[str]) -> str:
     table += [[cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
+
+
+def sentences(rows: Iterable[Row], columns: Sequence[str], width: int) -> str:
+    """As `plain_table`, but that the last column has words, which go on beneath where they are wider than `width`."""
+    lines = plain_table(rows, columns).split("\n")
+    at = lines[0].rindex(columns[-1].upper())
+    return "\n".join(
+        line[:at] + f"\n{' ' * at}".join(folded(line[at:], max(LEAST_COLUMNS, width - at))) for line in lines
+    )
+
+
+def folded(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of whole words; one that is wider than `width` is not broken, as it may be a path or an address.
+
+    `indent`: before all lines but the first.
+    """
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+
+
+def columns_here() -> int:
+    """Of the terminal, or what COLUMNS says; 80 where there is none."""
+    return shutil.get_terminal_size().columns
 
 
 def cell(value: object) -> str:

@@ -77,7 +77,7 @@ def says_who_serves(world: World) -> None:
     status, listed = ztun(world, "status"), ztun(world, "connections")
     assert status.exit_code == 4 and status.stdout.startswith(f"DEAD {served}: start it again"), status.output
     assert str(listed.exception).startswith(f"{served}: start it again")
-    told = ztun(world, "doctor", "--only", "agent").stdout
+    told = " ".join(ztun(world, "doctor", "--only", "agent").stdout.split())
     assert served in told and "uninstall" not in told
 
 
@@ -406,7 +406,7 @@ def test_eject_takes_a_pod_out_until_an_agent_is_back(world: World) -> None:
         world.dial("outsider-b", world.address("server-a"), timeout_s=SILENCE_S)
     said = "enrolled, but nothing of it is captured"
     for command in (["bypass"], ["status"], ["audit"], ["doctor", "--only", "break glass"]):
-        told = ztun(world, *command).stdout
+        told = " ".join(ztun(world, *command).stdout.split())
         assert said in told and "demo/client-a" in told and "demo/server-a: " not in told, told
     assert f"demo/client-a: {said}" in ztun(world, "doctor", "--pod", "demo/client-a").stderr
     world.restart("node-a")

@@ -32,7 +32,42 @@ def test_tls_of_tunnels_is_for_who_asks(
 
 
 def test_a_list_without_more_has_no_wide_form() -> None:
-    assert CliRunner().invoke(inspect.connections, ["-o", "wide"]).exit_code == 2
+    assert CliRunner().invoke(inspect.certificates, ["-o", "wide"]).exit_code == 2
+
+
+CONNECTION = {
+    "pod": "demo/client-a",
+    "direction": "outbound",
+    "src": "10.77.1.11:45678",
+    "original_dst": "10.77.2.12:8080",
+    "actual_dst": "10.77.2.12:8080",
+    "protocol": "HBONE",
+    "client": "",
+}
+
+
+OURS, PEER = "spiffe://cluster.local/ns/demo/sa/client", "spiffe://cluster.local/ns/demo/sa/server"
+
+
+def test_connections_keep_within_80_columns_and_wide_has_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [CONNECTION, {**CONNECTION, "direction": "inbound", "client": PEER}]
+    monkeypatch.setattr(inspect.client, "ask", lambda *_: {"connections": rows})
+    table, wide = (CliRunner().invoke(inspect.connections, ["-o", form]).stdout for form in ("table", "wide"))
+    assert max(map(len, table.splitlines())) <= 80
+    assert " ns/demo/sa/server\n" in table and "spiffe:" not in table
+    assert f" {PEER} " in wide and " HBONE" in wide
+
+
+@pytest.mark.parametrize("peer, is_short", [(PEER, True), ("spiffe://td/ns/a/sa/b", False), ("", True)])
+def test_a_trust_domain_is_left_out_where_there_is_but_one(
+    monkeypatch: pytest.MonkeyPatch, peer: str, is_short: bool
+) -> None:
+    tunnel = {**TUNNEL, "identity": OURS, "peer": peer}
+    monkeypatch.setattr(inspect.client, "ask", lambda *_: {"tunnels": [tunnel]})
+    table, wide = (CliRunner().invoke(inspect.tunnels, ["-o", form]).stdout for form in ("table", "wide"))
+    assert OURS in wide and peer in wide
+    assert (OURS in table) is not is_short and "ns/demo/sa/client" in table
+    assert not is_short or max(map(len, table.splitlines())) <= 80
 
 
 def test_who_takes_how_much_of_a_pod_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:

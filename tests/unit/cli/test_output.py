@@ -64,6 +64,18 @@ def test_plain_table_is_aligned_and_has_no_trailing_blanks() -> None:
     assert output.plain_table(rows, ["pod", "ip"]) == "POD          IP\ndefault/web  10.0.0.1\nx            -"
 
 
+def test_words_go_on_beneath_themselves_within_the_width_and_none_is_broken() -> None:
+    rows = [
+        {"check": "a b", "words": "one two " * 10 + "/a/path/that/is/longer/than/that"},
+        {"check": "c", "words": ""},
+    ]
+    head, *told, last = output.sentences(rows, ["check", "words"], 40).split("\n")
+    assert head == "CHECK  WORDS" and last == "c      -"
+    assert told[0].startswith("a b    one two one") and all(line.startswith(" " * 7) for line in told[1:])
+    assert max(map(len, told)) <= 40 and told[-1].endswith("/a/path/that/is/longer/than/that")
+    assert " ".join(" ".join(told).split()) == "a b " + "one two " * 10 + "/a/path/that/is/longer/than/that"
+
+
 def printed(rows: list[output.Row], form: str, **more: object) -> str:
     @click.command()
     def command() -> None:
