@@ -14,7 +14,7 @@ from agent.model.workload import Workload
 from agent.telemetry import access_log, families
 from agent.telemetry.metrics import Handle, Metrics, Sample
 from agent.telemetry.past import Past
-from agent.telemetry.record import NO_FLAG, Attributes, LabelMemo, Opened, Record, source_labels
+from agent.telemetry.record import NO_FLAG, Attributes, Labelled, LabelMemo, Opened, Record, source_labels
 from agent.wire.baggage import KEYS_OF_WORKLOAD_NAME
 
 
@@ -37,10 +37,19 @@ LINES_PER_S, LINES_AT_ONCE = 20.0, 200.0
 class Tracked:
     """One counted connection. `finish` counts its end and writes its line, once."""
 
-    __slots__ = ("_handle", "_reporter", "_started_s", "opened", "relay")
+    __slots__ = ("_handle", "_reporter", "_started_s", "labelled", "opened", "relay")
 
-    def __init__(self, reporter: Reporter, opened: Opened, handle: Handle, started_s: float) -> None:
+    def __init__(
+        self,
+        reporter: Reporter,
+        opened: Opened,
+        handle: Handle,
+        started_s: float,
+        labelled: Labelled | None = None,
+    ) -> None:
         self._reporter = reporter
+        self.labelled = labelled
+        """By which its labels are known; None: another process has told them."""
         self._handle = handle
         self._started_s = started_s
         self.opened = opened
@@ -98,7 +107,8 @@ class Reporter:
 
     def opened(self, opened: Opened) -> Tracked:
         """Count a connection whose request is fully built."""
-        tracked = Tracked(self, opened, self.metrics.open(self._memo.labels(opened)), self.clock())
+        labelled = self._memo.open(opened)
+        tracked = Tracked(self, opened, self.metrics.open(labelled.label_set), self.clock(), labelled)
         self._open.add(tracked)
         if self.least_level <= logging.DEBUG:
             self.write_line(access_log.opened_line(opened, self.wall(), self.as_json))
@@ -111,8 +121,13 @@ class Reporter:
         self._open.add(tracked)
         return tracked
 
-    def left(self, tracked: Tracked, handle: Handle, started_s: float) -> Past:
+    def _close(self, tracked: Tracked) -> None:
         self._open.discard(tracked)
+        if tracked.labelled is not None:
+            self._memo.close(tracked.labelled)
+
+    def left(self, tracked: Tracked, handle: Handle, started_s: float) -> Past:
+        self._close(tracked)
         return Past(
             tracked.opened,
             handle.labels,
@@ -173,7 +188,7 @@ class Reporter:
     def ended(
         self, tracked: Tracked, outcome: Outcome, detail: str, handle: Handle, started_s: float
     ) -> None:
-        self._open.discard(tracked)
+        self._close(tracked)
         record = Record(
             opened=tracked.opened,
             outcome=outcome,

@@ -173,22 +173,52 @@ def labels(opened: Opened, flag: str = NO_FLAG) -> LabelSet:
     return tuple([value or UNKNOWN for value in values])
 
 
+class Labelled:
+    """The label set of a pair of ends, and how many open connections have it."""
+
+    __slots__ = ("label_set", "made_for", "open")
+
+    def __init__(self, made_for: Opened) -> None:
+        self.made_for = made_for
+        self.label_set = labels(made_for)
+        self.open = 0
+
+
 class LabelMemo:
     """Label sets already made, for ends and services that are still the very same objects.
 
     Most connections of a node run between few pairs of workloads. An entry holds the connection it was made
     for, so that the objects by whose identity it is found stay alive and cannot be mistaken for others.
+    What nobody has open is forgotten once there are more than `LIMIT`, and as many again as are open.
     """
 
     LIMIT: ClassVar[int] = 4096
 
     def __init__(self) -> None:
-        self._made: dict[tuple[int, ...], tuple[Opened, LabelSet]] = {}
+        self._made: dict[tuple[int, ...], Labelled] = {}
+        self._open = 0
+        """How many, known here or not, somebody has open."""
 
-    def labels(self, opened: Opened) -> LabelSet:
-        """What `labels(opened)` answers."""
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def open(self, opened: Opened) -> Labelled:
+        """With what `labels(opened)` answers; to be closed when the connection ends."""
+        labelled = self._labelled(opened)
+        labelled.open += 1
+        if labelled.open == 1:
+            self._open += 1
+        return labelled
+
+    def close(self, labelled: Labelled) -> None:
+        labelled.open -= 1
+        if not labelled.open:
+            self._open -= 1
+            self._forget()
+
+    def _labelled(self, opened: Opened) -> Labelled:
         if opened.source_claims is not None or opened.destination_claims is not None:
-            return labels(opened)
+            return Labelled(opened)
         key = (
             id(opened.direction),
             id(opened.source),
@@ -198,17 +228,20 @@ class LabelMemo:
         )
         known = self._made.get(key)
         if known is not None:
-            made_for, label_set = known
+            made_for = known.made_for
             if (made_for.source_identity, made_for.destination_identity) == (
                 opened.source_identity,
                 opened.destination_identity,
             ):
-                return label_set
-        if len(self._made) >= self.LIMIT:
-            self._made.clear()
-        label_set = labels(opened)
-        self._made[key] = opened, label_set
-        return label_set
+                return known
+        self._forget()
+        labelled = self._made[key] = Labelled(opened)
+        return labelled
+
+    def _forget(self) -> None:
+        """Each time it is done, as many have come or gone since as are looked at, or half of them."""
+        if len(self._made) > max(self.LIMIT, 2 * self._open):
+            self._made = {key: each for key, each in self._made.items() if each.open}
 
 
 def source_labels(source: Workload) -> tuple[str, ...]:

@@ -148,15 +148,34 @@ def test_service_known_by_key_only() -> None:
 def test_memo_answers_what_labels_answers(other: Opened) -> None:
     memo = LabelMemo()
     for opened in (FULL, other, FULL, other):
-        assert memo.labels(opened) == labels(opened)
-    assert memo.labels(FULL) != memo.labels(other)
+        assert memo.open(opened).label_set == labels(opened)
+    assert memo.open(FULL).label_set != memo.open(other).label_set
+
+
+def between(number: int) -> Opened:
+    """A connection to a workload of its own."""
+    return Opened(Direction.INBOUND, A, B, Workload(f"u{number}", "n", "ns", workload_name=f"w{number}"))
 
 
 def test_memo_is_bounded_and_does_not_mistake_a_new_object_for_a_gone_one() -> None:
     memo = LabelMemo()
-    for number in range(2 * LabelMemo.LIMIT):
-        workload = Workload(f"u{number}", "n", "ns", workload_name=f"w{number}")
-        assert memo.labels(Opened(Direction.INBOUND, A, B, workload))[1] == f"w{number}"
+    for number in range(3 * LabelMemo.LIMIT):
+        labelled = memo.open(between(number))
+        assert labelled.label_set[1] == f"w{number}"
+        memo.close(labelled)
+        assert len(memo) <= LabelMemo.LIMIT + 1
+
+
+def test_memo_knows_however_many_pairs_are_open_and_forgets_them_when_they_are_not() -> None:
+    memo = LabelMemo()
+    pairs = [between(number) for number in range(2 * LabelMemo.LIMIT)]
+    first = [memo.open(each) for each in pairs]
+    again = [memo.open(each) for each in pairs]
+    assert all(one is two for one, two in zip(first, again, strict=True))
+    for labelled in again[1:] + first[1:]:
+        memo.close(labelled)
+    assert len(memo) <= LabelMemo.LIMIT + 1
+    assert memo.open(pairs[0]) is first[0], "it is still open"
 
 
 def test_flag_is_replaced_and_nothing_else() -> None:
