@@ -200,6 +200,7 @@ class Agent:
             self.keeper.obtain,
             self.keeper.obtain_in_time,
             sources=self.sources,
+            keep_existing_s=settings.keep_existing_s,
         )
         if self.zds is not None:
             self.zds.admission = Admission(self.enroller, self.captures, self.kernel)

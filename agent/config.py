@@ -262,6 +262,12 @@ class Config:
         "",
         "Which pods are captured: YAML as in ambient.enablementSelectors of Istio's chart; without it as there.",
     )
+    keep_existing_s: float = kubernetes_option(
+        seconds(0, 86400),
+        "0",
+        "How long connections go on in plaintext that a running pod has open when its labels take it in; 0: they are "
+        "reset with their next packet.",
+    )
 
     zds_socket: str = kubernetes_option(
         SOCKET,

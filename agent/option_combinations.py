@@ -56,7 +56,7 @@ def faults(config: Config, is_given: Callable[[str], bool]) -> Iterator[tuple[st
 def _needs(config: Config) -> Iterator[tuple[str, str]]:
     """Options that nobody reads beside the others, each with what it would need."""
     if config.pod_source != "kubernetes":
-        for name in ("kubeconfig", "enablement_selectors", "cni_conf_dir"):
+        for name in ("kubeconfig", "enablement_selectors", "keep_existing_s", "cni_conf_dir"):
             yield name, "--pod-source kubernetes"
         if not config.dns_capture:  # under Kubernetes a pod may ask for it by its annotation
             yield "dns_fail", "--dns-capture true"

@@ -18,6 +18,7 @@ from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolledPod, EnrolmentRefused, NotAnnounced, check, enrolled_pod
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import NewsDesk, PassersBy
+from agent.enroll.runners import OPEN_PATIENCE_S, Runners
 from agent.enroll.source import Claim, NotReady, PodSource
 from agent.enroll.sources import Sources
 from agent.enroll.treatment import Honesty
@@ -33,14 +34,15 @@ from redirect.findings import Finding
 from redirect.host_addresses import Heard
 from redirect.place import Place
 
-OPEN_PATIENCE_S = 2.0
-"""How long a pod stays as it was while its certificate is fetched; then it is closed, and waits."""
 LOOK_AGAIN_S = 1.0
 """How often pods that are not there are looked for without news: a path may be mounted in silence."""
 
 
 class Enroller:
-    """Enrolment as people ask for it. `captures` has what came of it."""
+    """Enrolment as people ask for it. `captures` has what came of it.
+
+    `keep_existing_s`: as `keep_for_s` of `enroll`, for pods that `sources` want.
+    """
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Enroller:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sources: Collection[PodSource] = (),
+        keep_existing_s: float = 0.0,
     ) -> None:
         self._node = node
         self._network = network
@@ -61,7 +64,6 @@ class Enroller:
         self._kernel = kernel
         self._obtain = obtain
         self._obtain_in_time = obtain_in_time
-        self._sources = Sources(sources, captures, wall)
         self._wall = wall
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
@@ -70,6 +72,8 @@ class Enroller:
         self._turned = asyncio.Event()
         self.captures = captures
         self.desk = NewsDesk(monotonic)
+        self._keep_existing_s = keep_existing_s
+        self._sources = Sources(sources, captures, wall, lambda: Runners(captures, store, monotonic))
         self._sources.subscribe(self.desk.wake)
 
     # -- requests
@@ -180,7 +184,8 @@ class Enroller:
         # What an earlier agent captured is not known before: a turn would let it go.
         await self._loaded.wait()
         while True:
-            await self.desk.wait(LOOK_AGAIN_S if self.captures.waiting else None)
+            is_waited_for = self.captures.waiting or self._sources.are_waiting
+            await self.desk.wait(LOOK_AGAIN_S if is_waited_for else None)
             began_s = self._monotonic()
             passers_by = self.desk.passers_by()
             if passers_by is None or await self._is_concerned_by(passers_by):
@@ -283,7 +288,7 @@ class Enroller:
         except TimeoutError:
             return
         try:
-            self._sources.follow(key)
+            self._sources.follow_one(key)
             if self._is_meant(key, claim) and not self.captures.is_captured(key):
                 self.desk.looks()
                 await self.captures.look_for(key)
@@ -365,12 +370,14 @@ class Enroller:
         return pod
 
     async def _turn(self, *, is_asked: bool = True, learning: Collection[PodKey] = ()) -> None:
-        self._sources.follow()
+        new = self._sources.follow()
+        self._keeping |= dict.fromkeys(new if self._keep_existing_s else (), self._keep_existing_s)
         news = self.desk.take(self.captures.namespaces, is_asked=is_asked)
         self.desk.looks()
-        await self.captures.turn(news, self._tell_who_waits, self._keeping, learning)
+        open_still = {*learning, *self._sources.learning}
+        await self.captures.turn(news, self._tell_who_waits, self._keeping, open_still)
         self.desk.found(self.captures.namespaces)
-        if self.captures.is_partial:
+        if self.captures.is_partial or self._sources.are_more:
             self.desk.hurry()
         left = self.captures.wishes.keys() - self.captures.pods.keys()
         self._keeping = {key: for_s for key, for_s in self._keeping.items() if key in left}

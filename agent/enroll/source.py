@@ -29,7 +29,7 @@ class Stance(Enum):
 class Claim:
     """Of one pod. `uid` tells it from another of the same name; `where` is there when it is wanted.
 
-    `service_account` and `asked` as a Wish has them.
+    `service_account` and `asked` as a Wish has them. `is_running`: it has an address, so it may have connections.
     """
 
     uid: str
@@ -38,6 +38,7 @@ class Claim:
     where: Where | None = None
     service_account: str = ""
     asked: Asked = NOTHING_ASKED
+    is_running: bool = False
 
 
 class NotReady(Exception):

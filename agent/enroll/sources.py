@@ -11,14 +11,22 @@ from functools import partial
 
 from agent.enroll.captures import Captures
 from agent.enroll.enrolled_pod import EnrolmentRefused
+from agent.enroll.runners import Runners
 from agent.enroll.source import PodSource, Stance, Step, Take, follow
 from agent.enroll.wish import PodKey
 
 
 class Sources:
-    """`captures` has the wishes."""
+    """`captures` has the wishes; `runners` are made for each source."""
 
-    def __init__(self, sources: Collection[PodSource], captures: Captures, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        sources: Collection[PodSource],
+        captures: Captures,
+        wall: Callable[[], float],
+        runners: Callable[[], Runners],
+    ) -> None:
+        self._runners = {source: runners() for source in sources}
         self._sources = tuple(sources)
         self._captures = captures
         self._wall = wall
@@ -31,16 +39,45 @@ class Sources:
         for source in self._sources:
             source.subscribe(partial(self._heard, source, changed))
 
-    def follow(self, only: PodKey | None = None) -> None:
-        """Make the wishes, or that of one pod, what they say. One that does not know changes nothing."""
+    def follow(self) -> frozenset[PodKey]:
+        """Make the wishes what they say, but for pods that run and are not ready yet; those that are new now.
+
+        One that does not know changes nothing.
+        """
+        new: set[PodKey] = set()
         for source in self._sources:
-            steps = self._steps(source, only)
+            steps = self._runners[source].due(self._steps(source, None))
+            new |= {step.pod for step in steps if isinstance(step, Take) and not self._captures.has(step.pod)}
             if steps:
                 self._captures.follow(steps)
+        return frozenset(new)
+
+    def follow_one(self, key: PodKey) -> None:
+        """The same of one pod, whose start waits: what ran under its name waits no longer."""
+        for source in self._sources:
+            steps = self._steps(source, key)
+            if steps:
+                self._captures.follow(steps)
+
+    @property
+    def learning(self) -> frozenset[PodKey]:
+        """Pods that `follow` took in as they run: they stay open until they are served, or closed."""
+        return frozenset[PodKey]().union(*(each.learning for each in self._runners.values()))
+
+    @property
+    def are_more(self) -> bool:
+        """Whether `follow` left pods to the next turn that it could have taken in."""
+        return any(each.are_more for each in self._runners.values())
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether `follow` left some that wait for their certificates, a while at most."""
+        return any(each.are_waiting for each in self._runners.values())
 
     def turned(self) -> None:
         """What is captured may be other than before."""
         for source in self._sources:
+            self._runners[source].turned()
             source.turned()
 
     def refuse_if_wanted(self, key: PodKey) -> None:
@@ -71,6 +108,7 @@ class Sources:
         claims, are_all = source.claims(), source.knows_all
         if claims is None:
             return []
+        self._runners[source].note(claims)
         if only is not None:
             claims, are_all = {key: claims[key] for key in (only,) if key in claims}, False
         captures = self._captures

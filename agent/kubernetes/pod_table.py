@@ -116,11 +116,12 @@ class PodTable:
 
     def _claim(self, pod: Pod) -> Claim:
         namespace, place = self._namespaces.get(pod.namespace), self._places.get(pod.uid)
+        is_running = bool(pod.addresses)
         if namespace is None:
             return Claim(pod.uid, Stance.UNDECIDED, f"namespace {pod.namespace} is not known yet")
         decision = decide(pod, namespace, self._rules)
         if not decision.is_wanted:
-            return Claim(pod.uid, Stance.UNWANTED, decision.reason)
+            return Claim(pod.uid, Stance.UNWANTED, decision.reason, is_running=is_running)
         asked, faults = asked_of(pod)
         reason = decision.reason + faults
         if place is not None:
@@ -131,7 +132,7 @@ class PodTable:
         else:
             # Only by its addresses a namespace is known to be the pod's own: a foreign process may be in it.
             return Claim(pod.uid, Stance.UNDECIDED, "it has no address yet")
-        return Claim(pod.uid, Stance.WANTED, reason, where, asked=asked)
+        return Claim(pod.uid, Stance.WANTED, reason, where, asked=asked, is_running=is_running)
 
 
 def asked_of(pod: Pod) -> tuple[Asked, str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 import uuid
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.support import kube
 from tests.support.labcluster import MODE, LabCluster
 from tests.support.labmesh import SILENCE_S, World, policy_manifest, principal, running
 from tests.support.labtraffic import Talk, until
+from tests.support.ongoing import Traffic
 
 pytestmark = pytest.mark.kernel
 PLUGIN = Path(ztun_cni.__file__)
@@ -31,7 +34,8 @@ BYPASS = "ambient.istio.io/bypass-inbound-capture"
 @pytest.fixture(scope="module")
 def world(cluster: LabCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("kubernetes")
-    with running("k", directory, flags=cluster.flags, enrolled=False, prepare=cluster.prepare) as made:
+    flags = cluster.flags | {"keep-existing-s": "300"}
+    with running("k", directory, flags=flags, enrolled=False, prepare=cluster.prepare) as made:
         yield made
 
 
@@ -89,6 +93,29 @@ def test_a_label_takes_running_pods_in_and_lets_them_go(world: World, cluster: L
     until(lambda: not any(cluster.says(name) for name in names), "the API is told")
     assert not json.loads(maps(world, "owners"))
     assert world.is_served("client-a", world.address("server-b"))
+
+
+def test_nothing_falls_between_when_a_label_takes_running_pods_in(world: World, cluster: LabCluster) -> None:
+    """Across nodes and within one: what is open goes on, what is new is served, and no SYN has to be sent again."""
+    names = ("client-a", "server-a", "client-b", "server-b")
+    cluster.api.change("pods", "outsider-a", "demo", metadata={"labels": {MODE: "none"}})
+    until(lambda: is_served(world), "nobody is served")
+    before = [Counter(world.counters(node)) for node in ("node-a", "node-b")]
+    paths = [Traffic(world, "client-a", world.address(name)) for name in ("server-a", "server-b")]
+    with ExitStack() as stack:
+        for traffic in paths:
+            stack.enter_context(traffic).goes_on()
+        cluster.label("ambient")
+        until(lambda: is_served(world, *names), "everybody is served")
+        for traffic in paths:
+            traffic.goes_on()
+    assert not [failure for traffic in paths for failure in traffic.failures]
+    for node, counted in zip(("node-a", "node-b"), before, strict=True):
+        during = Counter(world.counters(node)) - counted
+        assert not during["from_pod", "CLOSED"] and not during["to_pod", "CLOSED"], "they were closed first"
+        assert during["from_pod", "LEARNING"]
+    cluster.label(None)
+    until(lambda: is_served(world), "nobody is served")
 
 
 class Plugin:

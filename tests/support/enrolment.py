@@ -262,6 +262,7 @@ class World:
         kernel: FakeKernel | None = None,
         sources: Collection[PodSource] = (),
         honesty: Honesty = Honesty.OFF,
+        keep_existing_s: float = 0.0,
     ) -> None:
         self.kernel = kernel or FakeKernel()
         self.now_s = 1000.0
@@ -291,6 +292,7 @@ class World:
             self.certificates.obtain,
             lambda: self.now_s,
             sources=sources,
+            keep_existing_s=keep_existing_s,
         )
         self.store.subscribe(self.enroller.state_changed)
 

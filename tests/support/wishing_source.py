@@ -33,14 +33,16 @@ class Source:
     def turned(self) -> None:
         self.turns += 1
 
-    def wants(self, number: int = 1, uid: str = "u1") -> None:
-        self.now = {KEY: Claim(uid, Stance.WANTED, "labelled", where(number))}
+    def wants(self, number: int = 1, uid: str = "u1", *, is_running: bool = False) -> None:
+        self.now = {KEY: Claim(uid, Stance.WANTED, "labelled", where(number), is_running=is_running)}
 
-    def refuses(self, uid: str = "u1") -> None:
-        self.now = {KEY: Claim(uid, Stance.UNWANTED, "unlabelled")}
+    def refuses(self, uid: str = "u1", *, is_running: bool = False) -> None:
+        self.now = {KEY: Claim(uid, Stance.UNWANTED, "unlabelled", is_running=is_running)}
 
 
-def world(path: Path, source: Source, kernel: FakeKernel | None = None) -> World:
-    made = World(path, ONE, kernel=kernel, sources=[source])
+def world(
+    path: Path, source: Source, kernel: FakeKernel | None = None, *, keep_existing_s: float = 0.0
+) -> World:
+    made = World(path, ONE, kernel=kernel, sources=[source], keep_existing_s=keep_existing_s)
     made.start()
     return made

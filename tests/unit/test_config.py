@@ -54,6 +54,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         ("cluster_domain", "cluster.local.", "--cluster-domain: .* with a dot between"),
         ("cluster_domain", "Cluster.local", "--cluster-domain: .* lower-case"),
         ("dns_fail", "open", "--dns-fail: 'open' has no effect without --dns-capture true"),
+        ("keep_existing_s", "9", "--keep-existing-s: '9.0' has no effect without --pod-source kubernetes"),
         ("cni_own_file", "true", "--cni-own-file: 'true' has no effect without --cni-conf-dir"),
         ("cni_bin_dir", "/usr/lib/cni", "--cni-bin-dir: '/usr/lib/cni' has no effect without --cni-conf-dir"),
         ("colour", "red", "not an option"),
