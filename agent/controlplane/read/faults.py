@@ -25,8 +25,9 @@ class Faults:
         try:
             return read(*args, **kwargs)
         except ManifestError as error:
-            if not self.found or error is not self.found[0]:
-                self.found += (error, *error.more)
+            # What several readers look at is wrong for each of them.
+            told = {*map(str, self.found)}
+            self.found += (each for each in (error, *error.more) if str(each) not in told)
             if len(self.found) >= MOST:
                 self.end()  # through all who take, who must not wait for the rest
             return cast(T, None)

@@ -53,7 +53,8 @@ def read_mesh_config(root: Field, stored: bool) -> MeshConfig:
             },
         )
     except ManifestError as error:
-        raise text.error(f"the mesh config cannot be used: {error.field} {error.problem}") from error
+        what = f"{error.field} {error.problem}".lstrip()
+        raise text.error(f"the mesh config cannot be used: {what}") from error
 
 
 def _inner(text: Field) -> Field:

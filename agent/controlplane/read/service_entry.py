@@ -6,7 +6,7 @@ entry means what it means in istiod.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from ipaddress import ip_network
 
@@ -42,7 +42,8 @@ def read_service_entry(root: Field, stored: bool) -> ServiceEntry:
     take(_distinct, spec.get("ports"), ports)
     take(spec.get("location").one_of, *LOCATIONS, default="MESH_EXTERNAL")
     if resolution:
-        take(_agreeing, spec, doubts, hosts, addresses, resolution, endpoints)
+        names = None if None in ports else [port.name for port in ports if port is not None]
+        take(_agreeing, spec, doubts, hosts, addresses, resolution, endpoints, names)
     allocated = take(_allocated, root.get("status"))
     alt_names = take(spec.get("subjectAltNames").texts)
     unused = take(lambda: tuple(_unused(spec)))
@@ -135,8 +136,10 @@ def _agreeing(
     addresses: tuple[IPRange, ...],
     resolution: str,
     endpoints: tuple[Endpoint | None, ...],
+    names: Collection[str] | None,
 ) -> None:
-    """Fields that do not go together. None: an endpoint that cannot be read."""
+    """Fields that do not go together. None: an endpoint that cannot be read. `names`: of the entry's ports,
+    None where one of them cannot be read."""
     given = spec.get("endpoints")
     if endpoints and spec.get("workloadSelector").present:
         doubts.add(spec.get("workloadSelector"), "it stands beside endpoints: an entry has one of them")
@@ -159,6 +162,11 @@ def _agreeing(
         doubts.add(given, "resolution DNS_ROUND_ROBIN takes one endpoint")
     if resolution == "DYNAMIC_DNS" and endpoints:
         doubts.add(given, "resolution DYNAMIC_DNS takes no endpoints")
+    for entry, endpoint in zip(given.each(), endpoints, strict=True):
+        for name in endpoint.ports if endpoint is not None else ():
+            if names is not None and name not in names:
+                # What it says would do nothing: the endpoint would be reached at the number of the entry's own port.
+                doubts.add(entry.get("ports").get(name), "no port of the entry has this name")
     if resolution not in ("NONE", "STATIC") and any(length != ip.max_prefixlen for ip, length in addresses):
         doubts.add(
             spec.get("addresses"), f"a network goes with resolution NONE or STATIC, not with {resolution}"

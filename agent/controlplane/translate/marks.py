@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from agent.controlplane.read.mesh_objects import ServiceEntry, WorkloadEntry
@@ -10,6 +11,7 @@ from agent.controlplane.read.objects import Namespace, Pod, Service
 from agent.controlplane.translate.mesh import Mesh
 from agent.controlplane.translate.pod import CAPTURED, TUNNEL
 from agent.controlplane.translate.service import FIELD_VALUES, PREFERENCES, TRAFFIC_DISTRIBUTION
+from agent.model.limits import ANNOTATION as LIMITS
 
 Marked = Namespace | Pod | Service | ServiceEntry | WorkloadEntry
 UNUSED_LABELS = ("istio.io/global",)
@@ -22,6 +24,10 @@ OF_ENROLMENT = (
     "ztun.io/honest-connect",
 )
 """Labels and annotations by which pods of a cluster are taken in. Out of files they reach no agent."""
+
+
+OURS = "ztun.io/"
+OUR_NAMES = (LIMITS, "ztun.io/honest-connect")
 
 
 class Misvalued(NamedTuple):
@@ -41,7 +47,20 @@ def unused_marks(made: Marked, mesh: Mesh) -> list[str]:
         found += [
             f"{name} (`ztun enroll` says who is captured, and how)" for name in OF_ENROLMENT if name in marks
         ]
-    return found
+    return [*found, *_of_ours(made)]
+
+
+def _of_ours(made: Marked) -> Iterator[str]:
+    """Those with our prefix that nobody reads, or not there."""
+    for name in (*made.meta.annotations, *made.meta.labels):
+        if name.startswith(OURS) and name not in OUR_NAMES:
+            words = [known.removeprefix(OURS) for known in OUR_NAMES]
+            close = get_close_matches(name.removeprefix(OURS), words, 1)
+            yield f"{name} ({f'did you mean {OURS}{close[0]}?' if close else 'there is none such'})"
+    if LIMITS in made.meta.labels:
+        yield f"label {LIMITS} (it is an annotation)"
+    if LIMITS in made.meta.annotations and not isinstance(made, Pod):
+        yield f"{LIMITS} (pods have it; for several of them write a ConnectionLimit)"
 
 
 def misvalued_marks(made: Marked) -> Iterator[Misvalued]:

@@ -93,6 +93,7 @@ ports: [{port: 70000}, {port: 80, protocol: tcp}]
             "location endpoints[1].address",
         ),
         (MACHINE, "address weight ports.http"),
+        (SERVICE[: SERVICE.index("spec:")] + "spec: {ports: {}}\n", "metadata.name spec.ports"),
         (SLICE, "endpoints[0].addresses[0] endpoints[1].addresses ports[0].port ports[1].protocol"),
         (PEERS, "metadata.namespace mtls.mode portLevelMtls.x portLevelMtls.x.mode"),
     ],

@@ -106,6 +106,10 @@ STATIC = "resolution: STATIC"
             "spec.workloadSelector: it stands beside endpoints",
         ),
         (entry("endpoints: [{address: 10.0.0.1}]"), "spec.endpoints: resolution NONE goes to the address"),
+        (
+            entry(f"{STATIC}, endpoints: [{{address: 10.0.0.1, ports: {{nope: 80}}}}]"),
+            "spec.endpoints[0].ports.nope: no port of the entry has this name",
+        ),
         (entry("resolution: DNS", hosts="'*.x.y'"), "spec.hosts: *.x.y cannot be resolved"),
         (entry("resolution: DNS, addresses: [10.0.0.0/8]"), "a network goes with resolution NONE or STATIC"),
         (

@@ -311,6 +311,27 @@ def test_marks_of_istio_that_do_nothing_are_said() -> None:
 
 
 @pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ("annotations: {ztun.io/limit: connections=1}", "ztun.io/limit (did you mean ztun.io/limits?)"),
+        ("annotations: {ztun.io/honest_connect: 'true'}", "(did you mean ztun.io/honest-connect?)"),
+        ("labels: {ztun.io/colour: red}", "ztun.io/colour (there is none such)"),
+        ("labels: {ztun.io/limits: a}", "label ztun.io/limits (it is an annotation)"),
+        ("annotations: {ztun.io/limits: connections=1}", "ztun.io/limits (pods have it; for several of"),
+    ],
+)
+def test_marks_of_ours_that_nobody_reads_are_said(marks: str, said: str) -> None:
+    marked = service("{port: 80}").replace("name: web", f"name: web, {marks}")
+    [note] = [each for each in Judge(a=WEB + marked).notes() if "no effect" in each]
+    assert said in note
+
+
+def test_limits_of_a_pod_are_no_mark_without_effect() -> None:
+    limited = WEB.replace("labels:", "annotations: {ztun.io/limits: connections=1}, labels:")
+    assert limited != WEB and not Judge(a=limited).notes()
+
+
+@pytest.mark.parametrize(
     ("made", "value", "known"),
     [
         (
