@@ -14,7 +14,7 @@ Steps = Generator[None, None, T]
 
 SLICE_S = 0.003
 """How long work goes on at once, with others waiting. A step is far shorter."""
-PACE = 16
+PACE = 8
 """Resources in a step."""
 
 

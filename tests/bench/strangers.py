@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyroute2 import IPRoute
 
@@ -20,7 +21,7 @@ from redirect.netns import entered
 from tests.bench import accounting
 from tests.bench.crowd import ADDRESSES, NETWORK, PER_S, Served, Shaken
 from tests.bench.rounds import BenchError, Client, Samples, end, line
-from tests.bench.systems import Stage, System
+from tests.bench.systems import APP_PORT, Stage, System
 
 COUNT, QUICK_COUNT = 20_000, 4_000
 FORGET_S = 60.0
@@ -33,6 +34,9 @@ WARM_UP_S = 1.0
 KINDS = {"half-open": "half", "garbage": "garbage", "begun": "begun"}
 """What they say, by `crowd.WORDS`, and how that is called in metrics."""
 USUAL_KINDS = ("half-open", "garbage")
+NOBODY = "nobody"
+"""The same crowd at a port that nobody has, of a pod without a proxy: what its making alone costs the others."""
+CLOSED_PORT = APP_PORT + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ class Strangers:
             for kind in self._kinds:
                 for system in self._systems:
                     self._pair(system, kind)
+            for system in self._systems:
+                self._alone(system)
             self._tell(f"round {number + 1} of {self._rounds} with strangers")
         for system in self._systems:
             left = self._forgotten(system, before[system.name])
@@ -95,8 +101,23 @@ class Strangers:
     def _pair(self, system: System, kind: str) -> None:
         key = KINDS[kind]
         at_rest = accounting.pss_bytes(system.second)
+        quiet, loud = self._beside(system, kind, *self._target(system))
+        self._compare(system, key, f"{self._count} {kind}", quiet, loud)
+        self._note(system, f"cpu_strangers_{key}", (loud.cpu_s - quiet.cpu_s) / self._count * 1e6)
+        self._note(system, f"strangers_held_{key}", (loud.most_bytes - at_rest) / 1e6)
+        self._lost[system.name] += loud.served.lost
+        self._failed[system.name] += loud.served.failed + loud.shaken.failed
+
+    def _alone(self, system: System) -> None:
+        pod = self._stage.topology_of(system).pods["bench/bare-server"]
+        quiet, loud = self._beside(system, "garbage", str(pod.address(4)), CLOSED_PORT)
+        self._compare(system, NOBODY, f"{self._count} at a port that nobody has", quiet, loud)
+
+    def _beside(self, system: System, kind: str, host: str, port: int) -> tuple[Phase, Phase]:
+        """A quiet time, and one with a crowd that dials there."""
         quiet = self._phase(system, self._count / PER_S)
-        crowd = self._start(system, "node-a", "crowd", kind, str(self._count))
+        netns = self._stage.topology_of(system).nodes["node-a"].netns
+        crowd = self._start(system, netns, "crowd", host, port, kind, str(self._count))
         try:
             if line(crowd) != b"begin":
                 raise BenchError(f"{system.name}: the crowd did not come")
@@ -104,9 +125,12 @@ class Strangers:
         finally:
             end(crowd)
         time.sleep(SETTLE_S)
+        return quiet, loud
+
+    def _compare(self, system: System, key: str, crowd: str, quiet: Phase, loud: Phase) -> None:
         served, shaken = loud.served, loud.shaken
         self._tell(
-            f"{system.name}, {self._count} {kind}: p99 in us, quiet and crowd:"
+            f"{system.name}, {crowd}: p99 in us, quiet and crowd:"
             f" new {quiet.served.p99_us:.0f} {served.p99_us:.0f},"
             f" open {quiet.served.live_p99_us:.0f} {served.live_p99_us:.0f},"
             f" handshakes {quiet.shaken.p99_us:.0f} {shaken.p99_us:.0f}"
@@ -114,10 +138,6 @@ class Strangers:
         self._note(system, f"strangers_{key}", served.p99_us / quiet.served.p99_us)
         self._note(system, f"strangers_live_{key}", served.live_p99_us / quiet.served.live_p99_us)
         self._note(system, f"strangers_members_{key}", shaken.p99_us / quiet.shaken.p99_us)
-        self._note(system, f"cpu_strangers_{key}", (loud.cpu_s - quiet.cpu_s) / self._count * 1e6)
-        self._note(system, f"strangers_held_{key}", (loud.most_bytes - at_rest) / 1e6)
-        self._lost[system.name] += served.lost
-        self._failed[system.name] += served.failed + shaken.failed
 
     def _warm(self, system: System) -> int:
         """What the second proxy holds once it has served everybody but strangers."""
@@ -128,9 +148,10 @@ class Strangers:
         assert system.hbone is not None
         seconds = str(length_s)
         before_s = accounting.cpu_s(system.second)
+        bare, credentials = system.hbone.client.netns, str(system.hbone.credentials)
         clients = [
-            self._start(system, "", "newcomers", seconds),
-            self._start(system, "bare", "members", seconds, str(system.hbone.credentials)),
+            self._start(system, system.client.netns, "newcomers", *system.target, seconds),
+            self._start(system, bare, "members", *self._target(system), seconds, credentials),
         ]
         try:
             most = 0
@@ -155,13 +176,13 @@ class Strangers:
             time.sleep(1.0)
         return max(0.0, float(more))
 
-    def _start(self, system: System, where: str, mode: str, *arguments: str) -> Client:
+    def _target(self, system: System) -> tuple[str, int]:
+        """The tunnel port of its second proxy."""
         assert system.hbone is not None
-        topology = self._stage.topology_of(system)
-        netns, (host, port) = system.client.netns, system.target
-        if where:
-            netns = system.hbone.client.netns if where == "bare" else topology.nodes[where].netns
-            host, port = system.hbone.target
+        return system.hbone.target
+
+    def _start(self, system: System, netns: Path, mode: str, host: str, port: int, *arguments: str) -> Client:
         command = [sys.executable, "-m", "tests.bench.crowd", mode, host, str(port)]
         command += [*arguments, str(self._stage.core("node-a"))]
-        return topology.processes.start(f"{mode}-{system.name}", netns, command, stdout=subprocess.PIPE)
+        processes = self._stage.topology_of(system).processes
+        return processes.start(f"{mode}-{system.name}", netns, command, stdout=subprocess.PIPE)
