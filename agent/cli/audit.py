@@ -80,17 +80,17 @@ def of_maps(which: Which) -> dict[str, Any]:
     if os.geteuid() != 0:
         raise CliError("no agent answers, and what is pinned may be read by root only: run this as root")
     # Only here: an agent that answers has done it all.
+    from agent.cli.pinned import open_maps
     from agent.doctor.without_agent import ejected_words
     from redirect import audit as audited
     from redirect.errors import RedirectError
-    from redirect.maps import Maps
     from redirect.reconcile import Redirection
     from redirect.side_check import require_here
 
     try:
         require_here(which.instance)
         with closing(Redirection(which.instance, which.run_dir)) as redirection:
-            with Maps(redirection.pins.generation) as maps:
+            with open_maps(which.instance, which.run_dir) as maps:
                 words = ejected_words(which.directory, maps)
             return with_ejected(audited.by_maps(redirection), words)
     except (RedirectError, OSError, ValueError) as error:

@@ -14,7 +14,7 @@ import click
 
 from agent import FORM, VERSION
 from agent.admin.client import AgentAbsent, AgentRefused
-from agent.cli.output import ERRORS_AS_JSON, CliError, show_json
+from agent.cli.output import ERRORS_AS_JSON, CliError, one_line, show_json
 from agent.cli.stdout import OutputLost, take_over
 
 SECTIONS = {
@@ -131,7 +131,7 @@ def main() -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"ztun: {error.format_message()}{where_to_look(error)}", err=True)
+        click.echo(f"ztun: {one_line(error.format_message())}{where_to_look(error)}", err=True)
         sys.exit(error.exit_code)
     except AgentRefused as error:
         click.echo(f"ztun: {error}", err=True)

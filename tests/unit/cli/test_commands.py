@@ -75,6 +75,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         (["control-plane", "--manifests", "/nonexistent/m"], 2, "make it: mkdir -p /nonexistent/m"),
         (["control-plane", "--manifests", "/", "--service-cidr", "10.0.0.0/99"], 2, "--service-cidr"),
         (["maps", "--run-dir", "/nonexistent"], 1, "no pinned maps"),
+        (["audit", "--run-dir", "/nonexistent"], 1, "instance ztun has no pinned maps under /nonexistent"),
+        (["completion"], 2, "Choose from: bash, zsh, fish (try"),
         (["lab", "status", "--name", "no-such-lab"], 1, "not up"),
         (["pod-manifest", "demo/a", "--pid", "1", "--label", "a b=c"], 2, "'a b' is no key of a label"),
         (["pod-manifest", "demo/a", "--pid", "1", "--label", "/a=c"], 2, "'/a' is no key of a label"),
