@@ -35,6 +35,7 @@ _IN, _CNAME = 1, 5
 _QR, _AA, _TC, _RD, _RA = 0x80, 0x04, 0x02, 0x01, 0x80
 _POINTER = 0xC000
 _DO = 0x8000
+_TRANSFERS = frozenset({dns.rdatatype.AXFR, dns.rdatatype.IXFR})
 
 
 class NotAQuery(ValueError):
@@ -79,6 +80,9 @@ def any_question(query: bytes) -> Question:
     )
     if message.edns > 0:
         raise NotAQuery("a version of EDNS that is not known", failure(question, BADVERS))
+    if asked.rdtype in _TRANSFERS:
+        # A relay of single messages would pass on the first of them, as if the zone ended there.
+        raise NotAQuery("a zone is asked for, which takes many messages", failure(question, records.NOTIMP))
     return question
 
 

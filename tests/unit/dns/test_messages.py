@@ -128,6 +128,8 @@ def test_what_is_no_query_is_told_so() -> None:
         (two.to_wire(), dns.rcode.FORMERR),
         (none.to_wire(), dns.rcode.FORMERR),
         (later.to_wire(), dns.rcode.BADVERS),
+        (asked("example.", "AXFR").to_wire(), dns.rcode.NOTIMP),
+        (asked("example.", "IXFR").to_wire(), dns.rcode.NOTIMP),
         (wire[:-3], dns.rcode.FORMERR),
         (wire + b"more", dns.rcode.FORMERR),
     ):
