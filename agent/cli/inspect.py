@@ -19,10 +19,12 @@ def listing(
     text: str,
     more: Sequence[str] = (),
     identities: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> click.Command:
     """A command that shows one page of the agent; JSON has every field of it, `-o wide` the columns of `more` too.
 
     `identities`: columns of SPIFFE IDs, which only wide and JSON have with a trust domain that is the same in all rows.
+    `numbers`: of lists, of which only those have more than how many there are.
     """
 
     @click.command(name, help=text)
@@ -33,6 +35,7 @@ def listing(
         rows = answer[name] if output == "json" else [_as_people_read(row, columns) for row in answer[name]]
         if output == "table":
             rows = without_trust_domain(rows, identities)
+            rows = [{**row, **{name: len(row[name]) for name in numbers}} for row in rows]
         shown = [*columns, *more] if output == "wide" else columns
         out.show(name, rows, output, shown, empty=empty)
 
@@ -125,7 +128,9 @@ def limits(which: Which, output: str) -> None:
 
 services = listing(
     "services",
-    ["service", "hostname", "vips", "ports", "waypoint", "endpoints"],
+    ["service", "vips", "ports", "waypoint", "endpoints"],
     "no Service is known",
     "List Services with their addresses and usable endpoints.",
+    more=["hostname"],
+    numbers=["endpoints"],
 )

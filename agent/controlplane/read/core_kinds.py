@@ -30,6 +30,7 @@ from agent.model.address import IP
 from agent.model.limits import ANNOTATION, LimitError, Limits, parse_limits
 
 PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
+READY = "Ready"
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 LABELLED = ("Namespace", "Service")
 """Kinds whose names become labels of host names."""
@@ -152,8 +153,15 @@ def _pod_ips(status: Field, stored: bool) -> tuple[IP, ...]:
 def _is_ready(conditions: Field, stored: bool) -> bool:
     if not conditions.present:
         return not stored
-    entries = [(c.get("type").text(), c.get("status").text()) for c in conditions.each()]
-    return ("Ready", "True") in entries
+    entries = []
+    for condition in conditions.each():
+        kind, status = condition.get("type"), condition.get("status")
+        if not stored:
+            status.one_of("True", "False", "Unknown")
+            if kind.text() != READY and kind.text().lower() == READY.lower():
+                raise kind.error(f"{kind.text()!r} is no condition of pods; did you mean {READY}?")
+        entries.append((kind.text(), status.text()))
+    return (READY, "True") in entries
 
 
 def _owner(references: Field) -> Owner | None:

@@ -24,7 +24,7 @@ def read_endpoint_slice(root: Field, stored: bool) -> EndpointSlice:
     kind = take(root.get("addressType").one_of, *ADDRESS_TYPES)
     is_served = kind != "FQDN" and bool(service)
     endpoints = faults.each(partial(_endpoint, kind), root.get("endpoints").each()) if is_served else ()
-    ports = faults.each(_port, root.get("ports").each())
+    ports = faults.each(partial(_port, stored), root.get("ports").each())
     faults.end()
     return EndpointSlice(
         meta=meta,
@@ -36,13 +36,16 @@ def read_endpoint_slice(root: Field, stored: bool) -> EndpointSlice:
 
 def _service(root: Field, stored: bool) -> str:
     labels = root.at("metadata.labels")
-    if not stored and SERVICE_NAME not in labels.names():
+    service = labels.get(SERVICE_NAME).text("")
+    if not stored and not service:
         raise labels.error(f"it has no label {SERVICE_NAME}: name the Service it is of")
-    return labels.get(SERVICE_NAME).text("")
+    return service
 
 
-def _port(port: Field) -> SlicePort | None:
+def _port(stored: bool, port: Field) -> SlicePort | None:
     """None: not TCP, or without a number: then all ports are meant, which no Service can be mapped to."""
+    if not stored and not port.present:
+        raise port.error("an entry without content")
     if port.get("port").present and port.get("protocol").one_of(*PROTOCOLS, default="TCP") == "TCP":
         return SlicePort(port.get("name").text(""), port.get("port").integer(1, 65535))
     return None

@@ -70,6 +70,19 @@ def test_a_trust_domain_is_left_out_where_there_is_but_one(
     assert not is_short or max(map(len, table.splitlines())) <= 80
 
 
+def test_services_say_how_many_endpoints_they_have_and_wide_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = {"service": "demo/server", "hostname": "server.demo.svc.cluster.local", "ports": ["80=8080"]}
+    service |= {
+        "vips": ["10.96.77.10", "fd77:96::10"],
+        "waypoint": "",
+        "endpoints": ["demo/server-a", "demo/b"],
+    }
+    monkeypatch.setattr(inspect.client, "ask", lambda *_: {"services": [service]})
+    table, wide = (CliRunner().invoke(inspect.services, ["-o", form]).stdout for form in ("table", "wide"))
+    assert table.splitlines()[1].split() == ["demo/server", "10.96.77.10,fd77:96::10", "80=8080", "-", "2"]
+    assert "demo/server-a,demo/b" in wide and "server.demo.svc.cluster.local" in wide
+
+
 def test_who_takes_how_much_of_a_pod_is_for_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = {"pod": "a/b", "limit": "L", "clients": "some", "from": ["namespaces=c"], "connections": 3}
     client = {"pod": "a/b", "client": "", "open": 2, "connections": 3, "by": {"connections": "L"}}

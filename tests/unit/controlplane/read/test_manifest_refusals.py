@@ -62,6 +62,14 @@ NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
     [
         *((policy(rules), said) for rules, said in FOR_NOBODY),
         (BARE.replace("podIPs", "podIP_"), "f.yaml:5: document 1, status.podIPs: it is missing"),
+        (
+            BARE.replace("{podIPs", "{conditions: [{type: Ready, status: 'true'}], podIPs"),
+            "status.conditions[0].status: 'true' is not one of True, False, Unknown",
+        ),
+        (
+            BARE.replace("{podIPs", "{conditions: [{type: ready, status: 'True'}], podIPs"),
+            "status.conditions[0].type: 'ready' is no condition of pods; did you mean Ready?",
+        ),
         (BARE.replace("nodeName", "node"), "f.yaml:4: document 1, spec.nodeName: it is missing"),
         (
             SERVICE + "---\n" + BARE.replace("10.0.0.1", "10.0.0.256"),

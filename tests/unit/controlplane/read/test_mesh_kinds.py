@@ -64,6 +64,11 @@ STATIC = "resolution: STATIC"
             "no label kubernetes.io/service-name",
         ),
         (
+            endpoint_slice("").replace("kubernetes.io/service-name: s", "kubernetes.io/service-name: ''"),
+            "no label kubernetes.io/service-name",
+        ),
+        (endpoint_slice("{addresses: [10.0.0.1]}", ports="null"), "ports[0]: an entry without content"),
+        (
             workload_entry("w", "demo", "''"),
             "spec.address: it is missing: write an IP address or a host name",
         ),
