@@ -91,20 +91,19 @@ def read(record: bytes) -> HeldSyn:
 
 def again(syn: HeldSyn, to_mac: bytes) -> bytes:
     """The SYN as it was, without data, marked to be let in by the device that has this MAC."""
-    frame = bytearray(syn.headers)
-    frame[0:12] = to_mac + MARKER_MAC
-    l4 = syn.l4_offset
+    frame, l4 = syn.headers, syn.l4_offset
+    ip_bytes = len(frame) - ETHER_BYTES
     if frame[12:14] == ETHER_IP4:
-        frame[16:18] = (len(frame) - ETHER_BYTES).to_bytes(2, "big")
-        frame[24:26] = bytes(2)
-        frame[24:26] = (folded(bytes(frame[ETHER_BYTES:l4])) ^ 0xFFFF).to_bytes(2, "big")
-        addresses = bytes(frame[26:34])
+        addresses = frame[26:34]
+        before, after = frame[12:16] + ip_bytes.to_bytes(2, "big") + frame[18:24], frame[26:l4]
+        # Without the field itself, which counts as zero.
+        head = before + (folded(before[2:] + after) ^ 0xFFFF).to_bytes(2, "big") + after
     else:
-        frame[18:20] = (len(frame) - ETHER_BYTES - IP6_BYTES).to_bytes(2, "big")
-        addresses = bytes(frame[22:54])
+        addresses = frame[22:54]
+        head = frame[12:18] + (ip_bytes - IP6_BYTES).to_bytes(2, "big") + frame[20:l4]
     at = l4 + CHECKSUM_AT
-    frame[at : at + 2] = pseudo_sum(addresses, len(frame) - l4).to_bytes(2, "big")
-    return vnet_header(l4) + frame
+    checksum = pseudo_sum(addresses, len(frame) - l4).to_bytes(2, "big")
+    return b"".join((vnet_header(l4), to_mac, MARKER_MAC, head, frame[l4:at], checksum, frame[at + 2 :]))
 
 
 def reset(syn: HeldSyn, macs: bytes) -> bytes:
@@ -135,8 +134,8 @@ def vnet_header(l4_offset: int) -> bytes:
 
 
 def pseudo_sum(addresses: bytes, tcp_bytes: int) -> int:
-    """Of the pseudo-header: both addresses, protocol and length."""
-    return folded(addresses + struct.pack(">HH", TCP, tcp_bytes))
+    """Of the pseudo-header: both addresses, protocol and length. See `folded`: what is added here is never zero."""
+    return (int.from_bytes(addresses, "big") + TCP + tcp_bytes) % 0xFFFF or 0xFFFF
 
 
 def folded(data: bytes) -> int:
