@@ -1,8 +1,8 @@
 """Asks rtnetlink and takes its answers apart: the part that links, routes, filters and counters have in common.
 
 Raw, because pyroute2 decodes every attribute of every message, which takes a hundred times longer than reading the
-few that are wanted. A dump that the kernel interrupted is read again, never taken for whole: what is missing from
-it would count as gone. In the calling thread's network namespace.
+few that are wanted. A dump that the kernel interrupted is read again, and one that failed half way is an error:
+neither is taken for whole, as what is missing from it would count as gone. In the calling thread's network namespace.
 """
 
 from __future__ import annotations
@@ -126,14 +126,14 @@ def _answer(sock: socket.socket, *, is_dump: bool, at_most: int | None = None) -
     while True:
         for kind, flags, body in messages(sock.recv(_RECEIVE_BYTES)):
             is_whole &= not flags & NLM_F_DUMP_INTR
-            if kind == NLMSG_DONE:
-                return bodies, is_whole
-            if kind == NLMSG_ERROR:
-                (code,) = _S32.unpack_from(body)
-                if code == 0:
-                    return bodies, True
+            if kind not in (NLMSG_DONE, NLMSG_ERROR):
+                bodies.append(body)
+                continue
+            # A list that failed half way, or before its first row, ends like a whole one, but for the error in its end.
+            (code,) = _S32.unpack_from(body)
+            if code < 0:
                 raise OSError(-code, os.strerror(-code))
-            bodies.append(body)
+            return bodies, is_whole or kind == NLMSG_ERROR
         if not is_dump or (at_most is not None and len(bodies) >= at_most):
             return bodies, True
 

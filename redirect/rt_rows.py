@@ -74,10 +74,9 @@ class PacketCount:
 
 
 def addresses(ifindex: int = 0) -> list[tuple[int, IP]]:
-    """(ifindex, address) of all interfaces, or of one: `ip addr show [dev IF]`. Raises OSError.
+    """(ifindex, address) of all interfaces or one: `ip addr show [dev IF]`. Raises OSError, also for one that is gone.
 
-    Of one it takes no longer where there are hundreds, each of which has an address of its own; of one that is gone
-    there are none, or it raises.
+    Of one it takes no longer where there are hundreds, each of which has an address of its own.
     """
     request = _ADDRESS.pack(0, 0, 0, 0, ifindex)
     bodies = netlink.ask(RTM_GETADDR, request, netlink.NLM_F_DUMP, is_strict=bool(ifindex))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from redirect import locate, netlink, netns, rtnetlink
+from redirect import locate, netlink, netns, rt_rows, rtnetlink
 from redirect.errors import PodNotFound
 from redirect.netlink import NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
 from redirect.rtnetlink import RTM_NEWLINK
@@ -211,6 +212,19 @@ def test_an_interrupted_dump_is_not_whole(kernel: tuple[socket.socket, socket.so
     ours, theirs = kernel
     theirs.send(message(RTM_NEWLINK, flags=NLM_F_DUMP_INTR) + message(NLMSG_DONE))
     assert netlink._answer(ours, is_dump=True)[1] is False
+
+
+def test_a_dump_that_failed_half_way_is_an_error(kernel: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = kernel
+    theirs.send(message(RTM_NEWLINK, b"one.") + message(NLMSG_DONE, struct.pack("=i", -errno.ENOBUFS)))
+    with pytest.raises(OSError, match="No buffer space"):
+        netlink._answer(ours, is_dump=True)
+
+
+def test_the_kernel_says_so_of_a_list_that_it_cannot_make() -> None:
+    """Addresses of an interface that is not there: the answer is an end alone, with the error in it."""
+    with pytest.raises(OSError, match="No such device"):
+        rt_rows.addresses(2**31 - 1)
 
 
 def test_a_refusal_is_an_error_with_its_number(kernel: tuple[socket.socket, socket.socket]) -> None:
