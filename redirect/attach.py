@@ -1,11 +1,14 @@
 """Attaches our programs: by tcx where the kernel has it, else as clsact filters, and by sk_lookup links.
 
+A tcx link waits for a grace period, with everybody else behind it. So where many are to come at once on a kernel that
+has tcx they are filters first, which wait for nothing, and become links one after another later (`settle`).
 Nothing that is not ours is ever changed or removed. What belongs where is decided elsewhere; interface numbers are
 those of the calling thread's network namespace, and a number whose interface was made anew is not the same place.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 from redirect import features, netns, sys_bpf, tc_rows
 from redirect.errors import InstanceInUse, RedirectError
 from redirect.filters import Attachment, Filters, program_words
+from redirect.layout import ENDING
 from redirect.links import Links
 from redirect.pins import BPFFS, Pins
 
@@ -23,7 +27,11 @@ TCX_TYPES = {
     "from_net_side": sys_bpf.BPF_TCX_INGRESS,
 }
 
+MANY = 16
+"""More than that at once are filters first: as many links take a quarter of a second."""
 _NOWHERE = Attachment(0)
+_UNSETTLED = Attachment(0)
+"""A filter and a link: what a crash leaves of a place that was to change from the one to the other."""
 
 Attached = dict[tuple[int, str], Attachment]
 """By (ifindex, program)."""
@@ -40,6 +48,11 @@ class Attachments:
         self._has_tcx = has_tcx
         self._links = Links(pins)
         self._filters = Filters(instance, pins)
+        self._is_in_a_hurry = False
+
+    def expect(self, count: int) -> None:
+        """How many are to be attached now."""
+        self._is_in_a_hurry = count > MANY
 
     def attach(self, ifindex: int, program: str) -> None:
         """Puts this generation's program there, or swaps it in for an older one without a gap.
@@ -47,12 +60,61 @@ class Attachments:
         Raises StepFailed for an interface that is gone or has a qdisc in the way, OSError otherwise.
         """
         prog_fd = self._program_fd(program)
-        if self._uses_links:
-            self._links.ensure(
-                _link_name(ifindex, program), prog_fd, ifindex, TCX_TYPES[program], sys_bpf.BPF_F_BEFORE
-            )
-        else:
+        if not self._uses_links:
             self._filters.attach(ifindex, program, prog_fd)
+            return
+        is_linked = self._links.has(_link_name(ifindex, program))
+        if program in ENDING and self._filters.has(ifindex, program):
+            if is_linked:
+                self._settle_with_drop(ifindex, program)
+            else:
+                self._filters.attach(ifindex, program, prog_fd)
+        elif is_linked or not self._attach_at_once(ifindex, program, prog_fd):
+            self._link(ifindex, program, prog_fd)
+
+    def _attach_at_once(self, ifindex: int, program: str, prog_fd: int) -> bool:
+        """As a filter, where it is one of many and alone there: what others have by tcx would run before it."""
+        if not self._is_in_a_hurry or program not in ENDING:
+            return False
+        if sys_bpf.Query().hooked(ifindex, TCX_TYPES[program]).programs:
+            return False
+        return self._filters.attach_alone(ifindex, program, prog_fd)
+
+    def _link(self, ifindex: int, program: str, prog_fd: int) -> None:
+        kind = TCX_TYPES[program]
+        self._links.ensure(_link_name(ifindex, program), prog_fd, ifindex, kind, sys_bpf.BPF_F_BEFORE)
+
+    def settle(self, ifindex: int, program: str) -> None:
+        """Has a link in the place of a filter; each packet meets one of the two. Raises as `attach`; one is there then.
+
+        The link's first program lets nothing on to the filter behind it, so from one packet to the next it is the link
+        that counts. When the call returns a grace period has passed: nobody is between the two any more who met
+        neither. Then the filter goes, and the link has the program that lets others see what passes. Where others have
+        something there, who would miss packets meanwhile, these are dropped for the moment that it takes instead.
+        """
+        if not self._uses_links or not self._filters.has(ifindex, program):
+            return
+        hooked = sys_bpf.Query().hooked(ifindex, TCX_TYPES[program])
+        if hooked.programs or self._filters.has_others(ifindex, program):
+            self._link_verdict(ifindex, program, sys_bpf.TC_ACT_UNSPEC)
+            self._settle_with_drop(ifindex, program)
+            return
+        self._link(ifindex, program, self._program_fd(ENDING[program]))
+        self._filters.take_out(ifindex, program)
+        self._link(ifindex, program, self._program_fd(program))
+
+    def _settle_with_drop(self, ifindex: int, program: str) -> None:
+        """Of a place that has a link and a filter."""
+        self._link_verdict(ifindex, program, sys_bpf.TC_ACT_SHOT)
+        self._filters.take_out(ifindex, program)
+        self._link(ifindex, program, self._program_fd(program))
+
+    def _link_verdict(self, ifindex: int, program: str, verdict: int) -> None:
+        fd = sys_bpf.load_verdict("ztun_settling", verdict)
+        try:
+            self._link(ifindex, program, fd)
+        finally:
+            os.close(fd)
 
     def renew(self, places: Iterable[tuple[int, str]]) -> None:
         """Swaps this generation's programs in for older ones at (ifindex, program).
@@ -70,8 +132,10 @@ class Attachments:
         Raises as `attach`; then it runs where it was.
         """
         prog_fd = self._program_fd(program)
-        if self._uses_links:
+        if self._uses_links and self._links.has(_link_name(ifindex, program)):
             self._links.move_ahead(_link_name(ifindex, program), prog_fd, ifindex, TCX_TYPES[program])
+        elif self._uses_links:
+            self.settle(ifindex, program)
         else:
             self._filters.move_ahead(ifindex, program, prog_fd)
 
@@ -79,8 +143,10 @@ class Attachments:
         """Takes a program off again; one that is not there is nothing to do."""
         if self._uses_links:
             self._links.remove(_link_name(ifindex, program))
-        else:
+        if not self._uses_links:
             self._filters.detach(ifindex, program)
+        elif program in ENDING and (self._filters.owns(ifindex) or self._filters.has(ifindex, program)):
+            self._filters.remove(ifindex, program)
 
     def attached(self) -> Attached:
         """What of ours is attached to devices."""
@@ -92,19 +158,20 @@ class Attachments:
             number, dash, program = name.partition("-")
             if dash and program in TCX_TYPES:
                 found[int(number), program] = _attachment(query, link_id, int(number), program)
-        return found
+        return found | _provisional(query, self._filters.attached(), found)
 
     def attached_at(self, ifindex: int) -> Attached:
-        """The same of one device; filters are listed in one go, so then of all."""
+        """The same of one device."""
         if not self._uses_links:
-            return {place: each for place, each in self._filters.attached().items() if place[0] == ifindex}
+            return self._filters.attached_at(ifindex)
         known = ((program, self._links.info(_link_name(ifindex, program))) for program in TCX_TYPES)
         query = sys_bpf.Query()
-        return {
+        found = {
             (ifindex, program): _attachment(query, link.id, ifindex, program)
             for program, link in known
             if link is not None
         }
+        return found | _provisional(query, self._filters.attached_at(ifindex), found)
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
         """Those of interfaces that are gone: the next clsact under such a number is not ours."""
@@ -181,6 +248,17 @@ def _attachment(query: sys_bpf.Query, link_id: int, ifindex: int, program: str) 
         return _NOWHERE
     at = hooked.links.index(link_id)
     return Attachment(hooked.programs[at], ", ".join(map(program_words, hooked.programs[:at])))
+
+
+def _provisional(query: sys_bpf.Query, filters: Attached, links: Attached) -> Attached:
+    """The filters on a kernel that has tcx, whose programs run before them."""
+    found = {}
+    for (ifindex, program), each in filters.items():
+        before = query.hooked(ifindex, TCX_TYPES[program]).programs
+        ahead = ", ".join(filter(None, (*map(program_words, before), each.ahead)))
+        is_linked = (ifindex, program) in links
+        found[ifindex, program] = _UNSETTLED if is_linked else Attachment(each.program_id, ahead, True)
+    return found
 
 
 def _link_name(ifindex: int, program: str) -> str:

@@ -20,10 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from redirect import sys_bpf
+from redirect.ending import ending
 from redirect.errors import LoaderError
-from redirect.layout import PROGRAMS, SOURCES
+from redirect.layout import ENDING, PROGRAMS, SOURCES
 
 DIST_PACKAGES = "/usr/lib/python3/dist-packages"
+LICENSE = "GPL"
+"""What bcc says of a program that says nothing."""
 SCHED_CLS, SK_LOOKUP, ATTACH_SK_LOOKUP = 3, 30, 36
 INCLUDE = re.compile(r'^#include "(\w+\.h)"\n', re.MULTILINE)
 
@@ -145,6 +149,9 @@ def compile_programs(pins: Path) -> dict[str, int]:
         try:
             loaded = bcc.BPF(text=program_text(), cflags=[f'-DPIN="{pins}"', "-w", "-Wno-everything"])
             fds = {name: _load(loaded, name) for name in PROGRAMS}
+            for name, other in ENDING.items():
+                # What bcc has loaded: with the numbers of the maps in it.
+                fds[other] = sys_bpf.load_code(other, ending(loaded.dump_func(name)), LICENSE)
         except Exception as error:
             raise LoaderError(f"the programs do not load: {error}") from error
         finally:

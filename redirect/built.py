@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from redirect import sys_bpf
 from redirect.findings import Finding, Part
-from redirect.layout import LAYOUT_HASH, PROGRAMS
+from redirect.layout import LAYOUT_HASH, PINNED
 from redirect.pins import Pins
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _known(pins: Pins) -> dict[str, str] | None:
 def _tags(directory: Path) -> dict[str, str]:
     """Of those that are pinned there."""
     found = {}
-    for name in PROGRAMS:
+    for name in PINNED:
         try:
             fd = sys_bpf.obj_get(directory / f"prog_{name}")
         except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from redirect import packet_size
@@ -94,6 +94,18 @@ def captured_pod(
     hops = tuple(_hop(address, entry, known.get(address)) for address in entry.addresses)
     bridge = Bridge(entry.bridge_ifindex, entry.bridge_mac) if entry.bridge_ifindex else None
     return DesiredPod(ifindex, ifname, entry.addresses, mac, hops, entry.flags, bridge, owner)
+
+
+def captured_pods(
+    present: Mapping[int, str],
+    ifaces: Mapping[int, IfaceEntry],
+    pods: Mapping[IP, PodEntry],
+    owners: Mapping[int, str],
+) -> Iterator[DesiredPod]:
+    """Those that are enrolled by the maps; `present`: names of interfaces by ifindex, empty where one is gone."""
+    for ifindex, entry in sorted(ifaces.items()):
+        if entry.flags & Flag.ENROLLED:
+            yield captured_pod(ifindex, present.get(ifindex, ""), entry, pods, owners.get(ifindex, ""))
 
 
 def _hop(address: IP, entry: IfaceEntry, pod: PodEntry | None) -> NextHop:

@@ -1,4 +1,4 @@
-"""clsact filters, for kernels without tcx: our own handle, name and priority, replaced in place.
+"""clsact filters, for kernels without tcx and for whoever has no time for it: our own handle, name and priority.
 
 Nothing that is not ours is changed or removed, and what is in the way of ours is an error that names it. A clsact
 that we added goes when the last filter in it does; a directory beside the links' pins, `clsact-IFINDEX`, says that
@@ -42,11 +42,13 @@ class Attachment:
     """What of ours runs at a place.
 
     `program_id`: 0 where the device is gone and only the link is left. `ahead`: in words, the programs of others
-    that have a packet before it, and could take it; empty where it is the first.
+    that have a packet before it, and could take it; empty where it is the first. `is_provisional`: a filter where there
+    is to be a link.
     """
 
     program_id: int
     ahead: str = ""
+    is_provisional: bool = False
 
 
 class Filters:
@@ -57,6 +59,8 @@ class Filters:
         self._pins = pins
         self._own_qdiscs: set[int] = set()
         """Interfaces whose clsact this process added or found marked: the marks may be lost with the pins."""
+        self._emptied: set[int] = set()
+        """Of these the ones without a filter of ours: nobody else puts one there, so they need not be asked for."""
 
     def attach(self, ifindex: int, program: str, prog_fd: int) -> None:
         """Puts a program there, or swaps it in for an older one. Raises StepFailed for what is in the way."""
@@ -70,6 +74,7 @@ class Filters:
         if kind and self._is_own_qdisc(ifindex) and not self._of_interface(ifindex):
             # Left by an interface that had this number before: this clsact is not ours.
             self._disown_qdisc(ifindex)
+        self._emptied.discard(ifindex)
         with _named(f"attach {program} to interface {ifindex}"):
             if not kind:
                 # The mark first: after a crash in between, a clsact of ours is not taken for somebody else's.
@@ -79,6 +84,43 @@ class Filters:
             self._refuse_collision(ifindex, program)
             rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, HANDLE, prog_fd, self._name(program))
             self._delete(ifindex, program, SPARE_HANDLE)
+
+    def attach_alone(self, ifindex: int, program: str, prog_fd: int) -> bool:
+        """Puts a program on an interface where nobody has anything by tc, without a look at all the others.
+
+        False, with nothing done, where somebody has, or the kernel has no clsact.
+        """
+        self._emptied.discard(ifindex)
+        if not self._is_own_qdisc(ifindex):
+            self._own_qdiscs.add(ifindex)
+            self._mark(ifindex).mkdir(exist_ok=True)
+            try:
+                rt_writes.add_clsact(ifindex)
+            except OSError:
+                self._disown_qdisc(ifindex)
+                return False
+        elif tc_rows.filters(ifindex, PARENTS[program]):
+            return False
+        try:
+            rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, HANDLE, prog_fd, self._name(program))
+        except OSError:
+            if not self._of_interface(ifindex):
+                self._disown_qdisc(ifindex)
+            return False
+        return True
+
+    def has(self, ifindex: int, program: str) -> bool:
+        """Whether a filter of ours is there."""
+        return any(
+            self._is_ours(row, program, handle)
+            for row in tc_rows.filters(ifindex, PARENTS[program])
+            for handle in HANDLES
+        )
+
+    def has_others(self, ifindex: int, program: str) -> bool:
+        """Whether somebody else has a filter beside ours."""
+        rows = tc_rows.filters(ifindex, PARENTS[program])
+        return not all(any(self._is_ours(row, program, each) for each in HANDLES) for row in rows)
 
     def move_ahead(self, ifindex: int, program: str, prog_fd: int) -> None:
         """Has our filter run before all others, with one of ours there at every moment. Raises StepFailed, OSError."""
@@ -95,15 +137,28 @@ class Filters:
             # No clsact any more: a mark would claim the next one for us.
             self._disown_qdisc(ifindex)
             return
+        self.remove(ifindex, program)
+
+    def remove(self, ifindex: int, program: str) -> None:
+        """The same where a filter or clsact of ours was seen: without a look at what all the others have."""
         try:
-            for handle in HANDLES:
-                self._delete(ifindex, program, handle)
+            self.take_out(ifindex, program)
             self._delete_qdisc(ifindex)
         except OSError as error:
-            # The interface went between the look and the step: its filters went with it.
-            if error.errno not in (errno.ENODEV, errno.ENOENT):
+            # The interface went between the look and the step, and its filters with it; or somebody took our clsact
+            # off, and may have an `ingress` in its place.
+            if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
                 raise
             self._disown_qdisc(ifindex)
+
+    def take_out(self, ifindex: int, program: str) -> None:
+        """The filter alone: what is sent while a qdisc comes or goes, of whatever kind, is dropped for a moment."""
+        for handle in HANDLES:
+            self._delete(ifindex, program, handle)
+
+    def owns(self, ifindex: int) -> bool:
+        """Whether a clsact of ours is there."""
+        return self._is_own_qdisc(ifindex)
 
     def attached(self) -> dict[tuple[int, str], Attachment]:
         """Each of our filters, by (ifindex, program)."""
@@ -111,9 +166,16 @@ class Filters:
         # Two questions for each interface.
         with netlink.one_socket():
             for ifindex, kind in tc_rows.ingress_qdiscs().items():
-                if kind == CLSACT:
-                    found.update(self._of_interface(ifindex))
+                if kind == CLSACT and ifindex not in self._emptied:
+                    ours = self._of_interface(ifindex)
+                    found.update(ours)
+                    if not ours and self._is_own_qdisc(ifindex):
+                        self._emptied.add(ifindex)
         return found
+
+    def attached_at(self, ifindex: int) -> dict[tuple[int, str], Attachment]:
+        """The same of one interface."""
+        return self._of_interface(ifindex)
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
         """Those of interfaces that are gone: the next clsact under such a number is not ours."""
@@ -191,6 +253,7 @@ class Filters:
 
     def _disown_qdisc(self, ifindex: int) -> None:
         self._own_qdiscs.discard(ifindex)
+        self._emptied.discard(ifindex)
         if self._mark(ifindex).is_dir():
             self._mark(ifindex).rmdir()
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 
 from redirect.kept_pins import KeptPins
-from redirect.layout import PROGRAMS
+from redirect.layout import PINNED
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.pins import Pins
@@ -26,7 +26,7 @@ class Generation:
         self.maps = Maps(pins.generation)
         self.neighbourhood = Neighbourhood(self.maps)
         try:
-            for name in PROGRAMS:
+            for name in PINNED:
                 self._programs[name] = pins.open_program(name)
             for pin in self._by_pin():
                 self._kept.found(pin)

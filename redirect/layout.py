@@ -27,6 +27,10 @@ from redirect.waiting import MOST, RECORD_BYTES
 
 SOURCES = Path(bpf.__file__).parent
 PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
+ENDING = {"from_pod": "from_pod_ending", "to_pod": "to_pod_ending"}
+"""Of these there is a second one each, made of the first (`redirect.ending`)."""
+PINNED = (*ENDING.values(), *PROGRAMS)
+"""What a generation has, in the order in which it is pinned."""
 MARK_PROXY = 0x1C6
 HOOK_FROM_POD, HOOK_TO_POD, HOOK_OPEN = 0, 1, 2
 OWNERS_MAX = 64

@@ -70,6 +70,10 @@ class Links:
         sys_bpf.link_detach(old)
         os.close(old)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a link of that name, whatever it runs."""
+        return self._has(name)
+
     def remove(self, name: str) -> None:
         """`bpftool link detach`: at once, whoever else holds the link. One that is not there is nothing to do."""
         if self._has(name):

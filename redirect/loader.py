@@ -13,14 +13,14 @@ from pathlib import Path
 
 from redirect import spawn, sys_bpf
 from redirect.errors import LoaderError
-from redirect.layout import MAPS, PROGRAMS
+from redirect.layout import MAPS, PINNED
 
 TIMEOUT_S = 60.0
 
 
 def is_complete(directory: Path) -> bool:
     """Whether every map and program is pinned there."""
-    names = [f"map_{name}" for name in MAPS] + [f"prog_{name}" for name in PROGRAMS]
+    names = [f"map_{name}" for name in MAPS] + [f"prog_{name}" for name in PINNED]
     return all((directory / name).exists() for name in names)
 
 
@@ -55,7 +55,7 @@ def main() -> None:
         fds = compile_programs(directory)
     except LoaderError as error:
         sys.exit(str(error))
-    for name in PROGRAMS:
+    for name in PINNED:
         path = directory / f"prog_{name}"
         path.unlink(missing_ok=True)
         sys_bpf.obj_pin(fds[name], path)

@@ -23,8 +23,9 @@ class Observed:
     into the private namespaces; `stale` those of pods that run an older one, or whose interface is gone. `links`:
     what exists in this namespace, by ifindex. `inner_mtu_bytes`: that of the devices that lead into the private
     namespaces, the smaller; 0: there are none. `behind`: those of the attached and the inner that have only the
-    packets which programs of others let them, and who those are. `owners`: the notes of whoever captured them, by
-    ifindex. Unless it `is_whole` only some interfaces were looked at, and nothing is known of others.
+    packets which programs of others let them, and who those are. `provisional`: those that are filters where there
+    are to be links. `owners`: the notes of whoever captured them, by ifindex. Unless it `is_whole` only some interfaces
+    were looked at, and nothing is known of others.
     """
 
     pods: Mapping[IP, PodEntry] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Observed:
     inner_mtu_bytes: int = 0
     inner: frozenset[tuple[int, str]] = frozenset()
     behind: Mapping[tuple[int, str], str] = field(default_factory=dict)
+    provisional: frozenset[tuple[int, str]] = frozenset()
     owners: Mapping[int, str] = field(default_factory=dict)
     is_whole: bool = True
 
@@ -62,6 +64,7 @@ def observe(maps: Maps, attachments: Attachments) -> Observed:
         links=links,
         inner_mtu_bytes=min((link.mtu_bytes for link in inner), default=0),
         inner=running - pods,
+        provisional=frozenset(place for place in running if all_ours[place].is_provisional),
         owners=maps.owners(),
         behind={place: all_ours[place].ahead for place in sorted(at for at in running if all_ours[at].ahead)},
     )

@@ -31,13 +31,13 @@ from redirect import (
 from redirect.attach import Attachments
 from redirect.conf import Conf
 from redirect.desired import NO_RULES, Desired, NodeRules
-from redirect.entries import captured_pod
+from redirect.entries import captured_pods
 from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
 from redirect.kept_pins import NotAllPinned, restore_all
-from redirect.layout import IP, SLOTS, Flag
+from redirect.layout import IP, SLOTS
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe, observe_some
@@ -48,6 +48,7 @@ from redirect.plan import Step, closing, missing, plan
 from redirect.repairs import Repairs
 from redirect.rings import Rings
 from redirect.rivals import Rivals
+from redirect.settling import Settling
 from redirect.side_check import require_here
 from redirect.steps import Executor, Outcome
 from redirect.unseen import Passed, Unseen
@@ -79,6 +80,7 @@ class Redirection:
         self._open_generation: Generation | None = None
         self._unseen = Unseen()
         self._rivals = Rivals()
+        self.settling = Settling(self.pins, self._attachments)
         self.repairs = Repairs()
 
     @property
@@ -205,6 +207,7 @@ class Redirection:
         Raises NoPins, or OSError where the kernel cannot be asked.
         """
         observed = observe(self._maps, self._attachments)
+        self.settling.note(observed)
         given_up, to_move = self._rivals.given_up(observed), self._rivals.to_move(observed)
         found = [*of_pods(self._rivals.closed(desired, observed), to_move), *of_rivals(given_up, observed)]
         found += self._foundation.prove(self._maps, to_move)
@@ -222,12 +225,9 @@ class Redirection:
 
     def captured(self) -> tuple[Place, ...]:
         """The enrolled pods as the maps have them; `ifname` is empty when the interface is gone. Raises NoPins."""
-        present, pods, owners = interfaces(), self._maps.pods(), self._maps.owners()
-        return tuple(
-            Place.of(captured_pod(ifindex, present.get(ifindex, ""), entry, pods, owners.get(ifindex, "")))
-            for ifindex, entry in sorted(self._maps.ifaces().items())
-            if entry.flags & Flag.ENROLLED
-        )
+        maps = self._maps
+        found = captured_pods(interfaces(), maps.ifaces(), maps.pods(), maps.owners())
+        return tuple(map(Place.of, found))
 
     def set_listeners(self, fds: Mapping[str, int]) -> None:
         """A listening socket for each name of SLOTS, in place of those that are there. Raises KeyError."""

@@ -50,6 +50,8 @@ class Executor:
         """All that can be done. `names`: ifindex -> interface, for errors."""
         done: list[str] = []
         failures: dict[int | None, RedirectError] = {}
+        steps = tuple(steps)
+        self._attachments.expect(sum(isinstance(step, plan.Attach) for step in steps))
         for together in _together(steps):
             left = [each for each in together if plan.concerns(each) not in failures.keys() - {None}]
             if not left:

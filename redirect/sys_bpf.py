@@ -30,7 +30,7 @@ LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
 
 MAP_TYPE_ARRAY, MAP_TYPE_RINGBUF = 2, 27
 PROG_TYPE_SCHED_CLS = 3
-TC_ACT_SHOT = 2
+TC_ACT_UNSPEC, TC_ACT_SHOT = -1, 2
 
 BPF_SK_LOOKUP = 36
 BPF_TCX_INGRESS, BPF_TCX_EGRESS = 46, 47
@@ -262,13 +262,13 @@ def load_verdict(name: str, verdict: int) -> int:
     return load_code(name, struct.pack("=BBhiBBhi", 0xB7, 0, 0, verdict, 0x95, 0, 0, 0))
 
 
-def load_code(name: str, code: bytes) -> int:
+def load_code(name: str, code: bytes, license_text: str = "Apache-2.0") -> int:
     """An fd of a new program for tc of these instructions (struct bpf_insn)."""
-    instructions, license_text = _buffer(code), _buffer(b"Apache-2.0\0")
+    instructions, terms = _buffer(code), _buffer(license_text.encode() + b"\0")
     # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name
     attributes = struct.pack(
         "=IIQQIIQII16s",
-        *(PROG_TYPE_SCHED_CLS, len(code) // 8, _pointer(instructions), _pointer(license_text)),
+        *(PROG_TYPE_SCHED_CLS, len(code) // 8, _pointer(instructions), _pointer(terms)),
         *(0, 0, 0, 0, 0, name.encode()),
     )
     return call(PROG_LOAD, attributes)

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SETTLING_S = 0.1
+"""Of each proof, every other second: what else is to be done waits for so long at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
@@ -219,9 +222,19 @@ class KernelSide:
         return await self.run(lambda each: sock_diag.open_to(addresses, each.private_namespaces[0]))
 
     async def prove(self, places: Iterable[Place]) -> tuple[Finding, ...]:
-        """What of `capture(places)` is not so, asked of the kernel. Raises RedirectError, OSError."""
+        """What of `capture(places)` is not so, asked of the kernel. Raises RedirectError, OSError.
+
+        Where nothing is to be mended there is time for some of what was attached in haste.
+        """
         wanted = tuple(places)
-        return await self.run(lambda redirection: redirection.prove(desired(wanted, host_addresses.local())))
+
+        def work(redirection: Redirection) -> tuple[Finding, ...]:
+            found = redirection.prove(desired(wanted, host_addresses.local()))
+            if not any(each.is_mendable for each in found):
+                redirection.settling.turn(SETTLING_S)
+            return found
+
+        return await self.run(work)
 
     def close(self) -> None:
         try:

@@ -2,9 +2,10 @@
 
 Pods are network namespaces behind veths of a node that is one itself. They are located and captured by `redirect` as
 an agent does it, with nobody to talk to: all of them, a turn that changes nothing, one that changes one of them, the
-proof of all, and the memory of maps and process. Beside it, for some of them, the rules and sets that istio-cni has;
-then what a new connection costs by each way to a relay (`ways`). CPU time does not depend on what else a machine
-does; the time that passes does, and waits for grace periods of RCU, whose length is told too. Needs root.
+proof of all, and the memory of maps and process. With many at once programs are filters first, which become links
+later: both are told. Beside it, for some of them, the rules and sets that istio-cni has; then what a new connection
+costs by each way to a relay (`ways`). CPU time does not depend on what else a machine does; the time that passes does,
+and waits for grace periods of RCU, whose length is told too. Needs root.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from agent.enroll.kernel import SETTLING_S
 from redirect import host_addresses, netns, sys_bpf
 from redirect.audit import by_maps
 from redirect.desired import Desired
@@ -57,11 +59,16 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`grace_s`: one grace period; `rules` and `sets`: of one pod by iptables, None where it is not installed."""
+    """`grace_s`: one grace period; `rules` and `sets`: of one pod by iptables, None where it is not installed.
+
+    `hasty`: a turn that changes nothing while all programs are filters still, and `settled`: until all are links.
+    """
 
     pods: int
     located: Taken
     enrolled: Taken
+    hasty: Taken
+    settled: Taken
     idle: Taken
     one: Taken
     proved: Taken
@@ -188,6 +195,14 @@ def captured(directory: Path, pods: list[Path], tell: Callable[[str], None]) -> 
             ]
             assert not found, found[0]
 
+        def settle() -> None:
+            redirection.prove(desired(places))
+            while redirection.settling.left:
+                redirection.settling.turn(SETTLING_S)
+
+        hasty = timed(idle)
+        settled = timed(settle)
+        tell("all are links")
         turn = medians(timed(idle) for _ in range(TURNS))
         proof = medians(timed(prove) for _ in range(TURNS))
         audit = medians(timed(lambda: by_maps(redirection)) for _ in range(TURNS))
@@ -197,7 +212,7 @@ def captured(directory: Path, pods: list[Path], tell: Callable[[str], None]) -> 
         maps, process = maps_bytes(redirection), pss_bytes([os.getpid()]) - before
         beside = rules(pods[:BESIDE], tell), sets(min(BESIDE, len(pods)), tell)
         released = timed(lambda: redirection.apply(Desired((), wanted.host_addresses)))
-        figures = located, enrolled, turn, one, proof, audit, released
+        figures = located, enrolled, hasty, settled, turn, one, proof, audit, released
         return Result(len(pods), *figures, grace_s(), maps, process, *beside, None)
     finally:
         redirection.uninstall()
@@ -241,6 +256,8 @@ def table(of: Result) -> str:
     rows = [
         _row("locate all", of.located, of.pods),
         _row("capture all", of.enrolled, of.pods),
+        _row("a turn like that, filters still", of.hasty, of.pods),
+        _row("make links of the filters", of.settled, of.pods),
         _row("a turn that changes nothing", of.idle, of.pods),
         _row("a turn that changes one, alone", of.one),
         _row("a proof of all", of.proved, of.pods),
@@ -254,7 +271,7 @@ def table(of: Result) -> str:
         if each is not None:
             rows.append(_row(name, Taken(each.wall_s * of.pods, each.cpu_s * of.pods), of.pods))
     lines = [f"{'':<34}{'all':>12}{'its CPU':>12}{'CPU of each':>14}", *rows, ""]
-    lines.append(f"a grace period, of which each pod has two: {of.grace_s * 1000:.1f} ms")
+    lines.append(f"a grace period, of which each pod has two to become links: {of.grace_s * 1000:.1f} ms")
     lines.append(
         f"memory: of the maps {of.maps_bytes / 1e6:.1f} MB, of the process {of.process_bytes / 1e6:.1f} MB "
         f"({of.process_bytes / of.pods / 1e3:.1f} kB for each)"

@@ -29,7 +29,7 @@ from redirect.layout import (
     MAPS,
     NO_ADDRESS,
     NO_MAC,
-    PROGRAMS,
+    PINNED,
     REASONS,
     SLOTS,
     FlowKey,
@@ -98,7 +98,7 @@ class Rig:
         """`ingress_at`: where in the context the programs look for the device that a packet came in by."""
         self.pins = pins
         self.ingress_at = ingress_at
-        self.programs = {name: sys_bpf.obj_get(pins / f"prog_{name}") for name in PROGRAMS}
+        self.programs = {name: sys_bpf.obj_get(pins / f"prog_{name}") for name in PINNED}
         self.maps = {name: sys_bpf.obj_get(pins / f"map_{name}") for name in MAPS}
         for fd in (*self.programs.values(), *self.maps.values()):
             closing.callback(os.close, fd)

@@ -357,7 +357,7 @@ def test_a_pin_directory_is_complete(rig: Rig) -> None:
     assert loader.is_complete(rig.pins)
     assert {path.name for path in rig.pins.iterdir()} == {
         *(f"map_{name}" for name in MAPS),
-        *(f"prog_{name}" for name in layout.PROGRAMS),
+        *(f"prog_{name}" for name in layout.PINNED),
     }
 
 

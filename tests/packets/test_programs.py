@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agent.wire.held_syn import RECORD
-from redirect.layout import REASONS
+from redirect.layout import ENDING, REASONS
 from tests.packets import (
     bridge_rows,
     bypass_rows,
@@ -22,7 +24,7 @@ from tests.packets import (
 )
 from tests.packets.rig import Rig
 from tests.packets.test_lookups import LOOKUPS, UNFIT
-from tests.packets.world import POD_MAC, SHOT, V4, V6, Row
+from tests.packets.world import NEXT, POD_MAC, SHOT, V4, V6, Row
 
 ROWS = [
     *from_pod_rows.rows(),
@@ -72,6 +74,22 @@ def test_a_packet_leaves_by_the_exit_it_should(rig: Rig, row: Row) -> None:
     assert seen.wanted == frozenset(row.asks)
     assert [RECORD.unpack(record)[5][: len(row.holds)] for record in seen.held] == [row.holds] * bool(
         row.holds
+    )
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("row", [row for row in ROWS if row.program in ENDING][::9], ids=lambda row: row.id)
+def test_one_that_ends_differs_in_what_it_lets_pass_alone(rig: Rig, row: Row) -> None:
+    """Of a program that others are behind: they do not get it."""
+    played = []
+    for program in (row.program, ENDING[row.program]):
+        with rig.world(row.world):
+            played.append(rig.play(program, row.packet, row.mark, row.ingress_ifindex, row.gso_size_bytes))
+    usual, ending = played
+    assert ending.verdict == (0 if usual.verdict == NEXT else usual.verdict)
+    # The copy of a held SYN says when it came.
+    assert replace(ending, verdict=usual.verdict, held=usual.held) == usual and len(ending.held) == len(
+        usual.held
     )
 
 

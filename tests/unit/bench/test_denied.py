@@ -19,7 +19,24 @@ COMPARED = ways.Compared(
     (ways.ProgramCost("from_pod", 500.0, 12.0),),
 )
 FEW = redirect.Result(
-    *(1000, TAKEN, TAKEN, TURN, TURN, TURN, TURN, TAKEN, 0.01, 25_000_000, 3_000_000, TURN, None, COMPARED)
+    *(
+        1000,
+        TAKEN,
+        TAKEN,
+        TURN,
+        TAKEN,
+        TURN,
+        TURN,
+        TURN,
+        TURN,
+        TAKEN,
+        0.01,
+        25_000_000,
+        3_000_000,
+        TURN,
+        None,
+        COMPARED,
+    )
 )
 
 

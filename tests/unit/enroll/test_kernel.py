@@ -17,6 +17,7 @@ from redirect import host_addresses, other_mesh
 from redirect.desired import Desired, DesiredPod, NextHop
 from redirect.errors import MapFull, PodNotFound, RedirectError, StepFailed, StepsFailed, raise_all
 from redirect.existing import NOBODYS
+from redirect.findings import Finding, Part
 from redirect.other_mesh import OtherMesh
 from redirect.packet_size import of_link
 from redirect.place import Place
@@ -38,6 +39,14 @@ class FakeRedirection:
         self.close_error: Exception | None = None
         self.events: list[str] = []
         self.is_closed = False
+        self.found: tuple[Finding, ...] = ()
+        self.settling = self
+
+    def prove(self, _: Desired) -> tuple[Finding, ...]:
+        return self.found
+
+    def turn(self, _: float) -> None:
+        self.events.append("settle")
 
     def apply(
         self, desired: Desired, *, keep_existing: Mapping[int, float], only: Collection[int] | None
@@ -150,6 +159,16 @@ def test_captured_interfaces_that_are_gone_are_not_places() -> None:
     redirection = FakeRedirection()
     redirection.pins = (ONE, Place(9, "", (), bytes(6), ()))
     assert run(redirection, lambda kernel: kernel.captured()) == [(ONE,)]
+
+
+def test_what_was_attached_in_haste_is_settled_once_nothing_is_to_be_mended() -> None:
+    redirection = FakeRedirection()
+    redirection.found = (Finding(Part.PROGRAM, 1, "from_pod is not attached"),)
+    assert run(redirection, lambda kernel: kernel.prove([ONE])) == [redirection.found]
+    assert redirection.events == []
+    redirection.found = (Finding(Part.LISTENER, None, "a slot has no listener", is_mendable=False),)
+    assert run(redirection, lambda kernel: kernel.prove([ONE])) == [redirection.found]
+    assert redirection.events == ["settle"]
 
 
 def test_there_is_one_writer() -> None:

@@ -49,6 +49,10 @@ class FakeAttachments:
     def __init__(self) -> None:
         self.attached: list[tuple[int, str]] = []
         self.failing: set[int] = set()
+        self.expected: list[int] = []
+
+    def expect(self, count: int) -> None:
+        self.expected.append(count)
 
     def attach(self, ifindex: int, program: str) -> None:
         if ifindex in self.failing:
@@ -87,6 +91,7 @@ def test_a_failure_ends_the_steps_of_its_pod_and_of_no_other() -> None:
     assert isinstance(failure, StepFailed) and failure.ifindex == 3
     assert str(failure).startswith("veth3: attach from_pod to interface 3: the interface is gone")
     assert rig.maps.ifaces == {} and rig.attachments.attached == [(4, "from_pod")]
+    assert rig.attachments.expected == [2], "as many as are to be attached are known before the first"
 
 
 def test_each_failure_says_which_interface_it_concerns() -> None:
