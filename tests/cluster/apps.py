@@ -148,6 +148,8 @@ def deployed(made: Object, replicas: int = 1, namespace: str = "demo") -> Object
 
 def job(name: str, node: str, host: str) -> Object:
     made = template(name, node, ASKER, host, user="client", restartPolicy="Never")
+    [container] = made["spec"]["containers"]
+    made["spec"]["initContainers"] = [container | {"name": "first"}]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

@@ -29,6 +29,7 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
         "policy",
         (
             policy.strict_holds_and_probes_pass,
+            policy.of_the_node_only_the_kubelet,
             policy.probes_pass_while_taken_in,
             policy.policy_is_enforced,
             policy.identity_is_the_service_account,
@@ -40,7 +41,9 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
         (
             operation.rolling_update,
             operation.killed_agent,
+            operation.crashed_agent,
             operation.two_agents,
+            operation.taken_over,
             operation.api_server_away,
             operation.rebooted_node,
             operation.uninstalled,

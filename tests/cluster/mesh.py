@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 
 from tests.cluster import apps
-from tests.cluster.kubernetes import annotation, wait
-from tests.cluster.stage import LABEL, NAMESPACE, Stage, are_ready, point_at, rendered
-from tests.cluster.traffic import Wire, ask
+from tests.cluster.kubernetes import annotation, is_ready, wait
+from tests.cluster.stage import LABEL, NAMESPACE, Stage, are_ready, environment, point_at, rendered
+from tests.cluster.traffic import Load, Wire, ask
+
+OPTIONS = {"ZTUN_HOST_TRAFFIC": "kubelet", "ZTUN_KEEP_EXISTING_S": "600"}
+"""What the agents are told beside what the manifests say: the first for all facts that are about probes, the second
+for `label_enrols`."""
 
 
 def pods_without_a_mesh(stage: Stage) -> str:
@@ -44,6 +48,7 @@ def installed(stage: Stage) -> str:
     stage.cluster.apply(*first)
     # There is no DNS here: the agents are told the number of what they know by name elsewhere.
     point_at(documents, stage.cluster_ip("ztun-control-plane", NAMESPACE))
+    environment(documents).extend({"name": name, "value": value} for name, value in OPTIONS.items())
     stage.cluster.apply(*documents)
     wait("the control plane and two agents", lambda: are_ready(stage))
     return f"kubectl apply: control plane and an agent on each node ready after {time.monotonic() - began_s:.0f} s"
@@ -86,10 +91,21 @@ def within_a_node(stage: Stage) -> str:
 
 def left_alone(stage: Stage) -> str:
     assert not annotation(stage.pod("out")) and not annotation(stage.pod("host"))
-    with Wire(stage.cluster.control.pid) as wire:
-        ask(stage.uid("out"), stage.ip("host"))
-    assert wire.markers, "the opted-out pod is captured"
-    return f"a pod with {LABEL}=none and one with hostNetwork stay as they were, in clear"
+    cluster = stage.cluster
+    cluster.apply(
+        apps.namespace("plain"),
+        apps.account("client", "plain"),
+        apps.deployment("client", "node-1", apps.CLIENT, namespace="plain"),
+    )
+    wait("a pod of another namespace", lambda: [*map(is_ready, cluster.pods("plain"))] == [True])
+    [other] = cluster.pods("plain")
+    for uid in (stage.uid("out"), str(other["metadata"]["uid"])):
+        with Wire(cluster.control.pid) as wire:
+            ask(uid, stage.ip("host"))
+        assert wire.markers, "who is not in the mesh is captured"
+    assert not annotation(other)
+    cluster.kubectl("delete", "namespace", "plain", "--wait=false")
+    return f"a pod with {LABEL}=none, one with hostNetwork and one of another namespace stay as they were, in clear"
 
 
 def new_pods_are_enrolled(stage: Stage) -> str:
@@ -124,10 +140,18 @@ def label_enrols(stage: Stage) -> str:
     with Wire(stage.cluster.control.pid) as wire:
         stage.ask("client", "server")
     assert wire.markers, "it is not in clear"
-    stage.cluster.kubectl("label", "namespace", "demo", f"{LABEL}=ambient")
-    took_s = wait("they are enrolled", lambda: stage.enrolled("client", "server", "near", "stranger"), 30)
-    stage.ask("client", "server")
-    return f"unlabelled: in clear; labelled again: enrolled after {took_s:.1f} s (target: 5 s)"
+    with Load(stage.uid("client"), stage.ip("server")) as load:
+        wait("twenty requests", lambda: load.asked > 20, 60)
+        stage.cluster.kubectl("label", "namespace", "demo", f"{LABEL}=ambient")
+        took_s = wait("they are enrolled", lambda: stage.enrolled("client", "server", "near", "stranger"), 30)
+        asked = load.asked
+        wait("twenty more", lambda: load.asked > asked + 20, 60)
+    said = load.told()
+    assert not load.failed and not load.resets, f"{said}: {load.reasons}"
+    with Wire(stage.cluster.control.pid) as wire:
+        stage.ask("client", "server")
+    assert not wire.markers, "it is in clear"
+    return f"unlabelled: in clear; labelled again under load: enrolled after {took_s:.1f} s (target: 5 s), {said}"
 
 
 def job_completes(stage: Stage) -> str:
@@ -138,4 +162,4 @@ def job_completes(stage: Stage) -> str:
         120,
     )
     stage.cluster.kubectl("-n", "demo", "delete", "job", "asker")
-    return "a Job asks through the mesh, completes and is forgotten"
+    return "a Job asks through the mesh, in an init container and then, completes and is forgotten"

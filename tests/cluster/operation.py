@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from tests.cluster import apps
 from tests.cluster.kubernetes import annotation, wait
 from tests.cluster.machine import Machine, plugged_in
 from tests.cluster.stage import LABEL, NAMESPACE, Pod, Stage, are_ready, rendered
-from tests.cluster.traffic import Load, Wire, refused
+from tests.cluster.traffic import Load, Wire, pids_of, refused
 
 AWAY_S = 12.0
 
@@ -23,7 +27,7 @@ def rolling_update(stage: Stage) -> str:
                 "-n", stage.namespace, "rollout", what[0], "daemonset/ztun-agent", *what[1:]
             )
         time.sleep(2)
-    said = f"rolling update of the DaemonSet: {told(load)}"
+    said = f"rolling update of the DaemonSet: {load.told()}"
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
     return f"{said}; {stage.probed(unanswered)}"
 
@@ -35,7 +39,7 @@ def killed_agent(stage: Stage) -> str:
         wait("another agent", lambda: stage.agent("node-2") not in ("", name), 60)
         wait("it is ready", lambda: are_ready(stage))
         time.sleep(1)
-    said = told(load)
+    said = load.told()
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
     return f"an agent pod deleted by force: {said}; {stage.probed(unanswered)}"
 
@@ -66,9 +70,63 @@ def two_agents(stage: Stage) -> str:
         asked = load.asked
         wait("twenty more requests", lambda: load.asked > asked + 20, 60)
     wait("both agents", lambda: are_ready(stage))
-    said = told(load)
+    said = load.told()
     assert not load.failed and not load.resets, f"{said}: {load.reasons}"
     return f"a second agent on a node waits and follows, twice: {said}"
+
+
+def taken_over(stage: Stage) -> str:
+    """As in a surge: the second agent asks for the place, the first one stands by, and serves when the second ends."""
+    cluster, name = stage.cluster, stage.agent("node-2")
+    spec = cluster.get("pod", "-n", NAMESPACE, name)["spec"]
+    spec["containers"][0]["env"].append({"name": "ZTUN_TAKE_OVER_S", "value": "200"})
+    metadata = {"name": "ztun-surge", "namespace": NAMESPACE}
+    restarts = stage.restarts_of_agents()
+    with Load(stage.uid("client"), stage.ip("server")) as load:
+        cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        wait("the first one steps aside", lambda: "stepping aside" in cluster.log("node-2", name))
+        wait("the second one serves", lambda: is_serving(stage, "ztun-surge"))
+        asked, served = load.asked, cluster.log("node-2", name).count("serving:")
+        wait("twenty more requests", lambda: load.asked > asked + 20, 60)
+        cluster.kubectl("-n", NAMESPACE, "delete", "pod", "ztun-surge")
+        wait("the first one serves again", lambda: cluster.log("node-2", name).count("serving:") > served)
+        asked = load.asked
+        wait("twenty more requests", lambda: load.asked > asked + 20, 60)
+    wait("both agents", lambda: are_ready(stage))
+    said = load.told()
+    assert stage.agent("node-2") == name and stage.restarts_of_agents() == restarts, (
+        "the first one was restarted"
+    )
+    assert not load.failed and not load.resets, f"{said}: {load.reasons}"
+    return f"a second agent on a node takes over beside the first one, which serves again when it is deleted: {said}"
+
+
+def crashed_agent(stage: Stage) -> str:
+    """Its control process is killed, as for want of memory: the kubelet starts the container anew."""
+    name, unanswered = stage.agent("node-2"), stage.unanswered()
+    uid = next(agent_id(pod) for pod in stage.agents() if pod["metadata"]["name"] == name)
+    served, restarts = cluster_log(stage, name).count("serving:"), stage.restarts_of_agents()
+    with Load(stage.uid("client"), stage.ip("server")) as load:
+        os.kill(control_of(uid), signal.SIGKILL)
+        wait("it is started anew", lambda: stage.restarts_of_agents() > restarts)
+        wait("it serves", lambda: cluster_log(stage, name).count("serving:") > served)
+        wait("both agents", lambda: are_ready(stage))
+        asked = load.asked
+        wait("twenty more requests", lambda: load.asked > asked + 20, 60)
+    assert not load.failed, f"{load.told()}: {load.reasons}"
+    return f"an agent's process killed, its container started anew: {load.told()}; {stage.probed(unanswered)}"
+
+
+def cluster_log(stage: Stage, name: str) -> str:
+    return stage.cluster.log("node-2", name)
+
+
+def control_of(uid: str) -> int:
+    """The control process of the agent in a pod: the first of its container. Raises LookupError."""
+    found = [pid for pid in pids_of(uid) if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    if not found:
+        raise LookupError(f"no agent in pod {uid}")
+    return min(found)
 
 
 def api_server_away(stage: Stage) -> str:
@@ -86,7 +144,7 @@ def api_server_away(stage: Stage) -> str:
                 answers |= {readiness(node) for node in cluster.nodes.values()}
                 time.sleep(0.5)
         assert answers == {"200"}, f"readiness: {sorted(answers)}"
-        assert not load.failed and not load.resets, f"{told(load)}: {load.reasons}"
+        assert not load.failed and not load.resets, f"{load.told()}: {load.reasons}"
         assert refused(out, probed), "STRICT does not hold without the API server"
     finally:
         cluster.start_api_server()
@@ -99,7 +157,7 @@ def api_server_away(stage: Stage) -> str:
     cluster.kubectl("-n", "demo", "label", "pod", name, f"{LABEL}-")
     wait("it is taken in", lambda: stage.enrolled("near"), 30)
     return (
-        f"the API server is away for {AWAY_S:g} s: both agents stay ready, {told(load)}; a label is followed "
+        f"the API server is away for {AWAY_S:g} s: both agents stay ready, {load.told()}; a label is followed "
         f"{back_s:.1f} s after it is written when the server is back"
     )
 
@@ -116,13 +174,6 @@ def agent_id(pod: Pod) -> str:
 
 def restarts_of(pod: Pod) -> int:
     return sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
-
-
-def told(load: Load) -> str:
-    return (
-        f"{load.asked} new requests, {load.failed} failed, the slowest took {load.longest_s:.1f} s; "
-        f"{load.resets} resets of a live connection"
-    )
 
 
 def is_serving(stage: Stage, agent: str) -> bool:
@@ -150,15 +201,34 @@ def rebooted_node(stage: Stage) -> str:
 
 def uninstalled(stage: Stage) -> str:
     cluster = stage.cluster
-    taken_off(stage, "deploy/kubernetes")
+    taken_off(stage, "deploy/kubernetes", lambda: pods_wait(stage))
     wait(
         "the namespace is gone",
         lambda: not cluster.kubectl("get", "ns", NAMESPACE, "--ignore-not-found"),
         120,
     )
     nothing_is_left(stage)
+    wait("the pod that waited runs", lambda: stage.ready_pods("late", 1), 120)
+    cluster.kubectl("-n", "demo", "delete", "deployment", "late")
     runs_in_clear(stage)
-    return "uninstalled: pods run on in clear; no pin, namespace, interface, file, role or definition of ztun is left"
+    return (
+        "without an agent a new pod waits, and its event says why; uninstalled: it starts, pods run on in clear; "
+        "no pin, namespace, interface, file, role or definition of ztun is left"
+    )
+
+
+def pods_wait(stage: Stage) -> None:
+    """Without an agent the CNI plugin starts no pod, and says why."""
+    stage.cluster.apply(apps.deployment("late", "node-1", apps.CLIENT, user="client"))
+
+    def reasons() -> str:
+        events = stage.cluster.api.items("/api/v1/namespaces/demo/events")
+        return " ".join(
+            str(each["message"]) for each in events if each["involvedObject"]["name"].startswith("late")
+        )
+
+    wait("an event says why", lambda: "the ztun agent does not answer on" in reasons(), 120)
+    assert not stage.ready_pods("late", 1), "it runs"
 
 
 def unlabelled(stage: Stage) -> None:
@@ -166,12 +236,14 @@ def unlabelled(stage: Stage) -> None:
     wait("nobody is enrolled", lambda: not any(map(annotation, stage.cluster.pods("demo"))), 30)
 
 
-def taken_off(stage: Stage, tree: str) -> None:
-    """As the README says it, of manifests and their `uninstall`."""
+def taken_off(stage: Stage, tree: str, waits: Callable[[], object] | None = None) -> None:
+    """As the README says it, of manifests and their `uninstall`. `waits`: called while there is no agent any more."""
     cluster = stage.cluster
     unlabelled(stage)
     cluster.kubectl("-n", stage.namespace, "delete", "daemonset", "ztun-agent")
     wait("the agents are gone", lambda: len(stage.agents()) == stage.plane_pods)
+    if waits:
+        waits()
     remover = rendered(stage, f"{tree}/uninstall")
     cluster.apply(*remover)
     wait("uninstalled on both nodes", lambda: are_ready(stage), 120)

@@ -6,8 +6,9 @@ import time
 
 from tests.cluster import apps
 from tests.cluster.kubernetes import annotation, wait
+from tests.cluster.machine import Machine
 from tests.cluster.stage import LABEL, Stage
-from tests.cluster.traffic import passes, refused
+from tests.cluster.traffic import PORT, passes, refused
 
 OPT_OUT = f"{LABEL}=none"
 
@@ -29,6 +30,28 @@ def strict_holds_and_probes_pass(stage: Stage) -> str:
     return (
         f"STRICT: plaintext of others refused after {took_s:.1f} s; probes by HTTP, TCP and exec stay green"
     )
+
+
+def of_the_node_only_the_kubelet(stage: Stage) -> str:
+    """Agents were told so (`ZTUN_HOST_TRAFFIC`); this pod is under STRICT for good."""
+    node, address, unanswered = stage.cluster.nodes["node-2"], stage.ip("probed"), stage.unanswered()
+    before = counted(node)
+    question = ("curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}:{PORT}/")
+    assert node.run(*question, check=False).strip() == "000", "who is no kubelet is answered"
+    wait("probes come in", lambda: counted(node)["HOST_SYN"] > before["HOST_SYN"] + 4, 60)
+    assert counted(node)["HOST_SYN_TO_PROXY"] > before["HOST_SYN_TO_PROXY"], "it is not counted"
+    green = stage.probed(unanswered)
+    return f"--host-traffic=kubelet under STRICT: others of the node are refused, and counted; {green}"
+
+
+def counted(node: Machine) -> dict[str, float]:
+    """What came to the pods of a node from itself: past the proxy (`HOST_SYN`), and led to it."""
+    figures = dict.fromkeys(("HOST_SYN", "HOST_SYN_TO_PROXY"), 0.0)
+    for line in node.run("curl", "-s", "http://127.0.0.1:15020/metrics").splitlines():
+        for name in figures:
+            if line.startswith("ztun_redirect_packets_total{") and f'"{name}"' in line:
+                figures[name] += float(line.rpartition(" ")[2])
+    return figures
 
 
 def probes_pass_while_taken_in(stage: Stage) -> str:

@@ -69,6 +69,10 @@ class Stage:
             each["restartCount"] for pod in pods for each in pod["status"].get("containerStatuses") or []
         )
 
+    def restarts_of_agents(self) -> int:
+        statuses = [each for pod in self.agents() for each in pod["status"].get("containerStatuses") or []]
+        return sum(each["restartCount"] for each in statuses)
+
     def unanswered(self) -> dict[str, int]:
         """How often so far the pod whose kubelet asks every second was not answered, in each way."""
         statuses = self.pod("probed")["status"]["containerStatuses"]
@@ -92,10 +96,16 @@ def rendered(stage: Stage, directory: str) -> list[dict[str, Any]]:
 
 
 def point_at(documents: list[dict[str, Any]], address: str) -> None:
-    [daemon_set] = [each for each in documents if each["kind"] == "DaemonSet"]
-    for variable in daemon_set["spec"]["template"]["spec"]["containers"][0]["env"]:
+    for variable in environment(documents):
         if variable["name"] == "ZTUN_XDS_ADDRESS":
             variable["value"] = f"{address}:15012"
+
+
+def environment(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """That of the agents, to be changed."""
+    [daemon_set] = [each for each in documents if each["kind"] == "DaemonSet"]
+    variables: list[dict[str, Any]] = daemon_set["spec"]["template"]["spec"]["containers"][0]["env"]
+    return variables
 
 
 def are_ready(stage: Stage) -> bool:

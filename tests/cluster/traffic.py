@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from redirect.netns import entered
@@ -16,14 +17,21 @@ PORT = 8080
 
 def pid_of(uid: str) -> int:
     """Any process of a pod. Raises LookupError."""
+    found = next(pids_of(uid), None)
+    if found is None:
+        raise LookupError(f"no process of pod {uid}")
+    return found
+
+
+def pids_of(uid: str) -> Iterator[int]:
+    """All processes of a pod."""
     for directory in Path("/proc").iterdir():
         if directory.name.isdigit():
             try:
                 if f"pod{uid}" in (directory / "cgroup").read_text():
-                    return int(directory.name)
+                    yield int(directory.name)
             except OSError:
                 continue  # it ended meanwhile
-    raise LookupError(f"no process of pod {uid}")
 
 
 def connected(uid: str, host: str, port: int = PORT, patience_s: float = 20.0) -> socket.socket:
@@ -113,6 +121,12 @@ class Load:
         self._stopped.set()
         for thread in self._threads:
             thread.join(70)
+
+    def told(self) -> str:
+        return (
+            f"{self.asked} new requests, {self.failed} failed, the slowest took {self.longest_s:.1f} s; "
+            f"{self.resets} resets of a live connection"
+        )
 
     def _ask(self) -> None:
         with entered(Path(f"/proc/{pid_of(self._uid)}/ns/net")):
