@@ -213,7 +213,7 @@ class KernelSide:
                 done = error.done if isinstance(error, RedirectError) else ()
             for line in abridged(done):
                 log.info("kernel: %s", line)
-            return Applied(tuple(line for line in done if "open connections" in line), failures)
+            return Applied(tuple(line for line in done if "open connection" in line), failures)
 
         return await self.run(work)
 
