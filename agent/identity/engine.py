@@ -76,7 +76,10 @@ class Engine:
             self._hears = None
         if self.error is not None:
             _lib.ERR_clear_error()
-            raise self.error
+            try:
+                raise self.error
+            finally:
+                self.error = None  # which would hold this frame, and be held by it
         if result == 1:
             return True
         if _lib.SSL_get_error(ssl, result) != _lib.SSL_ERROR_WANT_READ:

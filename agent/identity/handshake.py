@@ -187,7 +187,7 @@ class Session:
         if records:
             self._step(records)
         if fault is not None and self._secured is None:
-            raise fault
+            raise HandshakeError(*fault)
         self._collect()
 
     @property
@@ -211,22 +211,25 @@ class Session:
         """Something a callback found, to explain the failure that OpenSSL will report."""
         self._notes.setdefault(text, fault)
 
-    def _whole_records(self) -> tuple[bytes, HandshakeError | None]:
-        """What has come of them, and what is wrong with what is behind."""
+    def _whole_records(self) -> tuple[bytes, tuple[Fault, str] | None]:
+        """What has come of them, and what is wrong with what is behind.
+
+        In words: an exception that its own frames hold is for the garbage collector, with all else that they hold.
+        """
         data, end = self._incoming, 0
         held = len(data)
-        fault: HandshakeError | None = None
+        fault: tuple[Fault, str] | None = None
         while end < held:
             if data[end] not in _HANDSHAKE_RECORDS:
                 said = bytes(data[end : end + 16])
                 text = f"the peer does not speak TLS here; its first bytes are {said!r}"
-                fault = HandshakeError(Fault.NOT_TLS, text)
+                fault = Fault.NOT_TLS, text
                 break
             if held - end < HEADER_BYTES:
                 break
             size = HEADER_BYTES + (data[end + 3] << 8 | data[end + 4])
             if size > HEADER_BYTES + MAX_CIPHER_BYTES or self._fed_bytes + size > MAX_HANDSHAKE_BYTES:
-                fault = HandshakeError(Fault.PROTOCOL, "the peer's handshake is longer than any legal one")
+                fault = Fault.PROTOCOL, "the peer's handshake is longer than any legal one"
                 break
             if held - end < size:
                 break

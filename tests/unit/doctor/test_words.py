@@ -40,9 +40,9 @@ def test_what_may_come_in_between_is_said_once_for_all_stations(capsys: pytest.C
     steps = [Step(f"to_pod to 10.0.0.{n}:80", Verdict.OK, "to the proxy", (unless,)) for n in (1, 2)]
     with pytest.raises(SystemExit):
         doctor.tell(steps, "table")
-    table = capsys.readouterr().out
+    table = " ".join(capsys.readouterr().out.split())
     assert table.count(unless) == 1
-    assert table.splitlines()[-1] == f"to_pod to 10.0.0.1:80, to_pod to 10.0.0.2:80: unless {unless}"
+    assert table.endswith(f"to_pod to 10.0.0.1:80, to_pod to 10.0.0.2:80: unless {unless}")
     with pytest.raises(SystemExit):
         doctor.tell(steps, "json")
     told = json.loads(capsys.readouterr().out)["steps"]
