@@ -7,6 +7,7 @@ here reaches into the processes. The topology must be up; `Topology.down` ends a
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ CONTROL_PLANE_PORT = 15012
 PATIENCE_S = 90.0
 ENROL_TIMEOUT_S = 20.0
 POLL_S = 0.02
+LOAD_TIMEOUT_S = 3600.0
+"""The longest that an agent takes for --load-timeout-s."""
 ZTUN = tuple(child.command("agent.cli.entry"))
 
 
@@ -78,10 +81,13 @@ class LabMesh:
         """Start the control plane on a copy of the manifests, then the agents; returns when all are ready."""
         shutil.copytree(manifests, self.manifests, dirs_exist_ok=True)
         self.start_control_plane()
-        for node in self.topology.nodes.values():
-            self.start_agent(node)
-        for node in self.topology.nodes.values():
-            self.wait_ready(node.name)
+        self.start_agents()
+
+    def start_agents(self) -> None:
+        """One on each node; returns when all are ready. Raises LabError."""
+        agents = {node.name: self.start_agent(node) for node in self.topology.nodes.values()}
+        for name, agent in agents.items():
+            self.wait_ready(name, agent)
 
     def down(self) -> None:
         """End every process, take ztun out of the kernel, remove the lab. Safe at any time, also after a crash."""
@@ -108,7 +114,7 @@ class LabMesh:
             "control-plane", node.netns, [*command, "--listen", address], timeout_s=self.patience_s
         )
 
-    def start_agent(self, node: NodePlace) -> Any:
+    def start_agent(self, node: NodePlace) -> subprocess.Popen[bytes]:
         """Start the node's agent; `wait_ready` tells when it serves."""
         token = self.state_dir / "tokens" / node.name
         if not token.exists():
@@ -123,7 +129,11 @@ class LabMesh:
             "token-file": str(token),
             "drain-deadline-s": "1",
             # One of before `--against` of the bench does not know it.
-            **({"load-timeout-s": f"{self.patience_s:g}"} if self.patience_s != PATIENCE_S else {}),
+            **(
+                {"load-timeout-s": f"{min(self.patience_s, LOAD_TIMEOUT_S):g}"}
+                if self.patience_s != PATIENCE_S
+                else {}
+            ),
             **self.flags,
         }
         arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
@@ -160,11 +170,14 @@ class LabMesh:
         assert isinstance(answer, dict)
         return answer
 
-    def wait_ready(self, node: str) -> None:
-        """Return when the agent says READY. Raises LabError with its last words."""
-        deadline = self.monotonic() + self.patience_s
+    def wait_ready(self, node: str, agent: subprocess.Popen[bytes] | None = None) -> None:
+        """Return when it says READY. Raises LabError with its last words; at once if `agent`, its process, ends."""
+        began = self.monotonic()
         last = "it does not answer"
-        while self.monotonic() < deadline:
+        while (waited_s := self.monotonic() - began) < self.patience_s:
+            if agent is not None and agent.poll() is not None:
+                words = self.log(f"agent-{node}").read_text(errors="replace").strip().splitlines()
+                raise LabError(f"the agent of {node} ended: {words[-1] if words else 'it said nothing'}")
             try:
                 status = self.status(node)
             except (AgentAbsent, AgentRefused) as error:
@@ -173,7 +186,8 @@ class LabMesh:
                 if status["state"] == "READY":
                     return
                 last = f"{status['state']}: {'; '.join(status['reasons'])}"
-            time.sleep(POLL_S)
+            # An answer costs a slow machine as much as the work that is waited for.
+            time.sleep(max(POLL_S, waited_s / 50))
         raise LabError(f"the agent of {node} is not ready: {last}; see {self.log(f'agent-{node}')}")
 
     def enroll(self, pod: PodPlace, *, keep_existing: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import argparse
 import compileall
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from tests.kernels import lacks, machine
+from tests.kernels import lacks, machine, suites
 from tests.kernels.packages import NotToBeHad, missing
 from tests.kernels.runs import TREE, Answer, Row, Runner
 from tests.kernels.store import Store
@@ -120,6 +121,10 @@ def everything(asked: argparse.Namespace, store: Store, work: Path) -> tuple[lis
         # By this processor rather than by each emulated one, for each process anew.
         for place in COMPILED:
             compileall.compile_dir(TREE / place, quiet=2)
+        if "packets" in asked.suite:
+            # pytest compiles tests by itself.
+            writing = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}
+            subprocess.run(suites.COLLECT, cwd=TREE, env=writing, stdout=subprocess.DEVNULL, check=False)
     runner = Runner(
         store, work, asked.suite, asked.accel, asked.cores, asked.timeout * asked.patience, asked.patience
     )

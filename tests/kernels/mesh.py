@@ -76,10 +76,7 @@ class Account(Story):
 
     def agents_again(self) -> None:
         self.mesh.start_control_plane()
-        for node in self.mesh.topology.nodes.values():
-            self.mesh.start_agent(node)
-        for name in self.mesh.topology.nodes:
-            self.mesh.wait_ready(name)
+        self.mesh.start_agents()
         for version in (4, 6):
             served = partial(self.passes, str(self.pod("server-b").address(version)))
             self.fact(self.comes(served), f"agents again: IPv{version} is served")

@@ -47,13 +47,15 @@ ACCOUNTS = {"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:n
 GROUPS = {"etc/group": "root:x:0:\nnogroup:x:65534:\n"}
 SPARE_BYTES = 64 << 20
 PYTHON = ("usr/lib/python3", "usr/lib/python3.11")
+UNPACKED = ("installed", "triggers-pending", "triggers-awaited")
+"""States of dpkg in which a package is there: whoever installs something else leaves its triggers for a moment."""
 FORM = "bytecode"
 """Of the image, beside what it is made of: another one is made anew."""
 
 
 def image(cache: Path) -> Path:
     """The file of it, made where it is not there yet. Raises NotToBeHad."""
-    packages = _closure(WANTED)
+    packages = closure(WANTED)
     key = hashlib.sha256("\n".join([FORM, *sorted(packages)]).encode()).hexdigest()[:16]
     path = cache / f"root-{key}.ext4"
     if not path.exists():
@@ -131,7 +133,7 @@ def _copy(source: Path, root: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _closure(wanted: Iterable[str]) -> set[str]:
+def closure(wanted: Iterable[str]) -> set[str]:
     """The installed ones among these and what they depend on, as NAME=VERSION. Raises NotToBeHad."""
     form = "${Package}\\t${Version}\\t${db:Status-Status}\\t${Pre-Depends}, ${Depends}\\t${Provides}\\n"
     done = subprocess.run(["dpkg-query", "-W", "-f", form], capture_output=True, text=True, check=True)
@@ -140,7 +142,7 @@ def _closure(wanted: Iterable[str]) -> set[str]:
     providers: dict[str, str] = {}
     for line in done.stdout.splitlines():
         name, version, status, needed, provided = line.split("\t")
-        if status == "installed":
+        if status in UNPACKED:
             versions[name], depends[name] = version, _names(needed)
             providers |= dict.fromkeys(_names(provided), name)
     absent = [name for name in wanted if name not in versions]

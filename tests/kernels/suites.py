@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernels import at_once
 from tests.kernels.machine import Outcome
 
 PYTHON = ".venv/bin/python"
 PYTEST = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--durations=5")
+COLLECT = (*PYTEST, "--collect-only", "-q", "tests/packets")
+"""Leaves the bytecode of the tests, as pytest has it, beside them."""
 TEST_TIMEOUT_S = 600.0
 OF_THE_COMPILER = (
     "tests/packets/test_arm64.py::test_it_was_compiled_for_arm64",
@@ -47,6 +50,8 @@ def commands(results: str, wanted: Sequence[str], patience: float = 1.0) -> dict
         "start": (PYTHON, "-m", "tests.kernels.foundation", f"{results}/start.json"),
         "packets": (
             *PYTEST,
+            "-p",
+            at_once.__name__,
             "-o",
             timeout,
             FEWER,
@@ -62,9 +67,9 @@ def commands(results: str, wanted: Sequence[str], patience: float = 1.0) -> dict
 def read(name: str, outcome: Outcome, results: Path, why: str) -> Result:
     """What a suite did; `why` says what may have become of one that never ended."""
     if outcome.status is None:
-        return Result(
-            0, 0, (f"{name} did not come to its end: {why}: {_last(outcome.log)}",), outcome.seconds
-        )
+        failed = [line for line in outcome.log.splitlines() if line.startswith(at_once.SIGN)]
+        faults = [f"{name} did not come to its end: {why}: {_last(outcome.log)}", *failed]
+        return Result(0, 0, tuple(faults), outcome.seconds)
     if name == "packets":
         return of_pytest(results / "packets.xml", outcome)
     account = results / f"{name}.json"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.kernels import lacks, machine, patience, suites
+from tests.kernels import at_once, lacks, machine, patience, root, suites
 from tests.kernels.__main__ import PROGRAMS, TREE, parsed, table
 from tests.kernels.initramfs import FILE, FOLDER, Cpio
 from tests.kernels.machine import Boot, Machine, Outcome
-from tests.kernels.packages import missing
+from tests.kernels.packages import NotToBeHad, missing
 from tests.kernels.runs import Answer, Row
 from tests.kernels.suites import Result
 from tests.kernels.table import LINES, Deb, kernels, release_of, write
@@ -72,6 +73,18 @@ def test_what_did_not_run_is_no_pass(tmp_path: Path, name: str, outcome: Outcome
     result = suites.read(name, outcome, tmp_path, "its kernel died")
     (fault,) = result.faults
     assert says in fault and result.passed == 0
+
+
+def test_what_fails_is_told_at_once_and_of_a_run_without_an_end(tmp_path: Path) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import os\ndef test_good(): pass\ndef test_bad(): assert 1 == 2\ndef test_end(): os._exit(9)\n"
+    )
+    words = (sys.executable, *suites.PYTEST[1:], "-p", at_once.__name__, f"--rootdir={tmp_path}", str(test))
+    done = subprocess.run(words, cwd=TREE, capture_output=True, text=True, check=False)
+    assert done.returncode == 9 and "assert 1 == 2" in done.stdout
+    result = suites.read("packets", Outcome(None, done.stdout, 1.0), tmp_path, "its kernel died")
+    assert [each for each in result.faults if "test_bad" in each] == [f"FAILED {test.name}::test_bad"]
 
 
 def test_what_is_left_out_of_the_packet_tests_is_there() -> None:
@@ -138,6 +151,22 @@ def test_what_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPat
         parsed([])
     assert parsed(["--only", "running"]).only == ["running"], "which needs none of them"
     assert missing(["no-such-program", "sh"]) == ["no-such-program"] and "modprobe" in PROGRAMS
+
+
+def test_a_package_whose_triggers_wait_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As libc-bin's do whenever somebody installs a library meanwhile; one that is half there is not."""
+    form = "a\t1\t{}\tb (>= 1)\t\nb\t2\tinstalled\t, \t\n"
+
+    def listed(state: str) -> None:
+        text = form.format(state)
+        monkeypatch.setattr(root.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess((), 0, text))
+
+    for state in root.UNPACKED:
+        listed(state)
+        assert root.closure(["a"]) == {"a=1", "b=2"}
+    listed("half-configured")
+    with pytest.raises(NotToBeHad, match="apt-get install a"):
+        root.closure(["a"])
 
 
 def test_what_is_asked_of_one_boot_is_asked_in_one() -> None:
