@@ -64,6 +64,13 @@ class LabMesh:
     def run_dir(self, node: str) -> Path:
         return self.topology.journal.directory / f"run-{node}"
 
+    @property
+    def load_flags(self) -> Mapping[str, str]:
+        """An agent's, for a lab with a patience of its own. One of before `--against` of the bench does not know it."""
+        if self.patience_s == PATIENCE_S:
+            return {}
+        return {"load-timeout-s": f"{min(self.patience_s, LOAD_TIMEOUT_S):g}"}
+
     def check_name(self) -> None:
         """Whether agents can be called after this lab. Raises LabError."""
         for node in NODES:
@@ -128,12 +135,7 @@ class LabMesh:
             "root-cert": str(self.state_dir / "root.pem"),
             "token-file": str(token),
             "drain-deadline-s": "1",
-            # One of before `--against` of the bench does not know it.
-            **(
-                {"load-timeout-s": f"{min(self.patience_s, LOAD_TIMEOUT_S):g}"}
-                if self.patience_s != PATIENCE_S
-                else {}
-            ),
+            **self.load_flags,
             **self.flags,
         }
         arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]

@@ -17,8 +17,10 @@ COLLECT = (*PYTEST, "--collect-only", "-q", "tests/packets")
 """Leaves the bytecode of the tests, as pytest has it, beside them."""
 TEST_TIMEOUT_S = 600.0
 OF_THE_COMPILER = (
+    "tests/packets/test_arm64.py::test_what_an_arm64_host_makes_of_the_sources_is_accepted",
     "tests/packets/test_arm64.py::test_it_was_compiled_for_arm64",
     "tests/packets/test_layout.py::test_structs_and_enumerators_are_the_same_in_c",
+    "tests/packets/test_loader.py::test_what_the_verifier_says_of_a_program_is_in_the_file",
     "tests/packets/test_loader.py::test_a_failure_is_one_line_that_names_the_file_with_all_the_words",
     "tests/packets/test_loader.py::test_a_machine_that_takes_longer_than_it_may_is_named",
 )

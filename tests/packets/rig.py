@@ -47,7 +47,7 @@ from redirect.opening import OF_NODE, Opening, now_ns
 from redirect.side import Side
 from tests.packets.counters import Counters
 from tests.packets.denied import entries_of_denied
-from tests.packets.sockets import listener, opened
+from tests.packets.sockets import listener, make_every_address_local, opened
 from tests.packets.world import (
     BRIDGE,
     BRIDGE_MAC,
@@ -109,7 +109,7 @@ class Rig:
         self.paths = {"host": netns.path_of(NODE), **{name: side.netns for name, side in SIDES.items()}}
         for path in self.paths.values():
             with netns.entered(path):
-                _make_every_address_local()
+                make_every_address_local()
         self.listeners = {name: closing.enter_context(listener()) for name in SLOTS}
         self._counters = Counters(self.maps["stats"], len(NAMES))
         fd = sys_bpf.map_create(sys_bpf.MAP_TYPE_RINGBUF, "ring_of_test", max_entries=RING_BYTES)
@@ -130,15 +130,9 @@ class Rig:
         self, program: str, packet: bytes, mark: int = 0, ingress_ifindex: int = 0, gso_size_bytes: int = 0
     ) -> Played:
         """One packet that arrives at (or leaves by) the pod's device, in the world that is set."""
-        context = bytearray(CONTEXT_BYTES)
-        struct.pack_into("=I", context, MARK_AT, mark)
-        sides = {POD_SIDE: self.links["pod"].ifindex, NET_SIDE: self.links["net"].ifindex}
-        ingress_ifindex = sides.get(ingress_ifindex, ingress_ifindex)
-        struct.pack_into("=I", context, self.ingress_at, ingress_ifindex)
-        struct.pack_into("=I", context, IFINDEX_AT, self.ifindex)
-        struct.pack_into("=I", context, GSO_SIZE_AT, gso_size_bytes)
+        context = self._context(mark, ingress_ifindex, gso_size_bytes)
         before = self.counters()
-        ran = sys_bpf.prog_test_run(self.programs[program], packet, bytes(context))
+        ran = sys_bpf.prog_test_run(self.programs[program], packet, context)
         after = self.counters()
         return Played(
             ran.verdict,
@@ -151,6 +145,25 @@ class Rig:
             frozenset(str(key.address) for key in self._link_keys("wanted")),
             tuple(self.ring.take(1000)),
         )
+
+    def exit_of(self, program: str, packet: bytes, ingress_ifindex: int = 0) -> str:
+        """By which it leaves, without a look at what else has changed: for the many."""
+        context = self._context(0, ingress_ifindex, 0)
+        before = self._counters.read()
+        sys_bpf.prog_test_run(self.programs[program], packet, context)
+        changes = zip(NAMES, before, self._counters.read(), strict=True)
+        (name,) = (name for name, old, new in changes if new != old)
+        return name
+
+    def _context(self, mark: int, ingress_ifindex: int, gso_size_bytes: int) -> bytes:
+        context = bytearray(CONTEXT_BYTES)
+        struct.pack_into("=I", context, MARK_AT, mark)
+        sides = {POD_SIDE: self.links["pod"].ifindex, NET_SIDE: self.links["net"].ifindex}
+        ingress_ifindex = sides.get(ingress_ifindex, ingress_ifindex)
+        struct.pack_into("=I", context, self.ingress_at, ingress_ifindex)
+        struct.pack_into("=I", context, IFINDEX_AT, self.ifindex)
+        struct.pack_into("=I", context, GSO_SIZE_AT, gso_size_bytes)
+        return bytes(context)
 
     def run(self, program: str, packet: bytes) -> None:
         """The same without a look at what has changed."""
@@ -337,16 +350,6 @@ def _add_veth(pod: Path) -> int:
     with netns.entered(pod), IPRoute() as ip:
         ip.link("set", index=ip.link_lookup(ifname=POD_PEER)[0], state="up")
     return int(index)
-
-
-def _make_every_address_local() -> None:
-    """So that connections between any two addresses can be opened over lo: `ip rule add lookup 100 pref 5`"""
-    with IPRoute() as ip:
-        ip.link("set", index=1, state="up")
-        for family in (socket.AF_INET, socket.AF_INET6):
-            scope = {"scope": 254} if family == socket.AF_INET else {}
-            ip.route("replace", family=family, type="local", dst="default", oif=1, table=100, **scope)
-            ip.rule("add", family=family, table=100, priority=5)
 
 
 @contextmanager

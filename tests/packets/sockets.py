@@ -1,4 +1,4 @@
-"""Real sockets, most of TCP, of any four-tuple in a namespace where every address is local (rig.py makes it so).
+"""Real sockets, most of TCP, of any four-tuple in a namespace where every address is local.
 
 Both ends of a connection live there, joined by a real handshake over lo; a program asks for one of them by the
 tuple it needs. Closing resets, so that nothing of one row is left for the next.
@@ -13,12 +13,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from pyroute2 import IPRoute
+
 from redirect import netns
 from tests.packets.world import Address, Socket
 
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 SO_COOKIE = 57
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def make_every_address_local() -> None:
+    """So that connections between any two addresses can be opened over lo: `ip rule add lookup 100 pref 5`"""
+    with IPRoute() as ip:
+        ip.link("set", index=1, state="up")
+        for family in (socket.AF_INET, socket.AF_INET6):
+            scope = {"scope": 254} if family == socket.AF_INET else {}
+            ip.route("replace", family=family, type="local", dst="default", oif=1, table=100, **scope)
+            ip.rule("add", family=family, table=100, priority=5)
 
 
 def _transparent(address: Address, kind: int = socket.SOCK_STREAM) -> socket.socket:

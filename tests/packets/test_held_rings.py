@@ -75,7 +75,7 @@ class Node:
         ends = ((V4.pod, port), (V4.peer, to))
         if program == "to_pod":
             ends = ((V4.peer, port), (V4.pod, to))
-        self.rig.play(program, pk.segment(*ends[0], *ends[1]), ingress_ifindex=FORWARDED)
+        self.rig.exit_of(program, pk.segment(*ends[0], *ends[1]), FORWARDED)
 
     def turn(self) -> None:
         self.loop.turn(0.0)

@@ -105,8 +105,7 @@ def test_without_its_taker_a_connection_goes_to_the_slot(rig: Rig, hook: int) ->
 
 def test_a_full_ring_holds_no_more_and_drops_nothing(rig: Rig) -> None:
     def exit_of(number: int) -> str:
-        (name,) = rig.play("from_pod", pk.segment(V4.pod, 2000 + number, V4.peer, 80)).counted
-        return name
+        return rig.exit_of("from_pod", pk.segment(V4.pod, 2000 + number, V4.peer, 80))
 
     with rig.world(World(flags=HONEST, owners=1)), spread(rig, 1) as (readers, _):
         exits = []
@@ -133,8 +132,7 @@ def test_a_pod_may_have_only_so_many_held(rig: Rig, program: str) -> None:
         ends = ((V4.pod, 2000 + number), (V4.peer, 80))
         if program == "to_pod":
             ends = ((V4.peer, 2000 + number), (V4.pod, 80))
-        (name,) = rig.play(program, pk.segment(*ends[0], *ends[1]), ingress_ifindex=FORWARDED).counted
-        return name
+        return rig.exit_of(program, pk.segment(*ends[0], *ends[1]), FORWARDED)
 
     with rig.world(World(flags=HONEST, owners=1)), spread(rig, 1):
         began_ns = time.monotonic_ns()
@@ -291,8 +289,7 @@ def test_a_pod_may_ask_only_so_much_at_once(rig: Rig) -> None:
     """1000 queries at once, and 6 each millisecond; SYNs of it are held all the same."""
 
     def exit_of(number: int) -> str:
-        (name,) = rig.play("from_pod", pk.datagram(V4.pod, 2000 + number, V4.peer, 53)).counted
-        return name
+        return rig.exit_of("from_pod", pk.datagram(V4.pod, 2000 + number, V4.peer, 53))
 
     with rig.world(World(flags=HONEST | Flag.DNS, owners=1)), spread(rig, 1):
         began_ns = time.monotonic_ns()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from redirect import map_memory, migration, netns, rights, sys_bpf
-from redirect.errors import KernelTooOld, NotRoot
+from redirect import filters, map_memory, migration, netns, rights, sides, sys_bpf
+from redirect.errors import KernelTooOld, NotRoot, StepFailed
 from redirect.features import LIMITS, Features, probe
+from redirect.side import Side
 
 ALL = Features(
     has_bpf=True,
@@ -74,6 +76,25 @@ def test_root_without_a_right_is_told_which(
         rights.require()
     monkeypatch.setattr(rights, "effective", lambda: every & ~(1 << rights.BPF))
     rights.require()  # CAP_SYS_ADMIN is there
+
+
+def test_a_kernel_without_veth_or_without_filters_is_told_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their absence shows when one is made, as EOPNOTSUPP and ENOENT (6.1, booted without)."""
+
+    def without(code: int) -> Callable[..., None]:
+        def refused(*_: object) -> None:
+            raise OSError(code, "netlink: it has none")
+
+        return refused
+
+    monkeypatch.setattr(sides.rt_writes, "add_veth", without(errno.EOPNOTSUPP))
+    with pytest.raises(KernelTooOld, match="modprobe veth"):
+        sides._add_veth(Side("namespace", "dev"), -1)
+    with (
+        pytest.raises(StepFailed, match=r"attach it: .*modprobe -a sch_ingress cls_bpf"),
+        filters._named("attach it"),
+    ):
+        without(errno.ENOENT)()
 
 
 @as_root
