@@ -51,16 +51,16 @@ class Journal:
     def namespaces(self) -> list[str]:
         return self._namespaces.read_text().split() if self._namespaces.exists() else []
 
-    def note_process(self, name: str, pid: int, create_time: float) -> None:
+    def note_process(self, name: str, pid: int, began: int) -> None:
         with self._processes.open("a") as file:
-            file.write(json.dumps([name, pid, create_time]) + "\n")
+            file.write(json.dumps([name, pid, began]) + "\n")
 
-    def processes(self) -> Iterator[tuple[str, int, float]]:
-        """(name, pid, creation time) of every process started; it may have ended since."""
+    def processes(self) -> Iterator[tuple[str, int, int]]:
+        """(name, pid, ticks since boot when it began) of every process started; it may have ended since."""
         lines = self._processes.read_text().splitlines() if self._processes.exists() else []
         for line in lines:
-            name, pid, create_time = json.loads(line)
-            yield name, pid, create_time
+            name, pid, began = json.loads(line)
+            yield name, pid, began
 
     def save_places(self, places: dict[str, Any]) -> None:
         self._places.write_text(json.dumps(places, indent=1))

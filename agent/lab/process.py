@@ -1,6 +1,7 @@
 """Processes inside the lab's namespaces: start, wait until ready, end all of them.
 
-Every process is noted with its creation time, so that a pid used again is never signalled. Ending a lab also
+Every process is noted with the time since boot at which it began, so that a pid used again is never signalled, and
+none is forgotten when the clock is set. Ending a lab also
 ends what lives in its namespaces without having been started here (workers that outlived their control
 process).
 """
@@ -12,6 +13,7 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +25,8 @@ from redirect.netns import entered
 
 READY = b"ready"
 POLL_S = 0.01
+_BEGAN_FIELD = 19
+"""Field 22 of /proc/PID/stat, counted from the third: the second may hold blanks."""
 
 
 class Processes:
@@ -53,11 +57,7 @@ class Processes:
                 start_new_session=True,
             )
         self._children.append(process)
-        try:
-            created = psutil.Process(process.pid).create_time()
-        except psutil.NoSuchProcess:
-            return process
-        self._journal.note_process(name, process.pid, created)
+        self._journal.note_process(name, process.pid, began(process.pid) or 0)
         return process
 
     def start_ready(
@@ -101,13 +101,11 @@ class Processes:
 
     def _started(self) -> list[psutil.Process]:
         found = []
-        for _, pid, create_time in self._journal.processes():
-            try:
+        for _, pid, since in self._journal.processes():
+            with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
-                if process.create_time() == create_time:
+                if began(pid) == since:
                     found.append(process)
-            except psutil.NoSuchProcess:
-                continue
         return found
 
     def _first_line(self, fd: int, timeout_s: float) -> bytes:
@@ -122,6 +120,15 @@ class Processes:
                 break
             line += byte
         return line
+
+
+def began(pid: int) -> int | None:
+    """In ticks since boot; None for one that is gone. What psutil tells is a time of day, and moves with the clock."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(")")[2].split()[_BEGAN_FIELD])
 
 
 def _signal(send: Callable[[], None]) -> None:

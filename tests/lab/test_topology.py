@@ -24,6 +24,7 @@ from agent.lab import firewall, probes
 from agent.lab.blueprint import Blueprint, LabError, generate, parse
 from agent.lab.capture import LinkCapture
 from agent.lab.firewall import Denied
+from agent.lab.process import began
 from agent.lab.topology import Topology
 from redirect import netns
 
@@ -324,8 +325,7 @@ def test_a_process_that_took_over_a_pid_is_not_ended(tmp_path: Path) -> None:
     lab.journal.claim()
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
-        created = psutil.Process(stranger.pid).create_time()
-        lab.journal.note_process("gone", stranger.pid, created - 60)
+        lab.journal.note_process("gone", stranger.pid, (began(stranger.pid) or 0) - 60)
         lab.down()
         assert stranger.poll() is None
     finally:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from agent.lab.journal import Journal
-from agent.lab.process import Processes
+from agent.lab.process import Processes, began
 
 FOREVER_S = 3600.0
 UNREAPED = """
@@ -35,7 +35,7 @@ def test_one_that_nobody_reaps_has_ended(journal: Journal) -> None:
     ) as parent:
         assert parent.stdout is not None
         process = psutil.Process(int(parent.stdout.readline()))
-        journal.note_process("x", process.pid, process.create_time())
+        journal.note_process("x", process.pid, began(process.pid) or 0)
         Processes(journal).end_all([], grace_s=FOREVER_S)
         assert process.status() == psutil.STATUS_ZOMBIE
         parent.communicate("")
@@ -47,3 +47,16 @@ def test_one_that_does_not_end_when_asked_is_killed(journal: Journal) -> None:
     started = processes.start_ready("x", Path("/proc/self/ns/net"), [sys.executable, "-c", code])
     processes.end_all([], grace_s=0.05)
     assert started.returncode == -9
+
+
+def test_one_is_ended_also_where_the_clock_was_set_since(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = Processes(journal)
+    started = processes.start("x", Path("/proc/self/ns/net"), ["sleep", "1000"])
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: 0.0)
+    try:
+        Processes(journal).end_all([], grace_s=FOREVER_S)
+        assert started.poll() == -15
+    finally:
+        started.kill()
