@@ -18,8 +18,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from agent.net.syn_ring import SynRing
 from redirect import loader, netns, sides, sys_bpf
 from redirect.conf import Conf
@@ -47,6 +45,7 @@ from redirect.opening import OF_NODE, Opening, now_ns
 from redirect.side import Side
 from tests.packets.counters import Counters
 from tests.packets.denied import entries_of_denied
+from tests.packets.devices import add_veth
 from tests.packets.sockets import listener, make_every_address_local, opened
 from tests.packets.world import (
     BRIDGE,
@@ -105,7 +104,7 @@ class Rig:
             closing.callback(os.close, fd)
         self.links = {name: sides.prepare(side) for name, side in SIDES.items()}
         self.pod_path = netns.ensure(POD)
-        self.ifindex = _add_veth(self.pod_path)
+        self.ifindex = add_veth(POD_DEVICE, POD_PEER, self.pod_path)
         self.paths = {"host": netns.path_of(NODE), **{name: side.netns for name, side in SIDES.items()}}
         for path in self.paths.values():
             with netns.entered(path):
@@ -337,19 +336,6 @@ def _on_bridge(entry: IfaceEntry, bridge: Bridge | None) -> IfaceEntry:
         bridge_ifindex=BRIDGE,
         bridge_mac=BRIDGE_MAC,
     )
-
-
-def _add_veth(pod: Path) -> int:
-    """A pod's veth pair: `ip link add DEV type veth peer name eth0 netns POD`. The host end's ifindex."""
-    with IPRoute() as ip, pod.open("rb") as namespace:
-        ip.link(
-            "add", ifname=POD_DEVICE, kind="veth", peer={"ifname": POD_PEER, "net_ns_fd": namespace.fileno()}
-        )
-        (index,) = ip.link_lookup(ifname=POD_DEVICE)
-        ip.link("set", index=index, state="up")
-    with netns.entered(pod), IPRoute() as ip:
-        ip.link("set", index=ip.link_lookup(ifname=POD_PEER)[0], state="up")
-    return int(index)
 
 
 @contextmanager
