@@ -7,6 +7,7 @@ is for listeners on their way between control and worker, which must arrive howe
 
 from __future__ import annotations
 
+import errno
 import logging
 import resource
 from collections.abc import Iterator
@@ -27,6 +28,14 @@ REMEDY = (
 
 class TooFewFiles(OSError):
     """This process may open so few files that no worker would be of use."""
+
+
+def told(error: Exception) -> str:
+    """Its text; where it is for want of descriptors, whose they are and what to do."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"{error}; the control process of this agent has as many open as it may ({soft}): {REMEDY}"
+    return str(error)
 
 
 def raise_fd_limit() -> None:

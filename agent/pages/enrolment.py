@@ -14,6 +14,7 @@ from agent.enroll.enrolled_pod import EnrolmentRefused
 from agent.enroll.enroller import Enroller, StillWaiting
 from agent.enroll.treatment import Asked
 from agent.enroll.wish import PodKey, Where, Wish
+from agent.fd_limit import told
 from redirect.errors import RedirectError
 
 WAIT_S = 5.0
@@ -37,7 +38,7 @@ class EnrollPage:
         except StillWaiting as waiting:
             return as_json({"waiting": str(waiting)}, 202)
         except (EnrolmentRefused, RedirectError, OSError, ValueError) as error:
-            raise BadRequest(str(error)) from error
+            raise BadRequest(told(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class UnenrollPage:
         try:
             left = await self.enroller.unenroll(pod, float(body.get("drain_s", 0)))
         except (EnrolmentRefused, RedirectError, OSError, ValueError) as error:
-            raise BadRequest(str(error)) from error
+            raise BadRequest(told(error)) from error
         return as_json({"unenrolled": str(pod), "reset": left})
 
 

@@ -17,6 +17,7 @@ from functools import partial
 
 from agent import channel
 from agent.channel import ChannelError, Message
+from agent.fd_limit import told
 from agent.model.listener import Datagrams, Listener
 from agent.supervisor.dealing import Dealer
 from agent.supervisor.patience import awake_s, catch_up, in_turn, longer, within
@@ -141,7 +142,7 @@ class Crew:
         failures = await asyncio.gather(*map(self._hire, vacant), return_exceptions=True)
         for slot, failure in zip(vacant, failures, strict=True):
             if isinstance(failure, OSError | ChildFailed) and self._on_duty:
-                log.error("%s", failure)
+                log.error("%s", told(failure))
                 self._chores.put_nowait(partial(self._replace, slot))
             elif isinstance(failure, BaseException):
                 raise failure
@@ -300,7 +301,7 @@ class Crew:
                 self.restarts += 1
             except (OSError, ChildFailed) as error:
                 pause_s = self._pauses_s[slot] = longer(self._pauses_s.get(slot, 0.0))
-                log.error("%s; trying again in %.2g s", error, pause_s)
+                log.error("%s; trying again in %.2g s", told(error), pause_s)
 
     def _relieve(self) -> None:
         """Once every slot has its worker, those that retire may go."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from agent.admin.client import AgentRefused
 from agent.cli import main
 from agent.lab.agents import LabMesh
 from redirect.pins import Pins
@@ -31,7 +32,7 @@ from tests.support.labglass import (
     ztun,
 )
 from tests.support.labmesh import SILENCE_S, World, policy_manifest, principal
-from tests.support.labtraffic import PATIENCE_S, Sniffer, until, wait_gone
+from tests.support.labtraffic import PATIENCE_S, Sniffer, Talk, until, wait_gone
 from tests.support.ongoing import New, Traffic, Waiting
 from tests.support.redirect_lab import remove_pins
 
@@ -169,6 +170,37 @@ def test_workers_without_descriptors_let_new_connections_wait_and_say_so(world: 
         live.say()
     world.mesh.wait_ready("node-a")
     assert world.workers("node-a") == workers
+
+
+def test_control_without_descriptors_says_so_and_its_workers_go_on(world: World) -> None:
+    log, server, control = world.log("node-a"), world.address("server-b"), world.process("agent-node-a").pid
+    workers = world.workers("node-a")
+    with world.talk("client-a", server) as live, ExitStack() as limits:
+        live.say()
+        before = resource.prlimit(control, resource.RLIMIT_NOFILE)
+        limits.callback(resource.prlimit, control, resource.RLIMIT_NOFILE, before)
+        resource.prlimit(control, resource.RLIMIT_NOFILE, (first_free(control), before[1]))
+        with pytest.raises(AgentRefused, match=r"Too many open files.*raise the limit of open files"):
+            world.mesh.enroll(world.pod("spare-a"))
+        log.line("not as it should be: proof: ", "Too many open files")
+        assert world.status("node-a")["state"] == "DEGRADED"
+        assert world.metric("node-a", "process_open_fds") >= world.metric("node-a", "process_max_fds")
+        # Nobody can be put in its place meanwhile.
+        world.kill(workers[1])
+        log.line("Too many open files", "raise the limit of open files", "trying again in")
+        live_or_reset(live)
+        assert all(world.is_served("client-a", server) for _ in range(CONNECTIONS))
+        assert {row["pod"] for row in world.status("node-a")["pods"]} == {"demo/client-a", "demo/server-a"}
+        assert world.is_served("spare-a", world.address("outsider-b")), "it is as it was"
+    until(lambda: set(world.workers("node-a")) == set(workers), "its successor is there")
+    assert world.workers("node-a")[0] == workers[0] and world.process("agent-node-a").pid == control
+    world.mesh.wait_ready("node-a")
+
+
+def live_or_reset(talk: Talk) -> None:
+    """Whether it was at the worker that has ended is the kernel's choice; it has no third way."""
+    if not talk.is_ended():
+        talk.say()
 
 
 @pytest.mark.parametrize("node", ["node-a", "node-b"])

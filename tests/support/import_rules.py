@@ -169,6 +169,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "agent.supervisor": {
         "agent.build",
+        "agent.fd_limit",  # what to do where a worker fails for want of descriptors
         "agent.model",
         "agent.channel",
         "agent.channel_socket",
@@ -226,6 +227,7 @@ ALLOWED: dict[str, set[str]] = {
     # A page asks a part of the control process and puts the answer into HTTP: parts, and no data path.
     "agent.pages": {
         "agent.taker",  # who asks for its place
+        "agent.fd_limit",  # what to do where a request fails for want of descriptors
         "agent.model",
         "agent.admin",
         "agent.config",
