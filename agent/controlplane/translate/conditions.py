@@ -17,15 +17,13 @@ from agent.controlplane.translate.authorization_policy import beyond_nodes, why_
 from agent.controlplane.translate.mesh import Mesh, discovered
 from agent.controlplane.translate.waypoint_effects import why_unbound, why_unresolved
 from agent.controlplane.translate.waypoints import ACCEPTED as BOUND
-from agent.controlplane.translate.waypoints import Binding, Waypoints, bindings
+from agent.controlplane.translate.waypoints import OWN_CLASSES, Binding, Waypoints, bindings
 
 ZTUNNEL, WAYPOINT = "ZtunnelAccepted", "WaypointAccepted"
 WAYPOINT_BOUND, WAYPOINT_MISSING = "istio.io/WaypointBound", "istio.io/WaypointMissing"
 ACCEPTED, UNSUPPORTED, INVALID = "Accepted", "UnsupportedValue", "Invalid"
 NOT_FOUND, NOT_BOUND, PARTLY = "TargetNotFound", "AncestorNotBound", "PartiallyInvalid"
 WILDCARD = "NoWaypointForWildcardService"
-OWN_CLASSES = ("istio-waypoint", "istio-agentgateway-waypoint")
-"""Classes that are there without an object."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,18 @@ from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.mesh_objects import Gateway, GatewayClass, ServiceEntry, WorkloadEntry
 from agent.controlplane.read.objects import Namespace, Pod, Service
 from agent.controlplane.read.remarks import Remark, Scope
-from agent.controlplane.translate.mesh import Mesh
+from agent.controlplane.translate.mesh import NETWORK_LABEL, Mesh
+from agent.controlplane.translate.networks import REMOTE_CLASS, hbone_port
 from agent.controlplane.translate.remarking import remark
 from agent.controlplane.translate.waypoints import (
     BINDING,
     CANARY,
     DENIED,
+    HBONE_PORT,
     INBOUND_BINDING,
     INGRESS_USE,
     NOT_READY,
+    OWN_CLASSES,
     TRAFFIC,
     TRUE,
     UNSUPPORTED,
@@ -33,6 +36,8 @@ from agent.controlplane.translate.waypoints import (
 )
 
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+PROTOCOLS = ("HTTP", "HTTPS", "TLS", "TCP", "UDP", "HBONE")
+"""Of listeners: those of the Gateway API, and Istio's. Others have a domain before them (`istio.io/PROXY`)."""
 Bound = Pod | WorkloadEntry | Service | ServiceEntry
 WHY = {
     NOT_READY: "there is no such Gateway, or it has no address yet",
@@ -46,7 +51,7 @@ def waypoint_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
         yield from _of_namespace(namespace, waypoints)
     for made, binding in bindings(inventory, waypoints):
         yield from _of_binding(made, binding, waypoints)
-    yield from _of_gateways(inventory)
+    yield from _of_gateways(inventory, waypoints)
 
 
 def why_unbound(binding: Binding) -> str:
@@ -101,7 +106,7 @@ def _of_lonely_labels(made: Bound | Namespace, scope: Scope) -> Iterator[Remark]
         yield remark(made, problem, scope=scope, field=f"metadata.labels.{INGRESS_USE}")
 
 
-def _of_gateways(inventory: Inventory) -> Iterator[Remark]:
+def _of_gateways(inventory: Inventory, waypoints: Waypoints) -> Iterator[Remark]:
     everything: tuple[Gateway | GatewayClass, ...] = (*inventory.gateways, *inventory.gateway_classes)
     for made in everything:
         scope = Scope(made.meta.namespace or None)
@@ -117,3 +122,31 @@ def _of_gateways(inventory: Inventory) -> Iterator[Remark]:
         if not gateway.addresses:
             problem = "it has no address, so it is nobody's waypoint"
             yield remark(gateway, problem, "write status.addresses, as its controller would", is_note=True)
+        yield from _of_listeners(gateway, waypoints)
+
+
+def _of_listeners(gateway: Gateway, waypoints: Waypoints) -> Iterator[Remark]:
+    """Words that no listener has, which an API server lets pass, and a gateway of the mesh that takes no tunnel.
+
+    Waypoints that Istio deploys take HBONE on its port whatever is written, so that one is a note.
+    """
+    scope = Scope(gateway.meta.namespace)
+    for index, listener in enumerate(gateway.listeners):
+        word = listener.protocol
+        if word not in PROTOCOLS and "/" not in word:
+            problem = f"no effect: {word!r} is none of {', '.join(PROTOCOLS)}"
+            yield remark(gateway, problem, scope=scope, field=f"spec.listeners[{index}].protocol")
+    network = gateway.meta.labels.get(NETWORK_LABEL)
+    if gateway.class_name == REMOTE_CLASS:
+        if network and not hbone_port(gateway):
+            problem = f"none of them takes HBONE, so it leads nobody into network {network!r}"
+            yield remark(
+                gateway, problem, "write one of protocol: HBONE", Scope(None), field="spec.listeners"
+            )
+        elif not network:
+            problem = "it is missing, so it leads nobody into another network"
+            yield remark(gateway, problem, "write it", scope, field=f"metadata.labels.{NETWORK_LABEL}")
+    elif gateway.class_name in OWN_CLASSES and gateway.addresses and not waypoints.listener_of(gateway):
+        problem = f"none of them is of HBONE on port {HBONE_PORT}, where node proxies dial it"
+        remedy = f"write one of port: {HBONE_PORT}, protocol: HBONE"
+        yield remark(gateway, problem, remedy, field="spec.listeners", is_note=True)

@@ -33,6 +33,8 @@ CONTROLLERS = ("istio.io-mesh-controller", "istio.io-eastwest-controller")
 NONE = "none"
 TRAFFIC = ("service", "workload", "all", "none")
 HBONE_PORT = 15008
+OWN_CLASSES = ("istio-waypoint", "istio-agentgateway-waypoint")
+"""Classes of waypoints, which are there without an object."""
 PROXY_LISTENER = "istio.io/PROXY"
 BINDING = re.compile(r"(NONE|PROXY)(?:/([1-9][0-9]{0,4}))?")
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -147,13 +149,15 @@ class Waypoints:
         return found.meta.labels if found else {}
 
     def _lets_in(self, gateway: Gateway, namespace: str) -> bool:
-        listener = self._listener(gateway)
+        listener = self.listener_of(gateway)
         allows = listener.allows if listener else "Same"
         if allows == "Selector" and listener:
             return listener.selector.matches({NAME_LABEL: namespace, **self._labels(namespace)})
         return allows == "All" or (allows == "Same" and gateway.meta.namespace == namespace)
 
-    def _listener(self, gateway: Gateway) -> Listener | None:
+    # -- what a gateway is
+
+    def listener_of(self, gateway: Gateway) -> Listener | None:
         """The one that its inbound binding leads to, else the one for HBONE."""
         tunnel, listeners = self.tunnel_of(gateway), gateway.listeners
         bound: Iterator[Listener] = iter(())
@@ -163,8 +167,6 @@ class Waypoints:
             bound = (each for each in listeners if each.protocol == PROXY_LISTENER)
         default = (each for each in listeners if (each.protocol, each.port) == ("HBONE", HBONE_PORT))
         return next(chain(bound, default), None)
-
-    # -- what a gateway is
 
     def traffic_of(self, gateway: Gateway) -> str:
         """For whom it is: a word of TRAFFIC, or another one, which is nobody."""

@@ -80,11 +80,18 @@ spec: {{hosts: [{hosts}], ports: [{{number: 80, name: http}}], {spec}}}
 
 
 def gateway(
-    name: str, ns: str, *, of: str = "istio-waypoint", ip: str = "", meta: str = "", allows: str = ""
+    name: str,
+    ns: str,
+    *,
+    of: str = "istio-waypoint",
+    ip: str = "",
+    meta: str = "",
+    allows: str = "",
+    listens: str = "port: 15008, protocol: HBONE",
 ) -> str:
     addresses = f"\nstatus: {{addresses: [{{type: IPAddress, value: {ip}}}]}}" if ip else ""
     routes = f", allowedRoutes: {{namespaces: {{{allows}}}}}" if allows else ""
-    listener = f"{{name: mesh, port: 15008, protocol: HBONE{routes}}}"
+    listener = f"{{name: mesh, {listens}{routes}}}"
     return f"""---
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway

@@ -25,6 +25,8 @@ from tests.unit.controlplane.translate.places import (
     workload_entry,
 )
 
+FAR = ", labels: {topology.istio.io/network: vpc}"
+BOUND = ", annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}"
 WEB = pod("web", "n1", "10.0.0.1")
 SERVICE = service("s", "demo", "app: web", "10.96.0.1")
 STATIC = "resolution: STATIC, endpoints: [{address: 10.6.0.1}]"
@@ -124,6 +126,23 @@ def uses(waypoint: str) -> str:
             "no port of its Service is called 'web'",
             Scope("demo"),
         ),
+        (
+            gateway("in", "demo", of="nginx", ip="10.3.0.1", listens="port: 15008, protocol: HBNOE"),
+            "'HBNOE' is none of HTTP, HTTPS, TLS, TCP, UDP, HBONE",
+            Scope("demo"),
+        ),
+        (
+            gateway(
+                "far", "demo", of="istio-remote", ip="10.3.0.1", meta=FAR, listens="port: 1, protocol: TLS"
+            ),
+            "none of them takes HBONE, so it leads nobody into network 'vpc'",
+            Scope(None),
+        ),
+        (
+            gateway("far", "demo", of="istio-remote", ip="10.3.0.1"),
+            "it is missing, so it leads nobody into another network",
+            Scope("demo"),
+        ),
     ],
 )
 def test_what_does_nothing_concerns_the_agents_of_its_pods(text: str, problem: str, scope: Scope) -> None:
@@ -141,6 +160,10 @@ def test_what_does_nothing_concerns_the_agents_of_its_pods(text: str, problem: s
             "istio.io/dataplane-mode (`ztun enroll` says who is captured",
         ),
         (gateway("wp", "demo"), "it has no address, so it is nobody's waypoint"),
+        (
+            gateway("wp", "demo", ip="10.3.0.1", listens="port: 15009, protocol: HBONE"),
+            "none of them is of HBONE on port 15008",
+        ),
         (
             service_entry("e", "demo", "x.example.com", f"{STATIC}, exportTo: ['.']"),
             "no effect here: exportTo .",
@@ -185,6 +208,9 @@ def test_what_may_be_right_is_a_note(text: str, problem: str) -> None:
         workload_entry("w", "demo", "10.5.0.1", ", network: here")
         + namespace("istio-system", **{"topology.istio.io/network": "here"}),
         uses("istio.io/use-waypoint: none") + namespace("demo"),
+        gateway("far", "demo", of="istio-remote", ip="10.3.0.1", meta=FAR),
+        gateway("wp", "demo", ip="10.3.0.1", meta=BOUND, listens="port: 15088, protocol: istio.io/PROXY"),
+        gateway("in", "demo", of="nginx", ip="10.3.0.1", listens="port: 80, protocol: HTTP"),
         SERVICE + endpoint_slice("s", "{addresses: [10.2.0.1]}"),
         service_entry("e", "demo", "x.example.com", STATIC)
         + service_entry("e", "shop", "x.example.com", STATIC),
