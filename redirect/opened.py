@@ -63,6 +63,11 @@ def words(opened: Opened, until_s: float) -> str:
     )
 
 
+def which_words(opened: Opened) -> str:
+    """Whose opening it is, as `ztun bypass` takes it."""
+    return "--node" if opened.target is None else opened.name
+
+
 def row(opened: Opened) -> dict[str, object]:
     return {
         "scope": opened.scope,

@@ -58,7 +58,9 @@ def with_asked(command: Any) -> Any:
     help="Say of this pod what becomes of its connections, in place of the checks.",
 )
 @click.option(
-    "--flow", metavar="SRC:PORT-DST:PORT", help="Say what becomes of this connection, in place of the checks."
+    "--flow",
+    metavar="SRC[:PORT]-DST:PORT",
+    help="Say what becomes of this connection, in place of the checks.",
 )
 @click.option(
     "--only",

@@ -21,7 +21,8 @@ def listing(
     identities: Sequence[str] = (),
     numbers: Sequence[str] = (),
 ) -> click.Command:
-    """A command that shows one page of the agent; JSON has every field of it, `-o wide` the columns of `more` too.
+    """A command that shows one page of the agent; JSON has every field of it, `-o wide` the columns of `more` too
+    and no line that is folded.
 
     `identities`: columns of SPIFFE IDs, which only wide and JSON have with a trust domain that is the same in all rows.
     `numbers`: of lists, of which only those have more than how many there are.
@@ -29,7 +30,7 @@ def listing(
 
     @click.command(name, help=text)
     @which_agent
-    @(out.wide_option if more else out.output_option)
+    @out.wide_option
     def command(which: Which, output: str) -> None:
         answer: dict[str, list[dict[str, Any]]] = asked(which, f"/{name}")
         rows = answer[name] if output == "json" else [_as_people_read(row, columns) for row in answer[name]]
@@ -82,7 +83,7 @@ tunnels = listing(
     ["direction", "identity", "peer", "tunnels", "unread_bytes", "waiting"],
     "no HBONE connection is open",
     "List HBONE connections: identities, TLS, unread bytes.",
-    more=["suite", "group"],
+    more=["peer_address", "suite", "group"],
     identities=["identity", "peer"],
 )
 certificates = listing(

@@ -82,8 +82,15 @@ def up(name: str, pods: int | None, manifests: Path, patience_s: float, bare: bo
             f"lab {name} is up: {counted(len(topology.nodes), 'node')}, {counted(len(topology.pods), 'pod')}"
         )
         click.echo(f"  look:    ztun lab status --name {name}")
+        if not bare:
+            pod = next(iter(topology.pods.values()), None)
+            node, key, ifname = (pod.node, pod.key, pod.ifname) if pod else ("NODE", "NAMESPACE/POD", "IF")
+            click.echo(f"  enrol:   ztun enroll --lab {name}/{node} {key} --ifname {ifname}")
         click.echo(f"  enter:   ztun lab exec --name {name} NAMESPACE/POD COMMAND...")
         click.echo(f"  remove:  ztun lab down --name {name}")
+        if not bare:
+            click.echo(f"  policy:  write it into {mesh.manifests}")
+            click.echo(f"  logs:    {mesh.log('*')}")
 
     as_lab_error(build)
 
@@ -144,6 +151,9 @@ def status(name: str, output: str) -> None:
         out.show_table(rows, ["pod", "interface", "address", "netns"])
         click.echo(f"\nagents:         ztun status --lab {name}/{nodes[0]['node']}")
         click.echo(f"control plane:  ztun control-plane status --lab {name}")
+        if mesh.manifests.is_dir():
+            click.echo(f"manifests:      {mesh.manifests}")
+            click.echo(f"logs:           {mesh.log('*')}")
 
     as_lab_error(show)
 

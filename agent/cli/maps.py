@@ -156,7 +156,7 @@ def dump(reader: Reader, name: str | None, selection: Selection, output: str) ->
     for map_name, (rows, more) in found.items():
         if name is None:
             click.echo(f"# {map_name}")
-        show_table(rows, empty=EMPTY)
+        show_table(rows, empty=EMPTY, is_folded=output != "wide")
         if more:
             click.echo(f"({more} more)")
 

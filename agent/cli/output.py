@@ -64,9 +64,18 @@ ERRORS_AS_JSON = "ztun.errors_as_json"
 """In a context's `meta` when a failure has to be an object on stdout as well as a line on stderr."""
 output_option = option_of("table", "json", help="How to print the result.")
 rows_option = option_of(
-    "table", "wide", "json", "yaml", help="How to print the result; wide says whose an interface is, too."
+    "table",
+    "wide",
+    "json",
+    "yaml",
+    help="How to print the result; wide says whose an interface is, and folds no line.",
 )
-wide_option = option_of("table", "wide", "json", help="How to print the result; wide has more columns.")
+wide_option = option_of(
+    "table",
+    "wide",
+    "json",
+    help="How to print the result; wide has all of it, in lines as long as that takes.",
+)
 line_option = option_of("line", "json", help="How to print the result.")
 
 
@@ -82,17 +91,22 @@ def show(
     if output in ("json", "yaml"):
         show_value({name: rows}, output)
     else:
-        show_table(rows, columns, empty=empty)
+        show_table(rows, columns, empty=empty, is_folded=output != "wide")
 
 
 def show_table(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, *, empty: str = "nothing to show"
+    rows: Sequence[Row],
+    columns: Sequence[str] | None = None,
+    *,
+    empty: str = "nothing to show",
+    is_folded: bool = True,
 ) -> None:
+    """`is_folded`: on a terminal cells are broken where a line would be wider than it."""
     if not rows:
         click.echo(empty)
         return
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
-    if sys.stdout.isatty():
+    if is_folded and sys.stdout.isatty():
         Console().print(_rich_table(rows, columns))
     else:
         click.echo(plain_table(rows, columns))

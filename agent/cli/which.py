@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
+from agent.cli.output import CliError
 from agent.config import run_directory
 from agent.lab.naming import instance_of, netns_of, run_dir_of
 from agent.option_kinds import INSTANCE
+from redirect import netns
 
 DEFAULT_INSTANCE = "ztun"
 
@@ -54,6 +58,23 @@ def which_of(instance: str | None, run_dir: Path | None, lab: str | None) -> Whi
     return Which(instance_of(name, node), directory, netns_of(name, node))
 
 
+@contextmanager
+def on_node(which: Which) -> Iterator[None]:
+    """In the network namespace of a lab's node, where numbers of interfaces mean its own. Raises CliError.
+
+    Whoever may not enter one stays where he is: what is asked says then which permission it lacks.
+    """
+    with ExitStack() as inside:
+        if which.netns is not None and os.geteuid() == 0:
+            try:
+                inside.enter_context(netns.entered(which.netns))
+            except OSError as error:
+                raise CliError(
+                    f"the network namespace of that node cannot be entered: {which.netns}: {error.strerror}"
+                ) from error
+        yield
+
+
 def checked(instance: str) -> str:
     """The name of an agent: it is a part of paths. Raises click.UsageError."""
     try:
@@ -84,7 +105,9 @@ def which_agent(command: Command) -> Command:
 
     @wraps(command)
     def chosen(instance: str | None, run_dir: Path | None, lab: str | None, **rest: Any) -> Any:
-        return command(which=which_of(instance, run_dir, lab), **rest)
+        which = which_of(instance, run_dir, lab)
+        with on_node(which):
+            return command(which=which, **rest)
 
     wrapped: Any = chosen
     for option in reversed(OPTIONS):

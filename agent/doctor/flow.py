@@ -16,7 +16,7 @@ from agent.doctor import limited
 from agent.doctor.check import Verdict
 from agent.doctor.site import Site
 from agent.doctor.without_agent import ejected_words
-from agent.model.address import AddressError, SocketAddress
+from agent.model.address import AddressError, SocketAddress, parse_ip
 from agent.model.counted import counted
 from agent.model.listener import HBONE
 from redirect import break_glass, prefilter
@@ -26,6 +26,8 @@ from redirect.maps import Maps
 from redirect.opening import OF_NODE
 
 TCP = 6
+ANY_PORT = 50000
+"""One of those that Linux chooses by default, and of no connection that is known of, most likely."""
 Row = Mapping[str, Any]
 
 
@@ -38,14 +40,17 @@ class Flow:
 
     @classmethod
     def parse(cls, text: str) -> Flow:
-        """From `SRC:PORT-DST:PORT`, IPv6 in brackets. Raises ValueError."""
+        """From `SRC[:PORT]-DST:PORT`, IPv6 with a port in brackets. Raises ValueError.
+
+        Without its port the source is a client that begins now, from one that its kernel chooses: ANY_PORT.
+        """
         source, dash, destination = text.partition("-")
         if not dash:
-            raise ValueError(f"{text!r} is not SRC:PORT-DST:PORT")
+            raise ValueError(f"{text!r} is not SRC[:PORT]-DST:PORT")
         try:
-            return cls(SocketAddress.parse(source), SocketAddress.parse(destination))
+            return cls(_source(source), SocketAddress.parse(destination))
         except AddressError as error:
-            raise ValueError(f"{text!r} is not SRC:PORT-DST:PORT: {error}") from error
+            raise ValueError(f"{text!r} is not SRC[:PORT]-DST:PORT: {error}") from error
 
     def __str__(self) -> str:
         return f"{self.source}-{self.destination}"
@@ -54,6 +59,14 @@ class Flow:
         return FlowKey(
             self.source.ip, self.destination.ip, self.source.port, self.destination.port, TCP, hook
         )
+
+
+def _source(text: str) -> SocketAddress:
+    """Raises AddressError."""
+    try:
+        return SocketAddress(parse_ip(text.removeprefix("[").removesuffix("]")), ANY_PORT)
+    except AddressError:
+        return SocketAddress.parse(text)
 
 
 @dataclass(frozen=True, slots=True)

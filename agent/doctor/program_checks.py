@@ -15,6 +15,7 @@ from redirect.attach import TCX_TYPES, Attachments
 from redirect.filters import program_words
 from redirect.findings import NOT_FIRST
 from redirect.layout import MAPS, REASONS, SLOTS
+from redirect.opened import which_words
 from redirect.reconcile import Redirection
 from redirect.rt_writes import CLSACT
 from redirect.side_check import require_here
@@ -77,7 +78,7 @@ def broken_glass(site: Site) -> Check:
     where = (
         "" if site.instance == DEFAULT_INSTANCE else f" --instance {site.instance} --run-dir {site.run_dir}"
     )
-    closing = (f"ztun bypass {'--node' if each.target is None else each.name} --off{where}" for each in found)
+    closing = (f"ztun bypass {which_words(each)} --off{where}" for each in found)
     whose = ", ".join(f"{each.name} for {each.left_s:.0f} s more ({each.opening.reason})" for each in found)
     return BREAK_GLASS.warning(
         "; ".join([f"in clear, and no policy is asked: {whose}", *ejected]),

@@ -84,7 +84,7 @@ class AgentHealth:
             Reason(each.finding.link.word, str(each.finding))
             for each in (*first_broken(broken), *self._of_manifests())
         ]
-        opened = (f"bypass: {text}; `ztun bypass --off` ends it" for text in self.counters.openings.words)
+        opened = self.counters.openings.problems
         others = [self.counters.problem, *opened, *(source.problem for source in self.sources)]
         if self.reports.error:
             others.append(f"the control plane was not told which pods are captured: {self.reports.error}")

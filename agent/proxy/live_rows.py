@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.identity.handshake import Secured
+from agent.model.address import SocketAddress
 from agent.model.connection import Direction
 from agent.model.identity import Identity
 from agent.net.tunnel_link import TunnelLink
@@ -14,8 +15,12 @@ from agent.telemetry import families
 from agent.telemetry.metrics import Sample
 
 
-def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Identity) -> dict[str, object]:
+def tunnel_row(
+    link: TunnelLink, secured: Secured, direction: str, identity: Identity, at: SocketAddress
+) -> dict[str, object]:
     """One HBONE connection: both proven identities, what TLS negotiated, and whether its tunnels are read.
+
+    `at`: the other end's address. It tells which of many pods of one identity that is, and so its node.
 
     `unread_bytes` wait for applications here, `waiting` tunnels for the other end, which lets `window_left_bytes`
     more be sent; `crowded` is true when that is so little that new tunnels go elsewhere.
@@ -25,6 +30,7 @@ def tunnel_row(link: TunnelLink, secured: Secured, direction: str, identity: Ide
         "direction": direction,
         "identity": str(identity),
         "peer": str(secured.peer or ""),
+        "peer_address": str(at),
         "suite": secured.suite,
         "group": secured.group,
         "tunnels": link.open_streams,

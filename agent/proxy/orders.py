@@ -230,11 +230,11 @@ class Orders:
         reply(channel.Answer(question.number, f"[{','.join(texts)}]".encode()))
 
     def _tunnels(self) -> list[dict[str, object]]:
-        outbound = [(link, "outbound", identity) for identity, link in self._plane.pool.links]
-        inbound = [(entry.link, "inbound", entry.identity) for entry in self._plane.inbound.links]
+        outbound = [(link, "outbound", key.source, key.target) for key, link in self._plane.pool.links]
+        inbound = [(each.link, "inbound", each.identity, each.peer) for each in self._plane.inbound.links]
         return [
-            tunnel_row(link, link.secured, direction, identity)
-            for link, direction, identity in (*outbound, *inbound)
+            tunnel_row(link, link.secured, direction, identity, at)
+            for link, direction, identity, at in (*outbound, *inbound)
             if link.secured is not None
         ]
 

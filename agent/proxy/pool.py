@@ -13,7 +13,6 @@ import socket
 from collections import deque
 
 from agent.model.address import IP
-from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal
 from agent.net.loop import Loop
 from agent.net.tunnel_link import TunnelLink
@@ -73,9 +72,9 @@ class Pool:
         return group
 
     @property
-    def links(self) -> list[tuple[Identity, TunnelLink]]:
-        """Every connection with the identity it is ours by."""
-        return [(group.key.source, link) for group in self._groups.values() for link in group.links]
+    def links(self) -> list[tuple[PoolKey, TunnelLink]]:
+        """Every connection with whose it is, and to whom."""
+        return [(group.key, link) for group in self._groups.values() for link in group.links]
 
     def close_source(self, addresses: frozenset[IP]) -> None:
         """Drop every connection made or being made in the name of these pod addresses, at once."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 from agent.telemetry import families
 from agent.telemetry.metrics import Figures
-from redirect.opened import Opened, row, words
+from redirect.opened import Opened, row, which_words, words
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class Openings:
         for number in self._known.keys() - now.keys():
             name = self._known[number].name
             log.warning(
-                "bypass of %s is over: what is new is captured, what began in clear is reset by its next packet",
+                "bypass of %s is over: if it is captured still, what is new is so, and what began in clear is reset by "
+                "its next packet",
                 name,
             )
             del self._words[number]
@@ -48,9 +49,12 @@ class Openings:
             self._figures.put(families.BYPASS_LEFT, scope, count=round(max(lefts_s, default=0.0), 3))
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """One line each, the node first."""
-        return tuple(self._words[number] for number in self._known)
+    def problems(self) -> tuple[str, ...]:
+        """One line each, the node first, with what ends it."""
+        return tuple(
+            f"bypass: {self._words[number]}; `ztun bypass {which_words(each)} --off` ends it"
+            for number, each in self._known.items()
+        )
 
     def rows(self) -> list[dict[str, object]]:
         """The same in fields; no pod: all of the node."""

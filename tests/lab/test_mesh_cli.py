@@ -308,6 +308,7 @@ def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
         done = world.cli("lab", "up", "--name", name, "--pods", "1")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith(f"lab {name} is up: 2 nodes, 2 pods\n")
+        up = done.stdout
         again = world.cli("lab", "up", "--name", name)
         assert again.returncode == 1 and "is up already" in again.stderr and again.stderr.count("\n") == 1
         answer = json.loads(world.cli("lab", "status", "--name", name, "-o", "json").stdout)
@@ -320,6 +321,19 @@ def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
         done = world.cli("status", "--lab", f"{name}/node-a")
         assert done.returncode == 0 and done.stdout.startswith("READY ")
         assert world.cli("maps", "--lab", f"{name}/a").returncode == 0
+        assert f"/{name}/manifests" in shown and f"/{name}/logs" in shown
+        node = ("--lab", f"{name}/node-a")
+        # What `lab up` says, word by word; and break glass, whose interfaces are the node's own.
+        enrol = next(line for line in up.splitlines() if line.startswith("  enrol:")).split()[2:]
+        done = world.cli(*enrol)
+        assert done.returncode == 0, done.stderr
+        done = world.cli("bypass", *node, "lab/a1", "--for", "1m", "--reason", "why not")
+        assert done.returncode == 0, done.stderr
+        (opened,) = json.loads(world.cli("bypass", *node, "-o", "json").stdout)["bypasses"]
+        assert opened["interface"] == answer["pods"][0]["interface"]
+        done = world.cli("status", *node)
+        assert "`ztun bypass lab/a1 --off` ends it" in done.stdout, done.stdout
+        assert world.cli("bypass", *node, "lab/a1", "--off").returncode == 0
         done = world.cli("lab", "exec", "--name", name, "lab/a1", "ip", "-br", "address")
         assert done.returncode == 0 and "10.64.0.1/32" in done.stdout
         done = world.cli("lab", "exec", "--name", name, "lab/a1", "--", "no-such-command", "--help")

@@ -244,7 +244,7 @@ class World:
         if node is not None:
             where = ["--instance", self.mesh.instance(node), "--run-dir", str(self.mesh.run_dir(node))]
         return subprocess.run(
-            [*ZTUN, *arguments, *where], capture_output=True, text=True, timeout=60, check=False
+            [*ZTUN, *arguments, *where], capture_output=True, text=True, timeout=180, check=False
         )
 
     # -- changes

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from agent.cli import inspect
+from agent.cli import inspect, output
 
 TUNNEL = {
     "direction": "outbound",
     "identity": "spiffe://td/ns/a/sa/b",
     "peer": "10.0.0.1:15008",
+    "peer_address": "10.0.0.1:15008",
     "suite": "TLS_AES_128_GCM_SHA256",
     "group": "X25519",
     "tunnels": 1,
@@ -31,8 +33,23 @@ def test_tls_of_tunnels_is_for_who_asks(
     assert ("TLS_AES_128_GCM_SHA256" in done.stdout) is shows
 
 
-def test_a_list_without_more_has_no_wide_form() -> None:
-    assert CliRunner().invoke(inspect.certificates, ["-o", "wide"]).exit_code == 2
+def test_wide_folds_no_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = (
+        "demo/a-policy-whose-name-is-far-wider-than-a-terminal-of-eighty-columns-would-have-it-be-in-one-line"
+    )
+    policy = {
+        "policy": name,
+        "from": "auth.yaml",
+        "scope": "namespace",
+        "action": "allow",
+        "rules": 1,
+        "pods": 2,
+    }
+    monkeypatch.setattr(inspect.client, "ask", lambda *_: {"policies": [policy]})
+    monkeypatch.setattr(output, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(inspect.policies, ["-o", "wide"]).stdout
+    assert name in shown and "allow" in shown.splitlines()[1]
 
 
 CONNECTION = {

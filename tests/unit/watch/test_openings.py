@@ -59,6 +59,7 @@ def test_figures_and_rows_say_what_lasts() -> None:
         ("node", "", 30.0),
         ("pod", "demo/web", 75.0),
     ]
-    assert len(openings.words) == 2
+    endings = [problem.partition("; ")[2] for problem in openings.problems]
+    assert endings == ["`ztun bypass --node --off` ends it", "`ztun bypass demo/web --off` ends it"]
     openings.seen(())
-    assert read(figures)["ztun_bypasses", "pod"] == 0 and not openings.words and not openings.rows()
+    assert read(figures)["ztun_bypasses", "pod"] == 0 and not openings.problems and not openings.rows()
