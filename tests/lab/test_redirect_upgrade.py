@@ -10,11 +10,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from agent.lab.topology import Topology
-from redirect import audit, netns, sys_bpf
+from redirect import audit, features, netns, rt_writes, sys_bpf
 from redirect.attach import Attachments
 from redirect.errors import LayoutMismatch, StepFailed
 from redirect.findings import Part
@@ -23,6 +24,7 @@ from redirect.opening import Opening
 from redirect.reconcile import Redirection
 from tests.support.redirect_lab import (
     ECHO_PORT,
+    PATIENCE_S,
     SILENCE_S,
     Node,
     dial,
@@ -76,8 +78,8 @@ def repin(node: Node, name: str, fd: int) -> None:
         os.close(fd)
 
 
-def is_served_outbound(node: Node, name: str = "a1") -> bool:
-    with closing(dial(node.pod(name).netns, NOWHERE, 80)):
+def is_served_outbound(node: Node, name: str = "a1", timeout_s: float = PATIENCE_S) -> bool:
+    with closing(dial(node.pod(name).netns, NOWHERE, 80, timeout_s)):
         node.listeners[0].accept()[0].close()
     return True
 
@@ -131,6 +133,63 @@ def test_new_connections_are_served_all_the_while(node: Node, monkeypatch: pytes
         newer.prepare()
     assert dialled == 4  # before each of two programs of the sides and two of the pod
     assert is_served_outbound(node)
+
+
+class Crash(BaseException):
+    """In place of a SIGKILL: nobody handles it."""
+
+
+@contextmanager
+def crashing(where: object, name: str) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(where, name, Mock(side_effect=Crash))
+        yield
+
+
+def test_pods_that_are_filters_in_haste_are_served_while_another_version_takes_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a kernel with tcx. One is a filter yet, the other was about to become a link when the agent ended."""
+    if not features.has_tcx():
+        pytest.skip("this kernel has no tcx: all are filters")
+    attach, dialled = Attachments.attach, []
+
+    def dial_and_attach(attachments: Attachments, ifindex: int, program: str) -> None:
+        dialled.extend(name for name in pods if is_served_outbound(node, name, SILENCE_S))
+        attach(attachments, ifindex, program)
+
+    pods = ("a1", "a2")
+    node.capture()
+    with monkeypatch.context() as many:
+        many.setattr("redirect.attach.MANY", 0)
+        node.capture(*pods)
+    attachments = node.redirection._attachments
+    with netns.entered(node.place.netns):
+        _, half = (socket.if_nametoindex(node.pod(name).ifname) for name in pods)
+        with crashing(rt_writes, "delete_filter"):
+            attachments.settle(half, "from_pod")
+        with crashing(sys_bpf, "link_create"):
+            attachments.settle(half, "to_pod")
+        older = attachments.attached()
+    assert len(older) == 6 and sum(each.is_provisional for each in older.values()) == 3
+    monkeypatch.setattr(Attachments, "attach", dial_and_attach)
+    with next_version(node, monkeypatch) as newer:
+        assert newer.prepare().compiled
+        # Before each of two programs of the sides, and two of each pod.
+        assert sorted(dialled) == sorted(pods * 6)
+        assert newer.prove(node.desired(*pods)) == ()
+        settled = newer._attachments.attached()
+        assert not {each.program_id for each in settled.values()} & {
+            each.program_id for each in older.values()
+        }
+        while newer.settling.left:
+            newer.settling.turn(0)
+        assert newer.prove(node.desired(*pods)) == ()
+        assert not any(each.is_provisional for each in newer._attachments.attached().values())
+        for name in pods:
+            assert is_served_outbound(node, name)
+            with closing(dial(node.lab.pods["lab/b1"].netns, node.pod(name).address(4), ECHO_PORT)):
+                node.listeners[2].accept()[0].close()
 
 
 def test_a_program_that_cannot_be_swapped_stops_no_other_pod(
