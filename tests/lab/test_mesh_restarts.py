@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,13 @@ from redirect.netns import entered
 from redirect.reconcile import Redirection
 from tests.support.labmesh import POD, SILENCE_S, World
 from tests.support.labtraffic import until
+from tests.support.other_clock import other_clock
 
 pytestmark = pytest.mark.kernel
 
 RECONNECT_S = 20.0
+HOUR_S = 3600.0
+BOTH_WAYS = (("client-a", "server-b"), ("client-b", "server-a"))
 
 
 @contextmanager
@@ -204,3 +208,50 @@ def read_now(fd: int) -> bytes:
         return os.read(fd, 65536)
     except BlockingIOError:
         return b""
+
+
+def test_where_the_clock_is_an_hour_off_what_is_live_goes_on_and_nobody_is_let_in_by_it(
+    world: World, tmp_path: Path
+) -> None:
+    """That of one node. Ahead nothing is over yet; behind nothing is valid yet, and what the CA sends is not either."""
+    server = world.address("server-b")
+    world.kill_all("node-a")
+    try:
+        with other_clock(tmp_path) as set_clock:
+            world.restart("node-a")
+        log, failures = world.log("node-a"), not_yet_valid(world)
+        with world.talk("client-a", server) as live:
+            live.say()
+            set_clock(HOUR_S)
+            live.say()
+            world.proven_anew("node-a")
+            assert world.status("node-a")["state"] == "READY"
+        without_tunnels(world)
+        assert [world.is_served(client, world.address(to)) for client, to in BOTH_WAYS] == [True, True]
+        with world.talk("client-a", server) as live:
+            live.say()
+            set_clock(-HOUR_S)
+            live.say()
+            assert world.is_served("client-a", server), "by a tunnel that is there"
+            log.line("not as it should be: pod demo/client-a: certificate", "it is not valid before")
+            assert world.status("node-a")["state"] == "DEGRADED"
+            live.say()
+        without_tunnels(world)
+        assert [world.is_served(client, world.address(to)) for client, to in BOTH_WAYS] == [False, False]
+        until(lambda: not_yet_valid(world) > failures, "it is counted")
+        set_clock(0)
+        for client, to in BOTH_WAYS:
+            until(partial(world.is_served, client, world.address(to)), f"{client} is served again")
+        world.mesh.wait_ready("node-a")
+    finally:
+        world.kill_all("node-a")
+        world.restart("node-a")
+
+
+def not_yet_valid(world: World) -> float:
+    return world.metric("node-a", "ztun_handshake_failures_total", reason="not_yet_valid")
+
+
+def without_tunnels(world: World) -> None:
+    """Whoever asks now needs a handshake."""
+    world.kill(*world.workers("node-a").values())
