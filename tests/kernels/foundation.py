@@ -1,4 +1,5 @@
-"""What the agent makes of a kernel: probed, compiled, verified, pinned, attached, looked at, a pod captured, taken out.
+"""What the agent makes of a kernel: probed, compiled, verified, pinned, attached, looked at, a pod captured, its SYNs
+told of whatever the time of day, taken out.
 
 python -m tests.kernels.foundation FILE     one fact a line, and all of them as JSON in the file
 
@@ -12,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from redirect import features, host_addresses, netns
@@ -20,12 +22,14 @@ from redirect.errors import LoaderError
 from redirect.findings import Part
 from redirect.locate import locate
 from redirect.reconcile import Redirection
+from tests.kernels import watched
 from tests.kernels.patience import LOAD_TIMEOUT_S, factor
 
 INSTANCE = "kernels"
 WORDS = 6000
 """Of the verifier's, from their end."""
 POD = "kernels-behind"
+MAC = "02:00:00:00:02:50"
 NETKIT = (
     f"ip netns add {POD}",
     "ip link add kernels0 type netkit",
@@ -38,9 +42,10 @@ VETH = (
     f"ip link add kernels1 type veth peer name eth0 netns {POD}",
     f"ip -n {POD} addr add 10.250.0.3/32 dev eth0",
     f"ip -n {POD} link set eth0 up",
-    "ip link set kernels1 up",
+    f"ip link set kernels1 address {MAC} up",
     "ip route add 10.250.0.3/32 dev kernels1",
     f"ip -n {POD} route add default dev eth0",
+    f"ip -n {POD} neigh add {watched.FAR[0]} lladdr {MAC} dev eth0",
 )
 
 
@@ -52,6 +57,10 @@ def main() -> int:
         facts.append({"holds": holds, "text": text})
         sys.stdout.write(f"{'ok  ' if holds else 'FAIL'} {text}\n")
 
+    def watch(pod: Path) -> None:
+        for each in watched.told(redirection.pins.generation, pod):
+            fact(*each)
+
     redirection = Redirection(INSTANCE, Path(tempfile.mkdtemp()), load_timeout_s=LOAD_TIMEOUT_S * factor())
     try:
         prepared = redirection.prepare()
@@ -62,7 +71,7 @@ def main() -> int:
             "attached by tcx, or by clsact and said",
         )
         fact(*netkit())
-        broken = captured(redirection)
+        broken = captured(redirection, watch)
         fact(not broken, f"a pod is captured, proved whole and let go: {broken or 'all of it'}")
     except LoaderError:
         sys.stdout.write(redirection.pins.loader_record.read_text()[-WORDS:])
@@ -90,18 +99,20 @@ def netkit() -> tuple[bool, str]:
     return is_told, f"a pod behind a netkit: {refusal}"
 
 
-def captured(redirection: Redirection) -> list[str]:
-    """Of a pod behind a veth that is captured, looked at and let go: what is not as it should be."""
+def captured(redirection: Redirection, watch: Callable[[Path], None] = lambda _: None) -> list[str]:
+    """Of a pod behind a veth that is captured, looked at, watched and let go: what is not as it should be."""
     try:
         for line in VETH:
             subprocess.run(line.split(), check=True)
-        place = locate(netns=netns.path_of(POD))
+        pod = netns.path_of(POD)
+        place = locate(netns=pod)
         if place.refusal:
             return [place.refusal]
         wanted = Desired((place.desired(),), host_addresses.local())
         redirection.apply(wanted)
         # Nobody serves here.
         found = [str(each) for each in redirection.prove(wanted) if each.part != Part.LISTENER]
+        watch(pod)
         redirection.apply(Desired((), wanted.host_addresses))
         return found
     finally:
