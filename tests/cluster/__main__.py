@@ -39,8 +39,8 @@ def main(arguments: Sequence[str]) -> int:
             machine.boot()
         joined(machines)
         cluster.start_control()
-        for number, name in enumerate(NODES, 1):
-            cluster.start_node(name, number)
+        for name in NODES:
+            cluster.start_node(name)
         services.start()
         ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {end}'
         wait(

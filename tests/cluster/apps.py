@@ -146,6 +146,22 @@ def deployed(made: Object, replicas: int = 1, namespace: str = "demo") -> Object
     }
 
 
+def stateful_set(app: str, node: str, **more: Any) -> Object:
+    made = deployed(template(app, node, SERVER, **more))
+    made["spec"]["serviceName"] = app
+    return made | {"kind": "StatefulSet"}
+
+
+def budget(app: str) -> Object:
+    """One pod at least, whoever drains nodes."""
+    return {
+        "apiVersion": "policy/v1beta1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": app, "namespace": "demo"},
+        "spec": {"minAvailable": 1, **selecting(app)},
+    }
+
+
 def job(name: str, node: str, host: str) -> Object:
     made = template(name, node, ASKER, host, user="client", restartPolicy="Never")
     [container] = made["spec"]["containers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.cluster import kinds, mesh, names, operation, policy
+from tests.cluster import kinds, mesh, names, operation, policy, rollout, workloads
 from tests.cluster.stage import Stage
 
 Fact = Callable[[Stage], str]
@@ -37,6 +37,16 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
         ),
     ),
     (
+        "pods that come and go",
+        (
+            workloads.label_of_a_pod,
+            workloads.same_name_again,
+            workloads.address_of_one_that_ended,
+            workloads.node_drained,
+            workloads.started_anew,
+        ),
+    ),
+    (
         "operation",
         (
             operation.rolling_update,
@@ -44,6 +54,8 @@ FACTS: tuple[tuple[str, tuple[Fact, ...]], ...] = (
             operation.crashed_agent,
             operation.two_agents,
             operation.taken_over,
+            rollout.next_version_beside,
+            rollout.pods_wait_for_an_agent,
             operation.api_server_away,
             operation.rebooted_node,
             operation.uninstalled,

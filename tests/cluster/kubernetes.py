@@ -126,9 +126,13 @@ class Kubernetes:
         question = ("curl", "-sk", "-H", f"Authorization: Bearer {TOKEN}", "https://127.0.0.1:6443/readyz")
         return self.control.run(*question, check=False)
 
-    def start_node(self, name: str, number: int) -> None:
+    def number(self, name: str) -> int:
+        """Which of the nodes it is: the first is 1."""
+        return list(self.nodes).index(name) + 1
+
+    def start_node(self, name: str) -> None:
         """A containerd, its images and a kubelet; again after a boot."""
-        node = self.nodes[name]
+        node, number = self.nodes[name], self.number(name)
         node.write("/etc/containerd/ztun.toml", CONTAINERD.format(pause=PAUSE))
         node.write("/etc/cni/net.d/10-pods.conflist", NETWORK.format(subnet=f"10.89.{number}.0/24"))
         node.write("/etc/kubelet.yaml", KUBELET.format(cgroup=node.cgroup))
@@ -138,16 +142,32 @@ class Kubernetes:
                 node.run("ip", "route", "add", f"10.89.{other}.0/24", "via", f"192.168.77.{10 + other}")
         self.control.run("ip", "route", "replace", f"10.89.{number}.0/24", "via", f"192.168.77.{10 + number}")
         node.run("sh", "-c", "cp -n /usr/lib/cni/* /opt/cni/bin/")
-        node.start("containerd", "containerd", "-c", "/etc/containerd/ztun.toml")
-        wait("containerd", lambda: "Server" in node.run("ctr", "version", check=False))
+        self._start_containerd(node)
         known = node.run("ctr", "-n", "k8s.io", "image", "ls", "-q")
         for image in self.images:
             if image.stem not in known:
                 node.run("ctr", "-n", "k8s.io", "image", "import", image)
+        self._start_kubelet(node)
+
+    def restart_containerd(self, name: str) -> None:
+        """Its pods live on."""
+        self.nodes[name].kill("containerd")
+        self._start_containerd(self.nodes[name])
+
+    def restart_kubelet(self, name: str) -> None:
+        self.nodes[name].kill("kubelet")
+        self._start_kubelet(self.nodes[name])
+
+    def _start_containerd(self, node: Machine) -> None:
+        node.start("containerd", "containerd", "-c", "/etc/containerd/ztun.toml")
+        wait("containerd", lambda: "Server" in node.run("ctr", "version", check=False))
+
+    def _start_kubelet(self, node: Machine) -> None:
+        address = f"192.168.77.{10 + self.number(node.name)}"
         node.start(
             "kubelet", *in_group(f"{node.cgroup}/kubelet"), self.binaries / "kubelet",
             "--config=/etc/kubelet.yaml", f"--kubeconfig={self.kubeconfig}",
-            f"--hostname-override={name}", f"--node-ip=192.168.77.{10 + number}", "--container-runtime=remote",
+            f"--hostname-override={node.name}", f"--node-ip={address}", "--container-runtime=remote",
             "--container-runtime-endpoint=unix:///run/containerd/containerd.sock",
             f"--pod-infra-container-image={PAUSE}", "--runtime-cgroups=/", "--kubelet-cgroups=/",
         )  # fmt: skip

@@ -188,7 +188,7 @@ def rebooted_node(stage: Stage) -> str:
     node.boot()
     plugged_in(cluster.control, node, 2)
     began_s = time.monotonic()
-    cluster.start_node("node-2", 2)
+    cluster.start_node("node-2")
     # The API says for a while what was so before.
     wait("the servers run again", lambda: stage.restarts("server") >= before + 2)
     wait("both agents", lambda: are_ready(stage))
@@ -220,14 +220,8 @@ def uninstalled(stage: Stage) -> str:
 def pods_wait(stage: Stage) -> None:
     """Without an agent the CNI plugin starts no pod, and says why."""
     stage.cluster.apply(apps.deployment("late", "node-1", apps.CLIENT, user="client"))
-
-    def reasons() -> str:
-        events = stage.cluster.api.items("/api/v1/namespaces/demo/events")
-        return " ".join(
-            str(each["message"]) for each in events if each["involvedObject"]["name"].startswith("late")
-        )
-
-    wait("an event says why", lambda: "the ztun agent does not answer on" in reasons(), 120)
+    why = "the ztun agent does not answer on"
+    wait("an event says why", lambda: why in stage.events_of("late"), 120)
     assert not stage.ready_pods("late", 1), "it runs"
 
 

@@ -73,6 +73,15 @@ class Stage:
         statuses = [each for pod in self.agents() for each in pod["status"].get("containerStatuses") or []]
         return sum(each["restartCount"] for each in statuses)
 
+    def is_done(self, job: str) -> bool:
+        return bool(self.cluster.get("job", "-n", "demo", job)["status"].get("succeeded") == 1)
+
+    def events_of(self, start: str) -> str:
+        """What events say of objects whose names begin so."""
+        events = self.cluster.api.items("/api/v1/namespaces/demo/events")
+        said = [each for each in events if each["involvedObject"]["name"].startswith(start)]
+        return " ".join(str(each["message"]) for each in said)
+
     def unanswered(self) -> dict[str, int]:
         """How often so far the pod whose kubelet asks every second was not answered, in each way."""
         statuses = self.pod("probed")["status"]["containerStatuses"]
