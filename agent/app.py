@@ -72,6 +72,7 @@ from agent.telemetry.pod_figures import PodFigures
 from agent.telemetry.totals import Totals
 from agent.telemetry.xds_figures import XdsFigures
 from agent.watch.checks import TrafficCheck
+from agent.watch.guards import keep_guards
 from agent.watch.host_traffic import HostTraffic
 from agent.watch.interfaces import hear_interfaces
 from agent.watch.kept import KeptConnections
@@ -350,6 +351,7 @@ async def serve(
                 agent.after_prepared(agent.crew.keep),
                 hear_interfaces(agent.enroller.hear),
                 agent.after_prepared(lambda: keep_neighbours(agent.kernel, agent.captures.are_on_bridge)),
+                agent.after_prepared(lambda: keep_guards(agent.kernel)),
                 agent.after_prepared(
                     lambda: keep_pins(agent.redirection.pin_directories, agent.enroller.mend)
                 ),

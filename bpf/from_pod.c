@@ -179,7 +179,8 @@ int from_pod(struct __sk_buff *skb) {
     if ((skb->mark & MARK_MASK) == MARK_PROXY) {
         opaque(skb);
         skb->mark = 0;
-        PASS_UNREAD(EXIT_from_pod_PROXY);
+        count(EXIT_from_pod_PROXY);
+        return passed_on(skb, NEXT, HOOK_FROM_POD);
     }
     u32 ifindex = skb->ifindex;
     struct iface_entry *i = ifaces.lookup(&ifindex);
@@ -187,5 +188,5 @@ int from_pod(struct __sk_buff *skb) {
         PASS_UNREAD(EXIT_from_pod_UNKNOWN_IFACE);
     struct packet p;
     int kind = parse(skb, &p);
-    return leave(skb, leaves_pod(skb, &p, kind, ifindex, i));
+    return passed_on(skb, leave(skb, leaves_pod(skb, &p, kind, ifindex, i)), HOOK_FROM_POD);
 }

@@ -158,9 +158,11 @@ int to_pod(struct __sk_buff *skb) {
     struct conf_entry *c = conf.lookup(&zero);
     /* The kernel notes where a packet came in, and what comes in from ztun-pod from_pod_side alone sends on: neither
      * a pod nor the network nor a rule of this host can make a packet look so. */
-    if (c && c->pod_side_ifindex && skb->ingress_ifindex == c->pod_side_ifindex)
-        PASS_UNREAD(EXIT_to_pod_FROM_PROXY);
+    if (c && c->pod_side_ifindex && skb->ingress_ifindex == c->pod_side_ifindex) {
+        count(EXIT_to_pod_FROM_PROXY);
+        return passed_on(skb, NEXT, HOOK_TO_POD);
+    }
     struct packet p;
     int kind = parse(skb, &p);
-    return leave(skb, reaches_pod(skb, &p, kind, ifindex, i, c));
+    return passed_on(skb, leave(skb, reaches_pod(skb, &p, kind, ifindex, i, c)), HOOK_TO_POD);
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from redirect import features, netns, sys_bpf, tc_rows
 from redirect.errors import InstanceInUse, RedirectError
 from redirect.filters import Attachment, Filters, program_words
+from redirect.guards import BEHIND, Guards
 from redirect.layout import ENDING
 from redirect.links import Links
 from redirect.pins import BPFFS, Pins
@@ -48,11 +49,13 @@ class Attachments:
         self._has_tcx = has_tcx
         self._links = Links(pins)
         self._filters = Filters(instance, pins)
+        self._guards = Guards(instance, pins, program_fd, self.program_id)
         self._is_in_a_hurry = False
 
     def expect(self, count: int) -> None:
         """How many are to be attached now."""
         self._is_in_a_hurry = count > MANY
+
 
     def attach(self, ifindex: int, program: str) -> None:
         """Puts this generation's program there, or swaps it in for an older one without a gap.
@@ -60,7 +63,7 @@ class Attachments:
         Raises StepFailed for an interface that is gone or has a qdisc in the way, OSError otherwise.
         """
         prog_fd = self._program_fd(program)
-        if not self._uses_links:
+        if not self.uses_links:
             self._filters.attach(ifindex, program, prog_fd)
             return
         is_linked = self._links.has(_link_name(ifindex, program))
@@ -92,7 +95,7 @@ class Attachments:
         neither. Then the filter goes, and the link has the program that lets others see what passes. Where others have
         something there, who would miss packets meanwhile, these are dropped for the moment that it takes instead.
         """
-        if not self._uses_links or not self._filters.has(ifindex, program):
+        if not self.uses_links or not self._filters.has(ifindex, program):
             return
         hooked = sys_bpf.Query().hooked(ifindex, TCX_TYPES[program])
         if hooked.programs or self._filters.has_others(ifindex, program):
@@ -132,25 +135,25 @@ class Attachments:
         Raises as `attach`; then it runs where it was.
         """
         prog_fd = self._program_fd(program)
-        if self._uses_links and self._links.has(_link_name(ifindex, program)):
+        if self.uses_links and self._links.has(_link_name(ifindex, program)):
             self._links.move_ahead(_link_name(ifindex, program), prog_fd, ifindex, TCX_TYPES[program])
-        elif self._uses_links:
+        elif self.uses_links:
             self.settle(ifindex, program)
         else:
             self._filters.move_ahead(ifindex, program, prog_fd)
 
     def detach(self, ifindex: int, program: str) -> None:
         """Takes a program off again; one that is not there is nothing to do."""
-        if self._uses_links:
+        if self.uses_links:
             self._links.remove(_link_name(ifindex, program))
-        if not self._uses_links:
+        if not self.uses_links:
             self._filters.detach(ifindex, program)
         elif program in ENDING and (self._filters.owns(ifindex) or self._filters.has(ifindex, program)):
             self._filters.remove(ifindex, program)
 
     def attached(self) -> Attached:
         """What of ours is attached to devices."""
-        if not self._uses_links:
+        if not self.uses_links:
             return self._filters.attached()
         found: Attached = {}
         query = sys_bpf.Query()
@@ -162,7 +165,7 @@ class Attachments:
 
     def attached_at(self, ifindex: int) -> Attached:
         """The same of one device."""
-        if not self._uses_links:
+        if not self.uses_links:
             return self._filters.attached_at(ifindex)
         known = ((program, self._links.info(_link_name(ifindex, program))) for program in TCX_TYPES)
         query = sys_bpf.Query()
@@ -172,6 +175,35 @@ class Attachments:
             if link is not None
         }
         return found | _provisional(query, self._filters.attached_at(ifindex), found)
+
+    def keep_guards(self, captured: Iterable[int]) -> list[str]:
+        """Guards behind the programs of captured interfaces, and at no others; what changed, in lines. Raises OSError.
+
+        Some at a time (`guards.AT_ONCE`), and none where programs are filters, which are held by their device.
+        """
+        if not self.uses_links:
+            return []
+        current = {program: self.program_id(program) for program in BEHIND.values()}
+
+        def is_whole(ifindex: int) -> bool:
+            found = self.attached_at(ifindex)
+            return {each.program_id for each in found.values() if not each.is_provisional} >= set(current.values())
+
+        return self._guards.keep(set(captured), is_whole)
+
+    def program_ids(self) -> set[int]:
+        """Of all programs of ours that are attached to devices, guards included. Raises OSError."""
+        guards = self._guards.program_ids() if self.uses_links else ()
+        return {each.program_id for each in self.attached().values()} | set(guards)
+
+    @property
+    def has_guards(self) -> bool:
+        """Whether there is any on this node, also where nothing else is left."""
+        return self.uses_links and self._guards.is_anywhere
+
+    def detach_guards(self) -> list[str]:
+        """What was removed. Raises OSError."""
+        return self._guards.remove_all() if self.uses_links else []
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
         """Those of interfaces that are gone: the next clsact under such a number is not ours."""
@@ -222,7 +254,8 @@ class Attachments:
         return sys_bpf.prog_info(self._program_fd(program)).id
 
     @property
-    def _uses_links(self) -> bool:
+    def uses_links(self) -> bool:
+        """Whether programs are held by links, which live only as long as anybody has them: else they are filters."""
         if self._has_tcx is None:
             self._has_tcx = features.has_tcx()
         return self._has_tcx
@@ -234,6 +267,7 @@ class Attachments:
     def restore_pins(self) -> list[str]:
         """Pins again the links that lost their pin; their names. Raises OSError."""
         self._filters.restore_marks()
+        self._guards.restore_marks()
         return self._links.restore_pins()
 
     def close(self) -> None:

@@ -34,8 +34,9 @@ _COPIED = (
 # A listener cannot be copied: a lookup from user space answers a cookie, not the socket.
 # Who has proven itself has done so to workers of any version, which write it in one form.
 # Who is denied is taken back by the next agent when it begins, in the programs that are still there too.
+# A guard of one version asks what programs of another have noted.
 # Whoever waited while no agent was there waits for the next one, whichever that is.
-_SHARED = (*_COPIED, "socks", "members", "prefiltered", "denials", "waiting")
+_SHARED = (*_COPIED, "socks", "members", "prefiltered", "denials", "waiting", "seen")
 # Numbers of enum bpf_map_type.
 _KINDS = {
     "hash": 1,

@@ -27,7 +27,10 @@ _WITHOUT_QUEUE = (NO_QUEUE, "noop")
 
 def iface_entry(pod: DesiredPod) -> IfaceEntry:
     """What the kernel is to know about a pod's interface."""
-    entry = IfaceEntry(Flag(pod.flags), _key(pod.address(4)), _key(pod.address(6)), mac=pod.mac)
+    flags = Flag(pod.flags)
+    if flags & Flag.ENROLLED:
+        flags |= Flag.GUARDED
+    entry = IfaceEntry(flags, _key(pod.address(4)), _key(pod.address(6)), mac=pod.mac)
     if pod.bridge is None:
         return entry
     masks, gateways = {4: NO_ADDRESS, 6: NO_ADDRESS}, {4: NO_ADDRESS, 6: NO_ADDRESS}
@@ -49,7 +52,7 @@ def pod_entry(pod: DesiredPod, address: IP, link: LinkRow) -> PodEntry:
     """What the kernel is to know about one of a pod's addresses. `link`: the node's end of its veth."""
     hop = pod.hop(address.version)
     size = hop.size.within(link.mtu_bytes, address.version)
-    flags = Flag(pod.flags) & ~(Flag.HONEST | Flag.BYPASS | Flag.DNS) | (
+    flags = Flag(pod.flags) & ~(Flag.HONEST | Flag.BYPASS | Flag.DNS | Flag.GUARDED) | (
         Flag(0) if link.qdisc in _WITHOUT_QUEUE else Flag.QUEUED
     )
     bridge = pod.bridge.ifindex if pod.bridge is not None else 0
@@ -93,7 +96,8 @@ def captured_pod(
     mac = next((pod.pod_mac for pod in known.values()), NO_MAC)
     hops = tuple(_hop(address, entry, known.get(address)) for address in entry.addresses)
     bridge = Bridge(entry.bridge_ifindex, entry.bridge_mac) if entry.bridge_ifindex else None
-    return DesiredPod(ifindex, ifname, entry.addresses, mac, hops, entry.flags, bridge, owner)
+    flags = entry.flags & ~Flag.GUARDED  # which every captured pod has
+    return DesiredPod(ifindex, ifname, entry.addresses, mac, hops, flags, bridge, owner)
 
 
 def captured_pods(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,9 +54,22 @@ class Attachment:
 class Filters:
     """The filters of one instance; interface numbers are those of the calling thread's namespace."""
 
-    def __init__(self, instance: str, pins: Pins) -> None:
+    def __init__(
+        self,
+        instance: str,
+        pins: Pins,
+        parents: Mapping[str, int] = PARENTS,
+        handles: tuple[int, int] = HANDLES,
+        *,
+        is_behind: bool = False,
+    ) -> None:
+        """`parents`: of the programs that are put, `handles`: that of each filter, and a spare one. `is_behind`:
+        others of ours run at each place before these are put there, so a clsact that is marked is that of the place."""
         self._instance = instance
         self._pins = pins
+        self._parents = parents
+        self._handle, self._spare_handle = self._handles = handles
+        self._is_behind = is_behind
         self._own_qdiscs: set[int] = set()
         """Interfaces whose clsact this process added or found marked: the marks may be lost with the pins."""
         self._emptied: set[int] = set()
@@ -71,7 +84,7 @@ class Filters:
                 "it has an `ingress` qdisc of somebody else, which leaves no room for clsact; "
                 "remove the qdisc, or use a kernel with tcx (Linux 6.6)",
             )
-        if kind and self._is_own_qdisc(ifindex) and not self._of_interface(ifindex):
+        if kind and not self._is_behind and self._is_own_qdisc(ifindex) and not self.attached_at(ifindex):
             # Left by an interface that had this number before: this clsact is not ours.
             self._disown_qdisc(ifindex)
         self._emptied.discard(ifindex)
@@ -82,8 +95,9 @@ class Filters:
                 self._mark(ifindex).mkdir(exist_ok=True)
                 rt_writes.add_clsact(ifindex)
             self._refuse_collision(ifindex, program)
-            rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, HANDLE, prog_fd, self._name(program))
-            self._delete(ifindex, program, SPARE_HANDLE)
+            parent = self._parents[program]
+            rt_writes.put_filter(ifindex, parent, PRIORITY, self._handle, prog_fd, self._name(program))
+            self._delete(ifindex, program, self._spare_handle)
 
     def attach_alone(self, ifindex: int, program: str, prog_fd: int) -> bool:
         """Puts a program on an interface where nobody has anything by tc, without a look at all the others.
@@ -99,12 +113,12 @@ class Filters:
             except OSError:
                 self._disown_qdisc(ifindex)
                 return False
-        elif tc_rows.filters(ifindex, PARENTS[program]):
+        elif tc_rows.filters(ifindex, self._parents[program]):
             return False
         try:
-            rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, HANDLE, prog_fd, self._name(program))
+            rt_writes.put_filter(ifindex, self._parents[program], PRIORITY, self._handle, prog_fd, self._name(program))
         except OSError:
-            if not self._of_interface(ifindex):
+            if not self.attached_at(ifindex):
                 self._disown_qdisc(ifindex)
             return False
         return True
@@ -113,22 +127,22 @@ class Filters:
         """Whether a filter of ours is there."""
         return any(
             self._is_ours(row, program, handle)
-            for row in tc_rows.filters(ifindex, PARENTS[program])
-            for handle in HANDLES
+            for row in tc_rows.filters(ifindex, self._parents[program])
+            for handle in self._handles
         )
 
     def has_others(self, ifindex: int, program: str) -> bool:
         """Whether somebody else has a filter beside ours."""
-        rows = tc_rows.filters(ifindex, PARENTS[program])
-        return not all(any(self._is_ours(row, program, each) for each in HANDLES) for row in rows)
+        rows = tc_rows.filters(ifindex, self._parents[program])
+        return not all(any(self._is_ours(row, program, each) for each in self._handles) for row in rows)
 
     def move_ahead(self, ifindex: int, program: str, prog_fd: int) -> None:
         """Has our filter run before all others, with one of ours there at every moment. Raises StepFailed, OSError."""
         self._refuse_collision(ifindex, program)
-        for put, delete in ((SPARE_HANDLE, HANDLE), (HANDLE, SPARE_HANDLE)):
+        for put, delete in (self._handles[::-1], self._handles):
             # One that is there already would be replaced where it is.
             self._delete(ifindex, program, put)
-            rt_writes.put_filter(ifindex, PARENTS[program], PRIORITY, put, prog_fd, self._name(program))
+            rt_writes.put_filter(ifindex, self._parents[program], PRIORITY, put, prog_fd, self._name(program))
             self._delete(ifindex, program, delete)
 
     def detach(self, ifindex: int, program: str) -> None:
@@ -153,7 +167,7 @@ class Filters:
 
     def take_out(self, ifindex: int, program: str) -> None:
         """The filter alone: what is sent while a qdisc comes or goes, of whatever kind, is dropped for a moment."""
-        for handle in HANDLES:
+        for handle in self._handles:
             self._delete(ifindex, program, handle)
 
     def owns(self, ifindex: int) -> bool:
@@ -167,15 +181,11 @@ class Filters:
         with netlink.one_socket():
             for ifindex, kind in tc_rows.ingress_qdiscs().items():
                 if kind == CLSACT and ifindex not in self._emptied:
-                    ours = self._of_interface(ifindex)
+                    ours = self.attached_at(ifindex)
                     found.update(ours)
                     if not ours and self._is_own_qdisc(ifindex):
                         self._emptied.add(ifindex)
         return found
-
-    def attached_at(self, ifindex: int) -> dict[tuple[int, str], Attachment]:
-        """The same of one interface."""
-        return self._of_interface(ifindex)
 
     def forget_qdiscs(self, present: Collection[int]) -> None:
         """Those of interfaces that are gone: the next clsact under such a number is not ours."""
@@ -190,10 +200,12 @@ class Filters:
 
     def _refuse_collision(self, ifindex: int, program: str) -> None:
         """A filter of somebody else that would be overwritten, or that keeps ours from our priority."""
-        for row in tc_rows.filters(ifindex, PARENTS[program]):
-            if row.priority != PRIORITY or any(self._is_ours(row, program, handle) for handle in HANDLES):
+        for row in tc_rows.filters(ifindex, self._parents[program]):
+            if row.priority != PRIORITY or any(
+                self._is_ours(row, program, handle) for handle in self._handles
+            ):
                 continue
-            if row.kind == "bpf" and row.protocol_be == PROTOCOL_ALL_BE and row.handle not in HANDLES:
+            if row.kind == "bpf" and row.protocol_be == PROTOCOL_ALL_BE and row.handle not in self._handles:
                 continue
             raise StepFailed(
                 f"attach {program} to interface {ifindex}",
@@ -202,32 +214,35 @@ class Filters:
                 "(`tc filter show dev DEV ingress`, or egress), or use a kernel with tcx (Linux 6.6)",
             )
 
-    def _is_ours(self, row: FilterRow, program: str, handle: int = HANDLE) -> bool:
+    def _is_ours(self, row: FilterRow, program: str, handle: int) -> bool:
         """By name, priority and handle: whatever differs in one of them is somebody else's."""
         return (row.name, row.priority, row.handle) == (self._name(program), PRIORITY, handle)
 
     def _delete(self, ifindex: int, program: str, handle: int) -> None:
         """Our filter of that handle; one that is not there is nothing to do."""
-        if any(self._is_ours(row, program, handle) for row in tc_rows.filters(ifindex, PARENTS[program])):
-            rt_writes.delete_filter(ifindex, PARENTS[program], PRIORITY, handle)
+        if any(
+            self._is_ours(row, program, handle) for row in tc_rows.filters(ifindex, self._parents[program])
+        ):
+            rt_writes.delete_filter(ifindex, self._parents[program], PRIORITY, handle)
 
     def _name(self, program: str) -> str:
         return f"ztun:{self._instance}:{program}"
 
-    def _of_interface(self, ifindex: int) -> dict[tuple[int, str], Attachment]:
+    def attached_at(self, ifindex: int) -> dict[tuple[int, str], Attachment]:
+        """The same of one interface."""
         rows = {parent: tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)}
         return {
             (ifindex, program): Attachment(
                 row.program_id, ", ".join(map(_words, self._ahead(rows[parent], at, program)))
             )
-            for program, parent in PARENTS.items()
+            for program, parent in self._parents.items()
             for at, row in enumerate(rows[parent])
-            if self._is_ours(row, program)
+            if self._is_ours(row, program, self._handle)
         }
 
     def _ahead(self, rows: list[FilterRow], at: int, program: str) -> list[FilterRow]:
         """Those before ours, and one of ours that a crash has left while it was moved: it may be of another version."""
-        left = [row for row in rows[at:] if self._is_ours(row, program, SPARE_HANDLE)]
+        left = [row for row in rows[at:] if self._is_ours(row, program, self._spare_handle)]
         return rows[:at] + left
 
     def _delete_qdisc(self, ifindex: int) -> None:

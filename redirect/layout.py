@@ -26,7 +26,16 @@ from redirect.trace_entries import TraceFilter
 from redirect.waiting import MOST, RECORD_BYTES
 
 SOURCES = Path(bpf.__file__).parent
-PROGRAMS = ("from_pod", "to_pod", "from_pod_side", "from_net_side", "lookup_pod_side", "lookup_net_side")
+GUARDS = ("guard_from_pod", "guard_to_pod")
+PROGRAMS = (
+    "from_pod",
+    "to_pod",
+    "from_pod_side",
+    "from_net_side",
+    "lookup_pod_side",
+    "lookup_net_side",
+    *GUARDS,
+)
 ENDING = {"from_pod": "from_pod_ending", "to_pod": "to_pod_ending"}
 """Of these there is a second one each, made of the first (`redirect.ending`)."""
 PINNED = (*ENDING.values(), *PROGRAMS)
@@ -55,6 +64,8 @@ class Flag(IntFlag):
     """Of an interface: what its pod sends to port 53 goes to the proxy, which asks in its name."""
     LEARN = 128
     """Of an interface, alone: its pod is about to be captured. All passes; connections that begin are noted as kept."""
+    GUARDED = 256
+    """Of an interface: a guard there drops what our programs have not seen, once these are gone."""
 
 
 TREATMENT = Flag.HONEST | Flag.BYPASS | Flag.DNS
@@ -341,6 +352,7 @@ MAPS = {
     "drafts": MapShape("percpu_array", 4, RECORD_BYTES, 1),
     "tracing": MapShape("array", 4, TraceFilter.FORMAT.size, 1),
     "trace_ring": MapShape("array_of_maps", 4, 4, 1),
+    "seen": MapShape("percpu_array", 4, 16, 1),
     "stats": MapShape("percpu_array", 4, 8, len(REASONS)),
     "socks": MapShape("sockmap", 4, 8, len(SLOTS)),
 }

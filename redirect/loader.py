@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redirect import spawn, sys_bpf
 from redirect.errors import LoaderError
-from redirect.layout import MAPS, PINNED
+from redirect.layout import GUARDS, MAPS, PINNED
 
 TIMEOUT_S = 60.0
 
@@ -55,6 +55,12 @@ def main() -> None:
         fds = compile_programs(directory)
     except LoaderError as error:
         sys.exit(str(error))
+    # What is known of pods outlives the pins where guards do, and the next agent finds it (`carry_over.recover`).
+    for name in MAPS:
+        fd = sys_bpf.obj_get(directory / f"map_{name}")
+        for guard in GUARDS:
+            sys_bpf.prog_bind_map(fds[guard], fd)
+        os.close(fd)
     for name in PINNED:
         path = directory / f"prog_{name}"
         path.unlink(missing_ok=True)

@@ -242,7 +242,8 @@ def closing(
     `learnt`: of the running those that stay as they are until they are captured, which is to follow at once: a SYN
     that is dropped costs its sender a second. What begins meanwhile is noted, as what is open then will be.
     """
-    nobody, open_still = (IfaceEntry(flag, NO_ADDRESS, NO_ADDRESS) for flag in (Flag.ENROLLED, Flag.LEARN))
+    closed = Flag.ENROLLED | Flag.GUARDED
+    nobody, open_still = (IfaceEntry(flag, NO_ADDRESS, NO_ADDRESS) for flag in (closed, Flag.LEARN))
     fresh = [number for number in ifindexes if number not in running]
     known = tuple((address, number) for number in running for address in running[number])
     outward, inward = POD_PROGRAMS

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from redirect import (
@@ -95,7 +94,7 @@ class Redirection:
     @property
     def is_installed(self) -> bool:
         """Whether anything of this instance is in the kernel, be it a part."""
-        return self.pins.exists or self._foundation.exists
+        return self.pins.exists or self._foundation.exists or self._attachments.has_guards
 
     def prepare(self, rules: NodeRules = NO_RULES) -> Prepared:
         """Makes everything that does not depend on pods, or takes it over as it is.
@@ -105,7 +104,7 @@ class Redirection:
         rights.require()
         probed = features.probe()
         probed.require()
-        with self._writing():
+        with self.pins.locked():
             self.pins.require_lasting()
             # Namespaces first: they fail when another node of this machine has this instance name.
             links = self._foundation.make()
@@ -143,7 +142,7 @@ class Redirection:
         DesiredPod, by interface; `is_outward_only`, `learnt`: as of `plan.closing`. Raises as `apply`.
         """
         steps = closing(interfaces, running, owners, is_outward_only=is_outward_only, learnt=learnt)
-        with self._writing():
+        with self.pins.locked():
             raise_all(self._execute(steps, interfaces).failures)
 
     def apply(
@@ -160,7 +159,7 @@ class Redirection:
         says so. With `only` nothing else is looked at and changed, whatever became of the rest. Raises NoPins, and when
         all is done that could be StepFailed, MapFull or StepsFailed, which have those lines as `done`.
         """
-        with self._writing():
+        with self.pins.locked():
             done: list[str] = []
             failures: list[RedirectError] = []
             if only is None:
@@ -195,9 +194,18 @@ class Redirection:
             raise_all([*failures, *outcome.failures], done)
             return done
 
+    def keep_guards(self) -> list[str]:
+        """What keeps captured pods closed where nothing holds their links any more, for some of them at a time.
+
+        What changed, in lines; meant for every other second, beside `prove`. Raises NoPins, OSError.
+        """
+        with self.pins.locked():
+            ifaces = self._maps.ifaces()
+            return self._attachments.keep_guards(at for at in ifaces if Flag.GUARDED in ifaces[at].flags)
+
     def kept(self) -> tuple[existing.Kept, ...]:
         """Connections that `apply` left alone; ends those whose time is over. Raises NoPins, OSError."""
-        with self._writing():
+        with self.pins.locked():
             return existing.look(self._maps, time.monotonic_ns())
 
     def prove(self, desired: Desired) -> tuple[Finding, ...]:
@@ -301,7 +309,7 @@ class Redirection:
             self.pins.remove_files()
             return []
         require_here(self.instance)
-        with self._writing():
+        with self.pins.locked():
             self._foundation.claim()
             removed = []
             if self.pins.is_complete:
@@ -345,20 +353,13 @@ class Redirection:
     def _maps(self) -> Maps:
         return self._generation.maps
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One writer at a time."""
-        with self.pins.locked():
-            yield
-
     def _load(self) -> bool:
         """Puts this layout's programs there, on the maps of an older one where possible; whether it had to."""
         if self._open_generation is not None:
             self._restore_pins()
         compiled = not next_version.is_there(self.pins)
         if compiled:
-            running = (each.program_id for each in self._attachments.attached().values())
-            next_version.install(self.pins, running, self._load_timeout_s)
+            next_version.install(self.pins, self._attachments.program_ids(), self._load_timeout_s)
             if self._open_generation is not None:
                 self._open_generation.close()
                 self._open_generation = None

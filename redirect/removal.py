@@ -38,4 +38,5 @@ def detach_all(attachments: Attachments) -> list[str]:
         attachments.detach(ifindex, program)
         removed.append(f"removed program {program} of interface {ifindex}")
     attachments.detach_lookups()
-    return removed
+    # Last: whatever of the others could not be let go in order is closed until now.
+    return removed + attachments.detach_guards()

@@ -26,7 +26,7 @@ PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID = 13, 14
 INFO_BY_FD = 15
 PROG_QUERY = 16
 MAP_LOOKUP_BATCH = 24
-LINK_CREATE, LINK_UPDATE, LINK_DETACH = 28, 29, 34
+LINK_CREATE, LINK_UPDATE, LINK_DETACH, PROG_BIND_MAP = 28, 29, 34, 35
 
 MAP_TYPE_ARRAY, MAP_TYPE_RINGBUF = 2, 27
 PROG_TYPE_SCHED_CLS = 3
@@ -304,6 +304,11 @@ def prog_map_ids(program_id: int) -> list[int]:
         os.close(fd)
     (count,) = struct.unpack_from("=I", info, 52)
     return list(struct.unpack_from(f"={count}I", ids))
+
+
+def prog_bind_map(prog_fd: int, map_fd: int) -> None:
+    """A map lives as long as this program from now on, though it never reads it."""
+    call(PROG_BIND_MAP, struct.pack("=III", prog_fd, map_fd, 0))
 
 
 def map_by_id(number: int) -> int:

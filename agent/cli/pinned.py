@@ -120,6 +120,7 @@ def typed(maps: Maps) -> Mapping[str, PinnedMap]:
         "owners": lambda: owners(maps),
         "waiting": lambda: waiting(maps),
         "drafts": lambda: (),
+        "seen": lambda: (),  # where packets of the kernel lie is nothing to show
         "tracing": lambda: tracing(maps),
         "trace_ring": lambda: (({"key": 0}, {"ring": ring}) for ring in (maps.trace_ring(),) if ring),
         "stats": lambda: stats(maps),

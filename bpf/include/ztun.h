@@ -13,3 +13,4 @@
 #include "ztun_strangers.h"
 #include "ztun_prefilter.h"
 #include "ztun_trace.h"
+#include "ztun_seen.h"

@@ -15,6 +15,8 @@ BPF_TABLE_PINNED("hash", u32, struct owner, owners, 8192, PIN "/map_owners", BPF
 BPF_TABLE_PINNED("lru_hash", struct neighbour_key, struct neighbour, neighbours, 16384, PIN "/map_neighbours");
 BPF_TABLE_PINNED("hash", struct neighbour_key, u32, wanted, 4096, PIN "/map_wanted");
 BPF_TABLE_PINNED("percpu_array", u32, u64, stats, ZTUN_EXIT_COUNT, PIN "/map_stats");
+/* What each processor has passed on last. */
+BPF_TABLE_PINNED("percpu_array", u32, struct seen, seen, 1, PIN "/map_seen");
 /* A lookup in a sockmap answers a referenced socket: release it. (BPF_SOCKMAP has no lookup in bcc.) */
 BPF_TABLE_PINNED("sockmap", int, u64, socks, SLOTS, PIN "/map_socks");
 /* Not allocated ahead, as owners. */

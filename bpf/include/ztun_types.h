@@ -252,11 +252,21 @@ struct trace_event {
 };
 _Static_assert(sizeof(struct trace_event) == 64, "trace_event");
 
+/* seen: the packet that `from_pod` or `to_pod` passed on last, on this processor. Shared with earlier and later layouts, whose
+ * guards ask it too: of this shape for good. */
+struct seen {
+    u64 packet; /* where it lies, 0 once its guard has asked */
+    u32 ifindex;
+    u32 hook;
+};
+_Static_assert(sizeof(struct seen) == 16, "seen");
+
 /* LEARN: the pod is about to be captured, and all passes as it is; connections that begin are noted in passthru.
  * QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
  * HONEST: SYNs from and to the pod are held until the proxy has reached their destination.
  * BYPASS: connections to the pod go past the proxy, but for those to 15008.
- * DNS: what the pod sends to port 53 goes to the proxy. */
+ * DNS: what the pod sends to port 53 goes to the proxy.
+ * GUARDED: a guard drops what neither from_pod nor to_pod has seen. */
 enum {
     FLAG_ENROLLED = 1,
     FLAG_DRAIN = 4,
@@ -264,7 +274,8 @@ enum {
     FLAG_HONEST = 16,
     FLAG_BYPASS = 32,
     FLAG_DNS = 64,
-    FLAG_LEARN = 128
+    FLAG_LEARN = 128,
+    FLAG_GUARDED = 256
 };
 /* So long passes what began while its pod was learnt, unless user space says until when. */
 #define LEARNT_NS 10000000000ULL
@@ -386,6 +397,12 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(lookup_net_side, NO_LISTENER, 1)                                                                             \
     X(lookup_net_side, UNFIT_LISTENER, 1)                                                                          \
     X(lookup_net_side, PICKED, 0)                                                                                  \
+    X(guard_from_pod, SEEN, 0)    /* passed on by from_pod, and so by its guard */                                 \
+    X(guard_from_pod, UNGUARDED, 0)    /* no captured pod is at the interface */                                   \
+    X(guard_from_pod, UNSEEN, 1)    /* from_pod has not seen it: it is not attached (any more) */                  \
+    X(guard_to_pod, SEEN, 0)                                                                                       \
+    X(guard_to_pod, UNGUARDED, 0)                                                                                  \
+    X(guard_to_pod, UNSEEN, 1)                                                                                     \
     X(from_pod, GRANDFATHER_END, 0)  /* not an exit: a kept tuple was used again, seen by this hook */             \
     X(to_pod, GRANDFATHER_END, 0)    /* the same, by the other */
 

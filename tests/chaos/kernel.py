@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,13 +18,19 @@ from redirect.netns import entered, path_of
 from redirect.pins import Pins
 from redirect.reconcile import Redirection
 from tests.chaos.fault import Fault
-from tests.chaos.losses import Allowed
+from tests.chaos.losses import Allowed, Loss, Reach
 from tests.chaos.schedule import Span
 from tests.chaos.stage import Stage
 from tests.support.redirect_lab import remove_pins
 
 HEALS_S = 30.0
+STARTS_S = 60.0
+GUARDED_S = 4.0
+"""Two turns of the agent: pods that were captured just now have no guard yet."""
 NOTHING = Allowed(HEALS_S)
+SHUT = frozenset({Loss.RESET, Loss.SILENT, Loss.REFUSED})
+CLOSED = Allowed(STARTS_S, live=SHUT, new=SHUT, reach=Reach.ALL)
+CLOSED_NODE = Allowed(STARTS_S, live=SHUT, new=SHUT, reach=Reach.NODE)
 RETRY_S = 0.3
 
 
@@ -47,6 +54,33 @@ def no_bpffs(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
         yield
     finally:
         subprocess.run(("mount", "-t", "bpf", "bpf", str(pinning.BPFFS)), check=True)
+
+
+@contextmanager
+def no_pins_no_control(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    """Nothing holds the links of a node then: its workers live, or die as well."""
+    time.sleep(GUARDED_S)
+    control = stage.control(node)
+    pids = stage.processes(node) if chances.random() < 0.5 else [control.pid] if control is not None else []
+    stage.kill(*pids)
+    remove_pins(_pins(stage, node).root)
+    try:
+        yield
+    finally:
+        stage.start_agent(node)
+
+
+@contextmanager
+def no_bpffs_no_control(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
+    """The same by umount --lazy, of both nodes."""
+    time.sleep(GUARDED_S)
+    stage.kill(*(control.pid for each in stage.nodes if (control := stage.control(each)) is not None))
+    try:
+        with no_bpffs(stage, node, chances):
+            yield
+    finally:
+        for each in stage.nodes:
+            stage.start_agent(each)
 
 
 @contextmanager
@@ -95,9 +129,19 @@ def churn(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
 
 
 FAULTS = {
-    # Alone, both: pins and the control process hold the programs, and with neither the kernel takes them off.
+    # Alone, these: pins and the control process hold the programs, and with neither pods are closed.
     "no-pins": Fault("all that is pinned is removed", Span(0.1, 4), NOTHING, no_pins, is_alone=True),
     "no-bpffs": Fault("the bpffs is unmounted", Span(0.5, 4), NOTHING, no_bpffs, is_alone=True),
+    "no-pins-no-control": Fault(
+        "all that is pinned is removed, and nobody holds it",
+        Span(0.5, 4),
+        CLOSED_NODE,
+        no_pins_no_control,
+        True,
+    ),
+    "no-bpffs-no-control": Fault(
+        "the bpffs is unmounted, and no agent lives", Span(0.5, 4), CLOSED, no_bpffs_no_control, True
+    ),
     "no-name": Fault("the name of a private namespace is removed", Span(0.1, 4), NOTHING, no_name),
     "no-device": Fault("a device of a private namespace is deleted", Span(0.1, 4), NOTHING, no_device),
     "churn": Fault("a pod comes into the mesh and leaves it again", Span(2, 10), NOTHING, churn),

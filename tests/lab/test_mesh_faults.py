@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from click.testing import CliRunner
 from agent.admin.client import AgentRefused
 from agent.cli import main
 from agent.lab.agents import LabMesh
+from redirect import features, tc_rows
+from redirect.layout import GUARDS
+from redirect.netns import entered
 from redirect.pins import Pins
 from redirect.side import sides_of
 from tests.support.both_ends import both_ends, is_told_reset, without_more_syns
@@ -310,6 +314,38 @@ def test_pins_removed_beneath_an_agent_open_nobody_and_are_made_again(world: Wor
     world.restart("node-a")
     assert world.status("node-a")["line"].split()[2] == "pods=2/2"
     assert world.is_served("client-a", server)
+
+
+def guards_at(world: World, node: str) -> int:
+    """How many filters of guards there are at the interfaces of a node."""
+    with entered(world.node(node).netns):
+        places = product(tc_rows.ingress_qdiscs(), (tc_rows.CLSACT_INGRESS, tc_rows.CLSACT_EGRESS))
+        return sum(":guard_" in row.name for place in places for row in tc_rows.filters(*place))
+
+
+def test_with_all_of_ztun_dead_and_all_pins_removed_nothing_leaves_in_clear(world: World) -> None:
+    """Where programs are tcx links nothing holds them then: neither with workers, nor without."""
+    server, outside = world.address("server-b"), world.address("outsider-b")
+    pins = Pins(world.mesh.instance("node-a"), world.mesh.run_dir("node-a"))
+    workers = world.workers("node-a").values()
+    if features.has_tcx():
+        until(lambda: guards_at(world, "node-a") >= len(GUARDS) * 2, "both pods have their guards")
+    world.kill_control("node-a")
+    remove_pins(pins.root)
+    for host in (server, outside):
+        with pytest.raises(TimeoutError):
+            world.dial("client-a", host, timeout_s=SILENCE_S)
+    world.kill(*workers)
+    with Sniffer(world.node("node-a").netns, world.address("client-a")) as wire:
+        quiet = len(until_quiet(wire))
+        for host in (server, outside):
+            with pytest.raises(TimeoutError):
+                world.dial("client-a", host, timeout_s=SILENCE_S)
+        assert len(wire.frames) == quiet
+    world.restart("node-a")
+    assert world.status("node-a")["line"].split()[2] == "pods=2/2"
+    assert world.is_served("client-a", server)
+    assert world.is_served("client-b", world.address("server-a"))
 
 
 def test_an_agent_with_other_settings_takes_over_without_refusing_anyone(world: World) -> None:

@@ -14,10 +14,12 @@ from pyroute2 import IPRoute
 
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
-from redirect import host_addresses, netns
+from redirect import host_addresses, netns, sys_bpf, tc_rows
 from redirect.errors import InstanceInUse
+from redirect.layout import GUARDS
+from redirect.locate import locate
 from redirect.pins import Pins
-from tests.support.redirect_lab import Node, dial, instance_name, redirected, remove_pins
+from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected, remove_pins
 
 pytestmark = pytest.mark.kernel
 
@@ -106,6 +108,36 @@ def test_a_generation_that_nobody_held_is_found_again_through_the_programs_that_
             assert following.prove(node.desired("a1")) == ()
         assert is_captured(node)
         assert following.pins.generations() == [pins.generation]
+
+
+def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found_again(node: Node) -> None:
+    """A tcx link ends with its pin and its holders, and with it a capture; a guard behind it lives in the device."""
+    redirection, far = node.redirection, node.lab.pods["lab/b1"]
+    if not node.has_tcx:
+        pytest.skip("filters live in their device: nothing opens")
+    with netns.entered(node.place.netns):
+        index = locate(netns=node.pod("a1").netns).ifindex
+        assert redirection.keep_guards() == [f"put {guard} at interface {index}" for guard in GUARDS]
+        assert redirection.keep_guards() == []
+        remove_pins(redirection.pins.root)
+        redirection._let_go()
+        assert sys_bpf.prog_query(index, sys_bpf.BPF_TCX_INGRESS) == []
+    for one, other in ((node.pod("a1"), far), (far, node.pod("a1"))):
+        with pytest.raises(TimeoutError):
+            dial(one.netns, other.address(4), PORT, SILENCE_S)
+    with closing(node.successor()) as following, netns.entered(node.place.netns):
+        assert following.prepare().compiled
+        assert [place.ifname for place in following.captured()] == [node.pod("a1").ifname]
+        following.apply(node.desired("a1"))
+        # What serves has not ended: the listeners of before are those of the next.
+        assert following.prove(node.desired("a1")) == ()
+        assert len(following.keep_guards()) == len(GUARDS), "those of this generation"
+        assert is_captured(node)
+        # One that was captured no longer is not closed, and no guard stays.
+        following.apply(node.desired())
+        following.keep_guards()
+        assert not any(tc_rows.filters(index, parent) for parent in CLSACT_PARENTS)
+    dial(node.pod("a1").netns, far.address(4), PORT).close()
 
 
 def test_a_namespace_without_its_name_lives_on_and_is_named_again(node: Node) -> None:

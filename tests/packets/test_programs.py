@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agent.wire.held_syn import RECORD
-from redirect.layout import ENDING, REASONS
+from redirect.layout import ENDING, GUARDS, REASONS
 from tests.packets import (
     bridge_rows,
     bypass_rows,
@@ -15,6 +15,7 @@ from tests.packets import (
     encapsulation_rows,
     from_pod_rows,
     glass_rows,
+    guard_rows,
     header_rows,
     hold_rows,
     prefilter_rows,
@@ -39,6 +40,7 @@ ROWS = [
     *claim_rows.rows(),
     *glass_rows.rows(),
     *prefilter_rows.rows(),
+    *guard_rows.rows(),
 ]
 END_OF_KEPT = "GRANDFATHER_END"
 NEW = ("SYN_TO_PROXY", "HOST_SYN_TO_PROXY", "SYN_HELD", "SYN_AGAIN", "SYN_UNHELD", "SYN_RING_FULL")
@@ -109,7 +111,8 @@ def _expected_bytes(rig: Rig, row: Row) -> bytes:
 def test_every_exit_has_a_row() -> None:
     covered = {(row.program, row.exit) for row in ROWS} | {(look.program, look.exit) for look in LOOKUPS}
     covered |= {(row.program, END_OF_KEPT) for row in ROWS if row.is_end_of_kept}
-    # test_lookups has a test of its own for these
+    # test_lookups and test_guards have tests of their own for these
+    covered |= {(guard, "SEEN") for guard in GUARDS}
     covered |= {(look.program, UNFIT) for look in LOOKUPS}
     assert {(reason.program, reason.name) for reason in REASONS} == covered
 

@@ -15,6 +15,7 @@ HONEST = Flag.ENROLLED | Flag.HONEST
 BYPASS = Flag.ENROLLED | Flag.BYPASS
 DNS = Flag.ENROLLED | Flag.DNS
 LEARN = Flag.LEARN
+GUARDED = Flag.ENROLLED | Flag.GUARDED
 FORWARDED = 4242
 """`ingress_ifindex` of a packet that came in by some device; 0 is what this host made."""
 POD_SIDE, NET_SIDE = 4243, 4244

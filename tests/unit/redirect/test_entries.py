@@ -59,7 +59,7 @@ def test_a_pod_whose_capture_failed_half_way_has_no_macs_there() -> None:
 def test_how_connections_are_treated_is_the_interfaces_and_not_the_addresses(flag: Flag) -> None:
     """Where only what is captured counts, nothing else must look like it."""
     treated = replace(ROUTED, flags=Flag.ENROLLED | flag)
-    assert iface_entry(treated).flags == Flag.ENROLLED | flag
+    assert iface_entry(treated).flags == Flag.ENROLLED | Flag.GUARDED | flag
     assert pod_entry(treated, V4, LINK) == pod_entry(ROUTED, V4, LINK)
 
 

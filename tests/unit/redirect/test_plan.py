@@ -304,7 +304,7 @@ def test_the_steps_and_their_order(row: tuple[Desired, Observed, tuple[Step, ...
 
 
 def test_what_a_pod_sends_can_be_stopped_alone_where_it_never_ran() -> None:
-    nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
+    nobody = IfaceEntry(ENROLLED | Flag.GUARDED, bytes(16), bytes(16))
     assert closing([3], {}, {3: "demo/web uid"}, is_outward_only=True) == (
         PutIface(3, nobody),
         Attach(3, "from_pod"),
@@ -333,7 +333,7 @@ def test_one_that_ran_may_stay_open_until_it_is_captured_and_its_first_captured_
 
 
 def test_a_closed_interface_lets_nothing_out_first_and_one_that_ran_loses_nothing_its_node_asked() -> None:
-    nobody = IfaceEntry(ENROLLED, bytes(16), bytes(16))
+    nobody = IfaceEntry(ENROLLED | Flag.GUARDED, bytes(16), bytes(16))
     assert closing([3, 4, 5, 6], {4: (V4, V6), 6: ()}, {3: "demo/web uid", 4: ""}) == (
         PutIface(3, nobody),
         Attach(3, "from_pod"),
@@ -398,7 +398,7 @@ def test_an_address_never_moves_before_its_new_owner_is_closed(
         if not isinstance(step, PutPod) or step.entry.flags != ENROLLED:
             continue
         result = run(steps[:number], observed)
-        assert result.ifaces[step.entry.ifindex].flags == ENROLLED
+        assert result.ifaces[step.entry.ifindex].flags == ENROLLED | Flag.GUARDED
         assert {(step.entry.ifindex, program) for program in POD_PROGRAMS} <= result.attached
         owner = observed.pods.get(step.address)
         if owner is not None and owner.ifindex != step.entry.ifindex:

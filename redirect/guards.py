@@ -1,0 +1,127 @@
+"""Guards: what keeps captured pods closed when nothing holds the links any more that capture them.
+
+A tcx link lives by its pin and by the processes that hold it. Where the pins are removed, or their bpffs is unmounted,
+while no agent lives, the kernel takes it off, and the pod would speak in clear. A guard is a clsact filter behind it,
+which lives in the device: it drops what the program before it has not seen (bpf/include/ztun_seen.h), and keeps every
+map of its generation alive, where the next agent finds them.
+
+It is put behind captures that are whole, some at a time: the plugins of a CNI that come after a pod's capture may want
+the place of its clsact for an `ingress` qdisc. In the node's network namespace, under the instance's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from itertools import islice
+
+from redirect import netlink, tc_rows
+from redirect.errors import RedirectError
+from redirect.filters import PARENTS, Filters
+from redirect.layout import GUARDS
+from redirect.pins import Pins
+from redirect.rt_writes import CLSACT
+
+BEHIND = dict(zip(GUARDS, ("from_pod", "to_pod"), strict=True))
+"""Whose hook each has."""
+HANDLES = (0x7A76, 0x7A77)
+AT_ONCE = 32
+"""Interfaces that are looked at in one turn: a guard that somebody took off is missed after as many turns as there are
+times this many pods. One that is not needed yet has time; the agent's thread for the kernel has not."""
+
+
+class Guards:
+    """Those of one instance. `program_fd`, `program_id`: of this generation, by name."""
+
+    def __init__(
+        self,
+        instance: str,
+        pins: Pins,
+        program_fd: Callable[[str], int],
+        program_id: Callable[[str], int],
+    ) -> None:
+        parents = {guard: PARENTS[program] for guard, program in BEHIND.items()}
+        self._filters = Filters(instance, pins, parents, HANDLES, is_behind=True)
+        self._program_fd = program_fd
+        self._program_id = program_id
+        self._known: dict[int, None] = {}
+        """Interfaces with guards, those first that were looked at longest ago."""
+        self._refused: dict[int, str] = {}
+        self._is_begun = False
+
+    def keep(self, wanted: Collection[int], is_whole: Callable[[int], bool]) -> list[str]:
+        """Has guards at these interfaces and at no others, as far as this turn goes; what changed, in lines.
+
+        `is_whole`: whether both programs of this generation run at an interface: behind others a guard would drop all.
+        """
+        qdiscs = tc_rows.ingress_qdiscs()
+        self._filters.forget_qdiscs(qdiscs)
+        self._begin(qdiscs)
+        done = []
+        with netlink.one_socket():
+            for ifindex in self._known.keys() - set(wanted):
+                done += self._take_off(ifindex)
+            lost = [ifindex for ifindex in self._known if qdiscs.get(ifindex) != CLSACT]
+            fresh = [ifindex for ifindex in sorted(wanted) if ifindex not in self._known]
+            for ifindex in list(islice(dict.fromkeys([*lost, *fresh, *self._known]), AT_ONCE)):
+                if is_whole(ifindex):
+                    done += self._ensure(ifindex)
+        return done
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether there is any on this node."""
+        return bool(self._filters.attached())
+
+    def program_ids(self) -> Iterable[int]:
+        """Of those that are attached, of whatever generation. Raises OSError."""
+        return [each.program_id for each in self._filters.attached().values()]
+
+    def remove_all(self) -> list[str]:
+        """What was removed. Raises OSError."""
+        return [
+            line
+            for ifindex in sorted({at for at, _ in self._filters.attached()})
+            for line in self._take_off(ifindex)
+        ]
+
+    def restore_marks(self) -> None:
+        self._filters.restore_marks()
+
+    def _begin(self, qdiscs: Collection[int]) -> None:
+        """What an agent before this one has left."""
+        if not self._is_begun:
+            self._known = dict.fromkeys(ifindex for ifindex, _ in self._filters.attached())
+            self._is_begun = True
+
+    def _ensure(self, ifindex: int) -> list[str]:
+        self._known.pop(ifindex, None)
+        try:
+            found = self._filters.attached_at(ifindex)
+            missing = [
+                guard
+                for guard in GUARDS
+                if (ifindex, guard) not in found
+                or found[ifindex, guard].program_id != self._program_id(guard)
+            ]
+            for guard in missing:
+                self._filters.attach(ifindex, guard, self._program_fd(guard))
+        except (RedirectError, OSError) as error:
+            return self._refuse(ifindex, str(error))
+        self._known[ifindex] = None
+        self._refused.pop(ifindex, None)
+        return [f"put {guard} at interface {ifindex}" for guard in missing]
+
+    def _refuse(self, ifindex: int, why: str) -> list[str]:
+        """Said once: the pod is captured all the same, and closed as long as somebody holds its links."""
+        is_news = self._refused.get(ifindex) != why
+        self._refused[ifindex] = why
+        return [f"interface {ifindex} has no guard: {why}"] if is_news else []
+
+    def _take_off(self, ifindex: int) -> list[str]:
+        self._known.pop(ifindex, None)
+        with suppress(OSError):
+            for guard in GUARDS:
+                self._filters.detach(ifindex, guard)
+            return [f"took the guards off interface {ifindex}"]
+        return []

@@ -1,0 +1,105 @@
+"""Which interfaces get guards, in which turn, and what is said of those that get none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redirect import guards, tc_rows
+from redirect.errors import StepFailed
+from redirect.filters import Attachment
+from redirect.guards import AT_ONCE, Guards
+from redirect.layout import GUARDS
+from redirect.pins import Pins
+
+Place = tuple[int, str]
+
+
+class Kernel:
+    """Filters of a node in memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.filters: dict[Place, Attachment] = {}
+        self.closed_to: set[int] = set()
+        monkeypatch.setattr(
+            tc_rows, "ingress_qdiscs", lambda: dict.fromkeys({at for at, _ in self.filters}, "clsact")
+        )
+
+        class Fake(guards.Filters):
+            def attach(_, ifindex: int, program: str, prog_fd: int) -> None:
+                if ifindex in self.closed_to:
+                    raise StepFailed(f"attach {program}", "it has an `ingress` qdisc")
+                self.filters[ifindex, program] = Attachment(prog_fd)
+
+            def detach(_, ifindex: int, program: str) -> None:
+                self.filters.pop((ifindex, program), None)
+
+            def attached(_) -> dict[Place, Attachment]:
+                return dict(self.filters)
+
+            def attached_at(_, ifindex: int) -> dict[Place, Attachment]:
+                return {place: each for place, each in self.filters.items() if place[0] == ifindex}
+
+        monkeypatch.setattr(guards, "Filters", Fake)
+
+    def guards(self, tmp_path: Path, generation: int = 0) -> Guards:
+        number: Callable[[str], int] = lambda guard: GUARDS.index(guard) + 10 * generation + 1  # noqa: E731
+        return Guards("t", Pins("t", tmp_path), number, number)
+
+    def at(self) -> list[int]:
+        return sorted({ifindex for ifindex, _ in self.filters})
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+def whole(ifindex: int) -> bool:
+    return True
+
+
+def test_some_at_a_time_and_what_is_taken_off_is_put_again(kernel: Kernel, tmp_path: Path) -> None:
+    made, pods = kernel.guards(tmp_path), range(1, AT_ONCE + 9)
+    assert len(made.keep(pods, whole)) == AT_ONCE * len(GUARDS)
+    assert len(made.keep(pods, whole)) == 8 * len(GUARDS)
+    assert kernel.at() == [*pods] and made.keep(pods, whole) == []
+    # One whose clsact is gone is seen in the next turn, one without a filter when it is looked at.
+    for place in [place for place in kernel.filters if place[0] == 3]:
+        del kernel.filters[place]
+    assert len(made.keep(pods, whole)) == len(GUARDS)
+    del kernel.filters[4, GUARDS[0]]
+    said = [line for _ in range(3) for line in made.keep(pods, whole)]
+    assert said == [f"put {GUARDS[0]} at interface 4"]
+
+
+def test_none_where_the_program_before_it_is_not_there(kernel: Kernel, tmp_path: Path) -> None:
+    """It would drop all."""
+    made = kernel.guards(tmp_path)
+    made.keep([1, 2], lambda ifindex: ifindex != 2)
+    assert kernel.at() == [1]
+    made.keep([1, 2], whole)
+    assert kernel.at() == [1, 2]
+
+
+def test_those_of_an_agent_before_are_renewed_and_taken_off(kernel: Kernel, tmp_path: Path) -> None:
+    kernel.guards(tmp_path).keep([1, 2], whole)
+    following = kernel.guards(tmp_path, generation=1)
+    assert following.keep([2], whole) == [
+        "took the guards off interface 1",
+        *(f"put {guard} at interface 2" for guard in GUARDS),
+    ]
+    assert {each.program_id for each in kernel.filters.values()} == {11, 12}
+    assert following.remove_all() == ["took the guards off interface 2"] and not following.is_anywhere
+
+
+def test_who_has_no_room_for_one_is_told_once_and_asked_again(kernel: Kernel, tmp_path: Path) -> None:
+    made = kernel.guards(tmp_path)
+    kernel.closed_to.add(1)
+    (said,) = made.keep([1], whole)
+    assert "interface 1 has no guard" in said and "ingress" in said
+    assert made.keep([1], whole) == []
+    kernel.closed_to.clear()
+    assert len(made.keep([1], whole)) == len(GUARDS)
