@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from redirect import features, rt_writes
 from redirect.filters import PARENTS, PRIORITY
 from redirect.guards import BEHIND, HANDLES
 from tests.packets.rig import POD_DEVICE, POD_PEER, Rig
-from tests.packets.test_delivery import attached, tap
+from tests.packets.test_delivery import LIMIT_S, attached, tap
 from tests.packets.world import FORWARDED, GUARDED, V4, World
 from tests.support import packets as pk
 
@@ -36,6 +37,13 @@ def sender(rig: Rig, guard: str) -> tuple[Path, str]:
     return (rig.pod_path, POD_PEER) if guard == "guard_from_pod" else (rig.paths["host"], POD_DEVICE)
 
 
+def until_counted(rig: Rig, name: str, before: dict[str, int]) -> None:
+    """Stacks at both ends say things of their own meanwhile (IPv6), which may be counted too."""
+    end = time.monotonic() + LIMIT_S
+    while rig.counters()[name] == before[name]:
+        assert time.monotonic() < end, f"{name} did not move"
+
+
 @pytest.mark.parametrize("guard", BEHIND)
 def test_a_guard_lets_by_what_was_passed_on_and_drops_what_nobody_has_seen(rig: Rig, guard: str) -> None:
     ends = (V4.pod, 40000), (V4.peer, 4000)
@@ -49,12 +57,13 @@ def test_a_guard_lets_by_what_was_passed_on_and_drops_what_nobody_has_seen(rig: 
             for _ in range(2):
                 before = rig.counters()
                 sock.send(frame)
-                rig.until_counted(f"{guard}/SEEN", before)
-                assert rig.counters()[f"{BEHIND[guard]}/UDP_PASS"] == before[f"{BEHIND[guard]}/UDP_PASS"] + 1
+                until_counted(rig, f"{guard}/SEEN", before)
+                assert rig.counters()[f"{guard}/UNSEEN"] == before[f"{guard}/UNSEEN"]
         before = rig.counters()
         with suppress(OSError):  # whoever sends by a device is told that it was dropped there
             sock.send(frame)
-        rig.until_counted(f"{guard}/UNSEEN", before)
+        until_counted(rig, f"{guard}/UNSEEN", before)
+        assert rig.counters()[f"{guard}/SEEN"] == before[f"{guard}/SEEN"]
 
 
 def test_a_note_is_of_one_packet_at_one_hook(rig: Rig) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 ROOT, HANDLE, INGRESS = 0xFFFFFFFF, 0x10000, 0xFFFF0000
 ETH_P_ALL = 3
@@ -46,6 +46,9 @@ def limited_ingress(ifindex: int, rate: str) -> Iterator[Callable[[], int]]:
         try:
             (ifb,) = ip.link_lookup(ifname=IFB)
             ip.link("set", index=ifb, state="up")
+            # The clsact of a guard may have that place: tc qdisc del dev DEV clsact. What is there the agent lets be.
+            with suppress(NetlinkError):
+                ip.tc("del", "clsact", index=ifindex)
             ip.tc("add", "ingress", index=ifindex, handle=INGRESS)  # tc qdisc add dev DEV ingress
             try:
                 # tc filter add dev DEV ingress u32 match u32 0 0 action mirred egress redirect dev ifb-limit
