@@ -56,7 +56,6 @@ class Attachments:
         """How many are to be attached now."""
         self._is_in_a_hurry = count > MANY
 
-
     def attach(self, ifindex: int, program: str) -> None:
         """Puts this generation's program there, or swaps it in for an older one without a gap.
 
@@ -187,7 +186,9 @@ class Attachments:
 
         def is_whole(ifindex: int) -> bool:
             found = self.attached_at(ifindex)
-            return {each.program_id for each in found.values() if not each.is_provisional} >= set(current.values())
+            return {each.program_id for each in found.values() if not each.is_provisional} >= set(
+                current.values()
+            )
 
         return self._guards.keep(set(captured), is_whole)
 

@@ -116,7 +116,9 @@ class Filters:
         elif tc_rows.filters(ifindex, self._parents[program]):
             return False
         try:
-            rt_writes.put_filter(ifindex, self._parents[program], PRIORITY, self._handle, prog_fd, self._name(program))
+            rt_writes.put_filter(
+                ifindex, self._parents[program], PRIORITY, self._handle, prog_fd, self._name(program)
+            )
         except OSError:
             if not self.attached_at(ifindex):
                 self._disown_qdisc(ifindex)

@@ -36,7 +36,7 @@ from redirect.findings import Finding, of_pods, of_rivals, without_listener, wit
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
 from redirect.kept_pins import NotAllPinned, restore_all
-from redirect.layout import IP, SLOTS
+from redirect.layout import IP, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
 from redirect.observe import Observed, interfaces, observe, observe_some
