@@ -49,7 +49,7 @@ class Attachments:
         self._has_tcx = has_tcx
         self._links = Links(pins)
         self._filters = Filters(instance, pins)
-        self._guards = Guards(instance, pins, program_fd, self.program_id)
+        self._guards = Guards(instance, pins, self._filters, program_fd, self.program_id)
         self._is_in_a_hurry = False
 
     def expect(self, count: int) -> None:

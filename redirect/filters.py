@@ -61,16 +61,16 @@ class Filters:
         parents: Mapping[str, int] = PARENTS,
         handles: tuple[int, int] = HANDLES,
         *,
-        is_behind: bool = False,
+        behind: Filters | None = None,
     ) -> None:
-        """`parents`: of the programs that are put, `handles`: that of each filter, and a spare one. `is_behind`:
-        others of ours run at each place before these are put there, so a clsact that is marked is that of the place."""
+        """`parents`: of the programs that are put, `handles`: that of each filter, and a spare one. `behind`:
+        those that run at each place before these are put there; what is known of a clsact is known to both."""
         self._instance = instance
         self._pins = pins
         self._parents = parents
         self._handle, self._spare_handle = self._handles = handles
-        self._is_behind = is_behind
-        self._own_qdiscs: set[int] = set()
+        self._is_behind = behind is not None
+        self._own_qdiscs: set[int] = set() if behind is None else behind._own_qdiscs
         """Interfaces whose clsact this process added or found marked: the marks may be lost with the pins."""
         self._emptied: set[int] = set()
         """Of these the ones without a filter of ours: nobody else puts one there, so they need not be asked for."""

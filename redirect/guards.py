@@ -31,17 +31,18 @@ times this many pods. One that is not needed yet has time; the agent's thread fo
 
 
 class Guards:
-    """Those of one instance. `program_fd`, `program_id`: of this generation, by name."""
+    """Those of one instance. `filters`: the programs' own; `program_fd`, `program_id`: of this generation, by name."""
 
     def __init__(
         self,
         instance: str,
         pins: Pins,
+        filters: Filters,
         program_fd: Callable[[str], int],
         program_id: Callable[[str], int],
     ) -> None:
         parents = {guard: PARENTS[program] for guard, program in BEHIND.items()}
-        self._filters = Filters(instance, pins, parents, HANDLES, is_behind=True)
+        self._filters = Filters(instance, pins, parents, HANDLES, behind=filters)
         self._program_fd = program_fd
         self._program_id = program_id
         self._known: dict[int, None] = {}

@@ -9,7 +9,7 @@ import pytest
 
 from redirect import guards, tc_rows
 from redirect.errors import StepFailed
-from redirect.filters import Attachment
+from redirect.filters import Attachment, Filters
 from redirect.guards import AT_ONCE, Guards
 from redirect.layout import GUARDS
 from redirect.pins import Pins
@@ -46,7 +46,8 @@ class Kernel:
 
     def guards(self, tmp_path: Path, generation: int = 0) -> Guards:
         number: Callable[[str], int] = lambda guard: GUARDS.index(guard) + 10 * generation + 1  # noqa: E731
-        return Guards("t", Pins("t", tmp_path), number, number)
+        pins = Pins("t", tmp_path)
+        return Guards("t", pins, Filters("t", pins), number, number)
 
     def at(self) -> list[int]:
         return sorted({ifindex for ifindex, _ in self.filters})
