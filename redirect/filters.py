@@ -87,6 +87,10 @@ class Filters:
         if kind and not self._is_behind and self._is_own_qdisc(ifindex) and not self.attached_at(ifindex):
             # Left by an interface that had this number before: this clsact is not ours.
             self._disown_qdisc(ifindex)
+        self.put(ifindex, program, prog_fd, kind)
+
+    def put(self, ifindex: int, program: str, prog_fd: int, kind: str) -> None:
+        """The same where it is known what qdisc has the place: clsact, or (empty) none. Raises StepFailed, OSError."""
         self._emptied.discard(ifindex)
         with _named(f"attach {program} to interface {ifindex}"):
             if not kind:

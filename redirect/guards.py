@@ -45,8 +45,9 @@ class Guards:
         self._filters = Filters(instance, pins, parents, HANDLES, behind=filters)
         self._program_fd = program_fd
         self._program_id = program_id
-        self._known: dict[int, None] = {}
-        """Interfaces with guards, those first that were looked at longest ago."""
+        self._looked_at: dict[int, bool] = {}
+        """Whether interfaces may have guards, those first that were looked at longest ago: who can have none takes
+        nobody else's turn."""
         self._refused: dict[int, str] = {}
         self._is_begun = False
 
@@ -57,16 +58,20 @@ class Guards:
         """
         qdiscs = tc_rows.ingress_qdiscs()
         self._filters.forget_qdiscs(qdiscs)
-        self._begin(qdiscs)
+        self._begin()
         done = []
         with netlink.one_socket():
-            for ifindex in self._known.keys() - set(wanted):
-                done += self._take_off(ifindex)
-            lost = [ifindex for ifindex in self._known if qdiscs.get(ifindex) != CLSACT]
-            fresh = [ifindex for ifindex in sorted(wanted) if ifindex not in self._known]
-            for ifindex in list(islice(dict.fromkeys([*lost, *fresh, *self._known]), AT_ONCE)):
+            for ifindex in self._looked_at.keys() - set(wanted):
+                done += self._forget(ifindex)
+            lost = [
+                at for at, has_guards in self._looked_at.items() if has_guards and qdiscs.get(at) != CLSACT
+            ]
+            fresh = [ifindex for ifindex in sorted(wanted) if ifindex not in self._looked_at]
+            for ifindex in list(islice(dict.fromkeys([*lost, *fresh, *self._looked_at]), AT_ONCE)):
+                kind = qdiscs.get(ifindex, "")
+                self._looked_at[ifindex] = self._looked_at.pop(ifindex, False) and kind == CLSACT
                 if is_whole(ifindex):
-                    done += self._ensure(ifindex)
+                    done += self._ensure(ifindex, kind)
         return done
 
     @property
@@ -89,14 +94,16 @@ class Guards:
     def restore_marks(self) -> None:
         self._filters.restore_marks()
 
-    def _begin(self, qdiscs: Collection[int]) -> None:
+    def _begin(self) -> None:
         """What an agent before this one has left."""
         if not self._is_begun:
-            self._known = dict.fromkeys(ifindex for ifindex, _ in self._filters.attached())
+            self._looked_at = dict.fromkeys((ifindex for ifindex, _ in self._filters.attached()), True)
             self._is_begun = True
 
-    def _ensure(self, ifindex: int) -> list[str]:
-        self._known.pop(ifindex, None)
+    def _ensure(self, ifindex: int, kind: str) -> list[str]:
+        """`kind`: of the qdisc in the place of clsact."""
+        if kind == "ingress":
+            return self._refuse(ifindex, "an `ingress` qdisc of somebody else leaves no room for its clsact")
         try:
             found = self._filters.attached_at(ifindex)
             missing = [
@@ -106,10 +113,12 @@ class Guards:
                 or found[ifindex, guard].program_id != self._program_id(guard)
             ]
             for guard in missing:
-                self._filters.attach(ifindex, guard, self._program_fd(guard))
+                self._filters.put(ifindex, guard, self._program_fd(guard), kind)
+                kind = CLSACT
         except (RedirectError, OSError) as error:
+            self._looked_at[ifindex] = kind == CLSACT
             return self._refuse(ifindex, str(error))
-        self._known[ifindex] = None
+        self._looked_at[ifindex] = True
         self._refused.pop(ifindex, None)
         return [f"put {guard} at interface {ifindex}" for guard in missing]
 
@@ -119,8 +128,12 @@ class Guards:
         self._refused[ifindex] = why
         return [f"interface {ifindex} has no guard: {why}"] if is_news else []
 
+    def _forget(self, ifindex: int) -> list[str]:
+        self._refused.pop(ifindex, None)
+        return self._take_off(ifindex) if self._looked_at.pop(ifindex) else []
+
     def _take_off(self, ifindex: int) -> list[str]:
-        self._known.pop(ifindex, None)
+        self._looked_at.pop(ifindex, None)
         with suppress(OSError):
             for guard in GUARDS:
                 self._filters.detach(ifindex, guard)

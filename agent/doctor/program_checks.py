@@ -43,7 +43,7 @@ def foreign_programs(site: Site) -> Check:
     attachments = Attachments(site.instance, site.pins, _no_program, has_tcx=None)
     try:
         ours = attachments.attached()
-        own = {each.program_id for each in ours.values()}
+        own = attachments.program_ids()
     finally:
         attachments.close()
     for (ifindex, program), each in sorted(ours.items()):

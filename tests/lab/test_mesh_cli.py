@@ -379,6 +379,7 @@ def test_a_doctor_finds_nothing_wrong_with_a_node_that_runs(world: World) -> Non
         "credentials",
     ):
         assert seen[name]["verdict"] == "ok", seen[name]
+    assert "guard" not in seen["foreign programs"]["words"], "which are ours"
     assert "READY" in seen["agent"]["words"] and "the agent has them" in seen["ports"]["words"]
 
 

@@ -111,6 +111,7 @@ class Rig:
                 make_every_address_local()
         self.listeners = {name: closing.enter_context(listener()) for name in SLOTS}
         self._counters = Counters(self.maps["stats"], len(NAMES))
+        self._unseen = bytes(MAPS["seen"].value_bytes * sys_bpf.possible_cpus())
         fd = sys_bpf.map_create(sys_bpf.MAP_TYPE_RINGBUF, "ring_of_test", max_entries=RING_BYTES)
         self.ring = SynRing(fd)
         closing.callback(self.ring.close)
@@ -303,7 +304,7 @@ class Rig:
         if world.has_ring and sys_bpf.map_delete(self.maps["rings"], struct.pack("=I", 0)):
             self.ring.take(1000)
         # The next packet of a test run may lie where the last one did.
-        self._put("seen", struct.pack("=I", 0), bytes(MAPS["seen"].value_bytes * self.cpus))
+        self._put("seen", struct.pack("=I", 0), self._unseen)
         for name in set(MAPS) - {
             "conf",
             "open_until",

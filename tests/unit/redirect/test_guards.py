@@ -28,7 +28,7 @@ class Kernel:
         )
 
         class Fake(guards.Filters):
-            def attach(_, ifindex: int, program: str, prog_fd: int) -> None:
+            def put(_, ifindex: int, program: str, prog_fd: int, kind: str) -> None:
                 if ifindex in self.closed_to:
                     raise StepFailed(f"attach {program}", "it has an `ingress` qdisc")
                 self.filters[ifindex, program] = Attachment(prog_fd)
@@ -104,3 +104,23 @@ def test_who_has_no_room_for_one_is_told_once_and_asked_again(kernel: Kernel, tm
     assert made.keep([1], whole) == []
     kernel.closed_to.clear()
     assert len(made.keep([1], whole)) == len(GUARDS)
+
+
+def test_any_number_that_can_have_none_take_nobody_elses_turn(kernel: Kernel, tmp_path: Path) -> None:
+    made = kernel.guards(tmp_path)
+    kernel.closed_to |= set(range(1, AT_ONCE + 1))
+    bare, pods = range(AT_ONCE + 1, 2 * AT_ONCE + 1), range(1, 3 * AT_ONCE + 1)
+    for _ in range(3):
+        made.keep(pods, lambda ifindex: ifindex not in bare)
+    assert kernel.at() == [*range(2 * AT_ONCE + 1, 3 * AT_ONCE + 1)]
+    # They come round again, and those that have theirs are let be.
+    kernel.closed_to.clear()
+    said = [line for _ in range(3) for line in made.keep(pods, whole)]
+    assert len(said) == 2 * AT_ONCE * len(GUARDS) and kernel.at() == [*pods]
+
+
+def test_one_whose_program_is_gone_is_taken_off_with_its_pod(kernel: Kernel, tmp_path: Path) -> None:
+    made = kernel.guards(tmp_path)
+    made.keep([1], whole)
+    assert made.keep([1], lambda _: False) == []
+    assert made.keep([], whole) == ["took the guards off interface 1"] and kernel.at() == []
