@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,11 @@ from click.testing import CliRunner
 from agent.admin.client import AgentRefused
 from agent.cli import main
 from agent.lab.agents import LabMesh
-from redirect import features, tc_rows
+from redirect import features
 from redirect.layout import GUARDS
-from redirect.netns import entered
 from redirect.pins import Pins
 from redirect.side import sides_of
+from tests.support.attached import guards_in, links_in
 from tests.support.both_ends import both_ends, is_told_reset, without_more_syns
 from tests.support.cgroups import counts_memory, memory_group
 from tests.support.labglass import (
@@ -316,22 +315,17 @@ def test_pins_removed_beneath_an_agent_open_nobody_and_are_made_again(world: Wor
     assert world.is_served("client-a", server)
 
 
-def guards_at(world: World, node: str) -> int:
-    """How many filters of guards there are at the interfaces of a node."""
-    with entered(world.node(node).netns):
-        places = product(tc_rows.ingress_qdiscs(), (tc_rows.CLSACT_INGRESS, tc_rows.CLSACT_EGRESS))
-        return sum(":guard_" in row.name for place in places for row in tc_rows.filters(*place))
-
-
 def test_with_all_of_ztun_dead_and_all_pins_removed_nothing_leaves_in_clear(world: World) -> None:
     """Where programs are tcx links nothing holds them then: neither with workers, nor without."""
     server, outside = world.address("server-b"), world.address("outsider-b")
     pins = Pins(world.mesh.instance("node-a"), world.mesh.run_dir("node-a"))
-    workers = world.workers("node-a").values()
+    workers, home = world.workers("node-a").values(), world.node("node-a").netns
     if features.has_tcx():
-        until(lambda: guards_at(world, "node-a") >= len(GUARDS) * 2, "both pods have their guards")
+        until(lambda: guards_in(home) >= len(GUARDS) * 2, "both pods have their guards")
     world.kill_control("node-a")
     remove_pins(pins.root)
+    # The kernel takes a link off a while after its last pin is gone.
+    until(lambda: links_in(home) == 0, "nothing holds the links")
     for host in (server, outside):
         with pytest.raises(TimeoutError):
             world.dial("client-a", host, timeout_s=SILENCE_S)

@@ -14,11 +14,13 @@ from pyroute2 import IPRoute
 
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
-from redirect import host_addresses, netns, sys_bpf, tc_rows
+from redirect import host_addresses, netns, tc_rows
 from redirect.errors import InstanceInUse
 from redirect.layout import GUARDS
 from redirect.locate import locate
 from redirect.pins import Pins
+from tests.support.attached import links_in
+from tests.support.labtraffic import until
 from tests.support.redirect_lab import SILENCE_S, Node, dial, instance_name, redirected, remove_pins
 
 pytestmark = pytest.mark.kernel
@@ -121,7 +123,7 @@ def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found
         assert redirection.keep_guards() == []
         remove_pins(redirection.pins.root)
         redirection._let_go()
-        assert sys_bpf.prog_query(index, sys_bpf.BPF_TCX_INGRESS) == []
+        until(lambda: links_in(node.place.netns) == 0, "nothing holds the links")
     for one, other in ((node.pod("a1"), far), (far, node.pod("a1"))):
         with pytest.raises(TimeoutError):
             dial(one.netns, other.address(4), PORT, SILENCE_S)
