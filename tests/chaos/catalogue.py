@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos import kernel, network, plane, processes, resources
+from tests.chaos import clocks, kernel, network, plane, processes, resources
 from tests.chaos.fault import Fault
 
 FAULTS: dict[str, Fault] = {
@@ -11,4 +11,5 @@ FAULTS: dict[str, Fault] = {
     **plane.FAULTS,
     **resources.FAULTS,
     **kernel.FAULTS,
+    **clocks.FAULTS,
 }

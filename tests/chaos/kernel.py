@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import socket
+import struct
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from pyroute2 import IPRoute
 
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.lab.blueprint import LabError
+from agent.lab.topology import PodPlace
 from redirect import pins as pinning
+from redirect.layout import GUARDS
 from redirect.netns import entered, path_of
 from redirect.pins import Pins
 from redirect.reconcile import Redirection
+from tests.chaos.applications import PATHS, VISIT_PORT
 from tests.chaos.fault import Fault
 from tests.chaos.losses import Allowed, Loss, Reach
 from tests.chaos.schedule import Span
-from tests.chaos.stage import Stage
+from tests.chaos.stage import CHURNING, LASTING, Stage
+from tests.support.attached import guards_in
+from tests.support.labtraffic import until
 from tests.support.redirect_lab import remove_pins
 
 HEALS_S = 30.0
 STARTS_S = 60.0
-GUARDED_S = 4.0
-"""Two turns of the agent: pods that were captured just now have no guard yet."""
 NOTHING = Allowed(HEALS_S)
 SHUT = frozenset({Loss.RESET, Loss.SILENT, Loss.REFUSED})
 CLOSED = Allowed(STARTS_S, live=SHUT, new=SHUT, reach=Reach.ALL)
 CLOSED_NODE = Allowed(STARTS_S, live=SHUT, new=SHUT, reach=Reach.NODE)
 RETRY_S = 0.3
+SPEAKS_S = 5.0
+HANDS = 4
+"""Pods that come or go at once."""
 
 
 def _pins(stage: Stage, node: str) -> Pins:
     return Pins(stage.world.mesh.instance(node), stage.world.mesh.run_dir(node))
+
+
+def _guarded(stage: Stage, *nodes: str) -> None:
+    """Those that were captured just now have no guard yet."""
+    for node in nodes:
+        many = sum(stage.world.pod(name).node == node for name in LASTING)
+        home = stage.world.node(node).netns
+        until(
+            lambda home=home, many=many: guards_in(home) >= many * len(GUARDS), "pods have guards", STARTS_S
+        )
 
 
 @contextmanager
@@ -59,7 +77,7 @@ def no_bpffs(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
 @contextmanager
 def no_pins_no_control(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
     """Nothing holds the links of a node then: its workers live, or die as well."""
-    time.sleep(GUARDED_S)
+    _guarded(stage, node)
     control = stage.control(node)
     pids = stage.processes(node) if chances.random() < 0.5 else [control.pid] if control is not None else []
     stage.kill(*pids)
@@ -73,7 +91,7 @@ def no_pins_no_control(stage: Stage, node: str, chances: random.Random) -> Itera
 @contextmanager
 def no_bpffs_no_control(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
     """The same by umount --lazy, of both nodes."""
-    time.sleep(GUARDED_S)
+    _guarded(stage, *stage.nodes)
     stage.kill(*(control.pid for each in stage.nodes if (control := stage.control(each)) is not None))
     try:
         with no_bpffs(stage, node, chances):
@@ -107,25 +125,47 @@ def no_device(stage: Stage, node: str, chances: random.Random) -> Iterator[None]
 
 @contextmanager
 def churn(stage: Stage, node: str, chances: random.Random) -> Iterator[None]:
-    """A pod comes into the mesh and goes out of it, again and again."""
+    """Many pods of both nodes come into the mesh, some at a time, speak by it, and go out of it, again and again."""
     is_over = threading.Event()
-    pod, mesh = stage.world.pod("spare-b"), stage.world.mesh
-
-    def run() -> None:
-        while not is_over.is_set():
-            try:
-                mesh.enroll(pod)
-                mesh.unenroll(pod)
-            except (AgentAbsent, AgentRefused, LabError):
-                is_over.wait(RETRY_S)  # another fault keeps the agent from it
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    servers = [stage.world.address(path.server) for path in PATHS]
+    pods = [stage.world.pod(f"churn-{number}") for number in range(CHURNING)]
+    hands = [
+        threading.Thread(target=_churn, args=(stage, pods[at::HANDS], servers, is_over))
+        for at in range(HANDS)
+    ]
+    for each in hands:
+        each.start()
     try:
         yield
     finally:
         is_over.set()
-        thread.join()
+        for each in hands:
+            each.join()
+
+
+def _churn(stage: Stage, pods: Sequence[PodPlace], servers: Sequence[str], is_over: threading.Event) -> None:
+    mesh = stage.world.mesh
+    for pod, server in zip(itertools.cycle(pods), itertools.cycle(servers)):
+        if is_over.is_set():
+            return
+        try:
+            mesh.enroll(pod)
+            _speak(pod, server)
+            mesh.unenroll(pod)
+        except (AgentAbsent, AgentRefused, LabError):
+            is_over.wait(RETRY_S)  # another fault keeps the agent from it
+
+
+def _speak(pod: PodPlace, server: str) -> None:
+    """What is said in clear would be seen between the nodes; whether it is served is for others to tell."""
+    with entered(pod.netns), socket.socket() as sock:
+        # Nothing is left to be said when the pod is out of the mesh again.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        sock.settimeout(SPEAKS_S)
+        with suppress(OSError):
+            sock.connect((server, VISIT_PORT))
+            sock.sendall(b"one of many")
+            sock.recv(1)
 
 
 FAULTS = {
@@ -144,5 +184,7 @@ FAULTS = {
     ),
     "no-name": Fault("the name of a private namespace is removed", Span(0.1, 4), NOTHING, no_name),
     "no-device": Fault("a device of a private namespace is deleted", Span(0.1, 4), NOTHING, no_device),
-    "churn": Fault("a pod comes into the mesh and leaves it again", Span(2, 10), NOTHING, churn),
+    "churn": Fault(
+        "50 pods of both nodes come into the mesh, speak, and leave it again", Span(4, 15), NOTHING, churn
+    ),
 }

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,15 @@ from pathlib import Path
 import psutil
 
 from agent.lab.agents import CONTROL_PLANE_PORT, LabMesh
+from agent.lab.blueprint import NODES
 from agent.lab.topology import UPLINK_ADDRESSES, Topology
 from tests.bench.plain_packets import PlainPackets
 from tests.chaos.applications import DENIED_PATHS, LIVE_PORT, PATHS, VISIT_PORT, Applications
+from tests.chaos.clock import Clock, ClockedMesh, built
 from tests.chaos.relay import Relay
 from tests.chaos.verdict import Seen
 from tests.chaos.watch import Watch
-from tests.support.labmesh import ENROLLED, World, policy_manifest, principal, running
+from tests.support.labmesh import ENROLLED, POD, World, policy_manifest, principal, running
 from tests.support.labtraffic import until, wait_gone
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,10 @@ FLAGS = {
 }
 RUN_DIR_MB = 24
 LOOK_S = 0.3
+LASTING = (*ENROLLED, "spare-a")
+"""Pods that are in the mesh from the beginning on."""
+CHURNING = 50
+"""Pods that come and go, every other one on the other node."""
 SETTLED_S = 3.0
 """Words that are answered in this time are no longer held up by a fault."""
 
@@ -55,6 +61,7 @@ class Stage:
     patience: float
     backup: Path
     plain: list[PlainPackets]
+    clocks: Mapping[str, Clock]
     rolled: int = 0
     _plain_before: int = 0
 
@@ -153,12 +160,28 @@ def _is_worker(pid: int, home: int) -> bool:
         return False  # it has ended
 
 
+def churning() -> str:
+    """Their manifests."""
+    return "".join(
+        POD.format(
+            name=f"churn-{number}",
+            account="churn",
+            node=NODES[number % 2],
+            side=number % 2 + 1,
+            low=100 + number // 2,
+        )
+        for number in range(CHURNING)
+    )
+
+
 @contextmanager
 def staged(
     directory: Path, calm: int, every_s: float, patience: float, tell: Callable[[str], None]
 ) -> Iterator[Stage]:
     """The mesh with its applications, its policies in force, and every checker at work."""
     relays: list[Relay] = []
+    clocks = {node: Clock(directory / f"clock-{node}") for node in NODES}
+    library = built(directory)
 
     def prepare(lab: Topology) -> None:
         for node in lab.nodes:
@@ -169,19 +192,27 @@ def staged(
         relays.append(Relay(lab.nodes["node-a"].netns, (PLANE, RELAY_PORT), (PLANE, CONTROL_PLANE_PORT)))
 
     def make(lab: Topology, flags: dict[str, str]) -> LabMesh:
-        return LabMesh(lab, flags, patience_s=90.0 * patience)
+        return ClockedMesh(lab, flags, patience_s=90.0 * patience, clocks=clocks, library=library)
 
     with ExitStack() as stack:
         stack.callback(lambda: [relay.close() for relay in relays])
         world = stack.enter_context(
-            running("k", directory / "lab", flags=FLAGS, enrolled=False, prepare=prepare, make=make)
+            running(
+                "k",
+                directory / "lab",
+                flags=FLAGS,
+                enrolled=False,
+                more=churning(),
+                prepare=prepare,
+                make=make,
+            )
         )
         backup = directory / "backup"
         shutil.copytree(world.mesh.state_dir, backup)
         applications = Applications(world, calm, every_s)
         stack.callback(applications.close)
         applications.serve()
-        pods = [world.pod(name) for name in (*ENROLLED, "spare-a")]
+        pods = [world.pod(name) for name in LASTING]
         for pod in pods:
             world.mesh.enroll(pod)
         world.mesh.wait_announced(*pods)
@@ -198,7 +229,7 @@ def staged(
             stack.callback(packets.close)
         applications.visit()
         watch = stack.enter_context(Watch(world))
-        yield Stage(world, relays[0], applications, watch, patience, backup, plain)
+        yield Stage(world, relays[0], applications, watch, patience, backup, plain, clocks)
 
 
 def _deny(world: World) -> None:

@@ -16,7 +16,7 @@ import redirect
 from agent.net.syn_ring import SynRing
 from redirect import tracing
 from redirect.errors import InstanceInUse
-from redirect.layout import REASONS, address_key, parse_ip
+from redirect.layout import GUARDS, REASONS, address_key, parse_ip
 from redirect.maps import Maps
 from redirect.opening import now_ns
 from redirect.trace_entries import NOBODYS_ADDRESS, TraceEvent, TraceFilter
@@ -34,6 +34,7 @@ UNREAD = {
     ("from_pod", "UNKNOWN_IFACE"),
     ("to_pod", "UNKNOWN_IFACE"),
     ("to_pod", "FROM_PROXY"),
+    *((guard, "UNGUARDED") for guard in GUARDS),
 }
 """Exits before anything is read: another program tells of the same packet, or it is of no pod."""
 HELD = ("SYN_HELD",)

@@ -296,17 +296,18 @@ def running(
     *,
     flags: Mapping[str, str] | None = None,
     enrolled: bool = True,
+    more: str = "",
     prepare: Callable[[Topology], None] = lambda _: None,
     make: Callable[[Topology, dict[str, str]], LabMesh] = LabMesh,
 ) -> Iterator[World]:
     """A mesh with its applications and, unless told otherwise, the pods of ENROLLED captured.
 
-    `prepare` is called when the nodes are there and before anything of the mesh runs; `make` gives one with another
-    control plane.
+    `more`: manifests of pods beside them. `prepare` is called when the nodes are there and before anything of the mesh
+    runs; `make` gives one with another control plane.
     """
     manifests = tmp_path / "manifests"
     manifests.mkdir(parents=True)
-    (manifests / "pods.yaml").write_text(pod_manifests())
+    (manifests / "pods.yaml").write_text(pod_manifests() + more)
     services = service_manifest("server", "app: server", VIP4, VIP6)
     services += service_manifest("own", "pod: server-a", OWN_VIP)
     (manifests / "services.yaml").write_text(services)
@@ -314,6 +315,7 @@ def running(
     hidden.mkdir()
     (hidden / "all.yaml").write_text(
         pod_manifests()
+        + more
         + services
         + service_manifest("hidden", "pod: server-a", HOST_VIP, node_port=NODE_PORT)
     )
