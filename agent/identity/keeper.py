@@ -117,6 +117,8 @@ class Keeper:
         self._entries: dict[Identity, _Entry] = {}
         self._fetching: set[Identity] = set()
         self._wake = asyncio.Event()
+        self._looked_at = -math.inf
+        """What the clock said when it was last looked at."""
 
     def set_in_use(self, identities: Iterable[Identity], priority: Priority = Priority.WARMUP) -> None:
         """These and no others are in use: new ones are fetched, missing ones forgotten."""
@@ -283,8 +285,12 @@ class Keeper:
 
     def _keep_to_clock(self, now: float) -> None:
         """The wall clock may have been set back: what was due by the time of before would be due in years."""
+        was_set_back, self._looked_at = now < self._looked_at - SET_BACK_S, now
         for entry in self._entries.values():
-            if entry.failures or entry.issued is None:
+            if was_set_back and (entry.error or entry.issued is None):
+                # By a clock that was ahead nothing that the CA sends is valid.
+                entry.due, entry.failures = min(entry.due, now), 0
+            elif entry.failures or entry.issued is None:
                 entry.due = min(entry.due, latest_retry(now))
             elif now < entry.issued_at - SET_BACK_S:
                 log.warning(

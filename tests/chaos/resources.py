@@ -112,7 +112,8 @@ def _memory_group() -> Path:
     if not (GROUPS / "cgroup.procs").exists():
         GROUPS.mkdir(exist_ok=True)
         subprocess.run(("mount", "-t", "cgroup", "-o", "memory", "memory", str(GROUPS)), check=True)
-    group = GROUPS / f"ztun-chaos-{os.getpid()}"
+    # By the network, as of two runs both may be the first process of theirs.
+    group = GROUPS / f"ztun-chaos-{os.stat('/proc/self/ns/net').st_ino}"
     group.mkdir(exist_ok=True)
     return group
 
