@@ -282,7 +282,7 @@ def replace_programs(node: Node) -> None:
 def test_an_agent_that_begins_has_the_programs_of_its_own_build_in_the_place_of_any_others(
     node: Node, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
-    if not node.redirection._attachments._uses_links:
+    if not node.redirection._attachments.uses_links:
         pytest.skip("needs tcx, whose links can be given another program")
     with closing(dial(node.pod("a1").netns, NOWHERE, 80)) as client:
         accepted, _ = node.listeners[0].accept()
