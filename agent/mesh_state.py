@@ -17,24 +17,27 @@ from typing import NamedTuple, TypeVar
 
 from agent import channel
 from agent.channel import Message
+from agent.defects import Defects
+from agent.model.address import CIDR, NetworkAddress
 from agent.model.policy import Authorization, RefusedPolicy
-from agent.model.refused_addresses import ANYTHING, RefusedAddresses
-from agent.model.service import Service
+from agent.model.refused_addresses import RefusedAddresses
+from agent.model.service import CidrVip, Service
 from agent.model.steps import Steps, each, goes_on
 from agent.model.workload import Workload
-from agent.state.apply import Batch, address_name, service_key
+from agent.state.apply import NO_CHANGES, Batch, address_name, service_key
 from agent.state.store import Store
 from agent.wire.xds_decode import (
     DecodeError,
-    addresses_of,
     decode_address,
     decode_authorization,
     refused_policy,
 )
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received
 from agent.wire.xds_encode import encode_address
+from agent.wire.xds_refused import readable_addresses
 
 log = logging.getLogger(__name__)
+defects = Defects(log)
 
 PART = 256
 """Resources in one message to a worker."""
@@ -48,6 +51,13 @@ class Refused(NamedTuple):
 
     reason: str
     raw: bytes
+
+
+class _Tell(NamedTuple):
+    """What workers have to hear of a change: bytes by name, and names; of what is refused they hear with it."""
+
+    updates: Raw
+    removed: Sequence[str]
 
 
 class MeshState:
@@ -90,39 +100,75 @@ class MeshState:
     ) -> dict[str, str]:
         """Apply a response; answers the resources refused, with reasons. Returns when all workers follow.
 
-        A refused resource leaves the version before it in force. `is_first`: what was refused before comes again
-        or is gone. Many resources go in slices: whoever asks this process something meanwhile is answered.
+        A refused resource leaves the version before it in force; so does a defect of ours, which refuses all of it.
+        `is_first`: what was refused before comes again or is gone. Many resources go in slices: whoever asks this
+        process something meanwhile is answered.
         """
         async with self._one_change:
-            decoded, refused = await self._in_slices(decoding(type_url, updates))
-            over = decoded.keys() | set(removed)
-            standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
-            standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
-            # Workers judge by what is refused too: policies in force nowhere deny, no address is spoken to in clear.
-            is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
-            names = tuple(decoded)
-            batch = batch_of(type_url, decoded, removed)
-            if type_url == AUTHORIZATION:
-                batch = replace(batch, refused_authorizations=refused_policies(standing))
-            else:
-                batch = replace(batch, refused_addresses=refused_addresses(standing, self._holds))
-            changes = await self._in_slices(self.store.applying(batch))
-            # From here on at once: a worker that comes now is told the whole of it, or else what was before.
-            changed = {*changes.workloads, *changes.policies, *map(str, changes.services)}
-            fresh = {name: updates[name] for name in names if name in changed}
-            gone = [name for name in removed if name in changed]
-            self._refused[type_url] = standing
-            if type_url == AUTHORIZATION:
-                self._policies.update(fresh)
-                for name in gone:
-                    self._policies.pop(name, None)
-            if fresh or gone or is_new_for_workers or changes.are_others_refused:
+            base = self.store.current
+            try:
+                refused, tell = await self._take(type_url, updates, removed, is_first=is_first)
+            except Exception as error:  # noqa: BLE001 - told, and answered as the reason
+                # Whoever listens may have heard of some of it. It hears of it again when it can be taken.
+                self.store.swap(base, NO_CHANGES)
+                reason = defects.note(f"a response of type {type_url} cannot be applied", error)
+                refused = dict.fromkeys((*updates, *removed), reason)
+                tell = await self._refuse(type_url, {n: Refused(reason, raw) for n, raw in updates.items()})
+            if tell is not None:
                 self._revision += 1
-                for message in self._messages(type_url, fresh.items(), len(fresh), gone):
+                for message in self._messages(
+                    type_url, tell.updates.items(), len(tell.updates), tell.removed
+                ):
                     self._broadcast(message)
                 await self._applied(self._revision)
             self._settled()
         return refused
+
+    async def _take(
+        self, type_url: str, updates: Raw, removed: Sequence[str], *, is_first: bool
+    ) -> tuple[dict[str, str], _Tell | None]:
+        """Put a response into the state: what of it is refused, and what workers are to be told; None: nothing."""
+        decoded, refused = await self._in_slices(decoding(type_url, updates))
+        over = decoded.keys() | set(removed)
+        standing = {} if is_first else {n: r for n, r in self._refused[type_url].items() if n not in over}
+        standing |= {name: Refused(reason, updates[name]) for name, reason in refused.items()}
+        # Workers judge by what is refused too: policies in force nowhere deny, no address is spoken to in clear.
+        is_new_for_workers = type_url == AUTHORIZATION and standing != self._refused[type_url]
+        names = tuple(decoded)
+        batch = self._with_refused(batch_of(type_url, decoded, removed), type_url, standing)
+        changes = await self._in_slices(self.store.applying(batch))
+        # From here on at once: a worker that comes now is told the whole of it, or else what was before.
+        changed = {*changes.workloads, *changes.policies, *map(str, changes.services)}
+        fresh = {name: updates[name] for name in names if name in changed}
+        gone = [name for name in removed if name in changed]
+        self._refused[type_url] = standing
+        if type_url == AUTHORIZATION:
+            self._policies.update(fresh)
+            for name in gone:
+                self._policies.pop(name, None)
+        is_told = bool(fresh or gone or is_new_for_workers or changes.are_others_refused)
+        return refused, _Tell(fresh, gone) if is_told else None
+
+    async def _refuse(self, type_url: str, refused: Mapping[str, Refused]) -> _Tell:
+        """Go on by what there is, with these refused beside what was refused before."""
+        standing = {**self._refused[type_url], **refused}
+        try:
+            batch = self._with_refused(Batch(), type_url, standing)
+        except Exception as error:  # noqa: BLE001 - told; without their bytes they may be anybody, or be about anybody
+            defects.note(f"what is refused of type {type_url} cannot be read", error)
+            standing |= {name: Refused(one.reason, b"") for name, one in refused.items()}
+            batch = self._with_refused(Batch(), type_url, standing)
+        try:
+            await self._in_slices(self.store.applying(batch))
+        except Exception as error:  # noqa: BLE001 - told; the state is there, and workers are told of it
+            defects.note(f"of what is refused of type {type_url} not everybody could be told", error)
+        self._refused[type_url] = standing
+        return _Tell({}, [])
+
+    def _with_refused(self, batch: Batch, type_url: str, standing: Mapping[str, Refused]) -> Batch:
+        if type_url == AUTHORIZATION:
+            return replace(batch, refused_authorizations=refused_policies(standing))
+        return replace(batch, refused_addresses=refused_addresses(standing, self._held))
 
     def brief(self, send: Callable[[Message], None]) -> None:
         """Send a worker that has just come everything there is."""
@@ -168,23 +214,53 @@ class MeshState:
             yield channel.Resources(self._revision, type_url, part, full=full, is_last=False)
         yield channel.Resources(self._revision, type_url, tuple(rest), removed, full, rows, unusable)
 
-    def _holds(self, name: str) -> bool:
-        """Whether a workload or a service of this name is in force."""
+    def _held(self, name: str) -> Workload | Service | None:
+        """The workload or the service of this name that is in force."""
         snapshot = self.store.current
         key = service_key(name)
-        return name in snapshot.workloads or (key is not None and key in snapshot.services)
+        service = snapshot.services.get(key) if key is not None else None
+        return snapshot.workloads.get(name) or service
 
 
-def refused_addresses(refused: Mapping[str, Refused], holds: Callable[[str], bool]) -> RefusedAddresses:
-    """Of workloads and services that cannot be used, as far as they say so.
+def refused_addresses(
+    refused: Mapping[str, Refused], held: Callable[[str], Workload | Service | None]
+) -> RefusedAddresses:
+    """Of workloads and services that cannot be used: each that can be read, but for those of the version in force.
 
-    Where one does not, and nothing is known of it from before either, it may have any address.
+    Where some cannot, and nothing is known of it from before either, it may have any address.
     """
-    texts: list[str] = []
+    exact: set[NetworkAddress] = set()
+    ranges: set[tuple[str, CIDR]] = set()
+    is_anything = False
     for name, each_one in refused.items():
-        found = addresses_of(each_one.raw)
-        texts += (() if holds(name) else (ANYTHING,)) if found is None else found
-    return RefusedAddresses.of(texts)
+        found, before = readable_addresses(each_one.raw), held(name)
+        is_anything = is_anything or (before is None and not found.is_whole)
+        for address in found.addresses:
+            if before is not None and is_of(before, address):
+                continue
+            if isinstance(address, NetworkAddress):
+                exact.add(address)
+            else:
+                ranges.add((address.network, address.cidr))
+    return RefusedAddresses(frozenset(exact), tuple(sorted(ranges, key=str)), is_anything)
+
+
+def is_of(held: Workload | Service, address: NetworkAddress | CidrVip) -> bool:
+    """Whether what is in force says already who has this address, or all of this range."""
+    if isinstance(held, Workload):
+        return isinstance(address, NetworkAddress) and (
+            address.network == held.network and address.ip in held.addresses
+        )
+    if isinstance(address, NetworkAddress):
+        return address in held.vips or any(
+            address.network == each.network and address.ip in each.cidr for each in held.cidr_vips
+        )
+    return any(
+        address.network == vip.network
+        and address.cidr.version == vip.cidr.version
+        and address.cidr.subnet_of(vip.cidr)  # type: ignore[arg-type]
+        for vip in held.cidr_vips
+    )
 
 
 def refused_policies(refused: Mapping[str, Refused]) -> dict[str, RefusedPolicy]:
@@ -208,6 +284,8 @@ def decoding(
         except DecodeError as error:
             refused[name] = str(error).removeprefix(f"{name}: ")
             log.warning("refused resource %s: %s", name, error)
+        except Exception as error:  # noqa: BLE001 - told, and answered as the reason
+            refused[name] = defects.note(f"resource {name} cannot be read", error)
         else:
             decoded[name] = value
 

@@ -32,11 +32,13 @@ class RefusedAddresses:
             if text == ANYTHING:
                 is_anything = True
                 continue
-            network, _, rest = text.partition("/")
-            if "/" in rest:
-                ranges.add((network, parse_cidr(rest)))
+            # From its end: a network may have any name, also `a/b`; the text of an address is never a mere number.
+            rest, _, last = text.rpartition("/")
+            if last.isdigit():
+                network, _, start = rest.rpartition("/")
+                ranges.add((network, parse_cidr(f"{start}/{last}")))
             else:
-                exact.add(NetworkAddress(network, parse_ip(rest)))
+                exact.add(NetworkAddress(rest, parse_ip(last)))
         return cls(frozenset(exact), tuple(sorted(ranges, key=str)), is_anything)
 
     def texts(self) -> Iterator[str]:

@@ -85,7 +85,12 @@ class AgentHealth:
             for each in (*first_broken(broken), *self._of_manifests())
         ]
         opened = self.counters.openings.problems
-        others = [self.counters.problem, *opened, *(source.problem for source in self.sources)]
+        others = [
+            self.xds.status.defect,
+            self.counters.problem,
+            *opened,
+            *(source.problem for source in self.sources),
+        ]
         if self.reports.error:
             others.append(f"the control plane was not told which pods are captured: {self.reports.error}")
         others.append(self.prover.doubt if self.is_serving() else "not serving yet")

@@ -2,7 +2,8 @@
 
 `wire.xds_delta` decides what is said; this file connects, reads, hands each response to `apply` and answers
 it afterwards, and dials again however the stream ended, after a wait that `retry` names. Status is data.
-Errors of the control plane never leave `run`; those of `apply` do: they are our own.
+Nothing leaves `run`: what raises while a response is dealt with is a defect of ours, which refuses that response, and
+every agent would meet it alike, and again after a restart.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from agent.defects import DEFECT, Defects
 from agent.pb.xds_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from agent.rpc.duplex import Duplex
 from agent.rpc.endpoint import ControlError, Endpoint
@@ -27,6 +29,7 @@ from agent.rpc.rpc_errors import explain
 from agent.wire.xds_delta import Received, XdsDelta
 
 log = logging.getLogger(__name__)
+defects = Defects(log)
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 # A stream that answered and lived this long was a good one: the next failure is a first one again.
@@ -63,6 +66,15 @@ class XdsStatus:
     nonce: str = ""
     responses: int = 0
     refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def defect(self) -> str:
+        """What is refused by a fault of our own; empty: nothing."""
+        why = [f"{name}: {reason}" for name, reason in self.refused.items() if reason.startswith(DEFECT)]
+        if not why:
+            return ""
+        count = "a resource" if len(why) == 1 else f"{len(why)} resources"
+        return f"{count} of the control plane cannot be used, by {DEFECT}; please report it with the log ({why[0]})"
 
 
 class StreamWatch(Protocol):
@@ -166,7 +178,7 @@ class XdsClient:
             await self._sleep(delay_s)
 
     async def _stream(self) -> None:
-        """One stream from dial to end. Always raises: _Ended, or what `apply` raised."""
+        """One stream from dial to end. Always raises: _Ended, or _Anew."""
         try:
             async with self._endpoint.open() as channel:
                 stream = Duplex(channel, METHOD, self._endpoint.metadata())
@@ -177,6 +189,11 @@ class XdsClient:
                     stream.close()
         except ControlError as error:
             raise _Ended(str(error), "ConnectionError") from error
+        except (_Ended, _Anew):
+            raise
+        except Exception as error:
+            text = f"control plane {self._endpoint.address}: the stream cannot go on"
+            raise _Ended(f"{text}: {defects.note(text, error)}", "Error", is_no=True) from error
 
     async def _converse_on(self, channel: grpc.aio.Channel, stream: Duplex) -> None:
         try:
@@ -202,12 +219,20 @@ class XdsClient:
             response = await self._read(stream)
             received = self._protocol.receive(response)
             self._arrived(response, received)
-            rejections = await self._apply(received) if received.is_known else {}
+            rejections = await self._put(received) if received.is_known else {}
             request = self._protocol.settle(received, rejections)
             self._settled(request)
             stream.send(request.SerializeToString())
             if received.answers:
                 self._on_answer(sorted(received.answers))
+
+    async def _put(self, received: Received) -> Mapping[str, str]:
+        """Name -> reason of what was refused: all of it, by a defect."""
+        try:
+            return await self._apply(received)
+        except Exception as error:  # noqa: BLE001 - told, and answered as the reason
+            reason = defects.note(f"a response of type {received.type_url} cannot be applied", error)
+            return dict.fromkeys((*(each.name for each in received.updates), *received.removed), reason)
 
     async def _receive(self, stream: Duplex) -> bytes | None:
         """The next message. Raises _Anew only here: what has arrived is applied whole."""

@@ -119,12 +119,17 @@ def _without_upstream(
     services: tuple[Service | None, ...],
     options: Options,
 ) -> Route:
-    """Passthrough, but never for an address that a Service owns, unless that Service asks for it."""
+    """Passthrough, but never for an address that a Service owns, unless that Service asks for it.
+
+    Nor where what is refused is or may be there: a range that passes through knows nothing of who is in it.
+    """
     owners = [service for service in services if service is not None]
     for service in owners:
         if service.load_balancing.mode is not Mode.PASSTHROUGH:
             raise _no_upstream(destination, service)
-    if not owners:
+    if owners:
+        _refuse_refused(snapshot, source, destination, options)
+    else:
         _refuse_unknown(snapshot, source, destination, options)
     return Route(Hop.PASSTHROUGH, destination)
 
@@ -141,9 +146,10 @@ def _no_upstream(destination: SocketAddress, service: Service) -> Refusal:
     )
 
 
-def _refuse_unknown(
+def _refuse_refused(
     snapshot: Snapshot, source: Workload, destination: SocketAddress, options: Options, asked_for: str = ""
 ) -> None:
+    """What the control plane describes in a way that cannot be used is spoken to by nobody in the clear."""
     key = NetworkAddress(source.network, destination.ip)
     refused = snapshot.refused_addresses
     if key in refused:
@@ -154,6 +160,13 @@ def _refuse_unknown(
             f"{destination}{asked_for} may be what the control plane describes in a way that nobody can read"
         )
         raise _not_there(Outcome.UNKNOWN_MESH_DESTINATION, text, key, options)
+
+
+def _refuse_unknown(
+    snapshot: Snapshot, source: Workload, destination: SocketAddress, options: Options, asked_for: str = ""
+) -> None:
+    _refuse_refused(snapshot, source, destination, options, asked_for)
+    key = NetworkAddress(source.network, destination.ip)
     for cidr in options.mesh_cidrs:
         if destination.ip in cidr:
             text = f"{destination}{asked_for} lies in {cidr} of the mesh, but no workload or service has it"

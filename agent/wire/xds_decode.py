@@ -92,20 +92,6 @@ def decode_address(name: str, raw: bytes) -> w.Workload | s.Service:
         raise DecodeError(f"{name}: {error}") from error
 
 
-def addresses_of(raw: bytes) -> tuple[str, ...] | None:
-    """What the addresses of an Address are that cannot be used (`model.refused_addresses`); None: unreadable."""
-    message = workload_pb2.Address()
-    try:
-        message.ParseFromString(raw)
-        if message.WhichOneof("type") == "workload":
-            ips = _each("addresses", _ip, message.workload.addresses)
-            return tuple(str(NetworkAddress(message.workload.network, ip)) for ip in ips)
-        vips, ranges = _vips(message.service.addresses)
-    except (ProtobufError, DecodeError):
-        return None
-    return (*map(str, vips), *(f"{each.network}/{each.cidr}" for each in ranges))
-
-
 def decode_authorization(name: str, raw: bytes) -> p.Authorization:
     """A resource of type `istio.security.Authorization`; `name` is its xDS name, for the message."""
     message = _parse(authorization_pb2.Authorization(), name, raw)

@@ -23,6 +23,7 @@ SHARED = {
     "agent.channel_socket",
     "agent.config",
     "agent.dataclass_code",
+    "agent.defects",
     "agent.fd_limit",
     "agent.form",
     "agent.given_options",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from itertools import count
 from typing import Any
 
 import pytest
 
-from agent import channel
+from agent import channel, mesh_state
+from agent.defects import DEFECT, Defects
 from agent.mesh_state import PART, MeshState
+from agent.model.address import NetworkAddress, parse_ip
 from agent.model.policy import Action, RefusedPolicy, Scope
+from agent.model.refused_addresses import RefusedAddresses
 from agent.model.steps import PACE, SLICE_S
 from agent.pb.authorization_pb2 import Authorization
 from agent.pb.workload_pb2 import Address
+from agent.state.apply import Changes
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
 from agent.wire.xds_delta import ADDRESS, AUTHORIZATION, Received
@@ -74,7 +79,30 @@ def test_nothing_goes_in_the_clear_to_what_cannot_be_used_until_it_can() -> None
     assert world.sent[-1].unusable == () and not tuple(world.store.current.refused_addresses.texts())
 
 
-@pytest.mark.parametrize("raw", [b"noise", pod("u1", b"\x01")])
+@pytest.mark.parametrize("network", ["a/b", "/", "10.0.0.1/8", "*", "n1/10.0.0.9"])
+def test_a_network_may_have_any_name(network: str) -> None:
+    world = World()
+    ports = Address()
+    ports.workload.uid, ports.workload.network = "u2", network
+    ports.workload.addresses.append(b"\x0a\0\0\x02")
+    ports.workload.services["a/b"].ports.add(service_port=99999)
+    ranged = Address()
+    ranged.service.namespace, ranged.service.hostname = "apps", "web.test"
+    ranged.service.addresses.add(network=network, address=b"\x0a\1\0\0", length=16)
+    ranged.service.ports.add(service_port=99999)
+    resources = {"u2": ports.SerializeToString(), "apps/web.test": ranged.SerializeToString()}
+    assert world.accept(ADDRESS, resources).keys() == resources.keys()
+    texts = (f"{network}/10.0.0.2", f"{network}/10.1.0.0/16")
+    assert world.sent[-1].unusable == texts
+    told = RefusedAddresses.of(texts)
+    assert told == world.store.current.refused_addresses and tuple(told.texts()) == texts
+    assert NetworkAddress(network, parse_ip("10.1.2.3")) in told
+
+
+LATER_KIND = bytes([15 << 3 | 2, 4]) + b"some"
+
+
+@pytest.mark.parametrize("raw", [b"noise", pod("u1", b"\x01"), b"", LATER_KIND])
 def test_what_cannot_even_be_read_may_have_any_address_but_where_its_version_before_counts(
     raw: bytes,
 ) -> None:
@@ -86,6 +114,42 @@ def test_what_cannot_even_be_read_may_have_any_address_but_where_its_version_bef
     world.accept(ADDRESS, {"u1": pod("u1")})
     world.accept(ADDRESS, {"u1": raw})
     assert not tuple(world.store.current.refused_addresses.texts())
+
+
+def three(*ips: bytes) -> bytes:
+    address = Address()
+    address.workload.uid = "u1"
+    address.workload.addresses.extend(ips)
+    return bytes(address.SerializeToString())
+
+
+def test_each_address_that_can_be_read_is_refused_but_those_of_the_version_before() -> None:
+    said = {"u1": three(b"\x0a\0\0\1", b"\x0a\0\0\2", b"12345")}
+    world = World()
+    world.accept(ADDRESS, said)
+    assert world.sent[-1].unusable == ("/10.0.0.1", "/10.0.0.2", "*")
+    world = World()
+    world.accept(ADDRESS, {"u1": pod("u1", b"\x0a\0\0\1")})
+    world.accept(ADDRESS, said)
+    assert world.sent[-1].unusable == ("/10.0.0.2",), "what the version before had stays as that one says"
+
+
+def ranged(*said: tuple[bytes, int], good: bool) -> bytes:
+    address = Address()
+    address.service.namespace, address.service.hostname = "apps", "far.test"
+    for raw, length in said:
+        address.service.addresses.add(address=raw, length=length)
+    address.service.ports.add(service_port=80 if good else 99999)
+    return bytes(address.SerializeToString())
+
+
+def test_ranges_of_a_refused_service_too() -> None:
+    world, before = World(), (b"\x0a\0\0\0", 8)
+    assert not world.accept(ADDRESS, {"apps/far.test": ranged(before, good=True)})
+    inside = ((b"\x0a\1\0\0", 16), (b"\x0a\1\0\1", 32))
+    beside = ((b"\x0b\1\0\0", 16), (b"\x0b\0\0\1", 32), (b"\x0a\0\0\0", 7), (bytes(16), 8))
+    assert world.accept(ADDRESS, {"apps/far.test": ranged(before, *inside, *beside, good=False)})
+    assert world.sent[-1].unusable == ("/11.0.0.1", "/10.0.0.0/7", "/11.1.0.0/16", "/::/8")
 
 
 def test_a_resource_under_anothers_name_is_refused() -> None:
@@ -185,6 +249,78 @@ def test_a_refused_address_is_listed_until_it_can_be_used() -> None:
     assert list(world.mesh.refused(ADDRESS)) == ["u1"]
     world.accept(ADDRESS, {"u1": pod("u1")})
     assert world.mesh.refused(ADDRESS) == {}
+
+
+# -- a fault of ours
+
+
+@pytest.fixture(autouse=True)
+def nothing_told_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_state, "defects", Defects(mesh_state.log))
+
+
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.exc_info]
+
+
+def test_what_raises_as_it_is_read_is_refused_alone_and_told_once_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = mesh_state.decode_address
+
+    def broken(name: str, raw: bytes) -> Any:
+        if name != "u1":
+            raise KeyError(name)
+        return read(name, raw)
+
+    monkeypatch.setattr(mesh_state, "decode_address", broken)
+    world = World()
+    updates = {f"u{n}": pod(f"u{n}", bytes([10, 0, 0, n])) for n in (1, 2, 3)}
+    refused = world.accept(ADDRESS, updates)
+    assert refused == {"u2": f"{DEFECT}: KeyError: 'u2'", "u3": f"{DEFECT}: KeyError: 'u3'"}
+    assert set(world.store.current.workloads) == {"u1"}
+    assert world.sent[-1].unusable == ("/10.0.0.2", "/10.0.0.3")
+    assert len(tracebacks(caplog)) == 1
+
+
+def test_a_response_that_cannot_be_applied_is_refused_whole_and_what_was_before_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world, heard = World(), []
+
+    def listener(snapshot: Snapshot, changes: Changes) -> None:
+        heard.append(set(changes.workloads))
+        if "u2" in changes.workloads and len(heard) < 4:
+            raise RuntimeError("this one")
+
+    world.store.subscribe(listener)
+    world.accept(ADDRESS, {"u1": pod("u1")})
+    said = {"u2": pod("u2", b"\x0a\0\0\2")}
+    reason = f"{DEFECT}: RuntimeError: this one"
+    assert world.accept(ADDRESS, said, ("u1",)) == {"u2": reason, "u1": reason}
+    assert set(world.store.current.workloads) == {"u1"} and world.mesh.refused(ADDRESS) == {"u2": reason}
+    told = world.sent[-1]
+    assert (told.updates, told.removed, told.unusable) == ((), [], ("/10.0.0.2",)) and world.waited == [1, 2]
+    assert len(tracebacks(caplog)) == 1
+    heard.extend([set(), set()])
+    assert world.accept(ADDRESS, said, ("u1",)) == {}, "it can be taken later, and everybody hears of it"
+    assert set(world.store.current.workloads) == {"u2"} and heard[-1] == {"u1", "u2"}
+    assert world.sent[-1].unusable == () and [name for name, _ in world.sent[-1].updates] == ["u2"]
+
+
+def test_where_even_what_is_refused_cannot_be_read_it_may_be_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = mesh_state.readable_addresses
+
+    def broken(raw: bytes) -> Any:
+        if raw:
+            raise KeyError("addresses")
+        return read(raw)
+
+    monkeypatch.setattr(mesh_state, "readable_addresses", broken)
+    world = World()
+    assert DEFECT in world.accept(ADDRESS, {"u1": pod("u1", b"\x01")})["u1"]
+    assert world.sent[-1].unusable == ("*",)
+    world.mesh.brief(world.sent.append)
 
 
 # -- many at once

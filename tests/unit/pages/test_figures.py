@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+from agent.defects import DEFECT
 from agent.identity.keeper import Held, State
 from agent.identity.schedule import Priority
 from agent.model.identity import Identity
-from agent.pages.figures import TOPICS, AgentFigures
+from agent.pages.figures import OTHER, TOPICS, AgentFigures
 from agent.pages.health import AgentHealth
 from agent.proof.findings import Finding, Link
 from agent.proof.prover import Prover
@@ -114,6 +116,15 @@ def test_each_trouble_is_counted_by_its_topic() -> None:
     assert figures["ztun_certificates", "unavailable"] == 1
     assert ("ztun_certificate_expiry_timestamp_seconds", str(DB)) not in figures
     assert figures["ztun_proof_age_seconds",] == 1.5
+
+
+def test_what_is_refused_by_a_defect_is_a_reason_until_it_is_not() -> None:
+    world = World()
+    good = world.xds.status
+    world.xds.status = replace(good, refused={"u1": f"{DEFECT}: KeyError: 'x'", "u2": "99999 is not a port"})
+    assert world.topics() == {OTHER: 1} and world.read()["ztun_agent_ready",] == 0
+    world.xds.status = good
+    assert not world.topics()
 
 
 def test_what_is_mended_is_over() -> None:

@@ -11,9 +11,10 @@ from agent.model.address import parse_cidr, parse_ip
 from agent.model.outcome import Outcome, Unknown
 from agent.model.refused_addresses import RefusedAddresses
 from agent.model.route import Hop, Route
-from agent.model.service import CidrVip, IPFamilies, LoadBalancing, Mode, Visibility
+from agent.model.service import CidrVip, IPFamilies, LoadBalancing, Mode, Service, Visibility
 from agent.model.workload import Health, TunnelProtocol
 from agent.state.apply import Batch, apply
+from agent.state.host_names import NamedHosts
 from agent.state.resolve import Options, resolve
 from agent.state.snapshot import Snapshot
 from tests.support.mesh import at, batch, gateway, identity, service, snapshot, workload
@@ -112,6 +113,30 @@ def test_what_cannot_be_used_is_spoken_to_by_nobody_but_by_what_is_known_of_it(
     with pytest.raises(Unknown) as caught:
         resolve(told, SOURCE, at(destination), Random(1), Options())
     assert caught.value.outcome is Outcome.UNKNOWN_MESH_DESTINATION
+
+
+@pytest.mark.parametrize("refused", ["/10.1.2.3", "/10.1.2.0/24", "*"])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        service("ext", load_balancing=PASS, cidr_vips=(CidrVip("", parse_cidr("10.0.0.0/8")),)),
+        service("ext", "10.1.2.3", load_balancing=PASS),
+    ],
+    ids=["range", "exact"],
+)
+def test_what_cannot_be_used_is_not_passed_through_either(refused: str, passes: Service) -> None:
+    """Neither as it is dialled nor as what a host name stands for."""
+    named = workload("far", hostname="far.test", services={"named": {80: 80}}, protocol=TunnelProtocol.NONE)
+    resources = (SOURCE, passes, service("named", "10.9.0.9"), named)
+    names = NamedHosts()
+    names.told([("far.test", ("10.1.2.3",), "")], ())
+    told, _ = apply(snapshot(*resources), Batch(refused_addresses=RefusedAddresses.of((refused,))))
+    for destination in ("10.1.2.3:80", "10.9.0.9:80"):
+        assert resolve(snapshot(*resources), SOURCE, at(destination), Random(1), Options(names=names))
+        with pytest.raises(Unknown) as caught:
+            resolve(told, SOURCE, at(destination), Random(1), Options(names=names))
+        assert caught.value.outcome is Outcome.UNKNOWN_MESH_DESTINATION
+        assert "10.1.2.3" in caught.value.detail
 
 
 # --- by service

@@ -12,7 +12,7 @@ from agent.model import service as s
 from agent.model import workload as w
 from agent.model.address import NamespacedHostname, NetworkAddress, parse_cidr, parse_ip
 from agent.pb import authorization_pb2, workload_pb2
-from agent.wire.xds_decode import DecodeError, addresses_of, decode_address, decode_authorization
+from agent.wire.xds_decode import DecodeError, decode_address, decode_authorization
 
 V4, V6 = bytes([10, 0, 0, 1]), bytes.fromhex("fd00" + "00" * 13 + "01")
 MAPPED = bytes.fromhex("00" * 10 + "ffff0a000001")
@@ -288,34 +288,6 @@ def test_bytes_that_are_no_resource() -> None:
         decode_address("n", b"\x0a\xff")
     with pytest.raises(DecodeError, match=r"^n: not an istio\.security.Authorization"):
         decode_authorization("n", b"\x0a\x02\xff\xfe")  # a name that is not UTF-8
-
-
-@pytest.mark.parametrize(
-    ("raw", "addresses"),
-    [
-        (
-            address(workload=workload_pb2.Workload(network="n1", addresses=[V4, V6])),
-            ("n1/10.0.0.1", "n1/fd00::1"),
-        ),
-        (address(workload=workload_pb2.Workload(hostname="far.test")), ()),
-        (address(workload=workload_pb2.Workload(addresses=[V4, b"12345"])), None),
-        (
-            address(
-                service=workload_pb2.Service(
-                    addresses=[
-                        workload_pb2.NetworkAddress(address=V4),
-                        workload_pb2.NetworkAddress(network="n1", address=V4, length=24),
-                    ]
-                )
-            ),
-            ("/10.0.0.1", "n1/10.0.0.0/24"),
-        ),
-        (address(), ()),
-        (b"noise", None),
-    ],
-)
-def test_where_what_cannot_be_used_would_have_been(raw: bytes, addresses: tuple[str, ...] | None) -> None:
-    assert addresses_of(raw) == addresses
 
 
 def test_links_come_in_one_order_whatever_the_map_says() -> None:
