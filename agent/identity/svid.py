@@ -12,8 +12,17 @@ from cryptography import x509
 from agent.identity.faults import Fault
 from agent.model.identity import SCHEME, Identity, IdentityError
 
-UNREADABLE = (ValueError, x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType)
-"""What reading a certificate may raise that OpenSSL has no objection to: strangers make theirs themselves."""
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate may raise that OpenSSL has no objection to: strangers make theirs themselves.
+
+TypeError is `cryptography`'s word for a name of type BIT STRING, in a subject, an issuer or an alternative name.
+"""
 
 
 class NotAnSvid(Exception):

@@ -362,13 +362,16 @@ def test_strangers_are_named(data: bytes, text: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Passing pyOpenSSL X509 objects")
-@pytest.mark.parametrize("what", ["a version", "an extension twice"])
+@pytest.mark.parametrize("what", ["a version", "an extension twice", "a name of bits"])
 def test_a_strangers_certificate_that_cannot_be_read_is_a_reason_too(what: str) -> None:
     """OpenSSL can, and asks for a word about it."""
     issued = TestCA().issue("spiffe://cluster.local/ns/a/sa/client", is_ca=False)
     der = bytearray(issued.leaf.public_bytes(Encoding.DER))
     if what == "a version":
         der[der.index(b"\xa0\x03\x02\x01\x02") + 4] = 37
+    elif what == "a name of bits":  # the issuer's, a UTF8String, becomes a BIT STRING with no bit unused
+        at = der.index(b"root of")
+        der[at - 2], der[at] = 3, 0
     else:  # basicConstraints becomes a second extendedKeyUsage
         der[der.index(b"\x55\x1d\x13") + 2] = 37
     context = SSL.Context(SSL.TLS_METHOD)

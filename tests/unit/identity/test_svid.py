@@ -115,10 +115,13 @@ def test_other_names_beside_the_uri_are_allowed() -> None:
     assert identity_in(CA.with_names(issued, names)) == Identity.parse(A)
 
 
-def test_extensions_that_cannot_be_read_are_a_reason() -> None:
-    broken = CA.with_names(
-        CA.issue(A), x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30\x05")
-    )
+NAME_OF_BITS = bytes.fromhex("3011 a40f 300d 310b 3009 0603550403 03020061".replace(" ", ""))
+"""Alternative names: a directory's, whose common name is a BIT STRING."""
+
+
+@pytest.mark.parametrize("names", [b"\x30\x05", NAME_OF_BITS], ids=["cut", "a name of bits"])
+def test_extensions_that_cannot_be_read_are_a_reason(names: bytes) -> None:
+    broken = CA.with_names(CA.issue(A), x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, names))
     with pytest.raises(NotAnSvid, match="has extensions that cannot be read") as caught:
         identity_in(broken)
     assert caught.value.fault is Fault.BAD_CERTIFICATE
