@@ -99,7 +99,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
         quit=QuitPage(stop),
         step_aside=StepAsidePage(stop, agent.step_aside),
         metrics=MetricsPage(agent.counters, agent.totals, agent.figures),
-        explain=ExplainPage(agent.settings, agent.store),
+        explain=ExplainPage(agent.settings, agent.store, agent.names.as_told),
         settings=SettingsPage(agent.settings),
     )
 

@@ -18,6 +18,7 @@ from agent.dns.resolver import Found, LookupFailed
 from agent.model.address import IP
 from agent.model.counted import counted
 from agent.state.apply import Changes
+from agent.state.host_names import NamedHosts
 from agent.state.snapshot import Snapshot
 from agent.telemetry import families
 from agent.telemetry.metrics import Sample
@@ -71,6 +72,12 @@ class LooksUp:
         """Tell a worker that has just come all there is."""
         if self.known:
             send(message(self.known))
+
+    def as_told(self) -> NamedHosts:
+        """What every worker has been told by now."""
+        names = NamedHosts()
+        names.told((each.row(host) for host, each in self.known.items()), ())
+        return names
 
     def state_changed(self, snapshot: Snapshot, changes: Changes) -> None:
         for uid in changes.workloads:

@@ -97,7 +97,7 @@ def explain_flow(site: Site, flow: Flow) -> list[Step]:
         kernel = Kernel(maps)
         has_left = kernel.leaves(flow)
         before = list(has_left)
-        after = [] if answer is None else [*_mesh(answer), *_limited(site, flow, answer)]
+        after = [] if answer is None else [*mesh_steps(answer), *_limited(site, flow, answer)]
         target = _target(flow, answer)
         return [*before, *steps, *after, *kernel.arrives(flow, target), *_live(site, flow)]
 
@@ -200,10 +200,12 @@ class Kernel:
         return Step(f"{exit.program}{of}", Verdict.FAILED if is_lost else Verdict.OK, words, exit.unless)
 
 
-def _mesh(answer: Row) -> Iterator[Step]:
+def mesh_steps(answer: Row) -> Iterator[Step]:
     """What the agent says of route and policy."""
     if answer["refusal"]:
-        yield Step("route", Verdict.FAILED, f"refused: {answer['refusal']}")
+        # Of an agent of before a key is missing: doctor may be newer than what runs.
+        verdict = Verdict.CANNOT_TELL if answer.get("is_pending") else Verdict.FAILED
+        yield Step("route", verdict, f"refused: {answer['refusal']}")
     route = answer["route"]
     if route is not None:
         yield Step("route", Verdict.OK, _route_words(route, answer["destination"]))

@@ -1,11 +1,12 @@
 """`/explain`: what this node would do with a connection, and why: route and policy, by the state that it judges by.
 
-Dials nothing and asks nobody. An address names a workload here as it does to workers; who a peer would prove to be is
-taken from the control plane's word on it.
+Dials nothing and asks nobody: a host name stands for what it did when it was looked up last. An address names a
+workload here as it does to workers; who a peer would prove to be is taken from the control plane's word on it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -19,6 +20,7 @@ from agent.model.route import Hop, Route
 from agent.model.workload import TunnelProtocol, Workload
 from agent.pages.limits import bound_fields, name_of
 from agent.policy.explain import Explanation, PolicyReport, explain
+from agent.state.host_names import NamedHosts, NotLookedUp
 from agent.state.resolve import Options, resolve
 from agent.state.snapshot import Snapshot
 from agent.state.store import Store
@@ -30,6 +32,7 @@ Row = dict[str, Any]
 class ExplainPage:
     settings: Config
     store: Store
+    names: Callable[[], NamedHosts]
 
     async def __call__(self, request: Request) -> Response:
         try:
@@ -38,17 +41,27 @@ class ExplainPage:
             )
         except AddressError as error:
             raise BadRequest(f"source and destination: {error}") from error
-        return as_json(explained(self.store.current, self.settings, source, destination))
+        return as_json(explained(self.store.current, self.settings, source, destination, self.names()))
 
 
-def explained(snapshot: Snapshot, settings: Config, source: SocketAddress, destination: SocketAddress) -> Row:
-    """Who both are, the route of a pod's dial, and the policies of the pod that is reached."""
+def explained(
+    snapshot: Snapshot,
+    settings: Config,
+    source: SocketAddress,
+    destination: SocketAddress,
+    names: NamedHosts,
+) -> Row:
+    """Who both are, the route of a pod's dial, and the policies of the pod that is reached.
+
+    `names`: as workers were told of them. `is_pending`: the refusal is for want of a look-up's answer.
+    """
     client = snapshot.workload_at(settings.network, source.ip)
     answer: Row = {
         "source": _named(client),
         "is_source_here": client is not None and snapshot.is_local(client),
         "route": None,
         "refusal": "",
+        "is_pending": False,
         "destination": _named(snapshot.workload_at(settings.network, destination.ip)),
         "policy": None,
     }
@@ -59,6 +72,7 @@ def explained(snapshot: Snapshot, settings: Config, source: SocketAddress, desti
         }
     options = Options(
         network=settings.network,
+        names=names,
         mesh_cidrs=settings.mesh_cidrs,
         refuse_unknown=settings.unknown_destination == "refuse",
         is_partial=settings.on_demand,
@@ -66,7 +80,7 @@ def explained(snapshot: Snapshot, settings: Config, source: SocketAddress, desti
     try:
         route = resolve(snapshot, client, destination, Random(), options)
     except Refusal as refusal:
-        return answer | {"refusal": str(refusal)}
+        return answer | {"refusal": str(refusal), "is_pending": isinstance(refusal, NotLookedUp)}
     return (
         answer
         | {"route": _route(route), "destination": _named(route.destination)}

@@ -13,6 +13,10 @@ from agent.model.address import IP, parse_ip
 from agent.model.outcome import Outcome, Refusal
 
 
+class NotLookedUp(Refusal):
+    """Nobody has said yet what a name stands for; soon somebody will."""
+
+
 class NamedHosts:
     """By host name its addresses, or why there are none. One per worker.
 
@@ -31,7 +35,9 @@ class NamedHosts:
 
     def pick(self, host: str, version: int, rng: Random) -> IP:
         """One of its addresses, of that family where there is one. Raises Refusal."""
-        addresses, error = self._known.get(host, ((), self._unknown or f"{host} has not been looked up yet"))
+        addresses, error = self._known.get(host, ((), self._unknown))
+        if not addresses and not error:
+            raise NotLookedUp(Outcome.UNRESOLVED, f"{host} has not been looked up yet")
         if not addresses:
             raise Refusal(Outcome.UNRESOLVED, error)
         same = [address for address in addresses if address.version == version]

@@ -236,6 +236,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.dump",
         "agent.log_force",
         "agent.log_levels",
+        "agent.state.host_names",  # what a route to a name is judged by
         "agent.state.resolve",
         "agent.state.store",
         "agent.state.snapshot",

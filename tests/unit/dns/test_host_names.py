@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import pytest
@@ -88,6 +89,9 @@ def test_only_what_has_no_other_address_is_looked_up(names: Names) -> None:
     names.after(0)
     assert names.asked == ["db.example"]
     assert names.told == [HostNames([("db.example", ["192.0.2.7"], "")])]
+    assert str(names.looks_up.as_told().pick("db.example", 4, Random())) == "192.0.2.7", (
+        "for who is asked here"
+    )
 
 
 def test_it_is_looked_up_again_when_its_time_is_over_and_told_when_it_is_another(names: Names) -> None:

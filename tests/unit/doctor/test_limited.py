@@ -13,6 +13,7 @@ from agent.doctor.check import Verdict
 from agent.doctor.flow import Flow, explain_flow
 from agent.model.limits import ConnectionLimit, Limits
 from agent.pages.explain import explained
+from agent.state.host_names import NamedHosts
 from tests.support import mesh
 from tests.support.patient import site_at
 
@@ -26,7 +27,11 @@ def explanation(node: str = "n1") -> Any:
     client = mesh.workload("client", "10.0.0.1", service_account="client")
     server = mesh.workload("server", "10.0.0.2", node=node, limits=(limit,))
     return explained(
-        mesh.snapshot(client, server), config.build({"node": "n1"}), mesh.at(SOURCE), mesh.at(DESTINATION)
+        mesh.snapshot(client, server),
+        config.build({"node": "n1"}),
+        mesh.at(SOURCE),
+        mesh.at(DESTINATION),
+        NamedHosts(),
     )
 
 
