@@ -6,6 +6,7 @@ that it holds there.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,6 +18,7 @@ import click
 from agent.cli import output as out
 from agent.controlplane.serve.status_value import FILE, Status
 from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
+from agent.model.counted import counted
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
 UNMET = ("object", "condition", "status", "reason", "message")
@@ -56,6 +58,9 @@ def show(state_dir: Path, output: str) -> None:
         click.echo(said["line"])
         for reason in said["reasons"] if said["state"] != "DEAD" else ():
             click.echo(f"  {reason}")
+        if output == "line" and said["state"] != "DEAD" and (notes := _notes(said)):
+            command = f"ztun control-plane status --state-dir {shlex.quote(str(state_dir))} -o table"
+            click.echo(f"  {counted(len(notes), 'warning')}, shown by `{command}`")
     if output == "table":
         _tables(said)
     sys.exit(EXIT_CODES[said["state"]])
@@ -93,6 +98,7 @@ def _summary(status: dict[str, Any]) -> str:
     return (
         f"addresses={status.get('addresses', 0)} policies={status.get('policies', 0)} streams={streams} "
         f"refused={len(status.get('errors', ()))} no-effect={len(status.get('no_effect', ()))} "
+        f"warnings={len(_notes(status))} "
         f"listen={status.get('address', '')}"
     )
 

@@ -82,9 +82,12 @@ def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> No
     with control_plane(tmp_path, text) as state_dir:
         done = status(state_dir)
         assert done.returncode == 3
-        head, refused, no_effect = done.stdout.splitlines()
+        head, refused, no_effect, warnings = done.stdout.splitlines()
+        assert (
+            warnings == f"  1 warning, shown by `ztun control-plane status --state-dir {state_dir} -o table`"
+        )
         assert head.startswith(
-            "DEGRADED addresses=1 policies=1 streams=0 refused=1 no-effect=1 listen=127.0.0.1:"
+            "DEGRADED addresses=1 policies=1 streams=0 refused=1 no-effect=1 warnings=1 listen=127.0.0.1:"
         )
         assert refused == (
             "  refused: all.yaml:11 (document 2): AuthorizationPolicy demo/d: spec.acton: unknown field;"
@@ -99,6 +102,17 @@ def test_what_is_refused_and_what_does_nothing_are_reasons(tmp_path: Path) -> No
         answer = json.loads(status(state_dir, "-o", "json").stdout)
         assert (answer["state"], len(answer["reasons"]), answer["policies"]) == ("DEGRADED", 2, 1)
         assert answer["errors"][0]["object"] == "AuthorizationPolicy demo/d"
+
+
+def test_a_policy_for_an_account_that_nobody_has_is_counted_where_all_is_ready(tmp_path: Path) -> None:
+    rules = "[{from: [{source: {principals: [cluster.local/ns/demo/sa/cilent]}}]}]"
+    text = WEB + deny("a", action="ALLOW", rules=rules)
+    with control_plane(tmp_path, text) as state_dir:
+        done = status(state_dir)
+        assert done.returncode == 0 and done.stdout.startswith("READY ") and " warnings=1 " in done.stdout
+        (command,) = (line.split("`")[1] for line in done.stdout.splitlines() if "1 warning, " in line)
+        named = status(state_dir, *command.split()[-2:]).stdout
+        assert "no workload has the service account demo/cilent" in named
 
 
 def test_conditions_are_shown_and_written_for_others(tmp_path: Path) -> None:
