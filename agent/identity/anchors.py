@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from cryptography import x509
 
+from agent.identity.svid import UNREADABLE
+
 
 def is_authority(certificate: x509.Certificate) -> bool:
     """Whether a certificate says of itself that it may sign others (RFC 5280 4.2.1.9, 4.2.1.3)."""
@@ -19,5 +21,5 @@ def is_authority(certificate: x509.Certificate) -> bool:
     except x509.ExtensionNotFound as missing:
         # Without basic constraints it says nothing; without a key usage it is restricted to nothing.
         return missing.oid == x509.KeyUsage.oid
-    except ValueError:
+    except UNREADABLE:
         return False

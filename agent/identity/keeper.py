@@ -18,6 +18,7 @@ from random import Random
 
 from cryptography import x509
 
+from agent.defects import Defects
 from agent.identity.bundle import Issued, read_answer
 from agent.identity.csr import make_request
 from agent.identity.schedule import SOON, Priority, latest_retry, renewal_time, retry_time
@@ -25,6 +26,7 @@ from agent.identity.signer import Signer, SigningError
 from agent.model.identity import Identity
 
 log = logging.getLogger(__name__)
+defects = Defects(log)
 
 CONCURRENT_FETCHES = 8
 # The wall clock may be set, and does not tick while a machine sleeps: look again at least this often.
@@ -247,6 +249,9 @@ class Keeper:
             self._succeeded(read_answer(answer, identity, request.key, self._clock()))
         except SigningError as error:
             self._failed(identity, error)
+        except Exception as error:  # noqa: BLE001 - told; every agent gets the like of it, and again after a restart
+            reason = defects.note(f"what the CA answers for {identity} cannot be taken", error)
+            self._failed(identity, SigningError(reason))
         finally:
             self._fetching.discard(identity)
             self._wake.set()

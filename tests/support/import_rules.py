@@ -11,7 +11,7 @@ ALLOWED: dict[str, set[str]] = {
     "agent.policy": {"agent.model"},
     "agent.state": {"agent.model", "agent.policy"},
     "agent.wire": {"agent.model", "agent.pb"},
-    "agent.identity": {"agent.model", "agent.wire.tls_alerts", "agent.wire.tls_records"},
+    "agent.identity": {"agent.model", "agent.wire.tls_alerts", "agent.wire.tls_records", "agent.defects"},
     "agent.net": {"agent.model", "agent.wire", "agent.identity"},
     "agent.telemetry": {"agent.model", "agent.privileges"},
     "agent.rpc": {"agent.model", "agent.wire", "agent.identity", "agent.pb", "agent.defects"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -16,18 +16,18 @@ from agent.model.limits import ANNOTATION as LIMITS
 Marked = Namespace | Pod | Service | ServiceEntry | WorkloadEntry
 UNUSED_LABELS = ("istio.io/global",)
 UNUSED_ANNOTATIONS = ("networking.istio.io/exportTo",)
+OURS = "ztun.io/"
+HONEST_CONNECT = "ztun.io/honest-connect"
+OUR_NAMES = (LIMITS, HONEST_CONNECT)
+"""Annotations of pods, all of them."""
 OF_ENROLMENT = (
     "istio.io/dataplane-mode",
     "istio-injection",
     "sidecar.istio.io/inject",
     "ambient.istio.io/bypass-inbound-capture",
-    "ztun.io/honest-connect",
+    HONEST_CONNECT,
 )
 """Labels and annotations by which pods of a cluster are taken in. Out of files they reach no agent."""
-
-
-OURS = "ztun.io/"
-OUR_NAMES = (LIMITS, "ztun.io/honest-connect")
 
 
 class Misvalued(NamedTuple):
@@ -47,20 +47,24 @@ def unused_marks(made: Marked, mesh: Mesh) -> list[str]:
         found += [
             f"{name} (`ztun enroll` says who is captured, and how)" for name in OF_ENROLMENT if name in marks
         ]
+        return [*found, *_of_ours(made, told=(HONEST_CONNECT,))]
     return [*found, *_of_ours(made)]
 
 
-def _of_ours(made: Marked) -> Iterator[str]:
-    """Those with our prefix that nobody reads, or not there."""
+def _of_ours(made: Marked, told: Container[str] = ()) -> Iterator[str]:
+    """Those with our prefix that nobody reads, or not there; `told` are said already."""
     for name in (*made.meta.annotations, *made.meta.labels):
         if name.startswith(OURS) and name not in OUR_NAMES:
             words = [known.removeprefix(OURS) for known in OUR_NAMES]
             close = get_close_matches(name.removeprefix(OURS), words, 1)
             yield f"{name} ({f'did you mean {OURS}{close[0]}?' if close else 'there is none such'})"
-    if LIMITS in made.meta.labels:
-        yield f"label {LIMITS} (it is an annotation)"
+    for name in OUR_NAMES:
+        if name in made.meta.labels and name not in told:
+            yield f"label {name} (it is an annotation)"
     if LIMITS in made.meta.annotations and not isinstance(made, Pod):
         yield f"{LIMITS} (pods have it; for several of them write a ConnectionLimit)"
+    if HONEST_CONNECT in made.meta.annotations and not isinstance(made, Pod) and HONEST_CONNECT not in told:
+        yield f"{HONEST_CONNECT} (pods have it; for all of a node there is --honest-connect=all)"
 
 
 def misvalued_marks(made: Marked) -> Iterator[Misvalued]:

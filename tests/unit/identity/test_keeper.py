@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from agent.defects import DEFECT, Defects
+from agent.identity import keeper
 from agent.identity.bundle import Issued
 from agent.identity.keeper import MAX_WAIT_S, State, wait_for_event
 from agent.identity.schedule import Priority
@@ -48,6 +50,30 @@ def test_what_came_as_a_root_and_can_be_none_is_said(caplog: pytest.LogCaptureFi
     run(body)
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "no CA certificates" in warning and str(DB) in warning
+
+
+def test_a_fault_of_ours_with_an_answer_ends_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeper, "defects", Defects(keeper.log))
+
+    def broken(*_: object) -> Issued:
+        raise KeyError("here")
+
+    async def body() -> None:
+        rig = Rig()
+        monkeypatch.setattr(keeper, "read_answer", broken)
+        async with rig.running():
+            await rig.use(WEB)
+            assert rig.keeper.held()[0].error == f"{DEFECT}: KeyError: 'here'"
+
+    run(body)
+    [first, *again] = [
+        record
+        for record in caplog.records
+        if DEFECT in record.getMessage() and "taken" in record.getMessage()
+    ]
+    assert first.exc_info and not any(record.exc_info for record in again)
 
 
 def test_renews_at_half_of_the_lifetime() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from agent.controlplane.read.admission import NOTHING, admit
+from agent.controlplane.read.inventory import collect
+from agent.controlplane.read.manifests import parse
 from agent.controlplane.read.remarks import EVERYBODY, Scope, Weight
+from agent.controlplane.translate.effects import remarks
+from agent.controlplane.translate.mesh import MeshSettings, mesh_of
 from tests.support.controlplane import NAMESPACE, deny, pod
 from tests.support.judge import Judge
 
@@ -318,12 +323,39 @@ def test_marks_of_istio_that_do_nothing_are_said() -> None:
         ("labels: {ztun.io/colour: red}", "ztun.io/colour (there is none such)"),
         ("labels: {ztun.io/limits: a}", "label ztun.io/limits (it is an annotation)"),
         ("annotations: {ztun.io/limits: connections=1}", "ztun.io/limits (pods have it; for several of"),
+        (
+            "annotations: {ztun.io/honest-connect: 'true'}",
+            "ztun.io/honest-connect (pods have it; for all of a",
+        ),
+        ("labels: {ztun.io/honest-connect: 'true'}", "label ztun.io/honest-connect (it is an annotation)"),
     ],
 )
 def test_marks_of_ours_that_nobody_reads_are_said(marks: str, said: str) -> None:
     marked = service("{port: 80}").replace("name: web", f"name: web, {marks}")
     [note] = [each for each in Judge(a=WEB + marked).notes() if "no effect" in each]
     assert said in note
+
+
+@pytest.mark.parametrize(
+    ("as_written", "marked", "in_a_cluster"),
+    [
+        (
+            "app: web",
+            "app: web, MARK",
+            ["no effect here: label ztun.io/honest-connect (it is an annotation)"],
+        ),
+        ("labels:", "annotations: {MARK}, labels:", []),
+    ],
+)
+def test_how_a_pod_is_taken_in_is_said_once_and_of_a_cluster_where_nobody_reads_it(
+    as_written: str, marked: str, in_a_cluster: list[str]
+) -> None:
+    text = WEB.replace(as_written, marked.replace("MARK", "ztun.io/honest-connect: 'true'"))
+    [note] = [each for each in Judge(a=text).notes() if "no effect" in each]
+    assert note.count("ztun.io/honest-connect") == 1 and "`ztun enroll` says who is captured" in note
+    everything = collect(admit(NOTHING, {"a.yaml": parse("a.yaml", text)}).served())
+    said = remarks(everything, mesh_of(everything, MeshSettings(is_of_cluster=True)))
+    assert [each.problem for each in said if "honest-connect" in each.problem] == in_a_cluster
 
 
 def test_limits_of_a_pod_are_no_mark_without_effect() -> None:
