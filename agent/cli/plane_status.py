@@ -1,7 +1,7 @@
 """`ztun control-plane status`: is it alive, does it serve, and what of the manifests could it not use?
 
 Reads the state directory, so that it answers beside a dead control plane, too; whether one lives is asked of the lock
-that it holds there.
+that it holds there, and of the port that it serves on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from agent.cli import output as out
+from agent.cli.plane_answers import PATIENCE_S, is_silent
 from agent.controlplane.serve.status_value import FILE, Status
 from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 from agent.model.counted import counted
@@ -36,6 +37,13 @@ def answer(state_dir: Path) -> dict[str, Any]:
     if not directory.is_held(LOCK):
         left = f"no control plane runs on {state_dir}; the rest is what the last one left"
         return dead(left if status else never, status)
+    address = status.get("address", "")
+    if address and is_silent(address, PATIENCE_S):
+        return dead(
+            f"the control plane of {state_dir} has not answered on {address} for {PATIENCE_S:g} s: its process is "
+            "stopped or hangs; end it (SIGKILL) and start it anew; the rest is what it wrote last",
+            status,
+        )
     reasons = list(_reasons(status))
     state = "DEGRADED" if reasons else "READY"
     return {"state": state, "line": f"{state} {_summary(status)}", "reasons": reasons, **status}

@@ -19,6 +19,8 @@ from agent.model.address import split_host_port
 PEM_MARK, SYSTEM_ROOTS = "-----BEGIN", "SYSTEM"
 TELLS_TIME = 15014
 """Where istiod, and the embedded control plane, serve their metrics by HTTP."""
+HANDSHAKE_S = 3.0
+"""Long enough for a busy one: who takes a connection and says nothing for so long is stopped or hangs."""
 SKEW_S, MUCH_SKEW_S = 30.0, 300.0
 SOON_S = 86400.0
 
@@ -30,6 +32,10 @@ CLOCK = Subject("clock", f"the time of the control plane's host, by HTTP from po
 
 class NoRoots(Exception):
     """There is nothing to check the control plane by; the text says what is wrong."""
+
+
+class Silent(Exception):
+    """A connection is taken, and nothing said on it."""
 
 
 def credentials(site: Site) -> Check:
@@ -81,8 +87,14 @@ def certificate(site: Site) -> Check:
         return CERTIFICATE.cannot_tell(str(error))
     name = settings.server_name or split_host_port(settings.xds_address)[0]
     try:
-        with _connected(settings.xds_address) as sock, context.wrap_socket(sock, server_hostname=name) as tls:
-            shown = tls.getpeercert() or {}
+        with _connected(settings.xds_address) as sock:
+            shown = _shown(sock, context, name)
+    except Silent:
+        return CERTIFICATE.failed(
+            f"{settings.xds_address} takes connections and says nothing for {HANDSHAKE_S:g} s: its process is stopped "
+            "or hangs, or something in between keeps what is said",
+            "ask on its machine: `ztun control-plane status`; start it anew",
+        )
     except ssl.SSLCertVerificationError as error:
         return CERTIFICATE.failed(
             f"it does not prove to be {name}: {error.verify_message}",
@@ -140,6 +152,16 @@ def judge_clock(ahead_s: float) -> Check:
 def _connected(address: str) -> socket.socket:
     host, port = split_host_port(address)
     return socket.create_connection((host, port), PATIENCE_S)
+
+
+def _shown(sock: socket.socket, context: ssl.SSLContext, name: str) -> dict[str, object]:
+    """The certificate of whoever answers. Raises Silent, ssl.SSLError, OSError."""
+    sock.settimeout(HANDSHAKE_S)
+    try:
+        with context.wrap_socket(sock, server_hostname=name) as tls:
+            return dict(tls.getpeercert() or {})
+    except TimeoutError as error:
+        raise Silent from error
 
 
 def _context(settings: Config) -> ssl.SSLContext:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.cli import plane_status
+from agent.doctor import plane_checks
+from agent.doctor.check import Verdict
 from tests.support.controlplane import deny, pod
+from tests.support.labtraffic import until
+from tests.support.patient import site_at
 
 WEB = pod("web-0", "node-a", "10.10.0.5")
 COMMAND = (sys.executable, "-m", "agent", "control-plane")
@@ -40,6 +47,9 @@ def control_plane(tmp_path: Path, manifests: str) -> Iterator[Path]:
     ) as process:
         try:
             assert process.stdout is not None and process.stdout.readline().startswith("ready 127.0.0.1:")
+            written = tmp_path / "state" / "status.json"  # it is ready before it has written that
+            until(lambda: written.exists() and json.loads(written.read_text())["address"], "its address")
+            (tmp_path / "pid").write_text(str(process.pid))
             yield tmp_path / "state"
         finally:
             process.kill()
@@ -67,6 +77,28 @@ def test_ready_and_then_dead(tmp_path: Path) -> None:
     assert (
         done.returncode == 4 and "has ever served from" in done.stdout and "the last one" not in done.stdout
     )
+
+
+def test_one_that_is_stopped_is_dead_though_its_lock_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plane_status, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(plane_checks, "HANDSHAKE_S", 0.5)
+    with control_plane(tmp_path, WEB) as state_dir:
+        pid = int((tmp_path / "pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        said = plane_status.answer(state_dir)
+        assert said["state"] == "DEAD" and "its process is stopped or hangs" in said["line"]
+        address = json.loads((state_dir / "status.json").read_text())["address"]
+        site = site_at(tmp_path, "i")
+        roots = str(state_dir / "root.pem")
+        site = replace(site, settings=replace(site.settings, xds_address=address, root_cert=roots))
+        check = plane_checks.certificate(site)
+        assert (
+            check.verdict is Verdict.FAILED and f"{address} takes connections and says nothing" in check.words
+        )
+        os.kill(pid, signal.SIGCONT)
+        assert status(state_dir).returncode == 0, "it goes on"
 
 
 def test_json_has_one_shape_dead_or_alive(tmp_path: Path) -> None:
