@@ -44,6 +44,7 @@ def pages_of(agent: Agent, stop: asyncio.Event) -> Pages:
     health = AgentHealth(
         captures=agent.captures,
         xds=agent.xds,
+        mesh=agent.mesh,
         reports=agent.reports,
         manifests=agent.manifests,
         keeper=agent.keeper,

@@ -90,6 +90,20 @@ class MeshState:
         """Resources of a type that the control plane holds and that cannot be used: name -> reason."""
         return {name: each.reason for name, each in self._refused[type_url].items()}
 
+    @property
+    def problem(self) -> str:
+        """What is refused for want of knowing who it is about; empty: nothing."""
+        if not self.store.current.refused_addresses.is_anything:
+            return ""
+        blind = [name for name, one in self._refused[ADDRESS].items() if is_anything(one, self._held(name))]
+        if not blind:
+            return ""  # it was just told; what is refused now is noted in a moment
+        more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
+        return (
+            f"pods reach nothing that the mesh does not know: the control plane describes {blind[0]}{more} in a way "
+            "that not even its addresses can be read of; correct or remove that, or upgrade this agent if it is older"
+        )
+
     async def accept_response(self, received: Received) -> dict[str, str]:
         """What the xDS client calls with each response."""
         updates = {resource.name: resource.body for resource in received.updates}
@@ -231,10 +245,8 @@ def refused_addresses(
     """
     exact: set[NetworkAddress] = set()
     ranges: set[tuple[str, CIDR]] = set()
-    is_anything = False
     for name, each_one in refused.items():
         found, before = readable_addresses(each_one.raw), held(name)
-        is_anything = is_anything or (before is None and not found.is_whole)
         for address in found.addresses:
             if before is not None and is_of(before, address):
                 continue
@@ -242,7 +254,13 @@ def refused_addresses(
                 exact.add(address)
             else:
                 ranges.add((address.network, address.cidr))
-    return RefusedAddresses(frozenset(exact), tuple(sorted(ranges, key=str)), is_anything)
+    is_any = any(is_anything(each_one, held(name)) for name, each_one in refused.items())
+    return RefusedAddresses(frozenset(exact), tuple(sorted(ranges, key=str)), is_any)
+
+
+def is_anything(refused: Refused, before: Workload | Service | None) -> bool:
+    """Whether this may have whatever address nobody has."""
+    return before is None and not readable_addresses(refused.raw).is_whole
 
 
 def is_of(held: Workload | Service, address: NetworkAddress | CidrVip) -> bool:

@@ -11,6 +11,7 @@ from agent import FORM
 from agent.admin.readiness import OTHER, CertificateFact, Facts, Health, Reason, judge
 from agent.enroll.captures import Captures
 from agent.identity.keeper import Keeper
+from agent.mesh_state import MeshState
 from agent.proof.findings import Finding, Link, Standing, first_broken
 from agent.proof.prover import Prover
 from agent.rpc.enrolment_client import EnrolmentClient
@@ -36,6 +37,7 @@ class AgentHealth:
 
     captures: Captures
     xds: XdsClient
+    mesh: MeshState
     reports: EnrolmentClient
     manifests: ManifestsClient
     keeper: Keeper

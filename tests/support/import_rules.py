@@ -249,6 +249,7 @@ ALLOWED: dict[str, set[str]] = {
         "agent.kubernetes.sandbox",
         "agent.zds.source",
         "agent.identity.keeper",
+        "agent.mesh_state",
         "agent.rpc",
         "agent.supervisor.crew",
         "agent.telemetry",

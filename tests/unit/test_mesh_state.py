@@ -109,8 +109,12 @@ def test_what_cannot_even_be_read_may_have_any_address_but_where_its_version_bef
     world = World()
     world.accept(ADDRESS, {"u1": raw})
     assert world.sent[-1].unusable == ("*",) and world.waited
+    assert (
+        "pods reach nothing that the mesh does not know" in world.mesh.problem
+        and " u1 " in world.mesh.problem
+    )
     world.accept(ADDRESS, {}, ("u1",))
-    assert world.sent[-1].unusable == ()
+    assert world.sent[-1].unusable == () and not world.mesh.problem
     world.accept(ADDRESS, {"u1": pod("u1")})
     world.accept(ADDRESS, {"u1": raw})
     assert not tuple(world.store.current.refused_addresses.texts())

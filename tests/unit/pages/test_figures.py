@@ -42,6 +42,7 @@ class World:
         health = AgentHealth(
             captures=captures,  # type: ignore[arg-type]
             xds=self.xds,  # type: ignore[arg-type]
+            mesh=SimpleNamespace(problem=""),  # type: ignore[arg-type]
             reports=SimpleNamespace(error=""),  # type: ignore[arg-type]
             manifests=SimpleNamespace(findings=()),  # type: ignore[arg-type]
             keeper=SimpleNamespace(held=lambda: self.held),  # type: ignore[arg-type]
