@@ -89,7 +89,7 @@ def _reasons(status: dict[str, Any]) -> Iterator[str]:
     for row in status.get("errors", ()):
         yield f"refused: {_text(row)}"
     for row in status.get("no_effect", ()):
-        yield f"no effect: {_text(row)}"
+        yield f"{row.get('outcome') or 'no effect'}: {_text(row)}"
     for nack in status.get("nacks", ()):
         yield f"node {nack['node']} could not take {', '.join(nack['names'])}: {nack['reason']}"
 
@@ -103,9 +103,12 @@ def _text(row: dict[str, Any]) -> str:
 
 def _summary(status: dict[str, Any]) -> str:
     streams = sum(status.get("streams", {}).values())
+    ineffective = status.get("no_effect", ())
+    more = sum(bool(row.get("outcome")) for row in ineffective)
     return (
         f"addresses={status.get('addresses', 0)} policies={status.get('policies', 0)} streams={streams} "
-        f"refused={len(status.get('errors', ()))} no-effect={len(status.get('no_effect', ()))} "
+        f"refused={len(status.get('errors', ()))} no-effect={len(ineffective) - more} "
+        f"{f'denies-more={more} ' if more else ''}"
         f"warnings={len(_notes(status))} "
         f"listen={status.get('address', '')}"
     )

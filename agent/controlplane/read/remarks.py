@@ -37,7 +37,8 @@ EVERYBODY = Scope()
 class Remark:
     """One thing to be said. `about` names the object, `scope` the pods that it concerns (None: nobody's agent).
 
-    `effect`: what holds instead of what was refused, `outcome` the same in a word.
+    `effect`: what holds instead of what was refused, `outcome` the same in a word; of something that was taken in, what
+    it does instead of nothing.
     """
 
     place: Place
@@ -53,6 +54,11 @@ class Remark:
     @property
     def is_refusal(self) -> bool:
         return self.weight is Weight.REFUSED
+
+    @property
+    def word(self) -> str:
+        """What stands before it where it is shown."""
+        return self.outcome if self.outcome and not self.is_refusal else self.weight.value
 
     @property
     def what(self) -> str:

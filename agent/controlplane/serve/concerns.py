@@ -65,7 +65,7 @@ def _concern(remark: Remark, node: str, here: Mapping[str, Sequence[Pod]]) -> Co
     scope = remark.scope
     if scope is None or (scope.node and scope.node != node):
         return None
-    reason = f"{remark.weight.value}: {remark.without_remedy}"
+    reason = f"{remark.word}: {remark.without_remedy}"
     remedy = remark.remedy or f"mend {remark.place.file}:{remark.place.line} of the manifests"
     if scope.node or scope == EVERYBODY:
         return Concern("", reason, remedy)

@@ -14,6 +14,8 @@ from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.mesh import Mesh
 from agent.pb import authorization_pb2 as authz
 
+DENIES_MORE = "denies more"
+"""The outcome of a DENY of what node proxies cannot read."""
 PRINCIPALS = ("principals", "not_principals")
 
 
@@ -41,7 +43,7 @@ def beyond_nodes(policy: AuthorizationPolicy) -> str:
     effect = (
         less if policy.action == "ALLOW" else "its rules deny without them, so it denies more than it says"
     )
-    return f"{', '.join(beyond)}: need HTTP, which node proxies do not read; {effect}"
+    return f"{', '.join(beyond)}: are of HTTP or TLS, which node proxies do not read; {effect}"
 
 
 def translate_policy(policy: AuthorizationPolicy, mesh: Mesh) -> authz.Authorization:

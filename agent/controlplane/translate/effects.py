@@ -26,6 +26,7 @@ from agent.controlplane.read.refused import GUARDS
 from agent.controlplane.read.remarks import EVERYBODY, Remark, Scope, Weight
 from agent.controlplane.read.security_kinds import DRY_RUN
 from agent.controlplane.translate.authorization_policy import (
+    DENIES_MORE,
     PRINCIPALS,
     beyond_nodes,
     why_left_out,
@@ -137,7 +138,8 @@ def _of_policy(policy: AuthorizationPolicy, mesh: Mesh) -> Iterator[Remark]:
     if policy.action == "ALLOW" and not policy.rules:
         yield remark(policy, "it has no rules, so it allows nobody", is_note=True)
     if beyond := beyond_nodes(policy):
-        yield remark(policy, beyond, "leave them out, or have a waypoint judge them", scope)
+        outcome = DENIES_MORE if policy.action == "DENY" else ""
+        yield remark(policy, beyond, "leave them out, or have a waypoint judge them", scope, outcome=outcome)
     for field, excluded, is_whole in contradictions(policy):
         verb = "denies" if policy.action == "DENY" else "allows"
         effect = f"the rule {verb} nothing" if is_whole else f"the rule {verb} by its other entries alone"

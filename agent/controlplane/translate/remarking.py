@@ -13,6 +13,7 @@ def remark(
     scope: Scope | None = None,
     *,
     field: str = "",
+    outcome: str = "",
     is_note: bool = False,
 ) -> Remark:
     """`scope`: the pods that it concerns; a note concerns no agent."""
@@ -21,6 +22,7 @@ def remark(
         about=str(made.meta),
         field=field,
         problem=problem,
+        outcome=outcome,
         remedy=remedy,
         weight=Weight.NOTE if is_note else Weight.INEFFECTIVE,
         scope=None if is_note else scope,

@@ -147,6 +147,15 @@ def test_a_policy_for_an_account_that_nobody_has_is_counted_where_all_is_ready(t
         assert "no workload has the service account demo/cilent" in named
 
 
+def test_a_policy_that_denies_more_than_it_says_is_not_said_to_do_nothing(tmp_path: Path) -> None:
+    with control_plane(
+        tmp_path, WEB + deny("a", rules="[{to: [{operation: {paths: [/admin]}}]}]")
+    ) as state_dir:
+        head, reason = status(state_dir).stdout.splitlines()
+        assert head.startswith("DEGRADED ") and " no-effect=0 denies-more=1 " in head
+        assert reason.startswith("  denies more: all.yaml:") and "AuthorizationPolicy demo/a" in reason
+
+
 def test_conditions_are_shown_and_written_for_others(tmp_path: Path) -> None:
     service = """---
 apiVersion: v1

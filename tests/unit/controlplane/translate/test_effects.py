@@ -147,7 +147,7 @@ def test_a_principal_that_somebody_can_be_is_not(name: str) -> None:
         ),
         (
             deny("d", rules="[{to: [{operation: {methods: [GET]}}]}]"),
-            "methods: need HTTP, which node proxies do not read; its rules deny without them, so it denies more",
+            "methods: are of HTTP or TLS, which node proxies do not read; its rules deny without them, so it denies",
         ),
         (
             deny("d").replace("{name: d", "{labels: {istio.io/rev: canary}, name: d"),
