@@ -34,6 +34,7 @@ class World:
         self.now_s = 1000.0
         self.findings: list[Finding] = []
         self.prover = Prover({"test": self._check}, wall=lambda: self.now_s, clock=lambda: self.now_s)
+        self.mesh = SimpleNamespace(problem="")
         self.xds = SimpleNamespace(status=XdsStatus(Phase.CONNECTED, 900.0, is_synced=True))
         self.held = [held(WEB, 5000.0)]
         self.links = [object(), object()]
@@ -42,7 +43,7 @@ class World:
         health = AgentHealth(
             captures=captures,  # type: ignore[arg-type]
             xds=self.xds,  # type: ignore[arg-type]
-            mesh=SimpleNamespace(problem=""),  # type: ignore[arg-type]
+            mesh=self.mesh,  # type: ignore[arg-type]
             reports=SimpleNamespace(error=""),  # type: ignore[arg-type]
             manifests=SimpleNamespace(findings=()),  # type: ignore[arg-type]
             keeper=SimpleNamespace(held=lambda: self.held),  # type: ignore[arg-type]
@@ -126,6 +127,12 @@ def test_what_is_refused_by_a_defect_is_a_reason_until_it_is_not() -> None:
     assert world.topics() == {OTHER: 1} and world.read()["ztun_agent_ready",] == 0
     world.xds.status = good
     assert not world.topics()
+
+
+def test_that_everything_unknown_is_refused_is_a_reason() -> None:
+    world = World()
+    world.mesh.problem = "pods reach nothing that the mesh does not know"
+    assert world.topics() == {OTHER: 1} and world.read()["ztun_agent_ready",] == 0
 
 
 def test_what_is_mended_is_over() -> None:
