@@ -62,6 +62,9 @@ def why_unbound(binding: Binding) -> str:
     return f"waypoint {namespace}/{name}: {WHY[binding.reason]}" if binding.reason in WHY else ""
 
 
+LEFT_ALONE = "connections to such are as without it"
+
+
 def why_unresolved(entry: ServiceEntry, binding: Binding) -> str:
     """In words, for one with wildcards that no waypoint resolves."""
     hosts = [host for host in entry.hosts if host.startswith("*")]
@@ -85,7 +88,10 @@ def _of_binding(made: Bound, binding: Binding, waypoints: Waypoints) -> Iterator
         problem = f"{why}, so connections to it go without one"
         yield remark(made, problem, scope=scope, field=f"metadata.labels.{USE}")
     if isinstance(made, ServiceEntry) and (why := why_unresolved(made, binding)):
-        problem = f"{why}, so connections to such are as without it"
+        is_broken = made.resolution == "DYNAMIC_DNS" and bool(made.addresses or made.is_automatic)
+        # As istiod does: an address is given, which a pod whose DNS is captured is told, and nobody is behind it.
+        effect = "by captured DNS their names get an address that nobody answers" if is_broken else LEFT_ALONE
+        problem = f"{why}, so {effect}"
         yield remark(made, problem, f"bind it to a waypoint ({USE})", scope, field="spec.hosts")
     yield from _of_lonely_labels(made, scope)
     primary = binding.gateway if isinstance(made, Service | ServiceEntry) else None

@@ -106,6 +106,11 @@ def uses(waypoint: str) -> str:
             Scope("demo"),
         ),
         (
+            service_entry("e", "demo", "'*.example.com'", "resolution: DYNAMIC_DNS"),
+            "cannot resolve *.example.com, so by captured DNS their names get an address that nobody answers",
+            Scope("demo"),
+        ),
+        (
             service_entry("e", "demo", "x.example.com", "resolution: NONE"),
             "x.example.com: no address is theirs, so connections there are as without the entry",
             Scope("demo"),
