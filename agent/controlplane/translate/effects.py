@@ -165,6 +165,11 @@ def _of_peer_authentications(inventory: Inventory, mesh: Mesh) -> Iterator[Remar
         scope = scope_of(each, mesh)
         for doubt in each.doubts:
             yield remark(each, doubt, scope=scope)
+        if each.mode == "DISABLE":
+            problem = (
+                "mode DISABLE takes plaintext as PERMISSIVE does; between pods of the mesh mutual TLS stays"
+            )
+            yield remark(each, problem, "write PERMISSIVE", field="spec.mtls.mode", is_note=True)
         yield from _of_one_peer_authentication(each, inventory.pods, mesh)
         for port in peers.disabled_in_vain(each):
             yield remark(

@@ -452,6 +452,12 @@ def test_a_peer_authentication_that_changes_nothing_concerns_those_who_may_rely_
     assert said in str(remark) and remark.scope is not None and remark.scope.namespace in ("demo", None)
 
 
+def test_a_mode_that_is_another_ones_is_noted() -> None:
+    judge = Judge(a=WEB + peer("{mtls: {mode: DISABLE}}"))
+    [note] = judge.notes()
+    assert "DISABLE takes plaintext as PERMISSIVE does" in note and not judge.without_effect()
+
+
 @pytest.mark.parametrize("action", ["ALLOW", "DENY"])
 @pytest.mark.parametrize(
     ("source", "said"),
