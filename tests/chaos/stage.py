@@ -23,12 +23,12 @@ from agent.lab.blueprint import NODES
 from agent.lab.topology import UPLINK_ADDRESSES, Topology
 from tests.bench.plain_packets import PlainPackets
 from tests.chaos.applications import DENIED_PATHS, LIVE_PORT, PATHS, VISIT_PORT, Applications
-from tests.chaos.clock import Clock, ClockedMesh, built
 from tests.chaos.relay import Relay
 from tests.chaos.verdict import Seen
 from tests.chaos.watch import Watch
 from tests.support.labmesh import ENROLLED, POD, World, policy_manifest, principal, running
 from tests.support.labtraffic import until, wait_gone
+from tests.support.wall_clock import Clock, ClockedMesh, built
 
 ROOT = Path(__file__).parents[2]
 PLANE = UPLINK_ADDRESSES["node-a"][0].partition("/")[0]

@@ -331,8 +331,8 @@ def test_a_lab_is_built_used_and_removed_by_commands(world: World) -> None:
         assert done.returncode == 0, done.stderr
         (opened,) = json.loads(world.cli("bypass", *node, "-o", "json").stdout)["bypasses"]
         assert opened["interface"] == answer["pods"][0]["interface"]
-        done = world.cli("status", *node)
-        assert "`ztun bypass lab/a1 --off` ends it" in done.stdout, done.stdout
+        ends_it = "`ztun bypass lab/a1 --off` ends it"
+        until(lambda: ends_it in world.cli("status", *node).stdout, f"status says {ends_it}")
         assert world.cli("bypass", *node, "lab/a1", "--off").returncode == 0
         done = world.cli("lab", "exec", "--name", name, "lab/a1", "ip", "-br", "address")
         assert done.returncode == 0 and "10.64.0.1/32" in done.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 
 from agent.lab.topology import Topology
 from redirect.netns import entered
-from tests.support.cgroups import hierarchy
+from tests.support.cgroups import hierarchy, own_name
 from tests.support.labmesh import PORT, World, running
 from tests.support.labtraffic import until
 
@@ -44,7 +43,7 @@ for line in sys.stdin:
 
 class Kubelet:
     def __init__(self, node: Path, directory: Path, name: str) -> None:
-        self.group = hierarchy() / f"ztun-{os.getpid()}-{name}"
+        self.group = hierarchy() / f"{own_name()}-{name}"
         self.group.mkdir()
         binary = directory / "kubelet"
         if not binary.exists():

@@ -17,12 +17,12 @@ from redirect.netns import entered
 from redirect.reconcile import Redirection
 from tests.support.labmesh import POD, SILENCE_S, World
 from tests.support.labtraffic import until
-from tests.support.other_clock import other_clock
+from tests.support.wall_clock import clock_of_children
 
 pytestmark = pytest.mark.kernel
 
 RECONNECT_S = 20.0
-HOUR_S = 3600.0
+HOUR_S = 3600
 BOTH_WAYS = (("client-a", "server-b"), ("client-b", "server-a"))
 
 
@@ -217,12 +217,12 @@ def test_where_the_clock_is_an_hour_off_what_is_live_goes_on_and_nobody_is_let_i
     server = world.address("server-b")
     world.kill_all("node-a")
     try:
-        with other_clock(tmp_path) as set_clock:
+        with clock_of_children(tmp_path) as clock:
             world.restart("node-a")
         log, failures = world.log("node-a"), not_yet_valid(world)
         with world.talk("client-a", server) as live:
             live.say()
-            set_clock(HOUR_S)
+            clock.set_ahead(HOUR_S)
             live.say()
             world.proven_anew("node-a")
             assert world.status("node-a")["state"] == "READY"
@@ -230,7 +230,7 @@ def test_where_the_clock_is_an_hour_off_what_is_live_goes_on_and_nobody_is_let_i
         assert [world.is_served(client, world.address(to)) for client, to in BOTH_WAYS] == [True, True]
         with world.talk("client-a", server) as live:
             live.say()
-            set_clock(-HOUR_S)
+            clock.set_ahead(-HOUR_S)
             live.say()
             assert world.is_served("client-a", server), "by a tunnel that is there"
             log.line("not as it should be: pod demo/client-a: certificate", "it is not valid before")
@@ -239,7 +239,7 @@ def test_where_the_clock_is_an_hour_off_what_is_live_goes_on_and_nobody_is_let_i
         without_tunnels(world)
         assert [world.is_served(client, world.address(to)) for client, to in BOTH_WAYS] == [False, False]
         until(lambda: not_yet_valid(world) > failures, "it is counted")
-        set_clock(0)
+        clock.set_ahead(0)
         for client, to in BOTH_WAYS:
             until(partial(world.is_served, client, world.address(to)), f"{client} is served again")
         world.mesh.wait_ready("node-a")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.lab.agents import ZTUN
-from tests.support.cgroups import hierarchy
+from tests.support.cgroups import hierarchy, own_name
 from tests.support.labmesh import World
 from tests.support.labtraffic import until, wait_gone
 
@@ -72,7 +72,7 @@ class AgentPods:
     def __init__(self, world: World, node: str) -> None:
         self._world, self._node = world, node
         self._flags = dict(world.mesh.flags)
-        self._root = hierarchy() / f"ztun-test-{os.getpid()}"
+        self._root = hierarchy() / own_name()
         self._all: list[AgentPod] = []
 
     def start(self, name: str, **options: str) -> AgentPod:

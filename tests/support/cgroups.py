@@ -49,10 +49,15 @@ def own_group() -> int:
     return (hierarchy() / path.strip("/")).stat().st_ino if path != "/" else ROOT_GROUP
 
 
+def own_name() -> str:
+    """Of groups that this test makes: hierarchies are the machine's, PIDs may be those of a world of its own."""
+    return f"ztun-test-{Path('/proc/self/ns/pid').stat().st_ino}-{os.getpid()}"
+
+
 @contextmanager
 def container(*pids: int) -> Iterator[Path]:
     """Processes in a control group of their own, in the first hierarchy there is."""
-    group = hierarchy() / f"ztun-test-{os.getpid()}"
+    group = hierarchy() / own_name()
     group.mkdir()
     try:
         for pid in pids:
@@ -68,7 +73,7 @@ class MemoryGroup:
     """A control group of version 1 that counts memory. What a process has before it joins is not counted in it."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._group = root, root / f"ztun-test-{os.getpid()}"
+        self._root, self._group = root, root / own_name()
         self._group.mkdir()
         self._limit = self._group / "memory.limit_in_bytes"
 

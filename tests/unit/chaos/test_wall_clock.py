@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.chaos.clock import Clock, built
+from tests.support.wall_clock import Clock, beneath, built
 
 SAYS = "import time\nfor _ in iter(input, ''): print(time.time(), time.monotonic(), flush=True)"
 NEAR_S = 60.0
@@ -17,11 +17,11 @@ NEAR_S = 60.0
 def test_a_process_has_the_time_that_its_clock_says_at_once_and_monotonic_time_as_it_is(
     tmp_path: Path,
 ) -> None:
-    clock, env = Clock(tmp_path / "clock"), {"ZTUN_CHAOS_CLOCK": str(tmp_path / "clock")}
+    clock = Clock(tmp_path / "clock")
     command = (sys.executable, "-I", "-c", SAYS)
     with subprocess.Popen(
         command,
-        env={**os.environ, **env, "LD_PRELOAD": str(built(tmp_path))},
+        env={**os.environ, **beneath(built(tmp_path), clock)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,21 +1,23 @@
-"""Agents with clocks that can be set: a library beneath them, as no namespace has a clock of its own.
+"""Processes with clocks that can be set: a library beneath them, as no namespace has a clock of its own.
 
 libfaketime would do more than that, and less: waits until a time of the monotonic clock, as Python's sleep, fail
-beneath it (EINVAL; Debian's 0.9.10). The control plane keeps the machine's clock.
+beneath it (EINVAL; Debian's 0.9.10).
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.lab.agents import LabMesh
 from agent.lab.topology import NodePlace
 
-SOURCE = Path(__file__).with_name("clock.c")
+SOURCE = Path(__file__).with_name("wall_clock.c")
 _SECONDS = struct.Struct("=q")
 
 
@@ -35,9 +37,28 @@ class Clock:
 
 def built(directory: Path) -> Path:
     """The library. Raises CalledProcessError, FileNotFoundError without a C compiler."""
-    library = directory / "clock.so"
+    library = directory / "wall_clock.so"
     subprocess.run(("cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE)), check=True)
     return library
+
+
+def beneath(library: Path, clock: Clock) -> dict[str, str]:
+    """The variables of a process that has this clock."""
+    return {"LD_PRELOAD": str(library), "TEST_CLOCK": str(clock.path)}
+
+
+@contextmanager
+def clock_of_children(directory: Path) -> Iterator[Clock]:
+    """Of what this process starts meanwhile, and what that starts."""
+    clock = Clock(directory / "clock")
+    directory.chmod(0o755)  # workers are not root
+    before = os.environ.copy()
+    os.environ.update(beneath(built(directory), clock))
+    try:
+        yield clock
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @dataclass
@@ -48,9 +69,8 @@ class ClockedMesh(LabMesh):
     library: Path = Path()
 
     def start_agent(self, node: NodePlace) -> subprocess.Popen[bytes]:
-        ztun = self.ztun
-        clock = self.clocks[node.name].path
-        self.ztun = ("env", f"LD_PRELOAD={self.library}", f"ZTUN_CHAOS_CLOCK={clock}", *ztun)
+        ztun, variables = self.ztun, beneath(self.library, self.clocks[node.name])
+        self.ztun = ("env", *(f"{name}={value}" for name, value in variables.items()), *ztun)
         try:
             return super().start_agent(node)
         finally:

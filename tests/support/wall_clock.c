@@ -1,7 +1,7 @@
 /* A clock of its own for the process beneath which this is loaded (LD_PRELOAD), and its children: that of the machine and as
- * many seconds more as the file ZTUN_CHAOS_CLOCK says (8 bytes, of this machine's order), read anew each time. Times since
+ * many seconds more as the file TEST_CLOCK says (8 bytes, of this machine's order), read anew each time. Times since
  * boot, what the kernel does until a time, and dates of files stay as they are.
- *   cc -shared -fPIC -o clock.so clock.c */
+ *   cc -shared -fPIC -o wall_clock.so wall_clock.c */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@ static const volatile int64_t *ahead_s;
 static int (*machines)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void begin(void) {
-    const char *path = getenv("ZTUN_CHAOS_CLOCK");
+    const char *path = getenv("TEST_CLOCK");
     int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0)
         abort(); /* a test whose clock does not move would prove nothing */
