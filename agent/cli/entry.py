@@ -16,6 +16,7 @@ CHILD = f"{os.path.abspath(__file__).removesuffix('/agent/cli/entry.py')}/redire
 
 def main() -> None:
     """The console script."""
+    keep_standard_streams()
     # Keep gRPC's C core from printing errors itself; ours carry the same text. Before grpc is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if sys.argv[1:2] == ["agent"] and not {"-h", "--help"} & set(sys.argv):
@@ -27,6 +28,17 @@ def main() -> None:
     from agent.cli.main import main as command
 
     command()
+
+
+def keep_standard_streams() -> None:
+    """One that is closed (`>&-`) leads nowhere: a map or a socket of ours with its number would get what is printed."""
+    for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number is this one. An agent goes on with it.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
 
 
 def begin_agent() -> None:

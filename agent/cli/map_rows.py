@@ -22,6 +22,11 @@ def rows(source: PinnedMap, owners: Mapping[object, str]) -> list[Row]:
     return [wide(key | value, owners) for key, value in pairs(source)]
 
 
+def fields(source: PinnedMap, owners: Mapping[object, str]) -> tuple[str, ...]:
+    """Those of its rows, whether it has any or not."""
+    return (*source.fields, *(["pod"] if owners and "ifindex" in source.fields else []))
+
+
 def wide(row: Fields, owners: Mapping[object, str]) -> Fields:
     return row | {"pod": owners.get(row["ifindex"], "")} if owners and "ifindex" in row else row
 

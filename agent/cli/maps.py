@@ -146,6 +146,8 @@ def dump(reader: Reader, name: str | None, selection: Selection, output: str) ->
             raise click.UsageError("--where is about the fields of one map: name it")
         chosen = list(pinned.values()) if name is None else [_named(pinned, name)]
         owners = map_rows.owners(pinned) if output == "wide" else {}
+        for each in chosen:
+            selection.check(map_rows.fields(each, owners))
         found = {each.name: selection.of(map_rows.rows(each, owners)) for each in chosen}
     if output in ("json", "yaml"):
         left_out: dict[str, object] = {
@@ -231,6 +233,7 @@ def watch(
         raise click.UsageError("--limit goes with --table: of changes all are told")
     with reader.pinned() as pinned:
         source = _named(pinned, name)
+        selection.check(source.fields)
         for number, shown in enumerate(
             _tables(source, selection) if is_table else _lines(source, selection, output), 1
         ):

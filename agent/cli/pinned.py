@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.cli.map_fields import FIELDS
 from agent.cli.output import CliError, Row
 from redirect import prefilter
 from redirect.encapsulations import encapsulation_names
@@ -39,6 +40,8 @@ class PinnedMap(Protocol):
     def kind(self) -> str: ...
     @property
     def capacity(self) -> int: ...
+    @property
+    def fields(self) -> tuple[str, ...]: ...
     def entries(self) -> Entries: ...
 
 
@@ -56,6 +59,10 @@ class TypedMap:
     @property
     def capacity(self) -> int:
         return MAPS[self.name].max_entries
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return FIELDS[self.name]
 
     def entries(self) -> Entries:
         """Raises CliError, of this map alone: what goes wrong where they are printed is another's."""

@@ -38,10 +38,14 @@ class Condition:
             raise ValueError(f"{text!r} is not FIELD=VALUE or FIELD!=VALUE")
         return cls(name, value.strip(), is_equal)
 
+    def check(self, fields: Sequence[str]) -> None:
+        """Raises CliError where this is about none of them."""
+        if self.field not in fields:
+            raise CliError(f"there is no field {self.field!r}; there are {', '.join(fields) or 'none'}")
+
     def holds(self, row: Row) -> bool:
         """Raises CliError where the row has no such field."""
-        if self.field not in row:
-            raise CliError(f"there is no field {self.field!r}; there are {', '.join(row)}")
+        self.check(tuple(row))
         found = row[self.field]
         several = found if isinstance(found, list | tuple) else [found]
         return any(self._is(cell(each)) for each in several) == self.is_equal
@@ -62,6 +66,11 @@ class Selection:
 
     conditions: tuple[Condition, ...] = ()
     limit: int | None = None
+
+    def check(self, fields: Sequence[str]) -> None:
+        """Raises CliError where no row has such a field, also when there is no row."""
+        for condition in self.conditions:
+            condition.check(fields)
 
     def of(self, rows: Iterable[Row]) -> tuple[list[Row], int]:
         """The rows to show, and how many more there are."""

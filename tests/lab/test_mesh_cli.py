@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.map_fields import FIELDS
 from agent.cli.status import dead
 from agent.controlplane.read.manifests import parse
 from agent.controlplane.read.objects import Pod
@@ -167,6 +168,8 @@ def test_every_map_can_be_dumped(world: World) -> None:
     done = world.cli("maps", "dump", "-o", "json", node="node-a")
     dumped = json.loads(done.stdout)
     assert {"pods", "ifaces", "conf", "socks", "hostips", "hostflows", "passthru", "stats"} <= set(dumped)
+    for name, rows in dumped.items():
+        assert all(set(row) == set(FIELDS[name]) for row in rows), name
     assert {row["listener"] for row in dumped["socks"] if row["filled"]} == {"outbound", "hbone", "plaintext"}
 
 
@@ -174,6 +177,10 @@ def test_every_map_can_be_dumped(world: World) -> None:
     ("arguments", "reason"),
     [
         (["maps", "dump", "nosuch"], "no map 'nosuch'; there are "),
+        (
+            ["maps", "dump", "wanted", "--where", "nosuch=1"],
+            "no field 'nosuch'; there are ifindex, address",
+        ),
         (["maps", "lookup", "pods", "192.0.2.1"], "map pods has no entry for 192.0.2.1"),
     ],
 )
@@ -181,6 +188,17 @@ def test_questions_to_the_maps_that_have_no_answer(world: World, arguments: list
     done = world.cli(*arguments, node="node-a")
     assert (done.returncode, done.stdout) == (1, "")
     assert reason in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_who_closes_the_output_misses_nothing(world: World) -> None:
+    where = ("--run-dir", str(world.mesh.run_dir("node-a")), "--instance", world.mesh.instance("node-a"))
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *ZTUN, "maps", "list", *where],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_maps_of_an_instance_that_never_was(tmp_path: Path) -> None:

@@ -38,6 +38,22 @@ def started(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+CLOSED = """
+import os, sys
+from agent.cli import entry
+
+entry.keep_standard_streams()
+print("to nobody", flush=True)
+print(os.open("/", os.O_RDONLY), [os.get_inheritable(fd) for fd in range(3)], file=sys.stderr)
+"""
+
+
+def test_a_stream_that_is_closed_leads_nowhere_and_its_number_is_taken() -> None:
+    command = ["sh", "-c", 'exec "$@" >&- <&-', "sh", sys.executable, "-c", CLOSED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "3 [True, True, True]\n")
+
+
 def refused(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command to its end, in every interpreter that it has to go through."""
     command = [*child.command("agent.cli.entry"), *arguments]

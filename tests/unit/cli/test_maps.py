@@ -22,6 +22,13 @@ class FakeMap:
     kind: str = "hash"
     capacity: int = 64
     content: list[tuple[Row, Row]] = field(default_factory=list)
+    shown: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.shown or tuple(
+            dict.fromkeys(name for key, value in self.content for name in (*key, *value))
+        )
 
     def entries(self) -> list[tuple[Row, Row]]:
         return list(self.content)
@@ -37,7 +44,7 @@ PODS = FakeMap(
 FLOWS = FakeMap(
     "hostflows", "lru_hash", 65536, [({"src": "10.0.0.9", "dst": "10.0.0.1", "dport": 80}, {"ns": 5})]
 )
-EMPTY = FakeMap("passthru", "lru_hash")
+EMPTY = FakeMap("passthru", "lru_hash", shown=("source", "until_s"))
 MAPS = {each.name: each for each in (PODS, FLOWS, EMPTY)}
 
 
@@ -201,6 +208,15 @@ def chosen(*arguments: str) -> Result:
 def test_of_many_entries_those_that_are_asked_for(where: list[str], count: int) -> None:
     result = chosen(*(part for each in where for part in ("--where", each)), "-o", "json")
     assert len(json.loads(result.stdout)["pods"]) == count
+
+
+@pytest.mark.parametrize("command", [["dump"], ["watch", "--rounds", "1"]])
+def test_a_field_that_is_not_there_is_refused_also_where_no_entry_is(command: list[str]) -> None:
+    asked = (*command, "passthru", "--where")
+    assert run(*asked, "source=10.0.0.1").exit_code == 0
+    result = run(*asked, "surce=10.0.0.1")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "there is no field 'surce'; there are source, until_s" in result.stderr
 
 
 def test_what_is_left_out_is_counted_and_never_in_silence() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from agent.cli import pinned
-from redirect.layout import FlowKey, HostFlow, Neighbour, NeighbourKey
+from agent.cli.map_fields import FIELDS
+from redirect.layout import MAPS, FlowKey, HostFlow, Neighbour, NeighbourKey
 
 IPS = [ip_address(text) for text in ("9.0.0.1", "10.0.0.2", "10.0.0.10", "fd00::9", "fd00::10")]
 LINKS = [NeighbourKey(ifindex, ip) for ifindex in (2, 10) for ip in IPS]
@@ -23,6 +24,10 @@ FLOWS = [
     for hook in (0, 1)
 ]
 MAC = Neighbour(b"123456")
+
+
+def test_the_fields_of_every_map_are_known() -> None:
+    assert set(FIELDS) == set(MAPS)
 
 
 def shuffled(values: list[Any]) -> list[Any]:
