@@ -225,13 +225,13 @@ def test_with_all_of_ztun_dead_new_connections_wait_and_nothing_leaks(world: Wor
     ):
         world.kill_all("node-a")
         assert all(map(is_told_reset, live)), "the kernel ends what the proxy had"
-        _ = wire.frames
+        _ = wire.in_clear
         drops = world.counters("node-a").get(("from_pod", "NO_LISTENER"), 0)
         quiet = len(until_quiet(wire))
         for host in (server, outside):
             with pytest.raises(TimeoutError):
                 world.dial("client-a", host, timeout_s=SILENCE_S)
-        assert len(wire.frames) == quiet
+        assert len(wire.in_clear) == quiet
         assert world.counters("node-a")["from_pod", "NO_LISTENER"] >= drops + 2
     assert world.ask("outsider-a", outside) == world.address("outsider-a")
     assert world.is_served("node-a", world.address("server-a")), "the host's own probe is answered"
@@ -247,10 +247,10 @@ def test_with_all_of_ztun_dead_new_connections_wait_and_nothing_leaks(world: Wor
 def until_quiet(wire: Sniffer) -> list[bytes]:
     """What was on the wire, once nothing has come for a while."""
     count = -1
-    while count != len(wire.frames):
-        count = len(wire.frames)
+    while count != len(wire.in_clear):
+        count = len(wire.in_clear)
         threading.Event().wait(SILENCE_S)
-    return wire.frames
+    return wire.in_clear
 
 
 def test_with_all_of_ztun_dead_no_application_is_reached_past_it(world: World) -> None:
@@ -323,20 +323,22 @@ def test_with_all_of_ztun_dead_and_all_pins_removed_nothing_leaves_in_clear(worl
     if features.has_tcx():
         until(lambda: guards_in(home) >= len(GUARDS) * 2, "both pods have their guards")
     world.kill_control("node-a")
-    remove_pins(pins.root)
-    # The kernel takes a link off a while after its last pin is gone.
-    until(lambda: links_in(home) == 0, "nothing holds the links")
-    for host in (server, outside):
-        with pytest.raises(TimeoutError):
-            world.dial("client-a", host, timeout_s=SILENCE_S)
-    world.kill(*workers)
-    with Sniffer(world.node("node-a").netns, world.address("client-a")) as wire:
-        quiet = len(until_quiet(wire))
+    try:
+        remove_pins(pins.root)
+        # The kernel takes a link off a while after its last pin is gone.
+        until(lambda: links_in(home) == 0, "nothing holds the links")
         for host in (server, outside):
             with pytest.raises(TimeoutError):
                 world.dial("client-a", host, timeout_s=SILENCE_S)
-        assert len(wire.frames) == quiet
-    world.restart("node-a")
+        world.kill(*workers)
+        with Sniffer(home, world.address("client-a")) as wire:
+            quiet = len(until_quiet(wire))
+            for host in (server, outside):
+                with pytest.raises(TimeoutError):
+                    world.dial("client-a", host, timeout_s=SILENCE_S)
+            assert len(wire.in_clear) == quiet
+    finally:
+        world.restart("node-a")
     assert world.status("node-a")["line"].split()[2] == "pods=2/2"
     assert world.is_served("client-a", server)
     assert world.is_served("client-b", world.address("server-a"))

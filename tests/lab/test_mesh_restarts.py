@@ -23,6 +23,8 @@ pytestmark = pytest.mark.kernel
 
 RECONNECT_S = 20.0
 HOUR_S = 3600
+MANY = 12
+"""Enough for both workers to have one: the kernel spreads them by a hash."""
 BOTH_WAYS = (("client-a", "server-b"), ("client-b", "server-a"))
 
 
@@ -232,7 +234,9 @@ def test_where_the_clock_is_an_hour_off_what_is_live_goes_on_and_nobody_is_let_i
             live.say()
             clock.set_ahead(-HOUR_S)
             live.say()
-            assert world.is_served("client-a", server), "by a tunnel that is there"
+            assert any(world.is_served("client-a", server) for _ in range(MANY)), (
+                "by the tunnel that is there"
+            )
             log.line("not as it should be: pod demo/client-a: certificate", "it is not valid before")
             assert world.status("node-a")["state"] == "DEGRADED"
             live.say()
