@@ -29,6 +29,8 @@ WORKER = "agent.worker"
 COMMAND = "agent.cli.main"
 """Reads the same words again, and says what is wrong with them."""
 SHARED = (
+    # Before anything that imports `cryptography`.
+    "agent.identity.ticketless",
     "agent.build",
     "agent.channel_socket",
     "agent.fd_limit",

@@ -20,6 +20,7 @@ import time
 from functools import partial
 from typing import NamedTuple
 
+import agent.identity.ticketless  # noqa: F401 - first: before anything that imports `cryptography`
 from agent import channel
 from agent import config as configuration
 from agent.build import require

@@ -179,8 +179,14 @@ def dotted_name(node: ast.expr) -> str:
         ("print", ("agent.cli", "agent.lab"), "output belongs to the command line"),
         (
             "os.environ",
-            ("agent.config", "agent.cli.entry", "redirect.bcc_backend", "agent.cni.ztun_cni"),
-            "one reader; gRPC and bcc are told by it, a CNI plugin is told everything by it",
+            (
+                "agent.config",
+                "agent.cli.entry",
+                "agent.identity.ticketless",
+                "redirect.bcc_backend",
+                "agent.cni.ztun_cni",
+            ),
+            "one reader; gRPC, OpenSSL and bcc are told by it, a CNI plugin is told everything by it",
         ),
         ("os.getenv", ("agent.config",), "one reader of the environment"),
         (
