@@ -58,6 +58,8 @@ def nobodys(peer: SocketAddress, local: SocketAddress) -> bool:
 class Fate(Enum):
     """What became of a held SYN; the value is the label of metrics."""
 
+    __hash__ = object.__hash__
+
     JOINED = "joined"
     REFUSED = "refused"
     """By a reset."""
@@ -71,21 +73,42 @@ class Fate(Enum):
     """It was let in for another worker, as this one stops serving its share."""
 
 
-class Held:
-    """One that waits. `owner`: of the ring that it came from."""
+class Share:
+    """How many SYNs of a pod wait."""
 
-    __slots__ = ("is_let_in", "join_by_s", "life", "owner", "syn")
+    __slots__ = ("held",)
 
-    def __init__(self, syn: HeldSyn, owner: int, life: CapturedLife) -> None:
+    def __init__(self) -> None:
+        self.held = 0
+
+
+class Held(Keeper):
+    """One that waits, and what its life answers to. `owner`: of the ring that it came from; `share`: of its pod."""
+
+    __slots__ = ("_gate", "is_let_in", "is_over", "join_by_s", "life", "owner", "share", "syn")
+    __deletable__ = ("life", "syn")
+    life: CapturedLife
+
+    def __init__(self, gate: Gate, syn: HeldSyn, owner: int, share: Share) -> None:
+        self._gate = gate
         self.syn = syn
         self.owner = owner
-        self.life = life
+        self.share = share
         self.is_let_in = False
+        self.is_over = False
+        """It waits no more; what it was about is not known here any longer."""
         self.join_by_s = 0.0
-        """Once it is let in: when it is given up."""
+        """Once it is reached: when it is given up."""
+
+    def reached(self, life: CapturedLife) -> None:
+        self._gate.on_reached(self)
+
+    def turned_away(self, life: CapturedLife, outcome: Outcome) -> None:
+        if not self.is_over:  # else it was told otherwise already
+            self._gate.on_turned_away(self, outcome)
 
 
-class Gate(Keeper):
+class Gate:
     """One per worker and direction. `make` has the life of a connection that is held; `accepted` serves others.
 
     Those that `is_own` says this worker has dialled itself, or is itself what they reach, are not held.
@@ -109,13 +132,13 @@ class Gate(Keeper):
         self._accepted = accepted
         self._is_own = is_own
         self._held: dict[Key, Held] = {}
-        self._of_pod: Counter[IP] = Counter()
+        self._shares: dict[IP, Share] = {}
         # Each is let in for the same time, so the first to be let in is the first to be given up: one timer will do.
-        self._let_in_since: deque[tuple[float, Key]] = deque()
+        self._let_in_since: deque[Held] = deque()
         self._timer: Timer | None = None
         self._listeners: dict[int, Accepts] = {}
-        self._handshaken: dict[int, int] = {}
-        """How many were let in in this turn, by owner."""
+        self._reached: list[Held] = []
+        """In this turn: they are let in together, one after the other."""
         self._reset: dict[Key, tuple[int, float]] = {}
         """Which SYN was answered by a reset, by its sequence number, and when that was; the oldest first."""
         self.fates: Counter[Fate] = Counter()
@@ -132,17 +155,21 @@ class Gate(Keeper):
         elif self._is_own(syn.peer, syn.local):
             self._let_in(syn)
             return False
-        elif self._was_reset(syn):
+        elif self._reset and self._was_reset(syn):
             self._frames.send(reset(syn, self._frames.mac * 2))
-        elif len(self._held) >= HELD_LIMIT or self._of_pod[syn.pod] >= HELD_OF_POD:
-            self.fates[Fate.TOO_MANY] += 1
-            self._let_in(syn)
-            return False
         else:
-            held = Held(syn, owner, self._make(self, syn.peer, syn.local))
+            share = self._shares.get(syn.pod)
+            if share is None:
+                share = self._shares[syn.pod] = Share()
+            if len(self._held) >= HELD_LIMIT or share.held >= HELD_OF_POD:
+                self.fates[Fate.TOO_MANY] += 1
+                self._let_in(syn)
+                return False
+            held = Held(self, syn, owner, share)
+            life = held.life = self._make(held, syn.peer, syn.local)
             self._held[key] = held
-            self._of_pod[syn.pod] += 1
-            held.life.start()
+            share.held += 1
+            life.start()
         return True
 
     def accepted(self, sock: socket.socket, peer: SocketAddress, local: SocketAddress) -> None:
@@ -151,8 +178,7 @@ class Gate(Keeper):
         if held is None:
             self._accepted(sock, peer, local)
         else:
-            self._forget(held, Fate.JOINED)
-            held.life.joined(sock)
+            self._forget(held, Fate.JOINED).joined(sock)
 
     def serve(self, owner: int, listener: Accepts) -> None:
         """What is let in of this owner is accepted there."""
@@ -162,28 +188,26 @@ class Gate(Keeper):
         """Another worker serves this owner from now on: it gets everything that waits here."""
         self._listeners.pop(owner, None)
         for held in [held for held in self._held.values() if held.owner == owner]:
-            self._forget(held, Fate.HANDED_OVER)
+            syn = held.syn
+            life = self._forget(held, Fate.HANDED_OVER)
             if not held.is_let_in:
-                self._let_in(held.syn)
-            held.life.refused(Refusal(Outcome.DRAINED, "another worker goes on with it"))
+                self._let_in(syn)
+            life.refused(Refusal(Outcome.DRAINED, "another worker goes on with it"))
 
-    # -- answers of the lives (Keeper)
+    # -- answers of the lives, by what is held of them
 
-    def reached(self, life: CapturedLife) -> None:
-        key = life.key
-        held = self._held[key]
-        held.is_let_in = True
+    def on_reached(self, held: Held) -> None:
         held.join_by_s = self._loop.now() + JOIN_S
-        self._let_in_since.append((held.join_by_s, key))
+        self._let_in_since.append(held)
         if self._timer is None:
             self._timer = self._loop.later(JOIN_S, self._on_time)
-        self._let_in(held.syn)
-        self._accept_soon(held.owner)
+        # One after the other, the kernel's handshakes of a turn find its code where the one before has put it.
+        if not self._reached:
+            self._loop.soon(self._let_in_those_reached)
+        self._reached.append(held)
 
-    def turned_away(self, life: CapturedLife, outcome: Outcome) -> None:
-        held = self._held.get(life.key)
-        if held is None or held.life is not life:
-            return  # it was told otherwise already
+    def on_turned_away(self, held: Held, outcome: Outcome) -> None:
+        syn = held.syn
         if held.is_let_in:
             # A reset could be taken for an old one now. Its connection, if it comes, begins from the beginning.
             self._forget(held, Fate.GIVEN_UP)
@@ -191,8 +215,8 @@ class Gate(Keeper):
             self._forget(held, Fate.SILENT)
         else:
             self._forget(held, Fate.REFUSED)
-            self._frames.send(reset(held.syn, self._frames.mac * 2))
-            self._remember(held.syn)
+            self._frames.send(reset(syn, self._frames.mac * 2))
+            self._remember(syn)
 
     # -- steps
 
@@ -223,14 +247,15 @@ class Gate(Keeper):
         # One that is lost on its way comes again, as its client has no answer.
         self._frames.send(again(syn, self._frames.mac))
 
-    def _accept_soon(self, owner: int) -> None:
-        """The whole handshake ran while the SYN was sent, unless its client is slow: another turn is not waited for."""
-        if not self._handshaken:
-            self._loop.soon(self._accept)
-        self._handshaken[owner] = self._handshaken.get(owner, 0) + 1
-
-    def _accept(self) -> None:
-        handshaken, self._handshaken = self._handshaken, {}
+    def _let_in_those_reached(self) -> None:
+        """The whole handshake runs while the SYN is sent, unless its client is slow: another turn is not waited for."""
+        reached, self._reached = self._reached, []
+        handshaken: dict[int, int] = {}
+        for held in reached:
+            if not held.is_over:
+                held.is_let_in = True
+                self._let_in(held.syn)
+                handshaken[held.owner] = handshaken.get(held.owner, 0) + 1
         for owner, count in handshaken.items():
             listener = self._listeners.get(owner)
             if listener is not None:
@@ -241,20 +266,22 @@ class Gate(Keeper):
         self._timer = None
         now_s = self._loop.now()
         while self._let_in_since:
-            join_by_s, key = self._let_in_since[0]
-            if join_by_s > now_s:
-                self._timer = self._loop.later(join_by_s - now_s, self._on_time)
+            held = self._let_in_since[0]
+            if held.join_by_s > now_s:
+                self._timer = self._loop.later(held.join_by_s - now_s, self._on_time)
                 return
             self._let_in_since.popleft()
-            held = self._held.get(key)
-            if held is not None and held.join_by_s == join_by_s:
-                self._forget(held, Fate.GIVEN_UP)
-                held.life.refused(Refusal(Outcome.RESET, GAVE_UP))
+            if not held.is_over:
+                self._forget(held, Fate.GIVEN_UP).refused(Refusal(Outcome.RESET, GAVE_UP))
 
-    def _forget(self, held: Held, fate: Fate) -> None:
+    def _forget(self, held: Held, fate: Fate) -> CapturedLife:
+        """Whose life it was. Apart, both go without the garbage collector."""
         self.fates[fate] += 1
-        del self._held[held.syn.key]
-        pod = held.syn.pod
-        self._of_pod[pod] -= 1
-        if not self._of_pod[pod]:
-            del self._of_pod[pod]
+        syn, life = held.syn, held.life
+        held.is_over = True
+        del held.syn, held.life
+        del self._held[syn.key]
+        held.share.held -= 1
+        if not held.share.held:
+            del self._shares[syn.pod]
+        return life

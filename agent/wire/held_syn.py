@@ -9,7 +9,6 @@ itself has no more than that sum, or less, as the frame has not left the machine
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from agent.model.address import IP, SocketAddress, ip_from_bytes
 
@@ -35,22 +34,39 @@ _TCP = struct.Struct(">HHIIBBHHH")
 _PORTS = struct.Struct(">HHI")
 
 
-class HeldSyn(NamedTuple):
-    """`peer` opens the connection, `local` is what it dialled. `headers` is the frame without data."""
+class HeldSyn:
+    """`peer` opens the connection, `local` is what it dialled; both are its `key`. `headers` is the frame without data.
 
-    at_ns: int
-    hook: int
-    peer: SocketAddress
-    local: SocketAddress
-    sequence: int
-    payload_bytes: int
-    """What the SYN carried (TCP Fast Open): its sender sends it again."""
-    l4_offset: int
-    headers: bytes
+    `payload_bytes`: what the SYN carried (TCP Fast Open); its sender sends it again.
+    """
+
+    __slots__ = ("at_ns", "headers", "hook", "key", "l4_offset", "payload_bytes", "sequence")
+
+    def __init__(
+        self,
+        at_ns: int,
+        hook: int,
+        key: tuple[SocketAddress, SocketAddress],
+        sequence: int,
+        payload_bytes: int,
+        l4_offset: int,
+        headers: bytes,
+    ) -> None:
+        self.at_ns = at_ns
+        self.hook = hook
+        self.key = key
+        self.sequence = sequence
+        self.payload_bytes = payload_bytes
+        self.l4_offset = l4_offset
+        self.headers = headers
 
     @property
-    def key(self) -> tuple[SocketAddress, SocketAddress]:
-        return self.peer, self.local
+    def peer(self) -> SocketAddress:
+        return self.key[0]
+
+    @property
+    def local(self) -> SocketAddress:
+        return self.key[1]
 
     @property
     def pod(self) -> IP:
@@ -80,8 +96,7 @@ def read(record: bytes) -> HeldSyn:
     return HeldSyn(
         at_ns,
         hook,
-        SocketAddress(ip_from_bytes(source), sport),
-        SocketAddress(ip_from_bytes(destination), dport),
+        (SocketAddress(ip_from_bytes(source), sport), SocketAddress(ip_from_bytes(destination), dport)),
         sequence,
         max(0, total - size),
         l4,

@@ -129,7 +129,8 @@ def test_a_reset_answers_the_syn_and_what_it_carried(ends: str, data: bytes) -> 
 
 
 def test_the_acknowledgement_wraps() -> None:
-    syn = held_syn.read(syn_record("v4"))._replace(sequence=0xFFFFFFFF)
+    syn = held_syn.read(syn_record("v4"))
+    syn.sequence = 0xFFFFFFFF
     frame = finished(held_syn.reset(syn, MAC * 2))
     assert frame[42:46] == bytes(4)
 
