@@ -63,6 +63,8 @@ def status(which: Which, output: str, wait_s: float) -> None:
         if answer["state"] != "DEAD":
             for reason in answer["reasons"]:
                 click.echo(f"  {reason}")
+            for text in remarks(answer):
+                click.echo(f"  remark: {text}")
             for limit in answer.get("limits", ()):  # one of an older version does not say
                 click.echo(f"  limited: {limit}")
             for text in retiring(answer):
@@ -119,6 +121,13 @@ def unguarded(answer: dict[str, Any]) -> str:
         f"since the agent started no more than {counted(outbound, 'packet')} of captured pods and {inbound} to them "
         "passed while a program of ours was off or behind another: its log says when, and of which pod"
     )
+
+
+def remarks(answer: dict[str, Any]) -> Iterator[str]:
+    """What is seen and changes no state, since anybody can bring it about."""
+    for row in answer["proof"]["findings"]:
+        if row.get("is_remark"):  # one of an older version does not say
+            yield f"pod {row['pod']}: {row['reason']}; {row['remedy']}"
 
 
 def retiring(answer: dict[str, Any]) -> Iterator[str]:

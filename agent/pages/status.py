@@ -157,6 +157,7 @@ class StatusPage:
                     "pod": each.finding.pod,
                     "reason": each.finding.reason,
                     "remedy": each.finding.remedy,
+                    "is_remark": each.finding.is_remark,
                     "since": utc(each.since),
                 }
                 for each in self.health.standing()

@@ -44,6 +44,8 @@ class Finding:
     pod: str
     reason: str
     remedy: str = ""
+    is_remark: bool = False
+    """Whoever has no identity can bring it about alone: it is said, and changes nobody's state."""
 
     @property
     def key(self) -> tuple[Link, str, str]:
@@ -90,9 +92,11 @@ Check = Callable[[], Awaitable[list[Finding]]]
 
 
 def first_broken(standing: Iterable[Standing]) -> list[Standing]:
-    """For the node and for each pod the first broken link: what is worth reading first."""
+    """For the node and for each pod the first broken link: what is worth reading first. Remarks are none."""
     first: dict[str, Standing] = {}
     for each in standing:
+        if each.finding.is_remark:
+            continue
         known = first.get(each.finding.pod)
         if known is None or each.finding.link < known.finding.link:
             first[each.finding.pod] = each

@@ -50,9 +50,12 @@ class Prover:
         found = await asyncio.gather(*(self._run(name, check) for name, check in self._checks.items()))
         appeared, over = self._ledger.update((f for each in found for f in each), self._wall())
         for finding in appeared:
-            log.warning("not as it should be: %s", finding)
+            if finding.is_remark:
+                log.info("remark: %s", finding)
+            else:
+                log.warning("not as it should be: %s", finding)
         for finding in over:
-            log.info("in order again: %s", finding)
+            log.info("over: %s" if finding.is_remark else "in order again: %s", finding)
         self._proven_at = self._clock()
 
     @property

@@ -1,8 +1,8 @@
 """Holds what the kernel hands to the proxy against what the workers do with it, pod by pod. Pure.
 
 A pod whose new connections are captured and accepted by nobody is cut off, whatever else looks well; so is one
-whose tunnels or handshakes all fail. Counters only grow; a window of the last rounds says what has moved. What a
-pod or a stranger can fake (half-open scans, garbage on 15008) takes longer to be believed.
+whose tunnels all fail, or its handshakes with members of the mesh. Counters only grow; a window of the last rounds
+says what has moved. What a stranger can fake (half-open scans, garbage on 15008) is a remark: no state follows it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class Counts:
     tunnels_failed: int = 0
     handshakes_done: int = 0
     handshakes_failed: int = 0
+    """With addresses from which the mesh expects HBONE: nobody else gets a connection established from there."""
+    strangers_failed: int = 0
+    """With all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Rule:
 
 
 OUTBOUND = Rule(tries=3, over_s=3.0)
-# A scan of the pod from outside leaves SYNs that nobody could have accepted, and handshakes that had to fail.
+# A scan of the pod from outside leaves SYNs that nobody could have accepted.
 INBOUND = Rule(tries=10, over_s=10.0)
 PEERS = Rule(tries=3, over_s=3.0)
 WINDOW_S = 30.0
@@ -87,16 +90,17 @@ def judge(subject: Subject, samples: Iterable[Sample], last_error: str) -> list[
     """What of a subject does not work, by its samples from old to new."""
     *earlier, newest = samples
     findings = []
-    for rule, tries, successes, link, text, remedy in _CHECKS:
+    for rule, tries, successes, link, text, remedy, is_remark in _CHECKS:
         tried, succeeded = tries(newest.counts), successes(newest.counts)
         for old in reversed(earlier):
             # A worker that was replaced may have taken counts with it: less than before is nothing.
             if succeeded > successes(old.counts):
                 break  # what worked within the window stands for the rest
             if tried - tries(old.counts) >= rule.tries and newest.at_s - old.at_s >= rule.over_s:
-                why = f" (the last one: {last_error})" if last_error and link is Link.PEER else ""
+                is_told = last_error and link is Link.PEER and not is_remark
+                why = f" (the last one: {last_error})" if is_told else ""
                 whose = f" as {subject.address}" if subject.address else ""
-                findings.append(Finding(link, subject.pod, text + whose + why, remedy))
+                findings.append(Finding(link, subject.pod, text + whose + why, remedy, is_remark))
                 break
     return findings
 
@@ -109,6 +113,7 @@ _CHECKS = (
         Link.LOOKUP,
         "its new connections are captured, but no worker accepts any",
         "`ztun maps dump stats` shows where they end; restarting the agent replaces the workers",
+        False,
     ),
     (
         INBOUND,
@@ -116,7 +121,8 @@ _CHECKS = (
         attrgetter("accepted_inbound"),
         Link.LOOKUP,
         "new connections to it are captured, but no worker accepts any",
-        "a scan of half-open connections looks the same; else see `ztun maps dump stats`",
+        "a scan by half-open connections looks like this; else see `ztun maps dump stats`",
+        True,
     ),
     (
         PEERS,
@@ -125,6 +131,7 @@ _CHECKS = (
         Link.PEER,
         "every HBONE connection it needs fails",
         "check the peer's node and port 15008 on the way to it, and both certificates",
+        False,
     ),
     (
         INBOUND,
@@ -133,5 +140,15 @@ _CHECKS = (
         Link.PEER,
         "every mutual TLS handshake with it fails",
         "the access log names the peers; check that they trust this node's certificate authority",
+        False,
+    ),
+    (
+        INBOUND,
+        attrgetter("strangers_failed"),
+        attrgetter("handshakes_done"),
+        Link.PEER,
+        "every mutual TLS handshake with it fails, and all come from addresses that are no members' of the mesh",
+        "a scan looks like this; where it is peers behind a NAT, the access log has the reason of each",
+        True,
     ),
 )

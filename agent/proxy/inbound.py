@@ -17,7 +17,7 @@ from agent.model.address import IP, SocketAddress
 from agent.model.connection import Connection, Direction
 from agent.model.identity import Identity
 from agent.model.outcome import Outcome, Refusal, Unknown
-from agent.model.workload import Workload
+from agent.model.workload import TunnelProtocol, Workload
 from agent.net.byte_stream import SocketStream
 from agent.net.farewell import close
 from agent.net.relay import TunnelRelay
@@ -117,15 +117,15 @@ class Inbound:
     def turned_away(self, caller: Caller, fault: Fault, detail: str) -> None:
         self.tallies.faults[End.SERVER, fault] += 1
         if fault not in GIVEN_UP:
-            self.count_failure(caller.local, detail)
+            self.count_failure(caller.peer, caller.local, detail)
         outcome = Outcome.OVERLOADED if fault in GIVEN_UP else Outcome.TLS_FAILED
         self.reporter.refused(Direction.INBOUND, caller.peer, caller.local, outcome, detail)
 
-    def count_failure(self, local: SocketAddress, detail: str) -> None:
+    def count_failure(self, peer: SocketAddress, local: SocketAddress, detail: str) -> None:
         """A handshake with a pod of ours came to nothing."""
-        tally = self.tallies.of(local.ip)
-        tally.handshakes_failed += 1
-        tally.last_error = detail
+        there = self.delivery.store.current.workload_at(self.options.network, peer.ip)
+        is_member = there is not None and there.protocol is TunnelProtocol.HBONE
+        self.tallies.of(local.ip).count_failed_handshake(is_member, detail)
 
     def _refuse(
         self, sock: socket.socket, peer: SocketAddress, local: SocketAddress, refusal: Refusal
@@ -210,7 +210,7 @@ class InboundLink:
         if link.secured is None and link.tls.fault is not None:
             self.inbound.tallies.faults[End.SERVER, link.tls.fault] += 1
         if outcome is Outcome.TLS_FAILED:
-            self.inbound.count_failure(self.local, detail)
+            self.inbound.count_failure(self.peer, self.local, detail)
         # A member that breaks the protocol is worth a line too; one that merely leaves is not.
         if outcome in BROKEN_PROTOCOL or (link.secured is None and outcome is not Outcome.OK):
             self.inbound.reporter.refused(Direction.INBOUND, self.peer, self.local, outcome, detail)

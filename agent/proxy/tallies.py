@@ -25,7 +25,11 @@ class End(Enum):
 
 
 class PodTally:
-    """What became of the connections of one pod address, in this worker. `last_error` is for people."""
+    """What became of the connections of one pod address, in this worker.
+
+    Strangers are whoever comes from an address of which the mesh expects no HBONE. `last_error` is for people, and
+    never theirs.
+    """
 
     __slots__ = (
         "accepted_inbound",
@@ -33,6 +37,7 @@ class PodTally:
         "handshakes_done",
         "handshakes_failed",
         "last_error",
+        "strangers_failed",
         "tunnels_failed",
         "tunnels_made",
     )
@@ -44,6 +49,7 @@ class PodTally:
         self.tunnels_failed = 0
         self.handshakes_done = 0
         self.handshakes_failed = 0
+        self.strangers_failed = 0
         self.last_error = ""
 
     def count_accepted(self, direction: Direction) -> None:
@@ -52,6 +58,14 @@ class PodTally:
             self.accepted_outbound += 1
         else:
             self.accepted_inbound += 1
+
+    def count_failed_handshake(self, is_member: bool, detail: str) -> None:
+        """A peer's handshake with it came to nothing."""
+        if is_member:
+            self.handshakes_failed += 1
+            self.last_error = detail
+        else:
+            self.strangers_failed += 1
 
     def row(self) -> list[int]:
         """In the order of channel.Stats.pods."""
@@ -62,6 +76,7 @@ class PodTally:
             self.tunnels_failed,
             self.handshakes_done,
             self.handshakes_failed,
+            self.strangers_failed,
         ]
 
 

@@ -26,6 +26,13 @@ def test_a_finding_that_comes_back_stands_anew() -> None:
     assert [each.since for each in ledger.standing] == [104.0]
 
 
+def test_a_remark_is_no_broken_link_and_hides_none() -> None:
+    ledger = Ledger()
+    ledger.update([Finding(Link.CONTROL_PLANE, GONE.pod, "a scan", is_remark=True), GONE], 100.0)
+    assert [each.finding for each in first_broken(ledger.standing)] == [GONE]
+    assert len(ledger.standing) == 2
+
+
 def test_the_first_broken_link_of_the_node_and_of_each_pod() -> None:
     ledger = Ledger()
     other = Finding(Link.PEER, "demo/client", "every handshake fails")

@@ -47,7 +47,7 @@ def test_one_success_ends_it() -> None:
 def test_a_short_scan_of_half_open_connections_is_not_believed() -> None:
     assert play(Counts(), Counts(captured_inbound=500), Counts(captured_inbound=500)) == []
     (finding,) = play(*[Counts(captured_inbound=20 * n) for n in range(7)])
-    assert (finding.link, finding.pod) == (Link.LOOKUP, POD)
+    assert (finding.link, finding.pod, finding.is_remark) == (Link.LOOKUP, POD, True)
 
 
 def test_tunnels_that_all_fail_are_found_with_the_last_reason() -> None:
@@ -62,6 +62,13 @@ def test_tunnels_that_all_fail_are_found_with_the_last_reason() -> None:
 def test_handshakes_that_all_fail_are_found() -> None:
     (finding,) = play(*[Counts(handshakes_failed=2 * n) for n in range(7)])
     assert finding.reason.startswith("every mutual TLS handshake with it fails")
+    assert not finding.is_remark
+
+
+def test_handshakes_of_strangers_that_all_fail_are_a_remark() -> None:
+    (finding,) = play(*[Counts(strangers_failed=99 * n) for n in range(7)], error="of somebody else")
+    assert finding.is_remark and "somebody else" not in finding.reason
+    assert play(*[Counts(strangers_failed=99 * n, handshakes_done=n) for n in range(7)]) == []
 
 
 def test_what_is_long_past_is_over() -> None:

@@ -121,7 +121,12 @@ def test_handshakes_count_for_the_pod_they_reach(world: World) -> None:
     with socket.create_connection((SERVER, 15008)) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert ended(stranger)
-    world.driver.until(lambda: (tally.handshakes_done, tally.handshakes_failed) == (1, 1))
+    world.driver.until(lambda: (tally.handshakes_done, tally.strangers_failed) == (1, 1))
+    assert (tally.handshakes_failed, tally.last_error) == (0, "")
+    with socket.create_connection((SERVER, 15008), source_address=(CLIENT, 0)) as member:
+        member.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert ended(member)
+    world.driver.until(lambda: (tally.handshakes_failed, tally.strangers_failed) == (1, 1))
     assert tally.last_error
 
 

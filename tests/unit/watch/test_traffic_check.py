@@ -43,7 +43,7 @@ class Crew:
 
 
 def worker(accepted: int) -> Any:
-    return SimpleNamespace(stats=SimpleNamespace(pods=[(ADDRESS, [accepted, 0, 0, 0, 0, 0], "")]))
+    return SimpleNamespace(stats=SimpleNamespace(pods=[(ADDRESS, [accepted, 0, 0, 0, 0, 0, 0], "")]))
 
 
 def test_a_busy_worker_that_ends_does_not_make_a_pod_look_cut_off() -> None:
@@ -62,7 +62,7 @@ def test_a_busy_worker_that_ends_does_not_make_a_pod_look_cut_off() -> None:
 def test_counts_of_a_pod_that_left_are_forgotten_with_it() -> None:
     node = Node()
     node.workers = []
-    node.check.ended([(ADDRESS, [500, 0, 0, 0, 0, 0], "")])
+    node.check.ended([(ADDRESS, [500, 0, 0, 0, 0, 0, 0], "")])
     pod = node.pods.pop(POD)
     assert node.findings() == []
     node.pods[POD] = pod
