@@ -35,8 +35,8 @@ static __always_inline int answers_host(const struct packet *p, int kind, u32 if
 
 static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, int kind, u32 ifindex,
                                       struct iface_entry *i) {
-    u32 zero = 0;
-    int is_enrolled = i->flags & FLAG_ENROLLED;
+    u32 zero = 0, flags = flags_of(i);
+    int is_enrolled = flags & FLAG_ENROLLED;
     if (is_enrolled && is_anothers_frame(skb, i))
         DROP(EXIT_from_pod_MAC_SPOOFED);
     if (kind == NOT_IP) {
@@ -49,7 +49,7 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
             DROP(EXIT_from_pod_NOT_IP_DROP);
         PASS(EXIT_from_pod_NOT_IP_PASS);
     }
-    if (i->flags & FLAG_LEARN) {
+    if (flags & FLAG_LEARN) {
         if (kind == PARSED && p->protocol == TCP && is_bare_syn(p))
             note_begun(p, HOOK_FROM_POD, HOOK_TO_POD);
         PASS(EXIT_from_pod_LEARNING);
@@ -67,11 +67,11 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
                 PASS(EXIT_from_pod_CLOSED_HOST_FLOW);
             if (is_neighbour_discovery(skb, p))
                 PASS(EXIT_from_pod_CLOSED_NEIGHBOUR);
-            DROP(EXIT_from_pod_CLOSED);
+            DROP(i->flags & FLAG_LEARN ? EXIT_from_pod_LEARN_OVER : EXIT_from_pod_CLOSED);
         }
         DROP(EXIT_from_pod_SPOOFED);
     }
-    if (!(i->flags & (FLAG_ENROLLED | FLAG_DRAIN)))
+    if (!(flags & (FLAG_ENROLLED | FLAG_DRAIN)))
         PASS(EXIT_from_pod_NOT_ENROLLED);
     struct conf_entry *c = conf.lookup(&zero);
     if (!c || !c->pod_side_ifindex)
@@ -91,7 +91,7 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
     }
     tuple_of(&t, p);
     fit_syn_of(skb, p, &p->saddr_be);
-    if (i->flags & FLAG_DRAIN) {
+    if (flags & FLAG_DRAIN) {
         if (kind == PARSED && p->protocol == TCP && has_connection(skb, &t, p->is_v6, c->pod_side_nsid))
             return into_namespace(skb, c->pod_side_ifindex, EXIT_from_pod_DRAIN_TO_PROXY);
         PASS(EXIT_from_pod_DRAIN_PASS);
@@ -101,7 +101,7 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
     if (p->protocol == UDP) {
         if (is_encapsulated_udp(skb, p, c))
             DROP(EXIT_from_pod_UDP_ENCAPSULATED);
-        if (!(i->flags & FLAG_DNS) || kind != PARSED || p->dport_be != __builtin_bswap16(DNS_PORT))
+        if (!(flags & FLAG_DNS) || kind != PARSED || p->dport_be != __builtin_bswap16(DNS_PORT))
             PASS(EXIT_from_pod_UDP_PASS);
         if (open_since(ifindex, i))
             PASS(EXIT_from_pod_OPEN_DNS);
@@ -134,8 +134,8 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
         count_capture(ifindex, 0);
         u32 reason = EXIT_from_pod_SYN_TO_PROXY;
         /* the proxy answers DNS itself: there is no destination to wait for */
-        int is_dns = (i->flags & FLAG_DNS) && p->dport_be == __builtin_bswap16(DNS_PORT);
-        if ((i->flags & FLAG_HONEST) && !is_dns) {
+        int is_dns = (flags & FLAG_DNS) && p->dport_be == __builtin_bswap16(DNS_PORT);
+        if ((flags & FLAG_HONEST) && !is_dns) {
             enum hold held = hold(skb, p, &t, ifindex, c, HOOK_FROM_POD);
             if (held == HELD)
                 HOLD(EXIT_from_pod_SYN_HELD);
@@ -163,7 +163,7 @@ static __always_inline u64 leaves_pod(struct __sk_buff *skb, struct packet *p, i
             /* Once such connections are captured again user space ends this one, which the proxy does not know: a reset
              * of the proxy's would tell the pod alone, and the client would wait for ever. The pod's own tells the
              * client. */
-            if ((i->flags & FLAG_BYPASS) || (p->tcp_flags & TCP_RST))
+            if ((flags & FLAG_BYPASS) || (p->tcp_flags & TCP_RST))
                 PASS(EXIT_from_pod_BYPASSED);
             DROP(EXIT_from_pod_BYPASS_OVER);
         }

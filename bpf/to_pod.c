@@ -15,18 +15,19 @@ static __always_inline int may_bypass(const struct packet *p, const struct iface
 
 static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, int kind, u32 ifindex,
                                        struct iface_entry *i, struct conf_entry *c) {
+    u32 flags = flags_of(i);
     if (kind == NOT_IP) {
         if (i->bridge_ifindex && skb->protocol == ETH_P_ARP_BE)
             learn_arp(skb, i, ifindex);
         PASS(EXIT_to_pod_NOT_IP);
     }
     if (p->protocol == UDP) {
-        if ((i->flags & FLAG_DNS) && kind == PARSED && p->sport_be == __builtin_bswap16(DNS_PORT) && c &&
+        if ((flags & FLAG_DNS) && kind == PARSED && p->sport_be == __builtin_bswap16(DNS_PORT) && c &&
             c->net_side_ifindex && is_asked(skb, p, c->net_side_nsid))
             return onto_net_side(skb, c, EXIT_to_pod_DNS_TO_PROXY);
         PASS(EXIT_to_pod_UDP_PASS);
     }
-    int is_captured = i->flags & (FLAG_ENROLLED | FLAG_DRAIN);
+    int is_captured = flags & (FLAG_ENROLLED | FLAG_DRAIN);
     if (!c || !c->net_side_ifindex) {
         if (is_captured)
             DROP(EXIT_to_pod_NO_CONF);
@@ -44,14 +45,14 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
         }
         if (i->bridge_ifindex && p->is_v6)
             learn_nd(skb, p, i, ifindex);
-        if ((i->flags & FLAG_ENROLLED) && is_icmp_redirect(skb, p))
+        if ((flags & FLAG_ENROLLED) && is_icmp_redirect(skb, p))
             DROP(EXIT_to_pod_ICMP_REDIRECT);
-        if ((i->flags & FLAG_ENROLLED) && is_encapsulated(p, c))
+        if ((flags & FLAG_ENROLLED) && is_encapsulated(p, c))
             DROP(EXIT_to_pod_ENCAPSULATED);
         PASS(EXIT_to_pod_OTHER_PROTOCOL);
     }
     if (kind == UNCLASSIFIABLE) {
-        if (i->flags & FLAG_ENROLLED)
+        if (flags & FLAG_ENROLLED)
             DROP(EXIT_to_pod_UNCLASSIFIABLE);
         PASS(EXIT_to_pod_UNCLASSIFIABLE_PASS);
     }
@@ -60,7 +61,7 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
         fit_syn_of(skb, p, &p->daddr_be);
     struct flow_key flow;
     flow_of(&flow, p, HOOK_TO_POD);
-    u64 open_ns = i->flags & FLAG_ENROLLED ? open_since(ifindex, i) : 0;
+    u64 open_ns = flags & FLAG_ENROLLED ? open_since(ifindex, i) : 0;
     if (open_ns && !is_bare_syn(p)) {
         struct flow_key opened;
         answer_of(&opened, p, HOOK_OPEN);
@@ -73,7 +74,7 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
             return onto_net_side(skb, c, EXIT_to_pod_HOST_TO_PROXY);
         if (!is_bare_syn(p))
             PASS(EXIT_to_pod_HOST_PASS);
-        if (!(i->flags & FLAG_ENROLLED) || passes_from_host(skb, c)) {
+        if (!(flags & FLAG_ENROLLED) || passes_from_host(skb, c)) {
             /* also for pods that are not enrolled: they may be before the connection ends */
             struct host_flow opened = {.ifindex = ifindex, .at_s = bpf_ktime_get_ns() / 1000000000};
             hostflows.update(&flow, &opened);
@@ -82,14 +83,14 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
         /* captured as from anywhere, whatever its tuple was before */
         hostflows.delete(&flow);
     }
-    if (i->flags & FLAG_DRAIN) {
+    if (flags & FLAG_DRAIN) {
         if (has_connection(skb, &t, p->is_v6, c->net_side_nsid))
             return onto_net_side(skb, c, EXIT_to_pod_DRAIN_TO_PROXY);
         /* Peers that have not heard yet that the pod leaves the mesh would be refused by the pod. */
         if (!is_bare_syn(p) || p->dport_be != __builtin_bswap16(HBONE_PORT) || !has_listener(SLOT_HBONE))
             PASS(EXIT_to_pod_DRAIN_PASS);
-    } else if (!(i->flags & FLAG_ENROLLED)) {
-        if (i->flags & FLAG_LEARN) {
+    } else if (!(flags & FLAG_ENROLLED)) {
+        if (flags & FLAG_LEARN) {
             if (is_bare_syn(p))
                 note_begun(p, HOOK_TO_POD, HOOK_FROM_POD);
             PASS(EXIT_to_pod_LEARNING);
@@ -121,7 +122,7 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
         int is_sampled = denial && of && is_sample(of);
         /* One that is denied is told so, rather than to wait. */
         int is_fast = slot == SLOT_HBONE && (!denial || is_sampled) && is_too_fast(p, ifindex, c);
-        int is_reset = slot == SLOT_HBONE || ((i->flags & FLAG_HONEST) && c->owners);
+        int is_reset = slot == SLOT_HBONE || ((flags & FLAG_HONEST) && c->owners);
         if (denial && (is_fast || !is_sampled) && turn_round(skb, p, c->choice_key, is_reset)) {
             __sync_fetch_and_add(&denial->packets, 1);
             return in_the_pods_name(skb, ifindex, EXIT_to_pod_DENIED);
@@ -130,7 +131,7 @@ static __always_inline u64 reaches_pod(struct __sk_buff *skb, struct packet *p, 
             DROP(EXIT_to_pod_STRANGER_TOO_FAST);
         count_capture(ifindex, 1);
         u32 reason = is_of_host ? EXIT_to_pod_HOST_SYN_TO_PROXY : EXIT_to_pod_SYN_TO_PROXY;
-        if ((i->flags & FLAG_HONEST) && slot == SLOT_PLAINTEXT) {
+        if ((flags & FLAG_HONEST) && slot == SLOT_PLAINTEXT) {
             enum hold held = hold(skb, p, &t, ifindex, c, HOOK_TO_POD);
             if (held == HELD)
                 HOLD(EXIT_to_pod_SYN_HELD);

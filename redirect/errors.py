@@ -13,11 +13,12 @@ class RedirectError(Exception):
     """Something on the kernel side failed. Subclasses say what can be done.
 
     `ifindex`: the interface whose pod it concerns; None where it is the node, or not known. `done`: what the same call
-    has done all the same, a line for each.
+    has done all the same, a line for each. `is_open`: that pod was to be captured, and nothing stops what it sends.
     """
 
     ifindex: int | None = None
     done: tuple[str, ...] = ()
+    is_open: bool = False
 
 
 class NotRoot(RedirectError):

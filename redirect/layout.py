@@ -63,7 +63,8 @@ class Flag(IntFlag):
     DNS = 64
     """Of an interface: what its pod sends to port 53 goes to the proxy, which asks in its name."""
     LEARN = 128
-    """Of an interface, alone: its pod is about to be captured. All passes; connections that begin are noted as kept."""
+    """Of an interface, alone: its pod is about to be captured. All passes, for a time that the programs hold against
+    the clock (`IfaceEntry.learnt_until_s`); connections that begin are noted as kept."""
     GUARDED = 256
     """Of an interface: a guard there drops what our programs have not seen, once these are gone."""
 
@@ -146,7 +147,8 @@ class IfaceEntry:
     """Value of `ifaces`: whose a host veth is. Absent addresses are zero.
 
     `mac`: the pod's own. For a pod on a bridge also what it reaches without a gateway (masks of its addresses), which
-    gateways are other machines than this node, and the bridge.
+    gateways are other machines than this node, and the bridge. `learnt_until_s`, with LEARN alone: then the programs
+    close it, in s of CLOCK_BOOTTIME.
     """
 
     FORMAT = struct.Struct("=II16s16s16s16s16s16sI6s6s")
@@ -161,18 +163,18 @@ class IfaceEntry:
     bridge_ifindex: int = 0
     bridge_mac: bytes = NO_MAC
     mac: bytes = NO_MAC
-    identity: int = 0
+    learnt_until_s: int = 0
 
     def encode(self) -> bytes:
         link = (self.mask4, self.mask6, self.gateway4, self.gateway6, self.bridge_ifindex, self.bridge_mac)
-        return self.FORMAT.pack(self.flags, self.identity, self.addr4, self.addr6, *link, self.mac)
+        return self.FORMAT.pack(self.flags, self.learnt_until_s, self.addr4, self.addr6, *link, self.mac)
 
     @classmethod
     def decode(cls, raw: bytes) -> IfaceEntry:
-        flags, identity, addr4, addr6, mask4, mask6, gate4, gate6, bridge, its_mac, mac = cls.FORMAT.unpack(
+        flags, until_s, addr4, addr6, mask4, mask6, gate4, gate6, bridge, its_mac, mac = cls.FORMAT.unpack(
             raw
         )
-        return cls(Flag(flags), addr4, addr6, mask4, mask6, gate4, gate6, bridge, its_mac, mac, identity)
+        return cls(Flag(flags), addr4, addr6, mask4, mask6, gate4, gate6, bridge, its_mac, mac, until_s)
 
     @property
     def addresses(self) -> tuple[IP, ...]:

@@ -20,6 +20,11 @@ def now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def in_s(for_s: int) -> int:
+    """The whole second of that clock so long from now."""
+    return now_ns() // 1_000_000_000 + for_s
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """Value of `openings`. It is of the pod that has these addresses (as `ifaces` has them), and of no later one.

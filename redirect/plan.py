@@ -19,6 +19,10 @@ from redirect.rtnetlink import DEFAULT_MTU_BYTES
 
 LEAST_MTU_BYTES = 1280
 """With less, a device loses its IPv6 routes."""
+LEARNT_S = 10
+"""So long a pod may be learnt: a turn takes in some of them and takes a second, on a busy machine a few."""
+CLOSED = IfaceEntry(Flag.ENROLLED | Flag.GUARDED, NO_ADDRESS, NO_ADDRESS)
+"""An interface of which nothing is known yet, or whose capture failed: no address is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,7 @@ def closing(
     *,
     is_outward_only: bool = False,
     learnt: Collection[int] = (),
+    learnt_until_s: int = 0,
 ) -> tuple[Step, ...]:
     """Lets nothing through these interfaces, before anything is known of what is behind them but whose they are.
 
@@ -240,25 +245,32 @@ def closing(
     follow at once. The kernel takes a moment for each program, and a start may wait for this.
 
     `learnt`: of the running those that stay as they are until they are captured, which is to follow at once: a SYN
-    that is dropped costs its sender a second. What begins meanwhile is noted, as what is open then will be.
+    that is dropped costs its sender a second. What begins meanwhile is noted, as what is open then will be. At
+    `learnt_until_s` (CLOCK_BOOTTIME) the programs close those that are not captured, whoever lives then.
     """
-    closed = Flag.ENROLLED | Flag.GUARDED
-    nobody, open_still = (IfaceEntry(flag, NO_ADDRESS, NO_ADDRESS) for flag in (closed, Flag.LEARN))
+    open_still = IfaceEntry(Flag.LEARN, NO_ADDRESS, NO_ADDRESS, learnt_until_s=learnt_until_s)
     fresh = [number for number in ifindexes if number not in running]
     known = tuple((address, number) for number in running for address in running[number])
     outward, inward = POD_PROGRAMS
     return (
-        *(step for number in fresh for step in (PutIface(number, nobody), Attach(number, outward))),
+        *(step for number in fresh for step in (PutIface(number, CLOSED), Attach(number, outward))),
         *(Attach(number, inward) for number in fresh if not is_outward_only),
         *(
             step
             for number in running
-            for step in (PutIface(number, open_still if number in learnt else nobody), Attach(number, inward))
+            for step in (PutIface(number, open_still if number in learnt else CLOSED), Attach(number, inward))
         ),
         *((NoteHostFlows(known),) if known else ()),
         *(Attach(number, outward) for number in running),
         # After what matters: until then it is nobody's, and closed.
         *(PutOwner(number, text) for number, text in owners.items() if text),
+    )
+
+
+def left_learnt(ifaces: Mapping[int, IfaceEntry], failed: Collection[int | None]) -> tuple[PutIface, ...]:
+    """Closes those whose capture failed while they were learnt: nothing else would before their time is over."""
+    return tuple(
+        PutIface(at, CLOSED) for at in sorted(ifaces) if at in failed and Flag.LEARN in ifaces[at].flags
     )
 
 

@@ -21,9 +21,11 @@ from redirect import (
     limits,
     loader,
     next_version,
+    opening,
     removal,
     rights,
     rt_rows,
+    shut,
     sock_diag,
     takers,
 )
@@ -31,19 +33,19 @@ from redirect.attach import Attachments
 from redirect.conf import Conf
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pods
-from redirect.errors import NoPins, RedirectError, StepFailed, raise_all
+from redirect.errors import NoPins, RedirectError, raise_all
 from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
-from redirect.kept_pins import NotAllPinned, restore_all
+from redirect.kept_pins import restore_all
 from redirect.layout import IP, SLOTS, Flag
 from redirect.maps import Maps
 from redirect.neighbourhood import Neighbourhood
-from redirect.observe import Observed, interfaces, observe, observe_some
+from redirect.observe import interfaces, observe, observe_some
 from redirect.opened import Opened
 from redirect.pins import Pins, discard
 from redirect.place import Place
-from redirect.plan import Step, closing, missing, plan
+from redirect.plan import LEARNT_S, Step, closing, missing, plan
 from redirect.repairs import Repairs
 from redirect.rings import Rings
 from redirect.rivals import Rivals
@@ -141,8 +143,15 @@ class Redirection:
         `running`: those that were in clear before, and known addresses; nothing asked there is lost. `owners`: as of
         DesiredPod, by interface; `is_outward_only`, `learnt`: as of `plan.closing`. Raises as `apply`.
         """
-        steps = closing(interfaces, running, owners, is_outward_only=is_outward_only, learnt=learnt)
         with self.pins.locked():
+            steps = closing(
+                interfaces,
+                running,
+                owners,
+                is_outward_only=is_outward_only,
+                learnt=learnt,
+                learnt_until_s=opening.in_s(LEARNT_S),
+            )
             raise_all(self._execute(steps, interfaces).failures)
 
     def apply(
@@ -165,7 +174,10 @@ class Redirection:
             if only is None:
                 observed = observe(self._maps, self._attachments)
                 self._rivals.note(observed, time.monotonic())
-                done, failures = self._mend(observed)
+                done, failures = self.repairs.mend(
+                    self._restore_pins,
+                    lambda: self._foundation.mend(self._maps, self._rivals.to_move(observed)),
+                )
                 if done:
                     observed = observe(self._maps, self._attachments)
                 self._attachments.forget_qdiscs(observed.links)
@@ -371,22 +383,6 @@ class Redirection:
         self.pins.mount()
         return restore_all(generation.restore_pins, self._attachments.restore_pins)
 
-    def _mend(self, observed: Observed) -> tuple[list[str], list[RedirectError]]:
-        """Makes again what somebody took away of what no pod changes: what was done, and what could not be."""
-        done: list[str] = []
-        failures: list[RedirectError] = []
-        try:
-            done += self.repairs.of_pins(self._restore_pins())
-        except (RedirectError, OSError) as error:
-            done += self.repairs.of_pins(error.pinned if isinstance(error, NotAllPinned) else ())
-            failures.append(StepFailed("make a lost pin again", str(error)))
-        try:
-            found = self._foundation.mend(self._maps, self._rivals.to_move(observed))
-            done += self.repairs.of_foundation(found)
-        except (RedirectError, OSError) as error:
-            failures.append(StepFailed("make the private namespaces whole again", str(error)))
-        return done, failures
-
     def _let_go(self) -> None:
         self._attachments.close()
         self._foundation.close()
@@ -396,4 +392,6 @@ class Redirection:
 
     def _execute(self, steps: Iterable[Step], names: Mapping[int, str]) -> Outcome:
         executor = Executor(self._maps, self._attachments, self._foundation.sides, self.neighbourhood)
-        return executor.apply(steps, names)
+        steps = tuple(steps)
+        outcome = executor.apply(steps, names)
+        return shut.after(outcome, steps, self._maps, self._attachments) if outcome.failures else outcome

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
+from redirect.errors import RedirectError, StepFailed
 from redirect.findings import Finding, Part
+from redirect.kept_pins import NotAllPinned
 
 
 class Repairs:
@@ -13,6 +15,23 @@ class Repairs:
 
     def __init__(self) -> None:
         self.by_part: Counter[Part] = Counter()
+
+    def mend(
+        self, restore_pins: Callable[[], list[str]], mend_foundation: Callable[[], Iterable[Finding]]
+    ) -> tuple[list[str], list[RedirectError]]:
+        """Makes again what somebody took away of what no pod changes: what was done, and what could not be."""
+        done: list[str] = []
+        failures: list[RedirectError] = []
+        try:
+            done += self.of_pins(restore_pins())
+        except (RedirectError, OSError) as error:
+            done += self.of_pins(error.pinned if isinstance(error, NotAllPinned) else ())
+            failures.append(StepFailed("make a lost pin again", str(error)))
+        try:
+            done += self.of_foundation(mend_foundation())
+        except (RedirectError, OSError) as error:
+            failures.append(StepFailed("make the private namespaces whole again", str(error)))
+        return done, failures
 
     def of_pins(self, names: Collection[str]) -> list[str]:
         self.by_part[Part.PIN] += len(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
+from agent.enroll import left_closed
 from agent.enroll.kernel import KernelSide
 from agent.enroll.news import News
 from redirect.errors import RedirectError
@@ -39,7 +40,7 @@ class Applied:
             if not only:
                 return ()
         done = await self._kernel.capture(places.values(), keep_existing=keep_existing, only=only)
-        # A pod that failed is closed; the others are done. It stays wanted: the next time tries again.
+        # A pod that failed is closed (or says that it is open); the others are done. The next time tries again.
         self._places = places
         self.fail(done.failures)
         return done.notes
@@ -56,7 +57,7 @@ class Applied:
     def fail(self, failures: tuple[RedirectError, ...]) -> None:
         self.failures = failures
         for failure in failures:
-            log.error("the kernel side is not as it should be: %s", failure)
+            log.error("the kernel side is not as it should be: %s", left_closed.words(failure))
 
     def failures_at(self, interfaces: Collection[int]) -> list[RedirectError]:
         """Those of interfaces, and of the whole node."""

@@ -19,9 +19,19 @@ def unwished(interfaces: Iterable[Held]) -> Iterator[Trouble]:
         yield Trouble(Missing.POD, text, ifname=ifname, remedy=remedy)
 
 
+OPEN_REMEDY = "tried again every second; `ztun doctor` says what is in the way; end the pod if it may not be"
+OPEN = "the pod is open: nothing stops what it sends"
+
+
+def words(failure: RedirectError) -> str:
+    """What failed, and where it leaves a pod open that fact first."""
+    return f"{OPEN} ({failure})" if failure.is_open else str(failure)
+
+
 def refused(failures: Iterable[RedirectError], interfaces: HeldInterfaces) -> Iterator[Trouble]:
     """What the kernel did not do."""
     for failure in failures:
         held = interfaces.by_index.get(failure.ifindex) if failure.ifindex is not None else None
         key, ifname = (held.pod, held.place.ifname) if held else (None, "")
-        yield Trouble(Missing.CAPTURE, str(failure), key, ifname)
+        remedy = OPEN_REMEDY if failure.is_open else ""
+        yield Trouble(Missing.CAPTURE, words(failure), key, ifname, remedy)

@@ -8,6 +8,15 @@
 
 #define NS_PER_S 1000000000ull
 
+/* The flags of an interface as they count now. One that was learnt until its time was over is closed: whoever was to
+ * capture it may not live any more. */
+static __always_inline u32 flags_of(const struct iface_entry *i) {
+    u32 flags = i->flags;
+    if ((flags & FLAG_LEARN) && i->learnt_until_s * NS_PER_S <= bpf_ktime_get_boot_ns())
+        return FLAG_ENROLLED | FLAG_GUARDED;
+    return flags;
+}
+
 /* Since when the pod behind a host veth is open, in ns; 0: it is not. */
 static __always_inline u64 open_since(u32 ifindex, const struct iface_entry *i) {
     u32 node = OF_NODE;

@@ -37,7 +37,7 @@ static __always_inline int was_passed_on(struct __sk_buff *skb, u32 hook) {
 static __always_inline int is_guarded(struct __sk_buff *skb) {
     u32 ifindex = skb->ifindex;
     struct iface_entry *i = ifaces.lookup(&ifindex);
-    return i && (i->flags & FLAG_GUARDED);
+    return i && (flags_of(i) & FLAG_GUARDED);
 }
 
 #endif

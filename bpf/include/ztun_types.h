@@ -28,7 +28,7 @@ _Static_assert(sizeof(struct pod_entry) == 40, "pod_entry");
 /* ifaces: ifindex of a pod's host veth -> whose it is */
 struct iface_entry {
     u32 flags;
-    u32 identity;
+    u32 learnt_until_s; /* with LEARN: then it is closed, in s of the clock that goes on while the machine is suspended */
     struct addr16 addr4;
     struct addr16 addr6;
     /* of a pod on a bridge: */
@@ -261,7 +261,7 @@ struct seen {
 };
 _Static_assert(sizeof(struct seen) == 16, "seen");
 
-/* LEARN: the pod is about to be captured, and all passes as it is; connections that begin are noted in passthru.
+/* LEARN: the pod is about to be captured, and all passes as it is, for a time; connections that begin are noted in passthru.
  * QUEUED: what is delivered goes through the queueing discipline of the host veth (a bandwidth limit).
  * HONEST: SYNs from and to the pod are held until the proxy has reached their destination.
  * BYPASS: connections to the pod go past the proxy, but for those to 15008.
@@ -338,6 +338,7 @@ enum { HBONE_PORT = 15008, DNS_PORT = 53 };
     X(from_pod, OPEN_DNS, 0)         /* captured DNS over UDP, of a pod that is open */                            \
     X(from_pod, BYPASS_OVER, 1)      /* answer in such a connection, captured again: both ends are about to be reset */ \
     X(from_pod, LEARNING, 0)         /* of a pod that is about to be captured: as it is, a SYN is noted */         \
+    X(from_pod, LEARN_OVER, 1)       /* the same, but nobody captured it in time: closed off, as in CLOSED */      \
     X(to_pod, UNKNOWN_IFACE, 0)                                                                                    \
     X(to_pod, FROM_PROXY, 0)         /* what the proxy delivers, on its way through the queue of the interface */  \
     X(to_pod, NOT_IP, 0)                                                                                           \

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
 import socket
 import struct
@@ -15,9 +17,10 @@ import pytest
 from pyroute2 import IPRoute
 
 from agent.lab.topology import Topology
-from redirect import existing, netns, past_proxy
+from redirect import existing, netns, past_proxy, reconcile
+from redirect.attach import Attachments
 from redirect.entries import iface_entry
-from redirect.errors import InstanceInUse
+from redirect.errors import InstanceInUse, MapFull, StepFailed
 from redirect.layout import Flag
 from redirect.maps import Maps
 from redirect.reconcile import Redirection
@@ -203,9 +206,7 @@ def test_what_begins_while_a_pod_is_learnt_is_answered_at_once_and_counts_as_ope
 
     dropped_before = dropped()
     with closing(connect()) as before, netns.entered(node.place.netns):
-        (pod,) = node.desired("a1").pods
-        index, ifname = pod.ifindex, pod.ifname
-        node.redirection.close_off({index: ifname}, {index: ()}, {}, learnt={index})
+        learn(node, "a1")
         with closing(connect()) as meanwhile:
             assert echoes(before) and echoes(meanwhile)
             assert node.redirection.kept() == (), "nobody's yet, and noted all the same"
@@ -217,6 +218,77 @@ def test_what_begins_while_a_pod_is_learnt_is_answered_at_once_and_counts_as_ope
             times_s = {(until_ns - now_ns) / 1e9 for _, until_ns in node.redirection._maps.passthrough()}
             assert all(50 < each <= 60 for each in times_s) and bool(times_s) is bool(keep_for_s)
     assert dropped() == dropped_before
+
+
+def learn(node: Node, name: str) -> int:
+    """Has a pod be learnt, as one that runs and is about to be captured; its interface."""
+    (pod,) = node.desired(name).pods
+    node.redirection.close_off({pod.ifindex: pod.ifname}, {pod.ifindex: ()}, {}, learnt={pod.ifindex})
+    return pod.ifindex
+
+
+def connects(node: Node, client: str, server: str) -> bool:
+    try:
+        dial(node.pod(client).netns, node.pod(server).address(4), ECHO_PORT, SILENCE_S).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_a_pod_that_is_learnt_and_that_nobody_captures_is_closed_in_the_kernel_when_its_time_is_over(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever learnt it may be dead: nothing is called from there on."""
+    monkeypatch.setattr(reconcile, "LEARNT_S", 2)
+    over = node.redirection.stats()["from_pod", "LEARN_OVER"]
+    with netns.entered(node.place.netns):
+        learn(node, "a1")
+        assert connects(node, "a1", "b1") and connects(node, "b1", "a1")
+        until(lambda: not connects(node, "a1", "b1"), "it is closed")
+        assert not connects(node, "b1", "a1")
+        assert node.redirection.stats()["from_pod", "LEARN_OVER"] > over
+        node.capture("a1")
+    with closing(dial(node.pod("a1").netns, NOWHERE[4], 80)):
+        node.listeners[0].accept()[0].close()
+
+
+def test_a_pod_whose_capture_fails_while_it_is_learnt_is_closed_at_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(_: Maps, address: object, entry: object) -> None:
+        raise MapFull("pods", 16384)
+
+    with netns.entered(node.place.netns):
+        index = learn(node, "a1")
+        assert connects(node, "a1", "b1")
+        with monkeypatch.context() as broken:
+            broken.setattr(Maps, "put_pod", no_room)
+            with pytest.raises(MapFull) as failed:
+                node.capture("a1")
+        assert f"close interface {index} (): it was learnt, and is not captured" in failed.value.done
+        assert not failed.value.is_open
+        assert not connects(node, "a1", "b1") and not connects(node, "b1", "a1")
+        node.capture("a1")
+
+
+def test_a_pod_that_cannot_be_closed_is_said_to_be_open(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Attachments.attach
+
+    def refused(self: Attachments, ifindex: int, program: str) -> None:
+        if program == "from_pod":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(self, ifindex, program)
+
+    with netns.entered(node.place.netns):
+        with monkeypatch.context() as broken:
+            broken.setattr(Attachments, "attach", refused)
+            with pytest.raises(StepFailed, match="No space left") as learnt:
+                learn(node, "a1")
+            with pytest.raises(StepFailed, match="No space left") as failed:
+                node.capture("a1")
+        assert learnt.value.is_open and failed.value.is_open
+        assert not connects(node, "b1", "a1"), "as far as it can be"
+        node.capture("a1")
 
 
 @pytest.mark.parametrize(("client", "server"), [("a1", "b1"), ("b1", "a1")], ids=["out", "in"])

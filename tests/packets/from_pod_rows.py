@@ -164,6 +164,13 @@ def learnt(net: Family) -> Iterator[Row]:
         ("echo", pk.icmp(net.pod, net.host, 8 if net is V4 else 128)),
     ):
         yield row(f"learnt, {what}{named}", "LEARNING", NEXT, packet, world)
+        # Nobody captured it in time: closed, with nobody's help, also for what began meanwhile.
+        for past_s in (0, 1):
+            over = world.but(learnt_until_s=past_s, passthru=begins)
+            yield row(f"learnt, over at {past_s}, {what}{named}", "LEARN_OVER", SHOT, packet, over)
+    answer = pk.segment(net.pod, WEB, net.host, PORT, SYN | ACK)
+    asked = world.but(learnt_until_s=1, hostflows=(net.flow((net.host, PORT), (net.pod, WEB), HOOK_TO_POD),))
+    yield row("learnt, over, answers its node" + named, "CLOSED_HOST_FLOW", NEXT, answer, asked)
 
 
 def kept(net: Family) -> Iterator[Row]:

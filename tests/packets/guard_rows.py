@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from redirect.layout import GUARDS
-from tests.packets.world import DRAIN, ENROLLED, FAMILIES, GUARDED, NEXT, SHOT, Row, World
+from tests.packets.world import DRAIN, ENROLLED, FAMILIES, GUARDED, LEARN, NEXT, SHOT, Row, World
 from tests.support import packets as pk
 
 
@@ -13,6 +13,8 @@ def rows() -> Iterator[Row]:
     worlds = {
         "captured": ("UNSEEN", SHOT, World(flags=GUARDED)),
         "captured by a build that knows of no guards": ("UNGUARDED", NEXT, World(flags=ENROLLED)),
+        "learnt, and its time is over": ("UNSEEN", SHOT, World(flags=LEARN, learnt_until_s=1)),
+        "learnt": ("UNGUARDED", NEXT, World(flags=LEARN)),
         "let go": ("UNGUARDED", NEXT, World(flags=DRAIN)),
         "nobody": ("UNGUARDED", NEXT, World(has_iface=False, has_pods=False)),
     }

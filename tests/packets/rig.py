@@ -235,7 +235,10 @@ class Rig:
             address_key(parse_ip(text)) if text else NO_ADDRESS for text in (world.addr4, world.addr6)
         ]
         if world.has_iface:
-            entry = _on_bridge(IfaceEntry(world.flags, *addresses, mac=world.mac), world.bridge)
+            entry = _on_bridge(
+                IfaceEntry(world.flags, *addresses, mac=world.mac, learnt_until_s=world.learnt_until_s),
+                world.bridge,
+            )
             put("ifaces", struct.pack("=I", self.ifindex), entry.encode())
         bridge = world.bridge or Bridge()
         sizes = (world.mtu_bytes, world.mss_bytes)

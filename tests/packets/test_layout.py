@@ -145,7 +145,7 @@ MEMBERS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "iface_entry": {
         "flags": {"flags": Flag(ALL_ONES)},
-        "identity": {"identity": ALL_ONES},
+        "learnt_until_s": {"learnt_until_s": ALL_ONES},
         "addr4": {"addr4": b"\xff" * 16},
         "addr6": {"addr6": b"\xff" * 16},
         "mask4": {"mask4": b"\xff" * 16},

@@ -180,6 +180,10 @@ def learnt(net: Family) -> Iterator[Row]:
     syn, ack = (pk.segment(*peer, net.pod, WEB, flags) for flags in (SYN, ACK))
     yield row("learnt, SYN" + named, "LEARNING", NEXT, syn, world, begins=net.both_ways(WEB, peer))
     yield row("learnt, ACK" + named, "LEARNING", NEXT, ack, world)
+    over = world.but(learnt_until_s=1)
+    yield row("learnt, over" + named, "SYN_TO_PROXY", REDIRECT, syn, over)
+    yield row("learnt, over, nobody serves" + named, "NO_LISTENER", SHOT, syn, over.but(slots=frozenset()))
+    yield row("learnt, over, ACK" + named, "TO_PROXY", REDIRECT, ack, over)
     probe, asked = (
         pk.segment(net.host, PORT, net.pod, WEB),
         net.flow((net.host, PORT), (net.pod, WEB), HOOK_TO_POD),

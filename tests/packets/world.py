@@ -100,6 +100,8 @@ class World:
     addr6: str = V6.pod
     mac: bytes = NO_MAC
     """Of the pod, as `ifaces` has it; by default not known there."""
+    learnt_until_s: int = (1 << 32) - 1
+    """With LEARN: when its time is over."""
     passthru: tuple[FlowKey, ...] = ()
     kept_until_ns: int = 0
     """Those of `passthru`; 0: until they end."""

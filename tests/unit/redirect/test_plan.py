@@ -315,8 +315,8 @@ def test_what_a_pod_sends_can_be_stopped_alone_where_it_never_ran() -> None:
 
 
 def test_one_that_ran_may_stay_open_until_it_is_captured_and_its_first_captured_packet_is_answered() -> None:
-    learnt = IfaceEntry(Flag.LEARN, bytes(16), bytes(16))
-    assert closing([5], {5: (V4,)}, {5: "demo/web uid"}, learnt={5}) == (
+    learnt = IfaceEntry(Flag.LEARN, bytes(16), bytes(16), learnt_until_s=77)
+    assert closing([5], {5: (V4,)}, {5: "demo/web uid"}, learnt={5}, learnt_until_s=77) == (
         PutIface(5, learnt),
         Attach(5, "to_pod"),
         NoteHostFlows(((V4, 5),)),
