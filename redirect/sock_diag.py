@@ -35,6 +35,9 @@ _ID_BYTES = 48
 _NO_COOKIE = b"\xff" * 8
 _OWNER = struct.Struct("=I")
 _OWNER_AT = 64
+_ATTRIBUTES_AT = 72
+_ATTRIBUTE = struct.Struct("=HH")
+_V6_ONLY = 11
 _RECEIVE_BYTES = 1 << 16
 
 
@@ -55,6 +58,21 @@ class TcpSocket:
         return self.state != TCP_TIME_WAIT
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where somebody listens. `is_v6_only`: of a socket of IPv6 that takes no IPv4."""
+
+    local: IP
+    port: int
+    is_v6_only: bool = False
+
+    def accepts(self, address: IP) -> bool:
+        """Whether a connection to this address of its namespace is its."""
+        if not self.local.is_unspecified:
+            return self.local == address
+        return self.local.version == address.version or (self.local.version == 6 and not self.is_v6_only)
+
+
 def tcp_sockets() -> list[TcpSocket]:
     """Every TCP socket of the calling thread's namespace but the listeners, both families."""
     with _opened() as netlink:
@@ -72,6 +90,18 @@ def listening_ports(among: Iterable[int]) -> frozenset[int]:
             identifier = port.to_bytes(2, "big").ljust(_ID_BYTES, b"\0")
             found.update(s.local_port for s in _dump(netlink, 1 << TCP_LISTEN, identifier))
     return frozenset(found)
+
+
+def listeners() -> list[Listener]:
+    """Who listens in the calling thread's namespace (`ss -tln`)."""
+    found = []
+    with _opened() as netlink:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            _send(netlink, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, bytes(_ID_BYTES), 1 << TCP_LISTEN)
+            for body in _answers(netlink):
+                each = _parse(body)
+                found.append(Listener(each.local, each.local_port, _is_v6_only(body)))
+    return found
 
 
 def half_open(namespace: Path) -> int:
@@ -207,6 +237,16 @@ def _parse(body: bytes) -> TcpSocket:
     return TcpSocket(
         family, _ip(family, local), local_port, _ip(family, remote), remote_port, state, identifier
     )
+
+
+def _is_v6_only(body: bytes) -> bool:
+    at = _ATTRIBUTES_AT
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if kind == _V6_ONLY:
+            return bool(body[at + _ATTRIBUTE.size])
+        at += max(_ATTRIBUTE.size, (length + 3) & ~3)
+    return False
 
 
 def _ip(family: int, raw: bytes) -> IP:

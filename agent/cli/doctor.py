@@ -16,7 +16,8 @@ from agent.cli.output import CliError, Row
 from agent.cli.which import Which, which_agent
 from agent.doctor.check import Check, Verdict
 from agent.doctor.examination import NAMES, examine
-from agent.doctor.flow import Flow, Step, explain_flow, explain_pod
+from agent.doctor.flow import Flow, Step, explain_flow
+from agent.doctor.of_pod import explain_pod
 from agent.doctor.site import CNI_CONF_DIR, Agent, Site
 from redirect.errors import RedirectError
 

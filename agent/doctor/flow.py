@@ -12,13 +12,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from agent.admin.client import AgentAbsent, AgentRefused
-from agent.doctor import limited
+from agent.doctor import inside_pod, limited
 from agent.doctor.check import Verdict
 from agent.doctor.site import Site
-from agent.doctor.without_agent import ejected_words
 from agent.model.address import AddressError, SocketAddress, parse_ip
 from agent.model.counted import counted
-from agent.model.listener import HBONE
 from redirect import break_glass, prefilter
 from redirect.forecast import Dial, Exit, arriving, leaving
 from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey
@@ -99,7 +97,14 @@ def explain_flow(site: Site, flow: Flow) -> list[Step]:
         before = list(has_left)
         after = [] if answer is None else [*mesh_steps(answer), *_limited(site, flow, answer)]
         target = _target(flow, answer)
-        return [*before, *steps, *after, *kernel.arrives(flow, target), *_live(site, flow)]
+        return [
+            *before,
+            *steps,
+            *after,
+            *kernel.arrives(flow, target, _node_of(answer, site)),
+            *kernel.listens(_application(flow, answer), site),
+            *_live(site, flow),
+        ]
 
 
 class Kernel:
@@ -128,21 +133,22 @@ class Kernel:
             words = "it was open when the pod was captured, and passes as it is until it ends (GRANDFATHERED)"
             yield Step("from_pod", Verdict.OK, words)
             return
-        yield self._step(
+        yield self.step(
             leaving(
-                self._dial(flow.source.ip, flow.destination),
+                self.dial(flow.source.ip, flow.destination),
                 self._maps.iface(entry.ifindex),
-                is_open=self._is_open(entry.ifindex),
+                is_open=self.is_open(entry.ifindex),
             )
         )
 
-    def arrives(self, flow: Flow, target: SocketAddress) -> Iterator[Step]:
+    def arrives(self, flow: Flow, target: SocketAddress, node: str = "") -> Iterator[Step]:
+        """`node`: where the pod is, as far as that is known and another one."""
         entry = self._maps.pod(target.ip)
         if entry is None:
             yield Step(
                 "destination",
                 Verdict.OK,
-                f"{target.ip} is no captured pod of this node: the rest is seen there",
+                f"{target.ip} is no captured pod of this node: {_rest(node)}",
             )
             return
         owner = self._maps.owner(entry.ifindex) or "a pod that is not noted"
@@ -156,44 +162,35 @@ class Kernel:
             return
         peer, fds = self._maps.pod(flow.source.ip), self._maps.fds
         is_denied = prefilter.is_denied(fds, flow.source.ip, *target, entry.ifindex)
-        yield self._step(
+        yield self.step(
             arriving(
-                self._dial(flow.source.ip, target),
+                self.dial(flow.source.ip, target),
                 self._maps.iface(entry.ifindex),
                 is_hosts=flow.source.ip in self._hosts,
                 is_local_peer=peer is not None,
-                is_open=self._is_open(entry.ifindex),
-                is_peer_open=peer is not None and self._is_open(peer.ifindex),
+                is_open=self.is_open(entry.ifindex),
+                is_peer_open=peer is not None and self.is_open(peer.ifindex),
                 is_denied=is_denied,
             )
         )
 
-    def pod(self, ifindex: int) -> Iterator[Step]:
-        """What the programs would do with new connections of and to one pod."""
-        iface = self._maps.iface(ifindex)
-        count = self._maps.captures().get(ifindex)
-        if count is not None:
-            yield Step(
-                "captured",
-                Verdict.OK,
-                f"{counted(count.outbound, 'connection')} of it, {count.inbound} to it",
-            )
-        for address in iface.addresses if iface is not None else ():
-            is_open, outwards = self._is_open(ifindex), self._dial(address, SocketAddress(address, 80))
-            yield self._step(leaving(outwards, iface, is_open=is_open), f" of {address}")
-            for port in (HBONE.port, 80):
-                dial = self._dial(address, SocketAddress(address, port))
-                yield self._step(
-                    arriving(dial, iface, is_hosts=False, is_open=is_open), f" to {dial.destination}:{port}"
-                )
+    def listens(self, at: SocketAddress, site: Site) -> Iterator[Step]:
+        """Whether the application is there, where it is a captured pod's."""
+        entry = self._maps.pod(at.ip)
+        if entry is None:
+            return
+        with site.inside():
+            found = inside_pod.listeners(entry.ifindex)
+        pod = (self._maps.owner(entry.ifindex) or "the pod").split()[0]
+        yield Step("application", *inside_pod.judged(found, at, pod))
 
-    def _is_open(self, ifindex: int) -> bool:
+    def is_open(self, ifindex: int) -> bool:
         return not self._open.isdisjoint((ifindex, OF_NODE))
 
-    def _dial(self, source: IP, to: SocketAddress) -> Dial:
+    def dial(self, source: IP, to: SocketAddress) -> Dial:
         return Dial(source, to.ip, to.port, self._conf, self._slots)
 
-    def _step(self, exit: Exit, of: str = "") -> Step:
+    def step(self, exit: Exit, of: str = "") -> Step:
         so_far = self._stats.get((exit.program, exit.reason), 0)
         is_lost = exit.is_drop and exit.reason != "SYN_HELD"
         words = f"{exit.words} ({exit.reason}, {counted(so_far, 'packet')} of all pods so far)"
@@ -268,6 +265,28 @@ def _target(flow: Flow, answer: Row | None) -> SocketAddress:
     return flow.destination
 
 
+def _application(flow: Flow, answer: Row | None) -> SocketAddress:
+    """Where the application would have to listen; what goes to a waypoint or a gateway ends at that."""
+    route = None if answer is None else answer["route"]
+    if route is None:
+        return flow.destination
+    try:
+        return SocketAddress.parse(route["authority"] or route["target"])
+    except AddressError:
+        return SocketAddress.parse(route["target"])
+
+
+def _node_of(answer: Row | None, site: Site) -> str:
+    there = None if answer is None else answer["destination"]
+    return there["node"] if there is not None and there["node"] != site.settings.node else ""
+
+
+def _rest(node: str) -> str:
+    if not node:
+        return "the rest is seen there"
+    return f"the rest, whether anybody listens too, is seen on node {node}: ask its `ztun doctor` the same"
+
+
 def _live(site: Site, flow: Flow) -> Iterator[Step]:
     """Whether it is open now."""
     try:
@@ -286,39 +305,3 @@ def _open(site: Site, flow: Flow) -> list[Row]:
     return [
         row for row in rows if row["src"] == str(flow.source) and row["original_dst"] == str(flow.destination)
     ]
-
-
-def explain_pod(site: Site, pod: str) -> list[Step]:
-    """What is known of a pod by its name `NAMESPACE/NAME`. Raises LookupError, RedirectError, OSError."""
-    steps = []
-    try:
-        status = site.agent.page("/status")
-        for row in status["pods"]:
-            if row["pod"] == pod:
-                bad = row["trouble"] or "; ".join(each["effect"] for each in row["not_in_force"])
-                words = bad or f"served as {row['identity']}"
-                steps.append(Step("agent", Verdict.FAILED if row["trouble"] else Verdict.OK, words))
-        for row in status["waiting"]:
-            if row["pod"] == pod:
-                steps.append(Step("agent", Verdict.FAILED, f"waits, {row['reason']}; {row['remedy']}"))
-    except (AgentAbsent, AgentRefused) as error:
-        steps.append(Step("agent", Verdict.CANNOT_TELL, str(error)))
-    with site.maps() as maps:
-        noted = {} if maps is None else maps.owners()
-        interfaces = [ifindex for ifindex, text in sorted(noted.items()) if text.split()[:1] == [pod]]
-        if maps is None or (
-            not interfaces and not any(step.verdict is not Verdict.CANNOT_TELL for step in steps)
-        ):
-            known = sorted({text.split()[0] for text in noted.values() if text})
-            others = f"captured are {', '.join(known)}" if known else "none is"
-            for line in ejected_words(site.run_dir, maps):
-                if line.startswith(f"{pod}: "):
-                    raise LookupError(f"{line}; {others}")
-            raise LookupError(f"no pod {pod} is captured here; {others}")
-        for ifindex in interfaces:
-            steps += Kernel(maps).pod(ifindex)
-    try:
-        steps += [Step("limit", *each) for each in limited.of_pod(pod, site.agent.page("/limits"))]
-    except (AgentAbsent, AgentRefused):
-        pass  # said above
-    return steps

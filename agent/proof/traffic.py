@@ -147,8 +147,8 @@ _CHECKS = (
         attrgetter("strangers_failed"),
         attrgetter("handshakes_done"),
         Link.PEER,
-        "every mutual TLS handshake with it fails, and all come from addresses that are no members' of the mesh",
-        "a scan looks like this; where it is peers behind a NAT, the access log has the reason of each",
+        "every handshake of strangers fails, and nobody else makes one with it",
+        "those are addresses of which the mesh expects no HBONE: a scan, or peers behind a NAT; the access log has them",
         True,
     ),
 )

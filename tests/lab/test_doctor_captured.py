@@ -7,17 +7,20 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
-from agent.doctor import program_checks
+from agent.doctor import inside_pod, program_checks
 from agent.doctor.agent_checks import judge_certificates
 from agent.doctor.check import Verdict
 from agent.doctor.examination import examine
-from agent.doctor.flow import Flow, Step, explain_flow, explain_pod
+from agent.doctor.flow import Flow, Step, explain_flow
+from agent.doctor.names_check import dns
+from agent.doctor.of_pod import explain_pod
 from agent.doctor.site import Site
 from agent.lab.agents import ZTUN
 from agent.lab.blueprint import generate, parse
@@ -227,10 +230,61 @@ def test_what_becomes_of_a_connection_is_said_without_an_agent(site: Site, node:
     assert "SYN_TO_PROXY" in steps["to_pod"].words and "plaintext" in steps["to_pod"].words
     node.deafen()
     try:
-        lost = told(f"{a2}:4000", f"{a1}:15008")[-1]
+        lost = {step.where: step for step in told(f"{a2}:4000", f"{a1}:15008")}["to_pod"]
         assert lost.verdict is Verdict.FAILED and "NO_LISTENER" in lost.words
     finally:
         node.listen()
+
+
+def test_a_server_that_does_not_listen_is_named(site: Site, node: Node) -> None:
+    pod, a2 = node.pod("a1"), node.pod("a2").address(4)
+    a1 = pod.address(4)
+
+    def application(port: int) -> Step:
+        with netns.entered(node.place.netns):
+            steps = explain_flow(site, Flow.parse(f"{a2}-{a1}:{port}"))
+        return {step.where: step for step in steps}["application"]
+
+    with netns.entered(pod.netns):
+        everywhere = socket.create_server(("::", 7001), family=socket.AF_INET6, dualstack_ipv6=True)
+        only_6 = socket.create_server(("::", 7002), family=socket.AF_INET6)
+        inside = socket.create_server(("127.0.0.1", 7003))
+    with everywhere, only_6, inside:
+        assert application(7001).verdict is Verdict.OK
+        assert application(7002).verdict is Verdict.FAILED
+        lost = application(7003)
+    assert lost.verdict is Verdict.FAILED and "only at 127.0.0.1" in lost.words
+    assert application(7001).verdict is Verdict.FAILED
+
+
+def test_a_name_server_that_does_not_answer_a_pod_is_named(
+    site: Site, node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The pod's namespace has a name and no process: its resolv.conf is where `ip netns` has it."""
+    namespace = Path(node.pod("a1").netns)
+    own = tmp_path / namespace.name / "resolv.conf"
+    own.parent.mkdir()
+    monkeypatch.setattr(inside_pod, "NETNS_CONFIGURATION", tmp_path)
+    with netns.entered(node.place.netns):
+        assert dns(site).verdict is Verdict.OK  # the machine's own is nobody's matter here
+        own.write_text("search nowhere\nnameserver 127.0.0.1\n")
+        check = dns(site)
+        assert (check.name, check.verdict) == ("DNS", Verdict.WARNING)
+        assert "127.0.0.1 does not answer" in check.words
+        with netns.entered(namespace):
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            server.bind(("127.0.0.1", 53))
+        with server, ThreadPoolExecutor(1) as threads:
+            for code, verdict in ((0, Verdict.OK), (5, Verdict.WARNING)):
+                answered = threads.submit(_answer, server, code)
+                assert dns(site).verdict is verdict
+                answered.result()
+
+
+def _answer(server: socket.socket, code: int) -> None:
+    server.settimeout(10)
+    query, client = server.recvfrom(512)
+    server.sendto(query[:2] + bytes((0x81, code)) + query[4:], client)
 
 
 def test_what_programs_deny_is_said_to_be_denied(site: Site, node: Node) -> None:
@@ -244,7 +298,7 @@ def test_what_programs_deny_is_said_to_be_denied(site: Site, node: Node) -> None
         try:
             with netns.entered(node.place.netns):
                 told = {
-                    where: explain_flow(site, Flow.parse(f"{where}-{a1}:{port}"))[-1]
+                    where: _arrival(explain_flow(site, Flow.parse(f"{where}-{a1}:{port}")))
                     for where, port in ((f"{a2}:4000", 80), (f"{a2}:4001", 81), (f"{b1}:4000", 80))
                 }
         finally:
@@ -252,6 +306,10 @@ def test_what_programs_deny_is_said_to_be_denied(site: Site, node: Node) -> None
             written.drop_set(number, sources)
     assert [step.verdict for step in told.values()] == [Verdict.FAILED, Verdict.OK, Verdict.OK]
     assert "DENIED" in told[f"{a2}:4000"].words
+
+
+def _arrival(steps: list[Step]) -> Step:
+    return next(step for step in steps if step.where == "to_pod")
 
 
 def test_of_a_pod_that_is_not_captured_it_is_said_who_is(site: Site, node: Node) -> None:

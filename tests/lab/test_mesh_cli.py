@@ -443,6 +443,9 @@ def test_a_doctor_says_how_a_pod_is_served(world: World) -> None:
     status, steps = told(world, "--pod", "demo/server-a")
     assert status == 0 and steps["agent"] == "served as spiffe://cluster.local/ns/demo/sa/server"
     assert "(hbone)" in steps[f"to_pod to {world.address('server-a')}:15008"]
+    assert f"at {world.address('server-a')} on 8080" in steps["application"]
+    assert "(plaintext)" in steps[f"to_pod to {world.address('server-a')}:8080"]
+    assert "where none is everybody may connect" in steps["policy"] and "DNS is" in steps["names"]
     with netns.entered(world.node("node-a").netns):
         done = world.cli("doctor", "--pod", "demo/nobody", node="node-a")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "demo/server-a" in done.stderr

@@ -78,6 +78,9 @@ class NoKernel:
     def arrives(self, *_: object) -> tuple[()]:
         return ()
 
+    def listens(self, *_: object) -> tuple[()]:
+        return ()
+
 
 def test_of_a_pod_elsewhere_its_node_knows_how_many_are_open() -> None:
     said = explanation("n2")["policy"]["limits"]
