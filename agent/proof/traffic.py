@@ -148,7 +148,7 @@ _CHECKS = (
         attrgetter("handshakes_done"),
         Link.PEER,
         "every handshake of strangers fails, and nobody else makes one with it",
-        "those are addresses of which the mesh expects no HBONE: a scan, or peers behind a NAT; the access log has them",
+        "those are addresses of which the mesh expects no HBONE: a scan, or peers behind NAT; the access log has them",
         True,
     ),
 )
