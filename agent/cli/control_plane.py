@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from agent.cli import plane_status
 from agent.cli.output import option_of
 from agent.config import ConfigError
 from agent.controlplane.serve.tokens import issue
-from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.state_dir import ROOT_FILE, StateDirectory, StateError
 from agent.lab.naming import state_dir_of
 from agent.log import set_up_log
 from agent.model.address import CIDR, AddressError, split_host_port, split_listen
@@ -21,6 +23,7 @@ from agent.model.identity import is_trust_domain
 from agent.option_kinds import cidrs, mesh_name
 
 NAME = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|[0-9A-Fa-f:.]+")
+ROOT_PATIENCE_S = 2.0
 STATE_DIR = click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -263,8 +266,18 @@ def token(node: str, state_dir: Path, out: Path | None) -> None:
     """
     try:
         path = issue(state_dir, node)
+        # Of a script that has started one in the line before, it may be about to make its root.
+        until = time.monotonic() + ROOT_PATIENCE_S
+        while not (is_anybodys := (state_dir / ROOT_FILE).exists()) and time.monotonic() < until:
+            time.sleep(0.05)
     except StateError as error:
         raise click.ClickException(str(error)) from error
+    if not is_anybodys:
+        click.echo(
+            f"note: no control plane has ever served from {state_dir} (--state-dir): the token is of no use to "
+            f"an agent until one is started with --state-dir {shlex.quote(str(state_dir))}",
+            err=True,
+        )
     try:
         if out is not None and out != path:
             StateDirectory(out.parent).write(out.name, path.read_bytes())

@@ -17,6 +17,7 @@ from typing import TypeVar
 from agent.whole_file import write_whole
 
 T = TypeVar("T")
+ROOT_FILE = "root.pem"
 LOCK = "control-plane"
 """Held in the state directory while a control plane lives."""
 FLOCK = struct.Struct("@hhqqi4x")

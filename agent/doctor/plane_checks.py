@@ -11,6 +11,7 @@ import ssl
 import time
 from pathlib import Path
 
+from agent.admin.client import AgentAbsent, AgentRefused
 from agent.config import Config
 from agent.doctor.check import Check, Examination, Subject
 from agent.doctor.site import PATIENCE_S, Site
@@ -21,6 +22,8 @@ TELLS_TIME = 15014
 """Where istiod, and the embedded control plane, serve their metrics by HTTP."""
 HANDSHAKE_S = 3.0
 """Long enough for a busy one: who takes a connection and says nothing for so long is stopped or hangs."""
+REFUSED_TOKEN = "refuses our token"
+"""As `agent.rpc.rpc_errors` has it."""
 SKEW_S, MUCH_SKEW_S = 30.0, 300.0
 SOON_S = 86400.0
 
@@ -64,7 +67,18 @@ def credentials(site: Site) -> Check:
     ends = _end_of(token)
     if ends is not None and ends < time.time():
         return CREDENTIALS.failed(f"token {path} has expired, {_span(time.time() - ends)} ago", renewed)
+    if said := _refusal(site):
+        return CREDENTIALS.failed(said, renewed)
     return CREDENTIALS.ok("roots and a token that can be read")
+
+
+def _refusal(site: Site) -> str:
+    """What the agent that runs says of its token; empty: it is taken, or nobody knows."""
+    try:
+        reasons = site.agent.page("/status")["reasons"]
+    except (AgentAbsent, AgentRefused):
+        return ""
+    return next((each for each in reasons if REFUSED_TOKEN in each), "")
 
 
 def control_plane(site: Site) -> Check:

@@ -11,6 +11,8 @@ import grpc
 from agent.rpc.endpoint import Endpoint
 
 MAX_DETAIL_CHARS = 300
+OURS = "node token"
+"""In the words of our own control plane, whose tokens have neither an audience nor a cluster."""
 
 _UNAVAILABLE = (  # a mark in the text, what it means, whether it can pass with nothing changed by anybody
     ("Hostname Verification", "its certificate is not for {name}: check the server name", False),
@@ -80,6 +82,8 @@ def _is_of_unknown_pod(code: grpc.StatusCode, detail: str) -> bool:
 
 
 def _hint(code: grpc.StatusCode, detail: str) -> str:
+    if code is grpc.StatusCode.UNAUTHENTICATED and OURS in detail:
+        return "it refuses our token: check {token}"
     if _is_of_unknown_pod(code, detail.lower()):
         return "it does not find the pod on this node yet; its list of pods may be behind, it is asked again"
     if code is grpc.StatusCode.UNAVAILABLE:

@@ -23,7 +23,7 @@ import pytest
 from cryptography import x509
 
 from agent import privileges
-from agent.doctor import kernel_checks
+from agent.doctor import kernel_checks, plane_checks
 from agent.doctor.check import Check, Verdict
 from agent.doctor.examination import CHECKS, NAMES, examine
 from agent.doctor.flow import Flow, explain_flow
@@ -336,6 +336,16 @@ def test_a_token_that_is_of_no_use(patient: Patient, plane: Plane, token: str | 
         plane.token.write_text(token)
     with ill_with(patient, "credentials"):
         plane.token.write_text(jwt(time.time() + 3600))
+
+
+def test_a_token_that_the_control_plane_does_not_take(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "control plane: connecting: control plane 10.0.0.1:15012: it refuses our token: check /x"
+    with monkeypatch.context() as patched:
+        patched.setattr(type(patient.site.agent), "page", lambda *_: {"reasons": [said]})
+        check = plane_checks.credentials(patient.site)
+    assert (check.verdict, check.words) == (Verdict.FAILED, said)
 
 
 def test_roots_that_are_of_no_use(patient: Patient, plane: Plane) -> None:

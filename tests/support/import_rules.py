@@ -110,6 +110,8 @@ ALLOWED: dict[str, set[str]] = {
         "agent.fd_limit",
         "agent.admin.client",
         "agent.cni.conflist",
+        # Whom a pod asks for names: the same reading of resolv.conf as our own.
+        "agent.dns.name_servers",
         # What is enrolled, where no agent says it.
         "agent.enroll.wish_file",
         "redirect",

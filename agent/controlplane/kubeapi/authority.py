@@ -15,14 +15,13 @@ from typing import Any
 
 from agent.controlplane.serve.ca import (
     KEY_FILE,
-    ROOT_FILE,
     Authority,
     Clock,
     authority_of,
     key_pem,
     make_authority,
 )
-from agent.controlplane.state_dir import StateError
+from agent.controlplane.state_dir import ROOT_FILE, StateError
 from agent.kubernetes.access import Access
 from agent.kubernetes.connection import Connection, RequestFailed
 

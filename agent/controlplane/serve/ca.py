@@ -19,11 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from agent.controlplane.serve.access import Code, Refused
-from agent.controlplane.state_dir import StateDirectory, StateError
+from agent.controlplane.state_dir import ROOT_FILE, StateDirectory, StateError
 from agent.identity.anchors import is_authority
 
 KEY_FILE = "ca-key.pem"
-ROOT_FILE = "root.pem"
 ROOT_LIFETIME = timedelta(days=3650)
 DEFAULT_TTL_S = 86400
 MAX_TTL_S = 90 * 86400

@@ -189,6 +189,15 @@ def test_without_a_command_it_is_the_help(here: Ztun, arguments: list[str]) -> N
     assert done.returncode == 2 and done.stderr.startswith("Usage: ")
 
 
+def test_a_token_for_no_control_plane_is_said_to_be_one(here: Ztun, tmp_path: Path) -> None:
+    place = tmp_path / "nobody's"
+    done = here("control-plane", "token", "--node", "x", "--state-dir", str(place))
+    assert done.returncode == 0 and done.stdout == f"{place}/tokens/x\n"
+    assert done.stderr.startswith(f"note: no control plane has ever served from {place} (--state-dir)")
+    (place / "root.pem").touch()
+    assert here("control-plane", "token", "--node", "x", "--state-dir", str(place)).stderr == ""
+
+
 def test_a_wrong_call_says_whose_help_to_read(here: Ztun) -> None:
     assert here("help").stderr.endswith("ztun --help`)\n")
     assert here("lab", "exec").stderr.endswith("ztun lab exec --help`)\n")

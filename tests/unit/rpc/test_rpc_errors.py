@@ -118,6 +118,11 @@ def test_each_status_says_what_to_check(code: grpc.StatusCode, hint: str) -> Non
     assert hint in said(code, "why")
 
 
+def test_a_token_of_our_own_control_plane_has_no_audience() -> None:
+    text = said(grpc.StatusCode.UNAUTHENTICATED, "unknown node token: it was replaced; issue a new one")
+    assert "refuses our token: check /run/token (UNAUTH" in text and "audience" not in text
+
+
 def test_whatever_a_server_says_stays_one_bounded_line() -> None:
     text = said(grpc.StatusCode.UNKNOWN, "a\r\nb\t{name}" + "c" * 10_000)
     assert "\n" not in text and "a b {name}" in text and len(text) < MAX_DETAIL_CHARS + 100
