@@ -21,6 +21,7 @@ from agent.controlplane.translate.conditions import Condition, Conditions
 Clock = Callable[[], datetime]
 API_VERSIONS = {
     "AuthorizationPolicy": "security.istio.io/v1",
+    "ConnectionLimit": "ztun.io/v1alpha1",
     "Service": "v1",
     "ServiceEntry": "networking.istio.io/v1",
     "WorkloadEntry": "networking.istio.io/v1",

@@ -1,6 +1,7 @@
 """Status conditions in Istio's shape: a policy accepted, or not enforced and why; what is bound to a waypoint. Pure.
 
-Types and reasons are istiod's, so that what reads its statuses can read these. Pods have none there, nor here.
+Types and reasons are istiod's, so that what reads its statuses can read these; a ConnectionLimit, which istiod does not
+know, has the type that most kinds of Kubernetes have. Pods have none there, nor here.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from agent.controlplane.translate.waypoint_effects import why_unbound, why_unres
 from agent.controlplane.translate.waypoints import ACCEPTED as BOUND
 from agent.controlplane.translate.waypoints import OWN_CLASSES, Binding, Waypoints, bindings
 
-ZTUNNEL, WAYPOINT = "ZtunnelAccepted", "WaypointAccepted"
+ZTUNNEL, WAYPOINT, OF_LIMIT = "ZtunnelAccepted", "WaypointAccepted", "Accepted"
 WAYPOINT_BOUND, WAYPOINT_MISSING = "istio.io/WaypointBound", "istio.io/WaypointMissing"
+TYPES = {"AuthorizationPolicy": ZTUNNEL, "ConnectionLimit": OF_LIMIT}
+"""Of what is refused here."""
 ACCEPTED, UNSUPPORTED, INVALID = "Accepted", "UnsupportedValue", "Invalid"
 NOT_FOUND, NOT_BOUND, PARTLY = "TargetNotFound", "AncestorNotBound", "PartiallyInvalid"
 WILDCARD = "NoWaypointForWildcardService"
@@ -48,10 +51,10 @@ def conditions(everything: Inventory, refused: Collection[Refused], mesh: Mesh) 
     """Of all objects that have any. A policy that is refused has that alone, whatever its last good form does."""
     inventory = discovered(everything, mesh)
     waypoints = Waypoints.of(inventory, mesh.network)
-    broken = {r.key: r for r in refused if r.kind == "AuthorizationPolicy" and r.key is not None}
+    broken = {r.key: r for r in refused if r.kind in TYPES and r.key is not None}
     for (kind, namespace, name), refusal in broken.items():
         message = f"{refusal.errors[0].field}: {refusal.errors[0].problem}; {refusal.effect}"
-        yield Conditions(kind, namespace, name, (Condition(ZTUNNEL, False, INVALID, message),))
+        yield Conditions(kind, namespace, name, (Condition(TYPES[kind], False, INVALID, message),))
     bound = {}
     for made, binding in bindings(inventory, waypoints):
         bound[made.meta.key] = binding
@@ -60,6 +63,9 @@ def conditions(everything: Inventory, refused: Collection[Refused], mesh: Mesh) 
     for policy in inventory.policies:
         if policy.meta.key not in broken and policy.meta.namespace:
             yield _of(policy.meta, _of_policy(policy, inventory, bound))
+    for limit in inventory.connection_limits:
+        if limit.meta.key not in broken and limit.meta.namespace:
+            yield _of(limit.meta, Condition(OF_LIMIT, True, ACCEPTED, "in force at node proxies"))
 
 
 def _of(meta: Meta, *found: Condition) -> Conditions:

@@ -69,6 +69,21 @@ def test_what_is_not_enforced_says_why() -> None:
     assert "spec.acton: unknown field" in condition.message and "it is not in force" in condition.message
 
 
+LIMIT = """apiVersion: ztun.io/v1alpha1
+kind: ConnectionLimit
+metadata: {name: few, namespace: demo}
+spec: {connections: 5}
+"""
+
+
+def test_a_limit_is_accepted_or_says_why_not() -> None:
+    condition = only(found(LIMIT))
+    assert (condition.type, condition.status, condition.reason) == ("Accepted", True, "Accepted")
+    condition = only(found(LIMIT.replace("connections: 5", "conections: 5")))
+    assert (condition.type, condition.status, condition.reason) == ("Accepted", False, "Invalid")
+    assert "spec.conections: unknown field" in condition.message
+
+
 def test_a_waypoint_that_is_not_there_is_named() -> None:
     text = service("s", "demo", "app: web", "10.96.0.1", labels="istio.io/use-waypoint: wp")
     condition = only(found(text))
