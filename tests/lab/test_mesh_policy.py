@@ -1,15 +1,22 @@
-"""Policies dropped into the control plane's directory, and what they do to new and to live connections."""
+"""Policies and limits dropped into the control plane's directory, and what they do to new and to live connections."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
+from agent.lab import probes
 from agent.lab.firewall import Denied
+from agent.model.limits import BYTES
+from redirect.netns import entered
 from tests.support.labmesh import PORT, SILENCE_S, World, policy_manifest, principal
-from tests.support.labtraffic import until
+from tests.support.labtraffic import PATIENCE_S, until, wait_gone
 
 pytestmark = pytest.mark.kernel
 
@@ -119,3 +126,83 @@ def test_a_host_policy_on_the_real_port_holds_for_plaintext(world: World) -> Non
     finally:
         world.lab.allow_forward()
     assert world.is_served("outsider-a", address)
+
+
+LIMIT = """\
+apiVersion: ztun.io/v1alpha1
+kind: ConnectionLimit
+metadata: {name: six, namespace: demo}
+spec: {selector: {matchLabels: {app: server}}, connections: 6}
+"""
+
+
+def test_a_limit_is_of_one_identity_over_all_workers_and_what_a_killed_one_had_is_free(world: World) -> None:
+    address = world.address("server-b")
+    with ExitStack() as stack:
+        talks = [stack.enter_context(world.talk("client-a", address)) for _ in range(6)]
+        for talk in talks:
+            talk.say()
+        log = world.log("node-b")
+        stack.enter_context(world.manifest("limit", LIMIT))
+        until(lambda: not world.is_served("client-a", address), "the seventh is refused")
+        assert not any(world.is_served(client, address) for client in ("client-a", "client-b") * 3)
+        assert world.is_served("outsider-a", address), "another client"
+        for talk in talks:
+            talk.say()
+        log.line('direction="inbound"', "LIMITED", "sa/client", "6 connections are open, as many as")
+        until(lambda: world.metric("node-b", "ztun_limited_total", limit="connections") >= 7, "counted")
+        assert "ConnectionLimit demo/six" in world.cli("limits", node="node-b").stdout
+        first = world.workers("node-b")[0]
+        os.kill(first, signal.SIGTERM)
+        wait_gone(first)
+        until(lambda: world.workers("node-b").get(0, first) != first, "its successor")
+        assert not any(world.is_served("client-a", address) for _ in range(4)), "which has what it had"
+        for talk in talks:
+            talk.say()
+        before = [talk for talk in talks if not talk.is_ended()]
+        world.kill(world.workers("node-b")[0])
+        until(lambda: any(talk.is_ended() for talk in talks), "what it had ends")
+        left = [talk for talk in before if not talk.is_ended()]
+        assert len(before) == 6 and 0 < len(left) < 6
+        until(lambda: world.is_served("client-a", address), "there is room again")
+        for talk in left:
+            talk.say()
+    until(lambda: world.is_served("client-a", address), "no limit is left")
+    world.mesh.wait_ready("node-b")
+
+
+PACED = """\
+apiVersion: ztun.io/v1alpha1
+kind: ConnectionLimit
+metadata: {name: slow, namespace: demo}
+spec:
+  selector: {matchLabels: {app: server}}
+  from: [{source: {principals: [cluster.local/ns/demo/sa/client]}}]
+  bytesPerSecond: 300k
+"""
+BULK_PORT, BULK_BYTES = 8090, 600_000
+
+
+def test_bytes_a_second_are_of_one_identity_in_both_directions_and_all_of_them_arrive(world: World) -> None:
+    address = world.address("server-b")
+    world.serve("server-b", "bulk", BULK_PORT)
+
+    def exchange(client: str) -> dict[str, Any]:
+        with entered(world.pod(client).netns):
+            return probes.exchange(address, BULK_PORT, PATIENCE_S, BULK_BYTES, BULK_BYTES)
+
+    def waits() -> float:
+        return world.metric("node-b", "ztun_limited_total", limit=BYTES)
+
+    with world.manifest("limit", PACED), ThreadPoolExecutor() as threads:
+        until(
+            lambda: "ConnectionLimit demo/slow" in world.cli("limits", node="node-b").stdout, "it is in force"
+        )
+        before = waits()
+        paced = threads.submit(exchange, "client-a")
+        until(lambda: waits() > before, "it waits")
+        for _ in range(2):
+            exchange("outsider-a")
+        assert not paced.done(), "another client has carried twice as much meanwhile"
+        assert paced.result()["received"] == BULK_BYTES, "every byte of both directions is the right one"
+    world.mesh.wait_ready("node-b")

@@ -20,19 +20,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey, derive_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.lab.agents import ZTUN, LabMesh
 from agent.memory_order import BETWEEN, place_of
 from agent.model.listener import HBONE
 from agent.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, keep_only
-from agent.telemetry.families import ALL, LIMITED, ON_DEMAND_DNS, POD_BROKEN, PREFILTER_DENIED, Kind
 from redirect import netns
 from redirect.errors import InstanceInUse
 from redirect.reconcile import Redirection
 from redirect.side import sides_of
 from tests.support.keyhunt import key_of, where
-from tests.support.labmesh import ENROLLED, PORT, World, policy_manifest, principal, running
+from tests.support.labmesh import PORT, World, policy_manifest, principal, running
 from tests.support.labtraffic import until, wait_gone
 from tests.support.ongoing import New
 from tests.support.tasks import Task, tasks
@@ -353,99 +351,3 @@ def test_one_busy_pair_of_pods_has_every_worker_at_both_ends(world: World) -> No
         node: [len(now - was) for was, now in zip(before[node], after[node], strict=True)] for node in sides
     }
     assert new == {"node-a": [4, 4], "node-b": [1, 1]}
-
-
-LIMIT = """\
-apiVersion: ztun.io/v1alpha1
-kind: ConnectionLimit
-metadata: {name: six, namespace: demo}
-spec: {selector: {matchLabels: {app: server}}, connections: 6}
-"""
-
-
-def test_a_limit_is_of_one_identity_over_all_workers_and_what_a_killed_one_had_is_free(world: World) -> None:
-    address = world.address("server-b")
-    with ExitStack() as stack:
-        talks = [stack.enter_context(world.talk("client-a", address)) for _ in range(6)]
-        for talk in talks:
-            talk.say()
-        log = world.log("node-b")
-        stack.enter_context(world.manifest("limit", LIMIT))
-        until(lambda: not world.is_served("client-a", address), "the seventh is refused")
-        assert not any(world.is_served(client, address) for client in ("client-a", "client-b") * 3)
-        assert world.is_served("outsider-a", address), "another client"
-        for talk in talks:
-            talk.say()
-        log.line('direction="inbound"', "LIMITED", "sa/client", "6 connections are open, as many as")
-        until(lambda: world.metric("node-b", "ztun_limited_total", limit="connections") >= 7, "counted")
-        assert "ConnectionLimit demo/six" in world.cli("limits", node="node-b").stdout
-        first = world.workers("node-b")[0]
-        os.kill(first, signal.SIGTERM)
-        wait_gone(first)
-        until(lambda: world.workers("node-b").get(0, first) != first, "its successor")
-        assert not any(world.is_served("client-a", address) for _ in range(4)), "which has what it had"
-        for talk in talks:
-            talk.say()
-        before = [talk for talk in talks if not talk.is_ended()]
-        world.kill(world.workers("node-b")[0])
-        until(lambda: any(talk.is_ended() for talk in talks), "what it had ends")
-        left = [talk for talk in before if not talk.is_ended()]
-        assert len(before) == 6 and 0 < len(left) < 6
-        until(lambda: world.is_served("client-a", address), "there is room again")
-        for talk in left:
-            talk.say()
-    until(lambda: world.is_served("client-a", address), "no limit is left")
-    world.mesh.wait_ready("node-b")
-
-
-def exposed(world: World, node: str) -> dict[str, float]:
-    """Sums of the samples by metric, read as Prometheus reads them."""
-    status, body = world.http(node, 15020, "/metrics", accept="application/openmetrics-text")
-    assert status == 200
-    families = text_string_to_metric_families(body)
-    return {family.name: sum(s.value for s in family.samples) for family in families if family.samples}
-
-
-def test_every_metric_lives_and_a_worker_takes_its_gauges_along(world: World) -> None:
-    address = world.address("server-b")
-    with world.talk("client-a", address) as one, world.talk("client-a", address) as two:
-        for talk in (one, two):
-            talk.say()
-        assert not world.is_served("client-a", address, port=9)
-        now = {"istio_tcp_sockets_open": 2, "ztun_hbone_streams": 2}
-        until(lambda: now.items() <= exposed(world, "node-a").items(), "the open connections and no others")
-        before = exposed(world, "node-a")
-        # Missing where all is well: limits, pods that are not served, SYNs that programs denied, workloads that are
-        # known by a host name alone. Not asked for here: ZDS, revocation lists, DNS.
-        others = (
-            "ztun_control_plane_",
-            "ztun_zds_",
-            "ztun_crl_",
-            "istio_crl_",
-            "ztun_host_name",
-            "ztun_dns_",
-            "istio_dns_",
-        )
-        ours = {family.name for family in ALL if not family.name.startswith(others)}
-        assert ours - before.keys() == {
-            POD_BROKEN.name,
-            ON_DEMAND_DNS.name,
-            PREFILTER_DENIED.name,
-            LIMITED.name,
-        }
-        assert before["ztun_agent_ready"] == 1 and before["ztun_agent_degraded_reasons"] == 0
-        assert before["ztun_hbone_connections"] >= 1
-        assert before["ztun_certificates"] == len(ENROLLED) // 2 and before["ztun_xds_connected"] == 1
-        assert before["workload_manager_proxies_started"] == len(ENROLLED) // 2
-        world.kill(*world.workers("node-a").values())
-        # Long before the connections could have been closed in order: nobody is left who would count that.
-        restarts = before["ztun_worker_restarts"] + 2
-        until(lambda: exposed(world, "node-a")["ztun_worker_restarts"] == restarts, "the restarts")
-        until(
-            lambda: exposed(world, "node-a").get("istio_tcp_sockets_open") == 0, "the gauges of the dead go"
-        )
-    world.mesh.wait_ready("node-a")
-    after = exposed(world, "node-a")
-    counters = [family.name for family in ALL if family.kind is Kind.COUNTER and family.name in before]
-    assert [name for name in counters if after.get(name, 0) < before[name]] == []
-    assert after["ztun_hbone_streams"] == 0
