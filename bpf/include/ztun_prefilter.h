@@ -119,8 +119,10 @@ static __always_inline int turn_round(struct __sk_buff *skb, const struct packet
         /* The same for a SYN that comes again. */
         now.seq_be = mixed(mixed(key, was.seq_be), (u32)was.sport_be << 16 | was.dport_be);
     }
-    s64 difference = bpf_csum_diff(&was.seq_be, 12, &now.seq_be, 12, 0);
-    if (difference < 0 || bpf_l4_csum_replace(skb, p->l4_offset + CHECKSUM_AT, 0, difference, 0))
+    /* Kernel quirk: a sum of 32 bits, which older kernels (seen: 6.1) extend by its sign, so half of them look like an
+     * error. There is none with lengths that the verifier knows. */
+    u32 difference = bpf_csum_diff(&was.seq_be, 12, &now.seq_be, 12, 0);
+    if (bpf_l4_csum_replace(skb, p->l4_offset + CHECKSUM_AT, 0, difference, 0))
         return 0;
     bpf_skb_store_bytes(skb, p->l4_offset, &now, sizeof(now), 0);
     turn_addresses(skb, p);
