@@ -22,9 +22,6 @@ from agent.controlplane.state_dir import LOCK, StateDirectory, StateError
 from agent.model.counted import counted
 
 EXIT_CODES = {"READY": 0, "DEGRADED": 3, "DEAD": 4}
-UNMET = ("object", "condition", "status", "reason", "message")
-"""The only one that may be long comes last."""
-WIDTH, LEAST_MESSAGE = 80, 24
 
 
 def answer(state_dir: Path) -> dict[str, Any]:
@@ -65,7 +62,13 @@ def show(state_dir: Path, output: str) -> None:
     else:
         click.echo(said["line"])
         for reason in said["reasons"] if said["state"] != "DEAD" else ():
-            click.echo(f"  {reason}")
+            # A table is for the eye; the lines are for `grep` as well.
+            lines = (
+                out.folded(f"  {reason}", out.columns_here(), "    ")
+                if output == "table"
+                else [f"  {reason}"]
+            )
+            click.echo("\n".join(lines))
         if output == "line" and said["state"] != "DEAD" and (notes := _notes(said)):
             command = f"ztun control-plane status --state-dir {shlex.quote(str(state_dir))} -o table"
             click.echo(f"  {counted(len(notes), 'warning')}, shown by `{command}`")
@@ -105,9 +108,12 @@ def _summary(status: dict[str, Any]) -> str:
     streams = sum(status.get("streams", {}).values())
     ineffective = status.get("no_effect", ())
     more = sum(bool(row.get("outcome")) for row in ineffective)
+    kept = sum(row.get("outcome") == "kept" for row in status.get("errors", ()))
     return (
         f"addresses={status.get('addresses', 0)} policies={status.get('policies', 0)} streams={streams} "
-        f"refused={len(status.get('errors', ()))} no-effect={len(ineffective) - more} "
+        f"refused={len(status.get('errors', ()))} "
+        f"{f'kept={kept} ' if kept else ''}"
+        f"no-effect={len(ineffective) - more} "
         f"{f'denies-more={more} ' if more else ''}"
         f"warnings={len(_notes(status))} "
         f"listen={status.get('address', '')}"
@@ -115,8 +121,25 @@ def _summary(status: dict[str, Any]) -> str:
 
 
 def _tables(said: dict[str, Any]) -> None:
-    out.show_table([{"warning": text} for text in _notes(said)], empty="no warnings")
-    out.show_table(_shown(_unmet(said)), UNMET, empty="no other object has a condition that is not met")
+    width = out.columns_here()
+    documents = [
+        {"outcome": row["outcome"], "where": f"{row['file']}:{row['line']}", "object": row["object"]}
+        for row in said.get("documents", ())
+    ]
+    if documents:
+        click.echo(out.sentences(documents, ["outcome", "object", "where"], width))
+    click.echo(f"{counted(said.get('accepted', 0), 'object')} accepted{' beside' if documents else ''}")
+    notes = [{"warning": text} for text in _notes(said)]
+    click.echo(out.sentences(notes, ["warning"], width) if notes else "no warnings")
+    unmet = [
+        {
+            "object": row["object"],
+            "condition": f"{row['condition']} {row['status']}, {row['reason']}: {row['message']}",
+        }
+        for row in _unmet(said)
+    ]
+    nothing = "no other object has a condition that is not met"
+    click.echo(out.sentences(unmet, ["object", "condition"], width) if unmet else nothing)
     nodes = sorted({*said.get("streams", {}), *said.get("enrolled", {})})
     rows = [
         {
@@ -139,20 +162,6 @@ def _unmet(said: dict[str, Any]) -> list[dict[str, Any]]:
         for row in said.get("conditions", ())
         if row["reason"] not in ("Accepted", "WaypointAccepted") and row["object"] not in refused
     ]
-
-
-def _shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """With messages cut to the usual width of a terminal; JSON has all of them."""
-    before = sum(
-        max(map(len, (name, *(str(row[name]) for row in rows)))) + 2 for name in UNMET if name != "message"
-    )
-    room = max(LEAST_MESSAGE, WIDTH - before)
-    return [{**row, "message": cut(row["message"], room)} for row in rows]
-
-
-def cut(text: str, room: int) -> str:
-    """At most so many characters; the last one says that there is more."""
-    return text if len(text) <= room else text[: room - 1].rstrip() + "…"
 
 
 def _notes(said: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agent.controlplane.read.directory import Reading
 from agent.controlplane.read.inventory import collect
-from agent.controlplane.read.objects import Pod
+from agent.controlplane.read.objects import Object, Pod
 from agent.controlplane.read.remarks import Remark
 from agent.controlplane.read.yaml_tree import ManifestError
 from agent.controlplane.serve.concerns import Concerns
@@ -32,6 +32,8 @@ class Report:
     said: tuple[Remark, ...]
     conditions: tuple[Conditions, ...]
     pods: Collection[Pod]
+    objects: Collection[Object]
+    """Those that count, without what stands in for refused ones."""
 
 
 def report(reading: Reading, unaddressed: Collection[ManifestError], settings: MeshSettings) -> Report:
@@ -45,7 +47,11 @@ def report(reading: Reading, unaddressed: Collection[ManifestError], settings: M
         *remarks(everything, mesh),
     )
     found = tuple(conditions(everything, reading.standing.refused, mesh))
-    return Report(reading, said, found, everything.pods)
+    standing = reading.standing
+    objects = [
+        made for each in standing.objects.values() for made in each if made.meta.key not in standing.outlived
+    ]
+    return Report(reading, said, found, everything.pods, objects)
 
 
 class Announcer:
@@ -63,5 +69,5 @@ class Announcer:
             if line not in self._said:
                 log.log(logging.ERROR if is_refusal else logging.WARNING, "%s", line)
         self._said = set(lines)
-        self._board.read(reading.is_complete, made.said, reading.passed_over, made.conditions)
+        self._board.read(reading.is_complete, made.said, reading.passed_over, made.conditions, made.objects)
         self._concerns.replace(made.said, made.pods)

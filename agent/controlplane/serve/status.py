@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from agent.controlplane.read.objects import Object
 from agent.controlplane.read.remarks import Remark, Weight
 from agent.controlplane.serve.publisher import Bell
 from agent.controlplane.serve.status_value import FILE, NackReport, Row, Status
@@ -20,6 +21,7 @@ from agent.controlplane.translate.conditions import Condition, Conditions
 from agent.controlplane.translate.resources import Snapshot
 
 TEXT_LIMIT = 500
+REFUSED, KEPT, REMARKED = "refused", "last good form kept", "accepted with remarks"
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +49,26 @@ def condition_row(of: Conditions, condition: Condition) -> Row:
     }
 
 
+def outcome(remark: Remark) -> str:
+    """What came of the document that it is about, in a word."""
+    if not remark.is_refusal:
+        return REMARKED
+    return KEPT if remark.outcome == "kept" else REFUSED
+
+
+def document_rows(said: Sequence[Remark]) -> tuple[Row, ...]:
+    """One for each, the worst that is said of it first found to be so."""
+    rows: dict[tuple[str, int, str], Row] = {}
+    for each in sorted(said, key=lambda remark: not remark.is_refusal):
+        place = each.place
+        about = each.about or f"document {place.document or 1}"
+        rows.setdefault(
+            (place.file, place.document, about),
+            {"object": about, "outcome": outcome(each), "file": place.file, "line": place.line},
+        )
+    return tuple(rows.values())
+
+
 class StatusBoard:
     """The current Status. `bell` rings when it changes; `save` then writes it to the file."""
 
@@ -69,7 +91,10 @@ class StatusBoard:
         said: Sequence[Remark],
         passed_over: Sequence[str],
         conditions: Sequence[Conditions] = (),
+        objects: Collection[Object] = (),
     ) -> None:
+        """`objects`: those that count, with those of which something is said."""
+        remarked = {remark.about for remark in said}
         by_weight = {weight: [remark for remark in said if remark.weight is weight] for weight in Weight}
         self._set(
             is_serving=is_serving,
@@ -77,6 +102,8 @@ class StatusBoard:
             no_effect=tuple(map(row, by_weight[Weight.INEFFECTIVE])),
             warnings=(*(str(r) for r in said if not r.is_refusal), *passed_over),
             conditions=tuple(condition_row(each, one) for each in conditions for one in each.all),
+            documents=document_rows(said),
+            accepted=sum(str(made.meta) not in remarked for made in objects),
         )
 
     def published(

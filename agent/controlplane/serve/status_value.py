@@ -25,7 +25,8 @@ class Status:
 
     `unheard`: nodes with pods of which no agent has said what it captures since what was known before is lost.
     `errors` is what was refused, `no_effect` what does nothing, `warnings` everything to be said but the errors,
-    `conditions` those of every object that has any in Istio.
+    `conditions` those of every object that has any in Istio. `documents` has each of which anything is to be said, with
+    what came of it in a word, and `accepted` is how many there are of which nothing is.
     """
 
     address: str = ""
@@ -36,6 +37,8 @@ class Status:
     no_effect: tuple[Row, ...] = ()
     warnings: tuple[str, ...] = ()
     conditions: tuple[Row, ...] = ()
+    documents: tuple[Row, ...] = ()
+    accepted: int = 0
     vips: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     enrolled: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     streams: Mapping[str, int] = field(default_factory=dict)
