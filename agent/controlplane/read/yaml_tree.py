@@ -141,12 +141,15 @@ def _one_character(found: re.Match[str]) -> str:
     return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + low - 0xDC00:08X}"
 
 
+TEMPLATE = "it is a template: write what it renders to (`helm template`)"
+
+
 def _hint(line: list[str]) -> str:
     """What most often makes a line no YAML."""
     text = "".join(line)
     if "\t" in text[: len(text) - len(text.lstrip())]:
         return "it is indented with a tab: write spaces"
-    return "it is a template: write what it renders to (`helm template`)" if "{{" in text else ""
+    return TEMPLATE if "{{" in text else ""
 
 
 class _Documents:
@@ -304,7 +307,10 @@ class _Builder:
                 parent.lines[key.text] = key.line
             self._keys[-1] = None
         elif not isinstance(node, Scalar):
-            raise self._error("a key is a list or a mapping; it must be text", node.line)
+            problem = "a key is a list or a mapping; it must be text"
+            if isinstance(node, Mapping):  # what `{{ .Values.name }}` is to YAML
+                problem += f"; {TEMPLATE}"
+            raise self._error(problem, node.line)
         else:
             if node.text in self._merged[-1] and node.tag != MERGE_TAG:
                 self._merged[-1].remove(node.text)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from agent.controlplane.read.inventory import Inventory
 from agent.controlplane.read.mesh_objects import Gateway, GatewayClass, ServiceEntry, WorkloadEntry
+from agent.controlplane.read.meta import Key
 from agent.controlplane.read.objects import Namespace, Pod, Service
 from agent.controlplane.read.remarks import Remark, Scope
 from agent.controlplane.translate.mesh import NETWORK_LABEL, Mesh
@@ -35,6 +36,7 @@ from agent.controlplane.translate.waypoints import (
     bindings,
 )
 
+INGRESS_CLASS = "istio"
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 PROTOCOLS = ("HTTP", "HTTPS", "TLS", "TCP", "UDP", "HBONE")
 """Of listeners: those of the Gateway API, and Istio's. Others have a domain before them (`istio.io/PROXY`)."""
@@ -52,6 +54,7 @@ def waypoint_remarks(inventory: Inventory, mesh: Mesh) -> Iterator[Remark]:
     for made, binding in bindings(inventory, waypoints):
         yield from _of_binding(made, binding, waypoints)
     yield from _of_gateways(inventory, waypoints)
+    yield from _of_ingress_gateways(inventory, waypoints)
 
 
 def why_unbound(binding: Binding) -> str:
@@ -156,3 +159,16 @@ def _of_listeners(gateway: Gateway, waypoints: Waypoints) -> Iterator[Remark]:
         problem = f"none of them is of HBONE on port {HBONE_PORT}, where node proxies dial it"
         remedy = f"write one of port: {HBONE_PORT}, protocol: HBONE"
         yield remark(gateway, problem, remedy, field="spec.listeners", is_note=True)
+
+
+def _of_ingress_gateways(inventory: Inventory, waypoints: Waypoints) -> Iterator[Remark]:
+    """Those that somebody is bound to. As under istiod any Gateway with an address is a waypoint; its pods decide."""
+    named: dict[Key, str] = {}
+    for made, binding in bindings(inventory, waypoints):
+        if binding.gateway is not None and binding.gateway.class_name == INGRESS_CLASS:
+            named.setdefault(binding.gateway.meta.key, str(made.meta))
+    for gateway in inventory.gateways:
+        if (whose := named.get(gateway.meta.key)) is not None:
+            problem = f"class {INGRESS_CLASS} is of ingress gateways, and {whose} goes through it as a waypoint ({USE})"
+            remedy = f"write {OWN_CLASSES[0]}, unless its pods take HBONE on port {HBONE_PORT}"
+            yield remark(gateway, problem, remedy, field="spec.gatewayClassName", is_note=True)

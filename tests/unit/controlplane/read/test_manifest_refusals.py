@@ -77,6 +77,10 @@ NESTED_ALIASES = "x0: &a0 [[[[[[[[[[a]]]]]]]]]]\n" + "".join(
         ),
         (BARE.replace('"fd00::1"', "10.0.0.1"), "status.podIPs: the same address stands here twice"),
         (BARE.replace("name: web", "name: We/b"), "metadata.name: 'We/b' is not a name"),
+        (
+            BARE.replace("name: web", "name: {{ .Release.Name }}"),
+            "it is a template: write what it renders to",
+        ),
         (BARE.replace("name: web", "name: 7"), 'metadata.name: it must be text: put it in quotes ("7")'),
         (BARE.replace("80", "99999"), "ports[0].containerPort: it must be a whole number from 1 to 65535"),
         (

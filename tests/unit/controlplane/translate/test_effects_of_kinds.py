@@ -166,6 +166,10 @@ def test_what_does_nothing_concerns_the_agents_of_its_pods(text: str, problem: s
         ),
         (gateway("wp", "demo"), "it has no address, so it is nobody's waypoint"),
         (
+            uses("istio.io/use-waypoint: in") + gateway("in", "demo", of="istio", ip="10.3.0.1"),
+            "class istio is of ingress gateways, and Service demo/s goes through it as a waypoint",
+        ),
+        (
             gateway("wp", "demo", ip="10.3.0.1", listens="port: 15009, protocol: HBONE"),
             "none of them is of HBONE on port 15008",
         ),
