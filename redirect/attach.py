@@ -96,8 +96,7 @@ class Attachments:
         """
         if not self.uses_links or not self._filters.has(ifindex, program):
             return
-        hooked = sys_bpf.Query().hooked(ifindex, TCX_TYPES[program])
-        if hooked.programs or self._filters.has_others(ifindex, program):
+        if self._has_others(ifindex, program):
             self._link_verdict(ifindex, program, sys_bpf.TC_ACT_UNSPEC)
             self._settle_with_drop(ifindex, program)
             return
@@ -106,10 +105,24 @@ class Attachments:
         self._link(ifindex, program, self._program_fd(program))
 
     def _settle_with_drop(self, ifindex: int, program: str) -> None:
-        """Of a place that has a link and a filter."""
+        """Of a place that has a link and a filter. Where the filter stays all the same, and nobody else would miss what
+        passes, the link captures in its stead: nobody's pod is to be cut off for what the kernel refuses."""
         self._link_verdict(ifindex, program, sys_bpf.TC_ACT_SHOT)
-        self._filters.take_out(ifindex, program)
+        try:
+            self._filters.take_out(ifindex, program)
+        except OSError:
+            if not self._has_others(ifindex, program):
+                self._link(ifindex, program, self._program_fd(ENDING[program]))
+            raise
         self._link(ifindex, program, self._program_fd(program))
+
+    def _has_others(self, ifindex: int, program: str) -> bool:
+        """Whether programs that are not ours are at a place, by tcx or as filters."""
+        link = self._links.info(_link_name(ifindex, program))
+        tcx = set(sys_bpf.Query().hooked(ifindex, TCX_TYPES[program]).links) - {
+            link.id if link is not None else 0
+        }
+        return bool(tcx) or self._filters.has_others(ifindex, program)
 
     def _link_verdict(self, ifindex: int, program: str, verdict: int) -> None:
         fd = sys_bpf.load_verdict("ztun_settling", verdict)

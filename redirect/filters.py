@@ -72,6 +72,9 @@ class Filters:
         self._is_behind = behind is not None
         self._own_qdiscs: set[int] = set() if behind is None else behind._own_qdiscs
         """Interfaces whose clsact this process added or found marked: the marks may be lost with the pins."""
+        self._seen_ours: set[int] = set() if behind is None else behind._seen_ours
+        """Of these the ones that this process added, or found a filter of ours in, and that have been there since: a
+        mark alone may be of a clsact that somebody took off, and somebody else's be in its place."""
         self._emptied: set[int] = set()
         """Of these the ones without a filter of ours: nobody else puts one there, so they need not be asked for."""
 
@@ -98,6 +101,7 @@ class Filters:
                 self._own_qdiscs.add(ifindex)
                 self._mark(ifindex).mkdir(exist_ok=True)
                 rt_writes.add_clsact(ifindex)
+                self._seen_ours.add(ifindex)
             self._refuse_collision(ifindex, program)
             parent = self._parents[program]
             rt_writes.put_filter(ifindex, parent, PRIORITY, self._handle, prog_fd, self._name(program))
@@ -117,6 +121,7 @@ class Filters:
             except OSError:
                 self._disown_qdisc(ifindex)
                 return False
+            self._seen_ours.add(ifindex)
         elif tc_rows.filters(ifindex, self._parents[program]):
             return False
         try:
@@ -160,10 +165,18 @@ class Filters:
         self.remove(ifindex, program)
 
     def remove(self, ifindex: int, program: str) -> None:
-        """The same where a filter or clsact of ours was seen: without a look at what all the others have."""
+        """The same where a filter or clsact of ours was seen: without a look at what all the others have.
+
+        A clsact goes with the last of our filters in it. One in which this process has seen nothing of ours may be
+        somebody else's, whatever a mark says that is older than it: that stays.
+        """
         try:
             self.take_out(ifindex, program)
-            self._delete_qdisc(ifindex)
+            if not self._is_empty(ifindex):
+                return
+            if ifindex in self._seen_ours:
+                rt_writes.delete_clsact(ifindex)
+            self._disown_qdisc(ifindex)
         except OSError as error:
             # The interface went between the look and the step, and its filters with it; or somebody took our clsact
             # off, and may have an `ingress` in its place.
@@ -173,6 +186,7 @@ class Filters:
 
     def take_out(self, ifindex: int, program: str) -> None:
         """The filter alone: what is sent while a qdisc comes or goes, of whatever kind, is dropped for a moment."""
+        self._see_ours(ifindex)
         for handle in self._handles:
             self._delete(ifindex, program, handle)
 
@@ -185,7 +199,9 @@ class Filters:
         found: dict[tuple[int, str], Attachment] = {}
         # Two questions for each interface.
         with netlink.one_socket():
-            for ifindex, kind in tc_rows.ingress_qdiscs().items():
+            qdiscs = tc_rows.ingress_qdiscs()
+            self._seen_ours -= {ifindex for ifindex in self._seen_ours if qdiscs.get(ifindex) != CLSACT}
+            for ifindex, kind in qdiscs.items():
                 if kind == CLSACT and ifindex not in self._emptied:
                     ours = self.attached_at(ifindex)
                     found.update(ours)
@@ -251,13 +267,22 @@ class Filters:
         left = [row for row in rows[at:] if self._is_ours(row, program, self._spare_handle)]
         return rows[:at] + left
 
-    def _delete_qdisc(self, ifindex: int) -> None:
-        """The clsact that we added, once nobody has a filter in it."""
-        if self._is_own_qdisc(ifindex) and not any(
-            tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS)
+    def _is_empty(self, ifindex: int) -> bool:
+        return not any(tc_rows.filters(ifindex, parent) for parent in (CLSACT_INGRESS, CLSACT_EGRESS))
+
+    def _see_ours(self, ifindex: int) -> None:
+        """Notes a clsact that is marked as ours, and has a filter of ours in it."""
+        if (
+            ifindex not in self._seen_ours
+            and self._is_own_qdisc(ifindex)
+            and any(
+                self._is_ours(row, program, handle)
+                for program, parent in self._parents.items()
+                for row in tc_rows.filters(ifindex, parent)
+                for handle in self._handles
+            )
         ):
-            rt_writes.delete_clsact(ifindex)
-            self._disown_qdisc(ifindex)
+            self._seen_ours.add(ifindex)
 
     def _mark(self, ifindex: int) -> Path:
         return self._pins.links / f"{_MARK}{ifindex}"
@@ -274,6 +299,7 @@ class Filters:
 
     def _disown_qdisc(self, ifindex: int) -> None:
         self._own_qdiscs.discard(ifindex)
+        self._seen_ours.discard(ifindex)
         self._emptied.discard(ifindex)
         if self._mark(ifindex).is_dir():
             self._mark(ifindex).rmdir()

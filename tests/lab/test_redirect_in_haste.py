@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from agent.lab.topology import Topology
 from redirect import attach, features, netns, rt_writes, sys_bpf, tc_rows
+from redirect.errors import StepFailed
 from redirect.findings import Part
 from tests.support.labtraffic import until
 from tests.support.redirect_lab import (
@@ -242,6 +244,47 @@ def test_a_crash_on_the_way_is_made_whole_by_the_next(
     assert is_served(node)
     settle(node)
     assert is_served(node)
+
+
+def test_a_filter_that_the_kernel_keeps_cuts_nobody_off_and_is_tried_again(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its link captures in its stead; the next that looks takes it out."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    assert node.prove("a1") == ()
+    with monkeypatch.context() as broken, netns.entered(node.place.netns):
+        broken.setattr(rt_writes, "delete_filter", refused)
+        node.redirection.settling.turn(0)
+        assert is_served(node)
+        (found,) = node.prove("a1")
+        assert "from_pod is not attached" in found.reason and found.is_mendable
+        with pytest.raises(StepFailed, match="No buffer space"):
+            node.capture("a1")
+        assert is_served(node)
+    node.capture("a1")
+    settle(node)
+    assert is_served(node)
+
+
+def test_a_clsact_of_somebody_else_stays_whatever_a_mark_says(node: Node) -> None:
+    """Ours went with its filters, and theirs came in its place before anybody looked."""
+    index, links = ifindex(node), node.redirection.pins.links
+    settle(node)
+    node.redirection.close()
+    node.redirection = node.successor()
+    with netns.entered(node.place.netns):
+        rt_writes.delete_clsact(index)
+        rt_writes.add_clsact(index)
+        assert (links / f"clsact-{index}").is_dir()
+        node.redirection.prepare()
+    node.capture()
+    with netns.entered(node.place.netns):
+        assert tc_rows.ingress_qdiscs().get(index) == "clsact"
+        assert not (links / f"clsact-{index}").is_dir()
+        rt_writes.delete_clsact(index)
 
 
 @contextmanager

@@ -55,15 +55,27 @@ def test_one_that_is_behind_others_is_not_of_these() -> None:
     assert attachments.settled == FOUR[1:]
 
 
-def test_one_that_cannot_be_a_link_is_named_once_and_stays(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_cannot_be_a_link_is_named_stays_and_is_tried_again_less_and_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     attachments = FakeAttachments(refused=frozenset(FOUR[1:2]))
-    settling = settling_of(attachments, *FOUR)
-    for _ in range(3):
+    left, now_s = Observed(provisional=frozenset(FOUR[1:2])), 0.0
+    settling = Settling(FakePins(), attachments, lambda: now_s)  # type: ignore[arg-type]
+    settling.note(Observed(provisional=frozenset(FOUR)))
+    tried_s = []
+    for now in range(100):
+        now_s = float(now)
+        before = caplog.text.count("to_pod of interface 3 stays a filter")
         settling.turn(60)
-        settling.note(Observed(provisional=frozenset(FOUR[1:2])))
-    assert attachments.settled == [FOUR[0], *FOUR[2:]] and settling.left == 0
-    assert caplog.text.count("to_pod of interface 3 stays a filter") == 1
+        settling.note(left)
+        tried_s += [now] * (caplog.text.count("to_pod of interface 3 stays a filter") - before)
+    assert attachments.settled == [FOUR[0], *FOUR[2:]] and tried_s == [0, 11, 32, 73]
+    assert "links now" not in caplog.text
+    now_s, attachments.refused = 200.0, frozenset()
+    settling.note(left)
+    settling.turn(60)
+    assert attachments.settled[-1] == FOUR[1]
     # Its pod went, and another is captured there in haste.
     settling.note(Observed())
-    settling.note(Observed(provisional=frozenset(FOUR[1:2])))
+    settling.note(left)
     assert settling.left == 1
