@@ -75,7 +75,7 @@ def resolve(
     if waypoint is not None and not is_instance(snapshot, source, waypoint):
         return _through_workload_waypoint(snapshot, source, destination, upstream, waypoint, rng, options)
     if upstream.service is not None:
-        found = _direct(destination, upstream, rng, options)
+        found = _direct(snapshot, destination, upstream, rng, options)
         if upstream.workload.addresses or found.hop is not Hop.TCP:
             return found
         return _named(snapshot, source, found, upstream.workload.hostname, rng, options)
@@ -85,7 +85,7 @@ def resolve(
     if route is None:
         if len(snapshot.routes_memo) >= ROUTES_KEPT:
             snapshot.routes_memo.clear()
-        route = snapshot.routes_memo[key] = _direct(destination, upstream, rng, options)
+        route = snapshot.routes_memo[key] = _direct(snapshot, destination, upstream, rng, options)
     return route
 
 
@@ -293,9 +293,16 @@ def _through_gateway(
     )
 
 
-def _direct(destination: SocketAddress, upstream: Upstream, rng: Random, options: Options) -> Route:
+def _direct(
+    snapshot: Snapshot, destination: SocketAddress, upstream: Upstream, rng: Random, options: Options
+) -> Route:
     application = address_of(upstream, destination.ip, options.names, rng)
     if upstream.workload.protocol is TunnelProtocol.NONE:
+        # Another one that cannot be used has this address as well, and may be whom TLS would be spoken with.
+        key = NetworkAddress(upstream.workload.network, application.ip)
+        if key in snapshot.refused_addresses:
+            text = f"{application} is {upstream.workload.uid} in the clear, and also what cannot be used here"
+            raise _not_there(Outcome.UNKNOWN_MESH_DESTINATION, text, key, options)
         return Route(Hop.TCP, application, destination=upstream.workload, service=upstream.service)
     return Route(
         Hop.HBONE,

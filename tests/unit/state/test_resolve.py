@@ -115,6 +115,29 @@ def test_what_cannot_be_used_is_spoken_to_by_nobody_but_by_what_is_known_of_it(
     assert caught.value.outcome is Outcome.UNKNOWN_MESH_DESTINATION
 
 
+@pytest.mark.parametrize(
+    ("refused", "goes_on"),
+    [("/10.0.0.7", False), ("/10.0.0.0/24", False), ("*", True), ("n2/10.0.0.7", True)],
+)
+def test_a_known_address_in_the_clear_that_is_also_refused_is_not_spoken_to(
+    refused: str, goes_on: bool
+) -> None:
+    """By its own address and by a Service; one of which TLS is known goes on, by TLS."""
+    plain = workload("plain", "10.0.0.7", services={"web": {80: 80}}, protocol=TunnelProtocol.NONE)
+    told, _ = apply(
+        snapshot(SOURCE, POD, plain, service("web", "10.9.0.1")),
+        Batch(refused_addresses=RefusedAddresses.of((refused, "/10.0.0.1"))),
+    )
+    assert resolve(told, SOURCE, at("10.0.0.1:80"), Random(1), Options()).hop is Hop.HBONE
+    for destination in ("10.0.0.7:80", "10.9.0.1:80"):
+        if goes_on:
+            assert resolve(told, SOURCE, at(destination), Random(1), Options()).hop is Hop.TCP
+            continue
+        with pytest.raises(Unknown) as caught:
+            resolve(told, SOURCE, at(destination), Random(1), Options())
+        assert caught.value.outcome is Outcome.UNKNOWN_MESH_DESTINATION
+
+
 @pytest.mark.parametrize("refused", ["/10.1.2.3", "/10.1.2.0/24", "*"])
 @pytest.mark.parametrize(
     "passes",
