@@ -89,6 +89,7 @@ class AgentHealth:
         opened = self.counters.openings.problems
         others = [
             self.xds.status.defect,
+            self.manifests.defect,
             self.mesh.problem,
             self.counters.problem,
             *opened,

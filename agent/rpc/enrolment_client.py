@@ -1,7 +1,8 @@
 """Tells our own control plane which pods this node captures; never called on istiod.
 
 The whole set goes out each time, so a lost report is repaired by the next. A report is repeated until one
-got through, with growing pauses, and again whenever the discovery stream has been made anew.
+got through, with growing pauses, and again whenever the discovery stream has been made anew. Nothing leaves `run`: what
+nobody expected is a defect of ours, and as a report that did not get through.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import grpc
 
+from agent.defects import Defects
 from agent.pb.ztun_pb2 import EnrolledPod, EnrolledReport
 from agent.pb.ztun_pb2_grpc import EnrolmentStub
 from agent.rpc.endpoint import ControlError, Endpoint
@@ -20,6 +22,7 @@ from agent.rpc.retry import Retry, says_no
 from agent.rpc.rpc_errors import explain
 
 log = logging.getLogger(__name__)
+defects = Defects(log)
 
 DEADLINE_S = 5.0
 Pod = tuple[str, str]
@@ -78,6 +81,9 @@ class EnrolmentClient:
             return self._failed(str(error))
         except grpc.aio.AioRpcError as error:
             return self._failed(explain(error, self._endpoint), is_no=says_no(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and must not end the agent
+            self.error = defects.note("the control plane was not told which pods are captured", error)
+            return self._retry.delay_s(is_no=True)
         for pod in reply.unknown:
             log.warning(
                 "the control plane does not know pod %s on this node: peers reach it in plaintext", pod

@@ -1,6 +1,7 @@
 """Follows what our own control plane finds wrong with its manifests and concerns this node; never called on istiod.
 
-Each message is the whole set. When the stream is lost the last set stays: what was wrong is not mended by that.
+Each message is the whole set. When the stream is lost the last set stays: what was wrong is not mended by that. Nothing
+leaves `run`: what nobody expected is a defect of ours, which is told, and the stream is tried again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from agent.defects import Defects
 from agent.pb.ztun_pb2 import Findings, FollowRequest
 from agent.pb.ztun_pb2_grpc import ManifestsStub
 from agent.rpc.endpoint import ControlError, Endpoint
@@ -21,6 +23,7 @@ from agent.rpc.retry import Retry, says_no
 from agent.rpc.rpc_errors import explain
 
 log = logging.getLogger(__name__)
+defects = Defects(log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class ManifestsClient:
         self._clock, self._sleep = clock, sleep
         self._error = ""
         self.findings: tuple[ManifestFinding, ...] = ()
+        self.defect = ""
+        """What of ours keeps it from knowing what is wrong; empty: nothing."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -64,8 +69,9 @@ class ManifestsClient:
                 )
                 async for message in call:
                     self._error = ""
-                    self._retry.succeeded()
                     self._take(message)
+                    self._retry.succeeded()
+                    self.defect = ""
         except ControlError as error:
             self._failed(str(error))
         except grpc.aio.AioRpcError as error:
@@ -73,6 +79,10 @@ class ManifestsClient:
                 self.findings = ()  # a control plane of a version that does not tell
             self._failed(explain(error, self._endpoint))
             return says_no(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and must not end the agent
+            what = "what is wrong with the manifests is not known now"
+            self.defect = f"{what}: {defects.note(what, error)}"
+            return True
         return False
 
     def _take(self, message: Findings) -> None:

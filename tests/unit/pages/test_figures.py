@@ -45,7 +45,7 @@ class World:
             xds=self.xds,  # type: ignore[arg-type]
             mesh=self.mesh,  # type: ignore[arg-type]
             reports=SimpleNamespace(error=""),  # type: ignore[arg-type]
-            manifests=SimpleNamespace(findings=()),  # type: ignore[arg-type]
+            manifests=SimpleNamespace(findings=(), defect=""),  # type: ignore[arg-type]
             keeper=SimpleNamespace(held=lambda: self.held),  # type: ignore[arg-type]
             crew=self.crew,
             workers_wanted=2,
