@@ -9,7 +9,7 @@ those of the calling thread's network namespace, and a number whose interface wa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +30,8 @@ TCX_TYPES = {
 
 MANY = 16
 """More than that at once are filters first: as many links take a quarter of a second."""
+GUARDING_S = 0.1
+"""Of each turn of guards, every other second: what else is to be done waits for so long at most."""
 _NOWHERE = Attachment(0)
 _UNSETTLED = Attachment(0)
 """A filter and a link: what a crash leaves of a place that was to change from the one to the other."""
@@ -203,7 +205,16 @@ class Attachments:
                 current.values()
             )
 
-        return self._guards.keep(set(captured), is_whole)
+        return self._guards.keep(set(captured), is_whole, GUARDING_S)
+
+    @property
+    def behind_guards(self) -> Mapping[int, str]:
+        """Interfaces whose guards stay behind filters of others, and who those are; by the looks of this process."""
+        return self._guards.behind
+
+    def guards(self) -> Attached:
+        """Those of this node, of whatever generation."""
+        return self._guards.attached() if self.uses_links else {}
 
     def program_ids(self) -> set[int]:
         """Of all programs of ours that are attached to devices, guards included. Raises OSError."""

@@ -69,6 +69,15 @@ def of_rivals(given_up: Mapping[tuple[int, str], str], observed: Observed) -> It
             yield Finding(Part.PROGRAM, ifindex, f"{reason}: the pod is closed", remedy, is_mendable=False)
 
 
+def of_guards(behind: Mapping[int, str], observed: Observed) -> Iterator[Finding]:
+    """Guards that stay behind filters of others, who may end what is to be dropped; by interface, who they are."""
+    for ifindex, who in sorted(behind.items()):
+        name = _name(ifindex, observed)
+        reason = f"{who} on {name}, and came back each time: with all of ztun and its pins gone the pod would be open"
+        remedy = NOT_FIRST.partition(";")[0].format(name=name)
+        yield Finding(Part.PROGRAM, ifindex, reason, remedy, is_mendable=False)
+
+
 def of_pods(desired: Desired, observed: Observed) -> Iterator[Finding]:
     """Where the kernel differs from what is desired: everything that a plan would change, and what is gone."""
     for pod in missing(desired, observed):

@@ -6,18 +6,20 @@ which lives in the device: it drops what the program before it has not seen (bpf
 map of its generation alive, where the next agent finds them.
 
 It is put behind captures that are whole, some at a time: the plugins of a CNI that come after a pod's capture may want
-the place of its clsact for an `ingress` qdisc. In the node's network namespace, under the instance's lock.
+the place of its clsact for an `ingress` qdisc. A filter of somebody else before it may end a packet's way: so it goes
+ahead again, and after MOVES times in vain it is said (`behind`). In the node's network namespace, under the instance's
+lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from itertools import islice
 
 from redirect import netlink, tc_rows
 from redirect.errors import RedirectError
-from redirect.filters import PARENTS, Filters
+from redirect.filters import PARENTS, Attachment, Filters
 from redirect.layout import GUARDS
 from redirect.pins import Pins
 from redirect.rt_writes import CLSACT
@@ -26,8 +28,9 @@ BEHIND = dict(zip(GUARDS, ("from_pod", "to_pod"), strict=True))
 """Whose hook each has."""
 HANDLES = (0x7A76, 0x7A77)
 AT_ONCE = 32
-"""Interfaces that are looked at in one turn: a guard that somebody took off is missed after as many turns as there are
-times this many pods. One that is not needed yet has time; the agent's thread for the kernel has not."""
+"""Interfaces that one turn looks at whatever it takes: a guard that somebody took off is missed after as many turns as
+there are times this many pods. Then it goes on with those that are to get one, for as long as it was given."""
+MOVES = 3
 
 
 class Guards:
@@ -49,39 +52,57 @@ class Guards:
         """Whether interfaces may have guards, those first that were looked at longest ago: who can have none takes
         nobody else's turn."""
         self._refused: dict[int, str] = {}
+        self._moves: dict[int, int] = {}
+        """How often one after the other a look found a guard behind others, and put it ahead."""
+        self.behind: dict[int, str] = {}
+        """Interfaces whose guards stay behind programs of others, and who those are."""
         self._is_begun = False
 
-    def keep(self, wanted: Collection[int], is_whole: Callable[[int], bool]) -> list[str]:
+    def keep(
+        self, wanted: Collection[int], is_whole: Callable[[int], bool], at_most_s: float = 0.0
+    ) -> list[str]:
         """Has guards at these interfaces and at no others, as far as this turn goes; what changed, in lines.
 
         `is_whole`: whether both programs of this generation run at an interface: behind others a guard would drop all.
         """
+        until_s = time.monotonic() + at_most_s
         qdiscs = tc_rows.ingress_qdiscs()
         self._filters.forget_qdiscs(qdiscs)
         self._begin()
         done = []
         with netlink.one_socket():
-            for ifindex in self._looked_at.keys() - set(wanted):
+            for ifindex in list(self._looked_at.keys() - set(wanted)):
                 done += self._forget(ifindex)
             lost = [
                 at for at, has_guards in self._looked_at.items() if has_guards and qdiscs.get(at) != CLSACT
             ]
             fresh = [ifindex for ifindex in sorted(wanted) if ifindex not in self._looked_at]
-            for ifindex in list(islice(dict.fromkeys([*lost, *fresh, *self._looked_at]), AT_ONCE)):
+            for number, ifindex in enumerate(dict.fromkeys([*lost, *fresh, *self._looked_at])):
+                if number >= AT_ONCE and time.monotonic() >= until_s:
+                    break
+                if number >= AT_ONCE and not self._is_to_come(ifindex):
+                    continue
                 kind = qdiscs.get(ifindex, "")
                 self._looked_at[ifindex] = self._looked_at.pop(ifindex, False) and kind == CLSACT
                 if is_whole(ifindex):
                     done += self._ensure(ifindex, kind)
         return done
 
+    def _is_to_come(self, ifindex: int) -> bool:
+        return not self._looked_at.get(ifindex) and ifindex not in self._refused
+
     @property
     def is_anywhere(self) -> bool:
         """Whether there is any on this node."""
         return bool(self._filters.attached())
 
+    def attached(self) -> dict[tuple[int, str], Attachment]:
+        """By (ifindex, guard), of whatever generation. Raises OSError."""
+        return self._filters.attached()
+
     def program_ids(self) -> Iterable[int]:
-        """Of those that are attached, of whatever generation. Raises OSError."""
-        return [each.program_id for each in self._filters.attached().values()]
+        """Of those. Raises OSError."""
+        return [each.program_id for each in self.attached().values()]
 
     def remove_all(self) -> list[str]:
         """What was removed. Raises OSError."""
@@ -115,12 +136,32 @@ class Guards:
             for guard in missing:
                 self._filters.put(ifindex, guard, self._program_fd(guard), kind)
                 kind = CLSACT
+            before = {at: each.ahead for (_, at), each in found.items() if at not in missing and each.ahead}
+            moved = self._go_ahead(ifindex, before)
         except (RedirectError, OSError) as error:
             self._looked_at[ifindex] = kind == CLSACT
             return self._refuse(ifindex, str(error))
         self._looked_at[ifindex] = True
+        if ifindex in self.behind:
+            return self._refuse(ifindex, f"{self.behind[ifindex]}, and came back each time")
         self._refused.pop(ifindex, None)
-        return [f"put {guard} at interface {ifindex}" for guard in missing]
+        return [*(f"put {guard} at interface {ifindex}" for guard in missing), *moved]
+
+    def _go_ahead(self, ifindex: int, before: Mapping[str, str]) -> list[str]:
+        """`before`: who is before the guards that are behind others, in words. Raises StepFailed, OSError."""
+        moves = self._moves.pop(ifindex, 0)
+        self.behind.pop(ifindex, None)
+        if not before:
+            return []
+        self._moves[ifindex] = moves + 1
+        if moves >= MOVES:
+            self.behind[ifindex] = "; ".join(
+                f"{who} has packets before {guard}" for guard, who in before.items()
+            )
+            return []
+        for guard in before:
+            self._filters.move_ahead(ifindex, guard, self._program_fd(guard))
+        return [f"put {guard} of interface {ifindex} before {who}" for guard, who in before.items()]
 
     def _refuse(self, ifindex: int, why: str) -> list[str]:
         """Said once: the pod is captured all the same, and closed as long as somebody holds its links."""
@@ -130,12 +171,18 @@ class Guards:
 
     def _forget(self, ifindex: int) -> list[str]:
         self._refused.pop(ifindex, None)
-        return self._take_off(ifindex) if self._looked_at.pop(ifindex) else []
+        self._moves.pop(ifindex, None)
+        self.behind.pop(ifindex, None)
+        if self._looked_at[ifindex]:
+            return self._take_off(ifindex)
+        del self._looked_at[ifindex]
+        return []
 
     def _take_off(self, ifindex: int) -> list[str]:
-        self._looked_at.pop(ifindex, None)
+        """One that the kernel keeps stays among those that were looked at: it is tried again with the next turn."""
         with suppress(OSError):
             for guard in GUARDS:
                 self._filters.detach(ifindex, guard)
+            self._looked_at.pop(ifindex, None)
             return [f"took the guards off interface {ifindex}"]
         return []

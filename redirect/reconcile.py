@@ -34,7 +34,7 @@ from redirect.conf import Conf
 from redirect.desired import NO_RULES, Desired, NodeRules
 from redirect.entries import captured_pods
 from redirect.errors import NoPins, RedirectError, raise_all
-from redirect.findings import Finding, of_pods, of_rivals, without_listener, without_pin
+from redirect.findings import Finding, of_guards, of_pods, of_rivals, without_listener, without_pin
 from redirect.foundation import Foundation, Prepared, conf_of
 from redirect.generation import Generation
 from redirect.kept_pins import restore_all
@@ -230,6 +230,7 @@ class Redirection:
         self.settling.note(observed)
         given_up, to_move = self._rivals.given_up(observed), self._rivals.to_move(observed)
         found = [*of_pods(self._rivals.closed(desired, observed), to_move), *of_rivals(given_up, observed)]
+        found += of_guards(self._attachments.behind_guards, observed)
         found += self._foundation.prove(self._maps, to_move)
         found += [without_listener(name) for name, slot in SLOTS.items() if not self._maps.slots()[slot]]
         lost = self._generation.lost_pins() + self._attachments.lost_pins()

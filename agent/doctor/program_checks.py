@@ -42,7 +42,7 @@ def foreign_programs(site: Site) -> Check:
     links = rtnetlink.links()
     attachments = Attachments(site.instance, site.pins, _no_program, has_tcx=None)
     try:
-        ours = attachments.attached()
+        ours = attachments.attached() | attachments.guards()
         own = attachments.program_ids()
     finally:
         attachments.close()

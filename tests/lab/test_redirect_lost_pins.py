@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 
 from agent.lab.blueprint import generate, parse
 from agent.lab.topology import Topology
-from redirect import host_addresses, netns, tc_rows
+from redirect import host_addresses, netns, rt_writes, sys_bpf, tc_rows
 from redirect.errors import InstanceInUse
 from redirect.layout import GUARDS
 from redirect.locate import locate
@@ -29,6 +29,7 @@ PORT = 8080
 PROBES = (sys.executable, "-m", "agent.lab.probes")
 SIDE_PROGRAMS = {"mo": "from_pod_side", "mi": "from_net_side"}
 CLSACT_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
+TC_ACT_OK = 0
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,38 @@ def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found
         following.keep_guards()
         assert not any(tc_rows.filters(index, parent) for parent in CLSACT_PARENTS)
     dial(node.pod("a1").netns, far.address(4), PORT).close()
+
+
+def test_a_guard_goes_ahead_of_a_filter_that_ends_what_it_is_to_drop(node: Node) -> None:
+    """One that lets everything pass, of our own priority: `tc filter add ... prio 1 bpf direct-action`."""
+    redirection, far = node.redirection, node.lab.pods["lab/b1"]
+    if not node.has_tcx:
+        pytest.skip("no guards")
+    passes = sys_bpf.load_verdict("passes", TC_ACT_OK)
+    with netns.entered(node.place.netns):
+        index = locate(netns=node.pod("a1").netns).ifindex
+        redirection.keep_guards()
+        for parent in CLSACT_PARENTS:
+            rt_writes.put_filter(index, parent, 1, 0x77, passes, "passes.o")
+        os.close(passes)
+        said = redirection.keep_guards()
+        assert [
+            line.startswith(f"put {guard} of interface {index} before filter passes.o")
+            for guard, line in zip(GUARDS, said, strict=True)
+        ] == [True, True]
+        assert redirection.keep_guards() == [] and redirection.prove(node.desired("a1")) == ()
+        remove_pins(redirection.pins.root)
+        redirection._let_go()
+        until(lambda: links_in(node.place.netns) == 0, "nothing holds the links")
+    for one, other in ((node.pod("a1"), far), (far, node.pod("a1"))):
+        with pytest.raises(TimeoutError):
+            dial(one.netns, other.address(4), PORT, SILENCE_S)
+    with closing(node.successor()) as following, netns.entered(node.place.netns):
+        following.prepare()
+        following.apply(node.desired())
+        following.keep_guards()
+        for parent in CLSACT_PARENTS:
+            rt_writes.delete_filter(index, parent, 1, 0x77)
 
 
 def test_a_namespace_without_its_name_lives_on_and_is_named_again(node: Node) -> None:

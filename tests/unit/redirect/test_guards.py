@@ -23,6 +23,8 @@ class Kernel:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.filters: dict[Place, Attachment] = {}
         self.closed_to: set[int] = set()
+        self.moved: list[Place] = []
+        self.comes_back = False
         monkeypatch.setattr(
             tc_rows, "ingress_qdiscs", lambda: dict.fromkeys({at for at, _ in self.filters}, "clsact")
         )
@@ -32,6 +34,11 @@ class Kernel:
                 if ifindex in self.closed_to:
                     raise StepFailed(f"attach {program}", "it has an `ingress` qdisc")
                 self.filters[ifindex, program] = Attachment(prog_fd)
+
+            def move_ahead(_, ifindex: int, program: str, prog_fd: int) -> None:
+                self.moved.append((ifindex, program))
+                if not self.comes_back:
+                    self.filters[ifindex, program] = Attachment(prog_fd)
 
             def detach(_, ifindex: int, program: str) -> None:
                 self.filters.pop((ifindex, program), None)
@@ -74,6 +81,43 @@ def test_some_at_a_time_and_what_is_taken_off_is_put_again(kernel: Kernel, tmp_p
     del kernel.filters[4, GUARDS[0]]
     said = [line for _ in range(3) for line in made.keep(pods, whole)]
     assert said == [f"put {GUARDS[0]} at interface 4"]
+
+
+def test_all_that_are_to_get_one_while_there_is_time_and_no_more_looks_than_ever_after_that(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    made, pods, looks = kernel.guards(tmp_path), range(1, 10 * AT_ONCE), []
+
+    def is_whole(ifindex: int) -> bool:
+        looks.append(ifindex)
+        return len(looks) > AT_ONCE  # the first are links by the next turn
+
+    made.keep(pods, is_whole, 60)
+    assert kernel.at() == [*pods][AT_ONCE:]
+    made.keep(pods, is_whole, 60)
+    assert kernel.at() == [*pods]
+    looks.clear()
+    made.keep(pods, is_whole, 60)
+    assert len(looks) == AT_ONCE
+
+
+def test_one_behind_a_filter_of_others_goes_ahead_and_is_told_where_that_is_in_vain(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    made, (guard, other) = kernel.guards(tmp_path), GUARDS
+    made.keep([1], whole)
+    kernel.filters[1, guard] = Attachment(1, "filter x, program 9")
+    assert made.keep([1], whole) == [f"put {guard} of interface 1 before filter x, program 9"]
+    assert kernel.moved == [(1, guard)] and made.keep([1], whole) == [] and not made.behind
+    kernel.comes_back, kernel.filters[1, other] = True, Attachment(2, "filter x, program 9")
+    said = [line for _ in range(6) for line in made.keep([1], whole)]
+    assert kernel.moved[1:] == [(1, other)] * 3
+    why = f"filter x, program 9 has packets before {other}"
+    assert made.behind == {1: why} and said[3:] == [
+        f"interface 1 has no guard: {why}, and came back each time"
+    ]
+    kernel.filters[1, other] = Attachment(2)
+    assert made.keep([1], whole) == [] and not made.behind
 
 
 def test_none_where_the_program_before_it_is_not_there(kernel: Kernel, tmp_path: Path) -> None:
