@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,7 @@ PROBES = (sys.executable, "-m", "agent.lab.probes")
 SIDE_PROGRAMS = {"mo": "from_pod_side", "mi": "from_net_side"}
 CLSACT_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)
 TC_ACT_OK = 0
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +176,40 @@ def test_a_guard_goes_ahead_of_a_filter_that_ends_what_it_is_to_drop(node: Node)
         following.keep_guards()
         for parent in CLSACT_PARENTS:
             rt_writes.delete_filter(index, parent, 1, 0x77)
+
+
+def test_the_command_of_a_rollback_takes_off_all_guards_and_opens_nobody(node: Node) -> None:
+    """As a build does that knows of none: programs that note nothing, and entries as they were."""
+    text = (ROOT / "docs" / "OPERATIONS.md").read_text().partition("### Rolled back")[2]
+    command = text.partition("```sh\n")[2].partition("```")[0]
+    if not node.has_tcx:
+        pytest.skip("no guards")
+    with netns.entered(node.place.netns):
+        index = locate(netns=node.pod("a1").netns).ifindex
+        assert len(node.redirection.keep_guards()) == len(GUARDS)
+        fd = sys_bpf.load_verdict("ztun_older", sys_bpf.TC_ACT_UNSPEC)
+        sys_bpf.link_update(node.redirection._attachments._links._held[f"{index}-from_pod"], fd)
+        os.close(fd)
+        assert not reaches(node), "its guard drops what an older program lets pass"
+        subprocess.run(["sh", "-c", command], check=True, timeout=30)
+        assert not any(tc_rows.filters(index, parent) for parent in CLSACT_PARENTS)
+        assert reaches(node)
+        node.capture("a1")
+        assert is_captured(node) and len(node.redirection.keep_guards()) == len(GUARDS)
+
+
+def reaches(node: Node) -> bool:
+    """Whether what the pod sends goes past its hook: in clear, as the programs of this test's older build let it."""
+    far = node.lab.pods["lab/b1"]
+    with netns.entered(far.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.bind(("", 7777))
+        there.settimeout(SILENCE_S)
+        with netns.entered(node.pod("a1").netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+            for _ in range(3):
+                here.sendto(b"?", (str(far.address(4)), 7777))
+                with suppress(TimeoutError):
+                    return there.recv(8) == b"?"
+    return False
 
 
 def test_a_namespace_without_its_name_lives_on_and_is_named_again(node: Node) -> None:
