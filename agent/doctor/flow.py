@@ -95,7 +95,11 @@ def explain_flow(site: Site, flow: Flow) -> list[Step]:
         kernel = Kernel(maps)
         has_left = kernel.leaves(flow)
         before = list(has_left)
-        after = [] if answer is None else [*mesh_steps(answer), *_limited(site, flow, answer)]
+        after = (
+            []
+            if answer is None
+            else [*mesh_steps(answer), *_limited(site, flow, answer), *_proven(site, answer)]
+        )
         target = _target(flow, answer)
         return [
             *before,
@@ -230,6 +234,22 @@ def mesh_steps(answer: Row) -> Iterator[Step]:
                 failed = sorted({name for rule in each["rules"] for name in rule["failed"]})
                 words = f"{each['action']} {each['policy']} does not match: {', '.join(failed) or 'it has no rules'}"
                 yield Step("policy", Verdict.OK, words)
+
+
+def proven(status: Row, *pods: str) -> Iterator[Step]:
+    """What is found of the traffic of these pods: of a peer that is somebody else, who was wanted and who came."""
+    for row in status["proof"]["findings"]:
+        if row["pod"] in pods and row["link"] in ("lookup", "peer"):
+            verdict = Verdict.WARNING if row.get("is_remark") else Verdict.FAILED
+            yield Step(row["link"], verdict, f"pod {row['pod']}: {row['reason']}; {row['remedy']}")
+
+
+def _proven(site: Site, answer: Row) -> Iterator[Step]:
+    ends = [each["workload"] for each in (answer["source"], answer["destination"]) if each is not None]
+    try:
+        yield from proven(site.agent.page("/status"), *ends)
+    except (AgentAbsent, AgentRefused):
+        return
 
 
 def _limited(site: Site, flow: Flow, answer: Row) -> Iterator[Step]:

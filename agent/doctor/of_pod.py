@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from agent.admin.client import AgentAbsent, AgentRefused
 from agent.doctor import inside_pod, limited
 from agent.doctor.check import Verdict
-from agent.doctor.flow import Kernel, Step
+from agent.doctor.flow import Kernel, Step, proven
 from agent.doctor.site import Site
 from agent.doctor.without_agent import ejected_words
 from agent.model.address import IP, SocketAddress
@@ -71,11 +71,7 @@ def _of_agent(site: Site, pod: str) -> Iterator[Step]:
     for row in status["waiting"]:
         if row["pod"] == pod:
             yield Step("agent", Verdict.FAILED, f"waits, {row['reason']}; {row['remedy']}")
-    for row in status["proof"]["findings"]:
-        if row["pod"] == pod and row["link"] in ("lookup", "peer"):
-            # Of a peer that is somebody else the reason has who was wanted, and who came.
-            verdict = Verdict.WARNING if row.get("is_remark") else Verdict.FAILED
-            yield Step(row["link"], verdict, f"{row['reason']}; {row['remedy']}")
+    yield from proven(status, pod)
 
 
 def _of_interface(site: Site, maps: Maps, ifindex: int, pod: str) -> Iterator[Step]:

@@ -20,6 +20,12 @@ from tests.support.patient import site_at
 SOURCE, DESTINATION = "10.0.0.1:40000", "10.0.0.2:8080"
 WHO = "spiffe://cluster.local/ns/apps/sa/client"
 NAME = "ConnectionLimit apps/web"
+PEER = {
+    "pod": "apps/client",
+    "link": "peer",
+    "reason": "every HBONE connection it needs fails (the last one: the peer is sa/evil, not sa/web)",
+    "remedy": "look there",
+}
 
 
 def explanation(node: str = "n1") -> Any:
@@ -48,6 +54,7 @@ def test_a_flow_of_a_client_that_has_all_it_may_is_refused(
     client = answer["policy"]["identity"]
     pages = {
         "/connections": {"connections": [row | {"protocol": "HBONE", "actual_dst": DESTINATION}] * is_open},
+        "/status": {"proof": {"findings": [PEER, PEER | {"pod": "apps/other"}]}},
         "/limits": {"clients": [{"pod": "apps/server", "client": client, "open": count}]},
     }
     site = site_at(tmp_path, "limited")
@@ -55,6 +62,8 @@ def test_a_flow_of_a_client_that_has_all_it_may_is_refused(
     monkeypatch.setattr("agent.doctor.flow.Kernel", NoKernel)
     monkeypatch.setattr(type(site), "maps", lambda _: NoMaps())
     steps = explain_flow(site, Flow.parse(f"{SOURCE}-{DESTINATION}"))
+    (found,) = [step for step in steps if step.where == "peer"]
+    assert found.verdict is Verdict.FAILED and "apps/client" in found.words and "sa/evil" in found.words
     (step,) = [step for step in steps if step.where == "limit"]
     assert step.verdict is verdict
     assert NAME in step.words and f"{count} of 3 are open" in step.words
