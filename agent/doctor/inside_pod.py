@@ -77,7 +77,7 @@ def resolv_conf(namespace: Path, among: dict[int, Path]) -> Path:
 def is_machines_own(path: Path) -> bool:
     """Whether it is no file of the pod's: hardly any container has that, and every namespace made by hand."""
     try:
-        return path.samefile(MACHINES)
+        return path == MACHINES or path.samefile(MACHINES)
     except OSError:
         return False
 
