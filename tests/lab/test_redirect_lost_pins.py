@@ -117,7 +117,10 @@ def test_a_generation_that_nobody_held_is_found_again_through_the_programs_that_
 
 
 def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found_again(node: Node) -> None:
-    """A tcx link ends with its pin and its holders, and with it a capture; a guard behind it lives in the device."""
+    """A tcx link ends with its pin and its holders, and with it a capture; a guard behind it lives in the device.
+
+    Also where somebody has put a filter before it that lets everything pass: `tc filter add ... prio 1 bpf da`.
+    """
     redirection, far = node.redirection, node.lab.pods["lab/b1"]
     if not node.has_tcx:
         pytest.skip("filters live in their device: nothing opens")
@@ -125,6 +128,12 @@ def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found
         index = locate(netns=node.pod("a1").netns).ifindex
         assert redirection.keep_guards() == [f"put {guard} at interface {index}" for guard in GUARDS]
         assert redirection.keep_guards() == []
+        with closing(os.fdopen(sys_bpf.load_verdict("passes", TC_ACT_OK))) as passes:
+            for parent in CLSACT_PARENTS:
+                rt_writes.put_filter(index, parent, 1, 0x77, passes.fileno(), "passes.o")
+        for guard, line in zip(GUARDS, redirection.keep_guards(), strict=True):
+            assert line.startswith(f"put {guard} of interface {index} before filter passes.o")
+        assert redirection.keep_guards() == [] and redirection.prove(node.desired("a1")) == ()
         remove_pins(redirection.pins.root)
         redirection._let_go()
         until(lambda: links_in(node.place.netns) == 0, "nothing holds the links")
@@ -139,6 +148,8 @@ def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found
         assert following.prove(node.desired("a1")) == ()
         assert len(following.keep_guards()) == len(GUARDS), "those of this generation"
         assert is_captured(node)
+        for parent in CLSACT_PARENTS:
+            rt_writes.delete_filter(index, parent, 1, 0x77)
         # One that was captured no longer is not closed, and no guard stays.
         following.apply(node.desired())
         following.keep_guards()
@@ -146,44 +157,11 @@ def test_with_all_pins_removed_while_nobody_holds_them_pods_are_closed_and_found
     dial(node.pod("a1").netns, far.address(4), PORT).close()
 
 
-def test_a_guard_goes_ahead_of_a_filter_that_ends_what_it_is_to_drop(node: Node) -> None:
-    """One that lets everything pass, of our own priority: `tc filter add ... prio 1 bpf direct-action`."""
-    redirection, far = node.redirection, node.lab.pods["lab/b1"]
-    if not node.has_tcx:
-        pytest.skip("no guards")
-    passes = sys_bpf.load_verdict("passes", TC_ACT_OK)
-    with netns.entered(node.place.netns):
-        index = locate(netns=node.pod("a1").netns).ifindex
-        redirection.keep_guards()
-        for parent in CLSACT_PARENTS:
-            rt_writes.put_filter(index, parent, 1, 0x77, passes, "passes.o")
-        os.close(passes)
-        said = redirection.keep_guards()
-        assert [
-            line.startswith(f"put {guard} of interface {index} before filter passes.o")
-            for guard, line in zip(GUARDS, said, strict=True)
-        ] == [True, True]
-        assert redirection.keep_guards() == [] and redirection.prove(node.desired("a1")) == ()
-        remove_pins(redirection.pins.root)
-        redirection._let_go()
-        until(lambda: links_in(node.place.netns) == 0, "nothing holds the links")
-    for one, other in ((node.pod("a1"), far), (far, node.pod("a1"))):
-        with pytest.raises(TimeoutError):
-            dial(one.netns, other.address(4), PORT, SILENCE_S)
-    with closing(node.successor()) as following, netns.entered(node.place.netns):
-        following.prepare()
-        following.apply(node.desired())
-        following.keep_guards()
-        for parent in CLSACT_PARENTS:
-            rt_writes.delete_filter(index, parent, 1, 0x77)
-
-
+@pytest.mark.parametrize("node", [True], indirect=True, ids=["tcx"])
 def test_the_command_of_a_rollback_takes_off_all_guards_and_opens_nobody(node: Node) -> None:
     """As a build does that knows of none: programs that note nothing, and entries as they were."""
     text = (ROOT / "docs" / "OPERATIONS.md").read_text().partition("### Rolled back")[2]
     command = text.partition("```sh\n")[2].partition("```")[0]
-    if not node.has_tcx:
-        pytest.skip("no guards")
     with netns.entered(node.place.netns):
         index = locate(netns=node.pod("a1").netns).ifindex
         assert len(node.redirection.keep_guards()) == len(GUARDS)
