@@ -32,13 +32,17 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """The first packet of a connection, and what the maps have on it. `slots`: whether each has a listener."""
+    """The first packet of a connection, and what the maps have on it. `slots`: whether each has a listener.
+
+    `at_s`: when, of CLOCK_BOOTTIME.
+    """
 
     source: IP
     destination: IP
     dport: int
     conf: Conf
     slots: tuple[bool, ...]
+    at_s: float
 
     def has_listener(self, name: str) -> bool:
         return self.slots[SLOTS[name]]
@@ -55,17 +59,18 @@ def leaving(dial: Dial, iface: IfaceEntry | None, *, is_open: bool = False) -> E
 
     if iface is None:
         return passed("UNKNOWN_IFACE", "the pod is not captured: its packets pass in clear")
-    if iface.flags & Flag.LEARN:
+    flags = iface.flags_at(dial.at_s)
+    if flags & Flag.LEARN:
         return passed("LEARNING", LEARNING)
     if dial.source not in iface.addresses:
         if iface.addr4 == iface.addr6 == NONE:
             return dropped("CLOSED", "the pod is captured and closed: it is not served yet, or no more")
         return dropped("SPOOFED", "this address is not one that the pod is served with")
-    if not iface.flags & (Flag.ENROLLED | Flag.DRAIN):
+    if not flags & (Flag.ENROLLED | Flag.DRAIN):
         return passed("NOT_ENROLLED", "the pod is known and not enrolled: its packets pass in clear")
     if not dial.conf.pod_side_ifindex:
         return dropped("NO_CONF", "the programs do not know the way to the proxy yet")
-    if iface.flags & Flag.DRAIN:
+    if flags & Flag.DRAIN:
         return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
     if is_open:
         return passed("OPEN_SYN", OPENED)
@@ -73,11 +78,7 @@ def leaving(dial: Dial, iface: IfaceEntry | None, *, is_open: bool = False) -> E
         return dropped(
             "NO_LISTENER", "no worker listens for it: the pod's system tries again, and then gives up"
         )
-    if (
-        dial.conf.owners
-        and iface.flags & Flag.HONEST
-        and not (iface.flags & Flag.DNS and dial.dport == DNS_PORT)
-    ):
+    if dial.conf.owners and flags & Flag.HONEST and not (flags & Flag.DNS and dial.dport == DNS_PORT):
         return dropped("SYN_HELD", "held, and a worker asked: it is let in once the destination has answered")
     return passed("SYN_TO_PROXY", "to the proxy, as each new connection of an enrolled pod")
 
@@ -106,7 +107,8 @@ def arriving(
 
     if iface is None:
         return passed("UNKNOWN_IFACE", "the pod is not captured: packets to it pass in clear")
-    is_captured = iface.flags & (Flag.ENROLLED | Flag.DRAIN)
+    flags = iface.flags_at(dial.at_s)
+    is_captured = flags & (Flag.ENROLLED | Flag.DRAIN)
     if not dial.conf.net_side_ifindex:
         if is_captured:
             return dropped("NO_CONF", "the programs do not know the way to the proxy yet")
@@ -116,16 +118,16 @@ def arriving(
             "HOST_SYN",
             "of this node itself, a probe perhaps: it goes to the pod as it is, unless --host-traffic captures it",
         )
-    is_drained = bool(iface.flags & Flag.DRAIN)
+    is_drained = bool(flags & Flag.DRAIN)
     # Peers that have not heard yet that the pod leaves the mesh go on to dial its tunnel port.
     if is_drained and not (dial.dport == HBONE_PORT and dial.has_listener("hbone")):
         return passed("DRAIN_PASS", "the pod is being let go: new connections pass in clear")
-    if iface.flags & Flag.LEARN:
+    if flags & Flag.LEARN:
         return passed("LEARNING", LEARNING)
-    if not is_drained and not iface.flags & Flag.ENROLLED:
+    if not is_drained and not flags & Flag.ENROLLED:
         return passed("NOT_ENROLLED", "the pod is known and not enrolled: packets to it pass in clear")
     if (
-        iface.flags & Flag.BYPASS
+        flags & Flag.BYPASS
         and dial.dport != HBONE_PORT
         and not (dial.conf.is_plaintext_by_ports and is_local_peer)
     ):
@@ -145,7 +147,7 @@ def arriving(
         return dropped(
             "DENIED", "policy denies it by addresses and ports alone: the program answers, but for samples"
         )
-    if dial.conf.owners and iface.flags & Flag.HONEST and name == "plaintext":
+    if dial.conf.owners and flags & Flag.HONEST and name == "plaintext":
         return dropped("SYN_HELD", "held, and a worker asked: it is let in once the pod has answered")
     denied = "policy denies it by address and port alone: then it is answered here (DENIED)"
     strange = "its sender opens too many before it has proven who it is (STRANGER_TOO_FAST)"

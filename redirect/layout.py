@@ -165,6 +165,12 @@ class IfaceEntry:
     mac: bytes = NO_MAC
     learnt_until_s: int = 0
 
+    def flags_at(self, boot_s: float) -> Flag:
+        """As they count then, in s of CLOCK_BOOTTIME: bpf/include/ztun_openings.h, flags_of()."""
+        if self.flags & Flag.LEARN and self.learnt_until_s <= boot_s:
+            return Flag.ENROLLED | Flag.GUARDED
+        return self.flags
+
     def encode(self) -> bytes:
         link = (self.mask4, self.mask6, self.gateway4, self.gateway6, self.bridge_ifindex, self.bridge_mac)
         return self.FORMAT.pack(self.flags, self.learnt_until_s, self.addr4, self.addr6, *link, self.mac)

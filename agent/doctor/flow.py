@@ -21,7 +21,7 @@ from redirect import break_glass, prefilter
 from redirect.forecast import Dial, Exit, arriving, leaving
 from redirect.layout import HOOK_FROM_POD, HOOK_TO_POD, IP, FlowKey
 from redirect.maps import Maps
-from redirect.opening import OF_NODE
+from redirect.opening import OF_NODE, in_s
 
 TCP = 6
 ANY_PORT = 50000
@@ -192,7 +192,7 @@ class Kernel:
         return not self._open.isdisjoint((ifindex, OF_NODE))
 
     def dial(self, source: IP, to: SocketAddress) -> Dial:
-        return Dial(source, to.ip, to.port, self._conf, self._slots)
+        return Dial(source, to.ip, to.port, self._conf, self._slots, in_s(0))
 
     def step(self, exit: Exit, of: str = "") -> Step:
         so_far = self._stats.get((exit.program, exit.reason), 0)

@@ -9,6 +9,7 @@ import pytest
 from redirect.conf import Conf
 from redirect.forecast import Dial, arriving, leaving
 from redirect.layout import NO_ADDRESS, SLOTS, IfaceEntry, address_key, address_of, parse_ip
+from redirect.opening import in_s
 from tests.packets import bypass_rows, from_pod_rows, glass_rows, hold_rows, prefilter_rows, to_pod_rows
 from tests.packets.world import POD_SIDE, Row, World
 from tests.support.packets import SYN
@@ -68,7 +69,7 @@ def iface(world: World) -> IfaceEntry | None:
     if not world.has_iface:
         return None
     addresses = (address_key(parse_ip(each)) if each else NO_ADDRESS for each in (world.addr4, world.addr6))
-    return IfaceEntry(world.flags, *addresses)
+    return IfaceEntry(world.flags, *addresses, learnt_until_s=world.learnt_until_s)
 
 
 def dial(row: Row) -> Dial:
@@ -85,7 +86,9 @@ def dial(row: Row) -> Dial:
         number, number, 0, 0, bytes(6), owners=world.owners, is_plaintext_by_ports=world.plaintext_by_ports
     )
     slots = tuple(name in world.slots for name, _ in sorted(SLOTS.items(), key=lambda item: item[1]))
-    return Dial(*map(address_of, pair), struct.unpack_from(">H", row.packet, ports_at + 2)[0], conf, slots)
+    return Dial(
+        *map(address_of, pair), struct.unpack_from(">H", row.packet, ports_at + 2)[0], conf, slots, in_s(0)
+    )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
