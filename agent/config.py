@@ -65,7 +65,10 @@ class Config:
     instance: str = node_option(INSTANCE, "ztun", "Name of this agent where several share a machine.")
     run_dir: Path = node_option(DIRECTORY, "", "Sockets, locks and notes; without it /run/ztun/INSTANCE.")
     start_patience_s: float = node_option(
-        seconds(0, 86400), "0", "How long to wait for another agent of this run directory to end."
+        seconds(0, 86400),
+        "0",
+        "How long to wait for another agent of this run directory to end.",
+        of_control=True,
     )
     take_over_s: float = node_option(
         seconds(0, 3600),
@@ -73,17 +76,20 @@ class Config:
         "Have another agent of this run directory step aside at once, in place of waiting for its end: it stands by, "
         "and serves again when this one has ended, or does not serve after so long. Wants --start-patience-s too: "
         "how long this one waits for that. 0: wait.",
+        of_control=True,
     )
     succession_s: float = node_option(
         seconds(0, 3600),
         "0",
         "How long workers serve when the agent was asked to end, outside of its container, until the next agent has "
         "them; then they end. 0: they end with the agent.",
+        of_control=True,
     )
     load_timeout_s: float = node_option(
         seconds(1, 3600),
         "60",
         "How long it may take to compile and load the programs, where no agent did before.",
+        of_control=True,
     )
     workers: int = node_option(
         number(0, MOST_WORKERS), "0", "Worker processes; 0 is a quarter of the cores, at least 2."
@@ -97,7 +103,9 @@ class Config:
     ca_root_cert: str = control_option(
         FILE, "", "The root that signs the certificate authority's own certificate; without it the other."
     )
-    token_file: str = control_option(FILE, "", "The token this agent shows the control plane.")
+    token_file: str = control_option(
+        FILE, "", "The token this agent shows the control plane.", of_control=True
+    )
     server_name: str = control_option(
         TEXT,
         "istiod.istio-system.svc",
@@ -115,6 +123,7 @@ class Config:
         SWITCH,
         "true",
         "Tell the control plane which pods are captured; false for istiod, which reads an annotation.",
+        of_control=True,
     )
     on_demand: bool = control_option(
         SWITCH,
@@ -128,7 +137,9 @@ class Config:
         "Revocation lists of the mesh's authorities (PEM, or one as DER), followed when they change; peers on them are "
         "refused, and their connections ended.",
     )
-    secret_ttl_s: float = control_option(seconds(10, 90 * 86400), "86400", "Lifetime asked for certificates.")
+    secret_ttl_s: float = control_option(
+        seconds(10, 90 * 86400), "86400", "Lifetime asked for certificates.", of_control=True
+    )
 
     local_path: str = traffic_option(
         one_of("hbone", "host", "handover"),
@@ -288,9 +299,9 @@ class Config:
         SWITCH, "false", "Chain it in a copy, for a CNI that writes its own file anew whenever it starts."
     )
 
-    admin_address: str = server_option(SERVER, "127.0.0.1:15000", "The admin server.")
-    metrics_address: str = server_option(SERVER, "[::]:15020", "The Prometheus endpoint.")
-    readiness_address: str = server_option(SERVER, "[::]:15021", "The readiness probe.")
+    admin_address: str = server_option(SERVER, "127.0.0.1:15000", "The admin server.", of_control=True)
+    metrics_address: str = server_option(SERVER, "[::]:15020", "The Prometheus endpoint.", of_control=True)
+    readiness_address: str = server_option(SERVER, "[::]:15021", "The readiness probe.", of_control=True)
     log_format: str = server_option(one_of("plain", "json"), "plain", "Format of the log and the access log.")
     log_level: str = server_option(
         LEVELS,

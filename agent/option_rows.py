@@ -18,16 +18,18 @@ class Option:
     default: str
     help: str
     """A sentence."""
+    of_control: bool = False
+    """No worker reads it, so that workers of before serve on where it changes. Without the mark they hand over."""
 
 
-def option(section: str, kind: Kind, default: str, help: str) -> Any:
+def option(section: str, kind: Kind, default: str, help: str, *, of_control: bool = False) -> Any:
     """A field of Config with its row; the default goes through the same parser as a flag."""
-    row = Option(section, kind, default, help)
+    row = Option(section, kind, default, help, of_control)
     return field(default_factory=lambda: kind.parse(default), metadata={"option": row})
 
 
 node_option = partial(option, "This node")
 control_option = partial(option, "Control plane")
 traffic_option = partial(option, "Traffic")
-kubernetes_option = partial(option, "Kubernetes")
+kubernetes_option = partial(option, "Kubernetes", of_control=True)
 server_option = partial(option, "Servers and logs")

@@ -23,7 +23,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from agent.config import Config
+from agent.config import Config, options
 from agent.model.counted import counted
 from agent.run_lock import AlreadyRuns, RunLock
 from agent.supervisor.crew import Crew
@@ -41,9 +41,14 @@ SOCKET = "agent.sock"
 STATUS = b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-def unlike(settings: Config) -> tuple[str, ...]:
-    """Options that workers of the next agent may have otherwise: those that no worker asks for, and each pod has."""
-    return ("pod_name",) if settings.succession_s else ()
+def unlike(settings: Config) -> frozenset[str]:
+    """Options in which workers of the agent before may differ, and serve on: those that no worker reads.
+
+    The name of its pod is another for each pod of a DaemonSet, whose workers are to outlive it; elsewhere an agent by
+    another name is another agent, which has workers of its own.
+    """
+    unread = frozenset(name for name, row in options().items() if row.of_control)
+    return unread | {"pod_name"} if settings.succession_s else unread
 
 
 def taken_in(crew: Crew, settings: Config) -> None:
