@@ -275,30 +275,30 @@ class Captures:
         """
         await self._close_wholly()
         wishes, held, present = self.wishes, self._held.indexes, self.interfaces.known
-        # What is looked for the first time has its certificate fetched meanwhile: the look waits for the kernel.
-        with self.identities.expecting(*likely(self._store.current, wishes, self._sightings)):
-            try:
-                found = await self._kernel.search(
-                    wishes, self._sightings, held, news.doubted, news.told_s, present, learning
-                )
-            except OSError as error:
-                self._applied.failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
-                self._note_troubles(self._judge())
-                return
-            self._sightings, self.is_partial = found.sightings, found.is_partial
-            self._hold(found, found.present)
-            self._note_interfaces(found.own, found.present.keys())
-            self._end_those_of_processes()
-            if not found.failures:
-                closed()
-                # Whoever waits for no more than that goes on before everything is judged anew.
-                await asyncio.sleep(0)
-            if not self.knows_mesh:
-                # What is captured stays as it is; what is new was closed by the look.
-                self._applied.fail(found.failures)
-                return
-            judgement = self._judge()
-            self.identities.judged(judgement.identities)
+        # What is looked for first has its certificate fetched meanwhile, and kept: without the mesh nothing is judged.
+        self.identities.presumed(likely(self._store.current, wishes, self._sightings))
+        try:
+            found = await self._kernel.search(
+                wishes, self._sightings, held, news.doubted, news.told_s, present, learning
+            )
+        except OSError as error:
+            self._applied.failures = (RedirectError(f"the links of this node cannot be listed: {error}"),)
+            self._note_troubles(self._judge())
+            return
+        self._sightings, self.is_partial = found.sightings, found.is_partial
+        self._hold(found, found.present)
+        self._note_interfaces(found.own, found.present.keys())
+        self._end_those_of_processes()
+        if not found.failures:
+            closed()
+            # Whoever waits for no more than that goes on before everything is judged anew.
+            await asyncio.sleep(0)
+        if not self.knows_mesh:
+            # What is captured stays as it is; what is new was closed by the look.
+            self._applied.fail(found.failures)
+            return
+        judgement = self._judge()
+        self.identities.judged(judgement.identities)
         await self._serve(judgement, news, found.failures, keep_existing)
         self._book.note_found(self._sightings, self.pods)
         self._announced.tell(self._reachable())

@@ -32,6 +32,12 @@ class IdentitiesInUse:
         self._judged = identities
         self._tell()
 
+    def presumed(self, identities: frozenset[Identity]) -> None:
+        """Those of pods that are wished for, and not judged yet, are these too: until the next judgement."""
+        if not identities <= self._judged:
+            self._judged |= identities
+            self._tell()
+
     @contextmanager
     def expecting(self, *identities: Identity | None) -> Iterator[None]:
         """Those of pods that are about to be wished for, or not listed or found yet, are in use as well."""

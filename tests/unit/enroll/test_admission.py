@@ -116,8 +116,8 @@ def test_one_that_a_person_enrolled_is_answered_for_and_stays_that_persons(tmp_p
 
 def test_its_time_is_limited(tmp_path: Path) -> None:
     there = There(tmp_path, place(1))
-    there.start()
     there.kernel.failing = {1}
+    there.start()
 
     async def both() -> None:
         async with asyncio.timeout(10):

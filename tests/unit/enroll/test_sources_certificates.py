@@ -10,7 +10,7 @@ from agent.enroll.source import NotReady
 from agent.identity.signer import SigningError
 from agent.model.identity import Identity
 from tests.support.enrolment import World, place, where
-from tests.support.wishing_source import Source, world
+from tests.support.wishing_source import ONE, Source, world
 
 
 def test_a_certificate_is_there_before_the_control_plane_lists_the_pod(tmp_path: Path) -> None:
@@ -62,6 +62,21 @@ def test_no_certificate_is_fetched_again_and_again_for_a_pod_that_is_not_found(t
     there.kernel.after_look = lambda: during.append(accounts(there))
     there.refresh()
     assert during == [[]] and not there.pods()
+
+
+def test_a_next_agent_that_looks_before_it_knows_the_mesh_lets_no_certificate_go(tmp_path: Path) -> None:
+    """What it let go it would ask for again a moment later."""
+    there = world(tmp_path, Source())
+    there.enroll(1, "one")
+    after = World(tmp_path, ONE, kernel=there.kernel)
+    after.run(after.enroller.take_over)
+    assert accounts(after) == ["one"]
+    after.refresh()
+    assert accounts(after) == ["one"] and not after.pods()
+    after.run(after.enroller.adopt)
+    assert accounts(after) == ["one"] and after.pods() == ["apps/one"]
+    after.unenroll("one")
+    assert accounts(after) == []
 
 
 def accounts(there: World) -> list[str]:
