@@ -252,7 +252,7 @@ class Agent:
     def _ended(self, link: WorkerLink) -> None:
         if link.stats is not None:
             self.totals.retire(link.stats.metrics["process"])
-        self.traffic.ended(link.stats.pods if link.stats is not None else ())
+        self.traffic.ended(link.stats)
 
     async def prepare(self) -> None:
         """Kernel side and workers; nothing is accepted yet that was not before."""

@@ -287,8 +287,8 @@ class Stats(Message):
     metrics: Any
     connections: int
     pods: Sequence[tuple[str, Sequence[int], str]] = ()
-    """For each pod address: accepted outbound and inbound, tunnels made and failed, handshakes done and failed;
-    and the last failure in words."""
+    """By pod address: accepted outbound and inbound, tunnels, handshakes done and failed; the last failure in words."""
+    strangers: Sequence[tuple[str, int]] = ()  # an older control process takes no more in `pods`
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,6 +249,7 @@ class Orders:
             metrics.changes() if self._tells_changes else metrics.snapshot(),
             len(self._plane.registry),
             pods=self._plane.tallies.rows(),
+            strangers=self._plane.tallies.strangers(),
         )
 
     def stop_accepting(self) -> None:

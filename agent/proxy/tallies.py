@@ -76,7 +76,6 @@ class PodTally:
             self.tunnels_failed,
             self.handshakes_done,
             self.handshakes_failed,
-            self.strangers_failed,
         ]
 
 
@@ -102,3 +101,11 @@ class Tallies:
     def rows(self) -> list[tuple[str, list[int], str]]:
         """Address, counts and last error of every pod, for the control process."""
         return [(str(ip), tally.row(), tally.last_error) for ip, tally in self._by_address.items()]
+
+    def strangers(self) -> list[tuple[str, int]]:
+        """As channel.Stats has them."""
+        return [
+            (str(ip), tally.strangers_failed)
+            for ip, tally in self._by_address.items()
+            if tally.strangers_failed
+        ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from agent.enroll.captures import Captures
 from agent.enroll.kernel import KernelSide
@@ -31,8 +32,20 @@ LINK_OF_TROUBLE = {
     Missing.CERTIFICATE: Link.CERTIFICATE,
     Missing.RECORD: Link.PROOF,
 }
-Rows = Sequence[tuple[str, Sequence[int], str]]
-"""As `channel.Stats.pods`."""
+
+
+class Told(Protocol):
+    """What a worker says of pod addresses, as in `channel.Stats`."""
+
+    @property
+    def pods(self) -> Sequence[tuple[str, Sequence[int], str]]: ...
+
+    @property
+    def strangers(self) -> Sequence[tuple[str, int]]: ...
+
+
+Rows = Iterable[tuple[str, Sequence[int], str]]
+"""As `channel.Stats.pods`, with failed handshakes of strangers behind the other counts."""
 
 
 class WorkersCheck:
@@ -61,9 +74,9 @@ class TrafficCheck:
         self._watch = TrafficWatch()
         self._ended: dict[IP, list[int]] = {}
 
-    def ended(self, rows: Rows) -> None:
+    def ended(self, stats: Told | None) -> None:
         """A worker is gone: what it counted stays in the sums, which would say else that nothing is accepted."""
-        _add(self._ended, rows)
+        _add(self._ended, _rows(stats))
 
     async def __call__(self) -> list[Finding]:
         captured = await self._kernel.run(lambda redirection: redirection.captures())
@@ -88,8 +101,15 @@ class TrafficCheck:
         total = dict(self._ended)
         errors: dict[IP, str] = {}
         for link in self._crew.everyone:
-            errors |= _add(total, link.stats.pods if link.stats is not None else ())
+            errors |= _add(total, _rows(link.stats))
         return total, errors
+
+
+def _rows(stats: Told | None) -> Rows:
+    if stats is not None:
+        strangers = dict(stats.strangers)
+        for text, row, error in stats.pods:
+            yield text, (*row, strangers.get(text, 0)), error
 
 
 def _add(total: dict[IP, list[int]], rows: Rows) -> dict[IP, str]:

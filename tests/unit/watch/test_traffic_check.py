@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from agent.channel import Stats
 from agent.model.address import parse_ip
 from agent.watch.checks import TrafficCheck
 
@@ -43,7 +44,7 @@ class Crew:
 
 
 def worker(accepted: int) -> Any:
-    return SimpleNamespace(stats=SimpleNamespace(pods=[(ADDRESS, [accepted, 0, 0, 0, 0, 0, 0], "")]))
+    return SimpleNamespace(stats=Stats(None, 0, pods=[(ADDRESS, [accepted, 0, 0, 0, 0, 0], "")]))
 
 
 def test_a_busy_worker_that_ends_does_not_make_a_pod_look_cut_off() -> None:
@@ -52,7 +53,7 @@ def test_a_busy_worker_that_ends_does_not_make_a_pod_look_cut_off() -> None:
         node.captured += 100
         node.workers = [worker(node.captured)]
         assert node.findings() == []
-    node.check.ended(node.workers[0].stats.pods)
+    node.check.ended(node.workers[0].stats)
     for accepted in (0, 5):
         node.captured += 5
         node.workers = [worker(accepted)]
@@ -62,7 +63,7 @@ def test_a_busy_worker_that_ends_does_not_make_a_pod_look_cut_off() -> None:
 def test_counts_of_a_pod_that_left_are_forgotten_with_it() -> None:
     node = Node()
     node.workers = []
-    node.check.ended([(ADDRESS, [500, 0, 0, 0, 0, 0, 0], "")])
+    node.check.ended(Stats(None, 0, pods=[(ADDRESS, [500, 0, 0, 0, 0, 0], "")]))
     pod = node.pods.pop(POD)
     assert node.findings() == []
     node.pods[POD] = pod
@@ -70,3 +71,16 @@ def test_counts_of_a_pod_that_left_are_forgotten_with_it() -> None:
         node.captured += 10
         found = node.findings()
     assert found == ["its new connections are captured, but no worker accepts any"]
+
+
+def test_handshakes_of_strangers_are_added_up_and_a_worker_of_another_build_counts_none() -> None:
+    node = Node()
+    for failed in range(0, 28, 4):
+        rows = [(ADDRESS, [0] * 6, "")]
+        node.workers = [
+            SimpleNamespace(stats=Stats(None, 0, pods=rows, strangers=[(ADDRESS, failed)])),
+            SimpleNamespace(stats=Stats(None, 0, pods=rows)),
+            SimpleNamespace(stats=None),
+        ]
+        found = node.findings()
+    assert len(found) == 1 and "handshake" in found[0]
