@@ -119,8 +119,8 @@ static __always_inline int turn_round(struct __sk_buff *skb, const struct packet
         /* The same for a SYN that comes again. */
         now.seq_be = mixed(mixed(key, was.seq_be), (u32)was.sport_be << 16 | was.dport_be);
     }
-    /* Kernel quirk: a sum of 32 bits, which older kernels (seen: 6.1) extend by its sign, so half of them look like an
-     * error. There is none with lengths that the verifier knows. */
+    /* Quirk: bcc declares an int, so half of the sums of 32 bits look like errors (seen on 6.1; newer kernels fold them
+     * to 16). There is no error with lengths that the verifier knows. */
     u32 difference = bpf_csum_diff(&was.seq_be, 12, &now.seq_be, 12, 0);
     if (bpf_l4_csum_replace(skb, p->l4_offset + CHECKSUM_AT, 0, difference, 0))
         return 0;
